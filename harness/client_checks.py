@@ -1,0 +1,143 @@
+"""Was the server measured, or the client?
+
+Each check looks at one stage and yields its doubts. Only here, and where nothing was measured,
+a result is called invalid: a client that could not keep up reports its own slowness as the
+server's.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.metrics import StageSummary
+from harness.records import MEASURED, MISSING
+from harness.stats import Floats
+from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
+
+CPU_FULL = 0.95  # of a core; the rest is the clock's and the kernel's, so a loop at 95 % has no time left
+CPU_BUSY = 0.8  # above, waiting for the core lengthens as 1 / (1 - share): fivefold
+LAG_INVALID_S = 0.005  # half a token's gap of a fast engine: arrivals this late are no longer those asked for
+LAG_INVALID_SHARE = 0.1  # of the median TTFT: no difference below a tenth would be the server's
+LAG_DOUBT_S = 0.003  # what this client keeps at 500 requests/s on two cores
+LAG_DOUBT_SHARE = 0.02
+LATE_REQUESTS = 3  # fewer late ones may be a single hiccup, however few requests there are
+LATE_SHARE = 0.01
+LATE_SAMPLES = 0.1  # each is the worst of a quarter second: a lag every few seconds
+CEILING_DOUBT = 0.7  # of the events/s that the selfcheck reached: queues at the client begin
+FLOOR_SHARE = 0.1  # of a value that the client itself adds, by the selfcheck
+MERGED_SHARE = 0.05  # of events; a few share a read on any network
+
+FEWER = "Use more workers, a faster or less busy client machine, or less load."
+
+
+def cpu(evidence: Evidence) -> Iterator[Doubt]:
+    """A worker whose core was full stamps late: `cpu_share` of the clients."""
+    shares = evidence.watched("client", "cpu_share")
+    if len(shares) == 0:
+        return
+    full, top = float((shares >= CPU_FULL).mean()), format_share(float(np.percentile(shares, 90)))
+    if full >= 0.5:
+        text = f"A client process had no time left on its core in {format_share(full)} of the samples: it was measured."
+        yield Doubt("client_cpu", INVALID, text, FEWER)
+    elif np.percentile(shares, 90) >= CPU_BUSY:
+        text = f"A client process used up to {top} of its core, so some answers may have been stamped late."
+        yield Doubt("client_cpu", DOUBT, text, FEWER)
+
+
+def loop_lag(evidence: Evidence) -> Iterator[Doubt]:
+    """An event loop that wakes late stamps late: `loop_lag_s` of the clients."""
+    lags = evidence.watched("client", "loop_lag_s")
+    limit = _limit(evidence.summary, LAG_DOUBT_S, LAG_DOUBT_SHARE)
+    late = int((lags > limit).sum())
+    if late:
+        text = (
+            f"In {format_count(late)} of {format_count(len(lags))} samples the client's event loop woke more than "
+            f"{format_duration(limit)} late, at most {format_duration(float(lags.max()))}: what arrived then was "
+            "stamped late."
+        )
+        often = late >= LATE_REQUESTS and late > LATE_SAMPLES * len(lags)
+        yield Doubt("loop_lag", DOUBT if often else NOTE, text, FEWER)
+
+
+def send_lag(evidence: Evidence) -> Iterator[Doubt]:
+    """Requests that left the client late, opening a connection not counted."""
+    lags = _own_lags(evidence)
+    if len(lags) == 0:
+        return
+    summary = evidence.summary
+    limit, p99 = _limit(summary, LAG_INVALID_S, LAG_INVALID_SHARE), float(np.percentile(lags, 99))
+    late = int((lags > limit).sum())
+    text = (
+        f"{format_count(late)} of {format_count(len(lags))} requests left the client more than "
+        f"{format_duration(limit)} late (p99 {format_duration(p99)})"
+    )
+    if late >= LATE_REQUESTS and late > LATE_SHARE * len(lags):
+        yield Doubt("send_lag", INVALID, f"{text}: the arrivals asked for did not happen.", FEWER)
+    elif late:
+        yield Doubt("send_lag", DOUBT, f"{text}.", FEWER)
+    elif p99 > _limit(summary, LAG_DOUBT_S, LAG_DOUBT_SHARE):
+        beside = format_duration(summary.metrics["ttft"].p50)
+        text = f"Requests left the client up to {format_duration(p99)} late (p99), beside a median TTFT of {beside}."
+        yield Doubt("send_lag", DOUBT, text, FEWER)
+
+
+def _own_lags(evidence: Evidence) -> Floats:
+    """send_lag less the time to open a connection, which is the network's and the server's, in seconds."""
+    r, window = evidence.stage.requests, evidence.summary.window
+    chosen = (r.phase == MEASURED) & (r.sent_ns >= max(0, window.start_ns)) & (r.sent_ns <= window.end_ns)
+    chosen &= r.ready_ns != MISSING
+    return np.asarray((r.sent_ns - r.ready_ns - np.maximum(0, r.connect_ns))[chosen] / NS_PER_S)
+
+
+def _limit(summary: StageSummary, least_s: float, share: float) -> float:
+    """A time too short to matter: the larger of `least_s` and a share of the median TTFT."""
+    return max(least_s, share * (summary.metrics["ttft"].p50 or 0.0))
+
+
+def ceiling(evidence: Evidence) -> Iterator[Doubt]:
+    """Load near what the last selfcheck reached; its server sends a token an event, so events count."""
+    most = (evidence.selfcheck or {}).get("ceiling_tokens_per_s")
+    rate = evidence.summary.rates.event
+    if not most or not rate or rate / most < CEILING_DOUBT:
+        return
+    text = (
+        f"{format_rate(rate, 'events/s')} arrived, {format_share(rate / most)} of the "
+        f"{format_rate(most, 'events/s')} that this client managed in its selfcheck"
+    )
+    # A doubt and no verdict: the selfcheck may have been taken on a worse day. What this run's own client
+    # shows of itself (its CPU, its lag) decides whether it is valid.
+    yield Doubt("ceiling", DOUBT, f"{text}.", FEWER)
+
+
+def floor(evidence: Evidence) -> Iterator[Doubt]:
+    """Latencies so short that what the client adds, by the last selfcheck, is a tenth of them."""
+    selfcheck = evidence.selfcheck or {}
+    metrics = evidence.summary.metrics
+    pairs = (
+        ("floor_ttft_s", "the median TTFT", metrics["ttft"].p50),
+        ("floor_gap_p99_s", "the p99 gap between events", metrics["chunk_gap"].p99),
+    )
+    for key, name, value in pairs:
+        added = selfcheck.get(key)
+        if added and value is not None and added > FLOOR_SHARE * value:
+            text = (
+                f"Of {name}, {format_duration(value)}, the client itself may have added {format_duration(added)}, "
+                "as it did in its selfcheck."
+            )
+            yield Doubt("floor", DOUBT, text, "Compare such short times only between runs of the same client machine.")
+
+
+def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
+    """Events that came in the same read as the one before: read late, or sent together."""
+    share = evidence.summary.merged_share
+    if share is not None and share > MERGED_SHARE:
+        text = (
+            f"{format_share(share)} of events came in the same read as the one before: the client or the network "
+            "was late, or the server sends several at once. Gaps between single tokens are not exact."
+        )
+        severity = DOUBT if evidence.watched("client", "cpu_share").max(initial=0) >= CPU_BUSY else NOTE
+        yield Doubt("merged_reads", severity, text, "Look at the client's CPU and at the server's stream interval.")
+
+
+CLIENT_CHECKS = (cpu, loop_lag, send_lag, ceiling, floor, merged_reads)

@@ -1,0 +1,135 @@
+"""What time is it, and when should something happen?
+
+One monotonic clock (CLOCK_MONOTONIC, the same in every process of a machine) in integer
+nanoseconds. Wall time appears once, in run.json. The load code reads time and sets alarms
+only through a `Clock`, so that tests run it in virtual time.
+"""
+
+import asyncio
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Protocol
+
+from harness.units import NS_PER_S
+
+monotonic_ns = time.monotonic_ns
+
+_CLOCK_MONOTONIC = 1
+_TFD_FLAGS = 0o2004000  # TFD_NONBLOCK | TFD_CLOEXEC
+_TFD_ABSTIME = 1
+
+
+class Alarm(Protocol):
+    """One call at one absolute time, set again as often as needed."""
+
+    def set(self, due_ns: int) -> None:
+        """Ring at `due_ns`, or at once where that has passed; an earlier setting is dropped."""
+
+    def close(self) -> None:
+        """Never ring again."""
+
+
+class Clock(Protocol):
+    """Now, and calls at absolute times; all in nanoseconds of one monotonic clock."""
+
+    def now_ns(self) -> int:
+        """The present time."""
+
+    def call_at(self, due_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Run `callback` on the event loop at `due_ns`, to about a millisecond."""
+
+    def alarm(self, callback: Callable[[], None]) -> Alarm:
+        """An alarm that runs `callback` as exactly as this clock can."""
+
+
+class LoopClock:
+    """The event loop's own time: what a test's virtual loop says it is."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def now_ns(self) -> int:
+        """The loop's time in nanoseconds."""
+        return round(self._loop.time() * NS_PER_S)
+
+    def call_at(self, due_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Run `callback` when the loop's time reaches `due_ns`."""
+        return self._loop.call_at(due_ns / NS_PER_S, callback)
+
+    def alarm(self, callback: Callable[[], None]) -> Alarm:
+        """An alarm on the loop's timers."""
+        return _LoopAlarm(self, callback)
+
+
+class MonotonicClock:
+    """The machine's monotonic clock; uvloop's own time has only millisecond steps."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.now_ns = time.monotonic_ns  # bound directly: it is read at every socket read
+
+    def call_at(self, due_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Run `callback` at `due_ns`, to the loop's timer resolution (1 ms under uvloop)."""
+        return self._loop.call_later(max(0, due_ns - self.now_ns()) / NS_PER_S, callback)
+
+    def alarm(self, callback: Callable[[], None]) -> Alarm:
+        """An alarm on a kernel timer where there is one (about 50 µs), else on the loop's timers."""
+        if sys.platform == "linux":
+            return _KernelAlarm(self._loop, callback)
+        return _LoopAlarm(self, callback)
+
+
+class _LoopAlarm:
+    def __init__(self, clock: Clock, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self._callback = callback
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, due_ns: int) -> None:
+        self.close()
+        self._handle = self._clock.call_at(due_ns, self._callback)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class _KernelAlarm:
+    """A Linux timerfd (timerfd_create(2)) read by the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._loop = loop
+        self._callback = callback
+        self._spec = (ctypes.c_long * 4)()  # itimerspec: interval s, ns; first expiry s, ns
+        loop.add_reader(self._fd, self._ring)
+
+    def set(self, due_ns: int) -> None:
+        self._spec[2], self._spec[3] = divmod(max(due_ns, 1), NS_PER_S)
+        self._libc.timerfd_settime(self._fd, _TFD_ABSTIME, ctypes.byref(self._spec), None)
+
+    def _ring(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:  # set again between its ringing and this call
+            return
+        self._callback()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def utc_now() -> datetime:
+    """Wall time, for run.json and folder names only; never for a latency."""
+    return datetime.now(timezone.utc)

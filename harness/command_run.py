@@ -1,0 +1,129 @@
+"""What happens, from words to files, when somebody types `harness run` or `harness selfcheck`?"""
+
+import argparse
+import asyncio
+import contextlib
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.account import BEGUN
+from harness.clock import utc_now
+from harness.errors import EXIT_DONE, HarnessError, InputError
+from harness.finish import draw, finish, preload, verdict_lines
+from harness.run import Order, Outcome, conduct, open_folder
+from harness.scenario.loading import LoadedScenario, load_scenario
+from harness.scenario.overrides import Override
+from harness.wire import target_of
+
+Say = Callable[[str], None]
+_RESULTS = Path("results")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How `harness run` ended: lines for stdout, and what the exit code is made from."""
+
+    exit_code: int
+    lines: tuple[str, ...]
+    valid: bool
+    slo_met: bool
+
+
+def run_command(chosen: argparse.Namespace, tell: Say) -> Done:
+    """`harness run`: everything from the scenario file to the page.
+
+    Raises:
+        HarnessError: where the input is wrong or the engine does not come up.
+    """
+    loaded = load_scenario(chosen.scenario, chosen.overrides, _flags(chosen))
+    if loaded.scenario.kernels is not None:
+        raise InputError(f"{chosen.scenario}: kernels: this version does not run kernel scenarios yet")
+    folder = chosen.out or _RESULTS / f"{loaded.scenario.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    say: Say = (lambda _line: None) if chosen.quiet else tell
+    outcome = run_into(loaded, folder, shlex.join(["harness", *chosen.words]), say)
+    for line in outcome.lines:
+        tell(line)
+    return _close(folder, outcome)
+
+
+def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outcome:
+    """Run a scenario into a new folder of raw files; see `finish` for what becomes of them.
+
+    Raises:
+        HarnessError: where the engine does not come up; a folder without a request is removed again.
+    """
+    from harness.progress import Progress  # noqa: PLC0415 - rich loads only for a terminal's sake
+    from harness.selfcheck import last_selfcheck  # noqa: PLC0415 - selfcheck runs scenarios through this module's caller
+
+    with Progress(say) as progress:
+        order = Order(loaded, folder, rerun, progress.say, last_selfcheck(), progress.on_sample, preload)
+        open_folder(order)
+        try:
+            return asyncio.run(conduct(order))
+        except HarnessError:
+            _drop_if_empty(folder)
+            raise
+
+
+def _drop_if_empty(folder: Path) -> None:
+    """A folder of a run that never began is no result: only its log is kept, where there is one."""
+    shutil.rmtree(folder / store.RAW, ignore_errors=True)
+    (folder / store.RUN).unlink(missing_ok=True)
+    log = folder / "engine.log"
+    if log.exists() and not log.stat().st_size:
+        log.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+        with contextlib.suppress(OSError):  # not empty: other results live there
+            _RESULTS.rmdir()
+
+
+def _close(folder: Path, outcome: Outcome) -> Done:
+    begun = (folder / store.RAW / BEGUN).exists()
+    if not begun:
+        _drop_if_empty(folder)
+        return Done(outcome.exit_code, (), valid=False, slo_met=False)
+    summary = finish(folder)
+    page = draw(folder)
+    slo_met = all(stage["slo_met"] is not False for stage in summary["stages"])
+    return Done(outcome.exit_code, (*verdict_lines(summary), str(page)), summary["verdict"]["valid"], slo_met)
+
+
+def _flags(chosen: argparse.Namespace) -> list[Override]:
+    """What --url, --engine, --model and --seed mean for the scenario."""
+    if chosen.url and chosen.engine not in (None, "attach"):
+        raise InputError(
+            f"--url names a server that runs; --engine {chosen.engine} would start one: expected one of the two"
+        )
+    changes: list[tuple[str, str, Any, str]] = []
+    if chosen.url:
+        place = f"--url {chosen.url}"
+        url = target_of(chosen.url).url
+        # The scenario's own model belongs to its own engine: a server that runs says what it serves.
+        changes += [
+            ("engine", "kind", "attach", place),
+            ("engine", "url", url, place),
+            ("engine", "model", None, place),
+        ]
+    elif chosen.engine:
+        changes.append(("engine", "kind", chosen.engine, f"--engine {chosen.engine}"))
+    if chosen.model:
+        changes.append(("engine", "model", chosen.model, f"--model {chosen.model}"))
+    flags = [Override((part, key), value, place) for part, key, value, place in changes]
+    seed = [] if chosen.seed is None else [Override(("seed",), chosen.seed, f"--seed {chosen.seed}")]
+    return flags + seed
+
+
+def selfcheck_command(say: Say) -> list[str]:
+    """`harness selfcheck`: measure this client against known token times; lines for stdout."""
+    from harness.selfcheck import selfcheck  # noqa: PLC0415 - needs this module's run
+
+    return selfcheck(say)
+
+
+__all__ = ["EXIT_DONE", "Done", "run_command", "run_into", "selfcheck_command"]

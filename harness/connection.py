@@ -1,0 +1,208 @@
+"""When were a request's bytes handed over, and when did its answer's bytes come back?
+
+One HTTP/1.1 connection as an asyncio protocol, carrying one exchange at a time. The start stamp
+is taken as the bytes are handed to the transport; an arrival stamp is taken at every socket
+read, before anything else is done with the bytes. Nothing is decoded here: a connection only
+looks for the end of an answer, to be free for the next.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from harness import http1
+from harness.clock import Clock
+from harness.exchange import Exchange
+
+MAX_ANSWER_BYTES = 256 << 20  # a stream that never ends must not eat the machine before its timeout
+_LARGE_READ = 16_384
+_CR = 13
+_LAST_CHUNK = b"\r\n\r\n"
+_DONE_END = b"data: [DONE]\n\n\r\n0\r\n\r\n"  # cannot occur inside a JSON event stream: JSON escapes line ends
+
+
+def _drop(_: object) -> None:
+    """Keep nothing: no request is under way."""
+
+
+class Owner(Protocol):
+    """What a connection needs of the client that it belongs to."""
+
+    clock: Clock
+
+    def head_of(self, raw: bytes) -> http1.Head | None:
+        """The head of an answer, or None while it is incomplete."""
+
+    def send(self, exchange: Exchange) -> None:
+        """Send an exchange on some other connection."""
+
+    def release(self, connection: "Connection") -> None:
+        """Take back a connection that is free again."""
+
+    def forget(self, connection: "Connection") -> None:
+        """Drop a connection that is gone."""
+
+    def over(self, exchange: Exchange) -> None:
+        """Take note that an exchange has ended."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, carrying one exchange at a time."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._now_ns = owner.clock.now_ns
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._head: http1.Head | None = None
+        self._left = self._size = 0
+        self._used = False
+        self._in_chunks = False  # inside a chunked answer whose head is known: the hot path
+        self._keep_stamp: Callable[[int], None] = _drop
+        self._keep_piece: Callable[[bytes], None] = _drop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Write through at once: a queued write would leave after the start stamp by a whole loop turn."""
+        stream = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses of it
+        stream.set_write_buffer_limits(high=0)
+        sock = stream.get_extra_info("socket")
+        if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._transport = stream
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be written to it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def start(self, exchange: Exchange) -> None:
+        """Stamp the start and hand the request's bytes to the transport."""
+        assert self._transport is not None
+        self._exchange = exchange
+        self._head = None
+        self._in_chunks = False
+        self._size = 0
+        self._keep_stamp, self._keep_piece = exchange.stamps.append, exchange.pieces.append
+        exchange.sent_ns = self._now_ns()
+        self._transport.write(exchange.payload)
+
+    def data_received(self, data: bytes) -> None:
+        """Stamp, keep, and look for the end; nothing more on the hot path."""
+        self._keep_stamp(self._now_ns())
+        self._keep_piece(data)
+        size = len(data)
+        # Most reads are one event in a chunk of its own, with nothing to look for.
+        if not self._in_chunks or size < 4 or size > _LARGE_READ or data[-4] == _CR:  # as the last chunk ends
+            self._look_closer(data)
+
+    def _look_closer(self, data: bytes) -> None:
+        exchange, head = self._exchange, self._head
+        if exchange is None:  # bytes that nobody asked for: this connection is not to be trusted again
+            self.close()
+        elif head is None:
+            self._look_for_head(exchange)
+        elif head.framing == http1.CHUNKED:
+            if data.endswith(_LAST_CHUNK) or len(data) < 4:
+                self._look_for_end(exchange, head)
+        elif head.framing == http1.LENGTH:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._finish(exchange, reusable=self._left == 0)
+        self._watch_size(len(data))
+
+    def _watch_size(self, size: int) -> None:
+        """A flood comes in large reads; small ones are bounded by the timeout."""
+        self._size += size
+        if self._size > MAX_ANSWER_BYTES:
+            self.fail("too_long", f"the answer passed {MAX_ANSWER_BYTES >> 20} MiB without an end")
+
+    def _look_for_head(self, exchange: Exchange) -> None:
+        raw = exchange.pieces[0] if len(exchange.pieces) == 1 else b"".join(exchange.pieces)
+        try:
+            head = self._owner.head_of(raw)
+            passed = 0
+            while head is not None and head.status < 200:  # interim answers, such as 100 and 103
+                passed += head.size
+                head = http1.parse_head(raw[passed:]) if len(raw) > passed else None
+        except http1.BadHttpError as fault:
+            self.fail("bad_http", str(fault))
+            return
+        if head is None:
+            return
+        self._head = head
+        self._in_chunks = head.framing == http1.CHUNKED
+        if head.framing == http1.LENGTH:
+            self._left = head.length - (len(raw) - passed - head.size)
+            if self._left <= 0:
+                self._finish(exchange, reusable=self._left == 0)
+        elif head.framing == http1.CHUNKED and raw.endswith(_LAST_CHUNK):
+            self._look_for_end(exchange, head)
+
+    def _look_for_end(self, exchange: Exchange, head: http1.Head) -> None:
+        """Whether the chunked answer is complete, now that its tail looks like an end."""
+        if exchange.pieces[-1].endswith(_DONE_END):
+            self._finish(exchange, reusable=head.keep_alive)
+            return
+        raw = b"".join(exchange.pieces)
+        if not raw.endswith(_LAST_CHUNK):
+            return
+        passed = 0
+        while (seen := http1.parse_head(raw[passed:])) is not None and seen.status < 200:
+            passed += seen.size
+        assert seen is not None
+        try:
+            body = http1.body_of(raw[passed:], seen)
+        except http1.BadHttpError as fault:
+            self.fail("bad_http", str(fault))
+            return
+        if body.complete:
+            self._finish(exchange, reusable=head.keep_alive and body.end == len(raw) - passed)
+
+    def _finish(self, exchange: Exchange, *, reusable: bool) -> None:
+        assert self._head is not None
+        self._exchange = None
+        self._in_chunks = False
+        self._used = True
+        exchange.done_ns = exchange.stamps[-1]
+        if reusable and self._head.keep_alive:
+            self._owner.release(self)
+        else:
+            self.close()
+        self._owner.over(exchange)
+
+    def fail(self, failure: str, message: str) -> None:
+        """End the exchange with a failure, and the connection with it."""
+        exchange, self._exchange = self._exchange, None
+        self._in_chunks = False
+        self.close()
+        if exchange is not None:
+            exchange.failure, exchange.message = failure, message
+            exchange.done_ns = self._now_ns()
+            self._owner.over(exchange)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of an answer without framing, a stale connection to send again on, or a failure."""
+        self._owner.forget(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        if exc is None and self._head is not None and self._head.framing == http1.CLOSE:
+            exchange.done_ns = exchange.stamps[-1]
+            self._owner.over(exchange)
+        elif self._used and not exchange.pieces and exchange.resends == 0:
+            # The server closed an idle connection while the request was on its way to it
+            # (RFC 9112 section 9.3.1): it was never looked at, so it goes out once more.
+            exchange.resends += 1
+            self._owner.send(exchange)
+        else:
+            cut = bool(exchange.pieces)
+            exchange.failure = "truncated" if cut and exc is None else "reset"
+            exchange.message = str(exc or "the server closed the connection") + (" inside the answer" if cut else "")
+            exchange.done_ns = self._now_ns()
+            self._owner.over(exchange)
+
+    def close(self) -> None:
+        """Close at once; what is still unsent is dropped."""
+        if self._transport is not None:
+            self._transport.abort()

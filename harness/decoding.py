@@ -1,0 +1,107 @@
+"""How do the raw answers of a spool become columns, quickly and in little memory?
+
+Frames are decoded one at a time into growing typed arrays; large spools are cut at frame
+borders and decoded by several processes, for by now the load is over and the cores are free.
+"""
+
+import os
+from array import array
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import sse
+from harness.records import MISSING
+from harness.spool import Frame, frame_starts, read_frames
+
+_WORTH_A_PROCESS = 64 << 20  # bytes of spool that take longer to decode than a process to start
+INTEGERS = (
+    "seq", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns", "connect_ns", "resends", "input_tokens",
+    "cached_tokens", "output_tokens", "first_tokens", "events", "http_status",
+)  # fmt: skip
+TEXTS = ("counted_by", "error", "message")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Answers as columns, in the order of their ends; `integers` by name, int64, times absolute ns.
+
+    Row i owns the next `integers["events"][i]` entries of `at_ns` (int64) and `tokens` (int32).
+    """
+
+    integers: dict[str, NDArray[np.int64]]
+    texts: dict[str, list[str]]
+    at_ns: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+
+
+def decode_spool(path: Path) -> Decoded:
+    """All answers of a spool; several processes share a large one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    parts = max(1, min(cores, path.stat().st_size // _WORTH_A_PROCESS))
+    if parts == 1:
+        return decode_part(path, 0, None)
+    ranges = frame_starts(path, parts)
+    with ProcessPoolExecutor(len(ranges), mp_context=get_context("spawn")) as pool:
+        # This process decodes the first part itself while the others do theirs.
+        futures = [pool.submit(decode_part, path, start, stop) for start, stop in ranges[1:]]
+        first = decode_part(path, *ranges[0])
+        return _joined([first, *(future.result() for future in futures)])
+
+
+def decode_part(path: Path, start: int, stop: int | None) -> Decoded:
+    """The answers whose frames begin in a byte range of a spool."""
+    integers = {name: array("q") for name in INTEGERS}
+    texts: dict[str, list[str]] = {name: [] for name in TEXTS}
+    at_ns, tokens = array("q"), array("i")
+    columns = [integers[name] for name in INTEGERS]
+    for frame in read_frames(path, start, stop):
+        answer = sse.decode(frame.pieces, frame.stamps, frame.failure, frame.message)
+        for column, value in zip(columns, _row(frame, answer), strict=True):
+            column.append(value)
+        texts["counted_by"].append(answer.counted_by)
+        texts["error"].append(answer.error)
+        texts["message"].append(answer.message)
+        at_ns.extend(answer.at_ns)
+        tokens.extend(answer.tokens)
+    return Decoded(
+        {name: np.array(integers[name], dtype=np.int64) for name in INTEGERS},
+        texts,
+        np.array(at_ns, dtype=np.int64),
+        np.array(tokens, dtype=np.int32),
+    )
+
+
+def _row(frame: Frame, answer: sse.Answer) -> tuple[int, ...]:
+    at_ns = answer.at_ns
+    streamed = bool(at_ns) and answer.streamed
+    return (
+        frame.seq,
+        frame.ready_ns,
+        frame.sent_ns,
+        at_ns[0] if streamed else MISSING,  # a body that comes whole has no first token of its own
+        at_ns[-1] if at_ns else MISSING,
+        frame.done_ns,
+        frame.connect_ns,
+        frame.resends,
+        answer.input_tokens,
+        answer.cached_tokens,
+        answer.output_tokens,
+        answer.tokens[0] if streamed else 0,
+        len(at_ns),
+        answer.http_status,
+    )
+
+
+def _joined(parts: Sequence[Decoded]) -> Decoded:
+    return Decoded(
+        {name: np.concatenate([part.integers[name] for part in parts]) for name in INTEGERS},
+        {name: [text for part in parts for text in part.texts[name]] for name in TEXTS},
+        np.concatenate([part.at_ns for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+    )

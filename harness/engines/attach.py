@@ -1,0 +1,24 @@
+"""How is a server used that somebody else started?"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from harness.engines.base import Serving
+from harness.engines.control import Control, pick_model
+from harness.scenario.models import Engine
+
+
+@asynccontextmanager
+async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: ARG001 - its log is its owner's
+    """Use the server at `engine.url`; it is neither started nor stopped.
+
+    Raises:
+        EngineError: where it cannot be reached or does not have the model.
+    """
+    assert engine.url is not None
+    async with Control(engine.url, engine.api_key_env) as control:
+        model = pick_model(engine.model, await control.models(), engine.url)
+        effective = await control.effective()
+        simulated = control.simulated
+    yield Serving("attach", engine.url, model, simulated, engine.api_key_env, effective=effective)

@@ -1,0 +1,60 @@
+"""What is an engine to the rest of the harness: an address that serves a model, for as long as it is needed?"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.scenario.models import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An engine that answers.
+
+    `simulated` is true where its times are computed and not measured. `command` is what started
+    it (empty where it was already there), `effective` what its flags really became. `hollow` is
+    true where its device is a stand-in that computes nothing. `ending` tells, in one line, why it
+    ended by itself, or None while it lives. `pid` is the process that was started, None where it
+    was already there.
+    """
+
+    kind: str
+    url: str
+    model: str
+    simulated: bool
+    api_key_env: str | None = None
+    command: tuple[str, ...] = ()
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    hollow: bool = False
+    ending: Callable[[], str | None] = lambda: None
+    pid: int | None = None
+
+
+class Start(Protocol):
+    """Brings one kind of engine up, and takes it down when its context ends."""
+
+    def __call__(self, engine: Engine, log: Path) -> AbstractAsyncContextManager[Serving]:
+        """Serve `engine`, writing what it prints to `log`.
+
+        Raises:
+            EngineError: where it does not start or cannot be reached.
+        """
+
+
+def flags_of(args: Mapping[str, Any]) -> list[str]:
+    """`engine.args` as command-line flags of `vllm serve`: kebab-case, `--no-x` for false, JSON for mappings."""
+    flags: list[str] = []
+    for name, value in args.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif value is False:
+            flags.append("--no-" + name.replace("_", "-"))
+        elif isinstance(value, dict | list):
+            flags += [flag, json.dumps(value)]
+        elif value is not None:
+            flags += [flag, str(value)]
+    return flags

@@ -1,0 +1,137 @@
+"""How is an engine process started, watched, and stopped without ever touching another's?
+
+It gets a process group of its own; only that group is ever signalled. Its standard input is a
+pipe that closes when this process ends in any way, SIGKILL included, and what we start ourselves
+ends with it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import EngineError
+
+_STOP_S = 10.0
+
+
+class EngineProcess:
+    """One engine in a process group of its own, its output in a log file."""
+
+    def __init__(
+        self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, stop_s: float = _STOP_S
+    ) -> None:
+        """`stop_s` is how long it may take to end when asked to, before it is killed."""
+        self.command = tuple(command)
+        self._stop_s = stop_s
+        self._log = log
+        self._env = {**os.environ, **(env or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start it.
+
+        Raises:
+            EngineError: where its program cannot be run.
+        """
+        with self._log.open("ab") as log:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self.command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    env=self._env,
+                    start_new_session=True,
+                )
+            except OSError as fault:
+                raise EngineError(f"engine: {self.command[0]} cannot be run ({fault.strerror})") from None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that was started, which leads its group."""
+        return None if self._process is None else self._process.pid
+
+    async def first_line(self, timeout_s: float) -> str:
+        """The first line that it prints to standard output: its address.
+
+        Raises:
+            EngineError: where it ends or says nothing in time, with the last line of its log.
+        """
+        assert self._process is not None
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
+        except asyncio.TimeoutError:
+            raise EngineError(f"engine: not ready within {timeout_s:g} s; its log is {self._log}") from None
+        if not line:
+            await self._process.wait()
+            raise EngineError(f"engine: {self._last_words()}")
+        return line.decode("utf-8", "replace").strip()
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status, or None while it lives or where it never began."""
+        return None if self._process is None else self._process.returncode
+
+    def ending(self) -> str | None:
+        """Why it ended by itself, or None while it lives."""
+        if self._process is None or self._process.returncode is None or self._stopping:
+            return None
+        return f"the engine died with exit status {self._process.returncode}: {self._last_words()}"
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        said = next((line for line in reversed(lines) if line.strip()), "")
+        return said.removeprefix("harness: ") or f"it ended without a word; its log is {self._log}"
+
+    async def stop(self) -> None:
+        """End its group: politely, then by force; it is gone when this returns."""
+        process = self._process
+        if process is None:
+            return
+        self._stopping = True
+        self._signal(process.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), self._stop_s)
+        except asyncio.TimeoutError:
+            self._signal(process.pid, signal.SIGKILL)
+            await process.wait()
+        self._signal(process.pid, signal.SIGKILL)  # whatever of the group outlived its leader
+
+    def _signal(self, group: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+
+
+async def output_of(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
+    """What a short program prints, "" where it takes too long; its input stays open for as long as it is waited for.
+
+    Raises:
+        OSError: where it cannot be run.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **env},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        printed = await asyncio.wait_for(process.stdout.read(), timeout_s)
+    except asyncio.TimeoutError:
+        return ""
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # at its end of output it has nothing more to do
+        await process.wait()
+    return printed.decode("utf-8", "replace")

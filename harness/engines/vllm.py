@@ -1,0 +1,216 @@
+"""How is a real vLLM, with or without vllm-ascend, started, watched and stopped?
+
+`python -m vllm.entrypoints.openai.api_server` in the interpreter that the scenario names, under a
+guardian that ends it when this process is gone.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.devices import find_npu_smi
+from harness.engines import guardian, idle
+from harness.engines.base import Serving, flags_of
+from harness.engines.bootlog import BootFacts, advance, failure_of, message_of
+from harness.engines.control import Control, api_key, pick_model
+from harness.engines.effective import effective
+from harness.engines.hollow import is_hollow
+from harness.engines.installed import Installed, installed, refuse_unknown
+from harness.engines.process import EngineProcess
+from harness.errors import EngineError, InputError
+from harness.scenario.models import Engine
+
+GRACE_S = 20.0  # a tensor-parallel engine takes that long to leave its devices in order
+_GUARDIAN_S = 30.0
+_POLL_S = 0.2
+_OWN_FLAGS = {"model": "engine.model", "host": "engine.host", "port": "engine.port", "api_key": "engine.api_key_env"}
+_DEVICES = {"vllm-ascend": "ASCEND_RT_VISIBLE_DEVICES", "vllm": "CUDA_VISIBLE_DEVICES"}
+_LOG_TAIL = 1 << 20  # bytes of a log in which the reason of a death is looked for
+
+
+@asynccontextmanager
+async def start_vllm(engine: Engine, log: Path, *, kind: str) -> AsyncIterator[Serving]:
+    """Start vLLM with the scenario's flags, yield when it answers, and stop all of it at the end.
+
+    Raises:
+        InputError: where a flag is one that the installed version does not know.
+        EngineError: where it does not come up; one line with what its log says of the reason.
+    """
+    env, python = _environment(engine, kind), engine.python or sys.executable
+    found = await _checked(engine, kind, python, env)
+    port = _port(engine)
+    command = _command(engine, python, port)
+    process = EngineProcess(_guarded(command), log, env, stop_s=GRACE_S + 15)
+    watch = _Watch(process, log)
+    smi = find_npu_smi() if kind == "vllm-ascend" else None
+    before = await idle.held(smi, engine.devices)
+    await process.start()
+    try:
+        group = await _group(process)
+        async with Control(_url(engine.host, port), engine.api_key_env) as control:
+            model = await _ready(engine, control, watch)
+            cache = await control.effective()
+        yield Serving(
+            kind,
+            _url(engine.host, port),
+            model,
+            simulated=False,
+            api_key_env=engine.api_key_env,
+            command=tuple(command),
+            effective=effective(kind, engine.args, cache, watch.facts, found.additional_keys),
+            hollow=is_hollow(group),
+            ending=watch.ending,
+            pid=group,
+        )
+    finally:
+        await process.stop()
+        idle.note(log, await idle.wait_until_back(smi, engine.devices, before))
+
+
+def _environment(engine: Engine, kind: str) -> dict[str, str]:
+    """What the engine finds in its environment beside what it inherits; the scenario's word is last."""
+    env = {"VLLM_NO_USAGE_STATS": "1"}  # a benchmark tells nobody that it runs
+    if engine.devices is not None:
+        env[_DEVICES[kind]] = ",".join(str(number) for number in engine.devices)
+    if engine.api_key_env is not None:
+        env["VLLM_API_KEY"] = api_key(engine.api_key_env)
+    return env | engine.env
+
+
+async def _checked(engine: Engine, kind: str, python: str, env: Mapping[str, str]) -> Installed:
+    """What the interpreter has, once nothing in the scenario speaks against a start."""
+    if engine.model is None:
+        raise InputError(f"engine.model: is missing; kind {kind} expects a model's name or folder")
+    for name, key in _OWN_FLAGS.items():
+        if name in engine.args:
+            raise InputError(f"engine.args.{name}: belongs elsewhere; expected {key}")
+    found = await installed(python, env)
+    for package, there in (("vllm", found.vllm), ("vllm_ascend", found.ascend or kind != "vllm-ascend")):
+        if not there:
+            raise EngineError(
+                f"engine.python {python}: has no {package}; expected the interpreter in which it is installed"
+            )
+    refuse_unknown(engine.args, found)
+    return found
+
+
+def _port(engine: Engine) -> int:
+    """The port asked for, if it is free, or else any free one."""
+    family = socket.AF_INET6 if ":" in engine.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # vLLM sets it too
+        try:
+            probe.bind((engine.host, engine.port or 0))
+        except OSError as fault:
+            where = f"engine.port {engine.port}" if engine.port else f"engine.host {engine.host}"
+            raise EngineError(
+                f"{where}: cannot listen on {engine.host} ({fault.strerror}); expected a free one"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _url(host: str, port: int) -> str:
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:  # it listens everywhere; it is asked from here
+            host = "::1" if address.version == 6 else "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _command(engine: Engine, python: str, port: int) -> list[str]:
+    place = ["--model", str(engine.model), "--host", engine.host, "--port", str(port)]
+    return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *flags_of(engine.args)]
+
+
+def _guarded(command: list[str]) -> list[str]:
+    return [sys.executable, "-I", "-S", str(guardian.__file__), str(GRACE_S), *command]
+
+
+async def _group(process: EngineProcess) -> int:
+    return int(await process.first_line(_GUARDIAN_S))
+
+
+async def _ready(engine: Engine, control: Control, watch: "_Watch") -> str:
+    """The model's name, once /health and a completion of one token have answered."""
+    try:
+        return await asyncio.wait_for(_answering(engine, control, watch), engine.ready_timeout)
+    except asyncio.TimeoutError:
+        said = watch.last_words()
+        raise EngineError(
+            f"engine: not ready within {engine.ready_timeout:g} s (engine.ready_timeout); "
+            f"{f'its last words: {said}' if said else 'it said nothing'}; see {watch.log}"
+        ) from None
+
+
+async def _answering(engine: Engine, control: Control, watch: "_Watch") -> str:
+    while not await control.healthy():
+        await watch.rest()
+    asked = None if "served_model_name" in engine.args else engine.model
+    model = pick_model(asked, await control.models(), "engine")
+    while not await control.answers(model):
+        await watch.rest()
+    watch.read()
+    return model
+
+
+class _Watch:
+    """An engine's process and its log, read as it grows."""
+
+    def __init__(self, process: EngineProcess, log: Path) -> None:
+        self.log = log
+        self.facts = BootFacts()
+        self._process = process
+        self._begin = self._offset = log.stat().st_size if log.exists() else 0
+        self._last = ""
+
+    def read(self) -> None:
+        """Take in the lines that have come since."""
+        with self.log.open("rb") as file:
+            file.seek(self._offset)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(end)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            self.facts = advance(self.facts, line)
+            self._last = message_of(line).strip() or self._last
+
+    async def rest(self) -> None:
+        """Wait a little.
+
+        Raises:
+            EngineError: where the engine has ended meanwhile.
+        """
+        self.read()
+        if self._process.exit_status is not None:
+            raise EngineError(f"engine: did not start: {self._reason()}; see {self.log}")
+        await asyncio.sleep(_POLL_S)
+
+    def last_words(self) -> str:
+        """The last line that it wrote, without what stands before its message."""
+        return self._last[:200]
+
+    def ending(self) -> str | None:
+        """Why it ended by itself, in one line, or None while it lives."""
+        return None if self._process.ending() is None else f"the engine died: {self._reason()}; see {self.log}"
+
+    def _reason(self) -> str:
+        status = self._process.exit_status
+        with self.log.open("rb") as file:
+            file.seek(max(self._begin, self.log.stat().st_size - _LOG_TAIL))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        if status == 128 + signal.SIGKILL:
+            return "it was killed (SIGKILL); the system kills what takes too much memory"
+        return f"{failure_of(lines).words} ({_status(status)})"
+
+
+def _status(status: Any) -> str:
+    if isinstance(status, int) and 128 < status < 128 + signal.NSIG:
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(status - 128).name}"
+    return f"exit status {status}"

@@ -1,0 +1,66 @@
+"""What can go wrong that a user can mend, and how it is said?
+
+HarnessError                 one line: what, where, what was expected, the nearest right answer
+├── InputError               a file, flag or value is wrong                       exit 2
+│   └── ScenarioError        one or more faults in a YAML file, a line each       exit 2
+├── EngineError              the engine did not start, cannot be reached or died  exit 3
+└── ResultError              a result folder cannot be read or taken for a result exit 2
+
+A failed request is data (a record with an error name), never an exception. Anything
+that is not a HarnessError is a bug and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+EXIT_DONE = 0
+EXIT_GATE = 1
+EXIT_INPUT = 2
+EXIT_ENGINE = 3
+EXIT_INVALID = 4
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """Something the user can mend; `lines` are printed one a line, without a traceback."""
+
+    exit_code = EXIT_INPUT
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines: Sequence[str] = lines
+
+
+class InputError(HarnessError):
+    """A file, flag or value that was given is wrong."""
+
+
+class ScenarioError(InputError):
+    """Faults in a scenario or study file, each with file, line and key."""
+
+
+class EngineError(HarnessError):
+    """The engine did not start, cannot be reached, or died."""
+
+    exit_code = EXIT_ENGINE
+
+
+class ResultError(HarnessError):
+    """A result folder is missing, incomplete or of an unknown format."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice a mistyped word most likely meant, or None where nothing is near."""
+    by_folded = {choice.lower().replace("-", "_"): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else None
+
+
+def suggestion(word: str, choices: Iterable[str], *, limit: int = 12) -> str:
+    """End of an error line: "did you mean 'x'?" where one is near, else the list of choices."""
+    names = list(choices)
+    near = nearest(word, names)
+    if near is not None:
+        return f"did you mean {near!r}?"
+    shown = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+    return f"expected one of {shown}"

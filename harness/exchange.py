@@ -1,0 +1,34 @@
+"""What passes between the load and the wire for one request: its bytes, and the stamped bytes of its answer?"""
+
+from collections.abc import Callable
+
+from harness.records import MISSING
+
+
+class Exchange:
+    """One request on its way: built before it is due, filled in by the wire, over when `on_done` is called.
+
+    Mutable on purpose, and with slots: this is the only value of the hot path. `pieces` are the
+    raw bytes of the answer as the socket gave them, `stamps` the clock (ns) at each read. Times
+    are absolute monotonic nanoseconds. `failure` is a short stable error name, or empty.
+    """
+
+    __slots__ = (
+        "connect_ns", "done_ns", "due_ns", "failure", "message", "on_done", "payload", "pieces", "ready_ns",
+        "resends", "sent_ns", "seq", "stamps",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, payload: bytes, due_ns: int, on_done: "Callable[[Exchange], None]") -> None:
+        self.seq = seq
+        self.payload = payload
+        self.due_ns = due_ns
+        self.ready_ns = due_ns
+        self.on_done = on_done
+        self.sent_ns = MISSING
+        self.done_ns = MISSING
+        self.connect_ns = 0
+        self.resends = 0
+        self.failure = ""
+        self.message = ""
+        self.pieces: list[bytes] = []
+        self.stamps: list[int] = []

@@ -1,0 +1,62 @@
+"""How does a folder of raw files become a result: account, summary, page?
+
+Works from files alone: right after a run, for a run that was killed, or a year later.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.errors import ResultError
+
+
+def finish(folder: Path) -> dict[str, Any]:
+    """Write the account (where it is still missing) and summary.json of a result folder; the summary.
+
+    Raises:
+        ResultError: where the folder holds neither an account nor the raw files of one.
+    """
+    from harness.account import settle  # noqa: PLC0415 - pyarrow and numpy load only where a result is written
+    from harness.summary import summarize  # noqa: PLC0415 - likewise
+
+    run = store.read_run(folder)
+    raw = folder / store.RAW
+    if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
+        if not (raw / "plan.npz").exists():
+            raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
+        settle(folder)
+    timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
+    summary = summarize(
+        store.read_requests(folder), store.read_events(folder), store.read_samples(folder), timeline, run
+    )
+    store.write_json(folder, store.SUMMARY, summary)
+    shutil.rmtree(raw, ignore_errors=True)
+    return summary
+
+
+def draw(folder: Path) -> Path:
+    """Draw report.html and its companions from a finished folder; the page's path."""
+    import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
+
+    return reports.write_all(folder)
+
+
+def preload() -> None:
+    """Load what `finish` and `draw` will need, so that neither waits for it at the end."""
+    import harness.summary  # noqa: F401, PLC0415 - loaded for later
+    import reports  # noqa: PLC0415 - likewise
+
+    reports.preload()
+
+
+def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The answer, the verdict and the doubts as lines for a terminal."""
+    verdict = summary["verdict"]
+    lines = [summary["answer"]]
+    lines.append("valid" if verdict["valid"] else "NOT VALID")
+    for doubt in verdict["doubts"]:
+        place = "" if doubt.get("stage") is None else f" (stage {doubt['stage']})"
+        lines.append(f"{doubt['severity']}{place}: {doubt['text']} {doubt['next']}")
+    return lines

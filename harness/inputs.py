@@ -1,0 +1,126 @@
+"""How are a user's data files found and read, and how is a fault in one told?"""
+
+import csv
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import InputError, nearest
+
+
+def find(path: str, folder: Path) -> Path:
+    """The file that a path means, looked up from `folder` where it is relative.
+
+    Raises:
+        InputError: where there is no such file, with the nearest name beside it.
+    """
+    found = folder / Path(path).expanduser()
+    if found.is_file():
+        return found
+    near = nearest(found.name, _names_in(found.parent))
+    hint = f"did you mean {near!r}?" if near else "expected a file"
+    raise InputError(f"{found}: {'not a file' if found.exists() else 'no such file'}; {hint}")
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []
+
+
+def fault(path: Path, place: int | str, text: str) -> InputError:
+    """The one-line error of a data file; `place` is a line number, or words such as `item 3`."""
+    return InputError(f"{path}:{place}: {text}" if isinstance(place, int) else f"{path}: {place}: {text}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of a file, without a byte order mark."""
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def json_object(path: Path, place: int | str, raw: bytes | msgspec.Raw, expected: str) -> dict[str, Any]:
+    """One JSON object of a file; `expected` ends the error line of anything else."""
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise fault(path, place, f"not JSON ({error}); expected {expected}") from error
+    if not isinstance(value, dict):
+        raise fault(path, place, f"found {type(value).__name__}; expected {expected}")
+    return value
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1 on, without line ends."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
+                if text:
+                    yield number, text
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def first_line(path: Path) -> bytes:
+    """The first line that is not blank.
+
+    Raises:
+        InputError: where the file is empty.
+    """
+    line = next(numbered_lines(path), None)
+    if line is None:
+        raise InputError(f"{path}: the file is empty; expected a row a request")
+    return line[1]
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """The named columns of each row of a CSV file with a header, with line numbers."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            places = _places(path, next(rows, []), columns)
+            for row in rows:
+                if not row:
+                    continue
+                if len(row) <= max(places):
+                    raise fault(path, rows.line_num, f"{len(row)} columns; expected {', '.join(columns)}")
+                yield rows.line_num, [row[place] for place in places]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV text ({error}); expected {', '.join(columns)}") from error
+
+
+def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int]:
+    names = [name.strip() for name in header]
+    for column in columns:
+        if column not in names:
+            raise fault(path, 1, f"column {column!r} is missing; expected {', '.join(columns)}")
+    return [names.index(column) for column in columns]
+
+
+def missing_or(row: Mapping[str, Any], field: str) -> str:
+    """How a field that is not as expected is told: that it is missing, or what it is."""
+    if field not in row:
+        return f"{field} is missing"
+    text = repr(row[field])
+    return f"{field} is {text if len(text) <= 40 else text[:39] + '…'}"

@@ -1,0 +1,117 @@
+"""How do all parts of a scenario file behave: frozen, strict, and helpful about mistyped keys?"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from harness.units import parse_duration
+
+LONGEST_S = 30 * 86400.0
+T = TypeVar("T")
+
+
+class Part(BaseModel):
+    """A mapping of a scenario file: frozen, no unknown keys, no value taken for one of another type.
+
+    Validated with a dict as context, it notes there which class read which mapping (by identity),
+    so that a fault can name the nearest key without guessing the class again.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _note_reader(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, dict) and isinstance(info.context, dict):
+            info.context[id(data)] = cls
+        return data
+
+    @classmethod
+    def keys(cls) -> dict[str, str]:
+        """The keys of this mapping as a file spells them, with what each is."""
+        return {field.alias or name: field.description or "" for name, field in cls.model_fields.items()}
+
+
+def one_key(data: Any) -> str:
+    """The single key of a tagged mapping such as `{poisson: {...}}`; "" where it is not of that form."""
+    return str(next(iter(data))) if isinstance(data, dict) and len(data) == 1 else ""
+
+
+def matching(pattern: str, expected: str) -> Callable[[str], str]:
+    """A check that the whole text is of this pattern, whose fault says `expected`."""
+    compiled = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if compiled.fullmatch(text) is None:
+            raise ValueError(f"expected {expected}")
+        return text
+
+    return check
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("expected a duration such as 60s, 80ms or 5m")  # noqa: TRY004 - pydantic wants ValueError
+    return parse_duration(value)
+
+
+def _one_or_many(data: Any) -> str:
+    return "many" if isinstance(data, list | tuple) else "one"
+
+
+Many = Annotated[tuple[T, ...], Field(min_length=1, strict=False)]
+"""A list of at least one."""
+
+OneOrMany = Annotated[
+    Annotated[T, Tag("one")] | Annotated[tuple[T, ...], Field(min_length=1, strict=False), Tag("many")],
+    Discriminator(_one_or_many),
+]
+"""A value, or a list of values of which each makes a stage."""
+
+DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
+        {
+            "type": "string",
+            "pattern": r"^\s*[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?\s*(ns|us|µs|ms|s|m|min|h)?\s*$",
+        },
+    ]
+}
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, le=LONGEST_S),
+    WithJsonSchema(DURATION_SCHEMA),
+]
+"""Seconds, written with a unit: `60s`, `80ms`, `5m`; a bare number is seconds."""
+
+Name = Annotated[
+    str,
+    Field(max_length=80),
+    AfterValidator(
+        matching(
+            r"[a-z0-9]+(-[a-z0-9]+)*",
+            "small letters and digits, with single dashes between, such as long-context",
+        )
+    ),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$", "maxLength": 80}),
+]
+"""A name that is safe in a file name and in a table."""
+
+Text = Annotated[str, Field(min_length=1)]
+"""Text that is not empty."""

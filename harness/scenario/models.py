@@ -1,0 +1,220 @@
+"""What is a scenario, as a checked value?"""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from harness.errors import suggestion
+from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
+from harness.scenario.stages import LoadItem, Stage, expand
+from harness.scenario.workload import Workload
+
+ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
+SLO_METRICS = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user")
+_STATISTIC = r"p\d{1,2}(?:\.\d{1,3})?|mean|max"
+_SLO_KEY = re.compile(rf"(?P<metric>{'|'.join(SLO_METRICS)})_(?P<statistic>{_STATISTIC})")
+_FLAG = r"[A-Za-z][A-Za-z0-9_.-]*"
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+
+
+def _slo_key(key: str) -> str:
+    if _SLO_KEY.fullmatch(key) is None:
+        raise ValueError(f"unknown objective; {suggestion(key, [f'{metric}_p99' for metric in SLO_METRICS])}")
+    return key
+
+
+def split_objective(key: str) -> tuple[str, str]:
+    """Metric and statistic of an SLO key: `ttft_p99` is ("ttft", "p99")."""
+    match = _SLO_KEY.fullmatch(key)
+    assert match is not None, key
+    return match.group("metric"), match.group("statistic")
+
+
+def _reachable_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        secret = parts.username is not None or parts.password is not None
+        whole = bool(parts.hostname) and not parts.query and not parts.fragment and parts.port != 0
+    except ValueError:
+        secret = whole = False
+    if secret:
+        raise ValueError("a secret does not belong in a file; expected an address without user and password")
+    if not whole or re.match(r"https?://\S+$", url) is None:
+        raise ValueError("expected an address such as http://127.0.0.1:8000")
+    return url
+
+
+def _as_text(value: Any) -> Any:
+    """Whole numbers as text, for what every shell would take as it stands."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def flag_name(spelled: str) -> str:
+    """A flag of `vllm serve` in snake case, however it is spelled: `--max-model-len` is max_model_len."""
+    return spelled.removeprefix("--").replace("-", "_")
+
+
+def _with_keys(pattern: str, values: dict[str, Any]) -> WithJsonSchema:
+    """A mapping in the JSON Schema: keys of this pattern, values of this schema."""
+    return WithJsonSchema(
+        {"type": "object", "patternProperties": {f"^{pattern}$": values}, "additionalProperties": False}
+    )
+
+
+Objective = Annotated[str, AfterValidator(_slo_key)]
+Slo = Annotated[
+    dict[Objective, Duration],
+    _with_keys(rf"({'|'.join(SLO_METRICS)})_({_STATISTIC.replace('?:', '')})", DURATION_SCHEMA),
+]
+Flag = Annotated[str, AfterValidator(matching(rf"(--)?{_FLAG}", "a flag such as max_model_len"))]
+Flags = Annotated[dict[Flag, Any], _with_keys(rf"(--)?{_FLAG}", {})]
+Variable = Annotated[str, AfterValidator(matching(_VARIABLE, "the name of an environment variable"))]
+Variables = Annotated[
+    dict[Variable, Annotated[str, BeforeValidator(_as_text)]],
+    _with_keys(_VARIABLE, {"type": ["string", "integer"]}),
+]
+
+
+class Engine(Part):
+    """Which engine serves, and how it is started or reached."""
+
+    kind: Literal["auto", "simulator", "vllm-ascend", "vllm", "attach"] = "auto"
+    """What serves; auto is vllm-ascend where an NPU is found, else the simulator."""
+    model: Text | None = None
+    """The model's name, such as Qwen/Qwen2.5-7B-Instruct."""
+    args: Flags = Field(default_factory=dict)
+    """Any flags of `vllm serve`, as max_model_len or max-model-len."""
+    url: (
+        Annotated[str, AfterValidator(_reachable_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+        | None
+    ) = None
+    """The address of a running server, such as http://127.0.0.1:8000; for kind attach."""
+    api_key_env: Annotated[Variable, WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})] | None = None
+    """The name of an environment variable that holds the API key; never the key itself."""
+    python: Text | None = None
+    """The interpreter that has vLLM installed; this one by default."""
+    env: Variables = Field(default_factory=dict)
+    """Environment variables for the engine, beside those it inherits."""
+    devices: Many[Annotated[int, Field(ge=0, le=4095)]] | None = None
+    """The numbers of the devices the engine may use; all by default."""
+    host: Text = "127.0.0.1"
+    """The address the engine listens on."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """The port the engine listens on; a free one by default."""
+    ready_timeout: Duration = 1800.0
+    """How long the engine may take until it answers, such as 30m."""
+
+    @field_validator("args")
+    @classmethod
+    def _in_snake_case(cls, args: dict[str, Any]) -> dict[str, Any]:
+        flags: dict[str, Any] = {}
+        for spelled, value in args.items():
+            flag = flag_name(spelled)
+            if flag in flags:
+                raise ValueError(f"{flag} stands twice, as {spelled} and in another spelling; expected it once")
+            flags[flag] = value
+        return flags
+
+    @model_validator(mode="after")
+    def _reached_or_started(self) -> "Engine":
+        if self.kind == "attach" and self.url is None:
+            raise ValueError("kind attach needs url, such as http://127.0.0.1:8000")
+        if self.kind != "attach" and self.url is not None:
+            raise ValueError(f"url belongs to kind attach, not to {self.kind}; expected kind: attach")
+        return self
+
+
+class Warmup(Part):
+    """Load before the first measured stage, recorded and marked but not counted."""
+
+    requests: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """How many requests; instead of duration."""
+    duration: Duration | None = None
+    """How long, such as 10s; instead of requests."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> "Warmup":
+        if (self.requests is None) == (self.duration is None):
+            raise ValueError("expected either requests or duration, and not both")
+        return self
+
+
+class Scenario(Part):
+    """One question to an engine: what work, how much of it, and what is good enough."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["workload", "load"], "properties": {"kernels": {"type": "null"}}},
+                {
+                    "required": ["kernels"],
+                    "properties": {"workload": {"type": "null"}, "load": {"type": "null"}},
+                },
+            ]
+        }
+    )
+
+    name: Name
+    """A short name of the scenario, such as long-context; result folders are named after it."""
+    question: Annotated[str, Field(min_length=1, max_length=300)]
+    """The question that the run answers; the first line of the report."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """The seed of everything random: the same seed sends the same requests at the same times."""
+    engine: Engine = Engine()
+    """Which engine serves, and how it is started or reached."""
+    endpoint: Literal["completions", "chat"] = "completions"
+    """Which API is used; completions sends token ids, so that lengths are exact without a tokenizer."""
+    stream: bool = True
+    """Whether answers come token by token."""
+    token_counts: Literal["usage", "token_ids", "assumed"] = "usage"  # noqa: S105 - tokens of text
+    """Where the number of tokens of an event comes from."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More keys for the body of each request, such as temperature."""
+    workload: Workload | None = None
+    """What is sent: prompts, answers and how they share."""
+    load: Annotated[tuple[LoadItem, ...], Field(min_length=1, strict=False)] | None = None
+    """When it is sent: stages, run in order, each measured on its own."""
+    kernels: dict[str, Any] | None = None
+    """Microbenchmarks of attention kernels, in place of workload and load."""
+    warmup: Warmup | None = None
+    """Load before the first measured stage, recorded but not counted."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """How many times the stages are run."""
+    timeout: Duration = 600.0
+    """How long one request may take."""
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """How many processes send; chosen by the number of cores by default."""
+    slo: Slo = Field(default_factory=dict)
+    """What is good enough: limits by metric and statistic, such as ttft_p99: 5s."""
+
+    @model_validator(mode="after")
+    def _one_purpose(self) -> "Scenario":
+        if self.kernels is not None and (self.workload is not None or self.load is not None):
+            other = "load" if self.workload is None else "workload"
+            raise ValueError(f"kernels and {other} stand together; expected kernels alone, or workload and load")
+        if self.kernels is None and (self.workload is None or self.load is None):
+            missing = "workload" if self.workload is None else "load"
+            raise ValueError(f"{missing} is missing; expected workload and load, or kernels")
+        return self
+
+    @model_validator(mode="after")
+    def _trace_has_times(self) -> "Scenario":
+        kind = None if self.workload is None else self.workload.kind
+        if kind not in (None, "trace") and any(stage.kind == "trace" for stage in self.stages):
+            raise ValueError(f"load trace needs the arrival times of workload kind trace, not {kind}")
+        return self
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of `load`, lists multiplied out."""
+        return expand(self.load or ())

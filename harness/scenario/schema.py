@@ -1,0 +1,32 @@
+"""What may stand in a scenario file, as a JSON Schema for editors and other tools?"""
+
+import json
+from typing import Any
+
+from harness.scenario.models import Scenario
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def scenario_schema() -> dict[str, Any]:
+    """The JSON Schema of a scenario file."""
+    schema = _plain(Scenario.model_json_schema(mode="validation"))
+    return {"$schema": DRAFT, "title": "npu-harness scenario", **schema}
+
+
+def schema_text() -> str:
+    """The schema as scenarios/schema.json holds it."""
+    return json.dumps(scenario_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(node: Any) -> Any:
+    """Without titles that only repeat a key, and without defaults of nothing."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: {name: _plain(item) for name, item in value.items()} if key in ("properties", "$defs") else _plain(value)
+        for key, value in node.items()
+        if key != "title" and (key, value) != ("default", None)
+    }

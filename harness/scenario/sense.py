@@ -1,0 +1,140 @@
+"""Do the parts of a scenario make sense together, and are its files there?
+
+What each part may hold is in its model; here stands what only shows when parts meet.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import inputs
+from harness.errors import InputError
+from harness.scenario.counts import Count, at_most, bounds
+from harness.scenario.faults import Fault, KeyPath, is_secret
+from harness.scenario.models import Scenario, split_objective
+from harness.scenario.stages import stages_of
+from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
+
+MOST_REQUESTS = 10_000_000
+MOST_STAGES = 1000
+
+_ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
+_STREAMED = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap")
+
+
+def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
+    """What is wrong between the parts of a scenario; files are looked up from `folder`."""
+    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages)
+    return [*(fault for check in checks for fault in check(scenario)), *_files(scenario, folder)]
+
+
+def _engine(scenario: Scenario) -> Iterator[Fault]:
+    engine = scenario.engine
+    if engine.model is None and engine.kind not in ("attach", "simulator") and scenario.kernels is None:
+        yield Fault(("engine", "model"), "missing; expected a model, such as Qwen/Qwen2.5-7B-Instruct")
+    for flag, value in engine.args.items():
+        if flag in _ENGINE_KEY_OF and flag != "api_key":
+            yield Fault(
+                ("engine", "args", flag),
+                f"the flag is set by the harness; expected engine.{_ENGINE_KEY_OF[flag]}",
+            )
+        elif value is None:
+            yield Fault(("engine", "args", flag), "a flag without a value; expected true for a switch")
+
+
+def _secrets(scenario: Scenario) -> Iterator[Fault]:
+    for name in scenario.engine.env:
+        if is_secret(name):
+            yield Fault(
+                ("engine", "env", name),
+                f"a secret does not belong in a file; expected {name} in the shell, for all to inherit",
+            )
+    yield from _hidden(("engine", "args"), scenario.engine.args)
+    yield from _hidden(("extra_body",), scenario.extra_body)
+
+
+def _hidden(path: KeyPath, values: Any) -> Iterator[Fault]:
+    """Secrets at any depth of free-form values."""
+    items = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        if isinstance(key, str) and is_secret(key):
+            expected = "engine.api_key_env, the name of an environment variable"
+            yield Fault((*path, key), f"a secret does not belong in a file; expected {expected}")
+        yield from _hidden((*path, key), value)
+
+
+def _prefix(scenario: Scenario) -> Iterator[Fault]:
+    work = scenario.workload
+    if not isinstance(work, Synthetic) or work.prefix is None:
+        return
+    longest = bounds(work.input_tokens)[1]
+    if longest is not None and work.prefix.tokens >= longest:
+        yield Fault(
+            ("workload", "prefix", "tokens"),
+            f"a prefix of {work.prefix.tokens} tokens fills every prompt, of at most {longest}; "
+            f"expected fewer than {longest}",
+        )
+
+
+def _context(scenario: Scenario) -> Iterator[Fault]:
+    """Requests that the engine would refuse because they do not fit its context."""
+    limit = scenario.engine.args.get("max_model_len")
+    needed = _longest_request(scenario.workload)
+    if scenario.engine.kind == "attach" or type(limit) is not int or needed is None or needed <= limit:
+        return
+    yield Fault(
+        ("engine", "args", "max_model_len"),
+        f"{limit} tokens are too few: prompt and answer reach {needed}; expected at least {needed}",
+    )
+
+
+def _longest_request(work: Any) -> int | None:
+    if isinstance(work, Synthetic):
+        return at_most(work.input_tokens) + at_most(work.output_tokens)
+    if isinstance(work, Conversation):
+        system = 0 if work.prefix is None else work.prefix.tokens
+        return system + at_most(work.turns) * (at_most(work.input_tokens) + at_most(work.output_tokens))
+    return None
+
+
+def _objectives(scenario: Scenario) -> Iterator[Fault]:
+    answers: Count | None = getattr(scenario.workload, "output_tokens", None)
+    for key in scenario.slo:
+        metric = split_objective(key)[0]
+        if not scenario.stream and metric in _STREAMED:
+            yield Fault(
+                ("slo", key),
+                f"{metric} cannot be told when answers come whole; expected stream: true, or e2e",
+            )
+        elif metric in ("tpot", "itl", "chunk_gap") and answers is not None and bounds(answers)[1] == 1:
+            yield Fault(("slo", key), f"{metric} needs a second token; expected output_tokens above 1")
+
+
+def _stages(scenario: Scenario) -> Iterator[Fault]:
+    if len(scenario.stages) > MOST_STAGES:
+        yield Fault(("load",), f"{len(scenario.stages)} stages; expected at most {MOST_STAGES}")
+        return
+    for index, item in enumerate(scenario.load or ()):
+        kind = next(iter(type(item).model_fields))
+        path = ("load", index, kind)
+        stages = stages_of(item)
+        sent = max((stage.expected_requests or 0) for stage in stages)
+        if sent > MOST_REQUESTS:
+            yield Fault(path, f"about {sent:.0f} requests in a stage; expected at most {MOST_REQUESTS}")
+        for stage in stages:
+            if stage.concurrency and stage.requests and stage.requests < stage.concurrency:
+                yield Fault(
+                    (*path, "requests"),
+                    f"{stage.requests} requests cannot keep {stage.concurrency} in flight; "
+                    f"expected at least {stage.concurrency}",
+                )
+                break
+
+
+def _files(scenario: Scenario, folder: Path) -> Iterator[Fault]:
+    if not isinstance(scenario.workload, Dataset | TraceWork):
+        return
+    try:
+        inputs.find(scenario.workload.path, folder)
+    except InputError as error:
+        yield Fault(("workload", "path"), str(error))

@@ -1,0 +1,218 @@
+"""How is load written in a scenario, and which stages does it make?
+
+Each item of `load` is a mapping of one key, such as `poisson: {rate: [1, 2], duration: 60s}`;
+a list as a value makes a stage of each. `expand` turns items into flat `Stage`s.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from harness.scenario.base import Duration, OneOrMany, Part, one_key
+
+Rate = Annotated[float, Field(gt=0, le=1_000_000)]
+EndRate = Annotated[float, Field(ge=0, le=1_000_000)]
+Factor = Annotated[float, Field(gt=0, le=1_000_000)]
+Whole = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class _Bounded(Part):
+    """A stage that ends after so many requests, or after so long."""
+
+    requests: OneOrMany[Whole] | None = None
+    """How many requests the stage sends; instead of duration."""
+    duration: OneOrMany[Duration] | None = None
+    """How long requests are sent, such as 60s; instead of requests."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Any:
+        if (self.requests is None) == (self.duration is None):
+            raise ValueError("expected either requests or duration, and not both")
+        return self
+
+
+class Closed(_Bounded):
+    """So many users; each sends its next request when the last is answered."""
+
+    concurrency: OneOrMany[Whole]
+    """How many requests are in flight at a time."""
+
+
+class Constant(_Bounded):
+    """Requests at equal distances."""
+
+    rate: OneOrMany[Rate]
+    """Requests a second."""
+    max_concurrency: OneOrMany[Whole] | None = None
+    """The most requests in flight; others wait and keep their due times."""
+
+
+class Poisson(_Bounded):
+    """Independent arrivals: exponential gaps."""
+
+    rate: OneOrMany[Rate]
+    """Requests a second, on average."""
+    max_concurrency: OneOrMany[Whole] | None = None
+    """The most requests in flight; others wait and keep their due times."""
+
+
+class Gamma(_Bounded):
+    """Gaps from a gamma distribution."""
+
+    rate: OneOrMany[Rate]
+    """Requests a second, on average."""
+    burstiness: OneOrMany[Annotated[float, Field(gt=0, le=1000)]]
+    """The shape of the gaps: 1 is Poisson, below 1 comes in bursts, above 1 is calmer."""
+    max_concurrency: OneOrMany[Whole] | None = None
+    """The most requests in flight; others wait and keep their due times."""
+
+
+class Ramp(Part):
+    """Poisson arrivals whose rate changes linearly over the duration."""
+
+    from_: Annotated[OneOrMany[EndRate], Field(alias="from")]
+    """Requests a second at the start."""
+    to: OneOrMany[EndRate]
+    """Requests a second at the end."""
+    duration: OneOrMany[Duration]
+    """How long the change takes, such as 120s."""
+    max_concurrency: OneOrMany[Whole] | None = None
+    """The most requests in flight; others wait and keep their due times."""
+
+    @model_validator(mode="after")
+    def _some_rate(self) -> "Ramp":
+        if 0 in _values(self.from_) and 0 in _values(self.to):
+            raise ValueError("from and to are both 0; expected a positive rate at one end")
+        return self
+
+
+class Trace(Part):
+    """Arrivals at the trace's own times."""
+
+    speed: OneOrMany[Factor] = 1.0
+    """How many times as fast as recorded."""
+    max_concurrency: OneOrMany[Whole] | None = None
+    """The most requests in flight; others wait and keep their due times."""
+
+
+class ClosedItem(Part):
+    """A closed-loop stage: so many users."""
+
+    closed: Closed
+    """So many users; each sends its next request when the last is answered."""
+
+
+class ConstantItem(Part):
+    """An open-loop stage with equal gaps."""
+
+    constant: Constant
+    """Requests at equal distances."""
+
+
+class PoissonItem(Part):
+    """An open-loop stage with independent arrivals."""
+
+    poisson: Poisson
+    """Independent arrivals: exponential gaps."""
+
+
+class GammaItem(Part):
+    """An open-loop stage with burstier or calmer arrivals."""
+
+    gamma: Gamma
+    """Gaps from a gamma distribution."""
+
+
+class RampItem(Part):
+    """An open-loop stage with a changing rate."""
+
+    ramp: Ramp
+    """Poisson arrivals whose rate changes linearly."""
+
+
+class TraceItem(Part):
+    """An open-loop stage with recorded arrivals."""
+
+    trace: Trace
+    """Arrivals at the trace's own times."""
+
+
+STAGE_KINDS = ("closed", "constant", "poisson", "gamma", "ramp", "trace")
+
+
+def _kind_of(data: Any) -> str:
+    if isinstance(data, Part):
+        return next(iter(type(data).model_fields))
+    return one_key(data)
+
+
+LoadItem = Annotated[
+    Annotated[ClosedItem, Tag("closed")]
+    | Annotated[ConstantItem, Tag("constant")]
+    | Annotated[PoissonItem, Tag("poisson")]
+    | Annotated[GammaItem, Tag("gamma")]
+    | Annotated[RampItem, Tag("ramp")]
+    | Annotated[TraceItem, Tag("trace")],
+    Discriminator(_kind_of),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch of load, measured on its own; None where a value does not belong to its kind.
+
+    Rates are requests per second, `duration_s` seconds. `rate` is the starting and `rate_to`
+    the final rate of a ramp.
+    """
+
+    kind: str
+    rate: float | None = None
+    rate_to: float | None = None
+    concurrency: int | None = None
+    requests: int | None = None
+    duration_s: float | None = None
+    burstiness: float | None = None
+    speed: float | None = None
+    max_concurrency: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether arrivals come by the clock and not by answers."""
+        return self.kind != "closed"
+
+    @property
+    def expected_requests(self) -> float | None:
+        """How many requests it will send, on average; None where answers or a trace decide."""
+        if self.requests is not None:
+            return float(self.requests)
+        if self.rate is None or self.duration_s is None:
+            return None
+        return (self.rate + (self.rate if self.rate_to is None else self.rate_to)) / 2 * self.duration_s
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its kind and the values it has, as summary.json shows a load."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+
+
+_FIELD_OF = {"from_": "rate", "to": "rate_to", "duration": "duration_s"}
+
+
+def expand(items: tuple[LoadItem, ...]) -> tuple[Stage, ...]:
+    """The stages of `load`, in order; an item's lists multiply out, requests and duration fastest."""
+    return tuple(stage for item in items for stage in stages_of(item))
+
+
+def stages_of(item: LoadItem) -> list[Stage]:
+    """The stages that one item of `load` makes."""
+    kind = next(iter(type(item).model_fields))
+    body = getattr(item, kind)
+    fields = sorted(type(body).model_fields, key=lambda name: name in _Bounded.model_fields)
+    names = [_FIELD_OF.get(name, name) for name in fields]
+    rows = itertools.product(*(_values(getattr(body, name)) for name in fields))
+    return [Stage(kind, **dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

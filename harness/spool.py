@@ -1,0 +1,102 @@
+"""How does a finished answer leave the hot path, and survive whatever happens to the process?
+
+A worker appends the raw stamped bytes of each finished exchange to a file of frames; they are
+decoded after the load, or by `harness report` where the run was killed. A frame is its length
+(8 bytes, little-endian) and a MessagePack array: three times as fast to write as packed arrays.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from harness.exchange import Exchange
+
+_LENGTH = struct.Struct("<Q")
+_MESSAGE_CHARS = 2000
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """One finished exchange; times are absolute monotonic nanoseconds, `seq` its number in its worker."""
+
+    seq: int
+    ready_ns: int
+    sent_ns: int
+    done_ns: int
+    connect_ns: int
+    resends: int
+    failure: str
+    message: str
+    pieces: list[bytes]
+    stamps: list[int]
+
+
+_encode_into = msgspec.msgpack.Encoder().encode_into
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+def frame_of(exchange: Exchange) -> Frame:
+    """What a spool keeps of a finished exchange."""
+    return Frame(
+        exchange.seq,
+        exchange.ready_ns,
+        exchange.sent_ns,
+        exchange.done_ns,
+        exchange.connect_ns,
+        exchange.resends,
+        exchange.failure,
+        exchange.message[:_MESSAGE_CHARS],
+        exchange.pieces,
+        exchange.stamps,
+    )
+
+
+class Spool:
+    """The file that a worker's finished exchanges go to; each append reaches the kernel before it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._buffer = bytearray()
+
+    def append(self, exchange: Exchange) -> None:
+        """Write one finished exchange."""
+        buffer = self._buffer
+        _encode_into(frame_of(exchange), buffer, _LENGTH.size)
+        _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
+        self._file.write(buffer)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    """The frames whose first byte lies in [start, stop) of a spool; a last frame that was cut is left out."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while stop is None or file.tell() < stop:
+            length = file.read(_LENGTH.size)
+            if len(length) < _LENGTH.size:
+                return
+            body = file.read(_LENGTH.unpack(length)[0])
+            if len(body) < _LENGTH.unpack(length)[0]:
+                return
+            yield _decode(body)
+
+
+def frame_starts(path: Path, parts: int) -> list[tuple[int, int]]:
+    """Byte ranges that cut a spool into about equal `parts` at frame borders."""
+    size = path.stat().st_size
+    borders = [0]
+    with path.open("rb") as file:
+        at = 0
+        while at < size and len(borders) < parts:
+            file.seek(at)
+            length = file.read(_LENGTH.size)
+            if len(length) < _LENGTH.size:
+                break
+            if at >= size * len(borders) // parts:
+                borders.append(at)
+            at += _LENGTH.size + _LENGTH.unpack(length)[0]
+    return [(start, end) for start, end in zip(borders, [*borders[1:], size], strict=True) if end > start]

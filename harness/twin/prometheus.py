@@ -1,0 +1,162 @@
+"""What does the simulated engine show on /metrics? Names, labels and buckets of vLLM 0.32."""
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_FIRST_S = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+    20,
+    40,
+    80,
+    160,
+    640,
+    2560,
+)
+_BETWEEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_LONG_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_LATE_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.1, 1)
+_REASONS = ("stop", "length", "abort", "error", "repetition")
+_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts of observations up to each bound."""
+
+    bounds: Sequence[float]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count `value`, `times` times."""
+        self.counts[bisect.bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
+def _tokens_histogram() -> Histogram:
+    return Histogram(tuple(m * 10**e for e in range(6) for m in (1, 2, 5)))
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counters and histograms of one engine since its start. Times in seconds.
+
+    Two are the simulator's own: `late_s`, how long after a step's due end it was taken up, and
+    `written_s`, how long after that end its last token was written.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+    finished: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_REASONS, 0))
+    ttft_s: Histogram = field(default_factory=lambda: Histogram(_FIRST_S))
+    itl_s: Histogram = field(default_factory=lambda: Histogram(_BETWEEN_S))
+    tpot_s: Histogram = field(default_factory=lambda: Histogram(_BETWEEN_S))
+    e2e_s: Histogram = field(default_factory=lambda: Histogram(_LONG_S))
+    queue_s: Histogram = field(default_factory=lambda: Histogram(_LONG_S))
+    prefill_s: Histogram = field(default_factory=lambda: Histogram(_LONG_S))
+    decode_s: Histogram = field(default_factory=lambda: Histogram(_LONG_S))
+    step_tokens: Histogram = field(default_factory=lambda: Histogram(_STEP_TOKENS))
+    late_s: Histogram = field(default_factory=lambda: Histogram(_LATE_S))
+    written_s: Histogram = field(default_factory=lambda: Histogram(_LATE_S))
+    prompt_lengths: Histogram = field(default_factory=_tokens_histogram)
+    generation_lengths: Histogram = field(default_factory=_tokens_histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the engine is at this moment, beside its counters."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+    preemptions: int
+    prefix_queries: int
+    prefix_hits: int
+
+
+def exposition(metrics: Metrics, state: State, *, model: str, cache: Mapping[str, Any]) -> str:
+    """The text of /metrics; `cache` gives the labels of vllm:cache_config_info."""
+    base = f'engine="0",model_name="{_escaped(model)}"'
+    lines = [*_gauges(state, base), *_counters(metrics, state, base), *_histograms(metrics, base)]
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in cache.items())
+    lines += ["# TYPE vllm:cache_config_info gauge", f'vllm:cache_config_info{{{labels},engine="0"}} 1.0']
+    return "\n".join(lines) + "\n"
+
+
+def _gauges(state: State, base: str) -> Iterator[str]:
+    values = {
+        "vllm:num_requests_running": state.running,
+        "vllm:num_requests_waiting": state.waiting,
+        "vllm:kv_cache_usage_perc": state.kv_usage,
+    }
+    for name, value in values.items():
+        yield f"# TYPE {name} gauge"
+        yield f"{name}{{{base}}} {float(value)}"
+
+
+def _counters(metrics: Metrics, state: State, base: str) -> Iterator[str]:
+    values = {
+        "vllm:prompt_tokens": metrics.prompt_tokens,
+        "vllm:prompt_tokens_cached": metrics.cached_tokens,
+        "vllm:generation_tokens": metrics.generation_tokens,
+        "vllm:num_preemptions": state.preemptions,
+        "vllm:prefix_cache_queries": state.prefix_queries,
+        "vllm:prefix_cache_hits": state.prefix_hits,
+    }
+    for name, value in values.items():
+        yield f"# TYPE {name}_total counter"
+        yield f"{name}_total{{{base}}} {float(value)}"
+    yield "# TYPE vllm:request_success_total counter"
+    for reason, count in metrics.finished.items():
+        yield f'vllm:request_success_total{{{base},finished_reason="{reason}"}} {float(count)}'
+
+
+def _histograms(metrics: Metrics, base: str) -> Iterator[str]:
+    named = {
+        "vllm:time_to_first_token_seconds": metrics.ttft_s,
+        "vllm:inter_token_latency_seconds": metrics.itl_s,
+        "vllm:request_time_per_output_token_seconds": metrics.tpot_s,
+        "vllm:e2e_request_latency_seconds": metrics.e2e_s,
+        "vllm:request_queue_time_seconds": metrics.queue_s,
+        "vllm:request_prefill_time_seconds": metrics.prefill_s,
+        "vllm:request_decode_time_seconds": metrics.decode_s,
+        "vllm:iteration_tokens_total": metrics.step_tokens,
+        "npu_harness:step_late_seconds": metrics.late_s,
+        "npu_harness:step_written_seconds": metrics.written_s,
+        "vllm:request_prompt_tokens": metrics.prompt_lengths,
+        "vllm:request_generation_tokens": metrics.generation_lengths,
+    }
+    for name, histogram in named.items():
+        yield f"# TYPE {name} histogram"
+        seen = 0
+        for bound, count in zip([*histogram.bounds, None], histogram.counts, strict=True):
+            seen += count
+            label = "+Inf" if bound is None else float(bound)
+            yield f'{name}_bucket{{{base},le="{label}"}} {float(seen)}'
+        yield f"{name}_count{{{base}}} {float(seen)}"
+        yield f"{name}_sum{{{base}}} {histogram.total}"
+
+
+def _escaped(value: Any) -> str:
+    return str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,223 @@
+"""How is the simulated engine set, and what did each flag of `vllm serve` become?"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from harness.errors import InputError
+from harness.twin.chips import DEFAULT_CHIP, Chip, chip_named
+from harness.twin.flags import canonical, sorted_out
+from harness.twin.models import DEFAULT_MODEL, Model, model_named
+
+ASCEND_BLOCK_SIZE = 128
+BLOCK_SIZE_NOTE = "Block size is set to 128 if prefix cache or chunked prefill is enabled."
+_GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the simulated engine runs with: the effective values, under vLLM's names.
+
+    `ignored` names the given flags that have no effect here, `notes` what was changed and why,
+    in the engine's own words where it says so itself. `served_model_name` is what requests call
+    the model. `max_model_len` 0 asks for as much as fits into memory.
+    """
+
+    model: str = DEFAULT_MODEL
+    served_model_name: str = ""
+    chip: str = DEFAULT_CHIP
+    block_size: int = ASCEND_BLOCK_SIZE
+    max_num_seqs: int = 256
+    max_num_active_seqs: int | None = None
+    max_num_batched_tokens: int = 2048
+    max_num_scheduled_tokens: int | None = None
+    max_model_len: int = 32768
+    gpu_memory_utilization: float = 0.92
+    kv_cache_memory_bytes: int | None = None
+    num_gpu_blocks_override: int | None = None
+    tensor_parallel_size: int = 1
+    dtype: str = "bfloat16"
+    kv_cache_dtype: str = "auto"
+    quantization: str = ""
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    cudagraph_mode: str = "FULL_AND_PIECEWISE"
+    cudagraph_capture_sizes: tuple[int, ...] = ()
+    async_scheduling: bool = True
+    long_prefill_token_threshold: int = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    scheduler_reserve_full_isl: bool = True
+    watermark: float = 0.0
+    enable_prompt_tokens_details: bool = False
+    seed: int = 0
+    start_seconds: float = 0.0
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What requests call the model."""
+        return self.served_model_name or self.model
+
+    @property
+    def shape(self) -> Model:
+        """The model's shape."""
+        return model_named(self.model)
+
+    @property
+    def device(self) -> Chip:
+        """The chip."""
+        return chip_named(self.chip)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, also as vLLM reads it: 32k is 32,000 and 32K is 32,768."""
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    text = str(value).strip()
+    scale = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0)
+    return round(float(text[:-1]) * scale) if scale else int(text)
+
+
+def _switch(value: Any) -> bool:
+    text = str(value).lower()
+    if value is None or text in ("true", "1", "yes", ""):
+        return True
+    if text in ("false", "0", "no"):
+        return False
+    raise ValueError
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    items = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+    return tuple(sorted({_whole(item) for item in items}))
+
+
+def _maximum(value: Any) -> int:
+    return 0 if str(value).lower() in ("auto", "-1") else _whole(value)
+
+
+_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (_whole, "a whole number"),
+    "int | None": (_whole, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (_switch, "true or false"),
+    "str": (str, "a text"),
+    "tuple": (_sizes, "a list of whole numbers"),
+}
+_KINDS = {
+    field.name: getattr(field.type, "__name__", str(field.type))
+    for field in fields(Settings)
+    if field.name not in ("ignored", "notes")
+}
+OBEYED = frozenset(_KINDS) | {"compilation_config", "max_cudagraph_capture_size"}
+_POSITIVE = (
+    "block_size", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens",
+    "max_num_scheduled_tokens", "tensor_parallel_size", "num_gpu_blocks_override", "kv_cache_memory_bytes",
+)  # fmt: skip
+
+
+def settings_from_flags(flags: Mapping[str, Any]) -> Settings:
+    """Effective settings of flags as for `vllm serve`, snake or kebab case, values as text or typed.
+
+    Beside vLLM's flags there are `chip` (such as 910B3, A3, 310P or cpu-2core; `num-gpu-blocks-override`
+    bypasses its memory) and `start_seconds` (how long the engine takes to start; 0 is at once).
+    `compilation_config` may be a mapping or JSON; of it the graph mode and sizes count.
+
+    Raises:
+        InputError: an unknown flag, with the nearest name, or a value of the wrong kind.
+    """
+    values, ignored = sorted_out(flags, OBEYED)
+    largest = values.pop("max_cudagraph_capture_size", None)
+    values = {**_graph_flags(values.pop("compilation_config", None)), **values}
+    typed = {name: _read(name, value) for name, value in values.items() if not _is_unset(value, name)}
+    _check_ranges(typed)
+    return _resolved(typed, ignored, _read("max_num_seqs", largest) if largest is not None else None)
+
+
+def _is_unset(value: Any, name: str) -> bool:
+    return value is None and _KINDS[name] != "bool"
+
+
+def _read(name: str, value: Any) -> Any:
+    reader, expected = (_maximum, "a whole number or auto") if name == "max_model_len" else _READERS[_KINDS[name]]
+    try:
+        return reader(value)
+    except (TypeError, ValueError):
+        raise InputError(f"engine flag {name}: {value!r} is not {expected}") from None
+
+
+def _graph_flags(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    try:
+        config = json.loads(value) if isinstance(value, str) else dict(value)
+    except (TypeError, ValueError):
+        raise InputError(f"engine flag compilation_config: {value!r} is not a JSON object") from None
+    return {key: config[key] for key in ("cudagraph_mode", "cudagraph_capture_sizes") if config.get(key) is not None}
+
+
+def _check_ranges(typed: Mapping[str, Any]) -> None:
+    for name in _POSITIVE:
+        if typed.get(name, 1) < 1:
+            raise InputError(f"engine flag {name}: {typed[name]} is too small; expected 1 or more")
+    share = typed.get("gpu_memory_utilization", 1.0)
+    if not 0 < share <= 1:
+        raise InputError(f"engine flag gpu_memory_utilization: {share} is out of range; expected 0 < x ≤ 1")
+    mode = str(typed.get("cudagraph_mode", "NONE")).upper()
+    if mode not in _GRAPH_MODES:
+        raise InputError(f"engine flag cudagraph_mode: {mode!r}; expected one of {', '.join(_GRAPH_MODES)}")
+
+
+def _resolved(typed: dict[str, Any], ignored: tuple[str, ...], largest_graph: int | None) -> Settings:
+    settings = Settings(ignored=ignored, **typed)
+    shape, chip = settings.shape, settings.device
+    if "max_model_len" not in typed:
+        settings = replace(settings, max_model_len=shape.max_position)
+    settings = _batch_defaults(settings, typed)
+    if chip.is_ascend:
+        settings = _ascend_block_size(settings)
+    mode = "NONE" if settings.enforce_eager or not chip.is_ascend else settings.cudagraph_mode.upper()
+    sizes = settings.cudagraph_capture_sizes or capture_sizes(largest_graph or min(settings.max_num_seqs, 512))
+    return replace(settings, cudagraph_mode=mode, cudagraph_capture_sizes=() if mode == "NONE" else sizes)
+
+
+def _batch_defaults(settings: Settings, typed: Mapping[str, Any]) -> Settings:
+    """Defaults of vLLM where the device memory cannot be asked: 2048 tokens and 256 requests a step."""
+    tokens, requests = settings.max_num_batched_tokens, settings.max_num_seqs
+    if "max_num_batched_tokens" not in typed:
+        length = settings.max_model_len or settings.shape.max_position
+        tokens = tokens if settings.enable_chunked_prefill else max(tokens, length)
+        tokens = min(tokens, requests * length)
+    if "max_num_seqs" not in typed:
+        requests = min(requests, tokens)
+    return replace(settings, max_num_batched_tokens=tokens, max_num_seqs=requests)
+
+
+def _ascend_block_size(settings: Settings) -> Settings:
+    if settings.block_size == ASCEND_BLOCK_SIZE:
+        return settings
+    if settings.enable_prefix_caching or settings.enable_chunked_prefill:
+        return replace(settings, block_size=ASCEND_BLOCK_SIZE, notes=(*settings.notes, BLOCK_SIZE_NOTE))
+    return settings
+
+
+def capture_sizes(largest: int) -> tuple[int, ...]:
+    """Batch sizes with a captured graph: 1, 2, 4, then in steps of 8 and from 256 on of 16."""
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return tuple(size for size in sizes if size <= largest)
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings as a flat mapping for run.json: what the flags became."""
+    skipped = ("ignored", "notes", "start_seconds", "cudagraph_capture_sizes")
+    return {name: getattr(settings, name) for name in _KINDS if name not in skipped}
+
+
+__all__ = ["OBEYED", "Settings", "canonical", "capture_sizes", "effective", "settings_from_flags"]

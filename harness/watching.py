@@ -1,0 +1,61 @@
+"""What is watched while a run goes on: the server's counters, the NPUs, the host?"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from harness import telemetry
+from harness.clock import monotonic_ns
+from harness.devices import find_npu_smi, npu_watches, watch_host
+from harness.engines import Serving
+from harness.engines.control import Control
+from harness.npu_smi import Values
+
+_SCRAPE_S = 1.0
+_OWN = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is sampled while the run goes on; times absolute ns."""
+
+    rows: list[tuple[int, str, str, float]] = field(default_factory=list)
+
+    def add(self, at_ns: int, source: str, values: Values) -> None:
+        """Keep the values that a source had at a time."""
+        self.rows += [(at_ns, source, name, float(value)) for name, value in values.items()]
+
+
+@asynccontextmanager
+async def watching(control: Control, serving: Serving, watched: Watched) -> AsyncIterator[None]:
+    """Fill `watched` until the context ends; whatever was started for it has ended then."""
+    loop = asyncio.get_running_loop()
+    jobs = [_scrape(control, watched), watch_host(watched.add, serving.pid)]
+    npu_smi = find_npu_smi()
+    if npu_smi is not None and uses_npus_here(serving):
+        jobs += npu_watches(watched.add, npu_smi)
+    tasks = [loop.create_task(job) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, Exception):
+            raise one
+
+
+def uses_npus_here(serving: Serving) -> bool:
+    """Whether this machine's NPUs are the engine's: neither a simulated engine's nor those of a server elsewhere."""
+    here = serving.kind != "attach" or urlsplit(serving.url).hostname in _OWN
+    return here and not serving.simulated
+
+
+async def _scrape(control: Control, watched: Watched) -> None:
+    while True:
+        values = telemetry.watched(await control.metrics())
+        watched.add(monotonic_ns(), "server", values)
+        await asyncio.sleep(_SCRAPE_S if values else 10 * _SCRAPE_S)

@@ -1,0 +1,241 @@
+"""How do request bytes reach a server, and when exactly did its bytes come back?
+
+The client of one target: it keeps connections, opens what is missing, and times out what takes
+too long. A request's bytes are complete before it is due, and each connection stamps for itself
+(harness/connection.py); nothing is decoded on the way.
+"""
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from harness import http1
+from harness.clock import Clock
+from harness.connection import Connection
+from harness.errors import EngineError, InputError
+from harness.exchange import Exchange
+from harness.records import MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go: an origin, the path before /v1, and headers that every request carries."""
+
+    scheme: str
+    host: str
+    port: int
+    base: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Host and port as the Host header names them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The whole address, without a trailing slash."""
+        return f"{self.scheme}://{self.origin}{self.base}"
+
+
+def target_of(url: str, headers: tuple[tuple[str, str], ...] = ()) -> Target:
+    """The target that a URL names; a trailing `/v1` is taken as part of every path and dropped.
+
+    Raises:
+        InputError: where it is no http(s) URL, or carries a user name or password.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port
+    except ValueError as fault:
+        raise InputError(f"--url {url!r}: {fault}; expected such as http://127.0.0.1:8000") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"--url {url!r} is no address; expected such as http://127.0.0.1:8000")
+    if parts.username or parts.password:
+        raise InputError("--url carries a user name or password; expected an api_key_env in the scenario instead")
+    base = parts.path.rstrip("/").removesuffix("/v1")
+    return Target(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), base, headers)
+
+
+def post_bytes(target: Target, path: str, body: bytes) -> bytes:
+    """A whole POST request as bytes, ready to be written."""
+    extra = "".join(f"{name}: {value}\r\n" for name, value in target.headers)
+    head = (
+        f"POST {target.base}{path} HTTP/1.1\r\nHost: {target.origin}\r\n{extra}"
+        f"Content-Type: application/json\r\nAccept: text/event-stream, application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("latin-1") + body
+
+
+class Client:
+    """Connections to one target: keeps idle ones, opens what is missing, times out what takes too long."""
+
+    def __init__(self, target: Target, clock: Clock, timeout_ns: int) -> None:
+        self.clock = clock
+        self._target = target
+        self._timeout_ns = timeout_ns
+        self._tls = ssl.create_default_context() if target.scheme == "https" else None
+        self._address: tuple[str, int] | None = None
+        self._family = 0
+        self._idle: list[Connection] = []
+        self._busy: dict[Exchange, Connection | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heads: dict[bytes, http1.Head] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def resolve(self) -> None:
+        """Look the host up once, so that no request waits for a name server.
+
+        Raises:
+            EngineError: where the name is not known.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+        except OSError as fault:
+            raise EngineError(f"{self._target.url}: host {self._target.host!r} is not known ({fault})") from None
+        self._family, address = found[0][0], found[0][4]
+        self._address = (str(address[0]), int(address[1]))
+
+    async def open(self, count: int) -> None:
+        """Open connections until `count` are idle; a server that refuses is left for the requests to tell."""
+        for _ in range(count - len(self._idle)):
+            try:
+                self._idle.append(await self._connect())
+            except OSError:
+                return
+
+    @property
+    def idle(self) -> int:
+        """Connections open and free."""
+        return len(self._idle)
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges begun and not over."""
+        return len(self._busy)
+
+    def send(self, exchange: Exchange) -> None:
+        """Send a request now: on an idle connection, or on a new one as soon as it is open."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                self._track(exchange, connection)
+                connection.start(exchange)
+                return
+        self._track(exchange, None)
+        task = asyncio.get_running_loop().create_task(self._send_on_new(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _track(self, exchange: Exchange, connection: Connection | None) -> None:
+        self._busy[exchange] = connection
+        if self._timer is None:
+            self._timer = self.clock.call_at(self.clock.now_ns() + self._timeout_ns, self._expire)
+
+    async def _send_on_new(self, exchange: Exchange) -> None:
+        begun_ns = self.clock.now_ns()
+        try:
+            connection = await self._connect()
+        except OSError as fault:
+            self._not_connected(exchange, fault)
+            return
+        exchange.connect_ns += self.clock.now_ns() - begun_ns
+        if exchange in self._busy:
+            self._busy[exchange] = connection
+            connection.start(exchange)
+        else:  # timed out or given up while connecting
+            self._idle.append(connection)
+
+    async def _connect(self) -> Connection:
+        if self._address is None:
+            await self.resolve()
+        assert self._address is not None
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: Connection(self),
+            *self._address,
+            family=self._family,
+            ssl=self._tls,
+            server_hostname=self._target.host if self._tls else None,
+        )
+        return connection
+
+    def _not_connected(self, exchange: Exchange, fault: OSError) -> None:
+        names: tuple[tuple[type[OSError], str], ...] = (
+            (ssl.SSLError, "tls"),
+            (ConnectionRefusedError, "refused"),
+            (ConnectionResetError, "reset"),
+            (TimeoutError, "connect_timeout"),
+        )
+        if exchange in self._busy:
+            exchange.failure = next((name for kind, name in names if isinstance(fault, kind)), "no_connection")
+            exchange.message = str(fault)
+            exchange.done_ns = self.clock.now_ns()
+            self.over(exchange)
+
+    def head_of(self, raw: bytes) -> http1.Head | None:
+        """The head of an answer; equal heads are parsed once, for a server sends few different ones."""
+        end = raw.find(b"\r\n\r\n")
+        key = raw[: end + 4] if end >= 0 else b""
+        head = self._heads.get(key)
+        if head is None:
+            head = http1.parse_head(raw)
+            if head is not None and len(self._heads) < 256:
+                self._heads[key] = head
+        return head
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back whose answer is complete."""
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that is gone."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def over(self, exchange: Exchange) -> None:
+        """An exchange has ended, one way or the other."""
+        self._busy.pop(exchange, None)
+        exchange.on_done(exchange)
+
+    def _expire(self) -> None:
+        """Fail what is too old; exchanges are in order of their start, so only the oldest are looked at."""
+        self._timer = None
+        now_ns = self.clock.now_ns()
+        while self._busy:
+            exchange = next(iter(self._busy))
+            begun_ns = exchange.sent_ns if exchange.sent_ns != MISSING else exchange.ready_ns
+            if begun_ns + self._timeout_ns > now_ns:
+                self._timer = self.clock.call_at(begun_ns + self._timeout_ns, self._expire)
+                return
+            self._give_up(exchange, "timeout", f"no complete answer within {self._timeout_ns / 1e9:g} s")
+
+    def cancel_all(self) -> None:
+        """Give up everything in flight, as cancelled."""
+        for exchange in list(self._busy):
+            self._give_up(exchange, "cancelled", "the run was stopped")
+
+    def _give_up(self, exchange: Exchange, failure: str, message: str) -> None:
+        connection = self._busy.get(exchange)
+        if connection is not None:
+            connection.fail(failure, message)
+        if exchange in self._busy:  # still connecting
+            exchange.failure, exchange.message = failure, message
+            exchange.done_ns = self.clock.now_ns()
+            self.over(exchange)
+
+    async def close(self) -> None:
+        """Close every connection and wait for what was still connecting."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self._idle):
+            connection.close()
+        self._idle.clear()

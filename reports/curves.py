@@ -1,0 +1,117 @@
+"""How does latency change with load? The page's first figure and its sisters."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.units import format_duration
+from reports.data import Data, limits_of
+from reports.drawing import Drawing, drawn
+from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
+from reports.figures.style import scale_of
+from reports.folder import number
+from reports.glossary import name_of
+from reports.loads import asked_load, same_level
+from reports.rows import rows_of
+from reports.verdict import holding, judged_statistic
+
+RUNGS = ("ttft_user", "ttft", "tpot", "itl", "e2e_user", "e2e")
+CLOSED_RUNGS = ("ttft", "tpot", "itl", "e2e")  # in a closed loop a request is due when it is sent
+
+
+def hero(data: Data) -> Drawing | None:
+    """The first figure: latency against throughput over stages, or the ladder of a lone stage."""
+    if data.places["stage"].nunique() < 2:
+        return _ladder(data)
+    metric = _hero_metric(data)
+    return curve(data, metric) if metric else None
+
+
+def _hero_metric(data: Data) -> str | None:
+    """The metric of the first limit, else the first token in the user's view."""
+    known = set(data.metrics["metric"])
+    wanted = [*(limit.metric for limit in limits_of(data)), "ttft_user" if data.is_open else "ttft", "e2e_user", "e2e"]
+    return next((metric for metric in wanted if metric in known), None)
+
+
+def further_curves(data: Data) -> Iterator[Drawing]:
+    """The other metrics against throughput, where there are stages to compare."""
+    if data.places["stage"].nunique() < 2:
+        return
+    user = "_user" if data.is_open else ""
+    for metric in (f"ttft{user}", "tpot", f"e2e{user}"):
+        if metric != _hero_metric(data) and metric in set(data.metrics["metric"]):
+            yield curve(data, metric)
+
+
+def curve(data: Data, metric: str) -> Drawing:
+    """One metric against the rate reached, or side by side where all stages ask for the same rate."""
+    rate, unit = ("request_rate", "requests/s") if data.is_open else ("output_token_rate", "output tokens/s")
+    by_stage = same_level(data.result.run.get("stages") or ())
+    tail = judged_statistic(data.result, metric)
+    table = _points(data, metric, "stage" if by_stage else rate, tail)
+    limits = [limit for limit in limits_of(data) if limit.metric == metric]
+    bracket = _capacity(data, rate) if not by_stage and (limits or metric == _hero_metric(data)) else None
+    scale = scale_of(table["tail"].to_numpy(dtype=np.float64), times=True)
+    title = f"{name_of(metric)} {'by stage' if by_stage else 'against throughput'}"
+    head = data.head(title, f"{scale.unit}: {tail} filled, p50 hollow, bars are 95 % intervals")
+    figure = throughput_latency(Throughput(table, tail, "" if by_stage else f"{unit} reached", limits, bracket), head)
+    points = "; ".join(
+        f"{short}: {format_duration(p50)} / {format_duration(high)}"
+        for short, p50, high in rows_of(table, "short", "p50", "tail")
+    )
+    caption = _BY_STAGE if by_stage else _CURVE
+    return drawn(figure, f"curve-{metric}", head, f"p50 / {tail} of {points}.{limit_words(limits)}", caption)
+
+
+def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
+    """One metric of every stage: columns rate, stage, short, p50 and tail with the ends of their intervals."""
+    rows = data.metrics[data.metrics["metric"] == metric]
+    ends = {f"tail_{end}": rows.get(f"{tail}_{end}", np.nan) for end in ("low", "high")}
+    table = rows.assign(rate=rows[rate], short=rows["stage"].map(data.names), tail=rows[tail], **ends)
+    known: pd.DataFrame = table.dropna(subset=["rate", "p50"])
+    return known
+
+
+_CURVE = (
+    "Each point is a stage, named by the load that was asked; across, the rate that was really reached. "
+    "Where points stop moving right, the engine is full."
+)
+_BY_STAGE = "All stages ask for the same rate and differ in something else, so they stand side by side."
+
+
+def _capacity(data: Data, rate: str) -> Capacity | None:
+    """Where limits stop holding as more is asked: the rates reached by the last stage that holds and the next."""
+    stages = sorted((stage for stage in data.result.stages if stage.get("slo")), key=asked_load)
+    held = holding(data.result)
+    broken = next((place for place, stage in enumerate(stages) if stage.get("index") not in held), len(stages))
+    if not 0 < broken < len(stages):
+        return None
+    return Capacity(number(stages[broken - 1].get(rate)), number(stages[broken].get(rate)))
+
+
+def limit_words(limits: Sequence[Limit]) -> str:
+    """The limits as the end of an alternative text."""
+    return "".join(f" Limit on {limit.statistic}: {format_duration(limit.seconds)}." for limit in limits)
+
+
+def _ladder(data: Data) -> Drawing | None:
+    """Percentiles of a lone stage: one stage has no curve, which the caption says."""
+    wanted = [m for m in (RUNGS if data.is_open else CLOSED_RUNGS) if m in set(data.metrics["metric"])]
+    table = data.metrics.groupby("metric")[["p50", "p90", "p99"]].median().reindex(wanted).dropna()
+    if not len(table):
+        return None
+    rungs = table.reset_index().assign(name=[name_of(metric) for metric in table.index])
+    scale = scale_of(rungs["p99"].to_numpy(dtype=np.float64), times=True)
+    head = data.head("Percentiles of the one stage", f"{scale.unit}: p50 hollow, p90 and p99 filled")
+    figure = ladder(rungs, head, limits_of(data))
+    words = "; ".join(
+        f"{name}: {', '.join(format_duration(value) for value in values)}"
+        for name, *values in rows_of(rungs, "name", "p50", "p90", "p99")
+    )
+    caption = (
+        "A single stage has no throughput-latency curve. Give the load a list, such as rate: [1, 2, 4], and each value "
+        "becomes a stage and a point on it."
+    )
+    return drawn(figure, "ladder", head, f"p50, p90, p99 of {words}.", caption)

@@ -1,0 +1,57 @@
+"""What are all figures and tables of one result drawn from, read and joined once?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness import store
+from harness.records import Events
+from harness.slo import objectives
+from reports import frames
+from reports.figures.curve import Limit
+from reports.figures.style import Head
+from reports.folder import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Everything the figures of one result are drawn from, read and joined once."""
+
+    result: Result
+    places: pd.DataFrame
+    metrics: pd.DataFrame
+    latencies: pd.DataFrame
+    events: Events | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any stage was open loop."""
+        return bool(self.places["is_open"].any())
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers came token by token."""
+        return bool(self.result.run.get("stream", True))
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Short names of the stages."""
+        return dict(zip(self.places["stage"].tolist(), self.places["short"].tolist(), strict=True))
+
+    def head(self, title: str, subtitle: str = "") -> Head:
+        """A figure's head, which says where a simulator answered."""
+        return Head(title, subtitle, simulated=self.result.simulated)
+
+
+def gather(result: Result) -> Data:
+    """Read the events and join the frames of a result."""
+    places = frames.place_frame(result)
+    events = store.read_events(result.folder) if result.events is not None else None
+    return Data(result, places, frames.metric_frame(result), frames.latency_frame(result, places), events)
+
+
+def limits_of(data: Data) -> list[Limit]:
+    """The scenario's limits, each on the view it is held against: from due in open loop."""
+    asked = objectives(data.result.run.get("slo") or {}, open_loop=data.is_open)
+    return [Limit(one.metric, one.statistic, float(one.limit_s)) for one in asked]

@@ -1,0 +1,105 @@
+"""How are latencies spread? A percentile curve for every stage: the whole distribution, its tail in view."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.figures.curve import Limit
+from reports.figures.style import SMALL, Head, Scale, apart, limit_line, panel, paper, set_scale, ticks
+from reports.loads import short_duration, trimmed
+from reports.palette import LIMIT, MUTED, stage_colour
+from reports.rows import groups_of, rows_of
+
+_TICKS = (1, 10, 50, 90, 99, 99.9)
+_NORMAL = NormalDist()
+_MOST_NAMES = 7  # more stage names at the right end would crowd: the page's key names them all
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One latency of all stages.
+
+    `curves` has columns stage, share (0 to 1), value (s); `others` the same for a second view of
+    it, or no rows; `intervals` stage, share, low, high (s).
+    """
+
+    curves: pd.DataFrame
+    others: pd.DataFrame
+    intervals: pd.DataFrame
+    names: Mapping[int, str] = field(default_factory=dict)
+    limits: Sequence[Limit] = ()
+
+
+def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
+    """Latency that a share of requests stays under, a line a stage, with the intervals of p50, p90 and p99."""
+    figure = paper(SMALL, head)
+    axes = panel(figure, (40, 52, _right_margin(spread.names), 26))
+    set_scale(axes, "y", scale)
+    top = max(float(spread.curves["share"].max()) if len(spread.curves) else 0.99, 0.99)
+    axes.set_xlim(_place(0.01), _place(top) + 0.02)
+    shown = [tick for tick in _TICKS if tick / 100 <= top + 1e-9]
+    ticks(axes, "x", [_place(tick / 100) for tick in shown], [f"p{trimmed(tick)}" for tick in shown])
+    _draw_curves(axes, spread.others, width=1.1, dashes=(2.5, 2))
+    _draw_curves(axes, spread.curves, width=1.7)
+    _draw_intervals(axes, spread.intervals)
+    _name_curves(axes, spread.curves, spread.names)
+    for limit in spread.limits:
+        _draw_limit(axes, limit, scale)
+    return figure
+
+
+def _right_margin(names: Mapping[int, str]) -> float:
+    """Room for the names at the right end of the lines."""
+    longest = max(map(len, names.values()), default=0) if len(names) <= _MOST_NAMES else 0
+    return min(16 + 6.2 * longest, 140)
+
+
+def _place(share: float) -> float:
+    """Where a share stands on the axis: even steps of a normal distribution, so both tails open up."""
+    return _NORMAL.inv_cdf(min(max(share, 0.005), 0.9999))
+
+
+def _draw_curves(axes: Axes, curves: pd.DataFrame, width: float, dashes: tuple[float, float] | None = None) -> None:
+    for stage, rows in groups_of(curves, "stage"):
+        places = [_place(share) for share in rows["share"].tolist()]
+        (line,) = axes.plot(places, rows["value"].to_numpy(), color=stage_colour(stage), linewidth=width, zorder=3)
+        if dashes:
+            line.set_dashes(dashes)
+
+
+def _draw_intervals(axes: Axes, intervals: pd.DataFrame) -> None:
+    """Bars side by side, so that stages do not hide one another."""
+    stages = {stage: i for i, stage in enumerate(sorted(intervals["stage"].unique()))}
+    for stage, share, low, high in rows_of(intervals, "stage", "share", "low", "high"):
+        place = _place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2)
+        axes.plot([place] * 2, [low, high], color=stage_colour(int(stage)), linewidth=3, alpha=0.45,
+                  solid_capstyle="round", zorder=2)  # fmt: skip
+
+
+def _name_curves(axes: Axes, curves: pd.DataFrame, names: Mapping[int, str]) -> None:
+    """Each line's name at its right end, moved apart where ends lie close."""
+    ends = [
+        (stage, _place(rows["share"].iloc[-1]), rows["value"].iloc[-1]) for stage, rows in groups_of(curves, "stage")
+    ]
+    if not 0 < len(ends) <= _MOST_NAMES:
+        return
+    at = axes.transAxes.inverted().transform(axes.transData.transform([end[1:] for end in ends]))
+    for (stage, _, _), y in zip(ends, apart(list(at[:, 1]), 0.08, 0.0, 1.0), strict=True):
+        axes.text(1.02, y, names.get(stage, str(stage)), transform=axes.transAxes, va="center_baseline",
+                  color=stage_colour(stage), fontsize=10, fontweight="bold")  # fmt: skip
+
+
+def _draw_limit(axes: Axes, limit: Limit, scale: Scale) -> None:
+    """The limit as a line with a mark at the percentile it binds; beyond the range it is only named."""
+    text = f"{limit.statistic} limit {short_duration(limit.seconds)}"
+    if limit.seconds > scale.high:
+        axes.text(0.01, 1, f"{text}: above this range", transform=axes.transAxes, va="top", color=MUTED, fontsize=10)
+        return
+    limit_line(axes, limit.seconds, text)
+    if limit.statistic.startswith("p"):
+        share = float(limit.statistic[1:]) / 100
+        axes.plot([_place(share)], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False)

@@ -1,0 +1,225 @@
+"""What do all figures share: paper, type, axes and the way values are written?
+
+Sizes are in SVG units, one a CSS pixel at the figure's own width. Axes are placed by hand:
+a layout engine draws every figure several times over.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
+from matplotlib.transforms import Transform
+from numpy.typing import NDArray
+
+from harness.units import time_scale
+from reports.loads import trimmed
+from reports.palette import BAD, GRID, INK, LIMIT, MUTED
+
+Floats = NDArray[np.float64]
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # texts stay texts: the page's own type, selectable, small
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
+    "axes.unicode_minus": True,
+    "font.size": 11,
+    "path.simplify": False,  # would drop the dots, which are lines of no length
+    "svg.hashsalt": "report",  # the same file gives the same page
+}
+SMALL = (420, 272)
+WIDE = 980
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Within it figures are made and written; matplotlib's settings are as before afterwards."""
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        # The browser draws the texts; that matplotlib's own font lacks a letter does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is written above a figure; `simulated` is said in the title itself."""
+
+    title: str
+    subtitle: str = ""
+    simulated: bool = False
+
+    @property
+    def full_title(self) -> str:
+        """The title, never without the word where a simulator answered."""
+        return f"{self.title} · SIMULATED" if self.simulated else self.title
+
+
+def paper(size: tuple[int, int], head: Head) -> Figure:
+    """A transparent figure with its head."""
+    width, height = size
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    figure.patch.set_visible(False)
+    figure.text(8 / width, 1 - 17 / height, head.full_title, color=INK, fontsize=12.5, fontweight="bold", va="center")
+    if head.subtitle:
+        figure.text(8 / width, 1 - 35 / height, head.subtitle, color=MUTED, fontsize=10.5, va="center")
+    return figure
+
+
+def panel(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
+    """Axes without any lines of their own; `box` is left, top, right and bottom margin in SVG units.
+
+    matplotlib's axes make four lines and two texts a tick, half the time of a page; `ticks` draws
+    the one line and the one text that are seen.
+    """
+    width, height = figure.get_size_inches() * 72
+    left, top, right, bottom = box
+    place = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    axes = figure.add_axes(place, frameon=False)
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)
+    axes.autoscale(enable=False)
+    _lines_at(axes, [0.0], across=True, transform=axes.transAxes, colour=MUTED)
+    return axes
+
+
+def ticks(axes: Axes, which: str, places: Sequence[float], labels: Sequence[str], colour: str = MUTED) -> None:
+    """Labels at these places, with quiet lines across the panel for y and small marks below it for x."""
+    width, height = axes.bbox.size
+    if which == "y":
+        _lines_at(axes, places, across=True, transform=axes.get_yaxis_transform(), colour=GRID)
+        for place, label in zip(places, labels, strict=True):
+            axes.text(-7 / width, place, label, transform=axes.get_yaxis_transform(), ha="right", va="center_baseline",
+                      color=colour, fontsize=10.5)  # fmt: skip
+        return
+    _lines_at(axes, places, across=False, transform=axes.get_xaxis_transform(), colour=MUTED, ends=(-3.5 / height, 0))
+    for place, label in zip(places, labels, strict=False):
+        axes.text(place, -17 / height, label, transform=axes.get_xaxis_transform(), ha="center", va="baseline",
+                  color=colour, fontsize=10.5)  # fmt: skip
+
+
+def _lines_at(
+    axes: Axes,
+    places: Sequence[float],
+    *,
+    across: bool,
+    transform: Transform,
+    colour: str,
+    ends: tuple[float, float] = (0, 1),
+) -> None:
+    """Straight lines at these places as one path, across the panel or upright."""
+    pairs = [((ends[0], p), (ends[1], p)) if across else ((p, ends[0]), (p, ends[1])) for p in places]
+    points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    codes = np.tile(np.array([Outline.MOVETO, Outline.LINETO], dtype=np.uint8), len(pairs))
+    drawn = PathPatch(
+        Outline(points, codes), transform=transform, edgecolor=colour, fill=False, linewidth=0.8, zorder=0.5
+    )
+    drawn.set_clip_on(False)
+    axes.add_artist(drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """One axis: its range in the values' own unit, whether it is logarithmic, and the printed unit."""
+
+    low: float
+    high: float
+    log: bool
+    size: float = 1.0
+    unit: str = ""
+    parts: int = 5
+
+    def higher(self, factor: float) -> "Scale":
+        """The same scale with its upper end at so many times the height."""
+        return replace(self, high=self.high * factor)
+
+    @property
+    def places(self) -> list[float]:
+        """Where ticks stand, in the values' own unit."""
+        if self.log:
+            return list(_log_places(self.low / self.size, self.high / self.size, self.size))
+        step = _step(self.high / self.size / self.parts) * self.size
+        return [step * i for i in range(int(self.high / step + 1e-9) + 1)]
+
+    @property
+    def labels(self) -> list[str]:
+        """What the ticks say, in the printed unit."""
+        return [trimmed(place / self.size) for place in self.places]
+
+
+def scale_of(values: Floats, *, times: bool, allow_log: bool = True) -> Scale:
+    """A scale that holds the values: from zero, or logarithmic where they span a factor of 30."""
+    finite = values[np.isfinite(values)]
+    high = float(finite.max()) if len(finite) else 1.0
+    above = finite[finite > 0]
+    low = float(above.min()) if len(above) else high
+    size, unit = time_scale(high) if times else (1.0, "")
+    if allow_log and high > 30 * low > 0:
+        return Scale(low * 0.85, high * 1.2, log=True, size=size, unit=unit)
+    return Scale(0.0, high * 1.1 if high > 0 else 1.0, log=False, size=size, unit=unit)
+
+
+def set_scale(axes: Axes, which: str, scale: Scale) -> None:
+    """Range, kind and ticks of one axis."""
+    if scale.log:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(scale.low, scale.high)
+    ticks(axes, which, scale.places, scale.labels)
+
+
+def _log_places(low: float, high: float, size: float) -> Iterator[float]:
+    """1, 2 and 5 of every decade, or the decades alone where there are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    span = math.log10(high / low)
+    steps: tuple[int, ...] = (1, 2, 5) if span < 2.2 else (1, 3) if span < 3.2 else (1,)
+    yield from (m * 10.0**d * size for d in decades for m in steps if low <= m * 10.0**d <= high)
+
+
+def _step(rough: float) -> float:
+    """The next round step above a rough one."""
+    power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
+    return next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough), 10 * power)
+
+
+def dots(axes: Axes, x: Floats, y: Floats, colour: str, size: float = 3.2) -> None:
+    """Points as lines of no length with round ends: a sixth of the bytes of markers."""
+    ends = np.repeat(np.column_stack([x, y]), 2, axis=0)
+    codes = np.tile(np.array([Outline.MOVETO, Outline.LINETO], dtype=np.uint8), len(x))
+    cloud = PathPatch(Outline(ends, codes), edgecolor=colour, fill=False, linewidth=size, capstyle="round", alpha=0.55)
+    axes.add_patch(cloud)
+
+
+def crosses(axes: Axes, x: Floats, y: Floats) -> None:
+    """Failures: told from other points by shape, not by colour alone."""
+    axes.plot(
+        x, y, linestyle="none", marker="x", color=BAD, markersize=5.5, markeredgewidth=1.5, zorder=5, clip_on=False
+    )
+
+
+def limit_line(axes: Axes, value: float, text: str) -> None:
+    """A dashed line for an SLO limit, named at its left end: above it, or below where the panel ends."""
+    axes.axhline(value, color=LIMIT, linewidth=1.3, dashes=(5, 3), zorder=4)
+    height = axes.bbox.height
+    below = axes.transData.transform((0, value))[1] - axes.bbox.y0 > height - 16
+    axes.annotate(text, (0, value), xycoords=("axes fraction", "data"), xytext=(3, -12 if below else 4),
+                  textcoords="offset points", color=LIMIT, fontsize=10.5, fontweight="bold", zorder=6)  # fmt: skip
+
+
+def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The places pushed up or down until neighbours are `gap` apart, within low to high."""
+    order = np.argsort(places, kind="stable")
+    moved = np.asarray(places, dtype=np.float64)[order]
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    moved[-1:] = np.minimum(moved[-1:], high)
+    for i in range(len(moved) - 2, -1, -1):
+        moved[i] = min(moved[i], moved[i + 1] - gap)
+    found = np.empty(len(moved))
+    found[order] = np.maximum(moved, low) if len(moved) * gap <= high - low else moved
+    return [float(place) for place in found]

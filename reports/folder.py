@@ -1,0 +1,132 @@
+"""What does a result folder hold, whole or left behind by a killed run?
+
+Only files come in. What is missing (a run that was stopped before its summary, no samples) is
+empty here, so that a page can still be drawn from what there is.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness import store
+from harness.errors import ResultError
+from harness.records import COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from reports.rows import frame_of, frame_of_rows
+
+SAMPLE_COLUMNS = ("at_ns", "source", "name", "value")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The files of a result folder as values.
+
+    `requests` has the columns of `records.COLUMNS`, integers int64 with `MISSING`, texts as
+    categories; `samples` is in long form. `summary` is {} where a run was killed before it
+    was written; `events` is the path of events.parquet or None.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    requests: pd.DataFrame
+    samples: pd.DataFrame
+    timeline: pd.DataFrame
+    events: Path | None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator answered: said by either file, it holds."""
+        engine = self.run.get("engine") or {}
+        return bool(self.summary.get("simulated") or engine.get("simulated") or engine.get("kind") == "simulator")
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """The stages of the summary, in the order they ran."""
+        return self.summary.get("stages") or ()
+
+
+def read(folder: Path) -> Result:
+    """Everything of a result folder but the events, which are read in blocks.
+
+    Raises:
+        ResultError: where the folder has no run.json of a known format, or a file is broken.
+    """
+    run = _sayable(store.read_run(folder))
+    requests = _table(folder / store.REQUESTS, COLUMNS)
+    events = folder / store.EVENTS
+    return Result(
+        folder=folder,
+        run=run,
+        summary=_json(folder, store.SUMMARY, {}),
+        requests=requests,
+        samples=_table(folder / store.SAMPLES, SAMPLE_COLUMNS),
+        timeline=_timeline(_json(folder, store.TIMELINE, []), requests),
+        events=events if events.exists() and len(requests) else None,
+    )
+
+
+def _json(folder: Path, name: str, missing: Any) -> Any:
+    return _sayable(store.read_json(folder, name)) if (folder / name).exists() else missing
+
+
+def _sayable(value: Any) -> Any:
+    """The value with a question mark for what UTF-8 has no place for: half a surrogate pair, escaped in JSON."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.exists():
+        return frame_of({name: _empty(name) for name in columns})
+    try:
+        table = pq.read_table(path, columns=list(columns))
+    except (OSError, pa.ArrowException) as fault:
+        raise ResultError(f"{path}: cannot be read ({str(fault).splitlines()[0]})") from None
+    return frame_of({name: _values(table[name]) for name in columns})
+
+
+def _empty(name: str) -> Any:
+    if name in TEXT_COLUMNS or name in ("source", "name"):
+        return pd.Categorical([], categories=[])
+    return np.zeros(0, dtype=np.float64 if name == "value" else np.int64)
+
+
+def _values(column: pa.ChunkedArray) -> Any:
+    """Numbers as numpy arrays, texts as categories: a million equal words are one word."""
+    kind = column.type
+    if pa.types.is_integer(kind):
+        return pc.fill_null(column, MISSING).to_numpy()
+    if pa.types.is_floating(kind):
+        return column.to_numpy()
+    coded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
+    whole = coded.unify_dictionaries().combine_chunks()
+    whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    codes = pc.fill_null(whole.indices, -1).to_numpy(zero_copy_only=False)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(whole.dictionary.to_pylist(), dtype=object))
+
+
+def _timeline(measured: Sequence[Mapping[str, int]], requests: pd.DataFrame) -> pd.DataFrame:
+    """Columns stage, repeat, start_ns, stop_ns, end_ns; from the records where a killed run left none."""
+    columns = ["stage", "repeat", "start_ns", "stop_ns", "end_ns"]
+    if measured or not len(requests):
+        return frame_of_rows(measured, columns)
+    sent = requests[(requests["sent_ns"] != MISSING) & (requests["phase"] == MEASURED)]
+    last_ns = sent[["sent_ns", "last_ns", "done_ns"]].max(axis=1)
+    grouped = sent.assign(end_ns=last_ns).groupby(["stage", "repeat"], sort=True)
+    found = grouped.agg(start_ns=("due_ns", "min"), stop_ns=("sent_ns", "max"), end_ns=("end_ns", "max"))
+    ordered: pd.DataFrame = found.reset_index()[columns]
+    return ordered
+
+
+def number(value: Any) -> float:
+    """A number of a JSON file as a float; nan where it is absent."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if usable else math.nan

@@ -1,0 +1,98 @@
+"""What does a CI test view show of a run? A test case for the verdict, every stage and every limit."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
+
+from harness.units import format_count, format_duration
+from reports import headline, verdict
+from reports.folder import Result, number
+from reports.writing import write_text
+
+JUNIT = "junit.xml"
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # by XML 1.0
+
+
+def text(result: Result) -> str:
+    """junit.xml of a result."""
+    name = str(result.run.get("name", ""))
+    suite = Xml.Element("testsuite", name=_clean(name + (" (SIMULATED)" if result.simulated else "")))
+    for case in _cases(result, name):
+        suite.append(case)
+    counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
+    for attribute, path in counts.items():
+        suite.set(attribute, str(len(suite.findall(path))))
+    suite.set("errors", "0")
+    root = Xml.Element("testsuites")
+    root.append(suite)
+    Xml.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + Xml.tostring(root, encoding="unicode") + "\n"
+
+
+def write(result: Result) -> Path:
+    """Write junit.xml into the result folder; its path."""
+    return write_text(result.folder / JUNIT, text(result))
+
+
+def _clean(words: str) -> str:
+    return _FORBIDDEN.sub("?", words)
+
+
+def _cases(result: Result, name: str) -> Iterator[Xml.Element]:
+    yield _verdict_case(result, name)
+    for stage in result.stages:
+        repeat = stage.get("repeat") or 0
+        label = str(stage.get("label", "")) + (f", repeat {repeat + 1}" if repeat else "")
+        yield _stage_case(stage, f"{name}.stages", label)
+        for key, held in (stage.get("slo") or {}).items():
+            yield _limit_case(key, held, f"{name}.limits", label)
+
+
+def _case(group: str, name: str, seconds: float = 0.0) -> Xml.Element:
+    took = seconds if seconds == seconds else 0.0  # noqa: PLR0124 - nan is unequal to itself
+    return Xml.Element("testcase", classname=_clean(group), name=_clean(name), time=f"{took:.3f}")
+
+
+def _fail(case: Xml.Element, message: str, kind: str) -> None:
+    failure = Xml.SubElement(case, "failure", message=_clean(message), type=kind)
+    failure.text = _clean(message)
+
+
+def _verdict_case(result: Result, name: str) -> Xml.Element:
+    case = _case(name, "the result is valid")
+    judged = result.summary.get("verdict") or {}
+    if not judged.get("valid", False):
+        _fail(case, headline.answer(result), "invalid" if result.summary else "unfinished")
+    lines = ["SIMULATED: no hardware was measured."] if result.simulated else []
+    for doubt in verdict.doubts(result):
+        said = "\n  ".join(f"{place}: {words}" if place else words for place, words in doubt.said)
+        lines.append(f"{doubt.severity}: {said}" + (f"\n  next: {doubt.next}" if doubt.next else ""))
+    if lines:
+        Xml.SubElement(case, "system-out").text = _clean("\n".join(lines))
+    return case
+
+
+def _stage_case(stage: Mapping[str, Any], group: str, label: str) -> Xml.Element:
+    case = _case(group, label, number(stage.get("window_s")))
+    requests = stage.get("requests") or {}
+    if not requests.get("sent"):
+        Xml.SubElement(case, "skipped", message="nothing was sent")
+    elif not requests.get("completed"):
+        _fail(case, f"none of {format_count(requests['sent'])} requests was answered", "unanswered")
+    counts = ", ".join(f"{key.replace('_', ' ')} {format_count(value)}" for key, value in requests.items())
+    Xml.SubElement(case, "system-out").text = counts
+    return case
+
+
+def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xml.Element:
+    limit = format_duration(held.get("limit"))
+    case = _case(group, f"{key} within {limit} at {label}")
+    met = held.get("met")
+    if met is None:
+        Xml.SubElement(case, "skipped", message="there was nothing to measure it by")
+    elif not met:
+        value = "infinite, by failed requests" if held.get("value") is None else format_duration(held.get("value"))
+        _fail(case, f"{key} is {value}; the limit is {limit}", "limit")
+    return case

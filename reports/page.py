@@ -1,0 +1,118 @@
+"""How does a result folder become one HTML file?
+
+Everything stands in the file: styles, figures, a few lines of script. A content security policy
+in its head forbids every request and every other script, so that no text of a scenario, model or
+server can ever become more than text.
+"""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from harness import store
+from harness.units import format_duration
+from reports import frames, headline, tables, verdict
+from reports.data import Data
+from reports.folder import Result
+from reports.gallery import draw_all
+from reports.glossary import TERMS
+from reports.palette import stage_variables
+from reports.writing import write_text
+
+PAGE = "report.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(data: Data) -> Path:
+    """Draw report.html into the result folder; its path."""
+    return write_text(data.result.folder / PAGE, render(data))
+
+
+def render(data: Data) -> str:
+    """The page of a result as HTML."""
+    return _environment().get_template("page.html").render(_context(data))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,  # everywhere, whatever a template is called
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["duration"] = format_duration
+    return made
+
+
+def _context(data: Data) -> dict[str, Any]:
+    result = data.result
+    stage, why = headline.key_stage(result)
+    count = int(data.places["stage"].max()) + 1 if len(data.places) else 1
+    return {
+        "result": result,
+        "run": result.run,
+        "policy": _policy(),
+        "started": _moment(str(result.run.get("started_utc") or "")),
+        "script": Markup(_script()),  # noqa: S704 - a file of ours
+        "colours": {"light": stage_variables(count, dark=False), "dark": stage_variables(count, dark=True)},
+        "terms": TERMS,
+        "stage_names": data.names,
+        "many_stages": len(data.names) > 1,
+        "is_open": data.is_open,
+        "badges": verdict.badges(result),
+        "answer": headline.answer(result),
+        "doubts": verdict.doubts(result),
+        "cards": headline.cards(stage) if stage else (),
+        "card_stage": stage.get("label", "") if stage else "",
+        "card_reason": why,
+        "gallery": draw_all(data),
+        "overview": tables.overview(result),
+        "stages": tables.stage_tables(result),
+        "errors": frames.error_frame(result).to_dict("records"),
+        **_reproduction(result),
+    }
+
+
+def _reproduction(result: Result) -> dict[str, Any]:
+    engine = result.run.get("engine") or {}
+    return {
+        "tokens": tables.token_rows(result),
+        "counted_by": tables.counted_by(result),
+        "flags": tables.flag_rows(result),
+        "command": " ".join(map(str, engine.get("command") or ())),
+        "environment": tables.environment_rows(result),
+        "run_rows": tables.run_rows(result),
+        "client_rows": tables.client_rows(result),
+        "summary_missing": not result.summary,
+        "files": _files(result.folder),
+    }
+
+
+def _moment(iso: str) -> str:
+    """`2026-11-22 17:30 UTC` of an ISO time."""
+    day, _, rest = iso.partition("T")
+    return f"{day} {rest[:5]} UTC" if rest else iso
+
+
+def _files(place: Path) -> list[str]:
+    known = (store.RUN, store.REQUESTS, store.EVENTS, store.SAMPLES, store.SUMMARY, store.TIMELINE, "engine.log")
+    return [name for name in known if (place / name).exists()]
+
+
+@cache
+def _script() -> str:
+    return (_TEMPLATES / "page.js").read_text(encoding="utf-8")
+
+
+def _policy() -> str:
+    """Nothing from anywhere: styles of the file itself, and the one script whose hash this is."""
+    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"

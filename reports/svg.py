@@ -1,0 +1,76 @@
+"""How does a figure become SVG that can stand in a page with others?
+
+matplotlib writes a document of its own: XML head, metadata with addresses, names that every
+figure repeats, six digits after the point. What remains here is one `<svg>` with a title and a
+description for a screen reader, names of its own, and CSS variables in place of colours.
+"""
+
+import io
+import re
+
+from markupsafe import Markup, escape
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from reports.palette import variable_of
+
+_HEAD = re.compile(r"^.*?<svg[^>]*?>", re.DOTALL)
+_METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_ID = re.compile(r' id="([^"]*)"')
+_REFERENCE = re.compile(r'(url\(#|href="#)([^")]*)')
+_COLOUR = re.compile(r"#0[12][0-9a-f]{4}\b")
+_FAMILY = re.compile(r" font-family: [^;\"]*;?| transform=\"rotate\(-?0 [^\"]*\"")  # the page's own; no turn at all
+_FONT = re.compile(r"font: ([^;'\"]*?)([\d.]+)px [^;\"]*")
+_PATH = re.compile(r' d="([^"]*)"')
+_PLACES = re.compile(r' (x|y|transform|width|height)="([^"<>]*)"')
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+_DOT = re.compile(r"M ([\d.-]+) ([\d.-]+) L \1 \2 ")
+_PLAIN_STYLE = re.compile(r" ?stroke-linejoin: miter;?| ?stroke-linecap: butt;?")
+_TIP = re.compile(r'<g id="tip:([^"]*)">')
+_BETWEEN_TAGS = re.compile(r">\s+<")
+
+
+def inline(figure: Figure, name: str, *, title: str, description: str) -> Markup:
+    """The figure as an `<svg>` element; `name` is unique within the page and prefixes its ids."""
+    written = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(written)  # type: ignore[no-untyped-call]
+    return Markup(_head(figure, name, title, description) + _body(written.getvalue(), name))  # noqa: S704 - matplotlib escapes texts, we the rest
+
+
+def _head(figure: Figure, name: str, title: str, description: str) -> str:
+    width, height = (round(side * 72) for side in figure.get_size_inches())
+    labels = f"{name}-title {name}-description"
+    return (
+        f'<svg class="chart" role="img" viewBox="0 0 {width} {height}" aria-labelledby="{labels}">'
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>'
+    )
+
+
+def _body(text: str, name: str) -> str:
+    text = _COMMENT.sub("", _METADATA.sub("", _HEAD.sub("", text, count=1)))
+    text = text.replace("xlink:href", "href")
+    text = _TIP.sub(r"<g><title>\g<1></title>", text)  # hovering tells the point's numbers
+    used = {target for _, target in _REFERENCE.findall(text)}
+    text = _ID.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
+    text = _REFERENCE.sub(rf"\g<1>{name}-\g<2>", text)
+    text = _PATH.sub(_shorter_path, text)
+    text = _PLACES.sub(lambda found: f' {found[1]}="{_DIGITS.sub(lambda d: d[1], found[2])}"', text)
+    text = _FAMILY.sub("", _FONT.sub(r"font: \g<1>\g<2>px var(--sans)", text))
+    text = _COLOUR.sub(_variable, _PLAIN_STYLE.sub("", text))
+    return _BETWEEN_TAGS.sub("><", text).strip()
+
+
+def _shorter_path(found: re.Match[str]) -> str:
+    """Two digits are a hundredth of a pixel; a line from a point to itself is a dot (round caps)."""
+    flat = _DIGITS.sub(lambda digits: digits[1], " ".join(found[1].split())) + " "
+    return f' d="{_DOT.sub(_dot, flat).strip()}"'
+
+
+def _dot(found: re.Match[str]) -> str:
+    return f"M{found[1]} {found[2]}h0"
+
+
+def _variable(found: re.Match[str]) -> str:
+    name = variable_of(found[0])
+    return f"var(--{name})" if name else found[0]

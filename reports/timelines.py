@@ -1,0 +1,187 @@
+"""What happened when: the load and its answers, the server's own series, this client's health?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.records import WARMUP
+from harness.units import format_rate, significant, time_scale
+from reports import frames
+from reports.data import Data, limits_of
+from reports.drawing import Drawing, drawn
+from reports.figures.overtime import Line, Points, Strip, over_time, unit_of
+from reports.glossary import name_of
+from reports.palette import ACCENT, MUTED, QUEUE
+from reports.rows import frame_of
+
+_MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest value, so that no peak is lost
+
+
+def load(data: Data) -> Drawing:
+    """Requests under way, tokens per second, and how long every request took to its first token."""
+    load = frames.load_frame(data.result, data.places, data.events)
+    metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
+    points = frames.scatter_frame(data.latencies, metric)
+    stages = data.places.set_index("place")["stage"]
+    points = points.assign(stage=points["place"].map(stages).fillna(0))
+    under_way = [Line("in flight", _line(load, "in_flight"), filled=True)]
+    if data.is_open and float(load["waiting"].max()) > 0.5:
+        under_way.append(Line("due, not yet sent", _line(load, "waiting"), QUEUE))
+    limits = [limit for limit in limits_of(data) if limit.metric == metric]
+    strips: list[Strip | Points] = [
+        Strip("requests in flight", under_way),
+        Strip("output tokens per second", [Line("tokens/s", _line(load, "token_rate"), filled=True)]),
+        Points(f"{name_of(metric)}, {unit_of(points['value'])}, by the time each request was due", points, limits),
+    ]
+    head = data.head("Requests and tokens over time")
+    figure = over_time(strips, data.places, warm_frame(data), head)
+    failed = int((points["kind"] == "failed").sum())
+    words = (
+        f"At most {significant(float(load['in_flight'].max()))} requests in flight and "
+        f"{format_rate(float(load['token_rate'].max()), 'tokens/s')}; {failed} failed requests marked."
+    )
+    caption = (
+        "Shaded: the window each stage is measured in. Hatched: warm-up. Each dot is a request, in its stage's colour "
+        "where it counts and grey where it does not; a cross on the upper edge is a failure. Dots on the same spot are "
+        "drawn once."
+    )
+    return drawn(figure, "over-time", head, words, caption)
+
+
+def _line(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    return frame_of({"at_s": frame["at_s"], "value": frame[column]})
+
+
+def warm_frame(data: Data) -> pd.DataFrame:
+    """When warm-up went on, a row a stage that had one: columns start_s and end_s."""
+    warm = data.latencies[(data.latencies["phase"] == WARMUP) & (data.latencies["place"] >= 0)]
+    first = warm.groupby("place")["sent_s"].min().dropna()
+    begun = data.places.set_index("place")["start_s"].reindex(first.index)
+    last = warm.groupby("place")["sent_s"].max().reindex(first.index)
+    end = np.where(begun > first, begun, last)  # a closed loop warms up within its stage
+    return frame_of({"start_s": first.to_numpy(), "end_s": end})
+
+
+def server(data: Data) -> Drawing | None:
+    """What the server said of itself: queue, cache, preemptions."""
+    strips = [
+        strip
+        for strip in (
+            _gauges(
+                data, "requests", (("running", "vllm:num_requests_running"), ("waiting", "vllm:num_requests_waiting"))
+            ),
+            _share(data, "KV cache in use, %", "vllm:kv_cache_usage_perc"),
+            _counter(data, "preemptions per second", "vllm:num_preemptions_total"),
+        )
+        if strip is not None
+    ]
+    caption = "From the server's own /metrics, once a second."
+    return _sampled(data, strips, "What the server said of itself", "server", caption)
+
+
+def devices(data: Data) -> Drawing | None:
+    """What the NPUs and the host did meanwhile: load, memory, power, heat."""
+    strips = [
+        strip
+        for strip in (
+            _share(data, "AI cores of the busiest NPU, %", "core_share"),
+            _share(data, "memory in use on the fullest NPU, %", "memory_share"),
+            _share(data, "memory bandwidth of the busiest NPU, %", "memory_bandwidth_share"),
+            _gauges(data, "power of all NPUs, W", (("power", "watts"),)),
+            _highest(data, "the hottest NPU, °C", "celsius"),
+            _share(data, "CPU of the host, % of all cores", "host_cpu_share"),
+        )
+        if strip is not None
+    ]
+    caption = "From npu-smi and the host's kernel, on the machine that the client ran on, about once a second."
+    return _sampled(data, strips, "What NPUs and host did", "devices", caption)
+
+
+def client(data: Data) -> Drawing | None:
+    """Whether this client kept up: its processors and how late its event loop was."""
+    strips = [
+        strip
+        for strip in (
+            _share(data, "CPU of the busiest client process, % of a core", "cpu_share"),
+            _lag(data, "loop_lag_s"),
+        )
+        if strip is not None
+    ]
+    caption = (
+        "Near 100 % of a core, or with a lag that shows beside the latencies, "
+        "it is the client that is measured and not the server."
+    )
+    return _sampled(data, strips, "This client's own health", "client", caption)
+
+
+def _sampled(data: Data, strips: Sequence[Strip], title: str, name: str, caption: str) -> Drawing | None:
+    if not strips:
+        return None
+    head = data.head(title)
+    figure = over_time(strips, data.places, warm_frame(data), head)
+    words = "; ".join(f"{strip.name}: at most {_most(strip)}" for strip in strips)
+    return drawn(figure, f"{name}-over-time", head, f"{words}.", caption)
+
+
+def _most(strip: Strip) -> str:
+    return significant(max(float(line.frame["value"].max()) for line in strip.lines) / strip.size)
+
+
+def _gauges(data: Data, name: str, parts: Sequence[tuple[str, str]]) -> Strip | None:
+    colours = (ACCENT, QUEUE, MUTED)
+    found = [(label, _series(data, sampled, "sum")) for label, sampled in parts]
+    lines = [
+        Line(label, frame, colour, filled=colour == ACCENT)
+        for (label, frame), colour in zip(found, colours, strict=False)
+        if len(frame)
+    ]
+    return Strip(name, lines) if lines else None
+
+
+def _share(data: Data, name: str, sampled: str) -> Strip | None:
+    frame = _series(data, sampled, "max")
+    return Strip(name, [Line(name, frame, filled=True)], at_least=1.0, size=0.01) if len(frame) else None
+
+
+def _highest(data: Data, name: str, sampled: str) -> Strip | None:
+    frame = _series(data, sampled, "max")
+    return Strip(name, [Line(name, frame)]) if len(frame) else None
+
+
+def _lag(data: Data, sampled: str) -> Strip | None:
+    frame = _series(data, sampled, "max")
+    if not len(frame):
+        return None
+    size, unit = time_scale(max(float(frame["value"].max()), 1e-3))
+    return Strip(
+        f"how late the client's event loop was at worst, {unit}", [Line("lag", frame)], at_least=size, size=size
+    )
+
+
+def _counter(data: Data, name: str, sampled: str) -> Strip | None:
+    """A counter's growth per second; nothing where it never grew."""
+    frame = _series(data, sampled, "sum")
+    if len(frame) < 2 or frame["value"].iloc[-1] <= frame["value"].iloc[0]:
+        return None
+    grown = frame["value"].diff().clip(lower=0) / frame["at_s"].diff()
+    return Strip(name, [Line(name, frame.assign(value=grown).iloc[1:], filled=True)])
+
+
+def _series(data: Data, sampled: str, over_sources: str) -> pd.DataFrame:
+    """One line from all sources of a sampled value, thinned to its peaks: columns at_s, value."""
+    frame = frames.series_frame(data.result, sampled)
+    if not len(frame):
+        return frame
+    width = _bin_width(frame, frame["source"].nunique())
+    bins = (frame["at_s"] / width).round()
+    peaks = frame["value"].groupby([bins, frame["source"]]).max()
+    values = peaks.groupby(level=0).sum() if over_sources == "sum" else peaks.groupby(level=0).max()
+    return frame_of({"at_s": values.index.to_numpy(dtype=np.float64) * width, "value": values.to_numpy()})
+
+
+def _bin_width(frame: pd.DataFrame, sources: int) -> float:
+    """Seconds between points: as sampled, or as far apart as leaves `_MOST_SAMPLES` of them."""
+    span = float(frame["at_s"].max() - frame["at_s"].min())
+    sampled = span / max(1, len(frame) / sources - 1)
+    return max(sampled, span / _MOST_SAMPLES, 1e-3)

@@ -1,0 +1,96 @@
+"""May the numbers be believed, and were they good enough?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.slo import objectives
+from reports.folder import Result
+
+TAILS = ("p90", "p95", "p99", "max")
+SEVERITIES = ("invalid", "doubt", "note")  # the gravest first
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """A judgement in two or three words; `tone` is good, warn, bad or plain."""
+
+    text: str
+    tone: str
+    target: str = "#stages"  # where on the page the reasons stand
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Doubts of one kind with their common next step: for each the stage it is about ("" for the run) and its text."""
+
+    severity: str
+    next: str
+    said: Sequence[tuple[str, str]]
+
+
+def badges(result: Result) -> list[Badge]:
+    """The verdict, and whether the limits were met."""
+    if not result.summary:
+        return [Badge("Unfinished: no summary was written", "bad")]
+    verdict = result.summary.get("verdict") or {}
+    counted = sum(len(doubt.said) for doubt in doubts(result) if doubt.severity == "doubt")
+    target = "#doubts" if doubts(result) else "#stages"
+    if not verdict.get("valid", False):
+        first = Badge("Not valid", "bad", "#doubts")
+    else:
+        first = Badge("Valid" if not counted else f"Valid, {_doubts(counted)}", "warn" if counted else "good", target)
+    return [first, *_limit_badge(result)]
+
+
+def _doubts(count: int) -> str:
+    return "1 doubt" if count == 1 else f"{count} doubts"
+
+
+def _limit_badge(result: Result) -> list[Badge]:
+    judged = [stage.get("slo_met") for stage in result.stages if stage.get("slo")]
+    if not judged:
+        return []
+    if all(judged):
+        return [Badge("All limits met", "good")]
+    if any(judged):
+        return [Badge(f"Limits met in {sum(met is True for met in judged)} of {len(judged)} stages", "warn")]
+    return [Badge("Limits not met", "bad") if False in judged else Badge("Limits not judged", "warn")]
+
+
+def doubts(result: Result) -> list[Doubt]:
+    """Doubts by kind, the gravest first."""
+    labels = {stage.get("index"): str(stage.get("label", "")) for stage in result.stages}
+    kinds: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for doubt in (result.summary.get("verdict") or {}).get("doubts", ()):
+        severity = doubt.get("severity") if doubt.get("severity") in SEVERITIES else "doubt"
+        place = "" if doubt.get("stage") is None else labels.get(doubt["stage"]) or f"stage {doubt['stage']}"
+        kind = severity, str(doubt.get("name", "")), str(doubt.get("next") or "")
+        kinds.setdefault(kind, []).append((place, str(doubt.get("text", ""))))
+    found = [Doubt(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]
+    return sorted(found, key=lambda doubt: SEVERITIES.index(doubt.severity))
+
+
+def grew(result: Result) -> set[int]:
+    """Numbers of the stages in which a queue grew as long as the load lasted."""
+    said = (result.summary.get("verdict") or {}).get("doubts", ())
+    return {
+        int(doubt["stage"]) for doubt in said if doubt.get("name") == "queue_grew" and doubt.get("stage") is not None
+    }
+
+
+def judged_statistic(result: Result, metric: str) -> str:
+    """The statistic of a metric that the scenario limits, such as p95; p99 where it limits none that a table has."""
+    user = metric.endswith("_user")
+    limited = objectives(result.run.get("slo") or {}, open_loop=user)
+    known = (one.statistic for one in limited if one.metric == metric and one.statistic in TAILS)
+    return next(known, "p99")
+
+
+def holding(result: Result) -> set[int]:
+    """Numbers of the stages that hold: every repeat met every limit, and no queue grew."""
+    growing = grew(result)
+    met: dict[int, bool] = {}
+    for stage in result.stages:
+        index = stage.get("index", 0)
+        met[index] = met.get(index, True) and stage.get("slo_met") is True and index not in growing
+    return {index for index, good in met.items() if good}

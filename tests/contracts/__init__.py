@@ -1,0 +1,1 @@
+"""Suites that every plug-in of a kind must pass."""

@@ -1,0 +1,48 @@
+"""What every engine must do, however it is started."""
+
+import asyncio
+import socket
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from harness import payload, sse, wire
+from harness.clock import MonotonicClock
+from harness.engines.control import Control
+from harness.exchange import Exchange
+from harness.prompts import TokenIds
+
+
+async def answer_of(serving, *, stream=True, output_tokens=5):
+    """What the engine answers to a prompt of eight tokens, through the client that measures."""
+    target = wire.target_of(serving.url)
+    options = payload.Options(serving.model, "completions", stream, "usage", {})
+    body = payload.body(TokenIds(np.arange(300, 308, dtype=np.int32)), output_tokens, options)
+    client = wire.Client(target, MonotonicClock(asyncio.get_running_loop()), 30_000_000_000)
+    over = asyncio.get_running_loop().create_future()
+    client.send(Exchange(0, wire.post_bytes(target, payload.path("completions"), body), 0, over.set_result))
+    one = await over
+    await client.close()
+    return sse.decode(one.pieces, one.stamps, one.failure, one.message)
+
+
+def listens(url):
+    """Whether something accepts connections at an address."""
+    parts = urlsplit(url)
+    with socket.socket() as probe:
+        return probe.connect_ex((parts.hostname, parts.port)) == 0
+
+
+async def check_engine(start, engine, log, *, ends):
+    """An engine serves its model, counts exactly, says what it is, and is gone afterwards if it was ours."""
+    async with start(engine, log) as serving:
+        async with Control(serving.url) as control:
+            assert serving.model in await control.models()
+            assert "vllm:" in await control.metrics()
+            assert control.simulated == serving.simulated
+        for stream in (True, False):
+            answer = await answer_of(serving, stream=stream)
+            assert (answer.error, answer.input_tokens, answer.output_tokens) == ("", 8, 5)
+        assert serving.ending() is None
+        assert serving.effective.get("block_size")
+    assert listens(serving.url) is not ends

@@ -1,0 +1,92 @@
+"""Stand-ins as small as the seams that they fill."""
+
+import json
+from dataclasses import dataclass, field
+
+from harness.drafts import Draft
+from harness.exchange import Exchange
+from harness.workloads import Session, Turn
+
+
+def event(text=" a", tokens=None, usage=None, ids=None):
+    """One streamed completion event as JSON text."""
+    choice = {"index": 0, "text": text}
+    if ids is not None:
+        choice["token_ids"] = ids
+    said = {"id": "cmpl-1", "object": "text_completion", "choices": [choice]}
+    if usage is not None:
+        said["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+    return json.dumps(said)
+
+
+def sse_body(*events, done=True):
+    """Events as the text of a server-sent event stream."""
+    blocks = [f"data: {text}\n\n" for text in events]
+    return "".join([*blocks, "data: [DONE]\n\n"] if done else blocks).encode()
+
+
+def chunked(*parts):
+    """Parts as the chunks of a complete chunked answer with a head."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def answered(*events):
+    """A complete streamed answer, one chunk an event."""
+    return chunked(*(f"data: {text}\n\n".encode() for text in events), b"data: [DONE]\n\n")
+
+
+@dataclass
+class FakeWire:
+    """Answers every exchange after a fixed service time, in the clock's time; counts what is under way."""
+
+    clock: object
+    service_ns: int
+    answer: bytes = answered(event(ids=[7]))
+    failure: str = ""
+    busy: dict = field(default_factory=dict)
+    most: int = 0
+
+    def send(self, exchange: Exchange) -> None:
+        """Stamp the start and promise an answer."""
+        exchange.sent_ns = self.clock.now_ns()
+        self.busy[exchange] = True
+        self.most = max(self.most, len(self.busy))
+        self.clock.call_at(exchange.sent_ns + self.service_ns, lambda: self._answer(exchange))
+
+    def _answer(self, exchange):
+        if exchange not in self.busy:
+            return
+        del self.busy[exchange]
+        exchange.done_ns = self.clock.now_ns()
+        exchange.failure = self.failure
+        exchange.pieces, exchange.stamps = [self.answer], [exchange.done_ns]
+        exchange.on_done(exchange)
+
+    def cancel_all(self) -> None:
+        """Give up everything in flight."""
+        for exchange in list(self.busy):
+            del self.busy[exchange]
+            exchange.failure, exchange.done_ns = "cancelled", self.clock.now_ns()
+            exchange.on_done(exchange)
+
+
+@dataclass
+class FakeBooks:
+    """Keeps what was written down."""
+
+    started: list = field(default_factory=list)
+    ended: list = field(default_factory=list)
+
+    def sent(self, exchange, draft) -> None:
+        """Keep a start."""
+        self.started.append((exchange, draft))
+
+    def over(self, exchange) -> None:
+        """Keep an end."""
+        self.ended.append(exchange)
+
+
+def one_turn(index, *, measured=True):
+    """A draft of a session of one request."""
+    return Draft(Session(index, (Turn(8, 4, 0),)), 0, b"request", 8, 4, measured)

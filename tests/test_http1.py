@@ -1,0 +1,91 @@
+"""Is the framing of HTTP/1.1 answers read as RFC 9112 says?"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import http1
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def head(*lines, status="200 OK", version="1.1"):
+    """A head of some header lines."""
+    return f"HTTP/{version} {status}\r\n{''.join(line + chr(13) + chr(10) for line in lines)}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "framing", "length", "keep_alive"),
+    [
+        (head("Content-Length: 12"), http1.LENGTH, 12, True),
+        (head("transfer-encoding: Chunked"), http1.CHUNKED, 0, True),
+        (head("Transfer-Encoding: gzip, chunked", "Content-Length: 5"), http1.CHUNKED, 0, True),
+        (head("Content-Length: 12", "Connection: close"), http1.LENGTH, 12, False),
+        (head("Content-Length: 12", version="1.0"), http1.LENGTH, 12, False),
+        (head("Content-Length: 1", "Connection: keep-alive", version="1.0"), http1.LENGTH, 1, True),
+        (head(), http1.CLOSE, 0, False),
+        (head(status="204 No Content"), http1.LENGTH, 0, True),
+        (head("Transfer-Encoding: chunked", status="100 Continue"), http1.LENGTH, 0, True),
+    ],
+)
+def test_headers_decide_the_framing(raw, framing, length, keep_alive):
+    """Chunked stands above a length, 1xx and 204 have no body, and without either the connection's end is the end."""
+    found = http1.parse_head(raw)
+
+    assert (found.framing, found.length, found.keep_alive, found.size) == (framing, length, keep_alive, len(raw))
+
+
+@given(st.integers(0, 60))
+def test_a_head_that_is_cut_is_not_yet_a_head(cut):
+    """Any proper prefix of a head is None, not an error."""
+    raw = head("Content-Length: 12", "Content-Type: text/html; charset=utf-8")
+
+    assert http1.parse_head(raw[: min(cut, len(raw) - 1)]) is None
+    assert http1.parse_head(raw).content_type == "text/html"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"SSH-2.0-OpenSSH", b"<html>", head("Content-Length: ten"), b"HTTP/1.1 abc OK\r\n\r\n", b"\x16\x03\x01"]
+)
+def test_what_is_not_http_is_told(raw):
+    """Other protocols on the port, and broken heads, are errors with the bytes shown."""
+    with pytest.raises(http1.BadHttpError):
+        http1.parse_head(raw)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.sampled_from([b"", b"X-Trailer: 1\r\n"]))
+def test_chunks_join_to_the_body(parts, trailer):
+    """The slices of a chunked body are its parts, whatever bytes they hold, and the end is after the trailers."""
+    raw = CHUNKED + b"".join(b"%X;ext=1\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n" + trailer + b"\r\n"
+    body = http1.body_of(raw + b"HTTP/1.1 next", http1.parse_head(raw))
+
+    assert [raw[start:end] for start, end in zip(body.starts, body.ends, strict=True)] == parts
+    assert (body.complete, body.end) == (True, len(raw))
+
+
+@given(st.lists(st.sampled_from([b"ab", b"\r\n", b"0\r\n\r\n", b"2\r\nxy\r\n", b"a\n\n"]), max_size=6))
+def test_the_quick_way_and_the_walk_agree(parts):
+    """Where the quick reading of chunks gives an answer, it is the one that the walk gives."""
+    raw = CHUNKED + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    quick = http1._plain_chunks(raw, len(CHUNKED))
+
+    assert quick in (None, http1._chunks(raw, len(CHUNKED)))
+    assert quick is not None or any(b"\r\n" in part for part in parts)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=4), st.data())
+def test_a_cut_chunked_body_is_incomplete_and_a_prefix(parts, data):
+    """Cut anywhere, a chunked body is incomplete and what it gives is a prefix of the whole."""
+    raw = CHUNKED + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    cut = data.draw(st.integers(len(CHUNKED), len(raw) - 1))
+    body = http1.body_of(raw[:cut], http1.parse_head(raw))
+
+    assert not body.complete
+    assert b"".join(parts).startswith(b"".join(raw[:cut][s:e] for s, e in zip(body.starts, body.ends, strict=True)))
+
+
+@pytest.mark.parametrize("tail", [b"zz\r\nab\r\n", b"2\r\nabc\r\n"])
+def test_broken_chunks_are_told(tail):
+    """A size that is no number, and a chunk longer than its size, are errors."""
+    with pytest.raises(http1.BadHttpError):
+        http1.body_of(CHUNKED + tail, http1.parse_head(CHUNKED))

@@ -1,0 +1,238 @@
+"""What do figures share, and what becomes of them on a page?"""
+
+import re
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
+from reports.figures.overtime import Line, Points, Strip, over_time
+from reports.figures.percentiles import Spread, percentile_curves
+from reports.figures.style import SMALL, Head, apart, dots, drawing, panel, paper, scale_of
+from reports.frames import percentile_frame
+from reports.palette import VARIABLES, stage_colour, stage_variables, variable_of
+from reports.svg import inline
+
+HOSTILE = '<script>alert("1")</script> $x$ & --> ]]>'
+
+
+def points(stages=3):
+    """The rows of a curve: p50 and tail rise with the rate."""
+    rows = [
+        {"stage": i, "rate": float(i + 1), "short": f"{i + 1} req/s", "p50": 0.1 * (i + 1), "tail": 0.3 * (i + 1)}
+        for i in range(stages)
+    ]
+    return pd.DataFrame(rows).assign(p50_low=np.nan, p50_high=np.nan, tail_low=0.1, tail_high=1.0)
+
+
+def curve_svg(name="a", shown=None, head=None):
+    """A small curve as SVG."""
+    with drawing():
+        figure = throughput_latency(shown or Throughput(points(), "p99", "requests/s"), head or Head("TTFT"))
+        return inline(figure, name, title="TTFT", description="rises")
+
+
+def places():
+    """Two stages of ten seconds."""
+    times = {"start_s": 0.0, "end_s": 9.0, "window_start_s": 1.0, "window_end_s": 8.0}
+    rows = [{"stage": i, "short": f"{i}", **{name: 10 * i + at for name, at in times.items()}} for i in range(2)]
+    return pd.DataFrame(rows)
+
+
+def drawn_overtime():
+    """A line and points over time as SVG."""
+    line = pd.DataFrame({"at_s": [0.0, 10.0, 19.0], "value": [0.0, 5.0, 1.0]})
+    kinds = ["counted", "failed", "warmup", "left out"]
+    cloud = pd.DataFrame(
+        {"at_s": [1.0, 2.0, 3.0, 4.0], "value": [0.1, np.nan, 0.2, 9.0], "kind": kinds, "stage": 0, "place": 0}
+    )
+    strips = [
+        Strip("in flight", [Line("a", line, filled=True), Line("b", line)]),
+        Points("TTFT, s", cloud, [Limit("ttft", "p99", 5.0)]),
+    ]
+    with drawing():
+        figure = over_time(strips, places(), pd.DataFrame({"start_s": [0.0], "end_s": [1.0]}), Head("Over time"))
+        return inline(figure, "time", title="Over time", description="rises and falls")
+
+
+def test_a_figure_is_well_formed_and_named_for_a_screen_reader():
+    """An image with a title and a description that its label refers to."""
+    root = ET.fromstring(curve_svg("one"))
+    ids = {part.get("id"): part.text for part in root.iter() if part.get("id")}
+
+    assert root.get("role") == "img"
+    assert [ids[name] for name in root.get("aria-labelledby").split()] == ["TTFT", "rises"]
+
+
+def test_ids_of_two_figures_never_meet():
+    """Every id begins with the figure's name, and every reference finds its own."""
+    both = {name: curve_svg(name) + drawn_overtime() for name in ("one", "two")}
+    ids = {name: set(re.findall(r'id="([^"]+)"', text)) for name, text in both.items()}
+    used = {target for text in both.values() for target in re.findall(r'(?:href="#|url\(#)([^")]+)', text)}
+
+    assert used <= ids["one"] | ids["two"]
+    assert {name for name in ids["one"] & ids["two"] if not name.startswith("time-")} == set()
+
+
+@pytest.mark.parametrize("made", [curve_svg, drawn_overtime])
+def test_a_figure_asks_for_nothing_and_has_no_colour_of_its_own(made):
+    """No address, no metadata, no fixed colour: only CSS variables of the page."""
+    text = made()
+
+    assert "http" not in text
+    assert "metadata" not in text
+    assert "DejaVu" not in text
+    assert re.findall(r"#[0-9a-f]{6}\b", text) == []
+    assert set(re.findall(r"var\(--([a-z]+)", text)) <= {"stage", "sans", *VARIABLES.values()}
+
+
+def test_the_same_figure_gives_the_same_text():
+    """Nothing of time or chance is in it, so that pages can be compared."""
+    assert curve_svg("same") == curve_svg("same")
+
+
+def test_a_simulated_figure_says_so_in_its_title():
+    """The word stands in the drawing itself, which may be copied out of the page."""
+    text = curve_svg(head=Head("TTFT", simulated=True))
+
+    assert "TTFT · SIMULATED" in text
+
+
+def test_words_in_a_figure_stay_words():
+    """Markup and dollar signs in a label are text, also in the tips of the points."""
+    rows = points().assign(short=HOSTILE)
+    with drawing():
+        figure = throughput_latency(Throughput(rows, "p99", HOSTILE), Head(HOSTILE, HOSTILE))
+        text = inline(figure, "x", title=HOSTILE, description=HOSTILE)
+    root = ET.fromstring(text)
+    said = [part.text for part in root.iter() if part.text and "alert" in part.text]
+
+    assert "script" not in {part.tag for part in root.iter()}
+    assert len(said) > 5
+    assert all(HOSTILE in words for words in said)
+
+
+def test_a_letter_that_the_font_lacks_is_no_warning():
+    """The browser draws the texts, so any script may stand in a label."""
+    assert "吞吐量" in curve_svg(head=Head("吞吐量"))
+
+
+def test_the_place_where_limits_stop_holding_is_marked_once():
+    """A bracket stands where the next stage breaks a limit at a higher rate, and nowhere else."""
+    marked = [curve_svg(shown=Throughput(points(), "p99", "x", capacity=Capacity(*pair))) for pair in [(1, 2), (2, 1)]]
+
+    assert ["stop holding" in text for text in marked] == [True, False]
+
+
+def test_stages_of_one_rate_stand_side_by_side():
+    """Without an axis of rates every stage has a tick of its own name."""
+    text = curve_svg(shown=Throughput(points().assign(rate=lambda rows: rows["stage"]), "p95", ""))
+
+    assert all(text.count(f">{i + 1} req/s<") == 1 for i in range(3))
+
+
+def test_a_limit_out_of_range_is_named_and_not_drawn():
+    """A far limit would squeeze the curves; it is said in words."""
+    curves = percentile_frame({0: np.linspace(0.01, 0.02, 50)})
+    texts = []
+    for seconds in (0.015, 9.0):
+        spread = Spread(curves, percentile_frame({}), pd.DataFrame(columns=["stage", "share", "low", "high"]),
+                        {0: "1 req/s"}, [Limit("ttft", "p99", seconds)])  # fmt: skip
+        with drawing():
+            figure = percentile_curves(spread, scale_of(curves["value"].to_numpy(), times=True), Head("TTFT"))
+            texts.append(inline(figure, "x", title="", description=""))
+
+    assert ["above this range" in text for text in texts] == [False, True]
+    assert ["var(--limit)" in text for text in texts] == [True, False]
+
+
+def test_a_ladder_has_a_rung_a_metric():
+    """Each metric is named, with its p99 in its own unit."""
+    rungs = pd.DataFrame(
+        {
+            "metric": ["ttft", "tpot"],
+            "name": ["TTFT", "TPOT"],
+            "p50": [0.1, 0.01],
+            "p90": [0.2, 0.02],
+            "p99": [0.3, 0.03],
+        }
+    )
+    with drawing():
+        text = inline(ladder(rungs, Head("Rungs"), [Limit("ttft", "p99", 1.0)]), "x", title="", description="")
+
+    assert all(f">{words}<" in text for words in ("TTFT", "TPOT", "300 ms", "30.0 ms", "p99 limit 1 s"))
+
+
+def test_points_are_dots_of_a_few_bytes():
+    """A point is a line of no length, which round ends make a dot."""
+    n = 2000
+    with drawing():
+        figure = paper(SMALL, Head("Dots"))
+        axes = panel(figure, (40, 50, 10, 30))
+        dots(axes, np.random.default_rng(1).random(n), np.random.default_rng(2).random(n), stage_colour(0))
+        text = inline(figure, "x", title="", description="")
+
+    assert text.count("h0") == n
+    assert len(text) < 25 * n
+
+
+@given(st.lists(st.floats(1e-6, 1e5), min_size=1, max_size=50))
+def test_a_scale_holds_its_values_and_has_ticks(values):
+    """Every value lies within it, ticks rise, lie within it and are few, and say something."""
+    scale = scale_of(np.array(values), times=True)
+
+    assert all(scale.low <= value <= scale.high for value in values)
+    assert 1 <= len(scale.places) <= 12
+    assert (np.diff(scale.places) > 0).all()
+    assert all(scale.low * 0.999 <= place <= scale.high * 1.001 for place in scale.places)
+    assert len(set(scale.labels)) == len(scale.places)
+
+
+@pytest.mark.parametrize("values", [[], [np.nan], [0.0], [0.0, 0.0]])
+def test_a_scale_of_nothing_is_still_a_scale(values):
+    """A figure without values has axes all the same."""
+    scale = scale_of(np.array(values), times=True)
+
+    assert scale.low < scale.high
+    assert scale.labels
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_names_are_moved_apart_and_keep_their_order(places):
+    """Neighbours are at least the gap apart, the order is kept, and all stay within the panel."""
+    found = apart(places, 0.1, 0.0, 1.0)
+
+    assert (np.diff(np.array(found)[np.argsort(places, kind="stable")]) >= 0.1 - 1e-9).all()
+    assert max(found) <= 1.0 + 1e-9
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_every_stage_has_a_colour_of_its_own(dark):
+    """As many different colours as stages, each under the variable that figures refer to."""
+    found = dict(re.findall(r"--(stage-\d+):(#[0-9a-f]{6});", stage_variables(12, dark=dark)))
+
+    assert list(found) == [variable_of(stage_colour(i)) for i in range(12)]
+    assert len(set(found.values())) == 12
+
+
+@pytest.mark.parametrize(("dark", "surface"), [(False, "#ffffff"), (True, "#1a1e23")])
+def test_stage_colours_stand_out_from_the_paper(dark, surface):
+    """At least 3 to 1, as WCAG 2.1 asks of graphics."""
+    found = re.findall(r"#[0-9a-f]{6}", stage_variables(9, dark=dark))
+
+    assert min(_contrast(colour, surface) for colour in found) >= 3.0
+
+
+def _contrast(one, other):
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
