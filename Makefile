@@ -1,10 +1,10 @@
-# make run: set up and answer one question. make test: set up and test. make check: style, types, house rules.
+# make fuzz: the property tests on many fresh examples. make run: set up and answer one question. make test: set up and test. make check: style, types, house rules.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-engines check bench format clean
+.PHONY: run test test-engines check fuzz bench format clean
 
 run: $(READY)
 	$(BIN)/harness run scenarios/long_context.yaml
@@ -23,6 +23,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+
+fuzz: $(READY)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "not engines" -k "$${FUZZ:-}" -n 2
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
