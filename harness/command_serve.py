@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import EXIT_DONE, InputError
 
-HELP = """usage: harness serve-sim [--host HOST] [--port PORT] [--model NAME] [flags of `vllm serve`]
+HELP = """usage: harness serve-sim [MODEL] [--host HOST] [--port PORT] [flags of `vllm serve`]
 
 The embedded engine as an OpenAI-compatible server. Its times are computed, not measured:
 never take its numbers for a measurement. --port 0 takes a free port; the address is the
@@ -40,17 +40,23 @@ def serve_command(words: Sequence[str], show: Callable[[str], None], tell: Calla
 def flags_in(words: Sequence[str]) -> dict[str, Any]:
     """`--some-flag value` pairs by snake_case name; a flag without a value is true, `--no-x` is x false.
 
+    A first word that is no flag is the model, as it is for `vllm serve`.
+
     Raises:
-        InputError: where a word is no flag.
+        InputError: where another word is no flag, or the model is named twice.
     """
-    flags: dict[str, Any] = {}
     rest = list(words)
+    flags: dict[str, Any] = {"model": rest.pop(0)} if rest and not rest[0].startswith("--") else {}
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
             raise InputError(f"serve-sim: {word!r} is no flag; expected such as --max-num-seqs 64")
         name, given, value = word[2:].partition("=")
         name = name.replace("-", "_")
+        if name == "model" and name in flags:
+            raise InputError(
+                f"serve-sim: the model is named twice, as {flags[name]!r} and by --model; expected it once"
+            )
         if given:
             flags[name] = value
         elif rest and not rest[0].startswith("--"):

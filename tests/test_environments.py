@@ -1,12 +1,23 @@
 """Are the interpreters of the engine tests built by their recipes, once, with faults told in a line?"""
 
+import fcntl
 import sys
 import zipfile
 
 import pytest
 
 from tests.engines import environments
-from tests.engines.environments import BuildError, Recipe, Step, interpreter, is_built, provide, requirements_of, run
+from tests.engines.environments import (
+    BuildError,
+    Recipe,
+    Step,
+    alone,
+    interpreter,
+    is_built,
+    provide,
+    requirements_of,
+    run,
+)
 
 RECIPE = Recipe("small", "HARNESS_SMALL_PYTHON", (Step("nothing", ("nothing==1",)),))
 
@@ -46,6 +57,12 @@ def test_an_interpreter_of_the_same_recipe_is_kept(engines):
     assert not is_built(other)
     assert "is there already" in provide(RECIPE)
     assert interpreter(RECIPE) == str(engines / "small" / "bin" / "python")
+
+
+def test_two_builders_do_not_meet(engines):
+    """While one looks and builds, the other is kept out, so that neither removes the other's folder."""
+    with alone(RECIPE), (engines / "small.lock").open("w") as second, pytest.raises(BlockingIOError):
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_variable_wins(engines, monkeypatch):

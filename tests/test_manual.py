@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from harness.doctor import examine
+from harness.doctor.findings import FAULTS, lines_of
+from harness.errors import HarnessError
 from harness.scenario.loading import check_file, load_scenario
 from harness.scenario.models import ENGINE_KINDS, SLO_METRICS, Engine, Scenario
 from harness.scenario.stages import STAGE_KINDS
 from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
+from harness.twin.memory import memory_of
+from harness.twin.settings import settings_from_flags
+from harness.twin.startup import startup_lines
+from tests.machines import A2, BARE_CONTAINER, PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +45,27 @@ def test_the_example_is_a_scenario(tmp_path):
 def test_every_key_is_in_the_manual(part):
     """No key of a scenario goes unmentioned, but for those that hardly anyone needs."""
     assert set(part.keys()) - WORDS <= {"vocabulary"}
+
+
+def test_what_the_walk_shows_of_the_doctor_is_what_it_says():
+    """The healthy host and the bare container of the walk are those of the doctor's own tests."""
+    told = lines_of(examine(A2.probe(), PYTHON))
+    bare = [one for one in examine(BARE_CONTAINER.probe(), PYTHON) if one.state in FAULTS and one.topic != "mounts"]
+
+    assert "\n".join(told) in README
+    assert "\n".join(lines_of(bare)) in README
+
+
+def test_what_the_walk_shows_of_memory_is_what_the_twin_says():
+    """Start-up lines and refusals of the walk come from the embedded engine's own arithmetic."""
+    serving = settings_from_flags({"model": "Qwen/Qwen2.5-7B-Instruct", "max_model_len": "32768"})
+    half = {"model": "Qwen/Qwen2.5-14B-Instruct", "max_model_len": "32768", "gpu_memory_utilization": "0.5"}
+
+    assert "\n".join(startup_lines(serving, memory_of(serving))) in README
+    for flags in ({"model": "Qwen/Qwen2.5-72B-Instruct"}, half):
+        with pytest.raises(HarnessError) as refused:
+            memory_of(settings_from_flags(flags))
+        assert f"harness: {refused.value}\n" in README
 
 
 def test_every_kind_is_in_the_manual():

@@ -6,6 +6,8 @@ real torch_npu, to be run on the hollow CANN of tests/hollow). One that is there
 the same recipe with the same Python, is kept; one that a variable names is not built at all.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -13,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,6 +171,15 @@ def interpreter(recipe: Recipe) -> str:
     return os.environ.get(recipe.variable) or (str(recipe.python) if is_built(recipe) else "")
 
 
+@contextlib.contextmanager
+def alone(recipe: Recipe) -> Iterator[None]:
+    """One builder at a time: a second one waits, and finds what the first has built."""
+    ENGINES.mkdir(parents=True, exist_ok=True)
+    with (ENGINES / f"{recipe.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def size_of(folder: Path) -> int:
     """Bytes of the files in a folder."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
@@ -184,9 +195,10 @@ def provide(recipe: Recipe) -> str:
     if named:
         return f"{recipe.name}: {recipe.variable} names {named}"
     began = monotonic_ns()
-    kept = is_built(recipe)
-    if not kept:
-        build(recipe)
+    with alone(recipe):
+        kept = is_built(recipe)
+        if not kept:
+            build(recipe)
     took = (monotonic_ns() - began) / 1e9
     how = "is there already" if kept else f"built in {took:.0f} s"
     return f"{recipe.name}: {how}, {size_of(ENGINES / recipe.name) / GIB:.1f} GiB in {ENGINES / recipe.name}"
