@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.closed import closed100, closed1000
+from benchmarks.compare import compare
 from benchmarks.costs import help_, memory1m, overhead
+from benchmarks.kernels import kernels
 from benchmarks.numbers import Number, machine, table, wait_for_quiet
 from benchmarks.poisson import poisson500
+from benchmarks.reporting import report1m, report10k
+from benchmarks.tuning import tuning
 from benchmarks.twin import twin_served, twin_virtual
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
@@ -19,8 +23,13 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "closed1000": closed1000,
     "poisson500": poisson500,
     "memory1m": memory1m,
+    "report10k": report10k,
+    "report1m": report1m,
     "twin_virtual": twin_virtual,
     "twin_served": twin_served,
+    "compare": compare,
+    "tuning": tuning,
+    "kernels": kernels,
 }
 
 

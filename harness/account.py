@@ -1,20 +1,20 @@
 """What became of every request that was planned, whatever died on the way?
 
-Joins the plan, the ledgers (what was sent) and the spools (what came back) of a run's raw folder
-into requests.parquet, events.parquet and timeline.json. Nothing is lost: scheduled = completed +
-failed + cancelled + never sent.
+Joins the plan, the ledgers (what was sent) and the spools (what came back), or the notes of a
+program that generated offline, of a run's raw folder into requests.parquet, events.parquet and
+timeline.json. Nothing is lost: scheduled = completed + failed + cancelled + never sent.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import store
+from harness import calls, store
 from harness.decoding import INTEGERS, TEXTS, Decoded, decode_spool
 from harness.ledger import read_ledger
 from harness.plan import StagePlan, load
@@ -33,7 +33,6 @@ from harness.records import (
     requests_from_columns,
 )  # fmt: skip
 
-BEGUN = "begun.jsonl"
 LOST = "lost"  # sent, but the process that waited for the answer died
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
 Columns = dict[str, NDArray[Any]]
@@ -41,10 +40,14 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """When stages really began (by plan number), and when the run was stopped, in absolute ns."""
+    """When stages really began and ended (by plan number), and when the run was stopped, in absolute ns.
+
+    Only a stage that ends with a call, and not with its last answer, has its end noted.
+    """
 
     begin_ns: dict[int, int]
     stopped_ns: int | None
+    end_ns: dict[int, int] = field(default_factory=dict)
 
     @property
     def zero_ns(self) -> int:
@@ -55,8 +58,9 @@ class Begun:
 def read_begun(raw: Path) -> Begun:
     """What the run noted as it went; a line that was cut by a kill is left out."""
     begin_ns: dict[int, int] = {}
+    end_ns: dict[int, int] = {}
     stopped_ns = None
-    lines = (raw / BEGUN).read_text(encoding="utf-8").splitlines() if (raw / BEGUN).exists() else []
+    lines = (raw / store.BEGUN).read_text(encoding="utf-8").splitlines() if (raw / store.BEGUN).exists() else []
     for line in lines:
         try:
             note = json.loads(line)
@@ -64,8 +68,10 @@ def read_begun(raw: Path) -> Begun:
             continue
         if "begin_ns" in note:
             begin_ns[note["number"]] = note["begin_ns"]
+        if "end_ns" in note:
+            end_ns[note["number"]] = note["end_ns"]
         stopped_ns = note.get("stopped_ns", stopped_ns)
-    return Begun(begin_ns, stopped_ns)
+    return Begun(begin_ns, stopped_ns, end_ns)
 
 
 def settle(folder: Path) -> None:
@@ -73,7 +79,7 @@ def settle(folder: Path) -> None:
     raw = folder / store.RAW
     plans, turns = load(raw / "plan.npz")
     begun = read_begun(raw)
-    parts = [_worker_part(number, path) for number, path in enumerate(_ledgers(raw))]
+    parts = [_part(*source) for source in enumerate(_sources(raw))]
     sent = [columns for columns, _ in parts]
     unsent = _never_sent(plans, turns, begun, sent)
     columns = {name: np.concatenate([*(part[name] for part in sent), unsent[name]]) for name in COLUMNS[1:]}
@@ -88,14 +94,18 @@ def settle(folder: Path) -> None:
     store.write_json(folder, store.TIMELINE, _timeline(plans, begun, columns))
 
 
-def _ledgers(raw: Path) -> list[Path]:
-    return [raw / f"ledger-{number}.bin" for number in range(len(list(raw.glob("ledger-*.bin"))))]
+def _sources(raw: Path) -> Iterator[tuple[NDArray[np.void], Decoded]]:
+    """What was sent and what came back, by each worker, or by the program that generated offline."""
+    for number in range(len(list(raw.glob("ledger-*.bin")))):
+        yield read_ledger(raw / f"ledger-{number}.bin"), decode_spool(raw / f"spool-{number}.bin")
+    offline = calls.answers(raw)
+    if offline is not None:
+        yield offline
 
 
-def _worker_part(number: int, ledger: Path) -> tuple[Columns, tuple[Columns, Decoded]]:
+def _part(number: int, source: tuple[NDArray[np.void], Decoded]) -> tuple[Columns, tuple[Columns, Decoded]]:
     """One worker's requests as columns, and its decoded answers with the row that each belongs to."""
-    rows = read_ledger(ledger)
-    decoded = decode_spool(ledger.with_name(f"spool-{number}.bin"))
+    rows, decoded = source
     size = len(rows)
     columns: Columns = {name: np.full(size, MISSING, dtype=np.int64) for name in INTEGERS}
     columns |= {name: np.full(size, "", dtype=object) for name in TEXTS}
@@ -245,6 +255,8 @@ def _span(made: StagePlan, begun: Begun, columns: Columns) -> dict[str, int]:
     if begun.stopped_ns is not None:
         stop_ns = max(start_ns, min(stop_ns, begun.stopped_ns - begun.zero_ns))
     end_ns = int(columns["done_ns"][mine].max()) if mine.any() else stop_ns
+    if made.number in begun.end_ns:
+        end_ns = begun.end_ns[made.number] - begun.zero_ns
     return {
         "stage": made.stage_index,
         "repeat": made.repeat,

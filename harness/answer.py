@@ -12,10 +12,17 @@ from harness.doubts import INVALID, Doubt
 from harness.metrics import StageSummary
 from harness.slo import Outcome
 from harness.stats import percentile_name
+from harness.steady import OFFLINE
 from harness.units import format_count, format_duration, format_rate
 
-LEVEL_OF = {"closed": "concurrency", "constant": "rate", "poisson": "rate", "gamma": "rate"}
-UNITS = {"concurrency": "users", "rate": "req/s"}
+LEVEL_OF = {
+    "closed": "concurrency",
+    "constant": "rate",
+    "poisson": "rate",
+    "gamma": "rate",
+    "offline": "requests",
+}
+UNITS = {"concurrency": "users", "rate": "req/s", "requests": "requests at once"}
 WORDS = {
     "ttft": "TTFT",
     "ttft_user": "TTFT from the due time",
@@ -160,10 +167,13 @@ def _ranges(stages: Sequence[StageSummary]) -> str:
 
 
 def _shown(stage: StageSummary) -> str:
-    """Output and latency of one stage."""
+    """Output and latency of one stage; of a batch, how long it took."""
+    output = f"{format_rate(stage.rates.output_token, 'tokens/s')} came out"
+    if stage.load["kind"] == OFFLINE:
+        return f"{output} in {format_duration(stage.window.length_s)}"
     metric = "ttft" if stage.metrics["ttft"].n else "e2e"
     points: Mapping[str, float | None] = {
         percentile_name(p): getattr(stage.metrics[metric], percentile_name(p)) for p in (50.0, 99.0)
     }
     times = " and ".join(f"{format_duration(value)} ({name})" for name, value in points.items())
-    return f"{format_rate(stage.rates.output_token, 'tokens/s')} came out, with a {WORDS[metric]} of {times}"
+    return f"{output}, with a {WORDS[metric]} of {times}"

@@ -15,6 +15,7 @@ from harness.device_checks import DEVICE_CHECKS
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.records import ASSUMED, COMPLETED, MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.stats import PERCENTILES, samples_needed
+from harness.steady import OFFLINE, WHOLE_CALL
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
 
 ERRORS_DOUBT = 0.01  # of requests: a p99 no longer says what the slowest hundredth of users saw
@@ -72,7 +73,8 @@ def simulated(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
     """Numbers of the embedded engine are no measurement."""
     if (run.get("engine") or {}).get("simulated"):
         text = "The engine was simulated: these numbers come from a model of an NPU and are no measurement."
-        yield Doubt("simulated", NOTE, text, "Run the same scenario with --url against a real engine.")
+        how = "--engine vllm-ascend on a machine with an NPU" if _is_offline(run) else "--url against a real engine"
+        yield Doubt("simulated", NOTE, text, f"Run the same scenario with {how}.")
 
 
 def hollow(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
@@ -84,7 +86,7 @@ def hollow(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
 
 def selfcheck_known(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
     """Without a selfcheck nobody knows how near the client was to its own limits."""
-    if not (run.get("client") or {}).get("selfcheck"):
+    if not (run.get("client") or {}).get("selfcheck") and not _is_offline(run):
         text = "How exact this client is on this machine is not known."
         yield Doubt("no_selfcheck", NOTE, text, "Run harness selfcheck once on this machine.")
 
@@ -114,6 +116,25 @@ def streamed(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt("not_streamed", NOTE, text, "Set stream: true to measure them.")
 
 
+def offline(requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """Without a client, the times of tokens are those that the engine itself notes."""
+    if not _is_offline(run) or (run.get("engine") or {}).get("simulated"):
+        return
+    known = bool((requests.first_ns != MISSING).any())
+    text = (
+        "Nobody watched the tokens come: an answer's first and last token are timed by vLLM's own clock, and gaps "
+        "between tokens are not known."
+        if known
+        else "vLLM noted no times of tokens: only when each answer was whole is known."
+    )
+    mend = "Take a load with arrivals to see latencies." if known else "Leave out disable_log_stats to have them."
+    yield Doubt("offline_times", NOTE, text, mend)
+
+
+def _is_offline(run: Mapping[str, Any]) -> bool:
+    return any(load.get("kind") == OFFLINE for load in run.get("stages") or ())
+
+
 def remarks(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
     """What the workload itself has to say of its prompts."""
     for remark in run.get("notes") or ():
@@ -121,7 +142,7 @@ def remarks(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt("workload", NOTE, sentence.rstrip(".") + ".", "See the token audit for what was really counted.")
 
 
-RUN_CHECKS = (simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, remarks)
+RUN_CHECKS = (simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, offline, remarks)
 
 
 def errors(evidence: Evidence) -> Iterator[Doubt]:
@@ -155,6 +176,8 @@ def steady(evidence: Evidence) -> Iterator[Doubt]:
     elif window.steady is False:
         yield Doubt("not_steady", DOUBT, window.text, "Run the stage longer, or warm up more.")
     elif window.steady is None and not window.first_wave and evidence.summary.account.completed:
+        if window.method == WHOLE_CALL:
+            return  # a batch has a begin and an end, and both are its own
         text = f"Whether this was a steady state cannot be told. {window.text}"
         yield Doubt("steady_unknown", NOTE, text, "Run the stage longer.")
 
@@ -174,7 +197,8 @@ def few_samples(evidence: Evidence) -> Iterator[Doubt]:
     """Percentiles that rest on too few requests; graver where an objective asks for one."""
     n = evidence.summary.metrics["e2e"].n
     asked = {float(o.statistic[1:]) for o in evidence.stage.objectives if o.statistic.startswith("p")}
-    unsure = sorted(p for p in asked | {PERCENTILES[-1]} if n < samples_needed(p))
+    shown = set() if evidence.summary.window.method == WHOLE_CALL else {PERCENTILES[-1]}  # a batch is not about tails
+    unsure = sorted(p for p in asked | shown if n < samples_needed(p))
     if n and unsure:
         needs = ", ".join(f"p{p:g} ({format_count(samples_needed(p))} needed)" for p in unsure)
         text = f"{format_count(n)} answers are too few to bound {needs} from above with 95 % confidence."

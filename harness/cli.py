@@ -72,11 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"npu-harness {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(commands)
-    report = commands.add_parser("report", help="draw the page of result folders again, without any load")
-    report.add_argument("folders", nargs="+", metavar="DIR", type=Path)
-    validate = commands.add_parser("validate", help="check scenario files; every fault with file, line and key")
+    _add_report(commands)
+    _add_compare(commands)
+    _add_tune(commands)
+    validate = commands.add_parser(
+        "validate", help="check scenario and study files; every fault with file, line and key"
+    )
     validate.add_argument("files", nargs="+", metavar="FILE", type=Path)
-    commands.add_parser("schema", help="print the JSON Schema of scenario files")
+    commands.add_parser("schema", help="print the JSON Schema of scenario and study files")
     selfcheck = commands.add_parser("selfcheck", help="how exact this client is on this machine: its floor and ceiling")
     selfcheck.add_argument("--quiet", action="store_true", help="no progress")
     _add_doctor(commands)
@@ -104,9 +107,71 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--out", metavar="DIR", type=Path, help="result folder (default: results/NAME-TIME)")
     run.add_argument("--seed", type=int, help="override the scenario's seed")
+    run.add_argument("--repeats", type=int, metavar="N", help="override how many times the stages are run")
+    run.add_argument(
+        "--against",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="run two engines in turn (A B B A) and compare them: the second differs by this key of `engine`, or is "
+        "of this kind, or serves at this address",
+    )
+    _add_language(run)
     run.add_argument("--quiet", action="store_true", help="no progress")
     run.add_argument("--strict", action="store_true", help="exit 4 where the result is not valid")
     run.add_argument("--enforce-slo", action="store_true", help="exit 1 where a stage misses the scenario's SLO")
+
+
+def _add_language(command: Any) -> None:
+    command.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the page: en or zh")
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the page of results again, without any load; of several also an index of their history",
+        description="DIR is a result folder, or a result file of `vllm bench serve` or guidellm.",
+    )
+    report.add_argument("folders", nargs="+", metavar="DIR", type=Path)
+    _add_language(report)
+    report.add_argument("--trace", action="store_true", help="also write trace.json, for Perfetto or chrome://tracing")
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="better, worse or no difference shown; exits with 1 on a regression",
+        description="BASE and NEW are result folders, folders that hold several repeats each, or result files of "
+        "`vllm bench serve` or guidellm.",
+    )
+    compare.add_argument("base", metavar="BASE", type=Path)
+    compare.add_argument("new", metavar="NEW", type=Path)
+    compare.add_argument("--gate", metavar="RULES.yaml", type=Path, help="how much worse each measure may be")
+    compare.add_argument("--anyway", action="store_true", help="compare runs that are not alike, and say so")
+    compare.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder of the page (default: results/compare-NAME-TIME)"
+    )
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune", help="run a study file: the best flags under an SLO, found with few engine starts"
+    )
+    tune.add_argument("study", metavar="STUDY.yaml", type=Path, nargs="?", help="(default: scenarios/tune.yaml)")
+    tune.add_argument("--trials", type=int, metavar="N", help="how many trials, the default configuration included")
+    tune.add_argument("--resume", action="store_true", help="go on with a study that was interrupted or killed")
+    tune.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="override a key of the study, such as engine.args.max_model_len=8192",
+    )
+    tune.add_argument("--out", metavar="DIR", type=Path, help="result folder (default: results/NAME-TIME)")
+    tune.add_argument("--storage", metavar="URL", help="share the study, such as postgresql://user@host/database")
+    tune.add_argument("--seed", type=int, help="override the study's seed")
+    tune.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_doctor(commands: Any) -> None:
@@ -130,6 +195,8 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> int:
+    if chosen.against:
+        return _against(chosen)
     from harness.command_run import run_command  # noqa: PLC0415 - heavy: asyncio, numpy, pydantic
 
     done = run_command(chosen, _tell)
@@ -142,19 +209,47 @@ def _run(chosen: argparse.Namespace) -> int:
     return done.exit_code
 
 
-def _report(chosen: argparse.Namespace) -> int:
-    from harness.finish import draw, finish  # noqa: PLC0415 - heavy: numpy, pyarrow
+def _against(chosen: argparse.Namespace) -> int:
+    from harness.command_against import against_command  # noqa: PLC0415 - heavy: asyncio, numpy, pydantic
 
-    for folder in chosen.folders:
-        finish(folder)
-        print(draw(folder))
+    done = against_command(chosen, _tell)
+    for line in done.lines:
+        print(line)
+    return done.exit_code
+
+
+def _tune(chosen: argparse.Namespace) -> int:
+    from harness.command_tune import tune_command  # noqa: PLC0415 - heavy: optuna
+
+    tuned = tune_command(chosen, _tell)
+    for line in tuned.lines:
+        print(line)
+    return tuned.exit_code
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from harness.command_report import report_command  # noqa: PLC0415 - heavy: numpy, pyarrow
+
+    for line in report_command(chosen):
+        print(line)
     return EXIT_DONE
 
 
-def _validate(chosen: argparse.Namespace) -> int:
-    from harness.scenario.loading import check_file  # noqa: PLC0415 - heavy: pydantic
+def _compare(chosen: argparse.Namespace) -> int:
+    from harness.command_compare import compare_command  # noqa: PLC0415 - heavy: numpy, pyarrow, pydantic
 
-    faults = [line for path in chosen.files for line in check_file(path)]
+    found = compare_command(chosen)
+    for line in found.lines:
+        print(line)
+    for line in found.faults:
+        _tell(line)
+    return found.exit_code
+
+
+def _validate(chosen: argparse.Namespace) -> int:
+    from harness.tune.opening import check_any  # noqa: PLC0415 - heavy: pydantic
+
+    faults = [line for path in chosen.files for line in check_any(path)]
     for line in faults:
         _tell(line)
     for path in chosen.files if not faults else ():
@@ -197,7 +292,9 @@ def _serve_sim(words: list[str]) -> int:
 _SERVE_SIM = "serve-sim"
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "tune": _tune,
     "report": _report,
+    "compare": _compare,
     "validate": _validate,
     "schema": _schema,
     "selfcheck": _selfcheck,

@@ -12,9 +12,9 @@ from harness.doctor import examine
 from harness.doctor.findings import FAULTS, Finding, closing_line, lines_of
 from harness.doctor.generate import generation
 from harness.doctor.machine import look
-from harness.doctor.probe import this_machine
 from harness.doctor.software import ask
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_GATE, InputError
+from harness.probe import this_machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.account import BEGUN
 from harness.clock import utc_now
 from harness.errors import EXIT_DONE, HarnessError, InputError
 from harness.finish import draw, finish, preload, verdict_lines
+from harness.kernels.run import conduct_kernels
 from harness.run import Order, Outcome, conduct, open_folder
 from harness.scenario.loading import LoadedScenario, load_scenario
 from harness.scenario.overrides import Override
@@ -40,15 +40,13 @@ def run_command(chosen: argparse.Namespace, tell: Say) -> Done:
     Raises:
         HarnessError: where the input is wrong or the engine does not come up.
     """
-    loaded = load_scenario(chosen.scenario, chosen.overrides, _flags(chosen))
-    if loaded.scenario.kernels is not None:
-        raise InputError(f"{chosen.scenario}: kernels: this version does not run kernel scenarios yet")
+    loaded = load_scenario(chosen.scenario, chosen.overrides, flags_of(chosen))
     folder = chosen.out or _RESULTS / f"{loaded.scenario.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
     say: Say = (lambda _line: None) if chosen.quiet else tell
     outcome = run_into(loaded, folder, shlex.join(["harness", *chosen.words]), say)
     for line in outcome.lines:
         tell(line)
-    return _close(folder, outcome)
+    return _close(folder, outcome, chosen.lang)
 
 
 def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outcome:
@@ -62,11 +60,15 @@ def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outc
 
     with Progress(say) as progress:
         order = Order(loaded, folder, rerun, progress.say, last_selfcheck(), progress.on_sample, preload)
-        open_folder(order)
+        somebodys = (folder / store.RUN).exists() or (folder / store.RAW).exists()
         try:
+            if loaded.scenario.kernels is not None:
+                return conduct_kernels(order)
+            open_folder(order)
             return asyncio.run(conduct(order))
         except HarnessError:
-            _drop_if_empty(folder)
+            if not somebodys:
+                _drop_if_empty(folder)
             raise
 
 
@@ -77,25 +79,25 @@ def _drop_if_empty(folder: Path) -> None:
     log = folder / "engine.log"
     if log.exists() and not log.stat().st_size:
         log.unlink()
-    if not any(folder.iterdir()):
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         with contextlib.suppress(OSError):  # not empty: other results live there
             _RESULTS.rmdir()
 
 
-def _close(folder: Path, outcome: Outcome) -> Done:
-    begun = (folder / store.RAW / BEGUN).exists()
+def _close(folder: Path, outcome: Outcome, language: str) -> Done:
+    begun = (folder / store.RAW / store.BEGUN).exists()
     if not begun:
         _drop_if_empty(folder)
         return Done(outcome.exit_code, (), valid=False, slo_met=False)
     summary = finish(folder)
-    page = draw(folder)
+    page = draw(folder, language)
     slo_met = all(stage["slo_met"] is not False for stage in summary["stages"])
     return Done(outcome.exit_code, (*verdict_lines(summary), str(page)), summary["verdict"]["valid"], slo_met)
 
 
-def _flags(chosen: argparse.Namespace) -> list[Override]:
-    """What --url, --engine, --model and --seed mean for the scenario."""
+def flags_of(chosen: argparse.Namespace) -> list[Override]:
+    """What --url, --engine, --model, --seed and --repeats mean for the scenario."""
     if chosen.url and chosen.engine not in (None, "attach"):
         raise InputError(
             f"--url names a server that runs; --engine {chosen.engine} would start one: expected one of the two"
@@ -115,8 +117,8 @@ def _flags(chosen: argparse.Namespace) -> list[Override]:
     if chosen.model:
         changes.append(("engine", "model", chosen.model, f"--model {chosen.model}"))
     flags = [Override((part, key), value, place) for part, key, value, place in changes]
-    seed = [] if chosen.seed is None else [Override(("seed",), chosen.seed, f"--seed {chosen.seed}")]
-    return flags + seed
+    numbers = [("seed", chosen.seed), ("repeats", chosen.repeats)]
+    return flags + [Override((key,), value, f"--{key} {value}") for key, value in numbers if value is not None]
 
 
 def selfcheck_command(say: Say) -> list[str]:

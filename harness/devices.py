@@ -27,12 +27,6 @@ _ASK_S = 10.0  # `npu-smi info` takes a second or two on eight cards
 _MEMBERS_EVERY = 10  # readings between two looks at which processes the engine has
 _ANSWER_S = 20.0
 _STOP_S = 2.0
-_PLACES = ("/usr/local/bin/npu-smi", "/usr/local/sbin/npu-smi")
-
-
-def find_npu_smi() -> str | None:
-    """Where npu-smi is, or None on a machine without it."""
-    return shutil.which("npu-smi") or next((place for place in _PLACES if os.access(place, os.X_OK)), None)
 
 
 def npu_watches(add: Add, program: str) -> tuple[Coroutine[None, None, None], ...]:

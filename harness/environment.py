@@ -4,11 +4,14 @@ import importlib.metadata
 import os
 import platform
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from harness.ascend import cann_version, driver_version, find_npu_smi, firmware_version
+from harness.npu_smi import parse_info
+from harness.probe import Probe, this_machine
 
 _PACKAGES = ("vllm", "vllm-ascend", "torch", "torch-npu", "aiohttp", "uvloop", "numpy", "pyarrow", "msgspec")
 
@@ -25,7 +28,18 @@ def environment() -> dict[str, Any]:
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
         "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "npu": npu_devices(),
-        "cann": _cann_version(),
+        **versions_of(this_machine()),
+    }
+
+
+def versions_of(probe: Probe) -> dict[str, str | None]:
+    """Versions of the NPU's driver and firmware, and of CANN; None where there is none."""
+    npu_smi = find_npu_smi(probe)
+    chips = parse_info(probe.run([npu_smi, "info"]).text).chips if npu_smi is not None else ()
+    return {
+        "driver": driver_version(probe),
+        "firmware": firmware_version(probe, npu_smi, chips[0].npu if chips else None),
+        "cann": cann_version(probe),
     }
 
 
@@ -65,8 +79,3 @@ def _first_line(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip().splitlines()[0]
     except (OSError, IndexError):
         return None
-
-
-def _cann_version() -> str | None:
-    home = Path(os.environ.get("ASCEND_HOME_PATH", "/usr/local/Ascend/ascend-toolkit/latest"))
-    return _first_line(home / "version.cfg") if sys.platform == "linux" else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import store
 from harness.errors import ResultError
+from harness.kernels import result as kernel_result
 
 
 def finish(folder: Path) -> dict[str, Any]:
@@ -23,6 +24,13 @@ def finish(folder: Path) -> dict[str, Any]:
 
     run = store.read_run(folder)
     raw = folder / store.RAW
+    if kernel_result.is_kernels(run):
+        found = kernel_result.finish(folder, run)
+        shutil.rmtree(raw, ignore_errors=True)
+        return found
+    if run.get("imported") and not (folder / store.REQUESTS).exists():
+        summary: dict[str, Any] = store.read_json(folder, store.SUMMARY)  # the other tool kept no more than this
+        return summary
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         if not (raw / "plan.npz").exists():
             raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
@@ -36,11 +44,11 @@ def finish(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def draw(folder: Path) -> Path:
-    """Draw report.html and its companions from a finished folder; the page's path."""
+def draw(folder: Path, language: str = "en") -> Path:
+    """Draw report.html and its companions from a finished folder, the page in a language; the page's path."""
     import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
 
-    return reports.write_all(folder)
+    return reports.put_into(reports.write_all(folder), language)
 
 
 def preload() -> None:

@@ -36,7 +36,7 @@ from harness.records import (
 )
 from harness.slo import GAP_METRICS, Objective, Outcome, good, objectives, outcome
 from harness.stats import Distribution, Floats, distribution
-from harness.steady import CLOSED, Span, Window, ended_ns, find_window, whole_span
+from harness.steady import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.streams import Mask, Streams, arrived, streams
 from harness.units import NS_PER_S
 
@@ -87,7 +87,7 @@ class StageInput:
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """The limits as objectives, in the view that the kind of load calls for."""
-        return objectives(self.slo, open_loop=self.load["kind"] != CLOSED)
+        return objectives(self.slo, open_loop=is_open(self.load["kind"]))
 
     def shows(self, metric: str) -> bool:
         """Whether answers of this form show the metric at all."""
@@ -122,7 +122,7 @@ class StageSummary:
     @property
     def is_open(self) -> bool:
         """Whether arrivals came by the clock and not by answers."""
-        return bool(self.load["kind"] != CLOSED)
+        return is_open(self.load["kind"])
 
 
 def summarize_stage(stage: StageInput) -> StageSummary:
@@ -161,6 +161,7 @@ def label(load: Mapping[str, Any]) -> str:
     kind = str(load["kind"])
     words = {
         "closed": "closed {concurrency} users",
+        "offline": "offline {requests} requests",
         "gamma": "gamma {rate:g} req/s, burstiness {burstiness:g}",
         "ramp": "ramp {rate:g} to {rate_to:g} req/s",
         "trace": "trace, speed {speed:g}",
@@ -236,7 +237,8 @@ def _rates(stage: StageInput, window: Window, found: Mapping[str, Floats], span:
     tokens, events = arrived(stage.events, window.start_ns, window.end_ns)
     completed = requests.status == COMPLETED
     ended = completed & _within(ended_ns(requests, span.end_ns), window)
-    begun = _within(requests.first_ns, window)
+    # An answer that comes whole has no first token of its own.
+    begun = _within(np.where(requests.first_ns != MISSING, requests.first_ns, requests.last_ns), window)
     return Rates(
         request=int(ended.sum()) / length_s,
         output_token=tokens / length_s,

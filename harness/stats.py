@@ -191,21 +191,30 @@ def samples_needed(percent: float) -> int:
 
 @functools.cache
 def student_t(probability: float, dof: float) -> float:
-    """Quantile of Student's t with `dof` > 0 degrees of freedom, to about 1e-9.
-
-    With t = sqrt(dof) tan(a) the distribution is 1/2 plus the integral of cos(a)^(dof - 1) from
-    0, over its whole (Abramowitz and Stegun 26.7.1); Gauss-Legendre gives it, bisection inverts it.
-    """
+    """Quantile of Student's t with `dof` > 0 degrees of freedom, to about 1e-9, by bisection of `_t_mass`."""
     if probability < 0.5:
         return -student_t(1 - probability, dof)
-    whole = 2 * math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi)
     low, high = 0.0, math.pi / 2
     for _ in range(80):
         middle = (low + high) / 2
-        angles = middle * (_NODES + 1) / 2
-        reached = middle / 2 * float(_WEIGHTS @ np.cos(angles) ** (dof - 1)) * whole / 2
-        low, high = (middle, high) if reached < probability - 0.5 else (low, middle)
+        low, high = (middle, high) if _t_mass(middle, dof) < probability - 0.5 else (low, middle)
     return math.sqrt(dof) * math.tan(low)
+
+
+def student_t_above(t: float, dof: float) -> float:
+    """Probability that Student's t with `dof` > 0 degrees of freedom exceeds t."""
+    return max(0.0, min(1.0, 0.5 - math.copysign(_t_mass(math.atan(abs(t) / math.sqrt(dof)), dof), t)))
+
+
+def _t_mass(angle: float, dof: float) -> float:
+    """Probability that t lies in [0, sqrt(dof) tan(angle)].
+
+    With t = sqrt(dof) tan(a) it is the integral of cos(a)^(dof - 1) from 0 to the angle, over twice
+    that to pi / 2 (Abramowitz and Stegun 26.7.1); Gauss-Legendre gives it.
+    """
+    whole = 2 * math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi)
+    angles = angle * (_NODES + 1) / 2
+    return float(angle / 2 * (_WEIGHTS @ np.cos(angles) ** (dof - 1)) * whole / 2)
 
 
 @dataclass(frozen=True, slots=True)

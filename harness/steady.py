@@ -34,6 +34,7 @@ from harness.streams import token_rates
 from harness.units import NS_PER_S, format_duration, format_rate, format_share, significant
 
 CLOSED = "closed"
+OFFLINE = "offline"
 CHANGING = ("ramp", "trace")  # kinds of load that are not meant to be stationary
 BINS = 250
 LATEST_CUT = BINS // 2  # the last cut that MSER-5 is asked for
@@ -48,9 +49,16 @@ LEAST_DRIFT = 0.3
 LEAST_ANSWERS = 10  # in a window of an open loop that is taken although most answers came later
 
 WHOLE_STAGE = "whole stage"
+WHOLE_CALL = "whole call"
+_BATCH = "The whole call of LLM.generate is taken, its start and its drain included: a batch pays for both."
 SENDING = "sending period"
 FIRST_WAVE = "first wave cut"
 MSER = "MSER-5"
+
+
+def is_open(kind: str) -> bool:
+    """Whether arrivals of a kind of load come by the clock, and not by answers or all at once."""
+    return kind not in (CLOSED, OFFLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,8 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
     sent_ns = requests.sent_ns[(requests.phase == MEASURED) & (requests.sent_ns != MISSING)]
     if len(sent_ns) == 0:
         return Window(span.start_ns, span.stop_ns, SENDING, None, "Nothing was sent.")
+    if kind == OFFLINE:
+        return Window(span.start_ns, span.end_ns, WHOLE_CALL, None, _BATCH)
     if kind == CLOSED:
         span = replace(span, stop_ns=min(span.stop_ns, int(sent_ns.max())))
     done_ns = ended_ns(requests, span.end_ns)
@@ -125,10 +135,9 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
     window = Window(span.start_ns, span.stop_ns, SENDING, None, "")
     if kind == CLOSED:
         return _closed(requests, events, done_ns, window)
-    if kind in CHANGING:
-        return replace(window, text=f"A {kind} changes by design: the whole time of sending is taken.")
-    if len(sent_ns) < FEWEST_REQUESTS:
-        return replace(window, text=_too_few(len(sent_ns)))
+    text = f"A {kind} changes by design: the whole time of sending is taken." if kind in CHANGING else ""
+    if text or len(sent_ns) < FEWEST_REQUESTS:
+        return replace(window, text=text or _too_few(len(sent_ns)))
     return _open(requests, done_ns, window)
 
 
@@ -148,8 +157,9 @@ def _unfit(requests: Requests, done_ns: NDArray[np.int64], span: Span, kind: str
 
 def _open(requests: Requests, done_ns: NDArray[np.int64], window: Window) -> Window:
     edges = np.linspace(window.start_ns, window.end_ns, BINS + 1)
-    due = requests.due_ns != MISSING  # a later turn is due only when the one before is answered
-    series = mean_in_flight(requests.due_ns[due], done_ns[due], edges)
+    begun_ns = np.where(requests.due_ns != MISSING, requests.due_ns, requests.sent_ns)
+    begun = begun_ns != MISSING  # a later turn is due only when the one before is answered
+    series = mean_in_flight(begun_ns[begun], done_ns[begun], edges)
     line = _growth(series)
     if line is not None:
         text = (

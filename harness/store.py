@@ -6,7 +6,7 @@ that a file that exists is whole.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ EVENTS = "events.parquet"
 SAMPLES = "samples.parquet"
 SUMMARY = "summary.json"
 TIMELINE = "timeline.json"
+KERNELS = "kernels.parquet"
+KERNEL_COLUMNS = ("case", "path", "mode", "sample", "launches", "launch_ns", "wall_ns", "device_ns")
 RAW = "raw"
+_BLOCK = 2_000_000  # events that are written and read at once: 24 MB of numbers
+_BUFFER_BYTES = 1 << 20
+_REPEATED = ["tokens.list.element"]  # few different values; times are all different, and a dictionary only costs
+_EVENT_SCHEMA = pa.schema([("index", pa.int64()), ("at_ns", pa.list_(pa.int64())), ("tokens", pa.list_(pa.int32()))])
+BEGUN = "begun.jsonl"  # in RAW: when stages began
 
 
 def write_requests(folder: Path, requests: Requests) -> None:
@@ -60,36 +67,67 @@ def _values(name: str, column: pa.ChunkedArray) -> NDArray[Any]:
 
 def write_events(folder: Path, index: NDArray[np.int64], events: Events) -> None:
     """Write events.parquet: for each request the arrival (ns since the zero) and tokens of its events."""
-    offsets = pa.array(events.offsets, type=pa.int32() if events.offsets[-1] < 2**31 else pa.int64())
-    lists = pa.ListArray if events.offsets[-1] < 2**31 else pa.LargeListArray
-    table = pa.table(
-        {
-            "index": pa.array(index, type=pa.int64()),
-            "at_ns": lists.from_arrays(offsets, pa.array(events.at_ns, type=pa.int64())),
-            "tokens": lists.from_arrays(offsets, pa.array(events.tokens, type=pa.int32())),
-        }
-    )
-    _write_table(folder / EVENTS, table)
+    _replace(folder / EVENTS, lambda path: _write_blocks(path, index, events))
+
+
+def _write_blocks(path: Path, index: NDArray[np.int64], events: Events) -> None:
+    """A group of rows at a time, each of about `_BLOCK` events, so that it can be read in such blocks again."""
+    with pq.ParquetWriter(path, _EVENT_SCHEMA, compression="zstd", use_dictionary=_REPEATED) as writer:
+        for first, last in _blocks(events.offsets):
+            begin, end = int(events.offsets[first]), int(events.offsets[last])
+            offsets = pa.array(events.offsets[first : last + 1] - begin, type=pa.int32())
+            parts = ((events.at_ns, pa.int64()), (events.tokens, pa.int32()))
+            lists = (pa.ListArray.from_arrays(offsets, pa.array(each[begin:end], type=kind)) for each, kind in parts)
+            rows = pa.array(index[first:last], type=pa.int64())
+            writer.write_table(pa.Table.from_arrays([rows, *lists], schema=_EVENT_SCHEMA))
+
+
+def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Stretches of consecutive rows of about `_BLOCK` events and at most as many rows; one at least."""
+    rows, first = len(offsets) - 1, 0
+    while first < rows or first == 0:
+        last = int(np.searchsorted(offsets, offsets[first] + _BLOCK, side="right")) - 1
+        last = min(max(last, first + 1), first + _BLOCK, rows)
+        yield first, last
+        if last == rows:
+            return
+        first = last
 
 
 def read_events(folder: Path) -> Events:
-    """Read events.parquet, in the order of requests.parquet.
+    """Read events.parquet, in the order of requests.parquet, with little more memory than the events take.
 
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = _read_table(folder / EVENTS, ("at_ns", "tokens")).combine_chunks()
-    at_ns, tokens = table["at_ns"], table["tokens"]
-    counts = np.asarray(pc.list_value_length(at_ns).to_numpy(), dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Events(offsets, _flat(at_ns, np.int64), _flat(tokens, np.int32))
+    path = folder / EVENTS
+    try:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            lengths, tokens = _lists(file, "tokens", np.int32)
+            _, at_ns = _lists(file, "at_ns", np.int64)
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file; expected a finished result folder") from None
+    except (OSError, KeyError, pa.ArrowException) as fault:
+        raise ResultError(f"{path}: cannot be read ({str(fault).splitlines()[0]})") from None
+    return Events(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), at_ns, tokens)
 
 
-def _flat(column: pa.ChunkedArray, dtype: type) -> NDArray[Any]:
-    parts: list[NDArray[Any]] = [
-        np.asarray(chunk.flatten().to_numpy(zero_copy_only=False), dtype=dtype) for chunk in column.chunks
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+def _lists(file: pq.ParquetFile, name: str, dtype: type) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A column of lists: the length of each, and what is in them one after another, filled in block by block."""
+    if name not in file.schema_arrow.names:
+        raise KeyError(f"no column {name}")
+    leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path.startswith(f"{name}."))
+    groups = range(file.metadata.num_row_groups)
+    # An empty list counts as one value there, so this is never too few.
+    found = np.empty(sum(file.metadata.row_group(group).column(leaf).num_values for group in groups), dtype=dtype)
+    lengths, end = [np.zeros(0, dtype=np.int64)], 0
+    rows = max(1, _BLOCK * file.metadata.num_rows // max(1, len(found)))
+    for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
+        values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+        found[end : end + len(values)] = values
+        end += len(values)
+        lengths.append(pc.list_value_length(batch.column(0)).to_numpy(zero_copy_only=False))
+    return np.concatenate(lengths), found[:end]
 
 
 def write_samples(folder: Path, samples: Samples) -> None:
@@ -123,6 +161,31 @@ def read_samples(folder: Path) -> Samples:
 def _cell_values(column: pa.ChunkedArray) -> NDArray[Any]:
     plain = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
     return np.asarray(plain.to_numpy(zero_copy_only=False))
+
+
+def write_kernel_samples(folder: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write kernels.parquet: a row a sample, columns as in `KERNEL_COLUMNS`; device_ns null where there is none."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(KERNEL_COLUMNS)
+    arrays = {
+        name: pa.array(values, type=pa.string() if name in ("path", "mode") else pa.int64())
+        for name, values in zip(KERNEL_COLUMNS, columns, strict=True)
+    }
+    _write_table(folder / KERNELS, pa.table(arrays))
+
+
+def read_kernel_samples(folder: Path) -> dict[str, list[Any]]:
+    """Read kernels.parquet as columns.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
+    table = _read_table(folder / KERNELS, KERNEL_COLUMNS)
+    return {name: table[name].to_pylist() for name in KERNEL_COLUMNS}
+
+
+def write_text(folder: Path, name: str, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    _replace(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def write_json(folder: Path, name: str, value: Any) -> None:

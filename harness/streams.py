@@ -75,12 +75,21 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """Gaps of consecutive requests (ns), the tokens that ended each, and the row each belongs to."""
+class Batch:
+    """Gaps of consecutive requests (ns): when each ended, the tokens that ended it, and the row it belongs to."""
 
     gaps: NDArray[np.int64]
     tokens: NDArray[np.int32]
     rows: NDArray[np.int64]
+    at_ns: NDArray[np.int64]
+
+
+def gap_batches(events: Events, chosen: Mask) -> Iterator[Batch]:
+    """The gaps of the chosen rows, a piece of about `PIECE` events at a time."""
+    for first, last in _row_pieces(events):
+        batch = _batch(events, chosen, first, last)
+        if len(batch.gaps):
+            yield batch
 
 
 def streams(events: Events, chosen: Mask) -> Streams:
@@ -94,7 +103,7 @@ def streams(events: Events, chosen: Mask) -> Streams:
     return _binned(batches)
 
 
-def _batch(events: Events, chosen: Mask, first: int, last: int) -> _Batch:
+def _batch(events: Events, chosen: Mask, first: int, last: int) -> Batch:
     """Gaps of rows [first, last) that are chosen; an event without tokens is none."""
     begin, end = int(events.offsets[first]), int(events.offsets[last])
     at_ns, tokens = events.at_ns[begin:end], events.tokens[begin:end]
@@ -105,10 +114,10 @@ def _batch(events: Events, chosen: Mask, first: int, last: int) -> _Batch:
     if not keep.all():
         at_ns, tokens, rows = at_ns[keep], tokens[keep], rows[keep]
     same = rows[1:] == rows[:-1]
-    return _Batch((at_ns[1:] - at_ns[:-1])[same], tokens[1:][same], rows[1:][same])
+    return Batch((at_ns[1:] - at_ns[:-1])[same], tokens[1:][same], rows[1:][same], at_ns[1:][same])
 
 
-def _exact(batches: list[_Batch]) -> Streams:
+def _exact(batches: list[Batch]) -> Streams:
     batches = [batch for batch in batches if len(batch.gaps)]
     chunk = _exact_gaps([batch.gaps / NS_PER_S for batch in batches])
     if all(int(batch.tokens.max()) == 1 for batch in batches):
@@ -140,7 +149,7 @@ class _Tally:
     bins: NDArray[np.int64]
 
 
-def _binned(batches: Iterator[_Batch]) -> Streams:
+def _binned(batches: Iterator[Batch]) -> Streams:
     chunks, tokens, merged = [], [], 0
     for batch in batches:
         if len(batch.gaps) == 0:

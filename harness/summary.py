@@ -71,7 +71,8 @@ def summarize(
         "question": run["question"],
         "answer": answer(stages, doubts, simulated=simulated),
         "simulated": simulated,
-        "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")},
+        "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
+        | {key: engine[key] for key in ("changed",) if engine.get(key)},
         "repeats": run.get("repeats", 1),
         "verdict": {
             "valid": not any(doubt.severity == INVALID for doubt in doubts),

@@ -18,6 +18,7 @@ WATCHED = (
     "vllm:prompt_tokens_total",
     "vllm:generation_tokens_total",
 )
+CACHE_CONFIG = "vllm:cache_config_info"
 _LINE = re.compile(r"(?P<name>[A-Za-z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\d+)?")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -43,7 +44,7 @@ def watched(text: str) -> dict[str, float]:
 def cache_config(text: str) -> Mapping[str, Any]:
     """The labels of `vllm:cache_config_info`: block_size, num_gpu_blocks and others, numbers as numbers."""
     for name, labels, _ in parse(text):
-        if name == "vllm:cache_config_info":
+        if name == CACHE_CONFIG:
             return {key: _plain(value) for key, value in labels.items()}
     return {}
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from harness import telemetry
+from harness.ascend import find_npu_smi
 from harness.clock import monotonic_ns
-from harness.devices import find_npu_smi, npu_watches, watch_host
+from harness.devices import npu_watches, watch_host
 from harness.engines import Serving
 from harness.engines.control import Control
 from harness.npu_smi import Values
+from harness.probe import this_machine
 
 _SCRAPE_S = 1.0
 _OWN = ("127.0.0.1", "localhost", "::1")
@@ -29,11 +31,13 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(control: Control, serving: Serving, watched: Watched) -> AsyncIterator[None]:
-    """Fill `watched` until the context ends; whatever was started for it has ended then."""
+async def watching(control: Control | None, serving: Serving, watched: Watched) -> AsyncIterator[None]:
+    """Fill `watched` until the context ends; whatever was started for it has ended then. No control, no counters."""
     loop = asyncio.get_running_loop()
-    jobs = [_scrape(control, watched), watch_host(watched.add, serving.pid)]
-    npu_smi = find_npu_smi()
+    jobs = [watch_host(watched.add, serving.pid)]
+    if control is not None:
+        jobs.append(_scrape(control, watched))
+    npu_smi = find_npu_smi(this_machine())
     if npu_smi is not None and uses_npus_here(serving):
         jobs += npu_watches(watched.add, npu_smi)
     tasks = [loop.create_task(job) for job in jobs]

@@ -1,6 +1,13 @@
 """What does a result folder look like to a person? Frames, figures, one HTML page."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import store
+
+if TYPE_CHECKING:
+    from harness.comparing.comparison import Comparison
 
 
 def preload() -> None:
@@ -18,8 +25,51 @@ def write_all(folder: Path) -> Path:
     from reports.data import gather  # noqa: PLC0415 - likewise
     from reports.folder import read  # noqa: PLC0415 - likewise
 
+    if "kernels" in store.read_run(folder):
+        from reports.kernels_page import write as write_kernels  # noqa: PLC0415 - likewise
+
+        return write_kernels(folder)
     data = gather(read(folder))
     markdown.write(data.result)
     junit.write(data.result)
     vllm_bench.write(data)
     return page.write(data)
+
+
+def put_into(page: Path, language: str) -> Path:
+    """Put a page that was drawn into another language, "zh" or "en", which it is in; its path."""
+    from reports.language import translated  # noqa: PLC0415 - likewise
+    from reports.writing import write_text  # noqa: PLC0415 - likewise
+
+    return page if language == "en" else write_text(page, translated(page.read_text(encoding="utf-8"), language))
+
+
+def write_comparison(folder: Path, found: "Comparison") -> Path:
+    """Draw a comparison: compare.html, compare.md, compare.xml (JUnit) and compare.json; the page's path."""
+    from reports import compare_files, compare_page  # noqa: PLC0415 - likewise
+
+    compare_files.write(folder, found)
+    return compare_page.write(folder, found)
+
+
+def write_trace(folder: Path) -> Path:
+    """Write trace.json of a result folder, for Perfetto or chrome://tracing; its path.
+
+    Raises:
+        ResultError: where the folder is no result, or one of its files is broken.
+    """
+    from reports import trace  # noqa: PLC0415 - likewise
+    from reports.folder import read  # noqa: PLC0415 - likewise
+
+    return trace.write(read(folder))
+
+
+def write_index(folders: Sequence[Path]) -> Path:
+    """Draw index.html, the history of several result folders, where they lie together; its path.
+
+    Raises:
+        ResultError: where one of them is no finished result.
+    """
+    from reports import history_page  # noqa: PLC0415 - likewise
+
+    return history_page.write(folders)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from harness.inflight import mean_in_flight
 from harness.metrics import label, latencies
 from harness.records import COLUMNS, COMPLETED, FAILED, MEASURED, MISSING, WARMUP, Events, requests_from_columns
+from harness.steady import is_open
 from harness.streams import Gaps, streams, token_rates
 from harness.units import NS_PER_S
 from reports.folder import Result, number
@@ -65,7 +66,7 @@ def _place_row(
         "repeat": repeat,
         "label": summary.get("label") or (label(loads[stage]) if known else f"stage {stage}"),
         "short": short_labels(loads)[stage] if known else f"stage {stage}",
-        "is_open": not known or loads[stage].get("kind") != "closed",
+        "is_open": not known or is_open(str(loads[stage].get("kind"))),
         "start_s": start_s,
         "stop_s": stop_s,
         "end_s": end_s,
@@ -248,13 +249,14 @@ def _spots(frame: pd.DataFrame, cells: tuple[int, int]) -> pd.DataFrame:
     """The spot of the paper that each point falls on."""
     height = np.log10(frame["value"].where(frame["value"] > 0))
     parts = (("x", frame["at_s"], cells[0]), ("y", height, cells[1]))
-    spots = {name: _cell(values.to_numpy(dtype=np.float64), count) for name, values, count in parts}
+    spots = {name: cell_of(values.to_numpy(dtype=np.float64), count) for name, values, count in parts}
     found: pd.DataFrame = frame_of({**spots, "kind": frame["kind"].array, "place": frame["place"].array})
     found.index = frame.index
     return found
 
 
-def _cell(values: Floats, count: int) -> NDArray[np.int64]:
+def cell_of(values: Floats, count: int) -> NDArray[np.int64]:
+    """The number of the spot that each value falls on, of about `count` from the least to the most; -1 for none."""
     known = values[np.isfinite(values)]
     low, span = (known.min(), max(float(np.ptp(known)), 1e-9)) if len(known) else (0.0, 1.0)
     return np.where(np.isfinite(values), np.round((values - low) / span * count), -1).astype(np.int64)

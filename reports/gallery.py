@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from reports import curves, spreads, timelines
+from reports import curves, shapes, spreads, timelines
 from reports.data import Data
 from reports.drawing import Drawing
 from reports.figures.style import drawing
@@ -18,9 +18,10 @@ class Gallery:
     hero: Drawing | None = None
     curves: Sequence[Drawing] = ()
     spreads: Sequence[Drawing] = ()
+    shapes: Sequence[Drawing] = ()
     load: Drawing | None = None
-    server: Drawing | None = None
-    devices: Drawing | None = None
+    heat: Drawing | None = None
+    lanes: Drawing | None = None
     client: Drawing | None = None
 
 
@@ -36,8 +37,8 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def draw_all(data: Data) -> Gallery:
-    """Every figure that the files have something for."""
+def draw_all(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Gallery:
+    """Every figure that the files have something for; `stalls` are marked in those over time."""
     if not len(data.places):
         return Gallery()
     with drawing(), _without_collecting():
@@ -45,8 +46,9 @@ def draw_all(data: Data) -> Gallery:
             hero=curves.hero(data),
             curves=tuple(curves.further_curves(data)),
             spreads=tuple(spreads.spreads(data)),
-            load=timelines.load(data),
-            server=timelines.server(data),
-            devices=timelines.devices(data),
+            shapes=tuple(shapes.shapes(data)),
+            load=timelines.load(data, stalls),
+            heat=timelines.heat(data, stalls),
+            lanes=timelines.lanes(data, stalls),
             client=timelines.client(data),
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.steady import OFFLINE, is_open
 from harness.units import format_count, format_duration, significant
 from reports.folder import Result, number
 from reports.glossary import name_of
@@ -55,17 +56,23 @@ def _throughput(stage: Mapping[str, Any]) -> float:
 def cards(stage: Mapping[str, Any]) -> list[Card]:
     """Key figures of one stage."""
     load = stage.get("load") or {}
-    is_open = load.get("kind") != "closed"
-    asked = f"asked {trimmed(load['rate'])}" if "rate" in load else f"{load.get('concurrency', '')} users".strip()
+    by_clock = is_open(str(load.get("kind")))
+    asked = f"asked {trimmed(load['rate'])}" if "rate" in load else _at_once(load)
     concurrency = stage.get("concurrency") or {}
     in_flight = f"{significant(number(concurrency.get('mean')))} in flight on average"
-    latencies = ("ttft_user", "tpot", "e2e_user") if is_open else ("ttft", "tpot", "e2e")
+    latencies = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
     return [
         Card("request_rate", "Request rate", significant(number(stage.get("request_rate"))), "req/s", asked),
         Card("output_token_rate", "Output", significant(number(stage.get("output_token_rate"))), "tokens/s", in_flight),
         *(_latency_card(stage, metric) for metric in latencies),
         _answered(stage.get("requests") or {}),
     ]
+
+
+def _at_once(load: Mapping[str, Any]) -> str:
+    return (
+        f"{load['requests']} at once" if load.get("kind") == OFFLINE else f"{load.get('concurrency', '')} users".strip()
+    )
 
 
 def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:

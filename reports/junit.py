@@ -1,7 +1,7 @@
 """What does a CI test view show of a run? A test case for the verdict, every stage and every limit."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
@@ -18,9 +18,13 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def text(result: Result) -> str:
     """junit.xml of a result."""
     name = str(result.run.get("name", ""))
-    suite = Xml.Element("testsuite", name=_clean(name + (" (SIMULATED)" if result.simulated else "")))
-    for case in _cases(result, name):
-        suite.append(case)
+    return document(name + (" (SIMULATED)" if result.simulated else ""), _cases(result, name))
+
+
+def document(name: str, cases: Iterable[Xml.Element]) -> str:
+    """An XML document of one suite of test cases, counted."""
+    suite = Xml.Element("testsuite", name=_clean(name))
+    suite.extend(cases)
     counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
     for attribute, path in counts.items():
         suite.set(attribute, str(len(suite.findall(path))))
@@ -50,21 +54,23 @@ def _cases(result: Result, name: str) -> Iterator[Xml.Element]:
             yield _limit_case(key, held, f"{name}.limits", label)
 
 
-def _case(group: str, name: str, seconds: float = 0.0) -> Xml.Element:
+def case_of(group: str, name: str, seconds: float = 0.0) -> Xml.Element:
+    """A test case that passes, by its group and name."""
     took = seconds if seconds == seconds else 0.0  # noqa: PLR0124 - nan is unequal to itself
     return Xml.Element("testcase", classname=_clean(group), name=_clean(name), time=f"{took:.3f}")
 
 
-def _fail(case: Xml.Element, message: str, kind: str) -> None:
+def fail(case: Xml.Element, message: str, kind: str) -> None:
+    """Make a case fail."""
     failure = Xml.SubElement(case, "failure", message=_clean(message), type=kind)
     failure.text = _clean(message)
 
 
 def _verdict_case(result: Result, name: str) -> Xml.Element:
-    case = _case(name, "the result is valid")
+    case = case_of(name, "the result is valid")
     judged = result.summary.get("verdict") or {}
     if not judged.get("valid", False):
-        _fail(case, headline.answer(result), "invalid" if result.summary else "unfinished")
+        fail(case, headline.answer(result), "invalid" if result.summary else "unfinished")
     lines = ["SIMULATED: no hardware was measured."] if result.simulated else []
     for doubt in verdict.doubts(result):
         said = "\n  ".join(f"{place}: {words}" if place else words for place, words in doubt.said)
@@ -75,12 +81,12 @@ def _verdict_case(result: Result, name: str) -> Xml.Element:
 
 
 def _stage_case(stage: Mapping[str, Any], group: str, label: str) -> Xml.Element:
-    case = _case(group, label, number(stage.get("window_s")))
+    case = case_of(group, label, number(stage.get("window_s")))
     requests = stage.get("requests") or {}
     if not requests.get("sent"):
         Xml.SubElement(case, "skipped", message="nothing was sent")
     elif not requests.get("completed"):
-        _fail(case, f"none of {format_count(requests['sent'])} requests was answered", "unanswered")
+        fail(case, f"none of {format_count(requests['sent'])} requests was answered", "unanswered")
     counts = ", ".join(f"{key.replace('_', ' ')} {format_count(value)}" for key, value in requests.items())
     Xml.SubElement(case, "system-out").text = counts
     return case
@@ -88,11 +94,11 @@ def _stage_case(stage: Mapping[str, Any], group: str, label: str) -> Xml.Element
 
 def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xml.Element:
     limit = format_duration(held.get("limit"))
-    case = _case(group, f"{key} within {limit} at {label}")
+    case = case_of(group, f"{key} within {limit} at {label}")
     met = held.get("met")
     if met is None:
         Xml.SubElement(case, "skipped", message="there was nothing to measure it by")
     elif not met:
         value = "infinite, by failed requests" if held.get("value") is None else format_duration(held.get("value"))
-        _fail(case, f"{key} is {value}; the limit is {limit}", "limit")
+        fail(case, f"{key} is {value}; the limit is {limit}", "limit")
     return case

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.metrics import label
+from harness.steady import OFFLINE
 from harness.units import significant, time_scale
 
 
@@ -24,6 +25,8 @@ def asked_load(stage: Mapping[str, Any]) -> float:
     """How much a stage of the summary asks for, to order stages by: its rate, users or speed."""
     load = stage.get("load") or {}
     asked = load.get("rate_to", load.get("rate", load.get("concurrency", load.get("speed"))))
+    if load.get("kind") == OFFLINE:
+        asked = load.get("requests")
     return float(stage.get("index", 0) if asked is None else asked)
 
 
@@ -63,4 +66,6 @@ def _value(value: Any) -> str:
 def same_level(loads: Sequence[Mapping[str, Any]]) -> bool:
     """Whether several stages ask for the same rate or users, and differ in something else."""
     levels = {tuple(load.get(name) for name in ("kind", *_LEVELS)) for load in loads}
+    if {load.get("kind") for load in loads} == {OFFLINE}:
+        levels = {(load.get("requests"),) for load in loads}
     return len(loads) > 1 and len(levels) == 1

@@ -11,7 +11,7 @@ from reports.writing import write_text
 
 SUMMARY = "summary.md"
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|~#!@]|:(?=//)|(?<=www)\.)")
-_MARKS = {"good": "✅", "warn": "⚠️", "bad": "❌", "plain": ""}
+MARKS = {"good": "✅", "warn": "⚠️", "bad": "❌", "plain": ""}
 
 
 def text(result: Result) -> str:
@@ -29,7 +29,7 @@ def _lines(result: Result) -> Iterator[str]:
     if result.simulated:
         yield from ("> **SIMULATED.** No hardware was measured; never quote these numbers as a measurement.", "")
     yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{plain(headline.answer(result))}**", "")
-    yield " · ".join(f"{_MARKS[badge.tone]} {plain(badge.text)}" for badge in verdict.badges(result))
+    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}" for badge in verdict.badges(result))
     yield ""
     yield from _doubt_lines(result)
     if result.stages:
@@ -59,10 +59,10 @@ def _doubt_lines(result: Result) -> Iterator[str]:
 def _table_lines(result: Result) -> Iterator[str]:
     table = tables.overview(result)
     heads = [head for column in table.columns for head in _heads(column)]
-    yield _row(heads)
-    yield _row([":--", *["--:"] * (len(heads) - 1)])
+    yield row_of(heads)
+    yield row_of([":--", *["--:"] * (len(heads) - 1)])
     for row in table.rows:
-        yield _row([plain(cell.text) for cell in row])
+        yield row_of([plain(cell.text) for cell in row])
     yield ""
 
 
@@ -71,7 +71,8 @@ def _heads(column: Column) -> list[str]:
     return [plain(f"{column.label} {part}".strip() + unit) for part in column.parts or ("",)]
 
 
-def _row(cells: Sequence[str]) -> str:
+def row_of(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown; cells are escaped already."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -7,6 +7,7 @@ server can ever become more than text.
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from markupsafe import Markup
 
 from harness import store
 from harness.units import format_duration
-from reports import frames, headline, tables, verdict
+from reports import frames, headline, peers, stalling, tables, verdict
 from reports.data import Data
 from reports.folder import Result
 from reports.gallery import draw_all
@@ -35,11 +36,12 @@ def write(data: Data) -> Path:
 
 def render(data: Data) -> str:
     """The page of a result as HTML."""
-    return _environment().get_template("page.html").render(_context(data))
+    return environment().get_template("page.html").render(_context(data))
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where templates come from, and how they are filled: every value escaped, none missing."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,  # everywhere, whatever a template is called
@@ -55,12 +57,13 @@ def _context(data: Data) -> dict[str, Any]:
     result = data.result
     stage, why = headline.key_stage(result)
     count = int(data.places["stage"].max()) + 1 if len(data.places) else 1
+    stalled = stalling.stalled(data)
     return {
         "result": result,
         "run": result.run,
-        "policy": _policy(),
-        "started": _moment(str(result.run.get("started_utc") or "")),
-        "script": Markup(_script()),  # noqa: S704 - a file of ours
+        "policy": policy(),
+        "started": moment(str(result.run.get("started_utc") or "")),
+        "script": Markup(script()),  # noqa: S704 - a file of ours
         "colours": {"light": stage_variables(count, dark=False), "dark": stage_variables(count, dark=True)},
         "terms": TERMS,
         "stage_names": data.names,
@@ -72,11 +75,24 @@ def _context(data: Data) -> dict[str, Any]:
         "cards": headline.cards(stage) if stage else (),
         "card_stage": stage.get("label", "") if stage else "",
         "card_reason": why,
-        "gallery": draw_all(data),
+        "gallery": draw_all(data, stalling.marks(stalled)),
+        **_pauses(data, stalled),
         "overview": tables.overview(result),
         "stages": tables.stage_tables(result),
         "errors": frames.error_frame(result).to_dict("records"),
         **_reproduction(result),
+    }
+
+
+def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:
+    return {
+        "pauses": stalling.summary(stalled),
+        "stall_heads": stalling.HEADS,
+        "stalls": stalling.stall_rows(data, stalled),
+        "single_heads": stalling.SINGLE_HEADS,
+        "single_gaps": stalling.single_rows(data, stalled),
+        "peer_heads": peers.HEADS,
+        "peers": peers.tables(data),
     }
 
 
@@ -95,7 +111,7 @@ def _reproduction(result: Result) -> dict[str, Any]:
     }
 
 
-def _moment(iso: str) -> str:
+def moment(iso: str) -> str:
     """`2026-11-22 17:30 UTC` of an ISO time."""
     day, _, rest = iso.partition("T")
     return f"{day} {rest[:5]} UTC" if rest else iso
@@ -107,12 +123,13 @@ def _files(place: Path) -> list[str]:
 
 
 @cache
-def _script() -> str:
+def script() -> str:
+    """The one script of a page."""
     return (_TEMPLATES / "page.js").read_text(encoding="utf-8")
 
 
-def _policy() -> str:
+def policy() -> str:
     """Nothing from anywhere: styles of the file itself, and the one script whose hash this is."""
-    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
     allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"

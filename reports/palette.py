@@ -18,6 +18,8 @@ LIMIT = "#010107"
 WINDOW = "#010108"
 WARM = "#010109"
 QUEUE = "#01010a"
+HEAT = ("#01010b", "#01010c", "#01010d", "#01010e", "#01010f")  # few to many: lighter or darker in one hue
+STALL = "#010110"
 
 VARIABLES: Mapping[str, str] = {
     INK: "ink",
@@ -30,6 +32,8 @@ VARIABLES: Mapping[str, str] = {
     WINDOW: "window",
     WARM: "warm",
     QUEUE: "queue",
+    STALL: "stall",
+    **{colour: f"heat-{level}" for level, colour in enumerate(HEAT, 1)},
 }
 
 _LIGHT = ("#2f938e", "#2b7cb8", "#5050b0", "#84308c", "#a0174b")

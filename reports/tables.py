@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.steady import is_open
 from harness.units import (
     format_bytes,
     format_count,
@@ -29,6 +30,7 @@ class Cell:
     below: str = ""
     tone: str = "plain"
     term: str = ""
+    foreign: bool = False  # a name or value from outside, which no language changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class StageTable:
 def overview(result: Result) -> Table:
     """A row a stage: load asked and reached, counts, and the latencies that matter most."""
     stages = result.stages
-    is_open = any((stage.get("load") or {}).get("kind") != "closed" for stage in stages)
-    metrics = ("ttft_user", "tpot", "e2e_user") if is_open else ("ttft", "tpot", "e2e")
+    by_clock = any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages)
+    metrics = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
     shown = {metric: ("p50", judged_statistic(result, metric)) for metric in metrics}
     scales = {metric: _scale(stages, metric) for metric in metrics}
     columns = [
@@ -223,23 +225,34 @@ def counted_by(result: Result) -> str:
 
 
 def flag_rows(result: Result) -> list[list[Cell]]:
-    """Engine flags: what was asked, what it really became; those that differ are marked."""
+    """Engine flags: what was asked, what it really became, who says so and why; those that differ are marked."""
     engine = result.run.get("engine") or {}
     asked = {_flag(k): v for k, v in (engine.get("asked") or _command_flags(engine.get("command") or ())).items()}
     effective = {_flag(key): value for key, value in (engine.get("effective") or {}).items()}
-    return [_flag_row(name, asked.get(name), effective.get(name)) for name in sorted({*asked, *effective})]
+    changed = {_flag(row["flag"]): row for row in engine.get("changed") or ()}
+    sources = {_flag(key): source for key, source in (engine.get("sources") or {}).items()}
+    names = sorted({*asked, *effective, *changed})
+    rows = (_flag_row(name, asked.get(name), effective.get(name), changed.get(name)) for name in names)
+    return [[*row, Cell(str(sources.get(name, "–")), foreign=True)] for name, row in zip(names, rows, strict=True)]
 
 
 def _flag(name: str) -> str:
     return str(name).removeprefix("--").replace("-", "_")
 
 
-def _flag_row(name: str, asked: Any, effective: Any) -> list[Cell]:
+def _flag_row(name: str, asked: Any, effective: Any, change: Mapping[str, Any] | None) -> list[Cell]:
+    """Of a run that does not tell its changes, a difference of texts is one."""
     differs = asked is not None and effective is not None and _text(asked) != _text(effective)
+    known = {"why": "differs" if differs else ""} if change is None else change
+    before = known.get("before")
+    told = "" if before is None else f"{_text(before)} was expected before the start"
+    words = "; ".join(filter(None, [known["why"], told])) or ("differs" if change else "")
+    bad = differs if change is None else str(asked).lower() not in ("auto", "none", "-1") or before is not None
+    tone = "bad" if bad else "plain"
     return [
-        Cell(name),
-        Cell(_text(asked)),
-        Cell(_text(effective), "differs" if differs else "", "bad" if differs else "plain"),
+        Cell(name, foreign=True),
+        Cell(_text(asked), foreign=True),
+        Cell(_text(effective), words, tone, foreign=True),
     ]
 
 

@@ -10,15 +10,20 @@ from harness.units import format_rate, significant, time_scale
 from reports import frames
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
+from reports.figures.heat import Grid, Heat
+from reports.figures.lanes import Lanes
 from reports.figures.overtime import Line, Points, Strip, over_time, unit_of
+from reports.figures.style import Scale
 from reports.glossary import name_of
+from reports.grids import gap_grid, request_grid
+from reports.lanes import counted, lane_frame, stride
 from reports.palette import ACCENT, MUTED, QUEUE
 from reports.rows import frame_of
 
 _MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest value, so that no peak is lost
 
 
-def load(data: Data) -> Drawing:
+def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
     """Requests under way, tokens per second, and how long every request took to its first token."""
     load = frames.load_frame(data.result, data.places, data.events)
     metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
@@ -32,10 +37,12 @@ def load(data: Data) -> Drawing:
     strips: list[Strip | Points] = [
         Strip("requests in flight", under_way),
         Strip("output tokens per second", [Line("tokens/s", _line(load, "token_rate"), filled=True)]),
-        Points(f"{name_of(metric)}, {unit_of(points['value'])}, by the time each request was due", points, limits),
+        Points(
+            f"{name_of(metric)}, {unit_of(points['value'], limits)}, by the time each request was due", points, limits
+        ),
     ]
     head = data.head("Requests and tokens over time")
-    figure = over_time(strips, data.places, warm_frame(data), head)
+    figure = over_time(strips, data.places, warm_frame(data), head, stalls)
     failed = int((points["kind"] == "failed").sum())
     words = (
         f"At most {significant(float(load['in_flight'].max()))} requests in flight and "
@@ -63,39 +70,89 @@ def warm_frame(data: Data) -> pd.DataFrame:
     return frame_of({"start_s": first.to_numpy(), "end_s": end})
 
 
-def server(data: Data) -> Drawing | None:
+def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:
+    """Every request in its phases, over what the server, its NPUs and the host showed at the same time."""
+    frame = lane_frame(data.latencies)
+    if not len(frame):
+        return None
+    sent, _ = counted(data.latencies)
+    own = [*server_strips(data), *device_strips(data)]
+    strips: list[Strip | Points | Lanes | Heat] = [Lanes("requests, each in a lane of its own", frame), *own]
+    head = data.head("Requests in their phases, over what the server showed")
+    figure = over_time(strips, data.places, warm_frame(data), head, stalls)
+    lost = int(frame["failed"].sum())
+    shown = f"{len(frame)} of {sent} requests in {int(frame['lane'].max()) + 1} lanes, {lost} failed."
+    words = "; ".join(f"{strip.name}: at most {_most(strip)}" for strip in own)
+    every = stride(sent)
+    caption = (
+        f"{'Every request' if every == 1 else f'One request in {every}, in the order of due times'}: a thin line until "
+        "it is sent, then queued and prefilled (which cannot be told apart from outside), then decoding; a cross "
+        f"is a failure.{_STALL_WORDS if len(stalls) else ''} Below, from the server's own /metrics, npu-smi and the "
+        "host's kernel, about once a second."
+    )
+    return drawn(figure, "lanes", head, f"{shown} {words}." if words else shown, caption)
+
+
+_STALL_WORDS = " Bands are stalls of the server."
+
+
+def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:
+    """Where the time to the first token and the gaps between tokens lay over time."""
+    span_s = float(min(0.0, data.places["start_s"].min())), float(data.places["end_s"].max())
+    metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
+    grids = [(name_of(metric), request_grid(data.latencies, metric, span_s), "requests")]
+    range_s = _gap_range(data)
+    if data.events is not None and data.streams and range_s is not None:
+        grids.append(("ITL", gap_grid(data.events, span_s, range_s), "gaps"))
+    panels = [(name, grid, what, _log_scale(grid)) for name, grid, what in grids if grid is not None]
+    if not panels:
+        return None
+    strips = [Heat(f"{name}, {scale.unit}, {what} by colour", grid, scale) for name, grid, what, scale in panels]
+    head = data.head("Latency over time")
+    figure = over_time(strips, data.places, warm_frame(data), head, stalls)
+    words = " ".join(f"{name}: at most {grid.most} {what} in a cell." for name, grid, what, _ in panels)
+    caption = (
+        "Each cell is a stretch of time and of latency; the darker (on dark paper, the lighter), the more fell there. "
+        f"The line is p50, the dashed line p95 of each stretch.{_STALL_WORDS if len(stalls) else ''}"
+    )
+    return drawn(figure, "heat", head, words, caption)
+
+
+def _log_scale(grid: Grid) -> Scale:
+    low, high = float(grid.value_s[0]), float(grid.value_s[-1])
+    size, unit = time_scale(high)
+    return Scale(low, high, log=True, size=size, unit=unit)
+
+
+def _gap_range(data: Data) -> tuple[float, float] | None:
+    """From a tenth of the least median gap to the longest one, over all stages."""
+    own = data.metrics[data.metrics["metric"] == "itl"]
+    low, high = float(own["p50"].min()) / 10, float(own["max"].max())
+    return (max(low, float(own["min"].min()), 1e-6), high) if len(own) and high > 0 else None
+
+
+def server_strips(data: Data) -> list[Strip]:
     """What the server said of itself: queue, cache, preemptions."""
-    strips = [
-        strip
-        for strip in (
-            _gauges(
-                data, "requests", (("running", "vllm:num_requests_running"), ("waiting", "vllm:num_requests_waiting"))
-            ),
-            _share(data, "KV cache in use, %", "vllm:kv_cache_usage_perc"),
-            _counter(data, "preemptions per second", "vllm:num_preemptions_total"),
-        )
-        if strip is not None
-    ]
-    caption = "From the server's own /metrics, once a second."
-    return _sampled(data, strips, "What the server said of itself", "server", caption)
+    gauges = ("running", "vllm:num_requests_running"), ("waiting", "vllm:num_requests_waiting")
+    found = (
+        _gauges(data, "requests on the server", gauges),
+        _share(data, "KV cache in use, %", "vllm:kv_cache_usage_perc"),
+        _counter(data, "preemptions per second", "vllm:num_preemptions_total"),
+    )
+    return [strip for strip in found if strip is not None]
 
 
-def devices(data: Data) -> Drawing | None:
+def device_strips(data: Data) -> list[Strip]:
     """What the NPUs and the host did meanwhile: load, memory, power, heat."""
-    strips = [
-        strip
-        for strip in (
-            _share(data, "AI cores of the busiest NPU, %", "core_share"),
-            _share(data, "memory in use on the fullest NPU, %", "memory_share"),
-            _share(data, "memory bandwidth of the busiest NPU, %", "memory_bandwidth_share"),
-            _gauges(data, "power of all NPUs, W", (("power", "watts"),)),
-            _highest(data, "the hottest NPU, °C", "celsius"),
-            _share(data, "CPU of the host, % of all cores", "host_cpu_share"),
-        )
-        if strip is not None
-    ]
-    caption = "From npu-smi and the host's kernel, on the machine that the client ran on, about once a second."
-    return _sampled(data, strips, "What NPUs and host did", "devices", caption)
+    found = (
+        _share(data, "AI cores of the busiest NPU, %", "core_share"),
+        _share(data, "memory in use on the fullest NPU, %", "memory_share"),
+        _share(data, "memory bandwidth of the busiest NPU, %", "memory_bandwidth_share"),
+        _gauges(data, "power of all NPUs, W", (("power", "watts"),)),
+        _highest(data, "the hottest NPU, °C", "celsius"),
+        _share(data, "CPU of the host, % of all cores", "host_cpu_share"),
+    )
+    return [strip for strip in found if strip is not None]
 
 
 def client(data: Data) -> Drawing | None:

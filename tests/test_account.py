@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import plan, store
-from harness.account import BEGUN, settle
+from harness.account import settle
 from harness.exchange import Exchange
 from harness.ledger import Ledger
 from harness.plan import StagePlan
@@ -29,7 +29,7 @@ def write_raw(folder, fates, workers=1):
     due_ns = np.arange(len(fates), dtype=np.int64) * 1000
     stage = Stage("constant", rate=1e6, requests=len(fates))
     plan.save(raw / "plan.npz", (StagePlan(0, 0, 0, stage, 50, 0, len(fates), 0, 0, due_ns),), None)
-    (raw / BEGUN).write_text(json.dumps({"number": 0, "begin_ns": ZERO_NS}) + '\n{"cut')
+    (raw / store.BEGUN).write_text(json.dumps({"number": 0, "begin_ns": ZERO_NS}) + '\n{"cut')
     for worker in range(workers):
         _write_worker(raw, worker, [(i, fate) for i, fate in enumerate(fates) if i % workers == worker])
 
@@ -110,7 +110,7 @@ def test_turns_that_were_never_reached_are_never_sent(tmp_path):
 def test_a_run_killed_before_its_first_stage_is_all_never_sent(tmp_path):
     """The plan alone is enough for an account."""
     write_raw(tmp_path, ["unsent", "unsent"])
-    (tmp_path / store.RAW / BEGUN).unlink()
+    (tmp_path / store.RAW / store.BEGUN).unlink()
     settle(tmp_path)
 
     assert store.read_requests(tmp_path).status.tolist() == ["never_sent", "never_sent"]

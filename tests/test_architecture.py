@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "harness.metrics": 1,
     "harness.checks": 1,
     "harness.streams": 1,
+    "harness.stalls": 1,
     "harness.slo": 1,
     "harness.doubts": 1,
     "harness.client_checks": 1,
@@ -34,6 +35,8 @@ LAYERS: dict[str, int] = {
     "harness.answer": 1,
     "harness.summary": 1,
     "harness.compare": 1,
+    "harness.resampling": 1,
+    "harness.measures": 1,
     # what to send and when: pure
     "harness.scenario": 1,
     "harness.seeds": 1,
@@ -56,6 +59,8 @@ LAYERS: dict[str, int] = {
     "harness.ledger": 3,
     "harness.store": 3,
     "harness.environment": 3,
+    "harness.probe": 3,
+    "harness.ascend": 3,
     "harness.telemetry": 3,
     "harness.devices": 3,
     # doing it
@@ -65,7 +70,12 @@ LAYERS: dict[str, int] = {
     "harness.load": 4,
     "harness.engines": 4,
     "harness.plan": 4,
+    "harness.calls": 4,
     "harness.watching": 5,
+    "harness.papers": 6,
+    "harness.offline": 6,
+    "harness.kernels": 5,
+    "harness.kernels.run": 6,
     "harness.doctor": 5,
     "harness.workers": 5,
     "harness.crew": 5,
@@ -79,8 +89,17 @@ LAYERS: dict[str, int] = {
     "harness.interrupts": 3,
     "harness.progress": 6,
     "harness.command_serve": 6,
+    "harness.comparing": 5,
+    "harness.foreign": 4,
+    "harness.imports_vllm": 4,
+    "harness.imports_guidellm": 4,
+    "harness.imports": 6,
     "harness.command_run": 7,
+    "harness.command_compare": 7,
+    "harness.command_against": 7,
+    "harness.command_report": 7,
     "harness.command_doctor": 7,
+    "harness.command_tune": 7,
     "harness.cli": 8,
     "harness.__main__": 9,
     # rooms of their own, opened lazily by cli and finish
@@ -132,6 +151,8 @@ def imports_of(tree: ast.AST, *, top_only: bool = False) -> Iterator[str]:
 
 def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue  # read by type checkers, never run
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield child
             yield from _top_level(child)

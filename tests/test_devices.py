@@ -7,9 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import devices
-from harness.devices import clock, find_npu_smi, npu_watches, watch_host
+from harness import ascend, devices
+from harness.ascend import find_npu_smi
+from harness.devices import clock, npu_watches, watch_host
 from harness.engines import Serving
+from harness.probe import this_machine
 from harness.watching import uses_npus_here
 
 DATA = Path(__file__).parent / "data" / "npu_smi"
@@ -154,10 +156,10 @@ def test_a_clock_counts_only_where_the_cores_are_busy():
 def test_npu_smi_is_looked_for_where_the_driver_puts_it(tmp_path, monkeypatch):
     """On the search path first, then in the driver's places, else nowhere."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(devices, "_PLACES", ())
+    monkeypatch.setattr(ascend, "_NPU_SMI", ())
 
-    assert find_npu_smi() is None
-    assert fake_npu_smi(tmp_path) == find_npu_smi()
+    assert find_npu_smi(this_machine()) is None
+    assert fake_npu_smi(tmp_path) == find_npu_smi(this_machine())
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import tempfile
 
 import pytest
 
+from harness.ascend import cann_version
 from harness.doctor import examine
 from harness.doctor.compatibility import NEWEST, RELEASES, mismatches, release_of, same
 from harness.doctor.findings import FAULTS, Finding, closing_line, lines_of
 from harness.doctor.generate import cause_in, generation, last_json
 from harness.doctor.machine import look
-from harness.doctor.probe import this_machine
-from harness.doctor.software import INSIDE, Interpreter, ask, cann_version
+from harness.doctor.software import INSIDE, Interpreter, ask
+from harness.probe import this_machine
 from tests.machines import A2, A3, BARE_CONTAINER, GOOD, HCCN, NO_DRIVER, PC, PYTHON, TOOLKIT, Machine, packages
 
 NPU_SMI = "/usr/local/bin/npu-smi"

@@ -7,6 +7,7 @@ import sys
 import psutil
 import pytest
 
+from harness import engines
 from harness.engines import STARTS, resolve_kind, start_of
 from harness.engines.base import flags_of
 from harness.engines.control import Control, api_key, pick_model
@@ -36,6 +37,24 @@ def test_the_simulator_is_an_engine(tmp_path):
     asyncio.run(check_engine(STARTS["simulator"], engine, tmp_path / "engine.log", ends=True))
 
     assert (tmp_path / "engine.log").read_text()
+
+
+def test_what_the_simulator_changes_is_told(tmp_path):
+    """A block size that Ascend does not take, and a flag that it does not act on; the counters confirm the first."""
+    engine = Engine(kind="simulator", model=MODEL, args={**SMALL, "block_size": 16, "load_format": "dummy"})
+
+    async def start():
+        async with STARTS["simulator"](engine, tmp_path / "engine.log") as serving:
+            return serving.configuration
+
+    told = asyncio.run(start())
+
+    assert [(row.flag, row.effective, row.source) for row in told.changed] == [
+        ("block_size", 128, "metrics"), ("load_format", None, "twin"),
+    ]  # fmt: skip
+    assert told.lines()[0].startswith("block_size: 16 was asked, 128 is in force: vllm-ascend makes it 128")
+    assert told.lines()[1] == "load_format: dummy was asked, it has no effect: the embedded engine does not act on it"
+    assert (told.resolution["by"], told.effective["max_model_len"]) == ("twin", 512)
 
 
 def test_an_attached_server_is_an_engine_and_stays(tmp_path, standing):
@@ -110,6 +129,22 @@ def test_auto_says_what_it_means_and_why():
     """Without an NPU it is the simulator; what was named is taken as named."""
     assert resolve_kind(Engine(kind="auto", model="m"))[0] == "simulator"
     assert resolve_kind(Engine(kind="vllm", model="m")) == ("vllm", "as asked")
+
+
+@pytest.mark.parametrize(("package", "kind"), [("vllm_ascend", "vllm-ascend"), ("vllm", "simulator")])
+def test_auto_looks_into_the_interpreter_that_would_serve(tmp_path, monkeypatch, package, kind):
+    """With an NPU, what counts is whether engine.python has vllm-ascend, whatever this interpreter has."""
+    monkeypatch.setattr(engines, "npu_devices", lambda: ["/dev/davinci0"])
+    monkeypatch.setattr(engines, "has_package", lambda _: package != "vllm_ascend")
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise SystemExit('it was imported')")
+    asked = Engine(kind="auto", model="m", python=sys.executable, env={"PYTHONPATH": str(tmp_path)})
+    found, why = resolve_kind(asked)
+
+    assert found == kind
+    assert sys.executable in why
+    assert resolve_kind(Engine(kind="auto", model="m", python="/no/such"))[0] == "simulator"
+    assert resolve_kind(Engine(kind="auto", model="m"))[0] == ("vllm-ascend" if kind == "simulator" else "simulator")
 
 
 def test_every_kind_can_be_started():

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from harness import checks
-from harness.engines import STARTS, hollow, installed, vllm
+from harness.engines import STARTS, hollow, vllm
 from harness.engines.hollow import is_hollow
 from harness.engines.installed import Installed, refuse_unknown
 from harness.errors import EngineError, InputError
@@ -76,9 +76,9 @@ def test_what_it_runs_with_is_told(tmp_path):
     assert serving.command[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
     assert serving.command[-5:] == ("--block-size", "16", "--no-enable-prefix-caching", "--max-model-len", "2048")
     assert (serving.kind, serving.model, serving.simulated, serving.hollow) == ("vllm", "m", False, False)
-    assert serving.effective["block_size"] == 128
-    assert serving.effective["kv_cache_size_tokens"] == 1234567
-    assert serving.effective["version"] == "0.23.0"
+    assert serving.configuration.effective["block_size"] == 128
+    assert serving.configuration.effective["kv_cache_size_tokens"] == 1234567
+    assert serving.configuration.effective["version"] == "0.23.0"
     assert wait_until_gone([serving.pid]) == []
 
 
@@ -91,7 +91,7 @@ def test_its_environment_is_the_scenarios(tmp_path, monkeypatch):
 
     assert (seen["CUDA_VISIBLE_DEVICES"], seen["VLLM_API_KEY"], seen["OMP_NUM_THREADS"]) == ("2,3", "k", "1")
     assert seen["VLLM_NO_USAGE_STATS"] == "1"
-    assert vllm._environment(engine(devices=[0]), "vllm-ascend")["ASCEND_RT_VISIBLE_DEVICES"] == "0"
+    assert vllm.environment_of(engine(devices=[0]), "vllm-ascend")["ASCEND_RT_VISIBLE_DEVICES"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -193,20 +193,50 @@ def test_flags_that_are_known_are_let_through():
     assert len(caught.value.lines) == 2
 
 
-def test_the_interpreter_is_asked_once(tmp_path, monkeypatch):
-    """The list of flags is kept until the file that defines them changes."""
-    asked, ask = [], installed._ask
+def test_a_configuration_that_vllm_refuses_is_told_before_a_start(tmp_path):
+    """In the words of its own configuration code, and nothing is started."""
+    line = refused(engine(args={"max_num_seqs": 64, "max_num_batched_tokens": 32}), tmp_path / "engine.log")
 
-    def counting(python, what, env, timeout_s):
-        asked.append(what)
-        return ask(python, what, env, timeout_s)
+    assert line.endswith("check of its configuration: max_num_batched_tokens (32) must be at least max_num_seqs")
+    assert not (tmp_path / "engine.log").exists()
 
-    monkeypatch.setattr(installed, "_ask", counting)
-    found = [asyncio.run(installed.installed(sys.executable, {"PYTHONPATH": FAKE})) for _ in range(2)]
 
-    assert found[0] == found[1]
-    assert "--block-size" in found[0].options
-    assert asked == ["versions", "flags", "versions"]
+def test_a_model_folder_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    """Before vLLM is asked anything, with the nearest folder beside it."""
+    (tmp_path / "qwen2").mkdir()
+    monkeypatch.setattr(vllm, "examine", None)
+    line = refused(engine(model=f"{tmp_path}/qwen"), tmp_path / "engine.log", InputError)
+
+    assert line == f"engine.model: there is no {tmp_path}/qwen; did you mean '{tmp_path}/qwen2'?"
+
+
+def test_a_value_of_the_wrong_kind_is_told_before_a_start(tmp_path):
+    """In the words of its own parser."""
+    line = refused(engine(args={"max_num_seqs": "many"}), tmp_path / "engine.log")
+
+    assert "argument --max-num-seqs: invalid int value: 'many'" in line
+    assert not (tmp_path / "engine.log").exists()
+
+
+def test_what_changed_is_told_with_its_source(tmp_path):
+    """Before the start by the configuration code, and after it by the counters, which say the same."""
+    told = asyncio.run(serve(engine(args={"block_size": 16}), tmp_path / "engine.log")).configuration.as_dict()
+    row = told["changed"][0]
+
+    assert told["resolution"]["by"] == "engine"
+    assert told["resolution"]["effective"]["block_size"] == 128
+    assert (row["flag"], row["asked"], row["effective"], row["before"]) == ("block_size", 16, 128, None)
+    assert (row["source"], row["why"]) == ("metrics", "Block size is set to 128 here.")
+    assert told["sources"]["max_num_seqs"] == "engine config code"
+
+
+def test_what_cannot_be_resolved_is_started_all_the_same(tmp_path):
+    """Without a device here, the flags are taken as asked until the engine tells, and the reason stands beside them."""
+    told = asyncio.run(serve(engine("nodevice", args={"block_size": 16}), tmp_path / "log")).configuration
+
+    assert told.resolution["by"] == "rules"
+    assert "Failed to infer device type" in told.resolution["reason"]
+    assert (told.effective["block_size"], told.sources["block_size"]) == (128, "metrics")
 
 
 def test_an_interpreter_without_vllm_is_told(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import reports
+from reports.language import translated
 from tests.result_folder import Run, make_result
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -110,6 +111,17 @@ def test_nothing_scrolls_sideways(page, tmp_path, width):
     (found,) = re.findall(r"scrolls (\d+) of (\d+); wide: ([^<]*)", dom)
 
     assert found == (str(width), str(width), "")
+
+
+def test_a_chinese_page_is_as_wide_as_a_phone(page, tmp_path):
+    """In the other language nothing scrolls sideways either, and nothing hostile runs."""
+    chinese = translated(page.read_text(encoding="utf-8"), "zh")
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.format(width=390, page=html.escape(chinese)), encoding="utf-8")
+    dom, log = run(tmp_path, "--window-size=600,900", "--dump-dom", probe.as_uri())
+
+    assert complaints(log) == []
+    assert re.findall(r"scrolls (\d+) of (\d+); wide: ([^<]*)", dom) == [("390", "390", "")]
 
 
 @pytest.mark.parametrize(("scheme", "paper"), [(1, (246, 246, 243)), (0, (18, 21, 24))], ids=["light", "dark"])

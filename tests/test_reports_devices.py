@@ -35,7 +35,7 @@ def test_npus_and_host_are_drawn_below_the_requests(tmp_path):
     page = reports.write_all(folder).read_text(encoding="utf-8")
     (stage,) = store.read_json(folder, store.SUMMARY)["stages"]
 
-    assert "What NPUs and host did" in page
+    assert "Requests in their phases, over what the server showed" in page
     assert "power of all NPUs, W: at most 620" in page
     assert "the hottest NPU, °C: at most 57.0" in page
     assert "CPU of the host, % of all cores: at most 40.0" in page

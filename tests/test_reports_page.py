@@ -103,7 +103,7 @@ def test_a_simulated_run_says_so_everywhere(sweep):
     titles = re.findall(r'<title id="[^"]+">([^<]*)</title>', text)
 
     assert re.search(r'<div class="simulated" role="note"><strong>SIMULATED</strong>', text)
-    assert re.search(r"<title>SIMULATED · ", text)
+    assert re.search(r"<title translate=\"no\">SIMULATED · ", text)
     assert len(titles) >= 8
     assert all("SIMULATED" in title for title in titles)
     assert page.text.count("SIMULATED") > 2 * len(titles)

@@ -65,7 +65,7 @@ def test_only_a_closed_loop_waits_for_answers():
 
 def test_what_can_be_written_can_be_done():
     """Every open kind of load has its arrivals, and every format of a trace its reader."""
-    assert {*PROCESSES, "closed", "trace"} == set(STAGE_KINDS)
+    assert {*PROCESSES, "closed", "trace", "offline"} == set(STAGE_KINDS)
     assert tuple(FORMATS) == TRACE_FORMATS
 
 

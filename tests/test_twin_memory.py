@@ -5,8 +5,7 @@ import re
 import pytest
 
 from harness.errors import EngineError
-from harness.twin.memory import memory_of
-from harness.twin.server import cache_labels, service_of
+from harness.twin.memory import cache_labels, memory_of
 from harness.twin.settings import settings_from_flags
 from harness.twin.startup import startup_lines
 
@@ -131,7 +130,8 @@ def test_the_suggested_cache_starts_and_leaves_room_for_graphs():
 
 def test_metrics_repeat_the_cache_configuration():
     """The labels of vllm:cache_config_info hold what the flags became."""
-    labels = cache_labels(service_of(settings_from_flags({**QWEN, "block_size": 32})))
+    settings = settings_from_flags({**QWEN, "block_size": 32})
+    labels = cache_labels(settings, memory_of(settings))
 
     assert labels["block_size"] == 128
     assert labels["num_gpu_blocks"] == memory(block_size=32).num_blocks

@@ -11,7 +11,7 @@ from harness.twin.engine import Engine, limits_of
 from harness.twin.memory import memory_of
 from harness.twin.scheduler import Request
 from harness.twin.settings import settings_from_flags
-from harness.twin.simulate import Arrival, simulate
+from harness.twin.simulate import Arrival, simulate, simulate_in_turn
 from harness.twin.tokens import answer_of
 
 MS = 1_000_000
@@ -147,3 +147,16 @@ def test_a_prompt_beyond_the_context_is_refused():
     """With its place, its length and what fits."""
     with pytest.raises(InputError, match=r"request 1: a prompt of 2048 tokens .* expected 1 to 2047"):
         simulate(settings_from_flags(FLAGS), [Arrival(0, [1], 1), Arrival(0, [1] * 2048, 1)])
+
+
+def test_batches_follow_each_other_on_a_warm_cache():
+    """The first is served as alone, the next begins where it ends and finds the same prompts in the cache."""
+    settings = settings_from_flags(FLAGS)
+    batch = [Arrival(0, [*range(40 * place, 40 * place + 400)], 20) for place in range(3)]
+    first, second = simulate_in_turn(settings, [batch, batch])
+    alone = simulate(settings, batch)
+
+    assert first.step_ns.tolist() == alone.step_ns.tolist()
+    assert first.cached_tokens.sum() < second.cached_tokens.sum()
+    assert set(second.sent_ns) == {first.step_ns[-1]}
+    assert second.step_ns[-1] - first.step_ns[-1] < first.step_ns[-1]

@@ -4,9 +4,9 @@ from harness.doctor.findings import MISSING, Finding
 from harness.doctor.links import link_findings
 from harness.doctor.machine import look
 from harness.doctor.npus import npu_findings
-from harness.doctor.probe import Probe
 from harness.doctor.software import software_findings
 from harness.doctor.tuning import tuning_findings
+from harness.probe import Probe
 
 _NOWHERE = Finding(
     "NPU",

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from harness.ascend import DRIVER
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
-from harness.doctor.machine import DRIVER, Machine
-from harness.doctor.probe import Probe
+from harness.doctor.machine import Machine
+from harness.probe import Probe
 
 
 def link_findings(probe: Probe, machine: Machine) -> Iterator[Finding]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from harness.doctor.probe import Probe
+from harness.ascend import driver_version, find_npu_smi
 from harness.npu_smi import Chip, Table, parse_info
+from harness.probe import Probe
 
-DRIVER = "/usr/local/Ascend/driver"
 _HUAWEI = "0x19e5"
 _ACCELERATOR = "0x1200"  # PCI class of processing accelerators
 _CONTAINERS = ("docker", "kubepods", "containerd", "libpod", "lxc")
@@ -41,13 +41,13 @@ class Machine:
 
 def look(probe: Probe) -> Machine:
     """See what is there."""
-    npu_smi = probe.program("npu-smi", "/usr/local/bin/npu-smi", "/usr/local/sbin/npu-smi")
+    npu_smi = find_npu_smi(probe)
     answer = probe.run([npu_smi, "info"]) if npu_smi else None
     said = answer.text if answer else ""
     return Machine(
         files=tuple(probe.paths("/dev/davinci[0-9]*")),
         cards=_cards(probe),
-        driver=value_in(probe, f"{DRIVER}/version.info", "Version"),
+        driver=driver_version(probe),
         npu_smi=npu_smi,
         said=said,
         table=parse_info(said),
@@ -66,9 +66,3 @@ def _contained(probe: Probe) -> bool:
     if probe.read("/.dockerenv") is not None or probe.read("/run/.containerenv") is not None:
         return True
     return any(word in (probe.read("/proc/1/cgroup") or "") for word in _CONTAINERS)
-
-
-def value_in(probe: Probe, path: str, key: str) -> str | None:
-    """The value of a `key=value` line of a file; None where there is none."""
-    pairs = (line.partition("=") for line in (probe.read(path) or "").splitlines())
-    return next((value.strip() for name, _, value in pairs if name.strip().lower() == key.lower()), None)

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from harness.ascend import DRIVER, firmware_version
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
-from harness.doctor.machine import DRIVER, Machine, value_in
-from harness.doctor.probe import Probe
-from harness.npu_smi import Chip, parse_fields
+from harness.doctor.machine import Machine
+from harness.npu_smi import Chip
+from harness.probe import Probe
 from harness.units import format_bytes, format_share
 
 HELD = 0.1  # of a chip's memory; an idle one shows 3 to 5 % for the driver's own use
@@ -81,21 +82,11 @@ def _driver(probe: Probe, machine: Machine) -> Iterator[Finding]:
         yield Finding("driver", NOTE, text)
     else:
         yield Finding("driver", OK, machine.driver)
-    firmware = _firmware(probe, machine)
+    firmware = firmware_version(probe, machine.npu_smi, machine.chips[0].npu if machine.chips else None)
     if firmware is not None:
         yield Finding("firmware", OK, firmware)
     elif machine.chips:
         yield Finding("firmware", NOTE, "its version is not told", "npu-smi info -t board -i 0")
-
-
-def _firmware(probe: Probe, machine: Machine) -> str | None:
-    if machine.npu_smi is not None and machine.chips:
-        answer = probe.run([machine.npu_smi, "info", "-t", "board", "-i", str(machine.chips[0].npu)])
-        told = (block.get("Firmware Version") for block in parse_fields(answer.text) if answer.good)
-        found = next((version for version in told if version), None)
-        if found:
-            return found
-    return value_in(probe, "/usr/local/Ascend/firmware/version.info", "Version")
 
 
 def _mounts(probe: Probe) -> Iterator[Finding]:

@@ -1,19 +1,18 @@
 """Are CANN and the packages of the engine there, and do their versions belong together?"""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.ascend import HOME, cann_version
 from harness.doctor.compatibility import NEWEST, SOURCE, Mismatch, mismatches, release_of
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
-from harness.doctor.machine import Machine, value_in
-from harness.doctor.probe import Probe
+from harness.doctor.machine import Machine
+from harness.probe import Probe
 
 INSIDE = Path(__file__).with_name("inside.py")
-_ASCEND = "/usr/local/Ascend"
-_ATB = f"{_ASCEND}/nnal/atb/set_env.sh"
+_ATB = f"{HOME}/nnal/atb/set_env.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +61,14 @@ def software_findings(probe: Probe, machine: Machine, python: str) -> Iterator[F
         yield from _together(found, python)
 
 
-def cann_version(probe: Probe) -> str | None:
-    """CANN's version: from its install record, its version.cfg, or the name of its folder."""
-    homes = [probe.env.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")]
-    known = [f"{_ASCEND}/ascend-toolkit/latest", f"{_ASCEND}/cann", *reversed(probe.paths(f"{_ASCEND}/cann-*"))]
-    for home in (home for home in (*homes, *known) if home):
-        records = [*probe.paths(f"{home}/*-linux/ascend_toolkit_install.info"), f"{home}/ascend_toolkit_install.info"]
-        told = next((version for path in records if (version := value_in(probe, path, "version"))), None)
-        config = re.search(r"running_version=\[[^:\]]*:([^\]]+)\]", probe.read(f"{home}/version.cfg") or "")
-        named = re.search(r"/cann-([^/]+)/?$", home) if probe.paths(home) else None
-        if found := told or (config.group(1) if config else None) or (named.group(1) if named else None):
-            return found
-    return None
-
-
 def _cann(probe: Probe, version: str | None) -> Iterator[Finding]:
-    sets = probe.paths(f"{_ASCEND}/ascend-toolkit/set_env.sh") or probe.paths(f"{_ASCEND}/cann*/set_env.sh")
+    sets = probe.paths(f"{HOME}/ascend-toolkit/set_env.sh") or probe.paths(f"{HOME}/cann*/set_env.sh")
     if version is None:
         mend = f"install CANN {NEWEST.cann} (toolkit, kernels, nnal) from hiascend.com, or use the official image"
-        yield Finding("CANN", MISSING, f"not found below {_ASCEND}", mend)
+        yield Finding("CANN", MISSING, f"not found below {HOME}", mend)
         return
     if "ASCEND_HOME_PATH" not in probe.env:
-        mend = f"source {sets[0] if sets else f'{_ASCEND}/ascend-toolkit/set_env.sh'}"
+        mend = f"source {sets[0] if sets else f'{HOME}/ascend-toolkit/set_env.sh'}"
         yield Finding("CANN", WRONG, f"{version} is installed, but not in this shell's environment", mend)
     else:
         yield Finding("CANN", OK, version)

@@ -8,6 +8,7 @@ from harness.engines.base import Serving, Start
 from harness.engines.simulator import simulate
 from harness.engines.vllm import start_vllm
 from harness.environment import has_package, npu_devices
+from harness.probe import this_machine
 from harness.scenario.models import Engine
 
 STARTS: Mapping[str, Start] = {
@@ -24,10 +25,20 @@ def resolve_kind(engine: Engine) -> tuple[str, str]:
     """The kind that `auto` means on this machine, and why in a few words."""
     if engine.kind != "auto":
         return engine.kind, "as asked"
-    if npu_devices() and has_package("vllm-ascend"):
-        return "vllm-ascend", "an NPU and vllm-ascend are here"
-    missing = "no NPU" if not npu_devices() else "no vllm-ascend"
-    return "simulator", f"auto: {missing} on this machine"
+    if not npu_devices():
+        return "simulator", "auto: no NPU on this machine"
+    place = "this interpreter" if engine.python is None else engine.python
+    if not _has_ascend(engine):
+        return "simulator", f"auto: no vllm-ascend in {place}"
+    return "vllm-ascend", f"an NPU is here, and vllm-ascend in {place}"
+
+
+def _has_ascend(engine: Engine) -> bool:
+    """Whether the interpreter in which the engine would run has vllm-ascend; asked without importing it."""
+    if engine.python is None:
+        return has_package("vllm-ascend")
+    asks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm_ascend') is None)"
+    return this_machine(engine.env).run([engine.python, "-c", asks]).good
 
 
 def start_of(kind: str) -> Start:

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from harness.engines.base import Serving
+from harness.engines.bootlog import BootFacts
 from harness.engines.control import Control, pick_model
+from harness.engines.resolving import Resolved, started
 from harness.scenario.models import Engine
 
 
@@ -19,6 +22,7 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
     assert engine.url is not None
     async with Control(engine.url, engine.api_key_env) as control:
         model = pick_model(engine.model, await control.models(), engine.url)
-        effective = await control.effective()
+        cache = await control.effective()
         simulated = control.simulated
-    yield Serving("attach", engine.url, model, simulated, engine.api_key_env, effective=effective)
+    configuration = replace(started({}, Resolved({}), BootFacts(), cache), resolution={})
+    yield Serving("attach", engine.url, model, simulated, engine.api_key_env, configuration=configuration)

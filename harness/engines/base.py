@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.engines.effective import Configuration
 from harness.scenario.models import Engine
 
 
@@ -15,7 +16,7 @@ class Serving:
     """An engine that answers.
 
     `simulated` is true where its times are computed and not measured. `command` is what started
-    it (empty where it was already there), `effective` what its flags really became. `hollow` is
+    it (empty where it was already there), `configuration` what its flags really became. `hollow` is
     true where its device is a stand-in that computes nothing. `ending` tells, in one line, why it
     ended by itself, or None while it lives. `pid` is the process that was started, None where it
     was already there.
@@ -27,7 +28,7 @@ class Serving:
     simulated: bool
     api_key_env: str | None = None
     command: tuple[str, ...] = ()
-    effective: Mapping[str, Any] = field(default_factory=dict)
+    configuration: Configuration = field(default_factory=Configuration)
     hollow: bool = False
     ending: Callable[[], str | None] = lambda: None
     pid: int | None = None

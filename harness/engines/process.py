@@ -110,8 +110,10 @@ class EngineProcess:
             os.killpg(group, number)
 
 
-async def output_of(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
-    """What a short program prints, "" where it takes too long; its input stays open for as long as it is waited for.
+async def output_of(command: Sequence[str], env: Mapping[str, str], timeout_s: float, line: bytes = b"") -> str:
+    """What a short program prints, "" where it takes too long.
+
+    It reads `line`; its input stays open for as long as it is waited for.
 
     Raises:
         OSError: where it cannot be run.
@@ -124,7 +126,9 @@ async def output_of(command: Sequence[str], env: Mapping[str, str], timeout_s: f
         env={**os.environ, **env},
         start_new_session=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
+    process.stdin.write(line)
     try:
         printed = await asyncio.wait_for(process.stdout.read(), timeout_s)
     except asyncio.TimeoutError:

@@ -1,14 +1,20 @@
 """How is the embedded engine run: as a process of its own, like any other?"""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from harness.engines.base import Serving, flags_of
+from harness.engines.bootlog import BootFacts
 from harness.engines.control import Control, pick_model
 from harness.engines.process import EngineProcess
+from harness.engines.resolving import by_twin, started
+from harness.errors import EngineError
 from harness.scenario.models import Engine
+from harness.twin.calibration import read_calibration
+from harness.twin.chips import DEFAULT_CHIP, chip_named
 
 _READY_S = 60.0
 
@@ -22,23 +28,39 @@ async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
     """
     asked = [] if engine.model is None else ["--model", engine.model]
     place = ["--host", engine.host, "--port", str(engine.port or 0), "--until-stdin-closes"]
-    command = [sys.executable, "-m", "harness", "serve-sim", *place, *asked, *flags_of(engine.args)]
+    args = calibrated(engine)
+    command = [sys.executable, "-m", "harness", "serve-sim", *place, *asked, *flags_of(args)]
+    resolved = by_twin(engine.model, args)
+    if resolved.fault is not None:
+        raise EngineError(f"engine: {resolved.fault}")
     process = EngineProcess(command, log, engine.env)
     await process.start()
     try:
         url = await process.first_line(min(_READY_S, engine.ready_timeout))
         async with Control(url) as control:
             model = pick_model(engine.model, await control.models(), url)
-            effective = await control.effective()
+            cache = await control.effective()
         yield Serving(
             "simulator",
             url,
             model,
             simulated=True,
             command=tuple(command),
-            effective=effective,
+            configuration=started(args, resolved, BootFacts(), cache),
             ending=process.ending,
             pid=process.pid,
         )
     finally:
         await process.stop()
+
+
+def calibrated(engine: Engine) -> Mapping[str, Any]:
+    """The engine's flags, behind what its `calibration` says of attention.
+
+    Raises:
+        InputError: where that is no result of kernels measured on such a chip.
+    """
+    if engine.calibration is None:
+        return engine.args
+    chip = chip_named(str(engine.args.get("chip", DEFAULT_CHIP)))
+    return {**read_calibration(Path(engine.calibration), chip).flags, **engine.args}

@@ -15,16 +15,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.devices import find_npu_smi
+from harness.ascend import find_npu_smi
 from harness.engines import guardian, idle
 from harness.engines.base import Serving, flags_of
-from harness.engines.bootlog import BootFacts, advance, failure_of, message_of
+from harness.engines.bootlog import BootFacts, boot_facts, failure_of, message_of
 from harness.engines.control import Control, api_key, pick_model
-from harness.engines.effective import effective
 from harness.engines.hollow import is_hollow
-from harness.engines.installed import Installed, installed, refuse_unknown
+from harness.engines.installed import refuse_unknown
 from harness.engines.process import EngineProcess
-from harness.errors import EngineError, InputError
+from harness.engines.resolving import Resolved, examine, started
+from harness.errors import EngineError, InputError, suggestion
+from harness.probe import this_machine
 from harness.scenario.models import Engine
 
 GRACE_S = 20.0  # a tensor-parallel engine takes that long to leave its devices in order
@@ -43,17 +44,11 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str) -> AsyncIterator[S
         InputError: where a flag is one that the installed version does not know.
         EngineError: where it does not come up; one line with what its log says of the reason.
     """
-    env, python = _environment(engine, kind), engine.python or sys.executable
-    found = await _checked(engine, kind, python, env)
+    env, python = environment_of(engine, kind), engine.python or sys.executable
+    resolved = await checked(engine, kind, python, env)
     port = _port(engine)
     command = _command(engine, python, port)
-    process = EngineProcess(_guarded(command), log, env, stop_s=GRACE_S + 15)
-    watch = _Watch(process, log)
-    smi = find_npu_smi() if kind == "vllm-ascend" else None
-    before = await idle.held(smi, engine.devices)
-    await process.start()
-    try:
-        group = await _group(process)
+    async with guarded(engine, kind, command, log) as (watch, group):
         async with Control(_url(engine.host, port), engine.api_key_env) as control:
             model = await _ready(engine, control, watch)
             cache = await control.effective()
@@ -64,18 +59,39 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str) -> AsyncIterator[S
             simulated=False,
             api_key_env=engine.api_key_env,
             command=tuple(command),
-            effective=effective(kind, engine.args, cache, watch.facts, found.additional_keys),
+            configuration=started(engine.args, resolved, watch.facts, cache),
             hollow=is_hollow(group),
             ending=watch.ending,
             pid=group,
         )
+
+
+@asynccontextmanager
+async def guarded(engine: Engine, kind: str, command: list[str], log: Path) -> AsyncIterator[tuple["Watch", int]]:
+    """Run an engine's command under the guardian; who watches it, and its process group.
+
+    At the end nothing of it is left, and the devices hold what they held before.
+
+    Raises:
+        EngineError: where its program cannot be run.
+    """
+    words = [sys.executable, "-I", "-S", str(guardian.__file__), str(GRACE_S), *command]
+    process = EngineProcess(words, log, environment_of(engine, kind), stop_s=GRACE_S + 15)
+    smi = find_npu_smi(this_machine()) if kind == "vllm-ascend" else None
+    before = await idle.held(smi, engine.devices)
+    watch = Watch(process, log)
+    await process.start()
+    try:
+        yield watch, int(await process.first_line(_GUARDIAN_S))
     finally:
         await process.stop()
         idle.note(log, await idle.wait_until_back(smi, engine.devices, before))
 
 
-def _environment(engine: Engine, kind: str) -> dict[str, str]:
+def environment_of(engine: Engine, kind: str) -> dict[str, str]:
     """What the engine finds in its environment beside what it inherits; the scenario's word is last."""
+    if kind not in _DEVICES:
+        return dict(engine.env)
     env = {"VLLM_NO_USAGE_STATS": "1"}  # a benchmark tells nobody that it runs
     if engine.devices is not None:
         env[_DEVICES[kind]] = ",".join(str(number) for number in engine.devices)
@@ -84,21 +100,35 @@ def _environment(engine: Engine, kind: str) -> dict[str, str]:
     return env | engine.env
 
 
-async def _checked(engine: Engine, kind: str, python: str, env: Mapping[str, str]) -> Installed:
-    """What the interpreter has, once nothing in the scenario speaks against a start."""
+async def checked(engine: Engine, kind: str, python: str, env: Mapping[str, str]) -> Resolved:
+    """What the flags become, once nothing in the scenario speaks against a start."""
     if engine.model is None:
         raise InputError(f"engine.model: is missing; kind {kind} expects a model's name or folder")
     for name, key in _OWN_FLAGS.items():
         if name in engine.args:
             raise InputError(f"engine.args.{name}: belongs elsewhere; expected {key}")
-    found = await installed(python, env)
+    _check_folder(engine.model)
+    examined = await examine(kind, python, env, engine.model, [engine.args])
+    found, resolved = examined.installed, examined.resolved[0]
     for package, there in (("vllm", found.vllm), ("vllm_ascend", found.ascend or kind != "vllm-ascend")):
         if not there:
             raise EngineError(
                 f"engine.python {python}: has no {package}; expected the interpreter in which it is installed"
             )
     refuse_unknown(engine.args, found)
-    return found
+    if resolved.fault is not None:
+        raise EngineError(f"engine: would not start, by vLLM's own check of its configuration: {resolved.fault}")
+    return resolved
+
+
+def _check_folder(model: str) -> None:
+    """Refuse what looks like a folder and is not there, without asking vLLM, which takes its time."""
+    folder = Path(model)
+    if model.startswith(("/", "./", "../")) and not folder.exists():
+        beside = sorted(str(one) for one in folder.parent.glob("*/"))
+        raise InputError(
+            f"engine.model: there is no {model}; {suggestion(model, beside) if beside else 'expected a folder'}"
+        )
 
 
 def _port(engine: Engine) -> int:
@@ -129,15 +159,7 @@ def _command(engine: Engine, python: str, port: int) -> list[str]:
     return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *flags_of(engine.args)]
 
 
-def _guarded(command: list[str]) -> list[str]:
-    return [sys.executable, "-I", "-S", str(guardian.__file__), str(GRACE_S), *command]
-
-
-async def _group(process: EngineProcess) -> int:
-    return int(await process.first_line(_GUARDIAN_S))
-
-
-async def _ready(engine: Engine, control: Control, watch: "_Watch") -> str:
+async def _ready(engine: Engine, control: Control, watch: "Watch") -> str:
     """The model's name, once /health and a completion of one token have answered."""
     try:
         return await asyncio.wait_for(_answering(engine, control, watch), engine.ready_timeout)
@@ -149,7 +171,7 @@ async def _ready(engine: Engine, control: Control, watch: "_Watch") -> str:
         ) from None
 
 
-async def _answering(engine: Engine, control: Control, watch: "_Watch") -> str:
+async def _answering(engine: Engine, control: Control, watch: "Watch") -> str:
     while not await control.healthy():
         await watch.rest()
     asked = None if "served_model_name" in engine.args else engine.model
@@ -160,7 +182,7 @@ async def _answering(engine: Engine, control: Control, watch: "_Watch") -> str:
     return model
 
 
-class _Watch:
+class Watch:
     """An engine's process and its log, read as it grows."""
 
     def __init__(self, process: EngineProcess, log: Path) -> None:
@@ -176,9 +198,10 @@ class _Watch:
             file.seek(self._offset)
             whole, end, _ = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(end)
-        for line in whole.decode("utf-8", "replace").splitlines():
-            self.facts = advance(self.facts, line)
-            self._last = message_of(line).strip() or self._last
+        lines = whole.decode("utf-8", "replace").splitlines()
+        self.facts = boot_facts(lines, self.facts)
+        said = filter(None, (message_of(line).strip() for line in reversed(lines)))
+        self._last = next(said, self._last)
 
     async def rest(self) -> None:
         """Wait a little.

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -12,12 +12,14 @@ from harness.errors import ScenarioError, nearest
 from harness.scenario.base import Part
 from harness.scenario.document import MOST_CHARACTERS, Reading, read_value
 from harness.scenario.faults import Fault, KeyPath, dotted, explain, show
+from harness.scenario.gate import Gate
 from harness.scenario.models import Scenario, flag_name
 from harness.scenario.overrides import Override, apply_override, parse_override
 from harness.scenario.sense import faults_between
+from harness.scenario.study import STUDY_KEYS, Study
 
 _MOST_BYTES = 4 * MOST_CHARACTERS
-STUDY_KEYS = ("study", "search")
+PartOf = TypeVar("PartOf", bound=Part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,62 @@ class LoadedScenario:
         return self.path.parent / name
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A YAML file of keys and values, and where each value stands: `places` are file and line by path."""
+
+    path: Path
+    text: str
+    sha256: str
+    tree: dict[str, Any]
+    places: Mapping[KeyPath, str]
+
+    def refuse(self, faults: Sequence[Fault]) -> None:
+        """Raise a ScenarioError with a line for each fault, where there is one."""
+        _refuse(_lines(faults, self.places))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStudy:
+    """A checked study, and the file that it was read from."""
+
+    study: Study
+    document: Document
+    overrides: tuple[str, ...]
+
+    def file(self, name: str) -> Path:
+        """A file that the study names, looked up from the study's own folder."""
+        return self.document.path.parent / name
+
+
+def read_document(path: Path, overrides: Sequence[str], flags: Sequence[Override], expected: str) -> Document:
+    """A file's keys and values with the overrides in place; `expected` names what it should hold.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    raw = _bytes(path)
+    text = _decoded(raw, path)
+    reading = read_value(text)
+    tree = _mapping(reading, path, expected)
+    places = {_as_read(spot): f"{path}:{mark.line}" for spot, mark in reading.marks.items()}
+    changes = [*(parse_override(override) for override in overrides), *flags]
+    _refuse([*_applied(changes, tree, places)])
+    return Document(path, text, hashlib.sha256(raw).hexdigest(), tree, places)
+
+
+def load_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> LoadedStudy:
+    """The study of a file, with each `KEY=VALUE` of `overrides` in place, and then the `flags`.
+
+    Its scenarios are not opened here; see harness.tune.opening.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    document = read_document(path, overrides, flags, "a study, with name, question and scenario")
+    return LoadedStudy(validated(Study, document), document, tuple(overrides))
+
+
 def load_scenario(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> LoadedScenario:
     """The scenario of a file, with each `KEY=VALUE` of `overrides` in place, and then the `flags`.
 
@@ -47,22 +105,39 @@ def load_scenario(path: Path, overrides: Sequence[str] = (), flags: Sequence[Ove
     Raises:
         ScenarioError: with one line for each fault.
     """
-    raw = _bytes(path)
-    text = _decoded(raw, path)
-    reading = read_value(text)
-    tree = _mapping(reading, path)
-    places = {_as_read(spot): f"{path}:{mark.line}" for spot, mark in reading.marks.items()}
-    changes = [*(parse_override(override) for override in overrides), *flags]
-    _refuse([*_applied(changes, tree, places)])
-    scenario = _validated(tree, places)
-    _refuse(_lines(faults_between(scenario, path.parent), places))
-    return LoadedScenario(scenario, text, hashlib.sha256(raw).hexdigest(), path, tuple(overrides))
+    document = read_document(path, overrides, flags, _SCENARIO)
+    if is_study(document):
+        line = document.places[next((key,) for key in STUDY_KEYS if key in document.tree)]
+        raise ScenarioError(f"{line}: this is a study; expected a scenario, or `harness tune {path}`")
+    scenario = validated(Scenario, document)
+    document.refuse(faults_between(scenario, path.parent))
+    return LoadedScenario(scenario, document.text, document.sha256, path, tuple(overrides))
+
+
+def load_gate(path: Path) -> Gate:
+    """The gate of a file.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    return validated(Gate, read_document(path, (), (), "a gate, with measures and what each is allowed"))
+
+
+def is_study(document: Document) -> bool:
+    """Whether a file asks for the best configuration rather than for one run."""
+    return "scenario" in document.tree or {"space", "objective"} <= document.tree.keys()
 
 
 def check_file(path: Path) -> list[str]:
-    """A line for each fault of a scenario file; none where it can be run."""
+    """A line for each fault of a scenario, study or gate file; none where it can be used."""
     try:
-        load_scenario(path)
+        document = read_document(path, (), (), _SCENARIO)
+        if is_study(document):
+            load_study(path)
+        elif "gate" in document.tree:
+            load_gate(path)
+        else:
+            load_scenario(path)
     except ScenarioError as error:
         return list(error.lines)
     return []
@@ -97,19 +172,17 @@ def _decoded(raw: bytes, path: Path) -> str:
         raise ScenarioError(f"{path}:{line}: not UTF-8; expected a text file saved as UTF-8") from None
 
 
-def _mapping(reading: Reading, path: Path) -> dict[str, Any]:
-    """The file's keys and values, where it is YAML and a scenario at all."""
+_SCENARIO = "a scenario, with name, question, workload and load"
+
+
+def _mapping(reading: Reading, path: Path, expected: str) -> dict[str, Any]:
+    """The file's keys and values, where it is YAML and a mapping at all."""
     _refuse([_line(f"{path}:{mark.line}", fault) for mark, fault in reading.faults])
     if reading.value is None:
-        raise ScenarioError(f"{path}: the file is empty; expected a scenario, with name, question, workload and load")
+        raise ScenarioError(f"{path}: the file is empty; expected {expected}")
     if not isinstance(reading.value, dict):
-        raise ScenarioError(
-            f"{path}:1: expected a mapping with name, question, workload and load, got {show(reading.value)}"
-        )
-    for key in STUDY_KEYS:
-        if key in reading.value:
-            line = reading.marks[(key,)].line
-            raise ScenarioError(f"{path}:{line}: {key}: this is a study; studies come with `harness tune`")
+        what = expected.partition(", ")[2]
+        raise ScenarioError(f"{path}:1: expected a mapping {what}, got {show(reading.value)}")
     return reading.value
 
 
@@ -139,13 +212,18 @@ def _move(places: dict[KeyPath, str], change: Override) -> None:
         places.setdefault(path[:depth], change.place)
 
 
-def _validated(tree: dict[str, Any], places: Mapping[KeyPath, str]) -> Scenario:
+def validated(model: type[PartOf], document: Document) -> PartOf:
+    """A document as a value of this class.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
     readers: dict[int, type[Part]] = {}
     try:
-        return Scenario.model_validate(tree, context=readers)
+        return model.model_validate(document.tree, context=readers)
     except ValidationError as error:
-        faults = explain(error.errors(include_url=False), tree, readers)
-    raise ScenarioError(*_lines(faults, places))
+        faults = explain(error.errors(include_url=False), document.tree, readers)
+    raise ScenarioError(*_lines(faults, document.places))
 
 
 def _lines(faults: Sequence[Fault], places: Mapping[KeyPath, str]) -> list[str]:

@@ -16,7 +16,8 @@ from pydantic import (
 
 from harness.errors import suggestion
 from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
-from harness.scenario.stages import LoadItem, Stage, expand
+from harness.scenario.kernels import Kernels
+from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
 from harness.scenario.workload import Workload
 
 ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
@@ -113,6 +114,8 @@ class Engine(Part):
     """The port the engine listens on; a free one by default."""
     ready_timeout: Duration = 1800.0
     """How long the engine may take until it answers, such as 30m."""
+    calibration: Text | None = None
+    """A result folder of kernels, by which the simulator's attention is timed; for kind simulator or auto."""
 
     @field_validator("args")
     @classmethod
@@ -131,6 +134,8 @@ class Engine(Part):
             raise ValueError("kind attach needs url, such as http://127.0.0.1:8000")
         if self.kind != "attach" and self.url is not None:
             raise ValueError(f"url belongs to kind attach, not to {self.kind}; expected kind: attach")
+        if self.calibration is not None and self.kind not in ("simulator", "auto"):
+            raise ValueError(f"calibration belongs to kind simulator, not to {self.kind}; expected kind: simulator")
         return self
 
 
@@ -184,7 +189,7 @@ class Scenario(Part):
     """What is sent: prompts, answers and how they share."""
     load: Annotated[tuple[LoadItem, ...], Field(min_length=1, strict=False)] | None = None
     """When it is sent: stages, run in order, each measured on its own."""
-    kernels: dict[str, Any] | None = None
+    kernels: Kernels | None = None
     """Microbenchmarks of attention kernels, in place of workload and load."""
     warmup: Warmup | None = None
     """Load before the first measured stage, recorded but not counted."""
@@ -218,3 +223,8 @@ class Scenario(Part):
     def stages(self) -> tuple[Stage, ...]:
         """The stages of `load`, lists multiplied out."""
         return expand(self.load or ())
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether requests go to the engine's own `LLM.generate`, and not to a server."""
+        return any(stage.kind == OFFLINE for stage in self.stages)

@@ -1,9 +1,10 @@
-"""What may stand in a scenario file, as a JSON Schema for editors and other tools?"""
+"""What may stand in a scenario or study file, as a JSON Schema for editors and other tools?"""
 
 import json
 from typing import Any
 
 from harness.scenario.models import Scenario
+from harness.scenario.study import Study
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -14,9 +15,23 @@ def scenario_schema() -> dict[str, Any]:
     return {"$schema": DRAFT, "title": "npu-harness scenario", **schema}
 
 
+def file_schema() -> dict[str, Any]:
+    """The JSON Schema of a file that is a study where it names a scenario, and else a scenario."""
+    parts = {model.__name__: _plain(model.model_json_schema(mode="validation")) for model in (Scenario, Study)}
+    shared = {name: part for whole in parts.values() for name, part in whole.pop("$defs").items()}
+    return {
+        "$schema": DRAFT,
+        "title": "npu-harness scenario or study",
+        "if": {"required": ["scenario"]},
+        "then": {"$ref": "#/$defs/Study"},
+        "else": {"$ref": "#/$defs/Scenario"},
+        "$defs": shared | parts,
+    }
+
+
 def schema_text() -> str:
     """The schema as scenarios/schema.json holds it."""
-    return json.dumps(scenario_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(file_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _plain(node: Any) -> Any:

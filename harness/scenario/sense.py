@@ -12,7 +12,7 @@ from harness.errors import InputError
 from harness.scenario.counts import Count, at_most, bounds
 from harness.scenario.faults import Fault, KeyPath, is_secret
 from harness.scenario.models import Scenario, split_objective
-from harness.scenario.stages import stages_of
+from harness.scenario.stages import OFFLINE, stages_of
 from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
 
 MOST_REQUESTS = 10_000_000
@@ -24,7 +24,7 @@ _STREAMED = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap")
 
 def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
     """What is wrong between the parts of a scenario; files are looked up from `folder`."""
-    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages)
+    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _offline)
     return [*(fault for check in checks for fault in check(scenario)), *_files(scenario, folder)]
 
 
@@ -129,6 +129,33 @@ def _stages(scenario: Scenario) -> Iterator[Fault]:
                     f"expected at least {stage.concurrency}",
                 )
                 break
+
+
+def _offline(scenario: Scenario) -> Iterator[Fault]:
+    """What has no meaning where requests go to `LLM.generate` and not to a server."""
+    if not scenario.is_offline:
+        return
+    kinds = [next(iter(type(item).model_fields)) for item in scenario.load or ()]
+    odd = next((index for index, kind in enumerate(kinds) if (kind == OFFLINE) != (kinds[0] == OFFLINE)), None)
+    if odd is not None:
+        text = "stages with and without a server stand together; expected offline alone, or without it"
+        yield Fault(("load", odd, kinds[odd]), text)
+    if scenario.engine.kind == "attach":
+        text = "an offline stage needs an engine that is started here; expected simulator, vllm or vllm-ascend"
+        yield Fault(("engine", "kind"), text)
+    if scenario.endpoint != "completions":
+        yield Fault(("endpoint",), "an offline stage sends token ids, and no chat; expected completions")
+    if isinstance(scenario.workload, Conversation):
+        text = "an offline stage sends everything at once, and a turn waits for an answer; expected another workload"
+        yield Fault(("workload", "kind"), text)
+    if scenario.warmup is not None and scenario.warmup.duration is not None:
+        yield Fault(("warmup", "duration"), "an offline stage warms up by a call of so many; expected requests")
+    for key in scenario.slo:
+        metric = split_objective(key)[0]
+        if metric in _STREAMED:
+            yield Fault(
+                ("slo", key), f"nobody waits for a token in an offline stage; expected e2e in place of {metric}"
+            )
 
 
 def _files(scenario: Scenario, folder: Path) -> Iterator[Fault]:

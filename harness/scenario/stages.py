@@ -97,6 +97,13 @@ class Trace(Part):
     """The most requests in flight; others wait and keep their due times."""
 
 
+class Offline(Part):
+    """All requests at once, in one call of the engine's own `LLM.generate`: no server, no arrivals."""
+
+    requests: OneOrMany[Whole]
+    """How many requests the call is given."""
+
+
 class ClosedItem(Part):
     """A closed-loop stage: so many users."""
 
@@ -139,7 +146,16 @@ class TraceItem(Part):
     """Arrivals at the trace's own times."""
 
 
-STAGE_KINDS = ("closed", "constant", "poisson", "gamma", "ramp", "trace")
+class OfflineItem(Part):
+    """A batch without a server: one call of `LLM.generate`."""
+
+    offline: Offline
+    """All requests at once, in one call of the engine's own `LLM.generate`: no server, no arrivals."""
+
+
+STAGE_KINDS = ("closed", "constant", "poisson", "gamma", "ramp", "trace", "offline")
+OFFLINE = "offline"
+BY_ANSWERS = ("closed", OFFLINE)  # kinds without due times
 
 
 def _kind_of(data: Any) -> str:
@@ -154,7 +170,8 @@ LoadItem = Annotated[
     | Annotated[PoissonItem, Tag("poisson")]
     | Annotated[GammaItem, Tag("gamma")]
     | Annotated[RampItem, Tag("ramp")]
-    | Annotated[TraceItem, Tag("trace")],
+    | Annotated[TraceItem, Tag("trace")]
+    | Annotated[OfflineItem, Tag("offline")],
     Discriminator(_kind_of),
 ]
 
@@ -180,7 +197,7 @@ class Stage:
     @property
     def is_open(self) -> bool:
         """Whether arrivals come by the clock and not by answers."""
-        return self.kind != "closed"
+        return self.kind not in BY_ANSWERS
 
     @property
     def expected_requests(self) -> float | None:

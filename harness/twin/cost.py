@@ -9,7 +9,7 @@ the device runs, and whose other work overlaps the step under asynchronous sched
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.twin.chips import Chip
 from harness.twin.models import Model
@@ -53,6 +53,16 @@ TERMS: Mapping[str, Terms] = {  # by family
 }  # fmt: skip
 
 
+def terms_for(settings: Settings) -> Terms:
+    """The terms of the chip's family; attention's shares are those that the settings give, where they do."""
+    fitted = TERMS[settings.device.family]
+    return replace(
+        fitted,
+        cache=settings.cache_efficiency or fitted.cache,
+        attention=settings.attention_efficiency or fitted.attention,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class StepTime:
     """Where the time of one step goes, in seconds a term; `total_s` is the step.
@@ -78,7 +88,7 @@ class StepCost:
         self._settings = settings
         self._model: Model = settings.shape
         self._chip: Chip = settings.device
-        self._terms = terms or TERMS[self._chip.family]
+        self._terms = terms or terms_for(settings)
         self._tp = settings.tensor_parallel_size
         self._weight_bytes = weight_bytes(settings)
         self._peak = self._chip.peak * (2 if self._weight_bytes == 1 else 1)

@@ -6,6 +6,7 @@ Captured graphs come afterwards, out of what the share leaves free: they may yet
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from harness.errors import EngineError
 from harness.twin.chips import GIB
@@ -213,3 +214,18 @@ def _outside(settings: Settings) -> int:
 
 def _graphs(settings: Settings) -> int:
     return len(settings.cudagraph_capture_sizes) * settings.shape.layers * GRAPH_LAYER
+
+
+def cache_labels(settings: Settings, memory: Memory) -> dict[str, Any]:
+    """The labels of vllm:cache_config_info."""
+    return {
+        "block_size": settings.block_size,
+        "cache_dtype": settings.kv_cache_dtype,
+        "enable_prefix_caching": settings.enable_prefix_caching,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
+        "kv_cache_max_concurrency": memory.concurrency,
+        "kv_cache_size_tokens": memory.cache_tokens,
+        "num_gpu_blocks": memory.num_blocks,
+        "num_gpu_blocks_override": settings.num_gpu_blocks_override,
+    }

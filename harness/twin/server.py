@@ -17,7 +17,7 @@ from harness.errors import EngineError
 from harness.twin.asks import Ask, Refusal, Serving, ask_of, check_model, malformed, prompt_ids
 from harness.twin.cost import StepCost
 from harness.twin.engine import Engine, limits_of
-from harness.twin.memory import Memory, memory_of
+from harness.twin.memory import Memory, cache_labels, memory_of
 from harness.twin.prometheus import exposition
 from harness.twin.scheduler import Request
 from harness.twin.settings import Settings
@@ -136,7 +136,10 @@ class _Handlers:
     async def metrics(self, _: web.Request) -> web.Response:
         service = self.service
         text = exposition(
-            service.engine.metrics, service.engine.state(), model=service.serving.model, cache=cache_labels(service)
+            service.engine.metrics,
+            service.engine.state(),
+            model=service.serving.model,
+            cache=cache_labels(service.settings, service.memory),
         )
         return web.Response(text=text, content_type="text/plain")
 
@@ -207,22 +210,6 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     response.enable_chunked_encoding()
     await response.prepare(request)
     return response
-
-
-def cache_labels(service: Service) -> dict[str, Any]:
-    """The labels of vllm:cache_config_info."""
-    settings, memory = service.settings, service.memory
-    return {
-        "block_size": settings.block_size,
-        "cache_dtype": settings.kv_cache_dtype,
-        "enable_prefix_caching": settings.enable_prefix_caching,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
-        "kv_cache_max_concurrency": memory.concurrency,
-        "kv_cache_size_tokens": memory.cache_tokens,
-        "num_gpu_blocks": memory.num_blocks,
-        "num_gpu_blocks_override": settings.num_gpu_blocks_override,
-    }
 
 
 def _now_s() -> int:

@@ -21,7 +21,9 @@ class Settings:
 
     `ignored` names the given flags that have no effect here, `notes` what was changed and why,
     in the engine's own words where it says so itself. `served_model_name` is what requests call
-    the model. `max_model_len` 0 asks for as much as fits into memory.
+    the model. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
+    `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
+    reaches; 0: the built-in ones.
     """
 
     model: str = DEFAULT_MODEL
@@ -53,6 +55,8 @@ class Settings:
     enable_prompt_tokens_details: bool = False
     seed: int = 0
     start_seconds: float = 0.0
+    cache_efficiency: float = 0.0
+    attention_efficiency: float = 0.0
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -72,7 +76,7 @@ class Settings:
         return chip_named(self.chip)
 
 
-def _whole(value: Any) -> int:
+def whole_number(value: Any) -> int:
     """A whole number, also as vLLM reads it: 32k is 32,000 and 32K is 32,768."""
     if isinstance(value, bool):
         raise TypeError
@@ -96,16 +100,16 @@ def _switch(value: Any) -> bool:
 
 def _sizes(value: Any) -> tuple[int, ...]:
     items = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
-    return tuple(sorted({_whole(item) for item in items}))
+    return tuple(sorted({whole_number(item) for item in items}))
 
 
 def _maximum(value: Any) -> int:
-    return 0 if str(value).lower() in ("auto", "-1") else _whole(value)
+    return 0 if str(value).lower() in ("auto", "-1") else whole_number(value)
 
 
 _READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "int": (_whole, "a whole number"),
-    "int | None": (_whole, "a whole number"),
+    "int": (whole_number, "a whole number"),
+    "int | None": (whole_number, "a whole number"),
     "float": (float, "a number"),
     "bool": (_switch, "true or false"),
     "str": (str, "a text"),
@@ -220,4 +224,4 @@ def effective(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in _KINDS if name not in skipped}
 
 
-__all__ = ["OBEYED", "Settings", "canonical", "capture_sizes", "effective", "settings_from_flags"]
+__all__ = ["OBEYED", "Settings", "canonical", "capture_sizes", "effective", "settings_from_flags", "whole_number"]

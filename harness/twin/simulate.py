@@ -4,8 +4,8 @@ Steps follow each other as in real time: one starts where the last ended, or whe
 idle engine; a request that came during a step is seen by the next.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,18 +69,51 @@ def simulate(
         EngineError: the engine would not start with these settings.
         InputError: a prompt is longer than the engine's context.
     """
+    return _served(_device(settings, cost), arrivals, concurrency)
+
+
+def simulate_in_turn(settings: Settings, batches: Iterable[Sequence[Arrival]]) -> Iterator[Simulated]:
+    """Serve batches with one engine, whose cache stays warm: each comes when the one before is done.
+
+    An arrival's time counts from the begin of its batch, which is the end of the last step before;
+    the times that come back count from the first batch's.
+
+    Raises:
+        EngineError, InputError: as `simulate` does.
+    """
+    device, begin_ns = _device(settings, None), 0
+    for batch in batches:
+        done = _served(device, [replace(arrival, at_ns=arrival.at_ns + begin_ns) for arrival in batch], None)
+        begin_ns = int(done.step_ns.max(initial=begin_ns))
+        yield done
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """What lasts from one request to the next: memory, the scheduler with its cache, the time of a step."""
+
+    vocab: int
+    memory: Memory
+    scheduler: Scheduler
+    cost: StepCost
+
+
+def _device(settings: Settings, cost: StepCost | None) -> _Device:
     memory = memory_of(settings)
-    vocab = settings.shape.vocab
+    scheduler = Scheduler(limits_of(settings, memory.num_blocks, memory.max_model_len))
+    return _Device(settings.shape.vocab, memory, scheduler, cost or StepCost(settings))
+
+
+def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | None) -> Simulated:
     requests = [
-        Request(str(place), arrival.prompt, arrival.max_tokens, answer_of(arrival.prompt, vocab))
+        Request(str(place), arrival.prompt, arrival.max_tokens, answer_of(arrival.prompt, device.vocab))
         for place, arrival in enumerate(arrivals)
     ]
-    _check(memory, arrivals)
+    _check(device.memory, arrivals)
     steps = _Steps([[] for _ in requests], [], [], [], [])
-    scheduler = Scheduler(limits_of(settings, memory.num_blocks, memory.max_model_len))
     sent_ns = [arrival.at_ns for arrival in arrivals]
     users = _Users(_queue(arrivals, requests), concurrency or len(requests), sent_ns)
-    _run(scheduler, cost or StepCost(settings), users, steps)
+    _run(device.scheduler, device.cost, users, steps)
     ends = np.asarray(steps.ends, dtype=np.int64)
     return Simulated(
         token_ns=tuple(ends[np.asarray(trail, dtype=np.int64)] for trail in steps.trails),

@@ -10,9 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.curve import Limit
-from reports.figures.style import WIDE, Head, Scale, crosses, dots, limit_line, panel, paper, scale_of, set_scale, ticks
+from reports.figures.heat import Heat, draw_heat
+from reports.figures.lanes import Lanes, draw_lanes
+from reports.figures.style import (
+    WIDE,
+    Head,
+    Scale,
+    bands,
+    crosses,
+    dots,
+    limit_line,
+    panel,
+    paper,
+    scale_of,
+    set_scale,
+    ticks,
+)
 from reports.loads import short_duration, trimmed
-from reports.palette import ACCENT, MUTED, WARM, WINDOW, stage_colour
+from reports.palette import ACCENT, MUTED, STALL, WARM, WINDOW, stage_colour
 from reports.rows import groups_of, rows_of
 
 _HEAD, _FOOT, _GAP, _LEFT, _RIGHT = 78, 46, 34, 54, 14
@@ -47,12 +62,22 @@ class Points:
     limits: Sequence[Limit] = field(default_factory=tuple)
 
 
-def over_time(strips: Sequence[Strip | Points], places: pd.DataFrame, warm: pd.DataFrame, head: Head) -> Figure:
+AnyStrip = Strip | Points | Lanes | Heat
+
+
+def over_time(
+    strips: Sequence[AnyStrip],
+    places: pd.DataFrame,
+    warm: pd.DataFrame,
+    head: Head,
+    stalls: Sequence[tuple[float, float]] = (),
+) -> Figure:
     """Panels above one another, the same seconds at the same place.
 
-    `places` is `frames.place_frame`; `warm` has columns start_s and end_s of warm-up.
+    `places` is `frames.place_frame`; `warm` has columns start_s and end_s of warm-up; `stalls` are
+    the beginnings and ends of pauses of the server, marked in every panel.
     """
-    heights = [150 if isinstance(strip, Points) else 96 for strip in strips]
+    heights = [_height(strip) for strip in strips]
     figure = paper((WIDE, _HEAD + sum(heights) + _GAP * (len(strips) - 1) + _FOOT), head)
     span = _span(places)
     top = _HEAD
@@ -61,15 +86,42 @@ def over_time(strips: Sequence[Strip | Points], places: pd.DataFrame, warm: pd.D
         axes = panel(figure, (_LEFT, top, _RIGHT, total - top - height))
         axes.set_xlim(span)
         _mark(axes, places, warm, named=top == _HEAD)
-        if isinstance(strip, Points):
-            _points(axes, strip)
-        else:
-            _lines(axes, strip)
+        _mark_stalls(axes, stalls, named=top == _HEAD)
+        _draw(axes, strip)
         axes.text((8 - _LEFT) / axes.bbox.width, 1 + 7 / height, strip.name, transform=axes.transAxes, color=MUTED,
                   fontsize=10.5)  # fmt: skip
         _time_axis(axes, span, last=strip is strips[-1])
         top += height + _GAP
     return figure
+
+
+def _height(strip: AnyStrip) -> int:
+    if isinstance(strip, Lanes | Heat):
+        return strip.height
+    return 150 if isinstance(strip, Points) else 96
+
+
+def _draw(axes: Axes, strip: AnyStrip) -> None:
+    if isinstance(strip, Points):
+        _points(axes, strip)
+    elif isinstance(strip, Lanes):
+        draw_lanes(axes, strip)
+        _key(axes, strip.key)
+    elif isinstance(strip, Heat):
+        draw_heat(axes, strip)
+    else:
+        _lines(axes, strip)
+
+
+def _mark_stalls(axes: Axes, stalls: Sequence[tuple[float, float]], *, named: bool) -> None:
+    """Pauses of the server as pale upright bands, however short; each has a mark above the first panel."""
+    least_s = 1.2 * (axes.get_xlim()[1] - axes.get_xlim()[0]) / axes.bbox.width
+    bands(axes, [(start_s, max(end_s, start_s + least_s)) for start_s, end_s in stalls], STALL)
+    if not named or not stalls:
+        return
+    tops = np.asarray([(start + end) / 2 for start, end in stalls])
+    axes.plot(tops, np.ones(len(tops)), transform=axes.get_xaxis_transform(), linestyle="none", marker="v",
+              color=STALL, markersize=4, clip_on=False)  # fmt: skip
 
 
 def _span(places: pd.DataFrame) -> tuple[float, float]:
@@ -98,14 +150,15 @@ def _mark(axes: Axes, places: pd.DataFrame, warm: pd.DataFrame, *, named: bool) 
 
 def _name_stages(axes: Axes, places: pd.DataFrame) -> None:
     free_from_s, width_s = -math.inf, axes.get_xlim()[1] - axes.get_xlim()[0]
+    above = 1 + 24 / axes.bbox.height
     for stage, short, start_s, end_s in rows_of(places, "stage", "short", "start_s", "end_s"):
         colour = stage_colour(stage)
-        axes.plot([start_s, end_s], [1.24, 1.24], transform=axes.get_xaxis_transform(), color=colour, linewidth=3,
+        axes.plot([start_s, end_s], [above, above], transform=axes.get_xaxis_transform(), color=colour, linewidth=3,
                   solid_capstyle="butt", clip_on=False)  # fmt: skip
         if start_s < free_from_s:
             continue
         free_from_s = start_s + (len(short) * 6.5 + 8) / axes.bbox.width * width_s
-        axes.annotate(short, (start_s, 1.24), xycoords=("data", "axes fraction"), xytext=(0, 4),
+        axes.annotate(short, (start_s, above), xycoords=("data", "axes fraction"), xytext=(0, 4),
                       textcoords="offset points", color=colour, fontsize=10.5, fontweight="bold",
                       annotation_clip=False)  # fmt: skip
 
@@ -149,6 +202,6 @@ def _points(axes: Axes, strip: Points) -> None:
         limit_line(axes, limit.seconds, f"{limit.statistic} limit {short_duration(limit.seconds)}")
 
 
-def unit_of(values: pd.Series) -> str:
+def unit_of(values: pd.Series, limits: Sequence[Limit]) -> str:
     """The unit that a panel of times will be printed in."""
-    return scale_of(values.to_numpy(dtype=np.float64), times=True).unit
+    return scale_of(np.append(values.to_numpy(dtype=np.float64), [limit.seconds for limit in limits]), times=True).unit

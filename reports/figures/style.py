@@ -192,7 +192,26 @@ def dots(axes: Axes, x: Floats, y: Floats, colour: str, size: float = 3.2) -> No
     ends = np.repeat(np.column_stack([x, y]), 2, axis=0)
     codes = np.tile(np.array([Outline.MOVETO, Outline.LINETO], dtype=np.uint8), len(x))
     cloud = PathPatch(Outline(ends, codes), edgecolor=colour, fill=False, linewidth=size, capstyle="round", alpha=0.55)
-    axes.add_patch(cloud)
+    axes.add_artist(cloud)
+
+
+def bands(axes: Axes, spans: Sequence[tuple[float, float]], colour: str) -> None:
+    """Pale bands over the panel's whole height, all as one path."""
+    corners = np.array([[(a, 0), (b, 0), (b, 1), (a, 1), (a, 0)] for a, b in spans], dtype=np.float64).reshape(-1, 2)
+    box = [Outline.MOVETO, Outline.LINETO, Outline.LINETO, Outline.LINETO, Outline.CLOSEPOLY]
+    outline = Outline(corners, np.tile(np.array(box, dtype=np.uint8), len(spans)))
+    over = axes.get_xaxis_transform()
+    axes.add_artist(PathPatch(outline, transform=over, facecolor=colour, alpha=0.16, linewidth=0, zorder=1.1))
+
+
+def uprights(axes: Axes, x: Floats, low: Floats, high: Floats, colour: str) -> None:
+    """Upright bars from low to high, such as intervals, all as one path; one without ends is left out."""
+    known = np.isfinite(low) & np.isfinite(high)
+    ends = np.stack([np.column_stack([x, low]), np.column_stack([x, high])], axis=1)[known].reshape(-1, 2)
+    codes = np.tile(np.array([Outline.MOVETO, Outline.LINETO], dtype=np.uint8), int(known.sum()))
+    bars = PathPatch(Outline(ends, codes), edgecolor=colour, fill=False, linewidth=3, alpha=0.45, capstyle="round")
+    if known.any():
+        axes.add_artist(bars)
 
 
 def crosses(axes: Axes, x: Floats, y: Floats) -> None:

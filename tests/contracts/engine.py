@@ -44,5 +44,6 @@ async def check_engine(start, engine, log, *, ends):
             answer = await answer_of(serving, stream=stream)
             assert (answer.error, answer.input_tokens, answer.output_tokens) == ("", 8, 5)
         assert serving.ending() is None
-        assert serving.effective.get("block_size")
+        assert serving.configuration.effective.get("block_size")
+        assert set(serving.configuration.sources) == set(serving.configuration.effective)
     assert listens(serving.url) is not ends

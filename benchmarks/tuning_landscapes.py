@@ -1,0 +1,219 @@
+"""What is tuned in the tuning benchmark: three scenarios on the twin, with noise as a device has it?"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.engines.bootlog import BootFacts, boot_facts
+from harness.errors import EngineError, HarnessError
+from harness.scenario.models import Engine
+from harness.scenario.stages import Stage
+from harness.seeds import stream
+from harness.tune import failures
+from harness.tune.evaluating import Started, StartFailed, Watch
+from harness.tune.problem import Task
+from harness.tune.restarts import START_MINUTES, restart_class
+from harness.tune.series import partial_of, times_to_look
+from harness.tune.virtual import VirtualLoad
+from harness.tune.words import Measurement
+from harness.twin.memory import memory_of
+from harness.twin.settings import Settings, effective, settings_from_flags
+from harness.twin.startup import startup_lines
+
+HIDDEN_SHARE = 0.01  # of the device's memory: what the arithmetic does not know of (fragments, buffers of HCCL)
+HIDDEN_GRAPHS = 1.5  # times the memory for captured graphs that the arithmetic expects
+RUN_NOISE = 0.01  # relative standard deviation of a whole run
+REQUEST_NOISE = 0.03  # and of one request within it
+ALIKE = 0.8  # correlation of a request's noise with the one before
+
+SCENARIO = """\
+name: {name}
+question: Which flags serve {name} best?
+seed: 7
+engine: {{kind: simulator, model: {model}, args: {{chip: 910B4, max_model_len: {length}}}}}
+workload: {{kind: synthetic, {workload}}}
+load:
+  - closed: {{concurrency: {users}, requests: {requests}}}
+slo: {slo}
+"""
+STUDY = """\
+name: {name}
+question: Which flags serve {name} best?
+scenario: {name}-scenario.yaml
+objective: goodput
+budget: {{trials: 20}}
+"""
+SCENARIOS: Mapping[str, Mapping[str, Any]] = {
+    "long-context": {
+        "model": "Qwen/Qwen2.5-7B-Instruct",
+        "length": 32768,
+        "workload": "input_tokens: {lognormal: {median: 7000, sigma: 0.6, min: 1000, max: 28000}}, "
+        "output_tokens: {lognormal: {median: 100, sigma: 0.5, min: 32, max: 300}}",
+        "users": 16,
+        "requests": 64,
+        "slo": "{ttft_p90: 20s, tpot_p90: 165ms}",
+    },
+    "chat": {
+        "model": "Qwen/Qwen3-8B",
+        "length": 8192,
+        "workload": "input_tokens: {lognormal: {median: 300, sigma: 0.9, min: 16, max: 4000}}, "
+        "output_tokens: {lognormal: {median: 100, sigma: 0.7, min: 16, max: 500}}",
+        "users": 64,
+        "requests": 192,
+        "slo": "{ttft_p90: 15s, tpot_p90: 68ms}",
+    },
+    "shared-prefix": {
+        "model": "Qwen/Qwen3-8B",
+        "length": 8192,
+        "workload": "input_tokens: {uniform: [2700, 3100]}, "
+        "output_tokens: {lognormal: {median: 80, sigma: 0.6, min: 16, max: 300}}, prefix: {tokens: 2560, groups: 20}",
+        "users": 32,
+        "requests": 128,
+        "slo": "{ttft_p90: 10s, tpot_p90: 90ms}",
+    },
+}
+
+
+def write_study(name: str, folder: Path) -> Path:
+    """Scenario and study of one landscape as files; the study's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}-scenario.yaml").write_text(SCENARIO.format(name=name, **SCENARIOS[name]), encoding="utf-8")
+    study = folder / f"{name}.yaml"
+    study.write_text(STUDY.format(name=name), encoding="utf-8")
+    return study
+
+
+def as_device(settings: Settings) -> Settings:
+    """The settings as the device serves them: its cache is smaller than the arithmetic of the twin says.
+
+    Raises:
+        EngineError: the engine would not start there, in its own words.
+    """
+    hidden = replace(settings, gpu_memory_utilization=settings.gpu_memory_utilization - HIDDEN_SHARE)
+    memory = memory_of(settings)
+    used = memory.weights + memory.activation + memory.outside + memory.cache
+    if memory.graphs * HIDDEN_GRAPHS > memory.free - used - int(HIDDEN_SHARE * memory.total):
+        raise EngineError(
+            f"RuntimeError: NPU out of memory. Tried to allocate {memory.graphs >> 20}.00 MiB while capturing"
+            f" {len(settings.cudagraph_capture_sizes)} graphs"
+        )
+    memory_of(hidden)
+    return hidden
+
+
+@dataclass(slots=True)
+class Served:
+    """What the measured twin shows without noise, each effective configuration once: the truth of a landscape."""
+
+    kept: dict[str, Measurement | HarnessError] = field(default_factory=dict)
+    loads: dict[Path, VirtualLoad] = field(default_factory=dict)
+    runs: int = 0
+
+    def show(self, task: Task, stage: Stage, settings: Settings) -> Measurement:
+        """The measurement under the scenario's own seed.
+
+        Raises:
+            HarnessError: the engine would not start.
+        """
+        key = f"{task.path} {stage.as_dict()} {sorted(effective(settings).items(), key=str)}"
+        if key not in self.kept:
+            load = self.loads.setdefault(task.path, VirtualLoad(task.scenario, task.path.parent))
+            self.runs += 1
+            try:
+                self.kept[key] = load.measure(as_device(settings), stage, task.scenario.seed)
+            except HarnessError as fault:
+                self.kept[key] = fault
+        found = self.kept[key]
+        if isinstance(found, HarnessError):
+            raise found
+        return found
+
+
+def noisy(truth: Measurement, limits: Mapping[str, float], seed: int, run: int) -> Measurement:
+    """A measurement as a device would show it: the whole run a little off, and requests in a row alike."""
+    rng = stream(seed, "noise of a run", run)
+    count = len(truth.series["done"])
+    draws = rng.normal(0.0, REQUEST_NOISE, count)
+    for place in range(1, count):
+        draws[place] = ALIKE * draws[place - 1] + math.sqrt(1 - ALIKE**2) * draws[place]
+    shift = float(np.exp(rng.normal(0.0, RUN_NOISE)))
+    factors = shift * np.exp(draws)
+    series = {name: np.asarray(values) for name, values in truth.series.items()}
+    for name in ("ttft", "tpot", "e2e"):
+        series[name] = series[name] * factors
+    series["done"] = series["done"] * shift
+    good = np.isfinite(series["done"])
+    for metric, most in limits.items():
+        good &= ~(series[metric] > most)
+    series["good"] = good.astype(float)
+    given = replace(truth, series={name: tuple(values.tolist()) for name, values in series.items()})
+    told = partial_of(given, truth.load_s * shift)
+    return replace(told, stopped=False)
+
+
+@dataclass(slots=True)
+class _Session:
+    started: Started
+    settings: Settings
+    owner: "Device"
+
+    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+        """With fresh noise for every run; a watch is asked at twenty times of the load."""
+        whole = self.owner.noisy(task, stage, self.settings, seed)
+        self.owner.wholes.append(whole.metrics["goodput"])
+        for time_s in times_to_look(whole) if watch is not None else ():
+            part = partial_of(whole, time_s)
+            if watch is not None and watch(part).stop:
+                self.owner.load_s += time_s
+                self.owner.whole_s += whole.load_s
+                return part
+        self.owner.load_s += whole.load_s
+        self.owner.whole_s += whole.load_s
+        return whole
+
+
+@dataclass(slots=True)
+class Device:
+    """The twin as a device that is measured: what is served is kept, noise is new in every run."""
+
+    served: Served
+    seed: int
+    simulated: bool = True
+    runs: int = 0
+    load_s: float = 0.0  # of benchmark time that was spent
+    whole_s: float = 0.0  # that would have been, with nothing stopped early
+    wholes: list[float] = field(default_factory=list)  # the goodput of every run, measured in full
+    last: Mapping[str, Any] | None = None
+
+    def left_busy(self) -> bool:
+        """Whether a trial left the device's memory in use: never here."""
+        return False
+
+    def noisy(self, task: Task, stage: Stage, settings: Settings, seed: int) -> Measurement:
+        """One run; its requests pair with those of all others, as every landscape has one schedule."""
+        limits = {name.rpartition("_")[0]: float(value) for name, value in task.scenario.slo.items()}
+        self.runs += 1
+        shown = noisy(self.served.show(task, stage, settings), limits, self.seed, self.runs)
+        return replace(shown, seed=seed)
+
+    @contextmanager
+    def open(self, engine: Engine, folder: Path) -> Iterator[_Session]:  # noqa: ARG002 - nothing is written
+        """An engine, or the failure of its start."""
+        model = {} if engine.model is None else {"model": engine.model}
+        try:
+            settings = settings_from_flags({**engine.args, **model})
+            values = effective(settings)
+            minutes = START_MINUTES[restart_class(self.last, values)]
+            memory = memory_of(as_device(settings))
+        except HarnessError as fault:
+            captured = ["NPU KV cache size: 1 tokens"] if "while capturing" in fault.lines[0] else []
+            raise StartFailed(
+                failures.classified([*captured, *fault.lines]), BootFacts(), START_MINUTES["compile"] / 2
+            ) from None
+        self.last = values
+        yield _Session(Started(minutes, boot_facts(startup_lines(settings, memory)), values), settings, self)

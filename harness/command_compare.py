@@ -1,0 +1,76 @@
+"""What happens when somebody types `harness compare BASE NEW`?"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.clock import utc_now
+from harness.comparing.comparison import Comparison, compare
+from harness.comparing.sides import Side, read_side
+from harness.comparing.telling import table, told
+from harness.doubts import NOTE
+from harness.errors import InputError
+from harness.imports import is_foreign, side_of
+from harness.kernels.compare import both_kernels, compare_folders
+from harness.kernels.compare import lines_of as kernel_lines
+from harness.scenario.gate import DEFAULT_GATE, Gate
+from harness.scenario.loading import load_gate
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How `harness compare` ended: lines for stdout, lines that say why the gate is broken, and the exit code."""
+
+    lines: tuple[str, ...]
+    faults: tuple[str, ...]
+    exit_code: int
+
+
+def compare_command(chosen: argparse.Namespace) -> Compared:
+    """`harness compare`: read both sides, compare, write the page and its companions.
+
+    Raises:
+        HarnessError: where a side is no result, the two are unlike, or the gate is faulty.
+    """
+    if both_kernels(chosen.base, chosen.new):
+        changed = compare_folders(chosen.base, chosen.new, anyway=chosen.anyway)
+        return Compared(tuple(kernel_lines(changed)), (), changed.exit_code)
+    gate = DEFAULT_GATE if chosen.gate is None else load_gate(chosen.gate)
+    found = compare(_side(chosen.base), _side(chosen.new), gate, anyway=chosen.anyway)
+    folder = chosen.out or RESULTS / f"compare-{found.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    return compared(found, folder)
+
+
+def compared(found: Comparison, folder: Path) -> Compared:
+    """The files and lines of a comparison.
+
+    Raises:
+        InputError: where the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to") from None
+    import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
+
+    page = reports.write_comparison(folder, found)
+    faults = tuple(f"regression: {told(row)}, beyond the gate" for row in found.broken)
+    return Compared((*lines_of(found), str(page)), faults, found.exit_code)
+
+
+def lines_of(found: Comparison) -> list[str]:
+    """The answer, the table of what the gate judges, and the doubts, for a terminal."""
+    lines = [found.answer, *table(found.judged)]
+    for doubt in found.doubts:
+        step = f" {doubt.next}" if doubt.severity != NOTE else ""
+        lines.append(f"{doubt.severity}: {doubt.text}{step}")
+    return lines
+
+
+def _side(path: Path) -> Side:
+    return side_of(path) if is_foreign(path) else read_side(path)
+
+
+__all__ = ["Compared", "Gate", "compare_command", "compared", "lines_of"]

@@ -1,0 +1,56 @@
+"""What happens when somebody types `harness report DIR...`?"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness import store
+from harness.clock import utc_now
+from harness.finish import draw, finish
+from harness.imports import import_file, is_foreign, name_of
+
+RESULTS = Path("results")
+_DRAWN = (".html", ".md", ".xml")  # beside results, where `results/*` is asked for
+COMPARISON = "compare.json"
+
+
+def report_command(chosen: argparse.Namespace) -> Iterator[str]:
+    """`harness report`: the page of each result, as it is drawn; the index of several.
+
+    Raises:
+        HarnessError: where one of them is no result.
+    """
+    paths = chosen.folders if len(chosen.folders) == 1 else [path for path in chosen.folders if not _beside(path)]
+    folders = []
+    for path in paths:
+        folder = _imported(path) if is_foreign(path) else path
+        finish(folder)
+        yield str(draw(folder, chosen.lang))
+        if chosen.trace:
+            yield str(_trace(folder))
+        folders.append(folder)
+    if len(folders) > 1:
+        yield str(_index(folders))
+
+
+def _beside(path: Path) -> bool:
+    """Whether a path is drawn from results, and none itself."""
+    if path.is_dir():
+        return (path / COMPARISON).exists() and not (path / store.RUN).exists()
+    return path.suffix in _DRAWN
+
+
+def _imported(path: Path) -> Path:
+    return import_file(path, RESULTS / f"{name_of(path)}-{utc_now().strftime('%Y%m%d-%H%M%S')}")
+
+
+def _trace(folder: Path) -> Path:
+    import reports  # noqa: PLC0415 - a room of its own
+
+    return reports.write_trace(folder)
+
+
+def _index(folders: Sequence[Path]) -> Path:
+    import reports  # noqa: PLC0415 - a room of its own
+
+    return reports.write_index(folders)

@@ -1,0 +1,241 @@
+"""What is better, what is worse, and what breaks the gate?
+
+Repeats are what a difference is judged by where there are at least three a side: in pairs where
+both sides sent the same requests, else as two groups. With fewer, blocks of the requests
+themselves are, and what runs of one engine are taken to differ by is added.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harness.compare import Effect, Judged, by_groups, by_pairs, holm
+from harness.comparing.likeness import pairs
+from harness.comparing.samples import Rows, rows_in, sample_of
+from harness.comparing.sides import Repeat, Side
+from harness.measures import Measure, count_of, in_view, measure_of, value_of
+from harness.resampling import Question, by_blocks
+from harness.scenario.gate import Gate
+from harness.stats import samples_needed
+
+BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
+FEWEST_REPEATS = 3  # the t test of two pairs shows nothing short of a disaster
+ALSO = (
+    *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
+    *("request_rate", "output_token_rate", "total_token_rate", "goodput", "failed_share"),
+)
+"""What is shown beside what the gate judges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measure of one stage on both sides.
+
+    `base` and `new` are means over repeats (geometric, but of shares); `low` and `high` hold the
+    ratio new / base (of a share: the difference) at the level at which the measure was judged.
+    `allowed` is None where the gate does not name the measure; `reason` says why there is no verdict.
+    """
+
+    stage: int
+    label: str
+    measure: Measure
+    base: float | None
+    new: float | None
+    counts: tuple[int, int]
+    effect: Effect | None = None
+    verdict: str = UNTOLD
+    low: float | None = None
+    high: float | None = None
+    allowed: float | None = None
+    broken: bool = False
+    reason: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times BASE NEW is, or of a share by how much it differs."""
+        return None if self.effect is None else self._shown(self.effect.estimate)
+
+    def _shown(self, value: float) -> float:
+        return _exp(value) if self.measure.ratio else value
+
+    def judged(self, verdict: str, alpha: float) -> "Row":
+        """The row with its verdict, and the interval at this level."""
+        assert self.effect is not None
+        low, high = self.effect.interval(alpha)
+        return replace(self, verdict=verdict, low=self._shown(low), high=self._shown(high))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
+
+
+def judge(base: Side, new: Side, gate: Gate, seed: int = 0) -> list[Row]:
+    """Every measure of every stage that both sides have; those of the gate first."""
+    mated = pairs(base, new)
+    base_repeats, new_repeats = zip(*mated, strict=True) if mated else (base.repeats, new.repeats)
+    method = _Method(base_repeats, new_repeats, gate, paired=mated is not None, seed=seed)
+    rows = [row for number in _stages(base, new) for row in method.rows(number)]
+    gated = [row for row in rows if row.allowed is not None]
+    others = [row for row in rows if row.allowed is None]
+    return [*_broken(_verdicts(gated, gate), gate), *_verdicts(others, gate)]
+
+
+def _stages(base: Side, new: Side) -> list[int]:
+    known = set(base.repeats[0].stages) & set(new.repeats[0].stages)
+    return sorted(known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """How the measures of one comparison are estimated."""
+
+    base: Sequence[Repeat]
+    new: Sequence[Repeat]
+    gate: Gate
+    paired: bool
+    seed: int
+
+    def rows(self, number: int) -> Iterator[Row]:
+        load = self._stage(number, self.new).get("load") or {}
+        read = _reader(number)
+        seen: set[Measure] = set()
+        for key in (*self.gate.gate, *ALSO):
+            measure = in_view(measure_of(key), load)
+            named = replace(measure, key="")
+            row = None if named in seen else self._row(number, measure, read)
+            seen.add(named)
+            if row is not None:
+                yield replace(row, allowed=self.gate.gate.get(key))
+
+    def _stage(self, number: int, repeats: Sequence[Repeat]) -> Mapping[str, Any]:
+        return next((repeat.stages[number] for repeat in repeats if number in repeat.stages), {})
+
+    def _row(self, number: int, measure: Measure, read: "_Reader") -> Row | None:
+        """One measure; None where neither side has it."""
+        values = [[_value(measure, repeat, number) for repeat in side] for side in (self.base, self.new)]
+        if all(value is None for side in values for value in side):
+            return None
+        counts = [sum(count_of(measure, one.stages.get(number, {})) for one in side) for side in (self.base, self.new)]
+        label = str(self._stage(number, self.new).get("label") or f"stage {number}")
+        middles = [_middle(side, measure) for side in values]
+        row = Row(number, label, measure, middles[0], middles[1], (counts[0], counts[1]))
+        missing = self._missing(measure, values, counts)
+        if missing:
+            return replace(row, reason=missing)
+        effect, reason = self._effect(measure, values, read)
+        return replace(row, effect=effect, reason=reason)
+
+    def _missing(self, measure: Measure, values: Sequence[Sequence[float | None]], counts: Sequence[int]) -> str:
+        names = ("BASE", "NEW")
+        for name, side, count in zip(names, values, counts, strict=True):
+            if any(value is None for value in side):
+                return f"{name} has no value"
+            if measure.ratio and any(value is not None and value <= 0 for value in side):
+                return f"{name} is 0, which has no ratio"
+            if count < self.gate.samples:
+                return f"{name} has {count} of at least {self.gate.samples}"
+        return ""
+
+    def _effect(
+        self, measure: Measure, values: Sequence[Sequence[float | None]], read: "_Reader"
+    ) -> tuple[Effect | None, str]:
+        base, new = (np.asarray(side, dtype=np.float64) for side in values)
+        if measure.ratio:
+            base, new = np.log(base), np.log(new)
+        if min(len(base), len(new)) >= FEWEST_REPEATS:
+            return (by_pairs if self.paired else by_groups)(base, new), ""
+        return self._by_blocks(measure, read)
+
+    def _by_blocks(self, measure: Measure, read: "_Reader") -> tuple[Effect | None, str]:
+        rows = [[read(repeat) for repeat in side] for side in (self.base, self.new)]
+        if any(one is None for side in rows for one in side):
+            return None, "the requests behind it are not known"
+        samples = [[sample_of(measure, one) for one in side if one is not None] for side in rows]
+        needed = samples_needed(float(measure.statistic[1:])) if measure.statistic.startswith("p") else 0
+        known = [[one for one in side if one is not None] for side in samples]
+        fewest = min((len(one.values) for side in known for one in side), default=0)
+        if any(one is None for side in samples for one in side) or fewest < needed:
+            return None, f"{fewest} values are too few for {measure.statistic} (it takes {needed})"
+        asked = Question(measure.statistic, measure.ratio)
+        between = self.gate.between_runs
+        effect = by_blocks(known[0], known[1], asked, paired=self.paired, between=between, seed=self.seed)
+        return effect, "" if effect is not None else f"{fewest} values are too few"
+
+
+_Reader = Callable[[Repeat], Rows | None]
+
+
+def _reader(number: int) -> _Reader:
+    """The rows of one stage of each repeat, read when first asked for."""
+    kept: dict[int, Rows | None] = {}
+
+    def read(repeat: Repeat) -> Rows | None:
+        if id(repeat) not in kept:
+            kept[id(repeat)] = rows_in(repeat, number)
+        return kept[id(repeat)]
+
+    return read
+
+
+def _value(measure: Measure, repeat: Repeat, number: int) -> float | None:
+    return value_of(measure, repeat.stages.get(number, {}))
+
+
+def _middle(values: Sequence[float | None], measure: Measure) -> float | None:
+    known = np.asarray([value for value in values if value is not None], dtype=np.float64)
+    if not len(known):
+        return None
+    if measure.ratio and (known > 0).all():
+        return float(np.exp(np.log(known).mean()))
+    return float(known.mean())
+
+
+def worsening(row: Row) -> Effect:
+    """The effect with its sign turned so that more is worse."""
+    assert row.effect is not None
+    return row.effect.turned() if row.measure.more_is_better else row.effect
+
+
+def _verdicts(rows: Sequence[Row], gate: Gate) -> list[Row]:
+    """Rows with verdicts; all that can be judged are judged together, by Holm's procedure."""
+    alpha = 1 - gate.confidence
+    found = [row.judged(SAME, alpha) if row.effect is not None else row for row in rows]
+    for place, one in _together(rows, alpha, lambda row: worsening(row).p_value(_least(row, gate))):
+        way = WORSE if worsening(rows[place]).estimate > 0 else BETTER
+        found[place] = rows[place].judged(way if one.shown else SAME, one.level)
+    return found
+
+
+def _least(row: Row, gate: Gate) -> float:
+    """The smallest difference worth telling, on the scale of the effect."""
+    return math.log1p(gate.smallest) if row.measure.ratio else gate.smallest
+
+
+def _broken(rows: Sequence[Row], gate: Gate) -> list[Row]:
+    """Rows marked where they are worse, and by more than the gate allows: a second Holm's procedure, one-sided."""
+    found = [replace(row, broken=True, verdict=WORSE) if _vanished(row) else row for row in rows]
+    for place, one in _together(rows, 1 - gate.confidence, lambda row: worsening(row).p_above(_bound(row))):
+        found[place] = replace(found[place], broken=one.shown and rows[place].verdict == WORSE)
+    return found
+
+
+def _together(rows: Sequence[Row], alpha: float, p_of: Callable[[Row], float]) -> Iterator[tuple[int, Judged]]:
+    """Holm's procedure over the rows in which there is something to test; with each, its place."""
+    tested = [place for place, row in enumerate(rows) if row.effect is not None and not row.effect.is_nothing]
+    return zip(tested, holm([p_of(rows[place]) for place in tested], alpha), strict=True)
+
+
+def _bound(row: Row) -> float:
+    """What the gate allows, on the scale of the effect."""
+    allowed = row.allowed or 0.0
+    if not row.measure.ratio:
+        return allowed
+    return -math.log1p(-allowed) if row.measure.more_is_better else math.log1p(allowed)
+
+
+def _vanished(row: Row) -> bool:
+    """Whether there is a value on the base's side and none on the new one's: nothing was answered any more."""
+    return row.base is not None and row.new is None and row.counts[0] > 0

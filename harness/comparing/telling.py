@@ -1,0 +1,111 @@
+"""How is a row of a comparison said: in a table, in a line, in a sentence?"""
+
+from collections.abc import Sequence
+
+from harness.answer import WORDS
+from harness.comparing.judging import UNTOLD, WORSE, Row
+from harness.measures import FAILED_SHARE, Measure
+from harness.units import format_duration, format_rate, format_share, significant
+
+_RATE_WORDS = {
+    "request_rate": ("request rate", "req/s"),
+    "output_token_rate": ("output token rate", "tokens/s"),
+    "total_token_rate": ("token rate", "tokens/s"),
+    "goodput": ("goodput", "req/s"),
+}
+
+
+def name_of(measure: Measure) -> str:
+    """`p99 TTFT`, `output token rate`."""
+    if measure.metric == FAILED_SHARE:
+        return "failed requests"
+    if measure.is_latency:
+        return f"{measure.statistic} {WORDS[measure.metric]}"
+    return _RATE_WORDS[measure.metric][0]
+
+
+def value_text(measure: Measure, value: float | None) -> str:
+    """A value of the measure with its unit; `–` where there is none."""
+    if value is None:
+        return "–"
+    if measure.metric == FAILED_SHARE:
+        return format_share(value)
+    return format_duration(value) if measure.is_latency else format_rate(value, _RATE_WORDS[measure.metric][1])
+
+
+def change_text(row: Row) -> str:
+    """`+7.1 %` of a ratio, `+1.2 points` of a share; `–` where there is none."""
+    return "–" if row.ratio is None else f"{_change(row.measure, row.ratio, signed=True)}{_unit(row)}"
+
+
+def interval_text(row: Row) -> str:
+    """`+4.0 to +10.3 %`; `–` where there is none."""
+    if row.low is None or row.high is None:
+        return "–"
+    low, high = (_change(row.measure, value, signed=True) for value in (row.low, row.high))
+    return f"{low} to {high}{_unit(row)}"
+
+
+def _unit(row: Row) -> str:
+    return " %" if row.measure.ratio else " points"
+
+
+def _change(measure: Measure, value: float, *, signed: bool) -> str:
+    """Per cent of a ratio, or points of a share, to a tenth, or to two digits where they are more."""
+    percent = 100 * (value - 1 if measure.ratio else value)
+    text = f"{abs(percent):.1f}" if abs(percent) < 100 else significant(abs(percent))
+    sign = "" if float(text.replace(",", "")) == 0 else "+" if percent > 0 else "−"  # noqa: RUF001 - a minus
+    return f"{sign}{text}" if signed else text
+
+
+def allowed_text(allowed: float | None) -> str:
+    """`5 %`; `–` where the gate says nothing."""
+    return "–" if allowed is None else f"{100 * allowed:g} %"
+
+
+def told(row: Row) -> str:
+    """`p99 TTFT at poisson 2 req/s is 7.1 % higher (+4.0 to +10.3 %)`."""
+    name = f"{name_of(row.measure)} at {row.label}"
+    if row.ratio is None:
+        return f"{name}: {row.reason}"
+    more = row.ratio >= (1.0 if row.measure.ratio else 0.0)
+    size = f"{_change(row.measure, row.ratio, signed=False)}{_unit(row)}"
+    return f"{name} is {size} {'higher' if more else 'lower'} ({interval_text(row)})"
+
+
+def verdict_text(row: Row) -> str:
+    """The verdict, and what the gate makes of it."""
+    if row.broken:
+        return f"WORSE than the {allowed_text(row.allowed)} allowed" if row.effect else f"WORSE: {row.reason}"
+    if row.verdict == UNTOLD:
+        return f"{UNTOLD}: {row.reason}" if row.reason else UNTOLD
+    if row.verdict == WORSE and row.allowed:
+        return f"{WORSE}, not shown to be by more than {allowed_text(row.allowed)}"
+    return row.verdict
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Rows as lines of a table for a terminal, a heading a stage."""
+    cells = [("", "base", "new", "change", "interval", "")]
+    cells += [
+        (
+            name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
+            change_text(row), interval_text(row), verdict_text(row),
+        )
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(line[column]) for line in cells) for column in range(6)]
+    lines = [_line(cells[0], widths)]
+    label = None
+    for row, line in zip(rows, cells[1:], strict=True):
+        if row.label != label:
+            lines.append(row.label)
+            label = row.label
+        lines.append(_line(line, widths))
+    return lines
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first = f"  {cells[0]:<{widths[0]}}"
+    middle = "".join(f"  {cell:>{width}}" for cell, width in zip(cells[1:5], widths[1:5], strict=True))
+    return f"{first}{middle}  {cells[5]}".rstrip()

@@ -1,0 +1,124 @@
+"""How is an engine started that generates offline, without a server?
+
+A program that holds the engine runs under the guardian like a server would: vLLM's `LLM` in the
+interpreter that the scenario names, or the twin in virtual time. What they are told and note is in
+harness/calls.py.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import calls, telemetry
+from harness.engines import generate
+from harness.engines.base import Serving, flags_of
+from harness.engines.hollow import is_hollow
+from harness.engines.resolving import Resolved, by_twin, started
+from harness.engines.vllm import Watch, checked, environment_of, guarded
+from harness.errors import EngineError, InputError, suggestion
+from harness.plan import StagePlan
+from harness.scenario.models import Engine
+from harness.store import BEGUN
+from harness.workloads import Workload
+
+_SIMULATOR = "simulator"
+_FILES = {"prompts": calls.PROMPTS, "notes": calls.NOTES, "go": calls.GO, "begun": BEGUN}  # of the raw folder
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be generated: the raw folder, the plans of offline stages, their workload, and sampling parameters."""
+
+    raw: Path
+    plans: Sequence[StagePlan]
+    workload: Workload
+    sampling: Mapping[str, Any]
+
+
+@asynccontextmanager
+async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> AsyncIterator[Serving]:
+    """Start a program that has the engine, yield when that is ready for `begin`, and end all of it.
+
+    Raises:
+        InputError: where a flag or a sampling parameter is not known.
+        EngineError: where it does not come up; one line with what its log says of the reason.
+    """
+    program, resolved = await _program(engine, kind)
+    place = [] if engine.model is None else ["--model", engine.model]
+    calls.write_job(
+        work.raw,
+        work.plans,
+        work.workload,
+        words=[*place, *flags_of(engine.args)],
+        flags=_flags(engine),
+        sampling=dict(work.sampling),
+        watched=[*telemetry.WATCHED, telemetry.CACHE_CONFIG],
+        **{key: str((work.raw / name).resolve()) for key, name in _FILES.items()},
+    )
+    command = [*program, str((work.raw / calls.JOB).resolve())]
+    async with guarded(engine, kind, command, log) as (watch, group):
+        cache = telemetry.cache_config(await _ready(engine, work.raw, watch))
+        simulated = kind == _SIMULATOR
+        yield Serving(
+            kind,
+            "",
+            engine.model or "",
+            simulated=simulated,
+            command=tuple(command),
+            configuration=started(engine.args, resolved, watch.facts, cache),
+            hollow=not simulated and is_hollow(group),
+            ending=watch.ending,
+            pid=group,
+        )
+
+
+async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
+    """The command that holds an engine of a kind, and what its flags become."""
+    if kind == _SIMULATOR:
+        resolved = by_twin(engine.model, engine.args)
+        if resolved.fault is not None:
+            raise EngineError(f"engine: {resolved.fault}")
+        return [sys.executable, "-m", "harness.twin.offline"], resolved
+    python = engine.python or sys.executable
+    return [python, str(generate.__file__)], await checked(engine, kind, python, environment_of(engine, kind))
+
+
+def _flags(engine: Engine) -> dict[str, Any]:
+    return engine.args if engine.model is None else {"model": engine.model, **engine.args}
+
+
+async def _ready(engine: Engine, raw: Path, watch: Watch) -> str:
+    """The counters of an engine that is ready."""
+    try:
+        return await asyncio.wait_for(_answering(raw, watch), engine.ready_timeout)
+    except asyncio.TimeoutError:
+        said = watch.last_words()
+        raise EngineError(
+            f"engine: not ready within {engine.ready_timeout:g} s (engine.ready_timeout); "
+            f"{f'its last words: {said}' if said else 'it said nothing'}; see {watch.log}"
+        ) from None
+
+
+async def _answering(raw: Path, watch: Watch) -> str:
+    notes = calls.Notes(raw)
+    while True:
+        for line in notes.new():
+            if "refused" in line:
+                raise InputError(*(_unknown(name, line["known"]) for name in line["refused"]))
+            if "ready_ns" in line:
+                watch.read()
+                return str(line["metrics"])
+        await watch.rest()
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    return f"extra_body.{name}: LLM.generate has no such sampling parameter; {suggestion(name, list(known))}"
+
+
+def begin(raw: Path) -> None:
+    """Let a program that is ready make its calls."""
+    (raw / calls.GO).touch()

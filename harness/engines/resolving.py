@@ -1,0 +1,152 @@
+"""What would an engine make of its flags, and would it refuse them? Told before a start.
+
+The installed vLLM's own configuration code is asked, in the engine's interpreter, for as many
+sets of flags as there are in one process. Where that cannot work, stated rules stand in for it; for the
+embedded engine it is the twin's own code.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.engines.asking import Answer
+from harness.engines.base import flags_of
+from harness.engines.bootlog import BootFacts
+from harness.engines.effective import (
+    TWIN,
+    Basis,
+    Change,
+    Configuration,
+    by_code,
+    by_rules,
+    changes,
+    confirmed,
+    flat,
+    values_of,
+)
+from harness.engines.installed import Installed, look, unknown_flags
+from harness.errors import HarnessError
+from harness.twin.memory import memory_of
+from harness.twin.settings import effective as twin_values
+from harness.twin.settings import settings_from_flags
+
+BY_ENGINE, BY_RULES, BY_TWIN = "engine", "rules", "twin"
+_TWIN = Installed(ascend=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a set of flags becomes, before any start.
+
+    `effective` are flags by name in snake case with the values that will be in force; two sets with
+    the same are the same engine. `changed` are those that differ from what was asked. `fault` is
+    the one line for which the engine would refuse to start, None where it would not. `by` says who
+    tells: the engine's own configuration code, the rules, or the twin; `reason` why it is the rules.
+    """
+
+    effective: Mapping[str, Any]
+    changed: tuple[Change, ...] = ()
+    fault: str | None = None
+    by: str = BY_RULES
+    reason: str = ""
+    basis: Basis = field(default=Basis({}, {}, Installed()), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What an interpreter has, and what each set of flags becomes there."""
+
+    installed: Installed
+    resolved: tuple[Resolved, ...]
+
+
+async def resolve(
+    kind: str, python: str | None, env: Mapping[str, str], model: str, args: Mapping[str, Any]
+) -> Resolved:
+    """What an engine of this kind makes of `args`; see `resolve_many`."""
+    return (await resolve_many(kind, python, env, model, [args]))[0]
+
+
+async def resolve_many(
+    kind: str, python: str | None, env: Mapping[str, str], model: str, points: Sequence[Mapping[str, Any]]
+) -> tuple[Resolved, ...]:
+    """What an engine makes of each set of flags, in one process of the interpreter `python` (None: this one).
+
+    `kind` is vllm, vllm-ascend or simulator; `env` are the variables that the engine gets beside
+    those it inherits. Importing vLLM takes 10 to 30 s, a set of flags some 20 ms; answers are kept.
+
+    Raises:
+        EngineError: where there is no such interpreter.
+    """
+    if kind == "simulator":
+        return tuple(by_twin(model, args) for args in points)
+    return (await examine(kind, python, env, model, points)).resolved
+
+
+async def examine(
+    kind: str, python: str | None, env: Mapping[str, str], model: str, points: Sequence[Mapping[str, Any]]
+) -> Examined:
+    """What the interpreter has, and what it makes of each set of flags.
+
+    Raises:
+        EngineError: where there is no such interpreter.
+    """
+    words = [["--model", model, *flags_of(args)] for args in points]
+    found, answers = await look(python or sys.executable, env, model, words)
+    made = (_resolved(kind, args, answer, found) for args, answer in zip(points, answers, strict=True))
+    return Examined(found, tuple(made))
+
+
+def _resolved(kind: str, asked: Mapping[str, Any], answer: Answer, found: Installed) -> Resolved:
+    fault = "; ".join(unknown_flags(asked, found)) or answer.fault
+    if answer.values is None:
+        basis = by_rules(kind, asked, found)
+        return _of(asked, basis, BY_ENGINE if fault else BY_RULES, fault, answer.reason)
+    return _of(asked, by_code(asked, answer, found), BY_ENGINE, fault)
+
+
+def _of(asked: Mapping[str, Any], basis: Basis, by: str, fault: str | None = None, reason: str = "") -> Resolved:
+    rows = () if fault else changes(asked, basis.told, basis)
+    return Resolved(values_of(basis.told), rows, fault, by, reason, basis)
+
+
+def started(asked: Mapping[str, Any], resolved: Resolved, facts: BootFacts, cache: Mapping[str, Any]) -> Configuration:
+    """What an engine that has started runs with, by its log and the labels of its vllm:cache_config_info."""
+    told = confirmed(resolved.basis.told, facts, cache)
+    known = {row.flag for row in resolved.changed if row.effective is None}
+    now = [row for row in changes(asked, told, resolved.basis) if row.flag not in known]
+    unread = [row for row in resolved.changed if row.flag in known]
+    return Configuration(
+        flat(asked),
+        values_of(told),
+        {name: one.source for name, one in told.items()},
+        tuple(sorted([*now, *unread], key=lambda row: row.flag)),
+        {"by": resolved.by, "reason": resolved.reason, "effective": dict(resolved.effective)},
+    )
+
+
+def by_twin(model: str | None, args: Mapping[str, Any]) -> Resolved:
+    """What the embedded engine makes of flags, or why it would refuse them."""
+    named = {} if model is None else {"model": model}
+    try:
+        settings = settings_from_flags({**args, **named})
+        memory = memory_of(settings)
+    except HarnessError as fault:
+        return _of(args, by_rules("simulator", args, _TWIN), BY_TWIN, " ".join(fault.lines))
+    values = {
+        **twin_values(settings),
+        "cudagraph_capture_sizes": list(settings.cudagraph_capture_sizes),
+        "max_model_len": memory.max_model_len,
+    }
+    obeyed = {flag: value for flag, value in flat(args).items() if flag.partition(".")[0] not in settings.ignored}
+    found = Installed(ascend=settings.device.is_ascend)
+    one = _of(obeyed, by_code(obeyed, Answer(values, {}, said=settings.notes), found, TWIN), BY_TWIN)
+    return replace(one, changed=(*one.changed, *_ignored(args, obeyed)))
+
+
+def _ignored(args: Mapping[str, Any], obeyed: Mapping[str, Any]) -> Iterator[Change]:
+    """The flags that the embedded engine knows and does not act on."""
+    for flag, value in flat(args).items():
+        if flag not in obeyed:
+            yield Change(flag, value, None, TWIN, "the embedded engine does not act on it")

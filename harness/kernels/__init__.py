@@ -1,0 +1,1 @@
+"""How does a scenario of kernels become a result folder? The parent of `python -m kernels_bench`."""

@@ -1,0 +1,180 @@
+"""How does the bench run in the engine's interpreter, and what if it dies or hangs on a case?
+
+A process prints a line before each case and one after it. Where it dies between the two, that case is lost and the
+next process begins behind it, held to the limits that the first one measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from harness.errors import EngineError
+
+if TYPE_CHECKING:  # a room of its own
+    from kernels_bench.job import Job
+
+MOST_DEATHS = 20  # beyond it the machine is at fault, not a case
+STARTUP_S = 600.0  # a cold file system takes minutes to import torch and vLLM; limits are measured, too
+STOP_S = 10.0
+# The engine's own packages come first on the path: ours is added behind them.
+_BOOT = (
+    "import sys, runpy; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module('kernels_bench', run_name='__main__', alter_sys=True)"
+)
+_ENDS = ("done", "fault", "ended")
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bench runs: which interpreter, with what beside the inherited environment, and where it may talk."""
+
+    python: str
+    env: Mapping[str, str]
+    log: Path
+    case_s: float
+    """How long to wait for the next line once cases run."""
+
+
+def lines(job: Job, place: Place) -> Iterator[Line]:
+    """The lines of a job: one `device` line, then a `row` for each case and path, those of lost cases included.
+
+    Raises:
+        EngineError: where the interpreter or a provider is not there, or processes die one after another.
+    """
+    for death in range(MOST_DEATHS):
+        end: Line = {}
+        for line in _process_lines(job, place):
+            if line["event"] in _ENDS:
+                end = line
+            elif line["event"] == "row" or (line["event"] == "device" and not death):
+                yield line
+            if line["event"] == "device":
+                job = replace(job, measured=_measured(line))
+        if end["event"] == "done":
+            return
+        case = _lost(end, place)
+        yield {"event": "row", "case": case, "path": "", "status": "failed", "reason": f"the process {end['reason']}"}
+        job = replace(job, begin=case + 1)
+        if job.begin >= len(job.cases):
+            return
+    raise EngineError(f"the kernel bench died on {MOST_DEATHS} cases; see {place.log}")
+
+
+def _lost(end: Line, place: Place) -> int:
+    """The case on which a process died; an EngineError where it was none, or where no provider is there."""
+    if end["event"] == "fault":
+        raise EngineError(_unavailable(place, end["reason"]))
+    if end["case"] is None:
+        raise EngineError(f"{place.python}: the kernel bench {end['reason']} before its first case; see {place.log}")
+    return int(end["case"])
+
+
+def _measured(line: Line) -> Any:
+    """What a process measured of its device; None where that computes nothing."""
+    from kernels_bench.roofline import Limits  # noqa: PLC0415 - a room of its own
+
+    return next((Limits(**limits) for limits in line["limits"] if limits["source"] == "measured"), None)
+
+
+def _unavailable(place: Place, reason: str) -> str:
+    return (
+        f"no kernels to measure with {place.python}: {reason}; expected an interpreter that has vLLM or torch, "
+        "such as --set engine.python=/path/to/bin/python"
+    )
+
+
+def _process_lines(job: Job, place: Place) -> Iterator[Line]:
+    """Lines of one process; the last one is `done`, `fault`, or `ended` with how it ended."""
+    from kernels_bench.job import tree_of  # noqa: PLC0415 - a room of its own
+
+    with tempfile.TemporaryDirectory(prefix="harness-kernels-") as folder, place.log.open("ab") as log:
+        path = Path(folder) / "job.json"
+        path.write_text(json.dumps(tree_of(job)), encoding="utf-8")
+        process = _started(place, path, log)
+        coming: queue.Queue[str] = queue.Queue()
+        reader = threading.Thread(target=_forward, args=(process, coming), daemon=True)
+        reader.start()
+        try:
+            yield from _read(process, coming, place.case_s)
+        finally:
+            _stop(process)
+            reader.join(STOP_S)
+
+
+def _started(place: Place, job: Path, log: IO[bytes]) -> subprocess.Popen[str]:
+    import kernels_bench  # noqa: PLC0415 - a room of its own: where it lies
+
+    ours = str(Path(str(kernels_bench.__file__)).parent.parent)
+    command = [place.python or sys.executable, "-c", _BOOT, ours, str(job), "--watched"]
+    env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", **place.env}
+    try:
+        return subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+        )
+    except OSError as fault:
+        raise EngineError(
+            f"engine.python: {place.python} cannot be run ({fault.strerror}); expected the path of a Python"
+        ) from None
+
+
+def _read(process: subprocess.Popen[str], coming: queue.Queue[str], case_s: float) -> Iterator[Line]:
+    """Lines as they come; `ended` carries the case that was begun and has no row yet."""
+    case: int | None = None
+    patience_s = STARTUP_S
+    while True:
+        try:
+            text = coming.get(timeout=patience_s)
+        except queue.Empty:
+            yield {"event": "ended", "case": case, "reason": f"said nothing for {patience_s:g} s and was stopped"}
+            return
+        if not text:
+            yield {"event": "ended", "case": case, "reason": _ending(process.wait())}
+            return
+        line: Line = json.loads(text)
+        patience_s = case_s
+        case = line["case"] if line["event"] == "begin" else case
+        yield line
+        if line["event"] in ("done", "fault"):
+            return
+
+
+def _forward(process: subprocess.Popen[str], coming: queue.Queue[str]) -> None:
+    """Pass lines on until the process ends, by itself or stopped; then close its output."""
+    assert process.stdout is not None
+    with process.stdout:
+        for text in process.stdout:
+            coming.put(text)
+    coming.put("")
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"died of {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End the process we started, politely first."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,215 @@
+"""What do the lines of a kernel bench become: kernels.parquet, kernels.csv and summary.json?"""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.doubts import DOUBT, INVALID, NOTE, Doubt
+from harness.errors import ResultError
+from harness.units import format_share
+
+LINES = "kernels.jsonl"
+CSV = "kernels.csv"
+MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
+STATUSES = (MEASURED, SKIPPED, WRONG, FAILED)
+_FIGURES = ("n", "median_s", "min_s", "launch_s", "noise", "stop", "bytes_per_s", "flops_per_s")
+Row = dict[str, Any]
+
+
+def is_kernels(run: Mapping[str, Any]) -> bool:
+    """Whether run.json is that of a kernel bench."""
+    return "kernels" in run
+
+
+def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Write kernels.parquet, kernels.csv and summary.json from the lines of a run; the summary.
+
+    Raises:
+        ResultError: the run ended before its first case.
+    """
+    place = folder / store.RAW / LINES
+    if not place.exists():
+        done: dict[str, Any] = store.read_json(folder, store.SUMMARY)
+        return done
+    lines = [json.loads(text) for text in _whole_lines(place)]
+    device = next((line for line in lines if line["event"] == "device"), None)
+    if device is None:
+        raise ResultError(f"{folder}: the run ended before its first case; there is nothing to report")
+    rows = [_skipped(index, one) for index, one in enumerate(run["kernels"]["skipped"])]
+    rows += [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
+    store.write_kernel_samples(folder, _samples(rows))
+    for row in rows:
+        for figures in row["modes"].values():
+            figures.pop("samples")
+    summary = summarize(rows, device, run)
+    store.write_text(folder, CSV, csv_text(rows))
+    store.write_json(folder, store.SUMMARY, summary)
+    return summary
+
+
+def _whole_lines(place: Path) -> list[str]:
+    """All lines but one that a killed run left half written."""
+    return [text for text in place.read_text(encoding="utf-8").splitlines(keepends=True) if text.endswith("\n")]
+
+
+def _skipped(index: int, one: Mapping[str, Any]) -> Row:
+    """The row of a combination that makes no case; its number is negative, so that it is no case's."""
+    return {
+        "case": -1 - index, "path": "", "status": SKIPPED, "reason": one["reason"], "modes": {},
+        "labels": dict(one["labels"]), "throttled": False,
+    }  # fmt: skip
+
+
+def _labelled(line: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Row:
+    kept = {key: value for key, value in line.items() if key != "event"}
+    return {"modes": {}, "throttled": False, **kept, "labels": dict(cases[line["case"]]["labels"])}
+
+
+def _samples(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
+    """(case, path, mode, number, launches, launch_ns, wall_ns, device_ns) of every sample."""
+    return [
+        (row["case"], row["path"], mode, number, *sample)
+        for row in rows
+        for mode, figures in row["modes"].items()
+        for number, sample in enumerate(figures["samples"])
+    ]
+
+
+def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json: the run, its verdict, and a row for every case, path and status."""
+    doubts = find_doubts(rows, device)
+    counts = Counter(row["status"] for row in rows)
+    return {
+        "format": store.FORMAT,
+        "name": run["name"],
+        "question": run["question"],
+        "answer": answer(rows, device),
+        "simulated": False,
+        "engine": {"kind": device["provider"], "simulated": False, "model": None, "effective": {}},
+        "verdict": {
+            "valid": not any(doubt.severity == INVALID for doubt in doubts),
+            "doubts": [doubt.as_dict() for doubt in doubts],
+        },
+        "stages": [],
+        "kernels": {
+            "provider": device["provider"],
+            "device": {key: device[key] for key in ("kind", "name", "memory_bytes", "cache_bytes", "facts")},
+            "limits": device["limits"],
+            "missing": device["missing"],
+            "counts": {status: counts[status] for status in STATUSES},
+            "rows": list(rows),
+        },
+    }
+
+
+def answer(rows: Sequence[Row], device: Mapping[str, Any]) -> str:
+    """The result in a sentence: how much was measured, and how near the limit the best and the worst come."""
+    measured = [row for row in rows if row["status"] == MEASURED]
+    head = f"{len(measured)} of {len(rows)} cases measured on {device['name']} with {device['provider']}"
+    shares = [(share, row) for row in measured if (share := _share(row)) is not None]
+    if not shares:
+        return f"{head}."
+    best, worst = max(shares, key=lambda one: one[0]), min(shares, key=lambda one: one[0])
+    return (
+        f"{head}: {format_share(worst[0])} of the measured limit at worst ({name_of(worst[1])}), "
+        f"{format_share(best[0])} at best ({name_of(best[1])})."
+    )
+
+
+def _share(row: Row) -> float | None:
+    """Share of the measured limit that the first mode reaches."""
+    figures: Mapping[str, Any] = next(iter(row["modes"].values()), {})
+    share = figures.get("limits", {}).get("measured", {}).get("fraction")
+    return None if share is None else float(share)
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """A case in a few words: `decode, batch 8, 2048 KV tokens, fia`."""
+    labels = row["labels"]
+    parts = [str(labels.get("phase", "")), f"batch {labels['batch']}" if "batch" in labels else labels.get("step", "")]
+    parts += [f"{labels['kv_tokens']} KV tokens"] if "kv_tokens" in labels else []
+    parts += [f"block size {labels['block_size']}"] if "block_size" in labels else []
+    return ", ".join(part for part in (*parts, row["path"]) if part)
+
+
+def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
+    """What a reader has to know before believing a number."""
+    if device["facts"].get("hollow"):  # all else would follow from it
+        text = "The device is a stand-in that computes nothing: results were wrong, and nothing was timed."
+        return [Doubt("hollow-device", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
+    found = [*_wrong(rows), *_lost(rows), *_unquiet(rows)]
+    if not any(row["status"] == MEASURED for row in rows):
+        found.append(Doubt("nothing-measured", INVALID, "No case was measured.", "See the table for each reason."))
+    return found
+
+
+def _wrong(rows: Sequence[Row]) -> list[Doubt]:
+    wrong = [row for row in rows if row["status"] == WRONG]
+    if not wrong:
+        return []
+    paths = ", ".join(sorted({row["path"] for row in wrong}))
+    text = f"{len(wrong)} cases gave wrong results and were not timed ({paths}; first: {name_of(wrong[0])}: "
+    text += f"{wrong[0]['reason']})."
+    return [Doubt("wrong-kernel", INVALID, text, "Do not serve with these kernels; report them to their vendor.")]
+
+
+def _lost(rows: Sequence[Row]) -> list[Doubt]:
+    lost = [row for row in rows if row["status"] == FAILED]
+    if not lost:
+        return []
+    text = f"{len(lost)} cases failed (first: {name_of(lost[0])}: {lost[0]['reason']})."
+    return [Doubt("failed-case", DOUBT, text, "See engine.log; the other cases are not touched by it.")]
+
+
+def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
+    """Noisy and throttled measurements, each told once with how many there are."""
+    series = [figures for row in rows for figures in row["modes"].values()]
+    found = []
+    noisy = sum("noisy" in figures["marks"] for figures in series)
+    if noisy:
+        text = f"{noisy} of {len(series)} measurements stayed noisier than asked for."
+        found.append(Doubt("noisy", DOUBT, text, "Leave the machine alone, or give kernels.time more."))
+    slowed = sum(bool(row["throttled"]) for row in rows)
+    if slowed:
+        text = f"The device's clock fell during {slowed} cases."
+        found.append(Doubt("throttled", DOUBT, text, "Cool the device, or fix its clock, and run again."))
+    bound = sum("launch-bound" in figures["marks"] for figures in series)
+    if bound:
+        text = f"In {bound} of {len(series)} measurements the device waited for the host to launch."
+        found.append(Doubt("launch-bound", NOTE, text, "Compare with modes: graph, which takes the host out."))
+    return found
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """A line for each case, path and mode; the axes, then the figures."""
+    axes = list(dict.fromkeys(name for row in rows for name in row["labels"]))
+    limits = [f"{source}_{key}" for source in ("measured", "chip") for key in ("bound", "fraction", "gap_s")]
+    heads = ["case", "path", "status", "reason", *axes, "mode", *_FIGURES, "ci_low_s", "ci_high_s", *limits]
+    heads += ["marks", "throttled", "worst_error", "typical_error"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        for mode, figures in (row["modes"] or {"": {}}).items():
+            writer.writerow(_csv_row(row, mode, figures))
+    return text.getvalue()
+
+
+def _csv_row(row: Row, mode: str, figures: Mapping[str, Any]) -> Row:
+    low, high = figures.get("ci95_s") or ("", "")
+    errors = row.get("errors") or {}
+    flat: Row = {name: row[name] for name in ("case", "path", "status", "throttled")} | row["labels"]
+    flat |= {"reason": row["reason"] or "", "mode": mode, "ci_low_s": low, "ci_high_s": high}
+    flat |= {name: figures.get(name, "") for name in _FIGURES}
+    flat |= {
+        f"{source}_{key}": limits[key]
+        for source, limits in figures.get("limits", {}).items()
+        for key in ("bound", "fraction", "gap_s")
+    }
+    flat |= {"marks": " ".join(figures.get("marks", ()))}
+    return flat | {"worst_error": errors.get("worst", ""), "typical_error": errors.get("typical", "")}

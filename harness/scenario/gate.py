@@ -1,0 +1,65 @@
+"""How much worse may a new run be: what may a gate file say?"""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from harness.measures import PATTERN, measure_of
+from harness.scenario.base import Part
+
+_SHARE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")
+
+
+def _measured(key: str) -> str:
+    measure_of(key)
+    return key
+
+
+def _share(value: Any) -> float:
+    found = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("expected a share in per cent, such as 5%")
+    return float(found[1]) / 100
+
+
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(ge=0, lt=1),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*[0-9]*\.?[0-9]+\s*%\s*$"}),
+]
+"""A share in per cent, such as `5%`."""
+
+Allowed = Annotated[
+    dict[Annotated[str, AfterValidator(_measured)], Share],
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "minProperties": 1,
+            "patternProperties": {f"^({PATTERN})$": {"type": "string", "pattern": r"^\s*[0-9]*\.?[0-9]+\s*%\s*$"}},
+            "additionalProperties": False,
+        }
+    ),
+]
+
+
+class Gate(Part):
+    """Which measures a new run is held to, and how much worse each may be."""
+
+    gate: Allowed
+    """How much worse each measure may be, such as ttft_p99: 5%; failed_share is allowed in points."""
+    samples: Annotated[int, Field(ge=1, le=10_000_000)] = 30
+    """The fewest requests on each side of a stage for a measure to be judged."""
+    confidence: Share = 0.95
+    """How sure a difference has to be over all measures and stages together."""
+    smallest: Share = 0.005
+    """The smallest difference worth telling; one is shown where it is surely larger, either way."""
+    between_runs: Share = 0.01
+    """How far two runs of one engine differ (standard deviation); used where fewer than three repeats can tell."""
+
+
+_JUDGED = ("ttft_p50", "ttft_p99", "tpot_mean", "output_token_rate", "failed_share")
+DEFAULT_GATE = Gate.model_validate({"gate": dict.fromkeys(_JUDGED, "0.5%")})
+"""What is judged where no file says otherwise."""

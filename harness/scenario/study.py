@@ -1,0 +1,296 @@
+"""What is a study, as a checked value: what may be set, what is to be best, and how much may be tried?"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from harness.errors import suggestion
+from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
+from harness.scenario.models import SLO_METRICS, Flag, Flags, Variables
+from harness.scenario.stages import LoadItem
+from harness.units import parse_duration
+
+RATES = ("throughput", "total_throughput", "request_rate", "goodput")
+"""Metrics of which more is better."""
+COSTS = ("cost", "failed", "preemptions")
+"""Metrics without a time of which less is better."""
+CAPACITY = "capacity"
+_LATENCY = re.compile(r"(ttft|tpot|e2e)_(p50|p90|p95|p99|mean|max)")
+OBJECTIVES = (*RATES, CAPACITY, "cost", "ttft_p50", "ttft_p90", "ttft_p95", "ttft_p99", "tpot_p99", "e2e_p99")
+_DEVICES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+_TARGET = r"(?:additional_config\.|env\.|load\.)?[A-Za-z_-][A-Za-z0-9_.-]*"
+
+Scalar = bool | int | float | Annotated[str, Field(min_length=1)]
+
+
+def is_latency(metric: str) -> bool:
+    """Whether a metric is a time, such as ttft_p99."""
+    return _LATENCY.fullmatch(metric) is not None or metric.rpartition("_")[0] in SLO_METRICS
+
+
+def _objective(name: str) -> str:
+    if name not in OBJECTIVES and _LATENCY.fullmatch(name) is None:
+        raise ValueError(f"unknown objective; {suggestion(name, OBJECTIVES)}")
+    return name
+
+
+def _metric(name: str) -> str:
+    known = (*OBJECTIVES, *COSTS)
+    if name == CAPACITY or (name not in known and _LATENCY.fullmatch(name) is None):
+        raise ValueError(f"unknown metric; {suggestion(name, [one for one in known if one != CAPACITY])}")
+    return name
+
+
+def _limit(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _device_numbers(value: Any) -> Any:
+    """`[0-3, 6]` as (0, 1, 2, 3, 6)."""
+    if not isinstance(value, list):
+        return value
+    numbers: list[Any] = []
+    for item in value:
+        match = _DEVICES.fullmatch(str(item)) if isinstance(item, int | str) and not isinstance(item, bool) else None
+        if match is None:
+            raise ValueError(f"expected numbers of devices such as 0 or 0-7, got {item!r}")
+        first, last = int(match.group(1)), int(match.group(2) or match.group(1))
+        if last < first:
+            raise ValueError(f"devices {item} are upside down; expected {last}-{first}")
+        numbers += range(first, last + 1)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("a device stands twice; expected each once")
+    return numbers
+
+
+def _ordered(ends: tuple[float, float] | None) -> None:
+    if ends is not None and ends[0] > ends[1]:
+        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] is upside down; expected [{ends[1]:g}, {ends[0]:g}]")
+    if ends is not None and ends[0] == ends[1]:
+        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] holds one value; expected a range, or the value alone")
+
+
+class Dimension(Part):
+    """What one parameter may be: a range of numbers, a choice, or what follows from others."""
+
+    int_: Annotated[tuple[int, int], Field(strict=False)] | None = Field(default=None, alias="int")
+    """The least and the largest whole number, both included, such as [8, 512]."""
+    float_: Annotated[tuple[float, float], Field(strict=False)] | None = Field(default=None, alias="float")
+    """The least and the largest number, both included, such as [0.8, 0.95]."""
+    choice: Many[Scalar] | None = None
+    """The values it may have."""
+    derive: Text | dict[str, dict[str, Scalar]] | None = None
+    """What it follows from: arithmetic over other parameters such as "max_num_seqs * 16", or a table
+    {parameter: {value: its value}}."""
+    log: bool = False
+    """Whether a range is searched by factors, not by differences."""
+    step: Annotated[float, Field(gt=0)] | None = None
+    """The distance between values of a range; 1 for whole numbers, none for others by default."""
+    when: dict[str, Scalar | Many[Scalar]] = Field(default_factory=dict)
+    """Other parameters and the values they must have for this one to be there."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Dimension":
+        given = [name for name in ("int_", "float_", "choice", "derive") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("expected one of int, float, choice and derive")
+        _ordered(self.int_)
+        _ordered(self.float_)
+        ends = self.int_ or self.float_
+        if ends is None and (self.log or self.step is not None):
+            raise ValueError("log and step belong to a range; expected int or float")
+        if self.log and ends is not None and ends[0] <= 0:
+            raise ValueError(f"a range by factors begins above 0; got {ends[0]:g}")
+        if self.int_ is not None and self.step is not None and self.step != round(self.step):
+            raise ValueError(f"step {self.step:g} of whole numbers; expected a whole step")
+        if self.choice is not None and len(set(map(repr, self.choice))) < len(self.choice):
+            raise ValueError("a value of the choice stands twice; expected each once")
+        return self
+
+
+def _dimension_kind(data: Any) -> str:
+    if isinstance(data, dict | Dimension):
+        return "a mapping with int, float, choice or derive"
+    return "a list of values" if isinstance(data, list | tuple) else "one value"
+
+
+SpaceItem = Annotated[
+    Annotated[Dimension, Tag("a mapping with int, float, choice or derive")]
+    | Annotated[tuple[Scalar, ...], Field(min_length=1, strict=False), Tag("a list of values")]
+    | Annotated[Scalar, Tag("one value")],
+    Discriminator(_dimension_kind),
+]
+Target = Annotated[str, AfterValidator(matching(_TARGET, "a flag, additional_config.KEY, env.NAME or load.KEY"))]
+
+
+class WeightedScenario(Part):
+    """One of several scenarios that a study serves."""
+
+    file: Text
+    """The scenario file, looked up from the study's folder."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """How much it counts, relative to the others."""
+
+
+def _scenario_kind(data: Any) -> str:
+    return "a list of files and weights" if isinstance(data, list | tuple) else "a file"
+
+
+class EngineChange(Part):
+    """What a study changes of its scenario's engine."""
+
+    kind: Literal["auto", "simulator", "vllm-ascend", "vllm"] | None = None
+    """What serves."""
+    model: Text | None = None
+    """The model's name."""
+    python: Text | None = None
+    """The interpreter that has vLLM installed."""
+    args: Flags = Field(default_factory=dict)
+    """Flags of `vllm serve` that hold for every trial."""
+    env: Variables = Field(default_factory=dict)
+    """Environment variables that hold for every trial."""
+    ready_timeout: Duration | None = None
+    """How long the engine may take until it answers."""
+
+
+class Budget(Part):
+    """How much may be tried; what is reached first ends the study."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many trials, the default configuration included; 20 where nothing else is given."""
+    minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """How many minutes of engine time, starts included."""
+    starts: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many engine starts."""
+
+
+class Confirm(Part):
+    """How the winner is confirmed against the default."""
+
+    best: Annotated[int, Field(ge=0, le=20)] = 2
+    """How many of the best are run again; 0 confirms nothing."""
+    repeats: Annotated[int, Field(ge=2, le=100)] = 5
+    """How many times each, in turns with the default, on arrivals of their own."""
+
+
+class Screening(Part):
+    """How the simulated engine ranks candidates before any is started."""
+
+    points: Annotated[int, Field(ge=0, le=100_000)] = 64
+    """How many candidates it runs in virtual time; 0 turns it off."""
+    requests: Annotated[int, Field(ge=10, le=1_000_000)] | None = None
+    """The most requests of one such run; as many as a trial's by default."""
+    least_tau: Annotated[float, Field(ge=-1, le=1)] = 0.3
+    """The agreement with the trials (Kendall's tau) below which it is no longer listened to."""
+
+
+class StopEarly(Part):
+    """When a trial that cannot win is ended inside its load."""
+
+    error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """How often, at most, a trial as good as the best may be stopped."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """By which share a trial may be worse than the best and still not be stopped."""
+
+
+Limits = Annotated[
+    dict[Annotated[str, AfterValidator(_metric)], Annotated[float, BeforeValidator(_limit), Field(ge=0)]],
+    WithJsonSchema({"type": "object", "additionalProperties": DURATION_SCHEMA}),
+]
+
+
+class Study(Part):
+    """One search: which configuration serves a scenario best."""
+
+    name: Name
+    """A short name of the study; result folders are named after it."""
+    question: Annotated[str, Field(min_length=1, max_length=300)]
+    """The question that the study answers; the first line of the report."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """The seed of everything random."""
+    scenario: Annotated[
+        Annotated[Text, Tag("a file")]
+        | Annotated[
+            tuple[WeightedScenario, ...], Field(min_length=1, strict=False), Tag("a list of files and weights")
+        ],
+        Discriminator(_scenario_kind),
+    ]
+    """The scenario file, from the study's folder; or several, each with file and weight."""
+    engine: EngineChange = EngineChange()
+    """What is changed of the scenario's engine for every trial."""
+    load: LoadItem | None = None
+    """The load that trials are measured under; the scenario's last stage by default."""
+    space: Annotated[dict[Target, SpaceItem], Field(default_factory=dict)]
+    """What may be set: flags by name, additional_config.KEY, env.NAME or load.KEY; a value alone is fixed."""
+    defaults: bool = True
+    """Whether block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens are searched, too."""
+    dead: Literal["drop", "unlock"] = "drop"
+    """What to do with a parameter that changes nothing: drop it, or unlock it by what holds it."""
+    objective: Annotated[
+        tuple[Annotated[str, AfterValidator(_objective)], ...],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Field(min_length=1, strict=False),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ] = ("goodput",)
+    """What is to be best, such as [throughput] or [throughput, ttft_p99]; several give a Pareto front."""
+    constraints: Limits = Field(default_factory=dict)
+    """Limits to keep: latencies, cost and failed at most, rates at least."""
+    hold_slo: bool = True
+    """Whether the scenario's SLO is kept as well, where the objective is not made from it."""
+    price: Annotated[float, Field(gt=0)] = 1.0
+    """What a device costs an hour; objective cost is the price of a million output tokens."""
+    budget: Budget = Budget()
+    """How much may be tried."""
+    confirm: Confirm = Confirm()
+    """How the winner is confirmed."""
+    screening: Screening = Screening()
+    """How candidates are ranked before they are started."""
+    stop_early: StopEarly | None = StopEarly()
+    """When a trial that cannot win is ended; nothing to run all in full."""
+    storage: Text | None = None
+    """Where trials are kept: an address such as postgresql://host/db; a file in the result folder by default."""
+    devices: (
+        Annotated[
+            tuple[int, ...],
+            BeforeValidator(_device_numbers),
+            Field(min_length=1, strict=False),
+            WithJsonSchema({"type": "array", "items": {"type": ["integer", "string"]}, "minItems": 1}),
+        ]
+        | None
+    ) = None
+    """The devices that workers may lease, such as [0-7]."""
+    devices_per_trial: Annotated[int, Field(ge=1, le=4096)] = 1
+    """How many devices one trial takes."""
+
+    @model_validator(mode="after")
+    def _something_to_set(self) -> "Study":
+        if not self.defaults and not any(_searched(item) for item in self.space.values()):
+            raise ValueError("the space is empty; expected a parameter under space, or defaults: true")
+        if len(set(self.objective)) < len(self.objective):
+            raise ValueError("an objective stands twice; expected each once")
+        if self.devices is not None and self.devices_per_trial > len(self.devices):
+            raise ValueError(
+                f"devices_per_trial {self.devices_per_trial} of {len(self.devices)} devices; expected fewer"
+            )
+        return self
+
+    @property
+    def files(self) -> tuple[WeightedScenario, ...]:
+        """Its scenarios with their weights."""
+        if isinstance(self.scenario, str):
+            return (WeightedScenario(file=self.scenario),)
+        return self.scenario
+
+
+def _searched(item: Any) -> bool:
+    return isinstance(item, tuple) or (isinstance(item, Dimension) and item.derive is None)
+
+
+STUDY_KEYS = ("scenario", "space", "objective", "budget")
+"""Keys that a study has and a scenario has not."""
+
+__all__ = [
+    "CAPACITY", "COSTS", "OBJECTIVES", "RATES", "STUDY_KEYS", "Budget", "Confirm", "Dimension", "EngineChange",
+    "Flag", "Screening", "SpaceItem", "StopEarly", "Study", "WeightedScenario", "is_latency",
+]  # fmt: skip

@@ -1,0 +1,210 @@
+"""What do the trials so far say of engines that were not tried: gain, and the chance to keep each limit?"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.seeds import stream
+from harness.tune.problem import Problem, Verdict
+from harness.tune.space import Space, encoded
+from harness.tune.surrogate import fit, normalised
+from harness.tune.words import LOAD, MAXIMISE, Objective, Point, Trial
+
+Floats = NDArray[np.float64]
+_FLOOR = 0.02  # of the best value: below, rates count as equally bad
+_ENOUGH = 3  # trials before a process is fitted
+_LEAST_CHANCE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one engine showed, at the load where it was best: `broken` sums what it violates."""
+
+    point: Point
+    effective: Mapping[str, Any]
+    values: Mapping[str, float]
+    violations: Mapping[str, float]
+    twin: Mapping[str, float]
+    twin_violations: Mapping[str, float]
+    broken: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All that a belief is made from: the engines seen, and what the twin says of the candidates (None: not asked)."""
+
+    problem: Problem
+    space: Space
+    seen: Sequence[Seen]
+    cheap: Sequence[Verdict | None] | None
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is believed of candidates: mean and deviation of their cost, of which less is better.
+
+    `best` is the least cost so far that keeps all limits (None: none does), `limits` are mean and
+    deviation of each limit's violation.
+    """
+
+    mean: Floats
+    deviation: Floats
+    best: float | None
+    limits: tuple[tuple[Floats, Floats], ...]
+
+
+def observed(problem: Problem, trials: Sequence[Trial]) -> list[Seen]:
+    """The engines that gave values, in the order in which they were first tried."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.values:
+            groups.setdefault(repr(sorted(engine_part(trial.point).items())), []).append(trial)
+    return [_seen(problem, group) for group in groups.values()]
+
+
+def engine_part(point: Point) -> dict[str, Any]:
+    """A point without its load."""
+    return {name: value for name, value in point.items() if not name.startswith(LOAD + ".")}
+
+
+def _seen(problem: Problem, group: Sequence[Trial]) -> Seen:
+    first = problem.objectives[0]
+
+    def worth(trial: Trial) -> tuple[float, float]:
+        return _broken(trial.violations), first.cost(trial.values[first.name])
+
+    trial = min(group, key=worth)
+    twin = {name: value for name, value in trial.twin.items() if not name.startswith("limit ")}
+    limits = {name.partition(" ")[2]: value for name, value in trial.twin.items() if name.startswith("limit ")}
+    return Seen(engine_part(trial.point), trial.effective, trial.values, trial.violations, twin, limits, *worth(trial))
+
+
+def _broken(violations: Mapping[str, float]) -> float:
+    return sum(max(0.0, value) for value in violations.values())
+
+
+def _logarithm(objective: Objective, values: Sequence[float]) -> Floats:
+    """Values as costs on a scale of factors; what is far below the best counts as that bad and no worse."""
+    known = [value for value in values if math.isfinite(value) and value > 0]
+    if objective.direction == MAXIMISE:
+        floor = _FLOOR * max(known, default=1.0)
+        return np.asarray([-math.log(max(value, floor)) for value in values])
+    return normalised([math.log(value) if 0 < value < math.inf else math.inf for value in values])
+
+
+def _violation(value: float) -> float:
+    """A violation on a scale on which twice the limit is as far from it as half of it."""
+    return math.log1p(max(value, -0.95)) if math.isfinite(value) else math.inf
+
+
+def belief_of(told: Observed, rows: Floats) -> Belief:
+    """The belief about candidates, given as encoded rows."""
+    seen, count = told.seen, len(rows)
+    if len(seen) < _ENOUGH:
+        return Belief(np.zeros(count), np.ones(count), None, ())
+    known = encoded(told.space, [one.point for one in seen])
+    costs, cheap = _costs(told)
+    shift = float(costs.mean())
+    process = fit(known, costs - shift, None if cheap is None else cheap[: len(seen)])
+    mean, deviation = process.at(rows, None if cheap is None else cheap[len(seen) :])
+    fitted, _ = process.at(known, None if cheap is None else cheap[: len(seen)])
+    kept = [place for place, one in enumerate(seen) if one.broken <= 0]
+    best = float(min(fitted[place] for place in kept)) if kept else None
+    return Belief(mean, deviation, best, tuple(_limits(told, known, rows)))
+
+
+def doubt_of(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
+    """How likely candidates are to fail for reasons that nothing explains, by engines that did and did not.
+
+    Near one that failed it is high; and a process through failures (1) and successes (0) finds out along
+    which parameters they lie together.
+    """
+    if not failed.any():
+        return np.zeros(len(rows))
+    gaps = np.sqrt(((rows[:, None, :] - known[failed][None, :, :]) ** 2).sum(axis=2))
+    near = 0.8 * np.exp(-((gaps / 0.15) ** 2)).max(axis=1)
+    if failed.all():
+        return np.asarray(near)
+    share = float(failed.mean())
+    mean, _ = fit(known, failed.astype(np.float64) - share).at(rows)
+    return np.asarray(np.maximum(near, np.clip(mean + share, 0.0, 0.97)))
+
+
+def _costs(told: Observed) -> tuple[Floats, Floats | None]:
+    """One cost of every engine seen; and of those and the candidates what the twin says, in the same scale.
+
+    Several objectives are weighed at random each time, so that the whole front is looked for
+    (Knowles 2006: the augmented Tchebycheff function).
+    """
+    objectives = told.problem.objectives
+    weights = stream(told.problem.study.seed, "weights", told.number).dirichlet(np.ones(len(objectives)))
+    own, twin = [], []
+    for one in objectives:
+        costs = _logarithm(one, [seen.values[one.name] for seen in told.seen])
+        scale = float(costs.std()) or 1.0
+        own.append((costs - costs.min()) / scale if len(objectives) > 1 else costs)
+        cheap = _twin_values(told, one)
+        if cheap is not None:
+            cheap_costs = _logarithm(one, cheap)
+            twin.append(cheap_costs / scale if len(objectives) > 1 else cheap_costs)
+    joined = _joined(np.asarray(own), weights)
+    if not twin:
+        return joined, None
+    told_costs = _joined(np.asarray(twin), weights)
+    return joined, told_costs - float(told_costs[: len(told.seen)].mean())
+
+
+def _joined(costs: Floats, weights: Floats) -> Floats:
+    weighed = weights[:, None] * costs
+    return np.asarray(weighed.max(axis=0) + 0.05 * weighed.sum(axis=0)) if len(weights) > 1 else costs[0]
+
+
+def _asked(told: Observed, of_seen: Callable[[Seen], Mapping[str, float]], name: str) -> list[float | None] | None:
+    """What the twin said of the engines seen, by name; None where it was not asked of all of them."""
+    found = [of_seen(one).get(name) for one in told.seen]
+    return None if told.cheap is None or None in found else found
+
+
+def _twin_values(told: Observed, objective: Objective) -> list[float] | None:
+    """What the twin says of the engines seen and then of the candidates; one that would not start is the worst."""
+    asked = _asked(told, lambda one: one.twin, objective.name)
+    if asked is None or told.cheap is None:
+        return None
+    lost = 0.0 if objective.direction == MAXIMISE else math.inf
+    return [*map(float, filter_none(asked)), *(lost if v is None else v.values[objective.name] for v in told.cheap)]
+
+
+def _twin_violations(told: Observed, name: str) -> list[float] | None:
+    """The same for a limit."""
+    asked = _asked(told, lambda one: one.twin_violations, name)
+    if asked is None or told.cheap is None:
+        return None
+    found = [*filter_none(asked), *(math.inf if v is None else v.violations.get(name, 0.0) for v in told.cheap)]
+    return [_violation(value) for value in found]
+
+
+def filter_none(values: Sequence[float | None]) -> list[float]:
+    """The values that are there."""
+    return [value for value in values if value is not None]
+
+
+def _limits(told: Observed, known: Floats, rows: Floats) -> list[tuple[Floats, Floats]]:
+    """The belief about each limit that some engine has come near to."""
+    found = []
+    for name in dict.fromkeys(name for one in told.seen for name in one.violations):
+        values = normalised([_violation(one.violations.get(name, 0.0)) for one in told.seen])
+        if values.max() < -0.5:
+            continue
+        cheap = _twin_violations(told, name)
+        column = None if cheap is None else normalised(cheap)
+        shift = float(values.mean())
+        process = fit(known, values - shift, None if column is None else column[: len(known)] - shift)
+        mean, deviation = process.at(rows, None if column is None else column[len(known) :] - shift)
+        found.append((mean + shift, np.maximum(deviation, _LEAST_CHANCE)))
+    return found

@@ -1,0 +1,155 @@
+"""How is a point measured on a real engine: started once, loaded as often as asked, stopped?
+
+The engine is brought up by `harness.engines`; each load on it is a run of its own (engine kind attach), with
+a result folder that `harness report` can draw.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness import run, store
+from harness.clock import monotonic_ns
+from harness.engines import Serving, start_of
+from harness.engines.bootlog import BootFacts, boot_facts
+from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
+from harness.finish import finish
+from harness.metrics import StageInput, summarize_stage
+from harness.scenario.loading import LoadedScenario
+from harness.scenario.models import Engine
+from harness.scenario.stages import Stage
+from harness.steady import Span
+from harness.tune import failures
+from harness.tune.evaluating import Session, Started, StartFailed, Watch
+from harness.tune.loads import with_stage
+from harness.tune.problem import Task
+from harness.tune.series import measurement_of
+from harness.tune.words import Failure, Measurement
+from harness.units import NS_PER_S
+
+_STATUS = re.compile(r"exit status (-?\d+)")
+_BUSY = "was not free again"  # how harness.engines.idle says that a device's memory did not come back
+_SPAN = ("stage", "repeat", "start_ns", "stop_ns", "end_ns")
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _LiveSession:
+    """A real engine that is up, and the loop that it lives in."""
+
+    started: Started
+    serving: Serving
+    loop: asyncio.AbstractEventLoop
+    folder: Path
+    say: Say
+    loads: int = 0
+
+    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:  # noqa: ARG002 - see below
+        """See Session. A load is run to its end: what it showed is known only then."""
+        self.loads += 1
+        folder = self.folder / f"load-{self.loads}"
+        engine = Engine(
+            kind="attach", url=self.serving.url, model=self.serving.model, api_key_env=self.serving.api_key_env
+        )
+        scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
+        loaded = LoadedScenario(scenario, "", "", task.path, ())
+        order = run.Order(loaded, folder, f"harness report {folder}", self.say)
+        run.open_folder(order)
+        try:
+            outcome = self.loop.run_until_complete(run.conduct(order))
+        except HarnessError as fault:
+            raise self._died(fault.lines[0]) from None
+        if outcome.exit_code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        ending = self.serving.ending()
+        if outcome.exit_code == EXIT_ENGINE or ending is not None:
+            raise self._died(ending or " ".join(outcome.lines))
+        finish(folder)
+        return measured_in(folder, seed, simulated=self.serving.simulated)
+
+    def _died(self, line: str) -> StartFailed:
+        return StartFailed(failure_of(self.folder / "engine.log", line), self.started.facts, self.started.minutes)
+
+
+def measured_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
+    """The measurement of a finished result folder of one stage."""
+    told = store.read_json(folder, store.RUN)
+    row = store.read_json(folder, store.TIMELINE)[0]
+    stage = StageInput(
+        store.read_requests(folder),
+        store.read_events(folder),
+        Span(**{name: int(row[name]) for name in _SPAN}),
+        told["stages"][0],
+        told.get("slo") or {},
+        stream=told.get("stream", True),
+    )
+    found = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
+    return Measurement(found.metrics, found.series, found.load_s, seed, simulated=simulated, folder=str(folder.name))
+
+
+def failure_of(log: Path, line: str) -> Failure:
+    """Why an engine failed, by its log and what was said of its end."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    status = _STATUS.search(line)
+    killed = "SIGKILL" in line
+    ending = failures.Ending(
+        -9 if killed else int(status.group(1)) if status else None, timed_out="not ready within" in line
+    )
+    found = failures.classified(text.splitlines() or [line], ending)
+    return found if found.line else failures.failure(found.kind, line)
+
+
+@dataclass(slots=True)
+class Live:
+    """Real engines of one kind, or the simulated one in real time."""
+
+    kind: str
+    say: Say = lambda _line: None
+    simulated: bool = False
+    hollow: bool = False
+    _busy: bool = field(default=False)
+
+    def left_busy(self) -> bool:
+        """Whether a device had not come back to idle when the last engine was gone."""
+        return self._busy
+
+    @contextmanager
+    def open(self, engine: Engine, folder: Path) -> Iterator[Session]:
+        """See Evaluator."""
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "engine.log"
+        store.write_json(folder, "engine.json", json.loads(engine.model_dump_json(exclude_none=True)))
+        begin_ns = monotonic_ns()
+        loop = asyncio.new_event_loop()
+        context = start_of(self.kind)(engine, log)
+        self._busy = False
+        try:
+            serving = self._up(loop, context, log, begin_ns)
+            minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
+            self.simulated, self.hollow = serving.simulated, serving.hollow
+            started = Started(minutes, facts_in(log), serving.configuration.effective, serving.command)
+            try:
+                yield _LiveSession(started, serving, loop, folder, self.say)
+            finally:
+                loop.run_until_complete(context.__aexit__(None, None, None))
+        finally:
+            loop.close()
+            self._busy = log.exists() and _BUSY in log.read_text(encoding="utf-8", errors="replace")
+
+    def _up(
+        self, loop: asyncio.AbstractEventLoop, context: AbstractAsyncContextManager[Serving], log: Path, begin_ns: int
+    ) -> Serving:
+        try:
+            return loop.run_until_complete(context.__aenter__())
+        except HarnessError as fault:
+            minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
+            raise StartFailed(failure_of(log, " ".join(fault.lines)), facts_in(log), minutes) from None
+
+
+def facts_in(log: Path) -> BootFacts:
+    """What a log tells of a start."""
+    return boot_facts(log.read_text(encoding="utf-8", errors="replace").splitlines()) if log.exists() else BootFacts()

@@ -1,0 +1,248 @@
+"""Which point is worth an engine start next?
+
+From a pool of candidates that differ in their effective configuration. First the default, then the
+twin's favourites; from then on the point from which a model of what was measured (a Gaussian
+process around the twin's word) expects the greatest gain, weighed by how likely it serves at
+all and keeps the limits. Now and then Optuna's TPE is asked as well.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.seeds import stream
+from harness.tune import space as spaces
+from harness.tune.beliefs import Observed, Seen, belief_of, doubt_of, engine_part, observed
+from harness.tune.configuration import Candidate, Ground
+from harness.tune.lessons import Lessons
+from harness.tune.problem import Problem, Verdict
+from harness.tune.restarts import rank
+from harness.tune.sampler import Judged, asked_of_tpe
+from harness.tune.screening import Agreement, agreement
+from harness.tune.surrogate import expected_gain, normal
+from harness.tune.twins import Twin
+from harness.tune.words import COMPLETE, Point, Trial
+
+Floats = NDArray[np.float64]
+FAVOURITES = 4  # of the twin, tried before a model is asked
+UNSCREENED = 5  # points spread over the space, where there is no twin
+AROUND = 10  # neighbours of the best that join the pool each time
+TPE_EVERY = 6
+CALIBRATED_AT = (1, 5)  # trials measured in full
+_NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
+_PLAIN_POOL = 120
+_FAR = 0.25  # apart, in the unit cube, are two favourites
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate to try, who proposed it, and what the twin said of it."""
+
+    candidate: Candidate
+    origin: str
+    twin: Verdict | None
+
+
+@dataclass(slots=True)
+class Proposer:
+    """Keeps the pool; everything else it is told each time."""
+
+    problem: Problem
+    ground: Ground
+    lessons: Lessons
+    twin: Twin | None = None
+    pool: dict[str, Candidate] = field(default_factory=dict)
+    same: int = 0
+    refused: int = 0
+
+    def open(self) -> None:
+        """Fill the pool: points spread over the space and around the default; equal engines stand in it once."""
+        study = self.problem.study
+        rng = stream(study.seed, "pool")
+        count = study.screening.points if self.twin is not None else _PLAIN_POOL
+        engine_space = self._space()
+        points = spaces.drawn(engine_space, count, rng)
+        base = self.default()
+        points += spaces.neighbours(engine_space, base.point, max(AROUND, count // 5), rng)
+        self._join(points)
+
+    def default(self) -> Candidate:
+        """The base configuration as a candidate: its point says what the engine has by itself."""
+        found = self.ground.one({})
+        assert found is not None
+        told = found.resolved.effective
+        space = self._space()
+        values = {one.name: spaces.default_value(one, told.get(one.key)) for one in space.parameters}
+        return Candidate(
+            spaces.pointed(space, values), found.engine, found.load, found.resolved, found.key, found.engine_key
+        )
+
+    def _space(self) -> spaces.Space:
+        return spaces.Space(self.problem.space.engine, self.problem.space.fixed, self.problem.space.derived)
+
+    def _join(self, points: Sequence[Point]) -> None:
+        for found in self.ground.candidates(points):
+            if found.resolved.fault is not None:
+                self.refused += 1
+            elif found.engine_key in self.pool:
+                self.same += 1
+            else:
+                self.pool[found.engine_key] = found
+
+    def propose(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
+        """The next candidate, of those whose engine key is not among `taken`; None where none is left.
+
+        `number` is that of the trial to come. Trial 0 is the default.
+        """
+        default = self.default()
+        if default.engine_key not in taken and number == 0:
+            return Proposal(default, "default", self._says(default))
+        self._calibrate(trials)
+        seen = self._seen(trials)
+        early = self._early(seen, taken)
+        if early is not None:
+            return early
+        alone = self.twin is None or not self._trusted(seen).trusted
+        by_tpe = self._by_tpe(trials, taken, number) if alone and number % TPE_EVERY == TPE_EVERY - 1 else None
+        if by_tpe is not None:
+            return by_tpe
+        self._extend(seen, number)
+        return self._by_model(seen, taken, number)
+
+    def _calibrate(self, trials: Sequence[Trial]) -> None:
+        """Let the twin learn the device's speed from the default, and again from the first few trials."""
+        if self.twin is None or len(self.problem.tasks) > 1:
+            return
+        known = [one for one in trials if one.status == COMPLETE and one.measurement is not None]
+        due = [count for count in CALIBRATED_AT if self.twin.fitted_to < count <= len(known)]
+        if not due:
+            return
+        pairs = [(found, one.measurement) for one in known if (found := self._exact(one)) is not None]
+        self.twin.calibrate([(found, measured) for found, measured in pairs if measured is not None])
+
+    def _exact(self, trial: Trial) -> Candidate | None:
+        """The candidate of a trial: of the default the base configuration itself, which its point only rounds."""
+        return self.ground.one({} if trial.origin == "default" else trial.point)
+
+    def _seen(self, trials: Sequence[Trial]) -> list[Seen]:
+        """The engines seen, with what the twin says of them now."""
+        found = observed(self.problem, trials)
+        if self.twin is None:
+            return found
+        default = next((engine_part(one.point) for one in trials if one.origin == "default"), None)
+        made = [self.ground.one({} if one.point == default else one.point) for one in found]
+        said = [None if one is None else self.twin.says(one) for one in made]
+        return [
+            one if told is None else replace(one, twin=told.values, twin_violations=told.violations)
+            for one, told in zip(found, said, strict=True)
+        ]
+
+    def _says(self, candidate: Candidate) -> Verdict | None:
+        return None if self.twin is None else self.twin.says(candidate)
+
+    def _open_ones(self, taken: Collection[str]) -> list[Candidate]:
+        """Candidates that were not tried and that nothing speaks against."""
+        return [one for key, one in self.pool.items() if key not in taken and self.lessons.refuses(one) is None]
+
+    def _early(self, seen: Sequence[Seen], taken: Collection[str]) -> Proposal | None:
+        """The twin's favourites, far from each other; without it, points spread over the space."""
+        wanted = FAVOURITES if self._trusted(seen).trusted and self.twin is not None else UNSCREENED
+        if len(taken) > wanted:
+            return None
+        left = self._open_ones(taken)
+        ranked = self._ranked(left) if self.twin is not None else left
+        rows = spaces.encoded(self._space(), [one.point for one in ranked])
+        known = spaces.encoded(self._space(), [one.point for one in seen])
+        for place, candidate in enumerate(ranked):
+            if len(known) == 0 or np.sqrt(((known - rows[place]) ** 2).sum(axis=1)).min() >= _FAR:
+                return Proposal(candidate, "screened" if self.twin is not None else "spread", self._says(candidate))
+        return Proposal(ranked[0], "screened", self._says(ranked[0])) if ranked else None
+
+    def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """By the twin's word, the best first; those it would not start are last."""
+
+        def worth(candidate: Candidate) -> tuple[float, float]:
+            said = self._says(candidate)
+            if said is None:
+                return math.inf, math.inf
+            broken = sum(max(0.0, value) for value in said.violations.values())
+            return broken, sum(one.cost(said.values[one.name]) for one in self.problem.objectives[:1])
+
+        return sorted(candidates, key=worth)
+
+    def agreement(self, trials: Sequence[Trial]) -> Agreement:
+        """How the twin's order and that of the trials agree."""
+        return self._trusted(self._seen(trials))
+
+    def _trusted(self, seen: Sequence[Seen]) -> Agreement:
+        first = self.problem.objectives[0]
+        pairs = [
+            (first.cost(one.twin[first.name]), first.cost(one.values[first.name]))
+            for one in seen
+            if first.name in one.twin and first.name in one.values
+        ]
+        return agreement(pairs)
+
+    def _by_tpe(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
+        """What Optuna's TPE asks for, the first that is new and not refused; known ones are answered from memory."""
+        known = {found.engine_key: one for one in trials if (found := self.ground.one(engine_part(one.point)))}
+
+        def judge(point: Point) -> Judged:
+            found = self._near(point)
+            if found is None or found.engine_key in taken:
+                return False, None if found is None else known.get(found.engine_key)
+            return self.lessons.refuses(found) is None, None
+
+        point = asked_of_tpe(self.problem, self._space(), trials, judge, number)
+        found = None if point is None else self._near(point)
+        return None if found is None else Proposal(found, "sampler", self._says(found))
+
+    def _near(self, point: Point) -> Candidate | None:
+        """The candidate of a point: its own where resolving is cheap, else the nearest of the pool."""
+        if self.problem.kind == "simulator" or not self.pool:
+            return self.ground.one(point)
+        places = list(self.pool.values())
+        rows = spaces.encoded(self._space(), [point, *(one.point for one in places)])
+        return places[int(((rows[1:] - rows[0]) ** 2).sum(axis=1).argmin())]
+
+    def _extend(self, seen: Sequence[Seen], number: int) -> None:
+        """Neighbours of the two best join the pool, where resolving them is cheap."""
+        if self.problem.kind != "simulator":
+            return
+        rng = stream(self.problem.study.seed, "neighbours", number)
+        for one in sorted((one for one in seen if one.values), key=lambda one: (one.broken, one.cost))[:2]:
+            self._join(spaces.neighbours(self._space(), one.point, AROUND // 2, rng))
+
+    def _by_model(self, seen: Sequence[Seen], taken: Collection[str], number: int) -> Proposal | None:
+        left = self._open_ones(taken)
+        if not left:
+            return None
+        gains = self._gains(left, seen, number)
+        near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
+        last = seen[-1].effective if seen else None
+        place = min(near, key=lambda i: (rank(last, left[i].resolved.effective), -gains[i]))
+        return Proposal(left[place], "model", self._says(left[place]))
+
+    def _gains(self, left: Sequence[Candidate], seen: Sequence[Seen], number: int) -> Floats:
+        """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
+        told = Observed(self.problem, self._space(), seen, self._cheap(left, seen), number)
+        rows = spaces.encoded(self._space(), [one.point for one in left])
+        belief = belief_of(told, rows)
+        chance = np.ones(len(left))
+        for mean, deviation in belief.limits:
+            chance *= normal(-mean / deviation)
+        taught = self.lessons.taught
+        known = spaces.encoded(self._space(), [one.candidate.point for one in taught])
+        chance *= 1 - doubt_of(rows, known, np.asarray([one.failure is not None for one in taught]))
+        if belief.best is None:
+            return np.asarray(chance + 1e-12)
+        return np.asarray(expected_gain(belief.mean, belief.deviation, belief.best) * chance + 1e-300)
+
+    def _cheap(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Verdict | None] | None:
+        """What the twin says of the candidates, where it is there and still trusted."""
+        if self.twin is None or not self._trusted(seen).trusted:
+            return None
+        return [self.twin.says(one) for one in left]

@@ -1,0 +1,269 @@
+"""Can this trial still win, by what its benchmark has shown so far beside the incumbent's?
+
+Both answered the same requests: the same prompts at the same arrivals, so they are compared in
+pairs, request by request. Requests in a row resemble each other; what is tested are differences
+between the means of blocks of them. Two rules stop a trial, each with half of the error:
+
+1. It is worse. The test may be looked at whenever one likes: its evidence is a bet against "the trial is at least
+   as good", and the chance that such a bet ever multiplies by 1 / error is at most the error (Ville's inequality).
+   The bet is the mixture of normal likelihood ratios with unknown variance (Lai 1976; Wang and Ramdas,
+   "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance", 2023).
+2. It would end behind. What the rest of the benchmark will bring is foretold from the blocks so far (Student's
+   prediction interval), a part of the error at each look: that a trial is stopped that would have ended ahead of
+   the incumbent is no more likely than the error (stochastic curtailment; Lan, Simon and Halperin 1982). A trial
+   that is no worse but unlucky may end behind, and be stopped: it would not have been taken anyway.
+
+What neighbouring blocks still share takes evidence away, and widens what is foretold.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.stats import inflation, percentile_of, student_t
+from harness.tune.words import Limit, Measurement, Objective
+
+Floats = NDArray[np.float64]
+
+ALPHA = 0.05
+BLOCKS = 20  # in a whole benchmark
+SMALLEST_BLOCK = 5
+FEWEST_BLOCKS = 4  # three differences that happen to be alike are no rare event
+_ROUNDING = 1e-18  # variance, as a share of the mean square, that the computer's arithmetic alone makes
+SPREAD = 4.0  # variance of the effects that the bet expects, in variances of a block's difference
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Whether to stop a trial, why, by how much evidence (1 / alpha stops), after how many requests of both."""
+
+    stop: bool
+    why: str = ""
+    evidence: float = 1.0
+    requests: int = 0
+
+
+def evidence_against(differences: Floats) -> float:
+    """How many times the bet that these values have a mean above 0 has multiplied; 1 where they do not look so.
+
+    The values come one after another; `SPREAD` is 1/c² of the cited theorem. Evidence is taken to
+    the power of (1 - r) / (1 + r) where neighbours resemble each other with correlation r: of a bet
+    that stays fair, a root grows no faster.
+    """
+    n, total, square = len(differences), float(differences.sum()), float(differences @ differences)
+    if total <= 0 or square == 0:
+        return 1.0
+    room = n + 1 / SPREAD
+    shown = min(total**2 / (room * square), 1 - 1e-12)
+    exponent = -n / 2 * math.log1p(-shown) - math.log(room * SPREAD) / 2
+    alike = inflation(differences) if float(differences.var()) > _ROUNDING * square / n else 1.0
+    return math.exp(min(exponent / alike, 700.0))
+
+
+def foreseen_behind(differences: Floats, planned: int, error: float) -> bool:
+    """Whether the sum over all `planned` blocks will be above 0, the rest foretold from the differences so far.
+
+    That it is told so, and would yet have ended at or below 0, happens with a probability of at most `error` over
+    all looks, every second block being one: each look has its equal part (the union bound).
+    """
+    n, left = len(differences), planned - len(differences)
+    total = float(differences.sum())
+    if n < FEWEST_BLOCKS or n % 2 or total <= 0:
+        return False
+    if left <= 0:
+        return True
+    if not differences.any():
+        return False
+    looks = max(1, (planned - FEWEST_BLOCKS) // 2 + 1)
+    spread = float(differences.std(ddof=1)) * math.sqrt(inflation(differences) if differences.var() > 0 else 1.0)
+    ahead = total + left * total / n
+    return ahead > student_t(1 - error / looks, n - 1) * spread * math.sqrt(left + left**2 / n)
+
+
+def blocks_of(values: Floats, size: int) -> Floats:
+    """Means of whole blocks of consecutive values; NaN values are left out, a block of nothing else is NaN."""
+    whole = values[: len(values) // size * size].reshape(-1, size)
+    counts = np.maximum((~np.isnan(whole)).sum(axis=1), 0)
+    sums = np.nansum(whole, axis=1)
+    return np.asarray(np.divide(sums, counts, out=np.full(len(whole), math.nan), where=counts > 0))
+
+
+def block_size(requests: int) -> int:
+    """Requests a block, for a benchmark of so many."""
+    return max(SMALLEST_BLOCK, -(-requests // BLOCKS))
+
+
+_NEVER_S = 1e9  # for what failed, and has no end
+
+Worse = Callable[[Measurement, Measurement, int, int], Floats]
+"""Trial, incumbent, requests that both have, block size: by how much the trial is worse, block by block."""
+
+
+def settled(measurement: Measurement) -> int:
+    """How many requests from the first on are answered or failed: up to there nothing is missing."""
+    missing = np.flatnonzero(np.isnan(np.asarray(measurement.series.get("done", ()), dtype=np.float64)))
+    return int(missing[0]) if len(missing) else len(measurement.series.get("done", ()))
+
+
+def _first(measurement: Measurement, name: str, count: int) -> Floats:
+    return np.asarray(measurement.series[name][:count], dtype=np.float64)
+
+
+def _took(measurement: Measurement, count: int, size: int) -> Floats:
+    """Seconds that each block of requests took, from the end of those before to its own."""
+    ends = np.maximum.accumulate(np.minimum(_first(measurement, "done", count), _NEVER_S))[size - 1 :: size]
+    return np.diff(ends, prepend=0.0)
+
+
+def _end(measurement: Measurement, count: int) -> float:
+    return float(np.minimum(_first(measurement, "done", count), _NEVER_S).max())
+
+
+def _slower(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
+    """Log ratio of the times that each block of requests took."""
+    tiny = 1e-6  # a block whose last request was not the last to end took no time of its own
+    took = [np.maximum(_took(one, count, size), tiny) for one in (trial, incumbent)]
+    return _bounded(np.log(took[0] / took[1]))
+
+
+def _less_good(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
+    """How much less a block brought than the incumbent's, in good requests a request.
+
+    Good requests over time are compared through their balance: what a block brought less what the incumbent's rate
+    would have brought in the time it took. Its sum is below 0 where the trial's rate is the lower one.
+    """
+    whole = len(incumbent.series["good"])
+    rate = float(np.sum(incumbent.series["good"])) / max(_end(incumbent, whole), 1e-9)
+    owed = [
+        blocks_of(_first(one, "good", count), size) - rate * _took(one, count, size) / size
+        for one in (trial, incumbent)
+    ]
+    return owed[1] - owed[0]
+
+
+def _bounded(values: Floats) -> Floats:
+    return np.clip(np.nan_to_num(values, nan=0.0, posinf=10.0, neginf=-10.0), -10.0, 10.0)
+
+
+def _later(metric: str, statistic: str) -> Worse:
+    """Of a latency's mean its log ratio; of a percentile the share of requests above the incumbent's."""
+
+    def mean(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
+        own, other = (blocks_of(_first(one, metric, count), size) for one in (trial, incumbent))
+        return _bounded(np.log(own / other))
+
+    def percentile(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
+        own, other = (_first(one, metric, count) for one in (trial, incumbent))
+        known = np.asarray(incumbent.series[metric], dtype=np.float64)
+        line = percentile_of(np.sort(known[~np.isnan(known)]), float(statistic[1:]))
+        return _bounded(blocks_of((own > line).astype(np.float64) - (other > line), size))
+
+    return mean if statistic == "mean" else percentile
+
+
+def comparison(objective: str) -> Worse | None:
+    """How two measurements are compared by an objective; None where pairs of requests say nothing of it."""
+    if objective in ("throughput", "request_rate"):
+        return _slower
+    if objective == "goodput":
+        return _less_good
+    metric, _, statistic = objective.rpartition("_")
+    if metric in ("ttft", "tpot", "e2e") and (statistic == "mean" or statistic[1:].replace(".", "", 1).isdigit()):
+        return _later(metric, statistic)
+    return None
+
+
+def differences_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> Floats:
+    """By how much the trial is worse than the incumbent in each block so far; empty where nothing can be compared.
+
+    `margin` is by which share it may be worse: of rates and mean latencies as a ratio, of goodput and of requests
+    above a percentile as a share of requests.
+    """
+    compared = comparison(objective)
+    planned = len(incumbent.series.get("done", ()))
+    count, size = min(settled(trial), settled(incumbent)), block_size(planned)
+    if compared is None or trial.seed != incumbent.seed or count < FEWEST_BLOCKS * size:
+        return np.zeros(0)
+    as_ratio = objective in ("throughput", "request_rate") or objective.endswith("_mean")
+    return np.nan_to_num(compared(trial, incumbent, count, size)) - (math.log1p(margin) if as_ratio else margin)
+
+
+def evidence_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> float:
+    """The evidence so far that the trial is worse than the incumbent by one objective (1: none)."""
+    differences = differences_of(trial, incumbent, objective, margin)
+    return evidence_against(differences) if len(differences) else 1.0
+
+
+def race(
+    trial: Measurement,
+    incumbents: Sequence[Measurement],
+    objectives: Sequence[Objective],
+    alpha: float = ALPHA,
+    margin: float = 0.0,
+) -> Ruling:
+    """Whether the trial cannot win: one incumbent beats it in every objective, or would in the end.
+
+    However often one looks, a trial that is as good as every incumbent in some objective is stopped by the first
+    rule with a probability of at most `alpha` / 2, and one that would end ahead of them by the second with as much:
+    each of m incumbents has an equal part, and against one of them all objectives have to agree
+    (intersection-union test, Berger 1982).
+    """
+    names = ", ".join(one.name for one in objectives)
+    share = alpha / 2 / max(1, len(incumbents))
+    most = 1.0
+    for number, incumbent in enumerate(incumbents):
+        worse = [differences_of(trial, incumbent, one.name, margin) for one in objectives]
+        if not all(len(one) for one in worse):
+            continue
+        least = min(evidence_against(one) for one in worse)
+        most = max(most, least)
+        planned = len(incumbent.series["done"])
+        if least * share >= 1:
+            return Ruling(True, f"beaten by incumbent {number} in {names}", least, settled(trial))
+        if all(foreseen_behind(one, planned // block_size(planned), share) for one in worse):
+            return Ruling(True, f"would end behind incumbent {number} in {names}", least, settled(trial))
+    return Ruling(stop=False, evidence=most, requests=settled(trial))
+
+
+def certain_breach(trial: Measurement, limits: Sequence[Limit], planned: int) -> Ruling:
+    """Whether a limit on a percentile is broken whatever the rest of the `planned` requests will show.
+
+    No statistics: once more requests lie above the limit than the percentile leaves, it is decided.
+    """
+    count = settled(trial)
+    for limit in limits:
+        metric, _, statistic = limit.name.rpartition("_")
+        if metric not in trial.series or not statistic[1:].replace(".", "", 1).isdigit() or limit.most == math.inf:
+            continue
+        above = int((_first(trial, metric, count) > limit.most).sum())
+        if above > math.ceil(planned * (1 - float(statistic[1:]) / 100)):
+            why = f"{limit.name} cannot stay within its limit: {above} of {planned} requests are above it"
+            return Ruling(stop=True, why=why, evidence=math.inf, requests=count)
+    return Ruling(stop=False, requests=count)
+
+
+def watch(
+    incumbents: Sequence[Measurement],
+    objectives: Sequence[Objective],
+    limits: Sequence[Limit] = (),
+    alpha: float = ALPHA,
+    margin: float = 0.0,
+) -> Callable[[Measurement], Ruling]:
+    """What a benchmark asks now and then with what it has so far."""
+
+    def ruling(trial: Measurement) -> Ruling:
+        planned = max((len(one.series.get("done", ())) for one in incumbents), default=0)
+        broken = certain_breach(trial, limits, planned) if planned else Ruling(stop=False)
+        return broken if broken.stop else race(trial, incumbents, objectives, alpha, margin)
+
+    return ruling
+
+
+def saved_share(rulings: Mapping[int, Ruling], planned: int) -> float:
+    """Which share of all requests was not sent, for trials (by number) of `planned` requests each."""
+    if not rulings:
+        return 0.0
+    return sum(planned - one.requests for one in rulings.values() if one.stop) / (planned * len(rulings))

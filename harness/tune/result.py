@@ -1,0 +1,178 @@
+"""What is left of a study: study.json, the winner's files, and the lines that are printed?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.clock import utc_now
+from harness.engines.base import flags_of
+from harness.store import write_json
+from harness.tune import takeaway
+from harness.tune.confirming import Confirmed, Entrant
+from harness.tune.failures import words as failure_words
+from harness.tune.importance import importances
+from harness.tune.problem import Problem
+from harness.tune.store import as_plain
+from harness.tune.study import Work
+from harness.tune.words import COMPLETE, DUPLICATE, FAILED, INFEASIBLE, STOPPED, Trial, best, front
+from harness.units import significant
+
+FORMAT = 1
+FILE = "study.json"
+
+
+def conclude(work: Work, confirmed: Confirmed | None, simulated: bool, hollow: bool = False) -> list[str]:  # noqa: FBT001, FBT002 - marks of the whole result
+    """Write study.json and the winner's files; the lines for a terminal."""
+    trials = work.book.trials()
+    winner = confirmed.winner if confirmed is not None else _best_entrant(work, trials)
+    lines = summary_lines(work, trials, confirmed, simulated=simulated or hollow)
+    remarks = [line.replace("\n", " ") for line in lines[:2]]
+    files: Mapping[str, str] = {}
+    if winner is not None:
+        written = takeaway.write(work.folder, winner.candidate.engine, work.problem.study.devices_per_trial, remarks)
+        files = {name: name for name in written}
+    marks = {"simulated": simulated, "hollow": hollow}
+    write_json(
+        work.folder, FILE, _plain(_told(work, trials, confirmed, winner) | marks | {"files": files, "lines": lines})
+    )
+    return lines
+
+
+def _best_entrant(work: Work, trials: Sequence[Trial]) -> Entrant | None:
+    found = best(trials, work.problem.objectives[0])
+    candidate = None if found is None else work.ground.one(_engine_point(found))
+    if found is None or candidate is None:
+        return None
+    return Entrant(found.number, work.proposer.default() if found.origin == "default" else candidate, {})
+
+
+def _engine_point(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.point.items() if not name.startswith("load.")}
+
+
+def summary_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, *, simulated: bool) -> list[str]:
+    """What was found, in a few lines: the gain first."""
+    problem = work.problem
+    objective = problem.objectives[0]
+    mark = "SIMULATED, not a measurement: " if simulated else ""
+    if confirmed is not None and confirmed.gains:
+        head = f"{mark}{objective.name}: {confirmed.words}"
+    else:
+        head = f"{mark}{objective.name}: not confirmed against the default"
+    lines = [head, *_winner_lines(work, trials, confirmed)]
+    lines += (
+        [f"Pareto front: {_points(front(trials, problem.objectives), problem)}"] if len(problem.objectives) > 1 else []
+    )
+    lines.append(_count_line(trials))
+    lines += [f"{one.words}" for one in work.dead]
+    if work.proposer.twin is not None:
+        lines.append(f"screening: {work.proposer.agreement(trials).words}")
+    return lines + list(dict.fromkeys(work.notes))
+
+
+def _points(trials: Sequence[Trial], problem: Problem) -> str:
+    return "; ".join(
+        f"trial {one.number} ({', '.join(f'{o.name} {significant(one.values[o.name])}' for o in problem.objectives)})"
+        for one in trials
+    )
+
+
+def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None) -> list[str]:
+    if confirmed is not None and confirmed.gains and confirmed.winner.number is None:
+        return ["winner: the default configuration, as no other was shown to be better"]
+    winner = confirmed.winner if confirmed is not None and confirmed.gains else _best_entrant(work, trials)
+    if winner is None:
+        return ["winner: none; no configuration kept every limit"]
+    base = work.problem.engine.args
+    changed = takeaway.flags_changed(base, winner.candidate.engine.args)
+    told = " ".join(flags_of(changed)) or "the base configuration"
+    number = "" if winner.number is None else f"trial {winner.number}: "
+    drifted = [] if confirmed is None or confirmed.drift is None else [confirmed.drift]
+    return [f"winner: {number}{told}", *drifted]
+
+
+def _count_line(trials: Sequence[Trial]) -> str:
+    counts = {
+        status: sum(trial.status == status for trial in trials)
+        for status in (COMPLETE, STOPPED, INFEASIBLE, FAILED, DUPLICATE)
+    }
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    starts = len({trial.start for trial in trials})
+    minutes = sum(trial.minutes.total for trial in trials)
+    return f"{len(trials)} trials ({told}), {starts} engine starts, {significant(minutes)} min of engine time"
+
+
+def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winner: Entrant | None) -> dict[str, Any]:
+    problem = work.problem
+    objective = problem.objectives[0]
+    known = [trial for trial in trials if trial.values and math.isfinite(trial.values[objective.name])]
+    return {
+        "format": FORMAT,
+        "name": problem.study.name,
+        "question": problem.study.question,
+        "finished_utc": utc_now().isoformat(timespec="seconds"),
+        "study": problem.study.model_dump(mode="json", by_alias=True),
+        "kind": problem.kind,
+        "engine": problem.engine.model_dump(mode="json", exclude_none=True),
+        "objectives": [asdict(one) for one in problem.objectives],
+        "limits": [asdict(one) for one in problem.all_limits],
+        "parameters": [asdict(one) for one in problem.space.parameters],
+        "dead": [asdict(one) for one in work.dead],
+        "notes": work.notes,
+        "pool": {"different": len(work.proposer.pool), "same": work.proposer.same, "refused": work.proposer.refused},
+        "trials": [{"number": one.number, **as_plain(one), "cause": _cause(one)} for one in trials],
+        "front": [one.number for one in front(trials, problem.objectives)],
+        "screening": None if work.proposer.twin is None else asdict(work.proposer.agreement(trials)),
+        "importance": [
+            asdict(one) | {"shown": one.shown}
+            for one in importances(
+                [trial.point for trial in known], [objective.cost(trial.values[objective.name]) for trial in known]
+            )
+        ],
+        "confirmation": None if confirmed is None else _confirmation(confirmed),
+        "winner": None if winner is None else _winner(problem, winner),
+    }
+
+
+def _cause(trial: Trial) -> str | None:
+    return None if trial.failure is None else failure_words(trial.failure)
+
+
+def _winner(problem: Problem, winner: Entrant) -> dict[str, Any]:
+    return {
+        "trial": winner.number,
+        "point": dict(winner.candidate.point),
+        "load": dict(winner.load),
+        "effective": dict(winner.candidate.resolved.effective),
+        "changed": takeaway.flags_changed(problem.engine.args, winner.candidate.engine.args),
+        "command": takeaway.serve_command(winner.candidate.engine),
+    }
+
+
+def _confirmation(found: Confirmed) -> dict[str, Any]:
+    return {
+        "entrants": [
+            {"trial": one.number, "point": dict(one.candidate.point), "load": dict(one.load)} for one in found.entrants
+        ],
+        "values": {str(who): list(values) for who, values in found.values.items()},
+        "gains": {
+            str(who): asdict(gain) | {"words": gain.words, "shown": gain.shown} for who, gain in found.gains.items()
+        },
+        "choice": found.choice,
+        "broken": {str(who): list(names) for who, names in found.broken.items()},
+        "drift": found.drift,
+        "minutes": found.minutes,
+        "words": found.words,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them: what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,104 @@
+"""What does the twin expect of a candidate, in virtual time and before any engine is started?
+
+It has coefficients of its own, not those of the device; how fast the device is it learns from the
+first trials. Beyond that only its order is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.errors import HarnessError
+from harness.scenario.stages import Stage
+from harness.seeds import stream
+from harness.tune.calibrating import calibrated
+from harness.tune.configuration import Candidate
+from harness.tune.loads import changed
+from harness.tune.problem import Problem, Verdict, verdict_of
+from harness.tune.virtual import VirtualLoad
+from harness.tune.words import Measurement
+from harness.twin.cost import TERMS, Terms
+from harness.twin.settings import settings_from_flags
+
+OFF = 0.4
+"""By how much each coefficient of a screening twin is off, at most, where it stands for another device."""
+_MOST_FITTED = 4  # trials: each costs the twin a dozen loads
+
+
+def perturbed(terms: Terms, seed: int, off: float = OFF) -> Terms:
+    """Coefficients each of which is wrong by a factor between 1 - off and 1 + off, drawn by seed."""
+    rng = stream(seed, "twin's errors")
+    names = Terms.__slots__
+    factors = 1 + rng.uniform(-off, off, len(names))
+    changes = {name: getattr(terms, name) * float(factor) for name, factor in zip(names, factors, strict=True)}
+    return replace(
+        terms, **{name: min(value, 1.0) if not name.endswith("_s") else value for name, value in changes.items()}
+    )
+
+
+@dataclass(slots=True)
+class Twin:
+    """The simulated engine as a cheap source; what it has said is kept until it is calibrated anew."""
+
+    problem: Problem
+    terms: Terms
+    fitted_to: int = 0
+    _own: Terms | None = None
+    _said: dict[str, Verdict | None] = field(default_factory=dict)
+    _loads: list[VirtualLoad] = field(default_factory=list)
+
+    def says(self, candidate: Candidate) -> Verdict | None:
+        """Values and violations by name; None where it would not start, or cannot serve this."""
+        if candidate.key not in self._said:
+            measured = self._measured(candidate, self.terms)
+            self._said[candidate.key] = None if measured is None else verdict_of(self.problem, measured)
+        return self._said[candidate.key]
+
+    def calibrate(self, seen: Sequence[tuple[Candidate, Measurement]]) -> None:
+        """Fit its speed to trials that were measured in full, of one task; what it said before is forgotten."""
+        own = self._own = self._own or self.terms
+        known = [(one, found) for one, found in seen if not found.stopped][-_MOST_FITTED:]
+
+        def predict(terms: Terms) -> list[Mapping[str, float]]:
+            told = [self._measured(candidate, terms) for candidate, _ in known]
+            return [{} if one is None else one[0].metrics for one in told]
+
+        self.terms = calibrated(own, [found.metrics for _, found in known], predict)
+        self.fitted_to = len(seen)
+        self._said.clear()
+
+    def _measured(self, candidate: Candidate, terms: Terms) -> list[Measurement] | None:
+        problem, args = self.problem, candidate.engine.args
+        model = {} if candidate.engine.model is None else {"model": candidate.engine.model}
+        try:
+            if not self._loads:
+                most = problem.study.screening.requests
+                self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in problem.tasks]
+            settings = settings_from_flags({**args, **model})
+            return [
+                load.measure(settings, stage_of(task.stage, candidate), problem.study.seed, terms=terms)
+                for load, task in zip(self._loads, problem.tasks, strict=True)
+            ]
+        except HarnessError:
+            return None
+
+
+def stage_of(stage: Stage, candidate: Candidate) -> Stage:
+    """A task's stage as a candidate changes it."""
+    return changed(stage, candidate.load)
+
+
+def twin_of(problem: Problem) -> Twin | None:
+    """The twin that screens a problem, None where it is turned off or does not know the model.
+
+    A study on the simulated engine is screened by a twin whose coefficients are off, as a device's would be.
+    """
+    if problem.study.screening.points == 0 or problem.study.objective == ("capacity",):
+        return None
+    model = {} if problem.engine.model is None else {"model": problem.engine.model}
+    try:
+        family = settings_from_flags({**problem.engine.args, **model}).device.family
+        VirtualLoad(problem.tasks[0].scenario, problem.tasks[0].path.parent)
+    except HarnessError:
+        return None
+    terms = TERMS[family]
+    return Twin(problem, perturbed(terms, problem.study.seed) if problem.kind == "simulator" else terms)

@@ -1,0 +1,230 @@
+"""How is a case run from beginning to end: taken or refused, made, checked, and only then timed?
+
+Every outcome is a row. A case that fails costs itself and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kernels_bench.axes import problem
+from kernels_bench.cases import Case
+from kernels_bench.job import Job
+from kernels_bench.marks import throttled
+from kernels_bench.providers.base import HOLLOW, Device, Launch, Path, Prepared, Provider
+from kernels_bench.roofline import Limits, distance
+from kernels_bench.timing import Series, sample
+from kernels_bench.verify import verdict
+
+if TYPE_CHECKING:
+    from kernels_bench.providers.inputs import Inputs
+
+MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
+COLD_CACHES = 2  # bytes that a cold rotation touches, in last-level caches: all are evicted before their turn
+MOST_STEPS = 512
+MOST_STEP_SHARE = 4  # steps beside the first take at most a quarter of the free memory
+COPIES = 2  # a provider may keep the cache in a layout of its own beside ours
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all cases of a run share."""
+
+    job: Job
+    provider: Provider
+    device: Device
+    limits: tuple[Limits, ...]
+
+
+Row = dict[str, Any]
+
+
+def limits_of(job: Job, provider: Provider, device: Device) -> tuple[Limits, ...]:
+    """What the device is held to: a copy and products measured now (or before, in the same run), and its data sheet."""
+    folded = device.name.lower()
+    sheet = [limits for name, limits in job.chips if name.lower() in folded]
+    if device.facts.get(HOLLOW):
+        return tuple(sheet[:1])  # a copy on a stand-in measures nothing
+    if job.measured is None:
+        from kernels_bench.providers.limits import measure  # noqa: PLC0415 - needs torch
+
+        measured = measure(provider, [case.dtype for case in job.cases])
+    else:
+        measured = job.measured
+    return (measured, *sheet[:1])
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """For each case and path a `begin` line before it, then its row."""
+    paths = bench.provider.paths()
+    for index, case in enumerate(bench.job.cases[bench.job.begin :], bench.job.begin):
+        yield {"event": "begin", "case": index}
+        chosen = _paths_for(case, paths, bench.job.paths)
+        if not chosen:
+            yield _row(index, "", SKIPPED, f"{bench.provider.name} has no path for {case.phase}")
+        for path in chosen:
+            yield _run(bench, index, path)
+
+
+def _paths_for(case: Case, paths: Any, wanted: tuple[str, ...]) -> list[Path]:
+    return [path for path in paths if case.phase in path.phases and (not wanted or path.name in wanted)]
+
+
+def _row(index: int, path: str, status: str, reason: str | None, **more: Any) -> Row:
+    return {"event": "row", "case": index, "path": path, "status": status, "reason": reason, **more}
+
+
+def _run(bench: Bench, index: int, path: Path) -> Row:
+    """The row of one case on one path."""
+    case = bench.job.cases[index]
+    reason = path.missing or problem(case) or bench.provider.refuse(case, path.name)
+    if reason:
+        return _row(index, path.name, SKIPPED, reason)
+    free = bench.provider.device().memory_bytes
+    sized, steps = fit(case, bench.device.cache_bytes, free)
+    if steps == 0:
+        needed = needed_bytes(sized, 1)
+        return _row(index, path.name, SKIPPED, f"needs {needed >> 20} MiB; {free >> 20} MiB are free")
+    try:
+        return _measured(bench, index, path, (sized, steps))
+    except MemoryError:
+        return _row(index, path.name, FAILED, "out of memory")
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as fault:  # torch's, its operators' and ours
+        return _row(index, path.name, FAILED, _told(fault))
+
+
+def _told(fault: Exception) -> str:
+    """The first line of an error that says something, short enough for a table."""
+    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    words = lines[0] if lines else type(fault).__name__
+    return f"out of memory: {words}"[:300] if "out of memory" in str(fault).lower() else words[:300]
+
+
+def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) -> Row:
+    from kernels_bench.providers import inputs  # noqa: PLC0415 - needs torch
+
+    case, steps = sizing
+    host = inputs.make(case, bench.job.seed + index, steps)
+    there = inputs.moved(host, bench.provider.torch_device)
+    prepared = bench.provider.prepare(case, path.name, there)
+    more: Row = {"steps": steps, "cache_blocks": case.cache_blocks, "work": case.work._asdict()}
+    wrong, errors = check(bench, case, prepared, host if bench.device.kind == "npu" else there)
+    more["errors"] = errors
+    if wrong:
+        return _row(index, path.name, WRONG, wrong, **more)
+    before = bench.provider.telemetry()
+    series, refused = _series(bench, prepared)
+    after = bench.provider.telemetry()
+    more |= {"before": dict(before), "after": dict(after), "refused_modes": refused}
+    more["throttled"] = throttled(before, after)
+    modes = {mode: mode_row(bench, case, one) for mode, one in series.items()}
+    if not _is_cold(bench.device, case, steps) and "cold" in modes:
+        modes["cold"]["marks"] = [*modes["cold"]["marks"], "partly-cached"]
+    return _row(index, path.name, MEASURED, None, **more, modes=modes)
+
+
+def check(bench: Bench, case: Case, prepared: Prepared, inputs: Inputs) -> tuple[str | None, Row]:
+    """Run the first and the last launch and compare each with the float32 reference; what is wrong, and the errors."""
+    from kernels_bench.providers import reference  # noqa: PLC0415 - needs torch
+
+    errors: Row = {}
+    for index in dict.fromkeys((0, len(prepared.launches) - 1)):
+        prepared.launches[index]()
+        bench.provider.synchronize()
+        found = reference.compare(prepared.result(index), reference.expected(case, inputs, index))
+        errors = {**asdict(found)}
+        wrong = verdict(found, case.dtype)
+        if wrong:
+            return wrong, _finite(errors)
+    # Right by accident, as memory that still holds an earlier answer, is not right.
+    return ("a hollow CANN computes nothing" if bench.device.facts.get(HOLLOW) else None), errors
+
+
+def _finite(errors: Row) -> Row:
+    """JSON has no infinities: an error that is none becomes null."""
+    return {name: value if abs(value) < float("inf") else None for name, value in errors.items()}
+
+
+def _series(bench: Bench, prepared: Prepared) -> tuple[dict[str, Series], Row]:
+    """The series of each mode, and why a mode could not be."""
+    found: dict[str, Series] = {}
+    refused: Row = {}
+    for mode in bench.job.modes:
+        launches: Any = prepared.launches[:1] if mode == "hot" else prepared.launches
+        if mode == "graph":
+            launches = bench.provider.graph(list(prepared.launches))
+        if isinstance(launches, str):
+            refused[mode] = launches
+        else:
+            found[mode] = _sampled(bench, tuple(launches))
+    return found, refused
+
+
+def _sampled(bench: Bench, launches: tuple[Launch, ...]) -> Series:
+    return sample(bench.provider, launches, bench.job.rule)
+
+
+def mode_row(bench: Bench, case: Case, series: Series) -> Row:
+    """A series in numbers: seconds a launch, achieved rates, distances from the limits, and its raw samples."""
+    seconds = series.median_ns / 1e9
+    interval = series.interval_ns
+    work = case.work
+    distances = (distance(work, case.dtype, seconds, limits) for limits in bench.limits)
+    return {
+        "n": len(series.samples),
+        "median_s": seconds,
+        "ci95_s": None if interval is None else [end / 1e9 for end in interval],
+        "min_s": min(series.times_ns) / 1e9,
+        "launch_s": series.launch_ns / 1e9,
+        "stop": series.stop.reason,
+        "noise": None if series.stop.noise == float("inf") else series.stop.noise,
+        "marks": list(series.marks),
+        "bytes_per_s": work.moved_bytes / seconds,
+        "flops_per_s": work.flops / seconds,
+        "limits": {one.source: {**asdict(one), "gap_s": one.gap_s} for one in distances if one is not None},
+        "samples": [[one.launches, one.launch_ns, one.wall_ns, one.device_ns] for one in series.samples],
+    }
+
+
+def needed_bytes(case: Case, steps: int) -> int:
+    """Memory of a case: the cache and a copy of it in another layout, and query, keys and output of each step."""
+    width = max(case.head_size, case.kv_lora_rank + case.rope_size)
+    step = 4 * case.tokens * (case.heads + case.kv_heads) * width * 4
+    return COPIES * case.cache_bytes + steps * step
+
+
+def fit(case: Case, last_level_bytes: int, free_bytes: int) -> tuple[Case, int]:
+    """The case on a cache for as many steps as make a rotation cold, and their number; 0: it does not fit.
+
+    A rotation is cold where it touches `COLD_CACHES` times the last-level cache. A cache size that was asked for
+    stands, and then holds as many steps as it can.
+    """
+    if needed_bytes(case, 1) > free_bytes:
+        return case, 0
+    step_bytes = max(1, case.used_blocks * case.block_size * case.token_cache_bytes)
+    wanted = min(MOST_STEPS, -(-COLD_CACHES * last_level_bytes // step_bytes) + 1)
+    if case.num_blocks:
+        return case, max(1, min(wanted, case.num_blocks // case.used_blocks))
+    spare = max(1, free_bytes // MOST_STEP_SHARE // max(1, needed_bytes(case, 1)))
+    steps = max(1, min(wanted, spare))
+    return replace(case, num_blocks=steps * case.used_blocks), steps
+
+
+def _is_cold(device: Device, case: Case, steps: int) -> bool:
+    touched = steps * case.used_blocks * case.block_size * case.token_cache_bytes
+    return touched >= COLD_CACHES * device.cache_bytes
+
+
+def device_line(provider: Provider, device: Device, limits: tuple[Limits, ...]) -> Row:
+    """The first line of a run: where it runs, what that can do, and what is missing."""
+    missing: Mapping[str, str] = {path.name: path.missing for path in provider.paths() if path.missing}
+    return {
+        "event": "device",
+        "provider": provider.name,
+        **{key: value for key, value in asdict(device).items() if key != "facts"},
+        "facts": dict(device.facts),
+        "missing": dict(missing),
+        "limits": [asdict(one) for one in limits],
+    }

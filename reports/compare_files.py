@@ -1,0 +1,93 @@
+"""What do a CI job page, a CI test view and a program read of a comparison?"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
+
+from harness.comparing.comparison import Comparison
+from harness.comparing.judging import UNTOLD, Row
+from harness.comparing.telling import told, verdict_text
+from reports import junit
+from reports.compare_page import HEADS, badges, cells
+from reports.markdown import MARKS, plain, row_of
+from reports.writing import write_text
+
+MARKDOWN, JUNIT, JSON = "compare.md", "compare.xml", "compare.json"
+FORMAT = 1
+
+
+def write(folder: Path, found: Comparison) -> None:
+    """Write compare.md, compare.xml and compare.json into a folder."""
+    write_text(folder / MARKDOWN, "\n".join(_lines(found)) + "\n")
+    suite = f"{found.name} compared" + (" (SIMULATED)" if found.simulated else "")
+    write_text(folder / JUNIT, junit.document(suite, _cases(found)))
+    write_text(folder / JSON, json.dumps(as_dict(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _lines(found: Comparison) -> Iterator[str]:
+    if found.simulated:
+        yield from ("> **SIMULATED.** No hardware was measured; never quote these numbers as a measurement.", "")
+    yield from (f"## {plain(found.question)}", "", f"**{plain(found.answer)}**", "")
+    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(found))
+    yield ""
+    for doubt in found.doubts:
+        yield f"- **{doubt.severity}** {plain(doubt.text)}" + (f" _Next:_ {plain(doubt.next)}" if doubt.next else "")
+    yield from ("", *_table(found.judged), "")
+    yield f"{plain(found.base.name)} (base) against {plain(found.new.name)} (new). Everything is in compare.html."
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield row_of(["Stage", *HEADS])
+    yield row_of([":--", ":--", *["--:"] * (len(HEADS) - 2), ":--"])
+    for row in rows:
+        yield row_of([plain(row.label), *(plain(cell.text) for cell in cells(row))])
+
+
+def _cases(found: Comparison) -> Iterator[Xml.Element]:
+    """A case a measure of the gate: it fails where the gate is broken, and is skipped where it cannot be judged."""
+    for row in found.judged:
+        case = junit.case_of(f"{found.name}.compare", f"{row.measure.key} at {row.label}")
+        if row.broken:
+            junit.fail(case, f"{told(row)}: {verdict_text(row)}", "regression")
+        elif row.verdict == UNTOLD:
+            Xml.SubElement(case, "skipped", message=row.reason)
+        yield case
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """The content of compare.json: seconds, rates per second, ratios; null where there is no number."""
+    return {
+        "format": FORMAT,
+        "name": found.name,
+        "simulated": found.simulated,
+        "base": [run.name for run in found.base.runs],
+        "new": [run.name for run in found.new.runs],
+        "repeats": [len(found.base.repeats), len(found.new.repeats)],
+        "answer": found.answer,
+        "verdict": found.verdict,
+        "gate_held": not found.broken,
+        "doubts": [doubt.as_dict() for doubt in found.doubts],
+        "measures": [_row(row) for row in (*found.judged, *found.shown)],
+        "changes": [{"name": one.name, "base": one.base, "new": one.new} for one in found.changes],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    kind = "ratio" if row.measure.ratio else "difference"
+    return {
+        "stage": row.stage,
+        "label": row.label,
+        "measure": row.measure.key,
+        "metric": row.measure.metric,
+        "base": row.base,
+        "new": row.new,
+        "n": list(row.counts),
+        kind: row.ratio,
+        "interval": None if row.low is None or row.high is None else [row.low, row.high],
+        "verdict": row.verdict,
+        "allowed": row.allowed,
+        "gate_broken": row.broken,
+        "reason": row.reason,
+    }

@@ -1,0 +1,150 @@
+"""How does a comparison become one HTML file?"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from harness.comparing.comparison import Comparison
+from harness.comparing.judging import BETTER, WORSE, Row
+from harness.comparing.sides import Side
+from harness.comparing.telling import allowed_text, change_text, interval_text, name_of, value_text, verdict_text
+from harness.units import format_count, format_share
+from reports.drawing import Drawing, drawn
+from reports.figures.forest import Bar, forest
+from reports.figures.style import Head, drawing
+from reports.glossary import TERMS
+from reports.page import environment, moment, policy, script
+from reports.tables import Cell
+from reports.verdict import Badge, Doubt
+from reports.writing import write_text
+
+PAGE = "compare.html"
+HEADS = ("Measure", "Base", "New", "Change", "Interval", "Allowed", "Verdict")
+_TONES = {WORSE: "bad", BETTER: "good"}
+_MARKS = {BETTER: "good", WORSE: "bad", "better and worse": "bad"}
+
+
+def write(folder: Path, found: Comparison) -> Path:
+    """Draw compare.html into a folder; its path."""
+    return write_text(folder / PAGE, render(found))
+
+
+def render(found: Comparison) -> str:
+    """The page of a comparison as HTML."""
+    return environment().get_template("compare.html").render(_context(found))
+
+
+def _context(found: Comparison) -> dict[str, Any]:
+    return {
+        "found": found,
+        "simulated": found.simulated,
+        "colours": None,
+        "policy": policy(),
+        "script": Markup(script()),  # noqa: S704 - a file of ours
+        "title": f"{found.base.name} and {found.new.name}",
+        "badges": list(badges(found)),
+        "doubts": [Doubt(doubt.severity, doubt.next, (("", doubt.text),)) for doubt in found.doubts],
+        "figure": _figure(found),
+        "heads": HEADS,
+        "judged": by_stage(found.judged),
+        "shown": by_stage(found.shown),
+        "changes": [tuple(map(Cell, (one.name, one.base, one.new))) for one in found.changes],
+        "runs": [row for name, side in (("base", found.base), ("new", found.new)) for row in _run_rows(name, side)],
+        "gate": _gate_rows(found),
+        "terms": {key: TERMS[key] for key in ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user") if key in TERMS},
+    }
+
+
+def badges(found: Comparison) -> Iterator[Badge]:
+    """The verdict of the whole, and whether the gate holds."""
+    yield Badge(found.verdict.capitalize(), _MARKS.get(found.verdict, "plain"), "#judged")
+    if found.broken:
+        yield Badge(f"Gate broken by {len(found.broken)}", "bad", "#judged")
+    else:
+        yield Badge("Gate held", "good", "#judged")
+
+
+def by_stage(rows: Sequence[Row]) -> list[tuple[str, list[list[Cell]]]]:
+    """Stages in their order, each with its rows as cells."""
+    labels = dict.fromkeys((row.stage, row.label) for row in rows)
+    return [(label, [cells(row) for row in rows if row.stage == stage]) for stage, label in labels]
+
+
+def cells(row: Row) -> list[Cell]:
+    """One row as `HEADS` names its cells."""
+    counts = " / ".join(format_count(count) for count in row.counts)
+    return [
+        Cell(name_of(row.measure), f"n {counts}"),
+        Cell(value_text(row.measure, row.base)),
+        Cell(value_text(row.measure, row.new)),
+        Cell(change_text(row), tone=_TONES.get(row.verdict, "plain")),
+        Cell(interval_text(row)),
+        Cell(allowed_text(row.allowed)),
+        Cell(verdict_text(row), tone=_TONES.get(row.verdict, "plain")),
+    ]
+
+
+def _figure(found: Comparison) -> Drawing | None:
+    bars = list(_bars(found.judged))
+    if all(bar.change is None for bar in bars):
+        return None
+    head = Head("Change of each measure from base to new", "dot and interval; dashed: what the gate allows",
+                simulated=found.simulated)  # fmt: skip
+    said = "; ".join(
+        f"{name_of(row.measure)} at {row.label}: {change_text(row)}, {row.verdict}" for row in found.judged
+    )
+    with drawing():
+        return drawn(
+            forest(bars, head), "forest", head, f"{said}.", _CAPTION.format(smallest=allowed_text(found.gate.smallest))
+        )
+
+
+_CAPTION = (
+    "A filled dot is a difference that is shown: its interval lies wholly beyond {smallest} either way. Right of 0 is "
+    "more: worse for times and failures, better for rates."
+)
+
+
+def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
+    stage = None
+    for row in rows:
+        if row.stage != stage:
+            stage = row.stage
+            yield Bar(row.label)
+        name = name_of(row.measure)
+        if row.ratio is None or row.low is None or row.high is None:
+            yield Bar(name, verdict=row.verdict)
+            continue
+        change, low, high = (_percent(row, value) for value in (row.ratio, row.low, row.high))
+        allowed = None if row.allowed is None else 100 * row.allowed * (-1 if row.measure.more_is_better else 1)
+        yield Bar(name, change, low, high, "worse: gate broken" if row.broken else row.verdict, allowed)
+
+
+def _percent(row: Row, value: float) -> float:
+    return 100 * (value - 1 if row.measure.ratio else value)
+
+
+def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
+    for run in side.runs:
+        valid = bool((run.summary.get("verdict") or {}).get("valid"))
+        yield [
+            Cell(name),
+            Cell(run.name),
+            Cell(moment(str(run.run.get("started_utc") or "")) or "–"),
+            Cell(str(run.engine.get("kind") or "–")),
+            Cell(str(run.engine.get("model") or "–")),
+            Cell("valid" if valid else "not valid", tone="plain" if valid else "bad"),
+        ]
+
+
+def _gate_rows(found: Comparison) -> list[tuple[str, str]]:
+    gate = found.gate
+    return [
+        ("fewest requests a stage", format_count(gate.samples)),
+        ("confidence over all measures", format_share(gate.confidence)),
+        ("smallest difference worth telling", allowed_text(gate.smallest)),
+        ("two runs of one engine differ by", format_share(gate.between_runs)),
+        *((f"{key} may be worse by", allowed_text(allowed)) for key, allowed in gate.gate.items()),
+    ]

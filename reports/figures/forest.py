@@ -1,0 +1,82 @@
+"""By how much does each measure differ, and does its interval leave out no difference?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.figures.style import WIDE, Head, panel, paper, scale_of, ticks
+from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE
+
+ROW = 26  # height of a row
+_LEFT, _RIGHT, _TOP, _BOTTOM = 250, 190, 56, 34
+_WIDEST = 60.0  # per cent; intervals beyond end in an arrow
+_COLOURS = {"worse": BAD, "better": ACCENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One measure: its name, change and interval in per cent, verdict, and what the gate allows (signed), if anything.
+
+    A bar without numbers is the heading of those below it.
+    """
+
+    name: str
+    change: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+    verdict: str = ""
+    allowed: float | None = None
+
+
+def forest(bars: Sequence[Bar], head: Head) -> Figure:
+    """A row a measure: a dot with its interval, no difference in the middle."""
+    height = _TOP + _BOTTOM + ROW * len(bars)
+    figure = paper((WIDE, height), head)
+    axes = panel(figure, (_LEFT, _TOP, _RIGHT, _BOTTOM))
+    reach = _reach(bars)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    places = [place for place in _ticks(reach) if abs(place) <= reach]
+    ticks(axes, "x", places, [f"{place:+g} %" if place else "0" for place in places])
+    for place in places:
+        axes.plot([place, place], [-0.6, len(bars) - 0.4], color=INK if place == 0 else GRID, linewidth=0.9, zorder=1)
+    for row, bar in enumerate(bars):
+        _draw(axes, row, bar, reach)
+    return figure
+
+
+def _reach(bars: Sequence[Bar]) -> float:
+    ends = [abs(end) for bar in bars if bar.change is not None for end in (bar.low, bar.high, bar.change)]
+    return min(_WIDEST, 1.12 * max([*ends, 2.0]))
+
+
+def _ticks(reach: float) -> list[float]:
+    above = scale_of(np.asarray([reach]), times=False, allow_log=False).places[1:]
+    return [*(-place for place in reversed(above)), 0.0, *above]
+
+
+def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
+    width = axes.bbox.width
+    place = axes.get_yaxis_transform()
+    weight = "bold" if bar.change is None and not bar.verdict else "normal"
+    axes.text(-(_LEFT - 8) / width, row, bar.name, transform=place, color=INK, fontsize=11, va="center_baseline",
+              fontweight=weight)  # fmt: skip
+    colour = _COLOURS.get(bar.verdict.split(" ")[0].rstrip(":"), MUTED)
+    axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, fontsize=10.5, va="center_baseline")
+    if bar.change is None:
+        return
+    low, high = max(bar.low, -reach), min(bar.high, reach)
+    axes.plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
+    for end, cut, mark in ((low, bar.low < -reach, "<"), (high, bar.high > reach, ">")):
+        if cut:
+            axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
+    if bar.allowed is not None and abs(bar.allowed) < reach:
+        axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)
+    if abs(bar.change) <= reach:
+        shown = bar.verdict.startswith(("worse", "better"))
+        axes.plot([bar.change], [row], marker="o", markersize=8, color=colour if shown else SURFACE,
+                  markeredgecolor=colour, markeredgewidth=1.8, zorder=4,
+                  gid=f"tip:{bar.name}: {bar.change:+.1f} % ({bar.low:+.1f} to {bar.high:+.1f} %)")  # fmt: skip

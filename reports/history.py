@@ -1,0 +1,125 @@
+"""How did a scenario's results move over runs and versions, and at which run was a change shown?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.comparing.judging import BETTER, WORSE, Row, judge
+from harness.comparing.likeness import unlike
+from harness.comparing.sides import Side, read_side
+from harness.comparing.telling import change_text, name_of
+from harness.measures import Measure, in_view, measure_of, value_of
+from harness.scenario.gate import DEFAULT_GATE
+from reports.rows import frame_of_rows
+
+SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One run of a history, and the measures that a comparison with the run before showed to have changed."""
+
+    folder: Path
+    side: Side
+    changed: Sequence[Row] = ()
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """Its run.json."""
+        return self.side.repeats[0].run
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """Its summary.json."""
+        return self.side.repeats[0].summary
+
+    @property
+    def version(self) -> str:
+        """Versions of the engine's packages, else of the harness."""
+        packages = (self.run.get("environment") or {}).get("packages") or {}
+        engine = [f"{name} {packages[name]}" for name in ("vllm", "vllm-ascend") if name in packages]
+        own = (self.run.get("client") or {}).get("version")
+        return ", ".join(engine) or (f"npu-harness {own}" if own else "–")
+
+    @property
+    def change(self) -> str:
+        """What changed, in words; empty where nothing was shown."""
+        return "; ".join(
+            f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}" for row in self.changed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Runs that are alike, oldest first: a scenario on one model and device."""
+
+    name: str
+    question: str
+    model: str
+    entries: Sequence[Entry]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator answered."""
+        return any(bool(entry.summary.get("simulated")) for entry in self.entries)
+
+    def frame(self, key: str) -> pd.DataFrame:
+        """One measure over the runs: columns run (from 1), stage, value, verdict ("" where nothing was shown)."""
+        measure = measure_of(key)
+        rows = [
+            {"run": place, "stage": stage, "value": value, "verdict": _verdict(entry, key, stage)}
+            for place, entry in enumerate(self.entries, 1)
+            for repeat in entry.side.repeats
+            for stage, found in repeat.stages.items()
+            if (value := _value(measure, found)) is not None
+        ]
+        return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
+
+
+def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:
+    return value_of(in_view(measure, stage.get("load") or {}), stage)
+
+
+def _verdict(entry: Entry, key: str, stage: int) -> str:
+    return next((row.verdict for row in entry.changed if (row.measure.key, row.stage) == (key, stage)), "")
+
+
+def histories(folders: Iterable[Path]) -> list[History]:
+    """The results of these folders by scenario; runs that are not alike stand in histories of their own.
+
+    Raises:
+        ResultError: where a folder is no finished result.
+    """
+    groups: list[list[Entry]] = []
+    for entry in sorted((Entry(folder, read_side(folder)) for folder in folders), key=_moment):
+        group = next((group for group in groups if _alike(group[-1], entry)), None)
+        if group is None:
+            groups.append([entry])
+        else:
+            group.append(Entry(entry.folder, entry.side, _changed(group[-1], entry)))
+    names = [str(group[-1].run.get("name", "")) for group in groups]
+    return [_history(group, several=names.count(name) > 1) for group, name in zip(groups, names, strict=True)]
+
+
+def _moment(entry: Entry) -> tuple[str, str]:
+    return str(entry.run.get("started_utc") or ""), entry.folder.name
+
+
+def _alike(one: Entry, other: Entry) -> bool:
+    return one.run.get("name") == other.run.get("name") and not unlike(one.side, other.side)
+
+
+def _changed(before: Entry, entry: Entry) -> list[Row]:
+    rows = judge(before.side, entry.side, DEFAULT_GATE)
+    return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
+
+
+def _history(entries: Sequence[Entry], *, several: bool) -> History:
+    """A history of these entries; `several`: there are others of the same name, so its seed is said."""
+    last = entries[-1]
+    name = str(last.run.get("name", "")) + (f", seed {last.run.get('seed')}" if several else "")
+    model = str((last.run.get("engine") or {}).get("model") or "")
+    return History(name, str(last.run.get("question", "")), model, entries)

@@ -1,0 +1,97 @@
+"""How do several results become one index page: trends, changes, links?"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from harness.comparing.telling import name_of
+from harness.measures import in_view, measure_of
+from reports.drawing import Drawing, drawn
+from reports.figures.style import Head, drawing, scale_of
+from reports.figures.trend import trend_lines
+from reports.history import SHOWN, Entry, History, histories
+from reports.loads import short_labels
+from reports.page import PAGE, environment, moment, policy, script
+from reports.palette import stage_variables
+from reports.writing import write_text
+
+INDEX = "index.html"
+
+
+def write(folders: Sequence[Path]) -> Path:
+    """Draw index.html in the folder that holds them all; its path."""
+    place = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+    shown = Path(os.path.relpath(place))
+    path = (shown if len(str(shown)) < len(str(place)) else place) / INDEX
+    return write_text(path, render(histories(folders), place))
+
+
+def render(found: Sequence[History], place: Path) -> str:
+    """The index as HTML; links are relative to `place`."""
+    return environment().get_template("history.html").render(_context(found, place))
+
+
+def _context(found: Sequence[History], place: Path) -> dict[str, Any]:
+    most = max((stage for history in found for stage in _stages(history)), default=0) + 1
+    runs = sum(len(history.entries) for history in found)
+    return {
+        "histories": [_shown(history, number, place) for number, history in enumerate(found)],
+        "runs": runs,
+        "simulated": any(history.simulated for history in found),
+        "policy": policy(),
+        "script": Markup(script()),  # noqa: S704 - a file of ours
+        "colours": {"light": stage_variables(most, dark=False), "dark": stage_variables(most, dark=True)},
+    }
+
+
+def _stages(history: History) -> list[int]:
+    return sorted({stage for entry in history.entries for repeat in entry.side.repeats for stage in repeat.stages})
+
+
+def _shown(history: History, number: int, place: Path) -> dict[str, Any]:
+    loads = history.entries[-1].run.get("stages") or ()
+    names = short_labels(loads)
+    return {
+        "id": f"history-{number}",
+        "history": history,
+        "figures": list(_figures(history, number)) if len(history.entries) > 1 else [],
+        "stages": [(stage, names[stage]) for stage in _stages(history) if stage < len(names)],
+        "entries": [_entry(entry, run, place) for run, entry in reversed(list(enumerate(history.entries, 1)))],
+        "changes": sum(bool(entry.changed) for entry in history.entries),
+    }
+
+
+def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
+    folder = os.path.relpath(entry.folder.resolve(), place)
+    verdict = entry.summary.get("verdict") or {}
+    return {
+        "run": run,
+        "name": entry.folder.name,
+        "link": quote(f"{folder}/{PAGE}"),
+        "started": moment(str(entry.run.get("started_utc") or "")),
+        "version": entry.version,
+        "valid": bool(verdict.get("valid")),
+        "answer": str(entry.summary.get("answer") or ""),
+        "change": entry.change,
+        "worse": any(row.verdict == "worse" for row in entry.changed),
+    }
+
+
+def _figures(history: History, number: int) -> Iterator[Drawing]:
+    load = (history.entries[-1].run.get("stages") or [{}])[0]
+    for key in SHOWN:
+        measure, frame = in_view(measure_of(key), load), history.frame(key)
+        if not len(frame) or not frame["value"].gt(0).any():
+            continue
+        unit = scale_of(frame["value"].to_numpy(dtype="float64"), times=measure.is_latency).unit
+        name = name_of(measure)
+        head = Head(name, f"{unit + ', ' if unit else ''}by run", simulated=history.simulated)
+        said = "; ".join(f"run {run}" for run in frame.loc[frame["verdict"] != "", "run"].unique())
+        text = f"{name} over {len(history.entries)} runs. Changes shown at: {said or 'none'}."
+        with drawing():
+            figure = trend_lines(frame, len(history.entries), head, times=measure.is_latency)
+            yield drawn(figure, f"trend-{number}-{key}", head, text)

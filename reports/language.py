@@ -1,0 +1,171 @@
+"""How does a page that was drawn in English read in another language?
+
+The finished page is walked through, text by text: what stands in the catalogue (one literal table,
+templates/zh.json, from English to Chinese) is exchanged, whatever drew it. A key may have slots: `{#}` for
+what has no words (numbers, units, terms of the field such as TTFT), `{}` for words that have to be
+in the catalogue themselves, `{*}` for anything, such as a name. What came from outside (`bdi` that
+is not of class "ours", code, whatever carries translate="no") is left as it is. Text that has no
+entry stays English, and `missing` names it.
+"""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+LANGUAGES = ("en", "zh")
+_TABLES = Path(__file__).parent / "templates"
+_PARTS = re.compile(r"(<style[^>]*>.*?</style>|<script>.*?</script>|<!--.*?-->|<[^>]+>)", re.DOTALL)
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_LABEL = re.compile(r' aria-label="([^"]*)"')
+_FOREIGN = {"bdi", "code", "pre", "samp", "time"}
+_SLOT = re.compile(r"\{[#*]?\}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_JOINTS = (  # between parts of a text; each becomes what the catalogue has for it
+    (re.compile(r"(?<=[.?!]) +"), "(after a sentence)"),
+    (re.compile(r"; "), "(; between parts)"),
+    (re.compile(r": "), "(: between parts)"),
+    (re.compile(r", "), "(, between parts)"),
+    (re.compile(r" and "), "(and between parts)"),
+    (re.compile(r" / "), "(/ between parts)"),
+)
+# Terms of the field and units, which are the same in every language.
+_TERMS = re.compile(
+    r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|SIMULATED|CANN|vLLM|AISBench|"
+    r"std|min|max|mean|req/s|tokens?/s|tokens?|events/s|MSER-5|[a-z0-9]+(?:_[a-z0-9]+)+|true|false|auto|ms|µs|ns|n|[pP]\d[\d.]*|[KMGT]iB|"
+    r"vllm bench serve|guidellm|aiperf|inference-perf|evalscope|npu-harness|npu-smi|harness)(?![^\W_])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Fixed texts, and patterns with slots, each with what it becomes."""
+
+    fixed: Mapping[str, str]
+    patterns: Sequence[tuple[re.Pattern[str], str, str]]
+
+
+@cache
+def catalogue(language: str) -> Catalogue:
+    """The table of a language."""
+    table: dict[str, str] = json.loads((_TABLES / f"{language}.json").read_text(encoding="utf-8"))
+    slotted = sorted((key for key in table if _SLOT.search(key)), key=lambda key: -len(_SLOT.sub("", key)))
+    fixed = {key: value for key, value in table.items() if key not in set(slotted)}
+    return Catalogue(fixed, tuple((_pattern(key), "".join(_SLOT.findall(key)), table[key]) for key in slotted))
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    parts = _SLOT.split(key)
+    return re.compile("(.+?)".join(map(re.escape, parts)), re.DOTALL)
+
+
+def translated(page: str, language: str) -> str:
+    """The page in another language; in English it is as it was."""
+    return page if language == "en" else "".join(_walk(page, lambda text: translate(text, language) or text))
+
+
+def missing(page: str, language: str) -> list[str]:
+    """The texts of a page that the catalogue of a language does not have."""
+    found: dict[str, None] = {}
+
+    def look(text: str) -> str:
+        if translate(text, language) is None:
+            found[text] = None
+        return text
+
+    for _ in _walk(page, look):
+        pass
+    return list(found)
+
+
+def _walk(page: str, say: Callable[[str], str]) -> Iterator[str]:
+    """The parts of a page, every text and label of ours put through `say`."""
+    foreign: list[str] = []
+    for part in _PARTS.split(page):
+        if not part.startswith("<"):
+            yield part if foreign or not part.strip() else _said(part, say)
+            continue
+        tag = _TAG.match(part)
+        if tag and not foreign:
+            part = _LABEL.sub(lambda found: f' aria-label="{_said(found[1], say)}"', part)  # noqa: PLW2901 - the same part, its label said
+        if tag:
+            _enter(foreign, tag[2], part, closing=bool(tag[1]))
+        yield part.replace('lang="en"', f'lang="{say("(language)")}"') if part.startswith("<html") else part
+
+
+def _enter(foreign: list[str], name: str, part: str, *, closing: bool) -> None:
+    """Keep track of the foreign element that the walk is in, and of elements of its name within."""
+    if closing:
+        if foreign and foreign[-1] == name:
+            foreign.pop()
+    elif not part.endswith("/>") and (
+        (name in _FOREIGN and 'class="ours"' not in part)
+        or 'translate="no"' in part
+        or (foreign and name == foreign[-1])
+    ):
+        foreign.append(name)
+
+
+def _said(part: str, say: Callable[[str], str]) -> str:
+    """A text between two tags, its outer blanks kept."""
+    words = html.unescape(part.strip())
+    told = say(" ".join(words.split()))
+    if told == " ".join(words.split()):
+        return part
+    start, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
+    return f"{start}{html.escape(told)}{end}"
+
+
+def translate(text: str, language: str) -> str | None:
+    """A text in another language; None where the catalogue does not have it, or a part of it."""
+    return _translate(text, language)
+
+
+@cache
+def _translate(text: str, language: str) -> str | None:
+    known = catalogue(language)
+    if text in known.fixed:
+        return known.fixed[text]
+    if is_plain(text):
+        return text
+    for pattern, slots, other in known.patterns:
+        found = pattern.fullmatch(text)
+        filled = _filled(found.groups(), slots, language) if found else None
+        if filled is not None:
+            return other.format(*filled)
+    return _joined(text, language)
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text has no words but terms and units that are the same in every language."""
+    return _WORD.search(_TERMS.sub("", text)) is None
+
+
+def _filled(found: Sequence[str], slots: str, language: str) -> list[str] | None:
+    """What fills the slots, translated where it has to be; None where it cannot be."""
+    said = []
+    for words, slot in zip(found, _SLOT.findall(slots), strict=True):
+        told = (
+            words
+            if slot == "{*}"
+            else (words if is_plain(words) else None)
+            if slot == "{#}"
+            else _translate(words, language)
+        )
+        if told is None:
+            return None
+        said.append(told)
+    return said
+
+
+def _joined(text: str, language: str) -> str | None:
+    """A text of several parts, each translated by itself."""
+    for joint, key in _JOINTS:
+        parts = joint.split(text)
+        told = [_translate(part, language) for part in parts] if len(parts) > 1 else [None]
+        if None not in told:
+            return catalogue(language).fixed[key].join(part for part in told if part is not None)
+    return None

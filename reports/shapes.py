@@ -1,0 +1,129 @@
+"""How does latency depend on the request itself: on the length of its prompt, and on its turn?"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from harness.records import MISSING
+from harness.stats import order_ranks, percentile_of
+from harness.units import format_count, format_duration
+from reports.data import Data, limits_of
+from reports.drawing import Drawing, drawn
+from reports.figures.shape import Shape, shape_figure
+from reports.figures.style import scale_of
+from reports.frames import cell_of
+from reports.glossary import name_of
+from reports.rows import frame_of, frame_of_rows, groups_of, rows_of
+
+MOST_BINS = 8
+FEWEST_IN_BIN = 8
+FEWEST = 16  # requests of a stage: fewer show no dependence
+SPREAD = 1.2  # longest over shortest prompt: less is one length
+POINT_COLUMNS = ("stage", "x", "value")
+BIN_COLUMNS = ("stage", "x", "low_x", "high_x", "n", "median", "low", "high")
+
+
+def shapes(data: Data) -> Iterator[Drawing]:
+    """The first token and the pace by prompt length; the first token by turn, where there are conversations."""
+    user = "_user" if data.is_open else ""
+    first = f"ttft{user}" if data.streams else f"e2e{user}"
+    lengths = shape_points(data, "length", first)
+    if len(lengths) >= FEWEST and lengths["x"].max() > SPREAD * lengths["x"].min():
+        for metric in (first, "tpot") if data.streams else (first,):
+            yield from _by_length(data, metric)
+    turns = shape_points(data, "turn", first)
+    if len(turns) and turns["x"].max() > 1:
+        yield _drawn(data, "turn", first, turn_bins(turns))
+
+
+def shape_points(data: Data, by: str, metric: str) -> pd.DataFrame:
+    """Requests that count: columns stage, x (prompt tokens, or the turn from 1), value (s)."""
+    rows, inside = data.result.requests, data.latencies["in_window"].to_numpy()
+    stage = rows["stage"].to_numpy()
+    tokens = rows["input_tokens"].to_numpy()
+    x = rows["turn"].to_numpy() + 1 if by == "turn" else np.where(tokens != MISSING, tokens, rows["input_asked"])
+    value = data.latencies[metric].to_numpy(dtype=np.float64)
+    known = inside & np.isfinite(value) & (x > 0)
+    return frame_of({"stage": stage[known], "x": x[known].astype(np.float64), "value": value[known]})
+
+
+def length_bins(points: pd.DataFrame) -> pd.DataFrame:
+    """Bins of about equally many requests of each stage: columns `BIN_COLUMNS`, x the bin's median length."""
+    rows = []
+    for stage, own in groups_of(points.sort_values(["stage", "x"], kind="stable"), "stage"):
+        count = min(MOST_BINS, len(own) // FEWEST_IN_BIN)
+        edges = np.unique(np.quantile(own["x"], np.linspace(0, 1, count + 1))) if count else np.zeros(0)
+        number = np.clip(np.searchsorted(edges, own["x"], side="right") - 1, 0, max(len(edges) - 2, 0))
+        rows += [_bin(stage, own[number == i]) for i in range(len(edges) - 1) if (number == i).any()]
+    return frame_of_rows(rows, BIN_COLUMNS)
+
+
+def turn_bins(points: pd.DataFrame) -> pd.DataFrame:
+    """A bin for each turn of each stage, columns as `length_bins`."""
+    rows = [
+        _bin(stage, own[own["x"] == turn])
+        for stage, own in groups_of(points.sort_values(["stage", "x"], kind="stable"), "stage")
+        for turn in dict.fromkeys(own["x"].tolist())
+    ]
+    return frame_of_rows(rows, BIN_COLUMNS)
+
+
+def _bin(stage: int, own: pd.DataFrame) -> dict[str, float]:
+    """The median of some requests, and the ranks that hold it with 95 %; NaN where these are too few."""
+    ordered = np.sort(own["value"].to_numpy(dtype=np.float64))
+    ranks = order_ranks(len(ordered), 0.5)
+    low, high = (float(ordered[rank - 1]) for rank in ranks) if ranks else (np.nan, np.nan)
+    ends = {"low_x": float(own["x"].min()), "high_x": float(own["x"].max())}
+    middle = {"x": float(own["x"].median()), "median": percentile_of(ordered, 50.0)}
+    return {"stage": stage, "n": len(ordered), "low": low, "high": high, **ends, **middle}
+
+
+def _by_length(data: Data, metric: str) -> Iterator[Drawing]:
+    points = shape_points(data, "length", metric)
+    bins = length_bins(points)
+    if len(points) >= FEWEST and len(bins):
+        yield _drawn(data, "length", metric, bins)
+
+
+def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
+    points = shape_points(data, by, metric)
+    alone = _alone(points)
+    scale = scale_of(points["value"].to_numpy(dtype=np.float64), times=True)
+    what = "turn" if by == "turn" else "prompt length"
+    head = data.head(
+        f"{name_of(metric)} by {what}", f"{scale.unit}: dots are requests, lines medians with 95 % intervals"
+    )
+    limits = [limit for limit in limits_of(data) if limit.metric == metric]
+    shape = Shape(alone, bins, what if by == "turn" else "prompt tokens", data.names, limits)
+    figure = shape_figure(shape, scale, head)
+    caption = _TURNS if by == "turn" else _LENGTHS
+    return drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
+
+
+_LENGTHS = "Requests that count, in bins of about equally many. Intervals take the requests of a bin for independent."
+_TURNS = (
+    "Requests that count, by their place in the conversation. Intervals take the requests of a turn for independent."
+)
+
+
+def _alone(points: pd.DataFrame) -> pd.DataFrame:
+    """The points, those of one stage that would lie on the same spot once."""
+    x, y = (np.log(points[name].to_numpy(dtype=np.float64).clip(1e-9)) for name in ("x", "value"))
+    spots = frame_of({"x": cell_of(x, 360), "y": cell_of(y, 90), "stage": points["stage"].to_numpy()})
+    alone: pd.DataFrame = points[~spots.duplicated().to_numpy()]
+    return alone
+
+
+def _words(data: Data, by: str, bins: pd.DataFrame) -> str:
+    """The medians of the first and the last bin of each stage."""
+    parts = []
+    for stage, own in groups_of(bins, "stage"):
+        ends = own.iloc[[0, -1]] if len(own) > 1 else own
+        said = ", ".join(f"{format_duration(median)} at {_place(by, x)}" for x, median in rows_of(ends, "x", "median"))
+        parts.append(f"{data.names.get(stage, stage)}: {said}")
+    return f"Median of {'; '.join(parts)}."
+
+
+def _place(by: str, x: float) -> str:
+    return f"turn {x:.0f}" if by == "turn" else f"{format_count(x)} tokens"

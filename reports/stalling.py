@@ -1,0 +1,157 @@
+"""Which pauses did all answers share, what else happened then, and which were a single request's own?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.records import MISSING
+from harness.stalls import Pauses, Stall, pauses
+from harness.stats import Floats
+from harness.units import NS_PER_S, format_count, format_duration, format_share, significant
+from reports.data import Data
+from reports.folder import number
+from reports.rows import groups_of
+from reports.tables import Cell
+
+SHOWN = 8  # rows of a table; the figure marks all
+KV_FULL = 0.95
+LATE_LOOP_S = 0.01  # of the client's own event loop: then the pause may be the client's
+MARKED = 400  # bands in a figure
+HEADS = ("When", "Stage", "How long", "Streams hit", "What else happened")
+SINGLE_HEADS = ("Request", "Stage", "Long gaps", "Longest", "At")
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The pauses of one stage, repeats together."""
+
+    stage: int
+    found: Pauses
+
+
+def stalled(data: Data) -> list[Stalled]:
+    """Pauses of every stage whose answers came event by event."""
+    if data.events is None or not data.streams:
+        return []
+    medians = {stage.get("index", 0): number((stage.get("chunk_gap") or {}).get("p50")) for stage in data.result.stages}
+    place = data.latencies["place"].to_numpy()
+    parts = [(stage, np.isin(place, rows["place"].to_numpy())) for stage, rows in groups_of(data.places, "stage")]
+    return [Stalled(stage, pauses(data.events, mask, medians[stage])) for stage, mask in parts
+            if np.isfinite(medians.get(stage, np.nan))]  # fmt: skip
+
+
+def marks(found: Sequence[Stalled]) -> list[tuple[float, float]]:
+    """Beginnings and ends (s) of the stalls, those that cost most where they are very many."""
+    every = sorted((stall for one in found for stall in one.found.stalls), key=lambda stall: -stall.lost_ns)
+    return sorted((stall.start_ns / NS_PER_S, stall.end_ns / NS_PER_S) for stall in every[:MARKED])
+
+
+def summary(found: Sequence[Stalled]) -> str:
+    """Both kinds of pause in a sentence or two."""
+    if not found:
+        return ""
+    stalls = [stall for one in found for stall in one.found.stalls]
+    single = sum(len(one.found.single.row) for one in found)
+    requests = sum(len(np.unique(one.found.single.row)) for one in found)
+    if not stalls and not single:
+        return "No answer paused for long."
+    shared_s = sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S
+    first = (
+        f"{format_count(len(stalls))} stalls of the server, {format_duration(shared_s)} in all."
+        if stalls
+        else "No stall of the server."
+    )
+    return f"{first} {format_count(single)} long gaps of single requests, in {format_count(requests)} requests."
+
+
+def stall_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
+    """The stalls that cost most, in the order of time."""
+    every = [(one.stage, stall) for one in found for stall in one.found.stalls]
+    worst = sorted(sorted(every, key=lambda pair: -pair[1].lost_ns)[:SHOWN], key=lambda pair: pair[1].start_ns)
+    return [_row(data, stage, stall) for stage, stall in worst]
+
+
+def _row(data: Data, stage: int, stall: Stall) -> list[Cell]:
+    return [
+        Cell(_moment(stall.start_ns)),
+        Cell(str(data.names.get(stage, stage))),
+        Cell(format_duration((stall.end_ns - stall.start_ns) / NS_PER_S)),
+        Cell(f"{stall.hit} of {stall.streams}"),
+        Cell("; ".join(causes(data, stall)) or "nothing that was sampled"),
+    ]
+
+
+def _moment(at_ns: int) -> str:
+    """A time since the run began, to be found on the axis of the figures."""
+    return f"{significant(at_ns / NS_PER_S, 4)} s"
+
+
+def causes(data: Data, stall: Stall) -> list[str]:
+    """What was sampled or recorded at the time of a stall that may explain it."""
+    found = []
+    prompts, tokens = _prefilling(data, stall)
+    if prompts:
+        found.append(f"prompts before their first token: {format_count(prompts)}, of {format_count(tokens)} tokens")
+    risen = _around(data, "vllm:num_preemptions_total", stall)
+    if len(risen) > 1 and risen[-1] > risen[0]:
+        found.append(f"{format_count(risen[-1] - risen[0])} preemptions")
+    full = _around(data, "vllm:kv_cache_usage_perc", stall)
+    if full.max(initial=0) >= KV_FULL:
+        found.append(f"KV cache {format_share(float(full.max()))} full")
+    late = _around(data, "loop_lag_s", stall, before=False)
+    if late.max(initial=0) >= LATE_LOOP_S:
+        found.append(f"the client's own event loop was {format_duration(float(late.max()))} late")
+    return found
+
+
+def _prefilling(data: Data, stall: Stall) -> tuple[int, int]:
+    """Requests that were sent and had no token yet while a stall went on, and the tokens of their prompts."""
+    rows = data.result.requests
+    sent, first, done = (rows[name].to_numpy() for name in ("sent_ns", "first_ns", "done_ns"))
+    over = np.where(first != MISSING, first, done)
+    then = (sent != MISSING) & (sent < stall.end_ns) & (over > stall.start_ns)
+    return int(then.sum()), int(np.maximum(rows["input_tokens"], rows["input_asked"])[then].clip(lower=0).sum())
+
+
+def _around(data: Data, name: str, stall: Stall, *, before: bool = True) -> Floats:
+    """Sampled values from the one before a stall (or its first) to the one after it."""
+    own = data.result.samples[data.result.samples["name"] == name]
+    at_ns, value = own["at_ns"].to_numpy(), own["value"].to_numpy()
+    order = np.argsort(at_ns, kind="stable")
+    first = max(0, int(np.searchsorted(at_ns[order], stall.start_ns, side="right")) - before)
+    last = int(np.searchsorted(at_ns[order], stall.end_ns, side="left")) + 1
+    return np.asarray(value[order][first:last])
+
+
+def single_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
+    """The requests whose own long gaps took most time."""
+    rows = [row for one in found for row in _slowest(one)]
+    worst = sorted(rows, key=lambda row: -row[0])[:SHOWN]
+    index = data.result.requests["index"].to_numpy()
+    return [
+        [
+            Cell(f"#{index[row]}"),
+            Cell(str(data.names.get(stage, stage))),
+            Cell(format_count(count)),
+            Cell(format_duration(longest_ns / NS_PER_S)),
+            Cell(_moment(at_ns)),
+        ]
+        for _, stage, row, count, longest_ns, at_ns in worst
+    ]
+
+
+def _slowest(one: Stalled) -> list[tuple[float, int, int, int, int, int]]:
+    """Of a stage's slowest answers: the time in long gaps (ns), stage, row, gaps, the longest gap and its start."""
+    gaps = one.found.single
+    took_ns = gaps.end_ns - gaps.start_ns
+    whole = np.bincount(gaps.row, weights=took_ns) if len(gaps.row) else np.zeros(0)
+    found = []
+    for row in np.argsort(-whole, kind="stable")[:SHOWN].tolist():
+        own = np.flatnonzero(gaps.row == row)
+        if len(own):
+            longest = own[np.argmax(took_ns[own])]
+            found.append(
+                (float(whole[row]), one.stage, row, len(own), int(took_ns[longest]), int(gaps.start_ns[longest]))
+            )
+    return found

@@ -1,0 +1,163 @@
+"""How does a tuning study become one HTML file?"""
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from harness.units import significant
+from reports import tuning_tables as tables
+from reports.glossary import TERMS
+from reports.headline import Card
+from reports.page import PAGE, environment, moment, policy, script
+from reports.tuning_figures import draw_study
+from reports.tuning_folder import StudyResult, feasible, read_study, value_of
+from reports.verdict import Badge, Doubt
+from reports.writing import write_text
+
+_FEW_TRIALS = 6
+_MANY_FAILURES = 0.25
+
+
+def write(folder: Path) -> Path:
+    """Draw report.html into a study's result folder; its path.
+
+    Raises:
+        ResultError: there is no study.json, or it is broken.
+    """
+    return write_text(folder / PAGE, render(read_study(folder)))
+
+
+def render(result: StudyResult) -> str:
+    """The page of a study as HTML."""
+    return environment().get_template("tuning.html").render(_context(result))
+
+
+def _context(result: StudyResult) -> dict[str, Any]:
+    told = result.told
+    return {
+        "result": result,
+        "told": {"name": "study", "question": "", "kind": "", "engine": {}} | dict(told),
+        "ended": moment(str(told.get("finished_utc") or "")),
+        "notes": _notes(result),
+        "policy": policy(),
+        "script": Markup(script()),  # noqa: S704 - a file of ours
+        "answer": answer(result),
+        "badges": list(badges(result)),
+        "doubts": [Doubt("doubt", next_, (("", text),)) for text, next_ in doubts(result)],
+        "cards": list(cards(result)),
+        "gallery": draw_study(result),
+        "terms": TERMS,
+        "heads": tables.trial_heads(result),
+        "trials": tables.trial_rows(result),
+        "failures": tables.failure_rows(result),
+        "confirmation": list(tables.confirmation_rows(result)),
+        "space": tables.space_rows(result),
+        "facts": tables.fact_rows(result),
+        "commands": list(commands(result)),
+    }
+
+
+def commands(result: StudyResult) -> Iterator[tuple[str, str]]:
+    """What to take away, by the name of the file that holds it; the command alone where there are no files."""
+    files = result.told.get("files") or {}
+    command = (result.told.get("winner") or {}).get("command")
+    if command and not any((result.folder / str(name)).is_file() for name in files.values()):
+        yield "Command", shlex.join(map(str, command))
+    yield from ((str(name), text) for name, told in files.items() if (text := _text_of(result.folder, str(told))))
+
+
+def _text_of(folder: Path, name: str) -> str:
+    """What a file beside the page holds; "" where there is none, or where its name leads elsewhere."""
+    place = folder / name
+    if place.parent != folder or not place.is_file():
+        return ""
+    return place.read_text(encoding="utf-8", errors="replace")
+
+
+def _notes(result: StudyResult) -> list[str]:
+    told = result.told
+    dead = [f"{one.get('name')} changes nothing here: {one.get('why')}" for one in told.get("dead") or ()]
+    return list(dict.fromkeys([*dead, *map(str, told.get("notes") or ())]))
+
+
+def answer(result: StudyResult) -> str:
+    """What the study found, in a sentence or two."""
+    name = str(result.objectives[0]["name"])
+    best, default = result.best, result.default
+    if best is None:
+        return f"No trial kept every limit: none of {len(result.trials)} may be taken."
+    found = f"Trial {best.get('number')} reached {name} {tables.value_text(name, value_of(best, name))}"
+    if default is not None and math.isfinite(value_of(default, name)):
+        found += f", the default {tables.value_text(name, value_of(default, name))}"
+    return f"{found}. {_confirmed(result)}"
+
+
+def _confirmed(result: StudyResult) -> str:
+    told = result.confirmation
+    if not told:
+        return "That was not confirmed: a single run each, the best of many, is no proof."
+    gain = (told.get("gains") or {}).get(str(told.get("choice") or 0))
+    if result.chosen is None or gain is None:
+        words = "; ".join(str(one.get("words")) for one in (told.get("gains") or {}).values())
+        return f"Run again in turns with the default, none was shown to be better ({words}): keep the default."
+    return f"Run again in turns with the default, trial {result.chosen.get('number')} was better by {gain['words']}."
+
+
+def badges(result: StudyResult) -> Iterator[Badge]:
+    """Whether a winner was confirmed, and how many trials failed."""
+    told = result.confirmation
+    if result.chosen is not None:
+        yield Badge("Winner confirmed", "good", "#confirmation")
+    elif told:
+        yield Badge("No difference shown", "warn", "#confirmation")
+    else:
+        yield Badge("Not confirmed", "warn", "#confirmation")
+    failed = _failed(result)
+    if failed:
+        yield Badge(f"{failed} of {len(result.trials)} trials failed", "bad", "#failures")
+
+
+def _failed(result: StudyResult) -> int:
+    return sum(bool(trial.get("failure")) for trial in result.trials)
+
+
+def doubts(result: StudyResult) -> Iterator[tuple[str, str]]:
+    """What stands between these numbers and a decision, each with what to do next."""
+    counted = [trial for trial in result.trials if feasible(trial)]
+    drift = result.confirmation.get("drift")
+    if drift:
+        yield str(drift), "run the confirmation again on a machine at rest"
+    if not result.confirmation:
+        yield "the winner was not held against the default again", "set confirm.best to 1 or more"
+    if len(counted) < _FEW_TRIALS:
+        yield f"only {len(counted)} trials were measured in full within the limits", "give it more trials"
+    if result.trials and _failed(result) > _MANY_FAILURES * len(result.trials):
+        yield (
+            f"{_failed(result)} of {len(result.trials)} trials failed",
+            "look at their causes below, and narrow the space",
+        )
+
+
+def cards(result: StudyResult) -> Iterator[Card]:
+    """The key figures: best, default, and what they took."""
+    for objective in result.objectives[:2]:
+        name = str(objective["name"])
+        for label, trial in (("best", result.best), ("default", result.default)):
+            value = value_of(trial, name)
+            if math.isfinite(value):
+                note = f"trial {(trial or {}).get('number')}"
+                yield Card(name, f"{name}, {label}", tables.value_text(name, value), "", note)
+    minutes = sum(float(value or 0) for trial in result.trials for value in (trial.get("minutes") or {}).values())
+    yield Card("trials", "Trials", str(len(result.trials)), "", _statuses(result.trials))
+    yield Card("minutes", "Engine time", significant(minutes) if minutes else "–", "minutes", "")
+
+
+def _statuses(trials: Sequence[Any]) -> str:
+    counts: dict[str, int] = {}
+    for trial in trials:
+        counts[str(trial.get("status"))] = counts.get(str(trial.get("status")), 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in counts.items())

@@ -1,0 +1,124 @@
+"""What does study.json, the result of a tuning study, say?
+
+Written by `harness tune` (harness/tune/result.py) into its result folder; every key may be absent, as a
+study that was cut short leaves some out. Times in minutes, metrics as in `harness.tune.words`. What is read here:
+
+    format         1
+    name, question, finished_utc                         as in the study file; when it ended
+    simulated, hollow  whether any number came from the simulated engine, or from a device that computes nothing
+    kind, engine   {model, …}                            what served
+    study          the study file with all defaults: seed, budget {trials, minutes, starts}, …
+    objectives     [{name, direction}]                   direction: maximise or minimise
+    limits         [{name, most, least}]                 constraints; null where there is none
+    parameters     [{name, kind, low, high, log, values}]  what was searched
+    dead           [{name, becomes, why}]                what was found to change nothing
+    notes, lines   [line]                                remarks; the summary as it was printed
+    trials         [{number, point, effective, status, values, violations, failure: {kind, retryable, line},
+                     cause, minutes: {start, load, other}, seed, origin, start, twin, of}]
+    front          [number]                              the Pareto front
+    importance     [{name, share, low, high, chance, shown}]  shares of the variance, with 90 % intervals
+    screening      {pairs, tau, low, high, trusted}      how the twin agrees with the trials
+    confirmation   {entrants: [{trial, point}], values: {who: [value]}, gains: {who: {words, shown, worst, …}}, choice,
+                    broken: {who: [limit]}, drift, minutes, words}   who: 0 the default, 1… the entrants
+    winner         {trial, point, changed, command}      null where no configuration kept every limit
+    files          {name: file}                          what to take away, beside study.json
+
+A value that is not finite is null, or {"float": "inf"}.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ResultError
+
+STUDY = "study.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """A study's folder and what its study.json holds."""
+
+    folder: Path
+    told: Mapping[str, Any]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator answered; where nobody says, it is taken for one that did."""
+        return bool(self.told.get("simulated", True))
+
+    @property
+    def trials(self) -> Sequence[Mapping[str, Any]]:
+        """All trials in their order."""
+        return self.told.get("trials") or ()
+
+    @property
+    def objectives(self) -> Sequence[Mapping[str, Any]]:
+        """What was to be best."""
+        return self.told.get("objectives") or ({"name": "throughput", "direction": "maximise"},)
+
+    @property
+    def marked(self) -> bool:
+        """Whether no number here is a measurement of a device."""
+        return self.simulated or bool(self.told.get("hollow"))
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The trial with the best value of the first objective of those that kept every limit; None where none did."""
+        name, minimise = str(self.objectives[0]["name"]), self.objectives[0].get("direction") == "minimise"
+        known = [trial for trial in self.trials if feasible(trial) and math.isfinite(value_of(trial, name))]
+        return min(known, key=lambda trial: value_of(trial, name) * (1 if minimise else -1), default=None)
+
+    @property
+    def confirmation(self) -> Mapping[str, Any]:
+        """The confirmation; empty where nothing was held against the default."""
+        told = self.told.get("confirmation") or {}
+        return told if told.get("gains") else {}
+
+    @property
+    def chosen(self) -> Mapping[str, Any] | None:
+        """The trial that the confirmation chose, None where the default stays or nothing was confirmed."""
+        choice, entrants = self.confirmation.get("choice") or 0, self.confirmation.get("entrants") or ()
+        return self.trial(entrants[choice].get("trial")) if 0 < choice < len(entrants) else None
+
+    @property
+    def default(self) -> Mapping[str, Any] | None:
+        """The trial of the default configuration."""
+        return next((trial for trial in self.trials if trial.get("origin") == "default"), None)
+
+    def trial(self, number: Any) -> Mapping[str, Any] | None:
+        """The trial of that number."""
+        return next((trial for trial in self.trials if trial.get("number") == number), None)
+
+
+def read_study(folder: Path) -> StudyResult:
+    """The study in a result folder.
+
+    Raises:
+        ResultError: there is none, or it is broken.
+    """
+    path = folder / STUDY
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}; expected the result folder of `harness tune`") from None
+    except ValueError as error:
+        raise ResultError(f"{path}: not JSON: {error}") from None
+    if not isinstance(told, dict) or told.get("format") != 1:
+        raise ResultError(f"{path}: format {told.get('format') if isinstance(told, dict) else '?'}; expected 1")
+    return StudyResult(folder, told)
+
+
+def value_of(trial: Mapping[str, Any] | None, name: str) -> float:
+    """A trial's value of a metric, NaN where it has none."""
+    found = ((trial or {}).get("values") or {}).get(name)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+
+
+def feasible(trial: Mapping[str, Any]) -> bool:
+    """Whether it was measured in full and kept every limit."""
+    kept = all((value or 0) <= 0 for value in (trial.get("violations") or {}).values())
+    return trial.get("status") == "complete" and bool(trial.get("values")) and kept

@@ -1,0 +1,161 @@
+"""Is it known before a start what an engine makes of its flags, and is it asked no more often than needed?"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.engines import asking
+from harness.engines.installed import installed
+from harness.engines.resolving import by_twin, resolve, resolve_many
+from harness.errors import EngineError
+
+FAKE = str(Path(__file__).parent / "fake_engine")
+MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+
+
+@pytest.fixture(autouse=True)
+def asked(tmp_path, monkeypatch):
+    """What the interpreter was asked, in order; no kept answers of other runs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words, ask = [], asking.output_of
+
+    def counting(command, *rest):
+        words.append(command[-1])
+        return ask(command, *rest)
+
+    monkeypatch.setattr(asking, "output_of", counting)
+    return words
+
+
+def resolved(*points, mode="", kind="vllm", model="m"):
+    """The stand-in's answers."""
+    env = {"PYTHONPATH": FAKE, "FAKE_VLLM": mode}
+    return asyncio.run(resolve_many(kind, sys.executable, env, str(model), points))
+
+
+def test_the_engines_own_code_tells():
+    """Values, switches as read, and the flags that its configuration does not show; each point on its own."""
+    first, second = resolved({"max_num_seqs": 4, "enforce_eager": True}, {"block_size": 16})
+
+    assert first.effective == {
+        "block_size": 128, "kv_cache_dtype": "auto", "max_num_seqs": 4, "max_model_len": 2048, "dtype": "bfloat16",
+        "seed": 1, "scheduler_cls": "types.SimpleNamespace", "cudagraph_mode": "OPENAI_API_SERVER",
+        "cudagraph_capture_sizes": [1, 2], "enforce_eager": True,
+    }  # fmt: skip
+    assert (first.by, first.changed, first.fault, first.reason) == ("engine", (), None, "")
+    assert second.effective["seed"] == 1  # state of the first is not there
+    assert [(row.flag, row.effective, row.why) for row in second.changed] == [
+        ("block_size", 128, "Block size is set to 128 here.")
+    ]
+
+
+def test_a_point_that_would_be_refused_says_why_and_the_others_stand():
+    """A rule of the configuration, a value of the wrong kind, an unknown flag: one line each."""
+    points = ({"max_num_seqs": 64, "max_num_batched_tokens": 32}, {"max_num_seqs": "x"}, {"max_num_seq": 1}, {})
+    faults = [one.fault for one in resolved(*points)]
+
+    assert faults == [
+        "max_num_batched_tokens (32) must be at least max_num_seqs",
+        "argument --max-num-seqs: invalid int value: 'x'",
+        "engine.args.max_num_seq: vLLM has no such flag; did you mean 'max_num_seqs'?",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("nodevice", "RuntimeError: Failed to infer device type"),
+        ("crash", "ended its process (exit status 7)"),
+        ("exit", "ended its process (exit status 1)"),
+    ],
+)
+def test_what_the_engine_cannot_tell_is_told_by_the_rules(mode, reason):
+    """Without a device, or where the code dies: what was asked, as the plug-in is known to change it, and why so."""
+    plain, ascend = (
+        resolved({"block_size": 16}, mode=mode)[0],
+        resolved({"block_size": 16}, mode=mode, kind="vllm-ascend")[0],
+    )
+
+    assert (plain.by, plain.effective, plain.fault) == ("rules", {"block_size": 16}, None)
+    assert reason in plain.reason
+    assert (ascend.effective, ascend.changed[0].source) == ({"block_size": 128}, "rule")
+
+
+def test_an_interpreter_that_takes_too_long_is_not_waited_for(monkeypatch):
+    """The rules stand in, and say how long was waited."""
+    monkeypatch.setattr(asking, "FLAGS_S", -1.0)
+    one = resolved({})[0]
+
+    assert one.by == "rules"
+    assert "within 0 s" in one.reason
+
+
+def test_an_interpreter_that_is_not_there_or_has_no_vllm():
+    """The first is a fault of the user's; the second is told by the rules."""
+    with pytest.raises(EngineError, match=r"engine\.python /no/such: cannot be run"):
+        asyncio.run(resolve("vllm", "/no/such", {}, "m", {}))
+    one = asyncio.run(resolve("vllm", sys.executable, {"PYTHONPATH": ""}, "m", {}))
+
+    assert (one.by, "no vLLM" in one.reason) == ("rules", True)
+
+
+def test_one_process_answers_all_and_answers_are_kept(asked):
+    """Only new points start another; the flags come with the first."""
+    first = resolved({}, {"max_num_seqs": 4}, {})
+    again = resolved({"max_num_seqs": 4}, {})
+    has = asyncio.run(installed(sys.executable, {"PYTHONPATH": FAKE}))
+    resolved({"max_num_seqs": 5}, {})
+
+    assert again == (first[1], first[0])
+    assert "--block-size" in has.options
+    assert asked == ["versions", "resolve", "versions", "versions", "versions", "resolve"]
+
+
+def test_an_answer_follows_from_the_model_and_the_environment(asked, tmp_path):
+    """Another configuration of the model, or another variable that vLLM reads, is another question."""
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    resolved({}, model=tmp_path)
+    config.write_text('{"changed": 1}')
+    resolved({}, model=tmp_path)
+    resolved({}, model=tmp_path, mode="serve")
+
+    assert asked.count("resolve") == 3
+
+
+def test_a_refusal_is_kept_only_where_the_model_is_here(asked, tmp_path):
+    """A model that is only a name may be fetched meanwhile."""
+    here = [resolved({"max_num_seqs": "x"}, model=tmp_path) for _ in range(2)]
+    named = [resolved({"max_num_seqs": "x"}) for _ in range(2)]
+
+    assert here[0] == here[1] == named[0] == named[1]
+    assert asked == ["versions", "resolve", "versions", *["versions", "resolve"] * 2]
+
+
+def test_the_twin_resolves_by_its_own_code():
+    """Its block size, its memory, its refusals, and the flags that it does not act on."""
+    one = by_twin(MODEL, {"block_size": 16, "max_model_len": "4k", "load_format": "dummy"})
+    rows = {row.flag: (row.effective, row.source) for row in one.changed}
+
+    assert (one.by, one.effective["block_size"], one.effective["max_model_len"]) == ("twin", 128, 4000)
+    assert "load_format" not in one.effective
+    assert rows == {"block_size": (128, "twin"), "load_format": (None, "twin")}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"max_num_seqs": 64, "max_num_batched_tokens": 32}, "must be greater than or equal to max_num_seqs (64)"),
+        ({"gpu_memory_utilization": 0.01}, "No available memory for the cache blocks"),
+        ({"max_num_seq": 3}, "did you mean 'max_num_seqs'?"),
+    ],
+)
+def test_the_twin_refuses_as_it_would_at_a_start(args, words):
+    """A rule of the configuration, memory that is too small, and an unknown flag."""
+    one = asyncio.run(resolve("simulator", None, {}, MODEL, args))
+
+    assert words in one.fault
+    assert (one.by, one.changed) == ("twin", ())

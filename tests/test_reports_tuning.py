@@ -1,0 +1,199 @@
+"""What stands on the page of a tuning study, whatever the study left behind and whoever wrote its words?"""
+
+import json
+import math
+import re
+
+import pytest
+
+from harness.errors import ResultError
+from reports import tuning
+from reports.tuning_folder import StudyResult, feasible, read_study, value_of
+from tests.test_reports_page import HOSTILE, Page
+
+GOODPUT = [{"name": "goodput", "direction": "maximise"}]
+SPACE = [
+    {"name": "max_num_seqs", "kind": "int", "low": 8, "high": 512, "log": True, "values": []},
+    {"name": "mode", "kind": "choice", "low": 0, "high": 0, "log": False, "values": ["a", "b"]},
+]
+MEMORY = {"kind": "out_of_memory_at_capture", "retryable": False, "line": "NPU out of memory while capturing"}
+
+
+def trial(number, value, **changes):
+    """One trial of a study."""
+    return {
+        "number": number,
+        "point": {"max_num_seqs": 8 * 2**number, "mode": "a"},
+        "effective": {"max_num_seqs": 8 * 2**number, "mode": "a"}, "status": "complete",
+        "values": {} if value is None else {"goodput": value, "ttft_p99": 10 / value},
+        "violations": {},
+        "failure": None,
+        "minutes": {"start": 4.0, "load": 1.0, "other": 0.1}, "seed": 1, "origin": "model", "start": number,
+        "twin": {} if value is None else {"goodput": value * 1.2, "ttft_p99": {"float": "inf"}},
+        "of": None,
+    } | changes  # fmt: skip
+
+
+def study(**changes):
+    """A study of six trials."""
+    trials = [
+        trial(0, 1.0, origin="default"),
+        trial(1, 1.5, effective={"max_num_seqs": 128, "mode": "a"}),
+        trial(2, None, status="failed", failure=MEMORY),
+        trial(3, 0.7, status="stopped"),
+        trial(4, 9.0, violations={"tpot_p99": 0.25}),
+        trial(5, 1.5, status="duplicate", of=1),
+    ]
+    gains = {"1": {"words": "+50 % (95 % CI 45-55)", "ratio": 1.5, "worst": 1.45, "best": 1.6, "shown": True}}
+    confirmation = {
+        "entrants": [{"trial": None, "point": {}}, {"trial": 1, "point": {}}],
+        "values": {"0": [1.0, 1.1], "1": [1.45, 1.6]}, "gains": gains, "choice": 1, "broken": {}, "drift": None,
+    }  # fmt: skip
+    return {
+        "format": 1, "name": "tune", "question": "Which flags?", "finished_utc": "2026-11-22T17:30:00+00:00",
+        "simulated": True, "kind": "simulator", "engine": {"model": "M"},
+        "study": {"seed": 3, "budget": {"trials": 6, "minutes": None, "starts": None}},
+        "objectives": GOODPUT,
+        "limits": [{"name": "ttft_p99", "most": 2.0, "least": None}],
+        "parameters": SPACE, "dead": [{"name": "block_size", "becomes": 128, "why": "set to 128"}],
+        "notes": ["a remark"], "trials": trials, "front": [1],
+        "importance": [
+            {"name": "max_num_seqs", "share": 0.8, "low": 0.6, "high": 0.9, "chance": 0.3, "shown": True}
+        ],
+        "screening": {"pairs": 6, "tau": 0.8, "low": 0.4, "high": 0.9, "trusted": True},
+        "confirmation": confirmation,
+        "winner": {"trial": 1, "command": ["vllm", "serve", "M"]},
+        "files": {"winner.txt": "winner.txt", "winner.docker.sh": "winner.docker.sh", "elsewhere": "../study.json"},
+    } | changes  # fmt: skip
+
+
+def page(told, folder):
+    """The page of a study, parsed; every tag that is opened is closed."""
+    (folder / "study.json").write_text(json.dumps(told), encoding="utf-8")
+    (folder / "winner.txt").write_text("vllm serve M --max-num-seqs 16", encoding="utf-8")
+    (folder / "winner.docker.sh").write_text("docker run x", encoding="utf-8")
+    text = tuning.write(folder).read_text(encoding="utf-8")
+    parsed = Page(text)
+    assert parsed.open == []
+    return text, parsed
+
+
+def test_everything_a_user_takes_away_is_there(tmp_path):
+    """Commands, confirmation with its interval, every trial, causes of failure, notes."""
+    text, parsed = page(study(), tmp_path)
+
+    for told in (
+        "vllm serve M --max-num-seqs 16", "docker run x", "+50 % (95 % CI 45-55)", "NPU out of memory while capturing",
+        "stopped early", "limit broken", "tpot_p99 25 % over", "the same engine as trial 1", "became 128",
+        "block_size changes nothing here: set to 128", "a remark", "trial 1 was better by +50 %",
+        "8 to 512, by factors",
+    ):  # fmt: skip
+        assert told in parsed.text
+    assert "Winner confirmed" in text
+
+
+def test_without_files_the_command_stands_alone(tmp_path):
+    """Its words as a shell takes them."""
+    _, parsed = page(study(files={}, winner={"command": ["vllm", "serve", "my model"]}), tmp_path)
+
+    assert "vllm serve 'my model'" in parsed.text
+
+
+def test_a_simulated_study_says_so_everywhere(tmp_path):
+    """In the title, across the page, and over every figure."""
+    text, parsed = page(study(), tmp_path)
+    charts = [attrs for attrs in parsed.all("svg") if "chart" in attrs.get("class", "")]
+
+    assert "<title>SIMULATED" in text
+    assert len(charts) >= 4
+    assert text.count("· SIMULATED</title>") == len(charts)
+    assert "SIMULATED" not in page(study(simulated=False), tmp_path)[0]
+
+
+def test_figures_can_be_read_without_eyes(tmp_path):
+    """Each has a description with numbers, and colours that follow light and dark."""
+    text, _ = page(study(), tmp_path)
+
+    assert re.search(r"<desc[^>]*>5 trials, 1 failed. The best goodput went from 1.00 to 1.50.", text)
+    assert "max_num_seqs 80.0 %" in text
+    assert not re.search(r"#0[12][0-9a-f]{4}\b", text)
+
+
+def test_several_objectives_make_a_front(tmp_path):
+    """A figure of both, the front named."""
+    both = [{"name": "goodput", "direction": "maximise"}, {"name": "ttft_p99", "direction": "minimise"}]
+    _, parsed = page(study(objectives=both, front=[1, 0]), tmp_path)
+
+    assert "Pareto front" in parsed.text
+    assert "2 of 4 trials are on the front" in parsed.text
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_study_that_was_cut_short_has_a_page(tmp_path, left):
+    """No trial, only the default, only failures: a page that says so."""
+    trials = [trial(0, 1.0, origin="default"), trial(1, None, status="failed", failure=MEMORY)][:left]
+    told = {"format": 1, "name": "tune", "question": "Which?", "trials": trials, "objectives": GOODPUT}
+    _, parsed = page(told, tmp_path)
+
+    assert ("No trial kept every limit" in parsed.text) == (left == 0)
+    assert "not confirmed" in parsed.text
+
+
+def test_no_difference_is_not_sold_as_a_gain(tmp_path):
+    """The default stays."""
+    gains = {"1": {"words": "no difference shown (+2.0 %, 95 % CI -3.0 to +7.0)", "shown": False}}
+    told = study()["confirmation"] | {"gains": gains, "choice": 0, "drift": "the default changed"}
+    _, parsed = page(study(confirmation=told), tmp_path)
+
+    assert "none was shown to be better (no difference shown" in parsed.text
+    assert "keep the default" in parsed.text
+    assert "the default changed" in parsed.text
+
+
+def hostile(value):
+    """The same document with every text replaced."""
+    if isinstance(value, dict):
+        return {key: hostile(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hostile(one) for one in value]
+    return HOSTILE.replace("\ud800", "") if isinstance(value, str) else value
+
+
+def test_no_text_becomes_more_than_text(tmp_path):
+    """Every string of the study at once; the page keeps one script and calls nobody."""
+    told = hostile(study()) | {"objectives": [{"name": "goodput", "direction": HOSTILE[:5]}]}
+    text, parsed = page(told, tmp_path)
+
+    assert len(parsed.all("script")) == 1
+    assert not any(attrs.get("src") or "onerror" in attrs for _, attrs in parsed.tags)
+    assert "default-src &#39;none&#39;" in text
+
+
+def test_a_folder_without_a_study_is_told(tmp_path):
+    """Missing, broken, of another format: one line each."""
+    with pytest.raises(ResultError, match="expected the result folder of `harness tune`"):
+        read_study(tmp_path)
+    (tmp_path / "study.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ResultError, match="not JSON"):
+        read_study(tmp_path)
+    (tmp_path / "study.json").write_text('{"format": 2}', encoding="utf-8")
+    with pytest.raises(ResultError, match="format 2; expected 1"):
+        read_study(tmp_path)
+
+
+def test_a_device_that_computes_nothing_is_no_measurement(tmp_path):
+    """The hollow one is marked as the simulator is."""
+    text, parsed = page(study(simulated=False, hollow=True), tmp_path)
+
+    assert "a device that computes nothing" in parsed.text
+    assert "<title>SIMULATED" in text
+
+
+def test_values_and_limits_are_read_as_they_are(tmp_path):
+    """A trial without a value has none; a stopped one is not measured in full."""
+    result = StudyResult(tmp_path, study())
+
+    assert math.isnan(value_of(result.trial(2), "goodput"))
+    assert [feasible(one) for one in result.trials] == [True, True, False, False, False, False]
+    assert result.chosen is result.trial(1)
+    assert result.default is result.trial(0)

@@ -1,0 +1,43 @@
+"""Does the twin find out how fast a device is?"""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.tune.calibrating import calibrated, scaled
+from harness.twin.cost import Terms
+
+TERMS = Terms()
+LOG = st.floats(-0.5, 0.5)
+
+
+def told(terms):
+    """Metrics of three imagined loads: bound by computing, by memory, and by the host."""
+    compute, memory, host = 1 / terms.matmul, 1 / terms.weights, terms.step_s * 1e3
+    mixes = ((5.0, 1.0, 0.2), (1.0, 5.0, 0.2), (0.5, 0.5, 3.0))
+    times = [a * compute + b * memory + c * host for a, b, c in mixes]
+    return [{"tpot_mean": time, "ttft_mean": 3 * time, "throughput": 100 / time} for time in times]
+
+
+@given(LOG, LOG, LOG)
+def test_hidden_factors_are_found(compute, memory, host):
+    """From three trials that are bound by different things, what is told becomes what was measured."""
+    measured = told(scaled(TERMS, (compute, memory, host)))
+    found = told(calibrated(TERMS, measured, told))
+
+    assert [row["tpot_mean"] for row in found] == pytest.approx([row["tpot_mean"] for row in measured], rel=0.1)
+
+
+def test_without_trials_nothing_changes():
+    """The coefficients stay."""
+    assert calibrated(TERMS, [], told) == TERMS
+
+
+def test_an_infinite_latency_does_not_lead_astray():
+    """It says slower, and not by how much."""
+    measured = [{**row, "ttft_mean": math.inf} for row in told(TERMS)]
+    found = calibrated(TERMS, measured, told)
+
+    assert found.matmul == pytest.approx(TERMS.matmul, rel=0.2)

@@ -1,0 +1,64 @@
+"""Small studies on the simulated engine, which take milliseconds a trial."""
+
+from pathlib import Path
+
+import yaml
+
+from harness.tune.configuration import Ground, resolver
+from harness.tune.evaluating import Virtual
+from harness.tune.leases import open_desk
+from harness.tune.lessons import Lessons
+from harness.tune.opening import open_study
+from harness.tune.proposing import Proposer
+from harness.tune.store import address, open_book
+from harness.tune.study import Work
+from harness.tune.twins import twin_of
+
+SCENARIO = {
+    "name": "small",
+    "question": "How fast?",
+    "engine": {"kind": "simulator", "model": "Qwen/Qwen2.5-0.5B-Instruct", "args": {"max_model_len": 2048}},
+    "workload": {"kind": "synthetic", "input_tokens": {"uniform": [64, 512]}, "output_tokens": 8},
+    "load": [{"closed": {"concurrency": 24, "requests": 48}}],
+    "slo": {"ttft_p90": "300ms"},
+}
+STUDY = {
+    "name": "small-study",
+    "question": "Which flags?",
+    "scenario": "small.yaml",
+    "defaults": False,
+    "space": {
+        "max_num_seqs": {"int": [2, 64], "log": True},
+        "max_num_batched_tokens": [256, 512, 1024, 2048],
+        "block_size": [128, 256],
+    },
+    "objective": "throughput",
+    "hold_slo": False,
+    "budget": {"trials": 6},
+    "screening": {"points": 4},
+    "confirm": {"best": 1, "repeats": 3},
+}
+
+
+def written(folder: Path, *, scenario=None, **study) -> Path:
+    """A study file in a folder, beside the scenario that it names; keys given replace those of STUDY."""
+    (folder / "small.yaml").write_text(yaml.safe_dump({**SCENARIO, **(scenario or {})}), encoding="utf-8")
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **study}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def problem_in(folder: Path, **study):
+    """The problem of such a study."""
+    return open_study(written(folder, **study))
+
+
+def work_in(folder: Path, problem, worker="worker", evaluator=None) -> Work:
+    """Everything to carry a problem out with, its book in the folder."""
+    url = address(None, folder)
+    ground = Ground(problem, resolver(problem))
+    proposer = Proposer(problem, ground, Lessons(), twin_of(problem))
+    proposer.open()
+    book = open_book(problem, url, worker, "same", resume=True)
+    desk = open_desk(url, problem.study.name, worker)
+    return Work(problem, evaluator or Virtual(), book, desk, ground, proposer, folder)
