@@ -127,7 +127,7 @@ def test_a_process_that_dies_costs_one_case(tmp_path, fake):
         (2, "the process died of SIGSEGV"),
         (7, "the process died of SIGSEGV"),
     ]
-    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["failed-case", "noisy"]
+    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["failed_case", "noisy_kernel"]
     assert len(summary["kernels"]["limits"]) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_hollow_device_makes_the_result_invalid():
     """A stand-in that computes nothing publishes nothing."""
     doubts = find_doubts([], {"facts": {"hollow": "yes"}})
 
-    assert [doubt.name for doubt in doubts] == ["hollow-device"]
+    assert [doubt.name for doubt in doubts] == ["hollow"]
     assert {doubt.severity for doubt in doubts} == {"invalid"}
 
 
@@ -204,7 +204,7 @@ def test_the_page_of_nothing_measured_says_why(tmp_path, fake):
 
     assert "<svg" not in page
     assert "Nothing was measured." in page
-    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["nothing-measured"]
+    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["nothing_measured"]
 
 
 def test_the_shipped_scenario_makes_cases(tmp_path):

@@ -141,10 +141,10 @@ def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
     """What a reader has to know before believing a number."""
     if device["facts"].get("hollow"):  # all else would follow from it
         text = "The device is a stand-in that computes nothing: results were wrong, and nothing was timed."
-        return [Doubt("hollow-device", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
+        return [Doubt("hollow", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
     found = [*_wrong(rows), *_lost(rows), *_unquiet(rows)]
     if not any(row["status"] == MEASURED for row in rows):
-        found.append(Doubt("nothing-measured", INVALID, "No case was measured.", "See the table for each reason."))
+        found.append(Doubt("nothing_measured", INVALID, "No case was measured.", "See the table for each reason."))
     return found
 
 
@@ -155,7 +155,7 @@ def _wrong(rows: Sequence[Row]) -> list[Doubt]:
     paths = ", ".join(sorted({row["path"] for row in wrong}))
     text = f"{len(wrong)} cases gave wrong results and were not timed ({paths}; first: {name_of(wrong[0])}: "
     text += f"{wrong[0]['reason']})."
-    return [Doubt("wrong-kernel", INVALID, text, "Do not serve with these kernels; report them to their vendor.")]
+    return [Doubt("wrong_kernel", INVALID, text, "Do not serve with these kernels; report them to their vendor.")]
 
 
 def _lost(rows: Sequence[Row]) -> list[Doubt]:
@@ -163,7 +163,7 @@ def _lost(rows: Sequence[Row]) -> list[Doubt]:
     if not lost:
         return []
     text = f"{len(lost)} cases failed (first: {name_of(lost[0])}: {lost[0]['reason']})."
-    return [Doubt("failed-case", DOUBT, text, "See engine.log; the other cases are not touched by it.")]
+    return [Doubt("failed_case", DOUBT, text, "See engine.log; the other cases are not touched by it.")]
 
 
 def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
@@ -173,15 +173,15 @@ def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
     noisy = sum("noisy" in figures["marks"] for figures in series)
     if noisy:
         text = f"{noisy} of {len(series)} measurements stayed noisier than asked for."
-        found.append(Doubt("noisy", DOUBT, text, "Leave the machine alone, or give kernels.time more."))
+        found.append(Doubt("noisy_kernel", DOUBT, text, "Leave the machine alone, or give kernels.time more."))
     slowed = sum(bool(row["throttled"]) for row in rows)
     if slowed:
         text = f"The device's clock fell during {slowed} cases."
-        found.append(Doubt("throttled", DOUBT, text, "Cool the device, or fix its clock, and run again."))
+        found.append(Doubt("device_throttled", DOUBT, text, "Cool the device, or fix its clock, and run again."))
     bound = sum("launch-bound" in figures["marks"] for figures in series)
     if bound:
         text = f"In {bound} of {len(series)} measurements the device waited for the host to launch."
-        found.append(Doubt("launch-bound", NOTE, text, "Compare with modes: graph, which takes the host out."))
+        found.append(Doubt("launch_bound", NOTE, text, "Compare with modes: graph, which takes the host out."))
     return found
 
 

@@ -106,7 +106,7 @@ class Book:
     def running(self) -> dict[int, tuple[str, str]]:
         """Trials that are under way, or were when their worker died: (worker, engine key) by number."""
         frozen = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        attributes = {one.number: one.user_attrs for one in frozen}
+        attributes = {one.number: one.user_attrs for one in frozen if TRIAL not in one.user_attrs}  # else it just ends
         return {
             number: (str(told.get(WORKER, "")), str(told.get("engine_key", ""))) for number, told in attributes.items()
         }

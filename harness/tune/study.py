@@ -71,11 +71,15 @@ def carry_out(work: Work) -> None:
             time.sleep(_MOMENT_S)
             _take_over(work)
             continue
+        if len(work.book.trials()) + len(work.book.running()) != number:  # one ended since it was counted
+            work.desk.release(digest(f"trial {number}"))
+            continue
         taken = {*work.book.engine_keys().values(), *(key for _, key in running.values()), *skipped}
         proposal = work.proposer.propose(trials, taken, number)
         if proposal is not None and work.desk.claim(digest(proposal.candidate.engine_key)):
             with leased(work) as devices:
                 _tried(work, proposal, trials, devices)
+            work.desk.release(digest(f"trial {number}"))
             continue
         work.desk.release(digest(f"trial {number}"))
         if proposal is None:

@@ -140,7 +140,7 @@ def postgres():
 def test_two_workers_share_a_study_on_postgresql(postgres, tmp_path):
     """They never run the same engine, never have the same device, and fill the budget together; one confirms."""
     space = {"max_num_seqs": {"int": [2, 64], "log": True}, "max_num_batched_tokens": [256, 512, 1024, 2048]}
-    path = written(tmp_path, space=space, budget={"trials": 16}, devices=["0-1"], storage=postgres)
+    path = written(tmp_path, space=space, budget={"trials": 8}, devices=["0-1"], storage=postgres)
     words = [command(path, tmp_path / name) for name in ("one", "two")]
     workers = [subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for one in words]
     ended = [worker.communicate(timeout=LIMIT_S) for worker in workers]
@@ -149,7 +149,7 @@ def test_two_workers_share_a_study_on_postgresql(postgres, tmp_path):
     assert [worker.returncode for worker in workers] == [0, 0], ended
     said = [line for _, errors in ended for line in errors.splitlines() if ": trial " in line]
     assert all(any(": trial " in line for line in errors.splitlines()) for _, errors in ended)
-    assert len(said) == 16
+    assert len(said) == 8
     assert sum(path.exists() for path in results) == 1
     told = json.loads(next(path for path in results if path.exists()).read_text(encoding="utf-8"))
     effective = [json.dumps(one["effective"], sort_keys=True) for one in told["trials"]]
