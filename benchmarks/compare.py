@@ -33,7 +33,7 @@ PAIRS = 100
 REPEATS = 5
 SLOWER = 1.05
 RUN_NOISE, STEP_NOISE = 0.01, 0.05
-FIRST_SEED = 1000  # those below were used while the method was made
+FIRST_SEED = 3000  # none of the seeds that the method was settled on
 
 SCENARIO = """\
 name: compared

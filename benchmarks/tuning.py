@@ -82,6 +82,9 @@ class Alone:
     def forget(self, alive: set[str], kept: Sequence[str]) -> None:
         """There is nobody else."""
 
+    def release(self, digest: str) -> None:
+        self.claimed.discard(digest)
+
     def claim(self, digest: str) -> bool:
         fresh = digest not in self.claimed
         self.claimed.add(digest)
