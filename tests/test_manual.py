@@ -1,6 +1,7 @@
 """Does the README say what is so?"""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from harness.doctor import examine
 from harness.doctor.findings import FAULTS, lines_of
 from harness.errors import HarnessError
-from harness.scenario.loading import check_file, load_scenario
+from harness.scenario.loading import check_file, load_scenario, load_study
 from harness.scenario.models import ENGINE_KINDS, SLO_METRICS, Engine, Scenario
 from harness.scenario.stages import STAGE_KINDS
 from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
@@ -27,14 +28,19 @@ SHIPPED = sorted((ROOT / "scenarios").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_scenario_is_listed_with_its_question(path):
-    """The table of scenarios names each file and asks what the file asks."""
+    """The table of scenarios names each file and asks what the file asks; the study has a section of its own."""
+    if path.stem == "tune":
+        assert f"[scenarios/tune.yaml](scenarios/tune.yaml), which\nasks: {load_study(path).study.question}" in README
+        return
     assert f"| [{path.stem}](scenarios/{path.name}) | {load_scenario(path).scenario.question} |" in README
 
 
-def test_the_example_is_a_scenario(tmp_path):
-    """What the manual shows can be run."""
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL))
+def test_what_the_manual_shows_can_be_run(text, tmp_path):
+    """Each YAML example is a scenario or a study without a fault."""
+    shutil.copy(ROOT / "scenarios" / "chat.yaml", tmp_path)
     path = tmp_path / "example.yaml"
-    path.write_text(README.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
     assert check_file(path) == []
 
