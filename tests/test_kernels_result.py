@@ -63,6 +63,8 @@ for index, case in enumerate(job["cases"]):
 tell(event="done")
 """
 
+QUIET = {"facts": {}}
+
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
@@ -154,6 +156,17 @@ def test_a_hollow_device_makes_the_result_invalid():
 
     assert [doubt.name for doubt in doubts] == ["hollow"]
     assert {doubt.severity for doubt in doubts} == {"invalid"}
+
+
+def test_what_beats_the_measured_limit_is_doubted():
+    """A cold kernel above the limit of its own run shows that the limit is none; a hot one may be, out of the cache."""
+
+    def found(**shares):
+        modes = {mode: {"marks": [], "limits": {"measured": {"fraction": share}}} for mode, share in shares.items()}
+        return [one.name for one in find_doubts([{"status": "measured", "throttled": False, "modes": modes}], QUIET)]
+
+    assert found(cold=1.2, hot=0.5) == ["limit_beaten"]
+    assert found(cold=1.04, hot=3.0) == []
 
 
 def test_a_machine_without_a_provider_is_told_in_one_line(tmp_path, fake):

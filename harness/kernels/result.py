@@ -18,6 +18,7 @@ CSV = "kernels.csv"
 MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
 STATUSES = (MEASURED, SKIPPED, WRONG, FAILED)
 _FIGURES = ("n", "median_s", "min_s", "launch_s", "noise", "stop", "bytes_per_s", "flops_per_s")
+MOST_SHARE = 1.05  # of a measured limit; what is above by more than its own noise shows that the limit is none
 Row = dict[str, Any]
 
 
@@ -142,7 +143,7 @@ def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
     if device["facts"].get("hollow"):  # all else would follow from it
         text = "The device is a stand-in that computes nothing: results were wrong, and nothing was timed."
         return [Doubt("hollow", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
-    found = [*_wrong(rows), *_lost(rows), *_unquiet(rows)]
+    found = [*_wrong(rows), *_lost(rows), *_unquiet(rows), *_beaten(rows)]
     if not any(row["status"] == MEASURED for row in rows):
         found.append(Doubt("nothing_measured", INVALID, "No case was measured.", "See the table for each reason."))
     return found
@@ -183,6 +184,18 @@ def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
         text = f"In {bound} of {len(series)} measurements the device waited for the host to launch."
         found.append(Doubt("launch_bound", NOTE, text, "Compare with modes: graph, which takes the host out."))
     return found
+
+
+def _beaten(rows: Sequence[Row]) -> list[Doubt]:
+    """Cold measurements above the limit of the same run: then it was not the limit."""
+    cold = [figures for row in rows for mode, figures in row["modes"].items() if mode == "cold"]
+    shares = [figures.get("limits", {}).get("measured", {}).get("fraction") or 0.0 for figures in cold]
+    above = [share for share in shares if share > MOST_SHARE]
+    if not above:
+        return []
+    text = f"{len(above)} of {len(cold)} cold measurements are above the limit measured in this run, by up to "
+    text += f"{format_share(max(above))} of it: the device was not left alone while its limits were measured."
+    return [Doubt("limit_beaten", DOUBT, text, "Leave the machine alone and run again; trust times before shares.")]
 
 
 def csv_text(rows: Sequence[Row]) -> str:
