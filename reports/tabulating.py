@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from reports.tables import Cell
 
-_NUMBER = re.compile(r"[-+−<≤≥~]?\d(?!\d{3}-\d\d-\d\d)|[–∞]|$")  # noqa: RUF001 - a minus, and a dash for nothing
+_NUMBER = re.compile(r"[-+−<≤≥~]? ?\d(?!\d{3}-\d\d-\d\d)|[–∞]|$")  # noqa: RUF001 - a minus, and a dash for nothing
 _SHORT = 14  # letters in a first column that need no line of their own
 NUMBER, WORD, SHORT = "number", "word", "short"
 
