@@ -151,6 +151,7 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument(
         "--out", metavar="DIR", type=Path, help="folder of the page (default: results/compare-NAME-TIME)"
     )
+    _add_language(compare)
 
 
 def _add_tune(commands: Any) -> None:
@@ -171,6 +172,7 @@ def _add_tune(commands: Any) -> None:
     tune.add_argument("--out", metavar="DIR", type=Path, help="result folder (default: results/NAME-TIME)")
     tune.add_argument("--storage", metavar="URL", help="share the study, such as postgresql://user@host/database")
     tune.add_argument("--seed", type=int, help="override the study's seed")
+    _add_language(tune)
     tune.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -72,7 +72,7 @@ def against_command(chosen: argparse.Namespace, tell: Say) -> Against:
         if outcome.exit_code != EXIT_DONE:
             ended = outcome.exit_code
             break
-    return _close(folder, ended, say)
+    return _close(folder, ended, say, chosen.lang)
 
 
 def _refuse_used(folder: Path) -> None:
@@ -138,12 +138,12 @@ def _run(turn: _Turn, folder: Path, rerun: str, say: Say) -> Outcome:
     return outcome
 
 
-def _close(folder: Path, ended: int, say: Say) -> Against:
-    """Pages of every run, and the comparison of the pairs that are whole."""
+def _close(folder: Path, ended: int, say: Say, language: str) -> Against:
+    """Pages of every run, and the comparison of the pairs that are whole, in a language."""
     runs = {side: {run.parent.name for run in (folder / side).glob(f"*/{store.SUMMARY}")} for side in (A, B)}
     for side, names in runs.items():
         for name in sorted(names):
-            draw(folder / side / name)
+            draw(folder / side / name, language)
     whole = runs[A] & runs[B]
     if ended == EXIT_INTERRUPTED or not whole:
         say(f"{len(whole)} pairs are whole")
@@ -155,7 +155,7 @@ def _close(folder: Path, ended: int, say: Say) -> Against:
     except HarnessError as fault:
         say("\n".join(fault.lines))
         return Against((), ended)
-    return Against(compared(found, folder).lines, ended)
+    return Against(compared(found, folder, language).lines, ended)
 
 
 def _whole(side: Side, names: set[str]) -> Side:

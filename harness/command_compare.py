@@ -40,11 +40,11 @@ def compare_command(chosen: argparse.Namespace) -> Compared:
     gate = DEFAULT_GATE if chosen.gate is None else load_gate(chosen.gate)
     found = compare(_side(chosen.base), _side(chosen.new), gate, anyway=chosen.anyway)
     folder = chosen.out or RESULTS / f"compare-{found.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
-    return compared(found, folder)
+    return compared(found, folder, chosen.lang)
 
 
-def compared(found: Comparison, folder: Path) -> Compared:
-    """The files and lines of a comparison.
+def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
+    """The files and lines of a comparison, its page in a language.
 
     Raises:
         InputError: where the folder cannot be made.
@@ -55,7 +55,7 @@ def compared(found: Comparison, folder: Path) -> Compared:
         raise InputError(f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to") from None
     import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
 
-    page = reports.write_comparison(folder, found)
+    page = reports.write_comparison(folder, found, language)
     faults = tuple(f"regression: {told(row)}, beyond the gate" for row in found.broken)
     return Compared((*lines_of(found), str(page)), faults, found.exit_code)
 

@@ -30,7 +30,7 @@ def report_command(chosen: argparse.Namespace) -> Iterator[str]:
             yield str(_trace(folder))
         folders.append(folder)
     if len(folders) > 1:
-        yield str(_index(folders))
+        yield str(_index(folders, chosen.lang))
 
 
 def _beside(path: Path) -> bool:
@@ -50,7 +50,7 @@ def _trace(folder: Path) -> Path:
     return reports.write_trace(folder)
 
 
-def _index(folders: Sequence[Path]) -> Path:
+def _index(folders: Sequence[Path], language: str) -> Path:
     import reports  # noqa: PLC0415 - a room of its own
 
-    return reports.write_index(folders)
+    return reports.write_index(folders, language)

@@ -59,7 +59,7 @@ def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
             return Tuned(EXIT_DONE, ("another worker confirms the winner", str(folder)))
         simulated = bool(getattr(work.evaluator, "simulated", False))
         lines = result.conclude(work, confirmed, simulated, bool(getattr(work.evaluator, "hollow", False)))
-    return Tuned(EXIT_DONE, (*lines, _page(folder)))
+    return Tuned(EXIT_DONE, (*lines, _page(folder, chosen.lang)))
 
 
 def _shipped() -> Path:
@@ -159,8 +159,8 @@ def _confirmed(work: Work) -> Confirmed | None:
         return confirm(work, work.book.trials())
 
 
-def _page(folder: Path) -> str:
-    """The page of the study."""
-    from reports import tuning  # noqa: PLC0415 - a room of its own: it loads only where a page is drawn
+def _page(folder: Path, language: str) -> str:
+    """The page of the study in a language."""
+    import reports  # noqa: PLC0415 - a room of its own: it loads only where a page is drawn
 
-    return str(tuning.write(folder))
+    return str(reports.write_study(folder, language))

@@ -44,12 +44,23 @@ def put_into(page: Path, language: str) -> Path:
     return page if language == "en" else write_text(page, translated(page.read_text(encoding="utf-8"), language))
 
 
-def write_comparison(folder: Path, found: "Comparison") -> Path:
-    """Draw a comparison: compare.html, compare.md, compare.xml (JUnit) and compare.json; the page's path."""
+def write_comparison(folder: Path, found: "Comparison", language: str = "en") -> Path:
+    """Draw a comparison: compare.html in a language, compare.md, compare.xml (JUnit), compare.json; the page's path."""
     from reports import compare_files, compare_page  # noqa: PLC0415 - likewise
 
     compare_files.write(folder, found)
-    return compare_page.write(folder, found)
+    return put_into(compare_page.write(folder, found), language)
+
+
+def write_study(folder: Path, language: str = "en") -> Path:
+    """Draw the page of a tuning study in a language; its path.
+
+    Raises:
+        ResultError: there is no study.json, or it is broken.
+    """
+    from reports import tuning  # noqa: PLC0415 - likewise
+
+    return put_into(tuning.write(folder), language)
 
 
 def write_trace(folder: Path) -> Path:
@@ -64,12 +75,12 @@ def write_trace(folder: Path) -> Path:
     return trace.write(read(folder))
 
 
-def write_index(folders: Sequence[Path]) -> Path:
-    """Draw index.html, the history of several result folders, where they lie together; its path.
+def write_index(folders: Sequence[Path], language: str = "en") -> Path:
+    """Draw index.html, the history of several result folders, where they lie together, in a language; its path.
 
     Raises:
         ResultError: where one of them is no finished result.
     """
     from reports import history_page  # noqa: PLC0415 - likewise
 
-    return history_page.write(folders)
+    return put_into(history_page.write(folders), language)

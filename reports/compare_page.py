@@ -50,7 +50,7 @@ def _context(found: Comparison) -> dict[str, Any]:
         "heads": HEADS,
         "judged": by_stage(found.judged),
         "shown": by_stage(found.shown),
-        "changes": [tuple(map(Cell, (one.name, one.base, one.new))) for one in found.changes],
+        "changes": [tuple(Cell(text, foreign=True) for text in (one.name, one.base, one.new)) for one in found.changes],
         "runs": [row for name, side in (("base", found.base), ("new", found.new)) for row in _run_rows(name, side)],
         "gate": _gate_rows(found),
         "terms": {key: TERMS[key] for key in ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user") if key in TERMS},
@@ -131,10 +131,10 @@ def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
         valid = bool((run.summary.get("verdict") or {}).get("valid"))
         yield [
             Cell(name),
-            Cell(run.name),
+            Cell(run.name, foreign=True),
             Cell(moment(str(run.run.get("started_utc") or "")) or "–"),
-            Cell(str(run.engine.get("kind") or "–")),
-            Cell(str(run.engine.get("model") or "–")),
+            Cell(str(run.engine.get("kind") or "–"), foreign=True),
+            Cell(str(run.engine.get("model") or "–"), foreign=True),
             Cell("valid" if valid else "not valid", tone="plain" if valid else "bad"),
         ]
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from harness.comparing.telling import name_of
+from harness.comparing.telling import name_of, unit_of
 from harness.measures import in_view, measure_of
 from reports.drawing import Drawing, drawn
 from reports.figures.style import Head, drawing, scale_of
@@ -70,7 +70,7 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
     verdict = entry.summary.get("verdict") or {}
     return {
         "run": run,
-        "name": entry.folder.name,
+        "name": folder,
         "link": quote(f"{folder}/{PAGE}"),
         "started": moment(str(entry.run.get("started_utc") or "")),
         "version": entry.version,
@@ -87,7 +87,7 @@ def _figures(history: History, number: int) -> Iterator[Drawing]:
         measure, frame = in_view(measure_of(key), load), history.frame(key)
         if not len(frame) or not frame["value"].gt(0).any():
             continue
-        unit = scale_of(frame["value"].to_numpy(dtype="float64"), times=measure.is_latency).unit
+        unit = scale_of(frame["value"].to_numpy(dtype="float64"), times=measure.is_latency).unit or unit_of(measure)
         name = name_of(measure)
         head = Head(name, f"{unit + ', ' if unit else ''}by run", simulated=history.simulated)
         said = "; ".join(f"run {run}" for run in frame.loc[frame["verdict"] != "", "run"].unique())

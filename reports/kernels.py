@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from harness.kernels.result import MEASURED, name_of
-from harness.units import format_count, format_duration, format_rate, format_share
+from harness.units import format_count, format_duration, format_rate, format_share, significant
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
@@ -22,11 +22,12 @@ HEADS = (
     "Bytes/s",
     "FLOP/s",
     "Of the limit",
-    "Bound",
     "Marks",
 )
 LOST_HEADS = ("Case", "Status", "Why")
 _MOST_LINES = 6  # in one small figure
+COLOURS = 8  # phases, batches or cases: the most kinds of lines or dots of any figure
+_NAMED = 17  # letters of a line's name
 
 
 def draw_all(summary: Mapping[str, Any], run: Mapping[str, Any]) -> list[Drawing]:
@@ -40,6 +41,20 @@ def draw_all(summary: Mapping[str, Any], run: Mapping[str, Any]) -> list[Drawing
 def phases_of(rows: Sequence[Row]) -> list[str]:
     """Phases in the order of the rows: the place is a phase's colour."""
     return list(dict.fromkeys(str(row["labels"]["phase"]) for row in rows))
+
+
+def colour_of(number: int, count: int) -> int:
+    """The colour of one of `count` kinds, as far from the next as `COLOURS` allow."""
+    return round(number * (COLOURS - 1) / max(count - 1, 1)) if count <= COLOURS else number % COLOURS
+
+
+def phase_name(phase: str) -> str:
+    """`chunked prefill`, `KV write`."""
+    return " ".join("KV" if word == "kv" else word for word in phase.split("_"))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def mode_of(row: Row) -> tuple[str, Mapping[str, Any]]:
@@ -56,7 +71,8 @@ def _roofline(rows: Sequence[Row], summary: Mapping[str, Any]) -> Iterator[Drawi
         work, figures = row["work"], mode_of(row)[1]
         if work["flops"]:
             moved = work["read_bytes"] + work["write_bytes"]
-            spots.append(Spot(work["flops"] / moved, figures["flops_per_s"], phases.index(row["labels"]["phase"])))
+            place = phases.index(row["labels"]["phase"])
+            spots.append(Spot(work["flops"] / moved, figures["flops_per_s"], colour_of(place, len(phases))))
     roofs = [
         Roof(_roof_name(limits["source"]), limits["bytes_per_s"], max(limits["flops_per_s"].values()))
         for limits in summary["kernels"]["limits"]
@@ -64,17 +80,18 @@ def _roofline(rows: Sequence[Row], summary: Mapping[str, Any]) -> Iterator[Drawi
     ]
     if not spots or not roofs:
         return
-    head = Head("Under the roofline", "each dot a case; full line: measured in this run; dashed: the data sheet")
-    names = {number: phase for number, phase in enumerate(phases) if any(spot.colour == number for spot in spots)}
-    said = f"{len(spots)} cases under {', '.join(roof.name for roof in roofs)}; " + "; ".join(
-        f"{name_of(row)} reaches {format_share(_fraction(mode_of(row)[1]))} of the measured limit" for row in rows[:8]
+    head = Head("Under the roofline", "each dot a case; full line: copy and matrix product measured in this run")
+    colours = {colour_of(number, len(phases)): phase_name(phase) for number, phase in enumerate(phases)}
+    names = {colour: name for colour, name in colours.items() if any(spot.colour == colour for spot in spots)}
+    said = f"{len(spots)} cases under {', '.join(roof.name for roof in roofs)}. " + "; ".join(
+        f"{name_of(row)}: {format_share(_fraction(mode_of(row)[1]))} of the measured limit" for row in rows[:8]
     )
     caption = "A dot on the slope waits for memory, one under the flat roof for arithmetic; the distance up is the gap."
     yield drawn(roofline(spots, roofs, names, head), "roofline", head, said, caption)
 
 
 def _roof_name(source: str) -> str:
-    return "measured: copy and matrix product" if source == "measured" else "data sheet"
+    return "measured" if source == "measured" else "data sheet"
 
 
 def _fraction(figures: Mapping[str, Any]) -> float | None:
@@ -91,10 +108,10 @@ def _lengths(rows: Sequence[Row], cases: Sequence[Mapping[str, Any]]) -> Iterato
         lines = list(_lines(same, lambda row: float(cases[row["case"]]["kv_lens"][0])))
         if any(len(line.x) > 1 for line in lines):
             head = Head(
-                f"{key[0].replace('_', ' ').capitalize()}: time by KV length",
+                f"{_capital(phase_name(key[0]))}: time by KV length",
                 f"{key[1]}, {key[2]}, block size {size}, {key[3]}",
             )
-            yield drawn(against_length(lines, head), f"length-{number}", head, _said(lines, "KV tokens"))
+            yield drawn(against_length(lines, head), f"length-{number}", head, _said(lines, "KV tokens", times=True))
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[Drawing]:
@@ -103,13 +120,17 @@ def _blocks(rows: Sequence[Row]) -> Iterator[Drawing]:
         sizes = sorted({int(row["labels"]["block_size"]) for row in group})
         if len(sizes) < 2:
             continue
-        lines = list(_relative(group, sizes))[:_MOST_LINES]
+        lines = list(_relative(group, sizes))
         head = Head(
-            f"{key[0].replace('_', ' ').capitalize()}: effect of block size",
+            f"{_capital(phase_name(key[0]))}: effect of block size",
             f"times the best of each case; {key[1]}, {key[3]}",
         )
         if lines:
-            yield drawn(against_block(lines, sizes, head), f"block-{number}", head, _said(lines, "of the sizes"))
+            figure = against_block(lines, sizes, head)
+            yield drawn(figure, f"block-{number}", head, _said(lines, "of the sizes"), _BLOCKS)
+
+
+_BLOCKS = "A line is a batch and its KV tokens; 1 is the time of its best block size."
 
 
 def _grouped(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[tuple[str, ...], list[Row]]]:
@@ -122,11 +143,12 @@ def _grouped(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[tuple[str,
 
 def _lines(rows: Sequence[Row], place: Any) -> Iterator[Line]:
     """A line a batch, points ordered along x."""
-    batches = sorted({int(row["labels"]["batch"]) for row in rows})
-    for number, batch in enumerate(batches[:_MOST_LINES]):
+    batches = sorted({int(row["labels"]["batch"]) for row in rows})[:_MOST_LINES]
+    for number, batch in enumerate(batches):
         own = {place(row): row for row in rows if row["labels"]["batch"] == batch}
         x = sorted(own)
-        yield _line(f"batch {batch}", number, x, [mode_of(own[at])[1] for at in x], [1.0] * len(x))
+        colour = colour_of(number, len(batches))
+        yield _line(f"batch {batch}", colour, x, [mode_of(own[at])[1] for at in x], [1.0] * len(x))
 
 
 def _relative(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Line]:
@@ -135,13 +157,15 @@ def _relative(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Line]:
     for row in rows:
         same = tuple((name, value) for name, value in row["labels"].items() if name != "block_size")
         cases.setdefault(same, {})[int(row["labels"]["block_size"])] = row
-    for number, (_, by_size) in enumerate((key, own) for key, own in cases.items() if len(own) > 1):
+    several = [own for own in cases.values() if len(own) > 1][:_MOST_LINES]
+    for number, by_size in enumerate(several):
         found = [mode_of(by_size[size])[1] for size in sizes if size in by_size]
         best = min(figures["median_s"] for figures in found)
         labels = next(iter(by_size.values()))["labels"]
         name = f"{labels.get('batch', '')} × {labels.get('kv_tokens', labels.get('step', ''))}"
         x = [float(place) for place, size in enumerate(sizes) if size in by_size]
-        yield _line(name[:14], number, x, found, [best] * len(x))
+        short = name if len(name) <= _NAMED else f"{name[: _NAMED - 1]}…"
+        yield _line(short, colour_of(number, len(several)), x, found, [best] * len(x))
 
 
 def _line(
@@ -154,10 +178,14 @@ def _line(
     return Line(name, number, np.asarray(x), y / over, ends[:, 0] / over, ends[:, 1] / over)
 
 
-def _said(lines: Sequence[Line], what: str) -> str:
+def _said(lines: Sequence[Line], what: str, *, times: bool = False) -> str:
     """The numbers of a figure in words."""
     return "; ".join(
-        f"{line.name}: " + ", ".join(f"{y:.3g} at {x:g} {what}" for x, y in zip(line.x, line.y, strict=True))
+        f"{line.name}: "
+        + ", ".join(
+            f"{format_duration(y) if times else significant(y)} at {x:g} {what}"
+            for x, y in zip(line.x, line.y, strict=True)
+        )
         for line in lines
     )
 
@@ -174,24 +202,35 @@ def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
     shares = [f"{format_share(limits['fraction'])}" for _, limits in held]
     marks = [*figures["marks"], *(["throttled"] if row["throttled"] else [])]
     return [
-        Cell(name_of(row), foreign=True),
+        _case(row),
         Cell(mode),
         Cell(format_duration(figures["median_s"]), f"n {format_count(figures['n'])}"),
         Cell(interval),
         Cell(format_duration(figures["launch_s"])),
         Cell(format_rate(figures["bytes_per_s"] / 1e9, "GB/s")),
         Cell(format_rate(figures["flops_per_s"] / 1e9, "GFLOP/s") if row["work"]["flops"] else "–"),
-        Cell(shares[0] if shares else "–", f"data sheet: {shares[1]}" if len(shares) > 1 else ""),
-        Cell(held[0][1]["bound"] if held else "–"),
+        Cell(shares[0] if shares else "–", "; ".join(_bounds(held, shares))),
         Cell(", ".join(marks) or "–", tone="bad" if marks else "plain"),
     ]
+
+
+def _case(row: Row) -> Cell:
+    return Cell(name_of({**row, "path": ""}), str(row["path"]), foreign=True)
+
+
+def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]) -> Iterator[str]:
+    """What the limit is one of, and how near the data sheet's one is."""
+    if held:
+        yield f"bound by {held[0][1]['bound']}"
+    if len(shares) > 1:
+        yield f"data sheet: {shares[1]}"
 
 
 def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     """The table of what was skipped, wrong or failed."""
     return [
         [
-            Cell(name_of(row), foreign=True),
+            _case(row),
             Cell(row["status"], tone="plain" if row["status"] == "skipped" else "bad"),
             Cell(row["reason"], foreign=True),
         ]

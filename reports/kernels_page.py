@@ -15,8 +15,6 @@ from reports.palette import stage_variables
 from reports.verdict import Badge, Doubt
 from reports.writing import write_text
 
-_COLOURS = 8  # phases, batches or cases: the most lines or kinds of dots of any figure
-
 
 def write(folder: Path) -> Path:
     """Draw report.html from run.json and summary.json of a kernel bench; its path.
@@ -41,7 +39,10 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
         "started": moment(str(run.get("started_utc") or "")),
         "policy": policy(),
         "script": Markup(script()),  # noqa: S704 - a file of ours
-        "colours": {"light": stage_variables(_COLOURS, dark=False), "dark": stage_variables(_COLOURS, dark=True)},
+        "colours": {
+            "light": stage_variables(kernels.COLOURS, dark=False),
+            "dark": stage_variables(kernels.COLOURS, dark=True),
+        },
         "badges": list(_badges(summary)),
         "doubts": [Doubt(one["severity"], one["next"], (("", one["text"]),)) for one in summary["verdict"]["doubts"]],
         "figures": kernels.draw_all(summary, run),

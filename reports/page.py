@@ -23,6 +23,7 @@ from reports.folder import Result
 from reports.gallery import draw_all
 from reports.glossary import TERMS
 from reports.palette import stage_variables
+from reports.tabulating import breakable, column_kinds
 from reports.writing import write_text
 
 PAGE = "report.html"
@@ -50,6 +51,8 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["duration"] = format_duration
+    made.filters["column_kinds"] = column_kinds
+    made.filters["breakable"] = breakable
     return made
 
 
@@ -61,6 +64,7 @@ def _context(data: Data) -> dict[str, Any]:
     return {
         "result": result,
         "run": result.run,
+        "simulated": result.simulated,
         "policy": policy(),
         "started": moment(str(result.run.get("started_utc") or "")),
         "script": Markup(script()),  # noqa: S704 - a file of ours

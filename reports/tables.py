@@ -31,6 +31,7 @@ class Cell:
     tone: str = "plain"
     term: str = ""
     foreign: bool = False  # a name or value from outside, which no language changes
+    quoted: bool = False  # so is the line under it
 
 
 @dataclass(frozen=True, slots=True)

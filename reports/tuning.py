@@ -40,6 +40,8 @@ def _context(result: StudyResult) -> dict[str, Any]:
     told = result.told
     return {
         "result": result,
+        "simulated": result.marked,
+        "colours": None,
         "told": {"name": "study", "question": "", "kind": "", "engine": {}} | dict(told),
         "ended": moment(str(told.get("finished_utc") or "")),
         "notes": _notes(result),
@@ -50,7 +52,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "doubts": [Doubt("doubt", next_, (("", text),)) for text, next_ in doubts(result)],
         "cards": list(cards(result)),
         "gallery": draw_study(result),
-        "terms": TERMS,
+        "terms": {name: TERMS[name] for name in _names(result) if name in TERMS},
         "heads": tables.trial_heads(result),
         "trials": tables.trial_rows(result),
         "failures": tables.failure_rows(result),
@@ -76,6 +78,10 @@ def _text_of(folder: Path, name: str) -> str:
     if place.parent != folder or not place.is_file():
         return ""
     return place.read_text(encoding="utf-8", errors="replace")
+
+
+def _names(result: StudyResult) -> list[str]:
+    return [str(objective["name"]) for objective in result.objectives]
 
 
 def _notes(result: StudyResult) -> list[str]:
@@ -150,7 +156,7 @@ def cards(result: StudyResult) -> Iterator[Card]:
             value = value_of(trial, name)
             if math.isfinite(value):
                 note = f"trial {(trial or {}).get('number')}"
-                yield Card(name, f"{name}, {label}", tables.value_text(name, value), "", note)
+                yield Card(name, f"{name}, {label}", *tables.value_parts(name, value), note)
     minutes = sum(float(value or 0) for trial in result.trials for value in (trial.get("minutes") or {}).values())
     yield Card("trials", "Trials", str(len(result.trials)), "", _statuses(result.trials))
     yield Card("minutes", "Engine time", significant(minutes) if minutes else "–", "minutes", "")

@@ -4,24 +4,40 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.units import format_duration, significant
+from harness.units import format_duration, format_rate, significant
 from reports.tables import Cell
 from reports.tuning_folder import StudyResult, feasible, value_of
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
+_RATES = {
+    "throughput": "tokens/s",
+    "total_throughput": "tokens/s",
+    "request_rate": "req/s",
+    "goodput": "req/s",
+    "capacity": "req/s",
+}
 
 
 def value_text(name: str, value: float) -> str:
-    """A metric's value with its unit where it is a time."""
+    """A metric's value with its unit where it has one."""
     if not math.isfinite(value):
         return "–"
-    return format_duration(value) if name.partition("_")[0] in _LATENCIES else significant(value)
+    if name.partition("_")[0] in _LATENCIES:
+        return format_duration(value)
+    return format_rate(value, _RATES[name]) if name in _RATES else significant(value)
 
 
-def trial_heads(result: StudyResult) -> tuple[str, ...]:
-    """The columns of the table of trials."""
-    return ("Trial", *parameters(result), *(str(one["name"]) for one in result.objectives), "Result", "Minutes")
+def value_parts(name: str, value: float) -> tuple[str, str]:
+    """A metric's value, and its unit."""
+    number, _, unit = value_text(name, value).partition(" ")
+    return number, unit
+
+
+def trial_heads(result: StudyResult) -> tuple[str | Cell, ...]:
+    """The columns of the table of trials; those of parameters have names from outside."""
+    named = (Cell(name, foreign=True) for name in parameters(result))
+    return ("Trial", *named, *(str(one["name"]) for one in result.objectives), "Result", "Minutes")
 
 
 def parameters(result: StudyResult) -> tuple[str, ...]:
@@ -52,15 +68,16 @@ def _asked(trial: Mapping[str, Any], name: str) -> Cell:
     point, effective = trial.get("point") or {}, trial.get("effective") or {}
     became = effective.get(name)
     if name not in point:
-        return Cell("–" if became is None else str(became), "" if became is None else "by default")
+        return Cell("–" if became is None else str(became), "" if became is None else "by default", foreign=True)
     changed = became is not None and str(became) != str(point[name])
-    return Cell(str(point[name]), f"became {became}" if changed else "")
+    return Cell(str(point[name]), f"became {became}" if changed else "", foreign=True)
 
 
 def _outcome(result: StudyResult, trial: Mapping[str, Any]) -> Cell:
     failure = trial.get("failure")
     if failure:
-        return Cell(str(failure.get("kind", "failed")).replace("_", " "), str(failure.get("line") or ""), "bad")
+        kind = str(failure.get("kind", "failed")).replace("_", " ")
+        return Cell(kind, str(failure.get("line") or ""), "bad", quoted=True)
     if trial.get("status") == "duplicate":
         return Cell("from memory", f"the same engine as trial {trial.get('of')}")
     broken = {name: value for name, value in (trial.get("violations") or {}).items() if (value or 0) > 0}
@@ -88,7 +105,7 @@ def failure_rows(result: StudyResult) -> list[list[Cell]]:
             Cell(kind.replace("_", " ")),
             Cell(str(len(found))),
             Cell(", ".join(str(trial.get("number")) for trial in found)),
-            Cell(str(found[0]["failure"].get("line") or "–")),
+            Cell(str(found[0]["failure"].get("line") or "–"), foreign=True),
         ]
         for kind, found in sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
     ]
@@ -147,9 +164,9 @@ def space_rows(result: StudyResult) -> list[list[Cell]]:
     """The parameters that were searched, their ranges, and the values of the default, the best and the chosen trial."""
     return [
         [
-            Cell(str(one["name"])),
-            Cell(_range_text(one)),
-            *(Cell(_value_in(trial, str(one["name"]))) for trial in (result.default, result.best)),
+            Cell(str(one["name"]), foreign=True),
+            Cell(_range_text(one), foreign=one.get("kind") == "choice"),
+            *(Cell(_value_in(trial, str(one["name"])), foreign=True) for trial in (result.default, result.best)),
         ]
         for one in result.told.get("parameters") or ()
     ]

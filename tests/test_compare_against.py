@@ -51,7 +51,7 @@ def ran(monkeypatch):
         return Outcome(EXIT_INTERRUPTED, ("interrupted",)) if len(seen) == 5 and seen[0][3] == 9 else Outcome()
 
     monkeypatch.setattr(against, "run_into", run_into)
-    monkeypatch.setattr(against, "draw", lambda _folder: None)
+    monkeypatch.setattr(against, "draw", lambda _folder, _language: None)
     return seen
 
 

@@ -21,7 +21,7 @@ HOSTILE = (
     "\"><script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>"
     "{{ 7*7 }}${x}$ \u202e\ud800\x00 &amp;"
 )
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):

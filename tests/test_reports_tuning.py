@@ -104,7 +104,7 @@ def test_a_simulated_study_says_so_everywhere(tmp_path):
     text, parsed = page(study(), tmp_path)
     charts = [attrs for attrs in parsed.all("svg") if "chart" in attrs.get("class", "")]
 
-    assert "<title>SIMULATED" in text
+    assert '<title translate="no">SIMULATED' in text
     assert len(charts) >= 4
     assert text.count("· SIMULATED</title>") == len(charts)
     assert "SIMULATED" not in page(study(simulated=False), tmp_path)[0]
@@ -186,7 +186,7 @@ def test_a_device_that_computes_nothing_is_no_measurement(tmp_path):
     text, parsed = page(study(simulated=False, hollow=True), tmp_path)
 
     assert "a device that computes nothing" in parsed.text
-    assert "<title>SIMULATED" in text
+    assert '<title translate="no">SIMULATED' in text
 
 
 def test_values_and_limits_are_read_as_they_are(tmp_path):

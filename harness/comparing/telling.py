@@ -24,6 +24,11 @@ def name_of(measure: Measure) -> str:
     return _RATE_WORDS[measure.metric][0]
 
 
+def unit_of(measure: Measure) -> str:
+    """The unit of a rate; empty for what has none or one that depends on its size."""
+    return _RATE_WORDS[measure.metric][1] if measure.metric in _RATE_WORDS else ""
+
+
 def value_text(measure: Measure, value: float | None) -> str:
     """A value of the measure with its unit; `–` where there is none."""
     if value is None:

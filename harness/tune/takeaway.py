@@ -58,8 +58,8 @@ def docker(engine: Engine, devices: int, remarks: Sequence[str] = ()) -> str:
     options += [f"--volume={path}:ro" for path in _DRIVER]
     options += [f"--volume={_cache(engine)}"]
     options += [f"--env={name}={value}" for name, value in environment_of(engine).items()]
-    command = ["docker", "run", *options, f"{IMAGE}:${{VLLM_ASCEND_VERSION:?say which}}", *serve_command(engine)]
-    words = [_expandable(word) for word in command]
+    image = _expandable(f"{IMAGE}:${{VLLM_ASCEND_VERSION:?say which}}")
+    words = ["docker run", *map(_expandable, options), image, _folded(serve_command(engine))]
     lines = [f"# {remark}" for remark in remarks]
     return "\n".join([*lines, " \\\n  ".join(words)]) + "\n"
 

@@ -11,7 +11,7 @@ from reports.figures.style import WIDE, Head, panel, paper, scale_of, ticks
 from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE
 
 ROW = 26  # height of a row
-_LEFT, _RIGHT, _TOP, _BOTTOM = 250, 190, 56, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 56, 34
 _WIDEST = 60.0  # per cent; intervals beyond end in an arrow
 _COLOURS = {"worse": BAD, "better": ACCENT}
 
@@ -69,10 +69,14 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     if bar.change is None:
         return
     low, high = max(bar.low, -reach), min(bar.high, reach)
-    axes.plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
+    if low < high:  # else the whole interval lies beyond what is drawn
+        axes.plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
     for end, cut, mark in ((low, bar.low < -reach, "<"), (high, bar.high > reach, ">")):
         if cut:
             axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
+            if abs(bar.change) > reach:
+                axes.text(end * (1 - 14 / width), row, f"{bar.change:+,.0f} %", color=colour, fontsize=10.5,
+                          ha="right" if end > 0 else "left", va="center_baseline", zorder=5)  # fmt: skip
     if bar.allowed is not None and abs(bar.allowed) < reach:
         axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)
     if abs(bar.change) <= reach:

@@ -14,6 +14,7 @@ from reports.figures.style import (
     Head,
     Scale,
     apart,
+    over,
     panel,
     paper,
     scale_of,
@@ -23,7 +24,7 @@ from reports.figures.style import (
 )
 from reports.palette import INK, LIMIT, MUTED, stage_colour
 
-_RIGHT = 92  # room for the names of lines
+_RIGHT = 104  # room for the names of lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
 
 def roofline(spots: Sequence[Spot], roofs: Sequence[Roof], names: Mapping[int, str], head: Head) -> Figure:
     """FLOPs a second over FLOPs a byte, every case a dot, every limit a roof; both axes logarithmic."""
-    figure = paper((WIDE, 330), head)
-    axes = panel(figure, (64, 56, 150, 40))
+    figure = paper((WIDE, 350), head)
+    axes = panel(figure, (64, 74, 150, 40))
     x = np.asarray([spot.intensity for spot in spots])
     ridge = [roof.flops_per_s / roof.bytes_per_s for roof in roofs]
     y = np.asarray([spot.flops_per_s for spot in spots] + [roof.flops_per_s for roof in roofs])
@@ -110,14 +111,15 @@ def roofline(spots: Sequence[Spot], roofs: Sequence[Roof], names: Mapping[int, s
     set_scale(axes, "y", Scale(float(y.min()) / 2, float(y.max()) * 2, log=True, size=size, unit=unit))
     for number, roof in enumerate(roofs):
         _draw_roof(axes, roof, (low, high), number)
+    _name_roofs(axes, roofs)
     for spot in spots:
         filled = stage_colour(spot.colour)
         axes.plot([spot.intensity], [spot.flops_per_s], marker="o", markersize=6, alpha=0.8, color=filled, zorder=3)
-    for place, (colour, name) in enumerate(names.items()):
-        axes.text(1 + 12 / axes.bbox.width, 1 - (14 + 18 * place) / axes.bbox.height, f"● {name}",
+    for place, (colour, name) in enumerate(reversed(list(names.items()))):
+        axes.text(1 + 12 / axes.bbox.width, (6 + 18 * place) / axes.bbox.height, f"● {name}",
                   transform=axes.transAxes, color=stage_colour(colour), fontsize=11)  # fmt: skip
     axes.text(1, -34 / axes.bbox.height, "FLOPs a byte", transform=axes.transAxes, ha="right", color=MUTED)
-    axes.text(0, 1 + 6 / axes.bbox.height, unit, transform=axes.transAxes, ha="right", color=MUTED, fontsize=10.5)
+    over(axes, unit)
     return figure
 
 
@@ -131,6 +133,12 @@ def _draw_roof(axes: Axes, roof: Roof, span: tuple[float, float], number: int) -
     y = [min(roof.flops_per_s, at * roof.bytes_per_s) for at in x]
     (line,) = axes.plot(x, y, color=LIMIT if number else INK, linewidth=1.4, zorder=2)
     line.set_dashes((5, 3) if number else (1, 0))
-    # Above the flat part, at its right end; the second limit's name below its line.
-    axes.text(span[1], roof.flops_per_s * (0.7 if number else 1.12), roof.name, ha="right", va="bottom",
-              color=LIMIT if number else INK, fontsize=10.5)  # fmt: skip
+
+
+def _name_roofs(axes: Axes, roofs: Sequence[Roof]) -> None:
+    """Names right of the lines' ends, where no dot can lie under them."""
+    width, height = axes.bbox.size
+    ends = [axes.transData.transform((1.0, roof.flops_per_s))[1] - axes.bbox.y0 for roof in roofs]
+    for number, place in enumerate(apart(ends, 13, 0, height)):
+        axes.text(1 + 8 / width, place / height, roofs[number].name, transform=axes.transAxes, va="center_baseline",
+                  color=LIMIT if number else INK, fontsize=10.5)  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.units import significant
-from reports.figures.style import SMALL, WIDE, Head, crosses, panel, paper, scale_of, set_scale, ticks
+from reports.figures.style import SMALL, WIDE, Head, crosses, over, panel, paper, scale_of, set_scale, ticks
 from reports.palette import ACCENT, BAD, GRID, INK, MUTED, QUEUE, SURFACE, WARM
 
 _ROW = 26
@@ -69,14 +69,13 @@ def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], u
 
 def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tuple[str, str], head: Head) -> Figure:
     """Two objectives against each other, with the front joined in steps."""
-    figure = paper((SMALL[0], 340), head)
-    axes = panel(figure, (64, 58, 24, 48))
+    figure = paper((SMALL[0], 354), head)
+    axes = panel(figure, (64, 72, 24, 48))
     known = [mark for mark in marks if math.isfinite(mark.x) and math.isfinite(mark.y)]
     for which, values in (("x", [mark.x for mark in known]), ("y", [mark.y for mark in known])):
         set_scale(axes, which, scale_of(np.asarray(values, dtype=np.float64), times=False, allow_log=False))
     _across(axes, names[0])
-    axes.text(-56 / axes.bbox.width, 1 + 10 / axes.bbox.height, names[1], transform=axes.transAxes, color=MUTED,
-              fontsize=10.5)  # fmt: skip
+    over(axes, names[1])
     if len(front) > 1:
         x, y = zip(*sorted(front), strict=True)
         axes.plot(x, y, color=MUTED, linewidth=1.3, zorder=2)
@@ -87,16 +86,15 @@ def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tu
 
 def agreement(marks: Sequence[Mark], head: Head) -> Figure:
     """What was measured against what the twin had said; the diagonal is where both are the same."""
-    figure = paper((SMALL[0], 340), head)
-    axes = panel(figure, (64, 58, 24, 48))
+    figure = paper((SMALL[0], 354), head)
+    axes = panel(figure, (64, 72, 24, 48))
     values = np.asarray([value for mark in marks for value in (mark.x, mark.y)], dtype=np.float64)
     scale = scale_of(values, times=False, allow_log=False)
     for which in ("x", "y"):
         set_scale(axes, which, scale)
     axes.plot([scale.low, scale.high], [scale.low, scale.high], color=GRID, linewidth=1.2, zorder=1)
     _across(axes, "the twin had said")
-    axes.text(-56 / axes.bbox.width, 1 + 10 / axes.bbox.height, "measured", transform=axes.transAxes, color=MUTED,
-              fontsize=10.5)  # fmt: skip
+    over(axes, "measured")
     for mark in marks:
         _mark(axes, mark)
     return figure

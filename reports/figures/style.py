@@ -104,6 +104,12 @@ def ticks(axes: Axes, which: str, places: Sequence[float], labels: Sequence[str]
                   color=colour, fontsize=10.5)  # fmt: skip
 
 
+def over(axes: Axes, name: str) -> None:
+    """What y is, above its labels; the panel's top margin has to be 70 or more where there is a subtitle."""
+    left = (8 - axes.bbox.x0) / axes.bbox.width
+    axes.text(left, 1 + 9 / axes.bbox.height, name, transform=axes.transAxes, color=MUTED, fontsize=10.5)
+
+
 def _lines_at(
     axes: Axes,
     places: Sequence[float],

@@ -1,0 +1,116 @@
+"""What do pages look like that are none of a single run: a comparison, an index, kernels, a study?
+
+Made, hostile and long: every name and text from outside would run if it were markup.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import reports
+from harness import store
+from harness.comparing.comparison import compare
+from harness.comparing.sides import read_side
+from harness.scenario.gate import DEFAULT_GATE
+from reports import history_page, kernels_page
+from reports.history import histories
+from tests.result_folder import Run, make_result
+from tests.test_reports_tuning import MEMORY, study, trial
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+LONG = EVIL + "m" * 160
+COMPARED = Run(
+    loads=(2.0, 4.0), duration_s=20, warmup=0, samples=False, output=(4, 24), question=EVIL, model=LONG, name="it"
+)
+
+
+def comparison(place: Path) -> str:
+    """Two runs of which one has a single slot, and other flags."""
+    for name, slots in ((f"a{EVIL.replace('/', '')}", 12), ("b", 1)):
+        folder = make_result(place / name, replace(COMPARED, slots=slots))
+        run = store.read_run(folder)
+        run["engine"]["asked"] = {"max_num_seqs": slots, EVIL: EVIL}
+        store.write_json(folder, store.RUN, run)
+    sides = [read_side(folder) for folder in sorted(place.iterdir())]
+    found = compare(*sides, DEFAULT_GATE, anyway=True)
+    (place / "out").mkdir()
+    return reports.write_comparison(place / "out", found).read_text(encoding="utf-8")
+
+
+def index(place: Path) -> str:
+    """Three runs of one scenario, the last one slow."""
+    folders = []
+    for day, slots in enumerate((12, 12, 1), 1):
+        folder = make_result(place / f"{day}<b>", replace(COMPARED, slots=slots))
+        changed = store.read_run(folder) | {"started_utc": f"2026-11-0{day}T10:00:00", "name": LONG}
+        store.write_json(folder, store.RUN, changed)
+        folders.append(folder)
+    return history_page.render(histories(folders), place)
+
+
+def tuning(place: Path) -> str:
+    """A study with a failure, a broken limit, a stopped trial and a confirmation."""
+    failed = trial(2, None, status="failed", failure=MEMORY | {"line": LONG}, origin="screened")
+    both = [{"name": "goodput", "direction": "maximise"}, {"name": "ttft_p99", "direction": "minimise"}]
+    trials = [failed if one["number"] == 2 else one for one in study()["trials"]]
+    told = study(
+        name=LONG, question=EVIL, engine={"model": LONG}, notes=[EVIL], trials=trials, objectives=both, front=[0, 1]
+    )
+    (place / "study.json").write_text(json.dumps(told), encoding="utf-8")
+    (place / "winner.txt").write_text(f"vllm serve {LONG}", encoding="utf-8")
+    return reports.write_study(place).read_text(encoding="utf-8")
+
+
+_BOUND = MappingProxyType({"bound": "memory", "ideal_s": 1e-4, "gap_s": 1e-4})
+
+
+def kernels(_place: Path) -> str:
+    """Cases of two phases at two block sizes, one of them wrong and one skipped."""
+    rows, cases = [], []
+    for phase in ("decode", "chunked_prefill"):
+        for size in (32, 128):
+            for tokens in (512, 2048):
+                labels = {"phase": phase, "model": "m", "dtype": "bfloat16", "block_size": size, "batch": 8}
+                labels |= {"kv_tokens": tokens}
+                seconds = 1e-6 * tokens * (1 + 16 / size)
+                rows.append(_row(len(rows), labels, seconds))
+                cases.append({"labels": labels, "kv_lens": [tokens] * 8})
+    for status in ("wrong", "skipped"):
+        rows.append(rows[0] | {"status": status, "reason": EVIL, "modes": {}})
+    doubts = [{"severity": "doubt", "text": "3 of 9 measurements stayed noisier than asked for.",
+               "next": "Leave the machine alone, or give kernels.time more."}]  # fmt: skip
+    limits = [{"source": source, "bytes_per_s": 1e10, "flops_per_s": {"bfloat16": 1e11 * (1 + more)}}
+              for more, source in enumerate(("measured", "chip"))]  # fmt: skip
+    device = {"name": EVIL, "cache_bytes": 1 << 25, "facts": {"threads": 2}}
+    counts = {"measured": len(cases), "skipped": 1, "wrong": 1, "failed": 0}
+    found = {
+        "rows": rows, "limits": limits, "provider": "vllm_cpu", "device": device, "counts": counts,
+        "missing": {"fia": EVIL},
+    }  # fmt: skip
+    summary = {
+        "simulated": False, "verdict": {"valid": False, "doubts": doubts}, "kernels": found,
+        "answer": f"8 of 10 cases measured on {EVIL} with vllm_cpu.",
+    }  # fmt: skip
+    run = {
+        "name": LONG, "question": EVIL, "kernels": {"cases": cases}, "rerun": f"harness run {LONG}",
+        "environment": {"host": EVIL},
+    }  # fmt: skip
+    return kernels_page.render(run, summary)
+
+
+def _row(case: int, labels: dict, seconds: float) -> dict:
+    """A measured row: cold and hot, with the first marked as noisy."""
+    held = {source: dict(_BOUND) | {"source": source, "fraction": 0.4} for source in ("measured", "chip")}
+    figures = {
+        "n": 40, "median_s": seconds, "ci95_s": [seconds * 0.9, seconds * 1.1], "min_s": seconds, "launch_s": seconds,
+        "bytes_per_s": 1e9, "flops_per_s": 2e9, "marks": ["noisy", "faster-later"] if case == 0 else [], "limits": held,
+    }  # fmt: skip
+    return {
+        "case": case, "path": "attention_with_a_rather_long_name", "status": "measured", "reason": None,
+        "labels": labels, "throttled": case == 1, "work": {"flops": 100, "read_bytes": 40, "write_bytes": 10},
+        "modes": {"cold": figures, "hot": figures},
+    }  # fmt: skip
+
+
+KINDS = {"compare": comparison, "index": index, "kernels": kernels, "tuning": tuning}
