@@ -12,6 +12,7 @@ from harness.imports import import_file, is_foreign, name_of
 RESULTS = Path("results")
 _DRAWN = (".html", ".md", ".xml")  # beside results, where `results/*` is asked for
 COMPARISON = "compare.json"
+STUDY = "study.json"
 
 
 def report_command(chosen: argparse.Namespace) -> Iterator[str]:
@@ -24,6 +25,9 @@ def report_command(chosen: argparse.Namespace) -> Iterator[str]:
     folders = []
     for path in paths:
         folder = _imported(path) if is_foreign(path) else path
+        if _is_study(folder):
+            yield str(_study_page(folder))
+            continue
         finish(folder)
         yield str(draw(folder, chosen.lang))
         if chosen.trace:
@@ -38,6 +42,17 @@ def _beside(path: Path) -> bool:
     if path.is_dir():
         return (path / COMPARISON).exists() and not (path / store.RUN).exists()
     return path.suffix in _DRAWN
+
+
+def _is_study(path: Path) -> bool:
+    """Whether a folder holds what `harness tune` found, and no run."""
+    return (path / STUDY).exists() and not (path / store.RUN).exists()
+
+
+def _study_page(folder: Path) -> Path:
+    from reports import tuning  # noqa: PLC0415 - a room of its own
+
+    return tuning.write(folder)
 
 
 def _imported(path: Path) -> Path:

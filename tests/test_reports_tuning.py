@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from harness.cli import main
 from harness.errors import ResultError
 from reports import tuning
 from reports.tuning_folder import StudyResult, feasible, read_study, value_of
@@ -197,3 +198,16 @@ def test_values_and_limits_are_read_as_they_are(tmp_path):
     assert [feasible(one) for one in result.trials] == [True, True, False, False, False, False]
     assert result.chosen is result.trial(1)
     assert result.default is result.trial(0)
+
+
+def test_a_study_draws_its_page_again(tmp_path, capsys):
+    """`harness report` on what `harness tune` left: the same page, byte for byte."""
+    page(study(), tmp_path)
+    drawn = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(tmp_path)])
+
+    assert not end.value.code
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == drawn

@@ -81,3 +81,15 @@ def test_what_the_flags_alone_forbid_is_refused_before_any_start(tmp_path):
 
     assert Lessons().refuses(ground.one({"max_num_seqs": 64, "max_num_batched_tokens": 32})) is not None
     assert Lessons().refuses(ground.one({"max_num_seqs": 8, "max_num_batched_tokens": 32})) is None
+
+
+def test_a_start_reaches_beyond_those_that_served_by_its_share_and_its_graphs(at):
+    """What asks for no more than one that came up reaches nowhere; failures teach nothing of it."""
+    lessons = taught(at(0.8, 16), None)
+    lessons.add(Lesson(at(0.95, 64), BootFacts(), CAPTURE))
+
+    assert lessons.beyond(at(0.8, 16)) == 0
+    assert lessons.beyond(at(0.7, 8)) == 0
+    assert lessons.beyond(at(0.9, 16)) == pytest.approx(0.1)
+    assert lessons.beyond(at(0.8, 64)) == pytest.approx(0.02)
+    assert Lessons().beyond(at(0.9, 16)) == 0

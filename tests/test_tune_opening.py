@@ -93,6 +93,17 @@ def test_the_shipped_study_opens_with_ranges_that_suit_its_model():
     assert ranges["max_num_batched_tokens"].high <= 4 * 8192
 
 
+def test_no_more_requests_are_searched_than_users_send(tmp_path):
+    """In a closed loop a larger max_num_seqs changes only the memory for graphs; swept users set no bound."""
+    block = {"block_size": [128]}
+    plain = open_study(written(tmp_path, defaults=True, space=block))
+    swept = open_study(written(tmp_path, defaults=True, space={**block, "load.concurrency": [24, 48]}))
+    highs = [{p.name: p.high for p in one.space.parameters}["max_num_seqs"] for one in (plain, swept)]
+
+    assert highs[0] == 24
+    assert highs[1] > 48
+
+
 def test_a_scenario_file_is_still_a_scenario(tmp_path):
     """Both kinds of file are checked by one command."""
     written(tmp_path)

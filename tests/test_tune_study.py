@@ -90,7 +90,7 @@ def test_what_the_moment_is_to_blame_for_is_tried_once_more(done):
         return failures.failure(failures.CRASH, "it died") if start == 1 else None
 
     evaluator = Fragile(dies)
-    work = done(evaluator, budget={"trials": 3})
+    work = done(evaluator, budget={"trials": 3}, stop_early=None)
 
     assert len(evaluator.starts) == 4
     assert [trial.status for trial in work.book.trials()] == [COMPLETE] * 3

@@ -39,6 +39,16 @@ def test_a_cheap_source_carries_what_the_observations_do_not_show():
     assert np.corrcoef(mean, truth(everywhere))[0, 1] > 0.98
 
 
+def test_what_is_doubted_bends_the_mean_less():
+    """Of two processes through the same outlier, the one that was told to doubt it stays nearer to the rest."""
+    rows = np.linspace(0, 1, 9)[:, None]
+    values = np.where(np.arange(9) == 4, 3.0, np.arange(9) / 8)
+    doubt = np.where(np.arange(9) == 4, 3.0, 0.0)
+    here = rows[[4]]
+
+    assert fit(rows, values, None, doubt).at(here)[0][0] < fit(rows, values).at(here)[0][0] - 0.3
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32))
 def test_the_correlation_is_that_of_a_distance(seed):

@@ -12,12 +12,14 @@ from harness.seeds import stream
 from harness.tune.problem import Problem, Verdict
 from harness.tune.space import Space, encoded
 from harness.tune.surrogate import fit, normalised
-from harness.tune.words import LOAD, MAXIMISE, Objective, Point, Trial
+from harness.tune.words import LOAD, MAXIMISE, STOPPED, Objective, Point, Trial
 
 Floats = NDArray[np.float64]
 _FLOOR = 0.02  # of the best value: below, rates count as equally bad
 _ENOUGH = 3  # trials before a process is fitted
 _LEAST_CHANCE = 0.02
+_EARLY_DOUBT = 0.2  # of a value that was estimated from part of a load, on a scale of factors
+_REACH = 0.3  # in the unit cube: so far from all that was tried, a model's deviation says too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Seen:
     twin_violations: Mapping[str, float]
     broken: float
     cost: float
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,10 @@ def _seen(problem: Problem, group: Sequence[Trial]) -> Seen:
     trial = min(group, key=worth)
     twin = {name: value for name, value in trial.twin.items() if not name.startswith("limit ")}
     limits = {name.partition(" ")[2]: value for name, value in trial.twin.items() if name.startswith("limit ")}
-    return Seen(engine_part(trial.point), trial.effective, trial.values, trial.violations, twin, limits, *worth(trial))
+    early = trial.status == STOPPED
+    return Seen(
+        engine_part(trial.point), trial.effective, trial.values, trial.violations, twin, limits, *worth(trial), early
+    )
 
 
 def _broken(violations: Mapping[str, float]) -> float:
@@ -111,12 +117,24 @@ def belief_of(told: Observed, rows: Floats) -> Belief:
     known = encoded(told.space, [one.point for one in seen])
     costs, cheap = _costs(told)
     shift = float(costs.mean())
-    process = fit(known, costs - shift, None if cheap is None else cheap[: len(seen)])
+    unsure = np.asarray([_EARLY_DOUBT * one.stopped for one in seen])
+    process = fit(known, costs - shift, None if cheap is None else cheap[: len(seen)], unsure)
     mean, deviation = process.at(rows, None if cheap is None else cheap[len(seen) :])
     fitted, _ = process.at(known, None if cheap is None else cheap[: len(seen)])
-    kept = [place for place, one in enumerate(seen) if one.broken <= 0]
+    kept = [place for place, one in enumerate(seen) if one.broken <= 0 and not one.stopped]
     best = float(min(fitted[place] for place in kept)) if kept else None
     return Belief(mean, deviation, best, tuple(_limits(told, known, rows)))
+
+
+def widened(belief: Belief, rows: Floats, known: Floats) -> Belief:
+    """The belief of one who explores: far from all that was tried, as unsure as candidates differ among each other.
+
+    A process that was fitted to few points near each other holds itself for surer than it may be.
+    """
+    gaps = np.sqrt(((rows[:, None, :] - known[None, :, :]) ** 2).sum(axis=2)).min(axis=1)
+    spread = max(float(belief.mean.std()), float(belief.deviation.max()))
+    deviation = np.maximum(belief.deviation, spread * (1 - np.exp(-((gaps / _REACH) ** 2))))
+    return Belief(belief.mean, deviation, belief.best, belief.limits)
 
 
 def doubt_of(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:

@@ -67,6 +67,18 @@ class Lessons:
                 return why
         return self._too_small(candidate)
 
+    def beyond(self, candidate: Candidate) -> float:
+        """By which share of the device's memory a candidate asks for more than any start that came up; 0 unasked.
+
+        What a start takes beside its share (graphs, fragments) no arithmetic knows before one has failed.
+        A doubling of the requests, for each of whose batches a graph is captured, counts as a hundredth.
+        """
+        own = _flags(candidate)
+        served = [one.flags for one in self.taught if one.failure is None]
+        if not served or not _number(own, SHARE) > 0:
+            return 0.0
+        return min(_more(own, theirs) for theirs in served)
+
     def _too_small(self, candidate: Candidate) -> Failure | None:
         """Whether the corrected cache does not hold one request of the longest length."""
         expected, needed = self.cache_gib(candidate), _needed_gib(candidate, self.taught)
@@ -93,6 +105,12 @@ class Lessons:
         ridge = np.diag([0.02**2 / belief**2 for belief in _BELIEF])
         found = np.linalg.solve(rows.T @ rows + ridge, rows.T @ left)
         return prior + float(np.asarray(_row(candidate)) @ found)
+
+
+def _more(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
+    """By how much more of the memory one asks than the other."""
+    requests = math.log2(max(_number(own, REQUESTS), 1.0) / max(_number(theirs, REQUESTS), 1.0))
+    return max(0.0, _number(own, SHARE) - _number(theirs, SHARE)) + 0.01 * max(0.0, requests)
 
 
 def _flags(candidate: Candidate) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from harness.tune.words import (
     Limit,
     Measurement,
     Minutes,
+    Objective,
     Point,
     Trial,
     Value,
@@ -160,7 +161,7 @@ def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
     found = [one.measurement for one in incumbents(given, load) if one.measurement is not None]
     if not found:
         return None
-    ruling = watch(found, problem.objectives, problem.all_limits, rule.error)
+    ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
 
     def judged(part: Measurement) -> Ruling:
         return ruling(part)
@@ -173,8 +174,14 @@ def _as_far_as(problem: Problem, verdict: Verdict, part: Measurement, known: Seq
     other = next((one.measurement for one in known if one.measurement is not None), None)
     if other is None:
         return verdict
-    values = {one.name: estimated(part, other, one.name) for one in problem.objectives}
+    values = {one.name: _no_better(one, estimated(part, other, one.name), other) for one in problem.objectives}
     return Verdict(values, verdict.violations)
+
+
+def _no_better(objective: Objective, value: float, other: Measurement) -> float:
+    """An estimate of what was stopped for being worse: at best as good as that by which it was judged."""
+    line = other.metrics.get(objective.name, math.nan)
+    return line if math.isfinite(line) and objective.better(value, line) else value
 
 
 def _merged(measured: Sequence[Measurement]) -> Measurement:

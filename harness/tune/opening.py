@@ -24,7 +24,7 @@ from harness.scenario.loading import (
 from harness.scenario.models import Engine, Scenario, flag_name
 from harness.scenario.overrides import Override
 from harness.scenario.stages import Stage, stages_of
-from harness.scenario.study import Dimension, Study
+from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.tune.expression import names_in
 from harness.tune.loads import body_of, changed
 from harness.tune.problem import WITHIN_SLO, Problem, Task, limit_of, objective_of, slo_limits
@@ -166,8 +166,18 @@ def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Spa
     fixed = {name: item for name, item in own.items() if not isinstance(item, Dimension | tuple)}
     derived = {n: i.derive for n, i in own.items() if isinstance(i, Dimension) and i.derive is not None}
     if study.defaults:
-        parameters += [one for one in default_parameters(engine, kind, scenario, fixed) if one.name not in own]
+        found = default_parameters(engine, kind, scenario, fixed, _users(study, scenario))
+        parameters += [one for one in found if one.name not in own]
     return Space(tuple(_in_order(parameters)), fixed, derived)
+
+
+def _users(study: Study, scenario: Scenario) -> int | None:
+    """The most requests at once; None without a bound: an open load, one that is swept, or several scenarios."""
+    swept = any(_name(target).startswith(LOAD + ".") for target in study.space)
+    if swept or len(study.files) > 1 or study.objective == (CAPACITY,):
+        return None
+    stage = _stage(study, scenario)
+    return stage.concurrency or stage.max_concurrency
 
 
 def _in_order(parameters: Sequence[Parameter]) -> list[Parameter]:

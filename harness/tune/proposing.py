@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.tune import space as spaces
-from harness.tune.beliefs import Observed, Seen, belief_of, doubt_of, engine_part, observed
+from harness.tune.beliefs import Observed, Seen, belief_of, doubt_of, engine_part, observed, widened
 from harness.tune.configuration import Candidate, Ground
 from harness.tune.lessons import Lessons
 from harness.tune.problem import Problem, Verdict
@@ -34,6 +34,11 @@ TPE_EVERY = 6
 CALIBRATED_AT = (1, 5)  # trials measured in full
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
+EXPLORE_EVERY = 4
+SETTLED_AT = 5  # trials: from then on what is likely to fail is left alone
+_SURE = 0.9  # to serve, asked of candidates from then on
+_STEP_SHARE = 0.1  # of the memory: a start that asks for a hundredth more than all before fails once in ten
+_FRESH = 30  # points from all over the space that join the pool each time, where a model alone is asked
 _FAR = 0.25  # apart, in the unit cube, are two favourites
 
 
@@ -184,7 +189,7 @@ class Proposer:
             for one in seen
             if first.name in one.twin and first.name in one.values
         ]
-        return agreement(pairs)
+        return agreement(pairs, self.problem.study.screening.least_tau)
 
     def _by_tpe(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
         """What Optuna's TPE asks for, the first that is new and not refused; known ones are answered from memory."""
@@ -194,7 +199,7 @@ class Proposer:
             found = self._near(point)
             if found is None or found.engine_key in taken:
                 return False, None if found is None else known.get(found.engine_key)
-            return self.lessons.refuses(found) is None, None
+            return self.lessons.refuses(found) is None and self._sure([found], number)[0], None
 
         point = asked_of_tpe(self.problem, self._space(), trials, judge, number)
         found = None if point is None else self._near(point)
@@ -209,17 +214,22 @@ class Proposer:
         return places[int(((rows[1:] - rows[0]) ** 2).sum(axis=1).argmin())]
 
     def _extend(self, seen: Sequence[Seen], number: int) -> None:
-        """Neighbours of the two best join the pool, where resolving them is cheap."""
+        """Neighbours of the best join the pool, and others where no twin has to judge them; if resolving is cheap."""
         if self.problem.kind != "simulator":
             return
         rng = stream(self.problem.study.seed, "neighbours", number)
+        alone = self.twin is None or not self._trusted(seen).trusted
         for one in sorted((one for one in seen if one.values), key=lambda one: (one.broken, one.cost))[:2]:
-            self._join(spaces.neighbours(self._space(), one.point, AROUND // 2, rng))
+            self._join(spaces.neighbours(self._space(), one.point, AROUND if alone else AROUND // 2, rng))
+        if alone:
+            self._join(spaces.drawn(self._space(), _FRESH, rng))
 
     def _by_model(self, seen: Sequence[Seen], taken: Collection[str], number: int) -> Proposal | None:
         left = self._open_ones(taken)
         if not left:
             return None
+        sure = self._sure(left, number)
+        left = [one for one, kept in zip(left, sure, strict=True) if kept] or left
         gains = self._gains(left, seen, number)
         near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
         last = seen[-1].effective if seen else None
@@ -231,15 +241,27 @@ class Proposer:
         told = Observed(self.problem, self._space(), seen, self._cheap(left, seen), number)
         rows = spaces.encoded(self._space(), [one.point for one in left])
         belief = belief_of(told, rows)
-        chance = np.ones(len(left))
+        if number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and seen:
+            belief = widened(belief, rows, spaces.encoded(self._space(), [one.point for one in seen]))
+        chance = self._serving(left)
         for mean, deviation in belief.limits:
             chance *= normal(-mean / deviation)
-        taught = self.lessons.taught
-        known = spaces.encoded(self._space(), [one.candidate.point for one in taught])
-        chance *= 1 - doubt_of(rows, known, np.asarray([one.failure is not None for one in taught]))
         if belief.best is None:
             return np.asarray(chance + 1e-12)
         return np.asarray(expected_gain(belief.mean, belief.deviation, belief.best) * chance + 1e-300)
+
+    def _serving(self, candidates: Sequence[Candidate]) -> Floats:
+        """How likely each candidate comes up: by failures near it, and by how far it reaches beyond what served."""
+        taught = self.lessons.taught
+        rows = spaces.encoded(self._space(), [one.point for one in candidates])
+        known = spaces.encoded(self._space(), [one.candidate.point for one in taught])
+        doubt = doubt_of(rows, known, np.asarray([one.failure is not None for one in taught], dtype=np.bool_))
+        further = np.asarray([self.lessons.beyond(one) for one in candidates])
+        return np.asarray((1 - doubt) * np.exp(-further / _STEP_SHARE))
+
+    def _sure(self, candidates: Sequence[Candidate], number: int) -> list[bool]:
+        """Which candidates may be tried: all at first, later those that are likely to come up."""
+        return [number < SETTLED_AT or bool(chance >= _SURE) for chance in self._serving(candidates)]
 
     def _cheap(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Verdict | None] | None:
         """What the twin says of the candidates, where it is there and still trusted."""

@@ -1,8 +1,10 @@
 """Can this trial still win, by what its benchmark has shown so far beside the incumbent's?
 
 Both answered the same requests: the same prompts at the same arrivals, so they are compared in
-pairs, request by request. Requests in a row resemble each other; what is tested are differences
-between the means of blocks of them. Two rules stop a trial, each with half of the error:
+pairs. Latencies request by request, as far as none is missing. Rates by the clock: what both had
+answered at the same time into the load, as a request that takes long holds back no count of the others,
+and what is still under way is missing on both sides alike. What is tested are differences between
+blocks, of requests or of time, as neighbours resemble each other. Two rules stop a trial, each with half of the error:
 
 1. It is worse. The test may be looked at whenever one likes: its evidence is a bet against "the trial is at least
    as good", and the chance that such a bet ever multiplies by 1 / error is at most the error (Ville's inequality).
@@ -78,9 +80,23 @@ def foreseen_behind(differences: Floats, planned: int, error: float) -> bool:
     if not differences.any():
         return False
     looks = max(1, (planned - FEWEST_BLOCKS) // 2 + 1)
-    spread = float(differences.std(ddof=1)) * math.sqrt(inflation(differences) if differences.var() > 0 else 1.0)
+    spread = float(differences.std(ddof=1)) * math.sqrt(_resemblance(differences) if differences.var() > 0 else 1.0)
     ahead = total + left * total / n
     return ahead > student_t(1 - error / looks, n - 1) * spread * math.sqrt(left + left**2 / n)
+
+
+def _resemblance(differences: Floats) -> float:
+    """How much resembling neighbours add to the variance of a sum, or opposed ones take from it.
+
+    What one block of time lacks because an answer came a moment late, the next one has too much. A negative
+    correlation is estimated 1 / n too low from n values (Marriott and Pope, Biometrika 41, 1954), and followed to -0.5.
+    """
+    left = differences - differences.mean()
+    alike = float(left[:-1] @ left[1:]) / float(left @ left)
+    if alike >= 0:
+        return inflation(differences)
+    alike = max(min(0.0, alike + 1 / len(left)), -0.5)
+    return (1 + alike) / (1 - alike)
 
 
 def blocks_of(values: Floats, size: int) -> Floats:
@@ -112,36 +128,53 @@ def _first(measurement: Measurement, name: str, count: int) -> Floats:
     return np.asarray(measurement.series[name][:count], dtype=np.float64)
 
 
-def _took(measurement: Measurement, count: int, size: int) -> Floats:
-    """Seconds that each block of requests took, from the end of those before to its own."""
-    ends = np.maximum.accumulate(np.minimum(_first(measurement, "done", count), _NEVER_S))[size - 1 :: size]
-    return np.diff(ends, prepend=0.0)
+_COUNTED = {"throughput": "tokens", "goodput": "good", "request_rate": None}
+"""Objectives that are rates, and the series that says what an answered request counts (None: one)."""
 
 
-def _end(measurement: Measurement, count: int) -> float:
-    return float(np.minimum(_first(measurement, "done", count), _NEVER_S).max())
+def _ends(measurement: Measurement) -> Floats:
+    """When each request ended; those that failed or did not end are far away."""
+    done = np.asarray(measurement.series["done"], dtype=np.float64)
+    return np.nan_to_num(done, nan=_NEVER_S, posinf=_NEVER_S)
 
 
-def _slower(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
-    """Log ratio of the times that each block of requests took."""
-    tiny = 1e-6  # a block whose last request was not the last to end took no time of its own
-    took = [np.maximum(_took(one, count, size), tiny) for one in (trial, incumbent)]
-    return _bounded(np.log(took[0] / took[1]))
+def _brought(measurement: Measurement, series: str | None, edges: Floats) -> Floats:
+    """What was answered between each two times."""
+    ends = _ends(measurement)
+    counts = np.ones(len(ends)) if series is None else np.nan_to_num(np.asarray(measurement.series[series]))
+    return np.histogram(ends, edges, weights=counts)[0]
 
 
-def _less_good(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
-    """How much less a block brought than the incumbent's, in good requests a request.
+def _last_s(measurement: Measurement) -> float:
+    """When the last request ended that did."""
+    ends = _ends(measurement)
+    return float(ends[ends < _NEVER_S].max(initial=0.0))
 
-    Good requests over time are compared through their balance: what a block brought less what the incumbent's rate
-    would have brought in the time it took. Its sum is below 0 where the trial's rate is the lower one.
+
+def _blocks_so_far(trial: Measurement, whole_s: float) -> int:
+    """Whole twentieths of another's load that have passed; no more than twice as many."""
+    return int(min(trial.load_s / whole_s, 2.0) * BLOCKS + 1e-9) if whole_s else 0
+
+
+def _behind(trial: Measurement, incumbent: Measurement, objective: str, margin: float) -> Floats:
+    """How much less the trial brought in each block of time, in the incumbent's mean blocks; empty where it is early.
+
+    The times are twentieths of the incumbent's load. Where the trial goes on for longer, the incumbent goes on at
+    its mean rate, so that over all of a load the sum is above 0 where the trial's rate is the lower one. Blocks before
+    the first answer of either say nothing, and are left out.
     """
-    whole = len(incumbent.series["good"])
-    rate = float(np.sum(incumbent.series["good"])) / max(_end(incumbent, whole), 1e-9)
-    owed = [
-        blocks_of(_first(one, "good", count), size) - rate * _took(one, count, size) / size
-        for one in (trial, incumbent)
-    ]
-    return owed[1] - owed[0]
+    series, whole_s = _COUNTED[objective], _last_s(incumbent)
+    count = _blocks_so_far(trial, whole_s)
+    if count < FEWEST_BLOCKS:
+        return np.zeros(0)
+    edges = np.arange(count + 1) * whole_s / BLOCKS
+    edges[-1] += 1e-9 * whole_s  # a request that ends with the load belongs to it
+    own, theirs = (_brought(one, series, edges) for one in (trial, incumbent))
+    mean = float(_brought(incumbent, series, np.asarray([0.0, 2 * whole_s]))[0]) / BLOCKS
+    theirs[BLOCKS:] = mean
+    started = _brought(trial, None, edges) + _brought(incumbent, None, edges)
+    first = int(np.flatnonzero(started)[0]) if started.any() else count
+    return np.asarray((theirs / (1 + margin) - own)[first:] / mean) if mean else np.zeros(0)
 
 
 def _bounded(values: Floats) -> Floats:
@@ -165,11 +198,7 @@ def _later(metric: str, statistic: str) -> Worse:
 
 
 def comparison(objective: str) -> Worse | None:
-    """How two measurements are compared by an objective; None where pairs of requests say nothing of it."""
-    if objective in ("throughput", "request_rate"):
-        return _slower
-    if objective == "goodput":
-        return _less_good
+    """How latencies are compared request by request; None where pairs of requests say nothing of an objective."""
     metric, _, statistic = objective.rpartition("_")
     if metric in ("ttft", "tpot", "e2e") and (statistic == "mean" or statistic[1:].replace(".", "", 1).isdigit()):
         return _later(metric, statistic)
@@ -179,16 +208,28 @@ def comparison(objective: str) -> Worse | None:
 def differences_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> Floats:
     """By how much the trial is worse than the incumbent in each block so far; empty where nothing can be compared.
 
-    `margin` is by which share it may be worse: of rates and mean latencies as a ratio, of goodput and of requests
-    above a percentile as a share of requests.
+    `margin` is by which share it may be worse: of rates and mean latencies as a ratio, of requests above a percentile
+    as a share of requests.
     """
+    if objective in _COUNTED:
+        return _behind(trial, incumbent, objective, margin) if trial.seed == incumbent.seed else np.zeros(0)
     compared = comparison(objective)
     planned = len(incumbent.series.get("done", ()))
     count, size = min(settled(trial), settled(incumbent)), block_size(planned)
     if compared is None or trial.seed != incumbent.seed or count < FEWEST_BLOCKS * size:
         return np.zeros(0)
-    as_ratio = objective in ("throughput", "request_rate") or objective.endswith("_mean")
-    return np.nan_to_num(compared(trial, incumbent, count, size)) - (math.log1p(margin) if as_ratio else margin)
+    allowed = math.log1p(margin) if objective.endswith("_mean") else margin
+    return np.nan_to_num(compared(trial, incumbent, count, size)) - allowed
+
+
+def _planned(trial: Measurement, incumbent: Measurement, objective: str, blocks: int) -> int:
+    """How many blocks there will be at the end: of time more, by as much as the trial is slower."""
+    total = len(incumbent.series["done"])
+    if objective not in _COUNTED:
+        return total // block_size(total)
+    own, theirs = (int((_ends(one) <= trial.load_s).sum()) for one in (trial, incumbent))
+    skipped = _blocks_so_far(trial, _last_s(incumbent)) - blocks
+    return max(blocks, math.ceil(BLOCKS * min(max(theirs / max(own, 1), 1.0), 2.0)) - skipped)
 
 
 def evidence_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> float:
@@ -220,10 +261,12 @@ def race(
             continue
         least = min(evidence_against(one) for one in worse)
         most = max(most, least)
-        planned = len(incumbent.series["done"])
         if least * share >= 1:
             return Ruling(True, f"beaten by incumbent {number} in {names}", least, settled(trial))
-        if all(foreseen_behind(one, planned // block_size(planned), share) for one in worse):
+        if all(
+            foreseen_behind(one[: len(one) // 2 * 2], _planned(trial, incumbent, named.name, len(one)), share)
+            for one, named in zip(worse, objectives, strict=True)
+        ):
             return Ruling(True, f"would end behind incumbent {number} in {names}", least, settled(trial))
     return Ruling(stop=False, evidence=most, requests=settled(trial))
 

@@ -23,13 +23,16 @@ _MORE_THAN_FIT = 4  # times the requests that the cache holds: beyond, all that 
 
 
 def default_parameters(
-    engine: Engine, kind: str, scenario: Scenario, fixed: Mapping[str, Value]
+    engine: Engine, kind: str, scenario: Scenario, fixed: Mapping[str, Value], users: int | None = None
 ) -> Iterator[Parameter]:
-    """block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens for an engine."""
+    """block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens for an engine.
+
+    `users` is how many requests a closed load has under way at once; None where its arrivals set no bound.
+    """
     args = {**engine.args, **fixed}
     memory = _memory(engine, args) if kind == "simulator" else None
     yield Parameter("block_size", "choice", values=block_sizes(kind, args))
-    most = _most_requests(scenario, memory)
+    most = min(_most_requests(scenario, memory), float(max(users or MOST_REQUESTS, 2 * FEWEST_REQUESTS)))
     yield Parameter("max_num_seqs", "int", FEWEST_REQUESTS, most, 1.0, log=True)
     low, high = _shares(args, memory)
     yield Parameter("gpu_memory_utilization", "float", low, high, _SHARE_STEP)

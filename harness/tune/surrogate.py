@@ -53,11 +53,27 @@ def trend_columns(count: int, cheap: Floats | None) -> Floats:
     return ones if cheap is None else np.column_stack([ones, cheap])
 
 
-def fit(rows: Floats, values: Floats, cheap: Floats | None = None) -> Process:
-    """The most likely process of some observations; `cheap` is what the twin says of the same rows, in their scale."""
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Observations in units of their own spread; `doubt` is the variance that each has beyond the common noise."""
+
+    rows: Floats
+    values: Floats
+    cheap: Floats | None
+    doubt: Floats
+
+
+def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats | None = None) -> Process:
+    """The most likely process of some observations.
+
+    `cheap` is what the twin says of the same rows, in their scale; `doubt` the standard deviation, in that scale, by
+    which each observation is less sure than the rest (none by default).
+    """
     spread = float(values.std()) if len(values) > 1 and values.std() > 0 else 1.0
     lengths, noise = np.full(rows.shape[1], 0.6), 1e-2
-    best = _negative_likelihood(rows, values / spread, _told(cheap, spread), lengths, noise)[0]
+    unsure = np.zeros(len(rows)) if doubt is None else (doubt / spread) ** 2
+    shown = _Shown(rows, values / spread, _told(cheap, spread), unsure)
+    best = _negative_likelihood(shown, lengths, noise)[0]
     for _ in range(_ROUNDS):
         for column in range(rows.shape[1] + 1):
             for candidate in _NOISES if column == rows.shape[1] else _LENGTHS:
@@ -66,10 +82,10 @@ def fit(rows: Floats, values: Floats, cheap: Floats | None = None) -> Process:
                     tried_noise = candidate
                 else:
                     tried[column] = candidate
-                found = _negative_likelihood(rows, values / spread, _told(cheap, spread), tried, tried_noise)[0]
+                found = _negative_likelihood(shown, tried, tried_noise)[0]
                 if found < best - 1e-9:
                     best, lengths, noise = found, tried, tried_noise
-    _, process = _negative_likelihood(rows, values / spread, _told(cheap, spread), lengths, noise)
+    _, process = _negative_likelihood(shown, lengths, noise)
     return Process(
         rows,
         lengths,
@@ -90,15 +106,13 @@ def _units(cheap: Floats | None, spread: float) -> Floats:
     return np.asarray([spread] if cheap is None else [spread, 1.0])
 
 
-def _negative_likelihood(
-    rows: Floats, values: Floats, cheap: Floats | None, lengths: Floats, noise: float
-) -> tuple[float, Process]:
+def _negative_likelihood(shown: _Shown, lengths: Floats, noise: float) -> tuple[float, Process]:
     """The negative logarithm of the posterior of lengths and noise, and the process that they make."""
-    count = len(rows)
-    columns = trend_columns(count, cheap)
-    base = matern(rows, rows, lengths) + noise * np.eye(count)
+    rows, count = shown.rows, len(shown.rows)
+    columns = trend_columns(count, shown.cheap)
+    base = matern(rows, rows, lengths) + np.diag(noise + shown.doubt)
     lower: Floats = np.asarray(np.linalg.cholesky(base + 1e-9 * np.eye(count)), dtype=np.float64)
-    scaled, target = np.linalg.solve(lower, columns), np.linalg.solve(lower, values)
+    scaled, target = np.linalg.solve(lower, columns), np.linalg.solve(lower, shown.values)
     # A weak belief that the twin's slope is 1, so that two observations cannot turn it round.
     belief = np.diag([1e-6, *([1 / _SLOPE_DEVIATION**2] * (columns.shape[1] - 1))])
     prior = np.asarray([0.0, *([1.0] * (columns.shape[1] - 1))])
