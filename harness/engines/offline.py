@@ -5,7 +5,6 @@ interpreter that the scenario names, or the twin in virtual time. What they are 
 harness/calls.py.
 """
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from harness.engines import generate
 from harness.engines.base import Serving, flags_of
 from harness.engines.hollow import is_hollow
 from harness.engines.resolving import Resolved, by_twin, started
-from harness.engines.vllm import Watch, checked, environment_of, guarded
+from harness.engines.vllm import Watch, checked, environment_of, guarded, in_time
 from harness.errors import EngineError, InputError, suggestion
 from harness.plan import StagePlan
 from harness.scenario.models import Engine
@@ -61,7 +60,7 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> Asy
     )
     command = [*program, str((work.raw / calls.JOB).resolve())]
     async with guarded(engine, kind, command, log) as (watch, group):
-        cache = telemetry.cache_config(await _ready(engine, work.raw, watch))
+        cache = telemetry.cache_config(await in_time(_answering(work.raw, watch), engine, watch))
         simulated = kind == _SIMULATOR
         yield Serving(
             kind,
@@ -89,18 +88,6 @@ async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
 
 def _flags(engine: Engine) -> dict[str, Any]:
     return engine.args if engine.model is None else {"model": engine.model, **engine.args}
-
-
-async def _ready(engine: Engine, raw: Path, watch: Watch) -> str:
-    """The counters of an engine that is ready."""
-    try:
-        return await asyncio.wait_for(_answering(raw, watch), engine.ready_timeout)
-    except asyncio.TimeoutError:
-        said = watch.last_words()
-        raise EngineError(
-            f"engine: not ready within {engine.ready_timeout:g} s (engine.ready_timeout); "
-            f"{f'its last words: {said}' if said else 'it said nothing'}; see {watch.log}"
-        ) from None
 
 
 async def _answering(raw: Path, watch: Watch) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str) -> AsyncIterator[S
     command = _command(engine, python, port)
     async with guarded(engine, kind, command, log) as (watch, group):
         async with Control(_url(engine.host, port), engine.api_key_env) as control:
-            model = await _ready(engine, control, watch)
+            model = await in_time(_answering(engine, control, watch), engine, watch)
             cache = await control.effective()
         yield Serving(
             kind,
@@ -159,10 +159,14 @@ def _command(engine: Engine, python: str, port: int) -> list[str]:
     return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *flags_of(engine.args)]
 
 
-async def _ready(engine: Engine, control: Control, watch: "Watch") -> str:
-    """The model's name, once /health and a completion of one token have answered."""
+async def in_time(answering: Awaitable[str], engine: Engine, watch: "Watch") -> str:
+    """What an engine's answer is once it is ready.
+
+    Raises:
+        EngineError: it did not come within `engine.ready_timeout`; with the engine's last words.
+    """
     try:
-        return await asyncio.wait_for(_answering(engine, control, watch), engine.ready_timeout)
+        return await asyncio.wait_for(answering, engine.ready_timeout)
     except asyncio.TimeoutError:
         said = watch.last_words()
         raise EngineError(
@@ -172,6 +176,7 @@ async def _ready(engine: Engine, control: Control, watch: "Watch") -> str:
 
 
 async def _answering(engine: Engine, control: Control, watch: "Watch") -> str:
+    """The model's name, once /health and a completion of one token have answered."""
     while not await control.healthy():
         await watch.rest()
     asked = None if "served_model_name" in engine.args else engine.model
