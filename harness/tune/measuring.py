@@ -14,8 +14,8 @@ from harness.tune.configuration import Candidate
 from harness.tune.evaluating import Evaluator, Session, StartFailed, Watch
 from harness.tune.loads import changed
 from harness.tune.problem import Problem, Task, Verdict, verdict_of
-from harness.tune.racing import Ruling, watch
-from harness.tune.series import estimated
+from harness.tune.racing import watch
+from harness.tune.series import estimated, look_every_s
 from harness.tune.words import (
     COMPLETE,
     FAILED,
@@ -162,11 +162,7 @@ def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
     if not found:
         return None
     ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
-
-    def judged(part: Measurement) -> Ruling:
-        return ruling(part)
-
-    return judged
+    return Watch(ruling, look_every_s(found))
 
 
 def _as_far_as(problem: Problem, verdict: Verdict, part: Measurement, known: Sequence[Trial]) -> Verdict:
