@@ -62,3 +62,9 @@ def work_in(folder: Path, problem, worker="worker", evaluator=None) -> Work:
     book = open_book(problem, url, worker, "same", resume=True)
     desk = open_desk(url, problem.study.name, worker)
     return Work(problem, evaluator or Virtual(), book, desk, ground, proposer, folder)
+
+
+def constraints_of(frozen):
+    """What Optuna was told of a trial's constraints, in their order; Optuna 4 keeps a list, 5 one under each name."""
+    found = frozen.constraints if hasattr(frozen, "constraints") else frozen.system_attrs["constraints"]
+    return list(found.values()) if isinstance(found, dict) else found
