@@ -13,7 +13,7 @@ from harness.clock import utc_now
 from harness.errors import EXIT_DONE, InputError
 from harness.scenario.overrides import Override
 from harness.tune import result
-from harness.tune.configuration import Ground, resolver
+from harness.tune.configuration import Ground, Resolve, resolver
 from harness.tune.confirming import Confirmed, confirm
 from harness.tune.dead import dead_parameters, settled
 from harness.tune.evaluating import Evaluator, Virtual
@@ -121,7 +121,7 @@ def _work(problem: Problem, folder: Path, chosen: argparse.Namespace, say: Say) 
     book = open_book(problem, url, worker, _fingerprint(problem), resume=resume)
     proposer = Proposer(problem, ground, Lessons(), twin_of(problem))
     proposer.open()
-    evaluator = _evaluator(problem)
+    evaluator = _evaluator(problem, resolve)
     desk = open_desk(url, problem.study.name, worker)
     return Work(
         problem, evaluator, book, desk, ground, proposer, folder,
@@ -129,14 +129,14 @@ def _work(problem: Problem, folder: Path, chosen: argparse.Namespace, say: Say) 
     )  # fmt: skip
 
 
-def _evaluator(problem: Problem) -> Evaluator:
+def _evaluator(problem: Problem, resolve: Resolve) -> Evaluator:
     """Virtual time for the simulated engine, where its loads are of single requests; else a real start."""
     single = all(
         one.scenario.workload is not None and one.scenario.workload.kind != "conversation" for one in problem.tasks
     )
     if problem.kind == "simulator" and single:
         return Virtual(noise=Noise(*_NOISE, problem.study.seed))
-    return Live(problem.kind)
+    return Live(problem.kind, resolve)
 
 
 def _fingerprint(problem: Problem) -> str:

@@ -11,18 +11,16 @@ from harness.account import settle
 from harness.exchange import Exchange
 from harness.ledger import Ledger
 from harness.plan import StagePlan
-from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.spool import Spool, whole_end
 from harness.tune import following
 from harness.tune.evaluating import Watch
 from harness.tune.following import Following
-from harness.tune.live import Live, measured_in
+from harness.tune.live import measured_in
 from harness.tune.racing import Ruling
 from harness.tune.series import look_every_s, partial_of, times_to_look
 from tests.fakes import answered, event
 from tests.tune_measurements import measured
-from tests.tune_problems import problem_in
 
 BEGIN_NS = 10**15
 SECOND_NS = 10**9
@@ -136,34 +134,3 @@ def test_looks_are_twentieths_of_the_shortest_rival():
     assert times_to_look(measured([2.2]), every_s) == pytest.approx((0.5, 1.0, 1.5, 2.0))
     assert len(times_to_look(measured([7.0]))) == 19
     assert times_to_look(measured([]), look_every_s([])) == ()
-
-
-def statuses(folder):
-    """How many requests ended in which way."""
-    (stage,) = store.read_json(folder, store.SUMMARY)["stages"]
-    return stage["requests"]
-
-
-def test_a_live_load_that_cannot_win_is_cut(tmp_path):
-    """What is in flight is cancelled and no failure, what was planned is accounted for, and the engine serves on."""
-    problem = problem_in(
-        tmp_path, scenario={"workload": {"kind": "synthetic", "input_tokens": 16, "output_tokens": 400}},
-        load={"constant": {"rate": 20, "requests": 400}},
-    )  # fmt: skip
-    (task,) = problem.tasks
-    watch = Watch(lambda part: Ruling(stop=np.isfinite(part.series["done"]).sum() > 2), 0.2)
-    engine = Engine(kind="simulator", model=problem.engine.model, args=problem.engine.args)
-    with Live("simulator").open(engine, tmp_path / "trial") as session:
-        part = session.measure(task, task.stage, 1, watch)
-        again = session.measure(task, Stage("constant", rate=20.0, requests=4), 2)
-    told = statuses(tmp_path / "trial" / "load-1")
-
-    assert part.stopped
-    assert part.folder == "load-1"
-    assert part.load_s < 20
-    assert told["scheduled"] == 400 == sum(told[name] for name in ("completed", "failed", "cancelled", "never_sent"))
-    assert told["failed"] == 0
-    assert told["completed"] >= np.isfinite(part.series["done"]).sum() > 2
-    assert min(told["cancelled"], told["never_sent"]) > 0
-    assert not again.stopped
-    assert again.metrics["failed"] == 0

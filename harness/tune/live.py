@@ -23,6 +23,7 @@ from harness.scenario.loading import LoadedScenario
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.tune import failures
+from harness.tune.configuration import Resolve
 from harness.tune.evaluating import Session, Started, StartFailed, Watch
 from harness.tune.following import Following, stage_in
 from harness.tune.loads import with_stage
@@ -100,9 +101,13 @@ def failure_of(log: Path, line: str) -> Failure:
 
 @dataclass(slots=True)
 class Live:
-    """Real engines of one kind, or the simulated one in real time."""
+    """Real engines of one kind, or the simulated one in real time.
+
+    `resolve` tells what an engine's flags become, and has kept what it told: no start asks for that again.
+    """
 
     kind: str
+    resolve: Resolve | None = None
     say: Say = lambda _line: None
     simulated: bool = False
     hollow: bool = False
@@ -120,7 +125,8 @@ class Live:
         store.write_json(folder, "engine.json", json.loads(engine.model_dump_json(exclude_none=True)))
         begin_ns = monotonic_ns()
         loop = asyncio.new_event_loop()
-        context = start_of(self.kind)(engine, log)
+        known = None if self.resolve is None else self.resolve([engine])[0]
+        context = start_of(self.kind, known)(engine, log)
         self._busy = False
         try:
             serving = self._up(loop, context, log, begin_ns)
