@@ -113,11 +113,11 @@ class Book:
 
     def note(self, name: str, value: Any) -> None:
         """Keep a word about the study."""
-        self.study.set_user_attr(name, value)
+        self.study.set_user_attr(name, _jsonable(value))
 
     def noted(self, name: str) -> Any:
         """A word about the study; None where there is none."""
-        return self.study.user_attrs.get(name)
+        return _valued(self.study.user_attrs.get(name))
 
 
 def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resume: bool) -> Book:
