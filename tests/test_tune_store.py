@@ -69,6 +69,8 @@ def test_what_ended_is_there_when_the_book_is_opened_again(problem, tmp_path):
     assert frozen[0].params == point
     assert frozen[0].state == frozen[1].state == optuna.trial.TrialState.COMPLETE
     assert constraints_of(frozen[1]) == [1.0]
+    assert again.study.metric_names == ["throughput"]
+    assert (frozen[0].user_attrs["status"], frozen[1].user_attrs["cause"]) == ("complete", "crash: it died")
     assert again.study.best_trial.number == 0
 
 

@@ -65,6 +65,5 @@ def work_in(folder: Path, problem, worker="worker", evaluator=None) -> Work:
 
 
 def constraints_of(frozen):
-    """What Optuna was told of a trial's constraints, in their order; Optuna 4 keeps a list, 5 one under each name."""
-    found = frozen.constraints if hasattr(frozen, "constraints") else frozen.system_attrs["constraints"]
-    return list(found.values()) if isinstance(found, dict) else found
+    """What Optuna takes a trial's constraints for, in their order; Optuna 4 has no word of its own for that."""
+    return list(frozen.constraints.values()) if hasattr(frozen, "constraints") else frozen.system_attrs["constraints"]

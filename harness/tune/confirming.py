@@ -15,7 +15,7 @@ from harness.tune.study import Work, digest
 from harness.tune.words import COMPLETE, LOAD, Trial, Value
 from harness.units import significant
 
-_NOTE = "harness_turn"
+_TURNS = "harness_turns"  # of the confirmation
 _FRESH = 1_000_003  # so far from the trials' seed are those of the confirmation
 
 
@@ -124,14 +124,14 @@ class _Heard:
 
 def _heard(work: Work, engines: "_Engines", entrant: Entrant, turn: Turn) -> _Heard:
     """A turn as the book has it from before the study was interrupted, or measured now and written into the book."""
-    name = f"{_NOTE} {turn.seed} {digest(canonical(entrant.load) + entrant.candidate.key)}"
-    kept = work.book.noted(name)
-    if kept is not None:
-        return _Heard(kept["value"], tuple(kept["broken"]), kept["minutes"])
+    name = f"{turn.seed} {digest(canonical(entrant.load) + entrant.candidate.key)[:16]}"
+    known = work.book.noted(_TURNS) or {}
+    if name in known:
+        return _Heard(known[name]["value"], tuple(known[name]["broken"]), known[name]["minutes"])
     verdict, minutes = engines.measured(entrant, turn.who, turn.seed)
     value = None if verdict is None else verdict.values[work.problem.objectives[0].name]
     broken = tuple(limit for limit, by in (verdict.violations if verdict else {}).items() if by > 0)
-    work.book.note(name, {"value": value, "broken": list(broken), "minutes": minutes})
+    work.book.note(_TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes}})
     work.say(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(value)}")
     return _Heard(value, broken, minutes)
 

@@ -134,10 +134,6 @@ def _teach(study: optuna.Study, problem: Problem, space: Space, trial: Trial, tr
 
 
 def constrain(trial: optuna.trial.Trial, constraints: Mapping[str, float]) -> None:
-    """Tell a running trial's constraints, to Optuna 4 as to 5."""
-    if hasattr(trial, "set_constraint"):
-        for name, value in constraints.items():
-            trial.set_constraint(name, value)
-        return
+    """Tell a running trial's constraints: as a list, which Optuna 4, 5 and the dashboard read alike."""
     number = trial._trial_id  # noqa: SLF001 - Optuna 4 has no public way to do this outside of a sampler
     trial.storage.set_trial_system_attr(number, _CONSTRAINTS, list(constraints.values()))
