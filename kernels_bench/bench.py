@@ -60,6 +60,8 @@ def rows(bench: Bench) -> Iterator[Row]:
     """For each case and path a `begin` line before it, then its row."""
     paths = bench.provider.paths()
     for index, case in enumerate(bench.job.cases[bench.job.begin :], bench.job.begin):
+        if index in bench.job.without:
+            continue
         yield {"event": "begin", "case": index}
         chosen = _paths_for(case, paths, bench.job.paths)
         if not chosen:

@@ -1,5 +1,6 @@
 """How does a comparison become one HTML file?"""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from reports.verdict import Badge, Doubt
 from reports.writing import write_text
 
 PAGE = "compare.html"
+MOST_DRAWN = 40  # measurements of kernels in the figure; the table has all
 HEADS = ("Measure", "Base", "New", "Change", "Interval", "Allowed", "Verdict")
 _TONES = {WORSE: "bad", BETTER: "good"}
 _MARKS = {BETTER: "good", WORSE: "bad", "better and worse": "bad"}
@@ -47,7 +49,7 @@ def _context(found: Comparison) -> dict[str, Any]:
         "badges": list(badges(found)),
         "doubts": [Doubt(doubt.severity, doubt.next, (("", doubt.text),)) for doubt in found.doubts],
         "figure": _figure(found),
-        "heads": HEADS,
+        "heads": ("Kernel", *HEADS[1:]) if found.is_kernels else HEADS,
         "judged": by_stage(found.judged),
         "shown": by_stage(found.shown),
         "changes": [tuple(Cell(text, foreign=True) for text in (one.name, one.base, one.new)) for one in found.changes],
@@ -67,16 +69,18 @@ def badges(found: Comparison) -> Iterator[Badge]:
 
 
 def by_stage(rows: Sequence[Row]) -> list[tuple[str, list[list[Cell]]]]:
-    """Stages in their order, each with its rows as cells."""
-    labels = dict.fromkeys((row.stage, row.label) for row in rows)
-    return [(label, [cells(row) for row in rows if row.stage == stage]) for stage, label in labels]
+    """Stages in their order, each with its rows as cells; of kernels, what stands under one label."""
+    groups: dict[tuple[int | None, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((None if row.part else row.stage, row.label), []).append(row)
+    return [(label, [cells(row) for row in own]) for (_, label), own in groups.items()]
 
 
 def cells(row: Row) -> list[Cell]:
     """One row as `HEADS` names its cells."""
     counts = " / ".join(format_count(count) for count in row.counts)
     return [
-        Cell(name_of(row.measure), f"n {counts}"),
+        Cell(row.part or name_of(row.measure), f"n {counts}", foreign=bool(row.part)),
         Cell(value_text(row.measure, row.base)),
         Cell(value_text(row.measure, row.new)),
         Cell(change_text(row), tone=_TONES.get(row.verdict, "plain")),
@@ -87,18 +91,31 @@ def cells(row: Row) -> list[Cell]:
 
 
 def _figure(found: Comparison) -> Drawing | None:
-    bars = list(_bars(found.judged))
+    rows = _drawn(found.judged) if found.is_kernels else found.judged
+    bars = list(_bars(rows))
     if all(bar.change is None for bar in bars):
         return None
-    head = Head("Change of each measure from base to new", "dot and interval; dashed: what the gate allows",
+    more = f"; the {len(rows)} that changed most" if len(rows) < len(found.judged) else ""
+    head = Head(_TITLES[found.is_kernels], f"dot and interval; dashed: what the gate allows{more}",
                 simulated=found.simulated)  # fmt: skip
     said = "; ".join(
-        f"{name_of(row.measure)} at {row.label}: {change_text(row)}, {row.verdict}" for row in found.judged
+        f"{row.place if row.part else f'{name_of(row.measure)} at {row.label}'}: {change_text(row)}, {row.verdict}"
+        for row in rows
     )
     with drawing():
         return drawn(
             forest(bars, head), "forest", head, f"{said}.", _CAPTION.format(smallest=allowed_text(found.gate.smallest))
         )
+
+
+_TITLES = {False: "Change of each measure from base to new", True: "Change of each kernel's time from base to new"}
+
+
+def _drawn(rows: Sequence[Row]) -> list[Row]:
+    """The measurements of kernels that changed most, in their own order, headings together."""
+    largest = sorted(rows, key=lambda row: -abs(row.effect.estimate) if row.effect else -math.inf)[:MOST_DRAWN]
+    labels = list(dict.fromkeys(row.label for row in rows))
+    return sorted(largest, key=lambda row: (labels.index(row.label), row.stage))
 
 
 _CAPTION = (
@@ -108,12 +125,13 @@ _CAPTION = (
 
 
 def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
-    stage = None
+    stage: int | str | None = None
     for row in rows:
-        if row.stage != stage:
-            stage = row.stage
+        heading = row.label if row.part else row.stage
+        if heading != stage:
+            stage = heading
             yield Bar(row.label)
-        name = name_of(row.measure)
+        name = row.part or name_of(row.measure)
         if row.ratio is None or row.low is None or row.high is None:
             yield Bar(name, verdict=row.verdict)
             continue
@@ -141,10 +159,11 @@ def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
 
 def _gate_rows(found: Comparison) -> list[tuple[str, str]]:
     gate = found.gate
+    of = "kernel" if found.is_kernels else "engine"
     return [
-        ("fewest requests a stage", format_count(gate.samples)),
+        ("fewest samples a kernel" if found.is_kernels else "fewest requests a stage", format_count(gate.samples)),
         ("confidence over all measures", format_share(gate.confidence)),
         ("smallest difference worth telling", allowed_text(gate.smallest)),
-        ("two runs of one engine differ by", format_share(gate.between_runs)),
+        (f"two runs of one {of} differ by", format_share(gate.between_runs)),
         *((f"{key} may be worse by", allowed_text(allowed)) for key, allowed in gate.gate.items()),
     ]

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.kernels.result import MEASURED, name_of
+from harness.kernels.repeats import MEASURED
+from harness.kernels.result import name_of
 from harness.units import format_count, format_duration, format_rate, format_share, significant
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline

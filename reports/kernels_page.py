@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness import store
-from harness.kernels.result import FAILED, MEASURED, SKIPPED, WRONG
+from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
 from harness.units import format_bytes, format_rate
 from reports import kernels
 from reports.page import PAGE, environment, moment, policy, script

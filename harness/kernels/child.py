@@ -48,18 +48,35 @@ class Place:
     """How long to wait for the next line once cases run."""
 
 
-def lines(job: Job, place: Place) -> Iterator[Line]:
-    """The lines of a job: one `device` line, then a `row` for each case and path, those of lost cases included.
+def lines(job: Job, place: Place, repeats: int = 1) -> Iterator[Line]:
+    """The lines of a job: one `device` line, then a `row` for each repeat, case and path, lost cases included.
+
+    Each repeat is a process of its own, held to the limits that the first one measured; a case on which a process
+    died is not tried again.
 
     Raises:
         EngineError: where the interpreter or a provider is not there, or processes die one after another.
     """
-    for death in range(MOST_DEATHS):
+    told = False
+    for repeat in range(repeats):
+        for line in _repeat_lines(job, place):
+            if line["event"] == "device":
+                job = replace(job, measured=_measured(line))
+            elif not line["path"] and line["status"] == "failed":
+                job = replace(job, without=(*job.without, line["case"]))
+            if line["event"] == "row" or not told:
+                yield {**line, "repeat": repeat}
+            told = True
+
+
+def _repeat_lines(job: Job, place: Place) -> Iterator[Line]:
+    """The lines of one repeat; a `device` line from each of its processes."""
+    for _ in range(MOST_DEATHS):
         end: Line = {}
         for line in _process_lines(job, place):
             if line["event"] in _ENDS:
                 end = line
-            elif line["event"] == "row" or (line["event"] == "device" and not death):
+            elif line["event"] in ("device", "row"):
                 yield line
             if line["event"] == "device":
                 job = replace(job, measured=_measured(line))
