@@ -62,6 +62,5 @@ def _row(case, repeat, path, status, seconds):
     }  # fmt: skip
     errors = {"worst": 0.1, "typical": 0.01, "not_finite": 0, "elements": 9}
     work = {"flops": 200, "read_bytes": 90, "write_bytes": 10}
-    return row | {
-        "reason": None, "work": work, "throttled": False, "errors": errors, "modes": {"cold": found, "hot": dict(found)},
-    }  # fmt: skip
+    modes = {"cold": found, "hot": dict(found)}
+    return row | {"reason": None, "work": work, "throttled": False, "errors": errors, "modes": modes}

@@ -18,14 +18,12 @@ from harness.finish import finish, verdict_lines
 from harness.kernels import child
 from harness.kernels.order import order_of
 from harness.kernels.result import find_doubts
-from harness.kernels.steps import step_mixes
 from harness.scenario.loading import load_scenario
 from harness.scenario.models import Engine
 from harness.twin.calibration import read_calibration
 from harness.twin.chips import chip_named
 from harness.twin.cost import StepCost
 from harness.twin.settings import settings_from_flags
-from tests.result_folder import Run, make_result
 
 SHIPPED = Path(__file__).parent.parent / "scenarios" / "paged_attention.yaml"
 HEAD = "name: k\nquestion: How fast?\nkernels:\n"
@@ -146,7 +144,7 @@ def test_repeats_are_processes_of_their_own(tmp_path, fake):
     rates = {row["modes"]["hot"]["n"] for row in kernels["rows"] if row["modes"]}
 
     assert kernels["counts"] == {"measured": 7, "skipped": 0, "wrong": 0, "failed": 1}
-    assert (kernels["repeats"], kernels["between_runs"], rates) == (3, 0.0, {6})
+    assert (kernels["repeats"], kernels["between_runs"], rates) == (3, pytest.approx(0, abs=1e-12), {6})
     assert set(store.read_kernel_samples(tmp_path / "out")["repeat"]) == {0, 1, 2}
     assert len(kernels["limits"]) == 1
     assert sum("the process died" in line for line in told) == 1
@@ -271,7 +269,9 @@ def test_a_scenario_that_makes_no_sense_is_refused(tmp_path, keys, told):
 
 def test_axes_without_any_case_are_refused(tmp_path):
     """A grid of which nothing can run is a fault of the input."""
-    with pytest.raises(InputError, match="no combination makes a case: 3 KV heads do not divide 8 heads"):
+    with pytest.raises(
+        InputError, match="no combination makes a case: 3 KV heads do not divide 8 heads; expected 2 or 4"
+    ):
         order_of(scenario(tmp_path, "heads: 8\nkv_heads: 3\nhead_size: 64\n"))
 
 
@@ -279,19 +279,6 @@ def test_an_unknown_model_has_a_nearest_one(tmp_path):
     """The presets that there are, or the shape itself."""
     with pytest.raises(InputError, match=r"kernels.model: 'Qwen2.5-8B' has no preset; did you mean"):
         order_of(scenario(tmp_path, "model: Qwen2.5-8B\n"))
-
-
-def test_steps_of_a_result_have_the_lengths_of_its_requests(tmp_path):
-    """Sequences that decode have a prompt and some of an answer in the cache; every fourth step prefills one, too."""
-    folder = make_result(tmp_path / "r", Run(loads=(4.0,), duration_s=20))
-    requests = store.read_requests(folder)
-    mixes = step_mixes(folder, 8)
-    longest = int((requests.input_tokens + requests.output_tokens).max())
-
-    assert len(mixes) == 8
-    assert all(1 <= kv <= longest for mix in mixes for kv in mix.kv_lens)
-    assert all(query <= kv for mix in mixes for query, kv in zip(mix.query_lens, mix.kv_lens, strict=True))
-    assert [max(mix.query_lens) > 1 for mix in mixes][3::4] == [True, True]
 
 
 def test_measured_kernels_time_the_simulators_attention(tmp_path, fake):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from harness.errors import EngineError
+from harness.errors import EngineError, InputError
 
 if TYPE_CHECKING:  # a room of its own
     from kernels_bench.job import Job
@@ -56,6 +56,7 @@ def lines(job: Job, place: Place, repeats: int = 1) -> Iterator[Line]:
 
     Raises:
         EngineError: where the interpreter or a provider is not there, or processes die one after another.
+        InputError: where a path was asked for that the provider does not know.
     """
     told = False
     for repeat in range(repeats):
@@ -92,6 +93,8 @@ def _repeat_lines(job: Job, place: Place) -> Iterator[Line]:
 
 def _lost(end: Line, place: Place) -> int:
     """The case on which a process died; an EngineError where it was none, or where no provider is there."""
+    if end["event"] == "fault" and end.get("asked"):
+        raise InputError(end["reason"])
     if end["event"] == "fault":
         raise EngineError(_unavailable(place, end["reason"]))
     if end["case"] is None:

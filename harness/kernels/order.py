@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import InputError, suggestion
 from harness.kernels.steps import step_mixes
 from harness.lengths import token_lengths
-from harness.scenario.counts import Count, LogNormalItem, NormalItem, UniformItem
+from harness.scenario.counts import Count, LogNormalItem, NormalItem, UniformItem, bounds
 from harness.scenario.kernels import Kernels, many
 from harness.scenario.loading import LoadedScenario
 from harness.twin.chips import CHIPS
@@ -62,7 +62,8 @@ def order_of(loaded: LoadedScenario) -> Order:
     cases = tuple(one for one in made if isinstance(one, Case))
     skipped = tuple(one for one in made if isinstance(one, Skipped))
     if not cases:
-        raise InputError(f"{loaded.path}: kernels: no combination makes a case: {skipped[0].reason}")
+        reasons = dict.fromkeys(one.reason for one in skipped)
+        raise InputError(*(f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons))
     job = Job(
         cases=cases,
         provider=kernels.provider,
@@ -77,7 +78,8 @@ def order_of(loaded: LoadedScenario) -> Order:
 
 
 def _axis(value: Any) -> Any:
-    return many(value)
+    """The values of an axis, each once."""
+    return tuple(dict.fromkeys(many(value)))
 
 
 def _folder(written: str, scenario: Path) -> Path:
@@ -116,8 +118,10 @@ def _named(count: Count) -> str:
     if isinstance(count, UniformItem):
         return f"{count.uniform[0]}–{count.uniform[1]} ragged"
     if isinstance(count, LogNormalItem):
-        return f"~{count.lognormal.median:g} ragged"
-    return f"~{count.normal.mean:g} ragged" if isinstance(count, NormalItem) else "chosen"
+        return f"~{count.lognormal.median:g} (sigma {count.lognormal.sigma:g}) ragged"
+    if isinstance(count, NormalItem):
+        return f"~{count.normal.mean:g} (sd {count.normal.sd:g}) ragged"
+    return f"chosen of {bounds(count)[0]}–{bounds(count)[1]}"
 
 
 def _options(loaded: LoadedScenario) -> Mapping[str, Any]:
