@@ -62,7 +62,7 @@ def test_a_change_beyond_what_runs_differ_by_is_shown(tmp_path):
 
     assert verdicts(found) == [WORSE, SAME, BETTER, SAME]
     assert found.exit_code == 1
-    assert found.answer.startswith("Of 8 measurements of kernels 2 are slower and 2 faster: time of decode, ")
+    assert found.answer.startswith("Of 8 measurements of kernels 2 are slower, 2 faster and 0 lost: time of decode, ")
     assert [doubt.name for doubt in found.doubts] == ["few_repeats"]
     assert "2.00 % is taken for it" in found.doubts[0].text
 

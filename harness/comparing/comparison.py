@@ -232,12 +232,14 @@ def _answer(found: Comparison) -> str:
 
 def _kernel_answer(found: Comparison) -> str:
     """How many measurements changed, and the one that changed most."""
-    slower, faster = ([row for row in found.judged if row.verdict == verdict] for verdict in (WORSE, BETTER))
-    count = len(found.judged)
-    if not slower and not faster:
-        return f"No difference shown in {sum(row.effect is not None for row in found.judged)} measurements of kernels."
-    largest = max((*slower, *faster), key=lambda row: abs(row.effect.estimate) if row.effect else math.inf)
-    return f"Of {count} measurements of kernels {len(slower)} are slower and {len(faster)} faster: {told(largest)}."
+    timed = [row for row in found.judged if row.effect is not None]
+    slower, faster = ([row for row in timed if row.verdict == verdict] for verdict in (WORSE, BETTER))
+    lost = [row for row in found.broken if row.effect is None]
+    if not slower and not faster and not lost:
+        return f"No difference shown in {len(timed)} measurements of kernels."
+    changed = sorted((*slower, *faster), key=lambda row: -abs(row.effect.estimate) if row.effect else 0.0)
+    counts = f"{len(slower)} are slower, {len(faster)} faster and {len(lost)} lost"
+    return f"Of {len(found.judged)} measurements of kernels {counts}: {told([*lost, *changed][0])}."
 
 
 def _first(rows: Sequence[Row], what: str) -> str:
