@@ -24,6 +24,8 @@ from reports.writing import write_text
 PAGE = "compare.html"
 MOST_DRAWN = 40  # measurements of kernels in the figure; the table has all
 HEADS = ("Measure", "Base", "New", "Change", "Interval", "Allowed", "Verdict")
+_SAID = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
+_RUN_WORDS = {False: ("Engine", "Model"), True: ("Provider", "Device")}
 _TONES = {WORSE: "bad", BETTER: "good"}
 _MARKS = {BETTER: "good", WORSE: "bad", "better and worse": "bad"}
 
@@ -55,7 +57,8 @@ def _context(found: Comparison) -> dict[str, Any]:
         "changes": [tuple(Cell(text, foreign=True) for text in (one.name, one.base, one.new)) for one in found.changes],
         "runs": [row for name, side in (("base", found.base), ("new", found.new)) for row in _run_rows(name, side)],
         "gate": _gate_rows(found),
-        "terms": {key: TERMS[key] for key in ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user") if key in TERMS},
+        "terms": {} if found.is_kernels else {key: TERMS[key] for key in _SAID if key in TERMS},
+        "run_heads": ("Side", "Folder", "Started", *_RUN_WORDS[found.is_kernels], "Result"),
     }
 
 
@@ -112,10 +115,9 @@ _TITLES = {False: "Change of each measure from base to new", True: "Change of ea
 
 
 def _drawn(rows: Sequence[Row]) -> list[Row]:
-    """The measurements of kernels that changed most, in their own order, headings together."""
+    """The measurements of kernels that changed most, in their own order."""
     largest = sorted(rows, key=lambda row: -abs(row.effect.estimate) if row.effect else -math.inf)[:MOST_DRAWN]
-    labels = list(dict.fromkeys(row.label for row in rows))
-    return sorted(largest, key=lambda row: (labels.index(row.label), row.stage))
+    return sorted(largest, key=lambda row: row.stage)
 
 
 _CAPTION = (
@@ -131,13 +133,18 @@ def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
         if heading != stage:
             stage = heading
             yield Bar(row.label)
-        name = row.part or name_of(row.measure)
+        name = _short(row.part) or name_of(row.measure)
         if row.ratio is None or row.low is None or row.high is None:
             yield Bar(name, verdict=row.verdict)
             continue
         change, low, high = (_percent(row, value) for value in (row.ratio, row.low, row.high))
         allowed = None if row.allowed is None else 100 * row.allowed * (-1 if row.measure.more_is_better else 1)
         yield Bar(name, change, low, high, "worse: gate broken" if row.broken else row.verdict, allowed)
+
+
+def _short(part: str) -> str:
+    """A kernel's measurement as a figure has room for it."""
+    return part.replace(" tokens", "").replace("block size", "block")
 
 
 def _percent(row: Row, value: float) -> float:
@@ -147,12 +154,14 @@ def _percent(row: Row, value: float) -> float:
 def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
     for run in side.runs:
         valid = bool((run.summary.get("verdict") or {}).get("valid"))
+        words = (run.engine.get("kind"), run.engine.get("model"))
+        if side.is_kernels:
+            words = (run.summary["kernels"]["provider"], run.summary["kernels"]["device"]["name"])
         yield [
             Cell(name),
             Cell(run.name, foreign=True),
             Cell(moment(str(run.run.get("started_utc") or "")) or "–"),
-            Cell(str(run.engine.get("kind") or "–"), foreign=True),
-            Cell(str(run.engine.get("model") or "–"), foreign=True),
+            *(Cell(str(word or "–"), foreign=True) for word in words),
             Cell("valid" if valid else "not valid", tone="plain" if valid else "bad"),
         ]
 

@@ -4,7 +4,7 @@ They are the same where all axes are: phase, shapes, dtype, path, mode. An axis 
 another dtype or another provider's path, is left out where each side has a single value of it for everything else.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,10 +40,12 @@ def aligned(base: Side, new: Side) -> tuple[Side, Side]:
     for name in apart(base, new):
         if all(_is_told_without(side, {*left_out, name}) for side in (base, new)):
             left_out.add(name)
-    numbers: dict[_Key, int] = {}
+    keys: dict[_Key, str] = {}
     for axes in (*_axes(base), *_axes(new)):
-        numbers.setdefault(_key(axes, left_out), len(numbers))
-    differing = varying(dict(key) for key in numbers)
+        keys.setdefault(_key(axes, left_out), _heading(axes, left_out))
+    headings = list(dict.fromkeys(keys.values()))
+    numbers = {key: place for place, key in enumerate(sorted(keys, key=lambda key: headings.index(keys[key])))}
+    differing = varying(dict(key) for key in keys)
     sides = [[_numbered(one, numbers, left_out, differing) for one in side.repeats] for side in (base, new)]
     return replace(base, repeats=sides[0]), replace(new, repeats=sides[1])
 
@@ -68,7 +70,10 @@ def _numbered(repeat: Repeat, numbers: Mapping[_Key, int], left_out: set[str], d
     return replace(repeat, stages=dict(sorted(stages.items())))
 
 
+def _heading(axes: Mapping[str, Any], left_out: Collection[str]) -> str:
+    return ", ".join(str(axes[name]) for name in _HEADING if name in axes and name not in left_out)
+
+
 def _named(axes: Mapping[str, Any], left_out: Collection[str], differing: Collection[str]) -> dict[str, str]:
     """The heading under which a measurement stands, and its own name there."""
-    heading: Sequence[str] = [str(axes[name]) for name in _HEADING if name in axes and name not in left_out]
-    return {"label": ", ".join(heading), "part": axes_text(axes, {*ALWAYS, *differing} - set(left_out))}
+    return {"label": _heading(axes, left_out), "part": axes_text(axes, {*ALWAYS, *differing} - set(left_out))}

@@ -86,7 +86,14 @@ def _trail(requests: Requests, events: Events, budget: int) -> _Trail:
     prompts = np.maximum(1, np.where(requests.input_tokens > 0, requests.input_tokens, requests.input_asked))
     chunks = sorted(_chunks(requests, prompts, at_ns, (budget, near_ns)), key=lambda one: one.at_ns)
     return _Trail(
-        requests.first_ns, requests.last_ns, prompts, at_ns, rows[order], events.tokens[order], tuple(chunks), near_ns
+        requests.first_ns,
+        requests.last_ns,
+        prompts,
+        at_ns,
+        rows[order],
+        events.tokens[order].astype(np.int64),
+        tuple(chunks),
+        near_ns,
     )
 
 
