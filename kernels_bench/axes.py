@@ -174,7 +174,9 @@ def _in_cache(case: Case, cache_bytes: int) -> Case | Skipped:
     """The case on a cache of that size; skipped where its sequences do not fit."""
     blocks = cache_bytes // (case.block_size * case.token_cache_bytes)
     if cache_bytes and blocks < case.used_blocks:
-        return Skipped(case.labels, f"needs {case.used_blocks} blocks; the cache has {blocks}")
+        gib = case.used_blocks * case.block_size * case.token_cache_bytes / (1 << 30)
+        more = f"expected a cache of at least {gib:.3g} GiB"
+        return Skipped(case.labels, f"needs {case.used_blocks} blocks; the cache has {blocks}: {more}")
     return replace(case, num_blocks=blocks)
 
 

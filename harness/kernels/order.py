@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a room of its own, opened when kernels are asked for
     from kernels_bench.presets import Shape
 
 DEFAULT_MODEL = "Qwen2.5-7B"
+MOST_REASONS = 5  # that are told where no case is left
 _DEVICE_NAMES = {"A3": "910_93"}  # how the device calls itself, where that is not the chip's name
 
 
@@ -63,7 +65,8 @@ def order_of(loaded: LoadedScenario) -> Order:
     skipped = tuple(one for one in made if isinstance(one, Skipped))
     if not cases:
         reasons = dict.fromkeys(one.reason for one in skipped)
-        raise InputError(*(f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons))
+        told = (f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons)
+        raise InputError(*itertools.islice(told, MOST_REASONS))
     job = Job(
         cases=cases,
         provider=kernels.provider,
@@ -84,7 +87,12 @@ def _axis(value: Any) -> Any:
 
 def _folder(written: str, scenario: Path) -> Path:
     """A folder as a shell would find it, or beside the scenario."""
-    return Path(written) if Path(written).exists() else scenario.parent / written
+    found = Path(written) if Path(written).exists() else scenario.parent / written
+    if not found.is_dir():
+        raise InputError(
+            f"{scenario}: kernels.steps_of: {written}: no such folder; expected a result folder of `harness run`"
+        )
+    return found
 
 
 def _shapes(kernels: Kernels) -> list[tuple[str, Shape]]:

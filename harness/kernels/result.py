@@ -147,7 +147,9 @@ def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
         return [Doubt("hollow", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
     found = [*_wrong(rows), *_lost(rows), *_unquiet(rows), *_unlike_runs(rows), *_beaten(rows)]
     if not any(row["status"] == MEASURED for row in rows):
-        found.append(Doubt("nothing_measured", INVALID, "No case was measured.", "See the table for each reason."))
+        reason = next((f" (first: {row['reason']})" for row in rows if row.get("reason")), "")
+        text = f"No case was measured{reason}."
+        found.append(Doubt("nothing_measured", INVALID, text, "See the table for each reason."))
     return found
 
 
