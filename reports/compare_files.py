@@ -39,7 +39,7 @@ def _lines(found: Comparison) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    yield row_of(["Stage", *HEADS])
+    yield row_of(["Stage", *HEADS])  # of kernels: what they have in common, and which it is
     yield row_of([":--", ":--", *["--:"] * (len(HEADS) - 2), ":--"])
     for row in rows:
         yield row_of([plain(row.label), *(plain(cell.text) for cell in cells(row))])
@@ -48,7 +48,7 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 def _cases(found: Comparison) -> Iterator[Xml.Element]:
     """A case a measure of the gate: it fails where the gate is broken, and is skipped where it cannot be judged."""
     for row in found.judged:
-        case = junit.case_of(f"{found.name}.compare", f"{row.measure.key} at {row.label}")
+        case = junit.case_of(f"{found.name}.compare", f"{row.measure.key} at {row.place}")
         if row.broken:
             junit.fail(case, f"{told(row)}: {verdict_text(row)}", "regression")
         elif row.verdict == UNTOLD:
@@ -78,7 +78,7 @@ def _row(row: Row) -> dict[str, Any]:
     kind = "ratio" if row.measure.ratio else "difference"
     return {
         "stage": row.stage,
-        "label": row.label,
+        "label": row.place,
         "measure": row.measure.key,
         "metric": row.measure.metric,
         "base": row.base,

@@ -1,5 +1,6 @@
 """How did a scenario's results move over runs and versions, and at which run was a change shown?"""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from harness.comparing.aligning import aligned
 from harness.comparing.judging import BETTER, WORSE, Row, judge
 from harness.comparing.likeness import unlike
 from harness.comparing.sides import Side, read_side
 from harness.comparing.telling import change_text, name_of
 from harness.measures import Measure, in_view, measure_of, value_of
-from harness.scenario.gate import DEFAULT_GATE
+from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports.rows import frame_of_rows
 
 SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
@@ -46,7 +48,10 @@ class Entry:
 
     @property
     def change(self) -> str:
-        """What changed, in words; empty where nothing was shown."""
+        """What changed, in words; empty where nothing was shown. Of kernels, which are many, only how many did."""
+        if self.side.is_kernels:
+            counts = Counter(row.verdict for row in self.changed)
+            return "; ".join(f"{verdict}: {count} kernel times" for verdict, count in counts.items())
         return "; ".join(
             f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}" for row in self.changed
         )
@@ -113,7 +118,10 @@ def _alike(one: Entry, other: Entry) -> bool:
 
 
 def _changed(before: Entry, entry: Entry) -> list[Row]:
-    rows = judge(before.side, entry.side, DEFAULT_GATE)
+    sides, gate = (before.side, entry.side), DEFAULT_GATE
+    if entry.side.is_kernels:
+        sides, gate = aligned(*sides), KERNEL_GATE
+    rows = judge(*sides, gate)
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
 
 

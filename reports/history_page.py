@@ -49,7 +49,9 @@ def _context(found: Sequence[History], place: Path) -> dict[str, Any]:
 
 
 def _stages(history: History) -> list[int]:
-    return sorted({stage for entry in history.entries for repeat in entry.side.repeats for stage in repeat.stages})
+    """Stages that figures show; kernels have measurements instead, each with a page of its own."""
+    runs = [entry.side for entry in history.entries if not entry.side.is_kernels]
+    return sorted({stage for side in runs for repeat in side.repeats for stage in repeat.stages})
 
 
 def _shown(history: History, number: int, place: Path) -> dict[str, Any]:

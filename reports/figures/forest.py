@@ -12,6 +12,7 @@ from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE
 
 ROW = 26  # height of a row
 _LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 56, 34
+_LETTER, _WIDEST_LEFT = 6.4, 420  # room for names longer than those of measures
 _WIDEST = 60.0  # per cent; intervals beyond end in an arrow
 _COLOURS = {"worse": BAD, "better": ACCENT}
 
@@ -35,7 +36,8 @@ def forest(bars: Sequence[Bar], head: Head) -> Figure:
     """A row a measure: a dot with its interval, no difference in the middle."""
     height = _TOP + _BOTTOM + ROW * len(bars)
     figure = paper((WIDE, height), head)
-    axes = panel(figure, (_LEFT, _TOP, _RIGHT, _BOTTOM))
+    left = max([_LEFT, *(_LETTER * len(bar.name) + 16 for bar in bars if bar.change is not None)])
+    axes = panel(figure, (min(left, _WIDEST_LEFT), _TOP, _RIGHT, _BOTTOM))
     reach = _reach(bars)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(len(bars) - 0.4, -0.6)
@@ -62,7 +64,7 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     width = axes.bbox.width
     place = axes.get_yaxis_transform()
     weight = "bold" if bar.change is None and not bar.verdict else "normal"
-    axes.text(-(_LEFT - 8) / width, row, bar.name, transform=place, color=INK, fontsize=11, va="center_baseline",
+    axes.text((8 - axes.bbox.x0) / width, row, bar.name, transform=place, color=INK, fontsize=11, va="center_baseline",
               fontweight=weight)  # fmt: skip
     colour = _COLOURS.get(bar.verdict.split(" ")[0].rstrip(":"), MUTED)
     axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, fontsize=10.5, va="center_baseline")
