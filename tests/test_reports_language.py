@@ -3,6 +3,7 @@
 import ast
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,22 @@ def test_a_folder_is_drawn_in_chinese(tmp_path):
     folder = make_result(tmp_path, Run(loads=(2.0,), duration_s=4))
 
     assert '<html lang="zh-Hans">' in draw(folder, "zh").read_text(encoding="utf-8")
+
+
+ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")
+
+
+def test_the_job_page_is_in_the_language_of_the_page(tmp_path):
+    """summary.md has no three English words in a row but the scenario's own question; English is as it was."""
+    folder = make_result(tmp_path, replace(RUNS["sweep"], question="Does it hold here?", model="m", message="lost"))
+    draw(folder, "zh")
+    chinese = (folder / "summary.md").read_text(encoding="utf-8")
+    draw(folder)
+    english = (folder / "summary.md").read_text(encoding="utf-8")
+
+    assert [line for line in chinese.splitlines() if ENGLISH.search(line)] == ["## Does it hold here?"]
+    assert len(chinese.splitlines()) == len(english.splitlines())
+    assert re.findall(r"^\|.*?\|", english, re.MULTILINE)[2:] == ["| poisson 1 req/s |", "| poisson 5 req/s |"]
 
 
 def test_languages_are_those_of_the_command_line():
