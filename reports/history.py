@@ -44,13 +44,6 @@ class Entry:
         own = (self.run.get("client") or {}).get("version")
         return ", ".join(engine) or (f"npu-harness {own}" if own else "–")
 
-    @property
-    def change(self) -> str:
-        """What changed, in words; empty where nothing was shown."""
-        return "; ".join(
-            f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}" for row in self.changed
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -77,6 +70,11 @@ class History:
             if (value := _value(measure, found)) is not None
         ]
         return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
+
+
+def told(row: Row) -> str:
+    """A change in words."""
+    return f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}"
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:
