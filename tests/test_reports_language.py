@@ -89,6 +89,15 @@ def test_what_is_filled_in_is_escaped():
     assert "<img" not in told
 
 
+def test_every_sign_is_one_that_chinese_fonts_have():
+    """The fonts that the page names, on Linux, Windows and macOS, all cover the national standard GBK."""
+    texts = [*catalogue("zh").fixed.values(), *(other for _, _, other in catalogue("zh").patterns)]
+    signs = {sign for text in texts for sign in text if sign > "\u2e7f"}
+
+    assert len(signs) > 500
+    assert "".join(sorted(signs)).encode("gbk")
+
+
 def test_entries_use_the_slots_they_have():
     """No translation asks for a slot that its key lacks, and none leaves out a number."""
     for pattern, slots, other in catalogue("zh").patterns:
