@@ -26,9 +26,10 @@ def write_all(folder: Path, language: str = "en") -> Path:
     from reports.folder import read  # noqa: PLC0415 - likewise
 
     if "kernels" in store.read_run(folder):
-        from reports.kernels_page import write as write_kernels  # noqa: PLC0415 - likewise
+        from reports import kernels_files, kernels_page  # noqa: PLC0415 - likewise
 
-        return put_into(write_kernels(folder), language)
+        kernels_files.write(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY), language)
+        return put_into(kernels_page.write(folder), language)
     data = gather(read(folder))
     markdown.write(data.result, language)
     junit.write(data.result)
