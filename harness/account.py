@@ -6,7 +6,7 @@ timeline.json. Nothing is lost: scheduled = completed + failed + cancelled + nev
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,15 @@ from harness.records import (
     TEXT_COLUMNS,
     WARMUP,
     Events,
+    Requests,
     requests_from_columns,
 )  # fmt: skip
 
 LOST = "lost"  # sent, but the process that waited for the answer died
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
 Columns = dict[str, NDArray[Any]]
+Source = tuple[NDArray[np.void], Decoded]
+"""The rows of what one process sent (the ledger's), and the answers that came back to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,20 @@ def read_begun(raw: Path) -> Begun:
 def settle(folder: Path) -> None:
     """Write requests.parquet, events.parquet and timeline.json from a run's raw files."""
     raw = folder / store.RAW
+    requests, events, timeline = gathered(raw, list(_sources(raw)))
+    store.write_requests(folder, requests)
+    store.write_events(folder, requests.index, events)
+    store.write_json(folder, store.TIMELINE, timeline)
+
+
+def gathered(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Events, list[dict[str, int]]]:
+    """Every planned request, their token events, and a span for every stage that began, from what each source knows.
+
+    What was sent and is not answered yet counts as lost, so that a load under way can be looked at as well.
+    """
     plans, turns = load(raw / "plan.npz")
     begun = read_begun(raw)
-    parts = [_part(*source) for source in enumerate(_sources(raw))]
+    parts = [_part(*source) for source in enumerate(sources)]
     sent = [columns for columns, _ in parts]
     unsent = _never_sent(plans, turns, begun, sent)
     columns = {name: np.concatenate([*(part[name] for part in sent), unsent[name]]) for name in COLUMNS[1:]}
@@ -88,13 +102,11 @@ def settle(folder: Path) -> None:
     order = _order(columns)
     columns = {name: values[order] for name, values in columns.items()}
     columns["index"] = np.arange(len(order))
-    requests = requests_from_columns(columns)
-    store.write_requests(folder, requests)
-    store.write_events(folder, requests.index, _events([decoded for _, decoded in parts], begun, order))
-    store.write_json(folder, store.TIMELINE, _timeline(plans, begun, columns))
+    events = _events([decoded for _, decoded in parts], begun, order)
+    return requests_from_columns(columns), events, _timeline(plans, begun, columns)
 
 
-def _sources(raw: Path) -> Iterator[tuple[NDArray[np.void], Decoded]]:
+def _sources(raw: Path) -> Iterator[Source]:
     """What was sent and what came back, by each worker, or by the program that generated offline."""
     for number in range(len(list(raw.glob("ledger-*.bin")))):
         yield read_ledger(raw / f"ledger-{number}.bin"), decode_spool(raw / f"spool-{number}.bin")
@@ -103,7 +115,7 @@ def _sources(raw: Path) -> Iterator[tuple[NDArray[np.void], Decoded]]:
         yield offline
 
 
-def _part(number: int, source: tuple[NDArray[np.void], Decoded]) -> tuple[Columns, tuple[Columns, Decoded]]:
+def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, Decoded]]:
     """One worker's requests as columns, and its decoded answers with the row that each belongs to."""
     rows, decoded = source
     size = len(rows)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shlex
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import harness
 from harness.clock import utc_now
-from harness.errors import EXIT_DONE, InputError
+from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from harness.scenario.overrides import Override
 from harness.tune import result
-from harness.tune.configuration import Ground, resolver
+from harness.tune.configuration import Ground, Resolve, resolver
 from harness.tune.confirming import Confirmed, confirm
 from harness.tune.dead import dead_parameters, settled
 from harness.tune.evaluating import Evaluator, Virtual
@@ -53,13 +54,40 @@ def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
     folder = _folder(chosen, problem)
     work = _work(problem, folder, chosen, say)
     with work.desk.beating():
-        carry_out(work)
-        confirmed = _confirmed(work)
+        try:
+            carry_out(work)
+            confirmed = _confirmed(work)
+        except KeyboardInterrupt:
+            return _interrupted(work, chosen)
         if confirmed is None and work.problem.study.confirm.best:
             return Tuned(EXIT_DONE, ("another worker confirms the winner", str(folder)))
-        simulated = bool(getattr(work.evaluator, "simulated", False))
-        lines = result.conclude(work, confirmed, simulated, bool(getattr(work.evaluator, "hollow", False)))
-    return Tuned(EXIT_DONE, (*lines, _page(folder, chosen.lang)))
+        return Tuned(EXIT_DONE, _concluded(work, confirmed, chosen.lang))
+
+
+def _concluded(work: Work, confirmed: Confirmed | None, language: str) -> tuple[str, ...]:
+    """Write what is left of the study, and draw its page; the lines for a terminal."""
+    simulated, hollow = (bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow"))
+    return (*result.conclude(work, confirmed, simulated, hollow), _page(work.folder, language))
+
+
+def _interrupted(work: Work, chosen: argparse.Namespace) -> Tuned:
+    """What was found until somebody pressed Ctrl-C; the trial that was running is tried again on --resume."""
+    asked = [chosen.study, *(word for one in chosen.overrides for word in ("--set", one))]
+    for name in ("trials", "seed"):
+        asked += [f"--{name}", getattr(chosen, name)] if getattr(chosen, name) is not None else []
+    words = [
+        "harness",
+        "tune",
+        *(str(word) for word in asked if word is not None),
+        "--out",
+        str(work.folder),
+        "--resume",
+    ]
+    stored = "" if chosen.storage is None else " with the same --storage"  # an address may hold a password
+    line = f"interrupted; what was measured is kept, and `{shlex.join(words)}`{stored} goes on"
+    if not work.book.trials():
+        return Tuned(EXIT_INTERRUPTED, (line,))
+    return Tuned(EXIT_INTERRUPTED, (*_concluded(work, None, chosen.lang), line))
 
 
 def _shipped() -> Path:
@@ -121,7 +149,7 @@ def _work(problem: Problem, folder: Path, chosen: argparse.Namespace, say: Say) 
     book = open_book(problem, url, worker, _fingerprint(problem), resume=resume)
     proposer = Proposer(problem, ground, Lessons(), twin_of(problem))
     proposer.open()
-    evaluator = _evaluator(problem)
+    evaluator = _evaluator(problem, resolve)
     desk = open_desk(url, problem.study.name, worker)
     return Work(
         problem, evaluator, book, desk, ground, proposer, folder,
@@ -129,14 +157,14 @@ def _work(problem: Problem, folder: Path, chosen: argparse.Namespace, say: Say) 
     )  # fmt: skip
 
 
-def _evaluator(problem: Problem) -> Evaluator:
+def _evaluator(problem: Problem, resolve: Resolve) -> Evaluator:
     """Virtual time for the simulated engine, where its loads are of single requests; else a real start."""
     single = all(
         one.scenario.workload is not None and one.scenario.workload.kind != "conversation" for one in problem.tasks
     )
     if problem.kind == "simulator" and single:
         return Virtual(noise=Noise(*_NOISE, problem.study.seed))
-    return Live(problem.kind)
+    return Live(problem.kind, resolve)
 
 
 def _fingerprint(problem: Problem) -> str:

@@ -83,6 +83,10 @@ class Crew:
         """Nothing more is sent; what is in flight goes on to its end."""
         self._tell(do="stop")
 
+    def cut(self) -> None:
+        """Nothing more is sent, and what is in flight is given up, as cancelled."""
+        self._tell(do="cut")
+
     async def close(self) -> None:
         """End every worker; what is in flight is given up."""
         for member in self._members:

@@ -51,7 +51,7 @@ def decode_spool(path: Path) -> Decoded:
         # This process decodes the first part itself while the others do theirs.
         futures = [pool.submit(decode_part, path, start, stop) for start, stop in ranges[1:]]
         first = decode_part(path, *ranges[0])
-        return _joined([first, *(future.result() for future in futures)])
+        return joined([first, *(future.result() for future in futures)])
 
 
 def decode_part(path: Path, start: int, stop: int | None) -> Decoded:
@@ -98,7 +98,8 @@ def _row(frame: Frame, answer: sse.Answer) -> tuple[int, ...]:
     )
 
 
-def _joined(parts: Sequence[Decoded]) -> Decoded:
+def joined(parts: Sequence[Decoded]) -> Decoded:
+    """The answers of one part after those of another."""
     return Decoded(
         {name: np.concatenate([part.integers[name] for part in parts]) for name in INTEGERS},
         {name: [text for part in parts for text in part.texts[name]] for name in TEXTS},

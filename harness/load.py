@@ -19,6 +19,7 @@ from harness.clock import Clock
 from harness.drafts import Draft, Drafts
 from harness.exchange import Exchange
 from harness.plan import StagePlan
+from harness.records import CANCELLED
 from harness.workloads import Reply
 
 # A user whose request could not even be carried out waits before the next: a dead engine is not to be
@@ -173,7 +174,7 @@ class StageLoad:
     def _over(self, exchange: Exchange) -> None:
         job = self._jobs.pop(exchange.seq)
         self.done += 1
-        self.failed += bool(exchange.failure)
+        self.failed += exchange.failure not in ("", CANCELLED)
         self._kit.books.over(exchange)
         if not self._stopping:
             self._go_on(exchange, job)

@@ -34,7 +34,8 @@ class Order:
 
     `say` gets a line now and then; `on_sample` every sample that a worker takes of itself.
     `preload` is called in a thread of its own while the engine starts: time to load what the
-    page will need.
+    page will need. `enough` is asked now and then while a stage runs, in a thread of its own: whether what it has
+    shown is enough, so that the run ends there and what is in flight is given up.
     """
 
     loaded: LoadedScenario
@@ -44,6 +45,7 @@ class Order:
     selfcheck: dict[str, Any] | None = None
     on_sample: Callable[[int, dict[str, Any]], None] = lambda _worker, _sample: None
     preload: Callable[[], None] = lambda: None
+    enough: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

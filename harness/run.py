@@ -23,7 +23,8 @@ from harness.watching import Watched, watching
 
 __all__ = ["Order", "Outcome", "conduct", "open_folder"]
 
-_DYING_POLLS = 50  # of 0.2 s
+_POLL_S = 0.2
+_DYING_POLLS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,28 +114,44 @@ async def _stages(order: Order, serving: Serving, hands: _Hands, plans: tuple[pl
             break
         order.say(f"stage {made.number + 1}/{len(plans)}: {json.dumps(made.stage.as_dict())}")
         note(order.folder, number=made.number, begin_ns=crew.begin(made.number))
-        ending = await _finished(crew, made.number, serving)
-        if ending is not None:
+        ended = await _finished(order, crew, made.number, serving)
+        if ended is not None:
             note(order.folder, stopped_ns=monotonic_ns())
-            return Outcome(EXIT_ENGINE, (ending,))
+            if ended.exit_code:
+                return ended
+            break
     if interrupts.count:
         return Outcome(EXIT_INTERRUPTED, ("interrupted; what was measured is kept",))
     return Outcome()
 
 
-async def _finished(crew: Crew, number: int, serving: Serving) -> str | None:
-    """Wait for a stage's last answer; where the engine dies meanwhile, stop, and say why it died."""
+async def _finished(order: Order, crew: Crew, number: int, serving: Serving) -> Outcome | None:
+    """Wait for a stage's last answer; how the run ends with it, None where it goes on.
+
+    Where the engine dies meanwhile, nothing more is sent; where the stage has shown enough, it is cut.
+    """
     waiting = asyncio.get_running_loop().create_task(crew.finished(number))
     ending: str | None = None
+    cut = False
     while not waiting.done():
-        await asyncio.wait({waiting}, timeout=0.2)
+        await asyncio.wait({waiting}, timeout=_POLL_S)
         if ending is None and (ending := serving.ending()) is not None:
             crew.stop()
+        elif not cut and ending is None and (cut := await _enough(order, waiting)):
+            crew.cut()
     try:
         waiting.result()
     except HarnessError as fault:
-        return "\n".join(fault.lines)
-    return ending or serving.ending()
+        return Outcome(EXIT_ENGINE, ("\n".join(fault.lines),))
+    ending = ending or serving.ending()
+    return Outcome(EXIT_ENGINE, (ending,)) if ending is not None else Outcome() if cut else None
+
+
+async def _enough(order: Order, waiting: asyncio.Task[None]) -> bool:
+    """Whether the order's stage under way has shown enough; looked at beside the loop, which has telemetry to stamp."""
+    if order.enough is None or waiting.done():
+        return False
+    return await asyncio.get_running_loop().run_in_executor(None, order.enough)
 
 
 async def _dying(control: Control, serving: Serving) -> str | None:
@@ -144,7 +161,7 @@ async def _dying(control: Control, serving: Serving) -> str | None:
     for _ in range(_DYING_POLLS):
         if (ending := serving.ending()) is not None:
             return ending
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(_POLL_S)
     return None
 
 

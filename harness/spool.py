@@ -85,6 +85,19 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator
             yield _decode(body)
 
 
+def whole_end(path: Path, start: int = 0) -> int:
+    """Where the last frame ends that is there in full, of those from byte `start` (a frame's first) on."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while start + _LENGTH.size <= size:
+            file.seek(start)
+            end = start + _LENGTH.size + _LENGTH.unpack(file.read(_LENGTH.size))[0]
+            if end > size:
+                break
+            start = end
+    return start
+
+
 def frame_starts(path: Path, parts: int) -> list[tuple[int, int]]:
     """Byte ranges that cut a spool into about equal `parts` at frame borders."""
     size = path.stat().st_size

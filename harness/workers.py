@@ -165,8 +165,9 @@ class Worker:
                 running = asyncio.get_running_loop().create_task(self._run(command["number"], command["begin_ns"]))
             elif command["do"] == "stop":
                 self._stop()
-            elif command["do"] == "abort":
-                break
+            elif command["do"] == "cut":
+                self._stop()
+                self._client.cancel_all()
         self._stop()
         self._client.cancel_all()
         if running is not None:

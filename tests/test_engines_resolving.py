@@ -8,8 +8,11 @@ import pytest
 
 from harness.engines import asking
 from harness.engines.installed import installed
-from harness.engines.resolving import by_twin, resolve, resolve_many
-from harness.errors import EngineError
+from harness.engines.probe import OFFLINE, SERVER
+from harness.engines.resolving import by_twin, examine, resolve, resolve_many
+from harness.engines.vllm import checked
+from harness.errors import EngineError, InputError
+from harness.scenario.models import Engine
 
 FAKE = str(Path(__file__).parent / "fake_engine")
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -22,7 +25,7 @@ def asked(tmp_path, monkeypatch):
     words, ask = [], asking.output_of
 
     def counting(command, *rest):
-        words.append(command[-1])
+        words.append(command[2])
         return ask(command, *rest)
 
     monkeypatch.setattr(asking, "output_of", counting)
@@ -112,6 +115,33 @@ def test_one_process_answers_all_and_answers_are_kept(asked):
     assert again == (first[1], first[0])
     assert "--block-size" in has.options
     assert asked == ["versions", "resolve", "versions", "versions", "versions", "resolve"]
+
+
+def test_an_engine_without_a_server_has_defaults_of_its_own(asked):
+    """It is asked as vLLM's `LLM` would ask, and that answer is not taken for a server's."""
+    env = {"PYTHONPATH": FAKE}
+    found = [
+        asyncio.run(examine("vllm", sys.executable, env, "m", [{}], usage=usage)).resolved[0]
+        for usage in (SERVER, OFFLINE, OFFLINE)
+    ]
+
+    assert [one.effective["cudagraph_mode"] for one in found] == [SERVER, OFFLINE, OFFLINE]
+    assert asked.count("resolve") == 2
+
+
+def test_what_is_known_is_not_asked_before_a_start(asked):
+    """What speaks against a start still does: a flag that the engine has not, and a fault that is known."""
+    env = {"PYTHONPATH": FAKE}
+    known, bad = resolved({"max_num_seqs": 4}, {"max_num_seqs": 64, "max_num_batched_tokens": 32})
+    engine = Engine(kind="vllm", model="m", args={"max_num_seqs": 4})
+    strange = engine.model_copy(update={"args": {"max_num_seq": 4}})
+
+    assert asyncio.run(checked(engine, "vllm", sys.executable, env, known=known)) is known
+    with pytest.raises(InputError, match="no such flag"):
+        asyncio.run(checked(strange, "vllm", sys.executable, env, known=known))
+    with pytest.raises(EngineError, match="would not start"):
+        asyncio.run(checked(engine, "vllm", sys.executable, env, known=bad))
+    assert asked.count("resolve") == 1
 
 
 def test_an_answer_follows_from_the_model_and_the_environment(asked, tmp_path):

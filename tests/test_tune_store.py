@@ -11,7 +11,7 @@ from harness.errors import InputError
 from harness.tune.sampler import told_constraints
 from harness.tune.store import address, as_plain, from_plain, open_book
 from harness.tune.words import COMPLETE, FAILED, Failure, Measurement, Minutes, Trial
-from tests.tune_problems import problem_in
+from tests.tune_problems import constraints_of, problem_in
 
 NUMBER = st.floats(-1e6, 1e6).map(lambda value: float(f"{value:.6g}")) | st.just(math.inf)
 WORD = st.text("abcdef", min_size=1, max_size=6)
@@ -68,7 +68,9 @@ def test_what_ended_is_there_when_the_book_is_opened_again(problem, tmp_path):
     frozen = again.study.get_trials()
     assert frozen[0].params == point
     assert frozen[0].state == frozen[1].state == optuna.trial.TrialState.COMPLETE
-    assert frozen[1].constraints == {"starts": 1.0}
+    assert constraints_of(frozen[1]) == [1.0]
+    assert again.study.metric_names == ["throughput"]
+    assert (frozen[0].user_attrs["status"], frozen[1].user_attrs["cause"]) == ("complete", "crash: it died")
     assert again.study.best_trial.number == 0
 
 

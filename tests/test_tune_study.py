@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -16,7 +17,7 @@ from harness.tune.result import conclude, summary_lines
 from harness.tune.sampler import asked_of_tpe
 from harness.tune.study import carry_out, spent
 from harness.tune.words import COMPLETE, FAILED, Trial
-from tests.tune_problems import problem_in, work_in, written
+from tests.tune_problems import constraints_of, problem_in, work_in, written
 
 ALIVE = {"max_num_seqs": {"int": [2, 64], "log": True}, "max_num_batched_tokens": [256, 512, 1024, 2048]}
 
@@ -54,7 +55,7 @@ def done(tmp_path):
     """A function that carries out a study and gives its work."""
 
     def made(evaluator=None, **study):
-        problem = problem_in(tmp_path, space=ALIVE, **study)
+        problem = problem_in(tmp_path, **{"space": ALIVE, **study})
         work = work_in(tmp_path, problem, evaluator=evaluator)
         with work.desk.beating():
             carry_out(work)
@@ -110,8 +111,7 @@ def test_failures_are_told_and_their_like_is_avoided(done):
 
     assert failed
     assert sum(trial.number >= 5 for trial in failed) <= 1
-    assert all(one.constraints["starts"] == (trial.status == FAILED) for one, trial in zip(
-        work.book.study.get_trials(), trials, strict=True))  # fmt: skip
+    assert [constraints_of(one)[0] for one in work.book.study.get_trials()] == [one.status == FAILED for one in trials]
 
 
 def test_loads_are_swept_within_one_start(tmp_path):
@@ -183,6 +183,63 @@ def test_the_winner_is_confirmed_on_other_arrivals(done):
     assert "95 % CI" in lines[0]
     assert "--max-num-seqs" in (work.folder / "winner.sh").read_text(encoding="utf-8")
     assert (work.folder / "study.json").exists()
+
+
+class Interrupted:
+    """The simulated engine; before the load of number `at` of all somebody presses Ctrl-C."""
+
+    simulated = True
+
+    def __init__(self, at):
+        self.at, self.inner, self.loads, self.served = at, Virtual(), 0, []
+
+    @contextmanager
+    def open(self, engine, folder):
+        """Note whom it serves."""
+        self.served.append(dict(engine.args))
+        with self.inner.open(engine, folder) as session:
+            self.session, self.started = session, session.started
+            yield self
+
+    def measure(self, *asked):
+        """A load, or the interrupt."""
+        self.loads += 1
+        if self.loads == self.at:
+            raise KeyboardInterrupt
+        return self.session.measure(*asked)
+
+
+def test_a_confirmation_that_was_interrupted_is_gone_on_with(done):
+    """Turns that were measured are not measured again; what comes out is what it would have been without a break."""
+    work = done(budget={"trials": 4}, confirm={"best": 2, "repeats": 3}, stop_early=None)
+    trials = work.book.trials()
+    work.evaluator = Interrupted(6)
+    with pytest.raises(KeyboardInterrupt):
+        confirm(work, trials)
+    work.evaluator = Interrupted(None)
+    found = confirm(work, trials)
+    again = confirm(work, trials)
+
+    assert work.evaluator.loads == 9 - 5
+    assert all(len(values) == 3 for values in found.values.values())
+    assert all(again.values[who] == pytest.approx(values) for who, values in found.values.items())
+    assert again.minutes == pytest.approx(found.minutes)
+
+
+def test_entrants_stand_so_that_starts_are_cheap(done):
+    """In each round the one that keeps the default's graphs is next to it, whichever is the better one."""
+    work = done(
+        space={"max_num_seqs": [4, 8], "gpu_memory_utilization": [0.5, 0.7]}, engine={"args": {"max_num_seqs": 4}},
+        budget={"trials": 5}, confirm={"best": 3, "repeats": 2}, screening={"points": 0}, stop_early=None,
+    )  # fmt: skip
+    work.evaluator = Interrupted(None)
+    found = confirm(work, work.book.trials())
+    flags = [one.get("max_num_seqs") for one in work.evaluator.served]
+    changes = sum(one != other for one, other in pairwise(flags))
+
+    assert {one.candidate.engine.args.get("max_num_seqs") for one in found.entrants} == {4, 8}
+    assert len(flags) == 7
+    assert changes == 2
 
 
 def test_without_a_better_one_the_default_stays(done):

@@ -5,17 +5,18 @@ from functools import partial
 
 from harness.engines.attach import attach
 from harness.engines.base import Serving, Start
+from harness.engines.resolving import Resolved
 from harness.engines.simulator import simulate
 from harness.engines.vllm import start_vllm
 from harness.environment import has_package, npu_devices
 from harness.probe import this_machine
 from harness.scenario.models import Engine
 
+REAL = ("vllm", "vllm-ascend")
 STARTS: Mapping[str, Start] = {
     "attach": attach,
     "simulator": simulate,
-    "vllm": partial(start_vllm, kind="vllm"),
-    "vllm-ascend": partial(start_vllm, kind="vllm-ascend"),
+    **{kind: partial(start_vllm, kind=kind) for kind in REAL},
 }
 
 __all__ = ["STARTS", "Serving", "Start", "resolve_kind", "start_of"]
@@ -41,6 +42,9 @@ def _has_ascend(engine: Engine) -> bool:
     return this_machine(engine.env).run([engine.python, "-c", asks]).good
 
 
-def start_of(kind: str) -> Start:
-    """How engines of a kind are started; `kind` as `resolve_kind` gives it."""
-    return STARTS[kind]
+def start_of(kind: str, known: Resolved | None = None) -> Start:
+    """How engines of a kind are started; `kind` as `resolve_kind` gives it.
+
+    `known` is what the engine's flags become, where vLLM was asked already and need not be once more.
+    """
+    return STARTS[kind] if known is None or kind not in REAL else partial(start_vllm, kind=kind, known=known)

@@ -48,20 +48,22 @@ async def versions(python: str, env: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         EngineError: where there is no such interpreter.
     """
-    lines = await _ask(python, "versions", env, VERSIONS_S)
+    lines = await _ask(python, ["versions"], env, VERSIONS_S)
     return lines[-1] if lines else {}
 
 
 async def flags_and_points(
-    python: str, env: Mapping[str, str], points: Sequence[Sequence[str]]
+    python: str, env: Mapping[str, str], points: Sequence[Sequence[str]], usage: str
 ) -> tuple[dict[str, Any], list[Answer]]:
     """What `probe.flags` finds, {} where it does not tell, and an answer for each set of flags, in one process.
+
+    `usage` is what the engine is for: `probe.SERVER` or `probe.OFFLINE`.
 
     Raises:
         EngineError: where there is no such interpreter.
     """
     limit_s = FLAGS_S + POINT_S * len(points)
-    lines = await _ask(python, "resolve", env, limit_s, json.dumps(points).encode() + b"\n")
+    lines = await _ask(python, ["resolve", usage], env, limit_s, json.dumps(points).encode() + b"\n")
     flags = lines[0] if lines else {}
     nothing = Answer(reason=f"its interpreter did not answer within {limit_s:g} s")
     answers = [answer_of(line) for line in lines[1:]]
@@ -79,11 +81,11 @@ def line_of(answer: Answer) -> dict[str, Any]:
 
 
 async def _ask(
-    python: str, what: str, env: Mapping[str, str], limit_s: float, line: bytes = b""
+    python: str, what: Sequence[str], env: Mapping[str, str], limit_s: float, line: bytes = b""
 ) -> list[dict[str, Any]]:
     """The lines that the probe prints; none where it fails or takes too long."""
     try:
-        text = await output_of([python, str(probe.__file__), what], env, limit_s, line)
+        text = await output_of([python, str(probe.__file__), *what], env, limit_s, line)
     except OSError as fault:
         raise EngineError(
             f"engine.python {python}: cannot be run ({fault.strerror}); expected an interpreter"

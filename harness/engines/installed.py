@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.engines import asking
 from harness.engines.asking import Answer
+from harness.engines.probe import SERVER
 from harness.errors import InputError, suggestion
 from harness.scenario.models import flag_name
 
@@ -44,9 +45,9 @@ async def installed(python: str, env: Mapping[str, str]) -> Installed:
 
 
 async def look(
-    python: str, env: Mapping[str, str], model: str, points: Sequence[Sequence[str]]
+    python: str, env: Mapping[str, str], model: str, points: Sequence[Sequence[str]], usage: str = SERVER
 ) -> tuple[Installed, tuple[Answer, ...]]:
-    """What an interpreter has, and what it makes of each list of command-line words for `model`.
+    """What an interpreter has, and what it makes of each list of command-line words for `model` and a usage.
 
     Raises:
         EngineError: where there is no such interpreter.
@@ -57,8 +58,8 @@ async def look(
         has = Installed(basics["versions"], vllm=False, ascend=False) if basics else Installed()
         return has, (absent,) * len(points)
     about = asking.key_of(python, basics)
-    keys = [asking.key_of(python, basics, words, asking.surroundings(env, model)) for words in points]
-    known = await _known(python, env, about, dict(zip(keys, points, strict=True)))
+    keys = [asking.key_of(python, basics, words, usage, asking.surroundings(env, model)) for words in points]
+    known = await _known(python, env, about, dict(zip(keys, points, strict=True)), usage)
     _keep(known, about, model)
     flags = known[about]
     options, additional = (frozenset(flags.get(name, ())) for name in ("options", "additional_config"))
@@ -67,7 +68,7 @@ async def look(
 
 
 async def _known(
-    python: str, env: Mapping[str, str], about: str, points: Mapping[str, Sequence[str]]
+    python: str, env: Mapping[str, str], about: str, points: Mapping[str, Sequence[str]], usage: str
 ) -> dict[str, Any]:
     """The flags under `about` and an answer under each key of `points`: those kept, and the rest asked for."""
     kept = asking.kept()
@@ -76,7 +77,7 @@ async def _known(
         known[about] = kept[about]
     missing = [key for key in points if key not in known]
     if missing or about not in known:
-        flags, answers = await asking.flags_and_points(python, env, [points[key] for key in missing])
+        flags, answers = await asking.flags_and_points(python, env, [points[key] for key in missing], usage)
         known = {about: flags, **known, **dict(zip(missing, answers, strict=True))}
     return known
 

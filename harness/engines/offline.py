@@ -16,6 +16,7 @@ from harness import calls, telemetry
 from harness.engines import generate
 from harness.engines.base import Serving, flags_of
 from harness.engines.hollow import is_hollow
+from harness.engines.probe import OFFLINE
 from harness.engines.resolving import Resolved, by_twin, started
 from harness.engines.vllm import Watch, checked, environment_of, guarded, in_time
 from harness.errors import EngineError, InputError, suggestion
@@ -83,7 +84,8 @@ async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
             raise EngineError(f"engine: {resolved.fault}")
         return [sys.executable, "-m", "harness.twin.offline"], resolved
     python = engine.python or sys.executable
-    return [python, str(generate.__file__)], await checked(engine, kind, python, environment_of(engine, kind))
+    resolved = await checked(engine, kind, python, environment_of(engine, kind), usage=OFFLINE)
+    return [python, str(generate.__file__)], resolved
 
 
 def _flags(engine: Engine) -> dict[str, Any]:

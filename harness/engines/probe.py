@@ -2,9 +2,10 @@
 
 A program of its own, run by path inside the engine's interpreter with the standard library and
 what is installed there. `probe.py versions` prints one JSON line: versions, and the time of the
-file that defines the flags. `probe.py resolve` reads a line of JSON, lists of command-line words,
+file that defines the flags. `probe.py resolve USAGE` reads a line of JSON, lists of command-line words,
 and prints first every option string of the server's parser and the additional_config keys that
-vllm-ascend reads, then for each list what the server's own configuration code makes of it. Lines of
+vllm-ascend reads, then for each list what the configuration code makes of it for a usage (`SERVER` or
+`OFFLINE`, as vLLM calls them: some defaults hang on it). Lines of
 ours begin with a mark, as libraries print what they like. It ends at once when its standard
 input does: nobody waits any more.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "npu-harness-probe "
+SERVER, OFFLINE = "OPENAI_API_SERVER", "LLM_CLASS"
 # Where vLLM has kept its parser, newest first.
 _PARSERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
 _PARSER_CLASSES = ("vllm.utils.argparse_utils", "vllm.utils")
@@ -90,12 +92,12 @@ def _folder(package: str) -> "Path | None":
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
-def resolve(points: "list[list[str]]") -> Iterator[dict[str, Any]]:
+def resolve(points: "list[list[str]]", usage: str = SERVER) -> Iterator[dict[str, Any]]:
     """First `flags`, then an answer for each list of words; each in a fork, for the configuration code keeps state."""
     parser = _parser()
     yield flags(parser)
     for words in points:
-        yield _in_fork(parser, words)
+        yield _in_fork(parser, words, usage)
 
 
 def flags(parser: Any) -> dict[str, Any]:
@@ -123,14 +125,14 @@ def _additional_keys() -> "set[str]":
     return {key for path in files for key in _KEY.findall(path.read_text(encoding="utf-8", errors="replace"))}
 
 
-def _in_fork(parser: Any, words: "list[str]") -> dict[str, Any]:
+def _in_fork(parser: Any, words: "list[str]", usage: str) -> dict[str, Any]:
     """The answer for one list of words, from a process that ends with it, however it ends."""
     sys.stdout.flush()
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
-        _tell(parser, words, theirs)
+        _tell(theirs, parser, words, usage)
     os.close(theirs)
     with os.fdopen(ours, encoding="utf-8") as pipe:
         text = pipe.read()
@@ -142,14 +144,14 @@ def _in_fork(parser: Any, words: "list[str]") -> dict[str, Any]:
         return {"reason": _ended(code)}
 
 
-def _tell(parser: Any, words: "list[str]", pipe: int) -> None:
+def _tell(pipe: int, parser: Any, words: "list[str]", usage: str) -> None:
     """Write the answer, and end this process whatever happens."""
     status = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_LIMIT_S)
         with os.fdopen(pipe, "w", encoding="utf-8") as file:
-            json.dump(_answer(parser, words), file, default=str)
+            json.dump(_answer(parser, words, usage), file, default=str)
         status = 0
     finally:
         os._exit(status)
@@ -161,11 +163,11 @@ def _ended(code: int) -> str:
     return f"vLLM's configuration code ended its process ({'signal' if code < 0 else 'exit status'} {abs(code)})"
 
 
-def _answer(parser: Any, words: "list[str]") -> dict[str, Any]:
+def _answer(parser: Any, words: "list[str]", usage: str) -> dict[str, Any]:
     said = _listen()
     try:
         asked = _parsed(parser, words)
-        config = _configuration(asked)
+        config = _configuration(asked, usage)
     except Exception as fault:  # noqa: BLE001 - whatever stops it is the answer
         return _refusal(fault)
     return {"values": dict(_values(config)), "parsed": dict(_asked(parser, asked, words)), "said": said}
@@ -187,10 +189,11 @@ def _parsed(parser: Any, words: "list[str]") -> Any:
     return asked
 
 
-def _configuration(asked: Any) -> Any:
-    arguments = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs.from_cli_args(asked)
-    usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
-    return arguments.create_engine_config(usage_context=usage)
+def _configuration(asked: Any, usage: str) -> Any:
+    kind = "EngineArgs" if usage == OFFLINE else "AsyncEngineArgs"
+    arguments = getattr(importlib.import_module("vllm.engine.arg_utils"), kind).from_cli_args(asked)
+    context = getattr(importlib.import_module("vllm.usage.usage_lib").UsageContext, usage)
+    return arguments.create_engine_config(usage_context=context)
 
 
 def _refusal(fault: Exception) -> dict[str, Any]:
@@ -305,6 +308,6 @@ if __name__ == "__main__":
     asks = json.loads(_first_line()) if sys.argv[1] == "resolve" else []
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     del sys.path[0]  # this file's own folder: its neighbours are not for the engine's interpreter
-    for answer in resolve(asks) if sys.argv[1] == "resolve" else [versions()]:
+    for answer in resolve(asks, sys.argv[2]) if sys.argv[1] == "resolve" else [versions()]:
         _print(answer)
     os._exit(0)  # what was imported may hang at its end, and is not needed any more

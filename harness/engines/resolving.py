@@ -26,6 +26,7 @@ from harness.engines.effective import (
     values_of,
 )
 from harness.engines.installed import Installed, look, unknown_flags
+from harness.engines.probe import SERVER
 from harness.errors import HarnessError
 from harness.twin.memory import memory_of
 from harness.twin.settings import effective as twin_values
@@ -85,15 +86,21 @@ async def resolve_many(
 
 
 async def examine(
-    kind: str, python: str | None, env: Mapping[str, str], model: str, points: Sequence[Mapping[str, Any]]
+    kind: str,
+    python: str | None,
+    env: Mapping[str, str],
+    model: str,
+    points: Sequence[Mapping[str, Any]],
+    *,
+    usage: str = SERVER,
 ) -> Examined:
-    """What the interpreter has, and what it makes of each set of flags.
+    """What the interpreter has, and what it makes of each set of flags for a server or (`probe.OFFLINE`) without one.
 
     Raises:
         EngineError: where there is no such interpreter.
     """
     words = [["--model", model, *flags_of(args)] for args in points]
-    found, answers = await look(python or sys.executable, env, model, words)
+    found, answers = await look(python or sys.executable, env, model, words, usage)
     made = (_resolved(kind, args, answer, found) for args, answer in zip(points, answers, strict=True))
     return Examined(found, tuple(made))
 

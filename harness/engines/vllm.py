@@ -22,6 +22,7 @@ from harness.engines.bootlog import BootFacts, boot_facts, failure_of, message_o
 from harness.engines.control import Control, api_key, pick_model
 from harness.engines.hollow import is_hollow
 from harness.engines.installed import refuse_unknown
+from harness.engines.probe import SERVER
 from harness.engines.process import EngineProcess
 from harness.engines.resolving import Resolved, examine, started
 from harness.errors import EngineError, InputError, suggestion
@@ -37,15 +38,17 @@ _LOG_TAIL = 1 << 20  # bytes of a log in which the reason of a death is looked f
 
 
 @asynccontextmanager
-async def start_vllm(engine: Engine, log: Path, *, kind: str) -> AsyncIterator[Serving]:
+async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | None = None) -> AsyncIterator[Serving]:
     """Start vLLM with the scenario's flags, yield when it answers, and stop all of it at the end.
+
+    `known` is what the flags become where that was asked before; vLLM is then imported by the engine alone.
 
     Raises:
         InputError: where a flag is one that the installed version does not know.
         EngineError: where it does not come up; one line with what its log says of the reason.
     """
     env, python = environment_of(engine, kind), engine.python or sys.executable
-    resolved = await checked(engine, kind, python, env)
+    resolved = await checked(engine, kind, python, env, known=known)
     port = _port(engine)
     command = _command(engine, python, port)
     async with guarded(engine, kind, command, log) as (watch, group):
@@ -100,16 +103,25 @@ def environment_of(engine: Engine, kind: str) -> dict[str, str]:
     return env | engine.env
 
 
-async def checked(engine: Engine, kind: str, python: str, env: Mapping[str, str]) -> Resolved:
-    """What the flags become, once nothing in the scenario speaks against a start."""
+async def checked(
+    engine: Engine,
+    kind: str,
+    python: str,
+    env: Mapping[str, str],
+    *,
+    usage: str = SERVER,
+    known: Resolved | None = None,
+) -> Resolved:
+    """What the flags become, once nothing in the scenario speaks against a start; `known` is that if it was asked."""
     if engine.model is None:
         raise InputError(f"engine.model: is missing; kind {kind} expects a model's name or folder")
     for name, key in _OWN_FLAGS.items():
         if name in engine.args:
             raise InputError(f"engine.args.{name}: belongs elsewhere; expected {key}")
     _check_folder(engine.model)
-    examined = await examine(kind, python, env, engine.model, [engine.args])
-    found, resolved = examined.installed, examined.resolved[0]
+    points = [engine.args] if known is None else []
+    examined = await examine(kind, python, env, engine.model, points, usage=usage)
+    found, resolved = examined.installed, known or examined.resolved[0]
     for package, there in (("vllm", found.vllm), ("vllm_ascend", found.ascend or kind != "vllm-ascend")):
         if not there:
             raise EngineError(

@@ -7,8 +7,8 @@ goes on to both sides of it and says "unresolved" with the bracket that is left.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -23,6 +23,8 @@ CONFIDENCE = 0.9  # that the bracket of a search holds the capacity
 _LOOKS = 6  # about two rates of a search lie near the capacity, and each is looked at up to three times
 
 CAPACITY, UNRESOLVED, ABOVE, BELOW = "capacity", "unresolved", "above", "below"
+LAST_RATE = "capacity_rate"
+"""The metric that tells the rate at which the others were measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Search:
     """Where to look: the first rate, the least and the most that may be tried, requests/s.
 
     `precision` is how far apart the ends of the bracket may lie, as a share; `repeats` how often
-    one rate is tried before it counts as not decidable; `probes` the most loads of the search.
+    one rate is tried before it counts as not decidable; `probes` the most loads of the search. `certain`
+    takes each load at its word: for an engine without noise, which is only to be compared with itself.
     """
 
     start: float
@@ -48,6 +51,7 @@ class Search:
     precision: float = 0.05
     repeats: int = 3
     probes: int = 16
+    certain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,36 @@ class Answer:
             BELOW: f"below {high} req/s, the least that was tried",
             UNRESOLVED: f"unresolved between {low} and {high} req/s: the noise does not allow a closer answer",
         }[self.kind]
+
+
+REACH = 16.0
+"""Times the stage's own rate, up and down, is a capacity looked for."""
+Measure = Callable[[float, int], Measurement]
+"""A load at a rate (requests/s), the how-maniest of its search."""
+
+
+def around(rate: float) -> Search:
+    """The search that begins at a stage's own rate."""
+    return Search(rate, rate / REACH, rate * REACH)
+
+
+def searched(measure: Measure, search: Search, limits: Sequence[Limit]) -> Measurement:
+    """The capacity under limits as a measurement: the last load's, with the answer; the time is that of all loads."""
+    probes: list[Probe] = []
+    found: list[Measurement] = []
+    while not isinstance(step := next_step(search, probes), Answer):
+        measured = measure(step, len(probes))
+        probe = probe_of(measured, step, limits)
+        probes.append(replace(probe, error=0.0) if search.certain else probe)
+        found.append(measured)
+    told = {
+        CAPACITY: step.value,
+        "capacity_high": math.inf if step.high is None else step.high,
+        "capacity_resolved": float(step.kind == CAPACITY),
+        LAST_RATE: probes[-1].rate,
+    }
+    metrics = {**found[-1].metrics, **told}
+    return replace(found[-1], metrics=metrics, series={}, load_s=sum(one.load_s for one in found))
 
 
 def verdict(probes: Sequence[Probe]) -> bool | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.engines.resolving import Resolved, by_twin, resolve_many
+from harness.engines.vllm import environment_of
 from harness.scenario.models import Engine
 from harness.tune.problem import Problem
 from harness.tune.space import key_of
@@ -135,9 +136,9 @@ async def _grouped(problem: Problem, engines: Sequence[Engine]) -> list[Resolved
     found: dict[int, Resolved] = {}
     for places in groups.values():
         first = engines[places[0]]
-        told = await resolve_many(
-            problem.kind, first.python, first.env, str(first.model), [engines[place].args for place in places]
-        )
+        # The environment of a start: what holds for the question then holds for the engine.
+        env, points = environment_of(first, problem.kind), [engines[place].args for place in places]
+        told = await resolve_many(problem.kind, first.python, env, str(first.model), points)
         found |= dict(zip(places, told, strict=True))
     return [found[place] for place in range(len(engines))]
 

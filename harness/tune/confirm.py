@@ -29,9 +29,8 @@ class Turn:
     seed: int
 
 
-def turns(candidates: int, rounds: int, seed: int) -> tuple[Turn, ...]:
-    """The order of all measurements: default, 1, 2, …, then … 2, 1, default, and so on."""
-    order = list(range(candidates + 1))
+def turns(order: Sequence[int], rounds: int, seed: int) -> tuple[Turn, ...]:
+    """All measurements of those in `order`: each round goes through it the other way than the one before."""
     return tuple(
         Turn(number, who, seed + number)
         for number in range(rounds)

@@ -5,15 +5,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.tune.configuration import Candidate
-from harness.tune.confirm import DEFAULT, Gain, chosen, confirmation, drift, turns
+from harness.tune.configuration import Candidate, canonical
+from harness.tune.confirm import DEFAULT, Gain, Turn, chosen, confirmation, drift, turns
 from harness.tune.evaluating import Session, StartFailed
 from harness.tune.measuring import Given, load_measured
 from harness.tune.problem import Verdict
-from harness.tune.study import Work
+from harness.tune.restarts import ordered
+from harness.tune.study import Work, digest
 from harness.tune.words import COMPLETE, LOAD, Trial, Value
 from harness.units import significant
 
+_TURNS = "harness_turns"  # of the confirmation
 _FRESH = 1_000_003  # so far from the trials' seed are those of the confirmation
 
 
@@ -73,6 +75,12 @@ def entrants(work: Work, trials: Sequence[Trial]) -> tuple[Entrant, ...]:
     return tuple(found[: work.problem.study.confirm.best + 1])
 
 
+def _in_turn(found: Sequence[Entrant]) -> list[int]:
+    """The default, and after it the others so that each start costs little after the one before, in every round."""
+    effective = [one.candidate.resolved.effective for one in found]
+    return [DEFAULT, *ordered(range(1, len(found)), lambda who: effective[who], effective[DEFAULT])]
+
+
 def _load_of(trial: Trial) -> dict[str, Value]:
     return {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")}
 
@@ -81,19 +89,16 @@ def confirm(work: Work, trials: Sequence[Trial]) -> Confirmed:
     """Measure all entrants in turns; an engine stays up where the next turn is its own."""
     found = entrants(work, trials)
     seed = (work.problem.study.seed + _FRESH) % 2**63
-    order = turns(len(found) - 1, work.problem.study.confirm.repeats, seed) if len(found) > 1 else ()
+    order = turns(_in_turn(found), work.problem.study.confirm.repeats, seed) if len(found) > 1 else ()
     rounds: dict[int, list[float | None]] = {who: [] for who in range(len(found))}
     broken: dict[int, set[str]] = {who: set() for who in range(len(found))}
     minutes = 0.0
     with _Engines(work) as engines:
         for turn in order:
-            entrant = found[turn.who]
-            verdict, spent = engines.measured(entrant, turn.who, turn.seed)
-            minutes += spent
-            name = work.problem.objectives[0].name
-            rounds[turn.who].append(None if verdict is None else verdict.values[name])
-            broken[turn.who] |= {limit for limit, by in (verdict.violations if verdict else {}).items() if by > 0}
-            work.say(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(rounds[turn.who][-1])}")
+            heard = _heard(work, engines, found[turn.who], turn)
+            minutes += heard.minutes
+            rounds[turn.who].append(heard.value)
+            broken[turn.who] |= {*heard.broken}
     gains = confirmation(rounds, work.problem.objectives[0])
     sound = {who: gain for who, gain in gains.items() if not broken[who]}
     known = [value for value in rounds[DEFAULT] if value is not None]
@@ -106,6 +111,29 @@ def confirm(work: Work, trials: Sequence[Trial]) -> Confirmed:
         drift=drift(known) if len(known) == len(rounds[DEFAULT]) else None,
         minutes=minutes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What one turn came to: the value (None: it failed), the limits that it broke, and the minutes that it took."""
+
+    value: float | None
+    broken: tuple[str, ...]
+    minutes: float
+
+
+def _heard(work: Work, engines: "_Engines", entrant: Entrant, turn: Turn) -> _Heard:
+    """A turn as the book has it from before the study was interrupted, or measured now and written into the book."""
+    name = f"{turn.seed} {digest(canonical(entrant.load) + entrant.candidate.key)[:16]}"
+    known = work.book.noted(_TURNS) or {}
+    if name in known:
+        return _Heard(known[name]["value"], tuple(known[name]["broken"]), known[name]["minutes"])
+    verdict, minutes = engines.measured(entrant, turn.who, turn.seed)
+    value = None if verdict is None else verdict.values[work.problem.objectives[0].name]
+    broken = tuple(limit for limit, by in (verdict.violations if verdict else {}).items() if by > 0)
+    work.book.note(_TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes}})
+    work.say(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(value)}")
+    return _Heard(value, broken, minutes)
 
 
 def _who(who: int) -> str:

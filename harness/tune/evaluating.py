@@ -25,8 +25,17 @@ from harness.twin.memory import memory_of
 from harness.twin.settings import Settings, effective, settings_from_flags
 from harness.twin.startup import startup_lines
 
-Watch = Callable[[Measurement], Ruling]
-"""Asked now and then with what a load has shown so far: whether to end it."""
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Asked every `every_s` seconds of a load with what it has shown so far: whether to end it."""
+
+    judge: Callable[[Measurement], Ruling]
+    every_s: float
+
+    def __call__(self, part: Measurement) -> Ruling:
+        """What is ruled of a part of a load."""
+        return self.judge(part)
 
 
 class StartFailed(Exception):  # noqa: N818 - a result of a trial, not a fault of ours
@@ -85,16 +94,14 @@ class _VirtualSession:
     owner: "Virtual"
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
-        """See Session; a watch is asked at twenty times of the load."""
+        """See Session."""
         whole = self.owner.load_of(task).measure(
             self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise
         )
-        for time_s in times_to_look(whole) if watch is not None else ():
-            part = partial_of(whole, time_s)
-            assert watch is not None
-            if watch(part).stop:
-                return part
-        return whole
+        if watch is None:
+            return whole
+        parts = (partial_of(whole, time_s) for time_s in times_to_look(whole, watch.every_s))
+        return next((part for part in parts if watch(part).stop), whole)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import run, store
@@ -18,13 +18,14 @@ from harness.engines import Serving, start_of
 from harness.engines.bootlog import BootFacts, boot_facts
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.finish import finish
-from harness.metrics import StageInput, summarize_stage
+from harness.metrics import summarize_stage
 from harness.scenario.loading import LoadedScenario
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
-from harness.steady import Span
 from harness.tune import failures
+from harness.tune.configuration import Resolve
 from harness.tune.evaluating import Session, Started, StartFailed, Watch
+from harness.tune.following import Following, stage_in
 from harness.tune.loads import with_stage
 from harness.tune.problem import Task
 from harness.tune.series import measurement_of
@@ -33,7 +34,6 @@ from harness.units import NS_PER_S
 
 _STATUS = re.compile(r"exit status (-?\d+)")
 _BUSY = "was not free again"  # how harness.engines.idle says that a device's memory did not come back
-_SPAN = ("stage", "repeat", "start_ns", "stop_ns", "end_ns")
 Say = Callable[[str], None]
 
 
@@ -48,8 +48,8 @@ class _LiveSession:
     say: Say
     loads: int = 0
 
-    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:  # noqa: ARG002 - see below
-        """See Session. A load is run to its end: what it showed is known only then."""
+    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+        """See Session. Of a load that is ended early, what is in flight is given up."""
         self.loads += 1
         folder = self.folder / f"load-{self.loads}"
         engine = Engine(
@@ -57,7 +57,9 @@ class _LiveSession:
         )
         scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
         loaded = LoadedScenario(scenario, "", "", task.path, ())
-        order = run.Order(loaded, folder, f"harness report {folder}", self.say)
+        followed = None if watch is None else Following(folder, seed, watch, self.serving.simulated)
+        enough = None if followed is None else followed.enough
+        order = run.Order(loaded, folder, f"harness report {folder}", self.say, enough=enough)
         run.open_folder(order)
         try:
             outcome = self.loop.run_until_complete(run.conduct(order))
@@ -69,6 +71,8 @@ class _LiveSession:
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
             raise self._died(ending or " ".join(outcome.lines))
         finish(folder)
+        if followed is not None and followed.ended is not None:
+            return replace(followed.ended, folder=folder.name)
         return measured_in(folder, seed, simulated=self.serving.simulated)
 
     def _died(self, line: str) -> StartFailed:
@@ -77,18 +81,10 @@ class _LiveSession:
 
 def measured_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
     """The measurement of a finished result folder of one stage."""
-    told = store.read_json(folder, store.RUN)
     row = store.read_json(folder, store.TIMELINE)[0]
-    stage = StageInput(
-        store.read_requests(folder),
-        store.read_events(folder),
-        Span(**{name: int(row[name]) for name in _SPAN}),
-        told["stages"][0],
-        told.get("slo") or {},
-        stream=told.get("stream", True),
-    )
+    stage = stage_in(folder, store.read_requests(folder), store.read_events(folder), row)
     found = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
-    return Measurement(found.metrics, found.series, found.load_s, seed, simulated=simulated, folder=str(folder.name))
+    return replace(found, folder=folder.name)
 
 
 def failure_of(log: Path, line: str) -> Failure:
@@ -105,9 +101,13 @@ def failure_of(log: Path, line: str) -> Failure:
 
 @dataclass(slots=True)
 class Live:
-    """Real engines of one kind, or the simulated one in real time."""
+    """Real engines of one kind, or the simulated one in real time.
+
+    `resolve` tells what an engine's flags become, and has kept what it told: no start asks for that again.
+    """
 
     kind: str
+    resolve: Resolve | None = None
     say: Say = lambda _line: None
     simulated: bool = False
     hollow: bool = False
@@ -125,7 +125,8 @@ class Live:
         store.write_json(folder, "engine.json", json.loads(engine.model_dump_json(exclude_none=True)))
         begin_ns = monotonic_ns()
         loop = asyncio.new_event_loop()
-        context = start_of(self.kind)(engine, log)
+        known = None if self.resolve is None else self.resolve([engine])[0]
+        context = start_of(self.kind, known)(engine, log)
         self._busy = False
         try:
             serving = self._up(loop, context, log, begin_ns)

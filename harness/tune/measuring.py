@@ -13,15 +13,14 @@ from harness.tune import capacity
 from harness.tune.configuration import Candidate
 from harness.tune.evaluating import Evaluator, Session, StartFailed, Watch
 from harness.tune.loads import changed
-from harness.tune.problem import Problem, Task, Verdict, verdict_of
-from harness.tune.racing import Ruling, watch
-from harness.tune.series import estimated
+from harness.tune.problem import Problem, Task, Verdict, slo_of, verdict_of
+from harness.tune.racing import watch
+from harness.tune.series import estimated, look_every_s
 from harness.tune.words import (
     COMPLETE,
     FAILED,
     LOAD,
     STOPPED,
-    Limit,
     Measurement,
     Minutes,
     Objective,
@@ -32,7 +31,6 @@ from harness.tune.words import (
 )
 
 _TOLD = ("available_kv_gib", "kv_cache_tokens", "total_gib", "weights_gib", "activation_gib", "graphs_gib", "serves")
-_CAPACITY_REACH = 16.0  # times the stage's own rate, up and down, is a capacity looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,27 +114,11 @@ def _run(session: Session, task: Task, stage: Stage, seed: int, watched: Watch |
 
 def _searched(session: Session, task: Task, stage: Stage, seed: int, _watched: Watch | None) -> Measurement:
     """The capacity under the task's SLO, searched over rates on the engine that is up."""
-    rate = stage.rate or 1.0
-    search = capacity.Search(rate, rate / _CAPACITY_REACH, rate * _CAPACITY_REACH)
-    limits = tuple(Limit(name, most=value) for name, value in task.scenario.slo.items())
-    probes: list[capacity.Probe] = []
-    found: list[Measurement] = []
-    while not isinstance(step := capacity.next_step(search, probes), capacity.Answer):
-        measured = session.measure(task, replace(stage, rate=step), seed + len(probes))
-        probes.append(capacity.probe_of(measured, step, limits))
-        found.append(measured)
-    return _with_capacity(found, step)
 
+    def measure(rate: float, number: int) -> Measurement:
+        return session.measure(task, replace(stage, rate=rate), seed + number)
 
-def _with_capacity(found: Sequence[Measurement], answer: capacity.Answer) -> Measurement:
-    """The last load of a search with its answer; the time is that of all loads."""
-    told = {
-        CAPACITY: answer.value,
-        "capacity_high": math.inf if answer.high is None else answer.high,
-        "capacity_resolved": float(answer.kind == capacity.CAPACITY),
-    }
-    metrics = {**found[-1].metrics, **told}
-    return replace(found[-1], metrics=metrics, series={}, load_s=sum(one.load_s for one in found))
+    return capacity.searched(measure, capacity.around(stage.rate or 1.0), slo_of(task))
 
 
 def incumbents(given: Given, load: Mapping[str, Value]) -> list[Trial]:
@@ -162,11 +144,7 @@ def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
     if not found:
         return None
     ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
-
-    def judged(part: Measurement) -> Ruling:
-        return ruling(part)
-
-    return judged
+    return Watch(ruling, look_every_s(found))
 
 
 def _as_far_as(problem: Problem, verdict: Verdict, part: Measurement, known: Sequence[Trial]) -> Verdict:

@@ -49,6 +49,11 @@ class Problem:
         return tuple(dict.fromkeys([*self.limits, *(limit for task in self.tasks for limit in task.limits)]))
 
 
+def slo_of(task: Task) -> tuple[Limit, ...]:
+    """The scenario's own SLO as limits, whether or not the study holds trials to it."""
+    return tuple(Limit(name, most=value) for name, value in task.scenario.slo.items())
+
+
 def objective_of(name: str) -> Objective:
     """An objective by its metric: more of a rate is better, less of all else."""
     return Objective(name, MAXIMISE if name in (*RATES, CAPACITY) else MINIMISE)

@@ -72,10 +72,11 @@ def summary_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
 
 
 def _points(trials: Sequence[Trial], problem: Problem) -> str:
-    return "; ".join(
+    points = (
         f"trial {one.number} ({', '.join(f'{o.name} {significant(one.values[o.name])}' for o in problem.objectives)})"
         for one in trials
     )
+    return "; ".join(points) or "none"
 
 
 def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None) -> list[str]:

@@ -7,6 +7,7 @@ constraint. So the lasting study holds only what was really tried.
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -92,7 +93,9 @@ def _tpe(seed: int, number: int) -> optuna.samplers.BaseSampler:
     options: dict[str, Any] = {}
     if not hasattr(optuna.trial.Trial, "set_constraint"):  # Optuna 4 looks at constraints only through a function
         options["constraints_func"] = lambda trial: trial.system_attrs.get(_CONSTRAINTS, [0.0])
-    return optuna.samplers.TPESampler(seed=entropy(seed, "tpe", number) % 2**32, n_startup_trials=5, **options)
+    with warnings.catch_warnings():  # "experimental" there, and settled since
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=entropy(seed, "tpe", number) % 2**32, n_startup_trials=5, **options)
 
 
 def suggested(trial: optuna.trial.Trial, space: Space) -> dict[str, Value]:
@@ -131,10 +134,6 @@ def _teach(study: optuna.Study, problem: Problem, space: Space, trial: Trial, tr
 
 
 def constrain(trial: optuna.trial.Trial, constraints: Mapping[str, float]) -> None:
-    """Tell a running trial's constraints, to Optuna 4 as to 5."""
-    if hasattr(trial, "set_constraint"):
-        for name, value in constraints.items():
-            trial.set_constraint(name, value)
-        return
+    """Tell a running trial's constraints: as a list, which Optuna 4, 5 and the dashboard read alike."""
     number = trial._trial_id  # noqa: SLF001 - Optuna 4 has no public way to do this outside of a sampler
     trial.storage.set_trial_system_attr(number, _CONSTRAINTS, list(constraints.values()))

@@ -4,46 +4,63 @@ One definition for runs in virtual and in real time: both go through `harness.me
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics import StageInput, StageSummary, latencies
-from harness.records import COMPLETED, MEASURED
+from harness.records import CANCELLED, FAILED, MEASURED, NEVER_SENT
 from harness.slo import good
 from harness.stats import percentile_with_failures
+from harness.steady import is_open
 from harness.tune.words import Measurement
 from harness.units import NS_PER_S
 
+Floats = NDArray[np.float64]
 LATENCIES = ("ttft", "tpot", "e2e")
 _USER = {"ttft": "ttft_user", "e2e": "e2e_user"}
+_ROUNDING = 1e-9  # of a quotient of times
 _STATISTICS = ("p50", "p90", "p95", "p99")
 
 
 def measurement_of(
     stage: StageInput, summary: StageSummary, seed: int, *, simulated: bool, preemptions: float = 0.0
 ) -> Measurement:
-    """What a stage showed, from its rows and their summary; latencies in the user's view where the loop is open."""
-    requests = stage.requests
-    rows = requests.phase == MEASURED
-    measured = requests.take(rows)
-    found = latencies(measured, stream=stage.stream)
-    failed = measured.status != COMPLETED
-    views = {name: found[_USER.get(name, name) if summary.is_open else name] for name in LATENCIES}
-    series = {name: tuple(np.where(failed, math.inf, values).tolist()) for name, values in views.items()}
-    kept = good(stage.objectives, requests, stage.events, latencies(requests, stream=stage.stream))[rows]
-    start_ns = summary.span.start_ns
-    done_s = np.where(failed, math.inf, (measured.last_ns - start_ns) / NS_PER_S)
-    series |= {
-        "good": tuple(np.where(failed, 0.0, kept).tolist()),
-        "done": tuple(done_s.tolist()),
-        "tokens": tuple(measured.output_tokens.astype(float).tolist()),
-    }
+    """What a stage that ran to its end showed, from its rows and their summary."""
+    series = series_of(stage, summary.span.start_ns)
+    views = {name: np.asarray(series[name]) for name in LATENCIES}
+    failed = np.isinf(series["done"])
     metrics = _rates(summary) | _statistics(views, failed) | _outcomes(summary)
     metrics |= {"preemptions": preemptions, "failed": float(failed.mean()) if len(failed) else 1.0}
     load_s = (summary.span.end_ns - summary.span.start_ns) / NS_PER_S
-    return Measurement(metrics, series, load_s, seed, simulated=simulated)
+    plain = {name: tuple(values.tolist()) for name, values in series.items()}
+    return Measurement(metrics, plain, load_s, seed, simulated=simulated)
+
+
+def so_far(stage: StageInput, time_s: float, seed: int, *, simulated: bool) -> Measurement:
+    """What a stage that is under way had shown `time_s` after its measuring began; see `partial_of`."""
+    series = {name: tuple(values.tolist()) for name, values in series_of(stage, stage.span.start_ns).items()}
+    return partial_of(Measurement({}, series, time_s, seed, simulated=simulated), time_s)
+
+
+def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
+    """The series of `Measurement`, in the order of the sessions: that in which they are sent, whoever sends them.
+
+    Latencies are in the user's view where the loop is open. What was not answered (yet), and did not fail, is NaN.
+    """
+    requests = stage.requests
+    rows = np.flatnonzero(requests.phase == MEASURED)
+    rows = rows[np.lexsort((requests.turn[rows], requests.session[rows]))]
+    found = latencies(requests, stream=stage.stream)
+    done_s = (requests.last_ns - start_ns) / NS_PER_S
+    views = _USER if is_open(str(stage.load["kind"])) else {}
+    failed, waiting = requests.status == FAILED, np.isin(requests.status, (CANCELLED, NEVER_SENT))
+    late = {name: found[views.get(name, name)] for name in LATENCIES} | {"done": done_s}
+    series = {name: np.where(failed, math.inf, values) for name, values in late.items()}
+    series["good"] = np.where(failed, 0.0, good(stage.objectives, requests, stage.events, found))
+    series["tokens"] = requests.output_tokens.astype(np.float64)
+    return {name: np.where(waiting, math.nan, values)[rows] for name, values in series.items()}
 
 
 def _rates(summary: StageSummary) -> dict[str, float]:
@@ -82,10 +99,25 @@ def _outcomes(summary: StageSummary) -> dict[str, float]:
 LOOKS = 20
 
 
-def times_to_look(whole: Measurement) -> tuple[float, ...]:
-    """When to look at a load that is under way (seconds from its begin): not at its end, nothing can be saved there."""
-    last = max((time for time in whole.series.get("done", ()) if math.isfinite(time)), default=0.0)
-    return tuple(last * look / LOOKS for look in range(1, LOOKS))
+def look_every_s(others: Sequence[Measurement]) -> float:
+    """How often to look at a load that races against others: twenty times in the shortest of them; 0: never."""
+    return min((_last_s(one) for one in others), default=0.0) / LOOKS
+
+
+def times_to_look(whole: Measurement, every_s: float | None = None) -> tuple[float, ...]:
+    """When to look at a load (seconds from its begin): not at its end, nothing can be saved there.
+
+    Every `every_s`; twenty times in the load itself where that is not told.
+    """
+    last = _last_s(whole)
+    every_s = last / LOOKS if every_s is None else every_s
+    looks = math.ceil(last / every_s - _ROUNDING) if every_s > 0 else 0
+    return tuple(every_s * look for look in range(1, looks))
+
+
+def _last_s(whole: Measurement) -> float:
+    """When the last request ended that did."""
+    return max((time for time in whole.series.get("done", ()) if math.isfinite(time)), default=0.0)
 
 
 def partial_of(whole: Measurement, time_s: float) -> Measurement:
@@ -120,8 +152,12 @@ def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str,
 
 
 def estimated(part: Measurement, other: Measurement, name: str) -> float:
-    """A metric of a load that was ended early: that of another, full load, times how both did up to that moment."""
-    own, theirs = part.metrics.get(name, math.nan), partial_of(other, part.load_s).metrics.get(name, math.nan)
+    """A metric of a load that was ended early: that of another, full load, times how both did up to that moment.
+
+    Where the other load had ended by then, its own end is that moment: a rate does not fall by waiting.
+    """
+    then = partial_of(other, min(part.load_s, other.load_s))
+    own, theirs = part.metrics.get(name, math.nan), then.metrics.get(name, math.nan)
     whole = other.metrics.get(name, math.nan)
     if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
         return own

@@ -6,7 +6,8 @@ loses at most the trial that was running; that one is found, and given up, when 
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,7 @@ class Book:
     def _asked(self, point: Point) -> optuna.trial.Trial:
         """A running trial of Optuna with exactly these parameters."""
         plain = optuna.samplers.RandomSampler(seed=0)
-        with warnings.catch_warnings():  # "experimental" since 2.4, and the same ever since
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with _settled():
             self.study.sampler = optuna.samplers.PartialFixedSampler(dict(point), plain)
         trial = self.study.ask()
         known = tuple(one for one in self.problem.space.parameters if one.name in point)
@@ -83,9 +83,8 @@ class Book:
     def end(self, handle: optuna.trial.Trial, trial: Trial) -> None:
         """Write what became of it."""
         handle.set_user_attr(TRIAL, as_plain(trial))
-        handle.set_user_attr("status", trial.status)
-        if trial.failure is not None:
-            handle.set_user_attr("cause", f"{trial.failure.kind}: {trial.failure.line}"[:500])
+        for name, value in _shown(trial).items():
+            handle.set_user_attr(name, value)
         constrain(handle, told_constraints(trial))
         self.study.tell(handle, told_values(self.problem.objectives, trial, self.trials()))
 
@@ -113,11 +112,11 @@ class Book:
 
     def note(self, name: str, value: Any) -> None:
         """Keep a word about the study."""
-        self.study.set_user_attr(name, value)
+        self.study.set_user_attr(name, _jsonable(value))
 
     def noted(self, name: str) -> Any:
         """A word about the study; None where there is none."""
-        return self.study.user_attrs.get(name)
+        return _valued(self.study.user_attrs.get(name))
 
 
 def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resume: bool) -> Book:
@@ -138,11 +137,30 @@ def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resu
     kept = book.noted(FINGERPRINT)
     if kept is None:
         book.note(FINGERPRINT, fingerprint)
+        book.note("question", problem.study.question)
+        with _settled():
+            study.set_metric_names([one.name for one in problem.objectives])
     elif kept != fingerprint:
         raise InputError(
             f"--resume: study {name!r} was begun with another study file; expected the same, or a new --out"
         )
     return book
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """For what Optuna calls experimental since 2.4 and 3.2, and has not changed ever since."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def _shown(trial: Trial) -> dict[str, Any]:
+    """What people see of a trial in Optuna's own tools, beside its parameters and values."""
+    cause = {} if trial.failure is None else {"cause": f"{trial.failure.kind}: {trial.failure.line}"[:500]}
+    missed = ", ".join(name for name, by in trial.violations.items() if by > 0)
+    misses = {"misses": missed} if missed else {}
+    return {"status": trial.status, "minutes": round(trial.minutes.total, 3), **misses, **cause}
 
 
 def _created(problem: Problem, url: str, *, resume: bool) -> optuna.Study:

@@ -11,17 +11,25 @@ from harness.errors import HarnessError
 from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.tune.calibrating import calibrated
+from harness.tune.capacity import CAPACITY, LAST_RATE, around, searched
 from harness.tune.configuration import Candidate
 from harness.tune.loads import changed
-from harness.tune.problem import Problem, Verdict, verdict_of
+from harness.tune.problem import Problem, Task, Verdict, slo_of, verdict_of
+from harness.tune.series import LATENCIES
 from harness.tune.virtual import VirtualLoad
 from harness.tune.words import Measurement
 from harness.twin.cost import TERMS, Terms
-from harness.twin.settings import settings_from_flags
+from harness.twin.settings import Settings, settings_from_flags
 
 OFF = 0.4
 """By how much each coefficient of a screening twin is off, at most, where it stands for another device."""
-_MOST_FITTED = 4  # trials: each costs the twin a dozen loads
+_COARSE = 0.1  # of a capacity that only ranks candidates
+Course = tuple[float, ...]
+"""How a load goes, in numbers that are the same where every step is."""
+
+
+def _course(measured: Measurement) -> Course:
+    return (measured.load_s, *(measured.metrics.get(f"{name}_mean", 0.0) for name in LATENCIES))
 
 
 def perturbed(terms: Terms, seed: int, off: float = OFF) -> Terms:
@@ -41,9 +49,8 @@ class Twin:
 
     problem: Problem
     terms: Terms
-    fitted_to: int = 0
-    _own: Terms | None = None
     _said: dict[str, Verdict | None] = field(default_factory=dict)
+    _courses: dict[str, Course] = field(default_factory=dict)
     _loads: list[VirtualLoad] = field(default_factory=list)
 
     def says(self, candidate: Candidate) -> Verdict | None:
@@ -51,22 +58,35 @@ class Twin:
         if candidate.key not in self._said:
             measured = self._measured(candidate, self.terms)
             self._said[candidate.key] = None if measured is None else verdict_of(self.problem, measured)
+            if measured is not None:
+                self._courses[candidate.key] = tuple(value for one in measured for value in _course(one))
         return self._said[candidate.key]
 
+    def course(self, candidate: Candidate) -> Course | None:
+        """How its load goes, as a value that is the same for two candidates where every step of theirs is.
+
+        A cache that holds more than is ever asked of it is such a case: whatever the coefficients are, it changes
+        nothing. None where the twin would not start.
+        """
+        self.says(candidate)
+        return self._courses.get(candidate.key)
+
     def calibrate(self, seen: Sequence[tuple[Candidate, Measurement]]) -> None:
-        """Fit its speed to trials that were measured in full, of one task; what it said before is forgotten."""
-        own = self._own = self._own or self.terms
-        known = [(one, found) for one, found in seen if not found.stopped][-_MOST_FITTED:]
+        """Fit its speed, from where it is, to trials of one task measured in full; what it said before is forgotten."""
+        known = [(one, found) for one, found in seen if not found.stopped]
 
         def predict(terms: Terms) -> list[Mapping[str, float]]:
-            told = [self._measured(candidate, terms) for candidate, _ in known]
+            told = [self._measured(candidate, terms, found) for candidate, found in known]
             return [{} if one is None else one[0].metrics for one in told]
 
-        self.terms = calibrated(own, [found.metrics for _, found in known], predict)
-        self.fitted_to = len(seen)
+        self.terms = calibrated(self.terms, [found.metrics for _, found in known], predict)
         self._said.clear()
+        self._courses.clear()
 
-    def _measured(self, candidate: Candidate, terms: Terms) -> list[Measurement] | None:
+    def _measured(
+        self, candidate: Candidate, terms: Terms, like: Measurement | None = None
+    ) -> list[Measurement] | None:
+        """What its loads show; of a capacity the search, or with `like` one load at that one's last rate."""
         problem, args = self.problem, candidate.engine.args
         model = {} if candidate.engine.model is None else {"model": candidate.engine.model}
         try:
@@ -75,11 +95,33 @@ class Twin:
                 self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in problem.tasks]
             settings = settings_from_flags({**args, **model})
             return [
-                load.measure(settings, stage_of(task.stage, candidate), problem.study.seed, terms=terms)
+                self._shown(load, task, stage_of(task.stage, candidate), _Speed(settings, terms), like)
                 for load, task in zip(self._loads, problem.tasks, strict=True)
             ]
         except HarnessError:
             return None
+
+    def _shown(
+        self, load: VirtualLoad, task: Task, stage: Stage, speed: "_Speed", like: Measurement | None
+    ) -> Measurement:
+        seed = self.problem.study.seed
+
+        def at(rate: float | None, _number: int = 0) -> Measurement:
+            return load.measure(speed.settings, replace(stage, rate=rate), seed, terms=speed.terms)
+
+        if self.problem.study.objective != (CAPACITY,):
+            return at(stage.rate)
+        if like is not None:
+            return at(like.metrics[LAST_RATE])
+        return searched(at, replace(around(stage.rate or 1.0), precision=_COARSE, certain=True), slo_of(task))
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """An engine in virtual time: its settings, and the coefficients of its step time."""
+
+    settings: Settings
+    terms: Terms
 
 
 def stage_of(stage: Stage, candidate: Candidate) -> Stage:
@@ -92,7 +134,7 @@ def twin_of(problem: Problem) -> Twin | None:
 
     A study on the simulated engine is screened by a twin whose coefficients are off, as a device's would be.
     """
-    if problem.study.screening.points == 0 or problem.study.objective == ("capacity",):
+    if problem.study.screening.points == 0:
         return None
     model = {} if problem.engine.model is None else {"model": problem.engine.model}
     try:

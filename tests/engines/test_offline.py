@@ -152,6 +152,17 @@ def test_the_result_is_a_measurement(measured):
     assert (measured / "report.html").exists()
 
 
+def test_the_step_of_an_engine_without_a_server_is_foretold(on_cpu):
+    """`LLM` takes twice the tokens a step of a server on a CPU; it is asked as what it is, and its log agrees."""
+    done, out = finished(on_cpu([{"offline": {"requests": 4}}], max_num_seqs=64))
+    assert done.returncode == 0, done.stderr
+    engine = store.read_run(out)["engine"]
+    facts = boot_facts((out / "engine.log").read_text(encoding="utf-8").splitlines())
+
+    assert engine["resolution"]["by"] == "engine"
+    assert engine["resolution"]["effective"]["max_num_batched_tokens"] == facts.max_num_batched_tokens == 4096
+
+
 def test_a_context_that_is_too_long_is_told_in_one_line(on_cpu):
     """More than the model has: exit 3 with vLLM's reason, and no result."""
     done, out = finished(on_cpu(max_model_len=99_999_999))

@@ -12,12 +12,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from harness import store
+from harness.scenario.models import Engine
+from harness.scenario.stages import Stage
+from harness.tune.evaluating import Watch
+from harness.tune.live import Live
+from harness.tune.racing import Ruling
 from tests.engines import environments
 from tests.hollow import stubs
-from tests.tune_problems import written
+from tests.tune_problems import problem_in, written
 
 pytestmark = pytest.mark.engines
 
@@ -97,6 +104,32 @@ def test_a_study_on_a_real_engine_is_killed_and_gone_on_with(vllm_python, tiny_m
     assert sum(one["point"].get("block_size") in DYING for one in trials) <= len(DYING)
     assert told["simulated"] is False
     assert "--block-size" in (out / "winner.txt").read_text(encoding="utf-8")
+
+
+def test_a_load_on_a_real_engine_is_cut(vllm_python, tiny_model, tmp_path):
+    """What is in flight is aborted by vLLM, nothing counts as failed, and the next load has the engine to itself."""
+    problem = problem_in(
+        tmp_path, scenario={"workload": {"kind": "synthetic", "input_tokens": 16, "output_tokens": 200}},
+        load={"closed": {"concurrency": 8, "requests": 2000}},
+    )  # fmt: skip
+    (task,) = problem.tasks
+    env = {"HF_HUB_OFFLINE": "1"}
+    engine = Engine(kind="vllm", model=str(tiny_model), python=vllm_python, args=FLAGS, env=env, ready_timeout=600.0)
+    watch = Watch(lambda part: Ruling(stop=np.isfinite(part.series["done"]).sum() > 8), 0.5)
+    with Live("vllm").open(engine, tmp_path / "trial") as session:
+        part = session.measure(task, task.stage, 1, watch)
+        after = session.measure(task, Stage("closed", concurrency=1, requests=3), 2)
+    (told,) = (stage["requests"] for stage in store.read_json(tmp_path / "trial" / "load-1", store.SUMMARY)["stages"])
+    samples = store.read_samples(tmp_path / "trial" / "load-2")
+    running = samples.value[samples.name == "vllm:num_requests_running"]
+
+    assert part.stopped
+    assert not part.simulated
+    assert told["scheduled"] == 2000 == sum(told[name] for name in ("completed", "failed", "cancelled", "never_sent"))
+    assert told["failed"] == 0
+    assert told["cancelled"] == 8
+    assert after.metrics["failed"] == 0
+    assert running.max() <= 1
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import enum
 
 
 class UsageContext(enum.Enum):
-    """The one use that is asked about."""
+    """The uses that are asked about."""
 
     OPENAI_API_SERVER = "server"
+    LLM_CLASS = "llm"

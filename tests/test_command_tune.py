@@ -1,0 +1,60 @@
+"""What does somebody who typed `harness tune` see when it ends before its end?"""
+
+import json
+import shlex
+
+import pytest
+
+from harness import command_tune
+from harness.cli import main
+from harness.errors import EXIT_DONE, EXIT_INTERRUPTED
+from tests.tune_problems import written
+
+SMALL = {"space": {"max_num_seqs": [4, 8, 16]}, "budget": {"trials": 2}, "confirm": {"best": 1, "repeats": 2}}
+
+
+def interrupted(_work, *_more):
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def told(capsys, *words):
+    """The exit code of a `harness tune`, and its lines on stdout."""
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", *map(str, words)])
+    return ended.value.code, capsys.readouterr().out.splitlines()
+
+
+def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monkeypatch):
+    """Exit 130 with what was measured; the command that is printed measures the rest, and no trial twice."""
+    path, out = written(tmp_path, **SMALL), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(command_tune, "_confirmed", interrupted)
+        code, lines = told(capsys, path, "--out", out, "--set", "confirm.repeats=3", "--seed", 5)
+    page = (out / "report.html").stat().st_mtime_ns
+    _, again, _ = lines[-1].split("`")
+    after = told(capsys, *shlex.split(again)[2:])
+
+    assert code == EXIT_INTERRUPTED
+    assert any("2 trials" in line for line in lines)
+    assert lines[-1].startswith("interrupted; what was measured is kept")
+    assert after[0] == EXIT_DONE
+    assert (out / "report.html").stat().st_mtime_ns > page
+    study = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    assert len(study["trials"]) == 2
+    assert study["confirmation"] is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "more"), [((), ""), (("--storage", "sqlite:///{}/s.db"), " with the same --storage")]
+)
+def test_an_interrupt_before_the_first_trial_is_one_line(tmp_path, capsys, monkeypatch, words, more):
+    """Nothing to report; an address, which may hold a password, is not printed."""
+    path = written(tmp_path, **SMALL)
+    monkeypatch.setattr(command_tune, "carry_out", interrupted)
+    code, lines = told(capsys, path, "--out", tmp_path / "out", *(word.format(tmp_path) for word in words))
+
+    assert code == EXIT_INTERRUPTED
+    assert len(lines) == 1
+    assert lines[0].endswith(f"--resume`{more} goes on")
+    assert "s.db" not in lines[0]
