@@ -186,7 +186,6 @@ def test_another_seed_is_no_pair():
     other = measured(range(1, 101), seed=2)
 
     assert not len(differences_of(paced([9.0] * 60), other, "throughput"))
-    assert not len(differences_of(paced([9.0] * 60), other, "throughput", closed=True))
 
 
 def test_latencies_are_compared_as_far_as_nothing_is_missing():

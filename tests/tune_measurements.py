@@ -9,7 +9,7 @@ from harness.tune.words import Measurement
 INFINITE = math.inf
 
 
-def measured(done, *, ttft=None, tpot=None, e2e=None, good=None, tokens=100.0, seed=1, **metrics):
+def measured(done, *, ttft=None, tpot=None, good=None, tokens=100.0, seed=1, **metrics):
     """A measurement whose requests ended at these seconds."""
     count = len(done)
     span_s = float(np.nanmax(done)) if count else 0.0
@@ -17,7 +17,7 @@ def measured(done, *, ttft=None, tpot=None, e2e=None, good=None, tokens=100.0, s
         "done": tuple(map(float, done)),
         "ttft": tuple(ttft if ttft is not None else [0.1] * count),
         "tpot": tuple(tpot if tpot is not None else [0.05] * count),
-        "e2e": tuple(e2e if e2e is not None else [1.0] * count),
+        "e2e": tuple([1.0] * count),
         "good": tuple(good if good is not None else [1.0] * count),
         "tokens": (tokens,) * count,
     }

@@ -143,8 +143,7 @@ def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
     found = [one.measurement for one in incumbents(given, load) if one.measurement is not None]
     if not found:
         return None
-    closed = problem.tasks[0].stage.kind == "closed"
-    ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin, closed=closed)
+    ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
     return Watch(ruling, look_every_s(found))
 
 
@@ -153,9 +152,7 @@ def _as_far_as(problem: Problem, verdict: Verdict, part: Measurement, known: Seq
     other = next((one.measurement for one in known if one.measurement is not None), None)
     if other is None:
         return verdict
-    closed = problem.tasks[0].stage.kind == "closed"
-    told = {one.name: estimated(part, other, one.name, closed=closed) for one in problem.objectives}
-    values = {one.name: _no_better(one, told[one.name], other) for one in problem.objectives}
+    values = {one.name: _no_better(one, estimated(part, other, one.name), other) for one in problem.objectives}
     return Verdict(values, verdict.violations)
 
 

@@ -1,8 +1,7 @@
 """Can this trial still win, by what its benchmark has shown so far beside the incumbent's?
 
 Both answered the same requests: the same prompts at the same arrivals, so they are compared in
-pairs. Latencies request by request, as far as none is missing; rates of a closed loop by how long its users waited
-for what they got (`users`), request by request as well. Rates of an open loop by the clock: what both had
+pairs. Latencies request by request, as far as none is missing. Rates by the clock: what both had
 answered at the same time into the load, as a request that takes long holds back no count of the others,
 and what is still under way is missing on both sides alike. What is tested are differences between
 blocks, of requests or of time, as neighbours resemble each other. Two rules stop a trial, each with half of the error:
@@ -27,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.stats import inflation, percentile_of, student_t
-from harness.tune.users import COUNTED, shortfalls
 from harness.tune.words import Limit, Measurement, Objective
 
 Floats = NDArray[np.float64]
@@ -130,6 +128,10 @@ def _first(measurement: Measurement, name: str, count: int) -> Floats:
     return np.asarray(measurement.series[name][:count], dtype=np.float64)
 
 
+_COUNTED = {"throughput": "tokens", "goodput": "good", "request_rate": None}
+"""Objectives that are rates, and the series that says what an answered request counts (None: one)."""
+
+
 def _ends(measurement: Measurement) -> Floats:
     """When each request ended; those that failed or did not end are far away."""
     done = np.asarray(measurement.series["done"], dtype=np.float64)
@@ -161,7 +163,7 @@ def _behind(trial: Measurement, incumbent: Measurement, objective: str, margin: 
     its mean rate, so that over all of a load the sum is above 0 where the trial's rate is the lower one. Blocks before
     the first answer of either say nothing, and are left out.
     """
-    series, whole_s = COUNTED[objective], _last_s(incumbent)
+    series, whole_s = _COUNTED[objective], _last_s(incumbent)
     count = _blocks_so_far(trial, whole_s)
     if count < FEWEST_BLOCKS:
         return np.zeros(0)
@@ -173,13 +175,6 @@ def _behind(trial: Measurement, incumbent: Measurement, objective: str, margin: 
     started = _brought(trial, None, edges) + _brought(incumbent, None, edges)
     first = int(np.flatnonzero(started)[0]) if started.any() else count
     return np.asarray((theirs / (1 + margin) - own)[first:] / mean) if mean else np.zeros(0)
-
-
-def _short(trial: Measurement, incumbent: Measurement, objective: str, margin: float) -> Floats:
-    """How much less the trial's users got for their time, in blocks of the requests that it has answered."""
-    values = shortfalls(trial, incumbent, objective, margin)
-    size = block_size(len(incumbent.series["done"]))
-    return blocks_of(values, size) if len(values) >= FEWEST_BLOCKS * size else np.zeros(0)
 
 
 def _bounded(values: Floats) -> Floats:
@@ -210,18 +205,14 @@ def comparison(objective: str) -> Worse | None:
     return None
 
 
-def differences_of(
-    trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0, *, closed: bool = False
-) -> Floats:
+def differences_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> Floats:
     """By how much the trial is worse than the incumbent in each block so far; empty where nothing can be compared.
 
     `margin` is by which share it may be worse: of rates and mean latencies as a ratio, of requests above a percentile
-    as a share of requests. `closed`: both are loads by users who wait for their answers.
+    as a share of requests.
     """
-    if objective in COUNTED and trial.seed != incumbent.seed:
-        return np.zeros(0)
-    if objective in COUNTED:
-        return (_short if closed else _behind)(trial, incumbent, objective, margin)
+    if objective in _COUNTED:
+        return _behind(trial, incumbent, objective, margin) if trial.seed == incumbent.seed else np.zeros(0)
     compared = comparison(objective)
     planned = len(incumbent.series.get("done", ()))
     count, size = min(settled(trial), settled(incumbent)), block_size(planned)
@@ -231,10 +222,10 @@ def differences_of(
     return np.nan_to_num(compared(trial, incumbent, count, size)) - allowed
 
 
-def _planned(trial: Measurement, incumbent: Measurement, blocks: int, *, of_time: bool) -> int:
+def _planned(trial: Measurement, incumbent: Measurement, objective: str, blocks: int) -> int:
     """How many blocks there will be at the end: of time more, by as much as the trial is slower."""
     total = len(incumbent.series["done"])
-    if not of_time:
+    if objective not in _COUNTED:
         return total // block_size(total)
     own, theirs = (int((_ends(one) <= trial.load_s).sum()) for one in (trial, incumbent))
     skipped = _blocks_so_far(trial, _last_s(incumbent)) - blocks
@@ -247,8 +238,6 @@ def race(
     objectives: Sequence[Objective],
     alpha: float = ALPHA,
     margin: float = 0.0,
-    *,
-    closed: bool = False,
 ) -> Ruling:
     """Whether the trial cannot win: one incumbent beats it in every objective, or would in the end.
 
@@ -259,24 +248,21 @@ def race(
     """
     names = ", ".join(one.name for one in objectives)
     share = alpha / 2 / max(1, len(incumbents))
-    evidence = 1.0
+    most = 1.0
     for number, incumbent in enumerate(incumbents):
-        worse = [differences_of(trial, incumbent, one.name, margin, closed=closed) for one in objectives]
+        worse = [differences_of(trial, incumbent, one.name, margin) for one in objectives]
         if not all(len(one) for one in worse):
             continue
         least = min(evidence_against(one) for one in worse)
-        evidence = max(evidence, least)
+        most = max(most, least)
         if least * share >= 1:
             return Ruling(True, f"beaten by incumbent {number} in {names}", least, settled(trial))
-        planned = [
-            _planned(trial, incumbent, len(one), of_time=named.name in COUNTED and not closed)
-            for one, named in zip(worse, objectives, strict=True)
-        ]
         if all(
-            foreseen_behind(one[: len(one) // 2 * 2], most, share) for one, most in zip(worse, planned, strict=True)
+            foreseen_behind(one[: len(one) // 2 * 2], _planned(trial, incumbent, named.name, len(one)), share)
+            for one, named in zip(worse, objectives, strict=True)
         ):
             return Ruling(True, f"would end behind incumbent {number} in {names}", least, settled(trial))
-    return Ruling(stop=False, evidence=evidence, requests=settled(trial))
+    return Ruling(stop=False, evidence=most, requests=settled(trial))
 
 
 def certain_breach(trial: Measurement, limits: Sequence[Limit], planned: int) -> Ruling:
@@ -302,14 +288,12 @@ def watch(
     limits: Sequence[Limit] = (),
     alpha: float = ALPHA,
     margin: float = 0.0,
-    *,
-    closed: bool = False,
 ) -> Callable[[Measurement], Ruling]:
-    """What a benchmark asks now and then with what it has so far; see `differences_of`."""
+    """What a benchmark asks now and then with what it has so far."""
 
     def ruling(trial: Measurement) -> Ruling:
         planned = max((len(one.series.get("done", ())) for one in incumbents), default=0)
         broken = certain_breach(trial, limits, planned) if planned else Ruling(stop=False)
-        return broken if broken.stop else race(trial, incumbents, objectives, alpha, margin, closed=closed)
+        return broken if broken.stop else race(trial, incumbents, objectives, alpha, margin)
 
     return ruling

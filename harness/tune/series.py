@@ -14,7 +14,6 @@ from harness.records import CANCELLED, FAILED, MEASURED, NEVER_SENT
 from harness.slo import good
 from harness.stats import percentile_with_failures
 from harness.steady import is_open
-from harness.tune.users import COUNTED, shared
 from harness.tune.words import Measurement
 from harness.units import NS_PER_S
 
@@ -152,14 +151,11 @@ def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str,
     return told | _statistics(views, np.zeros(int(ended.sum()), dtype=bool))
 
 
-def estimated(part: Measurement, other: Measurement, name: str, *, closed: bool = False) -> float:
+def estimated(part: Measurement, other: Measurement, name: str) -> float:
     """A metric of a load that was ended early: that of another, full load, times how both did up to that moment.
 
-    Rates of closed loops by the requests that both have answered. Where the other load had ended by then, its own end
-    is that moment: a rate does not fall by waiting.
+    Where the other load had ended by then, its own end is that moment: a rate does not fall by waiting.
     """
-    if closed and name in COUNTED and math.isfinite(ratio := shared(part, other, name).ratio):
-        return other.metrics.get(name, math.nan) * ratio
     then = partial_of(other, min(part.load_s, other.load_s))
     own, theirs = part.metrics.get(name, math.nan), then.metrics.get(name, math.nan)
     whole = other.metrics.get(name, math.nan)
