@@ -35,6 +35,8 @@ CALIBRATED_AT = (1, 2, 4, 8)  # trials measured in full
 _FITTED = 4  # of them: each costs the twin a dozen loads
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
+CLIMBED_EVERY = 2  # trials: then only what was measured counts, lest a cliff that the twin sees is never looked behind
+_NEAR = 0.25  # of the best, in the unit cube, is where it climbs
 EXPLORE_EVERY = 4
 SETTLED_AT = 5  # trials: from then on what is likely to fail is left alone
 _SURE = 0.9  # to serve, asked of candidates from then on
@@ -233,7 +235,10 @@ class Proposer:
             return
         rng = stream(self.problem.study.seed, "neighbours", number)
         alone = self.twin is None or not self._trusted(seen).trusted
-        for one in sorted((one for one in seen if one.values), key=lambda one: (one.broken, one.cost))[:2]:
+        ranked = sorted((one for one in seen if one.values), key=lambda one: (one.broken, one.cost))
+        for one in ranked[:1]:
+            self._join(spaces.steps(self._space(), one.point))
+        for one in ranked[:2]:
             self._join(spaces.neighbours(self._space(), one.point, AROUND if alone else AROUND // 2, rng))
         if alone:
             self._join(spaces.drawn(self._space(), _FRESH, rng))
@@ -245,6 +250,7 @@ class Proposer:
         sure = self._sure(left, number)
         left = [one for one, kept in zip(left, sure, strict=True) if kept] or left
         left = self._unlike(left, seen) or left
+        left = left if number % CLIMBED_EVERY else self._near_best(left, seen) or left
         gains = self._gains(left, seen, number)
         near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
         last = seen[-1].effective if seen else None
@@ -258,9 +264,20 @@ class Proposer:
         known = {one.course for one in seen if one.course}
         return [one for one in left if self.twin.course(one) not in known]
 
+    def _near_best(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
+        """Candidates a step or two away from the best that was measured in full."""
+        whole = [one for one in seen if not one.stopped]
+        if not whole:
+            return []
+        best = min(whole, key=lambda one: (one.broken, one.cost))
+        rows = spaces.encoded(self._space(), [best.point, *(one.point for one in left)])
+        gaps = np.sqrt(((rows[1:] - rows[0]) ** 2).sum(axis=1))
+        return [one for one, gap in zip(left, gaps, strict=True) if gap <= _NEAR]
+
     def _gains(self, left: Sequence[Candidate], seen: Sequence[Seen], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
-        told = Observed(self.problem, self._space(), seen, self._cheap(left, seen), number)
+        said = self._cheap(left, seen) if number % CLIMBED_EVERY else None
+        told = Observed(self.problem, self._space(), seen, said, number)
         rows = spaces.encoded(self._space(), [one.point for one in left])
         belief = belief_of(told, rows)
         if number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and seen:

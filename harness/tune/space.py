@@ -164,6 +164,17 @@ def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator)
     return [one for one in unique(found) if one != dict(point)]
 
 
+def steps(space: Space, point: Point) -> list[dict[str, Value]]:
+    """Points that are a step or two away from one along one range: a tenth and a fifth of it, up and down."""
+    found = []
+    for one in space.parameters:
+        if one.kind == "choice" or one.name not in point:
+            continue
+        here = share_of(one, point[one.name])
+        found += [pointed(space, {**point, one.name: at(one, here + by)}) for by in (-0.2, -0.1, 0.1, 0.2)]
+    return [found for found in unique(found) if found != dict(point)]
+
+
 def _all_values(space: Space, point: Point, rng: np.random.Generator) -> dict[str, Value]:
     return {one.name: point.get(one.name, at(one, float(rng.random()))) for one in space.parameters}
 
