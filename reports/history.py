@@ -1,6 +1,5 @@
 """How did a scenario's results move over runs and versions, and at which run was a change shown?"""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +45,6 @@ class Entry:
         own = (self.run.get("client") or {}).get("version")
         return ", ".join(engine) or (f"npu-harness {own}" if own else "–")
 
-    @property
-    def change(self) -> str:
-        """What changed, in words; empty where nothing was shown. Of kernels, which are many, only how many did."""
-        if self.side.is_kernels:
-            counts = Counter(row.verdict for row in self.changed)
-            return "; ".join(f"{verdict}: {count} kernel times" for verdict, count in counts.items())
-        return "; ".join(
-            f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}" for row in self.changed
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -82,6 +71,11 @@ class History:
             if (value := _value(measure, found)) is not None
         ]
         return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
+
+
+def told(row: Row) -> str:
+    """A change in words."""
+    return f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}"
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:

@@ -43,7 +43,7 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
             "light": stage_variables(kernels.COLOURS, dark=False),
             "dark": stage_variables(kernels.COLOURS, dark=True),
         },
-        "badges": list(_badges(summary)),
+        "badges": list(badges(summary)),
         "doubts": [Doubt(one["severity"], one["next"], (("", one["text"]),)) for one in summary["verdict"]["doubts"]],
         "figures": kernels.draw_all(summary, run),
         "heads": kernels.HEADS,
@@ -55,7 +55,8 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
+def badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
+    """The verdict, and how many cases ended how."""
     valid = summary["verdict"]["valid"]
     yield Badge("Valid" if valid else "Not valid", "good" if valid else "bad", "#measured" if valid else "#doubts")
     counts = summary["kernels"]["counts"]

@@ -175,7 +175,7 @@ def _few_runs(base: Side, new: Side, gate: Gate) -> Iterator[Doubt]:
             f"With {counts[0]} and {counts[1]} repeats, how far two runs of one {what} differ cannot be seen; "
             f"{format_share(gate.between_runs)} is taken for it."
         )
-        yield Doubt("few_repeats", DOUBT, text, "Run both in turn: `harness run … --repeats 5 --against …`.")
+        yield Doubt("few_repeats", DOUBT, text, "Run both in turn: harness run with --repeats 5 and --against.")
     if pairs(base, new) is None and not base.is_kernels:
         text = "The repeats have no mates that sent the same requests, so what the load did to each counts as noise."
         yield Doubt("unpaired", NOTE, text, "Run both under the same seeds.")

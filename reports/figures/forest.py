@@ -42,12 +42,17 @@ def forest(bars: Sequence[Bar], head: Head) -> Figure:
     axes.set_xlim(-reach, reach)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     places = [place for place in _ticks(reach) if abs(place) <= reach]
-    ticks(axes, "x", places, [f"{place:+g} %" if place else "0" for place in places])
+    ticks(axes, "x", places, [_signed(f"{place:+g} %") if place else "0" for place in places])
     for place in places:
         axes.plot([place, place], [-0.6, len(bars) - 0.4], color=INK if place == 0 else GRID, linewidth=0.9, zorder=1)
     for row, bar in enumerate(bars):
         _draw(axes, row, bar, reach)
     return figure
+
+
+def _signed(text: str) -> str:
+    """A number with a minus sign as wide as its plus sign."""
+    return text.replace("-", "\u2212")
 
 
 def _reach(bars: Sequence[Bar]) -> float:
@@ -77,7 +82,7 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
         if cut:
             axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
             if abs(bar.change) > reach:
-                axes.text(end * (1 - 14 / width), row, f"{bar.change:+,.0f} %", color=colour, fontsize=10.5,
+                axes.text(end * (1 - 14 / width), row, _signed(f"{bar.change:+,.0f} %"), color=colour, fontsize=10.5,
                           ha="right" if end > 0 else "left", va="center_baseline", zorder=5)  # fmt: skip
     if bar.allowed is not None and abs(bar.allowed) < reach:
         axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)
