@@ -8,15 +8,16 @@ from harness.finish import finish
 CASES = [(batch, tokens) for batch in (1, 8) for tokens in (512, 2048)]
 
 
-def make_kernels(folder, seconds, *, repeats=1, lost=(), rate=1e10, **facts):
+def make_kernels(folder, seconds, *, repeats=1, lost=(), rate=1e10, cases=4, **facts):
     """A result of a case for each of `CASES`, cold and hot; `seconds(case, repeat)` is the median of its samples.
 
-    `lost` holds (case, repeat, status); `facts` are of the device, the provider, the path and the axes.
+    `cases` is how many were asked for, of which those beyond had no turn. `lost` holds (case, repeat, status);
+    `facts` are of the device, the provider, the path and the axes.
     """
     told = {"name": "A CPU", "provider": "vllm_cpu", "path": "attend", "dtype": "bfloat16", "device": {}} | facts
     raw = folder / store.RAW
     raw.mkdir(parents=True)
-    store.write_json(folder, store.RUN, _run(told))
+    store.write_json(folder, store.RUN, _run(told, cases))
     lines = [_device(told, rate)]
     for repeat in range(repeats):
         for case in range(len(CASES)):
@@ -26,9 +27,9 @@ def make_kernels(folder, seconds, *, repeats=1, lost=(), rate=1e10, **facts):
     return folder, finish(folder)
 
 
-def _run(told):
+def _run(told, count):
     cases = []
-    for batch, tokens in CASES:
+    for batch, tokens in [*CASES, *((64, 1 << place) for place in range(count - len(CASES)))]:
         axes = {"phase": "decode", "model": "m", "dtype": told["dtype"], "block_size": 128, "batch": batch}
         cases.append({"labels": list({**axes, "kv_tokens": tokens}.items()), "kv_lens": [tokens] * batch})
     engine = {"kind": "auto", "simulated": False, "model": None}

@@ -19,6 +19,8 @@ from harness.comparing.sides import read_side
 from harness.errors import InputError
 from harness.kernels.repeats import between_runs, merged
 from harness.scenario.gate import KERNEL_GATE, Gate, for_kernels
+from reports import history_page
+from reports.history import histories
 from tests.kernel_results import CASES, make_kernels
 from tests.result_folder import Run, make_result
 
@@ -319,3 +321,19 @@ def test_cases_that_one_side_lacks_are_counted(tmp_path):
     assert [doubt.text for doubt in found.doubts if doubt.name == "stages"] == [
         "Only one side has 2 of the measurements."
     ]
+
+
+def test_an_index_counts_the_kernels_that_changed(tmp_path):
+    """Results of kernels stand in an index as any others; one in which nothing was measured does not spoil it."""
+    made = [
+        make_kernels(tmp_path / "1", steady)[0],
+        make_kernels(tmp_path / "2", lambda case, repeat: 1.3 * steady(case, repeat))[0],
+        make_kernels(tmp_path / "3", steady, lost=[(case, 0, "failed") for case in range(len(CASES))])[0],
+    ]
+    for day, folder in enumerate(made, 1):
+        store.write_json(folder, store.RUN, store.read_run(folder) | {"started_utc": f"2026-11-0{day}T10:00:00"})
+    (history,) = histories(made)
+    page = history_page.write(made).read_text(encoding="utf-8")
+
+    assert [entry.change for entry in history.entries] == ["", "worse: 8 kernel times", ""]
+    assert "worse: 8 kernel times" in page

@@ -20,10 +20,11 @@ from harness.kernels.order import order_of
 from harness.kernels.result import find_doubts
 from harness.scenario.loading import load_scenario
 from harness.scenario.models import Engine
-from harness.twin.calibration import read_calibration
+from harness.twin.calibration import Calibration, read_calibration
 from harness.twin.chips import chip_named
 from harness.twin.cost import StepCost
 from harness.twin.settings import settings_from_flags
+from tests.kernel_results import make_kernels
 
 SHIPPED = Path(__file__).parent.parent / "scenarios" / "paged_attention.yaml"
 HEAD = "name: k\nquestion: How fast?\nkernels:\n"
@@ -149,6 +150,15 @@ def test_repeats_are_processes_of_their_own(tmp_path, fake):
     assert len(kernels["limits"]) == 1
     assert sum("the process died" in line for line in told) == 1
     assert told[-1].startswith("repeat 3/3, 8/8 decode, batch 2, 128 KV tokens, block size 128, attend: cold 8.00 ms")
+
+
+def test_a_run_that_was_ended_says_what_had_no_turn(tmp_path):
+    """What was measured is kept; what was not is counted, and doubted."""
+    _, summary = make_kernels(tmp_path / "a", lambda _case, _repeat: 1e-3, cases=6)
+
+    assert summary["answer"].startswith("4 of 6 cases measured on A CPU")
+    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["interrupted"]
+    assert summary["verdict"]["doubts"][0]["text"].startswith("2 of 6 cases had no turn")
 
 
 def test_a_process_that_hangs_is_stopped(tmp_path, fake):
@@ -292,7 +302,8 @@ def test_measured_kernels_time_the_simulators_attention(tmp_path, fake):
         for share in (0.1, 0.8)
     )
 
-    assert found.flags == {"cache_efficiency": round(1e9 / chip.bandwidth, 4)}
+    assert found.flags == {"cache_efficiency": pytest.approx(1e9 / chip.bandwidth, rel=1e-3)}
+    assert Calibration(3e-6, None).flags == {"cache_efficiency": 3e-6}  # slow as it may be, not nothing
     assert calibrated(told)["cache_efficiency"] == found.flags["cache_efficiency"]
     assert (
         calibrated(told.model_copy(update={"args": {"chip": "cpu-2core", "cache_efficiency": 0.5}}))["cache_efficiency"]

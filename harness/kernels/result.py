@@ -87,13 +87,14 @@ def _samples(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
 
 def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json: the run, its verdict, and a row for every case, path and status."""
-    doubts = find_doubts(rows, device)
+    unturned = len(run["kernels"]["cases"]) - len({row["case"] for row in rows if row["case"] >= 0})
+    doubts = [*_unturned(unturned, len(run["kernels"]["cases"])), *find_doubts(rows, device)]
     counts = Counter(row["status"] for row in rows)
     return {
         "format": store.FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": answer(rows, device),
+        "answer": answer(rows, device, unturned),
         "simulated": False,
         "engine": {"kind": device["provider"], "simulated": False, "model": None, "effective": {}},
         "verdict": {
@@ -114,10 +115,13 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
     }
 
 
-def answer(rows: Sequence[Row], device: Mapping[str, Any]) -> str:
-    """The result in a sentence: how much was measured, and how near the limit the best and the worst come."""
+def answer(rows: Sequence[Row], device: Mapping[str, Any], unturned: int = 0) -> str:
+    """The result in a sentence: how much was measured, and how near the limit the best and the worst come.
+
+    `unturned` is how many cases the run ended before.
+    """
     measured = [row for row in rows if row["status"] == MEASURED]
-    head = f"{len(measured)} of {len(rows)} cases measured on {device['name']} with {device['provider']}"
+    head = f"{len(measured)} of {len(rows) + unturned} cases measured on {device['name']} with {device['provider']}"
     shares = [(share, row) for row in measured if (share := _share(row)) is not None]
     if not shares:
         return f"{head}."
@@ -151,6 +155,14 @@ def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
         text = f"No case was measured{reason}."
         found.append(Doubt("nothing_measured", INVALID, text, "See the table for each reason."))
     return found
+
+
+def _unturned(count: int, cases: int) -> list[Doubt]:
+    """Cases that an end from outside kept from their turn."""
+    if not count:
+        return []
+    text = f"{count} of {cases} cases had no turn: the run was ended before."
+    return [Doubt("interrupted", DOUBT, text, "Let it run to its end, or ask for fewer cases.")]
 
 
 def _wrong(rows: Sequence[Row]) -> list[Doubt]:

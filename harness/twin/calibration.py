@@ -28,7 +28,7 @@ class Calibration:
     def flags(self) -> dict[str, float]:
         """As flags of the simulated engine."""
         found = {"cache_efficiency": self.cache, "attention_efficiency": self.attention}
-        return {name: round(share, 4) for name, share in found.items() if share is not None}
+        return {name: float(f"{share:.4g}") for name, share in found.items() if share is not None}
 
 
 def read_calibration(folder: Path, chip: Chip) -> Calibration:
