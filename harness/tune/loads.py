@@ -11,7 +11,6 @@ from harness.scenario.stages import OFFLINE, LoadItem, Stage
 _ITEM: TypeAdapter[Any] = TypeAdapter(LoadItem)
 _FILE_KEY = {"rate_to": "to", "duration_s": "duration"}
 _WITH_RATE = ("poisson", "constant", "gamma")
-STAGE_FIELD = {"to": "rate_to", "from": "rate", "duration": "duration_s"}
 
 
 def body_of(stage: Stage) -> dict[str, Any]:
