@@ -35,6 +35,8 @@ class Seen:
     broken: float
     cost: float
     stopped: bool = False
+    course: tuple[float, ...] | None = None
+    """How the twin sees its load go: the same where every step is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ FAVOURITES = 4  # of the twin, tried before a model is asked
 UNSCREENED = 5  # points spread over the space, where there is no twin
 AROUND = 10  # neighbours of the best that join the pool each time
 TPE_EVERY = 6
-CALIBRATED_AT = (1, 5)  # trials measured in full
+CALIBRATED_AT = (1, 2, 4, 8)  # trials measured in full
+_FITTED = 4  # of them: each costs the twin a dozen loads
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
 EXPLORE_EVERY = 4
@@ -62,6 +63,7 @@ class Proposer:
     pool: dict[str, Candidate] = field(default_factory=dict)
     same: int = 0
     refused: int = 0
+    calibrated: int = 0
 
     def open(self) -> None:
         """Fill the pool: points spread over the space and around the default; equal engines stand in it once."""
@@ -118,15 +120,23 @@ class Proposer:
         return self._by_model(seen, taken, number)
 
     def _calibrate(self, trials: Sequence[Trial]) -> None:
-        """Let the twin learn the device's speed from the default, and again from the first few trials."""
+        """Let the twin learn the device's speed from the default, and again as trials come in that differ from it."""
         if self.twin is None or len(self.problem.tasks) > 1:
             return
         known = [one for one in trials if one.status == COMPLETE and one.measurement is not None]
-        due = [count for count in CALIBRATED_AT if self.twin.fitted_to < count <= len(known)]
-        if not due:
+        due = sum(count <= len(known) for count in CALIBRATED_AT)
+        if due <= self.calibrated:
             return
-        pairs = [(found, one.measurement) for one in known if (found := self._exact(one)) is not None]
+        self.calibrated = due
+        rows = spaces.encoded(self._space(), [engine_part(one.point) for one in known])
+        best = min(range(len(known)), key=lambda place: self._cost_of(known[place]))
+        chosen = [known[place] for place in spaces.spread_out(rows, (0, best), _FITTED)]
+        pairs = [(found, one.measurement) for one in chosen if (found := self._exact(one)) is not None]
         self.twin.calibrate([(found, measured) for found, measured in pairs if measured is not None])
+
+    def _cost_of(self, trial: Trial) -> float:
+        first = self.problem.objectives[0]
+        return first.cost(trial.values.get(first.name, math.nan))
 
     def _exact(self, trial: Trial) -> Candidate | None:
         """The candidate of a trial: of the default the base configuration itself, which its point only rounds."""
@@ -139,11 +149,15 @@ class Proposer:
             return found
         default = next((engine_part(one.point) for one in trials if one.origin == "default"), None)
         made = [self.ground.one({} if one.point == default else one.point) for one in found]
-        said = [None if one is None else self.twin.says(one) for one in made]
-        return [
-            one if told is None else replace(one, twin=told.values, twin_violations=told.violations)
-            for one, told in zip(found, said, strict=True)
-        ]
+        return [one if engine is None else self._told(one, engine) for one, engine in zip(found, made, strict=True)]
+
+    def _told(self, one: Seen, engine: Candidate) -> Seen:
+        """An engine that was seen, with the twin's word; as it is where the twin has none."""
+        told = self._says(engine)
+        if told is None or self.twin is None:
+            return one
+        course = self.twin.course(engine)
+        return replace(one, twin=told.values, twin_violations=told.violations, course=course)
 
     def _says(self, candidate: Candidate) -> Verdict | None:
         return None if self.twin is None else self.twin.says(candidate)
@@ -230,11 +244,19 @@ class Proposer:
             return None
         sure = self._sure(left, number)
         left = [one for one, kept in zip(left, sure, strict=True) if kept] or left
+        left = self._unlike(left, seen) or left
         gains = self._gains(left, seen, number)
         near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
         last = seen[-1].effective if seen else None
         place = min(near, key=lambda i: (rank(last, left[i].resolved.effective), -gains[i]))
         return Proposal(left[place], "model", self._says(left[place]))
+
+    def _unlike(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
+        """Candidates that the twin does not see go step by step as one that was measured: those would teach nothing."""
+        if self.twin is None:
+            return list(left)
+        known = {one.course for one in seen if one.course}
+        return [one for one in left if self.twin.course(one) not in known]
 
     def _gains(self, left: Sequence[Candidate], seen: Sequence[Seen], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""

@@ -152,8 +152,12 @@ def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str,
 
 
 def estimated(part: Measurement, other: Measurement, name: str) -> float:
-    """A metric of a load that was ended early: that of another, full load, times how both did up to that moment."""
-    own, theirs = part.metrics.get(name, math.nan), partial_of(other, part.load_s).metrics.get(name, math.nan)
+    """A metric of a load that was ended early: that of another, full load, times how both did up to that moment.
+
+    Where the other load had ended by then, its own end is that moment: a rate does not fall by waiting.
+    """
+    then = partial_of(other, min(part.load_s, other.load_s))
+    own, theirs = part.metrics.get(name, math.nan), then.metrics.get(name, math.nan)
     whole = other.metrics.get(name, math.nan)
     if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
         return own

@@ -201,6 +201,16 @@ def _column(parameter: Parameter, points: Sequence[Point]) -> NDArray[np.float64
     return np.asarray(rows, dtype=np.float64).reshape(len(points), len(words))
 
 
+def spread_out(rows: NDArray[np.float64], first: Sequence[int], count: int) -> list[int]:
+    """Places of up to `count` rows: the first ones given, then each time the row farthest from all taken."""
+    taken = list(dict.fromkeys(first))[:count]
+    while len(taken) < min(count, len(rows)):
+        gaps = ((rows[:, None, :] - rows[None, taken, :]) ** 2).sum(axis=2).min(axis=1)
+        gaps[taken] = -1.0
+        taken.append(int(gaps.argmax()))
+    return taken
+
+
 def sweep(space: Space, count: int) -> list[dict[str, Value]]:
     """All that one engine start measures of the load: every choice, and `count` places of every range."""
     points: list[dict[str, Value]] = [{}]

@@ -15,6 +15,7 @@ from harness.tune.capacity import CAPACITY, LAST_RATE, around, searched
 from harness.tune.configuration import Candidate
 from harness.tune.loads import changed
 from harness.tune.problem import Problem, Task, Verdict, slo_of, verdict_of
+from harness.tune.series import LATENCIES
 from harness.tune.virtual import VirtualLoad
 from harness.tune.words import Measurement
 from harness.twin.cost import TERMS, Terms
@@ -23,7 +24,12 @@ from harness.twin.settings import Settings, settings_from_flags
 OFF = 0.4
 """By how much each coefficient of a screening twin is off, at most, where it stands for another device."""
 _COARSE = 0.1  # of a capacity that only ranks candidates
-_MOST_FITTED = 4  # trials: each costs the twin a dozen loads
+Course = tuple[float, ...]
+"""How a load goes, in numbers that are the same where every step is."""
+
+
+def _course(measured: Measurement) -> Course:
+    return (measured.load_s, *(measured.metrics.get(f"{name}_mean", 0.0) for name in LATENCIES))
 
 
 def perturbed(terms: Terms, seed: int, off: float = OFF) -> Terms:
@@ -43,9 +49,8 @@ class Twin:
 
     problem: Problem
     terms: Terms
-    fitted_to: int = 0
-    _own: Terms | None = None
     _said: dict[str, Verdict | None] = field(default_factory=dict)
+    _courses: dict[str, Course] = field(default_factory=dict)
     _loads: list[VirtualLoad] = field(default_factory=list)
 
     def says(self, candidate: Candidate) -> Verdict | None:
@@ -53,20 +58,30 @@ class Twin:
         if candidate.key not in self._said:
             measured = self._measured(candidate, self.terms)
             self._said[candidate.key] = None if measured is None else verdict_of(self.problem, measured)
+            if measured is not None:
+                self._courses[candidate.key] = tuple(value for one in measured for value in _course(one))
         return self._said[candidate.key]
 
+    def course(self, candidate: Candidate) -> Course | None:
+        """How its load goes, as a value that is the same for two candidates where every step of theirs is.
+
+        A cache that holds more than is ever asked of it is such a case: whatever the coefficients are, it changes
+        nothing. None where the twin would not start.
+        """
+        self.says(candidate)
+        return self._courses.get(candidate.key)
+
     def calibrate(self, seen: Sequence[tuple[Candidate, Measurement]]) -> None:
-        """Fit its speed to trials that were measured in full, of one task; what it said before is forgotten."""
-        own = self._own = self._own or self.terms
-        known = [(one, found) for one, found in seen if not found.stopped][-_MOST_FITTED:]
+        """Fit its speed, from where it is, to trials of one task measured in full; what it said before is forgotten."""
+        known = [(one, found) for one, found in seen if not found.stopped]
 
         def predict(terms: Terms) -> list[Mapping[str, float]]:
             told = [self._measured(candidate, terms, found) for candidate, found in known]
             return [{} if one is None else one[0].metrics for one in told]
 
-        self.terms = calibrated(own, [found.metrics for _, found in known], predict)
-        self.fitted_to = len(seen)
+        self.terms = calibrated(self.terms, [found.metrics for _, found in known], predict)
         self._said.clear()
+        self._courses.clear()
 
     def _measured(
         self, candidate: Candidate, terms: Terms, like: Measurement | None = None

@@ -1,0 +1,250 @@
+"""How do the tuner and the searches that it is held against look for the best of a landscape?
+
+All get a budget of 20 trials, the default among them, and end as a study does: the best two are measured again in
+turns with the default, and the winner is who comes out of that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from benchmarks.tuning_landscapes import Device, Served
+from harness.errors import HarnessError
+from harness.seeds import stream
+from harness.tune.configuration import Ground, canonical, engine_of, resolver
+from harness.tune.confirm import chosen, confirmation, turns
+from harness.tune.dead import dead_parameters, settled
+from harness.tune.evaluating import StartFailed
+from harness.tune.lessons import Lessons
+from harness.tune.problem import Problem, Task
+from harness.tune.proposing import Proposer
+from harness.tune.sampler import suggested
+from harness.tune.series import partial_of
+from harness.tune.space import at, pointed
+from harness.tune.study import Work, carry_out
+from harness.tune.twins import Twin, perturbed
+from harness.tune.words import COMPLETE, Parameter, Point, Trial, best
+from harness.twin.cost import TERMS
+from harness.twin.settings import effective, settings_from_flags
+
+TRIALS = 20
+SETTLING = 5  # trials whose failures do not count
+SCREENED_POINTS = 30
+SCREENED_ROUNDS = 3  # requests of a twin's load, in times of the users that send them
+
+
+@dataclass(slots=True)
+class Shelf:
+    """Trials in memory: what a study's book does, without a database."""
+
+    done: list[Trial] = field(default_factory=list)
+    keys: dict[int, str] = field(default_factory=dict)
+
+    def engine_keys(self) -> dict[int, str]:
+        return dict(self.keys)
+
+    def trials(self) -> list[Trial]:
+        return list(self.done)
+
+    def running(self) -> dict[int, tuple[str, str]]:
+        return {}
+
+    def begin(self, point: Point, engine_key: str, origin: str) -> tuple[int, None]:  # noqa: ARG002
+        self.keys[len(self.done)] = engine_key
+        return len(self.done), None
+
+    def end(self, handle: None, trial: Trial) -> None:  # noqa: ARG002
+        self.done.append(trial)
+
+
+@dataclass(slots=True)
+class Alone:
+    """A desk with one worker."""
+
+    worker: str = "alone"
+    claimed: set[str] = field(default_factory=set)
+
+    def alive(self) -> set[str]:
+        return {self.worker}
+
+    def forget(self, alive: set[str], kept: Sequence[str]) -> None:
+        """There is nobody else."""
+
+    def release(self, digest: str) -> None:
+        self.claimed.discard(digest)
+
+    def claim(self, digest: str) -> bool:
+        fresh = digest not in self.claimed
+        self.claimed.add(digest)
+        return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One search: the truth of its winner and of who led before the confirmation, its trials, what was saved."""
+
+    truth: float
+    leading: float
+    failed_late: int
+    late: int
+    repeated: int
+    saved: float = 0.0
+    same_winner: bool = True
+
+
+def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> Outcome:
+    """The tuner itself, under a seed."""
+    users = problem.tasks[0].stage.concurrency or 1
+    how = {"points": SCREENED_POINTS if screened else 0, "requests": SCREENED_ROUNDS * users}
+    screening = problem.study.screening.model_copy(update=how)
+    asked = replace(problem, study=problem.study.model_copy(update={"seed": seed, "screening": screening}))
+    ground = Ground(asked, resolver(asked))
+    asked, _ = settled(asked, dead_parameters(asked, ground))
+    ground = Ground(asked, resolver(asked))
+    twin = Twin(asked, perturbed(TERMS["A2"], seed)) if screened else None
+    proposer = Proposer(asked, ground, Lessons(), twin)
+    proposer.open()
+    device = Device(served, seed)
+    shelf = Shelf()
+    carry_out(Work(asked, device, shelf, Alone(), ground, proposer, Path()))  # type: ignore[arg-type]
+    return _outcome(asked, served, shelf.done, device)
+
+
+def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: Device) -> Outcome:
+    leading = best(trials, problem.objectives[0])
+    keys = [canonical(trial.effective) for trial in trials]
+    late = trials[SETTLING:]
+    whole_best = max(device.wholes, default=0.0)
+    own = leading.values["goodput"] if leading is not None else 0.0
+    load_s, whole_s = device.load_s, device.whole_s  # of the trials: the confirmation runs in full
+    known = [one for one in trials if one.status == COMPLETE and one.feasible and one.origin != "default"]
+    ranked = sorted(known, key=lambda one: (-one.values["goodput"], one.number))
+    winner = confirmed(problem, device, [one.point for one in ranked])
+    return Outcome(
+        truth=truth_of(problem, served, winner),
+        leading=0.0 if leading is None else truth_of(problem, served, leading.point),
+        failed_late=sum(trial.failure is not None for trial in late),
+        late=len(late),
+        repeated=len(keys) - len(set(keys)),
+        saved=1 - load_s / whole_s if whole_s else 0.0,
+        same_winner=own >= whole_best * (1 - 1e-9),
+    )
+
+
+def confirmed(problem: Problem, device: Device, ranked: Sequence[Point]) -> Point:
+    """Who wins when the best of a ranking are measured again beside the default, as a study confirms them."""
+    task, rule = problem.tasks[0], problem.study.confirm
+    points = [{}, *ranked[: rule.best]]
+    values: dict[int, list[float | None]] = {who: [] for who in range(len(points))}
+    for turn in turns(len(points) - 1, rule.repeats, problem.study.seed):
+        values[turn.who].append(_measured(problem, device, task, points[turn.who]))
+    return points[chosen(confirmation(values, problem.objectives[0]))]
+
+
+def _measured(problem: Problem, device: Device, task: Task, point: Point) -> float | None:
+    """The goodput that a run with noise shows; None where the engine does not start."""
+    try:
+        with device.open(engine_of(problem, point), Path()) as session:
+            return session.measure(task, task.stage, 0).metrics["goodput"]
+    except StartFailed:
+        return None
+
+
+def truth_of(problem: Problem, served: Served, point: Point) -> float:
+    """Goodput without noise; 0 where the engine would not start."""
+    task = problem.tasks[0]
+    try:
+        whole = served.show(task, task.stage, _settings(problem, point))
+        return partial_of(whole, whole.load_s).metrics["goodput"]
+    except HarnessError:
+        return 0.0
+
+
+def _settings(problem: Problem, point: Point) -> Any:
+    engine = engine_of(problem, point)
+    return settings_from_flags({**engine.args, "model": engine.model})
+
+
+@dataclass(slots=True)
+class Tries:
+    """What the other searches do with a point: start, measure with noise, note."""
+
+    problem: Problem
+    served: Served
+    device: Device
+    values: list[float | None] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    def measure(self, point: Point) -> float | None:
+        """The goodput that a run showed; None where the engine did not start."""
+        self.points.append(point)
+        self.values.append(_measured(self.problem, self.device, self.problem.tasks[0], point))
+        return self.values[-1]
+
+    def outcome(self) -> Outcome:
+        """The winner among the best that were seen, by its truth."""
+        known = [(-value, place) for place, value in enumerate(self.values) if value is not None]
+        ranked = [self.points[place] for _, place in sorted(known)]
+        keys = [self._key(point) for point in self.points]
+        late = self.values[SETTLING:]
+        leading = truth_of(self.problem, self.served, ranked[0]) if ranked else 0.0
+        winner = confirmed(self.problem, self.device, [point for point in ranked if point])
+        truth = truth_of(self.problem, self.served, winner)
+        return Outcome(truth, leading, sum(value is None for value in late), len(late), len(keys) - len(set(keys)))
+
+    def _key(self, point: Point) -> str:
+        try:
+            return str(sorted(effective(_settings(self.problem, point)).items(), key=str))
+        except HarnessError:
+            return str(point)
+
+
+def searched(problem: Problem, served: Served, seed: int, search: Callable[[Problem, int, Tries], None]) -> Outcome:
+    """One of the other searches: the default first, as for the tuner."""
+    tries = Tries(problem, served, Device(served, seed))
+    tries.measure({})
+    search(problem, seed, tries)
+    return tries.outcome()
+
+
+def at_random(problem: Problem, seed: int, tries: Tries) -> None:
+    """Points drawn evenly."""
+    rng = stream(seed, "random search")
+    for _ in range(TRIALS - 1):
+        shares = {one.name: at(one, float(rng.random())) for one in problem.space.parameters}
+        tries.measure(pointed(problem.space, shares))
+
+
+def by_tpe(problem: Problem, seed: int, tries: Tries) -> None:
+    """Optuna's TPE as it comes; failures are failed trials."""
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    for _ in range(TRIALS - 1):
+        trial = study.ask()
+        value = tries.measure(suggested(trial, problem.space))
+        if value is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+
+
+def by_grid(problem: Problem, seed: int, tries: Tries) -> None:  # noqa: ARG001
+    """As vLLM's auto_tune: from 0.98 down to the first share that starts, then requests by tokens a step."""
+    space = {one.name: one for one in problem.space.parameters}
+    most = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
+    share = 0.98
+    while len(tries.values) < 6 and tries.measure({**most, "gpu_memory_utilization": share}) is None:
+        share = round(share - 0.01, 2)
+    axes = [evenly(space[name], 4) for name in ("max_num_seqs", "max_num_batched_tokens")]
+    for requests, tokens in product(*axes):
+        if len(tries.values) < TRIALS:
+            point = {"max_num_seqs": requests, "max_num_batched_tokens": tokens, "gpu_memory_utilization": share}
+            tries.measure(point)
+
+
+def evenly(parameter: Parameter, count: int) -> list[Any]:
+    """So many values of a range, its ends among them."""
+    return [at(parameter, place / (count - 1)) for place in range(count)]
