@@ -1,8 +1,8 @@
 """How good is the tuner after 20 trials, where the best configuration is known from an exhaustive grid?
 
 Everything in virtual time, on the twin with noise as a device has it: no number here is a measurement of
-hardware. The twin that screens has other coefficients, each off by up to 40 %. Every search ends as a study
-does: its best two are measured again in turns with the default, and the winner is who comes out of that.
+hardware. The twin that screens has other coefficients, each off by up to 40 %. Regret is that of
+whoever leads after the trials; beside it stands that of whom the confirmation leaves as the winner.
 """
 
 import functools
@@ -122,9 +122,9 @@ def _regrets(one: dict[str, Any]) -> Iterator[Number]:
     for method in METHODS:
         found = regrets(one, method)
         middle = max(0.0, statistics.median(found))
-        before = max(0.0, statistics.median(1 - o.leading / one["optimum"] for o in one["found"][method]))
+        confirmed = max(0.0, statistics.median(1 - o.confirmed / one["optimum"] for o in one["found"][method]))
         worst = format_share(max(0.0, *found))
-        shown = f"{format_share(middle)} (worst {worst}; before the confirmation {format_share(before)})"
+        shown = f"{format_share(middle)} (worst {worst}; confirmed {format_share(confirmed)})"
         is_ours = method.startswith("tuner")
         target = "≤ 3 %" if method == "tuner" else "as is"
         what = f"median regret after {TRIALS} trials, {method}"

@@ -1,13 +1,14 @@
 """What is tuned in the tuning benchmark: three scenarios on the twin, with noise as a device has it?"""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.engines.bootlog import BootFacts, boot_facts
 from harness.errors import EngineError, HarnessError
@@ -25,11 +26,13 @@ from harness.twin.memory import memory_of
 from harness.twin.settings import Settings, effective, settings_from_flags
 from harness.twin.startup import startup_lines
 
+Floats = NDArray[np.float64]
 HIDDEN_SHARE = 0.01  # of the device's memory: what the arithmetic does not know of (fragments, buffers of HCCL)
 HIDDEN_GRAPHS = 1.5  # times the memory for captured graphs that the arithmetic expects
 RUN_NOISE = 0.01  # relative standard deviation of a whole run
-REQUEST_NOISE = 0.03  # and of one request within it
-ALIKE = 0.8  # correlation of a request's noise with the one before
+MOMENT_NOISE = 0.03  # and of a moment within it
+MOMENTS = 100  # of a run
+ALIKE = 0.8  # correlation of a moment's noise with the one before
 
 SCENARIO = """\
 name: {name}
@@ -135,25 +138,34 @@ class Served:
 
 
 def noisy(truth: Measurement, limits: Mapping[str, float], seed: int, run: int) -> Measurement:
-    """A measurement as a device would show it: the whole run a little off, and requests in a row alike."""
-    rng = stream(seed, "noise of a run", run)
-    count = len(truth.series["done"])
-    draws = rng.normal(0.0, REQUEST_NOISE, count)
-    for place in range(1, count):
-        draws[place] = ALIKE * draws[place - 1] + math.sqrt(1 - ALIKE**2) * draws[place]
-    shift = float(np.exp(rng.normal(0.0, RUN_NOISE)))
-    factors = shift * np.exp(draws)
-    series = {name: np.asarray(values) for name, values in truth.series.items()}
-    for name in ("ttft", "tpot", "e2e"):
-        series[name] = series[name] * factors
-    series["done"] = series["done"] * shift
+    """A measurement as a device would show it: the whole run a little off, and some moments slower than others.
+
+    The device's time is stretched, so that all that a request shows, and when it ends, fits together.
+    """
+    at = _stretched(max(truth.load_s, *truth.series["done"]), stream(seed, "noise of a run", run))
+    known = {name: np.asarray(values) for name, values in truth.series.items()}
+    sent = known["done"] - known["e2e"]
+    first = sent + known["ttft"]
+    decoding = np.maximum(known["done"] - first, 1e-9)
+    series = known | {"done": at(known["done"]), "ttft": at(first) - at(sent), "e2e": at(known["done"]) - at(sent)}
+    series["tpot"] = known["tpot"] * (at(known["done"]) - at(first)) / decoding
     good = np.isfinite(series["done"])
     for metric, most in limits.items():
         good &= ~(series[metric] > most)
     series["good"] = good.astype(float)
     given = replace(truth, series={name: tuple(values.tolist()) for name, values in series.items()})
-    told = partial_of(given, truth.load_s * shift)
+    told = partial_of(given, float(at(np.asarray(truth.load_s))))
     return replace(told, stopped=False)
+
+
+def _stretched(span_s: float, rng: np.random.Generator) -> Callable[[Floats], Floats]:
+    """From the device's time without noise to that with it, both in seconds."""
+    draws = rng.normal(0.0, MOMENT_NOISE, MOMENTS)
+    for place in range(1, MOMENTS):
+        draws[place] = ALIKE * draws[place - 1] + math.sqrt(1 - ALIKE**2) * draws[place]
+    lengths = np.exp(rng.normal(0.0, RUN_NOISE) + draws) * span_s / MOMENTS
+    edges, ends = np.linspace(0.0, span_s, MOMENTS + 1), np.concatenate([[0.0], np.cumsum(lengths)])
+    return lambda times: np.asarray(np.interp(times, edges, ends) + np.minimum(times, 0.0))
 
 
 @dataclass(slots=True)
@@ -163,10 +175,10 @@ class _Session:
     owner: "Device"
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
-        """With fresh noise for every run; a watch is asked at twenty times of the load."""
+        """With fresh noise for every run; a watch is asked as often as it wants to be."""
         whole = self.owner.noisy(task, stage, self.settings, seed)
         self.owner.wholes.append(whole.metrics["goodput"])
-        for time_s in times_to_look(whole) if watch is not None else ():
+        for time_s in times_to_look(whole, watch.every_s) if watch is not None else ():
             part = partial_of(whole, time_s)
             if watch is not None and watch(part).stop:
                 self.owner.load_s += time_s

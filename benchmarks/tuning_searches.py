@@ -1,7 +1,7 @@
 """How do the tuner and the searches that it is held against look for the best of a landscape?
 
-All get a budget of 20 trials, the default among them, and end as a study does: the best two are measured again in
-turns with the default, and the winner is who comes out of that.
+All get a budget of 20 trials, the default among them. Then each does what a study does: the best two are measured
+again in turns with the default, which stays where no gain is shown.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,10 +85,10 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One search: the truth of its winner and of who led before the confirmation, its trials, what was saved."""
+    """One search: the truth of who led after its trials and of who won the confirmation, its trials, what was saved."""
 
     truth: float
-    leading: float
+    confirmed: float
     failed_late: int
     late: int
     repeated: int
@@ -125,8 +125,8 @@ def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: 
     ranked = sorted(known, key=lambda one: (-one.values["goodput"], one.number))
     winner = confirmed(problem, device, [one.point for one in ranked])
     return Outcome(
-        truth=truth_of(problem, served, winner),
-        leading=0.0 if leading is None else truth_of(problem, served, leading.point),
+        truth=0.0 if leading is None else truth_of(problem, served, leading.point),
+        confirmed=truth_of(problem, served, winner),
         failed_late=sum(trial.failure is not None for trial in late),
         late=len(late),
         repeated=len(keys) - len(set(keys)),
@@ -140,7 +140,7 @@ def confirmed(problem: Problem, device: Device, ranked: Sequence[Point]) -> Poin
     task, rule = problem.tasks[0], problem.study.confirm
     points = [{}, *ranked[: rule.best]]
     values: dict[int, list[float | None]] = {who: [] for who in range(len(points))}
-    for turn in turns(len(points) - 1, rule.repeats, problem.study.seed):
+    for turn in turns(range(len(points)), rule.repeats, problem.study.seed):
         values[turn.who].append(_measured(problem, device, task, points[turn.who]))
     return points[chosen(confirmation(values, problem.objectives[0]))]
 
@@ -191,10 +191,13 @@ class Tries:
         ranked = [self.points[place] for _, place in sorted(known)]
         keys = [self._key(point) for point in self.points]
         late = self.values[SETTLING:]
-        leading = truth_of(self.problem, self.served, ranked[0]) if ranked else 0.0
-        winner = confirmed(self.problem, self.device, [point for point in ranked if point])
-        truth = truth_of(self.problem, self.served, winner)
-        return Outcome(truth, leading, sum(value is None for value in late), len(late), len(keys) - len(set(keys)))
+        truth = truth_of(self.problem, self.served, ranked[0]) if ranked else 0.0
+        winner = truth_of(
+            self.problem,
+            self.served,
+            confirmed(self.problem, self.device, [point for point in ranked if point]),
+        )
+        return Outcome(truth, winner, sum(value is None for value in late), len(late), len(keys) - len(set(keys)))
 
     def _key(self, point: Point) -> str:
         try:

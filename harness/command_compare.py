@@ -6,14 +6,14 @@ from pathlib import Path
 
 from harness.clock import utc_now
 from harness.comparing.comparison import Comparison, compare
+from harness.comparing.judging import BETTER, WORSE
 from harness.comparing.sides import Side, read_side
 from harness.comparing.telling import table, told
 from harness.doubts import NOTE
 from harness.errors import InputError
 from harness.imports import is_foreign, side_of
-from harness.kernels.compare import both_kernels, compare_folders
-from harness.kernels.compare import lines_of as kernel_lines
-from harness.scenario.gate import DEFAULT_GATE, Gate
+from harness.measures import KERNEL_TIME
+from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate, for_kernels
 from harness.scenario.loading import load_gate
 
 RESULTS = Path("results")
@@ -34,13 +34,22 @@ def compare_command(chosen: argparse.Namespace) -> Compared:
     Raises:
         HarnessError: where a side is no result, the two are unlike, or the gate is faulty.
     """
-    if both_kernels(chosen.base, chosen.new):
-        changed = compare_folders(chosen.base, chosen.new, anyway=chosen.anyway)
-        return Compared(tuple(kernel_lines(changed)), (), changed.exit_code)
-    gate = DEFAULT_GATE if chosen.gate is None else load_gate(chosen.gate)
-    found = compare(_side(chosen.base), _side(chosen.new), gate, anyway=chosen.anyway)
+    base, new = _side(chosen.base), _side(chosen.new)
+    found = compare(base, new, _gate(chosen.gate, is_kernels=base.is_kernels), anyway=chosen.anyway)
     folder = chosen.out or RESULTS / f"compare-{found.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
     return compared(found, folder, chosen.lang)
+
+
+def _gate(path: Path | None, *, is_kernels: bool) -> Gate:
+    """The gate of a file, or what is judged without one."""
+    if path is None:
+        return KERNEL_GATE if is_kernels else DEFAULT_GATE
+    gate = load_gate(path)
+    if is_kernels and KERNEL_TIME not in gate.gate:
+        raise InputError(f"{path}: gate says nothing of kernels; expected {KERNEL_TIME}, such as {KERNEL_TIME}: 5%")
+    if not is_kernels and set(gate.gate) == {KERNEL_TIME}:
+        raise InputError(f"{path}: gate says nothing of requests; expected a measure of theirs, such as ttft_p99: 5%")
+    return for_kernels(gate) if is_kernels else gate
 
 
 def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
@@ -61,8 +70,9 @@ def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
 
 
 def lines_of(found: Comparison) -> list[str]:
-    """The answer, the table of what the gate judges, and the doubts, for a terminal."""
-    lines = [found.answer, *table(found.judged)]
+    """The answer, the table of what the gate judges (of kernels what changed), and the doubts, for a terminal."""
+    rows = [row for row in found.judged if not found.is_kernels or row.broken or row.verdict in (BETTER, WORSE)]
+    lines = [found.answer, *(table(rows) if rows else ())]
     for doubt in found.doubts:
         step = f" {doubt.next}" if doubt.severity != NOTE else ""
         lines.append(f"{doubt.severity}: {doubt.text}{step}")

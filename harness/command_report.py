@@ -26,7 +26,7 @@ def report_command(chosen: argparse.Namespace) -> Iterator[str]:
     for path in paths:
         folder = _imported(path) if is_foreign(path) else path
         if _is_study(folder):
-            yield str(_study_page(folder))
+            yield str(_study_page(folder, chosen.lang))
             continue
         finish(folder)
         yield str(draw(folder, chosen.lang))
@@ -49,10 +49,10 @@ def _is_study(path: Path) -> bool:
     return (path / STUDY).exists() and not (path / store.RUN).exists()
 
 
-def _study_page(folder: Path) -> Path:
-    from reports import tuning  # noqa: PLC0415 - a room of its own
+def _study_page(folder: Path, language: str) -> Path:
+    import reports  # noqa: PLC0415 - a room of its own
 
-    return tuning.write(folder)
+    return reports.write_study(folder, language)
 
 
 def _imported(path: Path) -> Path:

@@ -1,17 +1,23 @@
 """By how much does one value differ from another, and is the difference shown?
 
 Pure arithmetic. An effect is ln(new / base), or new - base where the values are shares; its
-standard error comes from repeats (`by_pairs`, `by_groups`) or from blocks of consecutive
-requests (`harness.resampling`). Several effects are judged together by Holm's step-down
-procedure (Scandinavian Journal of Statistics 6, 1979): the chance that any of them is called a
-difference where there is none stays at most `alpha`, whatever they share.
+standard error comes from repeats (`by_pairs`, `by_groups`), from blocks of consecutive
+requests (`harness.resampling`) or from the order of values (`by_ranks`). Several effects are
+judged together by Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979): the
+chance that any of them is called a difference where there is none stays at most `alpha`,
+whatever they share.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.stats import Floats, student_t, student_t_above
+import numpy as np
+
+from harness.stats import Floats, distribution, order_ranks, student_t, student_t_above
+
+NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
+MOST_DOF = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,41 @@ def by_groups(base: Floats, new: Floats) -> Effect:
     shares = [part / square if square else 0.5 for part in parts]
     dof = 1 / sum(share**2 / (len(values) - 1) for share, values in zip(shares, (base, new), strict=True))
     return Effect(float(new.mean() - base.mean()), math.sqrt(square), dof)
+
+
+def by_ranks(base: Sequence[Floats], new: Sequence[Floats], between: float) -> Effect | None:
+    """The difference of ln(median) of few runs a side, from the order of each run's own values; None: too few.
+
+    Each run's error is that of the 95 % interval of its median, which its values' resemblance in time widens; on top
+    comes `between`, by which share two runs of the same are taken to differ (standard deviation). Degrees of freedom
+    are those of Satterthwaite (Biometrics Bulletin 2, 1946), `between` being no estimate.
+    """
+    sides = [[_log_median(values) for values in side] for side in (base, new)]
+    known = [[one for one in side if one is not None] for side in sides]
+    if any(len(known[place]) < len(side) for place, side in enumerate(sides)):
+        return None
+    parts = [(error**2 / len(side) ** 2, dof) for side in known for _, error, dof in side]
+    square = sum(part for part, _ in parts) + between**2 * sum(1 / len(side) for side in known)
+    loose = sum(part**2 / dof for part, dof in parts)
+    means = [sum(middle for middle, _, _ in side) / len(side) for side in known]
+    return Effect(means[1] - means[0], math.sqrt(square), square**2 / loose if loose else MOST_DOF)
+
+
+def _log_median(values: Floats) -> tuple[float, float, float] | None:
+    """ln(median), its standard error and how many degrees of freedom that has; None where no interval is known."""
+    if not len(values) or values.min() <= 0:
+        return None
+    ends = distribution(values).ci95.get("p50") or _median_interval(values)
+    if ends is None:
+        return None
+    reach = math.log(ends[1] / ends[0]) / 2
+    return math.log(float(np.median(values))), reach / NORMAL_95, len(values) - 1
+
+
+def _median_interval(values: Floats) -> tuple[float, float] | None:
+    """A 95 % interval of the median of few values, taken as independent; None for fewer than six."""
+    ranks, ordered = order_ranks(len(values), 0.5), np.sort(values)
+    return None if ranks is None else (float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,10 @@ def finish(folder: Path) -> dict[str, Any]:
 
 
 def draw(folder: Path, language: str = "en") -> Path:
-    """Draw report.html and its companions from a finished folder, the page in a language; the page's path."""
+    """Draw report.html and its companions from a finished folder in a language; the page's path."""
     import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
 
-    return reports.put_into(reports.write_all(folder), language)
+    return reports.write_all(folder, language)
 
 
 def preload() -> None:

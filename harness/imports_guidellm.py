@@ -4,7 +4,8 @@ Each benchmark is a stage, each of its requests one of ours; times are seconds o
 Of a stream it keeps the first and the last token only. Names differ between its versions.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ _RATES = {
     "total_token_rate": "tokens_per_second",
 }
 _NOTES = (
-    "guidellm keeps the first and the last token of an answer: gaps between its tokens are taken to be equal",
-    "guidellm starts its clock when a connection is in hand: its TTFT leaves out the wait for one",
+    "Of an answer guidellm keeps the first and the last token: gaps between its tokens are taken to be equal",
+    "The clock of guidellm starts when a connection is in hand: its TTFT leaves out the wait for one",
 )
 
 
@@ -39,17 +40,27 @@ def guidellm(found: Mapping[str, Any], path: Path) -> Foreign:
     """
     try:
         benchmarks = [_benchmark(one) for one in found["benchmarks"]]
-        model = _model(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        model = _first_text(found, "model")
+        started_utc = _moment(found["benchmarks"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
         raise ResultError(f"{path}: not as guidellm writes it ({type(fault).__name__}: {fault})") from None
     if not benchmarks:
         raise ResultError(f"{path}: holds no benchmark; expected at least one that ended")
-    return Foreign(TOOL, model, "", "completions", simulated=False, benchmarks=benchmarks, notes=_NOTES)
+    endpoint = "chat" if "chat" in (_first_text(found, "request_format") or "") else "completions"
+    return Foreign(TOOL, model, started_utc, endpoint, simulated=False, benchmarks=benchmarks, notes=_NOTES)
 
 
-def _model(found: Mapping[str, Any]) -> str | None:
-    """The model's name, where some part of the file has one."""
-    return next((str(value) for value in _named(found, "model", 0) if isinstance(value, str) and value), None)
+def _first_text(found: Mapping[str, Any], name: str) -> str | None:
+    """The first value of that name, such as the model's, where some part of the file has one."""
+    return next((str(value) for value in _named(found, name, 0) if isinstance(value, str) and value), None)
+
+
+def _moment(benchmarks: Sequence[Mapping[str, Any]]) -> str:
+    """When the first benchmark began, as an ISO time; empty where it does not say."""
+    begun_s = benchmarks[0].get("start_time") if benchmarks else None
+    return (
+        "" if begun_s is None else datetime.fromtimestamp(float(begun_s), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
 
 
 def _named(value: Any, name: str, depth: int) -> Iterator[Any]:

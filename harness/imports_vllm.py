@@ -20,10 +20,10 @@ _LISTS = ("start_times", "ttfts", "itls", "output_lens", "input_lens", "errors")
 _METRICS = {"ttft": "ttft", "tpot": "tpot", "chunk_gap": "itl", "e2e": "e2el"}
 _STATISTICS = {"mean": "mean", "std": "std", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
 _NOTES = (
-    "vllm bench does not say when requests were due: latencies from the due time are absent",
-    "its itl is the gap between events, here called chunk_gap",
+    "When requests were due is not in a file of vllm bench: latencies from the due time are absent",
+    "The itl of vllm bench is the gap between events, here called chunk_gap",
 )
-_SPREAD = "how many tokens each event carried is not in the file: they are spread evenly over the events of an answer"
+_SPREAD = "How many tokens each event carried is not in the file: they are spread evenly over the events of an answer"
 
 
 def vllm_bench(objects: Sequence[Mapping[str, Any]], path: Path) -> Foreign:

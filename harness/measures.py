@@ -1,7 +1,7 @@
 """What of a stage can be held beside another run's, and which way is better?
 
 A measure is named as in a gate: a metric and its statistic (`ttft_p99`), a rate
-(`output_token_rate`), or `failed_share`.
+(`output_token_rate`), `failed_share`, or `kernel_time`.
 """
 
 import re
@@ -17,7 +17,8 @@ METRICS = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 RATES = ("request_rate", "output_token_rate", "total_token_rate", "goodput")
 FAILED_SHARE = "failed_share"
-PATTERN = rf"({'|'.join(METRICS)})_({'|'.join(STATISTICS)})|{'|'.join(RATES)}|{FAILED_SHARE}"
+KERNEL_TIME = "kernel_time"  # of a case of kernels, in place of a stage; always its median
+PATTERN = rf"({'|'.join(METRICS)})_({'|'.join(STATISTICS)})|{'|'.join(RATES)}|{FAILED_SHARE}|{KERNEL_TIME}"
 _KEY = re.compile(PATTERN)
 
 
@@ -36,8 +37,8 @@ class Measure:
 
     @property
     def is_latency(self) -> bool:
-        """Whether it is a time of single requests or gaps."""
-        return self.metric in METRICS
+        """Whether it is a time: of single requests, of gaps, or of a kernel's launch."""
+        return self.metric in METRICS or self.metric == KERNEL_TIME
 
     @property
     def ratio(self) -> bool:
@@ -54,7 +55,9 @@ def measure_of(key: str) -> Measure:
     found = _KEY.fullmatch(key)
     if found is None:
         known = [*(f"{metric}_{statistic}" for metric in METRICS for statistic in ("p99", "p50", "mean")), *RATES]
-        raise ValueError(f"unknown measure; {suggestion(key, [*known, FAILED_SHARE])}")
+        raise ValueError(f"unknown measure; {suggestion(key, [*known, FAILED_SHARE, KERNEL_TIME])}")
+    if key == KERNEL_TIME:
+        return Measure(key, key, "p50")
     return Measure(key, found[1], found[2]) if found[1] else Measure(key, key)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from kernels_bench.bench import Bench, device_line, limits_of, rows
+from kernels_bench.bench import Bench, device_line, limits_of, rows, strange_path
 from kernels_bench.job import Job, job_from
 from kernels_bench.providers import open_named
 from kernels_bench.providers.base import Unavailable
@@ -54,6 +54,10 @@ def _run(job: Job, lines: IO[str]) -> None:
         from kernels_bench.providers.processor import use_threads  # noqa: PLC0415 - needs torch
 
         use_threads(job.threads)
+    strange = strange_path(provider, job.paths)
+    if strange:
+        _tell(lines, {"event": "fault", "reason": strange, "asked": True})
+        return
     device = provider.device()
     limits = limits_of(job, provider, device)
     _tell(lines, device_line(provider, device, limits))

@@ -174,7 +174,9 @@ def _in_cache(case: Case, cache_bytes: int) -> Case | Skipped:
     """The case on a cache of that size; skipped where its sequences do not fit."""
     blocks = cache_bytes // (case.block_size * case.token_cache_bytes)
     if cache_bytes and blocks < case.used_blocks:
-        return Skipped(case.labels, f"needs {case.used_blocks} blocks; the cache has {blocks}")
+        gib = case.used_blocks * case.block_size * case.token_cache_bytes / (1 << 30)
+        more = f"expected a cache of at least {gib:.3g} GiB"
+        return Skipped(case.labels, f"needs {case.used_blocks} blocks; the cache has {blocks}: {more}")
     return replace(case, num_blocks=blocks)
 
 
@@ -193,14 +195,22 @@ def problem(case: Case) -> str | None:
     return found or _shape_problem(case)
 
 
+def _nearest(whole: int, part: int) -> str:
+    """The divisors next to a number that does not divide."""
+    divisors = [one for one in range(1, whole + 1) if whole % one == 0]
+    below = [one for one in divisors if one < part][-1:]
+    near = [*below, *[one for one in divisors if one > part][:1]]
+    return f"expected {' or '.join(map(str, near))}" if near else "expected at least 1 head"
+
+
 def _shape_problem(case: Case) -> str | None:
     if case.heads < 1 or case.heads % case.kv_heads:
-        return f"{case.kv_heads} KV heads do not divide {case.heads} heads"
+        return f"{case.kv_heads} KV heads do not divide {case.heads} heads; {_nearest(case.heads, case.kv_heads)}"
     if min(case.query_lens) < 1:
         return "a query of no tokens"
     for query, kv in zip(case.query_lens, case.kv_lens, strict=True):
         if query > kv:
-            return f"a query of {query} tokens is longer than its KV of {kv}"
+            return f"a query of {query} tokens is longer than its KV of {kv}; expected query_tokens of at most {kv}"
     if case.is_mla and case.phase in ATTENTION_PHASES:
         return f"{case.phase} of multi-head latent attention runs as plain attention after up-projection"
     return None if case.is_mla == (case.phase == "mla_decode") or case.phase == "kv_write" else "no MLA shape"

@@ -5,7 +5,8 @@ Every outcome is a row. A case that fails costs itself and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
 COLD_CACHES = 2  # bytes that a cold rotation touches, in last-level caches: all are evicted before their turn
 MOST_STEPS = 512
 MOST_STEP_SHARE = 4  # steps beside the first take at most a quarter of the free memory
+_FULL = ("out of memory", "cannot allocate memory", "can't allocate memory", "not enough memory")
 COPIES = 2  # a provider may keep the cache in a layout of its own beside ours
 
 
@@ -57,19 +59,46 @@ def limits_of(job: Job, provider: Provider, device: Device) -> tuple[Limits, ...
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """For each case and path a `begin` line before it, then its row."""
+    """First the row of whatever is refused; then for each case left a `begin` line, and a row for each path.
+
+    A process that goes on where another one died says nothing of what was refused: that one did.
+    """
+    taken: dict[int, list[Path]] = {}
     paths = bench.provider.paths()
     for index, case in enumerate(bench.job.cases[bench.job.begin :], bench.job.begin):
+        if index in bench.job.without:
+            continue
+        for path, reason in _choices(bench, case, paths):
+            if path is not None and not reason:
+                taken.setdefault(index, []).append(path)
+            elif not bench.job.begin:
+                yield _row(index, path.name if path else "", SKIPPED, reason)
+    for index, chosen in taken.items():
         yield {"event": "begin", "case": index}
-        chosen = _paths_for(case, paths, bench.job.paths)
-        if not chosen:
-            yield _row(index, "", SKIPPED, f"{bench.provider.name} has no path for {case.phase}")
         for path in chosen:
             yield _run(bench, index, path)
 
 
-def _paths_for(case: Case, paths: Any, wanted: tuple[str, ...]) -> list[Path]:
-    return [path for path in paths if case.phase in path.phases and (not wanted or path.name in wanted)]
+def _choices(bench: Bench, case: Case, paths: Sequence[Path]) -> Iterator[tuple[Path | None, str | None]]:
+    """The paths that compute a case's phase, each with why it is refused, if it is."""
+    wanted = bench.job.paths
+    found = [path for path in paths if case.phase in path.phases and (not wanted or path.name in wanted)]
+    if not found:
+        of = f"none of the paths {', '.join(wanted)} computes" if wanted else f"{bench.provider.name} has no path for"
+        yield None, f"{of} {case.phase}"
+    for path in found:
+        yield path, path.missing or problem(case) or bench.provider.refuse(case, path.name)
+
+
+def strange_path(provider: Provider, wanted: Sequence[str]) -> str | None:
+    """What is wrong with the first of these paths that the provider does not know; None where it knows all."""
+    known = [path.name for path in provider.paths()]
+    strange = next((name for name in wanted if name not in known), None)
+    if strange is None:
+        return None
+    near = difflib.get_close_matches(strange, known, 1)
+    expected = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+    return f"kernels.paths: {provider.name} has no {strange!r}; {expected}"
 
 
 def _row(index: int, path: str, status: str, reason: str | None, **more: Any) -> Row:
@@ -79,9 +108,6 @@ def _row(index: int, path: str, status: str, reason: str | None, **more: Any) ->
 def _run(bench: Bench, index: int, path: Path) -> Row:
     """The row of one case on one path."""
     case = bench.job.cases[index]
-    reason = path.missing or problem(case) or bench.provider.refuse(case, path.name)
-    if reason:
-        return _row(index, path.name, SKIPPED, reason)
     free = bench.provider.device().memory_bytes
     sized, steps = fit(case, bench.device.cache_bytes, free)
     if steps == 0:
@@ -99,7 +125,8 @@ def _told(fault: Exception) -> str:
     """The first line of an error that says something, short enough for a table."""
     lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
     words = lines[0] if lines else type(fault).__name__
-    return f"out of memory: {words}"[:300] if "out of memory" in str(fault).lower() else words[:300]
+    full = any(sign in str(fault).lower() for sign in _FULL)
+    return f"out of memory: {words}"[:300] if full else words[:300]
 
 
 def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) -> Row:
@@ -116,6 +143,8 @@ def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) ->
         return _row(index, path.name, WRONG, wrong, **more)
     before = bench.provider.telemetry()
     series, refused = _series(bench, prepared)
+    if not series:
+        return _row(index, path.name, SKIPPED, "; ".join(f"{mode}: {why}" for mode, why in refused.items()), **more)
     after = bench.provider.telemetry()
     more |= {"before": dict(before), "after": dict(after), "refused_modes": refused}
     more["throttled"] = throttled(before, after)

@@ -31,6 +31,8 @@ class Job:
     """Figures of data sheets, each with the part of a device's name that tells it, as `910B3`."""
     begin: int = 0
     """The first case to run: what came before was done by a process that died."""
+    without: tuple[int, ...] = ()
+    """Cases to leave out: an earlier process died on them."""
     measured: Limits | None = None
     """What an earlier process of the same run measured, so that all cases are held to the same."""
 
@@ -79,6 +81,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "cases": lambda rows: tuple(case_from(row) for row in rows),
     "paths": _texts,
     "modes": _texts,
+    "without": tuple,
     "rule": lambda tree: Rule(**tree),
     "chips": lambda rows: tuple((name, Limits(**tree)) for name, tree in rows),
     "measured": _limits,

@@ -38,7 +38,8 @@ def under_tensor_parallel(shape: Shape, size: int) -> Shape:
         ValueError: where the heads cannot be divided so.
     """
     if size < 1 or shape.heads % size:
-        raise ValueError(f"{shape.heads} heads cannot be divided over {size} devices")
+        fitting = ", ".join(str(one) for one in range(1, shape.heads + 1) if shape.heads % one == 0)
+        raise ValueError(f"{shape.heads} heads cannot be divided over {size} devices; expected one of {fitting}")
     if shape.kv_heads % size and size % shape.kv_heads:
         raise ValueError(f"{shape.kv_heads} KV heads can neither be divided over {size} devices nor copied to them")
     kv_heads = max(1, shape.kv_heads // size)

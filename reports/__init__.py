@@ -15,8 +15,8 @@ def preload() -> None:
     from reports import junit, markdown, page, vllm_bench  # noqa: F401, PLC0415 - loaded for later
 
 
-def write_all(folder: Path) -> Path:
-    """Draw a result folder: report.html, summary.md, junit.xml and vllm-bench.json; the page's path.
+def write_all(folder: Path, language: str = "en") -> Path:
+    """Draw a result folder: report.html and summary.md in a language, junit.xml, vllm-bench.json; the page's path.
 
     Raises:
         ResultError: where the folder is no result, or one of its files is broken.
@@ -26,14 +26,15 @@ def write_all(folder: Path) -> Path:
     from reports.folder import read  # noqa: PLC0415 - likewise
 
     if "kernels" in store.read_run(folder):
-        from reports.kernels_page import write as write_kernels  # noqa: PLC0415 - likewise
+        from reports import kernels_files, kernels_page  # noqa: PLC0415 - likewise
 
-        return write_kernels(folder)
+        kernels_files.write(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY), language)
+        return put_into(kernels_page.write(folder), language)
     data = gather(read(folder))
-    markdown.write(data.result)
+    markdown.write(data.result, language)
     junit.write(data.result)
     vllm_bench.write(data)
-    return page.write(data)
+    return put_into(page.write(data), language)
 
 
 def put_into(page: Path, language: str) -> Path:
@@ -45,10 +46,10 @@ def put_into(page: Path, language: str) -> Path:
 
 
 def write_comparison(folder: Path, found: "Comparison", language: str = "en") -> Path:
-    """Draw a comparison: compare.html in a language, compare.md, compare.xml (JUnit), compare.json; the page's path."""
+    """Draw a comparison: compare.html and compare.md in a language, compare.xml, compare.json; the page's path."""
     from reports import compare_files, compare_page  # noqa: PLC0415 - likewise
 
-    compare_files.write(folder, found)
+    compare_files.write(folder, found, language)
     return put_into(compare_page.write(folder, found), language)
 
 

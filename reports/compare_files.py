@@ -11,44 +11,45 @@ from harness.comparing.judging import UNTOLD, Row
 from harness.comparing.telling import told, verdict_text
 from reports import junit
 from reports.compare_page import HEADS, badges, cells
-from reports.markdown import MARKS, plain, row_of
+from reports.markdown import MARKS, Say, doubt_line, plain, row_of, simulated_lines, speaker
 from reports.writing import write_text
 
 MARKDOWN, JUNIT, JSON = "compare.md", "compare.xml", "compare.json"
 FORMAT = 1
 
 
-def write(folder: Path, found: Comparison) -> None:
-    """Write compare.md, compare.xml and compare.json into a folder."""
-    write_text(folder / MARKDOWN, "\n".join(_lines(found)) + "\n")
+def write(folder: Path, found: Comparison, language: str = "en") -> None:
+    """Write compare.md in a language, compare.xml and compare.json into a folder."""
+    write_text(folder / MARKDOWN, "\n".join(_lines(found, speaker(language))) + "\n")
     suite = f"{found.name} compared" + (" (SIMULATED)" if found.simulated else "")
     write_text(folder / JUNIT, junit.document(suite, _cases(found)))
     write_text(folder / JSON, json.dumps(as_dict(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _lines(found: Comparison) -> Iterator[str]:
+def _lines(found: Comparison, say: Say) -> Iterator[str]:
     if found.simulated:
-        yield from ("> **SIMULATED.** No hardware was measured; never quote these numbers as a measurement.", "")
-    yield from (f"## {plain(found.question)}", "", f"**{plain(found.answer)}**", "")
-    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(found))
+        yield from simulated_lines(say)
+    yield from (f"## {plain(found.question)}", "", f"**{say(found.answer)}**", "")
+    yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}".strip() for badge in badges(found))
     yield ""
     for doubt in found.doubts:
-        yield f"- **{doubt.severity}** {plain(doubt.text)}" + (f" _Next:_ {plain(doubt.next)}" if doubt.next else "")
-    yield from ("", *_table(found.judged), "")
-    yield f"{plain(found.base.name)} (base) against {plain(found.new.name)} (new). Everything is in compare.html."
+        yield doubt_line(doubt.severity, say(doubt.text), doubt.next, say)
+    yield from ("", *_table(found.judged, say), "")
+    sides = f"{plain(found.base.name)} ({say('base')}) · {plain(found.new.name)} ({say('new')})"
+    yield f"{sides} · {say('Everything is in compare.html.')}"
 
 
-def _table(rows: Sequence[Row]) -> Iterator[str]:
-    yield row_of(["Stage", *HEADS])
+def _table(rows: Sequence[Row], say: Say) -> Iterator[str]:
+    yield row_of([say(head) for head in ("Stage", *HEADS)])  # of kernels: what they have in common, and which it is
     yield row_of([":--", ":--", *["--:"] * (len(HEADS) - 2), ":--"])
     for row in rows:
-        yield row_of([plain(row.label), *(plain(cell.text) for cell in cells(row))])
+        yield row_of([say(row.label), *(say(cell.text) for cell in cells(row))])
 
 
 def _cases(found: Comparison) -> Iterator[Xml.Element]:
     """A case a measure of the gate: it fails where the gate is broken, and is skipped where it cannot be judged."""
     for row in found.judged:
-        case = junit.case_of(f"{found.name}.compare", f"{row.measure.key} at {row.label}")
+        case = junit.case_of(f"{found.name}.compare", f"{row.measure.key} at {row.place}")
         if row.broken:
             junit.fail(case, f"{told(row)}: {verdict_text(row)}", "regression")
         elif row.verdict == UNTOLD:
@@ -78,7 +79,7 @@ def _row(row: Row) -> dict[str, Any]:
     kind = "ratio" if row.measure.ratio else "difference"
     return {
         "stage": row.stage,
-        "label": row.label,
+        "label": row.place,
         "measure": row.measure.key,
         "metric": row.measure.metric,
         "base": row.base,

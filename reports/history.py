@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from harness.comparing.aligning import aligned
 from harness.comparing.judging import BETTER, WORSE, Row, judge
 from harness.comparing.likeness import unlike
 from harness.comparing.sides import Side, read_side
 from harness.comparing.telling import change_text, name_of
 from harness.measures import Measure, in_view, measure_of, value_of
-from harness.scenario.gate import DEFAULT_GATE
+from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports.rows import frame_of_rows
 
 SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
@@ -44,13 +45,6 @@ class Entry:
         own = (self.run.get("client") or {}).get("version")
         return ", ".join(engine) or (f"npu-harness {own}" if own else "–")
 
-    @property
-    def change(self) -> str:
-        """What changed, in words; empty where nothing was shown."""
-        return "; ".join(
-            f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}" for row in self.changed
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -77,6 +71,11 @@ class History:
             if (value := _value(measure, found)) is not None
         ]
         return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
+
+
+def told(row: Row) -> str:
+    """A change in words."""
+    return f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}"
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:
@@ -113,7 +112,10 @@ def _alike(one: Entry, other: Entry) -> bool:
 
 
 def _changed(before: Entry, entry: Entry) -> list[Row]:
-    rows = judge(before.side, entry.side, DEFAULT_GATE)
+    sides, gate = (before.side, entry.side), DEFAULT_GATE
+    if entry.side.is_kernels:
+        sides, gate = aligned(*sides), KERNEL_GATE
+    rows = judge(*sides, gate)
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
 
 

@@ -1,19 +1,22 @@
 """How do several results become one index page: trends, changes, links?"""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
 from markupsafe import Markup
 
+from harness.comparing.judging import WORSE
 from harness.comparing.telling import name_of, unit_of
-from harness.measures import in_view, measure_of
+from harness.measures import FAILED_SHARE, Measure, in_view, measure_of
 from reports.drawing import Drawing, drawn
 from reports.figures.style import Head, drawing, scale_of
 from reports.figures.trend import trend_lines
-from reports.history import SHOWN, Entry, History, histories
+from reports.history import SHOWN, Entry, History, histories, told
 from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
@@ -49,7 +52,9 @@ def _context(found: Sequence[History], place: Path) -> dict[str, Any]:
 
 
 def _stages(history: History) -> list[int]:
-    return sorted({stage for entry in history.entries for repeat in entry.side.repeats for stage in repeat.stages})
+    """Stages that figures show; kernels have measurements instead, each with a page of its own."""
+    runs = [entry.side for entry in history.entries if not entry.side.is_kernels]
+    return sorted({stage for side in runs for repeat in side.repeats for stage in repeat.stages})
 
 
 def _shown(history: History, number: int, place: Path) -> dict[str, Any]:
@@ -61,8 +66,17 @@ def _shown(history: History, number: int, place: Path) -> dict[str, Any]:
         "figures": list(_figures(history, number)) if len(history.entries) > 1 else [],
         "stages": [(stage, names[stage]) for stage in _stages(history) if stage < len(names)],
         "entries": [_entry(entry, run, place) for run, entry in reversed(list(enumerate(history.entries, 1)))],
-        "changes": sum(bool(entry.changed) for entry in history.entries),
+        "changed": _changed(history),
     }
+
+
+def _changed(history: History) -> str:
+    """At how many runs a change was shown, and at which last; empty where there is none."""
+    runs = [run for run, entry in enumerate(history.entries, 1) if entry.changed]
+    if not runs:
+        return ""
+    kinds = " and ".join(sorted({row.verdict for row in history.entries[runs[-1] - 1].changed}))
+    return f"a change was shown at {len(runs)} of {len(history.entries)} runs, last at run {runs[-1]}: {kinds}"
 
 
 def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
@@ -76,9 +90,23 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
         "answer": str(entry.summary.get("answer") or ""),
-        "change": entry.change,
-        "worse": any(row.verdict == "worse" for row in entry.changed),
+        "changed": list(_told(entry)),
     }
+
+
+def _told(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Each change in words with its tone; of kernels, which are many, only how many changed."""
+    if entry.side.is_kernels:
+        for verdict, count in Counter(row.verdict for row in entry.changed).items():
+            yield f"{verdict}: {count} kernel times", "bad" if verdict == WORSE else "good"
+        return
+    yield from ((told(row), "bad" if row.verdict == WORSE else "good") for row in entry.changed)
+
+
+def _unit(measure: Measure, frame: pd.DataFrame) -> str:
+    if measure.metric == FAILED_SHARE:
+        return "%"
+    return scale_of(frame["value"].to_numpy(dtype="float64"), times=measure.is_latency).unit or unit_of(measure)
 
 
 def _figures(history: History, number: int) -> Iterator[Drawing]:
@@ -87,7 +115,9 @@ def _figures(history: History, number: int) -> Iterator[Drawing]:
         measure, frame = in_view(measure_of(key), load), history.frame(key)
         if not len(frame) or not frame["value"].gt(0).any():
             continue
-        unit = scale_of(frame["value"].to_numpy(dtype="float64"), times=measure.is_latency).unit or unit_of(measure)
+        if measure.metric == FAILED_SHARE:
+            frame = frame.assign(value=100 * frame["value"])
+        unit = _unit(measure, frame)
         name = name_of(measure)
         head = Head(name, f"{unit + ', ' if unit else ''}by run", simulated=history.simulated)
         said = "; ".join(f"run {run}" for run in frame.loc[frame["verdict"] != "", "run"].unique())

@@ -23,7 +23,7 @@ def text(result: Result) -> str:
 
 def document(name: str, cases: Iterable[Xml.Element]) -> str:
     """An XML document of one suite of test cases, counted."""
-    suite = Xml.Element("testsuite", name=_clean(name))
+    suite = Xml.Element("testsuite", name=clean(name))
     suite.extend(cases)
     counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
     for attribute, path in counts.items():
@@ -40,7 +40,8 @@ def write(result: Result) -> Path:
     return write_text(result.folder / JUNIT, text(result))
 
 
-def _clean(words: str) -> str:
+def clean(words: str) -> str:
+    """Words without the signs that XML has no place for."""
     return _FORBIDDEN.sub("?", words)
 
 
@@ -57,13 +58,13 @@ def _cases(result: Result, name: str) -> Iterator[Xml.Element]:
 def case_of(group: str, name: str, seconds: float = 0.0) -> Xml.Element:
     """A test case that passes, by its group and name."""
     took = seconds if seconds == seconds else 0.0  # noqa: PLR0124 - nan is unequal to itself
-    return Xml.Element("testcase", classname=_clean(group), name=_clean(name), time=f"{took:.3f}")
+    return Xml.Element("testcase", classname=clean(group), name=clean(name), time=f"{took:.3f}")
 
 
 def fail(case: Xml.Element, message: str, kind: str) -> None:
     """Make a case fail."""
-    failure = Xml.SubElement(case, "failure", message=_clean(message), type=kind)
-    failure.text = _clean(message)
+    failure = Xml.SubElement(case, "failure", message=clean(message), type=kind)
+    failure.text = clean(message)
 
 
 def _verdict_case(result: Result, name: str) -> Xml.Element:
@@ -76,7 +77,7 @@ def _verdict_case(result: Result, name: str) -> Xml.Element:
         said = "\n  ".join(f"{place}: {words}" if place else words for place, words in doubt.said)
         lines.append(f"{doubt.severity}: {said}" + (f"\n  next: {doubt.next}" if doubt.next else ""))
     if lines:
-        Xml.SubElement(case, "system-out").text = _clean("\n".join(lines))
+        Xml.SubElement(case, "system-out").text = clean("\n".join(lines))
     return case
 
 

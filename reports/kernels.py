@@ -1,11 +1,13 @@
 """What do the figures and tables of a kernel bench show, taken from its summary?"""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from harness.kernels.result import MEASURED, name_of
+from harness.kernels.naming import case_name, varying
+from harness.kernels.repeats import MEASURED
+from harness.kernels.result import name_of
 from harness.units import format_count, format_duration, format_rate, format_share, significant
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
@@ -192,7 +194,10 @@ def _said(lines: Sequence[Line], what: str, *, times: bool = False) -> str:
 
 def measured_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     """The table of what was measured, a line for each case, path and mode."""
-    return [_cells(row, mode, figures) for row in rows for mode, figures in row["modes"].items()]
+    differing = varying(row["labels"] for row in rows)
+    return [
+        [_case(row, differing), *_cells(row, mode, figures)] for row in rows for mode, figures in row["modes"].items()
+    ]
 
 
 def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
@@ -202,7 +207,6 @@ def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
     shares = [f"{format_share(limits['fraction'])}" for _, limits in held]
     marks = [*figures["marks"], *(["throttled"] if row["throttled"] else [])]
     return [
-        _case(row),
         Cell(mode),
         Cell(format_duration(figures["median_s"]), f"n {format_count(figures['n'])}"),
         Cell(interval),
@@ -214,8 +218,8 @@ def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _case(row: Row) -> Cell:
-    return Cell(name_of({**row, "path": ""}), str(row["path"]), foreign=True)
+def _case(row: Row, differing: Collection[str]) -> Cell:
+    return Cell(case_name(row["labels"], "", differing), str(row["path"]), foreign=True)
 
 
 def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]) -> Iterator[str]:
@@ -227,13 +231,20 @@ def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]
 
 
 def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
-    """The table of what was skipped, wrong or failed."""
+    """The table of what was skipped, wrong or failed; of what was measured the modes that could not be."""
+    differing = varying(row["labels"] for row in rows)
+    lost = [(row, row["status"], row["reason"]) for row in rows if row["status"] != MEASURED]
+    modes = [
+        (row, "skipped", f"{mode}: {reason}")
+        for row in rows
+        if row["status"] == MEASURED
+        for mode, reason in row.get("refused_modes", {}).items()
+    ]
     return [
         [
-            _case(row),
-            Cell(row["status"], tone="plain" if row["status"] == "skipped" else "bad"),
-            Cell(row["reason"], foreign=True),
+            _case(row, differing),
+            Cell(status, tone="plain" if status == "skipped" else "bad"),
+            Cell(reason, foreign=True),
         ]
-        for row in rows
-        if row["status"] != MEASURED
+        for row, status, reason in (*lost, *modes)
     ]

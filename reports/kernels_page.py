@@ -7,8 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from harness import store
-from harness.kernels.result import FAILED, MEASURED, SKIPPED, WRONG
-from harness.units import format_bytes, format_rate
+from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
+from harness.units import format_bytes, format_rate, format_share
 from reports import kernels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
@@ -43,7 +43,7 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
             "light": stage_variables(kernels.COLOURS, dark=False),
             "dark": stage_variables(kernels.COLOURS, dark=True),
         },
-        "badges": list(_badges(summary)),
+        "badges": list(badges(summary)),
         "doubts": [Doubt(one["severity"], one["next"], (("", one["text"]),)) for one in summary["verdict"]["doubts"]],
         "figures": kernels.draw_all(summary, run),
         "heads": kernels.HEADS,
@@ -55,7 +55,8 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
+def badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
+    """The verdict, and how many cases ended how."""
     valid = summary["verdict"]["valid"]
     yield Badge("Valid" if valid else "Not valid", "good" if valid else "bad", "#measured" if valid else "#doubts")
     counts = summary["kernels"]["counts"]
@@ -70,6 +71,9 @@ def _device_rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Provider", told["provider"]
     yield "Device", device["name"]
     yield "Last-level cache", format_bytes(device["cache_bytes"])
+    if told.get("between_runs") is not None:
+        yield "Fresh processes", str(told["repeats"])
+        yield "They differ by", format_share(told["between_runs"])
     for limits in told["limits"]:
         source = "Measured" if limits["source"] == "measured" else "Data sheet"
         yield f"{source}: bandwidth", format_rate(limits["bytes_per_s"] / 1e9, "GB/s")

@@ -64,7 +64,7 @@ def _pattern(key: str) -> re.Pattern[str]:
 
 def translated(page: str, language: str) -> str:
     """The page in another language; in English it is as it was."""
-    return page if language == "en" else "".join(_walk(page, lambda text: translate(text, language) or text))
+    return page if language == "en" else "".join(_walk(page, lambda text: said_in(text, language)))
 
 
 def missing(page: str, language: str) -> list[str]:
@@ -117,6 +117,11 @@ def _said(part: str, say: Callable[[str], str]) -> str:
         return part
     start, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     return f"{start}{html.escape(told)}{end}"
+
+
+def said_in(text: str, language: str) -> str:
+    """A text in another language, or as it is where the catalogue does not have it, as in English."""
+    return text if language == "en" or not text else translate(text, language) or text
 
 
 def translate(text: str, language: str) -> str | None:

@@ -1,22 +1,32 @@
 """What does a CI job page show of a run? The answer, the verdict and one table, as Markdown."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from reports import headline, tables, verdict
 from reports.folder import Result
+from reports.language import said_in
 from reports.tables import Column
 from reports.writing import write_text
 
 SUMMARY = "summary.md"
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|~#!@]|:(?=//)|(?<=www)\.)")
 MARKS = {"good": "✅", "warn": "⚠️", "bad": "❌", "plain": ""}
+SIMULATED = "No hardware was measured; never quote these numbers as a measurement."
+Say = Callable[[str], str]
 
 
-def text(result: Result) -> str:
-    """summary.md of a result: GitHub's Markdown, every foreign word escaped."""
-    return "\n".join(_lines(result)) + "\n"
+def text(result: Result, language: str = "en") -> str:
+    """summary.md of a result in a language: GitHub's Markdown, every foreign word escaped."""
+    return "\n".join(_lines(result, speaker(language))) + "\n"
+
+
+def speaker(language: str) -> Say:
+    """Words of ours in a language, ready for Markdown."""
+    say = partial(said_in, language=language)
+    return lambda words: plain(say(words))
 
 
 def plain(words: str) -> str:
@@ -24,18 +34,23 @@ def plain(words: str) -> str:
     return _SPECIAL.sub(lambda mark: f"&#{ord(mark[1])};", " ".join(words.split()))
 
 
-def _lines(result: Result) -> Iterator[str]:
+def simulated_lines(say: Say) -> tuple[str, str]:
+    """The mark of what came from the simulator, and a blank line."""
+    return f"> **SIMULATED.** {say(SIMULATED)}", ""
+
+
+def _lines(result: Result, say: Say) -> Iterator[str]:
     run = result.run
     if result.simulated:
-        yield from ("> **SIMULATED.** No hardware was measured; never quote these numbers as a measurement.", "")
-    yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{plain(headline.answer(result))}**", "")
-    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}" for badge in verdict.badges(result))
+        yield from simulated_lines(say)
+    yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{say(headline.answer(result))}**", "")
+    yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}" for badge in verdict.badges(result))
     yield ""
-    yield from _doubt_lines(result)
+    yield from _doubt_lines(result, say)
     if result.stages:
-        yield from _table_lines(result)
+        yield from _table_lines(result, say)
     name, folder = _code(str(run.get("name", ""))), _code(result.folder.name)
-    yield f"Run `{name}`, folder `{folder}`. Everything is in report.html."
+    yield f"{say('Run')} `{name}` · {say('folder')} `{folder}` · {say('Everything is in report.html.')}"
 
 
 def _code(words: str) -> str:
@@ -43,32 +58,33 @@ def _code(words: str) -> str:
     return " ".join(words.replace("`", "'").split())
 
 
-def _doubt_lines(result: Result) -> Iterator[str]:
+def _doubt_lines(result: Result, say: Say) -> Iterator[str]:
     found = verdict.doubts(result)
     for doubt in found:
-        said = " ".join(f"{place}: {words}" if place else words for place, words in doubt.said)
-        yield (
-            f"- **{doubt.severity}** {plain(said)} _Next:_ {plain(doubt.next)}"
-            if doubt.next
-            else f"- **{doubt.severity}** {plain(said)}"
-        )
+        said = " ".join(f"{say(place)}: {say(words)}" if place else say(words) for place, words in doubt.said)
+        yield doubt_line(doubt.severity, said, doubt.next, say)
     if found:
         yield ""
 
 
-def _table_lines(result: Result) -> Iterator[str]:
+def doubt_line(severity: str, said: str, step: str, say: Say) -> str:
+    """An item of a list: how grave, what, and the next step where there is one; `said` is Markdown already."""
+    return f"- **{say(severity)}** {said}" + (f" _{say('Next:')}_ {say(step)}" if step else "")
+
+
+def _table_lines(result: Result, say: Say) -> Iterator[str]:
     table = tables.overview(result)
-    heads = [head for column in table.columns for head in _heads(column)]
+    heads = [head for column in table.columns for head in _heads(column, say)]
     yield row_of(heads)
     yield row_of([":--", *["--:"] * (len(heads) - 1)])
     for row in table.rows:
-        yield row_of([plain(cell.text) for cell in row])
+        yield row_of([say(cell.text) for cell in row])
     yield ""
 
 
-def _heads(column: Column) -> list[str]:
-    unit = f", {column.unit}" if column.unit else ""
-    return [plain(f"{column.label} {part}".strip() + unit) for part in column.parts or ("",)]
+def _heads(column: Column, say: Say) -> list[str]:
+    unit = f", {say(column.unit)}" if column.unit else ""
+    return [f"{say(column.label)} {plain(part)}".strip() + unit for part in column.parts or ("",)]
 
 
 def row_of(cells: Sequence[str]) -> str:
@@ -76,6 +92,6 @@ def row_of(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write(result: Result) -> Path:
-    """Write summary.md beside the page; its path."""
-    return write_text(result.folder / SUMMARY, text(result))
+def write(result: Result, language: str = "en") -> Path:
+    """Write summary.md beside the page, in a language; its path."""
+    return write_text(result.folder / SUMMARY, text(result, language))

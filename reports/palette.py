@@ -36,8 +36,14 @@ VARIABLES: Mapping[str, str] = {
     **{colour: f"heat-{level}" for level, colour in enumerate(HEAT, 1)},
 }
 
-_LIGHT = ("#2f938e", "#2b7cb8", "#5050b0", "#84308c", "#a0174b")
-_DARK = ("#4aa3a3", "#5ba8e6", "#a19cf5", "#e08fe0", "#ffa3b4")
+_LIGHT = (
+    "#3a9c97",
+    "#2b7cb8",
+    "#5655b6",
+    "#7a2682",
+    "#730031",
+)  # 9 apart in lightness (CIE L*), so that the ramp holds without hue
+_DARK = ("#2b8989", "#4999d6", "#a7a1fb", "#fdaafc", "#ffd9df")
 
 
 def stage_colour(stage: int) -> str:

@@ -147,6 +147,10 @@ def _per_token(a: Answers) -> tuple[Floats, None]:
     return a.e2e[known] / a.tokens[known], None
 
 
+def _per_token_by_tokens(a: Answers) -> tuple[Floats, Floats]:
+    return _per_token(a)[0], a.tokens[a.tokens > 0]
+
+
 def weighted(values: Floats, weights: Floats | None, percent: float) -> float:
     """Linear between ranks, a value of weight k standing k times."""
     whole = np.ones(len(values)) if weights is None else weights
@@ -160,6 +164,7 @@ def weighted(values: Floats, weights: Floats | None, percent: float) -> float:
 
 _SENT = "first token - sent"
 _TPOT = "(last - first token) / (tokens - 1), of each request"
+_NTPOT = "(last token - sent) / tokens, of each request"
 _ENDING = "(end of stream - first token) / (tokens - 1); 0 for a single token, and averaged in"
 _POOLED = "gaps between events, pooled"
 _POOLED_END = "gaps between events, pooled, the one before the end of the stream included"
@@ -169,7 +174,7 @@ WORDS: Sequence[Word] = (
     Word("vllm bench serve", "TPOT", _decode_gap, _TPOT, linear),
     Word("guidellm", "TTFT", _ttft, "first token - headers written, connecting left out", stepwise),
     Word("guidellm", "ITL", _decode_gap_by_tokens, f"{_TPOT}, weighted by tokens - 1", stepwise),
-    Word("guidellm", "TPOT", _per_token, "(last token - sent) / tokens, of each request", stepwise),
+    Word("guidellm", "TPOT", _per_token_by_tokens, f"{_NTPOT}, weighted by tokens", stepwise),
     Word("aiperf", "TTFT", _ttft, _SENT, linear),
     Word("aiperf", "ITL", _decode_gap, _TPOT, linear),
     Word("aiperf", "ICL", _chunk_gaps, _POOLED, linear),
@@ -182,7 +187,7 @@ WORDS: Sequence[Word] = (
         weighted,
     ),
     Word("inference-perf", "TPOT", _decode_gap, _TPOT, linear),
-    Word("inference-perf", "NTPOT", _per_token, "(last token - sent) / tokens, of each request", linear),
+    Word("inference-perf", "NTPOT", _per_token, _NTPOT, linear),
     Word("evalscope", "TTFT", _ttft, _SENT, by_index),
     Word("evalscope", "ITL", _chunk_gaps_and_tail, _POOLED_END, by_index),
     Word("evalscope", "TPOT", _decode_gap_with_tail, _ENDING, by_index),

@@ -1,9 +1,10 @@
 """What does a run look like in Perfetto or chrome://tracing?
 
-The JSON form of Chrome's trace events: each request is a slice in one of the lanes that its stage
-needs, with what it did within (queued, prefill, decode); beside it counters of what was running,
-waiting and in the KV cache, by the client's records and by the server's own metrics. Times are
-microseconds since the run's zero.
+The JSON form of Chrome's trace events: each stage is a process, each lane that it needs a thread,
+each request a slice in one of them, with what it did within (queued, prefill, decode); beside it
+counters of what was running, waiting and in the KV cache, by the client's records and by the
+server's own metrics. Times are microseconds since the first that is known: Perfetto drops what
+lies before zero. `otherData` says where the run's own zero is.
 """
 
 import json
@@ -23,10 +24,11 @@ from reports.writing import write_text
 
 TRACE = "trace.json"
 CLIENT, SERVER, FIRST_STAGE = 1, 2, 10  # process numbers, in the order in which they are shown
-_GAUGES = {
-    "vllm:num_requests_running": ("running", 1.0),
-    "vllm:num_requests_waiting": ("waiting", 1.0),
-    "vllm:kv_cache_usage_perc": ("KV cache in use, %", 100.0),
+_LANES = 100_000  # lanes of a process begin at so many times its number: two threads of one number are one to some
+_GAUGES = {  # a counter is shown as its name and its series, one after the other
+    "vllm:num_requests_running": ("running", "requests", 1.0),
+    "vllm:num_requests_waiting": ("waiting", "requests", 1.0),
+    "vllm:kv_cache_usage_perc": ("KV cache", "% in use", 100.0),
 }
 _COLUMNS = (
     *("index", "stage", "repeat", "phase", "status", "error", "due_ns", "sent_ns", "first_ns", "last_ns", "done_ns"),
@@ -37,18 +39,26 @@ Event = dict[str, Any]
 
 def write(result: Result) -> Path:
     """Write trace.json into the result folder; its path."""
-    lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events(result))
-    other = json.dumps({"name": result.run.get("name"), "simulated": result.simulated})
-    text = f'{{"displayTimeUnit":"ms","otherData":{other},"traceEvents":[\n{lines}\n]}}\n'
+    zero_ns = zero_of(result)
+    lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events(result, zero_ns))
+    told = {"name": result.run.get("name"), "simulated": result.simulated, "run_zero_us": _us(-zero_ns)}
+    text = f'{{"displayTimeUnit":"ms","otherData":{json.dumps(told)},"traceEvents":[\n{lines}\n]}}\n'
     return write_text(result.folder / TRACE, text)
 
 
-def events(result: Result) -> Iterator[Event]:
-    """All trace events of a result."""
+def zero_of(result: Result) -> int:
+    """The earliest time of a request or sample (ns since the run's zero), where that is before zero."""
+    sent = result.requests[result.requests["sent_ns"] != MISSING]
+    due = sent.loc[sent["due_ns"] != MISSING, "due_ns"]
+    return int(min([0, *sent["sent_ns"], *due, *result.samples["at_ns"]]))
+
+
+def events(result: Result, zero_ns: int = 0) -> Iterator[Event]:
+    """All trace events of a result, times in microseconds since `zero_ns`."""
     yield from _names(result)
-    yield from _slices(result.requests)
-    yield from _in_flight(result.requests)
-    yield from _sampled(result.samples)
+    yield from _slices(result.requests, zero_ns)
+    yield from _in_flight(result.requests, zero_ns)
+    yield from _sampled(result.samples, zero_ns)
 
 
 def _names(result: Result) -> Iterator[Event]:
@@ -58,36 +68,52 @@ def _names(result: Result) -> Iterator[Event]:
     labels = short_labels(stages)
     processes |= {FIRST_STAGE + i: f"stage {i + 1}: {labels[i]}{mark}" for i in range(len(stages))}
     for pid, name in processes.items():
-        yield {"ph": "M", "pid": pid, "tid": 0, "ts": 0, "name": "process_name", "args": {"name": name}}
-        yield {"ph": "M", "pid": pid, "tid": 0, "ts": 0, "name": "process_sort_index", "args": {"sort_index": pid}}
+        yield _named("process_name", pid, 0, {"name": name})
+        yield _named("process_sort_index", pid, 0, {"sort_index": pid})
+
+
+def _named(what: str, pid: int, tid: int, told: Mapping[str, Any]) -> Event:
+    return {"ph": "M", "pid": pid, "tid": tid, "ts": 0, "name": what, "args": told}
 
 
 def _us(time_ns: int) -> float:
     return time_ns / 1000
 
 
-def _slices(requests: pd.DataFrame) -> Iterator[Event]:
-    """Each request that was sent as nested asynchronous slices; the lane within its stage is their id."""
+def _slices(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
+    """Each request that was sent as nested slices, in a lane of its stage that is free."""
     sent: pd.DataFrame = requests[requests["sent_ns"] != MISSING]
     begun = np.minimum(sent["due_ns"].where(sent["due_ns"] != MISSING, sent["sent_ns"]), sent["sent_ns"])
     ends = sent[["sent_ns", "last_ns", "done_ns"]].max(axis=1)
     ordered = sent.assign(begun_ns=begun, end_ns=ends).sort_values("begun_ns", kind="stable")
-    for _, stage in groups_of(ordered, "stage"):
+    for number, stage in groups_of(ordered, "stage"):
+        pid = FIRST_STAGE + int(number)
         lanes = lanes_of(stage["begun_ns"].tolist(), stage["end_ns"].tolist())
+        for lane in range(max(lanes) + 1):
+            yield _named("thread_name", pid, pid * _LANES + lane, {"name": f"lane {lane + 1}"})
+            yield _named("thread_sort_index", pid, pid * _LANES + lane, {"sort_index": lane})
         for lane, row in zip(lanes, rows_of(stage, "begun_ns", "end_ns", *_COLUMNS), strict=True):
-            yield from _request(dict(zip(_COLUMNS, row[2:], strict=True)), lane, row[0], row[1])
+            one = dict(zip(_COLUMNS, row[2:], strict=True))
+            for event in _request(one, row[0], row[1]):
+                yield {
+                    **event,
+                    "cat": "request",
+                    "pid": pid,
+                    "tid": pid * _LANES + lane,
+                    "ts": _us(event["ts"] - zero_ns),
+                }
 
 
-def _request(one: Mapping[str, Any], lane: int, begun_ns: int, end_ns: int) -> Iterator[Event]:
-    common = {"cat": "request", "id": f"{one['stage']}.{lane}", "pid": FIRST_STAGE + one["stage"], "tid": lane}
+def _request(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[Event]:
+    """The slice of a request and those within, begins and ends in order, `ts` in ns."""
     name = f"request {one['index']}" + ("" if one["status"] == COMPLETED else f" {one['status']}")
     told = {key: one[key] for key in ("phase", "status", "error", "turn", "input_tokens", "output_tokens", "repeat")}
     known = {key: value for key, value in told.items() if value not in (MISSING, "")}
-    yield {"ph": "b", **common, "name": name, "ts": _us(begun_ns), "args": known}
+    yield {"ph": "B", "name": name, "ts": begun_ns, "args": known}
     for part, start_ns, stop_ns in _parts(one, begun_ns, end_ns):
-        yield {"ph": "b", **common, "name": part, "ts": _us(start_ns)}
-        yield {"ph": "e", **common, "name": part, "ts": _us(stop_ns)}
-    yield {"ph": "e", **common, "name": name, "ts": _us(end_ns)}
+        yield {"ph": "B", "name": part, "ts": start_ns}
+        yield {"ph": "E", "name": part, "ts": stop_ns}
+    yield {"ph": "E", "name": name, "ts": end_ns}
 
 
 def _parts(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[tuple[str, int, int]]:
@@ -102,7 +128,7 @@ def _parts(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[tuple
         yield "decode", one["first_ns"], one["last_ns"]
 
 
-def _in_flight(requests: pd.DataFrame) -> Iterator[Event]:
+def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
     """The client's count of requests that were sent and are not over, at each change."""
     sent = requests[requests["sent_ns"] != MISSING]
     ends = sent[["sent_ns", "last_ns", "done_ns"]].max(axis=1)
@@ -111,12 +137,20 @@ def _in_flight(requests: pd.DataFrame) -> Iterator[Event]:
     order = np.lexsort((steps, times))
     counts = np.cumsum(steps[order])
     for at_ns, count in zip(times[order].tolist(), counts.tolist(), strict=True):
-        yield {"ph": "C", "pid": CLIENT, "tid": 0, "name": "in flight", "ts": _us(at_ns), "args": {"requests": count}}
+        yield {
+            "ph": "C",
+            "pid": CLIENT,
+            "tid": 0,
+            "name": "in flight",
+            "ts": _us(at_ns - zero_ns),
+            "args": {"requests": count},
+        }
 
 
-def _sampled(samples: pd.DataFrame) -> Iterator[Event]:
+def _sampled(samples: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
     """The server's own gauges."""
-    for metric, (name, factor) in _GAUGES.items():
+    for metric, (name, series, factor) in _GAUGES.items():
         own = samples[(samples["name"] == metric) & np.isfinite(samples["value"])]
         for at_ns, value in rows_of(own, "at_ns", "value"):
-            yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns), "args": {name: value * factor}}
+            told = {series: value * factor}
+            yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns - zero_ns), "args": told}

@@ -11,6 +11,7 @@ from reports.figures import search
 from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
 from reports.tuning_folder import StudyResult, feasible, value_of
+from reports.tuning_tables import plain_unit
 
 _FEWEST_SAID = 2  # points of what the twin said that make a figure
 
@@ -71,7 +72,9 @@ def _history(result: StudyResult) -> Drawing:
     best = list(_best_so_far(result, name, maximise=direction != "minimise"))
     more = "more" if direction != "minimise" else "less"
     head = _head(
-        result, f"{name} of every trial", f"{more} is better; the line is the best so far that keeps every limit"
+        result,
+        f"{_with_unit(name)} of every trial",
+        f"{more} is better; the line is the best so far that keeps every limit",
     )
     figure = search.history(marks, best, "", head)
     failed = sum(mark.kind == "failed" for mark in marks)
@@ -111,9 +114,21 @@ def _front(result: StudyResult) -> Drawing | None:
         return None
     chosen = [(mark.x, mark.y) for mark in marks if mark.kind == "best"]
     head = _head(result, "Pareto front", "large dots: no other trial is better in every objective")
-    figure = search.plane(marks, chosen, (one, other), head)
+    figure = search.plane(marks, chosen, (_with_unit(one), _with_unit(other)), head)
     said = f"{len(chosen)} of {len(marks)} trials are on the front of {one} and {other}."
-    return drawn(figure, "front", head, said, "Hover over a dot for its configuration.")
+    return drawn(figure, "front", head, said, _FRONT)
+
+
+_FRONT = (
+    "Large dots joined: the front. Ringed grey: stopped early, since it could not win; ringed red: a limit is broken; "
+    "the diamond is the default. Hover over a dot for its configuration."
+)
+
+
+def _with_unit(name: str) -> str:
+    """An objective's name with the unit of its values, where it has one."""
+    unit = plain_unit(name)
+    return f"{name}, {unit}" if unit else name
 
 
 def _share(row: Mapping[str, Any]) -> Share:

@@ -28,6 +28,11 @@ def value_text(name: str, value: float) -> str:
     return format_rate(value, _RATES[name]) if name in _RATES else significant(value)
 
 
+def plain_unit(name: str) -> str:
+    """The unit in which a metric's values are kept; empty where it has none."""
+    return "s" if name.partition("_")[0] in _LATENCIES else _RATES.get(name, "")
+
+
 def value_parts(name: str, value: float) -> tuple[str, str]:
     """A metric's value, and its unit."""
     number, _, unit = value_text(name, value).partition(" ")

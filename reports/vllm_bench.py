@@ -162,7 +162,8 @@ def _gap_statistics(gaps: Gaps | None) -> dict[str, float | None]:
     if gaps is None or not gaps.short.n:
         return dict.fromkeys(_fields("itl"))
     short = gaps.short
-    values = [short.mean, short.p50, short.std, *(gaps.percentile(percent) for percent in _PERCENTILES)]
+    of_all = None if short.std is None else short.std * math.sqrt((short.n - 1) / short.n)  # theirs divides by n
+    values = [short.mean, short.p50, of_all, *(gaps.percentile(percent) for percent in _PERCENTILES)]
     return {
         field: None if value is None else value * _MS_PER_S for field, value in zip(_fields("itl"), values, strict=True)
     }

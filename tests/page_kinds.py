@@ -12,9 +12,10 @@ import reports
 from harness import store
 from harness.comparing.comparison import compare
 from harness.comparing.sides import read_side
-from harness.scenario.gate import DEFAULT_GATE
+from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports import history_page, kernels_page
 from reports.history import histories
+from tests.kernel_results import make_kernels
 from tests.result_folder import Run, make_result
 from tests.test_reports_tuning import MEMORY, study, trial
 
@@ -86,7 +87,7 @@ def kernels(_place: Path) -> str:
     counts = {"measured": len(cases), "skipped": 1, "wrong": 1, "failed": 0}
     found = {
         "rows": rows, "limits": limits, "provider": "vllm_cpu", "device": device, "counts": counts,
-        "missing": {"fia": EVIL},
+        "missing": {"fia": EVIL}, "repeats": 3, "between_runs": 0.013,
     }  # fmt: skip
     summary = {
         "simulated": False, "verdict": {"valid": False, "doubts": doubts}, "kernels": found,
@@ -113,4 +114,26 @@ def _row(case: int, labels: dict, seconds: float) -> dict:
     }  # fmt: skip
 
 
-KINDS = {"compare": comparison, "index": index, "kernels": kernels, "tuning": tuning}
+def kernels_compared(place: Path) -> str:
+    """Two results of kernels with repeats, one of a hostile and longer name: slower, faster, lost, and as before."""
+    times = {"a": (1.0, 1.0, 1.0, 1.0), "b": (1.3, 0.8, 1.0, 1.01)}
+    sides = []
+    for name, factors in times.items():
+        lost = [(2, 0, "failed")] if name == "b" else []
+        folder, _ = make_kernels(
+            place / name,
+            lambda case, repeat, factors=factors: factors[case] * 1e-3 * (1 + case) * (1 + 0.002 * (repeat % 3)),
+            repeats=4, lost=lost, rate=1e10 if name == "a" else 0.8e10, dtype="bfloat16",
+            path="attention_with_a_rather_long_name", device={EVIL: EVIL if name == "a" else LONG},
+        )  # fmt: skip
+        run = store.read_run(folder)
+        store.write_json(folder, store.RUN, run | {"name": LONG, "question": EVIL})
+        sides.append(read_side(folder))
+    (place / "out").mkdir()
+    found = compare(*sides, KERNEL_GATE, anyway=True)
+    return reports.write_comparison(place / "out", found).read_text(encoding="utf-8")
+
+
+KINDS = {
+    "compare": comparison, "index": index, "kernels": kernels, "kernels_compared": kernels_compared, "tuning": tuning,
+}  # fmt: skip

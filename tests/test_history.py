@@ -1,17 +1,12 @@
-"""The index of several results, and the trace of one."""
+"""The index of several results."""
 
-import json
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from harness import store
 from harness.cli import main
-from harness.records import COMPLETED, MISSING
-from reports.folder import read
 from reports.history import histories
-from reports.trace import events
 from tests.result_folder import Run, make_result
 
 USUAL = Run(loads=(2.0, 4.0), duration_s=20, warmup=2, samples=False, output=(4, 24))
@@ -79,64 +74,3 @@ def test_one_result_has_no_index(results, capsys, monkeypatch):
     monkeypatch.chdir(results)
 
     assert len(told(capsys, "report", "one")[1].splitlines()) == 1
-
-
-def test_a_trace_is_written_where_it_is_asked_for(results, tmp_path, capsys):
-    """trace.json is one JSON object in Chrome's form, marked as simulated, its times ascending within a lane."""
-    folder = make_result(tmp_path / "run", replace(USUAL, samples=True))
-    code, out = told(capsys, "report", folder, "--trace")
-    trace = json.loads((folder / "trace.json").read_text())
-
-    assert code == 0
-    assert out.splitlines()[-1] == str(folder / "trace.json")
-    assert trace["otherData"]["simulated"] is True
-    assert {event["ph"] for event in trace["traceEvents"]} == {"M", "b", "e", "C"}
-    assert all(
-        "SIMULATED" in event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"
-    )
-    counters = {event["name"] for event in trace["traceEvents"] if event["ph"] == "C"}
-    assert {"in flight", "running", "waiting", "KV cache in use, %"} <= counters
-
-
-def test_slices_nest_and_lanes_hold_one_request_at_a_time(results):
-    """Every slice that begins ends, innermost first; none begins in a lane before the last request there is over."""
-    result = read(results / "slow")
-    open_slices, ended = {}, Counter()
-    for event in events(result):
-        if event["ph"] not in "be":
-            continue
-        stack = open_slices.setdefault((event["pid"], event["id"]), [])
-        assert all(event["ts"] >= begun for _, begun in stack)
-        if event["ph"] == "b":
-            assert stack or event["ts"] >= ended[event["pid"], event["id"]]
-            stack.append((event["name"], event["ts"]))
-            continue
-        name, begun = stack.pop()
-        assert (name, begun <= event["ts"]) == (event["name"], True)
-        ended[event["pid"], event["id"]] = event["ts"]
-
-    assert not any(open_slices.values())
-
-
-def test_a_trace_shows_what_each_request_did(results):
-    """A completed request is prefill and decode as long as its records say; a failed one is named so."""
-    result = read(results / "one")
-    rows = result.requests
-    begun = Counter(event["name"].split(" ")[0] for event in events(result) if event["ph"] == "b")
-    done = rows["status"] == COMPLETED
-
-    assert begun["request"] == int((rows["sent_ns"] != MISSING).sum())
-    assert begun["prefill"] == int((rows["first_ns"] != MISSING).sum())
-    assert begun["decode"] == int((rows["last_ns"] > rows["first_ns"]).sum())
-    assert int((~done).sum()) == sum(
-        event["name"].endswith(" failed") for event in events(result) if event["ph"] == "b"
-    )
-
-
-def test_the_count_in_flight_returns_to_nothing(results):
-    """The counter goes up and down once for each request, never below zero, and ends at zero."""
-    counts = [event["args"]["requests"] for event in events(read(results / "one")) if event["name"] == "in flight"]
-
-    assert min(counts) == 0
-    assert counts[-1] == 0
-    assert max(counts) > 1

@@ -112,7 +112,7 @@ def test_single_requests_of_vllm_bench_come_over(tmp_path):
     assert stage["load"] == {"kind": "poisson", "rate": 10.0, "requests": COUNT}
     assert stage["ttft_user"]["n"] == 0
     assert stage["tpot"]["mean"] == pytest.approx(0.01)
-    assert "does not say when requests were due" in notes(folder)
+    assert "When requests were due is not in a file of vllm bench" in notes(folder)
 
 
 def test_statistics_of_vllm_bench_come_over_where_it_kept_no_more(tmp_path):

@@ -81,7 +81,7 @@ def test_every_combination_is_a_case_or_is_skipped():
 
     assert len(made) == 2 * 2 * 2 * 2
     assert {one.reason for one in made if isinstance(one, Skipped)} == {
-        "a query of 64 tokens is longer than its KV of 32"
+        "a query of 64 tokens is longer than its KV of 32; expected query_tokens of at most 32"
     }
     assert made[0].labels[-2:] == (("batch", 1), ("kv_tokens", 32))
 
@@ -90,7 +90,7 @@ def test_every_combination_is_a_case_or_is_skipped():
     ("change", "reason"),
     [
         ({"head_size": 0}, "head size 0"),
-        ({"kv_heads": 3}, "3 KV heads do not divide 28 heads"),
+        ({"kv_heads": 3}, "3 KV heads do not divide 28 heads; expected 2 or 4"),
         ({"kv_heads": 0}, "0 KV heads"),
         ({"block_size": 0}, "block size 0"),
         ({"query_lens": (0, 1)}, "a query of no tokens"),
@@ -122,7 +122,7 @@ def test_a_cache_too_small_for_a_batch_skips_it():
     made = expand(Axes(shape, batches=(1, 3), kv_lengths=fixed(200), cache_bytes=5 * block_bytes))
 
     assert made[0].num_blocks == 5
-    assert made[1].reason == "needs 6 blocks; the cache has 5"
+    assert made[1].reason.startswith("needs 6 blocks; the cache has 5: expected a cache of at least 0.00")
 
 
 def test_steps_of_an_engine_are_called_what_they_are():
@@ -142,7 +142,9 @@ def test_tensor_parallelism_divides_heads_and_copies_the_last():
     """KV heads are divided until one is left; heads that cannot be divided are refused."""
     assert under_tensor_parallel(Shape(28, 4, 128), 2) == Shape(14, 2, 128)
     assert under_tensor_parallel(Shape(64, 8, 128), 16) == Shape(4, 1, 128)
-    with pytest.raises(ValueError, match="28 heads cannot be divided over 8 devices"):
+    with pytest.raises(
+        ValueError, match="28 heads cannot be divided over 8 devices; expected one of 1, 2, 4, 7, 14, 28"
+    ):
         under_tensor_parallel(Shape(28, 4, 128), 8)
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -17,17 +16,14 @@ from harness.engines.simulator import calibrated
 from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
 from harness.finish import finish, verdict_lines
 from harness.kernels import child
-from harness.kernels.compare import both_kernels, changes, compare_folders, lines_of
 from harness.kernels.order import order_of
 from harness.kernels.result import find_doubts
-from harness.kernels.steps import step_mixes
 from harness.scenario.loading import load_scenario
 from harness.scenario.models import Engine
 from harness.twin.calibration import read_calibration
 from harness.twin.chips import chip_named
 from harness.twin.cost import StepCost
 from harness.twin.settings import settings_from_flags
-from tests.result_folder import Run, make_result
 
 SHIPPED = Path(__file__).parent.parent / "scenarios" / "paged_attention.yaml"
 HEAD = "name: k\nquestion: How fast?\nkernels:\n"
@@ -45,7 +41,7 @@ if "fault" in act:
 tell(event="device", provider="vllm_cpu", kind="cpu", name="A <b>CPU</b>", memory_bytes=1, cache_bytes=2,
      facts=act.get("facts", {}), missing={}, limits=[limits])
 for index, case in enumerate(job["cases"]):
-    if index < job["begin"]: continue
+    if index < job["begin"] or index in job["without"]: continue
     tell(event="begin", case=index)
     doing = act.get(str(index))
     if doing == "die": os.kill(os.getpid(), signal.SIGSEGV)
@@ -85,9 +81,14 @@ def fake(tmp_path, monkeypatch):
 
 def scenario(tmp_path, keys, python=None):
     """A loaded scenario with these keys of `kernels`."""
+    return load_scenario(scenario_file(tmp_path, keys), [f"engine.python={python}"] if python else [])
+
+
+def scenario_file(tmp_path, keys):
+    """The file of a scenario with these keys of `kernels`."""
     path = tmp_path / "k.yaml"
     path.write_text(HEAD + textwrap.indent(keys, "  "), encoding="utf-8")
-    return load_scenario(path, [f"engine.python={python}"] if python else [])
+    return path
 
 
 THREE = "batch: [1, 2]\nkv_tokens: [64, 128]\nblock_size: [32, 128]\ntimeout: 60s\n"
@@ -132,6 +133,22 @@ def test_a_process_that_dies_costs_one_case(tmp_path, fake):
     ]
     assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["failed_case", "noisy_kernel"]
     assert len(summary["kernels"]["limits"]) == 1
+
+
+def test_repeats_are_processes_of_their_own(tmp_path, fake):
+    """Held to the limits of the first one; a case on which one died is not tried again, and the others go on."""
+    loaded = load_scenario(scenario_file(tmp_path, THREE), ["repeats=3", f"engine.python={fake(**{'2': 'die'})}"])
+    told = []
+    run_into(loaded, tmp_path / "out", "harness run k.yaml", told.append)
+    kernels = finish(tmp_path / "out")["kernels"]
+    rates = {row["modes"]["hot"]["n"] for row in kernels["rows"] if row["modes"]}
+
+    assert kernels["counts"] == {"measured": 7, "skipped": 0, "wrong": 0, "failed": 1}
+    assert (kernels["repeats"], kernels["between_runs"], rates) == (3, pytest.approx(0, abs=1e-12), {6})
+    assert set(store.read_kernel_samples(tmp_path / "out")["repeat"]) == {0, 1, 2}
+    assert len(kernels["limits"]) == 1
+    assert sum("the process died" in line for line in told) == 1
+    assert told[-1].startswith("repeat 3/3, 8/8 decode, batch 2, 128 KV tokens, block size 128, attend: cold 8.00 ms")
 
 
 def test_a_process_that_hangs_is_stopped(tmp_path, fake):
@@ -252,7 +269,9 @@ def test_a_scenario_that_makes_no_sense_is_refused(tmp_path, keys, told):
 
 def test_axes_without_any_case_are_refused(tmp_path):
     """A grid of which nothing can run is a fault of the input."""
-    with pytest.raises(InputError, match="no combination makes a case: 3 KV heads do not divide 8 heads"):
+    with pytest.raises(
+        InputError, match="no combination makes a case: 3 KV heads do not divide 8 heads; expected 2 or 4"
+    ):
         order_of(scenario(tmp_path, "heads: 8\nkv_heads: 3\nhead_size: 64\n"))
 
 
@@ -260,67 +279,6 @@ def test_an_unknown_model_has_a_nearest_one(tmp_path):
     """The presets that there are, or the shape itself."""
     with pytest.raises(InputError, match=r"kernels.model: 'Qwen2.5-8B' has no preset; did you mean"):
         order_of(scenario(tmp_path, "model: Qwen2.5-8B\n"))
-
-
-def test_steps_of_a_result_have_the_lengths_of_its_requests(tmp_path):
-    """Sequences that decode have a prompt and some of an answer in the cache; every fourth step prefills one, too."""
-    folder = make_result(tmp_path / "r", Run(loads=(4.0,), duration_s=20))
-    requests = store.read_requests(folder)
-    mixes = step_mixes(folder, 8)
-    longest = int((requests.input_tokens + requests.output_tokens).max())
-
-    assert len(mixes) == 8
-    assert all(1 <= kv <= longest for mix in mixes for kv in mix.kv_lens)
-    assert all(query <= kv for mix in mixes for query, kv in zip(mix.query_lens, mix.kv_lens, strict=True))
-    assert [max(mix.query_lens) > 1 for mix in mixes][3::4] == [True, True]
-
-
-def slowed(rows, factor, width=0.01):
-    """The rows with other times, and intervals of that relative half width."""
-    changed = json.loads(json.dumps(rows))
-    for row in changed:
-        for figures in row["modes"].values():
-            figures["median_s"] *= factor
-            figures["ci95_s"] = [figures["median_s"] * (1 - width), figures["median_s"] * (1 + width)]
-    return changed
-
-
-def test_a_comparison_says_which_kernels_changed(tmp_path, fake):
-    """A tenth slower is shown over quiet samples, two per cent and noisy ones are not; what one side lacks is told."""
-    rows = slowed(run(tmp_path, fake())[2]["kernels"]["rows"], 1.0)
-    mixed = [
-        *slowed(rows[:2], 1.2),
-        *slowed(rows[2:4], 1.02),
-        *slowed(rows[4:6], 0.8),
-        *slowed(rows[6:7], 1.2, width=0.4),
-    ]
-    found = changes(rows, mixed)
-
-    assert [row.verdict for row in found.rows[::2]] == [
-        "slower", "slower", "no difference shown", "no difference shown", "faster", "faster", "no difference shown",
-    ]  # fmt: skip
-    assert (len(found.only_base), len(found.only_new), found.exit_code) == (2, 0, 1)
-    assert lines_of(found)[0].startswith("14 measurements on both sides: 4 slower, 4 faster")
-    assert changes(rows, rows).exit_code == 0
-    assert {row.verdict for row in changes(rows, rows).rows} == {"no difference shown"}
-
-
-def test_kernels_are_compared_with_kernels_of_the_same_device(tmp_path, fake):
-    """Another device or provider is refused, unless it is wanted; so is a result of requests."""
-    folder, _, summary = run(tmp_path, fake())
-    reports.write_all(folder)
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    summary["kernels"]["device"]["name"] = "Ascend910B3"
-    store.write_json(other, store.SUMMARY, summary)
-    requests = make_result(tmp_path / "r", Run(loads=(4.0,), duration_s=5))
-
-    assert both_kernels(folder, other)
-    with pytest.raises(InputError, match=r"device Ascend910B3; expected A <b>CPU</b>"):
-        compare_folders(folder, other)
-    assert len(compare_folders(folder, other, anyway=True).rows) == 16
-    with pytest.raises(InputError, match="one has kernels and the other requests"):
-        both_kernels(folder, requests)
 
 
 def test_measured_kernels_time_the_simulators_attention(tmp_path, fake):

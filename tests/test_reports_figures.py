@@ -227,6 +227,40 @@ def test_stage_colours_stand_out_from_the_paper(dark, surface):
     assert min(_contrast(colour, surface) for colour in found) >= 3.0
 
 
+# How a colour in linear light looks to eyes without cones for long, middle or short waves (Machado et al., 2009), and
+# in print without colour.
+EYES = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "print": [[0.2126, 0.7152, 0.0722]] * 3,
+}
+XYZ = np.array([[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1095, 0.8728]])  # over D65 white
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_stages_are_told_apart_by_eyes_of_every_kind(eyes, dark, count):
+    """Any two of up to five stages differ by at least 6 in CIELAB, where 2.3 is just seen."""
+    found = re.findall(r"#[0-9a-f]{6}", stage_variables(count, dark=dark))
+    seen = [_lab(np.array(EYES[eyes]) @ _linear(colour)) for colour in found]
+
+    assert min(np.linalg.norm(one - other) for i, one in enumerate(seen) for other in seen[:i]) >= 6
+
+
+def _linear(colour):
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(light):
+    x, y, z = (
+        np.cbrt(value) if value > 216 / 24389 else value * 841 / 108 + 4 / 29 for value in XYZ @ np.clip(light, 0, 1)
+    )
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
 def _contrast(one, other):
     high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)

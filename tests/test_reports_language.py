@@ -3,6 +3,7 @@
 import ast
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def test_what_is_filled_in_is_escaped():
     assert "<img" not in told
 
 
+def test_every_sign_is_one_that_chinese_fonts_have():
+    """The fonts that the page names, on Linux, Windows and macOS, all cover the national standard GBK."""
+    texts = [*catalogue("zh").fixed.values(), *(other for _, _, other in catalogue("zh").patterns)]
+    signs = {sign for text in texts for sign in text if sign > "\u2e7f"}
+
+    assert len(signs) > 500
+    assert "".join(sorted(signs)).encode("gbk")
+
+
 def test_entries_use_the_slots_they_have():
     """No translation asks for a slot that its key lacks, and none leaves out a number."""
     for pattern, slots, other in catalogue("zh").patterns:
@@ -138,6 +148,22 @@ def test_a_folder_is_drawn_in_chinese(tmp_path):
     folder = make_result(tmp_path, Run(loads=(2.0,), duration_s=4))
 
     assert '<html lang="zh-Hans">' in draw(folder, "zh").read_text(encoding="utf-8")
+
+
+ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")
+
+
+def test_the_job_page_is_in_the_language_of_the_page(tmp_path):
+    """summary.md has no three English words in a row but the scenario's own question; English is as it was."""
+    folder = make_result(tmp_path, replace(RUNS["sweep"], question="Does it hold here?", model="m", message="lost"))
+    draw(folder, "zh")
+    chinese = (folder / "summary.md").read_text(encoding="utf-8")
+    draw(folder)
+    english = (folder / "summary.md").read_text(encoding="utf-8")
+
+    assert [line for line in chinese.splitlines() if ENGLISH.search(line)] == ["## Does it hold here?"]
+    assert len(chinese.splitlines()) == len(english.splitlines())
+    assert re.findall(r"^\|.*?\|", english, re.MULTILINE)[2:] == ["| poisson 1 req/s |", "| poisson 5 req/s |"]
 
 
 def test_languages_are_those_of_the_command_line():

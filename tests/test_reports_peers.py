@@ -1,8 +1,17 @@
-"""Are other tools' numbers what these tools would have computed? Streams small enough for pencil and paper."""
+"""Are other tools' numbers what these tools would have computed?
+
+By pencil and paper for small streams; and by what `vllm bench serve` 0.32.0 and guidellm 0.8.1 themselves said of the
+requests in their result files (tests/data/peers; the server was the embedded engine, so its times are simulated).
+"""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.imports import import_file
+from reports import vllm_bench
 from reports.data import gather
 from reports.folder import read
 from reports.peers import WORDS, answers, by_index, linear, mean_of, rows, stepwise, tables, throughput, weighted
@@ -36,7 +45,7 @@ EXPECTED = {
     ("vllm bench serve", "TPOT"): (0.15 + 0.2) / 2,
     ("guidellm", "TTFT"): 3.5 / 3,
     ("guidellm", "ITL"): 1.2 / 7,
-    ("guidellm", "TPOT"): (1.6 / 5 + 2.6 / 4 + 0.5) / 3,
+    ("guidellm", "TPOT"): (1.6 + 2.6 + 0.5) / 10,
     ("aiperf", "TTFT"): 3.5 / 3,
     ("aiperf", "ITL"): (0.15 + 0.2) / 2,
     ("aiperf", "ICL"): 1.2 / 5,
@@ -106,3 +115,78 @@ def test_the_page_has_a_table_for_each_stage(tmp_path):
 
     assert label == "poisson 1 req/s"
     assert len(told) > 20
+
+
+FILES = Path(__file__).resolve().parent / "data" / "peers"
+
+
+def said(tool, name, found):
+    """Mean and p99 (s) that we recompute for a tool's word."""
+    word = next(word for word in WORDS if (word.tool, word.name) == (tool, name))
+    values, weights = word.values(found)
+    return mean_of(values, weights), word.percentile(values, weights, 99.0)
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def benched(request, tmp_path_factory):
+    """A result of `vllm bench serve`, its file imported, and which of its stages: an open loop, a closed one."""
+    objects = [json.loads(line) for line in (FILES / "vllm_bench.json").read_text().splitlines()]
+    folder = import_file(FILES / "vllm_bench.json", tmp_path_factory.mktemp("vllm") / "out")
+    return objects[request.param], gather(read(folder)), request.param
+
+
+def test_what_vllm_bench_said_is_what_is_recomputed_from_its_requests(benched):
+    """Every statistic of its file, from the times of its own requests: to the nanosecond that ours are kept in."""
+    own, data, place = benched
+    again = vllm_bench.stage_object(data, place)
+    names = [name for name in own if name.endswith("_ms")]
+
+    assert len(names) == 24
+    assert {name: again[name] for name in names} == pytest.approx({name: own[name] for name in names}, abs=1e-5)
+    counts = ("num_prompts", "completed", "failed", "total_input_tokens", "total_output_tokens", "burstiness", "rtfx")
+    peaks = ("max_output_tokens_per_s", "max_concurrent_requests", "request_rate", "max_concurrency", "model_id")
+    assert {name: again[name] for name in (*counts, *peaks)} == {name: own[name] for name in (*counts, *peaks)}
+
+
+def test_rates_of_vllm_bench_are_over_a_time_that_is_a_little_longer(benched):
+    """Its clock starts before the wait for the first arrival (50 ms on average here), ours when that is sent."""
+    own, data, place = benched
+    again = vllm_bench.stage_object(data, place)
+
+    assert 0 <= own["duration"] - again["duration"] < (0.05 if place == 0 else 0.005)
+    for name in ("request_throughput", "output_throughput", "total_token_throughput"):
+        assert again[name] * again["duration"] == pytest.approx(own[name] * own["duration"])
+
+
+def test_the_table_says_of_vllm_bench_what_it_says_itself(benched):
+    """TTFT, ITL and TPOT, mean and p99."""
+    own, data, place = benched
+    found = answers(data, place)
+
+    for name in ("TTFT", "ITL", "TPOT"):
+        theirs = [own[f"{kind}_{name.lower()}_ms"] / 1e3 for kind in ("mean", "p99")]
+        assert said("vllm bench serve", name, found) == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("TTFT", "time_to_first_token_ms"), ("ITL", "inter_token_latency_ms"), ("TPOT", "time_per_output_token_ms")],
+)
+def test_the_table_says_of_guidellm_what_it_says_itself(tmp_path, place, name, metric):
+    """By its own weights and percentiles; its stamps are seconds since 1970, good to a fifth of a microsecond."""
+    own = json.loads((FILES / "guidellm.json").read_text())["benchmarks"][place]["metrics"][metric]["successful"]
+    found = answers(gather(read(import_file(FILES / "guidellm.json", tmp_path / "out"))), place)
+
+    theirs = [own["mean"] / 1e3, own["percentiles"]["p99"] / 1e3]
+    assert said("guidellm", name, found) == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_rate_of_guidellm_is_over_its_own_window(tmp_path, place):
+    """It counts to the end of the time that was asked for, ours to the last answer: so the tokens are the same."""
+    own = json.loads((FILES / "guidellm.json").read_text())["benchmarks"][place]
+    found = answers(gather(read(import_file(FILES / "guidellm.json", tmp_path / "out"))), place)
+    rate = own["metrics"]["output_tokens_per_second"]["successful"]["mean"]
+
+    assert rate * own["duration"] == pytest.approx(throughput("guidellm", found) * found.whole_s)

@@ -211,3 +211,12 @@ def test_a_study_draws_its_page_again(tmp_path, capsys):
     assert not end.value.code
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_bytes() == drawn
+
+
+def test_a_study_is_drawn_again_in_chinese(tmp_path):
+    """`harness report --lang zh` takes a study too."""
+    page(study(), tmp_path)
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path), "--lang", "zh"])
+
+    assert '<html lang="zh-Hans">' in (tmp_path / "report.html").read_text(encoding="utf-8")

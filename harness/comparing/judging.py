@@ -2,7 +2,8 @@
 
 Repeats are what a difference is judged by where there are at least three a side: in pairs where
 both sides sent the same requests, else as two groups. With fewer, blocks of the requests
-themselves are, and what runs of one engine are taken to differ by is added.
+themselves are, or the order of a kernel's samples, and what runs of one engine are taken to
+differ by is added.
 """
 
 import math
@@ -12,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.compare import Effect, Judged, by_groups, by_pairs, holm
+from harness.compare import Effect, Judged, by_groups, by_pairs, by_ranks, holm
 from harness.comparing.likeness import pairs
 from harness.comparing.samples import Rows, rows_in, sample_of
 from harness.comparing.sides import Repeat, Side
 from harness.measures import Measure, count_of, in_view, measure_of, value_of
 from harness.resampling import Question, by_blocks
 from harness.scenario.gate import Gate
-from harness.stats import samples_needed
+from harness.stats import Floats, samples_needed
 
 BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
 FEWEST_REPEATS = 3  # the t test of two pairs shows nothing short of a disaster
@@ -36,7 +37,8 @@ class Row:
 
     `base` and `new` are means over repeats (geometric, but of shares); `low` and `high` hold the
     ratio new / base (of a share: the difference) at the level at which the measure was judged.
-    `allowed` is None where the gate does not name the measure; `reason` says why there is no verdict.
+    `allowed` is None where the gate does not name the measure; `reason` says why there is no verdict. Of kernels a
+    stage is one measurement: `part` is its name under the label that it shares with others.
     """
 
     stage: int
@@ -52,6 +54,12 @@ class Row:
     allowed: float | None = None
     broken: bool = False
     reason: str = ""
+    part: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it was measured: the stage, or the whole name of a kernel's measurement."""
+        return f"{self.label}, {self.part}" if self.part else self.label
 
     @property
     def ratio(self) -> float | None:
@@ -119,14 +127,30 @@ class _Method:
         if all(value is None for side in values for value in side):
             return None
         counts = [sum(count_of(measure, one.stages.get(number, {})) for one in side) for side in (self.base, self.new)]
-        label = str(self._stage(number, self.new).get("label") or f"stage {number}")
+        stage = self._stage(number, self.new)
+        label = str(stage.get("label") or f"stage {number}")
         middles = [_middle(side, measure) for side in values]
-        row = Row(number, label, measure, middles[0], middles[1], (counts[0], counts[1]))
-        missing = self._missing(measure, values, counts)
+        row = Row(number, label, measure, middles[0], middles[1], (counts[0], counts[1]), part=stage.get("part", ""))
+        missing = self._lost(number) or self._missing(measure, values, counts)
         if missing:
             return replace(row, reason=missing)
+        if self.base[0].times is not None and min(len(side) for side in values) < FEWEST_REPEATS:
+            effect = by_ranks(self._times(self.base, number), self._times(self.new, number), self.gate.between_runs)
+            return replace(row, effect=effect, reason="" if effect else "too few samples for an interval")
         effect, reason = self._effect(measure, values, read)
         return replace(row, effect=effect, reason=reason)
+
+    @staticmethod
+    def _times(side: Sequence[Repeat], number: int) -> list[Floats]:
+        return [repeat.times(repeat.stages[number]) for repeat in side if repeat.times is not None]
+
+    def _lost(self, number: int) -> str:
+        """Why a kernel has no times."""
+        for name, side in (("BASE", self.base), ("NEW", self.new)):
+            lost = next((one.stages[number].get("lost") for one in side if number in one.stages), None)
+            if lost:
+                return f"{name} {lost}"
+        return ""
 
     def _missing(self, measure: Measure, values: Sequence[Sequence[float | None]], counts: Sequence[int]) -> str:
         names = ("BASE", "NEW")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.comparing.aligning import apart
 from harness.comparing.sides import Repeat, Side
 
 _SHORT = 12  # digits of a hash that are shown
@@ -28,10 +29,12 @@ def unlike(base: Side, new: Side) -> list[Unlike]:
     """Facts for which a comparison would say nothing of the engine; empty where the runs are alike."""
     found = [
         Unlike(fact, *_told(values))
-        for fact, look in _FACTS.items()
+        for fact, look in (_KERNEL_FACTS if base.is_kernels else _FACTS).items()
         if (values := tuple({look(repeat) for repeat in side.runs} for side in (base, new)))
         and (values[0] != values[1] or len(values[0]) > 1)
     ]
+    if base.is_kernels:
+        return [*found, *_unlike_axes(base, new, {one.fact for one in found})]
     sent = _unlike_sent(base, new)
     return [*found, *sent, *(_why_sent(base, new) if sent else ())]
 
@@ -60,6 +63,25 @@ _FACTS: Mapping[str, Callable[[Repeat], str]] = {
     "stages": lambda repeat: json.dumps(repeat.run.get("stages")),
     "endpoint": lambda repeat: f"{repeat.run.get('endpoint')}{'' if repeat.run.get('stream', True) else ', whole'}",
 }
+
+
+_KERNEL_FACTS: Mapping[str, Callable[[Repeat], str]] = {
+    "device": lambda repeat: str(repeat.summary["kernels"]["device"]["name"]),
+    "hollow": lambda repeat: "a hollow device" if _kernel_device(repeat).get("hollow") else "a whole device",
+    "provider": lambda repeat: str(repeat.summary["kernels"]["provider"]),
+}
+
+
+def _kernel_device(repeat: Repeat) -> Mapping[str, Any]:
+    facts: Mapping[str, Any] = repeat.summary["kernels"]["device"]["facts"]
+    return facts
+
+
+def _unlike_axes(base: Side, new: Side, facts: set[str]) -> Iterator[Unlike]:
+    """Axes of kernels without a value that both sides have; another provider has other paths, which is no news."""
+    for name, values in apart(base, new).items():
+        if not (name == "path" and "provider" in facts):
+            yield Unlike(name, *_told([{str(value) for value in side} for side in values]))
 
 
 def _unlike_sent(base: Side, new: Side) -> Iterator[Unlike] | list[Unlike]:
@@ -123,6 +145,8 @@ def _settings(repeat: Repeat) -> Iterator[tuple[str, Any]]:
     yield from ((f"engine.args.{name}", value) for name, value in (engine.get("asked") or {}).items())
     yield from ((f"in effect: {name}", value) for name, value in (engine.get("effective") or {}).items())
     yield from ((f"version of {name}", value) for name, value in (machine.get("packages") or {}).items())
+    if "kernels" in repeat.summary:
+        yield from ((f"of the device: {name}", value) for name, value in _kernel_device(repeat).items())
     yield "version of npu-harness", (repeat.run.get("client") or {}).get("version")
     yield from ((name, machine.get(name)) for name in ("host", "cpu", "cores", "cann", "governor", "python", "os"))
 

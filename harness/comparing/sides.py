@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
+from harness.comparing.kernels import kernel_samples, kernel_stages
 from harness.errors import ResultError
+from harness.kernels.result import is_kernels
 from harness.records import Events, Requests
+from harness.stats import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Repeat:
     summary: Mapping[str, Any]
     stages: Mapping[int, Mapping[str, Any]]
     records: Callable[[], Records | None]
+    times: Callable[[Mapping[str, Any]], Floats] | None = None
+    """Of kernels only: the times behind a stage, which is a measurement there."""
 
     @property
     def key(self) -> tuple[str | None, str | None, int]:
@@ -57,6 +62,11 @@ class Side:
 
     name: str
     repeats: Sequence[Repeat]
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether kernels were measured, and no requests."""
+        return self.repeats[0].times is not None
 
     @property
     def runs(self) -> Sequence[Repeat]:
@@ -93,6 +103,11 @@ def _repeats(folder: Path) -> list[Repeat]:
             f"{folder}: holds no {store.SUMMARY}; expected a finished run: `harness report {folder}` first"
         )
     summary = store.read_json(folder, store.SUMMARY)
+    if is_kernels(run):
+        return [
+            Repeat(folder.name, number, run, summary, stages, lambda: None, kernel_samples(folder, number))
+            for number, stages in kernel_stages(summary).items()
+        ]
     records = functools.cache(lambda: _records(folder))
     return repeats_of(folder.name, run, summary, records)
 

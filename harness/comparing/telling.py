@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from harness.answer import WORDS
 from harness.comparing.judging import UNTOLD, WORSE, Row
-from harness.measures import FAILED_SHARE, Measure
+from harness.measures import FAILED_SHARE, KERNEL_TIME, Measure
 from harness.units import format_duration, format_rate, format_share, significant
 
 _RATE_WORDS = {
@@ -19,6 +19,8 @@ def name_of(measure: Measure) -> str:
     """`p99 TTFT`, `output token rate`."""
     if measure.metric == FAILED_SHARE:
         return "failed requests"
+    if measure.metric == KERNEL_TIME:
+        return "time"
     if measure.is_latency:
         return f"{measure.statistic} {WORDS[measure.metric]}"
     return _RATE_WORDS[measure.metric][0]
@@ -70,7 +72,7 @@ def allowed_text(allowed: float | None) -> str:
 
 def told(row: Row) -> str:
     """`p99 TTFT at poisson 2 req/s is 7.1 % higher (+4.0 to +10.3 %)`."""
-    name = f"{name_of(row.measure)} at {row.label}"
+    name = f"{name_of(row.measure)} of {row.place}" if row.part else f"{name_of(row.measure)} at {row.label}"
     if row.ratio is None:
         return f"{name}: {row.reason}"
     more = row.ratio >= (1.0 if row.measure.ratio else 0.0)
@@ -94,7 +96,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     cells = [("", "base", "new", "change", "interval", "")]
     cells += [
         (
-            name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
+            row.part or name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
             change_text(row), interval_text(row), verdict_text(row),
         )
         for row in rows

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from harness.errors import EngineError
+from harness.errors import EngineError, InputError
 
 if TYPE_CHECKING:  # a room of its own
     from kernels_bench.job import Job
@@ -48,18 +48,36 @@ class Place:
     """How long to wait for the next line once cases run."""
 
 
-def lines(job: Job, place: Place) -> Iterator[Line]:
-    """The lines of a job: one `device` line, then a `row` for each case and path, those of lost cases included.
+def lines(job: Job, place: Place, repeats: int = 1) -> Iterator[Line]:
+    """The lines of a job: one `device` line, then a `row` for each repeat, case and path, lost cases included.
+
+    Each repeat is a process of its own, held to the limits that the first one measured; a case on which a process
+    died is not tried again.
 
     Raises:
         EngineError: where the interpreter or a provider is not there, or processes die one after another.
+        InputError: where a path was asked for that the provider does not know.
     """
-    for death in range(MOST_DEATHS):
+    told = False
+    for repeat in range(repeats):
+        for line in _repeat_lines(job, place):
+            if line["event"] == "device":
+                job = replace(job, measured=_measured(line))
+            elif not line["path"] and line["status"] == "failed":
+                job = replace(job, without=(*job.without, line["case"]))
+            if line["event"] == "row" or not told:
+                yield {**line, "repeat": repeat}
+            told = True
+
+
+def _repeat_lines(job: Job, place: Place) -> Iterator[Line]:
+    """The lines of one repeat; a `device` line from each of its processes."""
+    for _ in range(MOST_DEATHS):
         end: Line = {}
         for line in _process_lines(job, place):
             if line["event"] in _ENDS:
                 end = line
-            elif line["event"] == "row" or (line["event"] == "device" and not death):
+            elif line["event"] in ("device", "row"):
                 yield line
             if line["event"] == "device":
                 job = replace(job, measured=_measured(line))
@@ -75,6 +93,8 @@ def lines(job: Job, place: Place) -> Iterator[Line]:
 
 def _lost(end: Line, place: Place) -> int:
     """The case on which a process died; an EngineError where it was none, or where no provider is there."""
+    if end["event"] == "fault" and end.get("asked"):
+        raise InputError(end["reason"])
     if end["event"] == "fault":
         raise EngineError(_unavailable(place, end["reason"]))
     if end["case"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import InputError, suggestion
 from harness.kernels.steps import step_mixes
 from harness.lengths import token_lengths
-from harness.scenario.counts import Count, LogNormalItem, NormalItem, UniformItem
+from harness.scenario.counts import Count, LogNormalItem, NormalItem, UniformItem, bounds
 from harness.scenario.kernels import Kernels, many
 from harness.scenario.loading import LoadedScenario
 from harness.twin.chips import CHIPS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a room of its own, opened when kernels are asked for
     from kernels_bench.presets import Shape
 
 DEFAULT_MODEL = "Qwen2.5-7B"
+MOST_REASONS = 5  # that are told where no case is left
 _DEVICE_NAMES = {"A3": "910_93"}  # how the device calls itself, where that is not the chip's name
 
 
@@ -62,7 +64,9 @@ def order_of(loaded: LoadedScenario) -> Order:
     cases = tuple(one for one in made if isinstance(one, Case))
     skipped = tuple(one for one in made if isinstance(one, Skipped))
     if not cases:
-        raise InputError(f"{loaded.path}: kernels: no combination makes a case: {skipped[0].reason}")
+        reasons = dict.fromkeys(one.reason for one in skipped)
+        told = (f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons)
+        raise InputError(*itertools.islice(told, MOST_REASONS))
     job = Job(
         cases=cases,
         provider=kernels.provider,
@@ -77,12 +81,18 @@ def order_of(loaded: LoadedScenario) -> Order:
 
 
 def _axis(value: Any) -> Any:
-    return many(value)
+    """The values of an axis, each once."""
+    return tuple(dict.fromkeys(many(value)))
 
 
 def _folder(written: str, scenario: Path) -> Path:
     """A folder as a shell would find it, or beside the scenario."""
-    return Path(written) if Path(written).exists() else scenario.parent / written
+    found = Path(written) if Path(written).exists() else scenario.parent / written
+    if not found.is_dir():
+        raise InputError(
+            f"{scenario}: kernels.steps_of: {written}: no such folder; expected a result folder of `harness run`"
+        )
+    return found
 
 
 def _shapes(kernels: Kernels) -> list[tuple[str, Shape]]:
@@ -116,8 +126,10 @@ def _named(count: Count) -> str:
     if isinstance(count, UniformItem):
         return f"{count.uniform[0]}–{count.uniform[1]} ragged"
     if isinstance(count, LogNormalItem):
-        return f"~{count.lognormal.median:g} ragged"
-    return f"~{count.normal.mean:g} ragged" if isinstance(count, NormalItem) else "chosen"
+        return f"~{count.lognormal.median:g} (sigma {count.lognormal.sigma:g}) ragged"
+    if isinstance(count, NormalItem):
+        return f"~{count.normal.mean:g} (sd {count.normal.sd:g}) ragged"
+    return f"chosen of {bounds(count)[0]}–{bounds(count)[1]}"
 
 
 def _options(loaded: LoadedScenario) -> Mapping[str, Any]:

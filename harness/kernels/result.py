@@ -11,15 +11,16 @@ from typing import Any
 from harness import store
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt
 from harness.errors import ResultError
+from harness.kernels.naming import case_name, varying
+from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, merged
 from harness.units import format_share
 
 LINES = "kernels.jsonl"
 CSV = "kernels.csv"
-MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
 STATUSES = (MEASURED, SKIPPED, WRONG, FAILED)
 _FIGURES = ("n", "median_s", "min_s", "launch_s", "noise", "stop", "bytes_per_s", "flops_per_s")
+MOST_BETWEEN = 0.02  # standard deviation between processes: what is taken for it where repeats do not tell
 MOST_SHARE = 1.05  # of a measured limit; what is above by more than its own noise shows that the limit is none
-Row = dict[str, Any]
 
 
 def is_kernels(run: Mapping[str, Any]) -> bool:
@@ -42,11 +43,14 @@ def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     if device is None:
         raise ResultError(f"{folder}: the run ended before its first case; there is nothing to report")
     rows = [_skipped(index, one) for index, one in enumerate(run["kernels"]["skipped"])]
-    rows += [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
-    store.write_kernel_samples(folder, _samples(rows))
-    for row in rows:
+    seen = [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
+    store.write_kernel_samples(folder, _samples(seen))
+    for row in seen:
         for figures in row["modes"].values():
             figures.pop("samples")
+    rows += merged(seen)
+    differing = varying(row["labels"] for row in rows)
+    rows = [row | {"name": case_name(row["labels"], row["path"], differing)} for row in rows]
     summary = summarize(rows, device, run)
     store.write_text(folder, CSV, csv_text(rows))
     store.write_json(folder, store.SUMMARY, summary)
@@ -72,9 +76,9 @@ def _labelled(line: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Ro
 
 
 def _samples(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    """(case, path, mode, number, launches, launch_ns, wall_ns, device_ns) of every sample."""
+    """(repeat, case, path, mode, number, launches, launch_ns, wall_ns, device_ns) of every sample."""
     return [
-        (row["case"], row["path"], mode, number, *sample)
+        (row.get("repeat", 0), row["case"], row["path"], mode, number, *sample)
         for row in rows
         for mode, figures in row["modes"].items()
         for number, sample in enumerate(figures["samples"])
@@ -103,6 +107,8 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
             "limits": device["limits"],
             "missing": device["missing"],
             "counts": {status: counts[status] for status in STATUSES},
+            "repeats": max((row.get("repeats", 1) for row in rows), default=1),
+            "between_runs": between_runs(rows),
             "rows": list(rows),
         },
     }
@@ -130,12 +136,8 @@ def _share(row: Row) -> float | None:
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """A case in a few words: `decode, batch 8, 2048 KV tokens, fia`."""
-    labels = row["labels"]
-    parts = [str(labels.get("phase", "")), f"batch {labels['batch']}" if "batch" in labels else labels.get("step", "")]
-    parts += [f"{labels['kv_tokens']} KV tokens"] if "kv_tokens" in labels else []
-    parts += [f"block size {labels['block_size']}"] if "block_size" in labels else []
-    return ", ".join(part for part in (*parts, row["path"]) if part)
+    """A case in a few words: `decode, batch 8, 2048 KV tokens, fia`, and what else differs between the run's cases."""
+    return str(row.get("name") or case_name(row["labels"], row["path"]))
 
 
 def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
@@ -143,9 +145,11 @@ def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
     if device["facts"].get("hollow"):  # all else would follow from it
         text = "The device is a stand-in that computes nothing: results were wrong, and nothing was timed."
         return [Doubt("hollow", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
-    found = [*_wrong(rows), *_lost(rows), *_unquiet(rows), *_beaten(rows)]
+    found = [*_wrong(rows), *_lost(rows), *_unquiet(rows), *_unlike_runs(rows), *_beaten(rows)]
     if not any(row["status"] == MEASURED for row in rows):
-        found.append(Doubt("nothing_measured", INVALID, "No case was measured.", "See the table for each reason."))
+        reason = next((f" (first: {row['reason']})" for row in rows if row.get("reason")), "")
+        text = f"No case was measured{reason}."
+        found.append(Doubt("nothing_measured", INVALID, text, "See the table for each reason."))
     return found
 
 
@@ -186,6 +190,15 @@ def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
     return found
 
 
+def _unlike_runs(rows: Sequence[Row]) -> list[Doubt]:
+    """Processes that differ more from each other than a comparison of single ones takes them to."""
+    spread = between_runs(rows)
+    if spread is None or spread <= MOST_BETWEEN:
+        return []
+    text = f"Processes that measured the same differ by {format_share(spread)} (standard deviation over all cases)."
+    return [Doubt("processes_differ", DOUBT, text, "Leave the machine alone, or raise repeats.")]
+
+
 def _beaten(rows: Sequence[Row]) -> list[Doubt]:
     """Cold measurements above the limit of the same run: then it was not the limit."""
     cold = [figures for row in rows for mode, figures in row["modes"].items() if mode == "cold"]
@@ -203,7 +216,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     axes = list(dict.fromkeys(name for row in rows for name in row["labels"]))
     limits = [f"{source}_{key}" for source in ("measured", "chip") for key in ("bound", "fraction", "gap_s")]
     heads = ["case", "path", "status", "reason", *axes, "mode", *_FIGURES, "ci_low_s", "ci_high_s", *limits]
-    heads += ["marks", "throttled", "worst_error", "typical_error"]
+    heads += ["marks", "throttled", "repeats", "between_runs", "worst_error", "typical_error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
     writer.writeheader()
@@ -224,5 +237,6 @@ def _csv_row(row: Row, mode: str, figures: Mapping[str, Any]) -> Row:
         for source, limits in figures.get("limits", {}).items()
         for key in ("bound", "fraction", "gap_s")
     }
-    flat |= {"marks": " ".join(figures.get("marks", ()))}
+    flat |= {"marks": " ".join(figures.get("marks", ())), "repeats": len(figures.get("repeats", ())) or ""}
+    flat |= {"between_runs": "" if figures.get("between_runs") is None else figures["between_runs"]}
     return flat | {"worst_error": errors.get("worst", ""), "typical_error": errors.get("typical", "")}

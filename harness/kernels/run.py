@@ -10,9 +10,11 @@ from typing import Any
 from harness import store
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_INTERRUPTED, EngineError, InputError
 from harness.kernels import child
+from harness.kernels.naming import case_name, varying
 from harness.kernels.order import Order as KernelOrder
 from harness.kernels.order import order_of
-from harness.kernels.result import LINES, MEASURED, name_of
+from harness.kernels.repeats import MEASURED
+from harness.kernels.result import LINES
 from harness.run import Order, Outcome, open_folder
 from harness.scenario.models import Engine
 from harness.units import format_duration
@@ -63,9 +65,10 @@ def _measure(order: Order, bench: KernelOrder) -> None:
     log = order.folder / "engine.log"
     place = child.Place(engine.python or sys.executable, _environment(engine), log, kernels.timeout)
     raw = order.folder / store.RAW
-    told = _Teller(order.say, [asdict(case) for case in bench.job.cases])
+    repeats = order.loaded.scenario.repeats
+    told = _Teller(order.say, [asdict(case) for case in bench.job.cases], repeats)
     with (raw / LINES).open("w", encoding="utf-8") as file:
-        for line in child.lines(bench.job, place):
+        for line in child.lines(bench.job, place, repeats):
             (raw / store.BEGUN).touch()
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -85,15 +88,17 @@ class _Teller:
 
     say: Say
     cases: list[dict[str, Any]]
+    repeats: int
 
     def tell(self, line: Mapping[str, Any]) -> None:
         """Say a line of the bench in words."""
         if line["event"] == "device":
             self.say(f"kernels: {line['provider']} on {line['name']}, {len(self.cases)} cases")
         elif line["event"] == "row":
-            labels = dict(self.cases[line["case"]]["labels"])
-            place = f"{line['case'] + 1}/{len(self.cases)} {name_of({**line, 'labels': labels})}"
-            self.say(f"{place}: {_outcome(line)}")
+            differing = varying(dict(case["labels"]) for case in self.cases)
+            name = case_name(dict(self.cases[line["case"]]["labels"]), line["path"], differing)
+            repeat = f"repeat {line['repeat'] + 1}/{self.repeats}, " if self.repeats > 1 else ""
+            self.say(f"{repeat}{line['case'] + 1}/{len(self.cases)} {name}: {_outcome(line)}")
 
 
 def _outcome(line: Mapping[str, Any]) -> str:

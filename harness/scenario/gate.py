@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from harness.measures import PATTERN, measure_of
+from harness.measures import KERNEL_TIME, PATTERN, measure_of
 from harness.scenario.base import Part
 
 _SHARE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")
@@ -51,7 +51,7 @@ class Gate(Part):
     gate: Allowed
     """How much worse each measure may be, such as ttft_p99: 5%; failed_share is allowed in points."""
     samples: Annotated[int, Field(ge=1, le=10_000_000)] = 30
-    """The fewest requests on each side of a stage for a measure to be judged."""
+    """The fewest requests on each side of a stage (samples of a kernel) for a measure to be judged."""
     confidence: Share = 0.95
     """How sure a difference has to be over all measures and stages together."""
     smallest: Share = 0.005
@@ -63,3 +63,10 @@ class Gate(Part):
 _JUDGED = ("ttft_p50", "ttft_p99", "tpot_mean", "output_token_rate", "failed_share")
 DEFAULT_GATE = Gate.model_validate({"gate": dict.fromkeys(_JUDGED, "0.5%")})
 """What is judged where no file says otherwise."""
+KERNEL_GATE = Gate.model_validate({"gate": {KERNEL_TIME: "0.5%"}, "samples": 1, "between_runs": "2%"})
+"""What kernels are held to where no file says otherwise: a quiet one needs few samples."""
+
+
+def for_kernels(gate: Gate) -> Gate:
+    """A gate of a file, with what it does not say as `KERNEL_GATE` has it."""
+    return KERNEL_GATE.model_copy(update={name: getattr(gate, name) for name in gate.model_fields_set})

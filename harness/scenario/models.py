@@ -194,7 +194,7 @@ class Scenario(Part):
     warmup: Warmup | None = None
     """Load before the first measured stage, recorded but not counted."""
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
-    """How many times the stages are run."""
+    """How many times the stages are run, or kernels measured, each time in a fresh process."""
     timeout: Duration = 600.0
     """How long one request may take."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = None

@@ -19,7 +19,7 @@ What neighbouring blocks still share takes evidence away, and widens what is for
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,12 +232,6 @@ def _planned(trial: Measurement, incumbent: Measurement, objective: str, blocks:
     return max(blocks, math.ceil(BLOCKS * min(max(theirs / max(own, 1), 1.0), 2.0)) - skipped)
 
 
-def evidence_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> float:
-    """The evidence so far that the trial is worse than the incumbent by one objective (1: none)."""
-    differences = differences_of(trial, incumbent, objective, margin)
-    return evidence_against(differences) if len(differences) else 1.0
-
-
 def race(
     trial: Measurement,
     incumbents: Sequence[Measurement],
@@ -303,10 +297,3 @@ def watch(
         return broken if broken.stop else race(trial, incumbents, objectives, alpha, margin)
 
     return ruling
-
-
-def saved_share(rulings: Mapping[int, Ruling], planned: int) -> float:
-    """Which share of all requests was not sent, for trials (by number) of `planned` requests each."""
-    if not rulings:
-        return 0.0
-    return sum(planned - one.requests for one in rulings.values() if one.stop) / (planned * len(rulings))

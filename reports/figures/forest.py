@@ -12,6 +12,7 @@ from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE
 
 ROW = 26  # height of a row
 _LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 56, 34
+_LETTER, _WIDEST_LEFT = 6.4, 420  # room for names longer than those of measures
 _WIDEST = 60.0  # per cent; intervals beyond end in an arrow
 _COLOURS = {"worse": BAD, "better": ACCENT}
 
@@ -35,17 +36,23 @@ def forest(bars: Sequence[Bar], head: Head) -> Figure:
     """A row a measure: a dot with its interval, no difference in the middle."""
     height = _TOP + _BOTTOM + ROW * len(bars)
     figure = paper((WIDE, height), head)
-    axes = panel(figure, (_LEFT, _TOP, _RIGHT, _BOTTOM))
+    left = max([_LEFT, *(_LETTER * len(bar.name) + 16 for bar in bars if bar.change is not None)])
+    axes = panel(figure, (min(left, _WIDEST_LEFT), _TOP, _RIGHT, _BOTTOM))
     reach = _reach(bars)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     places = [place for place in _ticks(reach) if abs(place) <= reach]
-    ticks(axes, "x", places, [f"{place:+g} %" if place else "0" for place in places])
+    ticks(axes, "x", places, [_signed(f"{place:+g} %") if place else "0" for place in places])
     for place in places:
         axes.plot([place, place], [-0.6, len(bars) - 0.4], color=INK if place == 0 else GRID, linewidth=0.9, zorder=1)
     for row, bar in enumerate(bars):
         _draw(axes, row, bar, reach)
     return figure
+
+
+def _signed(text: str) -> str:
+    """A number with a minus sign as wide as its plus sign."""
+    return text.replace("-", "\u2212")
 
 
 def _reach(bars: Sequence[Bar]) -> float:
@@ -62,7 +69,7 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     width = axes.bbox.width
     place = axes.get_yaxis_transform()
     weight = "bold" if bar.change is None and not bar.verdict else "normal"
-    axes.text(-(_LEFT - 8) / width, row, bar.name, transform=place, color=INK, fontsize=11, va="center_baseline",
+    axes.text((8 - axes.bbox.x0) / width, row, bar.name, transform=place, color=INK, fontsize=11, va="center_baseline",
               fontweight=weight)  # fmt: skip
     colour = _COLOURS.get(bar.verdict.split(" ")[0].rstrip(":"), MUTED)
     axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, fontsize=10.5, va="center_baseline")
@@ -75,7 +82,7 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
         if cut:
             axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
             if abs(bar.change) > reach:
-                axes.text(end * (1 - 14 / width), row, f"{bar.change:+,.0f} %", color=colour, fontsize=10.5,
+                axes.text(end * (1 - 14 / width), row, _signed(f"{bar.change:+,.0f} %"), color=colour, fontsize=10.5,
                           ha="right" if end > 0 else "left", va="center_baseline", zorder=5)  # fmt: skip
     if bar.allowed is not None and abs(bar.allowed) < reach:
         axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)

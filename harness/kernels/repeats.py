@@ -1,0 +1,85 @@
+"""What do processes that measured the same cases, one after another, come to?
+
+Samples of one process share what it was given: where its memory lies, at which clock the device ran, who else was
+there. They cannot tell how far the next process will be off. So each repeat counts as one value, its median, and an
+interval over repeats is Student's t of their logarithms.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.stats import CONFIDENCE, student_t
+
+MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
+_WORST = (WRONG, FAILED, SKIPPED)  # what makes a case of several repeats not measured, the most telling first
+Row = dict[str, Any]
+
+
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """A row for each case and path, from those of each repeat; what one repeat lost or found wrong is not measured."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["case"], row["path"]), []).append(row)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(group: Sequence[Row]) -> Row:
+    first = {key: value for key, value in group[0].items() if key != "repeat"}
+    lost = next((row for status in _WORST for row in group if row["status"] == status), None)
+    if lost is not None:
+        place = f"repeat {lost.get('repeat', 0) + 1}: " if len({row["status"] for row in group}) > 1 else ""
+        kept = {key: value for key, value in lost.items() if key != "repeat"}
+        return kept | {"reason": f"{place}{lost['reason']}", "modes": {}}
+    modes = [mode for mode in first["modes"] if all(mode in row["modes"] for row in group)]
+    return first | {
+        "modes": {mode: _pooled([row["modes"][mode] for row in group]) for mode in modes},
+        "throttled": any(row["throttled"] for row in group),
+        "errors": max((row["errors"] for row in group), key=lambda errors: errors["worst"] or 0.0),
+        "repeats": len(group),
+    }
+
+
+def _pooled(series: Sequence[Mapping[str, Any]]) -> Row:
+    """One mode's figures over its repeats; of a single one they are its own."""
+    own = [{key: one[key] for key in ("n", "median_s", "ci95_s")} for one in series]
+    first = dict(series[0]) | {"repeats": own, "between_runs": None}
+    if len(series) == 1:
+        return first
+    logs = np.log([one["median_s"] for one in series])
+    seconds, spread = float(np.exp(logs.mean())), float(logs.std(ddof=1))
+    reach = student_t((1 + CONFIDENCE) / 2, len(logs) - 1) * spread / math.sqrt(len(logs))
+    faster = first["median_s"] / seconds
+    return first | {
+        "n": sum(one["n"] for one in series),
+        "median_s": seconds,
+        "ci95_s": [seconds * math.exp(-reach), seconds * math.exp(reach)],
+        "between_runs": spread,
+        "min_s": min(one["min_s"] for one in series),
+        "launch_s": float(np.median([one["launch_s"] for one in series])),
+        "noise": _most(series, "noise"),
+        "marks": list(dict.fromkeys(mark for one in series for mark in one["marks"])),
+        "bytes_per_s": first["bytes_per_s"] * faster,
+        "flops_per_s": first["flops_per_s"] * faster,
+        "limits": {source: _held(limits, seconds) for source, limits in first["limits"].items()},
+    }
+
+
+def _most(series: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    known = [one[key] for one in series]
+    return None if None in known else max(known)
+
+
+def _held(limits: Mapping[str, Any], seconds: float) -> Row:
+    """The distance from a limit, of another time."""
+    ideal_s = limits["ideal_s"]
+    return {**limits, "fraction": ideal_s / seconds, "gap_s": seconds - ideal_s}
+
+
+def between_runs(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """By which share processes differ on one case: the root of the mean square over all cases; None: one process."""
+    known = [figures.get("between_runs") for row in rows for figures in row["modes"].values()]
+    squares = [spread**2 for spread in known if spread is not None]
+    return math.sqrt(sum(squares) / len(squares)) if squares else None
