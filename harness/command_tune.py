@@ -11,9 +11,12 @@ from pathlib import Path
 
 import harness
 from harness.clock import utc_now
+from harness.engines import REAL
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from harness.scenario.loading import load_study
 from harness.scenario.overrides import Override
 from harness.tune import result
+from harness.tune.checking import refuse_unknown
 from harness.tune.configuration import Ground, Resolve, resolver
 from harness.tune.confirming import Confirmed, confirm
 from harness.tune.dead import dead_parameters, settled
@@ -51,6 +54,8 @@ def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
     say: Say = (lambda _line: None) if chosen.quiet else tell
     path = chosen.study or _shipped()
     problem = open_study(path, chosen.overrides, _flags(chosen))
+    if problem.kind in REAL:
+        refuse_unknown(problem, load_study(path, chosen.overrides, _flags(chosen)))
     folder = _folder(chosen, problem)
     work = _work(problem, folder, chosen, say)
     with work.desk.beating():

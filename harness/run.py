@@ -133,12 +133,15 @@ async def _finished(order: Order, crew: Crew, number: int, serving: Serving) -> 
     waiting = asyncio.get_running_loop().create_task(crew.finished(number))
     ending: str | None = None
     cut = False
-    while not waiting.done():
-        await asyncio.wait({waiting}, timeout=_POLL_S)
-        if ending is None and (ending := serving.ending()) is not None:
-            crew.stop()
-        elif not cut and ending is None and (cut := await _enough(order, waiting)):
-            crew.cut()
+    try:
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=_POLL_S)
+            if ending is None and (ending := serving.ending()) is not None:
+                crew.stop()
+            elif not cut and ending is None and (cut := await _enough(order, waiting)):
+                crew.cut()
+    finally:
+        waiting.cancel()  # nobody waits for it any more where the run itself was cancelled
     try:
         waiting.result()
     except HarnessError as fault:

@@ -91,8 +91,8 @@ def _outcome(result: StudyResult, trial: Mapping[str, Any]) -> Cell:
     if trial.get("status") == "stopped":
         return Cell("stopped early", "could not win")
     if trial is result.best:
-        return Cell("best", tone="good")
-    return Cell("measured" if feasible(trial) else str(trial.get("status") or "–"))
+        return Cell("best", str(trial.get("answer") or ""), tone="good")
+    return Cell("measured" if feasible(trial) else str(trial.get("status") or "–"), str(trial.get("answer") or ""))
 
 
 def _over(name: str, violation: float) -> str:

@@ -1,13 +1,16 @@
 """What does somebody who typed `harness tune` see when it ends before its end?"""
 
 import json
+import re
 import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
 from harness import command_tune
 from harness.cli import main
-from harness.errors import EXIT_DONE, EXIT_INTERRUPTED
+from harness.errors import EXIT_DONE, EXIT_INPUT, EXIT_INTERRUPTED
 from tests.tune_problems import written
 
 SMALL = {"space": {"max_num_seqs": [4, 8, 16]}, "budget": {"trials": 2}, "confirm": {"best": 1, "repeats": 2}}
@@ -43,6 +46,21 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     assert len(study["trials"]) == 2
     assert study["confirmation"] is not None
+
+
+def test_what_the_engine_does_not_know_is_told_before_a_start(tmp_path, capsys, monkeypatch):
+    """Of a flag its line and the nearest right answer, by the interpreter that has vLLM; nothing is begun."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    env = {"PYTHONPATH": str(Path(__file__).parent / "fake_engine"), "FAKE_VLLM": "serve"}
+    engine = {"kind": "vllm", "model": "m", "python": sys.executable, "env": env}
+    path = written(tmp_path, **{**SMALL, "space": {"max_num_seq": [4, 8]}}, engine=engine)
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", str(path), "--out", str(tmp_path / "out")])
+    (told,) = capsys.readouterr().err.splitlines()
+
+    assert ended.value.code == EXIT_INPUT
+    assert re.search(r"study\.yaml:\d+: space\.max_num_seq: vLLM has no such flag; did you mean 'max_num_seqs'\?", told)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

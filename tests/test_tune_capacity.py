@@ -15,9 +15,11 @@ from harness.tune.capacity import (
     Answer,
     Probe,
     Search,
+    answer_in,
     bracket,
     next_step,
     probe_of,
+    searched,
     verdict,
 )
 from harness.tune.words import Limit
@@ -154,3 +156,20 @@ def test_without_limits_there_is_no_capacity():
     """The study's opening refuses that; here it is a mistake of ours."""
     with pytest.raises(ValueError, match="limits"):
         probe_of(measured([1.0]), 1.0, [])
+
+
+@pytest.mark.parametrize(
+    ("late", "told"),
+    [
+        (0, "at least 32.0 req/s, the most that was tried"),
+        (40, "below 1.00 req/s, the least that was tried"),
+        (4, "unresolved between ? and ? req/s: the noise does not allow a closer answer"),
+    ],
+)
+def test_an_answer_is_kept_with_the_measurement(late, told):
+    """In the words of the search, whether so many of forty answers are late at every rate; other loads have none."""
+    load = measured(range(1, 41), ttft=[2.0] * late + [0.1] * (40 - late))
+    answered = searched(lambda _rate, _number: load, Search(8.0, 1.0, 32.0), [Limit("ttft_p90", most=1.0)])
+
+    assert answer_in(answered.metrics) == told
+    assert answer_in(load.metrics) is None

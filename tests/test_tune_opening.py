@@ -52,6 +52,22 @@ CASES = {
             "did you mean 'max_num_seqs'?"
         ),
     ),
+    "capacity_and_more": (
+        [SPACE, "objective: [throughput, capacity]"],
+        "5: objective[1]: capacity has no load of its own; expected it alone",
+    ),
+    "capacity_of_users": (
+        [SPACE, "objective: capacity"],
+        "3: scenario: capacity is searched over rates, and closed has not one; expected poisson, constant, gamma",
+    ),
+    "a_server_without_a_server": (
+        [SPACE, "engine: {kind: vllm}", "load: {offline: {requests: 9}}"],
+        "6: load: offline is load without a server, and each trial is one; expected another kind of load",
+    ),
+    "no_such_model": (
+        [SPACE, "engine: {kind: vllm, model: /no/such/model}"],
+        "5: engine.model: there is no /no/such/model; expected a folder",
+    ),
     "devices_backwards": ([SPACE, "devices: [7-0]"], "5: devices: devices 7-0 are upside down; expected 0-7"),
     "own_flag": (["space: {port: [1, 2]}"], "4: space.port: set by the harness; expected engine.port or none"),
 }

@@ -1,6 +1,7 @@
 """Does a study spend its budget well, learn from failures, and survive being killed?"""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from harness.tune.confirming import confirm, entrants
 from harness.tune.evaluating import StartFailed, Virtual
 from harness.tune.result import conclude, summary_lines
 from harness.tune.sampler import asked_of_tpe
-from harness.tune.study import carry_out, spent
+from harness.tune.study import carry_out, spent, words
 from harness.tune.words import COMPLETE, FAILED, Trial
 from tests.tune_problems import constraints_of, problem_in, work_in, written
 
@@ -168,6 +169,7 @@ def test_capacity_is_searched_within_a_start(tmp_path):
     assert len(evaluator.starts) == 2
     assert all(trial.values["capacity"] > 0 for trial in trials)
     assert all(trial.measurement.metrics["capacity_high"] > trial.values["capacity"] for trial in trials)
+    assert all(re.search(r"capacity .* req/s", words(trial)) for trial in trials)
 
 
 def test_the_winner_is_confirmed_on_other_arrivals(done):

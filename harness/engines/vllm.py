@@ -118,7 +118,8 @@ async def checked(
     for name, key in _OWN_FLAGS.items():
         if name in engine.args:
             raise InputError(f"engine.args.{name}: belongs elsewhere; expected {key}")
-    _check_folder(engine.model)
+    if (absent := no_folder(engine.model)) is not None:
+        raise InputError(f"engine.model: {absent}")
     points = [engine.args] if known is None else []
     examined = await examine(kind, python, env, engine.model, points, usage=usage)
     found, resolved = examined.installed, known or examined.resolved[0]
@@ -133,14 +134,13 @@ async def checked(
     return resolved
 
 
-def _check_folder(model: str) -> None:
-    """Refuse what looks like a folder and is not there, without asking vLLM, which takes its time."""
+def no_folder(model: str) -> str | None:
+    """What is wrong with a model that looks like a folder and is not there; told without vLLM, which takes its time."""
     folder = Path(model)
-    if model.startswith(("/", "./", "../")) and not folder.exists():
-        beside = sorted(str(one) for one in folder.parent.glob("*/"))
-        raise InputError(
-            f"engine.model: there is no {model}; {suggestion(model, beside) if beside else 'expected a folder'}"
-        )
+    if not model.startswith(("/", "./", "../")) or folder.exists():
+        return None
+    beside = sorted(str(one) for one in folder.parent.glob("*/"))
+    return f"there is no {model}; {suggestion(model, beside) if beside else 'expected a folder'}"
 
 
 def _port(engine: Engine) -> int:

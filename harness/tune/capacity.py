@@ -7,7 +7,7 @@ goes on to both sides of it and says "unresolved" with the bracket that is left.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
@@ -23,6 +23,8 @@ CONFIDENCE = 0.9  # that the bracket of a search holds the capacity
 _LOOKS = 6  # about two rates of a search lie near the capacity, and each is looked at up to three times
 
 CAPACITY, UNRESOLVED, ABOVE, BELOW = "capacity", "unresolved", "above", "below"
+_KINDS = (CAPACITY, UNRESOLVED, ABOVE, BELOW)
+_ANSWER = "capacity_answer"
 LAST_RATE = "capacity_rate"
 """The metric that tells the rate at which the others were measured."""
 
@@ -107,11 +109,20 @@ def searched(measure: Measure, search: Search, limits: Sequence[Limit]) -> Measu
     told = {
         CAPACITY: step.value,
         "capacity_high": math.inf if step.high is None else step.high,
-        "capacity_resolved": float(step.kind == CAPACITY),
+        _ANSWER: float(_KINDS.index(step.kind)),
         LAST_RATE: probes[-1].rate,
     }
     metrics = {**found[-1].metrics, **told}
     return replace(found[-1], metrics=metrics, series={}, load_s=sum(one.load_s for one in found))
+
+
+def answer_in(metrics: Mapping[str, float]) -> str | None:
+    """What a search answered, in words, from the metrics of its measurement; None where none was made."""
+    if _ANSWER not in metrics:
+        return None
+    high = metrics["capacity_high"]
+    kind = _KINDS[int(metrics[_ANSWER])]
+    return Answer(kind, metrics[CAPACITY] or None, high if math.isfinite(high) else None, 0).words
 
 
 def verdict(probes: Sequence[Probe]) -> bool | None:

@@ -6,11 +6,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from harness.scenario.models import Scenario
-from harness.scenario.stages import LoadItem, Stage
+from harness.scenario.stages import OFFLINE, LoadItem, Stage
 
 _ITEM: TypeAdapter[Any] = TypeAdapter(LoadItem)
 _FILE_KEY = {"rate_to": "to", "duration_s": "duration"}
-STAGE_FIELD = {"to": "rate_to", "from": "rate", "duration": "duration_s"}
+_WITH_RATE = ("poisson", "constant", "gamma")
 
 
 def body_of(stage: Stage) -> dict[str, Any]:
@@ -43,3 +43,12 @@ def changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
     body = body_of(stage) | dict(changes)
     item = _ITEM.validate_python({stage.kind: body})
     return Scenario.model_construct(load=(item,)).stages[0]
+
+
+def unfit(stage: Stage, *, for_capacity: bool, served: bool) -> str | None:
+    """Why a stage cannot show a capacity, or anything of an engine that is served; None where it can."""
+    if for_capacity and stage.kind not in _WITH_RATE:
+        return f"capacity is searched over rates, and {stage.kind} has not one; expected {', '.join(_WITH_RATE)}"
+    if served and stage.kind == OFFLINE:
+        return "offline is load without a server, and each trial is one; expected another kind of load"
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.engines import resolve_kind
+from harness.engines.vllm import no_folder
 from harness.errors import HarnessError, InputError, ScenarioError, suggestion
 from harness.scenario.faults import Fault, is_secret
 from harness.scenario.loading import (
@@ -26,7 +27,7 @@ from harness.scenario.overrides import Override
 from harness.scenario.stages import Stage, stages_of
 from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.tune.expression import names_in
-from harness.tune.loads import body_of, changed
+from harness.tune.loads import body_of, changed, unfit
 from harness.tune.problem import WITHIN_SLO, Problem, Task, limit_of, objective_of, slo_limits
 from harness.tune.ranges import default_parameters
 from harness.tune.space import Space
@@ -61,7 +62,7 @@ def open_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Overri
     kind = resolve_kind(engine)[0]
     loaded.document.refuse([*_between(study, scenarios, engine, kind)])
     stages = [_stage(study, one.scenario) for one in scenarios]
-    loaded.document.refuse([*_space_faults(study, engine, kind, stages)])
+    loaded.document.refuse([*_unfit(study, kind, stages), *_space_faults(study, engine, kind, stages)])
     tasks = tuple(
         Task(
             one.scenario.model_copy(update={"engine": engine}),
@@ -126,6 +127,20 @@ def _between(study: Study, scenarios: Sequence[LoadedScenario], engine: Engine, 
             )
     if kind != "simulator" and engine.model is None:
         yield Fault(("engine", "model"), f"missing; kind {kind} expects a model's name or folder")
+    if kind != "simulator" and engine.model is not None and (told := no_folder(engine.model)) is not None:
+        yield Fault(("scenario",) if study.engine.model is None else ("engine", "model"), told)
+    if CAPACITY in study.objective and len(study.objective) > 1:
+        yield Fault(
+            ("objective", study.objective.index(CAPACITY)), "capacity has no load of its own; expected it alone"
+        )
+
+
+def _unfit(study: Study, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
+    spot = ("scenario",) if study.load is None else ("load",)
+    for stage in stages:
+        told = unfit(stage, for_capacity=CAPACITY in study.objective, served=kind != "simulator")
+        if told is not None:
+            yield Fault(spot, told)
 
 
 def _stage(study: Study, scenario: Scenario) -> Stage:
@@ -139,7 +154,7 @@ def parameter_of(name: str, item: Any) -> Parameter | None:
         return Parameter(name, "choice", values=item)
     if not isinstance(item, Dimension) or item.derive is not None:
         return None
-    when = {_name(other): _many(allowed) for other, allowed in item.when.items()}
+    when = {name_of(other): _many(allowed) for other, allowed in item.when.items()}
     if item.choice is not None:
         return Parameter(name, "choice", values=item.choice, when=when)
     ends = item.int_ or item.float_
@@ -153,7 +168,7 @@ def _many(allowed: Any) -> tuple[Value, ...]:
     return allowed if isinstance(allowed, tuple) else (allowed,)
 
 
-def _name(target: str) -> str:
+def name_of(target: str) -> str:
     """A target under its one name: flags in snake case, as vLLM calls them in full."""
     first = target.partition(".")[0]
     return target if "." in target and first in (ADDITIONAL, ENVIRONMENT, LOAD) else canonical(target)
@@ -161,7 +176,7 @@ def _name(target: str) -> str:
 
 def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Space:
     """The study's space with the default parameters that it does not mention."""
-    own = {_name(target): item for target, item in study.space.items()}
+    own = {name_of(target): item for target, item in study.space.items()}
     parameters = [made for name, item in own.items() if (made := parameter_of(name, item)) is not None]
     fixed = {name: item for name, item in own.items() if not isinstance(item, Dimension | tuple)}
     derived = {n: i.derive for n, i in own.items() if isinstance(i, Dimension) and i.derive is not None}
@@ -173,7 +188,7 @@ def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Spa
 
 def _users(study: Study, scenario: Scenario) -> int | None:
     """The most requests at once; None without a bound: an open load, one that is swept, or several scenarios."""
-    swept = any(_name(target).startswith(LOAD + ".") for target in study.space)
+    swept = any(name_of(target).startswith(LOAD + ".") for target in study.space)
     if swept or len(study.files) > 1 or study.objective == (CAPACITY,):
         return None
     stage = _stage(study, scenario)
@@ -194,7 +209,7 @@ def _in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
 def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
     names: dict[str, str] = {}
     for target, item in study.space.items():
-        name = _name(target)
+        name = name_of(target)
         if name in names:
             yield Fault(("space", target), f"stands twice, as {names[name]} too; expected it once")
         names[name] = target
@@ -207,7 +222,7 @@ def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stag
         if isinstance(item, Dimension):
             yield from _condition_faults(study, target, item, names)
             yield from _derive_faults(target, item, {*names, *engine.args})
-        if kind == "simulator" and _name(target) in OBEYED:
+        if kind == "simulator" and name_of(target) in OBEYED:
             yield from _value_faults(target, item)
 
 
@@ -250,14 +265,14 @@ def _typed(parameter: Parameter, value: float) -> Value:
 def _condition_faults(study: Study, target: str, item: Dimension, names: Mapping[str, str]) -> Iterator[Fault]:
     for other, allowed in item.when.items():
         spot = ("space", target, "when", other)
-        if _name(other) not in names:
+        if name_of(other) not in names:
             yield Fault(
-                spot, f"not in the space; {suggestion(_name(other), names) if names else 'expected a parameter'}"
+                spot, f"not in the space; {suggestion(name_of(other), names) if names else 'expected a parameter'}"
             )
         elif other == target:
             yield Fault(spot, "hangs on itself; expected another parameter")
         else:
-            yield from _value_of_other(spot, study.space[names[_name(other)]], _many(allowed))
+            yield from _value_of_other(spot, study.space[names[name_of(other)]], _many(allowed))
     if _circle(study, target):
         yield Fault(("space", target, "when"), "conditions in a circle; expected an end")
 
@@ -273,13 +288,13 @@ def _value_of_other(spot: tuple[Any, ...], item: Any, allowed: Sequence[Value]) 
 
 def _circle(study: Study, target: str) -> bool:
     """Whether following conditions from a parameter leads back to it."""
-    by_name = {_name(name): item for name, item in study.space.items()}
+    by_name = {name_of(name): item for name, item in study.space.items()}
     seen: set[str] = set()
-    open_ = [_name(target)]
+    open_ = [name_of(target)]
     while open_:
         item = by_name.get(open_.pop())
-        for other in map(_name, item.when if isinstance(item, Dimension) else ()):
-            if other == _name(target):
+        for other in map(name_of, item.when if isinstance(item, Dimension) else ()):
+            if other == name_of(target):
                 return len(seen) > 0 or other not in (item.when if isinstance(item, Dimension) else ())
             if other not in seen:
                 seen.add(other)
@@ -307,13 +322,13 @@ def _derive_faults(target: str, item: Dimension, known: set[str]) -> Iterator[Fa
 
 def _value_faults(target: str, item: Any) -> Iterator[Fault]:
     """Values that no engine would take, told by the embedded engine's own reading of flags."""
-    made = parameter_of(_name(target), item)
+    made = parameter_of(name_of(target), item)
     if isinstance(item, Dimension) and made is None:
         return
     values = (item,) if made is None else made.values or (_typed(made, made.low), _typed(made, made.high))
     for value in values:
         try:
-            settings_from_flags({_name(target): value})
+            settings_from_flags({name_of(target): value})
         except InputError as fault:
             yield Fault(("space", target), fault.lines[0].partition(": ")[2] or fault.lines[0])
             return

@@ -9,6 +9,7 @@ from harness.clock import utc_now
 from harness.engines.base import flags_of
 from harness.store import write_json
 from harness.tune import takeaway
+from harness.tune.capacity import answer_in
 from harness.tune.confirming import Confirmed, Entrant
 from harness.tune.failures import words as failure_words
 from harness.tune.importance import importances
@@ -122,7 +123,9 @@ def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winn
         "dead": [asdict(one) for one in work.dead],
         "notes": work.notes,
         "pool": {"different": len(work.proposer.pool), "same": work.proposer.same, "refused": work.proposer.refused},
-        "trials": [{"number": one.number, **as_plain(one), "cause": _cause(one)} for one in trials],
+        "trials": [
+            {"number": one.number, **as_plain(one), "cause": _cause(one), "answer": _answer(one)} for one in trials
+        ],
         "front": [one.number for one in front(trials, problem.objectives)],
         "screening": None if work.proposer.twin is None else asdict(work.proposer.agreement(trials)),
         "importance": [
@@ -138,6 +141,11 @@ def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winn
 
 def _cause(trial: Trial) -> str | None:
     return None if trial.failure is None else failure_words(trial.failure)
+
+
+def _answer(trial: Trial) -> str | None:
+    """What a search for a capacity answered."""
+    return None if trial.measurement is None else answer_in(trial.measurement.metrics)
 
 
 def _winner(problem: Problem, winner: Entrant) -> dict[str, Any]:

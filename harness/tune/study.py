@@ -11,6 +11,7 @@ from harness.engines.bootlog import BootFacts
 from harness.errors import EngineError
 from harness.tune import failures
 from harness.tune.beliefs import engine_part
+from harness.tune.capacity import answer_in
 from harness.tune.configuration import Ground
 from harness.tune.dead import Dead
 from harness.tune.evaluating import Evaluator, StartFailed
@@ -223,7 +224,8 @@ def _failed(work: Work, proposal: Proposal, entry: _Entry, start: int, fault: St
 def words(trial: Trial) -> str:
     """A trial in one line."""
     point = ", ".join(f"{name} {value}" for name, value in trial.point.items()) or "base configuration"
-    told = ", ".join(f"{name} {significant(value)}" for name, value in trial.values.items())
+    answer = None if trial.measurement is None else answer_in(trial.measurement.metrics)  # then the only objective
+    told = ", ".join(f"{name} {answer or significant(value)}" for name, value in trial.values.items())
     broken = ", ".join(name for name, value in trial.violations.items() if value > 0)
     early = ", stopped early" if trial.status == STOPPED else ""
     doubt = f", misses {broken}" if broken else ""
