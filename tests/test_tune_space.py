@@ -55,6 +55,28 @@ def test_neighbours_differ_in_one_or_two_parameters():
     assert set(changes) == {1, 2}
 
 
+def test_steps_differ_in_one_range_by_a_tenth_or_a_fifth():
+    """Up and down, as far as the range goes; a switch has no steps, and the point itself is none."""
+    plain = Space((NUMBERS, SHARE, SWITCH))
+    point = {"max_num_seqs": 8, "gpu_memory_utilization": 0.9, "enable_chunked_prefill": True}
+    found = spaces.steps(plain, point)
+    numbers = sorted(one["max_num_seqs"] for one in found if one["max_num_seqs"] != 8)
+
+    assert all(sum(one[name] != point[name] for name in point) == 1 for one in found)
+    assert {one["enable_chunked_prefill"] for one in found} == {True}
+    assert len(numbers) == 2
+    assert 8 < numbers[0] < numbers[1] < 32
+
+
+def test_rows_are_spread_out():
+    """Those asked for come first, then each time the one farthest from all that are taken; no more than there are."""
+    rows = np.asarray([[0.0], [0.1], [1.0], [0.5]])
+
+    assert spaces.spread_out(rows, (0,), 3) == [0, 2, 3]
+    assert spaces.spread_out(rows, (1, 1), 2) == [1, 2]
+    assert sorted(spaces.spread_out(rows, (0, 3), 9)) == [0, 1, 2, 3]
+
+
 def test_derived_values_follow_the_point():
     """Arithmetic and tables are looked up with the values of the point and those that are fixed."""
     space = Space(

@@ -9,8 +9,9 @@ from harness.tune.configuration import Ground, resolver
 from harness.tune.evaluating import Virtual
 from harness.tune.measuring import Given, shown
 from harness.tune.screening import kendall_tau
+from harness.tune.study import carry_out
 from harness.tune.twins import twin_of
-from tests.tune_problems import problem_in
+from tests.tune_problems import problem_in, work_in
 
 POINTS = [{"max_num_seqs": seqs} for seqs in (2, 3, 8, 32)]
 
@@ -63,3 +64,28 @@ def test_screening_of_no_points_has_no_twin(tmp_path):
     assert twin_of(problem) is not None
     assert twin_of(problem_in(tmp_path, screening={"points": 0})) is None
     assert twin_of(replace(problem, engine=unknown)) is None
+
+
+def test_a_cache_that_is_never_full_changes_no_step(tmp_path):
+    """More memory than is asked for leaves the course of the load as it is, and fewer places do not."""
+    problem = problem_in(tmp_path, space={"gpu_memory_utilization": [0.7, 0.9], "max_num_seqs": [4, 24]})
+    points = [{"gpu_memory_utilization": share, "max_num_seqs": most} for share, most in ((0.7, 24), (0.9, 24), (0.9, 4))]
+    twin, candidates = twin_of(problem), Ground(problem, resolver(problem)).candidates(points)
+    less, more, fewer = (twin.course(one) for one in candidates)
+
+    assert candidates[0].engine_key != candidates[1].engine_key
+    assert less == more
+    assert less != fewer
+
+
+def test_nothing_is_tried_that_the_twin_sees_go_alike(tmp_path):
+    """Eight caches, all large enough, and three numbers of places: after three starts the rest teaches nothing."""
+    shares = [round(0.6 + 0.04 * step, 2) for step in range(8)]
+    problem = problem_in(
+        tmp_path, space={"gpu_memory_utilization": shares, "max_num_seqs": [4, 12, 24]}, budget={"trials": 7}
+    )
+    work = work_in(tmp_path, problem)
+    carry_out(work)
+    later = [trial.point["max_num_seqs"] for trial in work.book.trials() if trial.origin == "model"]
+
+    assert len(set(later)) == len(later) or {4, 12, 24} <= {t.point["max_num_seqs"] for t in work.book.trials()}

@@ -42,6 +42,7 @@ SETTLED_AT = 5  # trials: from then on what is likely to fail is left alone
 _SURE = 0.9  # to serve, asked of candidates from then on
 _STEP_SHARE = 0.1  # of the memory: a start that asks for a hundredth more than all before fails once in ten
 _FRESH = 30  # points from all over the space that join the pool each time, where a model alone is asked
+_APART = 0.04  # so near each other, in the unit cube, two engines differ by less than runs of one do
 _FAR = 0.25  # apart, in the unit cube, are two favourites
 
 
@@ -258,11 +259,15 @@ class Proposer:
         return Proposal(left[place], "model", self._says(left[place]))
 
     def _unlike(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
-        """Candidates that the twin does not see go step by step as one that was measured: those would teach nothing."""
+        """Candidates that would teach something: neither next to one that was measured, nor by the twin the same."""
+        rows = spaces.encoded(self._space(), [one.point for one in left])
+        tried = spaces.encoded(self._space(), [one.point for one in seen])
+        gaps = ((rows[:, None, :] - tried[None, :, :]) ** 2).sum(axis=2).min(axis=1, initial=math.inf)
+        apart = [one for one, gap in zip(left, gaps, strict=True) if gap >= _APART**2]
         if self.twin is None:
-            return list(left)
+            return apart
         known = {one.course for one in seen if one.course}
-        return [one for one in left if self.twin.course(one) not in known]
+        return [one for one in apart if self.twin.course(one) not in known]
 
     def _near_best(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
         """Candidates a step or two away from the best that was measured in full."""

@@ -152,12 +152,16 @@ def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str,
 
 
 def estimated(part: Measurement, other: Measurement, name: str) -> float:
-    """A metric of a load that was ended early: that of another, full load, times how both did up to that moment.
+    """A metric of a load that was ended early: that of another, full load, times how both did so far.
 
-    Where the other load had ended by then, its own end is that moment: a rate does not fall by waiting.
+    So far is until each had answered as many requests: both have their beginning in it, and neither more of its end.
     """
-    then = partial_of(other, min(part.load_s, other.load_s))
-    own, theirs = part.metrics.get(name, math.nan), then.metrics.get(name, math.nan)
+    ended = [time for time in part.series.get("done", ()) if math.isfinite(time)]
+    others = sorted(time for time in other.series.get("done", ()) if math.isfinite(time))
+    if not ended or not others:
+        return part.metrics.get(name, math.nan)
+    then = partial_of(other, others[min(len(ended), len(others)) - 1])
+    own, theirs = partial_of(part, max(ended)).metrics.get(name, math.nan), then.metrics.get(name, math.nan)
     whole = other.metrics.get(name, math.nan)
     if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
         return own
