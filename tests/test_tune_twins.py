@@ -69,7 +69,9 @@ def test_screening_of_no_points_has_no_twin(tmp_path):
 def test_a_cache_that_is_never_full_changes_no_step(tmp_path):
     """More memory than is asked for leaves the course of the load as it is, and fewer places do not."""
     problem = problem_in(tmp_path, space={"gpu_memory_utilization": [0.7, 0.9], "max_num_seqs": [4, 24]})
-    points = [{"gpu_memory_utilization": share, "max_num_seqs": most} for share, most in ((0.7, 24), (0.9, 24), (0.9, 4))]
+    points = [
+        {"gpu_memory_utilization": share, "max_num_seqs": most} for share, most in ((0.7, 24), (0.9, 24), (0.9, 4))
+    ]
     twin, candidates = twin_of(problem), Ground(problem, resolver(problem)).candidates(points)
     less, more, fewer = (twin.course(one) for one in candidates)
 
@@ -78,14 +80,12 @@ def test_a_cache_that_is_never_full_changes_no_step(tmp_path):
     assert less != fewer
 
 
-def test_nothing_is_tried_that_the_twin_sees_go_alike(tmp_path):
-    """Eight caches, all large enough, and three numbers of places: after three starts the rest teaches nothing."""
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_the_twin_sees_go_alike_is_tried_last(tmp_path, seed):
+    """Eight caches, all large enough, and three numbers of places: after the default one of each is tried first."""
     shares = [round(0.6 + 0.04 * step, 2) for step in range(8)]
-    problem = problem_in(
-        tmp_path, space={"gpu_memory_utilization": shares, "max_num_seqs": [4, 12, 24]}, budget={"trials": 7}
-    )
-    work = work_in(tmp_path, problem)
+    space = {"gpu_memory_utilization": shares, "max_num_seqs": [4, 12, 24]}
+    work = work_in(tmp_path, problem_in(tmp_path, seed=seed, space=space, budget={"trials": 4}))
     carry_out(work)
-    later = [trial.point["max_num_seqs"] for trial in work.book.trials() if trial.origin == "model"]
 
-    assert len(set(later)) == len(later) or {4, 12, 24} <= {t.point["max_num_seqs"] for t in work.book.trials()}
+    assert {trial.point["max_num_seqs"] for trial in work.book.trials()[1:]} == {4, 12, 24}

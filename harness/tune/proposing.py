@@ -175,7 +175,7 @@ class Proposer:
         if len(taken) > wanted:
             return None
         left = self._open_ones(taken)
-        ranked = self._ranked(left) if self.twin is not None else left
+        ranked = self._ranked(self._unlike(left, seen) or left) if self.twin is not None else left
         rows = spaces.encoded(self._space(), [one.point for one in ranked])
         known = spaces.encoded(self._space(), [one.point for one in seen])
         for place, candidate in enumerate(ranked):
