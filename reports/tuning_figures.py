@@ -52,11 +52,6 @@ def kind_of(result: StudyResult, trial: Mapping[str, Any]) -> str:
     return "counts" if feasible(trial) else "broken"
 
 
-def _tried(result: StudyResult) -> list[Mapping[str, Any]]:
-    """Trials that were no repetition of another."""
-    return [trial for trial in result.trials if trial.get("status") != "duplicate"]
-
-
 def _tip(trial: Mapping[str, Any], *names: str) -> str:
     point = ", ".join(f"{name} {value}" for name, value in (trial.get("point") or {}).items())
     values = ", ".join(f"{name} {significant(value_of(trial, name))}" for name in names)
@@ -67,7 +62,7 @@ def _history(result: StudyResult) -> Drawing:
     name, direction = str(result.objectives[0]["name"]), result.objectives[0].get("direction")
     marks = [
         Mark(float(trial.get("number") or 0), value_of(trial, name), _tip(trial, name), kind_of(result, trial))
-        for trial in _tried(result)
+        for trial in result.trials
     ]
     best = list(_best_so_far(result, name, maximise=direction != "minimise"))
     more = "more" if direction != "minimise" else "less"
@@ -92,7 +87,7 @@ _HISTORY = (
 
 def _best_so_far(result: StudyResult, name: str, *, maximise: bool) -> Iterator[tuple[float, float]]:
     best = math.nan
-    for trial in _tried(result):
+    for trial in result.trials:
         value = value_of(trial, name)
         better = value > best if maximise else value < best
         if feasible(trial) and math.isfinite(value) and (math.isnan(best) or better):
@@ -106,7 +101,7 @@ def _front(result: StudyResult) -> Drawing | None:
     one, other = (str(objective["name"]) for objective in result.objectives[:2])
     front = set(result.told.get("front") or ())
     marks = []
-    for trial in _tried(result):
+    for trial in result.trials:
         kind = "best" if trial.get("number") in front else kind_of(result, trial)
         if kind != "failed":
             marks.append(Mark(value_of(trial, one), value_of(trial, other), _tip(trial, one, other), kind))
@@ -155,7 +150,7 @@ _IMPORTANCE = (
 
 def _agreement(result: StudyResult) -> Drawing | None:
     name = str(result.objectives[0]["name"])
-    said = [(trial, (trial.get("twin") or {}).get(name)) for trial in _tried(result)]
+    said = [(trial, (trial.get("twin") or {}).get(name)) for trial in result.trials]
     marks = [
         Mark(float(told), value_of(trial, name), _tip(trial, name), kind_of(result, trial))
         for trial, told in said
@@ -183,7 +178,7 @@ def agreement_words(screening: Mapping[str, Any], count: int) -> str:
 def _minutes(result: StudyResult) -> Drawing | None:
     rows = [
         Spent(str(trial.get("number")), *(float((trial.get("minutes") or {}).get(part) or 0) for part in _PARTS))
-        for trial in _tried(result)
+        for trial in result.trials
     ]
     if not any(row.start + row.load + row.other > 0 for row in rows):
         return None

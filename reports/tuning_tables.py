@@ -83,8 +83,6 @@ def _outcome(result: StudyResult, trial: Mapping[str, Any]) -> Cell:
     if failure:
         kind = str(failure.get("kind", "failed")).replace("_", " ")
         return Cell(kind, str(failure.get("line") or ""), "bad", quoted=True)
-    if trial.get("status") == "duplicate":
-        return Cell("from memory", f"the same engine as trial {trial.get('of')}")
     broken = {name: value for name, value in (trial.get("violations") or {}).items() if (value or 0) > 0}
     if broken:
         return Cell("limit broken", "; ".join(_over(name, value) for name, value in broken.items()), "bad")

@@ -16,7 +16,7 @@ from harness.tune.importance import importances
 from harness.tune.problem import Problem
 from harness.tune.store import as_plain
 from harness.tune.study import Work
-from harness.tune.words import COMPLETE, DUPLICATE, FAILED, INFEASIBLE, STOPPED, Trial, best, front
+from harness.tune.words import COMPLETE, FAILED, STOPPED, Trial, best, front
 from harness.units import significant
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
 def _count_line(trials: Sequence[Trial]) -> str:
     counts = {
         status: sum(trial.status == status for trial in trials)
-        for status in (COMPLETE, STOPPED, INFEASIBLE, FAILED, DUPLICATE)
+        for status in (COMPLETE, STOPPED, FAILED)
     }
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     starts = len({trial.start for trial in trials})

@@ -1,7 +1,7 @@
 """What do the words of tuning stand for: parameter, point, measurement, failure, trial?
 
 A **parameter** is one thing that may be set; a **point** gives each active parameter a value; a
-**trial** is a point that was tried (or answered from memory), under one seed; a **measurement**
+**trial** is a point that was tried, under one seed; a **measurement**
 is what one load on a started engine showed. All values are in seconds, requests and tokens.
 """
 
@@ -17,7 +17,7 @@ A parameter whose condition does not hold is left out. The empty point is the ba
 
 FLAG, ADDITIONAL, ENVIRONMENT, LOAD = "flag", "additional_config", "env", "load"
 
-COMPLETE, STOPPED, INFEASIBLE, FAILED, DUPLICATE = "complete", "stopped", "infeasible", "failed", "duplicate"
+COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"
 """How a trial ended: measured in full; stopped early because it could not win; never started, since
 it was predicted not to; failed while starting or serving; the same effective configuration as another."""
 
@@ -141,7 +141,7 @@ class Trial:
     and `violations` by limit (above 0 is violated) are empty where there was no measurement; a
     failure is a violation of the limit `starts`. `origin` says who proposed it: default, screened,
     model, sampler, neighbour, sweep or user. `start` numbers the engine start that it was measured in, `twin`
-    what the screening had predicted, by objective. `of` is the trial that a duplicate repeats.
+    what the screening had predicted, by objective.
     `facts` are what the start's log told (see harness.engines.bootlog.BootFacts), memory in GiB.
     """
 
@@ -157,7 +157,6 @@ class Trial:
     origin: str = "sampler"
     start: int | None = None
     twin: Mapping[str, float] = field(default_factory=dict)
-    of: int | None = None
     measurement: Measurement | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
