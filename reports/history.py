@@ -1,6 +1,7 @@
 """How did a scenario's results move over runs and versions, and at which run was a change shown?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,14 @@ class History:
         return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
 
 
-def told(row: Row) -> str:
-    """A change in words."""
-    return f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}"
+def told(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
+    if entry.side.is_kernels:
+        for verdict, count in Counter(row.verdict for row in entry.changed).items():
+            yield f"{verdict}: {count} kernel times", verdict
+        return
+    for row in entry.changed:
+        yield f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}", row.verdict
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:

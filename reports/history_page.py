@@ -1,7 +1,6 @@
 """How do several results become one index page: trends, changes, links?"""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,17 +89,8 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
         "answer": str(entry.summary.get("answer") or ""),
-        "changed": list(_told(entry)),
+        "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in told(entry)],
     }
-
-
-def _told(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Each change in words with its tone; of kernels, which are many, only how many changed."""
-    if entry.side.is_kernels:
-        for verdict, count in Counter(row.verdict for row in entry.changed).items():
-            yield f"{verdict}: {count} kernel times", "bad" if verdict == WORSE else "good"
-        return
-    yield from ((told(row), "bad" if row.verdict == WORSE else "good") for row in entry.changed)
 
 
 def _unit(measure: Measure, frame: pd.DataFrame) -> str:

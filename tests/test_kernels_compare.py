@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.kernels.repeats import between_runs, merged
 from harness.scenario.gate import KERNEL_GATE, Gate, for_kernels
 from reports import history_page
-from reports.history import histories
+from reports.history import histories, told
 from tests.kernel_results import CASES, make_kernels
 from tests.result_folder import Run, make_result
 
@@ -199,11 +199,11 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path):
         "dtype: bfloat16 against float16": {"dtype": "float16"},
         "path: attend against attend_v2": {"path": "attend_v2"},
     }
-    for number, (told, facts) in enumerate(others.items()):
+    for number, (words, facts) in enumerate(others.items()):
         new = make_kernels(tmp_path / str(number), steady, **facts)[0]
         with pytest.raises(InputError) as refused:
             compared(base, new)
-        assert [line.split("not alike: ")[1].split(";")[0] for line in refused.value.lines] == [told]
+        assert [line.split("not alike: ")[1].split(";")[0] for line in refused.value.lines] == [words]
         found = compared(base, new, anyway=True)
         assert len(found.judged) == 2 * len(CASES)
         assert {row.verdict for row in found.judged} == {SAME}
@@ -335,5 +335,5 @@ def test_an_index_counts_the_kernels_that_changed(tmp_path):
     (history,) = histories(made)
     page = history_page.write(made).read_text(encoding="utf-8")
 
-    assert [entry.change for entry in history.entries] == ["", "worse: 8 kernel times", ""]
+    assert [list(told(entry)) for entry in history.entries] == [[], [("worse: 8 kernel times", "worse")], []]
     assert "worse: 8 kernel times" in page
