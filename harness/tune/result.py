@@ -95,10 +95,7 @@ def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
 
 
 def _count_line(trials: Sequence[Trial]) -> str:
-    counts = {
-        status: sum(trial.status == status for trial in trials)
-        for status in (COMPLETE, STOPPED, FAILED)
-    }
+    counts = {status: sum(trial.status == status for trial in trials) for status in (COMPLETE, STOPPED, FAILED)}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     starts = len({trial.start for trial in trials})
     minutes = sum(trial.minutes.total for trial in trials)
