@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 from harness.drafts import Draft
+from harness.engines import asking
 from harness.exchange import Exchange
 from harness.workloads import Session, Turn
 
@@ -90,3 +91,16 @@ class FakeBooks:
 def one_turn(index, *, measured=True):
     """A draft of a session of one request."""
     return Draft(Session(index, (Turn(8, 4, 0),)), 0, b"request", 8, 4, measured)
+
+
+def overheard(tmp_path, monkeypatch):
+    """What an engine's interpreter is asked from now on, in order; no kept answers of other runs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words, ask = [], asking.output_of
+
+    def counting(command, *rest):
+        words.append(command[2])
+        return ask(command, *rest)
+
+    monkeypatch.setattr(asking, "output_of", counting)
+    return words

@@ -13,6 +13,7 @@ from harness.engines.resolving import by_twin, examine, resolve, resolve_many
 from harness.engines.vllm import checked
 from harness.errors import EngineError, InputError
 from harness.scenario.models import Engine
+from tests.fakes import overheard
 
 FAKE = str(Path(__file__).parent / "fake_engine")
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -21,15 +22,7 @@ MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 @pytest.fixture(autouse=True)
 def asked(tmp_path, monkeypatch):
     """What the interpreter was asked, in order; no kept answers of other runs."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    words, ask = [], asking.output_of
-
-    def counting(command, *rest):
-        words.append(command[2])
-        return ask(command, *rest)
-
-    monkeypatch.setattr(asking, "output_of", counting)
-    return words
+    return overheard(tmp_path, monkeypatch)
 
 
 def resolved(*points, mode="", kind="vllm", model="m"):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from harness import store
-from harness.engines import asking, vllm
+from harness.engines import vllm
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.tune.configuration import Ground, resolver
 from harness.tune.evaluating import Watch
 from harness.tune.live import Live
 from harness.tune.racing import Ruling
+from tests.fakes import overheard
 from tests.tune_problems import problem_in
 
 FAKE = str(Path(__file__).parent / "fake_engine")
@@ -53,16 +54,8 @@ def test_a_live_load_that_cannot_win_is_cut(tmp_path):
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """What the engine's interpreter was asked, in order; no kept answers of other runs."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(vllm, "GRACE_S", 0.3)
-    words, ask = [], asking.output_of
-
-    def counting(command, *rest):
-        words.append(command[2])
-        return ask(command, *rest)
-
-    monkeypatch.setattr(asking, "output_of", counting)
-    return words
+    return overheard(tmp_path, monkeypatch)
 
 
 def test_a_start_does_not_ask_what_the_study_was_told(asked, tmp_path):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.tune.problem import Problem, Verdict
-from harness.tune.space import Space, encoded
+from harness.tune.space import Space, encoded, gaps
 from harness.tune.surrogate import fit, normalised
 from harness.tune.words import LOAD, MAXIMISE, STOPPED, Objective, Point, Trial
 
@@ -133,9 +133,9 @@ def widened(belief: Belief, rows: Floats, known: Floats) -> Belief:
 
     A process that was fitted to few points near each other holds itself for surer than it may be.
     """
-    gaps = np.sqrt(((rows[:, None, :] - known[None, :, :]) ** 2).sum(axis=2)).min(axis=1)
+    far = gaps(rows, known).min(axis=1)
     spread = max(float(belief.mean.std()), float(belief.deviation.max()))
-    deviation = np.maximum(belief.deviation, spread * (1 - np.exp(-((gaps / _REACH) ** 2))))
+    deviation = np.maximum(belief.deviation, spread * (1 - np.exp(-((far / _REACH) ** 2))))
     return Belief(belief.mean, deviation, belief.best, belief.limits)
 
 
@@ -147,8 +147,7 @@ def doubt_of(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
     """
     if not failed.any():
         return np.zeros(len(rows))
-    gaps = np.sqrt(((rows[:, None, :] - known[failed][None, :, :]) ** 2).sum(axis=2))
-    near = 0.8 * np.exp(-((gaps / 0.15) ** 2)).max(axis=1)
+    near = 0.8 * np.exp(-((gaps(rows, known[failed]) / 0.15) ** 2)).max(axis=1)
     if failed.all():
         return np.asarray(near)
     share = float(failed.mean())

@@ -178,8 +178,8 @@ class Proposer:
         ranked = self._ranked(self._unlike(left, seen) or left) if self.twin is not None else left
         rows = spaces.encoded(self._space(), [one.point for one in ranked])
         known = spaces.encoded(self._space(), [one.point for one in seen])
-        for place, candidate in enumerate(ranked):
-            if len(known) == 0 or np.sqrt(((known - rows[place]) ** 2).sum(axis=1)).min() >= _FAR:
+        for candidate, gap in zip(ranked, spaces.gaps(rows, known).min(axis=1, initial=math.inf), strict=True):
+            if gap >= _FAR:
                 return Proposal(candidate, "screened" if self.twin is not None else "spread", self._says(candidate))
         return Proposal(ranked[0], "screened", self._says(ranked[0])) if ranked else None
 
@@ -228,7 +228,7 @@ class Proposer:
             return self.ground.one(point)
         places = list(self.pool.values())
         rows = spaces.encoded(self._space(), [point, *(one.point for one in places)])
-        return places[int(((rows[1:] - rows[0]) ** 2).sum(axis=1).argmin())]
+        return places[int(spaces.gaps(rows[:1], rows[1:]).argmin())]
 
     def _extend(self, seen: Sequence[Seen], number: int) -> None:
         """Neighbours of the best join the pool, and others where no twin has to judge them; if resolving is cheap."""
@@ -262,8 +262,8 @@ class Proposer:
         """Candidates that would teach something: neither next to one that was measured, nor by the twin the same."""
         rows = spaces.encoded(self._space(), [one.point for one in left])
         tried = spaces.encoded(self._space(), [one.point for one in seen])
-        gaps = ((rows[:, None, :] - tried[None, :, :]) ** 2).sum(axis=2).min(axis=1, initial=math.inf)
-        apart = [one for one, gap in zip(left, gaps, strict=True) if gap >= _APART**2]
+        gaps = spaces.gaps(rows, tried).min(axis=1, initial=math.inf)
+        apart = [one for one, gap in zip(left, gaps, strict=True) if gap >= _APART]
         if self.twin is None:
             return apart
         known = {one.course for one in seen if one.course}
@@ -276,7 +276,7 @@ class Proposer:
             return []
         best = min(whole, key=lambda one: (one.broken, one.cost))
         rows = spaces.encoded(self._space(), [best.point, *(one.point for one in left)])
-        gaps = np.sqrt(((rows[1:] - rows[0]) ** 2).sum(axis=1))
+        gaps = spaces.gaps(rows[1:], rows[:1])[:, 0]
         return [one for one, gap in zip(left, gaps, strict=True) if gap <= _NEAR]
 
     def _gains(self, left: Sequence[Candidate], seen: Sequence[Seen], number: int) -> Floats:

@@ -212,13 +212,18 @@ def _column(parameter: Parameter, points: Sequence[Point]) -> NDArray[np.float64
     return np.asarray(rows, dtype=np.float64).reshape(len(points), len(words))
 
 
+def gaps(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each row is from each of the others, in the unit cube."""
+    return np.asarray(np.sqrt(((rows[:, None, :] - others[None, :, :]) ** 2).sum(axis=2)))
+
+
 def spread_out(rows: NDArray[np.float64], first: Sequence[int], count: int) -> list[int]:
     """Places of up to `count` rows: the first ones given, then each time the row farthest from all taken."""
     taken = list(dict.fromkeys(first))[:count]
     while len(taken) < min(count, len(rows)):
-        gaps = ((rows[:, None, :] - rows[None, taken, :]) ** 2).sum(axis=2).min(axis=1)
-        gaps[taken] = -1.0
-        taken.append(int(gaps.argmax()))
+        far = gaps(rows, rows[taken]).min(axis=1)
+        far[taken] = -1.0
+        taken.append(int(far.argmax()))
     return taken
 
 

