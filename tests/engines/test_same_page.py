@@ -29,6 +29,7 @@ slo: {ttft_p90: 60s}
 """
 TWINS_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 STARTED = {"command"}  # a server that runs was started by somebody else
+HAPPENED = ("doubts", "pauses", "errors")  # sections whose tables tell what happened, and are there only if it did
 
 
 class _Outline(HTMLParser):
@@ -36,11 +37,14 @@ class _Outline(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.lines, self.within = [], None
+        self.lines, self.within, self.section = [], None, None
 
     def handle_starttag(self, tag, attributes):
         """Begin to keep the text of a heading; the head of a row is data, such as an engine's flag."""
-        if tag in ("h1", "h2", "h3", "h4", "th", "figcaption", "summary") and ("scope", "row") not in attributes:
+        if tag == "section":
+            self.section = dict(attributes).get("id")
+        kept = ("h2",) if self.section in HAPPENED else ("h1", "h2", "h3", "h4", "th", "figcaption", "summary")
+        if tag in kept and ("scope", "row") not in attributes:
             self.within = tag
             self.lines.append("")
 
