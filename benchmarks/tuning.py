@@ -32,7 +32,7 @@ METHODS = ("tuner", "tuner, no screening", "random", "TPE", "auto_tune grid")
 def exhaustive(problem: Problem, served: Served) -> tuple[float, Point]:
     """The best point of a grid over the default ranges, and its truth."""
     space: Space = problem.space
-    counts = {"max_num_seqs": None, "max_num_batched_tokens": None, "gpu_memory_utilization": 4}
+    counts = {"max_num_seqs": None, "max_num_batched_tokens": None, "gpu_memory_utilization": 15}
     live = [one for one in space.parameters if one.name in counts]
     axes = [evenly(one, counts[one.name] or _steps(one)) for one in live]
     points = [dict(zip((one.name for one in live), values, strict=True)) for values in product(*axes)]

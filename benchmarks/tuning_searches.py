@@ -23,18 +23,17 @@ from harness.tune.lessons import Lessons
 from harness.tune.problem import Problem, Task
 from harness.tune.proposing import Proposer
 from harness.tune.sampler import suggested
-from harness.tune.series import partial_of
 from harness.tune.space import at, pointed
 from harness.tune.study import Work, carry_out
 from harness.tune.twins import Twin, perturbed
-from harness.tune.words import COMPLETE, Parameter, Point, Trial, best
+from harness.tune.words import COMPLETE, Measurement, Parameter, Point, Trial
 from harness.twin.cost import TERMS
 from harness.twin.settings import effective, settings_from_flags
 
 TRIALS = 20
 SETTLING = 5  # trials whose failures do not count
 SCREENED_POINTS = 30
-SCREENED_ROUNDS = 3  # requests of a twin's load, in times of the users that send them
+SCREENED_ROUNDS = 10  # requests of a twin's load, in times of the users that send them
 
 
 @dataclass(slots=True)
@@ -111,28 +110,31 @@ def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> Out
     device = Device(served, seed)
     shelf = Shelf()
     carry_out(Work(asked, device, shelf, Alone(), ground, proposer, Path()))  # type: ignore[arg-type]
-    return _outcome(asked, served, shelf.done, device)
+    return _outcome(asked, served, shelf.done, device, proposer)
 
 
-def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: Device) -> Outcome:
-    leading = best(trials, problem.objectives[0])
+def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: Device, proposer: Proposer) -> Outcome:
+    load_s, whole_s = device.load_s, device.whole_s  # of the trials: the confirmation runs in full
+    wholes = iter(device.wholes)
+    unstopped = [_in_full(one, next(wholes)) if one.measurement is not None else one for one in trials]
+    ranked = proposer.ranked(trials)
     keys = [canonical(trial.effective) for trial in trials]
     late = trials[SETTLING:]
-    whole_best = max(device.wholes, default=0.0)
-    own = leading.values["goodput"] if leading is not None else 0.0
-    load_s, whole_s = device.load_s, device.whole_s  # of the trials: the confirmation runs in full
-    known = [one for one in trials if one.status == COMPLETE and one.feasible and one.origin != "default"]
-    ranked = sorted(known, key=lambda one: (-one.values["goodput"], one.number))
-    winner = confirmed(problem, device, [one.point for one in ranked])
+    winner = confirmed(problem, device, [one.point for one in ranked if one.origin != "default"])
     return Outcome(
-        truth=0.0 if leading is None else truth_of(problem, served, leading.point),
+        truth=truth_of(problem, served, ranked[0].point) if ranked else 0.0,
         confirmed=truth_of(problem, served, winner),
         failed_late=sum(trial.failure is not None for trial in late),
         late=len(late),
         repeated=len(keys) - len(set(keys)),
         saved=1 - load_s / whole_s if whole_s else 0.0,
-        same_winner=own >= whole_best * (1 - 1e-9),
+        same_winner=not ranked or proposer.ranked(unstopped)[0].number == ranked[0].number,
     )
+
+
+def _in_full(trial: Trial, whole: Measurement) -> Trial:
+    """A trial as it would have been, had nothing ended it early."""
+    return replace(trial, status=COMPLETE, measurement=whole, values={"goodput": whole.metrics["goodput"]})
 
 
 def confirmed(problem: Problem, device: Device, ranked: Sequence[Point]) -> Point:
@@ -155,11 +157,10 @@ def _measured(problem: Problem, device: Device, task: Task, point: Point) -> flo
 
 
 def truth_of(problem: Problem, served: Served, point: Point) -> float:
-    """Goodput without noise; 0 where the engine would not start."""
+    """The goodput that a configuration has in the mean over runs; 0 where the engine would not start."""
     task = problem.tasks[0]
     try:
-        whole = served.show(task, task.stage, _settings(problem, point))
-        return partial_of(whole, whole.load_s).metrics["goodput"]
+        return served.expected(task, task.stage, _settings(problem, point))
     except HarnessError:
         return 0.0
 

@@ -1,6 +1,7 @@
 """Does the twin find out how fast a device is?"""
 
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from harness.tune.calibrating import calibrated, scaled
 from harness.twin.cost import Terms
 
 TERMS = Terms()
+NAMES = list(asdict(TERMS))
 LOG = st.floats(-0.5, 0.5)
 
 
@@ -21,13 +23,35 @@ def told(terms):
     return [{"tpot_mean": time, "ttft_mean": 3 * time, "throughput": 100 / time} for time in times]
 
 
+def slower(**logs):
+    """Coefficients with which what is named takes e^log times as long."""
+    return scaled(TERMS, [logs.get(name, 0.0) for name in NAMES])
+
+
 @given(LOG, LOG, LOG)
 def test_hidden_factors_are_found(compute, memory, host):
     """From three trials that are bound by different things, what is told becomes what was measured."""
-    measured = told(scaled(TERMS, (compute, memory, host)))
+    measured = told(slower(matmul=compute, weights=memory, step_s=host))
     found = told(calibrated(TERMS, measured, told))
 
-    assert [row["tpot_mean"] for row in found] == pytest.approx([row["tpot_mean"] for row in measured], rel=0.1)
+    assert [row["tpot_mean"] for row in found] == pytest.approx([row["tpot_mean"] for row in measured], rel=0.02)
+
+
+def test_what_the_trials_say_nothing_of_stays_as_it_is():
+    """No metric here depends on attention, on links or on launches."""
+    found = calibrated(TERMS, told(slower(matmul=0.3, step_s=-0.3)), told)
+    silent = [name for name in NAMES if name not in ("matmul", "weights", "step_s")]
+
+    assert found != TERMS
+    assert [getattr(found, name) for name in silent] == pytest.approx([getattr(TERMS, name) for name in silent])
+
+
+def test_longer_is_longer_for_times_and_for_shares():
+    """A share of a peak is divided by the factor, a time multiplied."""
+    found = slower(matmul=math.log(2), step_s=math.log(2))
+
+    assert (found.matmul, found.step_s) == pytest.approx((TERMS.matmul / 2, TERMS.step_s * 2))
+    assert scaled(TERMS, [0.0] * len(NAMES)) == TERMS
 
 
 def test_without_trials_nothing_changes():

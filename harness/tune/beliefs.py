@@ -12,6 +12,7 @@ from harness.seeds import stream
 from harness.tune.problem import Problem, Verdict
 from harness.tune.space import Space, encoded, gaps
 from harness.tune.surrogate import fit, normalised
+from harness.tune.wandering import wander
 from harness.tune.words import LOAD, MAXIMISE, STOPPED, Objective, Point, Trial
 
 Floats = NDArray[np.float64]
@@ -35,6 +36,8 @@ class Seen:
     broken: float
     cost: float
     stopped: bool = False
+    wander: float = 0.0
+    """By which share of its value other runs of it would differ (standard deviation)."""
     course: tuple[float, ...] | None = None
     """How the twin sees its load go: the same where every step is."""
 
@@ -85,12 +88,15 @@ def _seen(problem: Problem, group: Sequence[Trial]) -> Seen:
         return _broken(trial.violations), first.cost(trial.values[first.name])
 
     trial = min(group, key=worth)
+    steady = None if trial.measurement is None else wander(problem, trial.measurement, first.name)
+    stopped = trial.status == STOPPED
+    values = dict(trial.values) if steady is None or stopped else {**trial.values, first.name: steady.mean}
     twin = {name: value for name, value in trial.twin.items() if not name.startswith("limit ")}
     limits = {name.partition(" ")[2]: value for name, value in trial.twin.items() if name.startswith("limit ")}
-    early = trial.status == STOPPED
     return Seen(
-        engine_part(trial.point), trial.effective, trial.values, trial.violations, twin, limits, *worth(trial), early
-    )
+        engine_part(trial.point), trial.effective, values, trial.violations, twin, limits,
+        _broken(trial.violations), first.cost(values[first.name]), stopped, 0.0 if steady is None else steady.deviation,
+    )  # fmt: skip
 
 
 def _broken(violations: Mapping[str, float]) -> float:
@@ -119,13 +125,26 @@ def belief_of(told: Observed, rows: Floats) -> Belief:
     known = encoded(told.space, [one.point for one in seen])
     costs, cheap = _costs(told)
     shift = float(costs.mean())
-    unsure = np.asarray([_EARLY_DOUBT * one.stopped for one in seen])
+    unsure = np.asarray([math.hypot(_EARLY_DOUBT * one.stopped, one.wander) for one in seen])
     process = fit(known, costs - shift, None if cheap is None else cheap[: len(seen)], unsure)
     mean, deviation = process.at(rows, None if cheap is None else cheap[len(seen) :])
     fitted, _ = process.at(known, None if cheap is None else cheap[: len(seen)])
     kept = [place for place, one in enumerate(seen) if one.broken <= 0 and not one.stopped]
     best = float(min(fitted[place] for place in kept)) if kept else None
     return Belief(mean, deviation, best, tuple(_limits(told, known, rows)))
+
+
+def believed(problem: Problem, space: Space, seen: Sequence[Seen]) -> Floats:
+    """What is believed of the cost of each engine seen, after all of them, the twin's word included where it is told.
+
+    The best of many runs was lucky, too: what neighbours showed, and what the twin expects, takes some of that back.
+    """
+    told = [Verdict(one.twin, one.twin_violations) for one in seen]
+    cheap = told if all(one.values for one in told) else None
+    rows = encoded(space, [one.point for one in seen])
+    if len(seen) < _ENOUGH or len(problem.objectives) > 1:
+        return np.asarray([one.cost for one in seen])
+    return belief_of(Observed(problem, space, seen, cheap, 0), rows).mean
 
 
 def widened(belief: Belief, rows: Floats, known: Floats) -> Belief:

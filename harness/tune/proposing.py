@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.tune import space as spaces
-from harness.tune.beliefs import Observed, Seen, belief_of, doubt_of, engine_part, observed, widened
+from harness.tune.beliefs import Observed, Seen, belief_of, believed, doubt_of, engine_part, observed, widened
 from harness.tune.configuration import Candidate, Ground
 from harness.tune.lessons import Lessons
 from harness.tune.problem import Problem, Verdict
@@ -31,8 +31,8 @@ FAVOURITES = 4  # of the twin, tried before a model is asked
 UNSCREENED = 5  # points spread over the space, where there is no twin
 AROUND = 10  # neighbours of the best that join the pool each time
 TPE_EVERY = 6
-CALIBRATED_AT = (1, 2, 4, 8)  # trials measured in full
-_FITTED = 4  # of them: each costs the twin a dozen loads
+CALIBRATED_AT = (1, 2, 3, 4, 6, 8, 12)  # trials measured in full
+_FITTED = 6  # of them: each costs the twin a dozen loads
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
 CLIMBED_EVERY = 2  # trials: then only what was measured counts, lest a cliff that the twin sees is never looked behind
@@ -194,6 +194,16 @@ class Proposer:
             return broken, sum(one.cost(said.values[one.name]) for one in self.problem.objectives[:1])
 
         return sorted(candidates, key=worth)
+
+    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The feasible trials that were measured in full, the best first: by what is believed of them after all."""
+        seen = self._seen(trials)
+        if not self._trusted(seen).trusted:
+            seen = [replace(one, twin={}, twin_violations={}) for one in seen]
+        costs = believed(self.problem, self._space(), seen)
+        place = {spaces.key_of(one.point): cost for one, cost in zip(seen, costs.tolist(), strict=True)}
+        known = [one for one in trials if one.status == COMPLETE and one.feasible]
+        return sorted(known, key=lambda one: (place[spaces.key_of(engine_part(one.point))], self._cost_of(one)))
 
     def agreement(self, trials: Sequence[Trial]) -> Agreement:
         """How the twin's order and that of the trials agree."""

@@ -7,7 +7,7 @@ Formulas: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 _LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5)
 _NOISES = (1e-4, 1e-3, 1e-2, 0.05, 0.2)
+_SCALES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _ROUNDS = 2
 _SLOPE_DEVIATION = 0.5  # how far the twin's slope may be from 1 before observations have to say so
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A fitted process: `weights` over the observed rows, in the scale of the observations."""
+    """A fitted process: `weights` over the observed rows, in the scale of the observations.
+
+    `scale` is the variance of the process, in units of `spread` squared.
+    """
 
     rows: Floats
     lengths: Floats
@@ -63,6 +67,24 @@ class _Shown:
     doubt: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """What is searched for: a length for each column, the variance of the process, and that of the noise."""
+
+    lengths: tuple[float, ...]
+    scale: float
+    noise: float
+
+    def others(self, place: int) -> list["_Guess"]:
+        """The same with other values of one of them."""
+        columns = len(self.lengths)
+        if place == columns:
+            return [replace(self, scale=one) for one in _SCALES]
+        if place > columns:
+            return [replace(self, noise=one) for one in _NOISES]
+        return [replace(self, lengths=(*self.lengths[:place], one, *self.lengths[place + 1 :])) for one in _LENGTHS]
+
+
 def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats | None = None) -> Process:
     """The most likely process of some observations.
 
@@ -70,47 +92,25 @@ def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats
     which each observation is less sure than the rest (none by default).
     """
     spread = float(values.std()) if len(values) > 1 and values.std() > 0 else 1.0
-    lengths, noise = np.full(rows.shape[1], 0.6), 1e-2
     unsure = np.zeros(len(rows)) if doubt is None else (doubt / spread) ** 2
-    shown = _Shown(rows, values / spread, _told(cheap, spread), unsure)
-    best = _negative_likelihood(shown, lengths, noise)[0]
-    for _ in range(_ROUNDS):
-        for column in range(rows.shape[1] + 1):
-            for candidate in _NOISES if column == rows.shape[1] else _LENGTHS:
-                tried, tried_noise = lengths.copy(), noise
-                if column == rows.shape[1]:
-                    tried_noise = candidate
-                else:
-                    tried[column] = candidate
-                found = _negative_likelihood(shown, tried, tried_noise)[0]
-                if found < best - 1e-9:
-                    best, lengths, noise = found, tried, tried_noise
-    _, process = _negative_likelihood(shown, lengths, noise)
-    return Process(
-        rows,
-        lengths,
-        process.scale,
-        process.lower,
-        process.weights * spread,
-        process.beta * _units(cheap, spread),
-        spread,
-    )
+    shown = _Shown(rows, values / spread, None if cheap is None else cheap / spread, unsure)
+    guess = _Guess((0.6,) * rows.shape[1], 1.0, 1e-2)
+    best = _negative_likelihood(shown, guess)[0]
+    for place in _ROUNDS * list(range(rows.shape[1] + 2)):
+        tries = [(_negative_likelihood(shown, one)[0], one) for one in guess.others(place)]
+        found, other = min(tries, key=lambda pair: pair[0])
+        if found < best - 1e-9:
+            best, guess = found, other
+    process = _negative_likelihood(shown, guess)[1]
+    units = np.asarray([spread] if cheap is None else [spread, 1.0])  # the slope over the cheap source has no unit
+    return replace(process, weights=process.weights * spread, beta=process.beta * units, spread=spread)
 
 
-def _told(cheap: Floats | None, spread: float) -> Floats | None:
-    return None if cheap is None else cheap / spread
-
-
-def _units(cheap: Floats | None, spread: float) -> Floats:
-    """The slope over the cheap source has no unit; the constant has that of the values."""
-    return np.asarray([spread] if cheap is None else [spread, 1.0])
-
-
-def _negative_likelihood(shown: _Shown, lengths: Floats, noise: float) -> tuple[float, Process]:
-    """The negative logarithm of the posterior of lengths and noise, and the process that they make."""
-    rows, count = shown.rows, len(shown.rows)
+def _negative_likelihood(shown: _Shown, guess: _Guess) -> tuple[float, Process]:
+    """The negative logarithm of the posterior of a guess, and the process that it makes."""
+    rows, count, lengths = shown.rows, len(shown.rows), np.asarray(guess.lengths)
     columns = trend_columns(count, shown.cheap)
-    base = matern(rows, rows, lengths) + np.diag(noise + shown.doubt)
+    base = guess.scale * matern(rows, rows, lengths) + np.diag(guess.noise + shown.doubt)
     lower: Floats = np.asarray(np.linalg.cholesky(base + 1e-9 * np.eye(count)), dtype=np.float64)
     scaled, target = np.linalg.solve(lower, columns), np.linalg.solve(lower, shown.values)
     # A weak belief that the twin's slope is 1, so that two observations cannot turn it round.
@@ -118,14 +118,16 @@ def _negative_likelihood(shown: _Shown, lengths: Floats, noise: float) -> tuple[
     prior = np.asarray([0.0, *([1.0] * (columns.shape[1] - 1))])
     beta = np.linalg.solve(scaled.T @ scaled + belief, scaled.T @ target + belief @ prior)
     left = target - scaled @ beta
-    scale = float(left @ left / count + 1e-6)
-    # Short lengths have to earn their keep: a log-normal belief about 0.6 with a factor of 3.
-    doubt = float(((np.log(lengths / 0.6) / math.log(3)) ** 2).sum() / 2) + (math.log(noise / 1e-2) / 3) ** 2 / 2
-    likelihood = count / 2 * math.log(scale) + float(np.log(np.diag(lower)).sum())
+    likelihood = float(left @ left) / 2 + float(np.log(np.diag(lower)).sum())
     weights = np.linalg.solve(lower.T, left)
-    root = math.sqrt(scale)
-    process = Process(rows, lengths, scale, np.asarray(lower * root), weights / scale, beta, 1.0)
-    return likelihood + doubt, process
+    return likelihood + _unlikely(guess), Process(rows, lengths, guess.scale, lower, weights, beta, 1.0)
+
+
+def _unlikely(guess: _Guess) -> float:
+    """How far a guess is from what is believed without observations: log-normal, with factors of 3, 10 and 20."""
+    lengths = sum((math.log(one / 0.6) / math.log(3)) ** 2 for one in guess.lengths)
+    scale, noise = math.log(guess.scale) / math.log(10), math.log(guess.noise / 1e-2) / 3
+    return (lengths + scale**2 + noise**2) / 2
 
 
 def expected_gain(mean: Floats, deviation: Floats, best: float) -> Floats:

@@ -17,6 +17,7 @@ from harness.tune.loads import changed
 from harness.tune.problem import Problem, Task, Verdict, slo_of, verdict_of
 from harness.tune.series import LATENCIES
 from harness.tune.virtual import VirtualLoad
+from harness.tune.wandering import wander
 from harness.tune.words import Measurement
 from harness.twin.cost import TERMS, Terms
 from harness.twin.settings import Settings, settings_from_flags
@@ -57,10 +58,19 @@ class Twin:
         """Values and violations by name; None where it would not start, or cannot serve this."""
         if candidate.key not in self._said:
             measured = self._measured(candidate, self.terms)
-            self._said[candidate.key] = None if measured is None else verdict_of(self.problem, measured)
+            self._said[candidate.key] = None if measured is None else self._verdict(measured)
             if measured is not None:
                 self._courses[candidate.key] = tuple(value for one in measured for value in _course(one))
         return self._said[candidate.key]
+
+    def _verdict(self, measured: Sequence[Measurement]) -> Verdict:
+        """What is measured in the mean over the paces that runs have, as the one of a trial is not known."""
+        told = verdict_of(self.problem, measured)
+        if len(measured) > 1:
+            return told
+        steady = {name: wander(self.problem, measured[0], name) for name in told.values}
+        means = {name: one.mean for name, one in steady.items() if one is not None}
+        return Verdict({**told.values, **means}, told.violations)
 
     def course(self, candidate: Candidate) -> Course | None:
         """How its load goes, as a value that is the same for two candidates where every step of theirs is.

@@ -4,6 +4,7 @@ The same plan, prompts, records and summary as of a real run; only who answers i
 comes from here is simulated and never a measurement of a device.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,12 +26,14 @@ from harness.tune.loads import with_stage
 from harness.tune.series import measurement_of
 from harness.tune.words import Measurement
 from harness.twin.cost import StepCost, Terms
+from harness.twin.course import Pace
 from harness.twin.settings import Settings
 from harness.twin.simulate import Arrival, Simulated, simulate
 from harness.units import seconds_to_ns
 from harness.workloads import Workload, build
 
 _FIRST_GUESS = 8  # requests a user, where a closed loop ends by time
+_COURSES = 256  # loads whose steps are kept, to be timed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class VirtualLoad:
             )
         self._scenario, self._folder, self._most = scenario, folder, most_requests
         self._kept: dict[tuple[Stage, int, int | None], Traffic] = {}
+        self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], Simulated] = OrderedDict()
 
     def measure(
         self,
@@ -113,18 +117,31 @@ class VirtualLoad:
         preempted = float(found.preemptions.sum())
         return measurement_of(given, summarize_stage(given), seed, simulated=True, preemptions=preempted)
 
-    def _served(self, settings: Settings, stage: Stage, seed: int, cost: object) -> tuple[Traffic, Simulated]:
+    def _served(self, settings: Settings, stage: Stage, seed: int, cost: Pace) -> tuple[Traffic, Simulated]:
         """Until a closed loop by time has sent its last request; others at once."""
         count = None
         if stage.kind == "closed" and stage.requests is None:
             count = _FIRST_GUESS * (stage.concurrency or 1)
         while True:
             traffic = self._traffic(stage, seed, count)
-            limit = stage.concurrency or stage.max_concurrency
-            found = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)  # type: ignore[arg-type]
+            found = self._simulated((settings, stage, seed, count), traffic, cost)
             if count is None or found.sent_ns.max() >= seconds_to_ns(stage.duration_s or 0.0):
                 return traffic, found
             count *= 2
+
+    def _simulated(self, key: tuple[Settings, Stage, int, int | None], traffic: Traffic, cost: Pace) -> Simulated:
+        """Served, or where only the pace is another than the last time, timed again."""
+        if key in self._courses:
+            self._courses.move_to_end(key)
+            return self._courses[key].at_pace(cost)
+        settings, stage = key[:2]
+        limit = stage.concurrency or stage.max_concurrency
+        found = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
+        if found.course is not None:
+            self._courses[key] = found
+            if len(self._courses) > _COURSES:
+                self._courses.popitem(last=False)
+        return found
 
     def _traffic(self, stage: Stage, seed: int, count: int | None) -> Traffic:
         key = (stage, seed, count)

@@ -91,6 +91,7 @@ class StepCost:
         self._terms = terms or terms_for(settings)
         self._tp = settings.tensor_parallel_size
         self._weight_bytes = weight_bytes(settings)
+        self._active_parameters, self._dense_parameters = self._model.active_parameters, self._model.dense_parameters
         self._peak = self._chip.peak * (2 if self._weight_bytes == 1 else 1)
         self._sizes = settings.cudagraph_capture_sizes
         self._decode_tokens: dict[int, tuple[float, float, float]] = {}
@@ -153,8 +154,8 @@ class StepCost:
 
     def _linear_s(self, tokens: int) -> float:
         model = self._model
-        flops = 2.0 * model.active_parameters * tokens / self._tp
-        touched = float(model.dense_parameters)
+        flops = 2.0 * self._active_parameters * tokens / self._tp
+        touched = float(self._dense_parameters)
         if model.experts:
             missed = (1 - model.experts_per_token / model.experts) ** tokens
             touched += model.expert_layers * model.expert_parameters * model.experts * (1 - missed)

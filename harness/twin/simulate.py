@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.errors import InputError
 from harness.twin.cost import StepCost
+from harness.twin.course import Course, Pace, Work
 from harness.twin.engine import limits_of
 from harness.twin.memory import Memory, memory_of
 from harness.twin.scheduler import Request, Scheduler
@@ -36,6 +37,7 @@ class Simulated:
     refused or never got to; `sent_ns` is when each was sent: its arrival, or in a closed loop when there was
     a place for it. `cached_tokens` and `preemptions` count for each request.
     `step_ns` are the steps' ends, `running` and `waiting` the requests in each, `tokens` what it computed.
+    `course` is the load without its times, None where requests came by the clock.
     """
 
     token_ns: tuple[NDArray[np.int64], ...]
@@ -46,11 +48,18 @@ class Simulated:
     running: NDArray[np.int64]
     waiting: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    course: Course | None = None
 
     @property
     def output_tokens(self) -> int:
         """Tokens of all answers."""
         return sum(len(times) for times in self.token_ns)
+
+    def at_pace(self, pace: Pace) -> "Simulated":
+        """The same steps at another pace, which is what serving it at that pace would give; it has to have a course."""
+        assert self.course is not None
+        times = self.course.times(pace)
+        return replace(self, token_ns=times.token_ns, sent_ns=times.sent_ns, step_ns=times.step_ns)
 
 
 def simulate(
@@ -58,7 +67,7 @@ def simulate(
     arrivals: Sequence[Arrival],
     *,
     concurrency: int | None = None,
-    cost: StepCost | None = None,
+    cost: Pace | None = None,
 ) -> Simulated:
     """Serve the arrivals (in any order) in virtual time; `cost` replaces the settings' own step time.
 
@@ -95,10 +104,10 @@ class _Device:
     vocab: int
     memory: Memory
     scheduler: Scheduler
-    cost: StepCost
+    cost: Pace
 
 
-def _device(settings: Settings, cost: StepCost | None) -> _Device:
+def _device(settings: Settings, cost: Pace | None) -> _Device:
     memory = memory_of(settings)
     scheduler = Scheduler(limits_of(settings, memory.num_blocks, memory.max_model_len))
     return _Device(settings.shape.vocab, memory, scheduler, cost or StepCost(settings))
@@ -110,13 +119,15 @@ def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | Non
         for place, arrival in enumerate(arrivals)
     ]
     _check(device.memory, arrivals)
-    steps = _Steps([[] for _ in requests], [], [], [], [])
+    steps = _Steps([[] for _ in requests], [], [], [], [], [])
     sent_ns = [arrival.at_ns for arrival in arrivals]
-    users = _Users(_queue(arrivals, requests), concurrency or len(requests), sent_ns)
+    users = _Users(_queue(arrivals, requests), concurrency or len(requests), sent_ns, [0] * len(requests))
     _run(device.scheduler, device.cost, users, steps)
     ends = np.asarray(steps.ends, dtype=np.int64)
+    trails = tuple(np.asarray(trail, dtype=np.int64) for trail in steps.trails)
+    by_clock = any(arrival.at_ns for arrival in arrivals)
     return Simulated(
-        token_ns=tuple(ends[np.asarray(trail, dtype=np.int64)] for trail in steps.trails),
+        token_ns=tuple(ends[trail] for trail in trails),
         sent_ns=np.asarray(sent_ns, dtype=np.int64),
         cached_tokens=np.asarray([request.first_hit for request in requests], dtype=np.int64),
         preemptions=np.asarray([request.preemptions for request in requests], dtype=np.int64),
@@ -124,6 +135,7 @@ def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | Non
         running=np.asarray(steps.running, dtype=np.int64),
         waiting=np.asarray(steps.waiting, dtype=np.int64),
         tokens=np.asarray(steps.tokens, dtype=np.int64),
+        course=None if by_clock else Course(steps.work, trails, np.asarray(users.sent_after, dtype=np.int64)),
     )
 
 
@@ -136,6 +148,7 @@ class _Steps:
     running: list[int]
     waiting: list[int]
     tokens: list[int]
+    work: list[Work]
 
 
 def _check(memory: Memory, arrivals: Sequence[Arrival]) -> None:
@@ -160,7 +173,9 @@ class _Users:
     coming: list[tuple[int, Request]]
     free: int
     sent_ns: list[int]
+    sent_after: list[int]  # so many steps
     freed_ns: int = 0  # when there was last a place after there had been none
+    ended: int = 0  # steps
 
     def next_ns(self) -> int | None:
         """When the next request comes; None where none does before another ends."""
@@ -171,16 +186,18 @@ class _Users:
         due_ns, request = self.coming.pop()
         self.free -= 1
         self.sent_ns[int(request.id)] = max(due_ns, self.freed_ns)
+        self.sent_after[int(request.id)] = self.ended
         return request
 
     def end(self, count: int, now_ns: int) -> None:
-        """So many requests have ended."""
+        """A step has ended, and with it so many requests."""
+        self.ended += 1
         if count and self.free == 0:
             self.freed_ns = now_ns
         self.free += count
 
 
-def _run(scheduler: Scheduler, cost: StepCost, users: _Users, steps: _Steps) -> None:
+def _run(scheduler: Scheduler, cost: Pace, users: _Users, steps: _Steps) -> None:
     now_ns = 0
     trails = {request: steps.trails[int(request.id)] for _, request in users.coming}
     while users.coming or scheduler.running or scheduler.waiting:
@@ -192,6 +209,7 @@ def _run(scheduler: Scheduler, cost: StepCost, users: _Users, steps: _Steps) -> 
                 return
             now_ns = max(now_ns, due_ns)
             continue
+        steps.work.append((step.decodes, step.decode_context, step.prefills))
         now_ns += cost.duration_ns(step.decodes, step.decode_context, step.prefills)
         steps.running.append(len(scheduler.running))
         sampled, finished = scheduler.complete(step)
