@@ -26,7 +26,7 @@ from harness.tune.sampler import suggested
 from harness.tune.space import at, pointed
 from harness.tune.study import Work, carry_out
 from harness.tune.twins import Twin, perturbed
-from harness.tune.words import COMPLETE, Measurement, Parameter, Point, Trial
+from harness.tune.words import COMPLETE, Measurement, Parameter, Point, Trial, best
 from harness.twin.cost import TERMS
 from harness.twin.settings import effective, settings_from_flags
 
@@ -117,18 +117,19 @@ def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: 
     load_s, whole_s = device.load_s, device.whole_s  # of the trials: the confirmation runs in full
     wholes = iter(device.wholes)
     unstopped = [_in_full(one, next(wholes)) if one.measurement is not None else one for one in trials]
-    ranked = proposer.ranked(trials)
+    leading, whole = (best(runs, problem.objectives[0]) for runs in (trials, unstopped))
     keys = [canonical(trial.effective) for trial in trials]
     late = trials[SETTLING:]
-    winner = confirmed(problem, device, [one.point for one in ranked if one.origin != "default"])
+    contenders = [one.point for one in proposer.contenders(trials) if one.origin != "default"]
+    winner = confirmed(problem, device, contenders)
     return Outcome(
-        truth=truth_of(problem, served, ranked[0].point) if ranked else 0.0,
+        truth=0.0 if leading is None else truth_of(problem, served, leading.point),
         confirmed=truth_of(problem, served, winner),
         failed_late=sum(trial.failure is not None for trial in late),
         late=len(late),
         repeated=len(keys) - len(set(keys)),
         saved=1 - load_s / whole_s if whole_s else 0.0,
-        same_winner=not ranked or proposer.ranked(unstopped)[0].number == ranked[0].number,
+        same_winner=leading is None or whole is None or whole.number == leading.number,
     )
 
 

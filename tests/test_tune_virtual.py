@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import InputError
+from harness.tune import virtual
 from harness.tune.loads import body_of, changed
 from harness.tune.series import estimated, partial_of, times_to_look
 from harness.tune.virtual import Noise, VirtualLoad
+from harness.twin.cost import TERMS
 from harness.twin.settings import settings_from_flags
 from tests.tune_problems import problem_in
 
@@ -34,6 +36,18 @@ def test_the_same_seed_shows_the_same(task, load):
 
     assert one == same
     assert one.series["ttft"] != other.series["ttft"]
+
+
+def test_another_pace_is_told_without_serving_again(task, load, monkeypatch):
+    """A closed loop that was served once shows what a fresh one shows at any coefficients."""
+    settings, slow = settings_from_flags(FLAGS), replace(TERMS["A2"], matmul=0.2, step_s=5e-3)
+    fresh = load.measure(settings, task.stage, 1, terms=slow)
+    again = VirtualLoad(task.scenario, task.path.parent)
+    first = again.measure(settings, task.stage, 1)
+    monkeypatch.setattr(virtual, "simulate", None)
+
+    assert again.measure(settings, task.stage, 1, terms=slow) == fresh
+    assert first != fresh
 
 
 def test_every_request_is_in_the_series(task, load):

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 COMPARED: Mapping[str, float] = {"tpot_mean": 1.0, "tpot_p90": 1.0, "ttft_mean": 0.3, "throughput": 0.5}
 """Metrics that say how fast an engine is, and how much each counts: queues make times to the first token wander."""
 _BELIEF = 0.3  # how far the logarithm of a coefficient may lie from 0 unseen
-_NOISE = 0.03  # and that of a metric from the truth: a run's own noise, and what the twin's rules leave out
+_NOISE = 0.02  # and that of a metric from the truth: a run's own noise, and what the twin's rules leave out
 _STEP = 0.1
 _MOST = 2.0  # of a residual: a queue that one of them has and the other has not says "slower", not by how much
 _ROUNDS = 8

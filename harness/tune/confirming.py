@@ -12,7 +12,7 @@ from harness.tune.measuring import Given, load_measured
 from harness.tune.problem import Verdict
 from harness.tune.restarts import ordered
 from harness.tune.study import Work, digest
-from harness.tune.words import COMPLETE, LOAD, Trial, Value
+from harness.tune.words import LOAD, Trial, Value
 from harness.units import significant
 
 _TURNS = "harness_turns"  # of the confirmation
@@ -60,11 +60,12 @@ class Confirmed:
 
 
 def entrants(work: Work, trials: Sequence[Trial]) -> tuple[Entrant, ...]:
-    """The default and the best trials measured in full, best first, each engine once; never the default again."""
-    objective = work.problem.objectives[0]
+    """The default, the trial whose own run was best, and those that are believed to be, each engine once.
+
+    The best of many runs was lucky as well as good: who is second by its own run may be neither.
+    """
     default = work.proposer.default()
-    known = [one for one in trials if one.status == COMPLETE and one.feasible and one.origin != "default"]
-    ranked = sorted(known, key=lambda one: (objective.cost(one.values[objective.name]), one.number))
+    ranked = [one for one in work.proposer.contenders(trials) if one.origin != "default"]
     base = next((_load_of(one) for one in trials if one.origin == "default"), {})
     found = [Entrant(None, default, base)]
     for trial in ranked:

@@ -24,20 +24,22 @@ from harness.tune.sampler import Judged, asked_of_tpe
 from harness.tune.screening import Agreement, agreement
 from harness.tune.surrogate import expected_gain, normal
 from harness.tune.twins import Twin
-from harness.tune.words import COMPLETE, Point, Trial
+from harness.tune.words import COMPLETE, Point, Trial, best
 
 Floats = NDArray[np.float64]
 FAVOURITES = 4  # of the twin, tried before a model is asked
 UNSCREENED = 5  # points spread over the space, where there is no twin
 AROUND = 10  # neighbours of the best that join the pool each time
 TPE_EVERY = 6
-CALIBRATED_AT = (1, 2, 3, 4, 6, 8, 12)  # trials measured in full
-_FITTED = 6  # of them: each costs the twin a dozen loads
+CALIBRATED_AT = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # trials measured in full
+_FITTED = 10  # of them: each costs the twin a dozen loads
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
 CLIMBED_EVERY = 2  # trials: then only what was measured counts, lest a cliff that the twin sees is never looked behind
 _NEAR = 0.25  # of the best, in the unit cube, is where it climbs
 EXPLORE_EVERY = 4
+_CLOSING = 0.6  # of the trials: from then on they go to what is believed to be best, and no more to find out
+_CLOSING_DOUBT = 0.3  # of a belief's deviation is left to it then
 SETTLED_AT = 5  # trials: from then on what is likely to fail is left alone
 _SURE = 0.9  # to serve, asked of candidates from then on
 _STEP_SHARE = 0.1  # of the memory: a start that asks for a hundredth more than all before fails once in ten
@@ -132,8 +134,8 @@ class Proposer:
             return
         self.calibrated = due
         rows = spaces.encoded(self._space(), [engine_part(one.point) for one in known])
-        best = min(range(len(known)), key=lambda place: self._cost_of(known[place]))
-        chosen = [known[place] for place in spaces.spread_out(rows, (0, best), _FITTED)]
+        least = min(range(len(known)), key=lambda place: self._cost_of(known[place]))
+        chosen = [known[place] for place in spaces.spread_out(rows, (0, least), _FITTED)]
         pairs = [(found, one.measurement) for one in chosen if (found := self._exact(one)) is not None]
         self.twin.calibrate([(found, measured) for found, measured in pairs if measured is not None])
 
@@ -195,15 +197,20 @@ class Proposer:
 
         return sorted(candidates, key=worth)
 
-    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The feasible trials that were measured in full, the best first: by what is believed of them after all."""
+    def contenders(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The feasible trials that were measured in full: the best by its own run, then by what is believed of them."""
+        self._calibrate(trials)
         seen = self._seen(trials)
         if not self._trusted(seen).trusted:
             seen = [replace(one, twin={}, twin_violations={}) for one in seen]
         costs = believed(self.problem, self._space(), seen)
         place = {spaces.key_of(one.point): cost for one, cost in zip(seen, costs.tolist(), strict=True)}
+        leading = best(trials, self.problem.objectives[0])
         known = [one for one in trials if one.status == COMPLETE and one.feasible]
-        return sorted(known, key=lambda one: (place[spaces.key_of(engine_part(one.point))], self._cost_of(one)))
+        return sorted(
+            known,
+            key=lambda one: (one is not leading, place[spaces.key_of(engine_part(one.point))], self._cost_of(one)),
+        )
 
     def agreement(self, trials: Sequence[Trial]) -> Agreement:
         """How the twin's order and that of the trials agree."""
@@ -261,12 +268,22 @@ class Proposer:
         sure = self._sure(left, number)
         left = [one for one, kept in zip(left, sure, strict=True) if kept] or left
         left = self._unlike(left, seen) or left
-        left = left if number % CLIMBED_EVERY else self._near_best(left, seen) or left
+        if self._climbs(number):
+            left = self._near_best(left, seen) or left
         gains = self._gains(left, seen, number)
         near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
         last = seen[-1].effective if seen else None
         place = min(near, key=lambda i: (rank(last, left[i].resolved.effective), -gains[i]))
         return Proposal(left[place], "model", self._says(left[place]))
+
+    def _climbs(self, number: int) -> bool:
+        """Whether a trial goes by what was measured alone, near the best."""
+        return number % CLIMBED_EVERY == 0 and not self._closes(number)
+
+    def _closes(self, number: int) -> bool:
+        """Whether a trial is among the last of a budget that is known."""
+        trials = self.problem.study.budget.trials
+        return trials is not None and number >= _CLOSING * trials
 
     def _unlike(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
         """Candidates that would teach something: neither next to one that was measured, nor by the twin the same."""
@@ -284,18 +301,20 @@ class Proposer:
         whole = [one for one in seen if not one.stopped]
         if not whole:
             return []
-        best = min(whole, key=lambda one: (one.broken, one.cost))
-        rows = spaces.encoded(self._space(), [best.point, *(one.point for one in left)])
+        least = min(whole, key=lambda one: (one.broken, one.cost))
+        rows = spaces.encoded(self._space(), [least.point, *(one.point for one in left)])
         gaps = spaces.gaps(rows[1:], rows[:1])[:, 0]
         return [one for one, gap in zip(left, gaps, strict=True) if gap <= _NEAR]
 
     def _gains(self, left: Sequence[Candidate], seen: Sequence[Seen], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
-        said = self._cheap(left, seen) if number % CLIMBED_EVERY else None
+        said = None if self._climbs(number) else self._cheap(left, seen)
         told = Observed(self.problem, self._space(), seen, said, number)
         rows = spaces.encoded(self._space(), [one.point for one in left])
         belief = belief_of(told, rows)
-        if number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and seen:
+        if self._closes(number):
+            belief = replace(belief, deviation=_CLOSING_DOUBT * belief.deviation)
+        elif number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and seen:
             belief = widened(belief, rows, spaces.encoded(self._space(), [one.point for one in seen]))
         chance = self._serving(left)
         for mean, deviation in belief.limits:

@@ -4,16 +4,19 @@ Both answered the same requests: the same prompts at the same arrivals, so they 
 pairs. Latencies request by request, as far as none is missing. Rates by the clock: what both had
 answered at the same time into the load, as a request that takes long holds back no count of the others,
 and what is still under way is missing on both sides alike. What is tested are differences between
-blocks, of requests or of time, as neighbours resemble each other. Two rules stop a trial, each with half of the error:
+blocks, of requests or of time, as neighbours resemble each other. Two rules stop a trial, the first with a fifth of the
+error and the second, which says sooner what there is to say, with the rest:
 
 1. It is worse. The test may be looked at whenever one likes: its evidence is a bet against "the trial is at least
    as good", and the chance that such a bet ever multiplies by 1 / error is at most the error (Ville's inequality).
    The bet is the mixture of normal likelihood ratios with unknown variance (Lai 1976; Wang and Ramdas,
    "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance", 2023).
 2. It would end behind. What the rest of the benchmark will bring is foretold from the blocks so far (Student's
-   prediction interval), a part of the error at each look: that a trial is stopped that would have ended ahead of
-   the incumbent is no more likely than the error (stochastic curtailment; Lan, Simon and Halperin 1982). A trial
-   that is no worse but unlucky may end behind, and be stopped: it would not have been taken anyway.
+   prediction interval); a trial is stopped when the chance that it ends ahead has fallen to the error (stochastic
+   curtailment; Lan, Simon and Halperin 1982). That chance, looked at again and again, is a martingale: of the trials
+   that are stopped at the error, no more than that share would have ended ahead, however often one looked (Doob's
+   optional stopping). A trial that is no worse but unlucky may end behind, and be stopped: it would not have been
+   taken anyway.
 
 What neighbouring blocks still share takes evidence away, and widens what is foretold.
 """
@@ -34,6 +37,8 @@ ALPHA = 0.05
 BLOCKS = 20  # in a whole benchmark
 SMALLEST_BLOCK = 5
 FEWEST_BLOCKS = 4  # three differences that happen to be alike are no rare event
+_BEATEN = 0.2  # of the error is for being worse in truth, the rest for ending behind
+_FORESEEN_FROM = 6  # blocks: from fewer, how far they scatter is told too badly for an error to be kept
 _ROUNDING = 1e-18  # variance, as a share of the mean square, that the computer's arithmetic alone makes
 SPREAD = 4.0  # variance of the effects that the bet expects, in variances of a block's difference
 
@@ -68,34 +73,31 @@ def evidence_against(differences: Floats) -> float:
 def foreseen_behind(differences: Floats, planned: int, error: float) -> bool:
     """Whether the sum over all `planned` blocks will be above 0, the rest foretold from the differences so far.
 
-    That it is told so, and would yet have ended at or below 0, happens with a probability of at most `error` over
-    all looks, every second block being one: each look has its equal part (the union bound).
+    It is told so when the chance that it ends at or below 0 is no more than `error`, as far as it can be told from
+    the blocks so far.
     """
     n, left = len(differences), planned - len(differences)
     total = float(differences.sum())
-    if n < FEWEST_BLOCKS or n % 2 or total <= 0:
+    if n < _FORESEEN_FROM or total <= 0:
         return False
     if left <= 0:
         return True
-    if not differences.any():
-        return False
-    looks = max(1, (planned - FEWEST_BLOCKS) // 2 + 1)
-    spread = float(differences.std(ddof=1)) * math.sqrt(_resemblance(differences) if differences.var() > 0 else 1.0)
+    spread = float(differences.std(ddof=1)) * math.sqrt(_resemblance(differences))
     ahead = total + left * total / n
-    return ahead > student_t(1 - error / looks, n - 1) * spread * math.sqrt(left + left**2 / n)
+    return ahead > student_t(1 - error, n - 1) * spread * math.sqrt(left + left**2 / n)
 
 
 def _resemblance(differences: Floats) -> float:
     """How much resembling neighbours add to the variance of a sum, or opposed ones take from it.
 
-    What one block of time lacks because an answer came a moment late, the next one has too much. A negative
-    correlation is estimated 1 / n too low from n values (Marriott and Pope, Biometrika 41, 1954), and followed to -0.5.
+    What one block of time lacks because an answer came a moment late, the next one has too much. A correlation is
+    estimated about 1 / n too low from n values (Marriott and Pope, Biometrika 41, 1954), and followed from -0.5 to 0.7.
     """
     left = differences - differences.mean()
-    alike = float(left[:-1] @ left[1:]) / float(left @ left)
-    if alike >= 0:
-        return inflation(differences)
-    alike = max(min(0.0, alike + 1 / len(left)), -0.5)
+    square = float(left @ left)
+    if square <= _ROUNDING * float(differences @ differences):
+        return 1.0
+    alike = min(max(float(left[:-1] @ left[1:]) / square + 1 / len(left), -0.5), 0.7)
     return (1 + alike) / (1 - alike)
 
 
@@ -242,12 +244,12 @@ def race(
     """Whether the trial cannot win: one incumbent beats it in every objective, or would in the end.
 
     However often one looks, a trial that is as good as every incumbent in some objective is stopped by the first
-    rule with a probability of at most `alpha` / 2, and one that would end ahead of them by the second with as much:
+    rule with a probability of at most `alpha` / 5, and one that would end ahead of them by the second with the rest:
     each of m incumbents has an equal part, and against one of them all objectives have to agree
     (intersection-union test, Berger 1982).
     """
     names = ", ".join(one.name for one in objectives)
-    share = alpha / 2 / max(1, len(incumbents))
+    share = alpha / max(1, len(incumbents))
     most = 1.0
     for number, incumbent in enumerate(incumbents):
         worse = [differences_of(trial, incumbent, one.name, margin) for one in objectives]
@@ -255,10 +257,10 @@ def race(
             continue
         least = min(evidence_against(one) for one in worse)
         most = max(most, least)
-        if least * share >= 1:
+        if least * _BEATEN * share >= 1:
             return Ruling(True, f"beaten by incumbent {number} in {names}", least, settled(trial))
         if all(
-            foreseen_behind(one[: len(one) // 2 * 2], _planned(trial, incumbent, named.name, len(one)), share)
+            foreseen_behind(one, _planned(trial, incumbent, named.name, len(one)), (1 - _BEATEN) * share)
             for one, named in zip(worse, objectives, strict=True)
         ):
             return Ruling(True, f"would end behind incumbent {number} in {names}", least, settled(trial))

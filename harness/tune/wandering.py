@@ -37,7 +37,8 @@ def wander(problem: Problem, measured: Measurement, name: str) -> Wander | None:
         return None
     task = problem.tasks[0]
     limits = _limits(task)
-    if name != "goodput" or len(problem.tasks) > 1 or not limits or not limits.keys() <= {*LATENCIES}:
+    told = limits.keys() <= {*LATENCIES} & measured.series.keys()
+    if name != "goodput" or len(problem.tasks) > 1 or not limits or not told:
         return Wander(own, PACE)
     values = _rates(measured, limits, own, fixed_rate=is_open(task.stage.kind))
     mean = float(values @ _WEIGHTS)
