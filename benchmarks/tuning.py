@@ -1,44 +1,74 @@
 """How good is the tuner after 20 trials, where the best configuration is known from an exhaustive grid?
 
 Everything in virtual time, on the twin with noise as a device has it: no number here is a measurement of
-hardware. The twin that screens has other coefficients, each off by up to 40 %. Regret is that of
-whoever leads after the trials; beside it stands that of whom the confirmation leaves as the winner.
+hardware. The twin that screens has other coefficients, each off by up to 40 %. The truth of a configuration is its mean
+goodput over runs with noise. Regret is that of whoever leads after the trials by its own run; beside it stands that of
+whom the confirmation leaves as the winner.
 """
 
 import functools
 import math
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from benchmarks.numbers import Number
 from benchmarks.tuning_landscapes import SCENARIOS, Served, write_study
 from benchmarks.tuning_searches import TRIALS, Outcome, at_random, by_grid, by_tpe, evenly, searched, truth_of, tuned
 from harness.tune.opening import open_study
 from harness.tune.problem import Problem
-from harness.tune.space import Space
+from harness.tune.space import at
 from harness.tune.words import Parameter, Point
 from harness.units import format_share, significant
 
 SEEDS = range(10)
 WITHIN = 0.03  # of the grid's optimum
+COUNTS = {"max_num_seqs": None, "max_num_batched_tokens": None, "gpu_memory_utilization": 15}
+"""Parameters of the grid, and how many values of each; None: by factors."""
+INSIDE = 0.01  # of the optimum: what is worse by less at an end of its range does not matter there
 METHODS = ("tuner", "tuner, no screening", "random", "TPE", "auto_tune grid")
 
 
-def exhaustive(problem: Problem, served: Served) -> tuple[float, Point]:
-    """The best point of a grid over the default ranges, and its truth."""
-    space: Space = problem.space
-    counts = {"max_num_seqs": None, "max_num_batched_tokens": None, "gpu_memory_utilization": 15}
-    live = [one for one in space.parameters if one.name in counts]
-    axes = [evenly(one, counts[one.name] or _steps(one)) for one in live]
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """The best of an exhaustive grid over the default ranges: its value, where it is, and what the default has.
+
+    `inner` counts the parameters that matter there and are not at an end of their range.
+    """
+
+    value: float
+    where: Point
+    default: float
+    inner: int
+
+
+@functools.cache
+def served_study(study: Path) -> tuple[Problem, Served]:
+    """The study of a landscape, and what was served of it by this process."""
+    return open_study(study), Served()
+
+
+def exhaustive(study: Path) -> Optimum:
+    """The best point of a landscape by its truth, found by trying all of a grid."""
+    problem, served = served_study(study)
+    live = [one for one in problem.space.parameters if one.name in COUNTS]
+    axes = [evenly(one, COUNTS[one.name] or _steps(one)) for one in live]
     points = [dict(zip((one.name for one in live), values, strict=True)) for values in product(*axes)]
     found = [(truth_of(problem, served, point), place) for place, point in enumerate(points)]
     value, place = max(found)
-    return value, points[place]
+    where = points[place]
+    inner = sum(_is_inside(problem, served, where, one, value) for one in live)
+    return Optimum(value, where, truth_of(problem, served, {}), inner)
+
+
+def _is_inside(problem: Problem, served: Served, where: Point, one: Parameter, value: float) -> bool:
+    """Whether an optimum lies within a range so that it is worse at both of its ends."""
+    ends = [truth_of(problem, served, {**where, one.name: at(one, share)}) for share in (0.0, 1.0)]
+    return max(ends) < (1 - INSIDE) * value
 
 
 def _steps(parameter: Parameter) -> int:
@@ -47,17 +77,9 @@ def _steps(parameter: Parameter) -> int:
     return round(octaves * (4 if parameter.name == "max_num_seqs" else 1)) + 1
 
 
-@functools.cache
-def ground_truth(name: str, folder: Path) -> tuple[Problem, Served, float, Point]:
-    """One scenario: its study, what it shows without noise, the grid's optimum and where that is."""
-    problem = open_study(write_study(name, folder))
-    served = Served()
-    return problem, served, *exhaustive(problem, served)
-
-
-def searches(name: str, folder: Path, seed: int) -> dict[str, Outcome]:
-    """Every method on one scenario under one seed."""
-    problem, served, _, _ = ground_truth(name, folder)
+def searches(study: Path, seed: int) -> dict[str, Outcome]:
+    """Every method on one landscape under one seed."""
+    problem, served = served_study(study)
     found = {
         "tuner": tuned(problem, served, seed, screened=True),
         "tuner, no screening": tuned(problem, served, seed, screened=False),
@@ -67,21 +89,23 @@ def searches(name: str, folder: Path, seed: int) -> dict[str, Outcome]:
     return found
 
 
-def landscape(name: str, folder: Path, outcomes: Sequence[dict[str, Outcome]]) -> dict[str, Any]:
-    """One scenario: its optimum, its default, and every method under every seed."""
-    problem, served, optimum, where = ground_truth(name, folder)
-    ends = [{one.low, one.high} for one in problem.space.parameters if one.name in where]
-    inner = [value for value, end in zip(where.values(), ends, strict=True) if value not in end]
-    found = {method: [one[method] for one in outcomes] for method in METHODS}
-    default = truth_of(problem, served, {})
-    return {"name": name, "optimum": optimum, "where": where, "inner": len(inner), "default": default, "found": found}
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """One scenario: its optimum, and what every method came to under every seed."""
+
+    name: str
+    best: Optimum
+    found: Mapping[str, Sequence[Outcome]]
 
 
 def tuning(folder: Path, seeds: Sequence[int] = SEEDS) -> Iterator[Number]:
     """Three scenarios, five searches of 20 trials, ten seeds each."""
+    studies = {name: write_study(name, folder) for name in SCENARIOS}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        jobs = {name: [pool.submit(searches, name, folder, seed) for seed in seeds] for name in SCENARIOS}
-        shown = [landscape(name, folder, [job.result() for job in found]) for name, found in jobs.items()]
+        optima = {name: pool.submit(exhaustive, study) for name, study in studies.items()}
+        jobs = {name: [pool.submit(searches, study, seed) for seed in seeds] for name, study in studies.items()}
+        outcomes = {name: [job.result() for job in found] for name, found in jobs.items()}
+        shown = [Landscape(name, optima[name].result(), _by_method(outcomes[name])) for name in studies]
     for one in shown:
         yield from _landscape_numbers(one)
     for one in shown:
@@ -91,7 +115,11 @@ def tuning(folder: Path, seeds: Sequence[int] = SEEDS) -> Iterator[Number]:
     yield from _across(shown)
 
 
-def _across(shown: Sequence[dict[str, Any]]) -> Iterator[Number]:
+def _by_method(outcomes: Sequence[Mapping[str, Outcome]]) -> dict[str, list[Outcome]]:
+    return {method: [one[method] for one in outcomes] for method in METHODS}
+
+
+def _across(shown: Sequence[Landscape]) -> Iterator[Number]:
     """Seed by seed the median over the scenarios of how far each winner is from the optimum."""
     for told, field in (("", "truth"), (" after the confirmation", "confirmed")):
         ours, theirs = (_medians(shown, method, field) for method in ("tuner", "random"))
@@ -106,37 +134,36 @@ def _across(shown: Sequence[dict[str, Any]]) -> Iterator[Number]:
         )
 
 
-def _medians(shown: Sequence[dict[str, Any]], method: str, field: str) -> list[float]:
-    found = [[1 - getattr(outcome, field) / one["optimum"] for outcome in one["found"][method]] for one in shown]
+def _medians(shown: Sequence[Landscape], method: str, field: str) -> list[float]:
+    found = [[1 - getattr(outcome, field) / one.best.value for outcome in one.found[method]] for one in shown]
     return [statistics.median(regrets) for regrets in zip(*found, strict=True)]
 
 
-def regrets(one: dict[str, Any], method: str) -> list[float]:
+def regrets(one: Landscape, method: str) -> list[float]:
     """By which share each seed's winner is below the grid's optimum; less than 0 where it is above."""
-    return [1 - outcome.truth / one["optimum"] for outcome in one["found"][method]]
+    return [1 - outcome.truth / one.best.value for outcome in one.found[method]]
 
 
-def _landscape_numbers(one: dict[str, Any]) -> Iterator[Number]:
-    point = ", ".join(f"{name} {value}" for name, value in one["where"].items())
-    honest = one["inner"] > 0 and one["default"] < 0.97 * one["optimum"]
-    shown = f"{significant(one['optimum'])} req/s at {point}; default {significant(one['default'])}"
-    yield Number(
-        f"tuning, {one['name']} (simulated)", "optimum of the grid", "no corner, not the default", shown, honest
-    )
+def _landscape_numbers(one: Landscape) -> Iterator[Number]:
+    best = one.best
+    point = ", ".join(f"{name} {value}" for name, value in best.where.items())
+    honest = best.inner > 0 and best.default < (1 - WITHIN) * best.value
+    shown = f"{significant(best.value)} req/s at {point}; default {significant(best.default)}"
+    yield Number(f"tuning, {one.name} (simulated)", "optimum of the grid", "no corner, not the default", shown, honest)
 
 
-def _regrets(one: dict[str, Any]) -> Iterator[Number]:
+def _regrets(one: Landscape) -> Iterator[Number]:
     for method in METHODS:
         found = regrets(one, method)
         middle = max(0.0, statistics.median(found))
-        confirmed = max(0.0, statistics.median(1 - o.confirmed / one["optimum"] for o in one["found"][method]))
+        confirmed = max(0.0, statistics.median(1 - o.confirmed / one.best.value for o in one.found[method]))
         worst = format_share(max(0.0, *found))
         shown = f"{format_share(middle)} (worst {worst}; confirmed {format_share(confirmed)})"
         is_ours = method.startswith("tuner")
         target = "≤ 3 %" if method == "tuner" else "as is"
         what = f"median regret after {TRIALS} trials, {method}"
         yield Number(
-            f"tuning, {one['name']} (simulated)",
+            f"tuning, {one.name} (simulated)",
             what,
             target,
             shown,
@@ -144,8 +171,8 @@ def _regrets(one: dict[str, Any]) -> Iterator[Number]:
         )
 
 
-def _promises(one: dict[str, Any]) -> Iterator[Number]:
-    label = f"tuning, {one['name']} (simulated)"
+def _promises(one: Landscape) -> Iterator[Number]:
+    label = f"tuning, {one.name} (simulated)"
     ours = regrets(one, "tuner")
     count = len(ours)
     needed = math.ceil(0.9 * count)
@@ -155,9 +182,9 @@ def _promises(one: dict[str, Any]) -> Iterator[Number]:
         yield Number(
             label, f"seeds no worse than {method}", target, f"{wins} of {count}", method != "random" or wins >= needed
         )
-    found = one["found"]["tuner"]
+    found = one.found["tuner"]
     for method in METHODS:
-        shares = one["found"][method]
+        shares = one.found[method]
         failed = sum(o.failed_late for o in shares) / max(1, sum(o.late for o in shares))
         met = method != "tuner" or failed <= 0.05
         yield Number(
