@@ -50,6 +50,18 @@ def test_another_pace_is_told_without_serving_again(task, load, monkeypatch):
     assert first != fresh
 
 
+def test_loads_that_are_kept_are_bounded(task, load, monkeypatch):
+    """The oldest goes first; what is gone is served again, and shows the same."""
+    few, many = (settings_from_flags({**FLAGS, "max_num_seqs": n}) for n in (2, 24))
+    first = load.measure(few, task.stage, 1)
+    monkeypatch.setattr(virtual, "_COURSES_BYTES", 2 * load._held // 3)
+    load.measure(many, task.stage, 1)
+
+    assert 0 <= load._held <= virtual._COURSES_BYTES
+    assert load._held == sum(one.course.size for one in load._courses.values())
+    assert load.measure(few, task.stage, 1) == first
+
+
 def test_every_request_is_in_the_series(task, load):
     """A closed loop of 48 requests has 48 of each, and its tokens are those that were asked for."""
     found = load.measure(settings_from_flags(FLAGS), task.stage, 1)

@@ -33,7 +33,7 @@ from harness.units import seconds_to_ns
 from harness.workloads import Workload, build
 
 _FIRST_GUESS = 8  # requests a user, where a closed loop ends by time
-_COURSES = 256  # loads whose steps are kept, to be timed again
+_COURSES_BYTES = 200_000_000  # of loads whose steps are kept, to be timed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class VirtualLoad:
         self._scenario, self._folder, self._most = scenario, folder, most_requests
         self._kept: dict[tuple[Stage, int, int | None], Traffic] = {}
         self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], Simulated] = OrderedDict()
+        self._held = 0
 
     def measure(
         self,
@@ -138,9 +139,11 @@ class VirtualLoad:
         limit = stage.concurrency or stage.max_concurrency
         found = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
         if found.course is not None:
-            self._courses[key] = found
-            if len(self._courses) > _COURSES:
-                self._courses.popitem(last=False)
+            self._courses[key] = replace(found, token_ns=())
+            self._held += found.course.size
+        while self._held > _COURSES_BYTES:
+            _, oldest = self._courses.popitem(last=False)
+            self._held -= oldest.course.size if oldest.course is not None else 0
         return found
 
     def _traffic(self, stage: Stage, seed: int, count: int | None) -> Traffic:

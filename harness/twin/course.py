@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+_STEP_BYTES = 250
 Work = tuple[int, int, Sequence[tuple[int, int]]]
 """What a step computes: decodes, the tokens in their caches, and prefill chunks (new tokens, tokens before them)."""
 
@@ -32,8 +33,13 @@ class Course:
     """
 
     work: Sequence[Work]
-    trails: tuple[NDArray[np.int64], ...]
+    trails: tuple[NDArray[np.int32], ...]
     sent_after: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return sum(trail.nbytes for trail in self.trails) + _STEP_BYTES * len(self.work)
 
     def times(self, pace: Pace) -> "Times":
         """Its times at some pace."""

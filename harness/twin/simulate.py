@@ -124,7 +124,7 @@ def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | Non
     users = _Users(_queue(arrivals, requests), concurrency or len(requests), sent_ns, [0] * len(requests))
     _run(device.scheduler, device.cost, users, steps)
     ends = np.asarray(steps.ends, dtype=np.int64)
-    trails = tuple(np.asarray(trail, dtype=np.int64) for trail in steps.trails)
+    trails = tuple(np.asarray(trail, dtype=np.int32) for trail in steps.trails)
     by_clock = any(arrival.at_ns for arrival in arrivals)
     return Simulated(
         token_ns=tuple(ends[trail] for trail in trails),
