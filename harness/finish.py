@@ -51,6 +51,13 @@ def draw(folder: Path, language: str = "en") -> Path:
     return reports.write_all(folder, language)
 
 
+def trace(folder: Path) -> Path:
+    """Write trace.json of a finished folder, for Perfetto; its path."""
+    import reports  # noqa: PLC0415 - likewise
+
+    return reports.write_trace(folder)
+
+
 def preload() -> None:
     """Load what `finish` and `draw` will need, so that neither waits for it at the end."""
     import harness.summary  # noqa: F401, PLC0415 - loaded for later
