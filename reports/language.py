@@ -32,6 +32,7 @@ _JOINTS = (  # between parts of a text; each becomes what the catalogue has for 
     (re.compile(r" and "), "(and between parts)"),
     (re.compile(r" / "), "(/ between parts)"),
 )
+_BETWEEN = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")  # no blank stands there
 # Terms of the field and units, which are the same in every language.
 _TERMS = re.compile(
     r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|SIMULATED|CANN|vLLM|AISBench|"
@@ -140,7 +141,7 @@ def _translate(text: str, language: str) -> str | None:
         found = pattern.fullmatch(text)
         filled = _filled(found.groups(), slots, language) if found else None
         if filled is not None:
-            return other.format(*filled)
+            return _BETWEEN.sub("", other.format(*filled))
     return _joined(text, language)
 
 
