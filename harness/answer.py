@@ -98,7 +98,9 @@ def _limits(stages: Sequence[StageSummary]) -> str:
     if held == 0:
         return f"Even at {ladder[0][0]} {_against(ladder[0][1])}."
     top, level = ladder[held - 1]
-    reach = f"Up to {top}" if not known else f"From {ladder[0][0]} to {top}" if held > 1 else f"At {top}"
+    reach = (
+        f"Up to {top}" if not known else f"From {ladder[0][0].partition(' ')[0]} to {top}" if held > 1 else f"At {top}"
+    )
     if held == len(ladder):
         return f"{reach}, the most that was tried, {_all_stay(level)}."
     name, broken = ladder[held]

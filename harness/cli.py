@@ -60,8 +60,9 @@ def _obey(words: list[str]) -> int:
 
 def _meant(word: str, parser: argparse.ArgumentParser) -> str:
     """The flag that a mistyped one most likely meant, or where they are listed."""
-    near = nearest(word.partition("=")[0], re.findall(r"--[a-z-]+", parser.format_usage())) if word[:1] == "-" else None
-    return f"did you mean {near!r}?" if near else f"see `{parser.prog} --help`"
+    flags = re.findall(r"--([a-z-]+)", parser.format_usage()) if word.startswith("-") else []
+    near = nearest(word.strip("-").partition("=")[0], flags)
+    return f"did you mean '--{near}'?" if near else f"see `{parser.prog} --help`"
 
 
 def _tell(line: str) -> None:
