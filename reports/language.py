@@ -35,7 +35,7 @@ _JOINTS = (  # between parts of a text; each becomes what the catalogue has for 
 _BETWEEN = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")  # no blank stands there
 # Terms of the field and units, which are the same in every language.
 _TERMS = re.compile(
-    r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|SIMULATED|CANN|vLLM|AISBench|"
+    r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|CANN|vLLM|AISBench|"
     r"std|min|max|mean|req/s|[KMGT]?B/s|[MGT]?FLOP/s|b?float\d+|NaN|tokens?/s|tokens?|events/s|MSER-5|[a-z0-9]+(?:_[a-z0-9]+)+|[Tt]rue|[Ff]alse|auto|ms|µs|ns|n|[pP]\d[\d.]*|[KMGT]iB|"
     r"vllm bench serve|guidellm|aiperf|inference-perf|evalscope|npu-harness|npu-smi|harness)(?![^\W_])"
 )
