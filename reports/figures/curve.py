@@ -28,10 +28,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Between which rates the limits stop holding: the last that held, the next that did not."""
+    """The knee: between which rates the limits stop holding, or more load stops bringing more; in these words."""
 
     held: float
     broken: float
+    words: str = "limits stop holding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _name_points(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
-    """A bracket along the top: the limits hold up to its left end and no longer at its right one."""
+    """A bracket along the top: all is well up to its left end and no longer at its right one."""
     if not capacity.held < capacity.broken:
         return
     over = axes.get_xaxis_transform()
@@ -136,7 +137,7 @@ def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
     axes.text(
         (capacity.held + capacity.broken) / 2,
         high,
-        "limits stop holding",
+        capacity.words,
         transform=over,
         ha="center",
         color=MUTED,
