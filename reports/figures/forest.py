@@ -81,11 +81,11 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     if bar.change is None:
         return
     low, high = max(bar.low, -reach), min(bar.high, reach)
-    if abs(bar.change) > reach:  # the number stands where the line would end
-        room = 2 * reach * (24 + _LETTER * len(_beyond(bar))) / width
-        low, high = max(low, room - reach), min(high, reach - room)
-    if low < high:  # else the whole interval lies beyond what is drawn
-        axes.plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
+    # Where the number stands beside the arrow, the line ends before it.
+    room = 2 * reach * (24 + _LETTER * len(_beyond(bar))) / width if abs(bar.change) > reach else 0.0
+    line = max(low, room - reach), min(high, reach - room)
+    if line[0] < line[1]:  # else the whole interval lies beyond what is drawn
+        axes.plot(line, [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
     for end, cut, mark in ((low, bar.low < -reach, "<"), (high, bar.high > reach, ">")):
         if cut:
             axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
