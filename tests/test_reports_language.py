@@ -187,3 +187,14 @@ def _in_gb2312(letter):
         return bool(letter.encode("gb2312"))
     except UnicodeEncodeError:
         return False
+
+
+@pytest.mark.parametrize("slo", [{}, {"ttft_p99": 5.0}], ids=["load", "limits"])
+def test_the_knee_is_told_in_chinese(tmp_path, slo):
+    """In the alternative text of the first figure, with its rates."""
+    page = reports.write_all(make_result(tmp_path, Run(loads=(1.0, 2.0, 4.0), duration_s=30, slo=slo)))
+    told = translated(page.read_text(encoding="utf-8"), "zh")
+    (words,) = re.findall(r'<desc id="curve-ttft_user-description">([^<]*)</desc>', told)
+
+    assert ("上限失守" if slo else "加负载而少有所增") in words
+    assert re.findall("[a-z]{3,}", words.replace("req", "")) == []
