@@ -82,19 +82,29 @@ def _holds(level: Level) -> bool:
     return all(stage.slo_met is True and not stage.window.grew for stage in level)
 
 
+def _unknown(level: Level) -> bool:
+    """Whether no limit can be told at a level."""
+    return all(outcome.met is None for outcome in _outcomes(level))
+
+
 def _limits(stages: Sequence[StageSummary]) -> str:
     ladder = _ladder(stages)
     if not ladder:
         parts = (f"at {name} {_against(level)}" for name, level in _by_label(stages).items())
         return f"{'; '.join(parts)}.".replace("at", "At", 1)
+    known = next((i for i, (_, level) in enumerate(ladder) if not _unknown(level)), 0)
+    ladder = ladder[known:]  # what the lowest loads say nothing of, the next one may
     held = next((i for i, (_, level) in enumerate(ladder) if not _holds(level)), len(ladder))
     if held == 0:
         return f"Even at {ladder[0][0]} {_against(ladder[0][1])}."
     top, level = ladder[held - 1]
+    reach = (
+        f"Up to {top}" if not known else f"From {ladder[0][0].partition(' ')[0]} to {top}" if held > 1 else f"At {top}"
+    )
     if held == len(ladder):
-        return f"Up to {top}, the most that was tried, {_all_stay(level)}."
+        return f"{reach}, the most that was tried, {_all_stay(level)}."
     name, broken = ladder[held]
-    return f"Up to {top} {_all_stay(level)}; at {name} {_breaks(_nearest(broken), broken)}."
+    return f"{reach} {_all_stay(level)}; at {name} {_breaks(_nearest(broken), broken)}."
 
 
 def _outcomes(level: Level) -> list[Outcome]:

@@ -5,6 +5,7 @@ imported by the command that needs it, so that `harness --help` answers at once.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.errors import (
     EXIT_INVALID,
     HarnessError,
     InputError,
+    nearest,
     suggestion,
 )  # fmt: skip
 
@@ -47,9 +49,20 @@ def _obey(words: list[str]) -> int:
         raise InputError(f"unknown command {words[0]!r}; {suggestion(words[0], names)}")
     if words[:1] == [_SERVE_SIM]:  # any flag of `vllm serve` may follow, so this command reads its own
         return _serve_sim(words[1:])
-    chosen = parser.parse_args(words)
+    chosen, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise InputError(
+            f"unknown argument {unknown[0]!r} of harness {chosen.command}; {_meant(unknown[0], chosen.own)}"
+        )
     chosen.words = words
     return _COMMANDS[chosen.command](chosen)
+
+
+def _meant(word: str, parser: argparse.ArgumentParser) -> str:
+    """The flag that a mistyped one most likely meant, or where they are listed."""
+    flags = re.findall(r"--([a-z-]+)", parser.format_usage()) if word.startswith("-") else []
+    near = nearest(word.strip("-").partition("=")[0], flags)
+    return f"did you mean '--{near}'?" if near else f"see `{parser.prog} --help`"
 
 
 def _tell(line: str) -> None:
@@ -88,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
         help="the embedded engine alone, as an OpenAI-compatible server; takes flags of `vllm serve`",
     )
+    for command in commands.choices.values():
+        command.set_defaults(own=command)
     return parser
 
 
@@ -117,6 +132,7 @@ def _add_run(commands: Any) -> None:
         "of this kind, or serves at this address",
     )
     _add_language(run)
+    _add_trace(run)
     run.add_argument("--quiet", action="store_true", help="no progress")
     run.add_argument("--strict", action="store_true", help="exit 4 where the result is not valid")
     run.add_argument("--enforce-slo", action="store_true", help="exit 1 where a stage misses the scenario's SLO")
@@ -124,6 +140,10 @@ def _add_run(commands: Any) -> None:
 
 def _add_language(command: Any) -> None:
     command.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the page: en or zh")
+
+
+def _add_trace(command: Any) -> None:
+    command.add_argument("--trace", action="store_true", help="also write trace.json, for Perfetto or chrome://tracing")
 
 
 def _add_report(commands: Any) -> None:
@@ -134,7 +154,7 @@ def _add_report(commands: Any) -> None:
     )
     report.add_argument("folders", nargs="+", metavar="DIR", type=Path)
     _add_language(report)
-    report.add_argument("--trace", action="store_true", help="also write trace.json, for Perfetto or chrome://tracing")
+    _add_trace(report)
 
 
 def _add_compare(commands: Any) -> None:

@@ -19,7 +19,7 @@ from harness.command_run import flags_of, run_into
 from harness.comparing.comparison import compare
 from harness.comparing.sides import Side, read_side
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError, InputError, ScenarioError
-from harness.finish import draw, finish
+from harness.finish import draw, finish, trace
 from harness.run import Outcome
 from harness.scenario.faults import Fault
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
@@ -72,7 +72,7 @@ def against_command(chosen: argparse.Namespace, tell: Say) -> Against:
         if outcome.exit_code != EXIT_DONE:
             ended = outcome.exit_code
             break
-    return _close(folder, ended, say, chosen.lang)
+    return _close(folder, ended, say, chosen)
 
 
 def _refuse_used(folder: Path) -> None:
@@ -140,12 +140,14 @@ def _run(turn: _Turn, folder: Path, rerun: str, say: Say) -> Outcome:
     return outcome
 
 
-def _close(folder: Path, ended: int, say: Say, language: str) -> Against:
-    """Pages of every run, and the comparison of the pairs that are whole, in a language."""
+def _close(folder: Path, ended: int, say: Say, chosen: argparse.Namespace) -> Against:
+    """Pages of every run, and the comparison of the pairs that are whole."""
     runs = {side: {run.parent.name for run in (folder / side).glob(f"*/{store.SUMMARY}")} for side in (A, B)}
     for side, names in runs.items():
         for name in sorted(names):
-            draw(folder / side / name, language)
+            draw(folder / side / name, chosen.lang)
+            if chosen.trace:
+                trace(folder / side / name)
     whole = runs[A] & runs[B]
     if ended == EXIT_INTERRUPTED or not whole:
         say(f"{len(whole)} pairs are whole")
@@ -158,7 +160,7 @@ def _close(folder: Path, ended: int, say: Say, language: str) -> Against:
     except HarnessError as fault:
         say("\n".join(fault.lines))
         return Against((), ended)
-    return Against(compared(found, folder, language).lines, ended)
+    return Against(compared(found, folder, chosen.lang).lines, ended)
 
 
 def _whole(side: Side, names: set[str]) -> Side:

@@ -32,10 +32,13 @@ def compare_command(chosen: argparse.Namespace) -> Compared:
     """`harness compare`: read both sides, compare, write the page and its companions.
 
     Raises:
-        HarnessError: where a side is no result, the two are unlike, or the gate is faulty.
+        HarnessError: where a side is no result, the two are unlike or one, or the gate is faulty.
     """
     base, new = _side(chosen.base), _side(chosen.new)
-    found = compare(base, new, _gate(chosen.gate, is_kernels=base.is_kernels), anyway=chosen.anyway)
+    gate = _gate(chosen.gate, is_kernels=base.is_kernels)
+    if chosen.base.resolve() == chosen.new.resolve() and not chosen.anyway:  # a gate that could never break
+        raise InputError(f"{chosen.base}: is both BASE and NEW; expected two results, or --anyway")
+    found = compare(base, new, gate, anyway=chosen.anyway)
     folder = chosen.out or RESULTS / f"compare-{found.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
     return compared(found, folder, chosen.lang)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness import store
 from harness.clock import utc_now
-from harness.finish import draw, finish
+from harness.finish import draw, finish, trace
 from harness.imports import import_file, is_foreign, name_of
 
 RESULTS = Path("results")
@@ -31,7 +31,7 @@ def report_command(chosen: argparse.Namespace) -> Iterator[str]:
         finish(folder)
         yield str(draw(folder, chosen.lang))
         if chosen.trace:
-            yield str(_trace(folder))
+            yield str(trace(folder))
         folders.append(folder)
     if len(folders) > 1:
         yield str(_index(folders, chosen.lang))
@@ -57,12 +57,6 @@ def _study_page(folder: Path, language: str) -> Path:
 
 def _imported(path: Path) -> Path:
     return import_file(path, RESULTS / f"{name_of(path)}-{utc_now().strftime('%Y%m%d-%H%M%S')}")
-
-
-def _trace(folder: Path) -> Path:
-    import reports  # noqa: PLC0415 - a room of its own
-
-    return reports.write_trace(folder)
 
 
 def _index(folders: Sequence[Path], language: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from harness import store
 from harness.clock import utc_now
 from harness.errors import EXIT_DONE, HarnessError, InputError
-from harness.finish import draw, finish, preload, verdict_lines
+from harness.finish import draw, finish, preload, trace, verdict_lines
 from harness.kernels.run import conduct_kernels
 from harness.run import Order, Outcome, conduct, open_folder
 from harness.scenario.loading import LoadedScenario, load_scenario
@@ -46,7 +46,7 @@ def run_command(chosen: argparse.Namespace, tell: Say) -> Done:
     outcome = run_into(loaded, folder, shlex.join(["harness", *chosen.words]), say)
     for line in outcome.lines:
         tell(line)
-    return _close(folder, outcome, chosen.lang)
+    return _close(folder, outcome, chosen)
 
 
 def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outcome:
@@ -85,15 +85,15 @@ def _drop_if_empty(folder: Path) -> None:
             _RESULTS.rmdir()
 
 
-def _close(folder: Path, outcome: Outcome, language: str) -> Done:
+def _close(folder: Path, outcome: Outcome, chosen: argparse.Namespace) -> Done:
     begun = (folder / store.RAW / store.BEGUN).exists()
     if not begun:
         _drop_if_empty(folder)
         return Done(outcome.exit_code, (), valid=False, slo_met=False)
     summary = finish(folder)
-    page = draw(folder, language)
+    pages = [draw(folder, chosen.lang), *([trace(folder)] if chosen.trace else [])]
     slo_met = all(stage["slo_met"] is not False for stage in summary["stages"])
-    return Done(outcome.exit_code, (*verdict_lines(summary), str(page)), summary["verdict"]["valid"], slo_met)
+    return Done(outcome.exit_code, (*verdict_lines(summary), *map(str, pages)), summary["verdict"]["valid"], slo_met)
 
 
 def flags_of(chosen: argparse.Namespace) -> list[Override]:

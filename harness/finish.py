@@ -28,12 +28,9 @@ def finish(folder: Path) -> dict[str, Any]:
         found = kernel_result.finish(folder, run)
         shutil.rmtree(raw, ignore_errors=True)
         return found
-    if run.get("imported") and not (folder / store.REQUESTS).exists():
-        summary: dict[str, Any] = store.read_json(folder, store.SUMMARY)  # the other tool kept no more than this
-        return summary
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         if not (raw / "plan.npz").exists():
-            raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
+            return _kept(folder)
         settle(folder)
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
     summary = summarize(
@@ -44,11 +41,26 @@ def finish(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def _kept(folder: Path) -> dict[str, Any]:
+    """The summary of a folder without records: another tool kept none, or they were not kept with it."""
+    if not (folder / store.SUMMARY).exists():
+        raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
+    found: dict[str, Any] = store.read_json(folder, store.SUMMARY)
+    return found
+
+
 def draw(folder: Path, language: str = "en") -> Path:
     """Draw report.html and its companions from a finished folder in a language; the page's path."""
     import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
 
     return reports.write_all(folder, language)
+
+
+def trace(folder: Path) -> Path:
+    """Write trace.json of a finished folder, for Perfetto; its path."""
+    import reports  # noqa: PLC0415 - likewise
+
+    return reports.write_trace(folder)
 
 
 def preload() -> None:

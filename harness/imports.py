@@ -42,9 +42,17 @@ def read_foreign(path: Path) -> Foreign:
         return guidellm(first, path)
     if "request_throughput" in first and "completed" in first:
         return vllm_bench(objects, path)
-    raise ResultError(
-        f"{path}: no result that is known here; expected a folder of `harness run`, JSON of "
-        "`vllm bench serve --save-result`, or benchmarks.json of guidellm"
+    raise ResultError(f"{path}: no result that is known here; {_expected(path)}")
+
+
+def _expected(path: Path) -> str:
+    """The nearest right answer for a file that is no result."""
+    if (path.parent / store.RUN).exists():
+        return f"did you mean its folder, {str(path.parent)!r}?"
+    if path.suffix in (".yaml", ".yml"):
+        return "a scenario is run first: `harness run`"
+    return (
+        "expected a folder of `harness run`, JSON of `vllm bench serve --save-result`, or benchmarks.json of guidellm"
     )
 
 
@@ -53,14 +61,14 @@ def _objects(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
-        raise ResultError(f"{path}: cannot be read ({fault})") from None
+        raise ResultError(f"{path}: cannot be read ({fault}); {_expected(path)}") from None
     decoder, found, at = json.JSONDecoder(), [], 0
     while text[at:].strip():
         at += len(text[at:]) - len(text[at:].lstrip())
         try:
             value, at = decoder.raw_decode(text, at)
         except ValueError as fault:
-            raise ResultError(f"{path}: no JSON ({fault})") from None
+            raise ResultError(f"{path}: no JSON ({fault}); {_expected(path)}") from None
         found.append(value)
     if not all(isinstance(one, dict) for one in found):
         raise ResultError(f"{path}: holds no JSON object; expected a result of a benchmark")

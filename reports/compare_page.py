@@ -67,6 +67,10 @@ def badges(found: Comparison) -> Iterator[Badge]:
     yield Badge(found.verdict.capitalize(), _MARKS.get(found.verdict, "plain"), "#judged")
     if found.broken:
         yield Badge(f"Gate broken by {len(found.broken)}", "bad", "#judged")
+    elif len(found.untold) == len(found.judged):
+        yield Badge("Nothing for the gate to judge", "warn", "#judged")
+    elif found.untold:
+        yield Badge(f"Gate held, {len(found.untold)} of {len(found.judged)} not judged", "warn", "#judged")
     else:
         yield Badge("Gate held", "good", "#judged")
 

@@ -1,11 +1,12 @@
 """How does latency change with load? The page's first figure and its sisters."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from harness.units import format_duration
+from harness.units import format_duration, significant
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
@@ -61,8 +62,8 @@ def curve(data: Data, metric: str) -> Drawing:
         f"{short}: {format_duration(p50)} / {format_duration(high)}"
         for short, p50, high in rows_of(table, "short", "p50", "tail")
     )
-    caption = _BY_STAGE if by_stage else _CURVE
-    return drawn(figure, f"curve-{metric}", head, f"p50 / {tail} of {points}.{limit_words(limits)}", caption)
+    said = f"p50 / {tail} of {points}.{limit_words(limits)}{_knee_words(bracket, unit)}"
+    return drawn(figure, f"curve-{metric}", head, said, _BY_STAGE if by_stage else _CURVE)
 
 
 def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
@@ -84,11 +85,38 @@ _BY_STAGE = "All stages ask for the same rate and differ in something else, so t
 def _capacity(data: Data, rate: str) -> Capacity | None:
     """Where limits stop holding as more is asked: the rates reached by the last stage that holds and the next."""
     stages = sorted((stage for stage in data.result.stages if stage.get("slo")), key=asked_load)
+    if not stages:
+        return saturation([(asked_load(stage), number(stage.get(rate))) for stage in data.result.stages])
     held = holding(data.result)
     broken = next((place for place, stage in enumerate(stages) if stage.get("index") not in held), len(stages))
     if not 0 < broken < len(stages):
         return None
     return Capacity(number(stages[broken - 1].get(rate)), number(stages[broken].get(rate)))
+
+
+def saturation(loads: Sequence[tuple[float, float]]) -> Capacity | None:
+    """Where a step of load brings less than half of what the first load brought for as much.
+
+    `loads` are pairs of what was asked and reached. None where no step does, or fewer than three loads tell.
+    """
+    steps = sorted(dict(loads).items())
+    if len(steps) < _FEWEST_STEPS or not steps[0][0] > 0 or not steps[0][1] > 0:
+        return None
+    share = steps[0][1] / steps[0][0]
+    for (asked, reached), (more, got) in pairwise(steps):
+        if got - reached < share * (more - asked) / 2:
+            return Capacity(reached, max(got, reached * 1.02), "more load brings little more")
+    return None
+
+
+_FEWEST_STEPS = 3
+
+
+def _knee_words(knee: Capacity | None, unit: str) -> str:
+    """The knee as the end of an alternative text."""
+    if knee is None:
+        return ""
+    return f" {knee.words.capitalize()} between {significant(knee.held)} and {significant(knee.broken)} {unit}."
 
 
 def limit_words(limits: Sequence[Limit]) -> str:

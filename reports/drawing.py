@@ -1,4 +1,4 @@
-"""What is a figure on the page: an SVG with a name, an alternative text and a way to read it?"""
+"""What is a figure on the page: an SVG with a title, an alternative text and a way to read it?"""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,16 @@ from reports.svg import inline
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure as it stands on the page: its SVG, its id there, and how to read it."""
+    """A figure as it stands on the page: its id there, what is written above it, its SVG, and how to read it."""
 
     name: str
+    title: str
+    subtitle: str
     svg: Markup
     caption: str
 
 
 def drawn(figure: Figure, name: str, head: Head, description: str, caption: str = "") -> Drawing:
     """A figure as a drawing; `name` is its id, `description` its alternative text with numbers."""
-    return Drawing(name, inline(figure, name, title=head.full_title, description=description), caption)
+    svg = inline(figure, name, title=head.full_title, description=description)
+    return Drawing(name, head.full_title, head.subtitle, svg, caption)

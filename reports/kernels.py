@@ -12,6 +12,7 @@ from harness.units import format_count, format_duration, format_rate, format_sha
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
+from reports.headline import interval
 from reports.tables import Cell
 
 Row = Mapping[str, Any]
@@ -19,7 +20,7 @@ HEADS = (
     "Case",
     "Mode",
     "Time a launch",
-    "95 % interval",
+    "n",
     "Host launch",
     "Bytes/s",
     "FLOP/s",
@@ -201,15 +202,13 @@ def measured_rows(rows: Sequence[Row]) -> list[list[Cell]]:
 
 
 def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
-    ends = figures["ci95_s"]
-    interval = "–" if ends is None else f"{format_duration(ends[0])} – {format_duration(ends[1])}"
     held = [(source, limits) for source, limits in figures["limits"].items()]
     shares = [f"{format_share(limits['fraction'])}" for _, limits in held]
     marks = [*figures["marks"], *(["throttled"] if row["throttled"] else [])]
     return [
         Cell(mode),
-        Cell(format_duration(figures["median_s"]), f"n {format_count(figures['n'])}"),
-        Cell(interval),
+        Cell(format_duration(figures["median_s"]), interval(figures["ci95_s"])),
+        Cell(format_count(figures["n"])),
         Cell(format_duration(figures["launch_s"])),
         Cell(format_rate(figures["bytes_per_s"] / 1e9, "GB/s")),
         Cell(format_rate(figures["flops_per_s"] / 1e9, "GFLOP/s") if row["work"]["flops"] else "–"),

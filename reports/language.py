@@ -32,9 +32,10 @@ _JOINTS = (  # between parts of a text; each becomes what the catalogue has for 
     (re.compile(r" and "), "(and between parts)"),
     (re.compile(r" / "), "(/ between parts)"),
 )
+_BETWEEN = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")  # no blank stands there
 # Terms of the field and units, which are the same in every language.
 _TERMS = re.compile(
-    r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|SIMULATED|CANN|vLLM|AISBench|"
+    r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|CANN|vLLM|AISBench|"
     r"std|min|max|mean|req/s|[KMGT]?B/s|[MGT]?FLOP/s|b?float\d+|NaN|tokens?/s|tokens?|events/s|MSER-5|[a-z0-9]+(?:_[a-z0-9]+)+|[Tt]rue|[Ff]alse|auto|ms|µs|ns|n|[pP]\d[\d.]*|[KMGT]iB|"
     r"vllm bench serve|guidellm|aiperf|inference-perf|evalscope|npu-harness|npu-smi|harness)(?![^\W_])"
 )
@@ -140,7 +141,7 @@ def _translate(text: str, language: str) -> str | None:
         found = pattern.fullmatch(text)
         filled = _filled(found.groups(), slots, language) if found else None
         if filled is not None:
-            return other.format(*filled)
+            return _BETWEEN.sub("", other.format(*filled))
     return _joined(text, language)
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from reports.figures.style import TYPE
 from reports.palette import variable_of
 
 _HEAD = re.compile(r"^.*?<svg[^>]*?>", re.DOTALL)
@@ -22,6 +23,7 @@ _REFERENCE = re.compile(r'(url\(#|href="#)([^")]*)')
 _COLOUR = re.compile(r"#0[12][0-9a-f]{4}\b")
 _FAMILY = re.compile(r" font-family: [^;\"]*;?| transform=\"rotate\(-?0 [^\"]*\"")  # the page's own; no turn at all
 _FONT = re.compile(r"font: ([^;'\"]*?)([\d.]+)px [^;\"]*")
+_SIZE = re.compile(r"(font(?:-size)?: [^;'\"]*?)([\d.]+)px")
 _PATH = re.compile(r' d="([^"]*)"')
 _PLACES = re.compile(r' (x|y|transform|width|height)="([^"<>]*)"')
 _DIGITS = re.compile(r"(\.\d\d)\d+")
@@ -57,6 +59,7 @@ def _body(text: str, name: str) -> str:
     text = _PATH.sub(_shorter_path, text)
     text = _PLACES.sub(lambda found: f' {found[1]}="{_DIGITS.sub(lambda d: d[1], found[2])}"', text)
     text = _FAMILY.sub("", _FONT.sub(r"font: \g<1>\g<2>px var(--sans)", text))
+    text = _SIZE.sub(_share, text)
     text = _COLOUR.sub(_variable, _PLAIN_STYLE.sub("", text))
     return _BETWEEN_TAGS.sub("><", text).strip()
 
@@ -69,6 +72,11 @@ def _shorter_path(found: re.Match[str]) -> str:
 
 def _dot(found: re.Match[str]) -> str:
     return f"M{found[1]} {found[2]}h0"
+
+
+def _share(found: re.Match[str]) -> str:
+    """A size of type as a share of the figure's own, which the page sets by the room there is."""
+    return f"{found[1]}{round(float(found[2]) / TYPE, 2):g}em"
 
 
 def _variable(found: re.Match[str]) -> str:

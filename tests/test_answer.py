@@ -82,6 +82,17 @@ def test_what_cannot_be_told_is_not_claimed():
     assert told(poisson(1.0, 1.0), poisson(2.0, None)).endswith("at 2 req/s it cannot be told.")
 
 
+def test_what_the_lowest_loads_do_not_tell_the_next_ones_may():
+    """The answer begins where something is known, and claims nothing below."""
+    holds = "p99 TTFT stays under 5.00 s (4.00 s)"
+    unknown, low, high = poisson(0.5, None), poisson(1.0, 1.0), poisson(2.0, 4.0)
+
+    assert told(unknown, low, high, poisson(4.0, 9.1)) == f"From 1 to 2 req/s {holds}; at 4 req/s it is 9.10 s."
+    assert told(unknown, high, poisson(4.0, 9.1)) == f"At 2 req/s {holds}; at 4 req/s it is 9.10 s."
+    assert told(unknown, low, high) == f"From 1 to 2 req/s, the most that was tried, {holds}."
+    assert told(unknown, poisson(1.0, None)) == "Even at 0.5 req/s p99 TTFT cannot be told."
+
+
 def test_the_limit_that_breaks_is_the_one_told():
     """Of several limits all that hold are named, and then the one that is broken most."""
     load = {"kind": "closed", "concurrency": 8}

@@ -214,6 +214,21 @@ def test_other_files_are_refused(tmp_path, text, words):
         read_foreign(tmp_path / "r.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("out/report.html", r"did you mean its folder, '.*out'\?"), ("smoke.yaml", "`harness run`")]
+)
+def test_a_file_of_ours_is_told_what_to_give(tmp_path, name, words):
+    """A page stands in the folder that was meant, and a scenario is no result yet."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / store.RUN).write_text("{}")
+    path.write_text("name: smoke")
+
+    with pytest.raises(ResultError, match=words):
+        read_foreign(path)
+
+
 def test_imported_files_are_compared(tmp_path, capsys):
     """A file 30 % slower than another of the same traffic breaks the gate; so does it in statistics of repeats."""
     for name, slow in (("a.json", 1.0), ("b.json", 1.3)):

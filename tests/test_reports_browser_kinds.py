@@ -9,11 +9,23 @@ import threading
 
 import pytest
 
+import reports
 from reports.language import translated
+from tests import page_kinds
 from tests import test_reports_browser as browser
-from tests.page_kinds import KINDS
+from tests.page_kinds import EVIL
+from tests.result_folder import Run, make_result
 
 WIDTHS = (390, 1440)
+
+
+def sweep(place):
+    """A run of many stages, some of which fail requests and break limits."""
+    run = Run(loads=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0), duration_s=12, failing=0.05, question=EVIL, message=EVIL)
+    return reports.write_all(make_result(place, run)).read_text(encoding="utf-8")
+
+
+KINDS = {**page_kinds.KINDS, "run": sweep}
 PROBE = """
 <!DOCTYPE html><link rel="icon" href="data:,"><title>probe</title><body>
 {frames}
@@ -39,6 +51,25 @@ function look(frame) {{
   found.foreign = all("img, iframe, object, link[rel=stylesheet], [onerror], [src]").length;
   found.scripts = all("script").length;
   found.ran = all(".tip").length;
+  return Object.assign(found, words(frame, all("svg.chart")));
+}}
+function words(frame, charts) {{
+  var found = {{sizes: [], cut: [], met: []}};
+  charts.forEach(function (chart) {{
+    var paper = chart.getBoundingClientRect(), scale = paper.width / chart.viewBox.baseVal.width, before = [];
+    chart.querySelectorAll("text").forEach(function (part) {{
+      var box = part.getBoundingClientRect(), said = part.textContent;
+      found.sizes.push(scale * parseFloat(frame.contentWindow.getComputedStyle(part).fontSize));
+      if (box.left < paper.left - 1 || box.right > paper.right + 1 ||
+          box.top < paper.top - 1 || box.bottom > paper.bottom + 1) {{ found.cut.push(said); }}
+      before.forEach(function (other) {{
+        var wide = Math.min(box.right, other.box.right) - Math.max(box.left, other.box.left);
+        var high = Math.min(box.bottom, other.box.bottom) - Math.max(box.top, other.box.top);
+        if (wide > 1.5 && high > 0.35 * box.height) {{ found.met.push([other.said, said]); }}
+      }});
+      before.push({{box: box, said: said}});
+    }});
+  }});
   return found;
 }}
 window.onload = function () {{
@@ -120,3 +151,17 @@ def test_what_came_from_outside_is_text(page):
     assert page[0]["foreign"] == 0
     assert page[0]["scripts"] == 1
     assert page[0]["ran"] == 1
+
+
+def test_words_in_figures_can_be_read_on_a_phone_and_on_a_desk(page):
+    """No smaller than nine pixels, no larger than the page's own text."""
+    sizes = [size for found in page for size in found["sizes"]]
+
+    assert min(sizes) >= 9
+    assert max(sizes) <= 16
+
+
+def test_words_in_figures_are_whole_and_apart(page):
+    """None is cut at the figure's edge, none lies on another."""
+    assert [found["cut"] for found in page] == [[], []]
+    assert [found["met"] for found in page] == [[], []]

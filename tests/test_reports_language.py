@@ -170,3 +170,31 @@ def test_languages_are_those_of_the_command_line():
     """English needs no table; every other has one."""
     assert LANGUAGES == ("en", "zh")
     assert html.unescape(catalogue("zh").fixed["Next:"]) == "下一步\uff1a"
+
+
+def test_every_chinese_letter_is_in_every_chinese_font():
+    """GB 2312 is what each of them has: no rare letter, and none of the traditional ones slips in."""
+    told = {letter for words in (catalogue("zh").fixed.values()) for letter in words}
+    told |= {letter for _, _, words in catalogue("zh").patterns for letter in words}
+    rare = [letter for letter in told if "\u2e80" <= letter <= "\u9fff" and not _in_gb2312(letter)]
+
+    assert len(told) > 500
+    assert rare == []
+
+
+def _in_gb2312(letter):
+    try:
+        return bool(letter.encode("gb2312"))
+    except UnicodeEncodeError:
+        return False
+
+
+@pytest.mark.parametrize("slo", [{}, {"ttft_p99": 5.0}], ids=["load", "limits"])
+def test_the_knee_is_told_in_chinese(tmp_path, slo):
+    """In the alternative text of the first figure, with its rates."""
+    page = reports.write_all(make_result(tmp_path, Run(loads=(1.0, 2.0, 4.0), duration_s=30, slo=slo)))
+    told = translated(page.read_text(encoding="utf-8"), "zh")
+    (words,) = re.findall(r'<desc id="curve-ttft_user-description">([^<]*)</desc>', told)
+
+    assert ("上限失守" if slo else "加负载而少有所增") in words
+    assert re.findall("[a-z]{3,}", words.replace("req", "")) == []

@@ -94,11 +94,13 @@ def some_sent(out):
 
 def test_a_run_leaves_every_file_and_counts_every_token(tmp_path, metronome):
     """A run against a server ends with all files of the contract, 50 requests of 10 tokens, and exit 0."""
-    done = harness("run", scenario(tmp_path, CONSTANT), "--url", metronome, "--out", tmp_path / "out", "--quiet")
+    done = harness(
+        "run", scenario(tmp_path, CONSTANT), "--url", metronome, "--out", tmp_path / "out", "--quiet", "--trace"
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     names = {"run.json", "requests.parquet", "events.parquet", "samples.parquet", "summary.json", "report.html"}
-    names |= {"summary.md", "junit.xml", "vllm-bench.json", "timeline.json"}
+    names |= {"summary.md", "junit.xml", "vllm-bench.json", "timeline.json", "trace.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert account(tmp_path / "out")["completed"] == 50
     (stage,) = store.read_json(tmp_path / "out", store.SUMMARY)["stages"]

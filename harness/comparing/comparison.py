@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.comparing.aligning import aligned
-from harness.comparing.judging import BETTER, FEWEST_REPEATS, SAME, WORSE, Row, judge
+from harness.comparing.judging import BETTER, FEWEST_REPEATS, SAME, UNTOLD, WORSE, Row, judge
 from harness.comparing.likeness import Changed, Unlike, changes, pairs, unlike
 from harness.comparing.sides import Side
 from harness.comparing.telling import told
@@ -62,6 +62,11 @@ class Comparison:
         return [row for row in self.judged if row.broken]
 
     @property
+    def untold(self) -> Sequence[Row]:
+        """Measures that the gate names and that cannot be judged."""
+        return [row for row in self.judged if row.effect is None and not row.broken]
+
+    @property
     def exit_code(self) -> int:
         """1 where the gate is broken."""
         return EXIT_GATE if self.broken else EXIT_DONE
@@ -71,6 +76,8 @@ class Comparison:
         """One word or two for the whole: of what the gate names."""
         words = {row.verdict for row in self.judged}
         both = {BETTER, WORSE} <= words
+        if words == {UNTOLD}:
+            return UNTOLD
         return "better and worse" if both else WORSE if WORSE in words else BETTER if BETTER in words else SAME
 
     @property
@@ -171,8 +178,9 @@ def _few_runs(base: Side, new: Side, gate: Gate) -> Iterator[Doubt]:
     counts = len(base.repeats), len(new.repeats)
     if min(counts) < FEWEST_REPEATS:
         what = "kernel" if base.is_kernels else "engine"
+        runs = "one run a side" if counts == (1, 1) else f"{counts[0]} and {counts[1]} repeats"
         text = (
-            f"With {counts[0]} and {counts[1]} repeats, how far two runs of one {what} differ cannot be seen; "
+            f"With {runs}, how far two runs of one {what} differ cannot be seen; "
             f"{format_share(gate.between_runs)} is taken for it."
         )
         yield Doubt("few_repeats", DOUBT, text, "Run both in turn: harness run with --repeats 5 and --against.")
@@ -223,11 +231,17 @@ def _answer(found: Comparison) -> str:
     better = [row for row in found.judged if row.verdict == BETTER]
     if worse:
         return f"Worse, but not shown to be by more than the gate allows: {_first(worse, 'worse')}"
-    if better:
-        return f"Better: {_first(better, 'better')}"
+    return f"Better: {_first(better, 'better')}" if better else _unchanged(found)
+
+
+def _unchanged(found: Comparison) -> str:
+    """That no difference is shown, or that nothing could be judged."""
     count = sum(row.effect is not None for row in found.judged)
     stages = len({row.stage for row in found.judged})
-    return f"No difference shown in {count} measures of {'1 stage' if stages == 1 else f'{stages} stages'}."
+    where = "1 stage" if stages == 1 else f"{stages} stages"
+    if not count:
+        return f"Nothing can be told of {len(found.judged)} measures of {where}: {found.untold[0].reason}."
+    return f"No difference shown in {count} measures of {where}."
 
 
 def _kernel_answer(found: Comparison) -> str:

@@ -14,7 +14,7 @@ from reports.loads import short_duration
 from reports.palette import ACCENT, INK, LIMIT, MUTED, SURFACE, stage_colour
 from reports.rows import groups_of, rows_of
 
-_TALL = (SMALL[0], 320)
+_TALL = (SMALL[0], 268)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Between which rates the limits stop holding: the last that held, the next that did not."""
+    """The knee: between which rates the limits stop holding, or more load stops bringing more; in these words."""
 
     held: float
     broken: float
+    words: str = "limits stop holding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Throughput:
 def throughput_latency(shown: Throughput, head: Head) -> Figure:
     """p50 and a tail against the rate reached, a point a stage and repeat."""
     figure = paper(_TALL, head)
-    axes = panel(figure, (40, 74 if shown.capacity else 62, 36, 44))
+    axes = panel(figure, (40, 34 if shown.capacity else 22, 36, 44))
     points = shown.points
     values = points[["p50", "tail", "tail_high"]].to_numpy(dtype=np.float64).ravel()
     near = [limit.seconds for limit in shown.limits if limit.seconds < 4 * np.nanmax(values, initial=0)]
@@ -81,8 +82,7 @@ def _set_across(axes: Axes, shown: Throughput) -> None:
         ticks(axes, "x", list(stages), list(stages.values()))
         return
     set_scale(axes, "x", scale_of(points["rate"].to_numpy(dtype=np.float64), times=False, allow_log=False))
-    axes.text(1, -36 / axes.bbox.height, shown.across, transform=axes.transAxes, ha="right", color=MUTED,
-              fontsize=10.5)  # fmt: skip
+    axes.text(1, -36 / axes.bbox.height, shown.across, transform=axes.transAxes, ha="right", color=MUTED)  # fmt: skip
 
 
 def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> None:
@@ -107,7 +107,7 @@ def _name_lines(axes: Axes, shown: Throughput) -> None:
     at = axes.transAxes.inverted().transform(axes.transData.transform([(rate, p50), (rate, tail)]))
     x, ys = at[0][0] + 10 / axes.bbox.width, apart([at[0][1], at[1][1]], 16 / axes.bbox.height, 0.0, 1.0)
     for name, y, colour in zip(("p50", shown.tail), ys, (MUTED, INK), strict=True):
-        axes.text(x, y, name, transform=axes.transAxes, color=colour, fontsize=10.5, va="center_baseline")
+        axes.text(x, y, name, transform=axes.transAxes, color=colour, va="center_baseline")
 
 
 def _name_points(axes: Axes, points: pd.DataFrame) -> None:
@@ -121,12 +121,12 @@ def _name_points(axes: Axes, points: pd.DataFrame) -> None:
         taken.append((x, y))
         at_edge = x - axes.bbox.x0 < 45
         axes.annotate(short, (rate, tail), xytext=(-4 if at_edge else 4, 9), textcoords="offset points",
-                      ha="left" if at_edge else "right", color=stage_colour(stage), fontsize=10.5,
+                      ha="left" if at_edge else "right", color=stage_colour(stage),
                       fontweight="bold", annotation_clip=False)  # fmt: skip
 
 
 def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
-    """A bracket along the top: the limits hold up to its left end and no longer at its right one."""
+    """A bracket along the top: all is well up to its left end and no longer at its right one."""
     if not capacity.held < capacity.broken:
         return
     over = axes.get_xaxis_transform()
@@ -137,11 +137,11 @@ def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
     axes.text(
         (capacity.held + capacity.broken) / 2,
         high,
-        "limits stop holding",
+        capacity.words,
         transform=over,
         ha="center",
         color=MUTED,
-        fontsize=9.5,
+        fontsize=10,
     )
 
 
@@ -151,7 +151,7 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
     `rungs` has a row a metric: columns metric, name, p50, p90, p99 (s).
     """
     figure = paper(_TALL, head)
-    axes = panel(figure, (92, 58, 52, 26))
+    axes = panel(figure, (92, 18, 58, 36))
     values = rungs[["p50", "p90", "p99"]].to_numpy(dtype=np.float64).ravel()
     own = [limit for limit in limits if limit.metric in set(rungs["metric"])]
     set_scale(axes, "x", scale_of(np.append(values, [limit.seconds for limit in own]), times=True))
@@ -163,7 +163,7 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
         at = list(rungs["metric"]).index(limit.metric)
         axes.plot([limit.seconds] * 2, [at - 0.3, at + 0.3], color=LIMIT, linewidth=2)
         axes.text(limit.seconds, at - 0.36, f"{limit.statistic} limit {short_duration(limit.seconds)}", ha="center",
-                  color=LIMIT, fontsize=9.5)  # fmt: skip
+                  color=LIMIT, fontsize=10)  # fmt: skip
     return figure
 
 
@@ -172,4 +172,4 @@ def _draw_rung(axes: Axes, at: int, row: tuple[float, ...]) -> None:
     for value, size, fill in zip(row, (6, 6, 8), (SURFACE, ACCENT, ACCENT), strict=True):
         axes.plot([value], [at], marker="o", markersize=size, color=fill, markeredgecolor=ACCENT)
     axes.annotate(format_duration(row[2]), (row[2], at), xytext=(8, 0), textcoords="offset points",
-                  va="center", color=INK, fontsize=10.5, annotation_clip=False)  # fmt: skip
+                  va="center", color=INK, annotation_clip=False, zorder=6)  # fmt: skip

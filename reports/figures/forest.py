@@ -11,7 +11,7 @@ from reports.figures.style import WIDE, Head, panel, paper, scale_of, ticks
 from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE
 
 ROW = 26  # height of a row
-_LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 56, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 10, 34
 _LETTER, _WIDEST_LEFT = 6.4, 420  # room for names longer than those of measures
 _WIDEST = 60.0  # per cent; intervals beyond end in an arrow
 _COLOURS = {"worse": BAD, "better": ACCENT}
@@ -55,6 +55,11 @@ def _signed(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
+def _beyond(bar: Bar) -> str:
+    """A change that lies beyond what is drawn, as a number."""
+    return _signed(f"{bar.change or 0:+,.0f} %")
+
+
 def _reach(bars: Sequence[Bar]) -> float:
     ends = [abs(end) for bar in bars if bar.change is not None for end in (bar.low, bar.high, bar.change)]
     return min(_WIDEST, 1.12 * max([*ends, 2.0]))
@@ -69,20 +74,23 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     width = axes.bbox.width
     place = axes.get_yaxis_transform()
     weight = "bold" if bar.change is None and not bar.verdict else "normal"
-    axes.text((8 - axes.bbox.x0) / width, row, bar.name, transform=place, color=INK, fontsize=11, va="center_baseline",
+    axes.text((2 - axes.bbox.x0) / width, row, bar.name, transform=place, color=INK, va="center_baseline",
               fontweight=weight)  # fmt: skip
     colour = _COLOURS.get(bar.verdict.split(" ")[0].rstrip(":"), MUTED)
-    axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, fontsize=10.5, va="center_baseline")
+    axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, va="center_baseline")
     if bar.change is None:
         return
     low, high = max(bar.low, -reach), min(bar.high, reach)
-    if low < high:  # else the whole interval lies beyond what is drawn
-        axes.plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
+    # Where the number stands beside the arrow, the line ends before it.
+    room = 2 * reach * (24 + _LETTER * len(_beyond(bar))) / width if abs(bar.change) > reach else 0.0
+    line = max(low, room - reach), min(high, reach - room)
+    if line[0] < line[1]:  # else the whole interval lies beyond what is drawn
+        axes.plot(line, [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
     for end, cut, mark in ((low, bar.low < -reach, "<"), (high, bar.high > reach, ">")):
         if cut:
             axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
             if abs(bar.change) > reach:
-                axes.text(end * (1 - 14 / width), row, _signed(f"{bar.change:+,.0f} %"), color=colour, fontsize=10.5,
+                axes.text(end * (1 - 14 / width), row, _beyond(bar), color=colour,
                           ha="right" if end > 0 else "left", va="center_baseline", zorder=5)  # fmt: skip
     if bar.allowed is not None and abs(bar.allowed) < reach:
         axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)

@@ -93,4 +93,4 @@ def _legend(axes: Axes, most: int) -> None:
                                   linewidth=0, clip_on=False))  # fmt: skip
     for text, right in (("1", 44 + 14 * len(HEAT) + 6), (f"{most:,}", 0)):
         axes.text(1 - right / width if right else 1 - 36 / width, top, text, transform=axes.transAxes,
-                  ha="right" if right else "left", color=MUTED, fontsize=10.5)  # fmt: skip
+                  ha="right" if right else "left", color=MUTED)  # fmt: skip

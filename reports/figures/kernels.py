@@ -24,7 +24,7 @@ from reports.figures.style import (
 )
 from reports.palette import INK, LIMIT, MUTED, stage_colour
 
-_RIGHT = 104  # room for the names of lines
+_RIGHT = 112  # the most room for the names of lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Spot:
 def against_length(lines: Sequence[Line], head: Head) -> Figure:
     """Time of a launch against KV tokens a sequence, a line a batch."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (48, 72, _RIGHT, 40))
+    axes = panel(figure, (48, 32, _room(lines), 42))
     set_scale(axes, "x", scale_of(np.concatenate([line.x for line in lines]), times=False))
     scale = scale_of(_ends(lines), times=True)
     set_scale(axes, "y", scale)
@@ -70,10 +70,15 @@ def against_length(lines: Sequence[Line], head: Head) -> Figure:
     return figure
 
 
+def _room(lines: Sequence[Line]) -> float:
+    """The right margin for the names of lines."""
+    return min(18 + 6.4 * max((len(line.name) for line in lines), default=0), _RIGHT)
+
+
 def against_block(lines: Sequence[Line], sizes: Sequence[int], head: Head) -> Figure:
     """Time relative to the best block size of the same case; x is the place in `sizes`."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (48, 52, _RIGHT, 40))
+    axes = panel(figure, (48, 12, _room(lines), 42))
     axes.set_xlim(-0.3, len(sizes) - 0.7)
     ticks(axes, "x", [float(place) for place in range(len(sizes))], [str(size) for size in sizes])
     set_scale(axes, "y", scale_of(_ends(lines), times=False, allow_log=False))
@@ -95,13 +100,13 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
     ends = [axes.transData.transform((line.x[-1], line.y[-1]))[1] - axes.bbox.y0 for line in lines]
     for line, place in zip(lines, apart(ends, 13, 0, height), strict=True):
         axes.text(1 + 8 / axes.bbox.width, place / height, line.name, transform=axes.transAxes, va="center_baseline",
-                  color=stage_colour(line.colour), fontsize=10.5)  # fmt: skip
+                  color=stage_colour(line.colour))  # fmt: skip
 
 
 def roofline(spots: Sequence[Spot], roofs: Sequence[Roof], names: Mapping[int, str], head: Head) -> Figure:
     """FLOPs a second over FLOPs a byte, every case a dot, every limit a roof; both axes logarithmic."""
-    figure = paper((WIDE, 350), head)
-    axes = panel(figure, (64, 74, 150, 40))
+    figure = paper((WIDE, 310), head)
+    axes = panel(figure, (64, 34, 150, 40))
     x = np.asarray([spot.intensity for spot in spots])
     ridge = [roof.flops_per_s / roof.bytes_per_s for roof in roofs]
     y = np.asarray([spot.flops_per_s for spot in spots] + [roof.flops_per_s for roof in roofs])
@@ -117,7 +122,7 @@ def roofline(spots: Sequence[Spot], roofs: Sequence[Roof], names: Mapping[int, s
         axes.plot([spot.intensity], [spot.flops_per_s], marker="o", markersize=6, alpha=0.8, color=filled, zorder=3)
     for place, (colour, name) in enumerate(reversed(list(names.items()))):
         axes.text(1 + 12 / axes.bbox.width, (6 + 18 * place) / axes.bbox.height, f"● {name}",
-                  transform=axes.transAxes, color=stage_colour(colour), fontsize=11)  # fmt: skip
+                  transform=axes.transAxes, color=stage_colour(colour))  # fmt: skip
     axes.text(1, -34 / axes.bbox.height, "FLOPs a byte", transform=axes.transAxes, ha="right", color=MUTED)
     over(axes, unit)
     return figure
@@ -141,4 +146,4 @@ def _name_roofs(axes: Axes, roofs: Sequence[Roof]) -> None:
     ends = [axes.transData.transform((1.0, roof.flops_per_s))[1] - axes.bbox.y0 for roof in roofs]
     for number, place in enumerate(apart(ends, 13, 0, height)):
         axes.text(1 + 8 / width, place / height, roofs[number].name, transform=axes.transAxes, va="center_baseline",
-                  color=LIMIT if number else INK, fontsize=10.5)  # fmt: skip
+                  color=LIMIT if number else INK)  # fmt: skip

@@ -30,7 +30,7 @@ from reports.loads import short_duration, trimmed
 from reports.palette import ACCENT, MUTED, STALL, WARM, WINDOW, stage_colour
 from reports.rows import groups_of, rows_of
 
-_HEAD, _FOOT, _GAP, _LEFT, _RIGHT = 78, 46, 34, 54, 14
+_HEAD, _FOOT, _GAP, _LEFT, _RIGHT = 44, 46, 34, 54, 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,7 @@ def over_time(
         _mark(axes, places, warm, named=top == _HEAD)
         _mark_stalls(axes, stalls, named=top == _HEAD)
         _draw(axes, strip)
-        axes.text((8 - _LEFT) / axes.bbox.width, 1 + 7 / height, strip.name, transform=axes.transAxes, color=MUTED,
-                  fontsize=10.5)  # fmt: skip
+        axes.text((2 - _LEFT) / axes.bbox.width, 1 + 7 / height, strip.name, transform=axes.transAxes, color=MUTED)
         _time_axis(axes, span, last=strip is strips[-1])
         top += height + _GAP
     return figure
@@ -134,7 +133,7 @@ def _time_axis(axes: Axes, span: tuple[float, float], *, last: bool) -> None:
     ticks(axes, "x", places, [trimmed(place) for place in places] if last else [])
     if last:
         axes.text(1, -36 / axes.bbox.height, "seconds since the run began", transform=axes.transAxes, ha="right",
-                  color=MUTED, fontsize=10.5)  # fmt: skip
+                  color=MUTED)  # fmt: skip
 
 
 def _mark(axes: Axes, places: pd.DataFrame, warm: pd.DataFrame, *, named: bool) -> None:
@@ -159,7 +158,7 @@ def _name_stages(axes: Axes, places: pd.DataFrame) -> None:
             continue
         free_from_s = start_s + (len(short) * 6.5 + 8) / axes.bbox.width * width_s
         axes.annotate(short, (start_s, above), xycoords=("data", "axes fraction"), xytext=(0, 4),
-                      textcoords="offset points", color=colour, fontsize=10.5, fontweight="bold",
+                      textcoords="offset points", color=colour, fontweight="bold",
                       annotation_clip=False)  # fmt: skip
 
 
@@ -181,7 +180,7 @@ def _key(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
     shift = 0.0
     for name, colour in reversed(entries):
         axes.text(1 - shift / axes.bbox.width, 1 + 7 / axes.bbox.height, name, transform=axes.transAxes, ha="right",
-                  color=colour, fontsize=10.5, fontweight="bold")  # fmt: skip
+                  color=colour, fontweight="bold")  # fmt: skip
         shift += 6.6 * len(name) + 12
 
 

@@ -37,7 +37,7 @@ class Spread:
 def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
     """Latency that a share of requests stays under, a line a stage, with the intervals of p50, p90 and p99."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (40, 52, _right_margin(spread.names), 26))
+    axes = panel(figure, (40, 12, _right_margin(spread.names), 38))
     set_scale(axes, "y", scale)
     top = max(float(spread.curves["share"].max()) if len(spread.curves) else 0.99, 0.99)
     axes.set_xlim(_place(0.01), _place(top) + 0.02)
@@ -55,7 +55,7 @@ def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
 def _right_margin(names: Mapping[int, str]) -> float:
     """Room for the names at the right end of the lines."""
     longest = max(map(len, names.values()), default=0) if len(names) <= _MOST_NAMES else 0
-    return min(16 + 6.2 * longest, 140)
+    return min(16 + 6.4 * longest, 140)
 
 
 def _place(share: float) -> float:
@@ -90,14 +90,14 @@ def _name_curves(axes: Axes, curves: pd.DataFrame, names: Mapping[int, str]) -> 
     at = axes.transAxes.inverted().transform(axes.transData.transform([end[1:] for end in ends]))
     for (stage, _, _), y in zip(ends, apart(list(at[:, 1]), 0.08, 0.0, 1.0), strict=True):
         axes.text(1.02, y, names.get(stage, str(stage)), transform=axes.transAxes, va="center_baseline",
-                  color=stage_colour(stage), fontsize=10, fontweight="bold")  # fmt: skip
+                  color=stage_colour(stage), fontweight="bold")  # fmt: skip
 
 
 def _draw_limit(axes: Axes, limit: Limit, scale: Scale) -> None:
     """The limit as a line with a mark at the percentile it binds; beyond the range it is only named."""
     text = f"{limit.statistic} limit {short_duration(limit.seconds)}"
     if limit.seconds > scale.high:
-        axes.text(0.01, 1, f"{text}: above this range", transform=axes.transAxes, va="top", color=MUTED, fontsize=10)
+        axes.text(0.01, 1, f"{text}: above this range", transform=axes.transAxes, va="top", color=MUTED)
         return
     limit_line(axes, limit.seconds, text)
     if limit.statistic.startswith("p"):

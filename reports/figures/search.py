@@ -46,8 +46,8 @@ def _mark(axes: Axes, mark: Mark) -> None:
 
 def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], unit: str, head: Head) -> Figure:
     """The value of every trial in its order, and the best that kept every limit so far; failures at the foot."""
-    figure = paper((WIDE, 300), head)
-    axes = panel(figure, (64, 56, 24, 44))
+    figure = paper((WIDE, 262), head)
+    axes = panel(figure, (64, 16, 24, 44))
     values = np.asarray([mark.y for mark in marks if math.isfinite(mark.y)], dtype=np.float64)
     scale = scale_of(values, times=unit == "s")
     set_scale(axes, "y", scale)
@@ -69,8 +69,8 @@ def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], u
 
 def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tuple[str, str], head: Head) -> Figure:
     """Two objectives against each other, with the front joined in steps."""
-    figure = paper((SMALL[0], 354), head)
-    axes = panel(figure, (64, 72, 24, 48))
+    figure = paper((SMALL[0], 290), head)
+    axes = panel(figure, (52, 32, 18, 46))
     known = [mark for mark in marks if math.isfinite(mark.x) and math.isfinite(mark.y)]
     for which, values in (("x", [mark.x for mark in known]), ("y", [mark.y for mark in known])):
         set_scale(axes, which, scale_of(np.asarray(values, dtype=np.float64), times=False, allow_log=False))
@@ -86,8 +86,8 @@ def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tu
 
 def agreement(marks: Sequence[Mark], head: Head) -> Figure:
     """What was measured against what the twin had said; the diagonal is where both are the same."""
-    figure = paper((SMALL[0], 354), head)
-    axes = panel(figure, (64, 72, 24, 48))
+    figure = paper((SMALL[0], 290), head)
+    axes = panel(figure, (52, 32, 18, 46))
     values = np.asarray([value for mark in marks for value in (mark.x, mark.y)], dtype=np.float64)
     scale = scale_of(values, times=False, allow_log=False)
     for which in ("x", "y"):
@@ -101,7 +101,7 @@ def agreement(marks: Sequence[Mark], head: Head) -> Figure:
 
 
 def _across(axes: Axes, name: str) -> None:
-    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED, fontsize=10.5)
+    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,15 @@ class Share:
 
 def shares(rows: Sequence[Share], head: Head) -> Figure:
     """A bar a parameter with its interval; the dashed mark is what a parameter without effect would reach."""
-    figure = paper((SMALL[0], 96 + _ROW * len(rows)), head)
-    axes = panel(figure, (178, 58, 24, 30))
+    figure = paper((SMALL[0], 56 + _ROW * len(rows)), head)
+    axes = panel(figure, (166, 14, 24, 34))
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     ticks(axes, "x", [0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     for place, row in enumerate(rows):
         colour = ACCENT if row.shown else MUTED
         axes.text(-8 / axes.bbox.width, place, row.name, transform=axes.get_yaxis_transform(), ha="right", color=INK,
-                  fontsize=10.5, va="center_baseline")  # fmt: skip
+                  va="center_baseline")  # fmt: skip
         axes.barh(place, row.share, height=0.5, color=colour, alpha=0.45 if row.shown else 0.25, zorder=2)
         tip = f"{row.name}: {_per_cent(row.share)} ({_per_cent(row.low)} to {_per_cent(row.high)})"
         axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, zorder=3, gid=f"tip:{tip}")
@@ -153,8 +153,8 @@ _PARTS = (("start", QUEUE, "starting"), ("load", ACCENT, "under load"), ("other"
 
 def minutes(rows: Sequence[Spent], head: Head) -> Figure:
     """Where the minutes of every trial went, as columns."""
-    figure = paper((WIDE, 240), head)
-    axes = panel(figure, (64, 56, 24, 44))
+    figure = paper((WIDE, 212), head)
+    axes = panel(figure, (64, 28, 24, 44))
     totals = np.asarray([row.start + row.load + row.other for row in rows], dtype=np.float64)
     set_scale(axes, "y", scale_of(totals, times=False, allow_log=False))
     axes.set_xlim(-0.6, max(len(rows) - 0.4, 0.6))
@@ -170,5 +170,5 @@ def minutes(rows: Sequence[Spent], head: Head) -> Figure:
             foot += height
     for number, (_, colour, said) in enumerate(_PARTS):
         axes.text(1 - (2 - number) * 96 / axes.bbox.width, 1 + 14 / axes.bbox.height, f"■ {said}",
-                  transform=axes.transAxes, ha="right", color=colour, fontsize=10.5)  # fmt: skip
+                  transform=axes.transAxes, ha="right", color=colour)  # fmt: skip
     return figure

@@ -48,9 +48,9 @@ class Shape:
 
 def shape_figure(shape: Shape, scale: Scale, head: Head) -> Figure:
     """Requests as pale dots, their medians as lines, a colour a stage."""
-    figure = paper((SMALL[0], 300), head)
+    figure = paper((SMALL[0], 250), head)
     longest = max(map(len, shape.names.values()), default=0) if len(shape.names) <= _MOST_NAMES else 0
-    axes = panel(figure, (44, 54, min(18 + 6.2 * longest, 140), 44))
+    axes = panel(figure, (44, 14, min(18 + 6.4 * longest, 140), 44))
     set_scale(axes, "y", scale)
     _set_across(axes, shape)
     for stage, own in groups_of(shape.points, "stage"):
@@ -72,7 +72,7 @@ def _set_across(axes: Axes, shape: Shape) -> None:
         ticks(axes, "x", list(shown), [str(turn) for turn in shown])
     else:
         set_scale(axes, "x", scale_of(x, times=False))
-    axes.text(1, -36 / axes.bbox.height, shape.across, transform=axes.transAxes, ha="right", color=MUTED, fontsize=10.5)
+    axes.text(1, -36 / axes.bbox.height, shape.across, transform=axes.transAxes, ha="right", color=MUTED)
 
 
 def _medians(axes: Axes, stage: int, own: pd.DataFrame) -> tuple[int, float, float]:
@@ -92,4 +92,4 @@ def _name_lines(axes: Axes, shape: Shape, ends: Sequence[tuple[int, float, float
     at = axes.transAxes.inverted().transform(axes.transData.transform([end[1:] for end in ends]))
     for (stage, _, _), y in zip(ends, apart(list(at[:, 1]), 0.08, 0.0, 1.0), strict=True):
         axes.text(1.02, y, shape.names.get(stage, str(stage)), transform=axes.transAxes, va="center_baseline",
-                  color=stage_colour(stage), fontsize=10, fontweight="bold")  # fmt: skip
+                  color=stage_colour(stage), fontweight="bold")  # fmt: skip

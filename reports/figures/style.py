@@ -1,7 +1,9 @@
 """What do all figures share: paper, type, axes and the way values are written?
 
-Sizes are in SVG units, one a CSS pixel at the figure's own width. Axes are placed by hand:
-a layout engine draws every figure several times over.
+Sizes are in SVG units, one a CSS pixel at the figure's own width. A small figure is as wide as a
+phone, so that its type is read there as it is drawn; where there is more room the page draws the
+figure larger, and its type (page.css) less so. Title and subtitle are text of the page, which
+wraps. Axes are placed by hand: a layout engine draws every figure several times over.
 """
 
 import math
@@ -22,20 +24,21 @@ from numpy.typing import NDArray
 
 from harness.units import time_scale
 from reports.loads import trimmed
-from reports.palette import BAD, GRID, INK, LIMIT, MUTED
+from reports.palette import BAD, GRID, LIMIT, MUTED
 
 Floats = NDArray[np.float64]
 
+TYPE = 11  # of words in a figure
+SMALL = (350, 228)
+WIDE = 980
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # texts stay texts: the page's own type, selectable, small
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "axes.unicode_minus": True,
-    "font.size": 11,
+    "font.size": TYPE,
     "path.simplify": False,  # would drop the dots, which are lines of no length
     "svg.hashsalt": "report",  # the same file gives the same page
 }
-SMALL = (420, 272)
-WIDE = 980
 
 
 @contextmanager
@@ -49,7 +52,7 @@ def drawing() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What is written above a figure; `simulated` is said in the title itself."""
+    """What the page writes above a figure; `simulated` is said in the title itself."""
 
     title: str
     subtitle: str = ""
@@ -62,13 +65,12 @@ class Head:
 
 
 def paper(size: tuple[int, int], head: Head) -> Figure:
-    """A transparent figure with its head."""
+    """A transparent figure; what was simulated says so in the drawing, which may be copied out of the page."""
     width, height = size
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     figure.patch.set_visible(False)
-    figure.text(8 / width, 1 - 17 / height, head.full_title, color=INK, fontsize=12.5, fontweight="bold", va="center")
-    if head.subtitle:
-        figure.text(8 / width, 1 - 35 / height, head.subtitle, color=MUTED, fontsize=10.5, va="center")
+    if head.simulated:
+        figure.text(2 / width, 4 / height, "SIMULATED", color=MUTED, fontsize=10, fontweight="bold")
     return figure
 
 
@@ -96,18 +98,18 @@ def ticks(axes: Axes, which: str, places: Sequence[float], labels: Sequence[str]
         _lines_at(axes, places, across=True, transform=axes.get_yaxis_transform(), colour=GRID)
         for place, label in zip(places, labels, strict=True):
             axes.text(-7 / width, place, label, transform=axes.get_yaxis_transform(), ha="right", va="center_baseline",
-                      color=colour, fontsize=10.5)  # fmt: skip
+                      color=colour)  # fmt: skip
         return
     _lines_at(axes, places, across=False, transform=axes.get_xaxis_transform(), colour=MUTED, ends=(-3.5 / height, 0))
     for place, label in zip(places, labels, strict=False):
         axes.text(place, -17 / height, label, transform=axes.get_xaxis_transform(), ha="center", va="baseline",
-                  color=colour, fontsize=10.5)  # fmt: skip
+                  color=colour)  # fmt: skip
 
 
 def over(axes: Axes, name: str) -> None:
-    """What y is, above its labels; the panel's top margin has to be 70 or more where there is a subtitle."""
-    left = (8 - axes.bbox.x0) / axes.bbox.width
-    axes.text(left, 1 + 9 / axes.bbox.height, name, transform=axes.transAxes, color=MUTED, fontsize=10.5)
+    """What y is, above its labels; the panel's top margin has to be 26 or more."""
+    left = (2 - axes.bbox.x0) / axes.bbox.width
+    axes.text(left, 1 + 9 / axes.bbox.height, name, transform=axes.transAxes, color=MUTED)
 
 
 def _lines_at(
@@ -233,7 +235,7 @@ def limit_line(axes: Axes, value: float, text: str) -> None:
     height = axes.bbox.height
     below = axes.transData.transform((0, value))[1] - axes.bbox.y0 > height - 16
     axes.annotate(text, (0, value), xycoords=("axes fraction", "data"), xytext=(3, -12 if below else 4),
-                  textcoords="offset points", color=LIMIT, fontsize=10.5, fontweight="bold", zorder=6)  # fmt: skip
+                  textcoords="offset points", color=LIMIT, fontweight="bold", zorder=6)  # fmt: skip
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -16,7 +16,7 @@ _MARKS = {"worse": (BAD, "v"), "better": (ACCENT, "^")}  # told by shape too
 def trend_lines(frame: pd.DataFrame, runs: int, head: Head, *, times: bool) -> Figure:
     """A line a stage over the runs; a triangle where a change was shown, up for better and down for worse."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (46, 56, 18, 40))
+    axes = panel(figure, (46, 16, 18, 38))
     set_scale(axes, "y", scale_of(frame["value"].to_numpy(dtype=np.float64), times=times))
     axes.set_xlim(0.7, runs + 0.3)
     step = max(1, round(runs / 8))
