@@ -43,3 +43,4 @@ $(READY): pyproject.toml
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .engines
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -21,10 +21,10 @@ HARNESS = [sys.executable, "-m", "harness"]
 SECRET = "sk-this-must-never-be-written-4711"
 
 
-def harness(*words, env=None, timeout=60):
-    """Run a command of the harness to its end."""
+def harness(*words):
+    """Run a command of the harness to its end, as a process."""
     return subprocess.run(  # noqa: PLW1510 - the exit code is what is tested
-        [*HARNESS, *map(str, words)], capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}
+        [*HARNESS, *map(str, words)], capture_output=True, text=True, timeout=60
     )
 
 
@@ -200,14 +200,14 @@ def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected, obeyed):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_is_never_written_over(tmp_path, metronome):
+def test_a_result_is_never_written_over(tmp_path, metronome, obeyed):
     """A folder that holds a result already, or the raw files of one, is refused and left as it is."""
     path = scenario(tmp_path, CONSTANT)
     for kept in ("result/run.json", "other/raw/somebodys.txt"):
         file = tmp_path / kept
         file.parent.mkdir(parents=True)
         file.write_text("{}")
-        done = harness("run", path, "--url", metronome, "--out", tmp_path / kept.split("/")[0])
+        done = obeyed("run", path, "--url", metronome, "--out", tmp_path / kept.split("/")[0])
 
         assert (done.returncode, "holds a result already" in done.stderr) == (2, True)
         assert file.read_text() == "{}"
@@ -296,11 +296,12 @@ def test_an_engine_that_dies_is_told_and_reported(tmp_path):
     assert found["never_sent"] > 0
 
 
-def test_an_api_key_reaches_the_server_and_no_file(tmp_path, metronome):
+def test_an_api_key_reaches_the_server_and_no_file(tmp_path, metronome, obeyed, monkeypatch):
     """The key is taken from the environment by name; no file and no output of the run holds it."""
     path, out = scenario(tmp_path, CONSTANT), tmp_path / "out"
     words = ("run", path, "--url", metronome, "--out", out, "--set", "engine.api_key_env=CHECK_KEY")
-    done = harness(*words, env={"CHECK_KEY": SECRET})
+    monkeypatch.setenv("CHECK_KEY", SECRET)
+    done = obeyed(*words)
 
     assert done.returncode == 0, done.stderr
     assert SECRET not in done.stdout + done.stderr
