@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Containers often forbid caches of compiled code: then each of the harness's processes, and pytest, compiles all anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-engines check fuzz bench format clean
 
@@ -10,7 +12,7 @@ run: $(READY)
 	$(BIN)/harness run scenarios/long_context.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not engines" -n 2
+	$(BIN)/python -m pytest -q -m "not engines" -n 2 --dist worksteal
 
 test-engines: $(READY)
 	$(BIN)/python -m tests.engines.environments
@@ -25,7 +27,7 @@ check: $(READY)
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
 
 fuzz: $(READY)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "not engines" -k "$${FUZZ:-}" -n 2
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "not engines" -k "$${FUZZ:-}" -n 2 --dist worksteal
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -41,3 +43,4 @@ $(READY): pyproject.toml
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .engines
+	find . -name __pycache__ -prune -exec rm -rf {} +

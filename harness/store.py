@@ -54,7 +54,7 @@ def read_requests(folder: Path) -> Requests:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = _read_table(folder / REQUESTS, COLUMNS)
+    table = read_table(folder / REQUESTS, COLUMNS)
     return requests_from_columns({name: _values(name, table[name]) for name in COLUMNS})
 
 
@@ -148,7 +148,7 @@ def read_samples(folder: Path) -> Samples:
     if not (folder / SAMPLES).exists():
         table: Mapping[str, Any] = {"at_ns": [], "source": [], "name": [], "value": []}
     else:
-        read = _read_table(folder / SAMPLES, ("at_ns", "source", "name", "value"))
+        read = read_table(folder / SAMPLES, ("at_ns", "source", "name", "value"))
         table = {name: _cell_values(read[name]) for name in read.column_names}
     return Samples(
         np.asarray(table["at_ns"], dtype=np.int64),
@@ -179,7 +179,7 @@ def read_kernel_samples(folder: Path) -> dict[str, list[Any]]:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = _read_table(folder / KERNELS, KERNEL_COLUMNS)
+    table = read_table(folder / KERNELS, KERNEL_COLUMNS)
     return {name: table[name].to_pylist() for name in KERNEL_COLUMNS}
 
 
@@ -234,10 +234,18 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     draft.replace(path)
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns of one parquet file, as they lie there.
+
+    Read as a file and not as a data set, whose machinery takes longer to load than one of our tables to read.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
     try:
-        return pq.read_table(path, columns=list(columns))
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=list(columns)).select(list(columns))
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; expected a finished result folder") from None
-    except (OSError, pa.ArrowException) as fault:
+    except (OSError, KeyError, pa.ArrowException) as fault:
         raise ResultError(f"{path}: cannot be read ({str(fault).splitlines()[0]})") from None

@@ -15,10 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harness import store
-from harness.errors import ResultError
 from harness.records import COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from reports.rows import frame_of, frame_of_rows
 
@@ -86,10 +84,7 @@ def _sayable(value: Any) -> Any:
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.exists():
         return frame_of({name: _empty(name) for name in columns})
-    try:
-        table = pq.read_table(path, columns=list(columns))
-    except (OSError, pa.ArrowException) as fault:
-        raise ResultError(f"{path}: cannot be read ({str(fault).splitlines()[0]})") from None
+    table = store.read_table(path, columns)
     return frame_of({name: _values(table[name]) for name in columns})
 
 

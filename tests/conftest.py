@@ -1,4 +1,4 @@
-"""How do the property tests draw their examples?
+"""How do the property tests draw their examples, and how many threads has a process under test?
 
 CI must not fail by the luck of a draw on a commit that changed nothing, so the examples of `make test`
 follow from the tests themselves. `make fuzz` draws fresh ones, many of them: that is where new bugs are found.
@@ -7,6 +7,9 @@ follow from the tests themselves. `make fuzz` draws fresh ones, many of them: th
 import os
 
 from hypothesis import HealthCheck, settings
+
+# Before anything loads numpy, here or in a child: a pool of threads in each of many short processes only costs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _CALM = (HealthCheck.too_slow,)  # a busy machine is no fault of the test
 

@@ -1,8 +1,9 @@
 """Does the code keep the house: layers, cycles, sizes, forbidden imports, one clock?"""
 
 import ast
+import functools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -137,9 +138,19 @@ MODULES = modules()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
-def imports_of(tree: ast.AST, *, top_only: bool = False) -> Iterator[str]:
+@functools.cache
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """All of a tree's nodes: walked once for all tests that look at them."""
+    return tuple(ast.walk(tree))
+
+
+@functools.cache
+def imports_of(tree: ast.AST, *, top_only: bool = False) -> tuple[str, ...]:
     """Dotted names that a module imports; with top_only, those that run when it is loaded."""
-    nodes = ast.walk(tree) if not top_only else _top_level(tree)
+    return tuple(_imported(nodes_of(tree) if not top_only else _top_level(tree)))
+
+
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -169,7 +180,7 @@ def rank(name: str) -> int | None:
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """All functions and methods."""
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (node for node in nodes_of(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -293,7 +304,7 @@ def test_inheritance_is_for_exceptions_models_and_protocols():
     bases = {
         (name, node.name): [ast.unparse(base) for base in node.bases]
         for name, tree in TREES.items()
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.ClassDef)
     }
     allowed = PLAIN_BASES | PROTOCOL_BASES | PARSER_BASES
@@ -319,7 +330,7 @@ def test_only_the_monotonic_clock_is_read(name):
     """`time.time` and `datetime.now` occur nowhere but in clock.py."""
     bad = [
         ast.unparse(node)
-        for node in ast.walk(TREES[name])
+        for node in nodes_of(TREES[name])
         if isinstance(node, ast.Attribute)
         and ast.unparse(node)
         in {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"}
@@ -340,7 +351,7 @@ def test_only_the_command_line_prints():
     bad = [
         name
         for name, tree in TREES.items()
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"

@@ -15,16 +15,33 @@ import psutil
 import pytest
 
 from harness import store
+from harness.cli import main
 
 HARNESS = [sys.executable, "-m", "harness"]
 SECRET = "sk-this-must-never-be-written-4711"
 
 
-def harness(*words, env=None, timeout=60):
-    """Run a command of the harness to its end."""
+def harness(*words):
+    """Run a command of the harness to its end, as a process."""
     return subprocess.run(  # noqa: PLW1510 - the exit code is what is tested
-        [*HARNESS, *map(str, words)], capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}
+        [*HARNESS, *map(str, words)], capture_output=True, text=True, timeout=60
     )
+
+
+@pytest.fixture
+def obeyed(capfd):
+    """Run a command to its end in this process: the same words and exits without another start of Python.
+
+    Its workers and engines are processes as ever, and what they say is heard too.
+    """
+
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            main(list(map(str, words)))
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(words, end.value.code, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +125,12 @@ def test_a_run_leaves_every_file_and_counts_every_token(tmp_path, metronome):
     assert str(tmp_path / "out" / "report.html") in done.stdout
 
 
-def test_the_schedule_does_not_depend_on_the_workers(tmp_path, metronome):
+def test_the_schedule_does_not_depend_on_the_workers(tmp_path, metronome, obeyed):
     """With one, two and three workers the same sessions are due at the same times, and all are answered."""
     path, found = scenario(tmp_path, [{"poisson": {"rate": 80, "requests": 40}}], warmup={"requests": 5}), []
     for workers in (1, 2, 3):
         out = tmp_path / f"out{workers}"
-        done = harness("run", path, "--url", metronome, "--out", out, "--set", f"workers={workers}", "--quiet")
+        done = obeyed("run", path, "--url", metronome, "--out", out, "--set", f"workers={workers}", "--quiet")
         assert done.returncode == 0, done.stderr
         requests = store.read_requests(out)
         found.append((requests.session.tolist(), requests.due_ns.tolist(), requests.phase.tolist()))
@@ -148,7 +165,7 @@ def web_page():
         thread.join()
 
 
-def test_a_server_that_is_no_engine_is_one_line_and_no_result(tmp_path, metronome, web_page):
+def test_a_server_that_is_no_engine_is_one_line_and_no_result(tmp_path, metronome, web_page, obeyed):
     """Nothing listening, a web page, and a model that is not there: exit 3, one line, no folder."""
     path, out = scenario(tmp_path, CONSTANT), tmp_path / "out"
     cases = [
@@ -157,7 +174,7 @@ def test_a_server_that_is_no_engine_is_one_line_and_no_result(tmp_path, metronom
         (["--url", metronome, "--model", "metronom"], "did you mean 'metronome'?"),
     ]
     for words, expected in cases:
-        done = harness("run", path, *words, "--out", out, "--quiet")
+        done = obeyed("run", path, *words, "--out", out, "--quiet")
 
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
         assert expected in done.stderr
@@ -175,9 +192,9 @@ def test_a_server_that_is_no_engine_is_one_line_and_no_result(tmp_path, metronom
         (["--set", "engine.api_key_env=NO_SUCH_VARIABLE", "--url", "http://127.0.0.1:9"], "NO_SUCH_VARIABLE"),
     ],
 )
-def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected):
+def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected, obeyed):
     """A mistyped flag or value ends before anything is started."""
-    done = harness("run", scenario(tmp_path, CONSTANT), "--out", tmp_path / "out", *words)
+    done = obeyed("run", scenario(tmp_path, CONSTANT), "--out", tmp_path / "out", *words)
 
     lines = [line for line in done.stderr.splitlines() if not line.startswith("harness: engine: ")]
     assert (done.returncode, len(lines)) == (2, 1), done.stderr
@@ -185,14 +202,14 @@ def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_is_never_written_over(tmp_path, metronome):
+def test_a_result_is_never_written_over(tmp_path, metronome, obeyed):
     """A folder that holds a result already, or the raw files of one, is refused and left as it is."""
     path = scenario(tmp_path, CONSTANT)
     for kept in ("result/run.json", "other/raw/somebodys.txt"):
         file = tmp_path / kept
         file.parent.mkdir(parents=True)
         file.write_text("{}")
-        done = harness("run", path, "--url", metronome, "--out", tmp_path / kept.split("/")[0])
+        done = obeyed("run", path, "--url", metronome, "--out", tmp_path / kept.split("/")[0])
 
         assert (done.returncode, "holds a result already" in done.stderr) == (2, True)
         assert file.read_text() == "{}"
@@ -214,7 +231,7 @@ def test_ctrl_c_once_waits_for_what_is_in_flight_and_reports(tmp_path, metronome
     assert (out / "report.html").exists()
 
 
-def test_ctrl_c_twice_leaves_at_once_with_a_folder_that_can_be_read(tmp_path, metronome):
+def test_ctrl_c_twice_leaves_at_once_with_a_folder_that_can_be_read(tmp_path, metronome, obeyed):
     """The second Ctrl-C does not wait for answers; `harness report` makes the account afterwards."""
     path, out = (
         scenario(tmp_path, LONG, workload={"kind": "synthetic", "input_tokens": 9, "output_tokens": 9000}),
@@ -228,14 +245,14 @@ def test_ctrl_c_twice_leaves_at_once_with_a_folder_that_can_be_read(tmp_path, me
         process.communicate(timeout=20)
 
         assert process.returncode == 130
-    done = harness("report", out)
+    done = obeyed("report", out)
     found = account(out)
     assert done.returncode == 0, done.stderr
     assert found["cancelled"] > 0
     assert sum(found.values()) == 1500
 
 
-def test_sigkill_leaves_an_account_and_no_orphans(tmp_path):
+def test_sigkill_leaves_an_account_and_no_orphans(tmp_path, obeyed):
     """After SIGKILL of the harness its workers and its engine are gone, and what was sent is accounted for."""
     path, out = scenario(tmp_path, LONG), tmp_path / "out"
     with running("run", path, "--out", out, begun=some_sent(out)) as process:
@@ -247,7 +264,7 @@ def test_sigkill_leaves_an_account_and_no_orphans(tmp_path):
 
         assert len(children) >= 2
         assert alive == []
-    done = harness("report", out)
+    done = obeyed("report", out)
     assert done.returncode == 0, done.stderr
     assert sum(account(out).values()) == 1500
     assert account(out)["completed"] > 0
@@ -281,11 +298,12 @@ def test_an_engine_that_dies_is_told_and_reported(tmp_path):
     assert found["never_sent"] > 0
 
 
-def test_an_api_key_reaches_the_server_and_no_file(tmp_path, metronome):
+def test_an_api_key_reaches_the_server_and_no_file(tmp_path, metronome, obeyed, monkeypatch):
     """The key is taken from the environment by name; no file and no output of the run holds it."""
     path, out = scenario(tmp_path, CONSTANT), tmp_path / "out"
     words = ("run", path, "--url", metronome, "--out", out, "--set", "engine.api_key_env=CHECK_KEY")
-    done = harness(*words, env={"CHECK_KEY": SECRET})
+    monkeypatch.setenv("CHECK_KEY", SECRET)
+    done = obeyed(*words)
 
     assert done.returncode == 0, done.stderr
     assert SECRET not in done.stdout + done.stderr

@@ -72,3 +72,24 @@ def test_a_broken_file_is_told_in_a_line(tmp_path, content):
     with pytest.raises(ResultError, match=r"events\.parquet: ") as caught:
         store.read_events(tmp_path)
     assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"PAR1 and no more", pa.table({"at_ns": [1], "name": ["x"]})])
+def test_a_broken_table_is_told_in_a_line(tmp_path, content):
+    """Missing, cut or without a column: its name and what is wrong."""
+    path = tmp_path / store.SAMPLES
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        pq.write_table(content, path)
+
+    with pytest.raises(ResultError, match=r"samples\.parquet: ") as caught:
+        store.read_table(path, ("at_ns", "source"))
+    assert len(caught.value.lines) == 1
+
+
+def test_the_columns_asked_for_are_read_in_their_order(tmp_path):
+    """And no other."""
+    pq.write_table(pa.table({"a": [1], "b": [2], "c": [3]}), tmp_path / store.SAMPLES)
+
+    assert store.read_table(tmp_path / store.SAMPLES, ("c", "a")).to_pydict() == {"c": [3], "a": [1]}
