@@ -133,14 +133,14 @@ def _failed(result: StudyResult) -> int:
 
 def doubts(result: StudyResult) -> Iterator[tuple[str, str]]:
     """What stands between these numbers and a decision, each with what to do next."""
-    counted = [trial for trial in result.trials if feasible(trial)]
+    compared = [trial for trial in result.trials if feasible(trial) or trial.get("status") == "stopped"]
     drift = result.confirmation.get("drift")
     if drift:
         yield str(drift), "run the confirmation again on a machine at rest"
     if not result.confirmation:
         yield "the winner was not held against the default again", "set confirm.best to 1 or more"
-    if len(counted) < _FEW_TRIALS:
-        yield f"only {len(counted)} trials were measured in full within the limits", "give it more trials"
+    if len(compared) < _FEW_TRIALS:
+        yield f"only {len(compared)} trials kept the limits, or served until they could not win", "give it more trials"
     if result.trials and _failed(result) > _MANY_FAILURES * len(result.trials):
         yield (
             f"{_failed(result)} of {len(result.trials)} trials failed",

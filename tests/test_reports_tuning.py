@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -219,3 +220,18 @@ def test_a_study_is_drawn_again_in_chinese(tmp_path):
         main(["report", str(tmp_path), "--lang", "zh"])
 
     assert '<html lang="zh-Hans">' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def doubts_of(trials):
+    """What the page doubts of a study with these trials."""
+    return [said for said, _ in tuning.doubts(StudyResult(Path(), study(trials=trials)))]
+
+
+def test_a_load_that_was_given_up_was_compared():
+    """Two trials in full and four that could not win are a study of six; those that failed leave a doubt."""
+    full = [trial(0, 1.0), trial(1, 1.5)]
+    lost = [trial(number, 0.7, status="stopped") for number in range(2, 6)]
+    broken = [trial(number, None, status="failed", failure=MEMORY) for number in range(4, 6)]
+
+    assert not any(said.startswith("only") for said in doubts_of([*full, *lost]))
+    assert "only 4 trials kept the limits, or served until they could not win" in doubts_of([*full, *lost[:2], *broken])
