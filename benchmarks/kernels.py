@@ -1,5 +1,6 @@
 """Can the times of the kernel bench be trusted: against torch's own timer, and from one run to the next?"""
 
+import itertools
 import json
 import os
 import statistics
@@ -20,15 +21,18 @@ AGREE = 0.05
 SHARE_OF_CASES = 0.9
 
 ROUNDS = 40  # in which each timer has its turn, in the order A B B A: what slows the machine for a while slows both
-ROUND_S = 0.08
+ROUND_S = 0.05
 REPEATS = (
     7  # of each of two runs, in turn: many short ones see more of what changes from second to second than few long
 )
 # A thread stays on its core, as in the engine, which binds its threads the same way.
 BOUND = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
-# Times the closures of each case by turns as the bench does and with torch.utils.benchmark; a line of JSON a case:
-# the bench's median, torch's, torch's of one half of the rounds and of the other, and the time without a core.
+# Times the closures of each case by turns as the bench does and with torch.utils.benchmark; a line of JSON a case: a
+# pair of medians for each round, and the time without a core. Rounds are held against each other one by one: a virtual
+# machine's neighbours change a kernel's time from second to second, and a median of all flips between two speeds.
+# Both time as many launches at once: blocked_autorange takes ten times as many, and on a busy machine each of its
+# blocks holds an interruption that the median of shorter ones leaves out (18 % on a machine with two other jobs).
 TIMED = """
 import json, statistics, sys, time
 sys.path.append(sys.argv[1])
@@ -48,18 +52,27 @@ for index, case in enumerate(job.cases):
     path = next(path for path in provider.paths() if case.phase in path.phases)
     launch = provider.prepare(case, path.name, inputs.make(case, index)).launches[0]
     timer = Timer("launch()", globals={"launch": launch}, num_threads=torch.get_num_threads())
-    ours, theirs = [], [[], []]
-    takers = [
-        lambda turn: ours.extend(one / 1e9 for one in sample(provider, (launch,), rule).times_ns),
-        lambda turn: theirs[turn // 2 % 2].extend(timer.blocked_autorange(min_run_time=round_s).times),
-    ]
-    before, began_ns = waits(), time.perf_counter_ns()
+    count = sample(provider, (launch,), rule).samples[0].launches
+
+    def bench():
+        return sample(provider, (launch,), rule).median_ns / 1e9
+
+    def torchs():
+        times, ends_ns = [], time.perf_counter_ns() + round_s * 1e9
+        while time.perf_counter_ns() < ends_ns:
+            times += timer.timeit(count).times
+        return statistics.median(times)
+
+    before, began_ns, pairs = waits(), time.perf_counter_ns(), []
     for turn in range(rounds):
-        for take in takers[:: 1 if turn % 2 else -1]:
-            take(turn)
+        if turn % 2:
+            ours = bench()
+            pairs.append([ours, torchs()])
+        else:
+            theirs = torchs()
+            pairs.append([bench(), theirs])
     waited = waited_share(before, waits(), time.perf_counter_ns() - began_ns)
-    medians = [statistics.median(times) for times in (ours, theirs[0] + theirs[1], *theirs)]
-    print(json.dumps([*medians, waited]), flush=True)
+    print(json.dumps({"pairs": pairs, "waited": waited}), flush=True)
 """
 
 
@@ -71,14 +84,20 @@ def kernels(folder: Path) -> Iterator[Number]:
     job = folder / "job.json"
     job.write_text(json.dumps(_job()), encoding="utf-8")
     timed = [json.loads(line) for line in _lines(["-c", TIMED, str(ROOT), str(job), str(ROUNDS), str(ROUND_S)])]
-    yield _agreement("medians against torch.utils.benchmark", [ours / theirs for ours, theirs, *_ in timed])
-    itself = [one / other for _, _, one, other, _ in timed]
-    yield replace(_agreement("torch.utils.benchmark against itself", itself), target="as is", met=True)
+    against = [statistics.median(ours / theirs for ours, theirs in case["pairs"]) for case in timed]
+    yield _agreement("medians against torch.utils.benchmark, in turn", against)
+    itself = [_itself([theirs for _, theirs in case["pairs"]]) for case in timed]
+    yield replace(_agreement("torch.utils.benchmark against itself, in turn", itself), target="as is", met=True)
     runs = [_rows(job) for _ in range(2 * REPEATS)]
     first, second = _times(runs[::2]), _times(runs[1::2])
     what = f"times of two runs of {REPEATS} repeats in turn"
     yield _agreement(what, [new / base for base, new in zip(first, second, strict=True)])
-    yield _busy([waited for *_, waited in timed] + [row["waited"] for run in runs for row in run])
+    yield _busy([case["waited"] for case in [*timed, *itertools.chain(*runs)]])
+
+
+def _itself(times: list[float]) -> float:
+    """Of each round to the next, in the middle."""
+    return statistics.median(one / other for one, other in zip(times[::2], times[1::2], strict=True))
 
 
 def _agreement(what: str, ratios: list[float]) -> Number:
@@ -112,13 +131,14 @@ def _lines(words: list[str]) -> list[str]:
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         done = subprocess.run(
             [str(PYTHON), *words],
-            cwd=ROOT, env={**os.environ, **BOUND}, stdout=subprocess.PIPE, stderr=said, text=True, check=True,
+            cwd=ROOT, env={**BOUND, **os.environ}, stdout=subprocess.PIPE, stderr=said, text=True, check=True,
         )  # fmt: skip
     return [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]
 
 
 def _job() -> dict[str, Any]:
-    shape = {"heads": 28, "kv_heads": 4, "head_size": 128}
+    # A small cache: hot data need no other, and a cold rotation through a large last-level cache takes seconds to make.
+    shape = {"heads": 28, "kv_heads": 4, "head_size": 128, "num_blocks": 512}
     cases = [
         {"phase": "decode", "query_lens": [1] * batch, "kv_lens": [length] * batch, "block_size": size, **shape}
         for batch in (1, 4)
