@@ -22,9 +22,7 @@ SHARE_OF_CASES = 0.9
 
 ROUNDS = 40  # in which each timer has its turn, in the order A B B A: what slows the machine for a while slows both
 ROUND_S = 0.05
-REPEATS = (
-    7  # of each of two runs, in turn: many short ones see more of what changes from second to second than few long
-)
+REPEATS = 5  # of each of two runs, in turn
 # A thread stays on its core, as in the engine, which binds its threads the same way.
 BOUND = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
@@ -88,6 +86,7 @@ def kernels(folder: Path) -> Iterator[Number]:
     yield _agreement("medians against torch.utils.benchmark, in turn", against)
     itself = [_itself([theirs for _, theirs in case["pairs"]]) for case in timed]
     yield replace(_agreement("torch.utils.benchmark against itself, in turn", itself), target="as is", met=True)
+    yield _wandering([[theirs for _, theirs in case["pairs"]] for case in timed])
     runs = [_rows(job) for _ in range(2 * REPEATS)]
     first, second = _times(runs[::2]), _times(runs[1::2])
     what = f"times of two runs of {REPEATS} repeats in turn"
@@ -98,6 +97,14 @@ def kernels(folder: Path) -> Iterator[Number]:
 def _itself(times: list[float]) -> float:
     """Of each round to the next, in the middle."""
     return statistics.median(one / other for one, other in zip(times[::2], times[1::2], strict=True))
+
+
+def _wandering(cases: list[list[float]]) -> Number:
+    """How far one closure in one process differs from itself within seconds: runs cannot agree better than that."""
+    quarters = [statistics.quantiles(times, n=4) for times in cases]
+    typical = statistics.median((high - low) / middle for low, middle, high in quarters)
+    what = "torch.utils.benchmark from round to round"
+    return Number("kernels", what, "as is", f"half of all rounds within {format_share(typical)}", met=True)
 
 
 def _agreement(what: str, ratios: list[float]) -> Number:
