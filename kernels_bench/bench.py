@@ -8,16 +8,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from kernels_bench.axes import problem
 from kernels_bench.cases import Case
 from kernels_bench.job import Job
-from kernels_bench.marks import throttled
+from kernels_bench.marks import CROWDED, throttled
 from kernels_bench.providers.base import HOLLOW, Device, Launch, Path, Prepared, Provider
 from kernels_bench.roofline import Limits, distance
 from kernels_bench.timing import Series, sample
 from kernels_bench.verify import verdict
+from kernels_bench.waits import waited_share, waits
 
 if TYPE_CHECKING:
     from kernels_bench.providers.inputs import Inputs
@@ -141,16 +143,20 @@ def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) ->
     more["errors"] = errors
     if wrong:
         return _row(index, path.name, WRONG, wrong, **more)
-    before = bench.provider.telemetry()
+    before, waits_before, began_ns = bench.provider.telemetry(), waits(), perf_counter_ns()
     series, refused = _series(bench, prepared)
+    waited = waited_share(waits_before, waits(), perf_counter_ns() - began_ns)
     if not series:
         return _row(index, path.name, SKIPPED, "; ".join(f"{mode}: {why}" for mode, why in refused.items()), **more)
     after = bench.provider.telemetry()
     more |= {"before": dict(before), "after": dict(after), "refused_modes": refused}
-    more["throttled"] = throttled(before, after)
+    more |= {"throttled": throttled(before, after), "waited": waited}
     modes = {mode: mode_row(bench, case, one) for mode, one in series.items()}
     if not _is_cold(bench.device, case, steps) and "cold" in modes:
-        modes["cold"]["marks"] = [*modes["cold"]["marks"], "partly-cached"]
+        modes["cold"]["marks"].append("partly-cached")
+    if bench.device.kind == "cpu" and waited > CROWDED:
+        for figures in modes.values():
+            figures["marks"].append("crowded")
     return _row(index, path.name, MEASURED, None, **more, modes=modes)
 
 

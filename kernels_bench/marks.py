@@ -7,6 +7,7 @@ from kernels_bench.stopping import Rule, Stop, median
 NOISY_SPREAD = 0.10  # middle half of the samples, relative to the median: beyond it a median hides two regimes
 DRIFT = 0.05  # last third against first third: a clock that falls, or a neighbour that came
 CLOCK_LOSS = 0.03  # a clock lower by this after the samples than before explains as much of their times
+CROWDED = 0.05  # of the time without a core: a quiet system takes one away for less than a thousandth of it
 LAUNCH_SHARE = 0.9  # host time a launch, relative to device time: the device waited for the host
 
 

@@ -1,17 +1,18 @@
 """How long does a launch take? Warm-up, batches long enough to be timed, samples until they agree."""
 
+import gc
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 
 from kernels_bench.marks import launch_bound, marks_of
 from kernels_bench.providers.base import Launch, Provider, Sample
-from kernels_bench.stopping import Rule, Stop, decide, median, median_interval
+from kernels_bench.stopping import Rule, Stop, decide, interval_of, median
 
-LEAST_BATCH_NS = 200_000  # clock and events resolve a microsecond at worst: half a percent of it
-LEAST_EVENT_BATCH_NS = 1_000_000  # on a device, also the gap before its first launch is in the batch
+LEAST_BATCH_NS = 1_000_000  # what reading the clock, and the gap before a device's first launch, are a thousandth of
 MOST_LAUNCHES = 512
 WARM_NS = 50_000_000
 WARM_LAUNCHES = 3
@@ -39,7 +40,7 @@ class Series:
     @property
     def interval_ns(self) -> tuple[float, float] | None:
         """A 95 % interval of the median; None for fewer than six samples."""
-        return median_interval(self.times_ns)
+        return interval_of(self.times_ns)
 
     @property
     def launch_ns(self) -> float:
@@ -60,13 +61,10 @@ def sample(provider: Provider, launches: Sequence[Launch], rule: Rule) -> Series
     the last-level cache. What warms up is run and thrown away.
     """
     turns = itertools.cycle(launches)
-    count = _warm_up(provider, turns, len(launches))
-    samples: list[Sample] = []
-    values: list[float] = []
-    began_ns = perf_counter_ns()
-    while (stop := decide(values, (perf_counter_ns() - began_ns) / 1e9, rule)) is None:
-        samples.append(provider.time(list(itertools.islice(turns, count))))
-        values.append(time_of(samples[-1]))
+    with _no_collection():
+        count = _warm_up(provider, turns, len(launches))
+        samples, stop = _collect(provider, turns, count, rule)
+    values = [time_of(one) for one in samples]
     marks = marks_of(values, stop, rule)
     if any(one.device_ns is not None for one in samples):
         device_ns = median(values)
@@ -76,17 +74,39 @@ def sample(provider: Provider, launches: Sequence[Launch], rule: Rule) -> Series
     return Series(tuple(samples), stop, tuple(marks))
 
 
+def _collect(provider: Provider, turns: Iterator[Launch], count: int, rule: Rule) -> tuple[list[Sample], Stop]:
+    samples: list[Sample] = []
+    values: list[float] = []
+    began_ns = perf_counter_ns()
+    while (stop := decide(values, (perf_counter_ns() - began_ns) / 1e9, rule)) is None:
+        samples.append(provider.time(list(itertools.islice(turns, count))))
+        values.append(time_of(samples[-1]))
+    return samples, stop
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running inside a sample; torch's own timer does so, too."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def _warm_up(provider: Provider, turns: Iterator[Launch], steps: int) -> int:
     """Run each launch at least once, for some time; how many launches make a batch that can be timed."""
-    first = provider.time([next(turns)])
-    done, spent_ns = 1, first.wall_ns
+    shortest = one = provider.time([next(turns)])
+    done, spent_ns = 1, one.wall_ns
     while (done < max(WARM_LAUNCHES, steps) or spent_ns < WARM_NS) and spent_ns < MOST_WARM_NS:
-        first = provider.time([next(turns)])
-        done, spent_ns = done + 1, spent_ns + first.wall_ns
-    return batch_size(first)
+        one = provider.time([next(turns)])
+        done, spent_ns = done + 1, spent_ns + one.wall_ns
+        shortest = min(shortest, one, key=time_of)
+    return batch_size(shortest)  # not the last one: interrupted once, it would have all batches too short
 
 
 def batch_size(one: Sample) -> int:
     """Launches that fill the least batch, judged by one that was timed alone."""
-    least_ns = LEAST_BATCH_NS if one.device_ns is None else LEAST_EVENT_BATCH_NS
-    return min(MOST_LAUNCHES, max(1, math.ceil(least_ns / max(1.0, time_of(one)))))
+    return min(MOST_LAUNCHES, max(1, math.ceil(LEAST_BATCH_NS / max(1.0, time_of(one)))))

@@ -121,6 +121,15 @@ def test_a_run_leaves_samples_a_table_and_a_summary(tmp_path, fake):
     assert finish(folder) == summary  # once more, from the files alone
 
 
+def test_threads_without_a_core_are_a_doubt():
+    """Of a busy machine all times are too long, also where they are alike."""
+    modes = {mode: {"marks": marks} for mode, marks in {"cold": ["crowded"], "hot": []}.items()}
+    row = {"status": "measured", "throttled": False, "modes": modes}
+    doubt = next(one for one in find_doubts([row], {"facts": {}}) if one.name == "crowded_kernel")
+
+    assert doubt.text == "In 1 of 2 measurements a thread waited for a core that another process had."
+
+
 def test_a_process_that_dies_costs_one_case(tmp_path, fake):
     """The next one begins behind it and is held to the limits that the first one measured."""
     _, outcome, summary = run(tmp_path, fake(**{"2": "die", "7": "die"}))

@@ -1,8 +1,10 @@
 """Does sampling stop when it should, mark what is doubtful, and rotate what it launches?"""
 
+import gc
 import math
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +13,10 @@ from kernels_bench.cases import Work
 from kernels_bench.marks import launch_bound, marks_of, throttled
 from kernels_bench.providers.base import Sample
 from kernels_bench.roofline import Limits, distance
-from kernels_bench.stopping import Rule, Stop, decide, median, median_interval, noise_of
+from kernels_bench.stopping import Rule, Stop, decide, interval_of, median, median_interval, noise_of
 from kernels_bench.timing import batch_size, sample
 from kernels_bench.verify import Errors, verdict
+from kernels_bench.waits import waited_share, waits
 
 RULE = Rule(noise=0.02, min_samples=10, max_samples=50, min_time_s=0.1, max_time_s=2.0)
 QUIET = [100.0 + (index % 3) * 0.1 for index in range(20)]
@@ -56,6 +59,42 @@ def test_the_interval_holds_the_median_often_enough(n):
     assert 1 - 2 * outside >= 0.935
 
 
+def regimes(seed):
+    """A hundred times around 100, of which always ten or more in a row share a clock that is up to 10 % off."""
+    draw = np.random.default_rng(seed)
+    levels = np.repeat(draw.normal(100, 4, size=10), draw.integers(10, 20, size=10))[:100]
+    return (levels + draw.normal(0, 0.5, size=100)).tolist()
+
+
+def test_times_that_follow_each_other_do_not_narrow_the_interval():
+    """Of changing clocks the ranks hold the middle in half of all series, the interval in nine of ten."""
+    series = [regimes(seed) for seed in range(300)]
+    shares = [
+        sum(low <= 100 <= high for low, high in map(interval, series)) / len(series)
+        for interval in (median_interval, interval_of)
+    ]
+
+    assert shares[0] < 0.6
+    assert shares[1] > 0.88
+
+
+@given(st.lists(st.floats(1, 1e9), min_size=6, max_size=80))
+def test_the_interval_is_never_narrower_than_that_of_ranks(values):
+    """It holds it, and below twenty values it is it."""
+    (low, high), ranks = interval_of(values), median_interval(values)
+
+    assert low <= ranks[0] <= ranks[1] <= high
+    assert len(values) >= 20 or (low, high) == ranks
+
+
+def test_long_series_are_not_judged_at_every_sample():
+    """At 400 values every twentieth more is a look; a bound ends a series between two looks all the same."""
+    looked = [n for n in range(400, 480) if decide([100.0] * n, 1.0, Rule(max_samples=10**6))]
+
+    assert looked == [400, 420, 440, 460]
+    assert decide([100.0] * 401, 9.0, Rule(max_samples=10**6)).reason == "time"
+
+
 @given(st.lists(st.floats(1, 1e9), min_size=1, max_size=40))
 def test_the_median_splits_the_values(values):
     """At most half of the values lie on either side."""
@@ -87,6 +126,18 @@ def test_a_device_that_waits_for_the_host_is_launch_bound():
     assert launch_bound(95.0, 100.0)
     assert not launch_bound(50.0, 100.0)
     assert not launch_bound(100.0, None)
+
+
+def test_waiting_for_a_core_is_the_schedulers_own_account(tmp_path):
+    """The thread that waited longest counts, from its first number to its second; one that is gone counts nothing."""
+    for thread, account in {"7": "900 40 3", "8": "900 10 3", "9": "nonsense"}.items():
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(account)
+    before = {"7": 30, "8": 10, "6": 10**9}
+
+    assert dict(waits(tmp_path)) == {"7": 40, "8": 10, "9": 0}
+    assert waited_share(before, waits(tmp_path), 100) == 0.1
+    assert waited_share(before, waits(tmp_path / "none"), 100) == 0.0
 
 
 class Device:
@@ -122,6 +173,25 @@ def test_short_launches_are_timed_in_batches():
     assert {one.launches for one in series.samples} == {100}
     assert series.median_ns == 10_000
     assert series.stop.reason == "quiet"
+
+
+def test_one_interruption_does_not_shorten_the_batches():
+    """A batch's size comes from the shortest launch of the warm-up, not from whichever was the last."""
+    times = iter([10_000_000] * 4 + [100_000] * 10 + [8_000_000])
+    device = Device(lambda _name: next(times, 100_000))
+    series = sample(device, device.launches("a"), Rule(max_samples=5, min_time_s=0, max_time_s=60))
+
+    assert {one.launches for one in series.samples} == {10}
+
+
+def test_no_garbage_is_collected_inside_a_sample():
+    """The collector is off while launches are timed, and afterwards as it was."""
+    found = []
+    device = Device(lambda _name: 9_000_000)
+    sample(device, (lambda: (device.ran.append("a"), found.append(gc.isenabled())),), Rule(max_samples=2))
+
+    assert set(found) == {False}
+    assert gc.isenabled()
 
 
 def test_slow_launches_are_not_warmed_for_long():

@@ -37,6 +37,7 @@ def _merged(group: Sequence[Row]) -> Row:
     return first | {
         "modes": {mode: _pooled([row["modes"][mode] for row in group]) for mode in modes},
         "throttled": any(row["throttled"] for row in group),
+        "waited": max(row.get("waited", 0.0) for row in group),
         "errors": max((row["errors"] for row in group), key=lambda errors: errors["worst"] or 0.0),
         "repeats": len(group),
     }

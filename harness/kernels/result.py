@@ -191,6 +191,12 @@ def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
     if noisy:
         text = f"{noisy} of {len(series)} measurements stayed noisier than asked for."
         found.append(Doubt("noisy_kernel", DOUBT, text, "Leave the machine alone, or give kernels.time more."))
+    crowded = sum("crowded" in figures["marks"] for figures in series)
+    if crowded:
+        text = f"In {crowded} of {len(series)} measurements a thread waited for a core that another process had."
+        found.append(
+            Doubt("crowded_kernel", DOUBT, text, "Leave the machine alone: such times are too long, however alike.")
+        )
     slowed = sum(bool(row["throttled"]) for row in rows)
     if slowed:
         text = f"The device's clock fell during {slowed} cases."

@@ -56,3 +56,13 @@ def _text(path: str) -> str:
 def use_threads(count: int) -> None:
     """Have torch compute with that many threads."""
     torch.set_num_threads(count)
+
+
+def ask_for_tiles() -> bool:
+    """Ask the system for leave to use AMX tiles in this process; whether it gave it.
+
+    Linux ends a process that uses them unasked. An engine has asked by the time it attends, as has whoever multiplied
+    bfloat16 matrices before; here a kernel may be the first to want them.
+    """
+    ask = getattr(torch.cpu, "_init_amx", None)
+    return bool(ask and ask())

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from kernels_bench.cases import ATTENTION_PHASES, Case
-from kernels_bench.providers import processor
+from kernels_bench.providers import cpu_layouts, processor
 from kernels_bench.providers.base import Device, Launch, Number, Path, Prepared, Sample, Unavailable
 from kernels_bench.providers.clocks import clocked
 from kernels_bench.providers.inputs import Inputs, Step, dtype_of
 
 ATTENTION, WRITE, MLA = "cpu_attention_with_kv_cache", "cpu_attn_reshape_and_cache", "mla_decode_kvcache"
 PHASES_OF = {ATTENTION: ATTENTION_PHASES, WRITE: ("kv_write",), MLA: ("mla_decode",)}
-TRANSPOSED_KEYS = ("vec", "vec16")  # instruction sets whose key blocks are known to lie as [head_size, block_size]
 MLA_WIDTH = 576  # the one width of compressed cache that the decode kernel is built for
 MLA_BLOCK = 16  # and its one block size
 
@@ -29,6 +28,7 @@ class VllmCpu:
     def __init__(self, operators: Any, backend: Any) -> None:
         self._operators = operators  # vllm._custom_ops
         self._backend = backend  # vllm.v1.attention.backends.cpu_attn
+        self._has_tiles = processor.ask_for_tiles()
 
     def device(self) -> Device:
         """The CPU, with the instruction set that attention uses in bfloat16."""
@@ -56,10 +56,7 @@ class VllmCpu:
         bases = [getattr(size, "base", size) for size in backend.get_supported_kernel_block_sizes()]
         if all(case.block_size % base for base in bases):
             return f"block size {case.block_size}: the backend takes multiples of {', '.join(map(str, bases))}"
-        isa = self._isa(case)
-        if path == WRITE and isa not in TRANSPOSED_KEYS:
-            return f"how {isa} lays out keys is not known here, so that what was written cannot be checked"
-        return None
+        return self._refuse_isa(self._isa(case), path)
 
     def prepare(self, case: Case, path: str, inputs: Inputs) -> Prepared:
         """Caches in the kernel's own layout, filled by its own write, and the metadata of each step."""
@@ -68,7 +65,7 @@ class VllmCpu:
         keys, values = self._own_caches(case)
         if path == WRITE:
             launches = [functools.partial(self._write, case, step, keys, values) for step in inputs.steps]
-            return Prepared(tuple(launches), functools.partial(_written, inputs, keys, values))
+            return Prepared(tuple(launches), functools.partial(_written, self._isa(case), inputs, keys, values))
         self._fill(case, inputs, keys, values)
         return Prepared(
             tuple(self._attention(case, step, keys, values) for step in inputs.steps),
@@ -92,6 +89,13 @@ class VllmCpu:
 
     def _isa(self, case: Case) -> str:
         return str(self._backend._get_attn_isa(dtype_of(case), case.block_size, case.head_size))  # noqa: SLF001 - the backend's own choice
+
+    def _refuse_isa(self, isa: str, path: str) -> str | None:
+        if isa == "amx" and not self._has_tiles:
+            return "amx: the system does not let this process use AMX tiles, without which the kernel would end it"
+        if path == WRITE and not cpu_layouts.is_known(isa):
+            return f"how {isa} lays out its cache is not known here, so that what was written cannot be checked"
+        return None
 
     def _own_caches(self, case: Case) -> tuple[Tensor, Tensor]:
         """As the backend cuts them: keys and values side by side within a block, [blocks, kv_heads, 2 × size, head]."""
@@ -180,10 +184,6 @@ def _refuse_mla(case: Case) -> str | None:
     return None if case.block_size == MLA_BLOCK else f"block size {case.block_size}: the kernel has {MLA_BLOCK} only"
 
 
-def _written(inputs: Inputs, keys: Tensor, values: Tensor, index: int) -> Tensor:
-    """Rows at a step's slots; a block of keys lies as [head_size, block_size] in `TRANSPOSED_KEYS`."""
-    blocks, heads, size, width = keys.shape
-    slots = inputs.steps[index].slots
-    block, offset = slots // size, slots % size
-    key_rows = keys.view(blocks, heads, width, size)[block, :, :, offset]
-    return torch.stack([key_rows, values[block, :, offset]])
+def _written(isa: str, inputs: Inputs, keys: Tensor, values: Tensor, index: int) -> Tensor:
+    """What stands at a step's slots."""
+    return cpu_layouts.rows_at(isa, keys, values, inputs.steps[index].slots)
