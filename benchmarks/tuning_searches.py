@@ -33,7 +33,6 @@ from harness.twin.settings import effective, settings_from_flags
 TRIALS = 20
 SETTLING = 5  # trials whose failures do not count
 SCREENED_POINTS = 30
-SCREENED_ROUNDS = 10  # requests of a twin's load, in times of the users that send them
 
 
 @dataclass(slots=True)
@@ -97,9 +96,7 @@ class Outcome:
 
 def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> Outcome:
     """The tuner itself, under a seed."""
-    users = problem.tasks[0].stage.concurrency or 1
-    how = {"points": SCREENED_POINTS if screened else 0, "requests": SCREENED_ROUNDS * users}
-    screening = problem.study.screening.model_copy(update=how)
+    screening = problem.study.screening.model_copy(update={"points": SCREENED_POINTS if screened else 0})
     asked = replace(problem, study=problem.study.model_copy(update={"seed": seed, "screening": screening}))
     ground = Ground(asked, resolver(asked))
     asked, _ = settled(asked, dead_parameters(asked, ground))

@@ -1,5 +1,7 @@
 """Are events read from a folder as they were written into it?"""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,31 +62,28 @@ def test_a_file_in_one_block_is_read(tmp_path):
     assert same(store.read_events(tmp_path), of([[(5, 1), (7, 2)], []]))
 
 
-@pytest.mark.parametrize("content", [None, b"PAR1 and no more", pa.table({"at_ns": [[1]]})])
-def test_a_broken_file_is_told_in_a_line(tmp_path, content):
+def read_own_columns(folder):
+    """Two columns of the table of samples."""
+    return store.read_table(folder / store.SAMPLES, ("at_ns", "source"))
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "short"),
+    [
+        (store.EVENTS, store.read_events, pa.table({"at_ns": [[1]]})),
+        (store.SAMPLES, read_own_columns, pa.table({"at_ns": [1], "name": ["x"]})),
+    ],
+)
+@pytest.mark.parametrize("content", ["missing", b"PAR1 and no more", "short"])
+def test_a_broken_file_is_told_in_a_line(tmp_path, name, read, short, content):
     """Missing, cut or without a column: its name and what is wrong."""
-    path = tmp_path / store.EVENTS
     if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        pq.write_table(content, path)
+        (tmp_path / name).write_bytes(content)
+    elif content == "short":
+        pq.write_table(short, tmp_path / name)
 
-    with pytest.raises(ResultError, match=r"events\.parquet: ") as caught:
-        store.read_events(tmp_path)
-    assert len(caught.value.lines) == 1
-
-
-@pytest.mark.parametrize("content", [None, b"PAR1 and no more", pa.table({"at_ns": [1], "name": ["x"]})])
-def test_a_broken_table_is_told_in_a_line(tmp_path, content):
-    """Missing, cut or without a column: its name and what is wrong."""
-    path = tmp_path / store.SAMPLES
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        pq.write_table(content, path)
-
-    with pytest.raises(ResultError, match=r"samples\.parquet: ") as caught:
-        store.read_table(path, ("at_ns", "source"))
+    with pytest.raises(ResultError, match=rf"{re.escape(name)}: ") as caught:
+        read(tmp_path)
     assert len(caught.value.lines) == 1
 
 
