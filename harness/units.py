@@ -13,7 +13,10 @@ NS_PER_MS = 1_000_000
 _DURATIONS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ]*)\s*")
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_SIZES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+_SIZES = (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
+_THOUSAND, _BINARY = 1000, 1024
+_IN_MINUTES_S, _HOUR_S = 120, 3600
+_MOST_DECIMALS = 12
 
 
 def parse_duration(value: float | str) -> float:
@@ -41,37 +44,55 @@ def seconds_to_ns(seconds: float) -> int:
 
 
 def time_scale(seconds: float) -> tuple[float, str]:
-    """The one unit (its size in seconds, its name) that suits a group of times whose largest is `seconds`."""
-    for size, name in _SCALES:
-        if abs(seconds) >= size:
-            return size, name
-    return _SCALES[-1] if 0 < abs(seconds) < 1e-9 else _SCALES[1]
+    """The one unit (its size in seconds, its name) that suits a group of times whose largest is `seconds`.
+
+    The smallest in which that time, rounded as it is printed, stays below a thousand.
+    """
+    if seconds == 0 or not math.isfinite(seconds):
+        return _SCALES[1]
+    fits = (scale for scale in reversed(_SCALES) if _shown(seconds / scale[0]) < _THOUSAND)
+    return next(fits, _SCALES[0])
 
 
 def format_duration(seconds: float | None) -> str:
-    """A time with three significant digits and its unit; `–` where there is none."""
+    """A time with three significant digits and its unit; from two minutes on such as `2m 05s`, then `1h 05m`.
+
+    `–` where there is none.
+    """
     if seconds is None or not math.isfinite(seconds):
         return "–"
-    if abs(seconds) >= 120:
-        minutes, rest = divmod(abs(seconds), 60)
-        return f"{'-' if seconds < 0 else ''}{int(minutes)}m {rest:02.0f}s"
+    if _shown(seconds) >= _IN_MINUTES_S:
+        return ("-" if seconds < 0 else "") + _clock(abs(seconds))
     size, name = time_scale(seconds)
     return f"{significant(seconds / size)} {name}"
 
 
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, or hours and minutes: rounded first and split then, so that no part is ever 60."""
+    if round(seconds) < _HOUR_S:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes}m {rest:02d}s"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours:,}h {rest:02d}m"
+
+
+def _shown(value: float) -> float:
+    """The size of a number once `significant` has rounded it."""
+    return abs(float(significant(value).replace(",", "")))
+
+
 def significant(value: float, digits: int = 3) -> str:
-    """A number with about `digits` significant digits, thousands apart, no exponent."""
+    """A number with about `digits` significant digits, thousands apart, no exponent; whole digits are never cut."""
     if not math.isfinite(value):
         return "–"
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(decimals, 6)}f}"
+    power = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded number: 9.996 is 10.0
+    text = f"{value:,.{min(max(0, digits - 1 - power), _MOST_DECIMALS)}f}"
+    return text if float(text.replace(",", "")) else "0"
 
 
 def format_count(value: float | None) -> str:
     """A count with thousands apart; `–` where there is none."""
-    return "–" if value is None else f"{value:,.0f}"
+    return "–" if value is None or not math.isfinite(value) else f"{round(value):,}"
 
 
 def format_rate(value: float | None, unit: str) -> str:
@@ -84,11 +105,19 @@ def format_share(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{significant(100 * value)} %"
 
 
+def format_change(percent: float, *, signed: bool = True) -> str:
+    """A change in per cent to a tenth, from a hundred on to whole ones, with its sign unless it is nothing."""
+    text = f"{abs(percent):.1f}"
+    text = text if float(text) < 100 else f"{abs(percent):,.0f}"
+    sign = "" if float(text.replace(",", "")) == 0 else "+" if percent > 0 else "−"  # noqa: RUF001 - a minus
+    return f"{sign}{text}" if signed else text
+
+
 def format_bytes(value: float | None) -> str:
-    """A size in binary units, such as `1.50 GiB`."""
-    if value is None:
+    """A size in binary units, such as `1.50 GiB`: in the smallest in which it stays below 1024, as printed."""
+    if value is None or not math.isfinite(value):
         return "–"
-    for name, size in _SIZES:
-        if value >= size:
-            return f"{significant(value / size)} {name}"
-    return f"{value:.0f} B"
+    if abs(round(value)) < _BINARY:
+        return f"{round(value)} B"
+    name, size = next((unit for unit in _SIZES if _shown(value / unit[1]) < _BINARY), _SIZES[-1])
+    return f"{significant(value / size)} {name}"

@@ -118,4 +118,5 @@ def interval(pair: Sequence[float] | None) -> str:
         return ""
     low, high = format_duration(pair[0]), format_duration(pair[1])
     number_low, _, unit_low = low.rpartition(" ")
-    return f"{number_low}–{high}" if unit_low == high.rpartition(" ")[2] else f"{low} – {high}"
+    same = unit_low == high.rpartition(" ")[2] and unit_low.isalpha()  # `2m 05s` has no unit at its end
+    return f"{number_low}–{high}" if same else f"{low} – {high}"

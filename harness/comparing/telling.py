@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness.answer import WORDS
 from harness.comparing.judging import UNTOLD, WORSE, Row
 from harness.measures import FAILED_SHARE, KERNEL_TIME, Measure
-from harness.units import format_duration, format_rate, format_share, significant
+from harness.units import format_change, format_duration, format_rate, format_share
 
 _RATE_WORDS = {
     "request_rate": ("request rate", "req/s"),
@@ -59,10 +59,7 @@ def _unit(row: Row) -> str:
 
 def _change(measure: Measure, value: float, *, signed: bool) -> str:
     """Per cent of a ratio, or points of a share, to a tenth, or to two digits where they are more."""
-    percent = 100 * (value - 1 if measure.ratio else value)
-    text = f"{abs(percent):.1f}" if abs(percent) < 100 else significant(abs(percent))
-    sign = "" if float(text.replace(",", "")) == 0 else "+" if percent > 0 else "−"  # noqa: RUF001 - a minus
-    return f"{sign}{text}" if signed else text
+    return format_change(100 * (value - 1 if measure.ratio else value), signed=signed)
 
 
 def allowed_text(allowed: float | None) -> str:

@@ -75,18 +75,14 @@ class Gain:
 
 def _percent(ratio: float) -> str:
     change = 100 * (ratio - 1)
-    return f"{'+' if change >= 0 else '-'}{_digits(abs(change))} %"
+    return f"{'+' if change >= 0 else '-'}{significant(abs(change), 2)} %"
 
 
 def _interval(low: float, high: float) -> str:
     ends = [100 * (end - 1) for end in (low, high)]
     if ends[0] >= 0:
-        return f"{_digits(ends[0])}-{_digits(ends[1])}"
-    return " to ".join(f"{'-' if end < 0 else '+'}{_digits(abs(end))}" for end in ends)
-
-
-def _digits(percent: float) -> str:
-    return f"{percent:.0f}" if percent >= 10 else significant(percent, 2)
+        return f"{significant(ends[0], 2)}-{significant(ends[1], 2)}"
+    return " to ".join(f"{'-' if end < 0 else '+'}{significant(abs(end), 2)}" for end in ends)
 
 
 def gain(
