@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from harness import http1
+from harness.bounds import MAX_ANSWER_BYTES
 from harness.clock import Clock
 from harness.exchange import Exchange
 
-MAX_ANSWER_BYTES = 256 << 20  # a stream that never ends must not eat the machine before its timeout
 _LARGE_READ = 16_384
 _CR = 13
 _LAST_CHUNK = b"\r\n\r\n"

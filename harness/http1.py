@@ -21,7 +21,8 @@ class BadHttpError(Exception):
 class Head:
     """Status line and the headers that decide where the body ends.
 
-    `size` is the length of the head in bytes, its blank line included.
+    `size` is the length of the head in bytes, its blank line included; `encoding` how the body is
+    compressed, empty where it is not.
     """
 
     status: int
@@ -30,6 +31,7 @@ class Head:
     keep_alive: bool
     content_type: str
     size: int
+    encoding: str = ""
 
 
 def parse_head(raw: bytes) -> Head | None:
@@ -50,7 +52,9 @@ def parse_head(raw: bytes) -> Head | None:
     connection = headers.get(b"connection", b"").lower()
     keep_alive = b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection)
     content_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-    return Head(status, framing, length, keep_alive and framing != CLOSE, content_type, end + 4)
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    encoding = "" if encoding == "identity" else encoding
+    return Head(status, framing, length, keep_alive and framing != CLOSE, content_type, end + 4, encoding)
 
 
 def _status_line(line: bytes) -> tuple[int, bytes]:

@@ -66,6 +66,7 @@ def post_bytes(target: Target, path: str, body: bytes) -> bytes:
     head = (
         f"POST {target.base}{path} HTTP/1.1\r\nHost: {target.origin}\r\n{extra}"
         f"Content-Type: application/json\r\nAccept: text/event-stream, application/json\r\n"
+        f"Accept-Encoding: identity\r\n"  # what is compressed comes in lumps, and its events with it
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + body

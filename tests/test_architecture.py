@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "harness": 0,
     "harness.errors": 0,
     "harness.units": 0,
+    "harness.bounds": 0,
     "harness.clock": 0,
     "harness.stats": 0,
     "harness.records": 0,

@@ -345,4 +345,5 @@ def test_the_request_is_whole_before_it_is_sent():
     raw = post_bytes(target, "/v1/completions", b'{"a":1}')
 
     assert raw.startswith(b"POST /base/v1/completions HTTP/1.1\r\nHost: h:8\r\nAuthorization: Bearer k\r\n")
+    assert b"\r\nAccept-Encoding: identity\r\n" in raw
     assert raw.endswith(b'Content-Length: 7\r\n\r\n{"a":1}')
