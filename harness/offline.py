@@ -8,7 +8,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 
-from harness import calls, plan, store, telemetry
+from harness import calls, plan, store
 from harness.clock import monotonic_ns
 from harness.engines import Serving
 from harness.engines.offline import Work, begin, start_offline
@@ -99,7 +99,7 @@ class _Watch:
             if "begin_ns" in line:
                 self._begun(self._calls[line["call"]])
             elif "metrics" in line and "at_ns" in line:
-                self.watched.add(line["at_ns"], "server", telemetry.watched(line["metrics"]))
+                self.watched.add_metrics(line["at_ns"], line["metrics"])
             self._done += "done" in line
             self.finished = self.finished or "finished" in line
         counts = {"sent": self._sent, "in_flight": self._sent - self._done, "done": self._done, "failed": 0}

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness import offline, plan, store, telemetry
+from harness import offline, plan, store
 from harness.clock import monotonic_ns
 from harness.crew import Crew
 from harness.engines import Serving, resolve_kind, start_of
@@ -83,11 +83,9 @@ async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
         finally:
             interrupts.on_first = None
             await _end(hands.crew, interrupts)
-            watched.add(
-                monotonic_ns(),
-                "server",
-                {} if interrupts.count > 1 else telemetry.watched(await control.metrics()),
-            )
+            if interrupts.count < 2:
+                text = await control.metrics()
+                watched.add_metrics(monotonic_ns(), text)
             write_samples(order.folder, watched)
     return outcome
 

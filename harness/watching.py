@@ -29,6 +29,13 @@ class Watched:
         """Keep the values that a source had at a time."""
         self.rows += [(at_ns, source, name, float(value)) for name, value in values.items()]
 
+    def add_metrics(self, at_ns: int, text: str) -> bool:
+        """Keep what a text of /metrics says, of the server and of each of its engines; whether it said anything."""
+        found = telemetry.read(text)
+        for source, values in found.items():
+            self.add(at_ns, source, values)
+        return bool(found)
+
 
 @asynccontextmanager
 async def watching(control: Control | None, serving: Serving, watched: Watched) -> AsyncIterator[None]:
@@ -60,6 +67,6 @@ def uses_npus_here(serving: Serving) -> bool:
 
 async def _scrape(control: Control, watched: Watched) -> None:
     while True:
-        values = telemetry.watched(await control.metrics())
-        watched.add(monotonic_ns(), "server", values)
-        await asyncio.sleep(_SCRAPE_S if values else 10 * _SCRAPE_S)
+        text = await control.metrics()
+        read = watched.add_metrics(monotonic_ns(), text)
+        await asyncio.sleep(_SCRAPE_S if read else 10 * _SCRAPE_S)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness import telemetry
 from harness.records import MISSING
 from harness.stalls import Pauses, Stall, pauses
 from harness.stats import Floats
@@ -96,7 +97,8 @@ def causes(data: Data, stall: Stall) -> list[str]:
     risen = _around(data, "vllm:num_preemptions_total", stall)
     if len(risen) > 1 and risen[-1] > risen[0]:
         found.append(f"{format_count(risen[-1] - risen[0])} preemptions")
-    full = _around(data, "vllm:kv_cache_usage_perc", stall)
+    full = _around(data, f"vllm:kv_cache_usage_perc{telemetry.MAXIMUM}", stall)  # of several engines
+    full = full if len(full) else _around(data, "vllm:kv_cache_usage_perc", stall)
     if full.max(initial=0) >= KV_FULL:
         found.append(f"KV cache {format_share(float(full.max()))} full")
     late = _around(data, "loop_lag_s", stall, before=False)
@@ -116,7 +118,9 @@ def _prefilling(data: Data, stall: Stall) -> tuple[int, int]:
 
 def _around(data: Data, name: str, stall: Stall, *, before: bool = True) -> Floats:
     """Sampled values from the one before a stall (or its first) to the one after it."""
-    own = data.result.samples[data.result.samples["name"] == name]
+    samples = data.result.samples
+    whole = ~samples["source"].astype(str).str.startswith(f"{telemetry.SERVER}/")  # an engine is part of its server
+    own = samples[(samples["name"] == name) & whole]
     at_ns, value = own["at_ns"].to_numpy(), own["value"].to_numpy()
     order = np.argsort(at_ns, kind="stable")
     first = max(0, int(np.searchsorted(at_ns[order], stall.start_ns, side="right")) - before)

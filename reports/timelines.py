@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from harness import telemetry
 from harness.records import WARMUP
 from harness.units import format_rate, significant, time_scale
 from reports import frames
@@ -17,9 +18,11 @@ from reports.figures.style import Scale
 from reports.glossary import name_of
 from reports.grids import gap_grid, request_grid
 from reports.lanes import counted, lane_frame, stride
-from reports.palette import ACCENT, MUTED, QUEUE
+from reports.palette import ACCENT, INK, MUTED, QUEUE
 from reports.rows import frame_of
 
+_ENGINE = f"{telemetry.SERVER}/"  # begins the sources that are one engine of several
+_ENGINE_COLOURS = (ACCENT, QUEUE, INK, MUTED)
 _MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest value, so that no peak is lost
 
 
@@ -134,9 +137,12 @@ def _gap_range(data: Data) -> tuple[float, float] | None:
 def server_strips(data: Data) -> list[Strip]:
     """What the server said of itself: queue, cache, preemptions."""
     gauges = ("running", "vllm:num_requests_running"), ("waiting", "vllm:num_requests_waiting")
+    cache = "vllm:kv_cache_usage_perc"
     found = (
         _gauges(data, "requests on the server", gauges),
-        _share(data, "KV cache in use, %", "vllm:kv_cache_usage_perc"),
+        _by_engine(data, "running requests of each engine", gauges[0][1]),
+        _joined_share(data, "KV cache in use, %", cache),
+        _by_engine(data, "KV cache in use of each engine, %", cache, 0.01),
         _counter(data, "preemptions per second", "vllm:num_preemptions_total"),
     )
     return [strip for strip in found if strip is not None]
@@ -201,6 +207,28 @@ def _share(data: Data, name: str, sampled: str) -> Strip | None:
     return Strip(name, [Line(name, frame, filled=True)], at_least=1.0, size=0.01) if len(frame) else None
 
 
+def _joined_share(data: Data, name: str, sampled: str) -> Strip | None:
+    """A share of the server's; of several engines their mean and the highest, since shares have no sum."""
+    highest = _series(data, sampled + telemetry.MAXIMUM, "max")
+    if not len(highest):
+        return _share(data, name, sampled)
+    mean = Line("mean of engines", _series(data, sampled, "max"), filled=True)
+    return Strip(name, [mean, Line("highest", highest, QUEUE)], at_least=1.0, size=0.01)
+
+
+def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip | None:
+    """A line an engine, where there are several and few."""
+    frame = frames.series_frame(data.result, sampled)
+    engines = sorted(source for source in frame["source"].unique() if source.startswith(_ENGINE))
+    if not 1 < len(engines) <= len(_ENGINE_COLOURS):
+        return None
+    lines = [
+        Line(f"engine {source.removeprefix(_ENGINE)}", frame[frame["source"] == source], colour)
+        for source, colour in zip(engines, _ENGINE_COLOURS, strict=False)
+    ]
+    return Strip(name, lines, size=size)
+
+
 def _highest(data: Data, name: str, sampled: str) -> Strip | None:
     frame = _series(data, sampled, "max")
     return Strip(name, [Line(name, frame)]) if len(frame) else None
@@ -226,8 +254,12 @@ def _counter(data: Data, name: str, sampled: str) -> Strip | None:
 
 
 def _series(data: Data, sampled: str, over_sources: str) -> pd.DataFrame:
-    """One line from all sources of a sampled value, thinned to its peaks: columns at_s, value."""
-    frame = frames.series_frame(data.result, sampled)
+    """One line from all sources of a sampled value, thinned to its peaks: columns at_s, value.
+
+    Engines are not added to the server that they are.
+    """
+    known = frames.series_frame(data.result, sampled)
+    frame: pd.DataFrame = known[~known["source"].str.startswith(_ENGINE)]
     if not len(frame):
         return frame
     width = _bin_width(frame, frame["source"].nunique())

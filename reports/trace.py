@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness import telemetry
 from harness.records import COMPLETED, MISSING
 from reports.folder import Result
 from reports.lanes import lanes_of
@@ -29,6 +30,7 @@ _GAUGES = {  # a counter is shown as its name and its series, one after the othe
     "vllm:num_requests_running": ("running", "requests", 1.0),
     "vllm:num_requests_waiting": ("waiting", "requests", 1.0),
     "vllm:kv_cache_usage_perc": ("KV cache", "% in use", 100.0),
+    f"vllm:kv_cache_usage_perc{telemetry.MAXIMUM}": ("KV cache of the fullest engine", "% in use", 100.0),
 }
 _COLUMNS = (
     *("index", "stage", "repeat", "phase", "status", "error", "due_ns", "sent_ns", "first_ns", "last_ns", "done_ns"),
@@ -150,7 +152,8 @@ def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
 def _sampled(samples: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
     """The server's own gauges."""
     for metric, (name, series, factor) in _GAUGES.items():
-        own = samples[(samples["name"] == metric) & np.isfinite(samples["value"])]
+        known = (samples["name"] == metric) & (samples["source"] == telemetry.SERVER)
+        own = samples[known & np.isfinite(samples["value"])]
         for at_ns, value in rows_of(own, "at_ns", "value"):
             told = {series: value * factor}
             yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns - zero_ns), "args": told}

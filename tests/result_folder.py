@@ -52,6 +52,7 @@ class Run:
     samples: bool = True
     repeats: int = 1
     stream: bool = True
+    engines: int = 1
     slo: dict[str, float] = field(default_factory=lambda: {"ttft_p99": 5.0, "tpot_p99": 0.08})
 
 
@@ -264,6 +265,14 @@ def load_of(run: Run, load: float) -> dict[str, Any]:
     return {"kind": run.kind, **what, "duration_s": run.duration_s}
 
 
+def _engine_series(run: Run, running) -> dict[tuple[str, str], np.ndarray]:
+    """What each of several engines says of itself."""
+    names = ("vllm:num_requests_running", "vllm:kv_cache_usage_perc")
+    engines = range(run.engines if run.engines > 1 else 0)
+    shares = {(f"server/{i}", name): running / (run.slots * 4) for i in engines for name in names}
+    return shares | ({("server", f"{names[1]}:max"): running / (run.slots * 4)} if engines else {})
+
+
 def fake_samples(run: Run, requests: Requests, timeline) -> Samples:
     """Server and client series, a value a second."""
     rng = np.random.default_rng(run.seed + 1)
@@ -276,6 +285,7 @@ def fake_samples(run: Run, requests: Requests, timeline) -> Samples:
         ("server", "vllm:num_requests_waiting"): held - running,
         ("server", "vllm:kv_cache_usage_perc"): np.clip(running / run.slots * 0.9, 0, 1),
         ("server", "vllm:num_preemptions_total"): np.cumsum(held > run.slots * 2).astype(float),
+        **_engine_series(run, running),
         ("client-0", "cpu_share"): np.clip(0.05 + held / 300 + rng.normal(0, 0.01, len(at_ns)), 0, 1),
         ("client-0", "loop_lag_s"): rng.exponential(0.0003, len(at_ns)),
         ("client-1", "cpu_share"): np.clip(0.05 + held / 300 + rng.normal(0, 0.01, len(at_ns)), 0, 1),

@@ -21,7 +21,7 @@ EVIL = "Stages <img src=x onerror=alert(1)> {0} {#}"
 RUNS = {
     "sweep": Run(loads=(1.0, 5.0), duration_s=15, failing=0.05, question=EVIL, message=EVIL, model=EVIL),
     "closed": Run(loads=(4,), kind="closed", duration_s=8),
-    "many": Run(loads=tuple(range(1, 10)), duration_s=2, repeats=2, warmup=2, slo={}),
+    "many": Run(loads=tuple(range(1, 10)), duration_s=2, repeats=2, warmup=2, slo={}, engines=3),
     "whole": Run(loads=(1.0, 2.0), duration_s=8, stream=False),
     "measured": Run(loads=(2.0,), duration_s=5, simulated=False, samples=False),
 }

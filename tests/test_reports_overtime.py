@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.records import events_from, samples_from
+from harness.store import write_samples
+from harness.watching import Watched
 from reports import stalling
 from reports.data import gather
 from reports.figures.heat import Grid, levels
@@ -14,6 +16,7 @@ from reports.folder import read
 from reports.grids import CELLS, COLUMNS, gap_grid, request_grid
 from reports.lanes import lane_frame, stride
 from reports.shapes import length_bins, shape_points, turn_bins
+from reports.timelines import server_strips
 from tests.made_runs import answered, columns, failed, ns, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
 
@@ -174,3 +177,24 @@ def test_a_run_without_streams_has_no_pauses(tmp_path):
 
     assert stalling.stalled(data) == []
     assert stalling.summary([]) == ""
+
+
+def test_several_engines_are_shown_each_and_joined(tmp_path):
+    """A share of two engines has a mean and the highest; each engine has its line; counts are not counted twice."""
+    pairs = [answered(i, 0.2 * i, [0.2 * i + 0.1, 0.2 * i + 0.3]) for i in range(20)]
+    texts = [
+        f'vllm:num_requests_running{{engine="{i}"}} {i + 3}\nvllm:kv_cache_usage_perc{{engine="{i}"}} {share}'
+        for i, share in ((0, 0.61), (1, 0.72))
+    ]
+    watched = Watched()
+    for second in (1.0, 2.0, 3.0):
+        watched.add_metrics(ns(second), "\n".join(texts))
+    folder = write_result(tmp_path, run_json([{"kind": "constant", "rate": 5.0}]), columns(pairs), [span_row(0, 4, 4)])
+    write_samples(folder, samples_from(watched.rows))
+    strips = {strip.name: strip for strip in server_strips(gather(read(folder)))}
+    shown = {name: {line.name: line.frame["value"].max() for line in strip.lines} for name, strip in strips.items()}
+
+    assert shown["requests on the server"] == {"running": 7}
+    assert shown["running requests of each engine"] == {"engine 0": 3, "engine 1": 4}
+    assert shown["KV cache in use, %"] == {"mean of engines": pytest.approx(0.665), "highest": 0.72}
+    assert shown["KV cache in use of each engine, %"] == {"engine 0": 0.61, "engine 1": 0.72}

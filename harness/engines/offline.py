@@ -56,7 +56,7 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> Asy
         words=[*place, *flags_of(engine.args)],
         flags=_flags(engine),
         sampling=dict(work.sampling),
-        watched=[*telemetry.WATCHED, telemetry.CACHE_CONFIG],
+        watched=[*telemetry.SERIES, telemetry.CACHE_CONFIG],
         **{key: str((work.raw / name).resolve()) for key, name in _FILES.items()},
     )
     command = [*program, str((work.raw / calls.JOB).resolve())]
