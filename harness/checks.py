@@ -13,6 +13,7 @@ import numpy as np
 from harness.client_checks import CLIENT_CHECKS
 from harness.device_checks import DEVICE_CHECKS
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.invariants import invariants
 from harness.records import ASSUMED, COMPLETED, MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.stats import PERCENTILES, samples_needed
 from harness.steady import OFFLINE, WHOLE_CALL
@@ -285,7 +286,19 @@ def resent(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("resent", NOTE, text, "Raise the server's keep-alive timeout.")
 
 
+def warm_up_left(evidence: Evidence) -> Iterator[Doubt]:
+    """Answers of the warm-up that went on where rates count: they take the place of answers that would count."""
+    window = evidence.summary.window
+    if window.warmup_left and evidence.summary.account.completed:
+        text = (
+            f"{format_count(window.warmup_left)} answers of the warm-up were still under way in the second half of the "
+            "window: they count in no rate, and the rates are too low by what they took."
+        )
+        yield Doubt("warmup_left", DOUBT, text, "Run the stage longer, or warm up with fewer requests.")
+
+
 STAGE_CHECKS = (
+    invariants,
     errors,
     interrupted,
     steady,
@@ -296,5 +309,6 @@ STAGE_CHECKS = (
     lengths,
     assumed_tokens,
     unmeasured_slo,
+    warm_up_left,
     resent,
 )

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.members import members
 from harness.metrics import StageSummary
-from harness.records import MEASURED, MISSING
+from harness.records import MISSING
 from harness.stats import Floats
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
 
@@ -84,9 +85,8 @@ def send_lag(evidence: Evidence) -> Iterator[Doubt]:
 
 def _own_lags(evidence: Evidence) -> Floats:
     """send_lag less the time to open a connection, which is the network's and the server's, in seconds."""
-    r, window = evidence.stage.requests, evidence.summary.window
-    chosen = (r.phase == MEASURED) & (r.sent_ns >= max(0, window.start_ns)) & (r.sent_ns <= window.end_ns)
-    chosen &= r.ready_ns != MISSING
+    r, summary = evidence.stage.requests, evidence.summary
+    chosen = members(r, summary.window, summary.span).sent & (r.ready_ns != MISSING)
     return np.asarray((r.sent_ns - r.ready_ns - np.maximum(0, r.connect_ns))[chosen] / NS_PER_S)
 
 

@@ -6,11 +6,10 @@ last token - sent (an answer that is not streamed: its end - sent). `_user` is t
 due time. send_lag = sent - ready is the client's own lateness, queue_wait = ready - due the wait
 for a slot of max_concurrency, connect the time to open a connection, where one was opened.
 
-Latencies are those of measured, completed requests sent within the window (send_lag, queue_wait
-and connect: of all sent in it). Rates count everything that arrives within the window, also the
-last answers of a warm-up that handed over, since the engine gave them at that time: an output
-token when its event arrives, an input token when the first token of its answer does, a request
-when its answer ends.
+Which requests stand behind which number is told once, in `harness.members`. Latencies are those of
+measured, completed requests sent within the window. Rates are those of measured, completed
+requests whose answer ended in the window's part for rates: output_token rate = request rate x
+mean output tokens of these, exactly, and each can be listed. Warm-up counts in none.
 """
 
 from collections import Counter
@@ -22,6 +21,7 @@ import numpy as np
 
 from harness.errors import ResultError
 from harness.inflight import mean_in_flight, most_in_flight
+from harness.members import Members, members, offered
 from harness.records import (
     CANCELLED,
     COMPLETED,
@@ -37,7 +37,7 @@ from harness.records import (
 from harness.slo import GAP_METRICS, Objective, Outcome, good, objectives, outcome
 from harness.stats import Distribution, Floats, distribution
 from harness.steady import Span, Window, ended_ns, find_window, is_open, whole_span
-from harness.streams import Mask, Streams, arrived, streams
+from harness.streams import Mask, Streams, streams
 from harness.units import NS_PER_S
 
 ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
@@ -61,13 +61,27 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What arrived within the window, per second; None where the window has no length."""
+    """What the answers that ended in the window's part for rates come to, per second; None where it has no length.
 
-    request: float | None
-    output_token: float | None
-    total_token: float | None
-    event: float | None
-    good: float | None  # None also without objectives
+    `offered` is what was due there instead, None where requests do not come by the clock.
+    """
+
+    request: float | None = None
+    output_token: float | None = None
+    total_token: float | None = None
+    event: float | None = None
+    good: float | None = None  # None also without objectives
+    offered: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Numerators of the rates: the answers that ended, and what they hold."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    events: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,7 @@ class StageSummary:
     input_tokens: int
     output_tokens: int
     rates: Rates
+    counted: Counted
     concurrency_mean: float | None
     concurrency_max: int
     outcomes: tuple[Outcome, ...]
@@ -129,27 +144,28 @@ def summarize_stage(stage: StageInput) -> StageSummary:
     """One stage in numbers, from all its rows (warm-up included)."""
     requests, span = stage.requests, whole_span(stage.requests, stage.span)
     window = find_window(requests, stage.events, span, str(stage.load["kind"]))
-    measured = requests.phase == MEASURED
-    sent_inside = measured & (requests.sent_ns >= max(0, window.start_ns)) & (requests.sent_ns <= window.end_ns)
-    done = measured & (requests.status == COMPLETED)
-    gaps = streams(stage.events, sent_inside & done)
+    who = members(requests, window, span)
+    gaps = streams(stage.events, who.answered)
     found = latencies(requests, stream=stage.stream)
-    values = {name: _defined(found[name], sent_inside & done) for name in ANSWER_METRICS}
-    values |= {name: _defined(found[name], sent_inside) for name in CLIENT_METRICS}
+    values = {name: _defined(found[name], who.answered) for name in ANSWER_METRICS}
+    values |= {name: _defined(found[name], who.sent) for name in CLIENT_METRICS}
     concurrency = _concurrency(requests, window, span)
+    done = (requests.phase == MEASURED) & (requests.status == COMPLETED)
+    counted = _counted(requests, who)
     return StageSummary(
         span=span,
         load=stage.load,
         label=label(stage.load),
         window=window,
-        account=_account(requests, int(sent_inside.sum())),
+        account=_account(requests, int(who.sent.sum())),
         errors=_errors(requests),
         input_tokens=int(_input_tokens(requests)[done].sum()),
         output_tokens=int(requests.output_tokens[done].sum()),
-        rates=_rates(stage, window, found, span),
+        rates=_rates(stage, window, span, counted, _good_count(stage, who, found)),
+        counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
-        outcomes=_outcomes(stage, window, values, gaps),
+        outcomes=_outcomes(stage, who, values, gaps),
         metrics={name: distribution(array) for name, array in values.items()}
         | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
         merged_share=gaps.merged_share,
@@ -230,52 +246,51 @@ def _errors(requests: Requests) -> dict[str, int]:
     return dict(Counter(failed.tolist()).most_common())
 
 
-def _rates(stage: StageInput, window: Window, found: Mapping[str, Floats], span: Span) -> Rates:
-    if window.end_ns <= window.start_ns:
-        return Rates(None, None, None, None, None)
-    requests, length_s = stage.requests, window.length_s
-    tokens, events = arrived(stage.events, window.start_ns, window.end_ns)
-    completed = requests.status == COMPLETED
-    ended = completed & _within(ended_ns(requests, span.end_ns), window)
-    # An answer that comes whole has no first token of its own.
-    begun = _within(np.where(requests.first_ns != MISSING, requests.first_ns, requests.last_ns), window)
-    return Rates(
-        request=int(ended.sum()) / length_s,
-        output_token=tokens / length_s,
-        total_token=(tokens + int(_input_tokens(requests)[begun].sum())) / length_s,
-        event=events / length_s,
-        good=_good_rate(stage, ended, found, length_s),
+def _counted(requests: Requests, who: Members) -> Counted:
+    return Counted(
+        requests=int(who.ended.sum()),
+        input_tokens=int(_input_tokens(requests)[who.ended].sum()),
+        output_tokens=int(requests.output_tokens[who.ended].sum()),
+        events=int(requests.events[who.ended].sum()),
     )
 
 
-def _good_rate(stage: StageInput, ended: Mask, found: Mapping[str, Floats], length_s: float) -> float | None:
+def _rates(stage: StageInput, window: Window, span: Span, counted: Counted, good_count: int | None) -> Rates:
+    if window.rates_s <= 0:
+        return Rates()
+    length_s = window.rates_s
+    due, sending_s = offered(stage.requests, window, span)
+    return Rates(
+        request=counted.requests / length_s,
+        output_token=counted.output_tokens / length_s,
+        total_token=(counted.output_tokens + counted.input_tokens) / length_s,
+        event=counted.events / length_s,
+        good=None if good_count is None else good_count / length_s,
+        offered=due / sending_s if is_open(str(stage.load["kind"])) and sending_s > 0 else None,
+    )
+
+
+def _good_count(stage: StageInput, who: Members, found: Mapping[str, Floats]) -> int | None:
     asked = stage.objectives
     if not asked or not all(stage.shows(objective.metric) for objective in asked):
         return None
-    return int((ended & good(asked, stage.requests, stage.events, found)).sum()) / length_s
-
-
-def _within(at_ns: Any, window: Window) -> Mask:
-    return np.asarray((at_ns > window.start_ns) & (at_ns <= window.end_ns))
+    return int((who.ended & good(asked, stage.requests, stage.events, found)).sum())
 
 
 def _concurrency(requests: Requests, window: Window, span: Span) -> tuple[float | None, int]:
-    """Mean over time, and maximum, of requests sent and not yet over, within the window."""
-    sent = requests.sent_ns != MISSING
+    """Mean over time, and maximum, of measured requests sent and not yet over, within the part for rates."""
+    sent = (requests.sent_ns != MISSING) & (requests.phase == MEASURED)
     starts, ends = requests.sent_ns[sent], ended_ns(requests, span.end_ns)[sent]
-    if window.end_ns <= window.start_ns:
+    if window.rates_s <= 0:
         return None, 0
-    edges = np.asarray([window.start_ns, window.end_ns], dtype=np.float64)
+    edges = np.asarray([window.rates_ns, window.end_ns], dtype=np.float64)
     mean = float(mean_in_flight(starts, ends, edges)[0])
-    return mean, most_in_flight(starts, ends, window.start_ns, window.end_ns)
+    return mean, most_in_flight(starts, ends, window.rates_ns, window.end_ns)
 
 
-def _outcomes(stage: StageInput, window: Window, values: Mapping[str, Floats], gaps: Streams) -> tuple[Outcome, ...]:
+def _outcomes(stage: StageInput, who: Members, values: Mapping[str, Floats], gaps: Streams) -> tuple[Outcome, ...]:
     """What came of each objective, over requests that were sent, or failed before they could be, within the window."""
-    requests = stage.requests
-    began = np.where(requests.sent_ns != MISSING, requests.sent_ns, np.maximum(requests.ready_ns, requests.due_ns))
-    inside = (began >= window.start_ns) & (began <= window.end_ns)
-    failed = requests.take(inside & (requests.phase == MEASURED) & (requests.status == FAILED))
+    failed = stage.requests.take(who.failed)
     return tuple(
         outcome(asked, values, gaps, failed) if stage.shows(asked.metric) else Outcome(asked, None)
         for asked in stage.objectives

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.flow import flow
 from harness.inflight import mean_in_flight, most_in_flight
 from harness.records import COMPLETED, MEASURED, MISSING, Events, Requests
 from harness.stats import MSER_BATCH, Floats, Trend, settling, trend
@@ -74,11 +75,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The part of a stage that counts: requests sent in [start_ns, end_ns], what arrives in (start_ns, end_ns].
+    """The part of a stage that counts: requests sent in [start_ns, end_ns], answers that end in (rates_ns, end_ns].
 
-    `steady` is None where it cannot be told; `text` says how the window was found. `first_wave`
-    counts requests that were sent all at once and stand inside the window; `grew` marks a queue
-    that rose through the whole stage.
+    Latencies are those of the first, rates those of the second (`harness.flow` says why they begin
+    later, and `rates_text` tells it). `warmup_left` counts answers of the warm-up that were still
+    under way at `rates_ns`. `steady` is None where it cannot be told; `text` says how the window
+    was found. `first_wave` counts requests that were sent all at once and stand inside the window;
+    `grew` marks a queue that rose through the whole stage.
     """
 
     start_ns: int
@@ -88,11 +91,24 @@ class Window:
     text: str
     first_wave: int = 0
     grew: bool = False
+    later_ns: int = 0  # from start_ns to the begin of rates
+    rates_text: str = ""
+    warmup_left: int = 0
 
     @property
     def length_s(self) -> float:
         """Length in seconds."""
         return (self.end_ns - self.start_ns) / NS_PER_S
+
+    @property
+    def rates_ns(self) -> int:
+        """From when on answers count in rates."""
+        return self.start_ns + self.later_ns
+
+    @property
+    def rates_s(self) -> float:
+        """Length in seconds of the part that rates are of."""
+        return (self.end_ns - self.rates_ns) / NS_PER_S
 
 
 def ended_ns(requests: Requests, otherwise: int) -> NDArray[np.int64]:
@@ -115,11 +131,24 @@ def whole_span(requests: Requests, span: Span) -> Span:
 
 
 def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Window:
-    """The steady-state window of one stage, by the tests above.
+    """The steady-state window of one stage, by the tests above, and the part of it that rates are of.
 
     `requests` and `events` are all rows of the stage, warm-up included (it may still be under
     way); `span` is complete; `kind` is the kind of its load.
     """
+    window = _window(requests, events, span, kind)
+    if kind == OFFLINE:
+        return window  # a call begins when its warm-up, a call of its own, is over
+    by_sending = is_open(kind) and window.method in (SENDING, MSER)
+    found = flow(
+        requests, ended_ns(requests, span.end_ns), window.start_ns, window.end_ns,
+        empty=by_sending and window.start_ns == span.start_ns, even=by_sending and kind not in CHANGING,
+    )  # fmt: skip
+    later_ns = found.start_ns - window.start_ns
+    return replace(window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left)
+
+
+def _window(requests: Requests, events: Events, span: Span, kind: str) -> Window:
     sent_ns = requests.sent_ns[(requests.phase == MEASURED) & (requests.sent_ns != MISSING)]
     if len(sent_ns) == 0:
         return Window(span.start_ns, span.stop_ns, SENDING, None, "Nothing was sent.")

@@ -254,17 +254,6 @@ def _row_pieces(events: Events) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def arrived(events: Events, start_ns: int, end_ns: int) -> tuple[int, int]:
-    """Tokens, and events, that arrived within (start_ns, end_ns]."""
-    tokens = count = 0
-    for begin in range(0, len(events.at_ns), PIECE):
-        at_ns = events.at_ns[begin : begin + PIECE]
-        inside = (at_ns > start_ns) & (at_ns <= end_ns)
-        tokens += int(events.tokens[begin : begin + PIECE].sum(where=inside, dtype=np.int64))
-        count += int(np.count_nonzero(inside))
-    return tokens, count
-
-
 def token_rates(events: Events, start_ns: int, end_ns: int, bins: int) -> Floats:
     """Tokens per second that arrived in each of `bins` equal bins of [start_ns, end_ns)."""
     found = np.zeros(bins)

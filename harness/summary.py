@@ -6,7 +6,7 @@ seconds, rates per second, null where there is no number.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from harness.checks import find_doubts
 from harness.doubts import INVALID, Evidence
 from harness.energy import energy_of
 from harness.errors import ResultError
+from harness.invariants import little
 from harness.metrics import StageInput, StageSummary, summarize_stage
 from harness.records import ASSUMED, COMPLETED, FROM_TOKEN_IDS, FROM_USAGE, MISSING, Events, Requests, Samples
 from harness.slo import Outcome
@@ -79,14 +80,21 @@ def summarize(
             "doubts": [doubt.as_dict() for doubt in doubts],
         },
         "tokens": token_audit(requests),
-        "stages": [stage_as_dict(one.summary) | ({} if simulated else _energy(one)) for one in evidence],
+        "stages": [stage_as_dict(one.summary) | _further(one, simulated=simulated) for one in evidence],
     }
+
+
+def _further(one: Evidence, *, simulated: bool) -> dict[str, Any]:
+    """What stands in a stage beside its summary: both sides of Little's law, and the energy of real devices."""
+    law = little(one.stage, one.summary)
+    return {"little": None if law is None else law.as_dict()} | ({} if simulated else _energy(one))
 
 
 def _energy(one: Evidence) -> dict[str, Any]:
     """The stage's `energy`; nothing where the power of the devices is not known."""
-    window, rate = one.summary.window, one.summary.rates.output_token
-    found = energy_of(one.samples, window, (rate or 0.0) * window.length_s)
+    window = one.summary.window
+    counted = replace(window, start_ns=window.rates_ns, later_ns=0)
+    found = energy_of(one.samples, counted, one.summary.counted.output_tokens)
     return {} if found is None else {"energy": found.as_dict()}
 
 
@@ -157,10 +165,18 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
             "steady": window.steady,
             "text": window.text,
         },
+        "rates_window": {
+            "start_ns": window.rates_ns,
+            "end_ns": window.end_ns,
+            "window_s": window.rates_s,
+            "text": window.rates_text,
+            **asdict(stage.counted),
+        },
         "requests": asdict(stage.account),
         "errors": dict(stage.errors),
         "input_tokens": stage.input_tokens,
         "output_tokens": stage.output_tokens,
+        "offered_rate": stage.rates.offered,
         "request_rate": stage.rates.request,
         "output_token_rate": stage.rates.output_token,
         "total_token_rate": stage.rates.total_token,

@@ -23,7 +23,7 @@ def stage(pairs, *, load=CONSTANT, span=(0, 4, 5), slo=None, stream=True):
 
 
 def test_a_small_stage_has_the_numbers_of_a_pencil():
-    """Latencies of three answers, and rates of what arrived within four seconds, worked out by hand."""
+    """Latencies of three answers, and rates of what ended after the warm-up's last answer, worked out by hand."""
     found = summarize_stage(stage(hand_made(), slo={"ttft_p50": 0.8, "ttft_p99": 0.8}))
     metrics = found.metrics
 
@@ -37,13 +37,14 @@ def test_a_small_stage_has_the_numbers_of_a_pencil():
     assert found.account.__class__(4, 4, 3, 1, 0, 0, 1, 4) == found.account
     assert found.errors == {"http_500": 1}
     assert (found.input_tokens, found.output_tokens) == (30, 8)
-    assert found.rates.request == pytest.approx((3 + 1) / 4)  # the warm-up's answer ended inside
-    assert found.rates.output_token == pytest.approx((8 + 1) / 4)
-    assert found.rates.total_token == pytest.approx((9 + 30) / 4)  # its prompt was done before
-    assert found.rates.event == pytest.approx((6 + 1) / 4)
-    assert found.rates.good == pytest.approx(3 / 4)  # 0.5 s three times, the warm-up's too
-    assert found.concurrency_mean == pytest.approx((0.5 + 0.7 + 0.699 + 0.2 + 0.9) / 4)
-    assert found.concurrency_max == 2
+    assert found.rates.request == pytest.approx(3 / 3.5)  # from 0.5 s on, when the warm-up's answer had ended
+    assert found.rates.output_token == pytest.approx(8 / 3.5)
+    assert found.rates.total_token == pytest.approx((8 + 30) / 3.5)
+    assert found.rates.event == pytest.approx(6 / 3.5)
+    assert found.rates.good == pytest.approx(2 / 3.5)  # 0.5 s twice, 0.9 s once
+    assert found.rates.offered == pytest.approx(3 / 3.5)
+    assert found.concurrency_mean == pytest.approx((0.2 + 0.699 + 0.2 + 0.9) / 3.5)
+    assert found.concurrency_max == 1
     assert [(o.value_s, o.met) for o in found.outcomes] == [(pytest.approx(0.7), True), (float("inf"), False)]
     assert found.slo_met is False
 
@@ -71,7 +72,7 @@ def test_an_answer_in_one_piece_has_only_its_end():
 
     assert found.metrics["e2e"].max == pytest.approx(0.6)
     assert [found.metrics[name].n for name in ("ttft", "ttft_user", "tpot", "itl", "chunk_gap")] == [0] * 5
-    assert found.rates.output_token == pytest.approx(8.0)
+    assert found.rates.output_token == pytest.approx(8 * found.rates.request)
     assert (found.slo_met, found.rates.good) == (None, None)
 
 
@@ -94,13 +95,27 @@ def test_a_loop_of_one_user_has_its_own_rate_exactly():
     assert (found.metrics["e2e"].n, found.concurrency_mean, found.concurrency_max) == (5, 1.0, 1)
 
 
-def test_tokens_count_when_they_arrive_not_when_their_answer_ends():
-    """An answer that is half done at the end of sending gives half its tokens and no request to the rates."""
+def test_tokens_count_with_their_answer():
+    """An answer that is half done at the end of sending gives neither a request nor tokens to the rates."""
     quick = [answered(i, i, [i + 0.5]) for i in range(3)]
     found = summarize_stage(stage([*quick, answered(3, 3, [3.5, 4.0, 4.5, 5.0])]))
 
-    assert found.rates.output_token == pytest.approx((3 + 2) / 4)
-    assert found.rates.request == pytest.approx(3 / 4)
+    assert (found.counted.requests, found.counted.output_tokens) == (2, 2)
+    assert found.rates.output_token == found.rates.request == pytest.approx(2 / 3.5)
+
+
+def test_warm_up_counts_in_no_number():
+    """A stage says the same whatever the answers of its warm-up hold; they only delay its rates."""
+    own = [answered(i, i / 4, [i / 4 + 0.5, i / 4 + 0.6]) for i in range(16)]
+    warm = [answered(20, -1.0, [-0.5, 0.9], phase=WARMUP), failed(21, -1.0, 0.3, phase=WARMUP)]
+    other = [answered(20, -2.0, [0.1] * 9, [50] * 9, phase=WARMUP, done_ns=ns(0.9)), warm[1]]
+    found, same = (summarize_stage(stage([*own, *pairs], slo={"ttft_p50": 1.0})) for pairs in (warm, other))
+
+    assert found == same
+    assert found.window.rates_ns == ns(0.9)
+    assert found.counted.requests == 12
+    assert found.concurrency_mean == pytest.approx(2.4, abs=0.05)
+    assert found.metrics["ttft"].n == 16
 
 
 @pytest.mark.parametrize(

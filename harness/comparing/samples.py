@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from harness.comparing.sides import Records, Repeat
 from harness.measures import FAILED_SHARE, Measure
+from harness.members import members
 from harness.metrics import StageInput, latencies
 from harness.records import COMPLETED, FAILED, MEASURED, MISSING
 from harness.resampling import Sample
 from harness.slo import good
 from harness.steady import Span, Window, ended_ns, find_window, whole_span
-from harness.streams import rows_of, token_rates
+from harness.streams import rows_of
 from harness.units import NS_PER_S
 
 PIECES = 900  # of a window, so that thirty blocks have thirty each
@@ -21,12 +22,13 @@ PIECES = 900  # of a window, so that thirty blocks have thirty each
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One stage of one repeat: its records, its window, and which rows count for latencies."""
+    """One stage of one repeat: its records, its window, and which rows count for latencies and which for rates."""
 
     stage: StageInput
     span: Span
     window: Window
     counted: NDArray[np.bool_]
+    ended: NDArray[np.bool_]
 
 
 def rows_in(repeat: Repeat, number: int) -> Rows | None:
@@ -42,11 +44,10 @@ def rows_in(repeat: Repeat, number: int) -> Rows | None:
     )  # fmt: skip
     span = whole_span(stage.requests, stage.span)
     window = find_window(stage.requests, stage.events, span, str(stage.load["kind"]))
-    rows = stage.requests
-    inside = (rows.phase == MEASURED) & (rows.sent_ns >= max(0, window.start_ns)) & (rows.sent_ns <= window.end_ns)
-    if window.end_ns <= window.start_ns or not inside.any():
+    who = members(stage.requests, window, span)
+    if window.rates_s <= 0 or not who.sent.any():
         return None
-    return Rows(stage, span, window, inside & (rows.status == COMPLETED))
+    return Rows(stage, span, window, who.answered, who.ended)
 
 
 def _span(records: Records, stage: int, repeat: int) -> Span:
@@ -96,18 +97,17 @@ def _piece_rates(metric: str, rows: Rows) -> Sample | None:
 
 
 def _token_pieces(rows: Rows) -> NDArray[np.float64]:
-    return token_rates(rows.stage.events, rows.window.start_ns, rows.window.end_ns, PIECES)
+    return _pieces(rows, rows.ended, rows.stage.requests.output_tokens)
 
 
 def _all_token_pieces(rows: Rows) -> NDArray[np.float64]:
     requests = rows.stage.requests
     known = np.where(requests.input_tokens != MISSING, requests.input_tokens, np.maximum(0, requests.input_asked))
-    return _token_pieces(rows) + _pieces(rows, requests.first_ns, known)
+    return _pieces(rows, rows.ended, requests.output_tokens + known)
 
 
 def _ended_pieces(rows: Rows) -> NDArray[np.float64]:
-    done = rows.stage.requests.status == COMPLETED
-    return _pieces(rows, ended_ns(rows.stage.requests, rows.span.end_ns), done)
+    return _pieces(rows, rows.ended, np.ones(len(rows.ended)))
 
 
 def _good_pieces(rows: Rows) -> NDArray[np.float64] | None:
@@ -115,16 +115,16 @@ def _good_pieces(rows: Rows) -> NDArray[np.float64] | None:
     if not asked or not all(rows.stage.shows(objective.metric) for objective in asked):
         return None
     kept = good(asked, requests, rows.stage.events, latencies(requests, stream=rows.stage.stream))
-    return _pieces(rows, ended_ns(requests, rows.span.end_ns), kept & (requests.status == COMPLETED))
+    return _pieces(rows, rows.ended & kept, np.ones(len(kept)))
 
 
-def _pieces(rows: Rows, at_ns: NDArray[np.int64], weights: NDArray[Any]) -> NDArray[np.float64]:
-    """What happened at these times, per second of each of `PIECES` equal pieces of the window."""
+def _pieces(rows: Rows, ended: NDArray[np.bool_], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """What answers came to by when they ended, per second of each of `PIECES` equal pieces of the part for rates."""
     window = rows.window
-    inside = (at_ns > window.start_ns) & (at_ns <= window.end_ns)
-    number = (at_ns[inside] - window.start_ns - 1) * PIECES // (window.end_ns - window.start_ns)
-    counted = np.bincount(number, weights=weights[inside].astype(np.float64), minlength=PIECES)
-    return counted * PIECES / window.length_s
+    at_ns = ended_ns(rows.stage.requests, rows.span.end_ns)[ended]
+    number = (at_ns - window.rates_ns - 1) * PIECES // (window.end_ns - window.rates_ns)
+    counted = np.bincount(number, weights=weights[ended].astype(np.float64), minlength=PIECES)
+    return counted * PIECES / window.rates_s
 
 
 _PIECES = {

@@ -1,0 +1,108 @@
+"""From when on do the answers of a stage leave at the rate that the engine holds?
+
+Rates count answers by when they end, and warm-up never counts. So they begin later than the
+sending: answers that end at first are those of the warm-up, or, where the engine began empty,
+none; and an engine that fills its batch or its queue answers ever faster until it is full. From
+the window's start on, as far as the first half of the window allows, these are left out:
+
+1. Warm-up: until its last answer has ended. Then only requests of the stage are under way.
+2. Filling: in an open loop that began empty, until all are answered that were sent before the
+   first answer ended (or half of them, where that takes longer).
+3. Ramp-up: in an open loop of constant rate with at least 50 answers left, MSER-5 over 250 equal
+   parts of what remains proposes a cut of the rate of answers. It is made where they left more
+   slowly before than after, by over three standard errors and by a tenth; a cut of the whole
+   first half is made too, since what follows is the best that was seen.
+
+Without 3 a queue that fills for half of a stage would make a stage of more load look slower.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records import COMPLETED, MEASURED, MISSING, WARMUP, Requests
+from harness.stats import settling
+from harness.units import NS_PER_S, format_duration, format_rate
+
+BINS = 250
+FEWEST_ANSWERS = 50  # below, MSER-5 cuts steady Poisson answers about as often as a true ramp-up
+SURE = 3.0  # standard errors; MSER-5 picks its cut, so 2 would find one in every fifth steady series
+LEAST_SHIFT = 0.1  # of the rate: a smaller ramp-up does not change a result
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Answers count in rates from `start_ns` on; `text` says why not sooner.
+
+    `warmup_left` counts answers of the warm-up that were still under way then, and so take the place of others.
+    """
+
+    start_ns: int
+    text: str = ""
+    warmup_left: int = 0
+
+
+def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, empty: bool, even: bool) -> Flow:
+    """The part of the window [start_ns, end_ns] in which rates count, by the tests above.
+
+    `empty` says that an open loop may have begun with nothing under way, `even` that its load has one rate.
+    """
+    latest_ns = (start_ns + end_ns) // 2
+    sent = requests.sent_ns != MISSING
+    warm_ns = ended_ns[sent & (requests.phase == WARMUP) & (ended_ns > start_ns) & (requests.sent_ns < end_ns)]
+    own = sent & (requests.phase == MEASURED) & (requests.status == COMPLETED)
+    found = Flow(start_ns)
+    if len(warm_ns):
+        found = _after_warm_up(warm_ns, start_ns, latest_ns)
+    elif empty:
+        found = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, latest_ns)
+    answered_ns = ended_ns[own & (ended_ns > found.start_ns) & (ended_ns <= end_ns)]
+    return _risen(answered_ns, found, end_ns, start_ns) if even else found
+
+
+def _after_warm_up(warm_ns: Times, start_ns: int, latest_ns: int) -> Flow:
+    last_ns = int(warm_ns.max())
+    left = int((warm_ns > latest_ns).sum())
+    at_ns = min(last_ns, latest_ns)
+    return Flow(at_ns, f"Rates count from {_since(at_ns, start_ns)} on, {_until(left)}.", left)
+
+
+def _until(left: int) -> str:
+    if left:
+        return f"half of the window, though {left} answers of the warm-up were still under way"
+    return "when the last answer of the warm-up had ended"
+
+
+def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, latest_ns: int) -> Flow:
+    """When those are answered that came before the first answer ended."""
+    first_ns = int(ended_ns.min(initial=np.iinfo(np.int64).max))
+    wave = np.sort(ended_ns[sent_ns < first_ns])
+    for number, which in ((-1, "all"), ((len(wave) - 1) // 2, "half")):
+        if len(wave) and start_ns < wave[number] <= latest_ns:
+            since = _since(int(wave[number]), start_ns)
+            text = f"Rates count from {since} on, when {which} of the first {len(wave)} requests were answered."
+            return Flow(int(wave[number]), text)
+    return Flow(start_ns)
+
+
+def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:
+    """Later than `found` where answers came more slowly at first, so surely that chance does not explain it."""
+    length_ns = end_ns - found.start_ns
+    if len(answered_ns) < FEWEST_ANSWERS or length_ns < BINS:
+        return found
+    counts = np.bincount((answered_ns - found.start_ns - 1) * BINS // length_ns, minlength=BINS)
+    rates = counts.astype(np.float64) * (BINS * NS_PER_S / length_ns)
+    cut = settling(np.asarray(rates, dtype=np.float64))
+    if cut.shift <= SURE or cut.after - cut.before <= LEAST_SHIFT * cut.after:
+        return found
+    at_ns = found.start_ns + length_ns * cut.at // BINS
+    before, after = format_rate(cut.before, "req/s"), format_rate(cut.after, "req/s")
+    text = f"Rates count from {_since(at_ns, start_ns)} on: before, {before} were answered, and {after} after."
+    return Flow(at_ns, text, found.warmup_left)
+
+
+def _since(at_ns: int, start_ns: int) -> str:
+    return format_duration((at_ns - start_ns) / NS_PER_S)
