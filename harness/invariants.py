@@ -32,7 +32,6 @@ from harness.steady import ended_ns
 from harness.units import NS_PER_S, format_count, significant
 
 ROUNDING = 1e-9  # of a value; sums of float64 over a million rows stay within
-_MEND = "This is a fault of the harness: keep the result folder and report it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,9 @@ def invariants(evidence: Evidence) -> Iterator[Doubt]:
     """What is broken of a stage's invariants."""
     for broken in (_numerators, _identity, _littles_law, _event_tokens):
         for text in broken(evidence.stage, evidence.summary):
-            yield Doubt("invariant", INVALID, text, _MEND)
+            yield Doubt(
+                "invariant", INVALID, text, "This is a fault of the harness: keep the result folder and report it."
+            )
 
 
 def _listed(stage: StageInput, summary: StageSummary) -> Requests:
@@ -124,12 +125,14 @@ def _numerators(stage: StageInput, summary: StageSummary) -> Iterator[str]:
     )
     for name, rate, count in pairs:
         if _unlike((rate or 0.0) * length_s, count):
-            yield (
+            text = (
                 f"The rate of {name} counts {significant((rate or 0.0) * length_s)}, "
                 f"and the {format_count(len(rows))} answers that ended meanwhile hold {format_count(count)}."
             )
+            yield text
     if rates.good is not None and rates.good > rates.request * (1 + ROUNDING):
-        yield f"Goodput is {significant(rates.good)} req/s, more than the {significant(rates.request)} answered."
+        text = f"Goodput is {significant(rates.good)} req/s, more than the {significant(rates.request)} answered."
+        yield text
 
 
 def _identity(stage: StageInput, summary: StageSummary) -> Iterator[str]:
@@ -138,20 +141,22 @@ def _identity(stage: StageInput, summary: StageSummary) -> Iterator[str]:
         return
     mean = float(rows.output_tokens.mean()) if len(rows) else 0.0
     if _unlike(rates.output_token, rates.request * mean):
-        yield (
+        text = (
             f"The output token rate is {significant(rates.output_token)} tokens/s, and {significant(rates.request)} "
             f"req/s of {significant(mean)} tokens each are {significant(rates.request * mean)}."
         )
+        yield text
 
 
 def _littles_law(stage: StageInput, summary: StageSummary) -> Iterator[str]:
     law = little(stage, summary)
     if law is not None and _unlike(law.in_flight, law.expected, law.left * law.time_s):
-        yield (
+        text = (
             f"{significant(law.in_flight)} requests were in flight on average; by Little's law "
             f"{significant(law.left)} req/s that stay {significant(law.time_s)} s each make "
             f"{significant(law.expected)}, both edges of the window counted."
         )
+        yield text
 
 
 def _event_tokens(stage: StageInput, _summary: StageSummary) -> Iterator[str]:
@@ -162,8 +167,9 @@ def _event_tokens(stage: StageInput, _summary: StageSummary) -> Iterator[str]:
     off = (r.phase == MEASURED) & (r.status == COMPLETED) & timed & (held != r.output_tokens)
     if off.any():
         first = int(np.flatnonzero(off)[0])
-        yield (
+        text = (
             f"The events of {format_count(int(off.sum()))} answers do not hold their tokens: request "
             f"{int(r.index[first])} has {format_count(int(r.output_tokens[first]))}, "
             f"and its events {format_count(int(held[first]))}."
         )
+        yield text

@@ -1,6 +1,6 @@
 """How does latency change with load? The page's first figure and its sisters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +12,7 @@ from reports.drawing import Drawing, drawn
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.style import scale_of
 from reports.folder import number
+from reports.frames import rate_of
 from reports.glossary import name_of
 from reports.loads import asked_load, same_level
 from reports.rows import rows_of
@@ -47,57 +48,72 @@ def further_curves(data: Data) -> Iterator[Drawing]:
 
 
 def curve(data: Data, metric: str) -> Drawing:
-    """One metric against the rate reached, or side by side where all stages ask for the same rate."""
-    rate, unit = ("request_rate", "requests/s") if data.is_open else ("output_token_rate", "output tokens/s")
+    """One metric against the rate offered (closed: reached), or side by side where all stages ask for the same rate."""
+    rate, unit = ("offered_rate", "requests/s") if data.is_open else ("output_token_rate", "output tokens/s")
     by_stage = same_level(data.result.run.get("stages") or ())
     tail = judged_statistic(data.result, metric)
     table = _points(data, metric, "stage" if by_stage else rate, tail)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
     bracket = _capacity(data, rate) if not by_stage and (limits or metric == _hero_metric(data)) else None
     scale = scale_of(table["tail"].to_numpy(dtype=np.float64), times=True)
-    title = f"{name_of(metric)} {'by stage' if by_stage else 'against throughput'}"
+    against = "against offered load" if data.is_open else "against throughput"
+    title = f"{name_of(metric)} {'by stage' if by_stage else against}"
     head = data.head(title, f"{scale.unit}: {tail} filled, p50 hollow, bars are 95 % intervals")
-    figure = throughput_latency(Throughput(table, tail, "" if by_stage else f"{unit} reached", limits, bracket), head)
+    across = "" if by_stage else f"{unit} {'offered' if data.is_open else 'reached'}"
+    figure = throughput_latency(Throughput(table, tail, across, limits, bracket), head)
     points = "; ".join(
         f"{short}: {format_duration(p50)} / {format_duration(high)}"
         for short, p50, high in rows_of(table, "short", "p50", "tail")
     )
     said = f"p50 / {tail} of {points}.{limit_words(limits)}{_knee_words(bracket, unit)}"
-    return drawn(figure, f"curve-{metric}", head, said, _BY_STAGE if by_stage else _CURVE)
+    caption = _BY_STAGE if by_stage else _OFFERED if data.is_open else _REACHED
+    return drawn(figure, f"curve-{metric}", head, said, caption)
 
 
 def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
-    """One metric of every stage: columns rate, stage, short, p50 and tail with the ends of their intervals."""
+    """One metric of every stage: columns rate, done, stage, short, p50 and tail with the ends of their intervals.
+
+    `done` is the rate of answers beside an offered one, else NaN.
+    """
     rows = data.metrics[data.metrics["metric"] == metric]
     ends = {f"tail_{end}": rows.get(f"{tail}_{end}", np.nan) for end in ("low", "high")}
-    table = rows.assign(rate=rows[rate], short=rows["stage"].map(data.names), tail=rows[tail], **ends)
+    done = rows["request_rate"] if rate == "offered_rate" else np.nan
+    table = rows.assign(rate=rows[rate], done=done, short=rows["stage"].map(data.names), tail=rows[tail], **ends)
     known: pd.DataFrame = table.dropna(subset=["rate", "p50"])
     return known
 
 
-_CURVE = (
+_REACHED = (
     "Each point is a stage, named by the load that was asked; across, the rate that was really reached. "
     "Where points stop moving right, the engine is full."
+)
+_OFFERED = (
+    "Each point is a stage; across, the rate at which requests were offered. The vertical stroke marks the rate at "
+    "which they were answered. Where strokes fall behind their points, the engine is full."
 )
 _BY_STAGE = "All stages ask for the same rate and differ in something else, so they stand side by side."
 
 
 def _capacity(data: Data, rate: str) -> Capacity | None:
-    """Where limits stop holding as more is asked: the rates reached by the last stage that holds and the next."""
+    """Where limits stop holding as more is asked: the rates of the last stage that holds and of the next."""
     stages = sorted((stage for stage in data.result.stages if stage.get("slo")), key=asked_load)
     if not stages:
-        return saturation([(asked_load(stage), number(stage.get(rate))) for stage in data.result.stages])
+        reached = "request_rate" if rate == "offered_rate" else rate
+        loads = [(asked_load(stage), number(stage.get(reached))) for stage in data.result.stages]
+        offered = {asked_load(stage): rate_of(stage, rate) for stage in data.result.stages}
+        return saturation(loads, offered if rate == "offered_rate" else None)
     held = holding(data.result)
     broken = next((place for place, stage in enumerate(stages) if stage.get("index") not in held), len(stages))
     if not 0 < broken < len(stages):
         return None
-    return Capacity(number(stages[broken - 1].get(rate)), number(stages[broken].get(rate)))
+    return Capacity(rate_of(stages[broken - 1], rate), rate_of(stages[broken], rate))
 
 
-def saturation(loads: Sequence[tuple[float, float]]) -> Capacity | None:
+def saturation(loads: Sequence[tuple[float, float]], offered: Mapping[float, float] | None = None) -> Capacity | None:
     """Where a step of load brings less than half of what the first load brought for as much.
 
-    `loads` are pairs of what was asked and reached. None where no step does, or fewer than three loads tell.
+    `loads` are pairs of what was asked and reached; the place is told in what was reached, or in what was `offered`
+    by what was asked. None where no step does, or fewer than three loads tell.
     """
     steps = sorted(dict(loads).items())
     if len(steps) < _FEWEST_STEPS or not steps[0][0] > 0 or not steps[0][1] > 0:
@@ -105,7 +121,8 @@ def saturation(loads: Sequence[tuple[float, float]]) -> Capacity | None:
     share = steps[0][1] / steps[0][0]
     for (asked, reached), (more, got) in pairwise(steps):
         if got - reached < share * (more - asked) / 2:
-            return Capacity(reached, max(got, reached * 1.02), "more load brings little more")
+            ends = (reached, max(got, reached * 1.02)) if offered is None else (offered[asked], offered[more])
+            return Capacity(*ends, "more load brings little more")
     return None
 
 

@@ -35,7 +35,7 @@ _PLACE_COLUMNS = (
     *("window_start_s", "window_end_s", "steady"),
 )
 _METRIC_COLUMNS = (
-    *("stage", "repeat", "metric", "request_rate", "output_token_rate", *STATISTICS),
+    *("stage", "repeat", "metric", "offered_rate", "request_rate", "output_token_rate", *STATISTICS),
     *(f"{name}_{end}" for name in BOUNDED for end in ("low", "high")),
 )
 
@@ -79,7 +79,7 @@ def _place_row(
 def metric_frame(result: Result) -> pd.DataFrame:
     """One row a stage, repeat and metric of the summary: its statistics and the ends of their intervals.
 
-    Columns: stage, repeat, metric, request_rate, output_token_rate, then `STATISTICS`, then for
+    Columns: stage, repeat, metric, offered_rate, request_rate, output_token_rate, then `STATISTICS`, then for
     each statistic that may have one the interval as mean_low, mean_high, p50_low, …
     """
     rows = [
@@ -87,6 +87,7 @@ def metric_frame(result: Result) -> pd.DataFrame:
             "stage": stage.get("index", place),
             "repeat": stage.get("repeat", 0),
             "metric": metric,
+            "offered_rate": rate_of(stage, "offered_rate"),
             "request_rate": number(stage.get("request_rate")),
             "output_token_rate": number(stage.get("output_token_rate")),
             **{name: number(found.get(name)) for name in STATISTICS},
@@ -97,6 +98,14 @@ def metric_frame(result: Result) -> pd.DataFrame:
         if (found := stage.get(metric) or {}).get("n")
     ]
     return frame_of_rows(rows, _METRIC_COLUMNS)
+
+
+def rate_of(stage: Mapping[str, Any], rate: str) -> float:
+    """A rate of a stage of the summary; of an older one, which tells no offered rate, the one that was asked for."""
+    found = stage.get(rate)
+    if found is None and rate == "offered_rate":
+        found = (stage.get("load") or {}).get("rate", stage.get("request_rate"))
+    return number(found)
 
 
 def _intervals(found: Mapping[str, Sequence[float]]) -> dict[str, float]:

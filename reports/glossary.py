@@ -45,12 +45,23 @@ TERMS: Mapping[str, Term] = {
     ),
     "queue_wait": Term("Queue wait", "How long a request that was due waited for a slot of max_concurrency."),
     "connect": Term("Connect", "The time to open a connection, of those requests that had to open one."),
-    "request_rate": Term("Request rate", "Requests answered in the measured window, per second."),
-    "output_token_rate": Term("Output tokens", "Tokens that arrived within the measured window, per second."),
-    "total_token_rate": Term("All tokens", "Prompt tokens and output tokens per second."),
-    "goodput": Term("Goodput", "Requests per second that met every limit on a single request; failed ones never do."),
+    "offered_rate": Term("Offered", "Requests that came due per second, in the same part of the window as the rates."),
+    "request_rate": Term(
+        "Request rate",
+        "Answers of the stage's own requests that ended in the steady part of sending, per second: after the last "
+        "answer of a warm-up and after the ramp-up of the answers. The stage's text says when that part begins.",
+    ),
+    "output_token_rate": Term(
+        "Output tokens", "Output tokens of those answers, per second: request rate times their mean length."
+    ),
+    "total_token_rate": Term("All tokens", "Prompt tokens and output tokens of those answers, per second."),
+    "goodput": Term(
+        "Goodput", "Those of the answers that rates count that met every limit on a single request, per second."
+    ),
     "concurrency": Term(
-        "In flight", "Requests sent and not yet over at the same moment: mean over the window, and the most."
+        "In flight",
+        "Requests of the stage sent and not yet over at the same moment: mean over the part that rates are of, and "
+        "the most.",
     ),
     "p99": Term("p50, p90, p99", "The value that 50, 90 or 99 % of the values stay under (linear between ranks)."),
     "ci95": Term(
@@ -60,7 +71,8 @@ TERMS: Mapping[str, Term] = {
     ),
     "window": Term(
         "Window",
-        "The part of a stage that is measured. Warm-up, and what a test finds unsteady, are kept but not counted.",
+        "The part of a stage that is measured: latencies are of requests sent in it, rates of answers that ended "
+        "in it. Warm-up, and what a test finds unsteady, are kept but not counted.",
     ),
     "warmup": Term("Warm-up", "Requests sent before the first measured stage; recorded and marked, never counted."),
     "open": Term("Open loop", "Requests come by the clock, whether or not earlier ones have been answered."),

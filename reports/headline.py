@@ -58,6 +58,8 @@ def cards(stage: Mapping[str, Any]) -> list[Card]:
     load = stage.get("load") or {}
     by_clock = is_open(str(load.get("kind")))
     asked = f"asked {trimmed(load['rate'])}" if "rate" in load else _at_once(load)
+    if stage.get("offered_rate") is not None:
+        asked = f"{significant(number(stage['offered_rate']))} offered"
     concurrency = stage.get("concurrency") or {}
     in_flight = f"{significant(number(concurrency.get('mean')))} in flight on average"
     latencies = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")

@@ -79,6 +79,7 @@ def overview(result: Result) -> Table:
     scales = {metric: _scale(stages, metric) for metric in metrics}
     columns = [
         Column("", "Stage"),
+        *([Column("offered_rate", "Offered", "req/s")] if by_clock else []),
         Column("request_rate", "Rate", "req/s"),
         Column("output_token_rate", "Output", "tokens/s"),
         Column("concurrency", "In flight", "mean"),
@@ -89,15 +90,18 @@ def overview(result: Result) -> Table:
     ]
     picked = [(metric, name, scales[metric][0]) for metric in metrics for name in shown[metric]]
     growing = grew(result)
-    return Table(columns, [_overview_row(stage, picked, growing) for stage in stages])
+    return Table(columns, [_overview_row(stage, picked, growing, by_clock=by_clock) for stage in stages])
 
 
-def _overview_row(stage: Mapping[str, Any], picked: Sequence[tuple[str, str, float]], growing: set[int]) -> list[Cell]:
+def _overview_row(
+    stage: Mapping[str, Any], picked: Sequence[tuple[str, str, float]], growing: set[int], *, by_clock: bool
+) -> list[Cell]:
     requests = stage.get("requests") or {}
     failed = requests.get("failed") or 0
     unanswered = sum(requests.get(name) or 0 for name in ("cancelled", "never_sent"))
     return [
         Cell(str(stage.get("label", "")), _repeat(stage)),
+        *([Cell(significant(number(stage.get("offered_rate"))))] if by_clock else []),
         Cell(significant(number(stage.get("request_rate")))),
         Cell(significant(number(stage.get("output_token_rate")))),
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
@@ -151,7 +155,7 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
     return StageTable(
         index=place,
         label=", ".join(filter(None, (str(stage.get("label", "")), _repeat(stage)))),
-        window=str(window.get("text") or ""),
+        window=" ".join(filter(None, (window.get("text"), (stage.get("rates_window") or {}).get("text")))),
         steady=window.get("steady"),
         counts=counts,
         metrics=_metric_table(stage),

@@ -27,7 +27,7 @@ def points(stages=3):
         {"stage": i, "rate": float(i + 1), "short": f"{i + 1} req/s", "p50": 0.1 * (i + 1), "tail": 0.3 * (i + 1)}
         for i in range(stages)
     ]
-    return pd.DataFrame(rows).assign(p50_low=np.nan, p50_high=np.nan, tail_low=0.1, tail_high=1.0)
+    return pd.DataFrame(rows).assign(done=np.nan, p50_low=np.nan, p50_high=np.nan, tail_low=0.1, tail_high=1.0)
 
 
 def curve_svg(name="a", shown=None, head=None):
@@ -128,6 +128,15 @@ def test_the_place_where_limits_stop_holding_is_marked_once():
     marked = [curve_svg(shown=Throughput(points(), "p99", "x", capacity=Capacity(*pair))) for pair in [(1, 2), (2, 1)]]
 
     assert ["stop holding" in text for text in marked] == [True, False]
+
+
+def test_the_rate_of_answers_is_a_second_mark():
+    """Where latency stands over the offered rate, a stroke says how many were answered; where none is told, none is."""
+    with_marks = curve_svg(shown=Throughput(points().assign(done=[1.0, 2.0, 2.1]), "p99", "requests/s offered"))
+
+    assert with_marks.count("req/s answered") == 3
+    assert "3 req/s: 2.10 req/s answered" in with_marks
+    assert "answered" not in curve_svg()
 
 
 def test_stages_of_one_rate_stand_side_by_side():
@@ -289,3 +298,12 @@ def test_a_sweep_without_limits_has_its_knee_where_more_load_brings_little(loads
     found = saturation(loads)
 
     assert (found and (found.held, found.broken)) == knee
+
+
+def test_a_knee_over_offered_rates_stands_at_what_was_offered():
+    """Between the two loads that were offered, and not between what came of them."""
+    loads = [(1, 1.0), (2, 1.9), (4, 2.2), (8, 2.3)]
+    found = saturation(loads, {1: 1.1, 2: 2.1, 4: 3.9, 8: 8.0})
+
+    assert found is not None
+    assert (found.held, found.broken) == (2.1, 3.9)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.units import format_duration
+from harness.units import format_duration, significant
 from reports.figures.style import SMALL, Head, apart, limit_line, panel, paper, scale_of, set_scale, ticks
 from reports.loads import short_duration
 from reports.palette import ACCENT, INK, LIMIT, MUTED, SURFACE, stage_colour
@@ -39,9 +39,10 @@ class Capacity:
 class Throughput:
     """One metric over stages.
 
-    `points` has a row a stage and repeat: rate, stage, short, p50, p50_low, p50_high, tail,
-    tail_low, tail_high (s), the tail being the statistic of that name. `across` names the rate's
-    axis; where it is empty the rate is the number of the stage, and stages stand side by side.
+    `points` has a row a stage and repeat: rate, done, stage, short, p50, p50_low, p50_high, tail,
+    tail_low, tail_high (s), `done` being the rate of answers where `rate` was offered (else NaN),
+    and the tail the statistic of that name. `across` names the rate's axis; where it is empty the
+    rate is the number of the stage, and stages stand side by side.
     """
 
     points: pd.DataFrame
@@ -52,7 +53,7 @@ class Throughput:
 
 
 def throughput_latency(shown: Throughput, head: Head) -> Figure:
-    """p50 and a tail against the rate reached, a point a stage and repeat."""
+    """p50 and a tail against a rate, a point a stage and repeat; a stroke where the answers' own rate is another."""
     figure = paper(_TALL, head)
     axes = panel(figure, (40, 34 if shown.capacity else 22, 36, 44))
     points = shown.points
@@ -63,6 +64,8 @@ def throughput_latency(shown: Throughput, head: Head) -> Figure:
     _set_across(axes, shown)
     if shown.capacity is not None:
         _draw_capacity(axes, shown.capacity)
+    if shown.across:
+        _draw_answered(axes, points)
     _draw_line(axes, points, "p50", "p50")
     _draw_line(axes, points, "tail", shown.tail)
     _name_lines(axes, shown)
@@ -81,7 +84,8 @@ def _set_across(axes: Axes, shown: Throughput) -> None:
         stages = dict(rows_of(points, "stage", "short"))
         ticks(axes, "x", list(stages), list(stages.values()))
         return
-    set_scale(axes, "x", scale_of(points["rate"].to_numpy(dtype=np.float64), times=False, allow_log=False))
+    rates = points[["rate", "done"]].to_numpy(dtype=np.float64).ravel()
+    set_scale(axes, "x", scale_of(rates[np.isfinite(rates)], times=False, allow_log=False))
     axes.text(1, -36 / axes.bbox.height, shown.across, transform=axes.transAxes, ha="right", color=MUTED)  # fmt: skip
 
 
@@ -98,6 +102,20 @@ def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> None
         axes.plot([rate], [value], marker="o", markersize=7, color=own if is_tail else SURFACE,
                   markeredgecolor=own, markeredgewidth=1.6, zorder=4,
                   gid=f"tip:{short}: {name} {format_duration(value)}")  # fmt: skip
+
+
+def _draw_answered(axes: Axes, points: pd.DataFrame) -> None:
+    """The rate at which requests were answered, as a stroke at the height of the tail, tied to the point it belongs to.
+
+    Each stage's repeats together: their strokes would only lie on each other.
+    """
+    known = points.dropna(subset=["done", "tail"])
+    middle = known.groupby(["stage", "short"], sort=False)[["rate", "done", "tail"]].median().reset_index()
+    for rate, done, tail, stage, short in rows_of(middle, "rate", "done", "tail", "stage", "short"):
+        own = stage_colour(stage)
+        axes.plot([done, rate], [tail] * 2, color=own, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+        axes.plot([done], [tail], marker="|", markersize=13, markeredgewidth=2, color=own, zorder=3,
+                  gid=f"tip:{short}: {significant(done)} req/s answered")  # fmt: skip
 
 
 def _name_lines(axes: Axes, shown: Throughput) -> None:
