@@ -7,7 +7,7 @@ the window's start on, as far as the first half of the window allows, these are 
 
 1. Warm-up: until its last answer has ended. Then only requests of the stage are under way.
 2. Filling: in an open loop that began empty, until all are answered that were sent before the
-   first answer ended (or half of them, where that takes longer).
+   first answer ended (or nine in ten of them, or half, where that takes longer).
 3. Ramp-up: in an open loop of constant rate with at least 50 answers left, MSER-5 over 250 equal
    parts of what remains proposes a cut of the rate of answers. It is made where they left more
    slowly before than after, by over three standard errors and by a tenth; a cut of the whole
@@ -16,6 +16,7 @@ the window's start on, as far as the first half of the window allows, these are 
 Without 3 a queue that fills for half of a stage would make a stage of more load look slower.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +81,8 @@ def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, latest_ns: int)
     """When those are answered that came before the first answer ended."""
     first_ns = int(ended_ns.min(initial=np.iinfo(np.int64).max))
     wave = np.sort(ended_ns[sent_ns < first_ns])
-    for number, which in ((-1, "all"), ((len(wave) - 1) // 2, "half")):
+    for share, which in ((1.0, "all"), (0.9, "nine in ten"), (0.5, "half")):
+        number = math.ceil(share * len(wave)) - 1
         if len(wave) and start_ns < wave[number] <= latest_ns:
             since = _since(int(wave[number]), start_ns)
             text = f"Rates count from {since} on, when {which} of the first {len(wave)} requests were answered."

@@ -12,6 +12,7 @@ from harness.metrics import StageInput, label, latencies, summarize_stage
 from harness.records import MEASURED, MISSING, WARMUP
 from harness.steady import Span
 from tests.made_runs import answered, closed_run, columns, failed, hand_made, never_sent, ns
+from tests.random_runs import any_pair
 
 CONSTANT = {"kind": "constant", "rate": 1.0, "duration_s": 4.0}
 
@@ -145,27 +146,6 @@ def test_a_failure_that_was_never_sent_counts_against_an_objective():
     (found,) = summarize_stage(stage(pairs, slo={"ttft_max": 1.0})).outcomes
 
     assert found.met is False
-
-
-times = st.integers(0, 40).map(lambda tenths: tenths / 10)
-
-
-@st.composite
-def any_pair(draw, index):
-    """A request of any fate."""
-    due, phase = draw(times), draw(st.sampled_from([MEASURED, MEASURED, WARMUP]))
-    fate = draw(st.sampled_from(["answered", "failed", "cancelled", "never_sent"]))
-    if fate == "never_sent":
-        return never_sent(index, due, phase=phase)
-    sent = due + draw(times)
-    if fate != "answered":
-        record, events = failed(
-            index, due, sent + draw(times), draw(st.sampled_from(["timeout", "refused"])), phase=phase
-        )
-        return replace(record, sent_ns=ns(sent), status=fate, error="" if fate == "cancelled" else record.error), events
-    tokens = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
-    arrivals = list(sent + np.cumsum([draw(times) for _ in tokens]))
-    return answered(index, due, arrivals, tokens, sent=sent, phase=phase)
 
 
 @given(st.data(), st.integers(0, 12), st.sampled_from(["closed", "poisson", "ramp"]))
