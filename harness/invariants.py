@@ -9,9 +9,9 @@ what the summary shows:
 3. Little's law (Little 1961; "L = lambda W") over the part for rates, of length T: requests in
    flight on average = rate at which they leave x mean time in the system of those that left, less
    what these spent there before the part began, plus what those have spent that were still there
-   at its end. Both edges are counted, so that it holds to rounding, steady or not. In a steady
-   window the edges nearly cancel, and in flight / (left x time), the stage's `little.ratio`, is one
-   to within before + after, as a share of in flight: about twice the time in the system over T.
+   at its end. Both edges are counted, so that it holds to rounding, steady or not. The stage's
+   `little.ratio`, in flight / (left x time), lies (after - before) / (left x time) from one: at most
+   about the mean time in the system over T in a steady window, where both edges are alike.
 4. Events: the tokens of a completed answer's events are the tokens of the answer.
 
 A broken one is a fault of the harness or of its records, never of the engine: nothing of the
