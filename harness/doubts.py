@@ -25,7 +25,7 @@ SEVERITIES = (NOTE, DOUBT, INVALID)
 class Doubt:
     """Why a number may not mean what it seems to (`text`), and what to do about it (`next`).
 
-    `name` is short and stable, `stage` the index of the stage, or None for the whole run.
+    `name` is short and stable, `stage` the index of the stage (from 0), or None for the whole run.
     """
 
     name: str

@@ -11,6 +11,7 @@ from typing import Any
 from harness import store
 from harness.errors import ResultError
 from harness.kernels import result as kernel_result
+from harness.stage_names import stage_name
 
 
 def finish(folder: Path) -> dict[str, Any]:
@@ -76,7 +77,9 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     verdict = summary["verdict"]
     lines = [summary["answer"]]
     lines.append("valid" if verdict["valid"] else "NOT VALID")
+    labels = {stage.get("index"): str(stage.get("label", "")) for stage in summary.get("stages") or ()}
     for doubt in verdict["doubts"]:
-        place = "" if doubt.get("stage") is None else f" (stage {doubt['stage']})"
+        stage = doubt.get("stage")
+        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''))}"
         lines.append(f"{doubt['severity']}{place}: {doubt['text']} {doubt['next']}")
     return lines

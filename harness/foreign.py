@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.doubts import DOUBT, NOTE, Doubt
-from harness.metrics import label
 from harness.records import MISSING, Record
+from harness.stage_names import label
 from harness.units import NS_PER_S, format_duration, format_rate, significant
 
 ERRORED = "errored"

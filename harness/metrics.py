@@ -35,6 +35,7 @@ from harness.records import (
     Requests,
 )
 from harness.slo import GAP_METRICS, Objective, Outcome, good, objectives, outcome
+from harness.stage_names import label
 from harness.stats import Distribution, Floats, distribution
 from harness.steady import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.streams import Mask, Streams, streams
@@ -170,20 +171,6 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
         merged_share=gaps.merged_share,
     )
-
-
-def label(load: Mapping[str, Any]) -> str:
-    """A stage's load in a few words, in the scenario's own numbers, such as `poisson 2 req/s`."""
-    kind = str(load["kind"])
-    words = {
-        "closed": "closed {concurrency} users",
-        "offline": "offline {requests} requests",
-        "gamma": "gamma {rate:g} req/s, burstiness {burstiness:g}",
-        "ramp": "ramp {rate:g} to {rate_to:g} req/s",
-        "trace": "trace, speed {speed:g}",
-    }.get(kind, f"{kind} {{rate:g}} req/s")
-    capped = load.get("max_concurrency")
-    return words.format(**{"speed": 1.0, **load}) + (f", at most {capped} at once" if capped else "")
 
 
 def latencies(requests: Requests, *, stream: bool) -> dict[str, Floats]:

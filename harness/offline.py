@@ -5,7 +5,6 @@ notes what happens (harness/calls.py); here it is only watched, and interrupted 
 """
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 
 from harness import calls, plan, store
@@ -108,8 +107,7 @@ class _Watch:
     def _begun(self, call: calls.Call) -> None:
         self._sent += call.requests
         if call.opens:
-            stage = json.dumps(self._plans[call.number].stage.as_dict())
-            self._order.say(f"stage {call.number + 1}/{len(self._plans)}: {stage}")
+            self._order.say(plan.announced(self._plans[call.number], self._plans))
 
     def close(self, outcome: Outcome) -> None:
         """When the program is gone: say of what is unanswered why that is, and write the samples."""

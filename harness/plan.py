@@ -7,7 +7,7 @@ is killed. A session is one request, or one conversation of several turns.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import stage_names
 from harness.arrivals import due_times
 from harness.scenario.models import Scenario, Warmup
 from harness.scenario.stages import Stage
@@ -160,6 +161,12 @@ def schedule_sha256(plans: tuple[StagePlan, ...]) -> str:
         digest.update(json.dumps([made.stage.as_dict(), made.repeat, made.warm, made.sessions, made.warm_ns]).encode())
         digest.update(b"" if made.due_ns is None else made.due_ns.tobytes())
     return digest.hexdigest()
+
+
+def announced(made: StagePlan, plans: Sequence[StagePlan]) -> str:
+    """What is said as a stage begins, its number that of the stage in the scenario and not of its place in the run."""
+    stages, repeats = plans[-1].stage_index + 1, plans[-1].repeat + 1
+    return stage_names.announced(made.stage_index, stages, made.stage.as_dict(), made.repeat, repeats)
 
 
 def turns_of(plans: tuple[StagePlan, ...], workload: Workload) -> NDArray[np.int64] | None:

@@ -5,7 +5,6 @@ any moment can still be reported.
 """
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +109,7 @@ async def _stages(order: Order, serving: Serving, hands: _Hands, plans: tuple[pl
         await crew.prepare(made.number)
         if interrupts.count:
             break
-        order.say(f"stage {made.number + 1}/{len(plans)}: {json.dumps(made.stage.as_dict())}")
+        order.say(plan.announced(made, plans))
         note(order.folder, number=made.number, begin_ns=crew.begin(made.number))
         ended = await _finished(order, crew, made.number, serving)
         if ended is not None:

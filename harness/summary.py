@@ -20,6 +20,7 @@ from harness.invariants import little
 from harness.metrics import StageInput, StageSummary, summarize_stage
 from harness.records import ASSUMED, COMPLETED, FROM_TOKEN_IDS, FROM_USAGE, MISSING, Events, Requests, Samples
 from harness.slo import Outcome
+from harness.stage_names import stage_name
 from harness.stats import Distribution
 from harness.steady import Span
 from harness.streams import rows_of
@@ -60,7 +61,7 @@ def summarize(
     spans = _spans(requests, [Span(**{name: int(row[name]) for name in _SPAN}) for row in timeline])
     if spans and spans[-1].stage >= len(run["stages"]):
         known = len(run["stages"])
-        raise ResultError(f"stage {spans[-1].stage} has records; run.json knows {known} stages, counted from 0")
+        raise ResultError(f"{stage_name(spans[-1].stage)} has records; run.json knows {known} stages")
     evidence = [_evidence(requests, events, samples, span, run) for span in spans]
     stages = [one.summary for one in evidence]
     doubts = find_doubts(evidence, requests, run)

@@ -43,7 +43,7 @@ def _table(rows: Sequence[Row], say: Say) -> Iterator[str]:
     yield row_of([say(head) for head in ("Stage", *HEADS)])  # of kernels: what they have in common, and which it is
     yield row_of([":--", ":--", *["--:"] * (len(HEADS) - 2), ":--"])
     for row in rows:
-        yield row_of([say(row.label), *(say(cell.text) for cell in cells(row))])
+        yield row_of([say(row.heading), *(say(cell.text) for cell in cells(row))])
 
 
 def _cases(found: Comparison) -> Iterator[Xml.Element]:
@@ -79,7 +79,7 @@ def _row(row: Row) -> dict[str, Any]:
     kind = "ratio" if row.measure.ratio else "difference"
     return {
         "stage": row.stage,
-        "label": row.place,
+        "label": row.place if row.part else row.label,
         "measure": row.measure.key,
         "metric": row.measure.metric,
         "base": row.base,

@@ -79,7 +79,7 @@ def by_stage(rows: Sequence[Row]) -> list[tuple[str, list[list[Cell]]]]:
     """Stages in their order, each with its rows as cells; of kernels, what stands under one label."""
     groups: dict[tuple[int | None, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((None if row.part else row.stage, row.label), []).append(row)
+        groups.setdefault((None if row.part else row.stage, row.heading), []).append(row)
     return [(label, [cells(row) for row in own]) for (_, label), own in groups.items()]
 
 
@@ -106,7 +106,7 @@ def _figure(found: Comparison) -> Drawing | None:
     head = Head(_TITLES[found.is_kernels], f"dot and interval; dashed: what the gate allows{more}",
                 simulated=found.simulated)  # fmt: skip
     said = "; ".join(
-        f"{row.place if row.part else f'{name_of(row.measure)} at {row.label}'}: {change_text(row)}, {row.verdict}"
+        f"{row.place if row.part else f'{name_of(row.measure)} at {row.place}'}: {change_text(row)}, {row.verdict}"
         for row in rows
     )
     with drawing():
@@ -133,10 +133,10 @@ _CAPTION = (
 def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
     stage: int | str | None = None
     for row in rows:
-        heading = row.label if row.part else row.stage
+        heading = row.heading
         if heading != stage:
             stage = heading
-            yield Bar(row.label)
+            yield Bar(row.heading)
         name = _short(row.part) or name_of(row.measure)
         if row.ratio is None or row.low is None or row.high is None:
             yield Bar(name, verdict=row.verdict)

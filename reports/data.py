@@ -8,6 +8,7 @@ import pandas as pd
 from harness import store
 from harness.records import Events
 from harness.slo import objectives
+from harness.stage_names import in_column
 from reports import frames
 from reports.figures.curve import Limit
 from reports.figures.style import Head
@@ -38,6 +39,12 @@ class Data:
     def names(self) -> Mapping[int, str]:
         """Short names of the stages."""
         return dict(zip(self.places["stage"].tolist(), self.places["short"].tolist(), strict=True))
+
+    @property
+    def titles(self) -> Mapping[int, str]:
+        """Names of the stages as they stand in a column of a table."""
+        rows = zip(self.places["stage"].tolist(), self.places["label"].tolist(), strict=True)
+        return {stage: in_column(stage, label) for stage, label in rows}
 
     def head(self, title: str, subtitle: str = "") -> Head:
         """A figure's head, which says where a simulator answered."""

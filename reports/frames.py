@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.inflight import mean_in_flight
-from harness.metrics import label, latencies
+from harness.metrics import latencies
 from harness.records import COLUMNS, COMPLETED, FAILED, MEASURED, MISSING, WARMUP, Events, requests_from_columns
+from harness.stage_names import label, stage_name
 from harness.steady import is_open
 from harness.streams import Gaps, streams, token_rates
 from harness.units import NS_PER_S
@@ -64,8 +65,8 @@ def _place_row(
         "place": place,
         "stage": stage,
         "repeat": repeat,
-        "label": summary.get("label") or (label(loads[stage]) if known else f"stage {stage}"),
-        "short": short_labels(loads)[stage] if known else f"stage {stage}",
+        "label": summary.get("label") or (label(loads[stage]) if known else stage_name(stage)),
+        "short": short_labels(loads)[stage] if known else stage_name(stage),
         "is_open": not known or is_open(str(loads[stage].get("kind"))),
         "start_s": start_s,
         "stop_s": stop_s,
@@ -274,7 +275,7 @@ def cell_of(values: Floats, count: int) -> NDArray[np.int64]:
 def error_frame(result: Result, examples: int = 3) -> pd.DataFrame:
     """Failed requests by error name and HTTP status, most frequent first.
 
-    Columns: error, http_status, count, stages (their numbers), first_s (when the first was due),
+    Columns: error, http_status, count, stages (their numbers, from 1), first_s (when the first was due),
     messages (up to `examples` different ones).
     """
     failed = result.requests[result.requests["status"] == FAILED]
@@ -283,7 +284,7 @@ def error_frame(result: Result, examples: int = 3) -> pd.DataFrame:
             "error": str(error) or "unnamed",
             "http_status": int(http_status),
             "count": len(group),
-            "stages": sorted({int(stage) for stage in group["stage"]}),
+            "stages": [stage + 1 for stage in sorted({int(stage) for stage in group["stage"]})],
             "first_s": float(_seconds(group["due_ns"].to_numpy()[:1])[0]),
             "messages": [str(message) for message in group["message"].unique()[:examples] if message],
         }

@@ -81,7 +81,7 @@ def told(entry: Entry) -> Iterator[tuple[str, str]]:
             yield f"{verdict}: {count} kernel times", verdict
         return
     for row in entry.changed:
-        yield f"{row.verdict}: {name_of(row.measure)} at {row.label} {change_text(row)}", row.verdict
+        yield f"{row.verdict}: {name_of(row.measure)} at {row.place} {change_text(row)}", row.verdict
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
+from harness.stage_names import name_of
 from harness.units import format_count, format_duration
 from reports import headline, verdict
 from reports.folder import Result, number
@@ -48,8 +49,7 @@ def clean(words: str) -> str:
 def _cases(result: Result, name: str) -> Iterator[Xml.Element]:
     yield _verdict_case(result, name)
     for stage in result.stages:
-        repeat = stage.get("repeat") or 0
-        label = str(stage.get("label", "")) + (f", repeat {repeat + 1}" if repeat else "")
+        label = name_of(stage)
         yield _stage_case(stage, f"{name}.stages", label)
         for key, held in (stage.get("slo") or {}).items():
             yield _limit_case(key, held, f"{name}.limits", label)

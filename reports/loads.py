@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.metrics import label
+from harness.stage_names import label
 from harness.steady import OFFLINE
 from harness.units import significant, time_scale
 

@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness import store
+from harness.stage_names import name_of
 from harness.units import format_duration
 from reports import frames, headline, peers, stalling, tables, verdict
 from reports.data import Data
@@ -77,7 +78,7 @@ def _context(data: Data) -> dict[str, Any]:
         "answer": headline.answer(result),
         "doubts": verdict.doubts(result),
         "cards": headline.cards(stage) if stage else (),
-        "card_stage": stage.get("label", "") if stage else "",
+        "card_stage": name_of(stage) if stage else "",
         "card_reason": why,
         "gallery": draw_all(data, stalling.marks(stalled)),
         **_pauses(data, stalled),

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from harness.records import COMPLETED, MEASURED, Events
+from harness.stage_names import stage_name
 from harness.stats import Floats, percentile_of
 from harness.streams import Mask, gap_batches
 from harness.units import NS_PER_S, format_duration, format_rate
 from reports.data import Data
+from reports.rows import rows_of
 from reports.tables import Cell
 
 HEADS = ("Tool", "Its word", "Mean", "p99", "How it is computed")
@@ -242,5 +244,6 @@ def throughput(tool: str, found: Answers) -> float:
 def tables(data: Data) -> list[tuple[str, list[list[Cell]]]]:
     """For each stage its name and rows; a repeated stage by its first repeat."""
     first = data.places[~data.places["stage"].duplicated()] if len(data.places) else pd.DataFrame()
-    found = [(str(row["label"]), answers(data, int(row["place"]))) for _, row in first.iterrows()]
+    places = rows_of(first, "place", "stage", "label") if len(first) else ()
+    found = [(stage_name(stage, label), answers(data, place)) for place, stage, label in places]
     return [(label, rows(known)) for label, known in found if known is not None]

@@ -7,6 +7,7 @@ import numpy as np
 
 from harness import telemetry
 from harness.records import MISSING
+from harness.stage_names import in_column
 from harness.stalls import Pauses, Stall, pauses
 from harness.stats import Floats
 from harness.units import NS_PER_S, format_count, format_duration, format_share, significant
@@ -76,7 +77,7 @@ def stall_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
 def _row(data: Data, stage: int, stall: Stall) -> list[Cell]:
     return [
         Cell(_moment(stall.start_ns)),
-        Cell(str(data.names.get(stage, stage))),
+        Cell(str(data.titles.get(stage, in_column(stage)))),
         Cell(format_duration((stall.end_ns - stall.start_ns) / NS_PER_S)),
         Cell(f"{stall.hit} of {stall.streams}"),
         Cell("; ".join(causes(data, stall)) or "nothing that was sampled"),
@@ -136,7 +137,7 @@ def single_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
     return [
         [
             Cell(f"#{index[row]}"),
-            Cell(str(data.names.get(stage, stage))),
+            Cell(str(data.titles.get(stage, in_column(stage)))),
             Cell(format_count(count)),
             Cell(format_duration(longest_ns / NS_PER_S)),
             Cell(_moment(at_ns)),

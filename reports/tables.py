@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import stage_names
+from harness.stage_names import in_column
 from harness.steady import is_open
 from harness.units import (
     format_bytes,
@@ -100,7 +102,7 @@ def _overview_row(
     failed = requests.get("failed") or 0
     unanswered = sum(requests.get(name) or 0 for name in ("cancelled", "never_sent"))
     return [
-        Cell(str(stage.get("label", "")), _repeat(stage)),
+        Cell(in_column(stage.get("index") or 0, str(stage.get("label") or "")), _repeat(stage)),
         *([Cell(significant(number(stage.get("offered_rate"))))] if by_clock else []),
         Cell(significant(number(stage.get("request_rate")))),
         Cell(significant(number(stage.get("output_token_rate")))),
@@ -154,7 +156,7 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
     ]
     return StageTable(
         index=place,
-        label=", ".join(filter(None, (str(stage.get("label", "")), _repeat(stage)))),
+        label=stage_names.name_of(stage),
         window=" ".join(filter(None, (window.get("text"), (stage.get("rates_window") or {}).get("text")))),
         steady=window.get("steady"),
         counts=counts,

@@ -17,9 +17,9 @@ import pandas as pd
 
 from harness import telemetry
 from harness.records import COMPLETED, MISSING
+from harness.stage_names import label, stage_name
 from reports.folder import Result
 from reports.lanes import lanes_of
-from reports.loads import short_labels
 from reports.rows import groups_of, rows_of
 from reports.writing import write_text
 
@@ -67,8 +67,7 @@ def _names(result: Result) -> Iterator[Event]:
     mark = " (SIMULATED)" if result.simulated else ""
     stages = result.run.get("stages") or ()
     processes = {CLIENT: f"requests in flight{mark}", SERVER: f"server{mark}"}
-    labels = short_labels(stages)
-    processes |= {FIRST_STAGE + i: f"stage {i + 1}: {labels[i]}{mark}" for i in range(len(stages))}
+    processes |= {FIRST_STAGE + i: f"{stage_name(i, label(load))}{mark}" for i, load in enumerate(stages)}
     for pid, name in processes.items():
         yield _named("process_name", pid, 0, {"name": name})
         yield _named("process_sort_index", pid, 0, {"sort_index": pid})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.slo import objectives
+from harness.stage_names import stage_name
 from reports.folder import Result
 
 TAILS = ("p90", "p95", "p99", "max")
@@ -63,7 +64,8 @@ def doubts(result: Result) -> list[Doubt]:
     kinds: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for doubt in (result.summary.get("verdict") or {}).get("doubts", ()):
         severity = doubt.get("severity") if doubt.get("severity") in SEVERITIES else "doubt"
-        place = "" if doubt.get("stage") is None else labels.get(doubt["stage"]) or f"stage {doubt['stage']}"
+        index = doubt.get("stage")
+        place = "" if index is None else stage_name(index, labels.get(index, ""))
         kind = severity, str(doubt.get("name", "")), str(doubt.get("next") or "")
         kinds.setdefault(kind, []).append((place, str(doubt.get("text", ""))))
     found = [Doubt(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]

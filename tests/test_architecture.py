@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "harness.stats": 0,
     "harness.records": 0,
     "harness.inflight": 0,
+    "harness.stage_names": 0,
     "harness.results": 1,
     "harness.flow": 1,
     "harness.steady": 1,

@@ -90,7 +90,7 @@ def test_a_regression_beyond_the_gate_breaks_it():
     assert [row.measure.key for row in found.broken] == ["tpot_mean", "output_token_rate"]
     assert found.exit_code == 1
     assert found.verdict == WORSE
-    assert "mean TPOT at closed 4 users is 6.0 % higher" in found.answer
+    assert "mean TPOT at stage 1 (closed 4 users) is 6.0 % higher" in found.answer
 
 
 def test_worse_within_the_gate_does_not_break_it():

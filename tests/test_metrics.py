@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ResultError
-from harness.metrics import StageInput, label, latencies, summarize_stage
+from harness.metrics import StageInput, latencies, summarize_stage
 from harness.records import MEASURED, MISSING, WARMUP
 from harness.steady import Span
 from tests.made_runs import answered, closed_run, columns, failed, hand_made, never_sent, ns
@@ -178,20 +178,3 @@ def test_an_unknown_status_is_refused():
     """A status that is none of the four would break the account: one line says which."""
     with pytest.raises(ResultError, match="'lost'; expected one of completed, failed, cancelled, never_sent"):
         summarize_stage(stage([answered(0, 0, [1.0], status="lost")]))
-
-
-@pytest.mark.parametrize(
-    ("load", "words"),
-    [
-        ({"kind": "poisson", "rate": 2.0}, "poisson 2 req/s"),
-        ({"kind": "constant", "rate": 0.5, "max_concurrency": 8}, "constant 0.5 req/s, at most 8 at once"),
-        ({"kind": "closed", "concurrency": 64}, "closed 64 users"),
-        ({"kind": "gamma", "rate": 2.0, "burstiness": 0.25}, "gamma 2 req/s, burstiness 0.25"),
-        ({"kind": "ramp", "rate": 1.0, "rate_to": 4.0}, "ramp 1 to 4 req/s"),
-        ({"kind": "trace", "speed": 2.0}, "trace, speed 2"),
-        ({"kind": "trace"}, "trace, speed 1"),
-    ],
-)
-def test_a_load_is_named_in_the_scenarios_own_numbers(load, words):
-    """A label has the kind and its numbers."""
-    assert label(load) == words

@@ -158,7 +158,7 @@ def test_errors_are_grouped_with_examples(tmp_path):
     folder = write_result(tmp_path, run_json([LOAD | {"duration_s": 9.0}]), columns(pairs), [span_row(0, 9, 9)])
     first, second = frames.error_frame(read(folder)).to_dict("records")
 
-    assert (first["error"], first["http_status"], first["count"], first["stages"]) == ("http_500", 500, 6, [0])
+    assert (first["error"], first["http_status"], first["count"], first["stages"]) == ("http_500", 500, 6, [1])
     assert first["messages"] == ["message 1", "message 2", "message 3"]
     assert (second["error"], second["count"], second["first_s"]) == ("timeout", 1, 1.0)
 

@@ -163,7 +163,7 @@ def test_the_job_page_is_in_the_language_of_the_page(tmp_path):
 
     assert [line for line in chinese.splitlines() if ENGLISH.search(line)] == ["## Does it hold here?"]
     assert len(chinese.splitlines()) == len(english.splitlines())
-    assert re.findall(r"^\|.*?\|", english, re.MULTILINE)[2:] == ["| poisson 1 req/s |", "| poisson 5 req/s |"]
+    assert re.findall(r"^\|.*?\|", english, re.MULTILINE)[2:] == ["| 1: poisson 1 req/s |", "| 2: poisson 5 req/s |"]
 
 
 def test_languages_are_those_of_the_command_line():

@@ -149,7 +149,7 @@ def test_a_stall_is_told_with_what_else_happened(stalled):
     found = stalling.stalled(stalled)
     ((when, stage, how_long, hit, besides),) = stalling.stall_rows(stalled, found)
 
-    assert (when.text, stage.text, how_long.text, hit.text) == ("1.100 s", "8 req/s", "420 ms", "6 of 6")
+    assert (when.text, stage.text, how_long.text, hit.text) == ("1.100 s", "1: poisson 8 req/s", "420 ms", "6 of 6")
     assert besides.text == (
         "prompts before their first token: 1, of 5,000 tokens; 3 preemptions; KV cache 99.0 % full; "
         "the client's own event loop was 20.0 ms late"
@@ -161,7 +161,7 @@ def test_a_slow_request_is_told_by_its_number(stalled):
     """Its one long gap, how long that was, and when."""
     (row,) = stalling.single_rows(stalled, stalling.stalled(stalled))
 
-    assert [cell.text for cell in row] == ["#6", "8 req/s", "1", "320 ms", "0.3000 s"]
+    assert [cell.text for cell in row] == ["#6", "1: poisson 8 req/s", "1", "320 ms", "0.3000 s"]
 
 
 def test_both_kinds_are_summed_up(stalled):

@@ -113,7 +113,7 @@ def test_the_page_has_a_table_for_each_stage(tmp_path):
     """Named by the stage's load."""
     ((label, told),) = tables(made(tmp_path))
 
-    assert label == "poisson 1 req/s"
+    assert label == "stage 1 (poisson 1 req/s)"
     assert len(told) > 20
 
 

@@ -148,7 +148,7 @@ def test_parts_that_do_not_belong_together_are_refused():
         summarize(requests, events, NO_SAMPLES, [], {**known, "format": 7})
     with pytest.raises(ResultError, match=r"events\.parquet has 4 rows; expected 5"):
         summarize(requests, replace(events, offsets=events.offsets[:-1]), NO_SAMPLES, [], known)
-    with pytest.raises(ResultError, match=r"stage 0 has records; run\.json knows 0 stages"):
+    with pytest.raises(ResultError, match=r"stage 1 has records; run\.json knows 0 stages"):
         summarize(requests, events, NO_SAMPLES, [], {**known, "stages": []})
 
 

@@ -14,6 +14,7 @@ from harness.doubts import DOUBT, INVALID, NOTE, Doubt
 from harness.errors import EXIT_DONE, EXIT_GATE, InputError
 from harness.measures import FAILED_SHARE
 from harness.scenario.gate import Gate
+from harness.stage_names import stage_name
 from harness.units import format_share
 
 LEAST_FAILURES_APART = 0.01
@@ -194,8 +195,10 @@ def _few_runs(base: Side, new: Side, gate: Gate) -> Iterator[Doubt]:
         text = f"Only one side has {len(only)} of the measurements."
         yield Doubt("stages", NOTE, text, "Give both the same axes.")
     elif only:
-        names = ", ".join(str(number) for number in sorted(only))
-        yield Doubt("stages", DOUBT, f"Only one side measured stages {names} (from 0).", "Let both runs end.")
+        measured = (repeat.stages for repeat in (*base.repeats, *new.repeats))
+        labels = {number: str(one.get("label") or "") for stages in measured for number, one in stages.items()}
+        names = ", ".join(stage_name(number, labels.get(number, "")) for number in sorted(only))
+        yield Doubt("stages", DOUBT, f"Only one side measured {names}.", "Let both runs end.")
 
 
 def _unjudged(rows: Sequence[Row]) -> Iterator[Doubt]:
@@ -216,7 +219,7 @@ def _failures(rows: Sequence[Row]) -> Iterator[Doubt]:
             continue
         if abs(row.base - row.new) >= LEAST_FAILURES_APART:
             shares = f"{format_share(row.base)} of requests failed in BASE, {format_share(row.new)} in NEW"
-            text = f"At {row.label} {shares}: latencies are of those that were answered, which are not the same."
+            text = f"At {row.place} {shares}: latencies are of those that were answered, which are not the same."
             yield Doubt("failures", DOUBT, text, "Find out why they failed before you read latencies.", row.stage)
 
 

@@ -20,6 +20,7 @@ from harness.comparing.sides import Repeat, Side
 from harness.measures import Measure, count_of, in_view, measure_of, value_of
 from harness.resampling import Question, by_blocks
 from harness.scenario.gate import Gate
+from harness.stage_names import stage_name
 from harness.stats import Floats, samples_needed
 
 BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
@@ -58,8 +59,13 @@ class Row:
 
     @property
     def place(self) -> str:
-        """Where it was measured: the stage, or the whole name of a kernel's measurement."""
-        return f"{self.label}, {self.part}" if self.part else self.label
+        """Where it was measured: the stage by its name, or the whole name of a kernel's measurement."""
+        return f"{self.label}, {self.part}" if self.part else self.heading
+
+    @property
+    def heading(self) -> str:
+        """What it stands under: its stage by its name; of kernels, the label that several share."""
+        return self.label if self.part else stage_name(self.stage, self.label)
 
     @property
     def ratio(self) -> float | None:
@@ -128,7 +134,7 @@ class _Method:
             return None
         counts = [sum(count_of(measure, one.stages.get(number, {})) for one in side) for side in (self.base, self.new)]
         stage = self._stage(number, self.new)
-        label = str(stage.get("label") or f"stage {number}")
+        label = str(stage.get("label") or "")
         middles = [_middle(side, measure) for side in values]
         row = Row(number, label, measure, middles[0], middles[1], (counts[0], counts[1]), part=stage.get("part", ""))
         missing = self._lost(number) or self._missing(measure, values, counts)

@@ -68,8 +68,8 @@ def allowed_text(allowed: float | None) -> str:
 
 
 def told(row: Row) -> str:
-    """`p99 TTFT at poisson 2 req/s is 7.1 % higher (+4.0 to +10.3 %)`."""
-    name = f"{name_of(row.measure)} of {row.place}" if row.part else f"{name_of(row.measure)} at {row.label}"
+    """`p99 TTFT at stage 1 (poisson 2 req/s) is 7.1 % higher (+4.0 to +10.3 %)`."""
+    name = f"{name_of(row.measure)} of {row.place}" if row.part else f"{name_of(row.measure)} at {row.place}"
     if row.ratio is None:
         return f"{name}: {row.reason}"
     more = row.ratio >= (1.0 if row.measure.ratio else 0.0)
@@ -102,9 +102,9 @@ def table(rows: Sequence[Row]) -> list[str]:
     lines = [_line(cells[0], widths)]
     label = None
     for row, line in zip(rows, cells[1:], strict=True):
-        if row.label != label:
-            lines.append(row.label)
-            label = row.label
+        if row.heading != label:
+            lines.append(row.heading)
+            label = row.heading
         lines.append(_line(line, widths))
     return lines
 

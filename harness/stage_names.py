@@ -1,0 +1,50 @@
+"""What is a stage called, wherever a person reads of it?
+
+A stage has one name: its number, from 1, and its load in the scenario's own numbers, such as
+`stage 2 (poisson 4 req/s)`. Files for programs keep `index` and `stage`, counted from 0, and `label`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.units import format_count, format_duration
+
+
+def label(load: Mapping[str, Any]) -> str:
+    """A stage's load in a few words, in the scenario's own numbers, such as `poisson 2 req/s`."""
+    kind = str(load["kind"])
+    words = {
+        "closed": "closed {concurrency} users",
+        "offline": "offline {requests} requests",
+        "gamma": "gamma {rate:g} req/s, burstiness {burstiness:g}",
+        "ramp": "ramp {rate:g} to {rate_to:g} req/s",
+        "trace": "trace, speed {speed:g}",
+    }.get(kind, f"{kind} {{rate:g}} req/s")
+    capped = load.get("max_concurrency")
+    return words.format(**{"speed": 1.0, **load}) + (f", at most {capped} at once" if capped else "")
+
+
+def stage_name(index: int, words: str = "", repeat: int = 0) -> str:
+    """`stage 2 (poisson 4 req/s), repeat 3` of a stage and a repeat that are counted from 0."""
+    name = f"stage {index + 1} ({words})" if words else f"stage {index + 1}"
+    return f"{name}, repeat {repeat + 1}" if repeat else name
+
+
+def in_column(index: int, words: str = "") -> str:
+    """The same name below a head that says Stage already: `2: poisson 4 req/s`."""
+    return f"{index + 1}: {words}" if words else str(index + 1)
+
+
+def name_of(stage: Mapping[str, Any]) -> str:
+    """The name of a stage of summary.json, its repeat included."""
+    return stage_name(stage.get("index") or 0, str(stage.get("label") or ""), stage.get("repeat") or 0)
+
+
+def announced(index: int, stages: int, load: Mapping[str, Any], repeat: int = 0, repeats: int = 1) -> str:
+    """What is said as a stage begins: `stage 2/3 (poisson 4 req/s), repeat 1/5: 60.0 s`."""
+    name = f"stage {index + 1}/{stages} ({label(load)})"
+    again = f", repeat {repeat + 1}/{repeats}" if repeats > 1 else ""
+    lasts = format_duration(load["duration_s"]) if load.get("duration_s") else ""
+    counted = f"{format_count(load['requests'])} requests" if load.get("requests") and "requests" not in name else ""
+    ends = " or ".join(filter(None, (lasts, counted)))
+    return f"{name}{again}: {ends}" if ends else f"{name}{again}"
