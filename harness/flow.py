@@ -3,15 +3,15 @@
 Rates count answers by when they end, and warm-up never counts. So they begin later than the
 sending: answers that end at first are those of the warm-up, or, where the engine began empty,
 none; and an engine that fills its batch or its queue answers ever faster until it is full. From
-the window's start on, as far as the first half of the window allows, these are left out:
+the window's start on these are left out, the first two within its first half:
 
 1. Warm-up: until its last answer has ended. Then only requests of the stage are under way.
-2. Filling: in an open loop that began empty, until all are answered that were sent before the
+2. Filling: in an open loop of one rate that began empty, until all are answered that were sent before the
    first answer ended (or nine in ten of them, or half, where that takes longer).
-3. Ramp-up: in an open loop of constant rate with at least 50 answers left, MSER-5 over 250 equal
+3. Ramp-up: in such a loop, with at least 50 answers left, MSER-5 over 250 equal
    parts of what remains proposes a cut of the rate of answers. It is made where they left more
    slowly before than after, by over three standard errors and by a tenth; a cut of the whole
-   first half is made too, since what follows is the best that was seen.
+   first half of it is made too, since what follows is the best that was seen.
 
 Without 3 a queue that fills for half of a stage would make a stage of more load look slower.
 """
@@ -49,7 +49,7 @@ class Flow:
 def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, empty: bool, even: bool) -> Flow:
     """The part of the window [start_ns, end_ns] in which rates count, by the tests above.
 
-    `empty` says that an open loop may have begun with nothing under way, `even` that its load has one rate.
+    `even` says that the load comes by the clock at one rate, `empty` that it may have begun with nothing under way.
     """
     latest_ns = (start_ns + end_ns) // 2
     sent = requests.sent_ns != MISSING
@@ -58,7 +58,7 @@ def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, emp
     found = Flow(start_ns)
     if len(warm_ns):
         found = _after_warm_up(warm_ns, start_ns, latest_ns)
-    elif empty:
+    elif even and empty:
         found = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, latest_ns)
     answered_ns = ended_ns[own & (ended_ns > found.start_ns) & (ended_ns <= end_ns)]
     return _risen(answered_ns, found, end_ns, start_ns) if even else found
@@ -85,7 +85,8 @@ def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, latest_ns: int)
         number = math.ceil(share * len(wave)) - 1
         if len(wave) and start_ns < wave[number] <= latest_ns:
             since = _since(int(wave[number]), start_ns)
-            text = f"Rates count from {since} on, when {which} of the first {len(wave)} requests were answered."
+            first = "the first request was" if len(wave) == 1 else f"{which} of the first {len(wave)} requests were"
+            text = f"Rates count from {since} on, when {first} answered."
             return Flow(int(wave[number]), text)
     return Flow(start_ns)
 

@@ -139,10 +139,10 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
     window = _window(requests, events, span, kind)
     if kind == OFFLINE:
         return window  # a call begins when its warm-up, a call of its own, is over
-    by_sending = is_open(kind) and window.method in (SENDING, MSER)
+    even = is_open(kind) and kind not in CHANGING and window.method in (SENDING, MSER)
     found = flow(
         requests, ended_ns(requests, span.end_ns), window.start_ns, window.end_ns,
-        empty=by_sending and window.start_ns == span.start_ns, even=by_sending and kind not in CHANGING,
+        empty=window.start_ns == span.start_ns, even=even,
     )  # fmt: skip
     later_ns = found.start_ns - window.start_ns
     return replace(window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left)

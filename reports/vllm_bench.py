@@ -2,7 +2,7 @@
 
 One JSON object a stage, a line each, as its `--append-result` separates them. The words mean
 what they mean there: all measured requests of the stage from the first sent to the last
-answered (no window), ttft and latency from sent, tpot = (latency - ttft) / (output tokens - 1),
+answered (no window, goodput too), ttft and latency from sent, tpot = (latency - ttft) / (output tokens - 1),
 itl the gap between events; statistics in milliseconds, lists in seconds. A statistic of nothing
 is null.
 """
@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.records import COMPLETED, MEASURED, MISSING
+from harness.metrics import latencies
+from harness.records import COLUMNS, COMPLETED, MEASURED, MISSING, events_from, requests_from_columns
+from harness.slo import good, objectives
 from harness.streams import Gaps, streams, token_rates
 from harness.units import NS_PER_S
 from reports.data import Data
@@ -107,13 +109,23 @@ def _totals(data: Data, place: int, chosen: pd.Series, rows: pd.DataFrame) -> di
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
         "request_throughput": _per(len(rows), duration_s),
-        "request_goodput": stage.get("goodput") if stage.get("slo") else None,
+        "request_goodput": _per(_good(data, chosen), duration_s) if stage.get("slo") and data.streams else None,
         "output_throughput": _per(outputs, duration_s),
         "total_token_throughput": _per(inputs + outputs, duration_s),
         "max_output_tokens_per_s": _most_tokens(data, begun, duration_s),
         "max_concurrent_requests": _most_requests(times, begun),
         "rtfx": 0.0,
     }
+
+
+def _good(data: Data, chosen: pd.Series) -> int:
+    """How many of the requests keep every limit of the slo, as there from sent."""
+    rows, asked = np.flatnonzero(chosen.to_numpy()), objectives(data.result.run.get("slo") or {}, open_loop=False)
+    columns = data.result.requests.iloc[rows]
+    requests = requests_from_columns({name: columns[name].to_numpy() for name in COLUMNS})
+    events = events_from([([], [])] * len(rows)) if data.events is None else data.events.take(rows)
+    kept = good(asked, requests, events, latencies(requests, stream=True))
+    return int((kept & (requests.status == COMPLETED)).sum())
 
 
 def _per(count: int, duration_s: float) -> float:

@@ -95,6 +95,15 @@ def test_an_engine_that_began_empty_is_filled_first(slow, share):
     assert f"when {share} of the first 16 requests" in found.rates_text
 
 
+def test_a_load_without_one_rate_is_taken_whole():
+    """A ramp counts from its begin, or from the end of a warm-up."""
+    pairs = open_run(4, 20, 64, 2.0, np.random.default_rng(0))
+    warm = answered(1000, -1.0, [0.5], phase=WARMUP)
+
+    assert summed(pairs, "ramp", stop=20).window.later_ns == 0
+    assert summed([*pairs, warm], "ramp", stop=20).window.later_ns == ns(0.5)
+
+
 def test_steady_answers_are_not_cut():
     """Of twenty steady stages one at most shows a ramp-up."""
     runs = [open_run(8, 60, 64, 2.0, np.random.default_rng(seed)) for seed in range(20)]
@@ -117,6 +126,7 @@ def test_a_stage_that_cannot_answer_has_no_part():
         "Rates count from 10.0 s on, half of the window, though 3 answers of the warm-up were still under way.",
         *(f"Rates count from 1.75 s on, when {n} of the first 16 requests were answered." for n in ("all", "half")),
         "Rates count from 1.75 s on, when nine in ten of the first 16 requests were answered.",
+        "Rates count from 500 ms on, when the first request was answered.",
         "Rates count from 12.6 s on: before, 1.75 req/s were answered, and 19.8 req/s after.",
     ],
 )
