@@ -13,6 +13,7 @@ import numpy as np
 from harness.client_checks import CLIENT_CHECKS
 from harness.device_checks import DEVICE_CHECKS
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.engine_checks import ENGINE_CHECKS, restarted
 from harness.invariants import invariants
 from harness.records import ASSUMED, COMPLETED, MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.stats import PERCENTILES, samples_needed
@@ -20,6 +21,9 @@ from harness.steady import OFFLINE, WHOLE_CALL
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
 
 ERRORS_DOUBT = 0.01  # of requests: a p99 no longer says what the slowest hundredth of users saw
+# Of the requests that came to an end. Above it the latencies are those of a chosen part of the users, the requests that
+# failed left the others more of the engine, and no percentile from p90 on has a bound.
+ERRORS_INVALID = 0.10
 LENGTHS_DOUBT = 0.01  # of requests
 OFFERED_LEAST = 0.95  # of the offered rate that was sent; less, and another load was measured
 SHORT_S = 10.0  # a window too short for slow changes (caches, clocks, garbage collection) to show
@@ -46,6 +50,8 @@ def _run_doubts(evidence: Sequence[Evidence], requests: Requests, run: Mapping[s
         text = "No request was answered: nothing was measured."
         yield Doubt("nothing_measured", INVALID, text, "See the errors, and engine.log for what the engine said.")
     yield from cached_before(evidence, run)
+    if evidence:
+        yield from restarted(evidence[0].samples, run)
     for check in RUN_CHECKS:
         yield from check(requests, run)
 
@@ -143,7 +149,7 @@ def remarks(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt("workload", NOTE, sentence.rstrip(".") + ".", "See the token audit for what was really counted.")
 
 
-RUN_CHECKS = (simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, offline, remarks)
+RUN_CHECKS = (*ENGINE_CHECKS, simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, offline, remarks)
 
 
 def errors(evidence: Evidence) -> Iterator[Doubt]:
@@ -151,9 +157,9 @@ def errors(evidence: Evidence) -> Iterator[Doubt]:
     account = evidence.summary.account
     if account.failed:
         names = ", ".join(f"{name} {format_count(count)}" for name, count in evidence.summary.errors.items())
-        share = account.failed / account.scheduled
+        share = account.failed / (account.failed + account.completed)  # of those never sent nothing is known
         text = f"{format_count(account.failed)} of {format_count(account.scheduled)} requests failed ({names})."
-        severity = DOUBT if share > ERRORS_DOUBT else NOTE
+        severity = INVALID if share > ERRORS_INVALID else DOUBT if share > ERRORS_DOUBT else NOTE
         yield Doubt("errors", severity, text, "See Errors on the page and engine.log.")
 
 

@@ -13,7 +13,7 @@ from harness.engines import Serving
 from harness.engines.offline import Work, begin, start_offline
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED
 from harness.interrupts import Interrupts
-from harness.papers import Order, Outcome, note, workload_of, write_plan, write_samples
+from harness.papers import Order, Outcome, mark_engine, note, workload_of, write_plan, write_samples
 from harness.records import CANCELLED
 from harness.watching import Watched, watching
 
@@ -119,4 +119,6 @@ class _Watch:
             message = outcome.lines[0] if died else "the run was stopped"
             calls.note(self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message)
             note(self._order.folder, stopped_ns=monotonic_ns())
+            if died:
+                mark_engine(self._order.folder, died=outcome.lines[0])
         write_samples(self._order.folder, self.watched)

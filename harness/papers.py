@@ -168,6 +168,12 @@ def note(folder: Path, **words: int) -> None:
         os.fsync(file.fileno())
 
 
+def mark_engine(folder: Path, **marks: Any) -> None:
+    """Add to what run.json says of the engine, such as `died`: why it ended by itself."""
+    run = store.read_json(folder, store.RUN)
+    store.write_json(folder, store.RUN, {**run, "engine": {**(run.get("engine") or {}), **marks}})
+
+
 def write_samples(folder: Path, watched: Watched) -> None:
     """Write all that was watched."""
     zero_ns = read_begun(folder / store.RAW).zero_ns

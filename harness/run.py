@@ -12,11 +12,21 @@ from harness import offline, plan, store
 from harness.clock import monotonic_ns
 from harness.crew import Crew
 from harness.engines import Serving, resolve_kind, start_of
-from harness.engines.control import Control
+from harness.engines.control import GONE, WELL, Control
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.interrupts import Interrupts
 from harness.lexicon import Lexicon, align
-from harness.papers import Order, Outcome, note, open_folder, workers_of, workload_of, write_plan, write_samples
+from harness.papers import (
+    Order,
+    Outcome,
+    mark_engine,
+    note,
+    open_folder,
+    workers_of,
+    workload_of,
+    write_plan,
+    write_samples,
+)
 from harness.scenario.models import Scenario
 from harness.watching import Watched, watching
 
@@ -73,12 +83,15 @@ async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
         write_plan(order, serving, workload, plans)
         _write_job(order, serving, lexicon)
         watched, interrupts = hands.watched, hands.interrupts
+        before = await control.state()
         try:
             async with watching(control, serving, watched):
                 await hands.crew.set_up()
                 outcome = await _stages(order, serving, hands, plans)
-            if outcome == Outcome() and (ending := await _dying(control, serving)) is not None:
+            if outcome == Outcome() and (ending := await _dying(control, serving, before)) is not None:
                 outcome = Outcome(EXIT_ENGINE, (ending,))
+            if outcome.exit_code == EXIT_ENGINE:
+                mark_engine(order.folder, died=outcome.lines[0])
         finally:
             interrupts.on_first = None
             await _end(hands.crew, interrupts)
@@ -154,15 +167,20 @@ async def _enough(order: Order, waiting: asyncio.Task[None]) -> bool:
     return await asyncio.get_running_loop().run_in_executor(None, order.enough)
 
 
-async def _dying(control: Control, serving: Serving) -> str | None:
-    """Why an engine that no longer says it is well is about to end: its server outlives its core by a moment."""
-    if not serving.command or await control.healthy():
+async def _dying(control: Control, serving: Serving, before: str) -> str | None:
+    """Why an engine that was `before` in some state of health is not any more; None where it is as it was.
+
+    The server of an engine that is ours outlives its core by a moment, and then tells why itself.
+    """
+    now = await control.state()
+    if now == WELL or (now == before and now != GONE):
         return None
-    for _ in range(_DYING_POLLS):
+    for _ in range(_DYING_POLLS if serving.command else 0):
         if (ending := serving.ending()) is not None:
             return ending
         await asyncio.sleep(_POLL_S)
-    return None
+    said = "nothing answers there any more" if now == GONE else "its /health says that it is no longer well"
+    return f"the engine at {serving.url} died: {said}"
 
 
 def _on_sample(order: Order, watched: Watched, number: int, sample: dict[str, Any]) -> None:

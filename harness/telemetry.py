@@ -16,6 +16,7 @@ SERVER = "server"
 MAXIMUM = ":max"  # ends the name of the highest share of several engines
 MOST_ENGINES = 32  # whose own values are kept; beyond, only what they have together
 CACHE_CONFIG = "vllm:cache_config_info"
+START_TIME = "process_start_time_seconds"  # of the process that answers: a later one is another process
 _LARGEST = 1e18  # of a count: more tokens than any server has made
 
 
@@ -100,7 +101,9 @@ def read(text: str) -> dict[str, dict[str, float]]:
         return {}
     own = {f"{SERVER}/{engine}": values for engine, values in sorted(engines.items())}
     kept = own if 1 < len(engines) <= MOST_ENGINES else {}
-    return {SERVER: _together(list(engines.values())), **kept}
+    began = [value for _, _, value in parse(text, (START_TIME,))]
+    start = {START_TIME: max(began)} if began else {}
+    return {SERVER: _together(list(engines.values())) | start, **kept}
 
 
 _JOINS = {series.name: series.join for series in SERIES.values()}

@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "harness.doubts": 1,
     "harness.client_checks": 1,
     "harness.device_checks": 1,
+    "harness.engine_checks": 1,
     "harness.npu_smi": 1,
     "harness.energy": 1,
     "harness.answer": 1,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engines.bootlog import MEANINGS, BootFacts, advance, boot_facts, config_values, failure_of, message_of
+from harness.engines.bootlog import BootFacts, advance, boot_facts, config_values, message_of
+from harness.engines.failing import MEANINGS, failure_of
 from harness.twin.chips import GIB
 from harness.twin.memory import memory_of
 from harness.twin.settings import settings_from_flags
@@ -199,3 +200,59 @@ def test_an_engine_that_says_nothing_still_has_a_failure():
     assert failure_of([]).words == MEANINGS["crash"]
     assert failure_of(["first", "Segmentation fault"]).line == "Segmentation fault"
     assert len(failure_of([CORE + "KeyError: " + "x" * 1000]).line) == 400
+
+
+NANOBIND = (
+    "nanobind: leaked 3 instances!",
+    ' - leaked instance 0x7f21 of type "xgrammar.xgrammar_bindings.CompiledGrammar"',
+    "nanobind: leaked 12 types!",
+    ' - leaked type "xgrammar.xgrammar_bindings.GrammarMatcher"',
+    "nanobind: this is likely caused by a reference counting issue in the binding code.",
+)
+GOING = (
+    "[rank0]:[W829 10:00:10.1 ProcessGroupNCCL.cpp:1496] Warning: WARNING: destroy_process_group() was not called",
+    "/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1",
+    "leaked shared_memory objects to clean up at shutdown",
+    "  warnings.warn('resource_tracker: There appear to be %d '",
+    "(APIServer pid=1) INFO:     Shutting down",
+    "asyncio.exceptions.CancelledError: Task cancelled",
+)
+DEAD = "(APIServer pid=1) ERROR 08-22 10:00:09 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: "
+DEATHS = {
+    "an exception in the core": (
+        [
+            CORE + "EngineCore encountered a fatal error.",
+            CORE + "Traceback (most recent call last):",
+            CORE + '  File "core.py", line 1500, in run_engine_core',
+            CORE + "    raise RuntimeError(text)",
+            CORE + "RuntimeError: the aclnn operator took too long",
+        ],
+        ("crash", "RuntimeError: the aclnn operator took too long"),
+    ),
+    "a core that the system killed": (
+        ["(APIServer pid=1) ERROR 08-22 10:00:09 [x.py:1] Engine core process EngineCore_DP1 died unexpectedly."],
+        ("crash", "Engine core process EngineCore_DP1 died unexpectedly."),
+    ),
+    "a core that left no word": (
+        [],
+        ("crash", f"{DEAD.split('] ')[1]}EngineCore encountered an issue. See stack trace (above) for the root cause."),
+    ),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_death_in_service_is_told_by_what_the_dead_process_said(death):
+    """Not by the survivors, nor by leak notices and other words of going away, nor by old errors of requests."""
+    before = [
+        "(APIServer pid=1) INFO 08-22 10:00:00 [launcher.py:1] Application startup complete.",
+        *(["(APIServer pid=1) ERROR 08-22 10:00:01 [serving.py:1] ValueError: too long"] if DEATHS[death][0] else []),
+    ]
+    after = [f"{DEAD}EngineCore encountered an issue. See stack trace (above) for the root cause.", *NANOBIND, *GOING]
+    found = failure_of([*before, *DEATHS[death][0], *after])
+
+    assert (found.kind, found.line) == DEATHS[death][1]
+
+
+def test_leak_notices_alone_are_no_reason():
+    """Where nothing else was said, only that it crashed is known."""
+    assert failure_of([*NANOBIND, *GOING]).words == MEANINGS["crash"]

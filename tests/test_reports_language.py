@@ -122,7 +122,7 @@ def spelled(node):
     return node.value if isinstance(node, ast.Constant) else ""
 
 
-@pytest.mark.parametrize("name", ["checks", "client_checks", "device_checks", "invariants"])
+@pytest.mark.parametrize("name", ["checks", "client_checks", "device_checks", "engine_checks", "invariants"])
 def test_every_doubt_is_in_the_catalogue(name):
     """Also those that no ordinary run has."""
     told = [text for text in doubts_of(name) if " " in text and not any(part in text for part in FRAGMENTS)]

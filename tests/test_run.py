@@ -284,7 +284,7 @@ def test_a_dead_worker_is_told_and_its_requests_are_accounted_for(tmp_path, metr
 
 
 def test_an_engine_that_dies_is_told_and_reported(tmp_path):
-    """The simulator is killed in mid-run: exit 3, its end in one line, the failures in the account."""
+    """The simulator is killed in mid-run: exit 3, its end in one line, the failures in the account, and not valid."""
     path, out = scenario(tmp_path, LONG), tmp_path / "out"
     with running("run", path, "--out", out, begun=some_sent(out)) as process:
         time.sleep(0.5)
@@ -296,6 +296,35 @@ def test_an_engine_that_dies_is_told_and_reported(tmp_path):
     found = account(out)
     assert sum(found.values()) == 1500
     assert found["never_sent"] > 0
+    _not_valid(out)
+
+
+def _not_valid(out):
+    """The engine's death is in summary.json, on the page, in summary.md and in the JUnit file."""
+    verdict = store.read_json(out, store.SUMMARY)["verdict"]
+    texts = [(out / name).read_text(encoding="utf-8") for name in ("report.html", "summary.md", "junit.xml")]
+
+    assert verdict["valid"] is False
+    assert "died" in [doubt["name"] for doubt in verdict["doubts"] if doubt["severity"] == "invalid"]
+    assert all("The run did not come to its end: the engine" in text for text in texts)
+    assert '<failure message="' in texts[2]
+
+
+def test_a_server_that_dies_is_told_and_reported(tmp_path):
+    """An attached server is killed in mid-run: its failures are counted to the end, exit 3, and not valid."""
+    path, out = scenario(tmp_path, [{"constant": {"rate": 50, "duration": "3s"}}]), tmp_path / "out"
+    with subprocess.Popen(
+        [*HARNESS, "serve-sim", "--port", "0", "--until-stdin-closes"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as server:  # fmt: skip
+        url = server.stdout.readline().strip()
+        with running("run", path, "--url", url, "--out", out, begun=some_sent(out)) as process:
+            server.kill()
+            _, errors = process.communicate(timeout=40)
+
+        assert (process.returncode, f"the engine at {url} died: nothing answers" in errors) == (3, True)
+    assert account(out)["failed"] > 0
+    _not_valid(out)
 
 
 def test_an_api_key_reaches_the_server_and_no_file(tmp_path, metronome, obeyed, monkeypatch):

@@ -7,27 +7,34 @@ import pytest
 
 from harness import run
 from harness.engines import Serving
+from harness.engines.control import GONE, UNWELL, WELL
 
 
-def _dying(*, healthy, endings, command=("vllm",)):
-    """What is said of an engine of this health whose process ends so."""
+def _dying(before, now, endings, command):
+    """What is said of an engine that was and is in these states of health, and whose process ends so."""
 
-    async def health():
-        return healthy
+    async def state():
+        return now
 
     told = iter(endings)
     serving = Serving("vllm", "http://127.0.0.1:9", "m", simulated=False, command=command, ending=lambda: next(told))
-    return asyncio.run(run._dying(SimpleNamespace(healthy=health), serving))
+    return asyncio.run(run._dying(SimpleNamespace(state=state), serving, before))
 
 
 @pytest.mark.parametrize(
-    ("healthy", "endings", "command", "expected"),
+    ("before", "now", "endings", "command", "expected"),
     [
-        (True, [], ("vllm",), None),
-        (False, [], (), None),
-        (False, [None, "the engine died"], ("vllm",), "the engine died"),
+        (WELL, WELL, [], ("vllm",), None),
+        (UNWELL, UNWELL, [], (), None),
+        (WELL, GONE, [None, "the engine died"], ("vllm",), "the engine died"),
+        (WELL, GONE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
+        (UNWELL, GONE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
+        (WELL, UNWELL, [], (), "the engine at http://127.0.0.1:9 died: its /health says that it is no longer well"),
     ],
 )
-def test_an_engine_that_is_no_longer_well_is_waited_for(healthy, endings, command, expected):
-    """A server outlives its dead core by a moment: its end is waited for, where it is ours and says it is not well."""
-    assert _dying(healthy=healthy, endings=endings, command=command) == expected
+def test_an_engine_that_is_no_longer_well_has_died(before, now, endings, command, expected):
+    """A server outlives its dead core by a moment: its end is waited for where it is ours; a stranger's is told.
+
+    A server that never had a /health is not taken for dead.
+    """
+    assert _dying(before, now, endings, command) == expected

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.engines import bootlog
+from harness.engines import failing
 from harness.errors import EngineError
 from harness.tune.failures import (
     CONFIGURATION,
@@ -58,7 +58,7 @@ def test_each_kind_is_told_by_its_log(kind):
 def test_every_kind_of_the_engine_log_has_one_here():
     """A kind that the log's reader learns is not lost on the way."""
     assert {classified([]).kind} == {CRASH}
-    assert set(bootlog.MEANINGS) == set(__import__("harness.tune.failures", fromlist=["x"])._KINDS)
+    assert set(failing.MEANINGS) == set(__import__("harness.tune.failures", fromlist=["x"])._KINDS)
 
 
 def test_the_moment_may_be_to_blame_or_the_point():

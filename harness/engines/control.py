@@ -16,6 +16,7 @@ from harness.errors import EngineError, InputError, suggestion
 from harness.sse import one_line
 
 SIMULATED_HEADER = "x-npu-harness-simulated"
+WELL, UNWELL, GONE = "well", "unwell", "gone"
 _TIMEOUT = aiohttp.ClientTimeout(total=15)
 
 
@@ -57,11 +58,15 @@ class Control:
 
     async def healthy(self) -> bool:
         """Whether /health answers 200: the server is there, and the engine behind it lives."""
+        return await self.state() == WELL
+
+    async def state(self) -> str:
+        """`WELL` where /health answers 200, `UNWELL` where it answers anything else, `GONE` where nothing answers."""
         try:
             status, _ = await self._fetch("GET", f"{self._url}/health")
         except EngineError:
-            return False
-        return status == 200
+            return GONE
+        return WELL if status == 200 else UNWELL
 
     async def answers(self, model: str) -> bool:
         """Whether a prompt of three token ids gets its one token.

@@ -18,8 +18,9 @@ from typing import Any
 from harness.ascend import find_npu_smi
 from harness.engines import guardian, idle
 from harness.engines.base import Serving, flags_of
-from harness.engines.bootlog import BootFacts, boot_facts, failure_of, message_of
+from harness.engines.bootlog import BootFacts, boot_facts, message_of
 from harness.engines.control import Control, api_key, pick_model
+from harness.engines.failing import failure_of
 from harness.engines.hollow import is_hollow
 from harness.engines.installed import refuse_unknown
 from harness.engines.probe import SERVER

@@ -1,6 +1,6 @@
 """Why did a trial give no value, and may another try end otherwise?
 
-The log is read by `harness.engines.bootlog`; here its kinds become those of tuning, where it
+The log is read by `harness.engines.failing`; here its kinds become those of tuning, where it
 matters when memory ran out (a start teaches about memory, a run about load) and whether the point
 or the moment is to blame.
 """
@@ -8,7 +8,7 @@ or the moment is to blame.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.engines import bootlog
+from harness.engines import bootlog, failing
 from harness.tune.words import Failure
 
 CONFIGURATION, MODEL, DEVICE = "configuration", "model", "device"
@@ -36,15 +36,15 @@ RETRYABLE = frozenset({HCCL, PORT, TIMEOUT, CRASH, DEVICE})
 """The moment may be to blame. What memory, flags or the SLO decide is the same the next time."""
 
 _KINDS: Mapping[str, str] = {
-    bootlog.FLAG: CONFIGURATION,
-    bootlog.CONFIG: CONFIGURATION,
-    bootlog.MODEL: MODEL,
-    bootlog.DEVICE: DEVICE,
-    bootlog.HCCL: HCCL,
-    bootlog.PORT: PORT,
-    bootlog.CAPTURE: MEMORY_AT_CAPTURE,
-    bootlog.MEMORY: MEMORY_AT_START,
-    bootlog.CRASH: CRASH,
+    failing.FLAG: CONFIGURATION,
+    failing.CONFIG: CONFIGURATION,
+    failing.MODEL: MODEL,
+    failing.DEVICE: DEVICE,
+    failing.HCCL: HCCL,
+    failing.PORT: PORT,
+    failing.CAPTURE: MEMORY_AT_CAPTURE,
+    failing.MEMORY: MEMORY_AT_START,
+    failing.CRASH: CRASH,
 }
 _KILLED = 9  # the signal by which a kernel that has no memory left ends a process
 
@@ -64,7 +64,7 @@ def classified(lines: Iterable[str], ending: Ending | None = None) -> Failure:
     """
     told = list(lines)
     ending = ending or Ending()
-    found = bootlog.failure_of(told)
+    found = failing.failure_of(told)
     kind = _KINDS[found.kind]
     if kind == MEMORY_AT_START and bootlog.boot_facts(told).serves:
         kind = MEMORY_AT_RUN

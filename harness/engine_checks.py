@@ -1,0 +1,88 @@
+"""What was the engine, and was it one engine from the first request to the last?
+
+Doubts of a whole run, from run.json and what was sampled of the server.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.doubts import DOUBT, INVALID, Doubt
+from harness.records import Requests, Samples
+from harness.stats import Floats
+from harness.units import format_count
+
+START_TIME = "process_start_time_seconds"
+_COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_preemptions_total")
+_SAME_START_S = 0.5  # the kernel counts a process's start in hundredths, and the clock may be set meanwhile
+_MOST_NAMES = 3  # of models that answered
+
+
+def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """A run that the death of an engine, or of a worker, has ended: a failing system was measured."""
+    line = (run.get("engine") or {}).get("died")
+    if line:
+        text = f"The run did not come to its end: {str(line).rstrip('.')}."
+        yield Doubt("died", INVALID, text, "Mend what the engine died of (see engine.log), and run again.")
+
+
+def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """Answers that name another model than was asked for."""
+    engine = run.get("engine") or {}
+    asked, told = str(engine.get("model") or ""), engine.get("answered_models") or []
+    others = [str(name) for name in told if not _is_same_model(asked, str(name))]
+    if asked and others:
+        text = f"Answers name another model than the {asked!r} that was asked for: {_names(others)}."
+        yield Doubt("other_model", DOUBT, text, "Make sure that this server runs the model you mean to measure.")
+
+
+def _is_same_model(asked: str, told: str) -> bool:
+    """Whether one name is the other, or its last part (a folder's name, a repository without its owner)."""
+    one, other = (name.rstrip("/").lower() for name in (asked, told))
+    return one == other or one.rpartition("/")[2] == other.rpartition("/")[2]
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_MOST_NAMES])
+    return shown + (f" and {format_count(len(names) - _MOST_NAMES)} more" if len(names) > _MOST_NAMES else "")
+
+
+def restarted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """An engine that was another one at the end than at the begin, or several behind one address."""
+    told = (run.get("engine") or {}).get("restarted")
+    series = list(_series(samples))
+    if any(_is_several(values) for _, values in series):
+        text = "The counters in /metrics jump back and forth: several servers answer at this address in turn."
+        yield Doubt("several_servers", DOUBT, text, "Give the address of one server, or leave its counters unread.")
+    elif told or any(_is_restart(name, values) for name, values in series):
+        how = str(told) if told else "its counters in /metrics began anew"
+        text = f"The engine was restarted while it was measured: {how}."
+        yield Doubt("restarted", INVALID, text, "Find out why in the log of the server, and run again.")
+
+
+def _series(samples: Samples) -> Iterator[tuple[str, Floats]]:
+    """Each watched counter of each source of the server, in the order of time."""
+    if not len(samples):
+        return
+    of_server = np.asarray([str(source).startswith("server") for source in samples.source], dtype=bool)
+    for name in (*_COUNTERS, START_TIME):
+        rows = np.flatnonzero(of_server & (samples.name == name))
+        for source in dict.fromkeys(samples.source[rows]):
+            own = rows[samples.source[rows] == source]
+            yield name, samples.value[own[np.argsort(samples.at_ns[own], kind="stable")]]
+
+
+def _is_restart(name: str, values: Floats) -> bool:
+    steps = np.diff(values)
+    return bool((steps > _SAME_START_S).any()) if name == START_TIME else bool((steps < 0).any())
+
+
+def _is_several(values: Floats) -> bool:
+    """Whether a counter that fell came back at once to where it had been, twice: two processes answer in turn."""
+    falls = np.flatnonzero(np.diff(values) < 0)
+    back = [bool((values[at + 2 : at + 6] >= values[at]).any()) for at in falls]
+    return len(falls) > 1 and all(back[:-1])
+
+
+ENGINE_CHECKS = (died, same_model)
