@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.stats import Floats, distribution, order_ranks, student_t, student_t_above
+from harness.distributions import distribution
+from harness.resemblance import FEWEST_VALUES
+from harness.stats import Floats, order_ranks, student_t, student_t_above
 
 NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 MOST_DOF = 1e6
@@ -94,17 +96,24 @@ def _log_median(values: Floats) -> tuple[float, float, float] | None:
     """ln(median), its standard error and how many degrees of freedom that has; None where no interval is known."""
     if not len(values) or values.min() <= 0:
         return None
-    ends = distribution(values).ci95.get("p50") or _median_interval(values)
+    known = distribution(values)
+    worth = known.effective_n if len(values) >= FEWEST_VALUES else None  # of fewer, resemblance cannot be told
+    ends = known.ci95.get("p50") or _median_interval(values, worth)
     if ends is None:
         return None
     reach = math.log(ends[1] / ends[0]) / 2
     return math.log(float(np.median(values))), reach / NORMAL_95, len(values) - 1
 
 
-def _median_interval(values: Floats) -> tuple[float, float] | None:
-    """A 95 % interval of the median of few values, taken as independent; None for fewer than six."""
-    ranks, ordered = order_ranks(len(values), 0.5), np.sort(values)
-    return None if ranks is None else (float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
+def _median_interval(values: Floats, worth: float | None) -> tuple[float, float] | None:
+    """A 95 % interval of the median of values that are worth so many independent ones; None for fewer than six."""
+    n, ordered = len(values), np.sort(values)
+    effective = n if worth is None else math.floor(min(n, worth))
+    ranks = order_ranks(effective, 0.5)
+    if ranks is None:
+        return None
+    low, high = math.floor(ranks[0] * n / effective), math.ceil(ranks[1] * n / effective)
+    return float(ordered[max(1, low) - 1]), float(ordered[min(n, high) - 1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.distributions import distribution
 from harness.errors import ResultError
 from harness.foreign import ERRORED, Benchmark, Foreign, Told, load_of, ns_of
 from harness.records import ASSUMED, COMPLETED, FAILED, FROM_USAGE, MEASURED, MISSING, Record
-from harness.stats import distribution
 from harness.units import NS_PER_S
 
 TOOL = "vllm bench serve"

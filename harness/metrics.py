@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.distributions import Distribution, distribution
 from harness.errors import ResultError
 from harness.inflight import mean_in_flight, most_in_flight
 from harness.members import Members, members, offered
@@ -36,7 +37,7 @@ from harness.records import (
 )
 from harness.slo import GAP_METRICS, Objective, Outcome, good, objectives, outcome
 from harness.stage_names import label
-from harness.stats import Distribution, Floats, distribution
+from harness.stats import Floats
 from harness.steady import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.streams import Mask, Streams, streams
 from harness.units import NS_PER_S

@@ -1,17 +1,14 @@
 """What do some numbers say together, and how far may that be off?
 
 Pure arithmetic on numpy arrays. Measurements of a server come one after another and resemble
-their neighbours, so no interval here takes them for independent: errors are estimated from the
-means of consecutive batches (Schmeiser, "Batch size effects in the analysis of simulation
-output", Operations Research 30, 1982: ten to thirty batches), corrected for what the batches
-still share with their neighbours.
+their neighbours, so that errors of batches (Schmeiser, "Batch size effects in the analysis of
+simulation output", Operations Research 30, 1982: ten to thirty) are corrected for what the batches
+still share with their neighbours. Intervals of statistics are made in `harness.distributions`.
 """
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from statistics import NormalDist
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,50 +23,9 @@ MSER_BATCH = 5
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """Some values in short, in their own unit; None where there are none (std: fewer than two).
-
-    `std` divides by n - 1. `ci95` holds a 95 % interval of "mean", "p50", …; one that the
-    values are too few for is absent.
-    """
-
-    n: int = 0
-    mean: float | None = None
-    std: float | None = None
-    min: float | None = None
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    max: float | None = None
-    ci95: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
 def percentile_name(percent: float) -> str:
     """`p99`, `p99.9`: the name of a percentile."""
     return f"p{percent:g}"
-
-
-def distribution(values: Floats, starts: NDArray[np.int64] | None = None) -> Distribution:
-    """The values in short; their order is the order in time, which the intervals rest on.
-
-    `starts` are the first positions of the batches, where `batch_starts` would part what belongs together.
-    """
-    n = len(values)
-    if n == 0:
-        return Distribution()
-    ordered = np.sort(values)
-    points = {percentile_name(percent): float(percentile_of(ordered, percent)) for percent in PERCENTILES}
-    return Distribution(
-        n=n,
-        mean=float(values.mean()),
-        std=float(values.std(ddof=1)) if n > 1 else None,
-        min=float(ordered[0]),
-        max=float(ordered[-1]),
-        ci95=_intervals(values, ordered, batch_starts(n) if starts is None else starts),
-        **points,
-    )
 
 
 def percentile_of(ordered: Floats, percent: float) -> float:
@@ -86,19 +42,6 @@ def percentile_with_failures(values: Floats, failures: int, percent: float) -> f
     if len(values) + failures == 0:
         return None
     return percentile_of(np.concatenate([np.sort(values), np.full(failures, np.inf)]), percent)
-
-
-def _intervals(values: Floats, ordered: Floats, starts: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
-    if len(starts) < FEWEST_BATCHES:
-        return {}
-    counts = np.diff(np.append(starts, len(values))).astype(np.float64)
-    found = {"mean": mean_interval(np.add.reduceat(values, starts), counts)}
-    for percent in PERCENTILES:
-        below = np.add.reduceat((values <= percentile_of(ordered, percent)).astype(np.float64), starts)
-        ranks = rank_interval(below, counts, percent)
-        if ranks is not None:
-            found[percentile_name(percent)] = (float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
-    return found
 
 
 def batch_starts(n: int) -> NDArray[np.int64]:
@@ -122,36 +65,6 @@ def batch_error(sums: Floats, counts: Floats) -> float:
     alike = min(max(0.0, float(left[:-1] @ left[1:]) / square), 0.9)
     variance = square / (batches * (batches - 1)) * (1 + alike) / (1 - alike)
     return math.sqrt(variance) / float(counts.mean())
-
-
-def mean_interval(sums: Floats, counts: Floats) -> tuple[float, float]:
-    """95 % interval of the mean from batches: mean ± t(B - 1) times the batch error.
-
-    What is nowhere negative is not said to be negative on average.
-    """
-    mean = float(sums.sum() / counts.sum())
-    reach = student_t((1 + CONFIDENCE) / 2, len(sums) - 1) * batch_error(sums, counts)
-    low = mean - reach
-    return low if sums.min() < 0 else max(0.0, low), mean + reach
-
-
-def rank_interval(below: Floats, counts: Floats, percent: float) -> tuple[int, int] | None:
-    """Ranks (1-based) of the sorted values that hold a percentile with 95 % confidence; None: too few.
-
-    `below` counts the values of each batch that are at most the percentile. From the error of
-    their share comes the number of independent values that would be as informative, level (1 -
-    level) / error², and from it the distribution-free interval of `order_ranks`.
-    """
-    n = int(counts.sum())
-    level = percent / 100
-    # An error that rests on few batches is itself uncertain: t instead of normal carries that over.
-    widening = student_t((1 + CONFIDENCE) / 2, len(counts) - 1) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    error = batch_error(below, counts) * widening
-    effective = n if error == 0 else min(n, math.floor(level * (1 - level) / error**2))
-    ranks = order_ranks(effective, level)
-    if ranks is None:
-        return None
-    return max(1, math.floor(ranks[0] * n / effective)), min(n, math.ceil(ranks[1] * n / effective))
 
 
 def order_ranks(n: int, level: float) -> tuple[int, int] | None:

@@ -6,27 +6,17 @@ beyond, percentiles come from a histogram whose bins are 0.1 % wide. Times go in
 nanoseconds and come out as seconds.
 """
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.distributions import Bounds, Distribution, bounds, distribution
 from harness.records import Events
-from harness.stats import (
-    FEWEST_BATCHES,
-    PERCENTILES,
-    Distribution,
-    Floats,
-    batch_starts,
-    distribution,
-    mean_interval,
-    percentile_name,
-    percentile_of,
-    rank_interval,
-)
+from harness.stats import PERCENTILES, Floats, percentile_name, percentile_of
 from harness.units import NS_PER_S, seconds_to_ns
 
 EXACT_GAPS = 4_000_000  # 32 MB of float64
@@ -94,13 +84,10 @@ def gap_batches(events: Events, chosen: Mask) -> Iterator[Batch]:
 
 def streams(events: Events, chosen: Mask) -> Streams:
     """The gaps within the chosen rows; rows are in the order of time."""
-    rows = np.flatnonzero(chosen)
-    edges = np.append(rows[batch_starts(len(rows))], rows[-1] + 1) if len(rows) else np.zeros(1, dtype=np.int64)
-    counts = (events.offsets[1:] - events.offsets[:-1])[rows]
-    batches = (_batch(events, chosen, first, last) for first, last in itertools.pairwise(edges))
+    counts = (events.offsets[1:] - events.offsets[:-1])[chosen]
     if int(counts.sum()) <= EXACT_GAPS and int(events.tokens.sum(dtype=np.int64)) <= EXACT_GAPS:
-        return _exact(list(batches))
-    return _binned(batches)
+        return _exact(list(gap_batches(events, chosen)))
+    return _binned(lambda: gap_batches(events, chosen))
 
 
 def _batch(events: Events, chosen: Mask, first: int, last: int) -> Batch:
@@ -118,19 +105,24 @@ def _batch(events: Events, chosen: Mask, first: int, last: int) -> Batch:
 
 
 def _exact(batches: list[Batch]) -> Streams:
-    batches = [batch for batch in batches if len(batch.gaps)]
-    chunk = _exact_gaps([batch.gaps / NS_PER_S for batch in batches])
+    chunk = _exact_gaps([(batch.gaps / NS_PER_S, batch.rows) for batch in batches])
     if all(int(batch.tokens.max()) == 1 for batch in batches):
         itl = chunk
     else:
-        itl = _exact_gaps([np.repeat(b.gaps / NS_PER_S / b.tokens, b.tokens) for b in batches])
+        itl = _exact_gaps(
+            [(np.repeat(b.gaps / NS_PER_S / b.tokens, b.tokens), np.repeat(b.rows, b.tokens)) for b in batches]
+        )
     return Streams(chunk, itl, _share(sum(int((b.gaps == 0).sum()) for b in batches), chunk.short.n))
 
 
-def _exact_gaps(batches: list[Floats]) -> Gaps:
-    values = np.concatenate(batches) if batches else np.zeros(0)
-    starts = np.cumsum([0, *map(len, batches)])[:-1]
-    return Gaps(distribution(values, starts), np.sort(values), np.zeros(0, dtype=np.int64))
+def _exact_gaps(parts: list[tuple[Floats, NDArray[np.int64]]]) -> Gaps:
+    values, rows = (np.concatenate(some) for some in zip(*parts, strict=True)) if parts else (np.zeros(0), np.zeros(0))
+    return Gaps(distribution(values, _starts(rows)), np.sort(values), np.zeros(0, dtype=np.int64))
+
+
+def _starts(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """Where the gaps of each answer begin."""
+    return np.flatnonzero(np.diff(rows, prepend=-1))
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -139,7 +131,7 @@ def _share(part: int, whole: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """One batch of gaps (ns) added up: their number, mean, squares about it, ends, and bins."""
+    """One batch of gaps (ns) added up: number, mean, squares about it, ends, bins; sum and number of each answer."""
 
     n: int
     mean: float
@@ -147,28 +139,40 @@ class _Tally:
     low: float
     high: float
     bins: NDArray[np.int64]
+    sums: Floats
+    counts: Floats
 
 
-def _binned(batches: Iterator[Batch]) -> Streams:
+_Looks = Callable[[], Iterator[Batch]]  # the same batches again: once for percentiles, once for what lies below them
+
+
+def _binned(batches: _Looks) -> Streams:
     chunks, tokens, merged = [], [], 0
-    for batch in batches:
-        if len(batch.gaps) == 0:
-            continue
+    for batch in batches():
         merged += int(np.count_nonzero(batch.gaps == 0))
-        chunks.append(_tally(batch.gaps.astype(np.float64), None))
+        chunks.append(_tally(batch.gaps.astype(np.float64), None, batch.rows))
         several = int(batch.tokens.max()) > 1
-        tokens.append(_tally(batch.gaps / batch.tokens, batch.tokens) if several else chunks[-1])
-    chunk = _binned_gaps(chunks)
-    return Streams(chunk, _binned_gaps(tokens), _share(merged, chunk.short.n))
+        tokens.append(_tally(batch.gaps / batch.tokens, batch.tokens, batch.rows) if several else chunks[-1])
+    chunk = _binned_gaps(chunks, batches, per_token=False)
+    alike = all(one is other for one, other in zip(chunks, tokens, strict=True))
+    itl = chunk if alike else _binned_gaps(tokens, batches, per_token=True)
+    return Streams(chunk, itl, _share(merged, chunk.short.n))
 
 
-def _tally(values: Floats, weights: NDArray[np.int32] | None) -> _Tally:
+def _tally(values: Floats, weights: NDArray[np.int32] | None, rows: NDArray[np.int64]) -> _Tally:
+    starts = _starts(rows)
+    counts = _summed(np.ones(len(values)), weights, starts)
+    sums = _summed(values, weights, starts)
     n = len(values) if weights is None else int(weights.sum(dtype=np.int64))
     mean = float(np.average(values, weights=weights))
     away = values - mean
     square = float(away @ away) if weights is None else float((away * weights) @ away)
     bins = np.bincount(_bin_of(values), weights=weights, minlength=_BINS)
-    return _Tally(n, mean, square, float(values.min()), float(values.max()), bins.astype(np.int64))
+    return _Tally(n, mean, square, float(values.min()), float(values.max()), bins.astype(np.int64), sums, counts)
+
+
+def _summed(values: Floats, weights: NDArray[np.int32] | None, starts: NDArray[np.int64]) -> Floats:
+    return np.asarray(np.add.reduceat(values if weights is None else values * weights, starts))
 
 
 def _bin_of(values: Floats) -> NDArray[np.int64]:
@@ -186,7 +190,7 @@ def _ranked(reached: NDArray[np.int64], rank: float) -> float:
     return float(low + (high - low) * (rank - before) / (int(reached[number]) - before)) / NS_PER_S
 
 
-def _binned_gaps(tallies: list[_Tally]) -> Gaps:
+def _binned_gaps(tallies: list[_Tally], batches: _Looks, *, per_token: bool) -> Gaps:
     if not tallies:
         return Gaps(Distribution(), np.zeros(0), np.zeros(0, dtype=np.int64))
     counts = np.asarray([tally.n for tally in tallies], dtype=np.float64)
@@ -207,23 +211,25 @@ def _binned_gaps(tallies: list[_Tally]) -> Gaps:
         p99=p99,
         max=max(tally.high for tally in tallies) / NS_PER_S,
     )
-    if len(tallies) < FEWEST_BATCHES:
-        return Gaps(short, np.zeros(0), reached)
-    intervals = {"mean": mean_interval(counts * means, counts), **_binned_intervals(tallies, counts, reached)}
-    return Gaps(replace(short, ci95=intervals), np.zeros(0), reached)
+    found = _binned_bounds(tallies, _below(batches, (p50, p90, p95, p99), per_token=per_token), reached)
+    known = replace(short, ci95=found.ci95, needed=found.needed, effective_n=found.effective_n)
+    return Gaps(known, np.zeros(0), reached)
 
 
-def _binned_intervals(
-    tallies: list[_Tally], counts: Floats, reached: NDArray[np.int64]
-) -> dict[str, tuple[float, float]]:
-    found = {}
-    for percent in PERCENTILES:
-        number = int(np.searchsorted(reached, counts.sum() * percent / 100))
-        below = np.asarray([tally.bins[: number + 1].sum() for tally in tallies], dtype=np.float64)
-        ranks = rank_interval(below, counts, percent)
-        if ranks is not None:
-            found[percentile_name(percent)] = (_ranked(reached, ranks[0]), _ranked(reached, ranks[1]))
-    return found
+def _below(batches: _Looks, points: Sequence[float], *, per_token: bool) -> dict[str, Floats]:
+    """How many gaps of each answer are at most each percentile (s)."""
+    found: dict[str, list[Floats]] = {percentile_name(percent): [] for percent in PERCENTILES}
+    for batch in batches():
+        weights = batch.tokens if per_token and int(batch.tokens.max()) > 1 else None
+        values, starts = batch.gaps if weights is None else batch.gaps / weights, _starts(batch.rows)
+        for point, parts in zip(points, found.values(), strict=True):
+            parts.append(_summed((values <= point * NS_PER_S).astype(np.float64), weights, starts))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _binned_bounds(tallies: list[_Tally], below: dict[str, Floats], reached: NDArray[np.int64]) -> Bounds:
+    sums, counts = (np.concatenate([getattr(tally, name) for tally in tallies]) for name in ("sums", "counts"))
+    return bounds(sums / NS_PER_S, counts, below, negative=False).at_ranks(lambda rank: _ranked(reached, rank))
 
 
 def over_limit(events: Events, limit_s: float, *, per_token: bool) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.answer import answer
 from harness.checks import find_doubts
+from harness.distributions import Distribution
 from harness.doubts import INVALID, Evidence
 from harness.energy import energy_of
 from harness.errors import ResultError
@@ -21,7 +22,6 @@ from harness.metrics import StageInput, StageSummary, summarize_stage
 from harness.records import ASSUMED, COMPLETED, FROM_TOKEN_IDS, FROM_USAGE, MISSING, Events, Requests, Samples
 from harness.slo import Outcome
 from harness.stage_names import stage_name
-from harness.stats import Distribution
 from harness.steady import Span
 from harness.streams import rows_of
 from harness.units import NS_PER_S
@@ -187,7 +187,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "slo": {outcome.objective.key: _outcome_as_dict(outcome) for outcome in stage.outcomes},
         "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},
         "merged_share": stage.merged_share,
-        **{name: _distribution_as_dict(stage.metrics[name]) for name in METRICS},
+        **{name: _distribution_as_dict(stage.metrics[name], window.length_s) for name in METRICS},
     }
 
 
@@ -202,5 +202,11 @@ def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _distribution_as_dict(values: Distribution) -> dict[str, Any]:
-    return asdict(values) | {"ci95": {name: list(ends) for name, ends in values.ci95.items()}}
+def _distribution_as_dict(values: Distribution, window_s: float) -> dict[str, Any]:
+    """`needed_s` says how long the window would have to be for an interval that is withheld."""
+    found = asdict(values)
+    needed = found.pop("needed")
+    return found | {
+        "ci95": {name: list(ends) for name, ends in values.ci95.items()},
+        "needed_s": {name: times * window_s for name, times in needed.items()},
+    }

@@ -17,6 +17,8 @@ _SIZES = (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)
 _THOUSAND, _BINARY = 1000, 1024
 _IN_MINUTES_S, _HOUR_S = 120, 3600
 _MOST_DECIMALS = 12
+_DAY_S = 86400
+_ROUGHLY = ((1.0, 90, "s"), (60.0, 90, "min"), (3600.0, 36, "h"))  # size, the most that is told in it, name
 
 
 def parse_duration(value: float | str) -> float:
@@ -52,6 +54,14 @@ def time_scale(seconds: float) -> tuple[float, str]:
         return _SCALES[1]
     fits = (scale for scale in reversed(_SCALES) if _shown(seconds / scale[0]) < _THOUSAND)
     return next(fits, _SCALES[0])
+
+
+def format_about(seconds: float) -> str:
+    """A time that is known roughly, rounded up: `40 s`, `12 min`, `3 h`, `2 d`."""
+    for size, most, name in _ROUGHLY:
+        if math.ceil(seconds / size) <= most:
+            return f"{max(1, math.ceil(seconds / size))} {name}"
+    return f"{math.ceil(seconds / _DAY_S)} d"
 
 
 def format_duration(seconds: float | None) -> str:

@@ -66,8 +66,8 @@ TERMS: Mapping[str, Term] = {
     "p99": Term("p50, p90, p99", "The value that 50, 90 or 99 % of the values stay under (linear between ranks)."),
     "ci95": Term(
         "95 % interval",
-        "Where the true value lies with 95 % confidence, estimated from batches of consecutive values, because "
-        "requests of one run resemble their neighbours. Left out where the values are too few.",
+        "Where the true value lies with 95 % confidence. Requests of one run resemble their neighbours, so they count "
+        "as fewer independent ones. Left out where these are too few, with the length of run that would do.",
     ),
     "window": Term(
         "Window",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.steady import OFFLINE, is_open
-from harness.units import format_count, format_duration, significant
+from harness.units import format_about, format_count, format_duration, significant
 from reports.folder import Result, number
 from reports.glossary import name_of
 from reports.loads import short_duration, trimmed
@@ -90,10 +90,15 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
         label=f"{name_of(metric)} {statistic}",
         value=value or unit,
         unit=unit if value else "",
-        note=f"95 %: {interval(pair)}" if pair else "",
+        note=f"95 %: {interval(pair)}" if pair else _too_short(found, statistic),
         judged="" if limit is None else f"limit {short_duration(limit)}",
         tone=_TONES[met],
     )
+
+
+def _too_short(found: Mapping[str, Any], statistic: str) -> str:
+    seconds = (found.get("needed_s") or {}).get(statistic)
+    return f"no 95 % interval: run too short, needs {format_about(seconds)} or more" if seconds else ""
 
 
 _TONES = {None: "plain", True: "good", False: "bad"}

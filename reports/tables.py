@@ -8,6 +8,7 @@ from harness import stage_names
 from harness.stage_names import in_column
 from harness.steady import is_open
 from harness.units import (
+    format_about,
     format_bytes,
     format_count,
     format_duration,
@@ -70,6 +71,7 @@ class StageTable:
     counts: Sequence[tuple[str, str]]
     metrics: Table
     limits: Sequence[Sequence[Cell]]
+    withheld: bool
 
 
 def overview(result: Result) -> Table:
@@ -161,6 +163,7 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
         steady=window.get("steady"),
         counts=counts,
         metrics=_metric_table(stage),
+        withheld=any((stage.get(metric) or {}).get("needed_s") for metric in METRIC_ORDER),
         limits=[_limit_row(key, held) for key, held in (stage.get("slo") or {}).items()],
     )
 
@@ -199,8 +202,14 @@ def _metric_row(metric: str, found: Mapping[str, Any]) -> list[Cell]:
 def _statistic(found: Mapping[str, Any], name: str, size: float) -> Cell:
     """A statistic in its row's unit, its interval under it."""
     pair = (found.get("ci95") or {}).get(name)
-    below = f"{significant(pair[0] / size)}–{significant(pair[1] / size)}" if pair else ""
+    below = f"{significant(pair[0] / size)}–{significant(pair[1] / size)}" if pair else needs(found, name)
     return Cell(significant(number(found.get(name)) / size), below)
+
+
+def needs(found: Mapping[str, Any], name: str) -> str:
+    """How long a run would do for an interval that is withheld; empty where none is."""
+    seconds = (found.get("needed_s") or {}).get(name)
+    return f"needs {format_about(seconds)} or more" if seconds else ""
 
 
 def token_rows(result: Result) -> list[list[Cell]]:

@@ -20,6 +20,8 @@ LAYERS: dict[str, int] = {
     "harness.bounds": 0,
     "harness.clock": 0,
     "harness.stats": 0,
+    "harness.resemblance": 0,
+    "harness.distributions": 0,
     "harness.records": 0,
     "harness.inflight": 0,
     "harness.stage_names": 0,

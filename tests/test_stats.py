@@ -8,14 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.stats import (
-    PERCENTILES,
     batch_error,
     batch_starts,
-    distribution,
     order_ranks,
     percentile_of,
     percentile_with_failures,
-    rank_interval,
     samples_needed,
     settling,
     student_t,
@@ -50,47 +47,6 @@ def test_nothing_has_no_percentile():
 
     assert percentile_with_failures(nothing, 0, 99) is None
     assert percentile_with_failures(nothing, 1, 50) == math.inf
-
-
-@given(numbers)
-def test_a_distribution_agrees_with_numpy(values):
-    """Mean, sample deviation, ends and percentiles are numpy's."""
-    found = distribution(np.asarray(values))
-    want = np.percentile(values, PERCENTILES)
-
-    assert (found.n, found.min, found.max) == (len(values), min(values), max(values))
-    assert found.mean == pytest.approx(np.mean(values), rel=1e-9)
-    assert [found.p50, found.p90, found.p95, found.p99] == pytest.approx(list(want), rel=1e-9, abs=1e-9)
-    assert (found.std is None) == (len(values) == 1)
-    assert found.std is None or found.std == pytest.approx(np.std(values, ddof=1), rel=1e-9)
-
-
-def test_an_empty_distribution_has_only_a_count():
-    """No values give n = 0 and no numbers."""
-    found = distribution(np.zeros(0))
-
-    assert (found.n, found.mean, found.std, found.p99, found.ci95) == (0, None, None, None, {})
-
-
-@given(numbers)
-def test_intervals_hold_their_own_estimate(values):
-    """Every interval contains the number that it is about and has finite ends."""
-    found = distribution(np.asarray(values))
-
-    for name, (low, high) in found.ci95.items():
-        assert low <= getattr(found, name) + 1e-9 * abs(high)
-        assert getattr(found, name) <= high + 1e-9 * abs(high)
-        assert math.isfinite(low)
-        assert math.isfinite(high)
-
-
-def test_intervals_are_absent_where_values_are_too_few():
-    """Twenty-four values bound nothing; four hundred independent ones bound the p99 only if they are as good as 368."""
-    rng = np.random.default_rng(5)
-
-    assert distribution(rng.standard_normal(24)).ci95 == {}
-    assert "p99" not in distribution(rng.standard_normal(367)).ci95
-    assert "p99" in distribution(rng.standard_normal(4000)).ci95
 
 
 @pytest.mark.parametrize(
@@ -169,28 +125,6 @@ def _autoregressive(n, phi, rng):
     return values
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.8])
-def test_intervals_cover_the_truth_of_independent_and_of_dependent_values(phi):
-    """About 95 of 100 intervals hold the true value, also where each value resembles the one before."""
-    rng = np.random.default_rng(11)
-    truth = {"mean": 0.0, "p50": 0.0, "p90": 1.28155, "p95": 1.64485}
-    runs = [distribution(_autoregressive(1500, phi, rng)).ci95 for _ in range(150)]
-    shares = {name: np.mean([run[name][0] <= true <= run[name][1] for run in runs]) for name, true in truth.items()}
-
-    assert min(shares.values()) >= 0.89
-    assert shares["mean"] <= 0.995
-
-
-def test_an_interval_that_took_neighbours_for_independent_would_be_too_narrow():
-    """Resembling neighbours widen the interval of the mean about threefold (phi 0.8: sqrt 9)."""
-    rng = np.random.default_rng(12)
-    widths = [
-        np.diff(distribution(_autoregressive(3000, phi, rng)).ci95["mean"])[0] for phi in (0.0, 0.8) for _ in (1, 2)
-    ]
-
-    assert 2 < (widths[2] + widths[3]) / (widths[0] + widths[1]) < 5
-
-
 def test_the_batch_error_is_that_of_a_mean_unless_neighbours_resemble_each_other():
     """Alternating batches have the plain standard error; pairs of like ones a larger one, by (1 + r) / (1 - r)."""
     counts = np.full(20, 10.0)
@@ -202,23 +136,6 @@ def test_the_batch_error_is_that_of_a_mean_unless_neighbours_resemble_each_other
     assert r > 0.1
     plain = np.std(alike / 10, ddof=1) / math.sqrt(20)
     assert batch_error(alike, counts) == pytest.approx(plain * math.sqrt((1 + r) / (1 - r)))
-
-
-def test_the_mean_of_what_is_nowhere_negative_is_not_below_zero():
-    """Thirty times that are mostly nothing have an interval from zero, and signed values one below it."""
-    values = np.asarray([0.0] * 29 + [30.0])
-
-    assert distribution(values).ci95["mean"][0] == 0
-    assert distribution(values - 2).ci95["mean"][0] < 0
-
-
-def test_an_interval_of_ranks_counts_only_what_is_independent():
-    """Where shares of low values differ between batches, 400 values are worth 104 independent ones."""
-    ranks = rank_interval(np.tile([6.0, 14.0], 10), np.full(20, 20.0), 50)
-    low, high = order_ranks(104, 0.5)
-
-    assert ranks == (math.floor(low * 400 / 104), math.ceil(high * 400 / 104))
-    assert rank_interval(np.tile([10.0, 10.0], 10), np.full(20, 20.0), 50) == order_ranks(400, 0.5)
 
 
 @given(st.integers(5, 120), st.floats(3, 100))

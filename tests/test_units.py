@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.units import (
+    format_about,
     format_bytes,
     format_change,
     format_count,
@@ -213,3 +214,13 @@ def test_changes_in_per_cent_read_back(percent: float, way: int) -> None:
 def test_what_is_no_number_is_a_dash(form, value: float) -> None:
     """No formatter prints nan or inf."""
     assert form(value) == "–"
+
+
+@given(st.floats(0, 1e8))
+def test_a_rough_time_is_rounded_up_by_less_than_half(seconds: float) -> None:
+    """`90 s`, `2 min`, `90 min`, `2 h`, `2 d`: never less than the time itself, and at most the next whole unit."""
+    number, unit = format_about(seconds).split(" ")
+    size = {"s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
+
+    assert seconds <= int(number) * size <= max(1, seconds + size)
+    assert int(number) <= 90 or unit == "d"

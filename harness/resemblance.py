@@ -1,0 +1,137 @@
+"""How much do consecutive values resemble each other, and how many independent ones are they worth?
+
+Latencies of a queue rise and fall together, so that n of them bound their mean no better than
+n / times independent values would, `times` being one plus twice the sum of their correlations.
+That sum is estimated by Geyer's initial monotone sequence (Statistical Science 7, 1992), of the
+values and of their ranks, and from the means of sixteen batches; the largest counts, as every
+one of them is too small where the run is short. A run that never saw a long busy period looks
+calmer than the engine is. So values that resemble each other must be worth many independent ones
+before they bound anything (`LEAST_EFFECTIVE`), and what they bound is widened until they are worth
+many more. Both numbers are chosen by the coverage that `python -m benchmarks intervals` measures.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MOST_POINTS = 16384  # longer series are looked at as means of consecutive values
+LEAST_EFFECTIVE = 60.0  # independent values that a series must be worth, where neighbours resemble each other
+LEAST_INDEPENDENT = 30.0  # likewise where they do not
+SURE_ALIKE = 2.6  # standard errors of a sum of correlations
+LAGS = (1, 4, 16)  # correlations are added up to each of these
+SURE_UNEVEN = 3.0  # variance of eight means over that of independent values (chi²(7) / 7: one in 250 is above)
+FEW_BATCHES, MORE_BATCHES = 8, 16
+FEWEST_VALUES = 2 * MORE_BATCHES
+
+
+@dataclass(frozen=True, slots=True)
+class Resemblance:
+    """What a series of `n` values is worth: `times` as many as independent ones would do; `alike`: they are not so."""
+
+    n: int
+    times: float
+    alike: bool
+
+    @property
+    def effective(self) -> float:
+        """How many independent values bound the mean as well."""
+        return self.n / self.times
+
+    @property
+    def least(self) -> float:
+        """How many independent values such a series must be worth."""
+        return LEAST_EFFECTIVE if self.alike else LEAST_INDEPENDENT
+
+    @property
+    def lacking(self) -> float:
+        """How many times as long the series would have to be; at most 1: it is long enough."""
+        return max(self.least / self.effective, FEWEST_VALUES / self.n)
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of an error that is estimated from it."""
+        return round(max(2.0, min(self.n - 1, self.effective / 4)))
+
+    def widening(self, most: float) -> float:
+        """By which factor an error is widened for what the series may not have seen: up to 1 + `most`."""
+        if not self.alike:
+            return 1.0
+        return 1 + most * (1 - 1 / self.times) * min(1.0, LEAST_EFFECTIVE / self.effective)
+
+
+def resemblance(series: Floats) -> Resemblance:
+    """What a series is worth, its values in the order of time."""
+    n = len(series)
+    if n < 3 or float(np.ptp(series)) == 0:
+        return Resemblance(n, 1.0, alike=False)
+    points, growth = _thinned(series)
+    views = [points, _ranks(points)]
+    known = [correlations(view) for view in views]
+    uneven = max(_growth_of_means(view, FEW_BATCHES) for view in views)
+    alike = uneven > SURE_UNEVEN or any(_is_alike(found) for found in known)
+    found = [_summed(one) for one in known] + [_growth_of_means(view, MORE_BATCHES) for view in views]
+    times = max(1.0, growth * max(*found, uneven if alike else 1.0))
+    return Resemblance(n, times, alike)
+
+
+def times_of(series: Floats) -> float:
+    """One plus twice the sum of the correlations, at least 1."""
+    if len(series) < 3 or float(np.ptp(series)) == 0:
+        return 1.0
+    points, growth = _thinned(series)
+    return max(1.0, growth * _summed(correlations(points)))
+
+
+def correlations(series: Floats) -> Floats:
+    """Correlations of a series with itself, by lag from 0; all 0 but the first where it does not vary."""
+    n = len(series)
+    left = series - series.mean()
+    size = 1 << (2 * n - 1).bit_length()
+    waves = np.fft.rfft(left, size)
+    found = np.fft.irfft(waves.real**2 + waves.imag**2, size)[:n]
+    return np.asarray(found / found[0]) if found[0] > 0 else np.eye(1, n)[0]
+
+
+def _thinned(series: Floats) -> tuple[Floats, float]:
+    """At most `MOST_POINTS` means of consecutive values, and their variance over that of independent means."""
+    size = -(-len(series) // MOST_POINTS)
+    if size == 1:
+        return series, 1.0
+    means = series[: len(series) // size * size].reshape(-1, size).mean(axis=1)
+    return means, size * float(means.var()) / float(series.var())
+
+
+def _ranks(series: Floats) -> Floats:
+    """Ranks, equal values sharing theirs: correlations of ranks do not depend on a few large values."""
+    ordered = np.sort(series)
+    below, upto = (np.searchsorted(ordered, series, side=side) for side in ("left", "right"))
+    return np.asarray((below + upto) / 2, dtype=np.float64)
+
+
+def _summed(known: Floats) -> float:
+    """Geyer's initial monotone sequence: pairs of correlations are added while positive, none above the one before."""
+    pairs = known[: len(known) // 2 * 2].reshape(-1, 2).sum(axis=1)
+    negative = np.flatnonzero(pairs <= 0)
+    kept = pairs[: negative[0]] if len(negative) else pairs
+    return 2 * float(np.minimum.accumulate(kept).sum()) - 1 if len(kept) else 1.0
+
+
+def _is_alike(known: Floats) -> bool:
+    """Whether correlations, added up to any of `LAGS`, exceed what independent values show (mean -lag / n)."""
+    n = len(known)
+    added = np.cumsum(known[1:])
+    return any((added[lag - 1] + lag / n) / math.sqrt(lag / n) > SURE_ALIKE for lag in LAGS if lag < n // 4)
+
+
+def _growth_of_means(series: Floats, batches: int) -> float:
+    """Variance of the means of so many batches over that of independent values; 1 where the values are too few."""
+    size = len(series) // batches
+    if size < 2:
+        return 1.0
+    means = series[: size * batches].reshape(batches, size).mean(axis=1)
+    square = float(series.var(ddof=1))
+    return size * float(means.var(ddof=1)) / square if square else 1.0
