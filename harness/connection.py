@@ -11,8 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from harness import http1
-from harness.bounds import MAX_ANSWER_BYTES
+from harness import bounds, http1
 from harness.clock import Clock
 from harness.exchange import Exchange
 
@@ -30,9 +29,13 @@ class Owner(Protocol):
     """What a connection needs of the client that it belongs to."""
 
     clock: Clock
+    held: int
+    """Bytes of answers in flight that came in large reads, as floods do."""
+    most_held: int
+    """How many of them are too many."""
 
     def head_of(self, raw: bytes) -> http1.Head | None:
-        """The head of an answer, or None while it is incomplete."""
+        """The final head of an answer, or None while it is incomplete."""
 
     def send(self, exchange: Exchange) -> None:
         """Send an exchange on some other connection."""
@@ -56,7 +59,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._head: http1.Head | None = None
-        self._left = self._size = 0
+        self._walk = http1.ChunkWalk()
+        self._left = self._size = self._walked = 0
         self._used = False
         self._in_chunks = False  # inside a chunked answer whose head is known: the hot path
         self._keep_stamp: Callable[[int], None] = _drop
@@ -100,7 +104,10 @@ class Connection(asyncio.Protocol):
         exchange, head = self._exchange, self._head
         if exchange is None:  # bytes that nobody asked for: this connection is not to be trusted again
             self.close()
-        elif head is None:
+            return
+        self._size += len(data)
+        self._owner.held += len(data)
+        if head is None:
             self._look_for_head(exchange)
         elif head.framing == http1.CHUNKED:
             if data.endswith(_LAST_CHUNK) or len(data) < 4:
@@ -109,22 +116,34 @@ class Connection(asyncio.Protocol):
             self._left -= len(data)
             if self._left <= 0:
                 self._finish(exchange, reusable=self._left == 0)
-        self._watch_size(len(data))
+        if self._exchange is exchange:
+            self._watch_size(exchange)
 
-    def _watch_size(self, size: int) -> None:
-        """A flood comes in large reads; small ones are bounded by the timeout."""
-        self._size += size
-        if self._size > MAX_ANSWER_BYTES:
-            self.fail("too_long", f"the answer passed {MAX_ANSWER_BYTES >> 20} MiB without an end")
+    def _watch_size(self, exchange: Exchange) -> None:
+        """A flood comes in large reads; what comes in small ones is watched from time to time (`Client`)."""
+        crowded = self._owner.held > self._owner.most_held and self._size > bounds.FAIR_BYTES
+        limit = self.limit_of(exchange)
+        if self._size > limit:
+            self.fail_too_long(limit)
+        elif crowded and self._size > bounds.explained_bytes(exchange.asked):
+            self.fail_too_long(self._size)
+
+    def limit_of(self, exchange: Exchange) -> int:
+        """The most bytes that the answer under way may take."""
+        refused = self._head is not None and not 200 <= self._head.status < 300
+        return bounds.ERROR_BYTES if refused else bounds.answer_bytes(exchange.asked)
+
+    def fail_too_long(self, size: int) -> None:
+        """End the exchange because its answer passed so many bytes."""
+        what = "the answer"
+        if self._head is not None and not 200 <= self._head.status < 300:
+            what = f"the body of an answer with status {self._head.status}"
+        self.fail("too_long", f"{what} passed {size / (1 << 20):.3g} MiB without an end")
 
     def _look_for_head(self, exchange: Exchange) -> None:
         raw = exchange.pieces[0] if len(exchange.pieces) == 1 else b"".join(exchange.pieces)
         try:
             head = self._owner.head_of(raw)
-            passed = 0
-            while head is not None and head.status < 200:  # interim answers, such as 100 and 103
-                passed += head.size
-                head = http1.parse_head(raw[passed:]) if len(raw) > passed else None
         except http1.BadHttpError as fault:
             self.fail("bad_http", str(fault))
             return
@@ -133,36 +152,34 @@ class Connection(asyncio.Protocol):
         self._head = head
         self._in_chunks = head.framing == http1.CHUNKED
         if head.framing == http1.LENGTH:
-            self._left = head.length - (len(raw) - passed - head.size)
+            self._left = head.length - (len(raw) - head.size)
             if self._left <= 0:
                 self._finish(exchange, reusable=self._left == 0)
-        elif head.framing == http1.CHUNKED and raw.endswith(_LAST_CHUNK):
-            self._look_for_end(exchange, head)
+        elif head.framing == http1.CHUNKED:
+            self._walk, self._walked = http1.ChunkWalk(), len(exchange.pieces)
+            self._walk_on(raw[head.size :], exchange, head)
 
     def _look_for_end(self, exchange: Exchange, head: http1.Head) -> None:
         """Whether the chunked answer is complete, now that its tail looks like an end."""
         if exchange.pieces[-1].endswith(_DONE_END):
             self._finish(exchange, reusable=head.keep_alive)
             return
-        raw = b"".join(exchange.pieces)
-        if not raw.endswith(_LAST_CHUNK):
-            return
-        passed = 0
-        while (seen := http1.parse_head(raw[passed:])) is not None and seen.status < 200:
-            passed += seen.size
-        assert seen is not None
+        raw = b"".join(exchange.pieces[self._walked :])
+        self._walked = len(exchange.pieces)
+        self._walk_on(raw, exchange, head)
+
+    def _walk_on(self, raw: bytes, exchange: Exchange, head: http1.Head) -> None:
         try:
-            body = http1.body_of(raw[passed:], seen)
+            beyond = self._walk.feed(raw)
         except http1.BadHttpError as fault:
             self.fail("bad_http", str(fault))
             return
-        if body.complete:
-            self._finish(exchange, reusable=head.keep_alive and body.end == len(raw) - passed)
+        if beyond is not None:
+            self._finish(exchange, reusable=head.keep_alive and beyond == 0)
 
     def _finish(self, exchange: Exchange, *, reusable: bool) -> None:
         assert self._head is not None
-        self._exchange = None
-        self._in_chunks = False
+        self._let_go()
         self._used = True
         exchange.done_ns = exchange.stamps[-1]
         if reusable and self._head.keep_alive:
@@ -171,12 +188,21 @@ class Connection(asyncio.Protocol):
             self.close()
         self._owner.over(exchange)
 
-    def fail(self, failure: str, message: str) -> None:
-        """End the exchange with a failure, and the connection with it."""
+    def _let_go(self) -> Exchange | None:
         exchange, self._exchange = self._exchange, None
         self._in_chunks = False
+        self._keep_stamp = self._keep_piece = _drop
+        self._owner.held -= self._size
+        self._size = 0
+        return exchange
+
+    def fail(self, failure: str, message: str) -> None:
+        """End the exchange with a failure, and the connection with it."""
+        exchange = self._let_go()
         self.close()
         if exchange is not None:
+            if failure in ("too_long", "bad_http"):
+                exchange.cut()
             exchange.failure, exchange.message = failure, message
             exchange.done_ns = self._now_ns()
             self._owner.over(exchange)
@@ -184,7 +210,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of an answer without framing, a stale connection to send again on, or a failure."""
         self._owner.forget(self)
-        exchange, self._exchange = self._exchange, None
+        exchange = self._let_go()
         if exchange is None:
             return
         if exc is None and self._head is not None and self._head.framing == http1.CLOSE:

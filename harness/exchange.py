@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from harness import bounds
 from harness.records import MISSING
 
 
@@ -10,11 +11,12 @@ class Exchange:
 
     Mutable on purpose, and with slots: this is the only value of the hot path. `pieces` are the
     raw bytes of the answer as the socket gave them, `stamps` the clock (ns) at each read. Times
-    are absolute monotonic nanoseconds. `failure` is a short stable error name, or empty.
+    are absolute monotonic nanoseconds. `failure` is a short stable error name, or empty. `asked` is
+    how many tokens are to come: what the bounds of an answer depend on.
     """
 
     __slots__ = (
-        "connect_ns", "done_ns", "due_ns", "failure", "message", "on_done", "payload", "pieces", "ready_ns",
+        "asked", "connect_ns", "done_ns", "due_ns", "failure", "message", "on_done", "payload", "pieces", "ready_ns",
         "resends", "sent_ns", "seq", "stamps",
     )  # fmt: skip
 
@@ -32,3 +34,14 @@ class Exchange:
         self.message = ""
         self.pieces: list[bytes] = []
         self.stamps: list[int] = []
+        self.asked = 0
+
+    def cut(self) -> None:
+        """Keep only the beginning of an answer that broke a bound: its head and some words."""
+        kept, size = 0, 0
+        while kept < len(self.pieces) and size < bounds.KEPT_BYTES:
+            size += len(self.pieces[kept])
+            kept += 1
+        del self.pieces[kept:], self.stamps[kept:]
+        if size > bounds.KEPT_BYTES:
+            self.pieces[-1] = self.pieces[-1][: bounds.KEPT_BYTES - size]

@@ -165,6 +165,7 @@ class StageLoad:
 
     def _start(self, due_ns: int, ready_ns: int, job: _Job) -> None:
         exchange = Exchange(next(self._kit.seqs), job.draft.payload, due_ns, self._over)
+        exchange.asked = job.draft.output_asked
         exchange.ready_ns = ready_ns
         self._jobs[exchange.seq] = job
         self.sent += 1

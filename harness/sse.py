@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import http1
+from harness import bounds, http1
 from harness.records import ASSUMED, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 
 MESSAGE_CHARS = 300
@@ -81,7 +81,7 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
     """The answer in `pieces`, read at `stamps` (ns); `failure` is what the wire says went wrong, if anything."""
     raw = b"".join(pieces)
     try:
-        head, raw = _final_head(raw)
+        head = http1.final_head(raw)
         if head is None:
             return Answer(error=failure or "truncated", message=message or "the answer ended inside its head")
         body = http1.body_of(raw, head)
@@ -90,21 +90,12 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
     if not failure and not body.complete and head.framing != http1.CLOSE:
         failure, message = "truncated", "the connection closed before the answer was complete"
     ends = np.cumsum([len(piece) for piece in pieces])
-    reads = _Reads(raw, body, np.asarray(stamps, dtype=np.int64), ends - (int(ends[-1]) - len(raw)))
+    reads = _Reads(raw, body, np.asarray(stamps, dtype=np.int64), ends)
     if head.status != 200:
         return _refusal(head, reads, failure, message)
     if head.content_type == "text/event-stream":
         return _stream(reads, failure, message)
     return _whole(head, reads, failure, message)
-
-
-def _final_head(raw: bytes) -> tuple[http1.Head | None, bytes]:
-    """The head of the final answer and the bytes from there; interim (1xx) answers are passed over."""
-    head = http1.parse_head(raw)
-    while head is not None and head.status < 200:
-        raw = raw[head.size :]
-        head = http1.parse_head(raw) if raw else None
-    return head, raw
 
 
 class _Reads:
@@ -137,15 +128,17 @@ class _Reads:
 
 
 def _refusal(head: http1.Head, reads: _Reads, failure: str, message: str) -> Answer:
-    words = _server_words(reads.body)
+    words = _server_words(reads.body[: bounds.KEPT_BYTES])
+    if 300 <= head.status < 400 and head.location:
+        words = one_line(f"redirects to {head.location}: expected that address where this one is given")
     return Answer(http_status=head.status, error=failure or f"http_{head.status}", message=message or words)
 
 
 def _server_words(body: bytes) -> str:
     """The server's own message in an error body: JSON in any of the usual forms, or its first line."""
     try:
-        told = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+        told = bounds.json_of(body)
+    except ValueError:
         return one_line(body.decode("utf-8", "replace"))
     while isinstance(told, dict):
         inner = told.get("error") or told.get("message") or told.get("detail")

@@ -11,12 +11,19 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from harness import http1
+from harness import bounds, http1
 from harness.clock import Clock
 from harness.connection import Connection
 from harness.errors import EngineError, InputError
 from harness.exchange import Exchange
 from harness.records import MISSING
+
+Address = tuple[int, str, int]
+"""Family, host and port."""
+
+_ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
+_SWEEP_NS = 500_000_000
+_USUAL_HEAD_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +82,20 @@ def post_bytes(target: Target, path: str, body: bytes) -> bytes:
 class Client:
     """Connections to one target: keeps idle ones, opens what is missing, times out what takes too long."""
 
-    def __init__(self, target: Target, clock: Clock, timeout_ns: int) -> None:
+    def __init__(self, target: Target, clock: Clock, timeout_ns: int, workers: int = 1) -> None:
+        """`workers` is how many clients share what a run may hold of answers in flight."""
         self.clock = clock
+        self.held = 0
+        self.most_held = bounds.HELD_BYTES // workers
         self._target = target
         self._timeout_ns = timeout_ns
         self._tls = ssl.create_default_context() if target.scheme == "https" else None
-        self._address: tuple[str, int] | None = None
-        self._family = 0
+        self._addresses: list[Address] = []
         self._idle: list[Connection] = []
         self._busy: dict[Exchange, Connection | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._heads: dict[bytes, http1.Head] = {}
+        self._weighed: dict[Exchange, tuple[int, int]] = {}  # reads and bytes of long answers, when last looked at
         self._timer: asyncio.TimerHandle | None = None
 
     async def resolve(self) -> None:
@@ -97,10 +107,11 @@ class Client:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
-        except OSError as fault:
+        except (OSError, UnicodeError) as fault:
             raise EngineError(f"{self._target.url}: host {self._target.host!r} is not known ({fault})") from None
-        self._family, address = found[0][0], found[0][4]
-        self._address = (str(address[0]), int(address[1]))
+        self._addresses = list(
+            dict.fromkeys((family, str(place[0]), int(place[1])) for family, _, _, _, place in found)
+        )
 
     async def open(self, count: int) -> None:
         """Open connections until `count` are idle; a server that refuses is left for the requests to tell."""
@@ -136,7 +147,10 @@ class Client:
     def _track(self, exchange: Exchange, connection: Connection | None) -> None:
         self._busy[exchange] = connection
         if self._timer is None:
-            self._timer = self.clock.call_at(self.clock.now_ns() + self._timeout_ns, self._expire)
+            self._set_timer(self.clock.now_ns() + self._timeout_ns)
+
+    def _set_timer(self, expiry_ns: int) -> None:
+        self._timer = self.clock.call_at(min(expiry_ns, self.clock.now_ns() + _SWEEP_NS), self._look_after)
 
     async def _send_on_new(self, exchange: Exchange) -> None:
         begun_ns = self.clock.now_ns()
@@ -147,20 +161,44 @@ class Client:
             return
         exchange.connect_ns += self.clock.now_ns() - begun_ns
         if exchange in self._busy:
+            del self._busy[exchange]  # it begins now: behind all that have begun before
             self._busy[exchange] = connection
             connection.start(exchange)
         else:  # timed out or given up while connecting
             self._idle.append(connection)
 
     async def _connect(self) -> Connection:
-        if self._address is None:
+        """A connection to the first address that takes one; that address is tried first from then on.
+
+        A name may have several addresses of which only some are served: localhost is ::1 and 127.0.0.1.
+        """
+        if not self._addresses:
             await self.resolve()
-        assert self._address is not None
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
+        first: OSError | None = None
+        for address in list(self._addresses):
+            last = address == self._addresses[-1]
+            try:
+                connection = await asyncio.wait_for(self._connect_to(address), None if last else _ONE_ADDRESS_S)
+            except ssl.SSLError:
+                raise  # somebody is there
+            except (OSError, asyncio.TimeoutError) as fault:
+                refused = fault if isinstance(fault, OSError) else TimeoutError(f"no answer from {address[1]}")
+                first = first or refused
+            else:
+                if self._addresses[0] != address:
+                    self._addresses.remove(address)
+                    self._addresses.insert(0, address)
+                return connection
+        assert first is not None
+        raise first
+
+    async def _connect_to(self, address: Address) -> Connection:
+        family, host, port = address
+        _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(self),
-            *self._address,
-            family=self._family,
+            host,
+            port,
+            family=family,
             ssl=self._tls,
             server_hostname=self._target.host if self._tls else None,
         )
@@ -180,13 +218,13 @@ class Client:
             self.over(exchange)
 
     def head_of(self, raw: bytes) -> http1.Head | None:
-        """The head of an answer; equal heads are parsed once, for a server sends few different ones."""
-        end = raw.find(b"\r\n\r\n")
+        """The final head of an answer; equal heads are parsed once, for a server sends few different ones."""
+        end = raw.find(b"\r\n\r\n", 0, _USUAL_HEAD_BYTES)
         key = raw[: end + 4] if end >= 0 else b""
         head = self._heads.get(key)
         if head is None:
-            head = http1.parse_head(raw)
-            if head is not None and len(self._heads) < 256:
+            head = http1.final_head(raw)
+            if head is not None and head.size == len(key) and len(self._heads) < 256:
                 self._heads[key] = head
         return head
 
@@ -204,17 +242,33 @@ class Client:
         self._busy.pop(exchange, None)
         exchange.on_done(exchange)
 
-    def _expire(self) -> None:
-        """Fail what is too old; exchanges are in order of their start, so only the oldest are looked at."""
+    def _look_after(self) -> None:
+        """Fail what is too old or too long; exchanges are in the order of their begin, so the oldest come first."""
         self._timer = None
+        self._sweep()
         now_ns = self.clock.now_ns()
         while self._busy:
             exchange = next(iter(self._busy))
             begun_ns = exchange.sent_ns if exchange.sent_ns != MISSING else exchange.ready_ns
             if begun_ns + self._timeout_ns > now_ns:
-                self._timer = self.clock.call_at(begun_ns + self._timeout_ns, self._expire)
+                self._set_timer(begun_ns + self._timeout_ns)
                 return
             self._give_up(exchange, "timeout", f"no complete answer within {self._timeout_ns / 1e9:g} s")
+
+    def _sweep(self) -> None:
+        """End floods that come in many small reads, which the connections do not count: they are the hot path."""
+        odd = [(e, c) for e, c in self._busy.items() if len(e.pieces) > bounds.usual_reads(e.asked) and c is not None]
+        weighed, self._weighed = self._weighed, {}
+        held = 0
+        for exchange, connection in odd:
+            reads, (known, size) = len(exchange.pieces), weighed.get(exchange, (0, 0))
+            size += sum(map(len, exchange.pieces[known:]))
+            self._weighed[exchange] = reads, size
+            beyond = size + reads * bounds.READ_BYTES - bounds.explained_bytes(exchange.asked)
+            held += max(0, beyond)
+            crowded = held > self.most_held and beyond > bounds.FAIR_BYTES
+            if crowded or size + reads * bounds.READ_BYTES > connection.limit_of(exchange):
+                connection.fail_too_long(size)
 
     def cancel_all(self) -> None:
         """Give up everything in flight, as cancelled."""

@@ -145,7 +145,8 @@ class Worker:
         self._plans, _ = load(raw / "plan.npz")
         self._clock = MonotonicClock(asyncio.get_running_loop())
         self._author = Author(job, self._scenario)
-        self._client = wire.Client(self._author.target, self._clock, seconds_to_ns(self._scenario.timeout))
+        timeout_ns = seconds_to_ns(self._scenario.timeout)
+        self._client = wire.Client(self._author.target, self._clock, timeout_ns, self._workers)
         self._books = Books(raw, number, self._clock)
         self._seqs = itertools.count()
         self._stage: StageLoad | None = None

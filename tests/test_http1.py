@@ -1,5 +1,7 @@
 """Is the framing of HTTP/1.1 answers read as RFC 9112 says?"""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,10 @@ def head(*lines, status="200 OK", version="1.1"):
     [
         (head("Content-Length: 12"), http1.LENGTH, 12, True),
         (head("transfer-encoding: Chunked"), http1.CHUNKED, 0, True),
-        (head("Transfer-Encoding: gzip, chunked", "Content-Length: 5"), http1.CHUNKED, 0, True),
+        (head("Transfer-Encoding: chunked", "Content-Length: 5"), http1.CHUNKED, 0, True),
+        (head("Content-Length: 5, 5", "content-length: 5"), http1.LENGTH, 5, True),
+        (head("X: a", " b", "Content-Length: 5"), http1.LENGTH, 5, True),
+        (head("Content-Length: 12").replace(b"\r\n", b"\n"), http1.LENGTH, 12, True),
         (head("Content-Length: 12", "Connection: close"), http1.LENGTH, 12, False),
         (head("Content-Length: 12", version="1.0"), http1.LENGTH, 12, False),
         (head("Content-Length: 1", "Connection: keep-alive", version="1.0"), http1.LENGTH, 1, True),
@@ -45,7 +50,22 @@ def test_a_head_that_is_cut_is_not_yet_a_head(cut):
 
 
 @pytest.mark.parametrize(
-    "raw", [b"SSH-2.0-OpenSSH", b"<html>", head("Content-Length: ten"), b"HTTP/1.1 abc OK\r\n\r\n", b"\x16\x03\x01"]
+    "raw",
+    [
+        b"SSH-2.0-OpenSSH",
+        b"<html>",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"\x16\x03\x01",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 11_000,
+        head(status="101 Switching Protocols"),
+        head("Content-Length: ten"),
+        head("Content-Length: -1"),
+        head(f"Content-Length: {'9' * 5000}"),
+        head("Content-Length: 5", "Content-Length: 6"),
+        head("Transfer-Encoding: gzip, chunked"),
+        head("no colon"),
+        head("blank : 1"),
+    ],
 )
 def test_what_is_not_http_is_told(raw):
     """Other protocols on the port, and broken heads, are errors with the bytes shown."""
@@ -84,8 +104,46 @@ def test_a_cut_chunked_body_is_incomplete_and_a_prefix(parts, data):
     assert b"".join(parts).startswith(b"".join(raw[:cut][s:e] for s, e in zip(body.starts, body.ends, strict=True)))
 
 
-@pytest.mark.parametrize("tail", [b"zz\r\nab\r\n", b"2\r\nabc\r\n"])
-def test_broken_chunks_are_told(tail):
-    """A size that is no number, and a chunk longer than its size, are errors."""
+BROKEN_SIZES = [b"-2", b"-0", b"+2", b"0x2", b" 2", b"1_0", b"", b"2" * 21, b"2;" + b"x" * 20_000]
+
+
+@pytest.mark.parametrize("size", [b"zz", *BROKEN_SIZES])
+def test_broken_chunk_sizes_are_told(size):
+    """A size that is no plain hexadecimal number is an error, never a way back: a negative one went round for ever."""
+    tail = size + b"\r\nab\r\n0\r\n\r\n"
     with pytest.raises(http1.BadHttpError):
         http1.body_of(CHUNKED + tail, http1.parse_head(CHUNKED))
+    with pytest.raises(http1.BadHttpError):
+        http1.ChunkWalk().feed(tail)
+
+
+def test_a_chunk_longer_than_its_size_is_told():
+    """What follows a chunk is a line end."""
+    with pytest.raises(http1.BadHttpError):
+        http1.body_of(CHUNKED + b"2\r\nabc\r\n", http1.parse_head(CHUNKED))
+
+
+def test_interim_answers_are_passed_over_up_to_a_bound():
+    """The final head begins where the interim ones end; a server that sends only those is told so."""
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    raw = interim * 3 + head("Content-Length: 2") + b"{}"
+    found = http1.final_head(raw)
+
+    assert (found.status, raw[found.size :]) == (200, b"{}")
+    assert http1.final_head(interim * 3) is None
+    with pytest.raises(http1.BadHttpError, match="interim"):
+        http1.final_head(interim * 18)
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.sampled_from([b"", b"X-T: 1\r\n"]),
+    st.binary(max_size=6), st.lists(st.integers(0, 400), max_size=12),
+)  # fmt: skip
+def test_the_walk_finds_the_same_end_in_any_pieces(parts, trailer, beyond, cuts):
+    """Fed piece by piece, the end of a chunked body is found with its last byte, and what is beyond is counted."""
+    raw = b"".join(b"%x;e\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n" + trailer + b"\r\n"
+    places = [0, *sorted(min(cut, len(raw) - 1) for cut in cuts), len(raw)]
+    walk = http1.ChunkWalk()
+    found = [walk.feed(raw[a:b] + (beyond if b == len(raw) else b"")) for a, b in itertools.pairwise(places)]
+
+    assert (found[:-1], found[-1]) == ([None] * (len(found) - 1), len(beyond))

@@ -12,8 +12,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import sse
+from harness import bounds, sse
 from harness.clock import MonotonicClock
+from harness.connection import Connection
 from harness.errors import EngineError, InputError
 from harness.exchange import Exchange
 from harness.wire import Client, Target, post_bytes, target_of
@@ -231,6 +232,14 @@ async def _endless(_server, reader, writer):
         (_endless, "timeout"),
         (always(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno!"), "http_404"),
         (always(b"220 smtp.example ESMTP\r\n"), "bad_http"),
+        (always(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n\r\n"), "bad_http"),
+        (always(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"), "bad_http"),
+        (always(b"HTTP/1.1 200 OK\r\n" + b"X-Pad: 1\r\n" * 9000), "bad_http"),
+        (always(b"HTTP/1.1 100 Continue\r\n\r\n" * 20), "bad_http"),
+        (always(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(18 << 20)), "too_long"),
+        (always(b"HTTP/1.1 500 No\r\n\r\nsorry" + bytes(2 << 20)), "too_long"),
+        (always(b"HTTP/1.1 307 No\r\nLocation: http://b/\r\nContent-Length: 0\r\n\r\n"), "http_307"),
+        (always(b'HTTP/1.1 400 No\r\nContent-Length: 14\r\n\r\n{"error":"\xff"}}'), "http_400"),
         (always(chunked(b"data: {\n\n", b"data: [DONE]\n\n")), "bad_event"),
         (always(answered('{"error": {"message": "dead"}}')), "stream_error"),
         (always(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"), "not_json"),
@@ -242,6 +251,42 @@ def test_every_way_to_fail_is_a_record_with_a_name(answer, error):
 
     assert decoded(one).error == error
     assert one.done_ns >= one.sent_ns
+    assert sum(map(len, one.pieces)) <= bounds.KEPT_BYTES
+
+
+def test_a_flood_in_small_reads_is_counted_from_time_to_time():
+    """Reads beyond those that the tokens explain are weighed, each once; the flood ends, its neighbour does not."""
+
+    async def main():
+        clock = MonotonicClock(asyncio.get_running_loop())
+        client = Client(Target("http", "h", 1, ""), clock, TIMEOUT_NS)
+        ended = []
+        for asked, reads in ((10, 5000), (5000, 5000)):
+            connection, one = Connection(client), Exchange(asked, b"", 0, ended.append)
+            one.asked, one.pieces, one.stamps = asked, [bytes(8000)] * reads, [1] * reads
+            connection._exchange = one
+            client._busy[one] = connection
+        client._sweep()
+        return [(one.asked, one.failure) for one in ended]
+
+    assert run(main) == [(10, "too_long")]
+
+
+def test_every_address_of_a_name_is_tried(monkeypatch):
+    """Where the first of a name's addresses refuses, the next is taken, and from then on tried first."""
+
+    async def main():
+        async with Server(always(OK)) as server:
+            loop = asyncio.get_running_loop()
+            client = Client(Target("http", "two.test", server.port, ""), MonotonicClock(loop), TIMEOUT_NS)
+            client._addresses = [
+                (socket.AF_INET, host, server.port) for host in ("127.0.0.2", "127.0.0.3", "127.0.0.1")
+            ]
+            found = [await exchange_on(client, client._target, seq) for seq in range(2)]
+            await client.close()
+            return [one.failure for one in found], client._addresses[0][1], server.connections
+
+    assert run(main) == (["", ""], "127.0.0.1", 1)
 
 
 def test_refused_connections_are_records():
