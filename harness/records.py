@@ -26,7 +26,8 @@ PHASES = (WARMUP, MEASURED)
 
 FROM_TOKEN_IDS = "token_ids"  # noqa: S105 - a source of counts, not a secret
 FROM_USAGE = "usage"
-ASSUMED = "assumed"
+ASSUMED = "assumed"  # the total is the server's, spread over the events with content
+FROM_EVENTS = "events"  # no total was told: each event with content counts as one token
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Record:
     output_tokens: int = 0
     first_tokens: int = 0  # tokens in the first token event
     events: int = 0  # events that carried a token
-    counted_by: str = ASSUMED  # token_ids, usage or assumed (one token an event)
+    counted_by: str = ASSUMED  # token_ids, usage, assumed or events; see above
     status: str = NEVER_SENT
     http_status: int = MISSING
     error: str = ""  # short stable name, such as "refused" or "timeout"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import sse
-from harness.records import ASSUMED, FROM_TOKEN_IDS, FROM_USAGE, MISSING
+from harness.records import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 from tests.fakes import answered, chunked, event, sse_body
 
 
@@ -55,14 +55,14 @@ def test_an_answer_is_the_same_wherever_its_bytes_are_cut(cuts):
 
 
 def test_tokens_are_counted_by_ids_before_usage_before_events():
-    """token_ids are exact, running usage is exact, and without either an event with content is one token."""
+    """token_ids are exact, running usage is exact, and with no count at all an event with content is one token."""
     by_ids = whole(answered(event(" a", ids=[5, 6]), event("", ids=[7])))
     by_usage = whole(answered(event(" a", usage=(3, 2)), event(" b", usage=(3, 3))))
     assumed = whole(answered(event(" a"), event(" b"), event("")))
 
     assert (by_ids.counted_by, list(by_ids.tokens), by_ids.token_ids) == (FROM_TOKEN_IDS, [2, 1], (5, 6, 7))
     assert (by_usage.counted_by, list(by_usage.tokens)) == (FROM_USAGE, [2, 1])
-    assert (assumed.counted_by, list(assumed.tokens), assumed.input_tokens) == (ASSUMED, [1, 1], MISSING)
+    assert (assumed.counted_by, list(assumed.tokens), assumed.input_tokens) == (FROM_EVENTS, [1, 1], MISSING)
 
 
 def test_assumed_counts_are_spread_to_the_servers_total():
@@ -107,12 +107,12 @@ def test_an_error_inside_a_stream_is_a_failure():
         (chunked(sse_body(event(), done=False)), "truncated", "without [DONE]"),
         (answered(), "no_tokens", "no token"),
         (answered("{not json"), "bad_event", "{not json"),
-        (answered('{"choices": 7}'), "bad_event", "choices"),
+        (answered('{"choices": 7}'), "no_tokens", "no token"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nContent-Type: text/html\r\n\r\n<html>", "not_json", "text/html"),
         (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", "http_503", ""),
         (b'HTTP/1.1 400 Bad\r\nContent-Length: 32\r\n\r\n{"error":{"message":"too long"}} ', "http_400", "too long"),
         (b'HTTP/1.1 422 No\r\nContent-Length: 24\r\n\r\n{"detail":[{"msg":"x"}]}', "http_422", '[{"msg":"x"}]'),
-        (answered('{"error": {"message": "half \\ud800 pair"}}'), "bad_event", "surrogate"),
+        (answered('{"error": {"message": "half \\ud800 pair"}}'), "stream_error", "half ? pair"),
         (b"SSH-2.0-x\r\n", "bad_http", "not an HTTP/1.1 answer"),
         (b"HTTP/1.1 200", "truncated", "inside its head"),
     ],

@@ -13,7 +13,7 @@ import aiohttp
 
 from harness import telemetry, wire
 from harness.errors import EngineError, InputError, suggestion
-from harness.sse import one_line
+from harness.events import one_line
 
 SIMULATED_HEADER = "x-npu-harness-simulated"
 WELL, UNWELL, GONE = "well", "unwell", "gone"
