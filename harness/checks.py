@@ -15,16 +15,16 @@ from harness.device_checks import DEVICE_CHECKS
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.engine_checks import ENGINE_CHECKS, restarted
 from harness.invariants import invariants
-from harness.records import ASSUMED, COMPLETED, MEASURED, MISSING, WARMUP, Requests, Samples
+from harness.records import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.stats import PERCENTILES, samples_needed
 from harness.steady import OFFLINE, WHOLE_CALL
+from harness.token_checks import TOKEN_CHECKS
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
 
 ERRORS_DOUBT = 0.01  # of requests: a p99 no longer says what the slowest hundredth of users saw
 # Of the requests that came to an end. Above it the latencies are those of a chosen part of the users, the requests that
 # failed left the others more of the engine, and no percentile from p90 on has a bound.
 ERRORS_INVALID = 0.10
-LENGTHS_DOUBT = 0.01  # of requests
 OFFERED_LEAST = 0.95  # of the offered rate that was sent; less, and another load was measured
 SHORT_S = 10.0  # a window too short for slow changes (caches, clocks, garbage collection) to show
 RESENT_NOTE = 0.01  # of requests
@@ -237,44 +237,6 @@ def offered_rate(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("offered_rate", DOUBT, text, "Offer a lower rate or raise max_concurrency; see queue_wait.")
 
 
-def lengths(evidence: Evidence) -> Iterator[Doubt]:
-    """Prompts or answers that were not as long as asked for, by the server's own count."""
-    r = evidence.stage.requests
-    done = (r.phase == MEASURED) & (r.status == COMPLETED)
-    sides = (
-        (
-            "input_length",
-            "prompts",
-            r.input_asked,
-            r.input_tokens,
-            "Check the tokenizer, or use endpoint: completions.",
-        ),
-        ("output_length", "answers", r.output_asked, r.output_tokens, "Set ignore_eos, if answers must be that long."),
-    )
-    for name, what, asked, counted, mend in sides:
-        known = done & (asked != MISSING) & (counted != MISSING)
-        off = int((known & (asked != counted)).sum())
-        if off:
-            text = (
-                f"{format_count(off)} of {format_count(int(known.sum()))} {what} were not as long as asked for: "
-                f"{format_count(int(counted[known].sum()))} tokens instead of {format_count(int(asked[known].sum()))}."
-            )
-            yield Doubt(name, DOUBT if off > LENGTHS_DOUBT * known.sum() else NOTE, text, mend)
-
-
-def assumed_tokens(evidence: Evidence) -> Iterator[Doubt]:
-    """Events whose number of tokens the server did not tell."""
-    r = evidence.stage.requests
-    done = (r.phase == MEASURED) & (r.status == COMPLETED)
-    assumed = int((done & (r.counted_by == ASSUMED)).sum())
-    if assumed:
-        text = (
-            f"For {format_share(assumed / done.sum())} of answers the server did not say how many tokens an event "
-            "carries: they are spread evenly, and gaps between tokens (itl) are estimates."
-        )
-        yield Doubt("tokens_assumed", NOTE, text, "Set token_counts: usage or token_ids where the server knows them.")
-
-
 def unmeasured_slo(evidence: Evidence) -> Iterator[Doubt]:
     """Objectives that nothing was measured for."""
     keys = [outcome.objective.key for outcome in evidence.summary.outcomes if outcome.met is None]
@@ -312,8 +274,7 @@ STAGE_CHECKS = (
     few_samples,
     short,
     offered_rate,
-    lengths,
-    assumed_tokens,
+    *TOKEN_CHECKS,
     unmeasured_slo,
     warm_up_left,
     resent,

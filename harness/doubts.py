@@ -41,12 +41,16 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One stage as it was measured and summed up, what was watched meanwhile, and the last selfcheck, if any."""
+    """One stage as it was measured and summed up, what was watched meanwhile, and the last selfcheck, if any.
+
+    `endpoint` is chat or completions, empty where it is not known.
+    """
 
     stage: StageInput
     summary: StageSummary
     samples: Samples
     selfcheck: Mapping[str, Any] | None
+    endpoint: str = ""
 
     def watched(self, source: str, name: str) -> Floats:
         """Values of a name within the stage's window, of all sources that begin so."""

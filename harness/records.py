@@ -28,6 +28,7 @@ FROM_TOKEN_IDS = "token_ids"  # noqa: S105 - a source of counts, not a secret
 FROM_USAGE = "usage"
 ASSUMED = "assumed"  # the total is the server's, spread over the events with content
 FROM_EVENTS = "events"  # no total was told: each event with content counts as one token
+COUNTS = (FROM_TOKEN_IDS, FROM_USAGE, ASSUMED, FROM_EVENTS)  # the best evidence first
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from harness.energy import energy_of
 from harness.errors import ResultError
 from harness.invariants import little
 from harness.metrics import StageInput, StageSummary, summarize_stage
-from harness.records import ASSUMED, COMPLETED, FROM_TOKEN_IDS, FROM_USAGE, MISSING, Events, Requests, Samples
+from harness.records import COMPLETED, COUNTS, MISSING, Events, Requests, Samples
 from harness.slo import Outcome
 from harness.stage_names import stage_name
 from harness.steady import Span
@@ -126,7 +126,8 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
         run.get("slo") or {},
         stream=run.get("stream", True),
     )
-    return Evidence(stage, summarize_stage(stage), samples, (run.get("client") or {}).get("selfcheck"))
+    selfcheck = (run.get("client") or {}).get("selfcheck")
+    return Evidence(stage, summarize_stage(stage), samples, selfcheck, str(run.get("endpoint") or ""))
 
 
 def token_audit(requests: Requests) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def token_audit(requests: Requests) -> dict[str, Any]:
         found[f"{side}_asked"] = int(asked[asked != MISSING].sum())
         found[f"{side}_counted"] = int(counted[counted != MISSING].sum())
         found[f"{side}_mismatched"] = int((known & (asked != counted)).sum())
-    ways = {way: int((counted_by == way).sum()) for way in (FROM_TOKEN_IDS, FROM_USAGE, ASSUMED)}
+    ways = {way: int((counted_by == way).sum()) for way in COUNTS}
     return found | {"counted_by": {way: count for way, count in ways.items() if count}}
 
 

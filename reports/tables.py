@@ -234,7 +234,8 @@ def counted_by(result: Result) -> str:
     words = {
         "token_ids": "from the token ids of every event",
         "usage": "from the server's usage counts",
-        "assumed": "taken as one token an event",
+        "assumed": "by the server's total, spread over the events",
+        "events": "taken as one token an event",
     }
     found = (result.summary.get("tokens") or {}).get("counted_by") or {}
     return ", ".join(f"{format_count(n)} requests {words.get(name, name)}" for name, n in found.items() if n)

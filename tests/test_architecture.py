@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "harness.slo": 1,
     "harness.doubts": 1,
     "harness.client_checks": 1,
+    "harness.token_checks": 1,
     "harness.device_checks": 1,
     "harness.engine_checks": 1,
     "harness.npu_smi": 1,

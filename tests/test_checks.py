@@ -240,8 +240,40 @@ def test_unknown_lengths_are_no_mismatch():
 
 
 def test_assumed_tokens_are_told():
-    """One token an event is an assumption."""
+    """Tokens spread over events are a note; a total that is itself a guess is a doubt."""
     assert doubts(altered(lambda r: replace(r, counted_by="assumed"))) == {"tokens_assumed": "note"}
+    assert doubts(altered(lambda r: replace(r, counted_by="events"))) == {"tokens_uncounted": "doubt"}
+
+
+@pytest.mark.parametrize(("every", "stream", "severity"), [(1, True, "doubt"), (20, True, "note"), (1, False, None)])
+def test_answers_that_came_whole_are_told(every, stream, severity):
+    """Five tokens in one event, though streaming was asked for: TTFT is that of a whole answer."""
+    pairs = [
+        answered(r.index, r.due_ns / 1e9, [r.last_ns / 1e9], tokens=[5])
+        if r.phase != WARMUP and r.index % every == 0
+        else (r, events)
+        for r, events in sound()
+    ]
+
+    assert doubts(pairs, stream=stream).get("came_whole") == severity
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "added", "words"),
+    [
+        ("chat", 1, "endpoint: completions"),
+        ("completions", 1, "add_special_tokens: false"),
+        ("completions", 9, "Check the tokenizer."),
+    ],
+)
+def test_prompts_longer_than_asked_get_the_advice_that_helps(endpoint, added, words):
+    """Who uses completions already is not told to; one token more on every prompt is the tokenizer's BOS."""
+    pairs = altered(lambda r: replace(r, input_tokens=r.input_asked + added))
+    requests, events = columns(pairs)
+    run = run_json([LOAD], client={"selfcheck": SELFCHECK}, endpoint=endpoint)
+    found = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)["verdict"]["doubts"]
+
+    assert [(doubt["name"], words in doubt["next"]) for doubt in found] == [("input_length", True)]
 
 
 def test_an_objective_that_cannot_be_seen_is_told():

@@ -1,0 +1,96 @@
+"""Were the tokens of the answers those asked for, counted by the server, and seen one by one?
+
+Each check looks at one stage and yields its doubts.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.doubts import DOUBT, NOTE, Doubt, Evidence
+from harness.records import ASSUMED, COMPLETED, FROM_EVENTS, MEASURED, MISSING, Requests
+from harness.steady import OFFLINE
+from harness.units import format_count, format_share
+
+LENGTHS_DOUBT = 0.01  # of requests
+WHOLE_DOUBT = 0.1  # of answers: below, it is those that a busy network delivered late
+AT_ONCE = 4  # tokens that one step of speculative decoding may bring together
+ENDPOINT = "Check the tokenizer, or use endpoint: completions."
+TOKENIZER = "Check the tokenizer."
+BOS = "The server's tokenizer adds one token to each prompt: set extra_body: {add_special_tokens: false}."
+
+
+def _done(r: Requests) -> NDArray[np.bool_]:
+    return np.asarray((r.phase == MEASURED) & (r.status == COMPLETED), dtype=bool)
+
+
+def lengths(evidence: Evidence) -> Iterator[Doubt]:
+    """Prompts or answers that were not as long as asked for, by the server's own count."""
+    r = evidence.stage.requests
+    sides = (
+        ("input_length", "prompts", r.input_asked, r.input_tokens),
+        ("output_length", "answers", r.output_asked, r.output_tokens),
+    )
+    for name, what, asked, counted in sides:
+        known = _done(r) & (asked != MISSING) & (counted != MISSING)
+        off = int((known & (asked != counted)).sum())
+        if off:
+            text = (
+                f"{format_count(off)} of {format_count(int(known.sum()))} {what} were not as long as asked for: "
+                f"{format_count(int(counted[known].sum()))} tokens instead of {format_count(int(asked[known].sum()))}."
+            )
+            added = bool((counted[known] - asked[known] == 1).all())
+            mend = (
+                "Set ignore_eos, if answers must be that long."
+                if what == "answers"
+                else _prompts(evidence, added=added)
+            )
+            yield Doubt(name, DOUBT if off > LENGTHS_DOUBT * known.sum() else NOTE, text, mend)
+
+
+def _prompts(evidence: Evidence, *, added: bool) -> str:
+    """How to get prompts of the length asked for; `added` says that each is longer by one."""
+    if evidence.endpoint != "completions":
+        return ENDPOINT
+    return BOS if added else TOKENIZER
+
+
+def assumed_tokens(evidence: Evidence) -> Iterator[Doubt]:
+    """Events whose number of tokens the server did not tell, or not in step with what it sent."""
+    r = evidence.stage.requests
+    done = _done(r)
+    assumed, uncounted = (int((done & (r.counted_by == way)).sum()) for way in (ASSUMED, FROM_EVENTS))
+    mend = "Set token_counts: usage or token_ids where the server knows them."
+    if assumed:
+        text = (
+            f"For {format_share(assumed / done.sum())} of answers the server did not say how many tokens an event "
+            "carries: they are spread evenly, and gaps between tokens (itl) are estimates."
+        )
+        yield Doubt("tokens_assumed", NOTE, text, mend)
+    if uncounted:
+        text = (
+            f"For {format_share(uncounted / done.sum())} of answers the server told no number of tokens that can be: "
+            "each event with content counts as one token, so token rates, TPOT and lengths are estimates."
+        )
+        yield Doubt("tokens_uncounted", DOUBT, text, mend)
+
+
+def came_whole(evidence: Evidence) -> Iterator[Doubt]:
+    """Answers that were to be streamed and came in one piece."""
+    r = evidence.stage.requests
+    if not evidence.stage.stream or evidence.stage.load["kind"] == OFFLINE:
+        return
+    tokens = np.where(r.counted_by == FROM_EVENTS, r.output_asked, r.output_tokens)
+    long = _done(r) & (tokens > AT_ONCE) & (r.last_ns != MISSING)
+    whole = int((long & ((r.first_ns == MISSING) | (r.first_ns == r.last_ns))).sum())
+    if whole:
+        text = (
+            f"{format_count(whole)} of {format_count(int(long.sum()))} answers came whole though streaming was asked "
+            "for: their TTFT is the time of the whole answer, and TPOT and gaps between tokens are not known."
+        )
+        mend = "Look for a proxy that buffers or compresses, or for a parser that holds the answer back."
+        yield Doubt("came_whole", DOUBT if whole > WHOLE_DOUBT * long.sum() else NOTE, text, mend)
+
+
+TOKEN_CHECKS = (lengths, assumed_tokens, came_whole)
