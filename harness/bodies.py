@@ -50,13 +50,12 @@ class Reads:
 
 
 def reads_of(raw: bytes, body: http1.Body, ends: NDArray[np.int64], stamps: Sequence[int]) -> Reads:
-    """The body of an answer, `raw` from its head on; `ends` are the positions in it where each read ended."""
+    """The body of the answer `raw`; `ends` are the positions in it where each read ended."""
     view = raw if len(raw) < _LARGE else memoryview(raw)
     whole = b"".join([view[start:end] for start, end in zip(body.starts, body.ends, strict=True)])
     starts = np.asarray([0, *body.starts], dtype=np.int64)
     lengths = np.asarray([0, *body.ends], dtype=np.int64) - starts
     chunk = np.searchsorted(starts, ends, side="right") - 1
-    chunk[chunk < 0] = 0  # reads of an interim answer
     before = np.cumsum(lengths) - lengths
     reach = before[chunk] + np.minimum(np.maximum(ends - starts[chunk], 0), lengths[chunk])
     return Reads(whole, reach, np.asarray(stamps, dtype=np.int64))
