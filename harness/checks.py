@@ -4,6 +4,7 @@ Each check looks at one stage, or at the whole run, and yields its doubts in pla
 the next step. What the client itself may have spoiled is in client_checks.py.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,8 @@ ERRORS_DOUBT = 0.01  # of requests: a p99 no longer says what the slowest hundre
 ERRORS_INVALID = 0.10
 OFFERED_LEAST = 0.95  # of the offered rate that was sent; less, and another load was measured
 SHORT_S = 10.0  # a window too short for slow changes (caches, clocks, garbage collection) to show
+FILLING_DOUBT = 1.15  # tokens that came, of those of answers that ended
+FILLING_SURE = 2.0  # standard deviations of a Poisson number under way, by which both edges differ in a steady state
 RESENT_NOTE = 0.01  # of requests
 MOST_CHANCE_HITS = 0.02  # of prompt tokens found in the prefix cache though no prompts begin alike
 
@@ -254,6 +257,21 @@ def resent(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("resent", NOTE, text, "Raise the server's keep-alive timeout.")
 
 
+def still_filling(evidence: Evidence) -> Iterator[Doubt]:
+    """Tokens of an open loop that came faster than answers ended: what goes in is still more than what comes out."""
+    summary = evidence.summary
+    came, ended, counted = summary.rates.arrived or 0.0, summary.rates.output_token or 0.0, summary.counted
+    more = (came - ended) * summary.window.rates_s * counted.requests / max(1, counted.output_tokens)  # answers
+    by_chance = FILLING_SURE * math.sqrt(summary.concurrency_mean or 0.0)
+    filling = more > by_chance and came > FILLING_DOUBT * ended
+    if summary.is_open and not summary.window.steady and summary.account.completed and filling:
+        text = (
+            f"{format_rate(came, 'tokens/s')} came out, and the answers that ended meanwhile hold "
+            f"{format_rate(ended, 'tokens/s')}: the engine was still filling, and the stage's rates are lower bounds."
+        )
+        yield Doubt("still_filling", DOUBT, text, "Run the stage longer, so that as many requests end as begin.")
+
+
 def warm_up_left(evidence: Evidence) -> Iterator[Doubt]:
     """Answers of the warm-up that went on where rates count: they take the place of answers that would count."""
     window = evidence.summary.window
@@ -277,5 +295,6 @@ STAGE_CHECKS = (
     *TOKEN_CHECKS,
     unmeasured_slo,
     warm_up_left,
+    still_filling,
     resent,
 )

@@ -39,7 +39,7 @@ from harness.slo import GAP_METRICS, Objective, Outcome, good, objectives, outco
 from harness.stage_names import label
 from harness.stats import Floats
 from harness.steady import Span, Window, ended_ns, find_window, is_open, whole_span
-from harness.streams import Mask, Streams, streams
+from harness.streams import Mask, Streams, rows_of, streams, token_rates
 from harness.units import NS_PER_S
 
 ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
@@ -65,7 +65,9 @@ class Account:
 class Rates:
     """What the answers that ended in the window's part for rates come to, per second; None where it has no length.
 
-    `offered` is what was due there instead, None where requests do not come by the clock.
+    `offered` is what was due there instead, None where requests do not come by the clock. `arrived`
+    are the output tokens that came there, of whatever answer of the stage: in a steady state as many
+    as `output_token`, and more where the engine is still filling.
     """
 
     request: float | None = None
@@ -74,6 +76,7 @@ class Rates:
     event: float | None = None
     good: float | None = None  # None also without objectives
     offered: float | None = None
+    arrived: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +257,14 @@ def _rates(stage: StageInput, window: Window, span: Span, counted: Counted, good
         total_token=(counted.output_tokens + counted.input_tokens) / length_s,
         event=counted.events / length_s,
         good=None if good_count is None else good_count / length_s,
+        arrived=_arrived(stage, window),
         offered=due / sending_s if is_open(str(stage.load["kind"])) and sending_s > 0 else None,
     )
+
+
+def _arrived(stage: StageInput, window: Window) -> float:
+    own = rows_of(stage.events, stage.requests.phase == MEASURED)
+    return float(token_rates(own, window.rates_ns + 1, window.end_ns + 1, 1)[0])
 
 
 def _good_count(stage: StageInput, who: Members, found: Mapping[str, Floats]) -> int | None:

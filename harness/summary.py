@@ -181,6 +181,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "offered_rate": stage.rates.offered,
         "request_rate": stage.rates.request,
         "output_token_rate": stage.rates.output_token,
+        "arrived_token_rate": stage.rates.arrived,
         "total_token_rate": stage.rates.total_token,
         "event_rate": stage.rates.event,
         "goodput": stage.rates.good,

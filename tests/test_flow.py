@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.checks import still_filling
+from harness.doubts import Evidence
 from harness.metrics import StageInput, summarize_stage
 from harness.records import COMPLETED, WARMUP
 from harness.scenario.loading import load_scenario
@@ -13,7 +15,7 @@ from harness.tune.loads import changed
 from harness.tune.virtual import VirtualLoad
 from harness.twin.settings import settings_from_flags
 from reports.language import translate
-from tests.made_runs import answered, closed_run, columns, ns, open_run
+from tests.made_runs import NO_SAMPLES, answered, closed_run, columns, ns, open_run
 
 CAPACITY = Path(__file__).parent.parent / "scenarios" / "capacity.yaml"
 SERVERS, SERVICE_S, DURATION_S = 64, 8.0, 60.0
@@ -22,10 +24,16 @@ LIMIT = SERVERS / SERVICE_S  # req/s
 
 def summed(pairs, kind="poisson", stop=DURATION_S):
     """The summary of a stage whose requests are sent for so long."""
+    return evidence_of(pairs, kind, stop).summary
+
+
+def evidence_of(pairs, kind, stop):
+    """The stage itself, and its summary."""
     requests, events = columns(pairs)
     end_ns = max(record.done_ns for record, _ in pairs)
     load = {"kind": kind, "rate": 1.0, "rate_to": 2.0, "concurrency": 1}
-    return summarize_stage(StageInput(requests, events, Span(0, 0, 0, ns(stop), end_ns), load, {}))
+    stage = StageInput(requests, events, Span(0, 0, 0, ns(stop), end_ns), load, {})
+    return Evidence(stage, summarize_stage(stage), NO_SAMPLES, None)
 
 
 def swept(load):
@@ -93,6 +101,17 @@ def test_an_engine_that_began_empty_is_filled_first(slow, share):
     found = summed(pairs, stop=20).window
 
     assert f"when {share} of the first 16 requests" in found.rates_text
+
+
+def test_a_stage_that_only_filled_the_engine_is_doubted():
+    """Twelve seconds of load whose answers take eight give lower bounds; ten times as long do not."""
+    short, whole = (
+        [answered(i, i / 8, list(i / 8 + np.arange(1, 9.0))) for i in range(8 * seconds)] for seconds in (12, 120)
+    )
+    told = [list(still_filling(evidence_of(pairs, "poisson", len(pairs) / 8))) for pairs in (short, whole)]
+
+    assert [len(doubts) for doubts in told] == [1, 0]
+    assert "still filling" in told[0][0].text
 
 
 def test_a_load_without_one_rate_is_taken_whole():

@@ -44,6 +44,7 @@ def test_a_small_stage_has_the_numbers_of_a_pencil():
     assert found.rates.event == pytest.approx(6 / 3.5)
     assert found.rates.good == pytest.approx(2 / 3.5)  # 0.5 s twice, 0.9 s once
     assert found.rates.offered == pytest.approx(3 / 3.5)
+    assert found.rates.arrived == pytest.approx(7 / 3.5)  # the first of them came at 0.5 s
     assert found.concurrency_mean == pytest.approx((0.2 + 0.699 + 0.2 + 0.9) / 3.5)
     assert found.concurrency_max == 1
     assert [(o.value_s, o.met) for o in found.outcomes] == [(pytest.approx(0.7), True), (float("inf"), False)]
