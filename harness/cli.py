@@ -5,13 +5,14 @@ imported by the command that needs it, so that `harness --help` answers at once.
 """
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import __version__
+from harness import __version__, interrupts
 from harness.errors import (
     EXIT_DONE,
     EXIT_GATE,
@@ -29,17 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry of `harness`; exits with the code that the outcome has."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _obey(words)
+        with interrupts.listening():
+            code = _obey(words)
     except HarnessError as fault:
         for line in fault.lines:
             _tell(line)
         code = fault.exit_code
     except KeyboardInterrupt:
+        _tell(f"ended by {interrupts.heard()}")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has had enough
         sys.stderr.close()
         code = EXIT_DONE
-    raise SystemExit(code)
+    raise SystemExit(interrupts.exit_code(code))
 
 
 def _obey(words: list[str]) -> int:
@@ -66,7 +69,8 @@ def _meant(word: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _tell(line: str) -> None:
-    print(f"harness: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a terminal that is gone must not end what is being measured
+        print(f"harness: {line}", file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

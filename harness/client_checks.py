@@ -14,7 +14,7 @@ from harness.members import members
 from harness.metrics import StageSummary
 from harness.records import MISSING
 from harness.stats import Floats
-from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
+from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share, significant
 
 CPU_FULL = 0.95  # of a core; the rest is the clock's and the kernel's, so a loop at 95 % has no time left
 CPU_BUSY = 0.8  # above, waiting for the core lengthens as 1 / (1 - share): fivefold
@@ -28,6 +28,9 @@ LATE_SAMPLES = 0.1  # each is the worst of a quarter second: a lag every few sec
 CEILING_DOUBT = 0.7  # of the events/s that the selfcheck reached: queues at the client begin
 FLOOR_SHARE = 0.1  # of a value that the client itself adds, by the selfcheck
 MERGED_SHARE = 0.05  # of events; a few share a read on any network
+
+PAUSED_S = 1.0  # fifty beats of a worker: no load of its own holds one up so long
+PARENT, PAUSED = "harness", "paused_s"  # the leading process notes where it did not run
 
 FEWER = "Use more workers, a faster or less busy client machine, or less load."
 
@@ -44,6 +47,29 @@ def cpu(evidence: Evidence) -> Iterator[Doubt]:
     elif np.percentile(shares, 90) >= CPU_BUSY:
         text = f"A client process used up to {top} of its core, so some answers may have been stamped late."
         yield Doubt("client_cpu", DOUBT, text, FEWER)
+
+
+def paused(evidence: Evidence) -> Iterator[Doubt]:
+    """A process of the client that was stopped: its heart did not beat."""
+    samples, span = evidence.samples, evidence.summary.span
+    longest: dict[str, tuple[float, float]] = {}
+    of_clients = [str(source).startswith("client") for source in samples.source]
+    beats = ((samples.name == "loop_lag_s") & np.asarray(of_clients, dtype=bool)) | (samples.name == PAUSED)
+    for row in np.flatnonzero(beats & (samples.value >= PAUSED_S)):
+        at_ns, lasted_s = int(samples.at_ns[row]), float(samples.value[row])
+        if at_ns >= span.start_ns and at_ns - lasted_s * NS_PER_S <= span.end_ns:
+            source = str(samples.source[row])
+            longest[source] = max(longest.get(source, (0.0, 0.0)), (lasted_s, at_ns / NS_PER_S))
+    for source, (lasted_s, at_s) in sorted(longest.items()):
+        who = "The harness' own process" if source == PARENT else f"Load worker {source.removeprefix('client-')}"
+        text = (
+            f"{who} did not run for {format_duration(lasted_s)}, up to {significant(at_s)} s after the run began: "
+            "the client was stopped, and what came or was due then is late by that."
+        )
+        yield Doubt("paused", INVALID, text, NOT_STOPPED)
+
+
+NOT_STOPPED = "Run again, and let it run: no Ctrl-Z, no frozen container, no suspended or overloaded client machine."
 
 
 def loop_lag(evidence: Evidence) -> Iterator[Doubt]:
@@ -140,4 +166,4 @@ def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("merged_reads", severity, text, "Look at the client's CPU and at the server's stream interval.")
 
 
-CLIENT_CHECKS = (cpu, loop_lag, send_lag, ceiling, floor, merged_reads)
+CLIENT_CHECKS = (cpu, paused, loop_lag, send_lag, ceiling, floor, merged_reads)

@@ -14,6 +14,7 @@ from harness import store
 from harness.clock import utc_now
 from harness.errors import EXIT_DONE, HarnessError, InputError
 from harness.finish import draw, finish, preload, trace, verdict_lines
+from harness.interrupts import writing
 from harness.kernels.run import conduct_kernels
 from harness.run import Order, Outcome, conduct, open_folder
 from harness.scenario.loading import LoadedScenario, load_scenario
@@ -46,7 +47,12 @@ def run_command(chosen: argparse.Namespace, tell: Say) -> Done:
     outcome = run_into(loaded, folder, shlex.join(["harness", *chosen.words]), say)
     for line in outcome.lines:
         tell(line)
-    return _close(folder, outcome, chosen)
+    try:
+        with writing(tell):
+            return _close(folder, outcome, chosen)
+    except KeyboardInterrupt:
+        tell(f"what was measured is kept; `harness report {shlex.quote(str(folder))}` writes what is missing")
+        raise
 
 
 def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outcome:
@@ -66,8 +72,8 @@ def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outc
                 return conduct_kernels(order)
             open_folder(order)
             return asyncio.run(conduct(order))
-        except HarnessError:
-            if not somebodys:
+        except (HarnessError, KeyboardInterrupt):
+            if not somebodys and not (folder / store.RAW / store.BEGUN).exists():
                 _drop_if_empty(folder)
             raise
 

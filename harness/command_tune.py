@@ -13,6 +13,7 @@ import harness
 from harness.clock import utc_now
 from harness.engines import REAL
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from harness.interrupts import writing
 from harness.scenario.loading import load_study
 from harness.scenario.overrides import Override
 from harness.tune import result
@@ -66,7 +67,8 @@ def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
             return _interrupted(work, chosen)
         if confirmed is None and work.problem.study.confirm.best:
             return Tuned(EXIT_DONE, ("another worker confirms the winner", str(folder)))
-        return Tuned(EXIT_DONE, _concluded(work, confirmed, chosen.lang))
+        with writing(say):
+            return Tuned(EXIT_DONE, _concluded(work, confirmed, chosen.lang))
 
 
 def _concluded(work: Work, confirmed: Confirmed | None, language: str) -> tuple[str, ...]:
@@ -92,7 +94,8 @@ def _interrupted(work: Work, chosen: argparse.Namespace) -> Tuned:
     line = f"interrupted; what was measured is kept, and `{shlex.join(words)}`{stored} goes on"
     if not work.book.trials():
         return Tuned(EXIT_INTERRUPTED, (line,))
-    return Tuned(EXIT_INTERRUPTED, (*_concluded(work, None, chosen.lang), line))
+    with writing(work.say):
+        return Tuned(EXIT_INTERRUPTED, (*_concluded(work, None, chosen.lang), line))
 
 
 def _shipped() -> Path:

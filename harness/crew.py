@@ -46,6 +46,7 @@ class Crew:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_LINE_LIMIT,
+                start_new_session=True,  # no terminal's signals reach it, however early they come
             )
             member = _Member(process)
             self._members.append(member)

@@ -5,11 +5,15 @@ borders and decoded by several processes, for by now the load is over and the co
 """
 
 import os
+import signal
+import threading
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +51,28 @@ def decode_spool(path: Path) -> Decoded:
     if parts == 1:
         return decode_part(path, 0, None)
     ranges = frame_starts(path, parts)
-    with ProcessPoolExecutor(len(ranges), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(ranges), mp_context=get_context("spawn"), initializer=_help) as pool:
         # This process decodes the first part itself while the others do theirs.
         futures = [pool.submit(decode_part, path, start, stop) for start, stop in ranges[1:]]
         first = decode_part(path, *ranges[0])
-        return joined([first, *(future.result() for future in futures)])
+        try:
+            return joined([first, *(future.result() for future in futures)])
+        except BrokenProcessPool:  # somebody ended a helper: slower, and whole
+            return joined([first, *(decode_part(path, start, stop) for start, stop in ranges[1:])])
+
+
+def _help() -> None:
+    """What a helping process does first: leave a terminal's signals to its parent, and end when that is gone."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def decode_part(path: Path, start: int, stop: int | None) -> Decoded:

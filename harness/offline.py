@@ -11,16 +11,15 @@ from harness import calls, plan, store
 from harness.clock import monotonic_ns
 from harness.engines import Serving
 from harness.engines.offline import Work, begin, start_offline
-from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED
+from harness.errors import EXIT_ENGINE
 from harness.interrupts import Interrupts
-from harness.papers import Order, Outcome, mark_engine, note, workload_of, write_plan, write_samples
+from harness.papers import Order, Outcome, interrupted, mark_engine, note, workload_of, write_plan, write_samples
 from harness.records import CANCELLED
 from harness.watching import Watched, watching
 
 DIED = "engine_died"
 _POLL_S = 0.2
 _LEAVING_POLLS = 50
-_INTERRUPTED = Outcome(EXIT_INTERRUPTED, ("interrupted; what was measured is kept",))
 
 
 async def conduct(order: Order, kind: str) -> Outcome:
@@ -34,7 +33,7 @@ async def conduct(order: Order, kind: str) -> Outcome:
     plans = plan.plan(scenario, workload)
     work = Work(raw, plans, workload, scenario.extra_body)
     watch = _Watch(order, plans)
-    outcome = _INTERRUPTED
+    outcome = Outcome()
     with Interrupts() as interrupts:
         try:
             loading = asyncio.get_running_loop().run_in_executor(None, order.preload)
@@ -42,12 +41,13 @@ async def conduct(order: Order, kind: str) -> Outcome:
                 await loading  # before the load, not during it: it takes a core for half a second
                 write_plan(order, serving, workload, plans)
                 outcome = await _generated(serving, watch, interrupts)
+                interrupts.leave()
         except asyncio.CancelledError:
             if not interrupts.count:
                 raise
         finally:
             watch.close(outcome)
-    return outcome
+    return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
 async def _generated(serving: Serving, watch: "_Watch", interrupts: Interrupts) -> Outcome:
@@ -65,7 +65,7 @@ async def _generated(serving: Serving, watch: "_Watch", interrupts: Interrupts) 
                 await _leaving(serving)
                 return Outcome()
             if stopping.is_set():
-                return _INTERRUPTED
+                return Outcome()
             if ending is not None:
                 return Outcome(EXIT_ENGINE, (ending,))
             await asyncio.sleep(_POLL_S)

@@ -17,7 +17,8 @@ from harness.account import read_begun
 from harness.clock import utc_now
 from harness.engines import Serving
 from harness.environment import cores, environment
-from harness.errors import EXIT_DONE, HarnessError
+from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
+from harness.interrupts import NOTHING, STOPPED
 from harness.lexicon import Lexicon
 from harness.records import samples_from
 from harness.scenario.loading import LoadedScenario
@@ -54,6 +55,12 @@ class Outcome:
 
     exit_code: int = EXIT_DONE
     lines: tuple[str, ...] = ()
+
+
+def interrupted(folder: Path) -> Outcome:
+    """How a run ended that a signal ended: whether there is something to report depends on what had begun."""
+    begun = (folder / store.RAW / store.BEGUN).exists()
+    return Outcome(EXIT_INTERRUPTED, (STOPPED if begun else NOTHING,))
 
 
 def open_folder(order: Order) -> None:
@@ -175,7 +182,9 @@ def mark_engine(folder: Path, **marks: Any) -> None:
 
 
 def write_samples(folder: Path, watched: Watched) -> None:
-    """Write all that was watched."""
+    """Write all that was watched, where a stage had begun: before that there is no zero to count from."""
+    if not (folder / store.RAW / store.BEGUN).exists():
+        return
     zero_ns = read_begun(folder / store.RAW).zero_ns
     rows = ((at_ns - zero_ns, source, name, value) for at_ns, source, name, value in watched.rows)
     store.write_samples(folder, samples_from(rows))

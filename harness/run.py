@@ -13,12 +13,13 @@ from harness.clock import monotonic_ns
 from harness.crew import Crew
 from harness.engines import Serving, resolve_kind, start_of
 from harness.engines.control import GONE, WELL, Control
-from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
+from harness.errors import EXIT_ENGINE, HarnessError
 from harness.interrupts import Interrupts
 from harness.lexicon import Lexicon, align
 from harness.papers import (
     Order,
     Outcome,
+    interrupted,
     mark_engine,
     note,
     open_folder,
@@ -65,13 +66,15 @@ async def conduct(order: Order) -> Outcome:
             loading = asyncio.get_running_loop().run_in_executor(None, order.preload)
             async with start(engine, order.folder / "engine.log") as serving:
                 await loading  # before the load, not during it: it takes a core for half a second
-                return await _serve(order, serving, _Hands(crew, interrupts, watched))
+                outcome = await _serve(order, serving, _Hands(crew, interrupts, watched))
         except asyncio.CancelledError:
             if not interrupts.count:
                 raise
-            return Outcome(EXIT_INTERRUPTED, ("interrupted; what was measured is kept",))
+            outcome = Outcome()
         finally:
+            interrupts.leave()
             await _end(crew, interrupts)
+        return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
 async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
@@ -93,7 +96,7 @@ async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
             if outcome.exit_code == EXIT_ENGINE:
                 mark_engine(order.folder, died=outcome.lines[0])
         finally:
-            interrupts.on_first = None
+            interrupts.leave()
             await _end(hands.crew, interrupts)
             if interrupts.count < 2:
                 text = await control.metrics()
@@ -130,9 +133,7 @@ async def _stages(order: Order, serving: Serving, hands: _Hands, plans: tuple[pl
             if ended.exit_code:
                 return ended
             break
-    if interrupts.count:
-        return Outcome(EXIT_INTERRUPTED, ("interrupted; what was measured is kept",))
-    return Outcome()
+    return interrupted(order.folder) if interrupts.count else Outcome()
 
 
 async def _finished(order: Order, crew: Crew, number: int, serving: Serving) -> Outcome | None:

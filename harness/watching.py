@@ -8,14 +8,17 @@ from urllib.parse import urlsplit
 
 from harness import telemetry
 from harness.ascend import find_npu_smi
+from harness.client_checks import PARENT, PAUSED, PAUSED_S
 from harness.clock import monotonic_ns
 from harness.devices import npu_watches, watch_host
 from harness.engines import Serving
 from harness.engines.control import Control
 from harness.npu_smi import Values
 from harness.probe import this_machine
+from harness.units import NS_PER_S
 
 _SCRAPE_S = 1.0
+_BEAT_NS = 100_000_000
 _OWN = ("127.0.0.1", "localhost", "::1")
 
 
@@ -43,7 +46,7 @@ async def watching(control: Control | None, serving: Serving, watched: Watched) 
     loop = asyncio.get_running_loop()
     jobs = [watch_host(watched.add, serving.pid)]
     if control is not None:
-        jobs.append(_scrape(control, watched))
+        jobs += [_scrape(control, watched), _beat(watched)]
     npu_smi = find_npu_smi(this_machine())
     if npu_smi is not None and uses_npus_here(serving):
         jobs += npu_watches(watched.add, npu_smi)
@@ -63,6 +66,16 @@ def uses_npus_here(serving: Serving) -> bool:
     """Whether this machine's NPUs are the engine's: neither a simulated engine's nor those of a server elsewhere."""
     here = serving.kind != "attach" or urlsplit(serving.url).hostname in _OWN
     return here and not serving.simulated
+
+
+async def _beat(watched: Watched) -> None:
+    """Note where this process did not run: it was stopped, or its machine had no time for it."""
+    while True:
+        due_ns = monotonic_ns() + _BEAT_NS
+        await asyncio.sleep(_BEAT_NS / NS_PER_S)
+        late_s = (monotonic_ns() - due_ns) / NS_PER_S
+        if late_s >= PAUSED_S:
+            watched.add(monotonic_ns(), PARENT, {PAUSED: late_s})
 
 
 async def _scrape(control: Control, watched: Watched) -> None:

@@ -241,7 +241,9 @@ class Pulse:
     def stop(self) -> None:
         """Take the last sample and rest."""
         if self._stage is not None:
-            self._sample(self._clock.now_ns())
+            now_ns = self._clock.now_ns()
+            self._lag_ns = max(self._lag_ns, now_ns - self._due_ns)  # a beat that is overdue as the stage ends
+            self._sample(now_ns)
         self._stage = None
 
     def _next(self) -> None:
@@ -299,17 +301,17 @@ def _go_first() -> None:
     """Ask for priority where that is allowed: a stamp taken late because others had the core is a wrong stamp.
 
     Linux groups processes by session before it looks at their niceness (sched(7), autogroup), so
-    the worker takes a session of its own and asks for that as well.
+    the worker, whose session is its own, asks for that as well.
     """
     with contextlib.suppress(OSError):
-        os.setsid()
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         Path("/proc/self/autogroup").write_text(f"{_NICE}\n", encoding="ascii")
 
 
 def main() -> None:
-    """Entry of the process; the terminal's Ctrl-C is the crew's to interpret."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Entry of the process; signals to end, also those sent to a whole group of processes, are the crew's to tell."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_IGN)
     _go_first()
     raw, number = Path(sys.argv[1]), int(sys.argv[2])
     try:

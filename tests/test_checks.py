@@ -110,6 +110,21 @@ def test_a_loop_that_woke_late_is_told(times, severity):
     assert doubts(sound(), samples=samples) == {"loop_lag": severity}
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "at", "lasted", "severity"),
+    [
+        ("client-1", "loop_lag_s", 20.0, 3.0, "invalid"),
+        ("harness", "paused_s", 20.0, 1.5, "invalid"),
+        ("harness", "paused_s", 90.0, 10.0, None),
+        ("harness", "paused_s", -1.0, 9.0, None),
+        ("harness", "loop_lag_s", 20.0, 9.0, None),
+    ],
+)
+def test_a_client_that_was_stopped_spoils_a_run(source, name, at, lasted, severity):
+    """A worker or the leading process that did not run for a second within a stage; before and after it is nothing."""
+    assert doubts(sound(), samples=[(ns(at), source, name, lasted)]).get("paused") == severity
+
+
 @pytest.mark.parametrize(("ceiling", "severity"), [(20, "doubt"), (60, "doubt"), (100, None)])
 def test_a_load_near_the_selfchecks_ceiling_is_doubted(ceiling, severity):
     """Fifty events a second are above 20, above 70 % of 60, and well below 100: never more than a doubt."""

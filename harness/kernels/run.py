@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_INTERRUPTED, EngineError, InputError
+from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError
 from harness.kernels import child
 from harness.kernels.naming import case_name, varying
 from harness.kernels.order import Order as KernelOrder
 from harness.kernels.order import order_of
 from harness.kernels.repeats import MEASURED
 from harness.kernels.result import LINES
+from harness.papers import interrupted
 from harness.run import Order, Outcome, open_folder
 from harness.scenario.models import Engine
 from harness.units import format_duration
@@ -42,7 +43,7 @@ def conduct_kernels(order: Order) -> Outcome:
     try:
         _measure(order, bench)
     except KeyboardInterrupt:
-        return Outcome(EXIT_INTERRUPTED, ("interrupted; what was measured is kept",))
+        return interrupted(order.folder)
     except EngineError as fault:
         if not (order.folder / store.RAW / store.BEGUN).exists():
             raise

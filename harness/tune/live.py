@@ -18,6 +18,7 @@ from harness.engines import Serving, start_of
 from harness.engines.bootlog import BootFacts, boot_facts
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.finish import finish
+from harness.interrupts import completed
 from harness.metrics import summarize_stage
 from harness.scenario.loading import LoadedScenario
 from harness.scenario.models import Engine
@@ -129,23 +130,27 @@ class Live:
         context = start_of(self.kind, known)(engine, log)
         self._busy = False
         try:
-            serving = self._up(loop, context, log, begin_ns)
+            serving, interrupted = self._up(loop, context, log, begin_ns)
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
             self.simulated, self.hollow = serving.simulated, serving.hollow
             started = Started(minutes, facts_in(log), serving.configuration.effective, serving.command)
             try:
+                if interrupted:
+                    raise KeyboardInterrupt
                 yield _LiveSession(started, serving, loop, folder, self.say)
             finally:
-                loop.run_until_complete(context.__aexit__(None, None, None))
+                _, interrupted = completed(loop, context.__aexit__(None, None, None), breakable=False)
+            if interrupted:
+                raise KeyboardInterrupt
         finally:
             loop.close()
             self._busy = log.exists() and _BUSY in log.read_text(encoding="utf-8", errors="replace")
 
     def _up(
         self, loop: asyncio.AbstractEventLoop, context: AbstractAsyncContextManager[Serving], log: Path, begin_ns: int
-    ) -> Serving:
+    ) -> tuple[Serving, bool]:
         try:
-            return loop.run_until_complete(context.__aenter__())
+            return completed(loop, context.__aenter__())
         except HarnessError as fault:
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
             raise StartFailed(failure_of(log, " ".join(fault.lines)), facts_in(log), minutes) from None
