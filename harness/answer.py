@@ -186,4 +186,5 @@ def _shown(stage: StageSummary) -> str:
         percentile_name(p): getattr(stage.metrics[metric], percentile_name(p)) for p in (50.0, 99.0)
     }
     times = " and ".join(f"{format_duration(value)} ({name})" for name, value in points.items())
-    return f"{output}, with a {WORDS[metric]} of {times}"
+    failed = f", {format_count(stage.account.failed)} failed requests left out" if stage.account.failed else ""
+    return f"{output}, with a {WORDS[metric]} of {times}{failed}"

@@ -163,7 +163,11 @@ def errors(evidence: Evidence) -> Iterator[Doubt]:
         share = account.failed / (account.failed + account.completed)  # of those never sent nothing is known
         text = f"{format_count(account.failed)} of {format_count(account.scheduled)} requests failed ({names})."
         severity = INVALID if share > ERRORS_INVALID else DOUBT if share > ERRORS_DOUBT else NOTE
-        yield Doubt("errors", severity, text, "See Errors on the page and engine.log.")
+        mend = (
+            "Latencies leave failed requests out, limits count each as infinitely late. "
+            "See Errors on the page and engine.log."
+        )
+        yield Doubt("errors", severity, text, mend)
 
 
 def interrupted(evidence: Evidence) -> Iterator[Doubt]:

@@ -37,10 +37,14 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met."""
+    """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met.
+
+    `failed` is how many failed requests the value counts as infinite.
+    """
 
     objective: Objective
     value_s: float | None
+    failed: int = 0
 
     @property
     def met(self) -> bool | None:
@@ -63,8 +67,8 @@ def outcome(objective: Objective, values: Mapping[str, Floats], gaps: Streams, f
     `values` holds a request's metrics by name (without those that are undefined).
     """
     if objective.metric in GAP_METRICS:
-        return Outcome(objective, _gap_statistic(objective, gaps, failed))
-    return Outcome(objective, _statistic(objective.statistic, values[objective.metric], len(failed)))
+        return Outcome(objective, _gap_statistic(objective, gaps, failed), len(failed))
+    return Outcome(objective, _statistic(objective.statistic, values[objective.metric], len(failed)), len(failed))
 
 
 def _statistic(statistic: str, values: Floats, failures: int) -> float | None:

@@ -194,13 +194,14 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
 
 
 def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
-    """An infinite value (failures) is null and not met; an unknown one is null with `met` null."""
+    """An infinite value (by the `failed_counted` requests) is null and not met; an unknown one null with `met` null."""
     value = outcome.value_s
     return {
         "metric": outcome.objective.metric,
         "limit": outcome.objective.limit_s,
         "value": None if value is None or math.isinf(value) else value,
         "met": outcome.met,
+        "failed_counted": outcome.failed,
     }
 
 

@@ -9,7 +9,7 @@ from harness.units import format_about, format_count, format_duration, significa
 from reports.folder import Result, number
 from reports.glossary import name_of
 from reports.loads import short_duration, trimmed
-from reports.verdict import holding
+from reports.verdict import held_value, holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,16 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     limit, met = (held[statistic].get(key) if statistic in held else None for key in ("limit", "met"))
     value, _, unit = format_duration(found.get(statistic)).rpartition(" ")
     pair = (found.get("ci95") or {}).get(statistic)
+    notes = (
+        f"95 %: {interval(pair)}" if pair else _too_short(found, statistic),
+        _answered_only(stage, held.get(statistic)),
+    )
     return Card(
         term=metric,
         label=f"{name_of(metric)} {statistic}",
         value=value or unit,
         unit=unit if value else "",
-        note=f"95 %: {interval(pair)}" if pair else _too_short(found, statistic),
+        note="; ".join(filter(None, notes)),
         judged="" if limit is None else f"limit {short_duration(limit)}",
         tone=_TONES[met],
     )
@@ -99,6 +103,13 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
 def _too_short(found: Mapping[str, Any], statistic: str) -> str:
     seconds = (found.get("needed_s") or {}).get(statistic)
     return f"no 95 % interval: run too short, needs {format_about(seconds)} or more" if seconds else ""
+
+
+def _answered_only(stage: Mapping[str, Any], held: Mapping[str, Any] | None) -> str:
+    """That a percentile is of answered requests, where some failed, and what its limit is held to instead."""
+    if not (stage.get("requests") or {}).get("failed"):
+        return ""
+    return "of answered requests" + (f"; held to the limit: {held_value(held)}" if held else "")
 
 
 _TONES = {None: "plain", True: "good", False: "bad"}

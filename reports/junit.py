@@ -100,6 +100,5 @@ def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xm
     if met is None:
         Xml.SubElement(case, "skipped", message="there was nothing to measure it by")
     elif not met:
-        value = "infinite, by failed requests" if held.get("value") is None else format_duration(held.get("value"))
-        fail(case, f"{key} is {value}; the limit is {limit}", "limit")
+        fail(case, f"{key}: {verdict.held_value(held)}; the limit is {limit}", "limit")
     return case

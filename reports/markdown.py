@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.stage_names import name_of
 from reports import headline, tables, verdict
 from reports.folder import Result
 from reports.language import said_in
@@ -80,6 +81,10 @@ def _table_lines(result: Result, say: Say) -> Iterator[str]:
     for row in table.rows:
         yield row_of([say(cell.text) for cell in row])
     yield ""
+    for stage in result.stages:
+        if words := verdict.left_out(stage):
+            yield f"{say(name_of(stage))}: {say(words)}"
+            yield ""
 
 
 def _heads(column: Column, say: Say) -> list[str]:

@@ -19,7 +19,7 @@ from harness.units import (
 )
 from reports.folder import Result, number
 from reports.glossary import METRIC_ORDER, name_of
-from reports.verdict import grew, judged_statistic
+from reports.verdict import grew, held_value, judged_statistic, left_out
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
 _HASHES = ("scenario_sha256", "payload_sha256", "schedule_sha256")
@@ -72,6 +72,7 @@ class StageTable:
     metrics: Table
     limits: Sequence[Sequence[Cell]]
     withheld: bool
+    left_out: str = ""
 
 
 def overview(result: Result) -> Table:
@@ -110,7 +111,7 @@ def _overview_row(
         Cell(significant(number(stage.get("output_token_rate")))),
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
         Cell(format_count(requests.get("completed")), f"{format_count(unanswered)} cut short" if unanswered else ""),
-        Cell(format_count(failed), tone="bad" if failed else "plain"),
+        Cell(format_count(failed), "left out of latencies" if failed else "", tone="bad" if failed else "plain"),
         *(_statistic(stage.get(metric) or {}, name, size) for metric, name, size in picked),
         _limits_cell(stage, growing),
     ]
@@ -165,6 +166,7 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
         metrics=_metric_table(stage),
         withheld=any((stage.get(metric) or {}).get("needed_s") for metric in METRIC_ORDER),
         limits=[_limit_row(key, held) for key, held in (stage.get("slo") or {}).items()],
+        left_out=left_out(stage),
     )
 
 
@@ -178,9 +180,7 @@ def _energy(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 def _limit_row(key: str, held: Mapping[str, Any]) -> list[Cell]:
     met = held.get("met")
-    # No value and yet missed: failed requests count as infinitely late.
-    shown = "∞, by failures" if held.get("value") is None and met is False else format_duration(held.get("value"))
-    return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(shown), _VERDICTS[met]]
+    return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), _VERDICTS[met]]
 
 
 def _metric_table(stage: Mapping[str, Any]) -> Table:

@@ -1,10 +1,12 @@
 """May the numbers be believed, and were they good enough?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.slo import objectives
 from harness.stage_names import stage_name
+from harness.units import format_count, format_duration
 from reports.folder import Result
 
 TAILS = ("p90", "p95", "p99", "max")
@@ -70,6 +72,21 @@ def doubts(result: Result) -> list[Doubt]:
         kinds.setdefault(kind, []).append((place, str(doubt.get("text", ""))))
     found = [Doubt(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]
     return sorted(found, key=lambda doubt: SEVERITIES.index(doubt.severity))
+
+
+def held_value(held: Mapping[str, Any]) -> str:
+    """The value that a limit is held to: with the failed requests, each of which counts as infinitely late."""
+    failed = held.get("failed_counted")
+    counted = f", {format_count(failed)} failed counted" if failed else ""
+    if held.get("value") is None and held.get("met") is False:
+        return f"no bound{counted or ', by failures'}"
+    return f"{format_duration(held.get('value'))}{counted if held.get('value') is not None else ''}"
+
+
+def left_out(stage: Mapping[str, Any]) -> str:
+    """Which requests a stage's latencies leave out, where some failed; empty where none did."""
+    failed = (stage.get("requests") or {}).get("failed") or 0
+    return f"Latencies are of answered requests: {format_count(failed)} failed ones are left out." if failed else ""
 
 
 def grew(result: Result) -> set[int]:

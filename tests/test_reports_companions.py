@@ -79,7 +79,7 @@ def test_the_test_view_has_a_case_for_verdict_stages_and_limits(sweep):
     assert missed
     assert len(failures) == len(missed)
     assert all(any(label in name and name.startswith(key) for name in failures) for label, key in missed)
-    assert "infinite, by failed requests; the limit is" in next(iter(failures.values()))
+    assert "failed counted; the limit is" in next(iter(failures.values()))
 
 
 def test_doubts_are_in_the_output_of_the_verdict(sweep):

@@ -112,7 +112,13 @@ def test_all_failed_is_invalid_and_has_no_numbers():
     (stage,) = found["stages"]
 
     assert found["verdict"]["valid"] is False
-    assert stage["slo"]["ttft_p99"] == {"metric": "ttft_user", "limit": 0.8, "value": None, "met": False}
+    assert stage["slo"]["ttft_p99"] == {
+        "metric": "ttft_user",
+        "limit": 0.8,
+        "value": None,
+        "met": False,
+        "failed_counted": 4,
+    }
     assert (stage["slo_met"], stage["goodput"], stage["errors"]) == (False, 0.0, {"refused": 4})
     assert "refused 4" in found["answer"]
 

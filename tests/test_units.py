@@ -224,3 +224,19 @@ def test_a_rough_time_is_rounded_up_by_less_than_half(seconds: float) -> None:
 
     assert seconds <= int(number) * size <= max(1, seconds + size)
     assert int(number) <= 90 or unit == "d"
+
+
+@given(st.floats(1e-3, 1e7), st.floats(1e-3, 1e7))
+def test_a_rough_time_is_no_less_than_the_time(one: float, other: float) -> None:
+    """A time that is rounded up covers what it stands for, and a longer one is never printed shorter."""
+    low, high = (_roughly(format_about(seconds)) for seconds in sorted((one, other)))
+
+    assert low >= min(one, other) * (1 - 1e-12)
+    assert low <= high
+
+
+def _roughly(text: str) -> float:
+    number, unit = text.split(" ")
+    size = {"s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
+    assert int(number) * size < {"s": 120, "min": 7200, "h": 2 * 86400 + 1}.get(unit, float("inf")) + 1
+    return int(number) * size
