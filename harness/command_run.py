@@ -111,7 +111,8 @@ def flags_of(chosen: argparse.Namespace) -> list[Override]:
     changes: list[tuple[str, str, Any, str]] = []
     if chosen.url:
         place = f"--url {chosen.url}"
-        url = target_of(chosen.url).url
+        target_of(chosen.url)
+        url = chosen.url if "://" in chosen.url else f"http://{chosen.url}"
         # The scenario's own model belongs to its own engine: a server that runs says what it serves.
         changes += [
             ("engine", "kind", "attach", place),

@@ -13,6 +13,8 @@ that is not a HarnessError is a bug and keeps its traceback.
 import difflib
 from collections.abc import Iterable, Sequence
 
+from harness.redaction import redact
+
 EXIT_DONE = 0
 EXIT_GATE = 1
 EXIT_INPUT = 2
@@ -27,8 +29,8 @@ class HarnessError(Exception):
     exit_code = EXIT_INPUT
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines: Sequence[str] = lines
+        self.lines: Sequence[str] = tuple(map(redact, lines))  # they may hold a server's or an engine's words
+        super().__init__("\n".join(self.lines))
 
 
 class InputError(HarnessError):

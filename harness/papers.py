@@ -137,7 +137,7 @@ def write_plan(order: Order, serving: Serving, workload: Workload, plans: tuple[
         "schedule_sha256": plan.schedule_sha256(plans),
         "lengths_exact": workload.exact,
         "dataset": _dataset(workload, plans),
-        "notes": list(workload.notes),
+        "notes": [*workload.notes, *serving.notes],
         "shares_prompts": _shares_prompts(scenario),
         "engine": {
             "kind": serving.kind,
@@ -150,7 +150,7 @@ def write_plan(order: Order, serving: Serving, workload: Workload, plans: tuple[
         },
     }
     store.write_json(order.folder, store.RUN, run)
-    for line in serving.configuration.lines():
+    for line in (*serving.notes, *serving.configuration.lines()):
         order.say(f"engine: {line}")
 
 

@@ -79,7 +79,7 @@ async def conduct(order: Order) -> Outcome:
 
 async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
     scenario = order.loaded.scenario
-    async with Control(serving.url, serving.api_key_env) as control:
+    async with Control(serving.url, serving.reach) as control:
         lexicon = await _lexicon(scenario, serving, control)
         workload = workload_of(order, lexicon)
         plans = plan.plan(scenario, workload)
@@ -205,7 +205,7 @@ def _write_job(order: Order, serving: Serving, lexicon: Lexicon | None) -> None:
         "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
         "scenario_folder": str(order.loaded.path.parent.resolve()),
         "url": serving.url,
-        "api_key_env": serving.api_key_env,
+        "reach": serving.reach.model_dump(mode="json", exclude_defaults=True),
         "model": serving.model,
         "lexicon": None if lexicon is None else _lexicon_values(lexicon),
         "token_counts": _token_counts(scenario),

@@ -8,15 +8,16 @@ too long. A request's bytes are complete before it is due, and each connection s
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from harness import bounds, http1
 from harness.clock import Clock
 from harness.connection import Connection
-from harness.errors import EngineError, InputError
+from harness.errors import EngineError
 from harness.exchange import Exchange
 from harness.records import MISSING
+from harness.target import Target, Trust, post_bytes, request_bytes, target_of
+
+__all__ = ["Client", "Target", "Trust", "post_bytes", "request_bytes", "target_of"]
 
 Address = tuple[int, str, int]
 """Family, host and port."""
@@ -24,59 +25,6 @@ Address = tuple[int, str, int]
 _ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
 _SWEEP_NS = 500_000_000
 _USUAL_HEAD_BYTES = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go: an origin, the path before /v1, and headers that every request carries."""
-
-    scheme: str
-    host: str
-    port: int
-    base: str
-    headers: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def origin(self) -> str:
-        """Host and port as the Host header names them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The whole address, without a trailing slash."""
-        return f"{self.scheme}://{self.origin}{self.base}"
-
-
-def target_of(url: str, headers: tuple[tuple[str, str], ...] = ()) -> Target:
-    """The target that a URL names; a trailing `/v1` is taken as part of every path and dropped.
-
-    Raises:
-        InputError: where it is no http(s) URL, or carries a user name or password.
-    """
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
-    except ValueError as fault:
-        raise InputError(f"--url {url!r}: {fault}; expected such as http://127.0.0.1:8000") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"--url {url!r} is no address; expected such as http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise InputError("--url carries a user name or password; expected an api_key_env in the scenario instead")
-    base = parts.path.rstrip("/").removesuffix("/v1")
-    return Target(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), base, headers)
-
-
-def post_bytes(target: Target, path: str, body: bytes) -> bytes:
-    """A whole POST request as bytes, ready to be written."""
-    extra = "".join(f"{name}: {value}\r\n" for name, value in target.headers)
-    head = (
-        f"POST {target.base}{path} HTTP/1.1\r\nHost: {target.origin}\r\n{extra}"
-        f"Content-Type: application/json\r\nAccept: text/event-stream, application/json\r\n"
-        f"Accept-Encoding: identity\r\n"  # what is compressed comes in lumps, and its events with it
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode("latin-1") + body
 
 
 class Client:
@@ -89,7 +37,7 @@ class Client:
         self.most_held = bounds.HELD_BYTES // workers
         self._target = target
         self._timeout_ns = timeout_ns
-        self._tls = ssl.create_default_context() if target.scheme == "https" else None
+        self._tls = target.trust.context() if target.scheme == "https" else None
         self._addresses: list[Address] = []
         self._idle: list[Connection] = []
         self._busy: dict[Exchange, Connection | None] = {}
@@ -156,7 +104,7 @@ class Client:
         begun_ns = self.clock.now_ns()
         try:
             connection = await self._connect()
-        except OSError as fault:
+        except (OSError, EngineError) as fault:
             self._not_connected(exchange, fault)
             return
         exchange.connect_ns += self.clock.now_ns() - begun_ns
@@ -204,8 +152,8 @@ class Client:
         )
         return connection
 
-    def _not_connected(self, exchange: Exchange, fault: OSError) -> None:
-        names: tuple[tuple[type[OSError], str], ...] = (
+    def _not_connected(self, exchange: Exchange, fault: Exception) -> None:
+        names: tuple[tuple[type[Exception], str], ...] = (
             (ssl.SSLError, "tls"),
             (ConnectionRefusedError, "refused"),
             (ConnectionResetError, "reset"),
@@ -213,7 +161,7 @@ class Client:
         )
         if exchange in self._busy:
             exchange.failure = next((name for kind, name in names if isinstance(fault, kind)), "no_connection")
-            exchange.message = str(fault)
+            exchange.message = _words(fault)
             exchange.done_ns = self.clock.now_ns()
             self.over(exchange)
 
@@ -294,3 +242,12 @@ class Client:
         for connection in list(self._idle):
             connection.close()
         self._idle.clear()
+
+
+def _words(fault: Exception) -> str:
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate is not trusted ({fault.verify_message}); expected engine.tls.ca: FILE, "
+            "or SSL_CERT_FILE in the environment, with the authority that signed it"
+        )
+    return str(fault)

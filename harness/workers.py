@@ -27,7 +27,8 @@ from harness.ledger import Ledger
 from harness.lexicon import Lexicon
 from harness.load import Kit, StageLoad
 from harness.plan import StagePlan, load
-from harness.scenario.models import Scenario
+from harness.reaching import target_for
+from harness.scenario.models import Engine, Scenario
 from harness.spool import Spool
 from harness.units import seconds_to_ns
 from harness.workloads import Reply, build
@@ -105,9 +106,7 @@ class Author:
             lexicon=lexicon,
             folder=Path(job["scenario_folder"]),
         )
-        key = os.environ.get(job["api_key_env"] or "", "")
-        headers = (("Authorization", f"Bearer {key}"),) if key else ()
-        self.target = wire.target_of(job["url"], headers)
+        self.target = target_for(job["url"], Engine.model_validate(job["reach"]))
         self._options = payload.Options(
             model=job["model"],
             endpoint=scenario.endpoint,

@@ -10,7 +10,7 @@ import pytest
 from harness import engines
 from harness.engines import STARTS, resolve_kind, start_of
 from harness.engines.base import flags_of
-from harness.engines.control import Control, api_key, pick_model
+from harness.engines.control import Control, Served, api_key, pick_model
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.scenario.models import ENGINE_KINDS, Engine
@@ -154,10 +154,17 @@ def test_every_kind_can_be_started():
 
 
 def test_the_model_is_the_one_served_or_the_nearest_is_named():
-    """Nothing asked: the first one served; a mistyped name: the nearest."""
-    assert pick_model(None, ["a", "b"], "url") == "a"
+    """Nothing asked: the base model, whatever adapters are there; several models: the user's choice."""
+    base, alias, adapter = Served("big", "/m"), Served("alias", "/m"), Served("lora", "/l", "big")
+
+    assert pick_model(None, [adapter, base, alias], "url") == "big"
+    assert pick_model("lora", [base, adapter], "url") == "lora"
     with pytest.raises(EngineError, match="did you mean 'Qwen3-8B'"):
-        pick_model("Qwen3-8b", ["Qwen3-8B", "llama"], "url")
+        pick_model("Qwen3-8b", [Served("Qwen3-8B", "x"), Served("llama", "y")], "url")
+    with pytest.raises(InputError, match="--model with one of a, b"):
+        pick_model(None, [Served("a", "a"), Served("b", "b")], "url")
+    with pytest.raises(InputError, match="--model with one of lora"):
+        pick_model(None, [adapter], "url")
 
 
 def test_a_key_comes_from_the_environment_or_not_at_all(monkeypatch):

@@ -9,6 +9,7 @@ from harness.engines.base import Serving
 from harness.engines.bootlog import BootFacts
 from harness.engines.control import Control, pick_model
 from harness.engines.resolving import Resolved, started
+from harness.errors import EngineError
 from harness.scenario.models import Engine
 
 
@@ -20,9 +21,19 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
         EngineError: where it cannot be reached or does not have the model.
     """
     assert engine.url is not None
-    async with Control(engine.url, engine.api_key_env) as control:
-        model = pick_model(engine.model, await control.models(), engine.url)
+    async with Control(engine.url, engine) as control:
+        served = await control.models()
+        if served is None and engine.model is None:
+            raise EngineError(
+                f"{engine.url}: has no list of models (/v1/models); expected --model with the one to load"
+            )
+        model = str(engine.model) if served is None else pick_model(engine.model, served, engine.url)
         cache = await control.effective()
         simulated = control.simulated
     configuration = replace(started({}, Resolved({}), BootFacts(), cache), resolution={})
-    yield Serving("attach", engine.url, model, simulated, engine.api_key_env, configuration=configuration)
+    notes = (
+        [f"The server has no list of models (/v1/models), so {model} was asked for unseen."] if served is None else []
+    )
+    if engine.tls.insecure:
+        notes.append("The server's certificate was not checked (engine.tls.insecure): any machine may have answered.")
+    yield Serving("attach", engine.url, model, simulated, reach=engine, configuration=configuration, notes=tuple(notes))

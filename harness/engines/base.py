@@ -19,19 +19,21 @@ class Serving:
     it (empty where it was already there), `configuration` what its flags really became. `hollow` is
     true where its device is a stand-in that computes nothing. `ending` tells, in one line, why it
     ended by itself, or None while it lives. `pid` is the process that was started, None where it
-    was already there.
+    was already there. `reach` is the scenario's engine where its keys say how the server is reached;
+    `notes` are remarks for whoever reads the result.
     """
 
     kind: str
     url: str
     model: str
     simulated: bool
-    api_key_env: str | None = None
+    reach: Engine = field(default_factory=Engine)
     command: tuple[str, ...] = ()
     configuration: Configuration = field(default_factory=Configuration)
     hollow: bool = False
     ending: Callable[[], str | None] = lambda: None
     pid: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Start(Protocol):

@@ -1,59 +1,95 @@
 """What does a server say of itself: is it there, which models, how does it count, what are its counters?
 
-Control calls only, over aiohttp, outside the measured path.
+Control calls only, outside the measured path, and over the same client: the same addresses, headers,
+trust and bounds.
 """
 
 import asyncio
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
+import msgspec
 
-from harness import telemetry, wire
+from harness import bounds, http1, telemetry, wire
+from harness.clock import MonotonicClock
 from harness.errors import EngineError, InputError, suggestion
 from harness.events import one_line
+from harness.exchange import Exchange
+from harness.reaching import api_key, target_for
+from harness.redaction import redact
+from harness.scenario.models import Engine
+from harness.units import seconds_to_ns
 
-SIMULATED_HEADER = "x-npu-harness-simulated"
+__all__ = ["GONE", "UNWELL", "WELL", "Control", "Served", "api_key", "pick_model"]
+
 WELL, UNWELL, GONE = "well", "unwell", "gone"
-_TIMEOUT = aiohttp.ClientTimeout(total=15)
+_NO_SUCH_PLACE = (403, 404, 405, 410, 501)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that a server lists: its name, what it was loaded from, and the model that an adapter adds to."""
+
+    name: str
+    root: str
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer to a control call."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text, without the secrets that the server tells back."""
+        return redact(self.body.decode("utf-8", "replace"))
+
+    @property
+    def words(self) -> str:
+        """Its first words, on one line."""
+        return one_line(self.text[: bounds.KEPT_BYTES]) or "no text"
 
 
 class Control:
     """Control calls to one server; use as `async with`."""
 
-    def __init__(self, url: str, api_key_env: str | None = None) -> None:
-        self._url = wire.target_of(url).url
-        key = api_key(api_key_env)
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, url: str, engine: Engine | None = None) -> None:
+        """`engine` says how the server is reached: keys, headers, trust and routes."""
+        self._target = target_for(url, engine or Engine())
+        self._client: wire.Client | None = None
         self.simulated = False
 
     async def __aenter__(self) -> "Control":
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT, headers=self._headers)
+        clock = MonotonicClock(asyncio.get_running_loop())
+        self._client = wire.Client(self._target, clock, seconds_to_ns(bounds.REPLY_S))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._client is not None:
+            self._client.cancel_all()
+            await self._client.close()
 
-    async def models(self) -> list[str]:
-        """Names of the models that the server has.
+    async def models(self) -> list[Served] | None:
+        """The models that the server lists, or None where it has no such list.
 
         Raises:
             EngineError: where nothing listens, or what answers is no OpenAI-compatible server.
         """
-        url = f"{self._url}/v1/models"
-        status, text = await self._fetch("GET", url)
-        if status != 200:
-            raise EngineError(f"{url}: answered {status} ({one_line(text) or 'no text'}); expected a list of models")
+        url = self._target.address("/v1/models")
+        reply = await self._fetch("GET", "/v1/models")
+        if reply.status in _NO_SUCH_PLACE:
+            return None
+        if reply.status != 200:
+            raise EngineError(f"{url}: answered {reply.status} ({reply.words}); expected a list of models")
         try:
-            return [str(model["id"]) for model in json.loads(text)["data"]]
-        except (ValueError, KeyError, TypeError):
-            shown = one_line(text)[:80]
+            return [_served(model) for model in bounds.json_of(reply.text.encode())["data"]]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise EngineError(
-                f"{url}: answered {shown!r}; expected the model list of an OpenAI-compatible server"
+                f"{url}: answered {reply.words[:80]!r}; expected the model list of an OpenAI-compatible server"
             ) from None
 
     async def healthy(self) -> bool:
@@ -63,10 +99,10 @@ class Control:
     async def state(self) -> str:
         """`WELL` where /health answers 200, `UNWELL` where it answers anything else, `GONE` where nothing answers."""
         try:
-            status, _ = await self._fetch("GET", f"{self._url}/health")
+            reply = await self._fetch("GET", "/health")
         except EngineError:
             return GONE
-        return WELL if status == 200 else UNWELL
+        return WELL if reply.status == 200 else UNWELL
 
     async def answers(self, model: str) -> bool:
         """Whether a prompt of three token ids gets its one token.
@@ -74,20 +110,20 @@ class Control:
         Raises:
             EngineError: where the server refuses it for good.
         """
-        url, body = f"{self._url}/v1/completions", {"model": model, "prompt": [1, 2, 3], "max_tokens": 1}
+        url, body = self._target.address("/v1/completions"), {"model": model, "prompt": [1, 2, 3], "max_tokens": 1}
         try:
-            status, text = await self._fetch("POST", url, body)
+            reply = await self._fetch("POST", "/v1/completions", body)
         except EngineError:
             return False
-        if 400 <= status < 500:
-            raise EngineError(f"{url}: refuses a completion of one token with {status} ({one_line(text) or 'no text'})")
-        return status == 200
+        if 400 <= reply.status < 500:
+            raise EngineError(f"{url}: refuses a completion of one token with {reply.status} ({reply.words})")
+        return reply.status == 200
 
     async def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """What the server's /tokenize says of a body, or None where it has none."""
         try:
-            status, text = await self._fetch("POST", f"{self._url}/tokenize", body)
-            found = json.loads(text) if status == 200 else None
+            reply = await self._fetch("POST", "/tokenize", body)
+            found = bounds.json_of(reply.body) if reply.status == 200 else None
         except (EngineError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -95,57 +131,86 @@ class Control:
     async def metrics(self) -> str:
         """The text of /metrics, empty where the server has none."""
         try:
-            status, text = await self._fetch("GET", f"{self._url}/metrics")
+            reply = await self._fetch("GET", "/metrics")
         except EngineError:
             return ""
-        return text if status == 200 else ""
+        return reply.text if reply.status == 200 else ""
 
     async def effective(self) -> Mapping[str, Any]:
         """The cache configuration that the engine really runs with, as /metrics tells it."""
         return telemetry.cache_config(await self.metrics())
 
-    async def _fetch(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
-        assert self._session is not None
+    async def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
+        """The one door for control calls: bounded in bytes and time, as every request is.
+
+        Raises:
+            EngineError: where no whole answer comes.
+        """
+        assert self._client is not None
+        over: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+
+        def ended(exchange: Exchange) -> None:
+            if not over.done():
+                over.set_result(exchange)
+
+        data = b"" if body is None else msgspec.json.encode(body)
+        payload = wire.request_bytes(method, self._target, path, data)
+        one = Exchange(0, payload, self._client.clock.now_ns(), ended)
+        self._client.send(one)
+        await over
+        address = self._target.address(path)
+        if one.failure:
+            raise EngineError(f"{address}: {_why(one)}; is the server running there?")
         try:
-            async with self._session.request(method, url, json=body) as answer:
-                self.simulated = self.simulated or answer.headers.get(SIMULATED_HEADER) == "1"
-                return answer.status, await answer.text(errors="replace")
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as fault:
-            raise EngineError(f"{url}: {_why(fault)}; is the server running there?") from None
+            return self._reply(b"".join(one.pieces))
+        except http1.BadHttpError as fault:
+            raise EngineError(f"{address}: {fault}; is the server running there?") from None
+
+    def _reply(self, raw: bytes) -> Reply:
+        head = http1.final_head(raw)
+        assert head is not None  # an answer without one is a failure of the wire
+        self.simulated = self.simulated or head.simulated
+        if head.encoding:
+            raise http1.BadHttpError(f"the answer is compressed ({head.encoding!r}), which was not asked for")
+        if 300 <= head.status < 400:
+            raise http1.BadHttpError(f"redirects to {head.location!r}; expected that address in place of this one")
+        body = http1.body_of(raw, head)
+        return Reply(head.status, b"".join(raw[a:b] for a, b in zip(body.starts, body.ends, strict=True)))
 
 
-def _why(fault: BaseException) -> str:
-    if isinstance(fault, asyncio.TimeoutError):
-        return "no answer within 15 s"
-    if isinstance(fault, aiohttp.ClientConnectorError):
-        return f"cannot connect ({fault.os_error.strerror or fault.os_error})"
-    return one_line(str(fault)) or type(fault).__name__
+def _served(model: Mapping[str, Any]) -> Served:
+    name, parent = model["id"], model.get("parent")
+    if not isinstance(name, str):
+        raise TypeError(name)
+    return Served(name, str(model.get("root") or name), parent if isinstance(parent, str) and parent else None)
 
 
-def api_key(name: str | None) -> str:
-    """The key in the environment variable `name`; the key itself is never written anywhere.
-
-    Raises:
-        InputError: where the variable is named but not set.
-    """
-    if name is None:
-        return ""
-    key = os.environ.get(name, "")
-    if not key:
-        raise InputError(f"engine.api_key_env: environment variable {name} is not set; expected it to hold the API key")
-    if not key.isascii() or not key.isprintable():
-        raise InputError(f"engine.api_key_env: what {name} holds cannot be sent in a header; expected plain ASCII")
-    return key
+def _why(one: Exchange) -> str:
+    if one.failure == "timeout":
+        return f"no answer within {bounds.REPLY_S:g} s"
+    if one.failure in ("refused", "no_connection", "connect_timeout"):
+        return f"cannot connect ({redact(one_line(one.message))})"
+    return redact(one_line(one.message)) or one.failure
 
 
-def pick_model(asked: str | None, served: list[str], url: str) -> str:
-    """The model to ask for: the one named, or the only one served.
+def pick_model(asked: str | None, served: Sequence[Served], url: str) -> str:
+    """The model to ask for: the one named, or the base model where only one is served.
+
+    Names of one and the same model are equally good. An adapter is never taken unasked.
 
     Raises:
         EngineError: where the server does not have it.
+        InputError: where the choice is the user's.
     """
-    if asked is not None and asked not in served:
-        raise EngineError(f"{url}: has no model {asked!r}; {suggestion(asked, served) if served else 'it serves none'}")
-    if asked is None and not served:
+    names = [model.name for model in served]
+    if asked is not None and asked not in names:
+        raise EngineError(f"{url}: has no model {asked!r}; {suggestion(asked, names) if names else 'it serves none'}")
+    if asked is not None:
+        return asked
+    if not served:
         raise EngineError(f"{url}: serves no model; expected one")
-    return asked if asked is not None else served[0]
+    bases = [model for model in served if model.parent is None]
+    if len({model.root for model in bases}) != 1:
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        raise InputError(f"{url}: serves several models; expected --model with one of {shown}")
+    return bases[0].name

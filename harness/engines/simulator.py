@@ -38,7 +38,7 @@ async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
     try:
         url = await process.first_line(min(_READY_S, engine.ready_timeout))
         async with Control(url) as control:
-            model = pick_model(engine.model, await control.models(), url)
+            model = pick_model(engine.model, await control.models() or [], url)
             cache = await control.effective()
         yield Serving(
             "simulator",

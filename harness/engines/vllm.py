@@ -53,7 +53,7 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | 
     port = _port(engine)
     command = _command(engine, python, port)
     async with guarded(engine, kind, command, log) as (watch, group):
-        async with Control(_url(engine.host, port), engine.api_key_env) as control:
+        async with Control(_url(engine.host, port), engine) as control:
             model = await in_time(_answering(engine, control, watch), engine, watch)
             cache = await control.effective()
         yield Serving(
@@ -61,7 +61,7 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | 
             _url(engine.host, port),
             model,
             simulated=False,
-            api_key_env=engine.api_key_env,
+            reach=engine,
             command=tuple(command),
             configuration=started(engine.args, resolved, watch.facts, cache),
             hollow=is_hollow(group),
@@ -193,7 +193,7 @@ async def _answering(engine: Engine, control: Control, watch: "Watch") -> str:
     while not await control.healthy():
         await watch.rest()
     asked = None if "served_model_name" in engine.args else engine.model
-    model = pick_model(asked, await control.models(), "engine")
+    model = pick_model(asked, await control.models() or [], "engine")
     while not await control.answers(model):
         await watch.rest()
     watch.read()

@@ -2,19 +2,22 @@
 
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from harness.errors import suggestion
+from harness.redaction import names_secret
 from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
 from harness.scenario.kernels import Kernels
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
@@ -45,11 +48,12 @@ def _reachable_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         secret = parts.username is not None or parts.password is not None
-        whole = bool(parts.hostname) and not parts.query and not parts.fragment and parts.port != 0
+        secret = secret or any(names_secret(name) for name, _ in parse_qsl(parts.query))
+        whole = bool(parts.hostname) and not parts.fragment and parts.port != 0
     except ValueError:
         secret = whole = False
     if secret:
-        raise ValueError("a secret does not belong in a file; expected an address without user and password")
+        raise ValueError("a secret does not belong in a file; expected an address without user, password and keys")
     if not whole or re.match(r"https?://\S+$", url) is None:
         raise ValueError("expected an address such as http://127.0.0.1:8000")
     return url
@@ -86,6 +90,50 @@ Variables = Annotated[
 ]
 
 
+Header = Annotated[
+    str, AfterValidator(matching(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+", "the name of an HTTP header, such as X-Tenant"))
+]
+Route = Annotated[str, AfterValidator(matching(r"/[!-~]*", "a path from the server's root, such as /v1/models"))]
+
+
+class FromEnvironment(Part):
+    """A value that is not written in the file."""
+
+    from_env: Variable
+    """The name of an environment variable that holds the value."""
+
+
+HeaderValue = Annotated[
+    Annotated[str, AfterValidator(matching(r"[ -~]*", "plain ASCII")), Tag("plain")]
+    | Annotated[FromEnvironment, Tag("secret")],
+    Discriminator(lambda value: "plain" if isinstance(value, str) else "secret"),
+]
+
+
+class Tls(Part):
+    """How an https server is trusted."""
+
+    ca: Text | None = None
+    """A file of certificates (PEM) that are trusted beside the system's."""
+    insecure: bool = False
+    """Whether any certificate is taken, also one that nobody vouches for."""
+
+
+class Paths(Part):
+    """Paths of a server whose routes differ from vLLM's, from its root."""
+
+    completions: Route | None = None
+    """In place of /v1/completions."""
+    chat: Route | None = None
+    """In place of /v1/chat/completions."""
+    models: Route | None = None
+    """In place of /v1/models."""
+    metrics: Route | None = None
+    """In place of /metrics."""
+    health: Route | None = None
+    """In place of /health."""
+
+
 class Engine(Part):
     """Which engine serves, and how it is started or reached."""
 
@@ -102,6 +150,12 @@ class Engine(Part):
     """The address of a running server, such as http://127.0.0.1:8000; for kind attach."""
     api_key_env: Annotated[Variable, WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})] | None = None
     """The name of an environment variable that holds the API key; never the key itself."""
+    headers: dict[Header, HeaderValue] = Field(default_factory=dict)
+    """More headers for each request; a secret one as {from_env: VARIABLE}; for kind attach."""
+    tls: Tls = Tls()
+    """How an https server is trusted; for kind attach."""
+    paths: Paths = Paths()
+    """Paths of a server whose routes differ; for kind attach."""
     python: Text | None = None
     """The interpreter that has vLLM installed; this one by default."""
     env: Variables = Field(default_factory=dict)
@@ -134,9 +188,15 @@ class Engine(Part):
             raise ValueError("kind attach needs url, such as http://127.0.0.1:8000")
         if self.kind != "attach" and self.url is not None:
             raise ValueError(f"url belongs to kind attach, not to {self.kind}; expected kind: attach")
+        for key in ("headers", "tls", "paths"):
+            if self.kind != "attach" and key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
+                raise ValueError(f"{key} belongs to kind attach, not to {self.kind}; expected kind: attach")
         if self.calibration is not None and self.kind not in ("simulator", "auto"):
             raise ValueError(f"calibration belongs to kind simulator, not to {self.kind}; expected kind: simulator")
         return self
+
+
+_NOTHING: dict[str, Any] = {"headers": {}, "tls": Tls(), "paths": Paths()}
 
 
 class Warmup(Part):

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness import inputs
 from harness.errors import InputError
+from harness.redaction import names_secret
 from harness.scenario.counts import Count, at_most, bounds
 from harness.scenario.faults import Fault, KeyPath, is_secret
 from harness.scenario.models import Scenario, split_objective
@@ -19,6 +20,7 @@ MOST_REQUESTS = 10_000_000
 MOST_STAGES = 1000
 
 _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
+_AUTHORIZATION = "engine.api_key_env for a bearer key, or {from_env: VARIABLE} for the whole value"
 _STREAMED = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap")
 
 
@@ -49,6 +51,11 @@ def _secrets(scenario: Scenario) -> Iterator[Fault]:
                 ("engine", "env", name),
                 f"a secret does not belong in a file; expected {name} in the shell, for all to inherit",
             )
+    for name, value in scenario.engine.headers.items():
+        if isinstance(value, str) and (names_secret(name) or value.startswith(("Bearer ", "Basic "))):
+            expected = f"{name}: {{from_env: VARIABLE}}" if name.lower() != "authorization" else _AUTHORIZATION
+            text = f"a secret does not belong in a file; expected {expected}"
+            yield Fault(("engine", "headers", name), text)
     yield from _hidden(("engine", "args"), scenario.engine.args)
     yield from _hidden(("extra_body",), scenario.extra_body)
 

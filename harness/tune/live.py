@@ -53,9 +53,8 @@ class _LiveSession:
         """See Session. Of a load that is ended early, what is in flight is given up."""
         self.loads += 1
         folder = self.folder / f"load-{self.loads}"
-        engine = Engine(
-            kind="attach", url=self.serving.url, model=self.serving.model, api_key_env=self.serving.api_key_env
-        )
+        told = {name: getattr(self.serving.reach, name) for name in ("api_key_env", "headers", "tls", "paths")}
+        engine = Engine(kind="attach", url=self.serving.url, model=self.serving.model, **told)
         scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
         loaded = LoadedScenario(scenario, "", "", task.path, ())
         followed = None if watch is None else Following(folder, seed, watch, self.serving.simulated)

@@ -37,7 +37,7 @@ async def check_engine(start, engine, log, *, ends):
     """An engine serves its model, counts exactly, says what it is, and is gone afterwards if it was ours."""
     async with start(engine, log) as serving:
         async with Control(serving.url) as control:
-            assert serving.model in await control.models()
+            assert serving.model in [model.name for model in await control.models()]
             assert "vllm:" in await control.metrics()
             assert control.simulated == serving.simulated
         for stream in (True, False):

@@ -1,0 +1,142 @@
+"""Where do requests go, and which bytes reach that place?
+
+A URL with what a scenario says of headers, routes and trust becomes a target; a target, a path and
+a body become a whole request.
+"""
+
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from harness.errors import InputError
+
+ROUTES = {
+    "completions": "/v1/completions",
+    "chat": "/v1/chat/completions",
+    "models": "/v1/models",
+    "metrics": "/metrics",
+    "health": "/health",
+}
+_EXPECTED = "expected such as http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which certificates are believed: the system's and those of the file `ca`, or any."""
+
+    ca: str | None = None
+    insecure: bool = False
+
+    def context(self) -> ssl.SSLContext:
+        """The TLS context of this trust.
+
+        Raises:
+            InputError: where the file cannot be read or holds no certificate.
+        """
+        context = ssl.create_default_context()
+        try:
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except OSError as fault:  # ssl.SSLError is one
+            raise InputError(f"engine.tls.ca {self.ca}: {fault}; expected a file of PEM certificates") from None
+        if self.insecure:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go: an origin, the path before /v1, and headers that every request carries.
+
+    `routes` are paths that differ, from the root, by the usual ones; `query` is kept on each request.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    base: str
+    headers: tuple[tuple[str, str], ...] = ()
+    query: str = ""
+    routes: tuple[tuple[str, str], ...] = ()
+    trust: Trust = Trust()
+
+    @property
+    def origin(self) -> str:
+        """Host and port as the Host header names them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The whole address, without a trailing slash."""
+        return f"{self.scheme}://{self.origin}{self.base}{self.query}"
+
+    def place(self, path: str) -> str:
+        """The path that is asked for where the usual one is `path`, with the query."""
+        return f"{dict(self.routes).get(path, self.base + path)}{self.query}"
+
+    def address(self, path: str) -> str:
+        """The whole address of what usually lies at `path`."""
+        return f"{self.scheme}://{self.origin}{self.place(path)}"
+
+
+def target_of(
+    url: str,
+    headers: tuple[tuple[str, str], ...] = (),
+    routes: tuple[tuple[str, str], ...] = (),
+    trust: Trust = Trust(),
+) -> Target:
+    """The target that a URL names.
+
+    A trailing `/v1` is part of every path and dropped; of a whole endpoint, what stands before it counts.
+
+    Raises:
+        InputError: where it is no http(s) URL, or carries a user name or password.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port
+    except ValueError as fault:
+        raise InputError(f"--url {url!r}: {fault}; {_EXPECTED}") from None
+    if parts.username or parts.password:
+        raise InputError("--url carries a user name or password; expected an api_key_env in the scenario instead")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable():
+        raise InputError(f"--url {url!r} is no address; {_EXPECTED}")
+    base, found = _base_of(parts.path.rstrip("/"))
+    query = f"?{parts.query}" if parts.query else ""
+    port = port or (443 if parts.scheme == "https" else 80)
+    return Target(parts.scheme, parts.hostname, port, base, headers, query, (*found, *routes), trust)
+
+
+def _base_of(path: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The base that a path names, and the routes beside it where it is a whole endpoint without /v1."""
+    for name in ("chat", "completions", "models"):
+        if path.endswith(ROUTES[name]):
+            return path.removesuffix(ROUTES[name]), ()
+    for name in ("chat", "completions"):
+        end = ROUTES[name].removeprefix("/v1")
+        if path.endswith(end):
+            root = path.removesuffix(end)
+            return "", tuple((usual, root + usual.removeprefix("/v1")) for usual in list(ROUTES.values())[:3])
+    return path.removesuffix("/v1"), ()
+
+
+def post_bytes(target: Target, path: str, body: bytes) -> bytes:
+    """A whole POST request as bytes, ready to be written."""
+    return request_bytes("POST", target, path, body)
+
+
+def request_bytes(method: str, target: Target, path: str, body: bytes = b"") -> bytes:
+    """A whole request as bytes; a header of the target's stands in place of ours."""
+    fields = {
+        "Host": target.origin,
+        **dict(target.headers),
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream, application/json" if method == "POST" else "*/*",
+        "Accept-Encoding": "identity",  # what is compressed comes in lumps, and its events with it
+        "Content-Length": str(len(body)),
+    }
+    own = {name.lower(): (name, value) for name, value in target.headers}
+    lines = [own.get(name.lower(), (name, value)) for name, value in fields.items()]
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    return f"{method} {target.place(path)} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
