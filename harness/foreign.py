@@ -12,6 +12,7 @@ from harness.units import NS_PER_S, format_duration, format_rate, significant
 ERRORED = "errored"
 METRICS = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user", "send_lag", "queue_wait", "connect")
 STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
+_WHOLE = "The whole stage, as the other tool took it: its rates have ramp-up and drain in them, ours have not."
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
 
 
@@ -117,7 +118,7 @@ def _bare_stage(index: int, benchmark: Benchmark) -> dict[str, Any]:
         "window_s": known.get("window_s"),
         "window": {
             "start_s": 0.0, "end_s": known.get("window_s"), "method": "whole stage", "steady": None,
-            "text": "The whole stage, as the other tool took it.",
+            "text": _WHOLE,
         },
         "requests": {name: counts.get(name, 0) for name in names},
         "errors": {},

@@ -54,7 +54,7 @@ def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
     caption = (
         "Shaded: the window each stage is measured in. Hatched: warm-up. Each dot is a request, in its stage's colour "
         "where it counts and grey where it does not; a cross on the upper edge is a failure. Dots on the same spot are "
-        "drawn once."
+        "drawn once. Requests and tokens are all that there were, warm-up included."
     )
     return drawn(figure, "over-time", head, words, caption)
 

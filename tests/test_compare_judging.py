@@ -345,3 +345,17 @@ def test_help_of_compare_needs_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_rates_of_an_older_summary_are_told_anew(tmp_path):
+    """A folder that an earlier version summed up, with rates of other requests, is no other than itself."""
+    new = make_result(tmp_path / "new", Run(loads=(2.0,), duration_s=30))
+    old = make_result(tmp_path / "old", Run(loads=(2.0,), duration_s=30))
+    summary = store.read_json(old, store.SUMMARY)
+    for stage in summary["stages"]:
+        del stage["rates_window"]
+        stage |= {name: 2 * stage[name] for name in ("request_rate", "output_token_rate", "goodput")}
+    store.write_json(old, store.SUMMARY, summary)
+    rows = {row.measure.key: row for row in judge(read_side(old), read_side(new), GATE)}
+
+    assert rows["output_token_rate"].base == pytest.approx(rows["output_token_rate"].new)

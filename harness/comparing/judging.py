@@ -17,7 +17,8 @@ from harness.compare import Effect, Judged, by_groups, by_pairs, by_ranks, holm
 from harness.comparing.likeness import pairs
 from harness.comparing.samples import Rows, rows_in, sample_of
 from harness.comparing.sides import Repeat, Side
-from harness.measures import Measure, count_of, in_view, measure_of, value_of
+from harness.measures import RATES, Measure, count_of, in_view, measure_of, value_of
+from harness.members import RATES_WINDOW
 from harness.resampling import Question, by_blocks
 from harness.scenario.gate import Gate
 from harness.stage_names import stage_name
@@ -129,7 +130,7 @@ class _Method:
 
     def _row(self, number: int, measure: Measure, read: "_Reader") -> Row | None:
         """One measure; None where neither side has it."""
-        values = [[_value(measure, repeat, number) for repeat in side] for side in (self.base, self.new)]
+        values = [[_value(measure, repeat, number, read) for repeat in side] for side in (self.base, self.new)]
         if all(value is None for side in values for value in side):
             return None
         counts = [sum(count_of(measure, one.stages.get(number, {})) for one in side) for side in (self.base, self.new)]
@@ -210,8 +211,15 @@ def _reader(number: int) -> _Reader:
     return read
 
 
-def _value(measure: Measure, repeat: Repeat, number: int) -> float | None:
-    return value_of(measure, repeat.stages.get(number, {}))
+def _value(measure: Measure, repeat: Repeat, number: int, read: _Reader) -> float | None:
+    """The value that the summary shows; a rate that an earlier version summed up, of other requests, is told anew."""
+    stage = repeat.stages.get(number, {})
+    found = value_of(measure, stage)
+    if found is None or measure.metric not in RATES or RATES_WINDOW in stage:
+        return found
+    rows = read(repeat)
+    sample = None if rows is None else sample_of(measure, rows)
+    return found if sample is None else float(sample.values.mean())
 
 
 def _middle(values: Sequence[float | None], measure: Measure) -> float | None:
