@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.closed import closed100, closed1000
 from benchmarks.compare import compare
 from benchmarks.costs import help_, memory1m, overhead
+from benchmarks.intervals import intervals
 from benchmarks.kernels import kernels
 from benchmarks.numbers import Number, machine, table, wait_for_quiet
 from benchmarks.poisson import poisson500
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "report1m": report1m,
     "twin_virtual": twin_virtual,
     "twin_served": twin_served,
+    "intervals": intervals,
     "compare": compare,
     "tuning": tuning,
     "kernels": kernels,

@@ -204,7 +204,7 @@ def first_wave(evidence: Evidence) -> Iterator[Doubt]:
             f"{format_count(window.first_wave)} of {format_count(account.sent)} requests were sent at once and waited "
             f"for each other: TTFT is that of a first wave. {window.text}"
         )
-        yield Doubt("first_wave", DOUBT, text, "Send at least four times as many requests as at once, or warm up.")
+        yield Doubt("first_wave", DOUBT, text, "Send at least eight times as many requests as at once, or warm up.")
 
 
 def few_samples(evidence: Evidence) -> Iterator[Doubt]:

@@ -1,7 +1,8 @@
 """Which part of a stage shows the engine in its steady state?
 
-The window ends when nothing more is sent, or, in a closed loop, when the last request is sent
-and the number under way begins to fall: the drain is out. It begins where these tests say:
+The window ends when nothing more is sent, or, in a closed loop, with the last whole round of its
+users (`harness.rounds`) before the last request is sent and the number under way begins to fall:
+the drain is out. It begins where these tests say:
 
 1. First wave. A closed loop that starts all its requests at once measures a queue of its own
    making; the window begins when half of that wave has been answered and replaced.
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from harness.flow import flow
 from harness.inflight import mean_in_flight, most_in_flight
 from harness.records import COMPLETED, MEASURED, MISSING, Events, Requests
+from harness.rounds import rounds
 from harness.stats import MSER_BATCH, Floats, Trend, settling, trend
 from harness.streams import token_rates
 from harness.units import NS_PER_S, format_duration, format_rate, format_share, significant
@@ -145,7 +147,17 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
         empty=window.start_ns == span.start_ns, even=even,
     )  # fmt: skip
     later_ns = found.start_ns - window.start_ns
-    return replace(window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left)
+    window = replace(window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left)
+    return _whole_rounds(requests, span, window) if kind == CLOSED and window.method != WHOLE_STAGE else window
+
+
+def _whole_rounds(requests: Requests, span: Span, window: Window) -> Window:
+    """The window of a closed loop, ended with a whole round of its users; few rounds are not called steady."""
+    found = rounds(requests, ended_ns(requests, span.end_ns), window.start_ns, window.rates_ns, window.end_ns)
+    window = replace(window, end_ns=found.end_ns)
+    if not found.doubt or not window.steady:
+        return window
+    return replace(_with(window, found.doubt), steady=None)
 
 
 def _window(requests: Requests, events: Events, span: Span, kind: str) -> Window:

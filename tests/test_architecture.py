@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "harness.stage_names": 0,
     "harness.results": 1,
     "harness.flow": 1,
+    "harness.rounds": 1,
     "harness.steady": 1,
     "harness.members": 1,
     "harness.invariants": 1,
