@@ -29,6 +29,7 @@ from harness.members import members
 from harness.metrics import StageInput, StageSummary
 from harness.records import COMPLETED, MEASURED, MISSING, Requests
 from harness.steady import ended_ns
+from harness.streams import tokens_by_row
 from harness.units import NS_PER_S, format_count, significant
 
 ROUNDING = 1e-9  # of a value; sums of float64 over a million rows stay within
@@ -161,8 +162,7 @@ def _littles_law(stage: StageInput, summary: StageSummary) -> Iterator[str]:
 
 def _event_tokens(stage: StageInput, _summary: StageSummary) -> Iterator[str]:
     r, events = stage.requests, stage.events
-    sums = np.concatenate([[0], np.cumsum(events.tokens, dtype=np.int64)])
-    held = sums[events.offsets[1:]] - sums[events.offsets[:-1]]
+    held = tokens_by_row(events)
     timed = np.diff(events.offsets) > 0  # an offline call tells no events
     off = (r.phase == MEASURED) & (r.status == COMPLETED) & timed & (held != r.output_tokens)
     if off.any():

@@ -263,8 +263,10 @@ def _rates(stage: StageInput, window: Window, span: Span, counted: Counted, good
 
 
 def _arrived(stage: StageInput, window: Window) -> float:
-    own = rows_of(stage.events, stage.requests.phase == MEASURED)
-    return float(token_rates(own, window.rates_ns + 1, window.end_ns + 1, 1)[0])
+    """All tokens less those of the warm-up, whose events are few and can be copied."""
+    warm = rows_of(stage.events, stage.requests.phase == WARMUP)
+    every, others = (token_rates(e, window.rates_ns + 1, window.end_ns + 1, 1)[0] for e in (stage.events, warm))
+    return float(every - others)
 
 
 def _good_count(stage: StageInput, who: Members, found: Mapping[str, Floats]) -> int | None:

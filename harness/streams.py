@@ -260,6 +260,16 @@ def _row_pieces(events: Events) -> Iterator[tuple[int, int]]:
         first = last
 
 
+def tokens_by_row(events: Events) -> NDArray[np.int64]:
+    """Tokens of each row's events together."""
+    found = np.zeros(len(events.offsets) - 1, dtype=np.int64)
+    for first, last in _row_pieces(events):
+        places = events.offsets[first : last + 1] - events.offsets[first]
+        tokens = events.tokens[int(events.offsets[first]) : int(events.offsets[last])]
+        found[first:last] = np.diff(np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])[places])
+    return found
+
+
 def token_rates(events: Events, start_ns: int, end_ns: int, bins: int) -> Floats:
     """Tokens per second that arrived in each of `bins` equal bins of [start_ns, end_ns)."""
     found = np.zeros(bins)

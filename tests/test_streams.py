@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import streams as module
 from harness.records import Events, events_from
-from harness.streams import over_limit, rows_of, streams, token_rates
+from harness.streams import over_limit, rows_of, streams, token_rates, tokens_by_row
 
 steps = st.tuples(st.integers(0, 5_000_000_000), st.integers(0, 4))
 answers = st.lists(st.lists(steps, max_size=8), max_size=12)
@@ -138,11 +138,17 @@ def test_arrivals_are_counted_where_they_fall(rows, start, length, bins):
 def test_working_in_pieces_changes_nothing(rows, data):
     """However few events are worked on at once, the results are the same."""
     events, chosen = _events(rows), _mask(rows, data)
-    whole = (over_limit(events, 0.5, per_token=True).tolist(), token_rates(events, 10, 10**9, 3).tolist())
+
+    def found():
+        rates = token_rates(events, 10, 10**9, 3)
+        return over_limit(events, 0.5, per_token=True).tolist(), rates.tolist(), tokens_by_row(events).tolist()
+
+    whole = found()
     with mock.patch.object(module, "PIECE", 2):
-        pieces = (over_limit(events, 0.5, per_token=True).tolist(), token_rates(events, 10, 10**9, 3).tolist())
+        pieces = found()
 
     assert pieces == whole
+    assert whole[2] == [int(events.of(row)[1].sum()) for row in range(len(rows))]
     assert (
         streams(rows_of(events, chosen), np.ones(int(chosen.sum()), dtype=bool)).itl.short
         == streams(events, chosen).itl.short
