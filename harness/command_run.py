@@ -72,9 +72,11 @@ def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outc
                 return conduct_kernels(order)
             open_folder(order)
             return asyncio.run(conduct(order))
-        except (HarnessError, KeyboardInterrupt):
+        except (HarnessError, KeyboardInterrupt) as fault:
             if not somebodys and not (folder / store.RAW / store.BEGUN).exists():
                 _drop_if_empty(folder)
+            if isinstance(fault, InputError):
+                raise InputError(*map(loaded.located, fault.lines)) from None
             raise
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.doubts import DOUBT, INVALID, Doubt
+from harness.doubts import DOUBT, INVALID, NOTE, Doubt
 from harness.records import Requests, Samples
 from harness.stats import Floats
 from harness.units import format_count
@@ -16,6 +16,7 @@ from harness.units import format_count
 START_TIME = "process_start_time_seconds"
 _COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_preemptions_total")
 _SAME_START_S = 0.5  # the kernel counts a process's start in hundredths, and the clock may be set meanwhile
+_LEFT_OPEN = ("auto", "none", "None", -1, "-1")  # values that leave the choice to the engine
 _MOST_NAMES = 3  # of models that answered
 
 
@@ -85,4 +86,18 @@ def _is_several(values: Floats) -> bool:
     return len(falls) > 1 and all(back[:-1])
 
 
-ENGINE_CHECKS = (died, same_model)
+def flags_in_force(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """Flags that an engine runs with otherwise than was asked."""
+    engine = run.get("engine") or {}
+    rows = [row for row in engine.get("changed") or () if row.get("asked") not in (None, *_LEFT_OPEN)]
+    if not rows:
+        return
+    # A rewriting with a known reason is how this engine is; a switch, or a flag without effect, is another experiment.
+    grave = any(isinstance(row["asked"], bool) or row.get("effective") is None or not row.get("why") for row in rows)
+    shown = ", ".join(str(row["flag"]) for row in rows[:_MOST_NAMES])
+    text = f"Flags of the engine are not in force as asked: {shown} ({format_count(len(rows))} in all)."
+    severity = DOUBT if grave and not engine.get("simulated") else NOTE
+    yield Doubt("flags_changed", severity, text, "See Flags asked and in effect on the page, with the reasons.")
+
+
+ENGINE_CHECKS = (died, same_model, flags_in_force)

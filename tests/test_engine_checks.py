@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.engine_checks import died, restarted, same_model
+from harness.engine_checks import died, flags_in_force, restarted, same_model
 from harness.records import samples_from
 from tests.made_runs import failed, ns
 from tests.test_checks import doubts, sound
@@ -80,3 +80,21 @@ def test_answers_of_another_model_are_doubted(asked, answered, alike):
     found = list(same_model(None, {"engine": {"model": asked, "answered_models": answered}}))
 
     assert ([doubt.name for doubt in found] == []) is alike
+
+
+@pytest.mark.parametrize(
+    ("row", "severity"),
+    [
+        ({"asked": 16, "effective": 128, "why": "the kernels want it"}, "note"),
+        ({"asked": 16, "effective": 128, "why": ""}, "doubt"),
+        ({"asked": False, "effective": True, "why": "known"}, "doubt"),
+        ({"asked": 1, "effective": None, "why": "nobody reads it"}, "doubt"),
+        ({"asked": "auto", "effective": 128}, None),
+        ({"asked": None, "effective": 128, "before": 16}, None),
+    ],
+)
+def test_flags_that_are_not_in_force_as_asked_are_told(row, severity):
+    """A rewriting that is known is a note; a switch, a flag without effect, or one without a reason is a doubt."""
+    found = list(flags_in_force(None, {"engine": {"changed": [{"flag": "block_size", **row}]}}))
+
+    assert [doubt.severity for doubt in found] == ([] if severity is None else [severity])

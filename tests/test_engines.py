@@ -9,8 +9,8 @@ import pytest
 
 from harness import engines
 from harness.engines import STARTS, resolve_kind, start_of
-from harness.engines.base import flags_of
 from harness.engines.control import Control, Served, api_key, pick_model
+from harness.engines.flag_kinds import words_of
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.scenario.models import ENGINE_KINDS, Engine
@@ -120,7 +120,7 @@ def test_flags_are_written_as_the_engine_reads_them():
     """Snake case becomes kebab case, switches become --x and --no-x, mappings become JSON, and null is left out."""
     args = {"max_num_seqs": 8, "enforce_eager": True, "enable_prefix_caching": False, "seed": None, "extra": {"a": 1}}
 
-    assert flags_of(args) == [
+    assert words_of(args) == [
         "--max-num-seqs", "8", "--enforce-eager", "--no-enable-prefix-caching", "--extra", '{"a": 1}',
     ]  # fmt: skip
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.engines import asking
-from harness.engines.installed import installed
+from harness.engines.asking import Answer
+from harness.engines.effective import by_code, changes
+from harness.engines.installed import Installed, installed
 from harness.engines.probe import OFFLINE, SERVER
 from harness.engines.resolving import by_twin, examine, resolve, resolve_many
 from harness.engines.vllm import checked
@@ -54,7 +56,7 @@ def test_a_point_that_would_be_refused_says_why_and_the_others_stand():
 
     assert faults == [
         "max_num_batched_tokens (32) must be at least max_num_seqs",
-        "argument --max-num-seqs: invalid int value: 'x'",
+        "engine.args.max_num_seqs: invalid int value: 'x'",
         "engine.args.max_num_seq: vLLM has no such flag; did you mean 'max_num_seqs'?",
         None,
     ]
@@ -182,3 +184,48 @@ def test_the_twin_refuses_as_it_would_at_a_start(args, words):
 
     assert words in one.fault
     assert (one.by, one.changed) == ("twin", ())
+
+
+SPELLINGS = {False: [False, 0, "off", "false", "No", "0"], True: [True, 1, "on", "TRUE", "yes", "1"]}
+
+
+@pytest.mark.parametrize("meant", [True, False])
+def test_a_switch_is_what_was_meant_however_it_is_spelled(meant):
+    """One process is asked; a switch without a way to say no is left out where it is off by itself."""
+    name = "enforce_eager"
+    found = resolved(*({name: value} for value in SPELLINGS[meant]), {"enable_prefix_caching": SPELLINGS[meant][2]})
+    *eager, caching = found
+
+    assert {one.effective[name] for one in eager} == {meant}
+    assert {one.args[name] for one in eager} == {meant}
+    assert {one.words for one in eager} == {("--enforce-eager",) if meant else ()}
+    assert caching.words == (("--enable-prefix-caching",) if meant else ("--no-enable-prefix-caching",))
+    assert {(one.changed, one.fault, one.wrong) for one in found} == {((), None, ())}
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, 0.5, [True], {"a": 1}, ""])
+def test_what_is_neither_on_nor_off_is_no_switch(value):
+    """By the installed parser's own list, by the shipped one for the embedded engine."""
+    (one,) = resolved({"enforce_eager": value})
+    two = by_twin(MODEL, {"enforce_eager": value, "max_model_len": 2048})
+
+    assert one.wrong == two.wrong != ()
+    assert "engine.args.enforce_eager: a switch that is" in one.wrong[0]
+
+
+@pytest.mark.parametrize("value", SPELLINGS[False])
+def test_the_embedded_engine_is_asked_for_the_same_switches(value):
+    """What it does not act on is typed too."""
+    one = by_twin(MODEL, {"enforce_eager": value, "disable_log_stats": value, "enable_lora": value})
+
+    assert one.effective["enforce_eager"] is False
+    assert one.words == ("--no-enforce-eager", "--no-disable-log-stats", "--no-enable-lora")
+
+
+def test_a_switch_that_became_something_else_is_told():
+    """What was asked is held against what is in force, not against what a parser read."""
+    asked, answer = {"enforce_eager": False}, Answer({"enforce_eager": True}, {"enforce_eager": True})
+    basis = by_code(asked, answer, Installed())
+    (row,) = changes(asked, basis.told, basis)
+
+    assert (row.asked, row.effective) == (False, True)

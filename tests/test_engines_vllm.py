@@ -172,7 +172,10 @@ def test_a_busy_port_is_told_before_the_start(tmp_path):
     [
         ({"max_num_seq": 8}, "engine.args.max_num_seq: vLLM has no such flag; did you mean 'max_num_seqs'?"),
         ({"blocksize": 8, "enforce_eager": True}, "did you mean 'block_size'?"),
-        ({"enforce_eager": False}, "engine.args.enforce_eager: false: vLLM has no way to switch it off"),
+        ({"max_num_seqs": False}, "engine.args.max_num_seqs: false: vLLM has no way to switch it off"),
+        ({"max_num_seqs": True}, "engine.args.max_num_seqs: true is the value of a switch; expected a whole number"),
+        ({"max_num_seqs": "many"}, "engine.args.max_num_seqs: invalid int value: 'many'"),
+        ({"enforce_eager": "maybe"}, "engine.args.enforce_eager: a switch that is 'maybe'; expected true or false"),
         ({"port": 8000}, "engine.args.port: belongs elsewhere; expected engine.port"),
     ],
 )
@@ -212,9 +215,9 @@ def test_a_model_folder_that_is_not_there_is_told_at_once(tmp_path, monkeypatch)
 
 def test_a_value_of_the_wrong_kind_is_told_before_a_start(tmp_path):
     """In the words of its own parser."""
-    line = refused(engine(args={"max_num_seqs": "many"}), tmp_path / "engine.log")
+    line = refused(engine(args={"max_num_seqs": "many"}), tmp_path / "engine.log", InputError)
 
-    assert "argument --max-num-seqs: invalid int value: 'many'" in line
+    assert line == "engine.args.max_num_seqs: invalid int value: 'many'"
     assert not (tmp_path / "engine.log").exists()
 
 

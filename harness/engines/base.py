@@ -1,11 +1,10 @@
 """What is an engine to the rest of the harness: an address that serves a model, for as long as it is needed?"""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.engines.effective import Configuration
 from harness.scenario.models import Engine
@@ -45,19 +44,3 @@ class Start(Protocol):
         Raises:
             EngineError: where it does not start or cannot be reached.
         """
-
-
-def flags_of(args: Mapping[str, Any]) -> list[str]:
-    """`engine.args` as command-line flags of `vllm serve`: kebab-case, `--no-x` for false, JSON for mappings."""
-    flags: list[str] = []
-    for name, value in args.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            flags.append(flag)
-        elif value is False:
-            flags.append("--no-" + name.replace("_", "-"))
-        elif isinstance(value, dict | list):
-            flags += [flag, json.dumps(value)]
-        elif value is not None:
-            flags += [flag, str(value)]
-    return flags

@@ -237,7 +237,9 @@ def _change(name: str, asked: Any, now: Told | None, basis: Basis) -> Change | N
         return Change(name, asked, None, RULE, why(name, asked, None, basis.found)) if unread else None
     expected = basis.told.get(name)
     moved = expected is not None and not same(expected.value, now.value)
-    if not moved and (asked is None or same(basis.read.get(name, asked), now.value)):
+    # What a parser makes of a switch is held against what was asked; of other values it knows more spellings.
+    meant = asked if isinstance(asked, bool) else basis.read.get(name, asked)
+    if not moved and (asked is None or same(meant, now.value)):
         return None
     reason = why(name, asked, now.value, basis.found, basis.said)
     return Change(name, asked, now.value, now.source, reason, expected.value if moved and expected else None)

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import calls, telemetry
 from harness.engines import generate
-from harness.engines.base import Serving, flags_of
+from harness.engines.base import Serving
 from harness.engines.hollow import is_hollow
 from harness.engines.probe import OFFLINE
 from harness.engines.resolving import Resolved, by_twin, started
@@ -53,8 +53,8 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> Asy
         work.raw,
         work.plans,
         work.workload,
-        words=[*place, *flags_of(engine.args)],
-        flags=_flags(engine),
+        words=[*place, *resolved.words],
+        flags=_flags(engine.model, resolved.args),
         sampling=dict(work.sampling),
         watched=[*telemetry.SERIES, telemetry.CACHE_CONFIG],
         **{key: str((work.raw / name).resolve()) for key, name in _FILES.items()},
@@ -69,7 +69,7 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> Asy
             engine.model or "",
             simulated=simulated,
             command=tuple(command),
-            configuration=started(engine.args, resolved, watch.facts, cache),
+            configuration=started(resolved.args, resolved, watch.facts, cache),
             hollow=not simulated and is_hollow(group),
             ending=watch.ending,
             pid=group,
@@ -80,6 +80,8 @@ async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
     """The command that holds an engine of a kind, and what its flags become."""
     if kind == _SIMULATOR:
         resolved = by_twin(engine.model, engine.args)
+        if resolved.wrong:
+            raise InputError(*resolved.wrong)
         if resolved.fault is not None:
             raise EngineError(f"engine: {resolved.fault}")
         return [sys.executable, "-m", "harness.twin.offline"], resolved
@@ -88,8 +90,8 @@ async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
     return [python, str(generate.__file__)], resolved
 
 
-def _flags(engine: Engine) -> dict[str, Any]:
-    return engine.args if engine.model is None else {"model": engine.model, **engine.args}
+def _flags(model: str | None, args: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(args) if model is None else {"model": model, **args}
 
 
 async def _answering(raw: Path, watch: Watch) -> str:

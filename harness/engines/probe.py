@@ -3,11 +3,11 @@
 A program of its own, run by path inside the engine's interpreter with the standard library and
 what is installed there. `probe.py versions` prints one JSON line: versions, and the time of the
 file that defines the flags. `probe.py resolve USAGE` reads a line of JSON, lists of command-line words,
-and prints first every option string of the server's parser and the additional_config keys that
-vllm-ascend reads, then for each list what the configuration code makes of it for a usage (`SERVER` or
-`OFFLINE`, as vLLM calls them: some defaults hang on it). Lines of
-ours begin with a mark, as libraries print what they like. It ends at once when its standard
-input does: nobody waits any more.
+and prints first every option string of the server's parser, what kind of value each takes and the
+additional_config keys that vllm-ascend reads, then for each list what the configuration code makes of it
+for a usage (`SERVER` or `OFFLINE`, as vLLM calls them: some defaults hang on it). Lines of ours begin with
+a mark, as libraries print what they like. It ends at once when its standard input does: nobody waits
+any more.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import signal
 import sys
 import threading
@@ -101,9 +102,10 @@ def resolve(points: "list[list[str]]", usage: str = SERVER) -> Iterator[dict[str
 
 
 def flags(parser: Any) -> dict[str, Any]:
-    """Option strings of `vllm serve`, and the top-level keys of additional_config that vllm-ascend reads."""
+    """Option strings and kinds of `vllm serve`, and the top-level keys of additional_config that vllm-ascend reads."""
     options = {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001 - argparse has no other list
-    return {"options": sorted(options), "additional_config": sorted(_additional_keys())}
+    kinds = runpy.run_path(str(Path(__file__).with_name("flag_kinds.py")))["kinds_of"](parser)
+    return {"options": sorted(options), "additional_config": sorted(_additional_keys()), "kinds": kinds}
 
 
 def _parser() -> Any:

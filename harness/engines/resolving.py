@@ -5,13 +5,13 @@ sets of flags as there are in one process. Where that cannot work, stated rules 
 embedded engine it is the twin's own code.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.engines.asking import Answer
-from harness.engines.base import flags_of
 from harness.engines.bootlog import BootFacts
 from harness.engines.effective import (
     TWIN,
@@ -25,13 +25,15 @@ from harness.engines.effective import (
     flat,
     values_of,
 )
-from harness.engines.installed import Installed, look, unknown_flags
+from harness.engines.flag_kinds import words_of
+from harness.engines.installed import Installed, as_typed, look, unknown_flags, wrong_types
 from harness.engines.probe import SERVER
 from harness.errors import HarnessError
 from harness.twin.memory import memory_of
 from harness.twin.settings import effective as twin_values
 from harness.twin.settings import settings_from_flags
 
+_REFUSED = re.compile(r"argument (?P<flags>-[^:]*): (?P<text>.+)", re.DOTALL)
 BY_ENGINE, BY_RULES, BY_TWIN = "engine", "rules", "twin"
 _TWIN = Installed(ascend=False)
 
@@ -44,6 +46,8 @@ class Resolved:
     the same are the same engine. `changed` are those that differ from what was asked. `fault` is
     the one line for which the engine would refuse to start, None where it would not. `by` says who
     tells: the engine's own configuration code, the rules, or the twin; `reason` why it is the rules.
+    `args` are the flags with switches as true or false, `words` they as words of a command line;
+    `wrong` a line for each whose value is of another kind than it takes.
     """
 
     effective: Mapping[str, Any]
@@ -52,6 +56,9 @@ class Resolved:
     by: str = BY_RULES
     reason: str = ""
     basis: Basis = field(default=Basis({}, {}, Installed()), repr=False)
+    args: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +106,36 @@ async def examine(
     Raises:
         EngineError: where there is no such interpreter.
     """
-    words = [["--model", model, *flags_of(args)] for args in points]
+    found = Installed()
+    words = _words(model, points, found)
     found, answers = await look(python or sys.executable, env, model, words, usage)
+    if (again := _words(model, points, found)) != words:  # it has switches, or ways to say them, of its own
+        found, answers = await look(python or sys.executable, env, model, again, usage)
     made = (_resolved(kind, args, answer, found) for args, answer in zip(points, answers, strict=True))
     return Examined(found, tuple(made))
 
 
-def _resolved(kind: str, asked: Mapping[str, Any], answer: Answer, found: Installed) -> Resolved:
-    fault = "; ".join(unknown_flags(asked, found)) or answer.fault
+def _words(model: str, points: Sequence[Mapping[str, Any]], found: Installed) -> list[list[str]]:
+    return [["--model", model, *words_of(as_typed(args, found), found.kinds)] for args in points]
+
+
+def _resolved(kind: str, given: Mapping[str, Any], answer: Answer, found: Installed) -> Resolved:
+    asked = as_typed(given, found)
+    wrong = (*wrong_types(asked, found), *_refused_values(asked, answer.fault))
+    fault = "; ".join([*unknown_flags(asked, found), *wrong]) or answer.fault
     if answer.values is None:
-        basis = by_rules(kind, asked, found)
-        return _of(asked, basis, BY_ENGINE if fault else BY_RULES, fault, answer.reason)
-    return _of(asked, by_code(asked, answer, found), BY_ENGINE, fault)
+        one = _of(asked, by_rules(kind, asked, found), BY_ENGINE if fault else BY_RULES, fault, answer.reason)
+    else:
+        one = _of(asked, by_code(asked, answer, found), BY_ENGINE, fault)
+    return replace(one, args=asked, words=tuple(words_of(asked, found.kinds)), wrong=wrong)
+
+
+def _refused_values(asked: Mapping[str, Any], fault: str | None) -> tuple[str, ...]:
+    """What the engine's own parser says of the value of a flag, where it refuses one that was asked."""
+    match = _REFUSED.fullmatch(fault or "")
+    names = [name.replace("-", "_") for name in re.findall(r"--([\w-]+)", match.group("flags"))] if match else []
+    name = next((name for name in names if name in asked), None)
+    return () if match is None or name is None else (f"engine.args.{name}: {match.group('text')}",)
 
 
 def _of(asked: Mapping[str, Any], basis: Basis, by: str, fault: str | None = None, reason: str = "") -> Resolved:
@@ -133,8 +158,14 @@ def started(asked: Mapping[str, Any], resolved: Resolved, facts: BootFacts, cach
     )
 
 
-def by_twin(model: str | None, args: Mapping[str, Any]) -> Resolved:
+def by_twin(model: str | None, given: Mapping[str, Any]) -> Resolved:
     """What the embedded engine makes of flags, or why it would refuse them."""
+    args = as_typed(given, _TWIN)
+    wrong = tuple(wrong_types(args, _TWIN))
+    return replace(_by_twin(model, args), args=args, words=tuple(words_of(args)), wrong=wrong)
+
+
+def _by_twin(model: str | None, args: Mapping[str, Any]) -> Resolved:
     named = {} if model is None else {"model": model}
     try:
         settings = settings_from_flags({**args, **named})

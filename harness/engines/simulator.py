@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import Serving, flags_of
+from harness.engines.base import Serving
 from harness.engines.bootlog import BootFacts
 from harness.engines.control import Control, pick_model
 from harness.engines.process import EngineProcess
 from harness.engines.resolving import by_twin, started
-from harness.errors import EngineError
+from harness.errors import EngineError, InputError
 from harness.scenario.models import Engine
 from harness.twin.calibration import read_calibration
 from harness.twin.chips import DEFAULT_CHIP, chip_named
@@ -28,9 +28,11 @@ async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
     """
     asked = [] if engine.model is None else ["--model", engine.model]
     place = ["--host", engine.host, "--port", str(engine.port or 0), "--until-stdin-closes"]
-    args = calibrated(engine)
-    command = [sys.executable, "-m", "harness", "serve-sim", *place, *asked, *flags_of(args)]
-    resolved = by_twin(engine.model, args)
+    resolved = by_twin(engine.model, calibrated(engine))
+    args = resolved.args
+    command = [sys.executable, "-m", "harness", "serve-sim", *place, *asked, *resolved.words]
+    if resolved.wrong:
+        raise InputError(*resolved.wrong)
     if resolved.fault is not None:
         raise EngineError(f"engine: {resolved.fault}")
     process = EngineProcess(command, log, engine.env)

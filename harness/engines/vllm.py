@@ -10,14 +10,14 @@ import ipaddress
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.ascend import find_npu_smi
 from harness.engines import guardian, idle
-from harness.engines.base import Serving, flags_of
+from harness.engines.base import Serving
 from harness.engines.bootlog import BootFacts, boot_facts, message_of
 from harness.engines.control import Control, api_key, pick_model
 from harness.engines.failing import failure_of
@@ -51,7 +51,7 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | 
     env, python = environment_of(engine, kind), engine.python or sys.executable
     resolved = await checked(engine, kind, python, env, known=known)
     port = _port(engine)
-    command = _command(engine, python, port)
+    command = _command(engine, python, port, resolved.words)
     async with guarded(engine, kind, command, log) as (watch, group):
         async with Control(_url(engine.host, port), engine) as control:
             model = await in_time(_answering(engine, control, watch), engine, watch)
@@ -63,7 +63,7 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | 
             simulated=False,
             reach=engine,
             command=tuple(command),
-            configuration=started(engine.args, resolved, watch.facts, cache),
+            configuration=started(resolved.args, resolved, watch.facts, cache),
             hollow=is_hollow(group),
             ending=watch.ending,
             pid=group,
@@ -130,6 +130,8 @@ async def checked(
                 f"engine.python {python}: has no {package}; expected the interpreter in which it is installed"
             )
     refuse_unknown(engine.args, found)
+    if resolved.wrong:
+        raise InputError(*resolved.wrong)
     if resolved.fault is not None:
         raise EngineError(f"engine: would not start, by vLLM's own check of its configuration: {resolved.fault}")
     return resolved
@@ -167,9 +169,9 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _command(engine: Engine, python: str, port: int) -> list[str]:
+def _command(engine: Engine, python: str, port: int, words: Sequence[str]) -> list[str]:
     place = ["--model", str(engine.model), "--host", engine.host, "--port", str(port)]
-    return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *flags_of(engine.args)]
+    return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *words]
 
 
 async def in_time(answering: Awaitable[str], engine: Engine, watch: "Watch") -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,8 @@ PartOf = TypeVar("PartOf", bound=Part)
 class LoadedScenario:
     """A checked scenario, and what it was read from.
 
-    `text` and `sha256` are those of the file, `overrides` as they were given.
+    `text` and `sha256` are those of the file, `overrides` as they were given; `places` are file and line
+    (or the flag of the command line) by the path of a value.
     """
 
     scenario: Scenario
@@ -34,6 +35,14 @@ class LoadedScenario:
     sha256: str
     path: Path
     overrides: tuple[str, ...]
+    places: Mapping[KeyPath, str] = field(default_factory=dict)
+
+    def located(self, line: str) -> str:
+        """A fault's line, such as `engine.args.block_size: ...`, behind the place where that value stands."""
+        name = line.partition(": ")[0]
+        flag = name.removeprefix("engine.args.") if name.startswith("engine.args.") else None
+        place = None if flag is None else self.places.get(("engine", "args", flag))
+        return line if place is None else f"{place}: {line}"
 
     def file(self, name: str) -> Path:
         """A file that the scenario names, looked up from the scenario's own folder."""
@@ -111,7 +120,7 @@ def load_scenario(path: Path, overrides: Sequence[str] = (), flags: Sequence[Ove
         raise ScenarioError(f"{line}: this is a study; expected a scenario, or `harness tune {path}`")
     scenario = validated(Scenario, document)
     document.refuse(faults_between(scenario, path.parent))
-    return LoadedScenario(scenario, document.text, document.sha256, path, tuple(overrides))
+    return LoadedScenario(scenario, document.text, document.sha256, path, tuple(overrides), document.places)
 
 
 def load_gate(path: Path) -> Gate:

@@ -21,6 +21,7 @@ from harness.redaction import names_secret
 from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
 from harness.scenario.kernels import Kernels
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
+from harness.scenario.switches import switched
 from harness.scenario.workload import Workload
 
 ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
@@ -180,7 +181,7 @@ class Engine(Part):
             if flag in flags:
                 raise ValueError(f"{flag} stands twice, as {spelled} and in another spelling; expected it once")
             flags[flag] = value
-        return flags
+        return switched(flags)
 
     @model_validator(mode="after")
     def _reached_or_started(self) -> "Engine":

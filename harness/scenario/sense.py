@@ -14,6 +14,7 @@ from harness.scenario.counts import Count, at_most, bounds
 from harness.scenario.faults import Fault, KeyPath, is_secret
 from harness.scenario.models import Scenario, split_objective
 from harness.scenario.stages import OFFLINE, stages_of
+from harness.scenario.switches import is_switch, neither
 from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
 
 MOST_REQUESTS = 10_000_000
@@ -42,6 +43,8 @@ def _engine(scenario: Scenario) -> Iterator[Fault]:
             )
         elif value is None:
             yield Fault(("engine", "args", flag), "a flag without a value; expected true for a switch")
+        elif is_switch(flag) and not isinstance(value, bool):
+            yield Fault(("engine", "args", flag), neither(value))
 
 
 def _secrets(scenario: Scenario) -> Iterator[Fault]:

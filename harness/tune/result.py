@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.clock import utc_now
-from harness.engines.base import flags_of
+from harness.engines.flag_kinds import words_of
 from harness.store import write_json
 from harness.tune import takeaway
 from harness.tune.capacity import answer_in
@@ -88,7 +88,7 @@ def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
         return ["winner: none; no configuration kept every limit"]
     base = work.problem.engine.args
     changed = takeaway.flags_changed(base, winner.candidate.engine.args)
-    told = " ".join(flags_of(changed)) or "the base configuration"
+    told = " ".join(words_of(changed)) or "the base configuration"
     number = "" if winner.number is None else f"trial {winner.number}: "
     drifted = [] if confirmed is None or confirmed.drift is None else [confirmed.drift]
     return [f"winner: {number}{told}", *drifted]

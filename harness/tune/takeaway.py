@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import flags_of
+from harness.engines.flag_kinds import words_of
 from harness.scenario.faults import is_secret
 from harness.scenario.models import Engine
 
@@ -26,7 +26,7 @@ _ONLY_OURS = ("chip", "start_seconds")  # flags of the simulated engine that vLL
 def serve_command(engine: Engine) -> list[str]:
     """`vllm serve` with the flags of an engine, word by word."""
     args = {name: value for name, value in engine.args.items() if name not in _ONLY_OURS}
-    return ["vllm", "serve", *([engine.model] if engine.model else []), *flags_of(args)]
+    return ["vllm", "serve", *([engine.model] if engine.model else []), *words_of(args)]
 
 
 def environment_of(engine: Engine) -> dict[str, str]:
