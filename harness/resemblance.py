@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 MOST_POINTS = 16384  # longer series are looked at as means of consecutive values
 LEAST_EFFECTIVE = 60.0  # independent values that a series must be worth, where neighbours resemble each other
+SHORT = 150  # values: in so short a series twice as many, since its correlations are known less well
 LEAST_INDEPENDENT = 30.0  # likewise where they do not
 SURE_ALIKE = 2.6  # standard errors of a sum of correlations
 LAGS = (1, 4, 16)  # correlations are added up to each of these
@@ -44,7 +45,7 @@ class Resemblance:
     @property
     def least(self) -> float:
         """How many independent values such a series must be worth."""
-        return LEAST_EFFECTIVE if self.alike else LEAST_INDEPENDENT
+        return LEAST_EFFECTIVE * (1 + SHORT / self.n) if self.alike else LEAST_INDEPENDENT
 
     @property
     def lacking(self) -> float:
