@@ -7,7 +7,8 @@ is a stall where it holds at least half of the streams under way, at least three
 chance explains: ends that fell on their own at the stage's mean rate would put k or more into so
 short a time with a probability of at most exp(-m) (e m / k)^k, m being the number expected there
 (Chernoff's bound of a Poisson tail), which has to stay below 5 % over all groups (Bonferroni).
-All other long gaps belong to single requests.
+All other long gaps belong to single requests. Of both kinds, those that the prefill of prompts explains
+(harness/interference.py) are prefill interference, and no stall.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.interference import NO_WORK, PrefillWork
 from harness.records import Events
 from harness.streams import Mask, gap_batches
 from harness.units import NS_PER_MS, seconds_to_ns
@@ -61,19 +63,27 @@ class LongGaps:
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """The stalls of some answers in the order of time, the long gaps of single requests, and how long is long."""
+    """The stalls of some answers in the order of time, the long gaps of single requests, and how long is long.
+
+    What prefill explains stands apart: `interference` as stalls, `interfered` as the long gaps of single requests.
+    """
 
     stalls: Sequence[Stall]
     single: LongGaps
     threshold_ns: int
+    interference: Sequence[Stall]
+    interfered: LongGaps
 
 
-def pauses(events: Events, chosen: Mask, median_gap_s: float) -> Pauses:
-    """Stalls and single long gaps of the chosen rows, whose median gap between events is given in seconds."""
+def pauses(events: Events, chosen: Mask, median_gap_s: float, work: PrefillWork = NO_WORK) -> Pauses:
+    """Stalls and single long gaps of the chosen rows, whose median gap between events is given in seconds.
+
+    `work` is when prompts were prefilled, of all requests that the engine had.
+    """
     threshold_ns = max(SEEN_NS, seconds_to_ns(LONG_TIMES * median_gap_s))
     found = _long_gaps(events, chosen, threshold_ns)
     if not len(found.row):
-        return Pauses((), found, threshold_ns)
+        return Pauses((), found, threshold_ns, (), found)
     group = np.concatenate([[0], np.cumsum(np.diff(found.end_ns) > TOGETHER_NS)])
     edges = np.flatnonzero(np.diff(group, prepend=-1, append=group[-1] + 1))
     begun, over = _spans(events, chosen)
@@ -84,7 +94,14 @@ def pauses(events: Events, chosen: Mask, median_gap_s: float) -> Pauses:
         stall = _stall(part, _under_way(begun, over, int(part.end_ns[0])), rate)
         if _holds(stall, len(edges) - 1):
             stalls[number] = stall
-    return Pauses(tuple(stalls.values()), found.take(~np.isin(group, list(stalls))), threshold_ns)
+    single = found.take(~np.isin(group, list(stalls)))
+    alone = work.explains(single.start_ns, single.end_ns)
+    own, explained = (tuple(one for one in stalls.values() if _explained(one, work) is so) for so in (False, True))
+    return Pauses(own, single.take(~alone), threshold_ns, explained, single.take(alone))
+
+
+def _explained(stall: Stall, work: PrefillWork) -> bool:
+    return bool(work.explains(np.asarray([stall.start_ns]), np.asarray([stall.end_ns]))[0])
 
 
 def _long_gaps(events: Events, chosen: Mask, threshold_ns: int) -> LongGaps:

@@ -94,6 +94,7 @@ def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:
         "pauses": stalling.summary(stalled),
         "stall_heads": stalling.HEADS,
         "stalls": stalling.stall_rows(data, stalled),
+        "interference": stalling.interference_rows(data, stalled),
         "single_heads": stalling.SINGLE_HEADS,
         "single_gaps": stalling.single_rows(data, stalled),
         "peer_heads": peers.HEADS,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import telemetry
+from harness.interference import PrefillWork, prefill_work
 from harness.records import MISSING
 from harness.stage_names import in_column
 from harness.stalls import Pauses, Stall, pauses
@@ -38,9 +39,16 @@ def stalled(data: Data) -> list[Stalled]:
         return []
     medians = {stage.get("index", 0): number((stage.get("chunk_gap") or {}).get("p50")) for stage in data.result.stages}
     place = data.latencies["place"].to_numpy()
+    work = _work(data)
     parts = [(stage, np.isin(place, rows["place"].to_numpy())) for stage, rows in groups_of(data.places, "stage")]
-    return [Stalled(stage, pauses(data.events, mask, medians[stage])) for stage, mask in parts
+    return [Stalled(stage, pauses(data.events, mask, medians[stage], work)) for stage, mask in parts
             if np.isfinite(medians.get(stage, np.nan))]  # fmt: skip
+
+
+def _work(data: Data) -> PrefillWork:
+    rows = data.result.requests
+    prompts = np.maximum(rows["input_tokens"].to_numpy(), rows["input_asked"].to_numpy())
+    return prefill_work(rows["sent_ns"].to_numpy(), rows["first_ns"].to_numpy(), prompts)
 
 
 def marks(found: Sequence[Stalled]) -> list[tuple[float, float]]:
@@ -50,26 +58,48 @@ def marks(found: Sequence[Stalled]) -> list[tuple[float, float]]:
 
 
 def summary(found: Sequence[Stalled]) -> str:
-    """Both kinds of pause in a sentence or two."""
+    """The kinds of pause in a sentence each."""
     if not found:
         return ""
     stalls = [stall for one in found for stall in one.found.stalls]
     single = sum(len(one.found.single.row) for one in found)
     requests = sum(len(np.unique(one.found.single.row)) for one in found)
-    if not stalls and not single:
+    prefills = _interference(found)
+    if not stalls and not single and not prefills:
         return "No answer paused for long."
-    shared_s = sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S
-    first = (
-        f"{format_count(len(stalls))} stalls of the server, {format_duration(shared_s)} in all."
-        if stalls
-        else "No stall of the server."
-    )
-    return f"{first} {format_count(single)} long gaps of single requests, in {format_count(requests)} requests."
+    first = f"{format_count(len(stalls))} stalls of the server, {_in_all(stalls)} in all." if stalls else _NO_STALL
+    rest = f"{format_count(single)} long gaps of single requests, in {format_count(requests)} requests."
+    return " ".join(filter(None, (first, prefills, rest)))
+
+
+_NO_STALL = "No stall of the server."
+
+
+def _in_all(stalls: Sequence[Stall]) -> str:
+    return format_duration(sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S)
+
+
+def _interference(found: Sequence[Stalled]) -> str:
+    """The pauses that the prefill of prompts explains; empty where there are none."""
+    shared = [stall for one in found for stall in one.found.interference]
+    alone = sum(len(one.found.interfered.row) for one in found)
+    if not shared and not alone:
+        return ""
+    text = f"Prefill interference: {format_count(len(shared))} pauses of many streams, {_in_all(shared)} in all"
+    return f"{text}, and {format_count(alone)} long gaps of single requests."
 
 
 def stall_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
     """The stalls that cost most, in the order of time."""
-    every = [(one.stage, stall) for one in found for stall in one.found.stalls]
+    return _worst(data, [(one.stage, stall) for one in found for stall in one.found.stalls])
+
+
+def interference_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
+    """The shared pauses that prefill explains and that cost most, in the order of time."""
+    return _worst(data, [(one.stage, stall) for one in found for stall in one.found.interference])
+
+
+def _worst(data: Data, every: Sequence[tuple[int, Stall]]) -> list[list[Cell]]:
     worst = sorted(sorted(every, key=lambda pair: -pair[1].lost_ns)[:SHOWN], key=lambda pair: pair[1].start_ns)
     return [_row(data, stage, stall) for stage, stall in worst]
 

@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "harness.checks": 1,
     "harness.streams": 1,
     "harness.stalls": 1,
+    "harness.interference": 1,
     "harness.slo": 1,
     "harness.doubts": 1,
     "harness.client_checks": 1,

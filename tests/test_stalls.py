@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.interference import prefill_work
 from harness.records import events_from
 from harness.stalls import SEEN_NS, chance, pauses
 from tests.made_runs import ns
@@ -120,3 +121,55 @@ def test_every_long_gap_is_counted_once():
     found = found_in(events)
 
     assert sum(stall.hit for stall in found.stalls) + len(found.single.row) == whole == 6
+
+
+def test_a_gap_while_a_long_prompt_is_prefilled_is_interference():
+    """The same pause of all streams is prefill interference where a long prompt was prefilled then, else a stall."""
+    events = streams_of(8, paused=range(8))
+    everything = np.ones(8, dtype=bool)
+    paused_ns = ns(0.38), ns(0.70)
+    for sent_s, first_s, tokens, interferes in (
+        (0.38, 0.71, 8000, True),  # sent as the pause began, its first token as it ended
+        (0.20, 0.71, 8000, True),  # waited before
+        (0.38, 0.71, 40, False),  # too short a prompt to make a step long
+        (0.75, 1.08, 8000, False),  # began after the pause
+    ):
+        prompts = ([0, sent_s], [0.0, first_s], [0, tokens])
+        alone = ([10.0, 20.0], [10.33, 20.33], [8000, 8000])  # what tells the speed of prefill
+        sent, first, count = (np.asarray(a[1:] + b) for a, b in zip(prompts, alone, strict=True))
+        work = prefill_work(np.asarray([ns(s) for s in sent]), np.asarray([ns(s) for s in first]), count)
+        found = pauses(events, everything, 0.02, work)
+
+        assert (len(found.interference), len(found.stalls)) == ((1, 0) if interferes else (0, 1)), sent_s
+        assert abs((found.interference or found.stalls)[0].start_ns - paused_ns[0]) < ns(0.01)
+
+
+def test_a_queued_prompt_does_not_explain_a_stall_before_its_prefill():
+    """A request that waited through a stall and was prefilled afterwards is not why the server paused."""
+    work = prefill_work(*(np.asarray(v) for v in ([ns(0.1), ns(9.0)], [ns(1.5), ns(9.3)], [8000, 8000])))
+
+    assert work.explains(np.asarray([ns(0.38)]), np.asarray([ns(0.70)])).tolist() == [False]
+    assert work.explains(np.asarray([ns(1.25)]), np.asarray([ns(1.48)])).tolist() == [True]
+
+
+def test_a_single_gap_beside_a_prefill_is_interference():
+    """One running stream that waits for another request's prompt is apart from the slow single requests."""
+    events = streams_of(8, paused=[3])
+    work = prefill_work(*(np.asarray(v) for v in ([ns(0.38)], [ns(0.71)], [8000])))
+    found = pauses(events, np.ones(8, dtype=bool), 0.02, work)
+
+    assert (len(found.single.row), found.interfered.row.tolist()) == (0, [3])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 900), st.integers(256, 9000)), min_size=1, max_size=20))
+def test_prefill_is_one_work_at_a_time(prompts):
+    """Prefill lies between a request being sent and its first token, never twice at once, and grows with time."""
+    sent, took, tokens = (np.asarray(column, dtype=np.int64) for column in zip(*prompts, strict=True))
+    work = prefill_work(sent * 10**6, (sent + took) * 10**6, tokens)
+
+    assert (np.diff(work.at_ns) >= 0).all()
+    assert (np.diff(work.done_ns) >= -1e-3).all()  # ns, of floats
+    assert work.at_ns.min() >= sent.min() * 10**6
+    assert work.at_ns.max() <= (sent + took).max() * 10**6
+    assert work.done_ns[-1] <= work.at_ns[-1] - work.at_ns[0] + 1
+    assert work.done_ns[0] == pytest.approx(0, abs=1)
