@@ -21,6 +21,7 @@ def finish(folder: Path) -> dict[str, Any]:
         ResultError: where the folder holds neither an account nor the raw files of one.
     """
     from harness.account import settle  # noqa: PLC0415 - pyarrow and numpy load only where a result is written
+    from harness.answer_signs import note_signs  # noqa: PLC0415 - likewise
     from harness.summary import summarize  # noqa: PLC0415 - likewise
 
     run = store.read_run(folder)
@@ -33,6 +34,8 @@ def finish(folder: Path) -> dict[str, Any]:
         if not (raw / "plan.npz").exists():
             return _kept(folder)
         settle(folder)
+        note_signs(folder)
+        run = store.read_run(folder)
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
     summary = summarize(
         store.read_requests(folder), store.read_events(folder), store.read_samples(folder), timeline, run

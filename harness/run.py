@@ -13,6 +13,7 @@ from harness.clock import monotonic_ns
 from harness.crew import Crew
 from harness.engines import Serving, resolve_kind, start_of
 from harness.engines.control import GONE, WELL, Control
+from harness.engines.listening import look
 from harness.errors import EXIT_ENGINE, HarnessError
 from harness.interrupts import Interrupts
 from harness.lexicon import Lexicon, align
@@ -91,6 +92,7 @@ async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
             async with watching(control, serving, watched):
                 await hands.crew.set_up()
                 outcome = await _stages(order, serving, hands, plans)
+            await _look_again(order, serving)
             if outcome == Outcome() and (ending := await _dying(control, serving, before)) is not None:
                 outcome = Outcome(EXIT_ENGINE, (ending,))
             if outcome.exit_code == EXIT_ENGINE:
@@ -103,6 +105,18 @@ async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
                 watched.add_metrics(monotonic_ns(), text)
             write_samples(order.folder, watched)
     return outcome
+
+
+async def _look_again(order: Order, serving: Serving) -> None:
+    """Note the marks of a server's processes that show only under load, and whether they are others than before."""
+    if serving.listeners is None:
+        return
+    now = await asyncio.get_running_loop().run_in_executor(None, look, serving.url)
+    marks: dict[str, Any] = {name: True for name in ("simulated", "hollow") if getattr(now, name)}
+    if serving.listeners.is_another(now):
+        marks["restarted"] = "another process listens at its address"
+    if marks:
+        mark_engine(order.folder, **marks)
 
 
 async def _end(crew: Crew, interrupts: Interrupts) -> None:

@@ -100,6 +100,7 @@ LAYERS: dict[str, int] = {
     "harness.crew": 5,
     "harness.decoding": 4,
     "harness.account": 5,
+    "harness.answer_signs": 4,
     "harness.finish": 5,
     "harness.tune": 6,
     "harness.run": 6,

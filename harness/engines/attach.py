@@ -1,5 +1,6 @@
 """How is a server used that somebody else started?"""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from harness.engines.base import Serving
 from harness.engines.bootlog import BootFacts
 from harness.engines.control import Control, pick_model
+from harness.engines.listening import look
 from harness.engines.resolving import Resolved, started
 from harness.errors import EngineError
 from harness.scenario.models import Engine
@@ -29,11 +31,23 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
             )
         model = str(engine.model) if served is None else pick_model(engine.model, served, engine.url)
         cache = await control.effective()
-        simulated = control.simulated
+        await control.introduce()
+        listeners = await asyncio.get_running_loop().run_in_executor(None, look, engine.url)
+        simulated = control.simulated or listeners.simulated
     configuration = replace(started({}, Resolved({}), BootFacts(), cache), resolution={})
     notes = (
         [f"The server has no list of models (/v1/models), so {model} was asked for unseen."] if served is None else []
     )
     if engine.tls.insecure:
         notes.append("The server's certificate was not checked (engine.tls.insecure): any machine may have answered.")
-    yield Serving("attach", engine.url, model, simulated, reach=engine, configuration=configuration, notes=tuple(notes))
+    yield Serving(
+        "attach",
+        engine.url,
+        model,
+        simulated,
+        reach=engine,
+        configuration=configuration,
+        notes=tuple(notes),
+        hollow=listeners.hollow,
+        listeners=listeners,
+    )

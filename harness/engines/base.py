@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.engines.effective import Configuration
+from harness.engines.listening import Listeners
 from harness.scenario.models import Engine
 
 
@@ -18,7 +19,8 @@ class Serving:
     it (empty where it was already there), `configuration` what its flags really became. `hollow` is
     true where its device is a stand-in that computes nothing. `ending` tells, in one line, why it
     ended by itself, or None while it lives. `pid` is the process that was started, None where it
-    was already there. `reach` is the scenario's engine where its keys say how the server is reached;
+    was already there; then `listeners` are the processes at its address. `reach` is the scenario's engine
+    where its keys say how the server is reached;
     `notes` are remarks for whoever reads the result.
     """
 
@@ -30,6 +32,7 @@ class Serving:
     command: tuple[str, ...] = ()
     configuration: Configuration = field(default_factory=Configuration)
     hollow: bool = False
+    listeners: Listeners | None = None
     ending: Callable[[], str | None] = lambda: None
     pid: int | None = None
     notes: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ trust and bounds.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from harness import bounds, http1, telemetry, wire
+from harness.answer_signs import SIGNS
 from harness.clock import MonotonicClock
 from harness.errors import EngineError, InputError, suggestion
 from harness.events import one_line
@@ -104,6 +106,11 @@ class Control:
             return GONE
         return WELL if reply.status == 200 else UNWELL
 
+    async def introduce(self) -> None:
+        """Let the server say what it is (/version), for its marks; one that has no such place says nothing."""
+        with contextlib.suppress(EngineError):
+            await self._fetch("GET", "/version")
+
     async def answers(self, model: str) -> bool:
         """Whether a prompt of three token ids gets its one token.
 
@@ -169,7 +176,7 @@ class Control:
     def _reply(self, raw: bytes) -> Reply:
         head = http1.final_head(raw)
         assert head is not None  # an answer without one is a failure of the wire
-        self.simulated = self.simulated or head.simulated
+        self.simulated = self.simulated or head.simulated or SIGNS.search(raw) is not None
         if head.encoding:
             raise http1.BadHttpError(f"the answer is compressed ({head.encoding!r}), which was not asked for")
         if 300 <= head.status < 400:

@@ -12,7 +12,12 @@ STAND_IN = "libcann_stub.so"
 
 def is_hollow(group: int) -> bool:
     """Whether any process of a group has the stand-in's library mapped."""
-    return any(STAND_IN in _maps(pid) for pid in _members(group))
+    return any(map(has_stand_in, _members(group)))
+
+
+def has_stand_in(pid: int) -> bool:
+    """Whether a process has the stand-in's library mapped; of another user's process that is not known."""
+    return STAND_IN in _maps(pid)
 
 
 def _members(group: int) -> Iterator[int]:
