@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import http1
-from harness.bounds import MAX_ANSWER_BYTES
+from harness.bounds import LARGE_BYTES, MAX_ANSWER_BYTES
 
-_LARGE = 1 << 20  # from here on copies of slices cost more than views of them
+_AT_ONCE = 10_000  # chunks joined at a time, for each is an object until it is
 _GZIP, _DEFLATE = ("gzip", "x-gzip"), ("deflate",)
 
 
@@ -51,14 +51,23 @@ class Reads:
 
 def reads_of(raw: bytes, body: http1.Body, ends: NDArray[np.int64], stamps: Sequence[int]) -> Reads:
     """The body of the answer `raw`; `ends` are the positions in it where each read ended."""
-    view = raw if len(raw) < _LARGE else memoryview(raw)
-    whole = b"".join([view[start:end] for start, end in zip(body.starts, body.ends, strict=True)])
+    whole = _joined(raw, body.starts, body.ends)
     starts = np.asarray([0, *body.starts], dtype=np.int64)
     lengths = np.asarray([0, *body.ends], dtype=np.int64) - starts
     chunk = np.searchsorted(starts, ends, side="right") - 1
     before = np.cumsum(lengths) - lengths
     reach = before[chunk] + np.minimum(np.maximum(ends - starts[chunk], 0), lengths[chunk])
     return Reads(whole, reach, np.asarray(stamps, dtype=np.int64))
+
+
+def _joined(raw: bytes, starts: Sequence[int], ends: Sequence[int]) -> bytes:
+    if len(raw) < LARGE_BYTES:
+        return b"".join([raw[start:end] for start, end in zip(starts, ends, strict=True)])
+    view, parts = memoryview(raw), []
+    for at in range(0, len(starts), _AT_ONCE):
+        some = zip(starts[at : at + _AT_ONCE], ends[at : at + _AT_ONCE], strict=True)
+        parts.append(b"".join([view[start:end] for start, end in some]))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def unpacked(reads: Reads, encoding: str) -> Reads:

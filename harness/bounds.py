@@ -17,8 +17,10 @@ LENGTH_DIGITS = 20  # of a content-length; 2**64 has as many
 # An answer in full, and what a compressed one may become: 190,000 tokens at 350 bytes an event. What decodes it
 # holds about four copies for a moment.
 MAX_ANSWER_BYTES = 64 << 20
-MAX_EVENTS = 1_000_000  # of one answer
-MAX_CHUNKS = 2_000_000  # of one answer's HTTP framing: three for each event, and more than any server needs
+MAX_EVENTS = 500_000  # of one answer: 130 bytes each would fill it, and real events have more
+MAX_CHUNKS = 600_000  # of one answer's HTTP framing: three for each event of the longest answer
+MAX_PARTS = 1_000_000  # braces, brackets and commas of one event's JSON: each may become an object of a hundred bytes
+LARGE_BYTES = 1 << 20  # what is smaller than this cannot become much, whatever it holds
 MAX_TOKENS = 10_000_000  # of one answer or prompt, as in scenario files; a server that counts more miscounts
 MESSAGE_CHARS = 300  # of a server's own words
 

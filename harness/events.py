@@ -5,13 +5,14 @@ is read leniently: what cannot be understood (null, a list of parts, an object n
 nothing, and only an event that is no JSON at all cannot be counted.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from harness.bounds import MAX_TOKENS, MESSAGE_CHARS
+from harness.bounds import LARGE_BYTES, MAX_PARTS, MAX_TOKENS, MESSAGE_CHARS
 from harness.eventstream import DONE
 
 SOMETHING = "\0"  # stands for content that is no text, such as a call of a tool
@@ -81,26 +82,27 @@ _decode_all = msgspec.json.Decoder(list[Event]).decode
 
 def events_of(datas: Sequence[bytes]) -> list[Event]:
     """Events from their JSON: all in one call, which is much faster; one by one where any is odd."""
-    try:
-        events = _decode_all(b"[" + b",".join(datas) + b"]")
-    except (ValueError, RecursionError):
-        events = []
+    events: list[Event] = []
+    joined = b",".join(datas)
+    if len(joined) < 2 * LARGE_BYTES:  # else one of them is large
+        with contextlib.suppress(ValueError, RecursionError):
+            events = _decode_all(b"[" + joined + b"]")
     return events if len(events) == len(datas) else [event_of(data) for data in datas]
 
 
 def event_of(data: bytes) -> Event:
     """One event, by the usual schema or else leniently; text that is no JSON object says nothing."""
+    if not data.lstrip().startswith(b"{"):
+        return Event(done=data.strip() == DONE)
+    if len(data) > LARGE_BYTES and sum(map(data.count, (b"{", b"[", b","))) > MAX_PARTS:
+        return Event(malformed=f"an event of more than {MAX_PARTS} parts")
     try:
         return _decode(data)
     except (ValueError, RecursionError):
         pass
-    if data.strip() == DONE:
-        return Event(done=True)
     try:
         told = json.loads(data.decode("utf-8", "replace"), parse_int=_number, parse_constant=_nothing)
     except (ValueError, RecursionError) as fault:
-        if not data.lstrip().startswith(b"{"):
-            return Event()
         shown = one_line(data[:80].decode("utf-8", "replace"))
         return Event(malformed=f"{one_line(str(fault))} in {shown}")
     return _lenient(told) if isinstance(told, dict) else Event()

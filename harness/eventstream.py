@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.bounds import MAX_EVENTS
+from harness.bodies import UnreadableError
+from harness.bounds import LARGE_BYTES, MAX_EVENTS
 
 DONE = b"[DONE]"
 BOM = b"\xef\xbb\xbf"
-_BATCH = 1 << 20  # bytes of a stream split at a time
-_EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+_EVENT_END = re.compile(rb"((?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r))[\r\n]*")
 _LINE = re.compile(rb"([^\r\n]+)(?:\r\n|\n|\r|$)")
 _STREAM_BEGIN = re.compile(rb"\s*(?:(?:data|event|id|retry|error)\s*:|:)")
 
@@ -27,17 +27,17 @@ Found = list[tuple[bytes, int]]  # data, and the position in the body where it w
 
 def begins_as_stream(body: bytes) -> bool:
     """Whether a body (without its byte order mark) begins with a field or a comment of an event stream."""
-    return _STREAM_BEGIN.match(body, 0, _BATCH) is not None
+    return _STREAM_BEGIN.match(body, 0, LARGE_BYTES) is not None
 
 
 def batches(body: bytes, start: int) -> Iterator[Batch]:
-    """The data of a stream's events from `start` on, about a MiB of the stream at a time.
+    """The data of a stream's events from `start` on, about LARGE_BYTES of the stream at a time.
 
     Yields the data of some events, the position in the body where each was complete, and whether
     the last of them is a tail without its blank line. Events without data are left out.
     """
     while start < len(body):
-        cut = _EVENT_END.search(body, start + _BATCH) if start + _BATCH < len(body) else None
+        cut = _EVENT_END.search(body, start + LARGE_BYTES) if start + LARGE_BYTES < len(body) else None
         stop = cut.end() if cut else len(body)
         piece = body if (start, stop) == (0, len(body)) else body[start:stop]
         yield _events(piece, start)
@@ -50,12 +50,13 @@ def _events(piece: bytes, offset: int) -> Batch:
 
 def _plain_events(piece: bytes, offset: int) -> Batch | None:
     """The events where each is one line of data and a blank line, as nearly all are; None where any is not."""
-    if not (piece.startswith(b"data: ") and piece.endswith(b"\n\n")) or b"\r" in piece:
+    blank = b"\r\n\r\n" if piece.endswith(b"\r\n\r\n") else b"\n\n"
+    if not (piece.startswith(b"data: ") and piece.endswith(blank)):
         return None
-    datas = piece[6:-2].split(b"\n\ndata: ")
-    if piece.count(b"\n") != 2 * len(datas) or b"" in datas:
+    datas = piece[6 : -len(blank)].split(blank + b"data: ")
+    if piece.count(b"\n") != 2 * len(datas) or piece.count(b"\r") != (len(blank) - 2) * len(datas) or b"" in datas:
         return None
-    ends = np.cumsum(np.fromiter(map(len, datas), dtype=np.int64, count=len(datas)) + 8)
+    ends = np.cumsum(np.fromiter(map(len, datas), dtype=np.int64, count=len(datas)) + (6 + len(blank)))
     return datas, ends + offset if offset else ends, False
 
 
@@ -69,18 +70,24 @@ def _odd_events(piece: bytes, offset: int) -> Batch:
 
 def _blocks(piece: bytes) -> tuple[list[bytes], list[int]]:
     """The raw events of a piece with its tail, which may be empty, and the position after each but the tail."""
-    marks = [(match.start(), match.end()) for match in _EVENT_END.finditer(piece)]
-    starts, stops = [0, *(end for _, end in marks)], [*(stop for stop, _ in marks), len(piece)]
-    return [piece[start:stop] for start, stop in zip(starts, stops, strict=True)], starts[1:]
+    marks = [(match.start(), match.end(1), match.end()) for match in _EVENT_END.finditer(piece)]
+    starts, stops = [0, *(after for _, _, after in marks)], [*(stop for stop, _, _ in marks), len(piece)]
+    return [piece[start:stop] for start, stop in zip(starts, stops, strict=True)], [end for _, end, _ in marks]
 
 
 def _data(block: bytes, end: int) -> Found:
-    """What one raw event carries: nothing, its data, or several where single line ends part them."""
+    """What one raw event carries: nothing, its data, or several where single line ends part them.
+
+    Raises:
+        UnreadableError: where it has more lines than an answer may have events.
+    """
     if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
         return [(block[6:].strip(), end)] if block[6:].strip() else []
     datas: Found = []
     errors, name, start = [], b"", end - len(block)
-    for line in _LINE.finditer(block):
+    for number, line in enumerate(_LINE.finditer(block)):
+        if number > MAX_EVENTS:
+            raise UnreadableError("too_long", f"an event has more than {MAX_EVENTS} lines")
         text, at = line[1].strip(), start + line.end()
         field, _, value = text.partition(b":")
         field, value = field.rstrip().lower(), value.strip()
@@ -88,8 +95,6 @@ def _data(block: bytes, end: int) -> Found:
             datas.append((text, at))
         elif field == b"data" and value:
             datas.append((value, at))
-            if len(datas) > MAX_EVENTS:
-                return datas
         elif field == b"event":
             name = value
         elif field == b"error":

@@ -177,7 +177,8 @@ def body_of(raw: bytes, head: Head) -> Body:
         BadHttpError: where a chunk's size line is malformed.
     """
     if head.framing == CHUNKED:
-        return _plain_chunks(raw, head.size) or _chunks(raw, head.size)
+        plain = _plain_chunks(raw, head.size) if len(raw) < bounds.LARGE_BYTES else None  # its pieces take much room
+        return plain or _chunks(raw, head.size)
     wanted = head.size + head.length if head.framing == LENGTH else len(raw)
     end = min(wanted, len(raw))
     return Body([head.size], [end], head.framing == LENGTH and len(raw) >= wanted, end)
@@ -223,6 +224,8 @@ def _chunks(raw: bytes, at: int) -> Body:
             end = _end_of_trailers(raw, start - 2)
             return Body(starts, ends, complete=end is not None, end=total if end is None else end)
         starts.append(start)
+        if len(starts) > bounds.MAX_CHUNKS:
+            raise BadHttpError(f"the answer has more than {bounds.MAX_CHUNKS} chunks")
         at = start + size
         ends.append(min(at, total))
         if not b"\r\n".startswith(raw[at : at + 2]):

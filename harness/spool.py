@@ -82,7 +82,9 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator
             body = file.read(_LENGTH.unpack(length)[0])
             if len(body) < _LENGTH.unpack(length)[0]:
                 return
-            yield _decode(body)
+            frame = _decode(body)
+            del body  # a long answer is not held twice while it is decoded
+            yield frame
 
 
 def whole_end(path: Path, start: int = 0) -> int:

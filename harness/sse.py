@@ -57,12 +57,11 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
         failure, message = "truncated", "the connection closed before the answer was complete"
     try:
         reads = bodies.unpacked(reads, head.encoding) if head.encoding and reads.body else reads
+        decoded = _said if head.status // 100 == 2 else _refusal
+        return decoded(head, reads, failure, message)
     except UnreadableError as fault:
         name = fault.name if head.status // 100 == 2 else f"http_{head.status}"
         return Answer(http_status=head.status, error=failure or name, message=message or str(fault))
-    if head.status // 100 != 2:
-        return _refusal(head, reads, failure, message)
-    return _said(head, reads, failure, message)
 
 
 def _refusal(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
