@@ -28,6 +28,7 @@ check: $(READY)
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "not engines" -k "$${FUZZ:-}" -n 2 --dist worksteal
+	$(BIN)/python -m tests.contracts.dialects 100000 "$$(date +%s)"
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -61,22 +61,20 @@ def _plain_events(piece: bytes, offset: int) -> Batch | None:
 
 
 def _odd_events(piece: bytes, offset: int) -> Batch:
-    blocks, ends = _blocks(piece)
-    found = [pair for block, end in zip(blocks[:-1], ends, strict=True) for pair in _data(block, offset + end)]
-    last = _data(blocks[-1], offset + len(piece))
+    found: Found = []
+    start = 0
+    for match in _EVENT_END.finditer(piece):
+        found += _data(piece[start : match.start()], offset + start, offset + match.end(1))
+        start = match.end()
+    last = _data(piece[start:], offset + start, offset + len(piece))
     found += last
     return [data for data, _ in found], np.asarray([end for _, end in found], dtype=np.int64), bool(last)
 
 
-def _blocks(piece: bytes) -> tuple[list[bytes], list[int]]:
-    """The raw events of a piece with its tail, which may be empty, and the position after each but the tail."""
-    marks = [(match.start(), match.end(1), match.end()) for match in _EVENT_END.finditer(piece)]
-    starts, stops = [0, *(after for _, _, after in marks)], [*(stop for stop, _, _ in marks), len(piece)]
-    return [piece[start:stop] for start, stop in zip(starts, stops, strict=True)], [end for _, end, _ in marks]
-
-
-def _data(block: bytes, end: int) -> Found:
+def _data(block: bytes, start: int, end: int) -> Found:
     """What one raw event carries: nothing, its data, or several where single line ends part them.
+
+    It begins at `start` in the body, and was complete at `end`.
 
     Raises:
         UnreadableError: where it has more lines than an answer may have events.
@@ -84,7 +82,7 @@ def _data(block: bytes, end: int) -> Found:
     if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
         return [(block[6:].strip(), end)] if block[6:].strip() else []
     datas: Found = []
-    errors, name, start = [], b"", end - len(block)
+    errors, name = [], b""
     for number, line in enumerate(_LINE.finditer(block)):
         if number > MAX_EVENTS:
             raise UnreadableError("too_long", f"an event has more than {MAX_EVENTS} lines")

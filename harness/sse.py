@@ -98,6 +98,8 @@ def _whole(head: http1.Head, reads: Reads, event: Event, wire: tuple[str, str]) 
     if words is None and event.choices is None and event.usage is None:
         shown = one_line(reads.body[:120].decode("utf-8", "replace"))
         said = f"{head.content_type or 'a body of no type'} where a JSON answer was expected: {shown}"
+        if len(reads.body) > bounds.LARGE_BYTES and event.malformed:
+            said = event.malformed
         return Answer(http_status=head.status, error=failure or "not_json", message=message or said)
     said_so_far = Said()
     said_so_far.take([event], 0)
@@ -124,8 +126,10 @@ class _Found:
     def look_for_failures(self, events: Sequence[Event]) -> None:
         """The first thing that went wrong is the one that is told."""
         for event in events:
-            if event.error is None and event.malformed is None and event.choices and not event.choices[0].finish_reason:
-                continue
+            if event.choices and event.error is None and len(event.choices) == 1:
+                choice = event.choices[0]
+                if choice.error is None and not choice.finish_reason:
+                    continue  # nearly all
             if event.done:
                 self.whole = True
             words = failure_of(event)
