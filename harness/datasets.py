@@ -6,7 +6,6 @@ reply, as other load generators take it. JSON lines give `prompt` or `messages`,
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ import msgspec
 import numpy as np
 
 from harness.errors import InputError
-from harness.inputs import fault, first_line, json_object, missing_or, numbered_lines, read_bytes
+from harness.inputs import Skips, fault, first_line, json_object, missing_or, numbered_lines, read_bytes, whole
 from harness.lexicon import estimated_tokens
 from harness.prompts import USER, Message
 from harness.records import MISSING
+from harness.scenario.counts import MOST_TOKENS
 
 SHAREGPT = "sharegpt"
 JSONL = "jsonl"
@@ -75,19 +75,24 @@ def read_dataset(
     name = format or _detect(path, rows)
     order = range(len(rows)) if shuffle is None else shuffle.permutation(len(rows)).tolist()
     entries: list[Entry] = []
-    skipped: Counter[str] = Counter()
+    skips = Skips()
     for number in order:
         place, raw = rows[number]
-        entry = _sharegpt(path, place, raw) if name == SHAREGPT else _jsonl(path, place, raw, wanted)
+        try:
+            entry = _sharegpt(path, place, raw) if name == SHAREGPT else _jsonl(path, place, raw, wanted)
+        except InputError as error:
+            skips.add(error)
+            continue
         if entry is None:
-            skipped[NO_PAIR] += 1
+            skips.reasons[NO_PAIR] += 1
         else:
             entries.append(entry)
         if len(entries) == limit:
             break
     if not entries:
-        raise InputError(f"{path}: no usable prompts; expected {_SHAREGPT_ITEM if name == SHAREGPT else _JSONL_ROW}")
-    return Dataset(tuple(entries), dict(skipped), name)
+        expected = _SHAREGPT_ITEM if name == SHAREGPT else _JSONL_ROW
+        raise skips.nothing(InputError(f"{path}: no usable prompts; expected {expected}"))
+    return Dataset(tuple(entries), skips.as_dict(), name)
 
 
 def _rows(path: Path) -> Sequence[tuple[Place, bytes | msgspec.Raw]]:
@@ -105,17 +110,23 @@ def _rows(path: Path) -> Sequence[tuple[Place, bytes | msgspec.Raw]]:
 def _detect(path: Path, rows: Sequence[tuple[Place, bytes | msgspec.Raw]]) -> str:
     if not rows:
         raise InputError(f"{path}: the array is empty; expected {_SHAREGPT_ITEM}")
-    place, raw = rows[0]
+    skips = Skips()
+    for place, raw in rows:
+        try:
+            return _format_of(path, place, raw)
+        except InputError as error:
+            skips.add(error)
+    raise skips.nothing(InputError(f"{path}: no usable prompts; expected {_JSONL_ROW}"))
+
+
+def _format_of(path: Path, place: Place, raw: bytes | msgspec.Raw) -> str:
     row = json_object(path, place, raw, f"{_SHAREGPT_ITEM} (ShareGPT), or {_JSONL_ROW}")
     if "conversations" in row:
         return SHAREGPT
     if "prompt" in row or "messages" in row:
         return JSONL
-    raise fault(
-        path,
-        place,
-        f"neither conversations (ShareGPT) nor prompt or messages is there; expected {_JSONL_ROW}",
-    )
+    found = f"neither conversations (ShareGPT) nor prompt or messages is there; expected {_JSONL_ROW}"
+    raise fault(path, place, found)
 
 
 def _sharegpt(path: Path, place: Place, raw: bytes | msgspec.Raw) -> Entry | None:
@@ -124,33 +135,43 @@ def _sharegpt(path: Path, place: Place, raw: bytes | msgspec.Raw) -> Entry | Non
     told = row.get("conversations")
     if not isinstance(told, list):
         raise fault(path, place, f"{missing_or(row, 'conversations')}; expected a list of messages")
-    spoken = list(_spoken(path, place, told))
-    for (asker, question), (answerer, answer) in itertools.pairwise(spoken):
+    for (asker, question), (answerer, answer) in itertools.pairwise(_spoken(path, place, told)):
         if asker in _ASKERS and answerer in _ANSWERERS and question.strip() and answer.strip():
             return Entry((Message(USER, question),), estimated_tokens(answer))
     return None
 
 
 def _spoken(path: Path, place: Place, told: list[Any]) -> Iterator[tuple[str, str]]:
+    """Who says what, by `from` and `value`, or by `role` and `content`."""
     for number, message in enumerate(told):
-        for field in ("from", "value"):
-            if not isinstance(message, dict) or not isinstance(message.get(field), str):
-                found = missing_or(message, field) if isinstance(message, dict) else "not an object"
-                raise fault(path, place, f"conversations[{number}]: {found}; expected a text")
-        yield message["from"], message["value"]
+        if not isinstance(message, dict):
+            raise fault(path, place, f"conversations[{number}]: not an object; expected a text")
+        names = ("role", "content") if "role" in message and "from" not in message else ("from", "value")
+        speaker, text = message.get(names[0]), _text(message.get(names[1]))
+        if not isinstance(speaker, str) or text is None:
+            wrong = names[1] if isinstance(speaker, str) else names[0]
+            raise fault(path, place, f"conversations[{number}]: {missing_or(message, wrong)}; expected a text")
+        yield speaker, text
+
+
+def _text(value: Any) -> str | None:
+    """A text, also where it is a list of text parts; None for anything else, an image among them."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return None
+    parts = [part.get("text") if isinstance(part, dict) else part for part in value]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "".join(texts) if parts and len(texts) == len(parts) else None
 
 
 def _jsonl(path: Path, place: Place, raw: bytes | msgspec.Raw, wanted: Wanted) -> Entry:
     row = json_object(path, place, raw, _JSONL_ROW)
-    length = row.get("output_tokens")
-    if not _is_whole(length) and (wanted.output_tokens or "output_tokens" in row):
+    length = whole(row.get("output_tokens"), MOST_TOKENS) if wanted.output_tokens else MISSING
+    if not length:
         expected = "expected a whole number of at least 1, or output_tokens in the scenario"
         raise fault(path, place, f"{missing_or(row, 'output_tokens')}; {expected}")
-    return Entry(_messages(path, place, row, wanted), MISSING if length is None else length)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return Entry(_messages(path, place, row, wanted), length)
 
 
 def _messages(path: Path, place: Place, row: dict[str, Any], wanted: Wanted) -> tuple[Message, ...]:
@@ -166,10 +187,21 @@ def _messages(path: Path, place: Place, row: dict[str, Any], wanted: Wanted) -> 
 
 
 def _told(path: Path, place: Place, row: dict[str, Any]) -> tuple[Message, ...]:
+    told = row["messages"]
+    if isinstance(told, list):
+        told = [_plain_parts(message) for message in told]
     try:
-        messages = msgspec.convert(row["messages"], tuple[Message, ...])
+        messages = msgspec.convert(told, tuple[Message, ...])
     except msgspec.ValidationError as error:
         raise fault(path, place, f"messages: {error}; expected a list of {{role, content}}") from error
     if not messages:
         raise fault(path, place, "messages is empty; expected a list of {role, content}")
     return messages
+
+
+def _plain_parts(message: Any) -> Any:
+    """A message whose parts are all texts, as one text."""
+    if not isinstance(message, dict):
+        return message
+    text = _text(message.get("content"))
+    return message if text is None else {**message, "content": text}

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def json_object(path: Path, place: int | str, raw: bytes | msgspec.Raw, expected
     """One JSON object of a file; `expected` ends the error line of anything else."""
     try:
         value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise fault(path, place, f"not JSON ({error}); expected {expected}") from error
     if not isinstance(value, dict):
         raise fault(path, place, f"found {type(value).__name__}; expected {expected}")
@@ -92,21 +93,26 @@ def first_line(path: Path) -> bytes:
     return line[1]
 
 
-def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """The named columns of each row of a CSV file with a header, with line numbers."""
+def csv_names(line: bytes) -> list[str]:
+    """The column names in the header line of a CSV file, quoted or not."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        return [name.strip() for name in next(csv.reader([line.decode("utf-8", "replace")]), [])]
+    except csv.Error:
+        return []
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """The named columns of each row of a CSV file with a header, with line numbers; "" where a row is too short."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.reader(file)
-            places = _places(path, next(rows, []), columns)
+            places = _places(path, next((row for row in rows if row), []), columns)
             for row in rows:
-                if not row:
-                    continue
-                if len(row) <= max(places):
-                    raise fault(path, rows.line_num, f"{len(row)} columns; expected {', '.join(columns)}")
-                yield rows.line_num, [row[place] for place in places]
+                if row:
+                    yield rows.line_num, [row[place] if place < len(row) else "" for place in places]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{path}: not a CSV text ({error}); expected {', '.join(columns)}") from error
 
 
@@ -116,6 +122,44 @@ def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int
         if column not in names:
             raise fault(path, 1, f"column {column!r} is missing; expected {', '.join(columns)}")
     return [names.index(column) for column in columns]
+
+
+def whole(value: Any, most: int) -> int | None:
+    """A number that is whole and from 0 to `most`, also where it is written as 20.0; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        return None
+    return int(value) if value == int(value) else None
+
+
+class Skips:
+    """Which rows of a file were left out: how many for a plain reason, how many that could not be read, and the first.
+
+    A file of somebody else's has odd rows; they are counted and told, and do not end a run.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.unread = 0
+        self.first: InputError | None = None
+
+    def add(self, error: InputError) -> None:
+        """A row that could not be read, and why."""
+        self.first = self.first or error
+        self.unread += 1
+
+    def nothing(self, expected: InputError) -> InputError:
+        """What is wrong with a file none of whose rows can be used: its first fault says it best."""
+        return self.first or expected
+
+    def as_dict(self) -> dict[str, int]:
+        """Counts by reason; of what could not be read the reason is the first row's, with its place."""
+        unread = {} if self.first is None else {f"not readable, first {self._place()}": self.unread}
+        return dict(self.reasons) | unread
+
+    def _place(self) -> str:
+        """The first fault without the folders of its file."""
+        text = str(self.first)
+        return text[text.rfind("/", 0, text.find(": ")) + 1 :]
 
 
 def missing_or(row: Mapping[str, Any], field: str) -> str:

@@ -4,12 +4,14 @@ Mooncake (JSON lines, times in ms, hashes of 512-token blocks), Bailian (the sam
 seconds and 16-token blocks), BurstGPT (CSV, seconds) and Azure (CSV, dates) become one `Trace`.
 """
 
+import contextlib
+import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
-from harness.inputs import csv_rows, fault, first_line, json_object, missing_or, numbered_lines
+from harness.inputs import Skips, csv_names, csv_rows, fault, first_line, json_object, missing_or, numbered_lines, whole
+from harness.scenario.counts import MOST_TOKENS
 from harness.units import NS_PER_MS, NS_PER_S
 
 NO_OUTPUT = "no output tokens"  # BurstGPT writes failed requests so
@@ -64,9 +67,10 @@ class Row(NamedTuple):
 
 
 class Format(NamedTuple):
-    """How a format is read: its rows, and the tokens of a hashed block (0: no hashes)."""
+    """How a format is read: its lines, the row of a line, and the tokens of a hashed block (0: no hashes)."""
 
-    rows: Callable[[Path], Iterator[Row]]
+    lines: Callable[[Path], Iterator[tuple[int, Any]]]
+    row: Callable[[Path, int, Any], Row]
     block_tokens: int
 
 
@@ -77,9 +81,10 @@ def read_trace(path: Path, format: str | None = None, limit: int | None = None) 
         InputError: with file, line and what was expected.
     """
     name = format or detect(path)
-    kept, skipped = _usable(FORMATS[name].rows(path), limit)
+    skips = Skips()
+    kept = list(itertools.islice(_usable(path, FORMATS[name], skips), limit))
     if not kept:
-        raise InputError(f"{path}: no usable rows; expected rows with input and output tokens")
+        raise skips.nothing(InputError(f"{path}: no usable rows; expected rows with input and output tokens"))
     kept.sort(key=lambda row: row.at_ns)
     if kept[-1].at_ns - kept[0].at_ns > _LONGEST_NS:
         raise InputError(f"{path}: times span over a century; expected those of one recording")
@@ -89,19 +94,21 @@ def read_trace(path: Path, format: str | None = None, limit: int | None = None) 
         output_tokens=np.array([row.output_tokens for row in kept], dtype=np.int64),
         hash_ids=_hashes(kept),
         block_tokens=FORMATS[name].block_tokens,
-        skipped=skipped,
+        skipped=skips.as_dict(),
         format=name,
     )
 
 
 def detect(path: Path) -> str:
-    """The format of a trace file, by the fields of its first row."""
+    """The format of a trace file, by the fields of its first row that has them all, or by its header."""
     line = first_line(path)
     if line.startswith(b"{"):
-        row = json_object(path, 1, line, _fields(_MOONCAKE_FIELDS))
-        if set(_MOONCAKE_FIELDS) <= row.keys():
-            return "bailian" if "parent_chat_id" in row else "mooncake"
-    names = {name.strip() for name in line.decode("utf-8", "replace").split(",")}
+        for number, line in numbered_lines(path):
+            with contextlib.suppress(InputError):
+                row = json_object(path, number, line, "")
+                if set(_MOONCAKE_FIELDS) <= row.keys():
+                    return "bailian" if "parent_chat_id" in row else "mooncake"
+    names = set(csv_names(line))
     for name, columns in (("burstgpt", _BURSTGPT_COLUMNS), ("azure", _AZURE_COLUMNS)):
         if names.issuperset(columns):
             return name
@@ -117,20 +124,20 @@ def _fields(names: tuple[str, ...]) -> str:
     return f"a JSON object a line with {', '.join(names)}"
 
 
-def _usable(rows: Iterator[Row], limit: int | None) -> tuple[list[Row], dict[str, int]]:
-    """Rows that ask and answer something, up to `limit`, and why others were left out."""
-    kept: list[Row] = []
-    skipped: Counter[str] = Counter()
-    for row in rows:
+def _usable(path: Path, how: Format, skips: Skips) -> Iterator[Row]:
+    """Rows that ask and answer something; `skips` gets the others, as far as the file is read."""
+    for number, line in how.lines(path):
+        try:
+            row = how.row(path, number, line)
+        except InputError as error:
+            skips.add(error)
+            continue
         if row.output_tokens == 0:
-            skipped[NO_OUTPUT] += 1
+            skips.reasons[NO_OUTPUT] += 1
         elif row.input_tokens == 0:
-            skipped[NO_INPUT] += 1
+            skips.reasons[NO_INPUT] += 1
         else:
-            kept.append(row)
-            if len(kept) == limit:
-                break
-    return kept, dict(skipped)
+            yield row
 
 
 def _hashes(rows: list[Row]) -> tuple[NDArray[np.int64], ...] | None:
@@ -140,27 +147,18 @@ def _hashes(rows: list[Row]) -> tuple[NDArray[np.int64], ...] | None:
     return tuple(none if row.hash_ids is None else row.hash_ids for row in rows)
 
 
-def _mooncake(path: Path) -> Iterator[Row]:
-    return _json_rows(path, NS_PER_MS)
-
-
-def _bailian(path: Path) -> Iterator[Row]:
-    return _json_rows(path, NS_PER_S)
-
-
-def _json_rows(path: Path, unit_ns: int) -> Iterator[Row]:
-    for number, line in numbered_lines(path):
-        row = json_object(path, number, line, _fields(_MOONCAKE_FIELDS))
-        at = row.get("timestamp")
-        if not isinstance(at, int | float) or isinstance(at, bool) or abs(at) > _LARGEST:
-            raise fault(path, number, f"{missing_or(row, 'timestamp')}; expected a number")
-        asked, answered = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
-        yield Row(round(at * unit_ns), asked, answered, _hash_ids(path, number, row))
+def _json_row(path: Path, number: int, line: bytes, unit_ns: int) -> Row:
+    row = json_object(path, number, line, _fields(_MOONCAKE_FIELDS))
+    at = row.get("timestamp")
+    if not isinstance(at, int | float) or isinstance(at, bool) or not abs(at) <= _LARGEST:
+        raise fault(path, number, f"{missing_or(row, 'timestamp')}; expected a number")
+    asked, answered = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
+    return Row(round(at * unit_ns), asked, answered, _hash_ids(path, number, row))
 
 
 def _whole_field(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
-    value = row.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    value = whole(row.get(name), MOST_TOKENS)
+    if value is None:
         raise fault(path, number, f"{missing_or(row, name)}; expected a whole number of tokens")
     return value
 
@@ -175,35 +173,20 @@ def _hash_ids(path: Path, number: int, row: Mapping[str, Any]) -> NDArray[np.int
         raise fault(path, number, f"{found}; expected a list of whole numbers") from error
 
 
-def _burstgpt(path: Path) -> Iterator[Row]:
-    return _csv(path, _BURSTGPT_COLUMNS, _seconds_ns)
-
-
-def _azure(path: Path) -> Iterator[Row]:
-    return _csv(path, _AZURE_COLUMNS, _date_ns)
-
-
-def _csv(path: Path, columns: tuple[str, str, str], instant: Callable[[Path, int, str], int]) -> Iterator[Row]:
+def _csv_row(
+    path: Path, number: int, cells: list[str], *, columns: tuple[str, str, str], instant: Callable[..., int]
+) -> Row:
     _, asked, answered = columns
-    for number, (at, context, generated) in csv_rows(path, columns):
-        input_tokens = _tokens(path, number, asked, context)
-        yield Row(instant(path, number, at), input_tokens, _tokens(path, number, answered, generated), None)
+    at, context, generated = cells
+    input_tokens = _tokens(path, number, asked, context)
+    return Row(instant(path, number, at), input_tokens, _tokens(path, number, answered, generated), None)
 
 
 def _tokens(path: Path, number: int, column: str, text: str) -> int:
     """A cell that holds a whole number; `12.0` is one, as data frames write it."""
-    try:
-        return _not_negative(int(text))
-    except ValueError:
-        value = _number(path, number, column, text)
-        if value < 0 or not value.is_integer():
-            raise fault(path, number, f"{column} is {text!r}; expected a whole number of tokens") from None
-        return int(value)
-
-
-def _not_negative(value: int) -> int:
-    if value < 0:
-        raise ValueError
+    value = whole(_number(path, number, column, text), MOST_TOKENS)
+    if value is None:
+        raise fault(path, number, f"{column} is {text[:40]!r}; expected a whole number of tokens")
     return value
 
 
@@ -213,7 +196,7 @@ def _number(path: Path, number: int, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST:  # nor NaN
-        raise fault(path, number, f"{column} is {text!r}; expected a number")
+        raise fault(path, number, f"{column} is {text[:40]!r}; expected a number")
     return value
 
 
@@ -239,9 +222,13 @@ def _offset(text: str | None) -> str:
     return text if ":" in text else f"{text[:3]}:{text[3:]}"
 
 
+def _csv_format(columns: tuple[str, str, str], instant: Callable[..., int]) -> Format:
+    return Format(partial(csv_rows, columns=columns), partial(_csv_row, columns=columns, instant=instant), 0)
+
+
 FORMATS: dict[str, Format] = {
-    "mooncake": Format(_mooncake, 512),
-    "bailian": Format(_bailian, 16),
-    "burstgpt": Format(_burstgpt, 0),
-    "azure": Format(_azure, 0),
+    "mooncake": Format(numbered_lines, partial(_json_row, unit_ns=NS_PER_MS), 512),
+    "bailian": Format(numbered_lines, partial(_json_row, unit_ns=NS_PER_S), 16),
+    "burstgpt": _csv_format(_BURSTGPT_COLUMNS, _seconds_ns),
+    "azure": _csv_format(_AZURE_COLUMNS, _date_ns),
 }

@@ -88,8 +88,6 @@ PAIR = '{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}'
         ("{", r":1: not JSON \(.*\); expected an object with conversations \(ShareGPT\), or a JSON object a line"),
         ('{"question": "x"}', r":1: neither conversations \(ShareGPT\) nor prompt or messages is there"),
         ('[{"conversations": []}]', "no usable prompts; expected an object with conversations"),
-        (f'[{{"conversations": [{PAIR}]}}, 3]', "item 2: found int; expected an object with conversations"),
-        (f'[{{"conversations": [{PAIR}]}}, {{"id": 1}}]', "item 2: conversations is missing; expected a list"),
         ('[{"conversations": [{"from": "human"}]}]', r"item 1: conversations\[0\]: value is missing; expected a text"),
         ('[{"conversations": ["hi"]}]', r"item 1: conversations\[0\]: not an object; expected a text"),
         (
@@ -128,3 +126,58 @@ def test_faulty_messages_are_told(messages, told, tmp_path):
 
     with pytest.raises(InputError, match=told):
         read_dataset(path, CHATS)
+
+
+def test_odd_rows_are_skipped_and_counted(tmp_path):
+    """A conversation without a text, or one that is none, costs itself; the first such row is told."""
+    nothing = '{"from": "human", "value": null}'
+    odd = ['{"conversations": []}', f'{{"conversations": [{nothing}]}}', '{"conversations": [7]}', "3"]
+    whole = f'{{"conversations": [{PAIR}]}}'
+    dataset = read_dataset(written(tmp_path, f"[{','.join([odd[0], whole, *odd[1:], whole])}]"), TEXTS)
+
+    assert len(dataset.entries) == 2
+    assert dataset.skipped == {
+        datasets.NO_PAIR: 1,
+        "not readable, first data.json: item 3: conversations[0]: value is None; expected a text": 3,
+    }
+
+
+def test_a_fault_behind_the_first_pair_does_no_harm(tmp_path):
+    """Only the first question and its answer are taken."""
+    dataset = read_dataset(written(tmp_path, f'[{{"conversations": [{PAIR}, {{"from": 3}}]}}]'), TEXTS)
+
+    assert (len(dataset.entries), dataset.skipped) == (1, {})
+
+
+def test_role_and_content_are_from_and_value(tmp_path):
+    """Conversations written for a chat's own fields are the same; parts of text are one text."""
+    told = '{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}'
+    both = [read_dataset(written(tmp_path, f'[{{"conversations": [{pair}]}}]'), TEXTS).entries for pair in (PAIR, told)]
+
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted", "tokens"),
+    [
+        ('{"prompt": "a", "output_tokens": 5.0}', True, 5),
+        ('{"prompt": "a", "output_tokens": null}', False, MISSING),
+        ('{"prompt": "a", "output_tokens": "many"}', False, MISSING),
+        ('\ufeff{"prompt": "a", "output_tokens": 5}', True, 5),
+    ],
+)
+def test_a_length_is_asked_of_the_file_only_where_it_is_needed(row, wanted, tokens, tmp_path):
+    """5.0 is 5; where the scenario sets the length, whatever the file says of it is not read."""
+    (entry,) = read_dataset(written(tmp_path, row), Wanted(plain_text=True, output_tokens=wanted)).entries
+
+    assert entry.output_tokens == tokens
+
+
+def test_parts_of_a_message_are_one_text(tmp_path):
+    """A message of text parts is sent as its text; one with a picture cannot be, and its row is left out."""
+    parts = ['{"type": "text", "text": "hi "}, {"type": "text", "text": "there"}', '{"type": "image_url"}']
+    lines = [f'{{"messages": [{{"role": "user", "content": [{part}]}}], "output_tokens": 4}}' for part in parts]
+    dataset = read_dataset(written(tmp_path, "\n".join(lines)), CHATS)
+
+    assert [entry.messages for entry in dataset.entries] == [(Message("user", "hi there"),)]
+    assert list(dataset.skipped.values()) == [1]

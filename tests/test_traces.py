@@ -1,5 +1,6 @@
 """Are recorded traces read with their own units, and faults told by file and line?"""
 
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -102,26 +103,18 @@ def test_rows_without_input_are_skipped(tmp_path):
 
 BURST = "Timestamp,Request tokens,Response tokens\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+FLOATS = """{"timestamp": 0.0, "input_length": 20.0, "output_length": 4.0, "hash_ids": [0]}
+{"timestamp": 100.5, "input_length": 21, "output_length": 4, "hash_ids": null}"""
 MOON = '{"timestamp": 1, "input_length": 4, "output_length": 2}\n'
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "the file is empty"),
-        ("a,b,c\n1,2,3\n", r":1: not a known trace; expected a JSON object a line with timestamp"),
-        ('{"a": 1}\n', r":1: not a known trace"),
-        (BURST + "1,2,3\n1,2\n", r":3: 2 columns; expected Timestamp, Request tokens, Response tokens"),
-        (BURST + "x,2,3\n", r":2: Timestamp is 'x'; expected a number"),
-        (BURST + "nan,2,3\n", r":2: Timestamp is 'nan'; expected a number"),
-        (BURST + "1,2.5,3\n", r":2: Request tokens is '2.5'; expected a whole number of tokens"),
-        (BURST + "1,2,-3\n", r":2: Response tokens is '-3'; expected a whole number of tokens"),
-        (BURST + "1,2,0\n", r"no usable rows; expected rows with input and output tokens"),
+        (BURST + "1,2,3\n1,2\n", r"trace.csv:3: Response tokens is ''; expected a number"),
+        (MOON + MOON.replace("4,", f"{10**30},"), r":2: input_length is 10{30}; expected a whole number of tokens"),
         (BURST + "1,2,3\n1e300,2,3\n", r":3: Timestamp is '1e300'; expected a number"),
-        (BURST + "1,2,3\n1e12,2,3\n", r"times span over a century"),
         (MOON + MOON.replace("1,", "1e305,"), r":2: timestamp is 1e\+305; expected a number"),
-        (AZURE + "yesterday,2,3\n", r":2: TIMESTAMP is 'yesterday'; expected a date such as 2023-11-16"),
-        (AZURE + "2023-13-01 00:00:00,2,3\n", r":2: TIMESTAMP is '2023-13-01 00:00:00'; expected a date"),
         (MOON + "{", r":2: not JSON \(.*\); expected a JSON object a line with timestamp, input_length"),
         (MOON + "[1]", r":2: found list; expected a JSON object a line"),
         (MOON + MOON.replace("4", '"4"'), r":2: input_length is '4'; expected a whole number of tokens"),
@@ -132,6 +125,55 @@ MOON = '{"timestamp": 1, "input_length": 4, "output_length": 2}\n'
             MOON + MOON.replace("2}", f'2, "hash_ids": [{2**70}]}}'),
             r":2: hash_ids is \[\d+\]; expected a list of whole",
         ),
+        (MOON + "[" * 9999, r":2: not JSON"),
+    ],
+)
+def test_an_odd_row_is_skipped_and_counted(text, told, tmp_path):
+    """The other rows are read; the first odd one is told with its place, what stands there and what was expected."""
+    trace = read_trace(written(tmp_path, text))
+
+    assert len(trace) == 1
+    assert list(trace.skipped.values()) == [1]
+    assert re.match("not readable, first trace.csv", *trace.skipped)
+    assert re.search(told, *trace.skipped)
+
+
+@pytest.mark.parametrize(
+    ("text", "due_s", "inputs", "outputs"),
+    [
+        (FLOATS, [0, 0.1005], [20, 21], [4, 4]),
+        (MOON.replace("4", "null") + MOON, [0], [4], [2]),
+        ('\ufeff"Timestamp","Request tokens","Response tokens"\r\n"5","20","4"\r\n\r\n6.5,21.0,5.0\r\n',
+         [0, 1.5], [20, 21], [4, 5]),
+        ('Timestamp,Session ID,Elapsed,Model,Request tokens,Response tokens\n5,s1,3.2,"a, b",20,4\n6,,,x,21,5\n',
+         [0, 1], [20, 21], [4, 5]),
+        ("\nTimestamp,Request tokens,Response tokens\n5,20,4\n", [0], [20], [4]),
+    ],
+)  # fmt: skip
+def test_other_spellings_of_a_trace_are_read(text, due_s, inputs, outputs, tmp_path):
+    """20.0 is 20; a header may be quoted, end in CRLF, begin with a mark or a blank line, and have other columns."""
+    path = tmp_path / "trace.csv"
+    path.write_bytes(text.encode())
+    trace = read_trace(path)
+
+    assert trace.due_ns.tolist() == [round(second * 1e9) for second in due_s]
+    assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == (inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "the file is empty"),
+        ("a,b,c\n1,2,3\n", r":1: not a known trace; expected a JSON object a line with timestamp"),
+        ('{"a": 1}\n', r":1: not a known trace"),
+        (BURST + "x,2,3\n", r":2: Timestamp is 'x'; expected a number"),
+        (BURST + "nan,2,3\n", r":2: Timestamp is 'nan'; expected a number"),
+        (BURST + "1,2.5,3\n", r":2: Request tokens is '2.5'; expected a whole number of tokens"),
+        (BURST + "1,2,-3\n", r":2: Response tokens is '-3'; expected a whole number of tokens"),
+        (BURST + "1,2,0\n", r"no usable rows; expected rows with input and output tokens"),
+        (BURST + "1,2,3\n1e12,2,3\n", r"times span over a century"),
+        (AZURE + "yesterday,2,3\n", r":2: TIMESTAMP is 'yesterday'; expected a date such as 2023-11-16"),
+        (AZURE + "2023-13-01 00:00:00,2,3\n", r":2: TIMESTAMP is '2023-13-01 00:00:00'; expected a date"),
     ],
 )
 def test_a_faulty_trace_is_told_by_file_and_line(text, told, tmp_path):
@@ -156,5 +198,5 @@ def test_a_binary_file_is_no_trace(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(BURST.encode() + b"\xff\xfe,1,2\n")
 
-    with pytest.raises(InputError, match="not a CSV text"):
+    with pytest.raises(InputError, match=r"x.csv:2: Timestamp is .*; expected a number"):
         read_trace(path)
