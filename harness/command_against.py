@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import store
-from harness.clock import utc_now
 from harness.command_compare import compared
 from harness.command_run import flags_of, run_into
 from harness.comparing.comparison import compare
@@ -59,7 +58,7 @@ def against_command(chosen: argparse.Namespace, tell: Say) -> Against:
     changes = _changes(chosen)
     turns = list(_turns(chosen, changes))
     name = turns[0].loaded.scenario.name
-    folder = chosen.out or RESULTS / f"{name}-against-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    folder = chosen.out or store.new_folder(RESULTS, f"{name}-against")
     _refuse_used(folder)
     say: Say = (lambda _line: None) if chosen.quiet else tell
     rerun = shlex.join(["harness", *chosen.words])

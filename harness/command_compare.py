@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.clock import utc_now
+from harness import store
 from harness.comparing.comparison import Comparison, compare
 from harness.comparing.judging import BETTER, WORSE
 from harness.comparing.sides import Side, read_side
@@ -39,7 +39,7 @@ def compare_command(chosen: argparse.Namespace) -> Compared:
     if chosen.base.resolve() == chosen.new.resolve() and not chosen.anyway:  # a gate that could never break
         raise InputError(f"{chosen.base}: is both BASE and NEW; expected two results, or --anyway")
     found = compare(base, new, gate, anyway=chosen.anyway)
-    folder = chosen.out or RESULTS / f"compare-{found.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    folder = chosen.out or store.new_folder(RESULTS, f"compare-{found.name}")
     return compared(found, folder, chosen.lang)
 
 

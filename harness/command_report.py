@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import store
-from harness.clock import utc_now
+from harness.errors import HarnessError
 from harness.finish import draw, finish, trace
 from harness.imports import import_file, is_foreign, name_of
 
@@ -56,7 +56,12 @@ def _study_page(folder: Path, language: str) -> Path:
 
 
 def _imported(path: Path) -> Path:
-    return import_file(path, RESULTS / f"{name_of(path)}-{utc_now().strftime('%Y%m%d-%H%M%S')}")
+    folder = store.new_folder(RESULTS, name_of(path))
+    try:
+        return import_file(path, folder)
+    except HarnessError:
+        folder.rmdir()
+        raise
 
 
 def _index(folders: Sequence[Path], language: str) -> Path:

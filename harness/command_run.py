@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.clock import utc_now
 from harness.errors import EXIT_DONE, HarnessError, InputError
 from harness.finish import draw, finish, preload, trace, verdict_lines
 from harness.interrupts import writing
@@ -42,7 +41,7 @@ def run_command(chosen: argparse.Namespace, tell: Say) -> Done:
         HarnessError: where the input is wrong or the engine does not come up.
     """
     loaded = load_scenario(chosen.scenario, chosen.overrides, flags_of(chosen))
-    folder = chosen.out or _RESULTS / f"{loaded.scenario.name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    folder = chosen.out or store.new_folder(_RESULTS, loaded.scenario.name)
     say: Say = (lambda _line: None) if chosen.quiet else tell
     outcome = run_into(loaded, folder, shlex.join(["harness", *chosen.words]), say)
     for line in outcome.lines:

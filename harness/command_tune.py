@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import harness
-from harness.clock import utc_now
 from harness.engines import REAL
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from harness.interrupts import writing
 from harness.scenario.loading import load_study
 from harness.scenario.overrides import Override
+from harness.store import new_folder
 from harness.tune import result
 from harness.tune.checking import refuse_unknown
 from harness.tune.configuration import Ground, Resolve, resolver
@@ -133,7 +133,7 @@ def _folder(chosen: argparse.Namespace, problem: Problem) -> Path:
         if not found:
             raise InputError(f"--resume: no study {name!r} in {_RESULTS}; expected --out DIR of one that was begun")
         return found[-1]
-    folder: Path = chosen.out or _RESULTS / f"{name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    folder: Path = chosen.out or new_folder(_RESULTS, name)
     if not chosen.resume and (folder / "study.db").exists():
         raise InputError(f"--out {folder}: holds a study already; expected --resume, or a new folder")
     folder.mkdir(parents=True, exist_ok=True)

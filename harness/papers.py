@@ -74,7 +74,9 @@ def open_folder(order: Order) -> None:
     if (folder / store.RUN).exists() or (folder / store.RAW).exists():
         raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder")
     try:
-        (folder / store.RAW).mkdir(parents=True, exist_ok=True)
+        (folder / store.RAW).mkdir(parents=True)  # who comes second, were it at the same time, is refused
+    except FileExistsError:
+        raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder") from None
     except OSError as fault:
         raise HarnessError(
             f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to"

@@ -5,6 +5,7 @@ Parquet through pyarrow, one writer and one reader a file. A column of integers 
 that a file that exists is whole.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from harness.clock import utc_now
 from harness.errors import ResultError
 from harness.records import COLUMNS, MISSING, TEXT_COLUMNS, Events, Requests, Samples, requests_from_columns
 
@@ -34,6 +36,30 @@ _BUFFER_BYTES = 1 << 20
 _REPEATED = ["tokens.list.element"]  # few different values; times are all different, and a dictionary only costs
 _EVENT_SCHEMA = pa.schema([("index", pa.int64()), ("at_ns", pa.list_(pa.int64())), ("tokens", pa.list_(pa.int32()))])
 BEGUN = "begun.jsonl"  # in RAW: when stages began
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make a folder that nobody else has, also not who begins in the same second: NAME-TIME, else NAME-TIME-2, ….
+
+    Raises:
+        ResultError: where it cannot be made.
+    """
+    stem = f"{name}-{utc_now().strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            if not folder.exists():  # it is the parent that is no folder
+                raise ResultError(f"{parent}: is no folder; expected one to write results to") from None
+        except FileNotFoundError:  # who ended just now took the empty parent away
+            continue
+        except OSError as fault:
+            raise ResultError(f"{folder}: cannot be made ({fault.strerror}); expected a folder to write to") from None
+        else:
+            return folder
+    raise AssertionError
 
 
 def write_requests(folder: Path, requests: Requests) -> None:

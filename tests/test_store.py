@@ -1,6 +1,8 @@
 """Are events read from a folder as they were written into it?"""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -92,3 +94,17 @@ def test_the_columns_asked_for_are_read_in_their_order(tmp_path):
     pq.write_table(pa.table({"a": [1], "b": [2], "c": [3]}), tmp_path / store.SAMPLES)
 
     assert store.read_table(tmp_path / store.SAMPLES, ("c", "a")).to_pydict() == {"c": [3], "a": [1]}
+
+
+def test_results_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    """However many begin at once, in one process or in several, no two get the same folder."""
+    moment = datetime(2026, 11, 29, 8, 0, tzinfo=timezone.utc)
+    monkeypatch.setattr(store, "utc_now", lambda: moment)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: store.new_folder(tmp_path / "results", "chat"), range(24)))
+
+    stem = "chat-20261129-080000"
+    assert sorted(path.name for path in made) == sorted([stem, *(f"{stem}-{n}" for n in range(2, 25))])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="is no folder"):
+        store.new_folder(tmp_path / "file", "chat")
