@@ -9,11 +9,13 @@ from pathlib import Path
 from benchmarks.closed import closed100, closed1000
 from benchmarks.compare import compare
 from benchmarks.costs import help_, memory1m, overhead
+from benchmarks.gate import gate
 from benchmarks.intervals import intervals
 from benchmarks.kernels import kernels
 from benchmarks.numbers import Number, machine, table, wait_for_quiet
 from benchmarks.poisson import poisson500
 from benchmarks.reporting import report1m, report10k
+from benchmarks.stamps import stamps
 from benchmarks.tuning import tuning
 from benchmarks.twin import twin_served, twin_virtual
 
@@ -22,6 +24,8 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "overhead": overhead,
     "closed100": closed100,
     "closed1000": closed1000,
+    "stamps": stamps,
+    "gate": gate,
     "poisson500": poisson500,
     "memory1m": memory1m,
     "report10k": report10k,

@@ -25,7 +25,7 @@ from harness.decoding import INTEGERS, TEXTS, Decoded
 from harness.ledger import ROW
 from harness.plan import StagePlan
 from harness.prompts import Prompt, TokenIds
-from harness.records import FROM_TOKEN_IDS, MISSING
+from harness.records import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
 from harness.store import write_json
 from harness.workloads import Workload
 
@@ -236,4 +236,5 @@ def _integers(seq: int, sent_ns: int, done: Done, events: int) -> dict[str, int]
         "first_tokens": int(done.first_ns != MISSING),
         "events": events,
         "http_status": MISSING,
+        **dict.fromkeys(CLIENT_COLUMNS, MISSING),  # no client stood between
     }

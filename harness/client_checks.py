@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from harness.client_error import KERNEL
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.members import members
 from harness.metrics import StageSummary
@@ -31,6 +32,13 @@ MERGED_SHARE = 0.05  # of events; a few share a read on any network
 
 PAUSED_S = 1.0  # fifty beats of a worker: no load of its own holds one up so long
 PARENT, PAUSED = "harness", "paused_s"  # the leading process notes where it did not run
+ERROR_INVALID = 0.1  # of a value that the client may have added: no difference below a tenth would be the server's
+ERROR_DOUBT = 0.02
+CLOCK_STEP_INVALID_S = 0.001  # the wall clock was set: what arrived just then has a stamp that is off by as much
+REACTION_INVALID = 0.1  # of an answer's time: users of a closed loop went on so much later, and the load was less
+REACTION_DOUBT = 0.03  # as much as the selfcheck lets the client fall short of the rate that was possible
+STARVED_DOUBT = 0.1  # of the time that the engine wanted a core and the client had it
+STARVED_INVALID = 0.3
 
 FEWER = "Use more workers, a faster or less busy client machine, or less load."
 
@@ -41,7 +49,11 @@ def cpu(evidence: Evidence) -> Iterator[Doubt]:
     if len(shares) == 0:
         return
     full, top = float((shares >= CPU_FULL).mean()), format_share(float(np.percentile(shares, 90)))
-    if full >= 0.5:
+    if evidence.summary.client.clock == KERNEL:  # stamps do not depend on it; what else it spoils has its own checks
+        if full >= 0.5:
+            text = f"A client process had no time left on its core in {format_share(full)} of the samples."
+            yield Doubt("client_cpu", DOUBT, text, FEWER)
+    elif full >= 0.5:
         text = f"A client process had no time left on its core in {format_share(full)} of the samples: it was measured."
         yield Doubt("client_cpu", INVALID, text, FEWER)
     elif np.percentile(shares, 90) >= CPU_BUSY:
@@ -74,6 +86,8 @@ NOT_STOPPED = "Run again, and let it run: no Ctrl-Z, no frozen container, no sus
 
 def loop_lag(evidence: Evidence) -> Iterator[Doubt]:
     """An event loop that wakes late stamps late: `loop_lag_s` of the clients."""
+    if evidence.summary.client.clock == KERNEL:
+        return
     lags = evidence.watched("client", "loop_lag_s")
     limit = _limit(evidence.summary, LAG_DOUBT_S, LAG_DOUBT_SHARE)
     late = int((lags > limit).sum())
@@ -93,6 +107,9 @@ def send_lag(evidence: Evidence) -> Iterator[Doubt]:
     if len(lags) == 0:
         return
     summary = evidence.summary
+    if not summary.is_open:
+        yield from _reaction(summary, float(lags.mean()))
+        return
     limit, p99 = _limit(summary, LAG_INVALID_S, LAG_INVALID_SHARE), float(np.percentile(lags, 99))
     late = int((lags > limit).sum())
     text = (
@@ -107,6 +124,72 @@ def send_lag(evidence: Evidence) -> Iterator[Doubt]:
         beside = format_duration(summary.metrics["ttft"].p50)
         text = f"Requests left the client up to {format_duration(p99)} late (p99), beside a median TTFT of {beside}."
         yield Doubt("send_lag", DOUBT, text, FEWER)
+
+
+def _reaction(summary: StageSummary, lag_s: float) -> Iterator[Doubt]:
+    """Users of a closed loop that sent their next request late: the load was lighter than so many users are."""
+    e2e_s = summary.metrics["e2e"].mean
+    if e2e_s and lag_s > REACTION_DOUBT * e2e_s:
+        text = (
+            f"Users sent their next request {format_duration(lag_s)} late on average, {format_share(lag_s / e2e_s)} of "
+            "the time of an answer: the load was lighter than asked for."
+        )
+        yield Doubt("send_lag", INVALID if lag_s > REACTION_INVALID * e2e_s else DOUBT, text, FEWER)
+
+
+def stamps(evidence: Evidence) -> Iterator[Doubt]:
+    """What the client may have added to a latency, by its own account."""
+    summary, asked = evidence.summary, {(o.metric, o.statistic) for o in evidence.stage.objectives}
+    if summary.client.clock != KERNEL:
+        if summary.account.completed and len(evidence.watched("client", "clock_bound_s")):
+            text = "The kernel gave no arrival stamps: times are those of the client's own reads."
+            yield Doubt("reader_stamps", NOTE, text, "Measure from Linux, where the kernel stamps what arrives.")
+        return
+    worst = max(_errors_of(summary), default=None)
+    if worst is None or worst[0] <= ERROR_DOUBT:
+        return
+    share, metric, statistic, bound_s, value_s = worst
+    central = statistic in ("mean", "p50") or (metric, statistic) in asked
+    text = (
+        f"The client read answers late: {metric} {statistic}, {format_duration(value_s)}, may be off by "
+        f"{format_duration(bound_s)} ({format_share(share)})."
+    )
+    yield Doubt("client_error", INVALID if central and share > ERROR_INVALID else DOUBT, text, FEWER)
+
+
+def _errors_of(summary: StageSummary) -> Iterator[tuple[float, str, str, float, float]]:
+    """Share, metric, statistic, bound and value (s) of everything that the client may have spoiled."""
+    for metric, bounds in summary.client.bounds.items():
+        for statistic, bound_s in bounds.items():
+            value_s = getattr(summary.metrics[metric], statistic)
+            if value_s:
+                yield bound_s / value_s, metric, statistic, bound_s, value_s
+
+
+def clock_step(evidence: Evidence) -> Iterator[Doubt]:
+    """The kernel's stamps are of the wall clock, and somebody set it."""
+    step_s = float(evidence.watched("client", "clock_step_s").max(initial=0.0))
+    if step_s > CLOCK_STEP_INVALID_S and evidence.summary.client.clock == KERNEL:
+        text = f"The wall clock was set by {format_duration(step_s)} during the run: stamps of that moment are wrong."
+        yield Doubt("clock_step", INVALID, text, "Run again; let the clock be slewed and not set while a run goes on.")
+
+
+def starved(evidence: Evidence) -> Iterator[Doubt]:
+    """An engine on the client's host that wanted a core while the client had it."""
+    waited, used = (evidence.watched("host", f"engine_{name}_cores") for name in ("wait", "cpu"))
+    client = evidence.watched("client", "cpu_share")
+    if not (len(waited) and len(used) and len(client)):
+        return
+    clients = len({source for source in evidence.samples.source if str(source).startswith("client")})
+    taken = min(float(waited.mean()), float(client.mean()) * clients)
+    share = taken / (taken + float(used.mean())) if taken else 0.0
+    if share > STARVED_DOUBT:
+        text = (
+            f"The engine on this host waited for a core in up to {format_share(share)} of the time that it wanted one, "
+            "while the client had it: it is faster with cores of its own."
+        )
+        severity = INVALID if share > STARVED_INVALID else DOUBT
+        yield Doubt("engine_starved", severity, text, "Run the client on another host, or on cores of its own.")
 
 
 def _own_lags(evidence: Evidence) -> Floats:
@@ -156,8 +239,15 @@ def floor(evidence: Evidence) -> Iterator[Doubt]:
 
 def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
     """Events that came in the same read as the one before: read late, or sent together."""
-    share = evidence.summary.merged_share
-    if share is not None and share > MERGED_SHARE:
+    share, client = evidence.summary.merged_share, evidence.summary.client
+    if client.clock == KERNEL:
+        if client.blurred_share and client.blurred_share > MERGED_SHARE:
+            text = (
+                f"{format_share(client.blurred_share)} of events were read late, together with a later one: gaps "
+                "between single tokens are not exact."
+            )
+            yield Doubt("merged_reads", DOUBT, text, FEWER)
+    elif share is not None and share > MERGED_SHARE:
         text = (
             f"{format_share(share)} of events came in the same read as the one before: the client or the network "
             "was late, or the server sends several at once. Gaps between single tokens are not exact."
@@ -166,4 +256,4 @@ def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("merged_reads", severity, text, "Look at the client's CPU and at the server's stream interval.")
 
 
-CLIENT_CHECKS = (cpu, paused, loop_lag, send_lag, ceiling, floor, merged_reads)
+CLIENT_CHECKS = (stamps, clock_step, starved, cpu, paused, loop_lag, send_lag, ceiling, floor, merged_reads)

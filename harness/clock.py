@@ -1,7 +1,8 @@
 """What time is it, and when should something happen?
 
 One monotonic clock (CLOCK_MONOTONIC, the same in every process of a machine) in integer
-nanoseconds. Wall time appears once, in run.json. The load code reads time and sets alarms
+nanoseconds. Wall time appears once, in run.json; and the kernel's stamps of what arrives are of it, so
+that `StampClock` has to relate the two. The load code reads time and sets alarms
 only through a `Clock`, so that tests run it in virtual time.
 """
 
@@ -21,6 +22,9 @@ monotonic_ns = time.monotonic_ns
 _CLOCK_MONOTONIC = 1
 _TFD_FLAGS = 0o2004000  # TFD_NONBLOCK | TFD_CLOEXEC
 _TFD_ABSTIME = 1
+REFRESH_NS = 20_000_000
+_TRIES = 5
+_STEP_NS = 50_000  # the clocks part by a fraction of that between two looks, however the wall clock is disciplined
 
 
 class Alarm(Protocol):
@@ -128,6 +132,45 @@ class _KernelAlarm:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+
+class StampClock:
+    """Turns the kernel's stamps (realtime) into monotonic nanoseconds.
+
+    `bound_ns` is how far the relation of the two clocks was uncertain at worst, `stepped_ns` the largest
+    change of it between two looks: a clock that was set in the middle of a run.
+    """
+
+    def __init__(self) -> None:
+        self.offset_ns, self.bound_ns = _relation()
+        self.stepped_ns = 0
+        self._looked_ns = time.monotonic_ns()
+
+    def refresh(self) -> None:
+        """Look again at how the two clocks stand; called every few hundredths of a second while load runs."""
+        self._looked_ns = time.monotonic_ns()
+        offset_ns, bound_ns = _relation()
+        change_ns = abs(offset_ns - self.offset_ns)
+        if change_ns > bound_ns + _STEP_NS:
+            self.stepped_ns = max(self.stepped_ns, change_ns)
+        self.offset_ns = offset_ns
+        self.bound_ns = max(self.bound_ns, bound_ns)
+
+    def refresh_if_old(self) -> None:
+        """Look again where the last look is more than `REFRESH_NS` old."""
+        if time.monotonic_ns() - self._looked_ns > REFRESH_NS:
+            self.refresh()
+
+
+def _relation() -> tuple[int, int]:
+    """Realtime less monotonic, in ns, and half the time that reading both took: the best of a few tries."""
+    best = (0, 1 << 62)
+    for _ in range(_TRIES):
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        after_ns = time.monotonic_ns()
+        best = min(best, (wall_ns - (before_ns + after_ns) // 2, (after_ns - before_ns + 1) // 2), key=lambda it: it[1])
+    return best
 
 
 def utc_now() -> datetime:

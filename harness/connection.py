@@ -1,19 +1,18 @@
 """When were a request's bytes handed over, and when did its answer's bytes come back?
 
-One HTTP/1.1 connection as an asyncio protocol, carrying one exchange at a time. The start stamp
-is taken as the bytes are handed to the transport; an arrival stamp is taken at every socket
-read, before anything else is done with the bytes. Nothing is decoded here: a connection only
-looks for the end of an answer, to be free for the next.
+One HTTP/1.1 connection, carrying one exchange at a time. The stamps are the kernel's where it
+gives them (harness/stamped_socket.py): of the request as it left, and of the bytes of each read as
+they arrived, with how much later they were read. Nothing is decoded here: a connection only looks
+for the end of an answer, to be free for the next.
 """
 
-import asyncio
-import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from harness import bounds, http1
 from harness.clock import Clock
 from harness.exchange import Exchange
+from harness.stamped_socket import Channel
 
 _LARGE_READ = 16_384
 _CR = 13
@@ -50,13 +49,13 @@ class Owner(Protocol):
         """Take note that an exchange has ended."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection, carrying one exchange at a time."""
+class Connection:
+    """One connection, carrying one exchange at a time over a channel that is given to it once it is open."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._now_ns = owner.clock.now_ns
-        self._transport: asyncio.Transport | None = None
+        self._channel: Channel | None = None
         self._exchange: Exchange | None = None
         self._head: http1.Head | None = None
         self._walk = http1.ChunkWalk()
@@ -64,36 +63,35 @@ class Connection(asyncio.Protocol):
         self._used = False
         self._in_chunks = False  # inside a chunked answer whose head is known: the hot path
         self._keep_stamp: Callable[[int], None] = _drop
+        self._keep_late: Callable[[int], None] = _drop
         self._keep_piece: Callable[[bytes], None] = _drop
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Write through at once: a queued write would leave after the start stamp by a whole loop turn."""
-        stream = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses of it
-        stream.set_write_buffer_limits(high=0)
-        sock = stream.get_extra_info("socket")
-        if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._transport = stream
+    def open(self, channel: Channel) -> None:
+        """Carry exchanges over this channel from now on."""
+        self._channel = channel
 
     @property
     def is_open(self) -> bool:
         """Whether a request may be written to it."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._channel is not None
 
     def start(self, exchange: Exchange) -> None:
-        """Stamp the start and hand the request's bytes to the transport."""
-        assert self._transport is not None
+        """Hand the request's bytes over, and stamp when they left."""
+        assert self._channel is not None
         self._exchange = exchange
         self._head = None
         self._in_chunks = False
         self._size = 0
         self._keep_stamp, self._keep_piece = exchange.stamps.append, exchange.pieces.append
-        exchange.sent_ns = self._now_ns()
-        self._transport.write(exchange.payload)
+        self._keep_late = exchange.lates.append
+        exchange.sent_ns, exchange.sent_bound_ns = self._channel.send(exchange.payload)
 
-    def data_received(self, data: bytes) -> None:
-        """Stamp, keep, and look for the end; nothing more on the hot path."""
-        self._keep_stamp(self._now_ns())
+    def data_received(self, data: bytes, arrived_ns: int, late_ns: int, spread_ns: int) -> None:
+        """Keep, and look for the end; nothing more on the hot path."""
+        if spread_ns and self._exchange is not None:
+            self._exchange.spreads += (len(self._exchange.pieces), spread_ns)
+        self._keep_stamp(arrived_ns)
+        self._keep_late(late_ns)
         self._keep_piece(data)
         size = len(data)
         # Most reads are one event in a chunk of its own, with nothing to look for.
@@ -207,8 +205,9 @@ class Connection(asyncio.Protocol):
             exchange.done_ns = self._now_ns()
             self._owner.over(exchange)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: OSError | None) -> None:
         """The end of an answer without framing, a stale connection to send again on, or a failure."""
+        self._channel = None
         self._owner.forget(self)
         exchange = self._let_go()
         if exchange is None:
@@ -230,5 +229,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once; what is still unsent is dropped."""
-        if self._transport is not None:
-            self._transport.abort()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+            self._owner.forget(self)

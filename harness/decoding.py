@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import sse
+from harness.reading import reading
 from harness.records import MISSING
 from harness.spool import Frame, frame_starts, read_frames
 
 _WORTH_A_PROCESS = 64 << 20  # bytes of spool that take longer to decode than a process to start
 INTEGERS = (
     "seq", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns", "connect_ns", "resends", "input_tokens",
-    "cached_tokens", "output_tokens", "first_tokens", "events", "http_status",
+    "cached_tokens", "output_tokens", "first_tokens", "events", "http_status", "sent_bound_ns", "first_bound_ns",
+    "late_ns", "blurred",
 )  # fmt: skip
 TEXTS = ("counted_by", "error", "message")
 
@@ -101,6 +103,7 @@ def decode_part(path: Path, start: int, stop: int | None) -> Decoded:
 def _row(frame: Frame, answer: sse.Answer) -> tuple[int, ...]:
     at_ns = answer.at_ns
     streamed = bool(at_ns) and answer.streamed
+    exact = reading(at_ns, frame.sent_ns, frame.stamps, frame.lates, frame.spreads)
     return (
         frame.seq,
         frame.ready_ns,
@@ -116,6 +119,10 @@ def _row(frame: Frame, answer: sse.Answer) -> tuple[int, ...]:
         answer.tokens[0] if streamed else 0,
         len(at_ns),
         answer.http_status,
+        frame.sent_bound_ns,
+        exact.first_bound_ns,
+        exact.late_ns,
+        exact.blurred,
     )
 
 

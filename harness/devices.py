@@ -8,17 +8,22 @@ The CPU is read from the kernel. Each reading goes to `add` with its time, its s
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 
 import psutil
 
 from harness.clock import monotonic_ns
 from harness.npu_smi import Values, measured, parse_fields, parse_info, watch_columns, watch_reading
+from harness.units import NS_PER_S
 
 Add = Callable[[int, str, Values], None]
+Work = tuple[float, float]
+"""CPU time of a process, and how long it was ready to run and others had the cores (s)."""
 
 HOST = "host"
 BUSY_SHARE = 0.5  # of the AI cores; idle ones are clocked down on purpose, and that is no throttling
@@ -132,9 +137,10 @@ async def _answer(command: list[str]) -> str:
 async def watch_host(add: Add, leader: int | None = None) -> None:
     """Read the CPU and memory of this machine, and of the process `leader` with its children, until cancelled.
 
-    `host_cpu_share` is of all cores, `engine_cpu_cores` how many cores the engine keeps busy.
+    `host_cpu_share` is of all cores, `engine_cpu_cores` how many cores the engine keeps busy, `engine_wait_cores` how
+    many more it would, had others not been on them (Linux: run_delay of /proc/PID/schedstat).
     """
-    before: Mapping[int, float] = {}
+    before: Mapping[int, Work] = {}
     members: list[psutil.Process] = []
     psutil.cpu_percent()
     at_ns, turn = monotonic_ns(), 0
@@ -142,15 +148,16 @@ async def watch_host(add: Add, leader: int | None = None) -> None:
         await asyncio.sleep(_READ_S)
         if turn % _MEMBERS_EVERY == 0:
             members = _members(leader)
-        used, now_ns = _cpu_seconds(members), monotonic_ns()
+        used, now_ns = _work(members), monotonic_ns()
         memory = psutil.virtual_memory()
         values = {
             "host_cpu_share": psutil.cpu_percent() / 100,
             "host_memory_bytes": float(memory.total - memory.available),
         }
-        grown = [used[pid] - before[pid] for pid in used if pid in before]
-        if grown:
-            values["engine_cpu_cores"] = sum(grown) * 1e9 / (now_ns - at_ns)
+        for place, name in enumerate(("engine_cpu_cores", "engine_wait_cores")):
+            grown = [used[pid][place] - before[pid][place] for pid in used if pid in before]
+            if grown and all(map(math.isfinite, grown)):
+                values[name] = sum(grown) * 1e9 / (now_ns - at_ns)
         add(now_ns, HOST, values)
         before, at_ns, turn = used, now_ns, turn + 1
 
@@ -165,11 +172,20 @@ def _members(leader: int | None) -> list[psutil.Process]:
         return []
 
 
-def _cpu_seconds(members: list[psutil.Process]) -> dict[int, float]:
-    """CPU time of each process so far; those that have ended are left out."""
-    found: dict[int, float] = {}
+def _work(members: list[psutil.Process]) -> dict[int, Work]:
+    """What each process worked and waited so far; those that have ended are left out."""
+    found: dict[int, Work] = {}
     for member in members:
         with contextlib.suppress(psutil.Error):
             times = member.cpu_times()
-            found[member.pid] = times.user + times.system
+            found[member.pid] = (times.user + times.system, waited_s(member.pid))
     return found
+
+
+def waited_s(pid: int) -> float:
+    """How long the threads of a process that are still there have waited for a core; NaN where that is not told."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((thread / "schedstat").read_text().split()[1]) for thread in threads) / NS_PER_S
+    except (OSError, IndexError, ValueError):
+        return math.nan

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.client_error import ClientError, client_error
 from harness.distributions import Distribution, distribution
 from harness.errors import ResultError
 from harness.inflight import mean_in_flight, most_in_flight
@@ -132,6 +133,7 @@ class StageSummary:
     outcomes: tuple[Outcome, ...]
     metrics: Mapping[str, Distribution]
     merged_share: float | None
+    client: ClientError
 
     @property
     def slo_met(self) -> bool | None:
@@ -174,6 +176,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         metrics={name: distribution(array) for name, array in values.items()}
         | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
         merged_share=gaps.merged_share,
+        client=client_error(requests, who.answered, found, gaps),
     )
 
 

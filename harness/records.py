@@ -55,6 +55,10 @@ class Record:
     last_ns: int = MISSING
     done_ns: int = MISSING
     connect_ns: int = MISSING  # time spent opening a connection for it, 0 where one was open
+    sent_bound_ns: int = MISSING  # the request left at most so much later than sent_ns; unknown without kernel stamps
+    first_bound_ns: int = MISSING  # the first token arrived at most so much earlier than first_ns
+    late_ns: int = MISSING  # from the arrival of an answer's bytes to their read, at worst
+    blurred: int = MISSING  # token events that were read late, together with a later one
     resends: int = 0  # sent again because the server had closed an idle connection
     input_asked: int = MISSING
     input_tokens: int = MISSING  # the server's own count
@@ -92,6 +96,10 @@ class Requests:
     last_ns: NDArray[np.int64]
     done_ns: NDArray[np.int64]
     connect_ns: NDArray[np.int64]
+    sent_bound_ns: NDArray[np.int64]
+    first_bound_ns: NDArray[np.int64]
+    late_ns: NDArray[np.int64]
+    blurred: NDArray[np.int64]
     resends: NDArray[np.int64]
     input_asked: NDArray[np.int64]
     input_tokens: NDArray[np.int64]
@@ -115,6 +123,8 @@ class Requests:
 
 
 COLUMNS = tuple(field.name for field in fields(Requests))
+CLIENT_COLUMNS = ("sent_bound_ns", "first_bound_ns", "late_ns", "blurred")
+"""What the client knows of its own lateness: not in results of before, nor where no client stood between."""
 TEXT_COLUMNS = frozenset({"phase", "counted_by", "status", "error", "message"})
 
 
@@ -125,7 +135,9 @@ def requests_from(records: Iterable[Record]) -> Requests:
 
 
 def requests_from_columns(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Requests:
-    """Columns of plain values as typed arrays."""
+    """Columns of plain values as typed arrays; `CLIENT_COLUMNS` may be absent, and are MISSING then."""
+    unknown = np.full(len(columns["index"]), MISSING, dtype=np.int64)
+    columns = {**dict.fromkeys(CLIENT_COLUMNS, unknown), **columns}
     return Requests(
         **{name: np.asarray(columns[name], dtype=object if name in TEXT_COLUMNS else np.int64) for name in COLUMNS}
     )

@@ -30,6 +30,9 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     message: str
     pieces: list[bytes]
     stamps: list[int]
+    lates: list[int] = []
+    spreads: list[int] = []
+    sent_bound_ns: int = 0
 
 
 _encode_into = msgspec.msgpack.Encoder().encode_into
@@ -49,6 +52,9 @@ def frame_of(exchange: Exchange) -> Frame:
         exchange.message[:_MESSAGE_CHARS],
         exchange.pieces,
         exchange.stamps,
+        exchange.lates,
+        exchange.spreads,
+        exchange.sent_bound_ns,
     )
 
 

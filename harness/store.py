@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from harness.clock import utc_now
 from harness.errors import ResultError
-from harness.records import COLUMNS, MISSING, TEXT_COLUMNS, Events, Requests, Samples, requests_from_columns
+from harness.records import (
+    CLIENT_COLUMNS,
+    COLUMNS,
+    MISSING,
+    TEXT_COLUMNS,
+    Events,
+    Requests,
+    Samples,
+    requests_from_columns,
+)
 
 FORMAT = 1
 RUN = "run.json"
@@ -80,8 +89,8 @@ def read_requests(folder: Path) -> Requests:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = read_table(folder / REQUESTS, COLUMNS)
-    return requests_from_columns({name: _values(name, table[name]) for name in COLUMNS})
+    table = read_table(folder / REQUESTS, COLUMNS, optional=CLIENT_COLUMNS)
+    return requests_from_columns({name: _values(name, table[name]) for name in table.column_names})
 
 
 def _values(name: str, column: pa.ChunkedArray) -> NDArray[Any]:
@@ -260,8 +269,8 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     draft.replace(path)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """These columns of one parquet file, as they lie there.
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """These columns of one parquet file, as they lie there; of the `optional` ones those that it has.
 
     Read as a file and not as a data set, whose machinery takes longer to load than one of our tables to read.
 
@@ -270,7 +279,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path) as file:
-            return file.read(columns=list(columns)).select(list(columns))
+            absent = frozenset(optional).difference(file.schema_arrow.names)
+            wanted = [name for name in columns if name not in absent]
+            return file.read(columns=wanted).select(wanted)
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; expected a finished result folder") from None
     except (OSError, KeyError, pa.ArrowException) as fault:

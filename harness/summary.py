@@ -189,6 +189,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "slo": {outcome.objective.key: _outcome_as_dict(outcome) for outcome in stage.outcomes},
         "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},
         "merged_share": stage.merged_share,
+        "client_error": stage.client.as_dict(),
         **{name: _distribution_as_dict(stage.metrics[name], window.length_s) for name in METRICS},
     }
 

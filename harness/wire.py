@@ -10,11 +10,13 @@ import socket
 import ssl
 
 from harness import bounds, http1
-from harness.clock import Clock
+from harness.clock import Clock, StampClock
 from harness.connection import Connection
 from harness.errors import EngineError
 from harness.exchange import Exchange
+from harness.poller import Poller
 from harness.records import MISSING
+from harness.stamped_socket import StampedSocket, TlsSocket
 from harness.target import Target, Trust, post_bytes, request_bytes, target_of
 
 __all__ = ["Client", "Target", "Trust", "post_bytes", "request_bytes", "target_of"]
@@ -25,6 +27,15 @@ Address = tuple[int, str, int]
 _ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
 _SWEEP_NS = 500_000_000
 _USUAL_HEAD_BYTES = 8192
+
+
+def _is_own(family: int, host: str) -> bool:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
 
 
 class Client:
@@ -45,6 +56,8 @@ class Client:
         self._heads: dict[bytes, http1.Head] = {}
         self._weighed: dict[Exchange, tuple[int, int]] = {}  # reads and bytes of long answers, when last looked at
         self._timer: asyncio.TimerHandle | None = None
+        self.stamps = StampClock()
+        self._poller = Poller(asyncio.get_running_loop())
 
     async def resolve(self) -> None:
         """Look the host up once, so that no request waits for a name server.
@@ -60,6 +73,11 @@ class Client:
         self._addresses = list(
             dict.fromkeys((family, str(place[0]), int(place[1])) for family, _, _, _, place in found)
         )
+
+    @property
+    def shares_host(self) -> bool:
+        """Whether the server is on this host: one of its addresses can be bound here."""
+        return any(_is_own(family, host) for family, host, _ in self._addresses)
 
     async def open(self, count: int) -> None:
         """Open connections until `count` are idle; a server that refuses is left for the requests to tell."""
@@ -141,16 +159,27 @@ class Client:
         raise first
 
     async def _connect_to(self, address: Address) -> Connection:
-        family, host, port = address
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self),
-            host,
-            port,
-            family=family,
-            ssl=self._tls,
-            server_hostname=self._target.host if self._tls else None,
-        )
+        family, *place = address
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        connection = Connection(self)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, tuple(place))
+            if self._tls is None:
+                calls = (connection.data_received, connection.connection_lost)
+                connection.open(StampedSocket(sock, self._poller, self.stamps, *calls))
+            else:
+                await self._open_tls(sock, connection, self._tls)
+        except BaseException:
+            sock.close()
+            raise
         return connection
+
+    async def _open_tls(self, sock: socket.socket, connection: Connection, context: ssl.SSLContext) -> None:
+        channel = TlsSocket(context, self._target.host, connection.data_received, connection.connection_lost)
+        await channel.handshake(sock)
+        connection.open(channel)
+        channel.start(sock, self._poller, self.stamps)
 
     def _not_connected(self, exchange: Exchange, fault: Exception) -> None:
         names: tuple[tuple[type[Exception], str], ...] = (
@@ -242,6 +271,7 @@ class Client:
         for connection in list(self._idle):
             connection.close()
         self._idle.clear()
+        self._poller.close()
 
 
 def _words(fault: Exception) -> str:

@@ -155,6 +155,8 @@ class Worker:
     async def serve(self, commands: asyncio.StreamReader) -> None:
         """Obey commands until there are no more."""
         await self._client.resolve()
+        if not self._client.shares_host:
+            _go_first()
         say(ready=-1)
         running: asyncio.Task[None] | None = None
         while line := await commands.readline():
@@ -253,6 +255,7 @@ class Pulse:
         if self._stage is None or self._client is None:
             return
         now_ns = self._clock.now_ns()
+        self._client.stamps.refresh()
         self._lag_ns = max(self._lag_ns, now_ns - self._due_ns)
         if self._client.idle < self._reserve and (self._opening is None or self._opening.done()):
             self._opening = asyncio.get_running_loop().create_task(self._client.open(self._reserve))
@@ -262,6 +265,7 @@ class Pulse:
 
     def _sample(self, now_ns: int) -> None:
         assert self._stage is not None
+        assert self._client is not None
         cpu_s, span_s = time.process_time(), max(1, now_ns - self._sampled_ns) / 1e9
         say(
             sample={
@@ -269,6 +273,8 @@ class Pulse:
                 "cpu_s": cpu_s,
                 "cpu_share": (cpu_s - self._cpu_s) / span_s,
                 "loop_lag_s": self._lag_ns / 1e9,
+                "clock_bound_s": self._client.stamps.bound_ns / 1e9,
+                "clock_step_s": self._client.stamps.stepped_ns / 1e9,
                 "in_flight": self._stage.in_flight,
                 "sent": self._stage.sent,
                 "done": self._stage.done,
@@ -297,10 +303,9 @@ async def _main(raw: Path, number: int) -> None:
 
 
 def _go_first() -> None:
-    """Ask for priority where that is allowed: a stamp taken late because others had the core is a wrong stamp.
+    """Ask for priority where that is allowed, on a host that is the client's own: requests leave when they are due.
 
-    Linux groups processes by session before it looks at their niceness (sched(7), autogroup), so
-    the worker, whose session is its own, asks for that as well.
+    Never beside the server: a client that outranks it takes its cores, and measures a slower server.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
@@ -311,7 +316,6 @@ def main() -> None:
     """Entry of the process; signals to end, also those sent to a whole group of processes, are the crew's to tell."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
-    _go_first()
     raw, number = Path(sys.argv[1]), int(sys.argv[2])
     try:
         import uvloop  # noqa: PLC0415 - absent on some platforms; asyncio's own loop serves there

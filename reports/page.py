@@ -18,7 +18,7 @@ from markupsafe import Markup
 from harness import store
 from harness.stage_names import name_of
 from harness.units import format_duration
-from reports import frames, headline, peers, stalling, tables, verdict
+from reports import client_table, frames, headline, peers, stalling, tables, verdict
 from reports.data import Data
 from reports.folder import Result
 from reports.gallery import draw_all
@@ -112,6 +112,8 @@ def _reproduction(result: Result) -> dict[str, Any]:
         "environment": tables.environment_rows(result),
         "run_rows": tables.run_rows(result),
         "client_rows": tables.client_rows(result),
+        "client_heads": client_table.HEADS,
+        "client_errors": client_table.client_table(result),
         "summary_missing": not result.summary,
         "files": _files(result.folder),
     }

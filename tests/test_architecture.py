@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "harness.steady": 1,
     "harness.members": 1,
     "harness.invariants": 1,
+    "harness.client_error": 1,
     "harness.metrics": 1,
     "harness.checks": 1,
     "harness.streams": 1,
@@ -66,6 +67,10 @@ LAYERS: dict[str, int] = {
     # the outside world
     "harness.http1": 3,
     "harness.exchange": 3,
+    "harness.reading": 3,
+    "harness.kernel_stamps": 3,
+    "harness.poller": 3,
+    "harness.stamped_socket": 3,
     "harness.connection": 3,
     "harness.wire": 3,
     "harness.bodies": 3,

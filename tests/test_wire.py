@@ -392,3 +392,18 @@ def test_the_request_is_whole_before_it_is_sent():
     assert raw.startswith(b"POST /base/v1/completions HTTP/1.1\r\nHost: h:8\r\nAuthorization: Bearer k\r\n")
     assert b"\r\nAccept-Encoding: identity\r\n" in raw
     assert raw.endswith(b'Content-Length: 7\r\n\r\n{"a":1}')
+
+
+@pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("::1", True), ("192.0.2.1", False)])
+def test_a_server_on_this_host_is_known_as_such(host, own):
+    """An address that can be bound here is this host's; a documentation address (RFC 5737) is nobody's."""
+
+    async def main():
+        url = f"http://[{host}]" if ":" in host else f"http://{host}"
+        client = Client(target_of(url), MonotonicClock(asyncio.get_running_loop()), 1)
+        await client.resolve()
+        shares_host = client.shares_host
+        await client.close()
+        return shares_host
+
+    assert asyncio.run(main()) is own

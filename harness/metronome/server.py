@@ -14,7 +14,15 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 
-from harness.clock import monotonic_ns
+from harness.clock import StampClock, monotonic_ns
+from harness.kernel_stamps import (
+    CONTROL_BYTES,
+    enable,
+    enable_accepted,
+    late_stamp,
+    stamp_of,
+    stamped_send,
+)
 from harness.metronome.request import CHAT, COMPLETIONS, Ask, BadRequestError, Head, parse_ask, parse_head
 from harness.metronome.script import Script, script_of, whole
 from harness.metronome.truth import Beat, Truth, summary
@@ -35,6 +43,7 @@ class Connection:
         "due_ns",
         "head",
         "held",
+        "left_ns",
         "over",
         "read_ns",
         "script",
@@ -55,7 +64,7 @@ class Connection:
         self.held = bytearray()  # written, but not yet taken by the socket
         self.over = False  # nothing more will be answered
         self.ask = None
-        self.due_ns = self.read_ns = self.step = self.steps = 0
+        self.due_ns = self.read_ns = self.left_ns = self.step = self.steps = 0
 
 
 class Metronome:
@@ -63,6 +72,8 @@ class Metronome:
 
     def __init__(self, listener: socket.socket, beat: Beat, stop_fds: Sequence[int] = ()) -> None:
         listener.setblocking(False)
+        enable_accepted(listener)
+        self._clock = StampClock()
         self.truth = Truth(beat)
         self._beat = beat
         self._listener = listener
@@ -73,7 +84,6 @@ class Metronome:
         self._unread: deque[Connection] = deque()  # with bytes that were not looked into
         self._connections: dict[int, Connection] = {}
         self._prompt_tokens = 0
-        self._view = memoryview(bytearray(READ_SIZE))
         self._epoll = select.epoll()
         for source in (listener.fileno(), *stop_fds):
             self._epoll.register(source, select.EPOLLIN)
@@ -85,6 +95,7 @@ class Metronome:
     def run(self) -> None:
         """Serve until stopped; answers cut short by that are logged as not ended."""
         while not self._stopping:
+            self._clock.refresh_if_old()
             wait_ns = self._play()
             if (
                 wait_ns and not self._unread
@@ -112,13 +123,14 @@ class Metronome:
             queue.popleft()
             if connection.ask is None:  # its client has left
                 continue
-            connection.sent_ns.append(now_ns)  # before the write: the client may have the bytes before it returns
+            connection.left_ns = now_ns
             step = connection.step
             if step + 1 == connection.steps:
                 self._end(connection, connection.ask)
                 continue
             events = connection.script.events
             self._write(connection, events[step] if step < len(events) else connection.script.grow())
+            connection.sent_ns.append(connection.left_ns)
             connection.step = step + 1
             connection.due_ns += gap_ns
             rest.append(connection)
@@ -127,7 +139,7 @@ class Metronome:
     def _write(self, connection: Connection, data: bytes) -> None:
         if not connection.held:
             try:
-                taken = connection.sock.send(data)
+                taken, connection.left_ns, _ = stamped_send(connection.sock, data, self._clock)
             except BlockingIOError:
                 taken = 0
             except OSError:
@@ -143,6 +155,7 @@ class Metronome:
     def _end(self, connection: Connection, ask: Ask) -> None:
         """Send the last token with all that follows it, log the answer, and go on to the next request."""
         self._write(connection, connection.script.last(ask))
+        connection.sent_ns.append(connection.left_ns)
         if connection.ask is None:  # the write found that the client has left, and logged it
             return
         self.truth.add(connection.read_ns, ask.tokens, connection.sent_ns, ended=True)
@@ -174,6 +187,7 @@ class Metronome:
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            enable(sock, sends=True)
             self._connections[sock.fileno()] = Connection(sock)
             self._epoll.register(sock, select.EPOLLIN)
 
@@ -192,17 +206,19 @@ class Metronome:
 
     def _read(self, connection: Connection) -> None:
         try:
-            count = connection.sock.recv_into(self._view)
+            data, control, _, _ = connection.sock.recvmsg(READ_SIZE, CONTROL_BYTES)
         except BlockingIOError:
+            late_stamp(connection.sock)  # of a send that left after its call had returned
             return
         except OSError:
-            count = 0
-        if count == 0:
+            data, control = b"", []
+        if not data:
             self._leave(connection)
         elif not connection.over:
-            connection.buffer += self._view[:count]
+            connection.buffer += data
             if connection.ask is None:  # else looked into when the present answer has ended
-                connection.read_ns = monotonic_ns()
+                stamp_ns = stamp_of(control)
+                connection.read_ns = monotonic_ns() if stamp_ns is None else stamp_ns - self._clock.offset_ns
                 self._unread.append(connection)
 
     def _take(self, connection: Connection) -> None:

@@ -1,0 +1,202 @@
+"""Is a result that is called valid right, whatever disturbs the client?
+
+Random loads against a reference server, with a random disturbance each: other work on both cores, a worker that
+is stopped again and again, put last in the queue for a core, given a part of a core, or one of too many. A valid
+result may be off from the server's own log (stamped by the kernel) by no more than the error it states, and 2 %.
+"""
+
+import contextlib
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.busy import burning, disturbing, load_workers
+from benchmarks.numbers import Number
+from harness import store
+from harness.client_error import KERNEL, client_error
+from harness.exactness import event_gaps_ns
+from harness.finish import finish
+from harness.metrics import latencies
+from harness.metronome.process import playing
+from harness.metronome.truth import Beat, Sent, read
+from harness.records import COMPLETED
+from harness.selfcheck import Step, drive, scenario_text
+from harness.streams import streams
+from harness.units import NS_PER_MS, NS_PER_S, format_share
+
+SITUATIONS = int(os.environ.get("GATE_SITUATIONS", "500"))
+IDLE = int(os.environ.get("GATE_IDLE", "100"))
+SEED = int(os.environ.get("GATE_SEED", "1"))
+ALLOWED_SHARE = 0.02
+LEAST_S = 0.0001  # what the two ends of one loopback packet may differ by is no error of a percentile near zero
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A load, and what disturbs the client under it."""
+
+    step: Step
+    first_ms: int
+    gap_ms: int
+    kind: str
+    disturb: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a run said of itself, and by how much more than it allows it was off: the worst excess over all metrics."""
+
+    kind: str
+    valid: bool
+    excess: float
+    worst: str
+
+
+def gate(folder: Path) -> Iterator[Number]:
+    """Random situations, and an idle machine."""
+    folder.mkdir(parents=True)
+    chance = random.Random(SEED)
+    verdicts = [_judge(_situation(chance), folder / str(number)) for number in range(SITUATIONS)]
+    valid = [verdict for verdict in verdicts if verdict.valid]
+    wrong = [verdict for verdict in valid if verdict.excess > 0]
+    shown = f"{len(wrong)} of {len(valid)} valid ({len(verdicts) - len(valid)} invalid)"
+    if wrong:
+        shown += ": " + ", ".join(f"{verdict.kind}: {verdict.worst}" for verdict in wrong[:5])
+    yield Number("client under disturbance", "valid and off by more than stated + 2 %", "0", shown, not wrong)
+    off = [verdict for verdict in verdicts if not verdict.valid and verdict.excess > 0]
+    yield Number("client under disturbance", "invalid and off by more", "as is", str(len(off)), met=True)
+    idle = [_judge(_idle(chance), folder / f"idle{number}") for number in range(IDLE)]
+    false = sum(not verdict.valid for verdict in idle)
+    share = false / max(1, len(idle))
+    yield Number("client, nothing else at work", "called invalid", "< 1 %", format_share(share), share < 0.01)
+
+
+def _situation(chance: random.Random) -> Situation:
+    load = _load(chance, 700)
+    every_s, stop_s = chance.uniform(0.2, 1.0), chance.uniform(0.05, 0.5)
+    share, quota = chance.uniform(0.3, 1.0), chance.uniform(0.1, 0.9)
+    cores = os.cpu_count() or 2
+    kinds: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        "nothing": nullcontext,
+        f"{share:.0%} of both cores": lambda: burning(cores, share),
+        f"stopped {stop_s * 1e3:.0f} ms every {every_s:.1f} s": lambda: disturbing(_workers, stop_s, every_s),
+        "nice 19 beside full cores": lambda: _last(cores),
+        f"{quota:.0%} of a core": lambda: _quota(quota),
+        "twice as many as cores": lambda: burning(2 * cores, 1.0),
+    }
+    kind = chance.choice(list(kinds))
+    return Situation(*load, kind, kinds[kind])
+
+
+def _idle(chance: random.Random) -> Situation:
+    return Situation(*_load(chance, 300), "idle", nullcontext)
+
+
+def _load(chance: random.Random, most: int) -> tuple[Step, int, int]:
+    streams_ = round(10 * (most / 10) ** chance.random())
+    return Step(streams_, 3, chance.randint(20, 60)), chance.randint(20, 80), chance.randint(6, 20)
+
+
+def _workers() -> list[int]:
+    return load_workers(os.getpid())
+
+
+@contextmanager
+def _last(cores: int) -> Iterator[None]:
+    with burning(cores, 1.0), _as_they_come(lambda pid: psutil.Process(pid).nice(19)):
+        yield
+
+
+@contextmanager
+def _quota(share: float) -> Iterator[None]:
+    """A part of a core for the workers, by a control group of either version.
+
+    Raises:
+        OSError: where this process may make none.
+    """
+    second = (_CGROUP / "cgroup.controllers").exists()
+    group = (_CGROUP if second else _CGROUP / "cpu") / f"harness-gate-{os.getpid()}"
+    group.mkdir()
+    try:
+        name, value = ("cpu.max", "{} 100000") if second else ("cpu.cfs_quota_us", "{}")
+        (group / name).write_text(value.format(int(share * 100_000)))
+        with _as_they_come(lambda pid: (group / "cgroup.procs").write_text(str(pid))):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+@contextmanager
+def _as_they_come(change: Callable[[int], object]) -> Iterator[None]:
+    """Change every worker once it has started."""
+    over, seen = threading.Event(), set[int]()
+
+    def work() -> None:
+        while not over.wait(0.05):
+            for pid in _workers():
+                if pid not in seen:
+                    seen.add(pid)
+                    with contextlib.suppress(OSError, psutil.Error):
+                        change(pid)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _judge(situation: Situation, folder: Path) -> Verdict:
+    log = folder.parent / f"{folder.name}.npz"
+    beat = Beat(first_ns=situation.first_ms * NS_PER_MS, gap_ns=situation.gap_ms * NS_PER_MS)
+    with playing(beat, log, life_s=120) as server, situation.disturb():
+        drive(scenario_text(situation.step, server.url), folder)
+    valid = bool(finish(folder)["verdict"]["valid"])
+    excess, worst = _excess(folder, read(log))
+    return Verdict(situation.kind, valid, excess, worst)
+
+
+def _excess(folder: Path, sent: Sent) -> tuple[float, str]:
+    """By how much more than its own error and 2 % the worst number is off, as a share of the truth."""
+    requests, events = store.read_requests(folder), store.read_events(folder)
+    answered = requests.status == COMPLETED
+    found, gaps = latencies(requests, stream=True), streams(events, answered)
+    error = client_error(requests, answered, found, gaps)
+    if error.clock != KERNEL:
+        return float("inf"), "no kernel stamps"
+    whole = sent.ended == 1
+    first, last = sent.sent_ns[sent.offsets[:-1]], sent.sent_ns[sent.offsets[1:] - 1]
+    steps = np.maximum(1, np.diff(sent.offsets) - 1)
+    true = {
+        "ttft": (first - sent.read_ns)[whole] / NS_PER_S,
+        "e2e": (last - sent.read_ns)[whole] / NS_PER_S,
+        "tpot": ((last - first) / steps)[whole] / NS_PER_S,
+    }
+    rows = [
+        (f"{name} {statistic}", value(found[name][answered]), value(truth), error.of(name, statistic) or 0.0)
+        for name, truth in true.items()
+        for statistic, value in (("mean", np.mean), ("p50", np.median))
+    ]
+    gap = (event_gaps_ns(events) / NS_PER_S, sent.gap_ns / NS_PER_S)
+    rows.append(("chunk_gap mean", gap[0].mean(), gap[1].mean(), error.of("chunk_gap", "mean") or 0.0))
+    p99 = (float(np.percentile(each, 99)) for each in gap)
+    rows.append(("chunk_gap p99", *p99, error.of("chunk_gap", "p99") or 0.0))
+    over = [
+        (
+            (abs(ours - truth) - bound - LEAST_S) / truth - ALLOWED_SHARE,
+            f"{name} {ours * 1e3:.2f} for {truth * 1e3:.2f} ms ± {bound * 1e3:.2f}",
+        )
+        for name, ours, truth, bound in rows
+    ]
+    return max(over)

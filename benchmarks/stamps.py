@@ -1,0 +1,139 @@
+"""Is TTFT right, and what does a token cost, beside the least that any client can cost: a reader in C?
+
+Every client meets a reference server of its own with the same load; the server's log is stamped by the
+kernel (last byte of the request in, each event out). Other tools are measured, too, where their
+interpreters are given: HARNESS_VLLM_PYTHON, HARNESS_GUIDELLM_PYTHON, HARNESS_AIPERF_PYTHON.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.busy import burning
+from benchmarks.numbers import Number
+from benchmarks.runs import Ran, raise_file_limit, ran, scenario
+from harness import store
+from harness.metronome.process import playing
+from harness.metronome.truth import Beat, Sent, read
+from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
+
+BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+TOKENS, ROUNDS = 100, 4
+STREAMS = (100, 500, 1000)
+SOURCE = Path(__file__).with_name("reader.c")
+ERROR_SHARE, ERROR_S = 0.01, 0.0005
+BUSY_ERROR_SHARE = 0.02
+GAP_ERROR_S = 0.001
+COST_LIMIT, RUN_COST_LIMIT, HELD_LIMIT = 1.5, 2.5, 0.97
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """What the reader in C saw: times in seconds."""
+
+    ttft_s: float
+    ttft_true_s: float
+    token_rate: float
+    cpu_s_per_token: float
+
+
+def build_reader(folder: Path) -> Path:
+    """Compile the reader with this machine's C compiler."""
+    program = folder / "reader"
+    subprocess.run([os.environ.get("CC", "gcc"), "-O2", "-Wall", "-o", str(program), str(SOURCE)], check=True)
+    return program
+
+
+def read_in_c(program: Path, streams: int, folder: Path) -> Least:
+    """Run the reader against a reference server of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "truth.npz"
+    raise_file_limit()
+    with playing(BEAT, log, life_s=120) as server:
+        words = (server.url.rsplit(":", 1)[1], streams, ROUNDS, TOKENS)
+        done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    return Least(found["ttft_kernel_s"], _ttft_s(read(log)), found["token_rate"], found["cpu_s_per_token"])
+
+
+def _ttft_s(sent: Sent) -> float:
+    return float(sent.ttft_ns.mean()) / NS_PER_S
+
+
+def stamps(folder: Path) -> Iterator[Number]:
+    """Closed loops of 100, 500 and 1000 streams on a machine of their own, and beside other work."""
+    folder.mkdir(parents=True)
+    program = build_reader(folder)
+    for streams in STREAMS:
+        least = read_in_c(program, streams, folder / f"least{streams}")
+        found = _ours(streams, folder / f"ours{streams}")
+        yield from _beside(f"{streams} closed streams", least, found, ERROR_SHARE)
+    yield from _busy(program, folder)
+
+
+def _ours(streams: int, folder: Path) -> Ran:
+    load = f"closed: {{concurrency: {streams}, requests: {streams * ROUNDS}}}"
+    return ran(scenario(f"stamps{streams}", load, TOKENS), BEAT, folder)
+
+
+def _busy(program: Path, folder: Path) -> Iterator[Number]:
+    """Both cores half busy with other work."""
+    with burning(os.cpu_count() or 2, 0.5):
+        for streams in STREAMS:
+            least = read_in_c(program, streams, folder / f"least-busy{streams}")
+            found = _ours(streams, folder / f"ours-busy{streams}")
+            yield from _beside(f"{streams} streams, cores half busy", least, found, BUSY_ERROR_SHARE, costs=False)
+
+
+def _beside(name: str, least: Least, found: Ran, share: float, *, costs: bool = True) -> Iterator[Number]:
+    exact = found.exactness(int(name.split(maxsplit=1)[0]))
+    valid = bool(found.summary["verdict"]["valid"])
+    limit_s = max(ERROR_S, share * exact.ttft_true_s)
+    error_s = abs(exact.ttft_error_s)
+    shown = f"{format_duration(exact.ttft_s)} ({_signed(exact.ttft_error_s)}){'' if valid else ', invalid'}"
+    target = f"within {format_duration(limit_s)} of the {format_duration(exact.ttft_true_s)} sent"
+    yield Number(
+        name, "mean TTFT", target if costs else f"{target}, or invalid", shown, error_s <= limit_s or not valid
+    )
+    least_error_s = least.ttft_s - least.ttft_true_s
+    yield Number(
+        name, "mean TTFT, C reader", "as is", f"{format_duration(least.ttft_s)} ({_signed(least_error_s)})", True
+    )
+    gap = f"{format_duration(exact.gap_p99_s)} ({_signed(exact.gap_error_s)})"
+    target = f"within {format_duration(GAP_ERROR_S)} of the {format_duration(exact.gap_p99_true_s)} sent"
+    gap_met = abs(exact.gap_error_s) <= GAP_ERROR_S
+    yield Number(name, "chunk gap p99", target if costs else "as is", gap, gap_met or not costs)
+    held = exact.token_rate / least.token_rate
+    rate = f"{format_share(held)} ({format_rate(exact.token_rate, 'tokens/s')})"
+    if not costs:
+        return
+    target = f"≥ {format_share(HELD_LIMIT)} of the {format_rate(least.token_rate, 'tokens/s')} of the C reader"
+    yield Number(name, "rate held", target, rate, held >= HELD_LIMIT)
+    yield _cost(name, "client CPU a token, send and receive", COST_LIMIT, exact.cpu_s_per_token, least)
+    yield _cost(
+        name, "CPU a token of the whole run", RUN_COST_LIMIT, found.cpu_s / int(exact.completed * TOKENS), least
+    )
+
+
+def _cost(name: str, what: str, limit: float, cost_s: float, least: Least) -> Number:
+    ratio = cost_s / least.cpu_s_per_token
+    shown = f"{format_duration(cost_s)} ({ratio:.2f} ×)"
+    target = f"≤ {limit:g} × the {format_duration(least.cpu_s_per_token)} of the C reader"
+    return Number(name, what, target, shown, ratio <= limit)
+
+
+def _signed(error_s: float) -> str:
+    return f"{'' if error_s < 0 else '+'}{format_duration(error_s)}"
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary of a finished result."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError):
+        found = store.read_json(folder, store.SUMMARY)
+    return found
