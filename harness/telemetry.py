@@ -155,8 +155,16 @@ def cache_configs(text: str) -> dict[str, dict[str, Any]]:
 
 
 def cache_config(text: str) -> Mapping[str, Any]:
-    """The labels of the first engine's `vllm:cache_config_info`."""
-    return next(iter(cache_configs(text).values()), {})
+    """The labels of the first engine's `vllm:cache_config_info`; of several engines also how many there are.
+
+    Those have `data_parallel_size` and, by engine, `num_gpu_blocks_by_engine`: each has a cache of its own.
+    """
+    by_engine = cache_configs(text)
+    first = next(iter(by_engine.values()), {})
+    if len(by_engine) < 2:
+        return first
+    blocks = {engine: labels.get("num_gpu_blocks") for engine, labels in by_engine.items()}
+    return {**first, "data_parallel_size": len(by_engine), "num_gpu_blocks_by_engine": blocks}
 
 
 def _plain(text: str) -> Any:

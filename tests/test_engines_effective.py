@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from harness.engines.asking import Answer
 from harness.engines.bootlog import boot_facts
-from harness.engines.effective import by_code, by_rules, changes, confirmed, flat, same, values_of
+from harness.engines.effective import Told, by_code, by_rules, changes, confirmed, flat, same, values_of
 from harness.engines.installed import Installed
+from harness.telemetry import cache_config
 
 PLAIN, ASCEND = Installed(ascend=False), Installed(versions={"vllm-ascend": "0.23.0"})
 LOG = (
@@ -125,3 +126,25 @@ def test_what_stands_as_asked_has_no_row(asked):
     basis = by_code(asked, Answer(dict(asked), {}), PLAIN)
 
     assert changes(asked, basis.told, basis) == ()
+
+
+def test_several_engines_are_counted_and_each_keeps_its_own_cache():
+    """Two data-parallel cores print a configuration of one each: what is in force is how many there are."""
+    line = "(EngineCore_DP{} pid=5) INFO 08-22 10:00:01 [core.py:1] {}"
+    config = "Initializing a V1 LLM engine (v0.32.0) with config: model='m', data_parallel_size=1, seed=0"
+    log = [line.format(number, config) for number in (0, 1)]
+    metrics = "".join(
+        f'vllm:cache_config_info{{engine="{number}",num_gpu_blocks="{blocks}"}} 1\n'
+        for number, blocks in ((0, 70), (1, 69))
+    )
+    asked = {"data_parallel_size": 2}
+    basis = by_code(asked, Answer({"data_parallel_size": 2}, {}), PLAIN)
+    by_log = confirmed(basis.told, boot_facts(log), {})
+    both = confirmed(basis.told, boot_facts(log), cache_config(metrics))
+
+    assert changes(asked, by_log, basis) == ()
+    assert by_log["data_parallel_size"].value == both["data_parallel_size"].value == 2
+    assert both["num_gpu_blocks_by_engine"].value == {"0": 70, "1": 69}
+    assert confirmed({"data_parallel_size": Told(4, "rule")}, boot_facts(log), {})["data_parallel_size"].value == 4
+    assert boot_facts(log[1:]).cores == 2
+    assert boot_facts(["(EngineCore pid=5) x"]).cores is None

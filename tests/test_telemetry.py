@@ -104,6 +104,7 @@ def test_each_engine_has_its_configuration():
     assert {engine: labels["num_gpu_blocks"] for engine, labels in configs(text).items()} == {"0": 9, "1": 10}
     assert cache_config(text) == {
         "engine": 0, "num_gpu_blocks": 9, "gpu": 0.9, "odd": "nan", "big": "9" * 400, "on": True,
+        "data_parallel_size": 2, "num_gpu_blocks_by_engine": {"0": 9, "1": 10},
     }  # fmt: skip
     assert cache_config("") == {}
 

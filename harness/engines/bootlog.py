@@ -24,7 +24,8 @@ class BootFacts:
 
     `device` is the word before "KV cache size", `plugin` the platform plug-in, `config` values of
     the line that shows the engine's configuration, as vLLM names them. `suggested_kv_bytes` is
-    what vllm-ascend would give --kv-cache-memory within the requested memory.
+    what vllm-ascend would give --kv-cache-memory within the requested memory. `cores` is how many
+    data-parallel engine cores have spoken, None where the only one has no number.
     """
 
     version: str | None = None
@@ -50,6 +51,7 @@ class BootFacts:
     activation_gib: float | None = None
     non_torch_gib: float | None = None
     suggested_kv_bytes: int | None = None
+    cores: int | None = None
     serves: bool = False
 
 
@@ -134,14 +136,14 @@ _FACTS: tuple[tuple["re.Pattern[str]", Reader], ...] = tuple(
         (r"Application startup complete", lambda _match: {"serves": True}),
     )
 )
-# Values of the configuration line that are flags of the same meaning.
+# Values of the configuration line that are flags of the same meaning. Not data_parallel_size: each core of several
+# prints a line of its own, in which it may stand for itself alone.
 _SHOWN = (
     "max_seq_len",
     "dtype",
     "load_format",
     "tensor_parallel_size",
     "pipeline_parallel_size",
-    "data_parallel_size",
     "quantization",
     "enforce_eager",
     "kv_cache_dtype",
@@ -153,6 +155,7 @@ _SHOWN = (
 _PLAIN = {"True": True, "False": False, "None": None}
 
 
+_CORE = re.compile(r"\(EngineCore_DP(\d+) pid=")
 _NOTHING = BootFacts()
 
 
@@ -164,6 +167,9 @@ def message_of(line: str) -> str:
 def advance(facts: BootFacts, line: str) -> BootFacts:
     """The facts after one more line."""
     message = message_of(line)
+    core = _CORE.match(line)
+    if core is not None:
+        facts = replace(facts, cores=max(facts.cores or 0, int(core.group(1)) + 1))
     for pattern, reader in _FACTS:
         match = pattern.search(message)
         if match is not None:

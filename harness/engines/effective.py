@@ -28,6 +28,8 @@ _CACHE_NAMES = {
     "kv_cache_memory_bytes": "kv_cache_memory_bytes",
     "kv_cache_size_tokens": "kv_cache_size_tokens",
     "num_gpu_blocks": "num_gpu_blocks",
+    "num_gpu_blocks_by_engine": "num_gpu_blocks_by_engine",
+    "data_parallel_size": "data_parallel_size",
     "num_gpu_blocks_override": "num_gpu_blocks_override",
     "prefix_caching_hash_algo": "prefix_caching_hash_algo",
     "sliding_window": "sliding_window",
@@ -36,6 +38,7 @@ _CACHE_NAMES = {
 }
 _CONFIG_NAMES = {"max_seq_len": "max_model_len", "chunked_prefill_enabled": "enable_chunked_prefill"}
 _GRAPH_FLAGS = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size")
+_ENGINES = "data_parallel_size"
 _ADDITIONAL = "additional_config"
 _SYNONYMS = {"half": "float16", "float": "float32"}
 ASCEND_BLOCK = 128  # tokens; the one block size of its attention kernels on A2 and A3
@@ -196,7 +199,11 @@ def confirmed(before: Mapping[str, Told], facts: BootFacts, cache: Mapping[str, 
     """
     by_log = {name: Told(value, LOG) for name, value in _from_log(facts) if value is not None}
     by_metrics = {name: Told(value, METRICS) for name, value in _from_cache(cache)}
-    return {**before, **by_log, **by_metrics}
+    now = {**before, **by_log, **by_metrics}
+    expected = before.get(_ENGINES)
+    if expected is not None and isinstance(expected.value, int) and expected.value > now[_ENGINES].value:
+        now[_ENGINES] = expected  # those of other machines speak in logs and counters of their own
+    return now
 
 
 def _from_cache(cache: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -214,6 +221,7 @@ def _from_log(facts: BootFacts) -> Iterator[tuple[str, Any]]:
         ("max_num_batched_tokens", facts.max_num_batched_tokens),
         ("kv_cache_size_tokens", facts.kv_cache_tokens),
         ("num_gpu_blocks", facts.blocks),
+        ("data_parallel_size", facts.cores if (facts.cores or 0) > 1 else None),
         ("version", facts.version),
         ("plugin", facts.plugin),
     )
