@@ -5,7 +5,9 @@ prompt makes the steps of all running streams long: prefill interference, no sta
 each prompt is taken to end with its first token and to take its tokens divided by the speed of
 prefill; of prompts whose work would overlap the earlier one is moved before the later one, and
 none begins before its request was sent. The speed is the 90th percentile of prompt tokens by TTFT:
-requests that did not queue show it. A pause is explained where such work fills at least half of it.
+requests that did not queue show it. Beside many streams, and at the end of a long prompt, prefill is
+slower: each work may have begun up to twice as long before its end, but not before the end of
+the one before. A pause is explained where such work fills at least half of it.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from harness.stats import Floats
 
 LEAST_PROMPT = 256  # tokens; below, a step is not long because of a prompt, and TTFT says little of its speed
 SPEED_SHARE = 0.9
+SLOWEST = 2.0  # times slower than the speed
 LEAST_EXPLAINED = 0.5  # of a pause
 
 Times = NDArray[np.int64]
@@ -49,17 +52,15 @@ def prefill_work(sent_ns: Times, first_ns: Times, prompt_tokens: Times) -> Prefi
     order = np.argsort(first_ns[known], kind="stable")
     sent, first, tokens = (column[known][order] for column in (sent_ns, first_ns, prompt_tokens))
     takes = tokens / float(np.quantile(tokens / (first - sent), SPEED_SHARE))
-    knots: list[float] = []
-    begun = float("inf")
-    for earliest, last, length in zip(sent.tolist()[::-1], first.tolist()[::-1], takes.tolist()[::-1], strict=True):
-        end = min(float(last), begun)
-        begun = max(float(earliest), end - length)
-        if begun < end:
-            knots += [end, begun]
-        else:
-            begun = end
-    at_ns = np.asarray(knots[::-1])
-    return PrefillWork(at_ns, np.repeat(np.cumsum(at_ns[1::2] - at_ns[::2]), 2) - _first_of_pair(at_ns))
+    ends, begun = np.empty(len(takes)), float("inf")
+    for i in range(len(takes) - 1, -1, -1):
+        ends[i] = max(min(float(first[i]), begun), float(sent[i]))
+        begun = max(float(sent[i]), ends[i] - float(takes[i]))
+    ends = np.maximum.accumulate(ends)
+    before = np.concatenate([[-np.inf], ends[:-1]])
+    starts = np.minimum(np.maximum.reduce([sent.astype(np.float64), before, ends - SLOWEST * takes]), ends)
+    at_ns = np.column_stack([starts, ends]).ravel()
+    return PrefillWork(at_ns, np.repeat(np.cumsum(ends - starts), 2) - _first_of_pair(at_ns))
 
 
 def _first_of_pair(at_ns: Floats) -> Floats:

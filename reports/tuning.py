@@ -110,7 +110,11 @@ def _confirmed(result: StudyResult) -> str:
     if result.chosen is None or gain is None:
         words = "; ".join(str(one.get("words")) for one in (told.get("gains") or {}).values())
         return f"Run again in turns with the default, none was shown to be better ({words}): keep the default."
-    return f"Run again in turns with the default, trial {result.chosen.get('number')} was better by {gain['words']}."
+    taken = result.chosen.get("number")
+    again = f"Run again in turns with the default, trial {taken} was better by {gain['words']}."
+    if result.best is None or result.best.get("number") == taken:
+        return again
+    return f"{again} It is the winner, not trial {result.best.get('number')}, whose single run was best."
 
 
 def badges(result: StudyResult) -> Iterator[Badge]:
@@ -152,14 +156,18 @@ def cards(result: StudyResult) -> Iterator[Card]:
     """The key figures: best, default, and what they took."""
     for objective in result.objectives[:2]:
         name = str(objective["name"])
-        for label, trial in (("best", result.best), ("default", result.default)):
+        best = "best single run" if result.confirmation else "best"
+        winner = (("winner", result.chosen),) if result.chosen is not result.best else ()
+        for label, trial in ((best, result.best), *winner, ("default", result.default)):
             value = value_of(trial, name)
             if math.isfinite(value):
                 note = f"trial {(trial or {}).get('number')}"
                 yield Card(name, f"{name}, {label}", *tables.value_parts(name, value), note)
-    minutes = sum(float(value or 0) for trial in result.trials for value in (trial.get("minutes") or {}).values())
+    minutes = result.minutes
+    confirming = float((result.told.get("confirmation") or {}).get("minutes") or 0)
+    of_them = f"{significant(confirming)} of them to confirm" if confirming else ""
     yield Card("trials", "Trials", str(len(result.trials)), "", _statuses(result.trials))
-    yield Card("minutes", "Engine time", significant(minutes) if minutes else "–", "minutes", "")
+    yield Card("minutes", "Engine time", significant(minutes) if minutes else "–", "minutes", of_them)
 
 
 def _statuses(trials: Sequence[Any]) -> str:

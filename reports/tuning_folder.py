@@ -14,12 +14,13 @@ study that was cut short leaves some out. Times in minutes, metrics as in `harne
     dead           [{name, becomes, why}]                what was found to change nothing
     notes, lines   [line]                                remarks; the summary as it was printed
     trials         [{number, point, effective, status, values, violations, failure: {kind, retryable, line},
-                     cause, minutes: {start, load, other}, seed, origin, start, twin, of}]
+                     cause, minutes: {start, load, other}, seed, origin, start, twin, of,
+                     extrapolated}]                  of a trial that was stopped early, as its values are
     front          [number]                              the Pareto front
     importance     [{name, share, low, high, chance, shown}]  shares of the variance, with 90 % intervals
     screening      {pairs, tau, low, high, trusted}      how the twin agrees with the trials
     confirmation   {entrants: [{trial, point}], values: {who: [value]}, gains: {who: {words, shown, worst, …}}, choice,
-                    broken: {who: [limit]}, drift, minutes, words}   who: 0 the default, 1… the entrants
+                    broken: {who: [limit]}, drift, minutes, starts, words}   who: 0 the default, 1… the entrants
     winner         {trial, point, changed, command}      null where no configuration kept every limit
     files          {name: file}                          what to take away, beside study.json
 
@@ -73,6 +74,19 @@ class StudyResult:
         return min(known, key=lambda trial: value_of(trial, name) * (1 if minimise else -1), default=None)
 
     @property
+    def minutes(self) -> float:
+        """The engine time of all trials and of the confirmation, starts that failed included."""
+        told = self.told.get("confirmation") or {}
+        searched = sum(float(value or 0) for trial in self.trials for value in (trial.get("minutes") or {}).values())
+        return searched + float(told.get("minutes") or 0)
+
+    @property
+    def starts(self) -> int:
+        """Engine starts of all trials and of the confirmation."""
+        own = len({trial["start"] for trial in self.trials if trial.get("start") is not None})
+        return own + int((self.told.get("confirmation") or {}).get("starts") or 0)
+
+    @property
     def confirmation(self) -> Mapping[str, Any]:
         """The confirmation; empty where nothing was held against the default."""
         told = self.told.get("confirmation") or {}
@@ -115,6 +129,12 @@ def read_study(folder: Path) -> StudyResult:
 def value_of(trial: Mapping[str, Any] | None, name: str) -> float:
     """A trial's value of a metric, NaN where it has none."""
     found = ((trial or {}).get("values") or {}).get(name)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+
+
+def measured_value(trial: Mapping[str, Any], name: str) -> float:
+    """What a trial showed itself: of a stopped one the metric up to its end, as its value is extrapolated."""
+    found = ((trial.get("measurement") or {}).get("metrics") or {}).get(name)
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
 
 

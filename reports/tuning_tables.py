@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.units import format_duration, format_rate, significant
+from harness.units import format_duration, format_rate, format_share, significant
 from reports.tables import Cell
-from reports.tuning_folder import StudyResult, feasible, value_of
+from reports.tuning_folder import StudyResult, feasible, measured_value, value_of
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
@@ -62,10 +62,18 @@ def _trial_row(result: StudyResult, trial: Mapping[str, Any]) -> list[Cell]:
     return [
         Cell(str(trial.get("number")), str(trial.get("origin") or "")),
         *(_asked(trial, name) for name in parameters(result)),
-        *(Cell(value_text(name, value_of(trial, name))) for name in names),
+        *(_value_cell(trial, name) for name in names),
         _outcome(result, trial),
         Cell(format_duration(minutes * _MINUTE_S) if minutes else "–"),
     ]
+
+
+def _value_cell(trial: Mapping[str, Any], name: str) -> Cell:
+    """A trial's value; of one that was stopped early what it had shown, and below it what that was taken to become."""
+    told = value_text(name, value_of(trial, name))
+    if trial.get("status") != "stopped":
+        return Cell(told)
+    return Cell(value_text(name, measured_value(trial, name)), f"extrapolated: {told}" if told != "–" else "")
 
 
 def _asked(trial: Mapping[str, Any], name: str) -> Cell:
@@ -88,13 +96,15 @@ def _outcome(result: StudyResult, trial: Mapping[str, Any]) -> Cell:
         return Cell("limit broken", "; ".join(_over(name, value) for name, value in broken.items()), "bad")
     if trial.get("status") == "stopped":
         return Cell("stopped early", "could not win")
-    if trial is result.best:
-        return Cell("best", str(trial.get("answer") or ""), tone="good")
-    return Cell("measured" if feasible(trial) else str(trial.get("status") or "–"), str(trial.get("answer") or ""))
+    answer = str(trial.get("answer") or "")
+    if trial is result.chosen or (trial is result.best and not result.confirmation):
+        return Cell("best" if trial is not result.chosen else "winner", answer, tone="good")
+    measured = "best single run" if trial is result.best else "measured"
+    return Cell(measured if feasible(trial) else str(trial.get("status") or "–"), answer)
 
 
 def _over(name: str, violation: float) -> str:
-    return f"{name} {100 * violation:.0f} % over" if violation < 1e6 else f"{name} has no end"
+    return f"{name} {format_share(violation)} over" if violation < 1e6 else f"{name} has no end"
 
 
 def failure_rows(result: StudyResult) -> list[list[Cell]]:
@@ -151,7 +161,7 @@ def fact_rows(result: StudyResult) -> list[tuple[str, str]]:
         ("limits", limits),
         ("budget", budget),
         ("seed", str(study.get("seed", ""))),
-        ("engine starts", str(len({t["start"] for t in result.trials if t.get("start") is not None}))),
+        ("engine starts", str(result.starts)),
     ]
     return [(name, value) for name, value in rows if value]
 

@@ -85,7 +85,7 @@ def test_everything_a_user_takes_away_is_there(tmp_path):
 
     for told in (
         "vllm serve M --max-num-seqs 16", "docker run x", "+50 % (95 % CI 45-55)", "NPU out of memory while capturing",
-        "stopped early", "limit broken", "tpot_p99 25 % over", "became 128",
+        "stopped early", "limit broken", "tpot_p99 25.0 % over", "became 128",
         "block_size changes nothing here: set to 128", "a remark", "trial 1 was better by +50 %",
         "8 to 512, by factors",
     ):  # fmt: skip
@@ -235,3 +235,37 @@ def test_a_load_that_was_given_up_was_compared():
 
     assert not any(said.startswith("only") for said in doubts_of([*full, *lost]))
     assert "only 4 trials kept the limits, or served until they could not win" in doubts_of([*full, *lost[:2], *broken])
+
+
+def test_engine_time_and_starts_include_the_confirmation(tmp_path):
+    """Trials that failed and the rounds of the confirmation count."""
+    told = study()
+    told["confirmation"] |= {"minutes": 20.0, "starts": 3}
+    result = StudyResult(tmp_path, told)
+    card = next(card for card in tuning.cards(result) if card.term == "minutes")
+
+    assert (card.value, card.note) == ("50.6", "20.0 of them to confirm")
+    assert dict(tuning.tables.fact_rows(result))["engine starts"] == "9"
+
+
+def test_a_stopped_trial_shows_what_was_measured_and_marks_what_was_not(tmp_path):
+    """Its own value stands first, what it was taken to become below; it is not the best, whatever that is."""
+    told = study()
+    told["trials"][3] |= {"values": {"goodput": 99.0, "ttft_p99": 1.0}, "measurement": {"metrics": {"goodput": 0.42}}}
+    result = StudyResult(tmp_path, told)
+    cell = tuning.tables.trial_rows(result)[3][3]
+
+    assert (cell.text, cell.below) == ("0.420 req/s", "extrapolated: 99.0 req/s")
+    assert result.best["number"] == 1
+
+
+def test_best_and_winner_are_one_trial_or_the_page_says_why_not(tmp_path):
+    """A winner that is not the best single run is named beside it, with the reason."""
+    told = study()
+    alike, unlike = StudyResult(tmp_path, told), StudyResult(tmp_path, study())
+    unlike.told["confirmation"]["entrants"][1]["trial"] = 5
+
+    assert "not trial" not in tuning.answer(alike)
+    assert "It is the winner, not trial 1, whose single run was best." in tuning.answer(unlike)
+    assert [row[-2].text for row in tuning.tables.trial_rows(unlike)][1::4] == ["best single run", "winner"]
+    assert [card.note for card in tuning.cards(unlike) if "winner" in card.label] == ["trial 5"]

@@ -121,3 +121,17 @@ def test_a_value_outside_the_range_becomes_the_nearest():
     assert spaces.default_value(NUMBERS, 1024) == 512
     assert spaces.default_value(SHARE, 0.92) == pytest.approx(0.92)
     assert spaces.default_value(SWITCH, told=False) is False
+
+
+def test_the_default_of_a_choice_is_what_runs():
+    """The same value in whatever spelling, else the nearest number; no choice that the engine does not run with."""
+    words = Parameter("dtype", "choice", values=("float16", "bfloat16"))
+    numbers = Parameter("block_size", "choice", values=(16, 64, 128))
+
+    assert spaces.default_value(words, "bfloat16") == "bfloat16"
+    assert spaces.default_value(SWITCH, "false") is False
+    assert spaces.default_value(numbers, 100) == 128
+    assert spaces.default_value(numbers, 32) == 16
+    assert spaces.default_value(words, "float32") is None
+    assert spaces.default_value(words, None) is None
+    assert spaces.default_value(NUMBERS, None) is None

@@ -63,3 +63,21 @@ def test_no_secret_is_written(made):
 def test_what_changed_is_told_by_flag():
     """Against the base configuration; a mapping with the same keys is the same."""
     assert takeaway.flags_changed({"a": 1, "b": {"c": 1}}, {"a": 2, "b": {"c": 1}, "d": None}) == {"a": 2}
+
+
+def test_the_winner_names_its_interpreter_or_says_what_it_needs():
+    """The engine's own python runs the command; without one the script says that vllm has to be on PATH."""
+    own = ENGINE.model_copy(update={"python": "/opt/engine/bin/python"})
+
+    assert takeaway.serve_command(own)[:4] == ["/opt/engine/bin/python", "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert "needs vllm on PATH" not in takeaway.script(own)
+    assert "needs vllm on PATH" in takeaway.script(ENGINE)
+    assert "/opt/engine" not in takeaway.docker(own, 1)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "simulator", "vllm-ascend"])
+def test_a_docker_line_is_for_vllm_ascend_only(kind, tmp_path):
+    """The image holds vllm-ascend and nothing else."""
+    found = takeaway.write(tmp_path, kind, ENGINE, 1, [])
+
+    assert ("winner.docker.sh" in found) == (tmp_path / "winner.docker.sh").exists() == (kind == "vllm-ascend")

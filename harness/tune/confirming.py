@@ -32,7 +32,8 @@ class Entrant:
 class Confirmed:
     """What the confirmation showed, by who (0 the default, 1… the entrants): values round by round, gains, the choice.
 
-    `broken` names who missed a limit in some round, `minutes` is the engine time that it took.
+    `broken` names who missed a limit in some round, `minutes` is the engine time that it took, in `starts`
+    starts of an engine, those that failed too.
     """
 
     entrants: tuple[Entrant, ...]
@@ -42,6 +43,7 @@ class Confirmed:
     broken: Mapping[int, tuple[str, ...]]
     drift: str | None
     minutes: float
+    starts: int = 0
 
     @property
     def winner(self) -> Entrant:
@@ -93,11 +95,11 @@ def confirm(work: Work, trials: Sequence[Trial]) -> Confirmed:
     order = turns(_in_turn(found), work.problem.study.confirm.repeats, seed) if len(found) > 1 else ()
     rounds: dict[int, list[float | None]] = {who: [] for who in range(len(found))}
     broken: dict[int, set[str]] = {who: set() for who in range(len(found))}
-    minutes = 0.0
+    minutes, starts = 0.0, 0
     with _Engines(work) as engines:
         for turn in order:
             heard = _heard(work, engines, found[turn.who], turn)
-            minutes += heard.minutes
+            minutes, starts = minutes + heard.minutes, starts + heard.starts
             rounds[turn.who].append(heard.value)
             broken[turn.who] |= {*heard.broken}
     gains = confirmation(rounds, work.problem.objectives[0])
@@ -111,6 +113,7 @@ def confirm(work: Work, trials: Sequence[Trial]) -> Confirmed:
         broken={who: tuple(sorted(names)) for who, names in broken.items() if names},
         drift=drift(known) if len(known) == len(rounds[DEFAULT]) else None,
         minutes=minutes,
+        starts=starts,
     )
 
 
@@ -121,6 +124,7 @@ class _Heard:
     value: float | None
     broken: tuple[str, ...]
     minutes: float
+    starts: int
 
 
 def _heard(work: Work, engines: "_Engines", entrant: Entrant, turn: Turn) -> _Heard:
@@ -128,13 +132,16 @@ def _heard(work: Work, engines: "_Engines", entrant: Entrant, turn: Turn) -> _He
     name = f"{turn.seed} {digest(canonical(entrant.load) + entrant.candidate.key)[:16]}"
     known = work.book.noted(_TURNS) or {}
     if name in known:
-        return _Heard(known[name]["value"], tuple(known[name]["broken"]), known[name]["minutes"])
+        told = known[name]
+        return _Heard(told["value"], tuple(told["broken"]), told["minutes"], told.get("starts", 0))
+    before = engines.starts
     verdict, minutes = engines.measured(entrant, turn.who, turn.seed)
+    starts = engines.starts - before
     value = None if verdict is None else verdict.values[work.problem.objectives[0].name]
     broken = tuple(limit for limit, by in (verdict.violations if verdict else {}).items() if by > 0)
-    work.book.note(_TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes}})
+    work.book.note(_TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes, "starts": starts}})
     work.say(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(value)}")
-    return _Heard(value, broken, minutes)
+    return _Heard(value, broken, minutes, starts)
 
 
 def _who(who: int) -> str:
@@ -174,6 +181,11 @@ class _Engines:
             self._who = None
             return None, fault.minutes
         return measured.verdict, minutes + measured.minutes.load
+
+    @property
+    def starts(self) -> int:
+        """How many engines were started so far."""
+        return self._starts
 
     @property
     def _folder(self) -> Path:

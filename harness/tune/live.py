@@ -61,22 +61,25 @@ class _LiveSession:
         enough = None if followed is None else followed.enough
         order = run.Order(loaded, folder, f"harness report {folder}", self.say, enough=enough)
         run.open_folder(order)
+        begin_ns = monotonic_ns()
         try:
             outcome = self.loop.run_until_complete(run.conduct(order))
         except HarnessError as fault:
-            raise self._died(fault.lines[0]) from None
+            raise self._died(fault.lines[0], begin_ns) from None
         if outcome.exit_code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         ending = self.serving.ending()
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
-            raise self._died(ending or " ".join(outcome.lines))
+            raise self._died(ending or " ".join(outcome.lines), begin_ns)
         finish(folder)
         if followed is not None and followed.ended is not None:
             return replace(followed.ended, folder=folder.name)
         return measured_in(folder, seed, simulated=self.serving.simulated)
 
-    def _died(self, line: str) -> StartFailed:
-        return StartFailed(failure_of(self.folder / "engine.log", line), self.started.facts, self.started.minutes)
+    def _died(self, line: str, begin_ns: int) -> StartFailed:
+        """Of an engine that died under a load: what the load took, and the start where no earlier load counts it."""
+        minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60 + (self.started.minutes if self.loads == 1 else 0.0)
+        return StartFailed(failure_of(self.folder / "engine.log", line), self.started.facts, minutes)
 
 
 def measured_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:

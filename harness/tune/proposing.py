@@ -87,7 +87,8 @@ class Proposer:
         assert found is not None
         told = found.resolved.effective
         space = self._space()
-        values = {one.name: spaces.default_value(one, told.get(one.key)) for one in space.parameters}
+        named = {one.name: spaces.default_value(one, told.get(one.key)) for one in space.parameters}
+        values = {name: value for name, value in named.items() if value is not None}
         return Candidate(
             spaces.pointed(space, values), found.engine, found.load, found.resolved, found.key, found.engine_key
         )
@@ -221,7 +222,7 @@ class Proposer:
         pairs = [
             (first.cost(one.twin[first.name]), first.cost(one.values[first.name]))
             for one in seen
-            if first.name in one.twin and first.name in one.values
+            if first.name in one.twin and first.name in one.values and not one.stopped  # their values are extrapolated
         ]
         return agreement(pairs, self.problem.study.screening.least_tau)
 

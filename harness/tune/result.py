@@ -16,7 +16,7 @@ from harness.tune.importance import importances
 from harness.tune.problem import Problem
 from harness.tune.store import as_plain
 from harness.tune.study import Work
-from harness.tune.words import COMPLETE, FAILED, STOPPED, Trial, best, front
+from harness.tune.words import COMPLETE, FAILED, STOPPED, Objective, Trial, best, front
 from harness.units import significant
 
 FORMAT = 1
@@ -31,7 +31,9 @@ def conclude(work: Work, confirmed: Confirmed | None, simulated: bool, hollow: b
     remarks = [line.replace("\n", " ") for line in lines[:2]]
     files: Mapping[str, str] = {}
     if winner is not None:
-        written = takeaway.write(work.folder, winner.candidate.engine, work.problem.study.devices_per_trial, remarks)
+        written = takeaway.write(
+            work.folder, work.problem.kind, winner.candidate.engine, work.problem.study.devices_per_trial, remarks
+        )
         files = {name: name for name in written}
     marks = {"simulated": simulated, "hollow": hollow}
     write_json(
@@ -65,7 +67,7 @@ def summary_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
     lines += (
         [f"Pareto front: {_points(front(trials, problem.objectives), problem)}"] if len(problem.objectives) > 1 else []
     )
-    lines.append(_count_line(trials))
+    lines.append(_count_line(trials, confirmed, work.book.cut_off()))
     lines += [f"{one.words}" for one in work.dead]
     if work.proposer.twin is not None:
         lines.append(f"screening: {work.proposer.agreement(trials).words}")
@@ -91,15 +93,29 @@ def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
     told = " ".join(words_of(changed)) or "the base configuration"
     number = "" if winner.number is None else f"trial {winner.number}: "
     drifted = [] if confirmed is None or confirmed.drift is None else [confirmed.drift]
-    return [f"winner: {number}{told}", *drifted]
+    return [f"winner: {number}{told}", *_why_not_best(trials, winner, work.problem.objectives[0]), *drifted]
 
 
-def _count_line(trials: Sequence[Trial]) -> str:
+def _why_not_best(trials: Sequence[Trial], winner: Entrant, objective: Objective) -> list[str]:
+    """Why the trial whose single run was best is not the winner, where it is not."""
+    found = best(trials, objective)
+    if found is None or winner.number in (None, found.number):
+        return []
+    return [f"trial {found.number} had the best single run, but gained less when both were run in turns"]
+
+
+def _count_line(trials: Sequence[Trial], confirmed: Confirmed | None, cut_off: int) -> str:
+    """Trials, starts and minutes, the confirmation's and those of failed starts with them."""
     counts = {status: sum(trial.status == status for trial in trials) for status in (COMPLETE, STOPPED, FAILED)}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    starts = len({trial.start for trial in trials})
-    minutes = sum(trial.minutes.total for trial in trials)
-    return f"{len(trials)} trials ({told}), {starts} engine starts, {significant(minutes)} min of engine time"
+    searched = sum(trial.minutes.total for trial in trials)
+    starts = len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0)
+    minutes = searched + (confirmed.minutes if confirmed else 0.0)
+    lost = f", and that of {cut_off} trials that a kill cut off, which is not known" if cut_off else ""
+    own = f", {significant(confirmed.minutes)} of them to confirm" if confirmed and confirmed.minutes else ""
+    return (
+        f"{len(trials)} trials ({told}), {starts} engine starts, {significant(minutes)} min of engine time{own}{lost}"
+    )
 
 
 def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winner: Entrant | None) -> dict[str, Any]:
@@ -120,9 +136,7 @@ def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winn
         "dead": [asdict(one) for one in work.dead],
         "notes": work.notes,
         "pool": {"different": len(work.proposer.pool), "same": work.proposer.same, "refused": work.proposer.refused},
-        "trials": [
-            {"number": one.number, **as_plain(one), "cause": _cause(one), "answer": _answer(one)} for one in trials
-        ],
+        "trials": [_trial(one) for one in trials],
         "front": [one.number for one in front(trials, problem.objectives)],
         "screening": None if work.proposer.twin is None else asdict(work.proposer.agreement(trials)),
         "importance": [
@@ -134,6 +148,12 @@ def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winn
         "confirmation": None if confirmed is None else _confirmation(confirmed),
         "winner": None if winner is None else _winner(problem, winner),
     }
+
+
+def _trial(one: Trial) -> dict[str, Any]:
+    """A trial as study.json has it; the values of one that was stopped early are extrapolated."""
+    marks = {"extrapolated": one.status == STOPPED, "cause": _cause(one), "answer": _answer(one)}
+    return {"number": one.number, **as_plain(one), **marks}
 
 
 def _cause(trial: Trial) -> str | None:
@@ -169,6 +189,7 @@ def _confirmation(found: Confirmed) -> dict[str, Any]:
         "broken": {str(who): list(names) for who, names in found.broken.items()},
         "drift": found.drift,
         "minutes": found.minutes,
+        "starts": found.starts,
         "words": found.words,
     }
 

@@ -122,13 +122,27 @@ def _same(one: Value, other: Value) -> bool:
     return type(one) is type(other) and one == other
 
 
-def default_value(parameter: Parameter, told: Any) -> Value:
-    """What the engine's own value is called in this parameter's range: itself, or the nearest there is."""
+def default_value(parameter: Parameter, told: Any) -> Value | None:
+    """What the engine's own value is called in this parameter's range: itself, or the nearest there is.
+
+    None where no value of the range is near it: what runs is then told by the effective configuration alone.
+    """
     if parameter.kind == "choice":
-        return told if any(_same(told, value) for value in parameter.values) else parameter.values[0]
+        return _nearest_choice(parameter, told)
     if isinstance(told, int | float) and not isinstance(told, bool):
         return at(parameter, share_of(parameter, told))
-    return at(parameter, 0.5)
+    return None
+
+
+def _nearest_choice(parameter: Parameter, told: Any) -> Value | None:
+    """The choice that is the value, in whatever spelling, or the nearest number; None where there is neither."""
+    same = (value for value in parameter.values if told is not None and _text(value) == _text(told))
+    found = next((value for value in parameter.values if _same(told, value)), next(same, None))
+    if found is not None:
+        return found
+    if isinstance(told, int | float) and not isinstance(told, bool) and _is_ordered(parameter):
+        return min(parameter.values, key=lambda value: abs(float(value) - told))
+    return None
 
 
 def drawn(space: Space, count: int, rng: np.random.Generator) -> list[dict[str, Value]]:

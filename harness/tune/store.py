@@ -92,6 +92,11 @@ class Book:
         """Write that a running trial was lost."""
         self.study.tell(number, state=TrialState.FAIL)
 
+    def cut_off(self) -> int:
+        """How many trials were begun and never ended, as their worker was killed."""
+        frozen = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return sum(TRIAL not in one.user_attrs for one in frozen)
+
     def trials(self) -> list[Trial]:
         """The trials that have ended, in the order of their numbers."""
         frozen = self.study.get_trials(deepcopy=False)

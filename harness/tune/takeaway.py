@@ -20,13 +20,19 @@ _DRIVER = (
     "/etc/ascend_install.info:/etc/ascend_install.info",
 )
 _MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
+WITH_IMAGE = "vllm-ascend"  # the one kind of engine that the image below holds
+_ON_PATH = "needs vllm on PATH: activate the environment that it is installed in"
 _ONLY_OURS = ("chip", "start_seconds")  # flags of the simulated engine that vLLM has not
 
 
-def serve_command(engine: Engine) -> list[str]:
-    """`vllm serve` with the flags of an engine, word by word."""
+def serve_command(engine: Engine, *, bare: bool = False) -> list[str]:
+    """The server with the flags of an engine, word by word: by the engine's own interpreter where the study names one.
+
+    `bare` is `vllm serve` in any case, as within an image.
+    """
     args = {name: value for name, value in engine.args.items() if name not in _ONLY_OURS}
-    return ["vllm", "serve", *([engine.model] if engine.model else []), *words_of(args)]
+    begin = [engine.python, "-m", "vllm.entrypoints.cli.main"] if engine.python and not bare else ["vllm"]
+    return [*begin, "serve", *([engine.model] if engine.model else []), *words_of(args)]
 
 
 def environment_of(engine: Engine) -> dict[str, str]:
@@ -45,7 +51,8 @@ def script(engine: Engine, remarks: Sequence[str] = ()) -> str:
     """A shell script that serves; arguments to it are added to the command."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(engine).items()]
     words = _folded(serve_command(engine))
-    head = ["#!/bin/sh", *(f"# {remark}" for remark in remarks), "set -e"]
+    needs = [] if engine.python else [_ON_PATH]
+    head = ["#!/bin/sh", *(f"# {remark}" for remark in (*remarks, *needs)), "set -e"]
     return "\n".join([*head, *exports, f'exec {words} "$@"']) + "\n"
 
 
@@ -59,7 +66,7 @@ def docker(engine: Engine, devices: int, remarks: Sequence[str] = ()) -> str:
     options += [f"--volume={_cache(engine)}"]
     options += [f"--env={name}={value}" for name, value in environment_of(engine).items()]
     image = _expandable(f"{IMAGE}:${{VLLM_ASCEND_VERSION:?say which}}")
-    words = ["docker run", *map(_expandable, options), image, _folded(serve_command(engine))]
+    words = ["docker run", *map(_expandable, options), image, _folded(serve_command(engine, bare=True))]
     lines = [f"# {remark}" for remark in remarks]
     return "\n".join([*lines, " \\\n  ".join(words)]) + "\n"
 
@@ -87,13 +94,11 @@ def _folded(command: Sequence[str]) -> str:
     return " \\\n  ".join(lines)
 
 
-def write(folder: Path, engine: Engine, devices: int, remarks: Sequence[str]) -> dict[str, str]:
-    """Write winner.txt, winner.sh and winner.docker.sh; what each holds, by name."""
-    files = {
-        "winner.txt": text(engine, remarks),
-        "winner.sh": script(engine, remarks),
-        "winner.docker.sh": docker(engine, devices, remarks),
-    }
+def write(folder: Path, kind: str, engine: Engine, devices: int, remarks: Sequence[str]) -> dict[str, str]:
+    """Write winner.txt, winner.sh and, of vllm-ascend, winner.docker.sh; what each holds, by name."""
+    files = {"winner.txt": text(engine, remarks), "winner.sh": script(engine, remarks)}
+    if kind == WITH_IMAGE:
+        files["winner.docker.sh"] = docker(engine, devices, remarks)
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     (folder / "winner.sh").chmod(0o755)
