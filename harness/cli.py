@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, interrupts
+from harness import __version__, interrupts, redaction
 from harness.errors import (
     EXIT_DONE,
     EXIT_GATE,
@@ -29,6 +29,7 @@ from harness.errors import (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry of `harness`; exits with the code that the outcome has."""
     words = list(sys.argv[1:] if argv is None else argv)
+    redaction.know_environment()
     try:
         with interrupts.listening():
             code = _obey(words)

@@ -28,6 +28,20 @@ def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt("died", INVALID, text, "Mend what the engine died of (see engine.log), and run again.")
 
 
+def unlisted(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """A server that lists no models was asked for one by name."""
+    if (run.get("engine") or {}).get("models_listed", True) is False:
+        text = "The server has no list of models, so the model was asked for by its name alone."
+        yield Doubt("models_unlisted", NOTE, text, "Make sure that this server runs the model you mean to measure.")
+
+
+def unverified(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+    """Any machine may answer where no certificate is checked."""
+    if (run.get("engine") or {}).get("certificate_checked", True) is False:
+        text = "The server's certificate was not checked (engine.tls.insecure), so any machine may have answered."
+        yield Doubt("unverified", DOUBT, text, "Give the authority that signed it, as engine.tls.ca.")
+
+
 def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
     """Answers that name another model than was asked for."""
     engine = run.get("engine") or {}
@@ -100,4 +114,4 @@ def flags_in_force(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doub
     yield Doubt("flags_changed", severity, text, "See Flags asked and in effect on the page, with the reasons.")
 
 
-ENGINE_CHECKS = (died, same_model, flags_in_force)
+ENGINE_CHECKS = (died, same_model, flags_in_force, unlisted, unverified)

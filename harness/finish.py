@@ -33,6 +33,7 @@ def finish(folder: Path) -> dict[str, Any]:
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         if not (raw / "plan.npz").exists():
             return _kept(folder)
+        _know_secrets(raw)
         settle(folder)
         note_signs(folder)
         run = store.read_run(folder)
@@ -43,6 +44,14 @@ def finish(folder: Path) -> dict[str, Any]:
     store.write_json(folder, store.SUMMARY, summary)
     shutil.rmtree(raw, ignore_errors=True)
     return summary
+
+
+def _know_secrets(raw: Path) -> None:
+    """Note the secrets that the requests carried, where this process has them too: a server may have told them."""
+    from harness.reaching import know_again  # noqa: PLC0415 - pydantic loads only where raw files are read
+
+    if (raw / "job.json").is_file():
+        know_again(store.read_json(raw, "job.json").get("reach") or {})
 
 
 def _kept(folder: Path) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def write_plan(order: Order, serving: Serving, workload: Workload, plans: tuple[
         "schedule_sha256": plan.schedule_sha256(plans),
         "lengths_exact": workload.exact,
         "dataset": _dataset(workload, plans),
-        "notes": [*workload.notes, *serving.notes],
+        "notes": list(workload.notes),
         "shares_prompts": _shares_prompts(scenario),
         "engine": {
             "kind": serving.kind,
@@ -148,11 +148,12 @@ def write_plan(order: Order, serving: Serving, workload: Workload, plans: tuple[
             "model": serving.model,
             "url": serving.url,
             "command": list(serving.command),
+            **serving.marks,
             **serving.configuration.as_dict(),
         },
     }
     store.write_json(order.folder, store.RUN, run)
-    for line in (*serving.notes, *serving.configuration.lines()):
+    for line in serving.configuration.lines():
         order.say(f"engine: {line}")
 
 

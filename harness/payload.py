@@ -17,6 +17,9 @@ _CELL = np.dtype([("digits", np.uint32), ("comma", np.uint8)])
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
+_USAGE = ("continuous_usage_stats", "include_usage")
+_OPTIONAL = ("ignore_eos", "return_token_ids", "temperature", *_USAGE, "stream_options")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -24,7 +27,7 @@ class Options:
 
     `token_counts` says how tokens of a stream's events are to be counted: `usage` asks for the
     running usage on every event, `token_ids` for the ids, `assumed` for neither. `extra_body`
-    adds keys to every request or replaces ours; a key whose value is None is left out.
+    adds keys to every request or replaces ours, inside mappings too; a key whose value is None is left out.
     """
 
     model: str
@@ -53,9 +56,26 @@ def body(prompt: Prompt, output_tokens: int, options: Options) -> bytes:
         "temperature": 0,
         "stream": options.stream,
         **_counting(options),
-        **options.extra_body,
     }
-    return msgspec.json.encode({key: value for key, value in asked.items() if value is not None})
+    return msgspec.json.encode(_merged(asked, options.extra_body))
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our keys and theirs; theirs win, and their None removes ours."""
+    both = {**ours, **theirs}
+    for key in ours.keys() & theirs.keys():
+        if isinstance(ours[key], dict) and isinstance(theirs[key], dict):
+            both[key] = _merged(ours[key], theirs[key])
+    return {key: value for key, value in both.items() if value is not None}
+
+
+def advice(words: str) -> str:
+    """How to leave out the key of ours that a server's refusal names; "" where it names none."""
+    name = next((name for name in _OPTIONAL if name in words), None)
+    if name is None:
+        return ""
+    key = f"{{{name}: null}}" if name not in _USAGE else f"{{stream_options: {{{name}: null}}}}"
+    return f"; set extra_body: {key} to leave it out"
 
 
 def _told(prompt: Prompt) -> dict[str, Any]:

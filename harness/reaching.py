@@ -1,6 +1,8 @@
 """How does a scenario's engine become a target: address, keys, headers, trust and routes?"""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from harness import redaction
 from harness.errors import InputError
@@ -54,3 +56,12 @@ def secret_of(variable: str, key: str, what: str) -> str:
     if scheme.lower() in ("bearer", "basic") and credentials:
         redaction.know(credentials, variable)
     return secret
+
+
+def know_again(reach: Mapping[str, Any]) -> None:
+    """Note the secrets that the keys of a run's engine name, as far as they are in this environment."""
+    named = [(reach.get("headers") or {}).values(), [{"from_env": reach.get("api_key_env")}]]
+    for value in (value for values in named for value in values):
+        variable = value.get("from_env") if isinstance(value, dict) else None
+        if isinstance(variable, str) and os.environ.get(variable):
+            secret_of(variable, "engine", "a secret")

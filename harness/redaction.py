@@ -5,6 +5,7 @@ the secrets that it knows; foreign text passes `redact` where it enters, and so 
 every JSON file.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -63,6 +64,21 @@ def redact(text: str) -> str:
             around = ("(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") if len(secret) < _ALONE else ("", "")
             text = re.sub(re.escape(secret).join(around), shown.replace("\\", ""), text)
     return text
+
+
+def blanked(pieces: list[bytes]) -> list[bytes]:
+    """The pieces of an answer with stars in place of secrets: no byte moves to another piece."""
+    if not _shown:
+        return pieces
+    raw = clean = b"".join(pieces)
+    for secret in _shown:
+        known = secret.encode()
+        if known in clean:
+            clean = clean.replace(known, b"*" * len(known))
+    if clean is raw:
+        return pieces
+    ends = list(itertools.accumulate(map(len, pieces)))
+    return [clean[end - len(piece) : end] for piece, end in zip(pieces, ends, strict=True)]
 
 
 def redact_tree(value: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from harness.exchange import Exchange
+from harness.redaction import blanked, redact
 
 _LENGTH = struct.Struct("<Q")
 _MESSAGE_CHARS = 2000
@@ -49,8 +50,8 @@ def frame_of(exchange: Exchange) -> Frame:
         exchange.connect_ns,
         exchange.resends,
         exchange.failure,
-        exchange.message[:_MESSAGE_CHARS],
-        exchange.pieces,
+        redact(exchange.message)[:_MESSAGE_CHARS],
+        blanked(exchange.pieces),
         exchange.stamps,
         exchange.lates,
         exchange.spreads,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import bodies, bounds, eventstream, http1
+from harness import bodies, bounds, eventstream, http1, payload
 from harness.bodies import Reads, UnreadableError
 from harness.counting import Said, count
 from harness.events import SOMETHING, Event, event_of, events_of, failure_of, one_line, words_of
@@ -68,6 +68,8 @@ def _refusal(head: http1.Head, reads: Reads, failure: str, message: str) -> Answ
     words = _server_words(reads.body[: bounds.KEPT_BYTES])
     if 300 <= head.status < 400 and head.location:
         words = one_line(f"redirects to {head.location}: expected that address where this one is given")
+    if head.status in (400, 422):
+        words += payload.advice(words)
     return Answer(http_status=head.status, error=failure or f"http_{head.status}", message=message or words)
 
 

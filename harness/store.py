@@ -29,6 +29,7 @@ from harness.records import (
     Samples,
     requests_from_columns,
 )
+from harness.redaction import redact, redact_tree
 
 FORMAT = 1
 RUN = "run.json"
@@ -79,7 +80,7 @@ def write_requests(folder: Path, requests: Requests) -> None:
 
 def _column(name: str, values: NDArray[Any]) -> pa.Array:
     if name in TEXT_COLUMNS:
-        return pa.array(values, type=pa.string()).dictionary_encode()
+        return pa.array([redact(text) for text in values.tolist()], type=pa.string()).dictionary_encode()
     return pa.array(values, type=pa.int64(), mask=values == MISSING)
 
 
@@ -225,7 +226,7 @@ def write_text(folder: Path, name: str, text: str) -> None:
 
 def write_json(folder: Path, name: str, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(redact_tree(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     _replace(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 

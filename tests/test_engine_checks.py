@@ -2,11 +2,15 @@
 
 import pytest
 
-from harness.engine_checks import died, flags_in_force, restarted, same_model
+from harness.engine_checks import died, flags_in_force, restarted, same_model, unlisted, unverified
 from harness.records import samples_from
 from tests.made_runs import failed, ns
 from tests.test_checks import doubts, sound
 
+REACHED = [
+    (unlisted, "models_listed", "models_unlisted", "note"),
+    (unverified, "certificate_checked", "unverified", "doubt"),
+]
 TOKENS = "vllm:generation_tokens_total"
 
 
@@ -98,3 +102,12 @@ def test_flags_that_are_not_in_force_as_asked_are_told(row, severity):
     found = list(flags_in_force(None, {"engine": {"changed": [{"flag": "block_size", **row}]}}))
 
     assert [doubt.severity for doubt in found] == ([] if severity is None else [severity])
+
+
+@pytest.mark.parametrize(("check", "mark", "name", "severity"), REACHED)
+def test_how_a_server_was_reached_is_told(check, mark, name, severity):
+    """A model asked for unseen is a note, a certificate that nobody checked a doubt; else nothing is said."""
+    found = [(doubt.name, doubt.severity) for doubt in check(None, {"engine": {mark: False}})]
+
+    assert found == [(name, severity)]
+    assert list(check(None, {"engine": {}})) == []

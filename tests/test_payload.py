@@ -77,6 +77,27 @@ def test_extra_body_adds_replaces_and_removes():
     assert (body["min_tokens"], body["nested"]) == (3, {"a": None})
 
 
+def test_extra_body_reaches_into_mappings():
+    """A key inside one of ours is removed alone, and what stands beside it stays."""
+    body = told(extra_body={"stream_options": {"continuous_usage_stats": None}})
+
+    assert body["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("unknown field 'ignore_eos'", "{ignore_eos: null}"),
+        ("stream_options.continuous_usage_stats: extra", "{stream_options: {continuous_usage_stats: null}}"),
+        ("the prompt is too long", ""),
+    ],
+)
+def test_a_refusal_that_names_a_key_of_ours_says_how_to_leave_it_out(words, expected):
+    """The advice is what a scenario would hold."""
+    assert expected in payload.advice(words)
+    assert bool(payload.advice(words)) == bool(expected)
+
+
 @given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 9999), max_size=300))
 def test_ids_are_read_back_as_they_were(ids):
     """Whatever the ids, the JSON says them: the fast way for small ones, the plain way for others."""

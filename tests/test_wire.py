@@ -357,6 +357,7 @@ def test_tls_works_and_is_verified(certificate, monkeypatch):
     trusted, server = exchanges(always(OK), 3, tls=serving, host="localhost")
 
     assert distrusted[0].failure == "tls"
+    assert "SSL_CERT_FILE" in distrusted[0].message
     assert ([e.failure for e in trusted], server.connections) == ([""] * 3, 1)
     assert decoded(trusted[2]).token_ids == (1, 2)
 

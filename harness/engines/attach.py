@@ -35,11 +35,9 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
         listeners = await asyncio.get_running_loop().run_in_executor(None, look, engine.url)
         simulated = control.simulated or listeners.simulated
     configuration = replace(started({}, Resolved({}), BootFacts(), cache), resolution={})
-    notes = (
-        [f"The server has no list of models (/v1/models), so {model} was asked for unseen."] if served is None else []
-    )
+    marks = {"models_listed": False} if served is None else {}
     if engine.tls.insecure:
-        notes.append("The server's certificate was not checked (engine.tls.insecure): any machine may have answered.")
+        marks["certificate_checked"] = False
     yield Serving(
         "attach",
         engine.url,
@@ -47,7 +45,7 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
         simulated,
         reach=engine,
         configuration=configuration,
-        notes=tuple(notes),
+        marks=marks,
         hollow=listeners.hollow,
         listeners=listeners,
     )

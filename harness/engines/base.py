@@ -21,7 +21,7 @@ class Serving:
     ended by itself, or None while it lives. `pid` is the process that was started, None where it
     was already there; then `listeners` are the processes at its address. `reach` is the scenario's engine
     where its keys say how the server is reached;
-    `notes` are remarks for whoever reads the result.
+    `marks` are more to say of it in run.json: that its models are not listed, its certificate not checked.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Serving:
     listeners: Listeners | None = None
     ending: Callable[[], str | None] = lambda: None
     pid: int | None = None
-    notes: tuple[str, ...] = ()
+    marks: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Start(Protocol):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import EngineError
+from harness.redaction import redact_file
 
 _STOP_S = 10.0
 
@@ -104,6 +105,7 @@ class EngineProcess:
             self._signal(process.pid, signal.SIGKILL)
             await process.wait()
         self._signal(process.pid, signal.SIGKILL)  # whatever of the group outlived its leader
+        redact_file(self._log)
 
     def _signal(self, group: int, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.errors import InputError
+from harness.redaction import know_password
 from harness.tune.leases import patiently
 from harness.tune.problem import Problem
 from harness.tune.sampler import constrain, directions, suggested, told_constraints, told_values
@@ -35,6 +36,7 @@ def address(storage: str | None, folder: Path) -> str:
     """
     if storage is None:
         return f"sqlite:///{(folder / 'study.db').resolve()}"
+    know_password(storage)
     head, mark, rest = storage.partition("://")
     if not mark:
         raise InputError("--storage: expected an address such as postgresql://user@host/database or sqlite:///study.db")

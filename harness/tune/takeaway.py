@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.flag_kinds import words_of
+from harness.redaction import redact
 from harness.scenario.faults import is_secret
 from harness.scenario.models import Engine
 
@@ -100,7 +101,7 @@ def write(folder: Path, kind: str, engine: Engine, devices: int, remarks: Sequen
     if kind == WITH_IMAGE:
         files["winner.docker.sh"] = docker(engine, devices, remarks)
     for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        (folder / name).write_text(redact(content), encoding="utf-8")
     (folder / "winner.sh").chmod(0o755)
     return files
 
