@@ -1,6 +1,6 @@
 """What is an engine to the rest of the harness: an address that serves a model, for as long as it is needed?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
