@@ -30,6 +30,7 @@ from harness.records import (
     requests_from_columns,
 )
 from harness.redaction import redact, redact_tree
+from harness.shapes import checked
 
 FORMAT = 1
 RUN = "run.json"
@@ -238,10 +239,10 @@ def read_json(folder: Path, name: str) -> Any:
     """
     path = folder / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return checked(str(path), name, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; expected a result folder of `harness run`") from None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise ResultError(f"{path}: cannot be read ({fault})") from None
 
 
@@ -266,8 +267,12 @@ def _write_table(path: Path, table: pa.Table) -> None:
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     draft = path.with_name(f".{path.name}.part")
-    write(draft)
-    draft.replace(path)
+    try:
+        write(draft)
+        draft.replace(path)
+    except OSError as fault:
+        draft.unlink(missing_ok=True)
+        raise ResultError(f"{path}: cannot be written ({fault.strerror or fault})") from None
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:

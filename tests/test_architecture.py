@@ -81,6 +81,7 @@ LAYERS: dict[str, int] = {
     "harness.sse": 3,
     "harness.spool": 3,
     "harness.ledger": 3,
+    "harness.shapes": 1,
     "harness.store": 3,
     "harness.environment": 3,
     "harness.probe": 3,
