@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness import store
-from harness.records import COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from harness.records import CLIENT_COLUMNS, COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from reports.rows import frame_of, frame_of_rows
 
 SAMPLE_COLUMNS = ("at_ns", "source", "name", "value")
@@ -84,8 +84,10 @@ def _sayable(value: Any) -> Any:
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.exists():
         return frame_of({name: _empty(name) for name in columns})
-    table = store.read_table(path, columns)
-    return frame_of({name: _values(table[name]) for name in columns})
+    table = store.read_table(path, columns, CLIENT_COLUMNS)  # results of before have not these
+    unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
+    known = set(table.column_names)
+    return frame_of({name: _values(table[name]) if name in known else unknown for name in columns})
 
 
 def _empty(name: str) -> Any:

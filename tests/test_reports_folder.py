@@ -4,11 +4,12 @@ import json
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from harness import store
 from harness.errors import ResultError
-from harness.records import MISSING
+from harness.records import CLIENT_COLUMNS, MISSING
 from reports.folder import number, read
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
@@ -99,3 +100,14 @@ def test_samples_are_read_in_long_form(tmp_path):
 def test_what_is_no_number_is_nan(value):
     """A summary's null, or a word in its place, is no number."""
     assert math.isnan(number(value))
+
+
+def test_a_result_without_the_columns_of_kernel_stamps_is_read(tmp_path):
+    """A result that an earlier version wrote has a page: what it does not know is missing, not a fault."""
+    folder = make_result(tmp_path / "run", Run(loads=(2.0,), duration_s=4))
+    table = pq.read_table(folder / store.REQUESTS)
+    pq.write_table(table.drop_columns(list(CLIENT_COLUMNS)), folder / store.REQUESTS)
+    found = read(folder)
+
+    assert len(found.requests) == table.num_rows
+    assert set(found.requests["sent_bound_ns"]) == {MISSING}
