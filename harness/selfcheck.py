@@ -1,8 +1,9 @@
 """How exact is this client on this machine, and how much can it carry?
 
-A metronome in a process of its own sends tokens at known times. Gentle loads show the floor,
-the error that stands on every number this client measures here; harder ones the ceiling, the
-token rate up to which it measures the server and not itself.
+A metronome in a process of its own sends tokens at known times, which the kernel stamps. Gentle
+loads show the floor, the error that stands on every number this client measures here; harder ones
+the ceiling, the token rate up to which it measures the server and not itself; and one core for
+both, what a client costs a server that it shares cores with.
 """
 
 import asyncio
@@ -78,6 +79,7 @@ def floor_and_ceiling(say: Say, measure: Measure | None = None) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="harness-selfcheck-") as folder:
         gentle = [_said(say, measure(step, Path(folder, str(step.streams)))) for step in GENTLE]
         climbed, limited_by = _climb(say, measure, Path(folder))
+        shared = _on_one_core(measure, GENTLE[-1], Path(folder, "shared"))
     carried = [found for found in (*gentle, *climbed) if found.keeps_up]
     ceiling = max(carried, key=lambda found: found.token_rate, default=None)
     return {
@@ -86,6 +88,7 @@ def floor_and_ceiling(say: Say, measure: Measure | None = None) -> dict[str, Any
         "ceiling_tokens_per_s": ceiling.token_rate if ceiling else 0.0,
         "ceiling_streams": ceiling.streams if ceiling else 0,
         "limited_by": limited_by,
+        "shared_core": _cost(shared, gentle[-1]),
         "workers": max(1, min(8, cores() // 4)),
         "measured_utc": utc_now().isoformat(timespec="seconds"),
         **_here(),
@@ -106,6 +109,28 @@ def _climb(say: Say, measure: Measure, folder: Path) -> tuple[list[Exactness], s
         if not found.keeps_up:
             return climbed, "client"
     return climbed, "steps"
+
+
+def _on_one_core(measure: Measure, step: Step, folder: Path) -> Exactness:
+    """The step with the server and the client on one core; where processes cannot be bound, as it comes."""
+    if not hasattr(os, "sched_setaffinity"):
+        return measure(step, folder)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        return measure(step, folder)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _cost(shared: Exactness, apart: Exactness) -> dict[str, Any]:
+    """What the server itself lost on a core that it shared with the client."""
+    return {
+        "streams": shared.streams,
+        "ttft_added_s": shared.ttft_true_s - apart.ttft_true_s,
+        "gap_p99_added_s": shared.gap_p99_true_s - apart.gap_p99_true_s,
+        "rate_share": shared.ceiling_rate / apart.ceiling_rate,
+    }
 
 
 def _said(say: Say, found: Exactness) -> Exactness:
@@ -154,28 +179,42 @@ def drive(text: str, folder: Path) -> None:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as lines for a terminal."""
-    first = format_duration(result["floor_ttft_s"])
-    gap = format_duration(result["floor_gap_p99_s"])
-    rate = format_rate(result["ceiling_tokens_per_s"], "tokens/s")
-    unheld = f"under {format_share(HELD_LIMIT_SHARE)} of what was possible is held"
-    reasons = {
-        "client": f"above, TTFT is off by over {format_share(BEHIND_SHARE)}, or {unheld}",
-        "metronome": "beside the client, the metronome can send no more on this machine; the client may carry more",
-        "steps": "the hardest step; the client's own ceiling may be higher",
-    }
-    found = f"ceiling: {rate} on {result['ceiling_streams']} streams ({reasons[result['limited_by']]})"
-    if not result["ceiling_streams"]:
-        found = (
-            "ceiling: none; this client cannot keep up on this machine even at 100 streams: is it busy with other work?"
-        )
     busy = result.get("busy_share", 0.0)
     remark = f"other work kept {format_share(busy)} of this machine busy: check again when it is quiet"
     return [
         *([remark] if busy > QUIET_SHARE else []),
-        f"floor: this client adds up to {first} to a mean TTFT and {gap} to the p99 of the gap between chunks",
-        found,
+        f"Exactness: a mean TTFT is right to {format_duration(abs(result['floor_ttft_s']))}, and the p99 of the gap "
+        f"between chunks to {format_duration(abs(result['floor_gap_p99_s']))}.",
+        _capacity(result),
+        _sharing(result["shared_core"]),
         f"kept in {cache_file()} for later runs",
     ]
+
+
+def _capacity(result: dict[str, Any]) -> str:
+    if not result["ceiling_streams"]:
+        return (
+            "Capacity: none; this client cannot keep up here even at 100 streams: is the machine busy with other work?"
+        )
+    unheld = f"under {format_share(HELD_LIMIT_SHARE)} of the possible rate is held"
+    reasons = {
+        "client": f"above, {unheld}, or a TTFT is off by over {format_share(BEHIND_SHARE)}",
+        "metronome": "beside the client the metronome can send no more on this machine; the client may carry more",
+        "steps": "the hardest step; it may carry more",
+    }
+    rate = format_rate(result["ceiling_tokens_per_s"], "tokens/s")
+    return (
+        f"Capacity: the client carries {rate} on {result['ceiling_streams']} streams ({reasons[result['limited_by']]})."
+    )
+
+
+def _sharing(cost: dict[str, Any]) -> str:
+    added, lost = max(0.0, cost["ttft_added_s"]), max(0.0, 1 - cost["rate_share"])
+    return (
+        f"Sharing: on one core with the client, a server of {cost['streams']} streams was itself "
+        f"{format_duration(added)} slower to its first token and lost {format_share(lost)} of its rate: "
+        "give each cores of its own."
+    )
 
 
 def cache_file() -> Path:

@@ -1,6 +1,8 @@
 """Does the self-check find the floor and the ceiling, and keep them for the machine they hold on?"""
 
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -52,7 +54,7 @@ def test_a_client_that_holds_every_step_has_no_known_ceiling():
     assert result["ceiling_streams"] == 2000
     assert result["ceiling_tokens_per_s"] == pytest.approx(2000 * 96 * 0.99)
     assert result["limited_by"] == "steps"
-    assert machine.folders == ["1", "100", "250", "500", "1000", "2000"]
+    assert machine.folders == ["1", "100", "250", "500", "1000", "2000", "shared"]
 
 
 def test_the_climb_ends_at_the_first_step_that_fails_twice():
@@ -60,7 +62,31 @@ def test_the_climb_ends_at_the_first_step_that_fails_twice():
     result, machine = climbed(at_500=[{"error_s": 0.010}])
 
     assert (result["ceiling_streams"], result["limited_by"]) == (250, "client")
-    assert machine.folders == ["1", "100", "250", "500", "500-again"]
+    assert machine.folders == ["1", "100", "250", "500", "500-again", "shared"]
+
+
+def test_the_shared_core_is_measured_on_one_core_and_given_back():
+    """The last step runs while this process is bound to one core, and says what the server itself lost there."""
+    before, bound = os.sched_getaffinity(0), {}
+
+    def measure(step, folder):
+        bound[folder.name] = os.sched_getaffinity(0)
+        found = seen(step.streams)
+        if folder.name != "shared":
+            return found
+        return replace(found, ttft_true_s=SENT_S + 0.002, ceiling_rate=found.ceiling_rate / 2)
+
+    result = selfcheck.floor_and_ceiling(lambda _line: None, measure)
+
+    assert result["shared_core"] == {
+        "streams": 100,
+        "ttft_added_s": pytest.approx(0.002),
+        "gap_p99_added_s": 0,
+        "rate_share": 0.5,
+    }
+    assert (bound["shared"], bound["100"], os.sched_getaffinity(0)) == ({max(before)}, before, before)
+    assert "2.00 ms" in selfcheck.lines(result)[2]
+    assert "50.0 %" in selfcheck.lines(result)[2]
 
 
 def test_one_hiccup_is_no_limit():
@@ -99,14 +125,15 @@ def test_a_client_that_is_never_exact_has_no_ceiling():
 
 @pytest.mark.parametrize("quality", [{}, {"error_s": 0.01}, {"late_s": 0.2}])
 def test_lines_tell_floor_and_ceiling(cache, quality):
-    """Whatever ended the climb, three lines with numbers and the place they are kept in."""
+    """Whatever ended the climb, three sentences with numbers and the place they are kept in."""
     result, _ = climbed(at_1000=[quality])
     told = selfcheck.lines({**result, "busy_share": 0.0})
 
-    assert len(told) == 3
+    assert [line.partition(":")[0] for line in told[:3]] == ["Exactness", "Capacity", "Sharing"]
     assert "100 µs" in told[0]
     assert "tokens/s" in told[1]
-    assert str(cache) in told[2]
+    assert str(cache) in told[3]
+    assert len(told) == 4
     assert selfcheck.lines({**result, "busy_share": 0.4})[0].startswith("other work kept 40.0 %")
 
 
