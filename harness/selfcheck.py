@@ -183,19 +183,21 @@ def lines(result: dict[str, Any]) -> list[str]:
     remark = f"other work kept {format_share(busy)} of this machine busy: check again when it is quiet"
     return [
         *([remark] if busy > QUIET_SHARE else []),
-        f"Exactness: a mean TTFT is right to {format_duration(abs(result['floor_ttft_s']))}, and the p99 of the gap "
-        f"between chunks to {format_duration(abs(result['floor_gap_p99_s']))}.",
+        _exactness(result),
         _capacity(result),
         _sharing(result["shared_core"]),
         f"kept in {cache_file()} for later runs",
     ]
 
 
+def _exactness(result: dict[str, Any]) -> str:
+    ttft, gap = (format_duration(abs(result[f"floor_{name}_s"])) for name in ("ttft", "gap_p99"))
+    return f"Exactness: a mean TTFT is right to {ttft}, and the p99 of the gap between chunks to {gap}."
+
+
 def _capacity(result: dict[str, Any]) -> str:
     if not result["ceiling_streams"]:
-        return (
-            "Capacity: none; this client cannot keep up here even at 100 streams: is the machine busy with other work?"
-        )
+        return "Capacity: none; this client cannot keep up on this machine even at 100 streams: is it busy otherwise?"
     unheld = f"under {format_share(HELD_LIMIT_SHARE)} of the possible rate is held"
     reasons = {
         "client": f"above, {unheld}, or a TTFT is off by over {format_share(BEHIND_SHARE)}",
