@@ -71,8 +71,8 @@ def test_a_cpus_block_size_stands_until_its_kernels_refuse_it(plain):
     [
         ("refused", "max_num_batched_tokens (32) must be greater than or equal to max_num_seqs (64)."),
         ("long", "User-specified max_model_len (99999999) is greater than the derived max_model_len"),
-        ("kind", "argument --max-num-seqs: invalid int value: 'many'"),
-        ("key", "argument --compilation-config/-cc: 1 validation error for CompilationConfig bogus Unexpected keyword"),
+        ("kind", "engine.args.max_num_seqs: invalid int value: 'many'"),
+        ("key", "engine.args.compilation_config: 1 validation error for CompilationConfig bogus Unexpected keyword"),
     ],
 )
 def test_what_would_be_refused_is_known(plain, point, words):
