@@ -172,6 +172,14 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("base", metavar="BASE", type=Path)
     compare.add_argument("new", metavar="NEW", type=Path)
     compare.add_argument("--gate", metavar="RULES.yaml", type=Path, help="how much worse each measure may be")
+    compare.add_argument(
+        "--history",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="a folder of earlier results, which tell how far two runs differ (beside the folders that hold the two)",
+    )
     compare.add_argument("--anyway", action="store_true", help="compare runs that are not alike, and say so")
     compare.add_argument(
         "--out", metavar="DIR", type=Path, help="folder of the page (default: results/compare-NAME-TIME)"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from harness import store
 from harness.comparing.comparison import Comparison, compare
+from harness.comparing.history import earlier_in
 from harness.comparing.judging import BETTER, WORSE
 from harness.comparing.sides import Side, read_side
 from harness.comparing.telling import table, told
 from harness.doubts import NOTE
-from harness.errors import InputError
+from harness.errors import EXIT_INVALID, InputError
 from harness.imports import is_foreign, side_of
 from harness.measures import KERNEL_TIME
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate, for_kernels
@@ -38,7 +39,9 @@ def compare_command(chosen: argparse.Namespace) -> Compared:
     gate = _gate(chosen.gate, is_kernels=base.is_kernels)
     if chosen.base.resolve() == chosen.new.resolve() and not chosen.anyway:  # a gate that could never break
         raise InputError(f"{chosen.base}: is both BASE and NEW; expected two results, or --anyway")
-    found = compare(base, new, gate, anyway=chosen.anyway)
+    places = (chosen.base.parent, chosen.new.parent, *(getattr(chosen, "history", None) or ()))
+    earlier = [] if base.is_kernels else earlier_in(places, (chosen.base, chosen.new), base)
+    found = compare(base, new, gate, anyway=chosen.anyway, earlier=earlier)
     folder = chosen.out or store.new_folder(RESULTS, f"compare-{found.name}")
     return compared(found, folder, chosen.lang)
 
@@ -69,13 +72,15 @@ def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
 
     page = reports.write_comparison(folder, found, language)
     faults = tuple(f"regression: {told(row)}, beyond the gate" for row in found.broken)
+    if found.exit_code == EXIT_INVALID:
+        faults = (f"not judged: {len(found.untold)} of {len(found.judged)} measures of the gate; exit {EXIT_INVALID}",)
     return Compared((*lines_of(found), str(page)), faults, found.exit_code)
 
 
 def lines_of(found: Comparison) -> list[str]:
     """The answer, the table of what the gate judges (of kernels what changed), and the doubts, for a terminal."""
     rows = [row for row in found.judged if not found.is_kernels or row.broken or row.verdict in (BETTER, WORSE)]
-    lines = [found.answer, *(table(rows) if rows else ())]
+    lines = [*((found.sees,) if found.sees else ()), found.answer, *(table(rows) if rows else ())]
     for doubt in found.doubts:
         step = f" {doubt.next}" if doubt.severity != NOTE else ""
         lines.append(f"{doubt.severity}: {doubt.text}{step}")

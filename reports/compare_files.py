@@ -30,6 +30,7 @@ def _lines(found: Comparison, say: Say) -> Iterator[str]:
     if found.simulated:
         yield from simulated_lines(say)
     yield from (f"## {plain(found.question)}", "", f"**{say(found.answer)}**", "")
+    yield from (say(found.sees), "") if found.sees else ()
     yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}".strip() for badge in badges(found))
     yield ""
     for doubt in found.doubts:
@@ -67,6 +68,8 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "new": [run.name for run in found.new.runs],
         "repeats": [len(found.base.repeats), len(found.new.repeats)],
         "answer": found.answer,
+        "sees": found.sees,
+        "exit_code": found.exit_code,
         "verdict": found.verdict,
         "gate_held": not found.broken,
         "doubts": [doubt.as_dict() for doubt in found.doubts],
@@ -87,6 +90,8 @@ def _row(row: Row) -> dict[str, Any]:
         "n": list(row.counts),
         kind: row.ratio,
         "interval": None if row.low is None or row.high is None else [row.low, row.high],
+        "sees": row.sees,
+        "adjusted": row.adjusted,
         "verdict": row.verdict,
         "allowed": row.allowed,
         "gate_broken": row.broken,

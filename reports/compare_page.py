@@ -10,7 +10,15 @@ from markupsafe import Markup
 from harness.comparing.comparison import Comparison
 from harness.comparing.judging import BETTER, WORSE, Row
 from harness.comparing.sides import Side
-from harness.comparing.telling import allowed_text, change_text, interval_text, name_of, value_text, verdict_text
+from harness.comparing.telling import (
+    allowed_text,
+    change_text,
+    interval_text,
+    name_of,
+    seen_text,
+    value_text,
+    verdict_text,
+)
 from harness.units import format_count, format_share
 from reports.drawing import Drawing, drawn
 from reports.figures.forest import Bar, forest
@@ -23,7 +31,8 @@ from reports.writing import write_text
 
 PAGE = "compare.html"
 MOST_DRAWN = 40  # measurements of kernels in the figure; the table has all
-HEADS = ("Measure", "Base", "New", "Change", "Interval", "Allowed", "Verdict")
+HEADS = ("Measure", "Base", "New", "Change", "Interval", "Can see", "Allowed", "Verdict")
+_ADJUSTED = "for equal work"
 _SAID = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
 _RUN_WORDS = {False: ("Engine", "Model"), True: ("Provider", "Device")}
 _TONES = {WORSE: "bad", BETTER: "good"}
@@ -90,8 +99,9 @@ def cells(row: Row) -> list[Cell]:
         Cell(row.part or name_of(row.measure), f"n {counts}", foreign=bool(row.part)),
         Cell(value_text(row.measure, row.base)),
         Cell(value_text(row.measure, row.new)),
-        Cell(change_text(row), tone=_TONES.get(row.verdict, "plain")),
+        Cell(change_text(row), _ADJUSTED if row.adjusted else "", tone=_TONES.get(row.verdict, "plain")),
         Cell(interval_text(row)),
+        Cell(seen_text(row.sees)),
         Cell(allowed_text(row.allowed)),
         Cell(verdict_text(row), tone=_TONES.get(row.verdict, "plain")),
     ]
@@ -177,6 +187,10 @@ def _gate_rows(found: Comparison) -> list[tuple[str, str]]:
         ("fewest samples a kernel" if found.is_kernels else "fewest requests a stage", format_count(gate.samples)),
         ("confidence over all measures", format_share(gate.confidence)),
         ("smallest difference worth telling", allowed_text(gate.smallest)),
-        (f"two runs of one {of} differ by", format_share(gate.between_runs)),
+        *(
+            [(f"two runs of one {of} differ by", format_share(gate.between_runs))]
+            if gate.between_runs is not None
+            else ()
+        ),
         *((f"{key} may be worse by", allowed_text(allowed)) for key, allowed in gate.gate.items()),
     ]

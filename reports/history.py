@@ -104,7 +104,7 @@ def histories(folders: Iterable[Path]) -> list[History]:
         if group is None:
             groups.append([entry])
         else:
-            group.append(Entry(entry.folder, entry.side, _changed(group[-1], entry)))
+            group.append(Entry(entry.folder, entry.side, _changed(group, entry)))
     names = [str(group[-1].run.get("name", "")) for group in groups]
     return [_history(group, several=names.count(name) > 1) for group, name in zip(groups, names, strict=True)]
 
@@ -117,11 +117,13 @@ def _alike(one: Entry, other: Entry) -> bool:
     return one.run.get("name") == other.run.get("name") and not unlike(one.side, other.side)
 
 
-def _changed(before: Entry, entry: Entry) -> list[Row]:
-    sides, gate = (before.side, entry.side), DEFAULT_GATE
+def _changed(before: Sequence[Entry], entry: Entry) -> list[Row]:
+    """What changed since the last run before; those before it tell how far two runs differ by chance."""
+    sides, gate = (before[-1].side, entry.side), DEFAULT_GATE
     if entry.side.is_kernels:
         sides, gate = aligned(*sides), KERNEL_GATE
-    rows = judge(*sides, gate)
+    earlier = () if entry.side.is_kernels else [one for past in before[:-1] for one in past.side.repeats]
+    rows = judge(*sides, gate, earlier=earlier)
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
 
 

@@ -275,9 +275,19 @@ def told(capsys, *words):
     return end.value.code, out, err
 
 
+def stated(place):
+    """A gate of what is judged without one, which says that runs differ by 1 %."""
+    path = place / "gate.yaml"
+    measures = ", ".join(f"{key}: 0.5%" for key in DEFAULT_GATE.gate if key != "ttft_p99")
+    path.write_text(f"gate: {{{measures}}}\nbetween_runs: 1%\n", encoding="utf-8")
+    return path
+
+
 def test_the_command_writes_a_page_and_its_companions(runs, tmp_path, capsys):
     """Answers that take 1.3 times as long: exit 1, a line why, and four files."""
-    code, out, err = told(capsys, "compare", runs / "one", runs / "slow", "--out", tmp_path / "c")
+    code, out, err = told(
+        capsys, "compare", runs / "one", runs / "slow", "--out", tmp_path / "c", "--gate", stated(tmp_path)
+    )
     found = json.loads((tmp_path / "c" / "compare.json").read_text())
     suite = ET.parse(tmp_path / "c" / "compare.xml").getroot()[0]
 
@@ -294,10 +304,12 @@ def test_the_command_writes_a_page_and_its_companions(runs, tmp_path, capsys):
 
 def test_two_runs_that_differ_by_chance_hold_the_gate(runs, tmp_path, capsys):
     """The same requests with other service times by chance are no difference; exit 0."""
-    code, out, _ = told(capsys, "compare", runs / "one", runs / "two", "--out", tmp_path / "c")
+    words = ("compare", runs / "one", runs / "two", "--out", tmp_path / "c", "--gate", stated(tmp_path))
+    code, out, _ = told(capsys, *words)
 
     assert code == 0
-    assert out.startswith("Simulated: No difference shown in ")
+    assert out.startswith("This comparison can see changes of ")
+    assert out.splitlines()[1].startswith("Simulated: No difference shown in ")
 
 
 def test_a_faulty_gate_is_told_by_file_line_and_key(runs, tmp_path, capsys):

@@ -14,10 +14,11 @@ USUAL = Run(loads=(2.0, 4.0), duration_s=20, warmup=2, samples=False, output=(4,
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Three runs of one scenario, the last one slow, and one of another model."""
+    """Four runs of one scenario, the last one slow, and one of another model."""
     place = tmp_path_factory.mktemp("history")
     for day, (name, run) in enumerate(
         {
+            "first": USUAL,
             "one": USUAL,
             "two": USUAL,
             "slow": replace(USUAL, slots=1),
@@ -39,12 +40,15 @@ def told(capsys, *words):
 
 def test_a_change_is_marked_at_the_run_that_brought_it(results):
     """Runs that are alike stand together by their time; the slow one alone is marked, as worse."""
-    found = histories([results / "slow", results / "other <b>", results / "one", results / "two"])
+    found = histories([results / name for name in ("slow", "other <b>", "one", "first", "two")])
 
-    assert [[entry.folder.name for entry in one.entries] for one in found] == [["one", "two", "slow"], ["other <b>"]]
-    assert [bool(entry.changed) for entry in found[0].entries] == [False, False, True]
+    assert [[entry.folder.name for entry in one.entries] for one in found] == [
+        ["first", "one", "two", "slow"],
+        ["other <b>"],
+    ]
+    assert [bool(entry.changed) for entry in found[0].entries] == [False, False, False, True]
     frame = found[0].frame("ttft_p50")
-    assert set(frame.loc[frame["verdict"] != "", "run"]) == {3}
+    assert set(frame.loc[frame["verdict"] != "", "run"]) == {4}
     assert set(frame["stage"]) == {0, 1}
 
 
@@ -59,12 +63,12 @@ def test_the_index_links_every_run_and_escapes_its_names(results, capsys, monkey
 
     assert code == 0
     assert out.splitlines()[-1].endswith("index.html")
-    assert len(out.splitlines()) == 5
+    assert len(out.splitlines()) == 6
     for link in ("one/report.html", "two/report.html", "slow/report.html", "other%20%3Cb%3E/report.html"):
         assert f'href="{link}"' in page
     assert "<script>x" not in page
     assert "<b>" not in page
-    assert "a change was shown at 1 of 3 runs" in page
+    assert "a change was shown at 1 of 4 runs" in page
     assert 'role="img"' in page
     assert "http" not in page.replace("http-equiv", "")
 

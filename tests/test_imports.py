@@ -230,11 +230,13 @@ def test_a_file_of_ours_is_told_what_to_give(tmp_path, name, words):
 
 
 def test_imported_files_are_compared(tmp_path, capsys):
-    """A file 30 % slower than another of the same traffic breaks the gate; so does it in statistics of repeats."""
+    """A file 30 % slower than another of the same traffic breaks a gate that says how far two runs differ."""
     for name, slow in (("a.json", 1.0), ("b.json", 1.3)):
         written(tmp_path / name, vllm(slow=slow))
+    (tmp_path / "gate.yaml").write_text("gate: {tpot_mean: 5%}\nbetween_runs: 2%\n", encoding="utf-8")
+    words = ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
     with pytest.raises(SystemExit) as end:
-        main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "c")])
+        main([*words, "--out", str(tmp_path / "c"), "--gate", str(tmp_path / "gate.yaml")])
 
     assert end.value.code == 1
     assert "mean TPOT" in capsys.readouterr().err

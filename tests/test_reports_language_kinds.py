@@ -8,10 +8,10 @@ import pytest
 import reports
 from harness import cli
 from harness.comparing.comparison import compare
-from harness.comparing.sides import read_side
-from harness.scenario.gate import DEFAULT_GATE
+from harness.comparing.sides import Side, read_side
+from harness.scenario.gate import DEFAULT_GATE, Gate
 from reports.language import missing, translated
-from tests.page_kinds import COMPARED, KINDS
+from tests.page_kinds import COMPARED, KINDS, kernels_compared
 from tests.result_folder import make_result
 
 TAG = r"<(/?[a-z][a-zA-Z0-9]*)"
@@ -46,10 +46,36 @@ def test_the_markdown_of_a_comparison_is_in_the_language_of_its_page(tmp_path):
         (tmp_path / language).mkdir()
         reports.write_comparison(tmp_path / language, found, language)
         texts[language] = (tmp_path / language / "compare.md").read_text(encoding="utf-8").splitlines()
-    english = [line for line in texts["zh"] if re.search(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}", line)]
+    said = [line.replace("harness run", "") for line in texts["zh"]]  # a command is no English
+    english = [line for line in said if re.search(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}", line)]
 
     assert english == ["## Does it hold here?"]
     assert len(texts["en"]) == len(texts["zh"])
+
+
+def test_what_cannot_be_judged_is_said_in_chinese(tmp_path):
+    """One run a side, kernels of a machine that moved, a gate beyond sight, earlier runs, unlike work."""
+    sides = _sides(tmp_path)
+    again = []
+    for seed in range(4):
+        run = replace(COMPARED, question="Q?", model="m", seed=seed, failing=0.0)
+        again.append(read_side(make_result(tmp_path / f"c{seed}", run)))
+    asked = Gate.model_validate({"gate": {"tpot_mean": "3%", "ttft_p99": "90%"}, "samples": 25})
+    several = [
+        Side(side.name, [one for run in runs for one in run.repeats])
+        for side, runs in zip(sides, (again[:2], again[2:]), strict=True)
+    ]
+    found = [
+        compare(*sides, DEFAULT_GATE, anyway=True),
+        compare(*sides, DEFAULT_GATE, anyway=True, earlier=[one for run in again for one in run.repeats]),
+        compare(*several, asked, anyway=True),
+    ]
+    pages = [kernels_compared(tmp_path, rate=0.8e10)]
+    for number, one in enumerate(found):
+        (tmp_path / f"out{number}").mkdir()
+        pages.append(reports.write_comparison(tmp_path / f"out{number}", one).read_text(encoding="utf-8"))
+
+    assert [text for page in pages for text in missing(page, "zh")] == []
 
 
 def _sides(place):

@@ -1,9 +1,9 @@
 """What is better, what is worse, and what breaks the gate?
 
-Repeats are what a difference is judged by where there are at least three a side: in pairs where
-both sides sent the same requests, else as two groups. With fewer, blocks of the requests
-themselves are, or the order of a kernel's samples, and what runs of one engine are taken to
-differ by is added.
+What runs of one configuration differ by is seen in the repeats of both sides (in pairs where they sent the same
+requests) and in earlier results of this machine, and never assumed: where neither tells, as with one run a side and
+nothing before it, nothing is judged. Who knows it may say so in the gate (`between_runs`); blocks of the requests, or
+the order of a kernel's samples, then tell the rest.
 """
 
 import math
@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.compare import Effect, Judged, by_groups, by_pairs, by_ranks, holm
+from harness.compare import Effect, Judged, by_ranks, holm
+from harness.comparing.estimating import detectable, estimated, with_shares
 from harness.comparing.likeness import pairs
+from harness.comparing.lineup import Lineup, lined_up
 from harness.comparing.samples import Rows, rows_in, sample_of
 from harness.comparing.sides import Repeat, Side
 from harness.measures import RATES, Measure, count_of, in_view, measure_of, value_of
@@ -25,7 +27,8 @@ from harness.stage_names import stage_name
 from harness.stats import Floats, samples_needed
 
 BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
-FEWEST_REPEATS = 3  # the t test of two pairs shows nothing short of a disaster
+ALONE = "one run a side does not tell how far two runs differ"
+MOVED = "a plain copy moved as well: the machine was not the same"
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
     *("request_rate", "output_token_rate", "total_token_rate", "goodput", "failed_share"),
@@ -40,7 +43,9 @@ class Row:
     `base` and `new` are means over repeats (geometric, but of shares); `low` and `high` hold the
     ratio new / base (of a share: the difference) at the level at which the measure was judged.
     `allowed` is None where the gate does not name the measure; `reason` says why there is no verdict. Of kernels a
-    stage is one measurement: `part` is its name under the label that it shares with others.
+    stage is one measurement: `part` is its name under the label that it shares with others. `sees` is the smallest
+    change (as a share) that four of five such comparisons would find; `adjusted` tells that the effect is rid of what
+    the sides' unlike requests explain.
     """
 
     stage: int
@@ -57,6 +62,8 @@ class Row:
     broken: bool = False
     reason: str = ""
     part: str = ""
+    sees: float | None = None
+    adjusted: bool = False
 
     @property
     def place(self) -> str:
@@ -70,8 +77,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times BASE NEW is, or of a share by how much it differs."""
-        return None if self.effect is None else self._shown(self.effect.estimate)
+        """How many times BASE NEW is, or of a share by how much it differs; also of rows without a verdict."""
+        if self.effect is not None:
+            return self._shown(self.effect.estimate)
+        if self.base is None or self.new is None or (self.measure.ratio and self.base <= 0):
+            return None
+        return self.new / self.base if self.measure.ratio else self.new - self.base
 
     def _shown(self, value: float) -> float:
         return _exp(value) if self.measure.ratio else value
@@ -87,11 +98,11 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
 
 
-def judge(base: Side, new: Side, gate: Gate, seed: int = 0) -> list[Row]:
-    """Every measure of every stage that both sides have; those of the gate first."""
+def judge(base: Side, new: Side, gate: Gate, seed: int = 0, earlier: Sequence[Repeat] = ()) -> list[Row]:
+    """Every measure of every stage that both sides have; those of the gate first. `earlier` runs tell of noise."""
     mated = pairs(base, new)
     base_repeats, new_repeats = zip(*mated, strict=True) if mated else (base.repeats, new.repeats)
-    method = _Method(base_repeats, new_repeats, gate, paired=mated is not None, seed=seed)
+    method = _Method(base_repeats, new_repeats, gate, paired=mated is not None, seed=seed, earlier=earlier)
     rows = [row for number in _stages(base, new) for row in method.rows(number)]
     gated = [row for row in rows if row.allowed is not None]
     others = [row for row in rows if row.allowed is None]
@@ -112,10 +123,11 @@ class _Method:
     gate: Gate
     paired: bool
     seed: int
+    earlier: Sequence[Repeat]
 
     def rows(self, number: int) -> Iterator[Row]:
         load = self._stage(number, self.new).get("load") or {}
-        read = _reader(number)
+        read = _Read(_reader(number), lined_up(self.base, self.new, number, paired=self.paired, earlier=self.earlier))
         seen: set[Measure] = set()
         for key in (*self.gate.gate, *ALSO):
             measure = in_view(measure_of(key), load)
@@ -128,7 +140,7 @@ class _Method:
     def _stage(self, number: int, repeats: Sequence[Repeat]) -> Mapping[str, Any]:
         return next((repeat.stages[number] for repeat in repeats if number in repeat.stages), {})
 
-    def _row(self, number: int, measure: Measure, read: "_Reader") -> Row | None:
+    def _row(self, number: int, measure: Measure, read: "_Read") -> Row | None:
         """One measure; None where neither side has it."""
         values = [[_value(measure, repeat, number, read) for repeat in side] for side in (self.base, self.new)]
         if all(value is None for side in values for value in side):
@@ -141,11 +153,8 @@ class _Method:
         missing = self._lost(number) or self._missing(measure, values, counts)
         if missing:
             return replace(row, reason=missing)
-        if self.base[0].times is not None and min(len(side) for side in values) < FEWEST_REPEATS:
-            effect = by_ranks(self._times(self.base, number), self._times(self.new, number), self.gate.between_runs)
-            return replace(row, effect=effect, reason="" if effect else "too few samples for an interval")
-        effect, reason = self._effect(measure, values, read)
-        return replace(row, effect=effect, reason=reason)
+        effect, reason, adjusted = self._effect(row, read)
+        return replace(row, effect=effect, reason=reason, adjusted=adjusted)
 
     @staticmethod
     def _times(side: Sequence[Repeat], number: int) -> list[Floats]:
@@ -170,17 +179,28 @@ class _Method:
                 return f"{name} has {count} of at least {self.gate.samples}"
         return ""
 
-    def _effect(
-        self, measure: Measure, values: Sequence[Sequence[float | None]], read: "_Reader"
-    ) -> tuple[Effect | None, str]:
-        base, new = (np.asarray(side, dtype=np.float64) for side in values)
-        if measure.ratio:
-            base, new = np.log(base), np.log(new)
-        if min(len(base), len(new)) >= FEWEST_REPEATS:
-            return (by_pairs if self.paired else by_groups)(base, new), ""
-        return self._by_blocks(measure, read)
+    def _effect(self, row: Row, read: "_Read") -> tuple[Effect | None, str, bool]:
+        runs = read.lineup.runs(row.measure)
+        effect = estimated(runs)
+        if effect is None:
+            return *self._alone(row, read), False
+        if not row.measure.ratio:
+            assert row.base is not None
+            assert row.new is not None
+            effect = with_shares(effect, (row.base, row.new), row.counts)
+        return effect, "", read.lineup.is_adjusted(runs)
 
-    def _by_blocks(self, measure: Measure, read: "_Reader") -> tuple[Effect | None, str]:
+    def _alone(self, row: Row, read: "_Read") -> tuple[Effect | None, str]:
+        """Where no run was repeated: by what the gate says that runs differ by, if it does."""
+        between = self.gate.between_runs
+        if between is None:
+            return None, ALONE
+        if self.base[0].times is None:
+            return self._by_blocks(row.measure, read.rows, between)
+        effect = by_ranks(self._times(self.base, row.stage), self._times(self.new, row.stage), between)
+        return effect, "" if effect else "too few samples for an interval"
+
+    def _by_blocks(self, measure: Measure, read: "_Reader", between: float) -> tuple[Effect | None, str]:
         rows = [[read(repeat) for repeat in side] for side in (self.base, self.new)]
         if any(one is None for side in rows for one in side):
             return None, "the requests behind it are not known"
@@ -191,12 +211,19 @@ class _Method:
         if any(one is None for side in samples for one in side) or fewest < needed:
             return None, f"{fewest} values are too few for {measure.statistic} (it takes {needed})"
         asked = Question(measure.statistic, measure.ratio)
-        between = self.gate.between_runs
         effect = by_blocks(known[0], known[1], asked, paired=self.paired, between=between, seed=self.seed)
         return effect, "" if effect is not None else f"{fewest} values are too few"
 
 
 _Reader = Callable[[Repeat], Rows | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What of one stage is read once for all measures: its rows by repeat, and its runs beside each other."""
+
+    rows: _Reader
+    lineup: Lineup
 
 
 def _reader(number: int) -> _Reader:
@@ -241,10 +268,21 @@ def _verdicts(rows: Sequence[Row], gate: Gate) -> list[Row]:
     """Rows with verdicts; all that can be judged are judged together, by Holm's procedure."""
     alpha = 1 - gate.confidence
     found = [row.judged(SAME, alpha) if row.effect is not None else row for row in rows]
-    for place, one in _together(rows, alpha, lambda row: worsening(row).p_value(_least(row, gate))):
+    judged = list(_together(rows, alpha, lambda row: worsening(row).p_value(_least(row, gate))))
+    for place, one in judged:
         way = WORSE if worsening(rows[place]).estimate > 0 else BETTER
-        found[place] = rows[place].judged(way if one.shown else SAME, one.level)
+        row = rows[place].judged(way if one.shown else SAME, one.level)
+        found[place] = replace(row, sees=_sees(row, gate, alpha / len(judged)))
     return found
+
+
+def _sees(row: Row, gate: Gate, alpha: float) -> float:
+    """The smallest change for the worse that is found in four of five comparisons, as a share; by Holm's first step."""
+    assert row.effect is not None
+    least = detectable(row.effect, alpha) + _least(row, gate)
+    if not row.measure.ratio:
+        return least
+    return -math.expm1(-least) if row.measure.more_is_better else math.expm1(min(least, 700.0))
 
 
 def _least(row: Row, gate: Gate) -> float:

@@ -65,6 +65,11 @@ _FACTS: Mapping[str, Callable[[Repeat], str]] = {
 }
 
 
+def facts_of(repeat: Repeat) -> tuple[str, ...]:
+    """What has to be the same for two runs of requests to be compared, but for what was sent."""
+    return tuple(look(repeat) for look in _FACTS.values())
+
+
 _KERNEL_FACTS: Mapping[str, Callable[[Repeat], str]] = {
     "device": lambda repeat: str(repeat.summary["kernels"]["device"]["name"]),
     "hollow": lambda repeat: "a hollow device" if _kernel_device(repeat).get("hollow") else "a whole device",

@@ -67,10 +67,15 @@ def allowed_text(allowed: float | None) -> str:
     return "–" if allowed is None else f"{100 * allowed:g} %"
 
 
+def seen_text(share: float | None) -> str:
+    """`7.1 %`: the smallest change that is seen; `–` where that is not known."""
+    return "–" if share is None else f"{format_change(100 * share, signed=False)} %"
+
+
 def told(row: Row) -> str:
     """`p99 TTFT at stage 1 (poisson 2 req/s) is 7.1 % higher (+4.0 to +10.3 %)`."""
     name = f"{name_of(row.measure)} of {row.place}" if row.part else f"{name_of(row.measure)} at {row.place}"
-    if row.ratio is None:
+    if row.ratio is None or row.effect is None:
         return f"{name}: {row.reason}"
     more = row.ratio >= (1.0 if row.measure.ratio else 0.0)
     size = f"{_change(row.measure, row.ratio, signed=False)}{_unit(row)}"
@@ -90,15 +95,15 @@ def verdict_text(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Rows as lines of a table for a terminal, a heading a stage."""
-    cells = [("", "base", "new", "change", "interval", "")]
+    cells = [("", "base", "new", "change", "interval", "can see", "")]
     cells += [
         (
             row.part or name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
-            change_text(row), interval_text(row), verdict_text(row),
+            change_text(row), interval_text(row), seen_text(row.sees), verdict_text(row),
         )
         for row in rows
     ]  # fmt: skip
-    widths = [max(len(line[column]) for line in cells) for column in range(6)]
+    widths = [max(len(line[column]) for line in cells) for column in range(7)]
     lines = [_line(cells[0], widths)]
     label = None
     for row, line in zip(rows, cells[1:], strict=True):
@@ -111,5 +116,5 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first = f"  {cells[0]:<{widths[0]}}"
-    middle = "".join(f"  {cell:>{width}}" for cell, width in zip(cells[1:5], widths[1:5], strict=True))
-    return f"{first}{middle}  {cells[5]}".rstrip()
+    middle = "".join(f"  {cell:>{width}}" for cell, width in zip(cells[1:6], widths[1:6], strict=True))
+    return f"{first}{middle}  {cells[6]}".rstrip()

@@ -56,14 +56,14 @@ class Gate(Part):
     """How sure a difference has to be over all measures and stages together."""
     smallest: Share = 0.005
     """The smallest difference worth telling; one is shown where it is surely larger, either way."""
-    between_runs: Share = 0.01
-    """How far two runs of one engine differ (standard deviation); used where fewer than three repeats can tell."""
+    between_runs: Share | None = None
+    """How far two runs of one engine differ (standard deviation), where you know it; used where no repeats tell."""
 
 
 _JUDGED = ("ttft_p50", "ttft_p99", "tpot_mean", "output_token_rate", "failed_share")
 DEFAULT_GATE = Gate.model_validate({"gate": dict.fromkeys(_JUDGED, "0.5%")})
 """What is judged where no file says otherwise."""
-KERNEL_GATE = Gate.model_validate({"gate": {KERNEL_TIME: "0.5%"}, "samples": 1, "between_runs": "2%"})
+KERNEL_GATE = Gate.model_validate({"gate": {KERNEL_TIME: "0.5%"}, "samples": 1})
 """What kernels are held to where no file says otherwise: a quiet one needs few samples."""
 
 
