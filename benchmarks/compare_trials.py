@@ -30,7 +30,7 @@ class Bank:
     slow: Sequence[Repeat]
 
 
-def bank(folder: Path, load: str, noise: float, seeds: range, draws: int = 4) -> Bank:
+def bank(folder: Path, load: str, noise: float, seeds: range, draws: int = 6) -> Bank:
     """The runs of a load whose engine differs from run to run by `noise`."""
     same, slow = [], []
     for seed in seeds:

@@ -43,7 +43,7 @@ class Job:
         (folder / "scenario.yaml").write_text(SCENARIO)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.variables = {
-            **os.environ, "PATH": path, "SCENARIO": "scenario.yaml", "GATE": str(CI / "gate.yaml"), "REPEATS": "1",
+            **os.environ, "PATH": path, "SCENARIO": "scenario.yaml", "GATE": str(CI / "gate.yaml"), "REPEATS": "2",
             "GITHUB_STEP_SUMMARY": str(folder / "summary"), **variables,
         }  # fmt: skip
 

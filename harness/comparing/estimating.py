@@ -6,6 +6,7 @@ covariate explains, plus noise of one size. What runs of one configuration diffe
 of a side and in earlier results alike, and each adds its degrees of freedom. Least squares; Student's t.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,16 +131,19 @@ def detectable(effect: Effect, alpha: float) -> float:
 
     The error is an estimate itself; the power is the mean over what it may be (chi-squared, `dof`).
     """
-    if not effect.error:
-        return 0.0
-    reach = student_t(1 - alpha / 2, effect.dof)
-    errors = _errors(effect.dof)
+    return _detectable(alpha, effect.dof) * effect.error if effect.error else 0.0
+
+
+@functools.cache
+def _detectable(alpha: float, dof: float) -> float:
+    reach = student_t(1 - alpha / 2, dof)
+    errors = _errors(dof)
     low, high = 0.0, reach * 4 + 4
     for _ in range(50):
         middle = (low + high) / 2
         power = sum(NormalDist().cdf(middle - reach * one) for one in errors) / len(errors)
         low, high = (middle, high) if power < POWER else (low, middle)
-    return high * effect.error
+    return high
 
 
 def _errors(dof: float) -> Sequence[float]:

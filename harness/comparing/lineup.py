@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.comparing.estimating import FEWEST_FOR_COVARIATE, Runs
 from harness.comparing.history import groups
-from harness.comparing.offered import covariate, shaped, work_of
+from harness.comparing.offered import covariate, served, shaped, work_of
 from harness.comparing.sides import Repeat
 from harness.measures import Measure, value_of
 
@@ -64,7 +64,8 @@ class Lineup:
         plain = shaped(known) if len(known) == len(works) else None
         if plain is None:
             return lambda _measure, _place: 0.0
-        return lambda measure, place: covariate(measure, known[place], plain)
+        shown = [served(work, plain) for work in known]
+        return lambda measure, place: covariate(measure, known[place], shown[place])
 
 
 def lined_up(

@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ from harness.stats import Floats
 from harness.steady import is_open
 from harness.units import NS_PER_S
 
-MOST_SHAPED = 5_000  # requests of a run by which the server is shaped
-_STEPS = 8  # halvings of the search for how steps grow
 _GENTLE = 10.0  # percentile of TPOT and TTFT that is taken for a server with nothing else to do
 _SEATS = 256  # decodes at once where the engine does not say
 
@@ -44,11 +42,6 @@ class Work:
     seats: int
     seen_ttft_s: Floats
     seen_tpot_s: Floats
-
-    def first(self, most: int) -> "Work":
-        """The first requests only."""
-        names = ("at_s", "prompt", "answer", "counts", "seen_ttft_s", "seen_tpot_s")
-        return replace(self, **{name: getattr(self, name)[:most] for name in names})
 
 
 def work_of(repeat: Repeat, number: int) -> Work | None:
@@ -88,30 +81,31 @@ class Plain:
 
 
 def shaped(works: Sequence[Work]) -> Plain | None:
-    """The server that shows the mean TPOT of all these runs together; None where they show none."""
-    few = [work.first(MOST_SHAPED) for work in works]
-    few = [work for work in few if work.counts.any()]
-    if not few:
-        return None
-    seen = np.concatenate([work.seen_tpot_s[work.counts] for work in few])
-    per_token = [work.seen_ttft_s[work.counts] / np.maximum(1, work.prompt[work.counts]) for work in few]
+    """The server that all these runs together look like; None where they show none.
+
+    A step and a prompt's token as in the gentlest tenth of requests; the rest of the mean TPOT is put down to prefills,
+    by their share of the time, and to the decodes of a step, by their mean number (Little's law).
+    """
+    seen = np.concatenate([work.seen_tpot_s[work.counts] for work in works])
+    per_token = [work.seen_ttft_s[work.counts] / np.maximum(1, work.prompt[work.counts]) for work in works]
     step_s, prompt_s = (float(np.percentile(one, _GENTLE)) for one in (seen, np.concatenate(per_token)))
-    if not (step_s > 0 and prompt_s >= 0 and math.isfinite(step_s + prompt_s)):
+    span_s = sum(float(np.ptp(work.at_s[work.counts])) for work in works)
+    if not (step_s > 0 and prompt_s >= 0 and span_s > 0 and math.isfinite(step_s + prompt_s)):
         return None
-    low, high = 0.0, 0.2
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        plain = Plain(step_s, middle * step_s, prompt_s)
-        shown = np.concatenate([_tpot(work, *served(work, plain))[work.counts] for work in few])
-        low, high = (middle, high) if shown.mean() < seen.mean() else (low, middle)
-    return Plain(step_s, high * step_s, prompt_s)
+    prefilling = sum(float(work.prompt[work.counts].sum()) for work in works) * prompt_s / span_s
+    decodes = sum(float((work.seen_tpot_s * work.answer)[work.counts].sum()) for work in works) / span_s
+    left_s = float(seen.mean()) * max(0.0, 1 - prefilling) - step_s
+    return Plain(step_s, max(0.0, left_s / max(1.0, decodes)), prompt_s)
 
 
-def covariate(measure: Measure, work: Work, plain: Plain) -> float:
-    """Ln of what the plain server shows of this measure; 0 where it has no say."""
+Served = tuple[Floats, Floats, Floats]
+
+
+def covariate(measure: Measure, work: Work, served_at: Served) -> float:
+    """The logarithm of what the plain server shows of this measure; 0 where it has no say."""
     if measure.metric in (FAILED_SHARE, KERNEL_TIME):
         return 0.0
-    sent, first, last = served(work, plain)
+    sent, first, last = served_at
     counts = work.counts
     if measure.is_latency:
         values = _VALUES[measure.metric.removesuffix("_user")](work, sent, first, last)[counts]
@@ -136,7 +130,7 @@ _VALUES = {
 }
 
 
-def served(work: Work, plain: Plain) -> tuple[Floats, Floats, Floats]:
+def served(work: Work, plain: Plain) -> Served:
     """When each request was sent, and its first and last token came, on a plain server."""
     return _Serving(work, plain).run()
 
@@ -153,7 +147,7 @@ class _Serving:
         self._waiting: deque[int] = deque()
         self._decoding: list[tuple[float, int]] = []
 
-    def run(self) -> tuple[Floats, Floats, Floats]:
+    def run(self) -> Served:
         self._come()
         while self._next < len(self._at) or self._waiting or self._decoding:
             if self._waiting and len(self._decoding) < self._work.seats:
