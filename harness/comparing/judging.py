@@ -142,7 +142,7 @@ class _Method:
 
     def _row(self, number: int, measure: Measure, read: "_Read") -> Row | None:
         """One measure; None where neither side has it."""
-        values = [[_value(measure, repeat, number, read) for repeat in side] for side in (self.base, self.new)]
+        values = [[_value(measure, repeat, number, read.rows) for repeat in side] for side in (self.base, self.new)]
         if all(value is None for side in values for value in side):
             return None
         counts = [sum(count_of(measure, one.stages.get(number, {})) for one in side) for side in (self.base, self.new)]
@@ -180,7 +180,7 @@ class _Method:
         return ""
 
     def _effect(self, row: Row, read: "_Read") -> tuple[Effect | None, str, bool]:
-        runs = read.lineup.runs(row.measure)
+        runs = read.lineup.runs(row.measure, lambda one: _value(row.measure, one, row.stage, read.rows))
         effect = estimated(runs)
         if effect is None:
             return *self._alone(row, read), False

@@ -1,5 +1,6 @@
 """Which runs stand beside which for one stage: pairs, both sides together, earlier runs of one configuration?"""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from harness.comparing.estimating import FEWEST_FOR_COVARIATE, Runs
 from harness.comparing.history import groups
 from harness.comparing.offered import covariate, served, shaped, work_of
 from harness.comparing.sides import Repeat
-from harness.measures import Measure, value_of
+from harness.measures import Measure
 
 _Known = Callable[[Measure, int], float]
 
@@ -34,14 +35,14 @@ class Lineup:
     unlike: bool
     """Whether runs of one block sent unlike requests."""
 
-    def runs(self, measure: Measure) -> Runs:
+    def runs(self, measure: Measure, value_in: Callable[[Repeat], float | None]) -> Runs:
         """Values of a measure (ln of what has a ratio), without earlier runs that have none."""
-        found = [(one, self._value(measure, one.repeat)) for one in self.standing]
+        found = [(one, _logged(value_in(one.repeat), measure)) for one in self.standing]
         kept = [(place, one, value) for place, (one, value) in enumerate(found) if value is not None]
         known = [self._known(measure, place) for place, _, _ in kept] if self.unlike else [0.0] * len(kept)
         values = np.asarray([value for _, _, value in kept], dtype=np.float64)
         return Runs(
-            np.log(values) if measure.ratio else values,
+            values,
             np.asarray([one.block for _, one, _ in kept], dtype=np.int64),
             np.asarray([float(one.is_new) for _, one, _ in kept]),
             np.asarray([one.own for _, one, _ in kept], dtype=np.bool_),
@@ -51,10 +52,6 @@ class Lineup:
     def is_adjusted(self, runs: Runs) -> bool:
         """Whether a covariate had a say."""
         return self.unlike and len(runs.values) >= FEWEST_FOR_COVARIATE and bool(np.ptp(runs.known) > 0)
-
-    def _value(self, measure: Measure, repeat: Repeat) -> float | None:
-        value = value_of(measure, repeat.stages.get(self.number, {}))
-        return None if value is None or (measure.ratio and value <= 0) else value
 
     @cached_property
     def _known(self) -> _Known:
@@ -66,6 +63,12 @@ class Lineup:
             return lambda _measure, _place: 0.0
         shown = [served(work, plain) for work in known]
         return lambda measure, place: covariate(measure, known[place], shown[place])
+
+
+def _logged(value: float | None, measure: Measure) -> float | None:
+    if value is None or not measure.ratio:
+        return value
+    return math.log(value) if value > 0 else None
 
 
 def lined_up(
