@@ -78,7 +78,7 @@ def test_rates_begin_when_the_warm_up_is_over():
 
     assert (by_clock.window.rates_ns, users.window.rates_ns) == (ns(2.5), ns(2.5))
     assert "warm-up had ended" in by_clock.window.rates_text
-    assert users.rates.request == pytest.approx(17 / 16.5)  # ended at 3, 4, … 19 s
+    assert users.rates.request == pytest.approx(16 / 15.5)  # ended at 3, 4, … 18 s, the last whole round
 
 
 def test_a_warm_up_that_never_ends_is_told():
