@@ -10,6 +10,7 @@ from benchmarks.closed import closed100, closed1000
 from benchmarks.compare import compare
 from benchmarks.costs import help_, memory1m, overhead
 from benchmarks.gate import gate
+from benchmarks.hostile import hostile
 from benchmarks.intervals import intervals
 from benchmarks.kernels import kernels
 from benchmarks.numbers import Number, machine, table, wait_for_quiet
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "gate": gate,
     "poisson500": poisson500,
     "memory1m": memory1m,
+    "hostile": hostile,
     "report10k": report10k,
     "report1m": report1m,
     "twin_virtual": twin_virtual,

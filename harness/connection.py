@@ -189,7 +189,7 @@ class Connection:
     def _let_go(self) -> Exchange | None:
         exchange, self._exchange = self._exchange, None
         self._in_chunks = False
-        self._keep_stamp = self._keep_piece = _drop
+        self._keep_stamp = self._keep_piece = self._keep_late = _drop
         self._owner.held -= self._size
         self._size = 0
         return exchange
