@@ -44,7 +44,8 @@ def _write_worker(raw, worker, shares):
         one.sent_ns, one.done_ns = due_ns + 10, due_ns + 500
         ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1), (8, 2), (due_ns, due_ns, one.sent_ns))
         if fate != "lost":
-            one.pieces, one.stamps = [answered(event(ids=[1]), event(ids=[2]))], [due_ns + 400]
+            whole = answered(event(ids=[1]), event(ids=[2]))
+            one.pieces, one.stamps = [whole[:-40] if fate == "failed" else whole], [due_ns + 400]
             one.failure = {"failed": "reset", "cancelled": "cancelled"}.get(fate, "")
             spool.append(one)
     spool.close()

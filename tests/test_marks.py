@@ -61,7 +61,8 @@ def test_one_sign_is_enough(sign):
 def _answered(folder, *bodies):
     """A result folder with these answers, as note_signs leaves run.json."""
     (folder / store.RAW).mkdir()
-    store.write_json(folder, store.RUN, {"format": 1, "engine": {"model": "m", "simulated": False}})
+    run = {"format": 1, "name": "marks", "question": "Which engine?", "stages": []}
+    store.write_json(folder, store.RUN, run | {"engine": {"model": "m", "simulated": False}})
     spool = Spool(folder / store.RAW / "spool-0.bin")
     for number, body in enumerate(bodies):
         exchange = Exchange(number, b"", 0, lambda _: None)

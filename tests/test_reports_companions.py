@@ -113,7 +113,7 @@ def test_letters_that_xml_forbids_do_not_break_the_file(tmp_path):
     summary = store.read_json(folder, store.SUMMARY)
     summary["verdict"] = {
         "valid": False,
-        "doubts": [{"severity": "doubt", "text": "\x00\x1b[31m<&]]>", "next": "\x08"}],
+        "doubts": [{"name": "odd", "severity": "doubt", "text": "\x00\x1b[31m<&]]>", "next": "\x08"}],
     }
     summary["stages"][0]["label"] = "\x0b<stage>"
     store.write_json(folder, store.SUMMARY, summary)

@@ -32,7 +32,7 @@ def written(folder, until_s=math.inf):
     """The raw files of twenty requests of one stage, two a second, as two workers have written them by some time."""
     raw = folder / store.RAW
     raw.mkdir(parents=True)
-    told = {"name": "f", "stages": [STAGE.as_dict()], "slo": {"ttft_p90": 1.0}, "endpoint": "completions"}
+    told = {"format": 1, "name": "f", "question": "?", "stages": [STAGE.as_dict()], "slo": {"ttft_p90": 1.0}}
     store.write_json(folder, store.RUN, told)
     due_ns = np.arange(20, dtype=np.int64) * SECOND_NS // 2
     plan.save(raw / "plan.npz", (StagePlan(0, 0, 0, STAGE, 50, 0, 20, 0, 0, due_ns),), None)
