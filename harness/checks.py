@@ -267,8 +267,8 @@ def still_filling(evidence: Evidence) -> Iterator[Doubt]:
     came, ended, counted = summary.rates.arrived or 0.0, summary.rates.output_token or 0.0, summary.counted
     more = (came - ended) * summary.window.rates_s * counted.requests / max(1, counted.output_tokens)  # answers
     by_chance = FILLING_SURE * math.sqrt(summary.concurrency_mean or 0.0)
-    filling = more > by_chance and came > FILLING_DOUBT * ended
-    if summary.is_open and not summary.window.steady and summary.account.completed and filling:
+    filling = (more > by_chance or summary.window.filling) and came > FILLING_DOUBT * ended
+    if summary.is_open and summary.account.completed and filling:
         text = (
             f"{format_rate(came, 'tokens/s')} came out, and the answers that ended meanwhile hold "
             f"{format_rate(ended, 'tokens/s')}: the engine was still filling, and the stage's rates are lower bounds."

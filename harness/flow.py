@@ -3,11 +3,12 @@
 Rates count answers by when they end, and warm-up never counts. So they begin later than the
 sending: answers that end at first are those of the warm-up, or, where the engine began empty,
 none; and an engine that fills its batch or its queue answers ever faster until it is full. From
-the window's start on these are left out, the first two within its first half:
+the window's start on these are left out, the first two as a rule within its first half:
 
 1. Warm-up: until its last answer has ended. Then only requests of the stage are under way.
 2. Filling: in an open loop of one rate that began empty, until all are answered that were sent before the
-   first answer ended (or nine in ten of them, or half, where that takes longer).
+   first answer ended (or nine in ten of them, or half, where that takes longer). Where not even half are by the
+   middle of the window, from the first answer on, or for the last quarter: the engine may fill for longer.
 3. Ramp-up: in such a loop, with at least 50 answers left, MSER-5 over 250 equal
    parts of what remains proposes a cut of the rate of answers. It is made where they left more
    slowly before than after, by over three standard errors and by a tenth; a cut of the whole
@@ -38,12 +39,14 @@ Times = NDArray[np.int64]
 class Flow:
     """Answers count in rates from `start_ns` on; `text` says why not sooner.
 
-    `warmup_left` counts answers of the warm-up that were still under way then, and so take the place of others.
+    `warmup_left` counts answers of the warm-up that were still under way then, and so take the place of others;
+    `filling` says that the engine was, as far as can be seen, not full yet.
     """
 
     start_ns: int
     text: str = ""
     warmup_left: int = 0
+    filling: bool = False
 
 
 def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, empty: bool, even: bool) -> Flow:
@@ -59,9 +62,9 @@ def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, emp
     if len(warm_ns):
         found = _after_warm_up(warm_ns, start_ns, latest_ns)
     elif even and empty:
-        found = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, latest_ns)
+        found = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, end_ns)
     answered_ns = ended_ns[own & (ended_ns > found.start_ns) & (ended_ns <= end_ns)]
-    return _risen(answered_ns, found, end_ns, start_ns) if even else found
+    return _risen(answered_ns, found, end_ns, start_ns) if even and not found.filling else found
 
 
 def _after_warm_up(warm_ns: Times, start_ns: int, latest_ns: int) -> Flow:
@@ -77,8 +80,9 @@ def _until(left: int) -> str:
     return "when the last answer of the warm-up had ended"
 
 
-def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, latest_ns: int) -> Flow:
+def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) -> Flow:
     """When those are answered that came before the first answer ended."""
+    latest_ns = (start_ns + end_ns) // 2
     first_ns = int(ended_ns.min(initial=np.iinfo(np.int64).max))
     wave = np.sort(ended_ns[sent_ns < first_ns])
     for share, which in ((1.0, "all"), (0.9, "nine in ten"), (0.5, "half")):
@@ -88,7 +92,14 @@ def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, latest_ns: int)
             first = "the first request was" if len(wave) == 1 else f"{which} of the first {len(wave)} requests were"
             text = f"Rates count from {since} on, when {first} answered."
             return Flow(int(wave[number]), text)
-    return Flow(start_ns)
+    if not start_ns < first_ns <= end_ns:
+        return Flow(start_ns)
+    at_ns = min(first_ns, (start_ns + 3 * end_ns) // 4)
+    text = (
+        f"Rates count from {_since(at_ns, start_ns)} on, as less than half of the first {len(wave)} requests "
+        "were answered in the first half of the window."
+    )
+    return Flow(at_ns, text, filling=True)
 
 
 def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:

@@ -81,9 +81,9 @@ class Window:
 
     Latencies are those of the first, rates those of the second (`harness.flow` says why they begin
     later, and `rates_text` tells it). `warmup_left` counts answers of the warm-up that were still
-    under way at `rates_ns`. `steady` is None where it cannot be told; `text` says how the window
-    was found. `first_wave` counts requests that were sent all at once and stand inside the window;
-    `grew` marks a queue that rose through the whole stage.
+    under way at `rates_ns`; `filling` says that the engine was perhaps not full yet. `steady` is None
+    where it cannot be told; `text` says how the window was found. `first_wave` counts requests that were
+    sent all at once and stand inside the window; `grew` marks a queue that rose through the whole stage.
     """
 
     start_ns: int
@@ -96,6 +96,7 @@ class Window:
     later_ns: int = 0  # from start_ns to the begin of rates
     rates_text: str = ""
     warmup_left: int = 0
+    filling: bool = False
 
     @property
     def length_s(self) -> float:
@@ -147,7 +148,8 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
         empty=window.start_ns == span.start_ns, even=even,
     )  # fmt: skip
     later_ns = found.start_ns - window.start_ns
-    window = replace(window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left)
+    told = {"rates_text": found.text, "warmup_left": found.warmup_left, "filling": found.filling}
+    window = replace(window, later_ns=later_ns, **told)
     return _whole_rounds(requests, span, window) if kind == CLOSED and window.method != WHOLE_STAGE else window
 
 

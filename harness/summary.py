@@ -19,7 +19,7 @@ from harness.energy import energy_of
 from harness.errors import ResultError
 from harness.invariants import little
 from harness.metrics import StageInput, StageSummary, summarize_stage
-from harness.records import COMPLETED, COUNTS, MISSING, Events, Requests, Samples
+from harness.records import COMPLETED, COUNTS, FROM_EVENTS, MISSING, Events, Requests, Samples
 from harness.slo import Outcome
 from harness.stage_names import stage_name
 from harness.steady import Span
@@ -133,7 +133,8 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
 def token_audit(requests: Requests) -> dict[str, Any]:
     """Tokens asked for and counted, over all completed requests of the run, warm-up included, as the server sees them.
 
-    A side is mismatched where the server's count is known and is not what was asked for.
+    A side is mismatched where the server's count is known and is not what was asked for: events that
+    were counted for want of one are not.
     """
     done = requests.status == COMPLETED
     pairs = {
@@ -141,12 +142,13 @@ def token_audit(requests: Requests) -> dict[str, Any]:
         "output": (requests.output_asked[done], requests.output_tokens[done]),
     }
     counted_by = requests.counted_by[done]
+    by_server = {"input": np.ones(len(counted_by), bool), "output": counted_by != FROM_EVENTS}
     found: dict[str, Any] = {}
     for side, (asked, counted) in pairs.items():
         known = (asked != MISSING) & (counted != MISSING)
         found[f"{side}_asked"] = int(asked[asked != MISSING].sum())
         found[f"{side}_counted"] = int(counted[counted != MISSING].sum())
-        found[f"{side}_mismatched"] = int((known & (asked != counted)).sum())
+        found[f"{side}_mismatched"] = int((known & by_server[side] & (asked != counted)).sum())
     ways = {way: int((counted_by == way).sum()) for way in COUNTS}
     return found | {"counted_by": {way: count for way, count in ways.items() if count}}
 

@@ -34,6 +34,7 @@ def lengths(evidence: Evidence) -> Iterator[Doubt]:
     )
     for name, what, asked, counted in sides:
         known = _done(r) & (asked != MISSING) & (counted != MISSING)
+        known &= (r.counted_by != FROM_EVENTS) | (name == "input_length")  # a count of events is not the server's
         off = int((known & (asked != counted)).sum())
         if off:
             text = (

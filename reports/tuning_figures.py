@@ -54,7 +54,8 @@ def kind_of(result: StudyResult, trial: Mapping[str, Any]) -> str:
 
 def _tip(trial: Mapping[str, Any], *names: str) -> str:
     point = ", ".join(f"{name} {value}" for name, value in (trial.get("point") or {}).items())
-    values = ", ".join(f"{name} {significant(value_of(trial, name))}" for name in names)
+    taken = " (extrapolated)" if trial.get("status") == "stopped" else ""
+    values = ", ".join(f"{name} {significant(value_of(trial, name))}{taken}" for name in names)
     return f"trial {trial.get('number')}: {values} ({point or 'the default'})"
 
 
@@ -167,7 +168,7 @@ def agreement_words(screening: Mapping[str, Any], count: int) -> str:
     """How well the twin ordered the trials, with its interval."""
     tau, low, high = (screening.get(key) for key in ("tau", "low", "high"))
     if tau is None or low is None or high is None:
-        return f"{count} trials are too few to tell whether the twin orders them rightly."
+        return f"{screening.get('pairs', count)} trials are too few to tell whether the twin orders them rightly."
     kept = "it was listened to to the end" if screening.get("trusted", True) else "it was no longer listened to"
     interval = f"95 % CI {significant(low, 2)} to {significant(high, 2)}"
     return (

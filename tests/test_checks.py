@@ -254,6 +254,13 @@ def test_unknown_lengths_are_no_mismatch():
     assert doubts(altered(lambda r: replace(r, input_tokens=MISSING, output_asked=MISSING))) == {}
 
 
+def test_a_count_of_events_is_no_length():
+    """Where the server told no number of tokens, nobody knows whether an answer was as long as asked for."""
+    uncounted = altered(lambda r: replace(r, counted_by="events", output_asked=77))
+
+    assert doubts(uncounted) == {"tokens_uncounted": "doubt"}
+
+
 def test_assumed_tokens_are_told():
     """Tokens spread over events are a note; a total that is itself a guess is a doubt."""
     assert doubts(altered(lambda r: replace(r, counted_by="assumed"))) == {"tokens_assumed": "note"}

@@ -1,5 +1,6 @@
 """Do rates say what an engine can do, and nothing of how a stage began?"""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,15 +104,35 @@ def test_an_engine_that_began_empty_is_filled_first(slow, share):
     assert f"when {share} of the first 16 requests" in found.rates_text
 
 
+def in_parallel(seconds, takes):
+    """Eight requests a second for so long; answer i takes `takes(i)` seconds, a token in each."""
+    pairs = [answered(i, i / 8, list(i / 8 + np.arange(1, 1.0 + takes(i)))) for i in range(8 * seconds)]
+    return evidence_of(pairs, "poisson", seconds)
+
+
 def test_a_stage_that_only_filled_the_engine_is_doubted():
-    """Twelve seconds of load whose answers take eight give lower bounds; ten times as long do not."""
-    short, whole = (
-        [answered(i, i / 8, list(i / 8 + np.arange(1, 9.0))) for i in range(8 * seconds)] for seconds in (12, 120)
-    )
-    told = [list(still_filling(evidence_of(pairs, "poisson", len(pairs) / 8))) for pairs in (short, whole)]
+    """Twelve seconds of load whose answers take four to ten give lower bounds; ten times as long do not."""
+    told = [list(still_filling(in_parallel(seconds, lambda i: 4 + i % 7))) for seconds in (12, 120)]
 
     assert [len(doubts) for doubts in told] == [1, 0]
     assert "still filling" in told[0][0].text
+
+
+def test_rates_begin_with_the_first_answer_where_it_comes_late():
+    """Answers of seven seconds leave as fast as they are offered, in a stage of twelve seconds, too: no 3.3 req/s."""
+    found = in_parallel(12, lambda _: 7).summary
+
+    assert (found.window.rates_ns, found.window.filling) == (ns(7), True)
+    assert found.rates.request == pytest.approx(8, rel=0.03)
+    assert "less than half of the first 56 requests" in found.window.rates_text
+
+
+def test_a_stage_is_doubted_though_its_queue_looked_steady():
+    """A third more tokens that came than ended answers hold: a doubt, whatever the test of the window said."""
+    found = in_parallel(12, lambda i: 4 + i % 7)
+    calm = replace(found.summary, window=replace(found.summary.window, steady=True))
+
+    assert [doubt.name for doubt in still_filling(replace(found, summary=calm))] == ["still_filling"]
 
 
 def test_a_load_without_one_rate_is_taken_whole():
@@ -146,6 +167,10 @@ def test_a_stage_that_cannot_answer_has_no_part():
         *(f"Rates count from 1.75 s on, when {n} of the first 16 requests were answered." for n in ("all", "half")),
         "Rates count from 1.75 s on, when nine in ten of the first 16 requests were answered.",
         "Rates count from 500 ms on, when the first request was answered.",
+        (
+            "Rates count from 7.00 s on, as less than half of the first 56 requests were answered in the first half "
+            "of the window."
+        ),
         "Rates count from 12.6 s on: before, 1.75 req/s were answered, and 19.8 req/s after.",
     ],
 )

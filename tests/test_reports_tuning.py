@@ -93,6 +93,15 @@ def test_everything_a_user_takes_away_is_there(tmp_path):
     assert "Winner confirmed" in text
 
 
+def test_the_figures_mark_what_is_extrapolated_and_count_what_was_measured(tmp_path):
+    """A stopped trial's tip says so; of too few trials the page tells the number that the terminal tells."""
+    few = {"pairs": 4, "tau": None, "low": None, "high": None, "trusted": True}
+    text, parsed = page(study(screening=few), tmp_path)
+
+    assert "trial 3: goodput 0.700 (extrapolated)" in text
+    assert "4 trials are too few to tell whether the twin orders them rightly." in parsed.text
+
+
 def test_without_files_the_command_stands_alone(tmp_path):
     """Its words as a shell takes them."""
     _, parsed = page(study(files={}, winner={"command": ["vllm", "serve", "my model"]}), tmp_path)

@@ -145,6 +145,13 @@ def test_the_token_audit_holds_both_sides_of_every_completed_request():
     }  # fmt: skip
 
 
+def test_events_that_were_counted_are_no_count_of_the_server():
+    """An answer whose tokens the server did not tell is not said to be of another length than asked."""
+    odd = answered(9, 3.5, [3.6, 3.7], output_asked=5, counted_by="events")
+
+    assert summed_up([*hand_made(), odd], [span_row(0, 4, 5)])["tokens"]["output_mismatched"] == 0
+
+
 def test_parts_that_do_not_belong_together_are_refused():
     """Another format, other rows of events, or a stage that the run does not know: one line each."""
     requests, events = columns(hand_made())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ from harness.tune.evaluating import StartFailed, Virtual
 from harness.tune.result import conclude, summary_lines
 from harness.tune.sampler import asked_of_tpe
 from harness.tune.study import carry_out, spent, words
-from harness.tune.words import COMPLETE, FAILED, Trial
+from harness.tune.words import COMPLETE, FAILED, STOPPED, Measurement, Trial
 from tests.tune_problems import constraints_of, problem_in, work_in, written
 
 ALIVE = {"max_num_seqs": {"int": [2, 64], "log": True}, "max_num_batched_tokens": [256, 512, 1024, 2048]}
@@ -170,6 +171,16 @@ def test_capacity_is_searched_within_a_start(tmp_path):
     assert all(trial.values["capacity"] > 0 for trial in trials)
     assert all(trial.measurement.metrics["capacity_high"] > trial.values["capacity"] for trial in trials)
     assert all(re.search(r"capacity .* req/s", words(trial)) for trial in trials)
+
+
+def test_a_stopped_trial_says_what_is_extrapolated():
+    """In its one line: the value is not measured, and what was stands beside it."""
+    shown = Measurement({"goodput": 1.849}, {}, load_s=26.5, seed=1)
+    stopped = Trial(2, {"n": 8}, {}, STOPPED, {"goodput": 5.06}, measurement=shown)
+    unseen = replace(stopped, measurement=None)
+
+    assert words(stopped) == "trial 2 (sampler): goodput 5.06 (extrapolated; 1.85 so far), stopped early; n 8"
+    assert "goodput 5.06 (extrapolated), stopped early" in words(unseen)
 
 
 def test_the_winner_is_confirmed_on_other_arrivals(done):

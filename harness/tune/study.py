@@ -225,8 +225,18 @@ def words(trial: Trial) -> str:
     """A trial in one line."""
     point = ", ".join(f"{name} {value}" for name, value in trial.point.items()) or "base configuration"
     answer = None if trial.measurement is None else answer_in(trial.measurement.metrics)  # then the only objective
-    told = ", ".join(f"{name} {answer or significant(value)}" for name, value in trial.values.items())
+    told = ", ".join(
+        f"{name} {answer or significant(value)}{_so_far(trial, name)}" for name, value in trial.values.items()
+    )
     broken = ", ".join(name for name, value in trial.violations.items() if value > 0)
     early = ", stopped early" if trial.status == STOPPED else ""
     doubt = f", misses {broken}" if broken else ""
     return f"trial {trial.number} ({trial.origin}): {told}{doubt}{early}; {point}"
+
+
+def _so_far(trial: Trial, name: str) -> str:
+    """Of a trial that was stopped early: that its value is extrapolated, and what it had shown itself."""
+    if trial.status != STOPPED:
+        return ""
+    shown = None if trial.measurement is None else trial.measurement.metrics.get(name)
+    return " (extrapolated)" if shown is None else f" (extrapolated; {significant(shown)} so far)"
