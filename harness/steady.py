@@ -148,8 +148,9 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
         empty=window.start_ns == span.start_ns, even=even,
     )  # fmt: skip
     later_ns = found.start_ns - window.start_ns
-    told = {"rates_text": found.text, "warmup_left": found.warmup_left, "filling": found.filling}
-    window = replace(window, later_ns=later_ns, **told)
+    window = replace(
+        window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left, filling=found.filling
+    )
     return _whole_rounds(requests, span, window) if kind == CLOSED and window.method != WHOLE_STAGE else window
 
 
