@@ -5,7 +5,6 @@ program that generated offline, of a run's raw folder into requests.parquet, eve
 timeline.json. Nothing is lost: scheduled = completed + failed + cancelled + never sent.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,10 @@ from numpy.typing import NDArray
 
 from harness import calls, store
 from harness.decoding import INTEGERS, TEXTS, Decoded, decode_spool
+from harness.errors import ResultError
 from harness.ledger import read_ledger
 from harness.plan import StagePlan, load
+from harness.raw_shapes import Note
 from harness.records import (
     ASSUMED,
     CANCELLED,
@@ -33,6 +34,7 @@ from harness.records import (
     Requests,
     requests_from_columns,
 )  # fmt: skip
+from harness.shaping import held, lines_of
 
 LOST = "lost"  # sent, but the process that waited for the answer died
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
@@ -63,17 +65,13 @@ def read_begun(raw: Path) -> Begun:
     begin_ns: dict[int, int] = {}
     end_ns: dict[int, int] = {}
     stopped_ns = None
-    lines = (raw / store.BEGUN).read_text(encoding="utf-8").splitlines() if (raw / store.BEGUN).exists() else []
-    for line in lines:
-        try:
-            note = json.loads(line)
-        except ValueError:
-            continue
-        if "begin_ns" in note:
-            begin_ns[note["number"]] = note["begin_ns"]
-        if "end_ns" in note:
-            end_ns[note["number"]] = note["end_ns"]
-        stopped_ns = note.get("stopped_ns", stopped_ns)
+    for place, line in lines_of(raw / store.BEGUN):
+        note = held(place, line, Note)
+        if note.number is not None and note.begin_ns is not None:
+            begin_ns[note.number] = note.begin_ns
+        if note.number is not None and note.end_ns is not None:
+            end_ns[note.number] = note.end_ns
+        stopped_ns = stopped_ns if note.stopped_ns is None else note.stopped_ns
     return Begun(begin_ns, stopped_ns, end_ns)
 
 
@@ -109,10 +107,23 @@ def gathered(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Events, li
 def _sources(raw: Path) -> Iterator[Source]:
     """What was sent and what came back, by each worker, or by the program that generated offline."""
     for number in range(len(list(raw.glob("ledger-*.bin")))):
-        yield read_ledger(raw / f"ledger-{number}.bin"), decode_spool(raw / f"spool-{number}.bin")
+        rows = read_ledger(raw / f"ledger-{number}.bin")
+        yield rows, held_to(rows, decode_spool(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
     offline = calls.answers(raw)
     if offline is not None:
         yield offline
+
+
+def held_to(rows: NDArray[np.void], decoded: Decoded, path: Path) -> Decoded:
+    """The answers of a spool, if each is to a request of its ledger, and none has two.
+
+    Raises:
+        ResultError: the two do not belong together.
+    """
+    seq = decoded.integers["seq"]
+    if len(seq) and (seq.min() < 0 or seq.max() >= len(rows) or len(np.unique(seq)) < len(seq)):
+        raise ResultError(f"{path}: answers other requests than its ledger holds; expected the two of one run")
+    return decoded
 
 
 def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, Decoded]]:

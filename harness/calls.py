@@ -21,12 +21,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.arrays import integers_in, read_arrays
 from harness.decoding import INTEGERS, TEXTS, Decoded
+from harness.errors import ResultError
 from harness.ledger import ROW
 from harness.plan import StagePlan
 from harness.prompts import Prompt, TokenIds
+from harness.raw_shapes import OfflineNote
 from harness.records import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
-from harness.store import write_json
+from harness.shaping import held
+from harness.store import read_json, write_json
 from harness.workloads import Workload
 
 JOB, PROMPTS, ASKED, NOTES, GO = "offline.json", "prompts.jsonl", "asked.npz", "notes.jsonl", "go"
@@ -141,12 +145,21 @@ def answers(raw: Path) -> tuple[NDArray[np.void], Decoded] | None:
     """
     if not (raw / ASKED).exists():
         return None
-    calls = [Call(**call) for call in json.loads((raw / JOB).read_text(encoding="utf-8"))["calls"]]
+    calls = [Call(**call) for call in read_json(raw, JOB)["calls"]]
     said = _Said(raw)
-    with np.load(raw / ASKED) as file:
-        asked = {name: file[name] for name in _COLUMNS}
+    asked = _asked(raw / ASKED, len(calls))
     rows = _rows(calls, asked, said.begin_ns)
     return rows, _decoded(rows, said.done_of(asked["call"][: len(rows)]), said.ended)
+
+
+def _asked(path: Path, calls: int) -> dict[str, NDArray[np.int64]]:
+    arrays = read_arrays(path)
+    asked = {name: integers_in(path, arrays, name) for name in _COLUMNS}
+    if len({len(values) for values in asked.values()}) > 1:
+        raise ResultError(f"{path}: columns of unlike lengths; expected as many values in each")
+    if len(asked["call"]) and not 0 <= asked["call"].min() <= asked["call"].max() < calls:
+        raise ResultError(f"{path}: call is {asked['call'].min()} to {asked['call'].max()}; expected 0 to {calls - 1}")
+    return asked
 
 
 class _Said:
@@ -157,8 +170,9 @@ class _Said:
         self.ended: Mapping[str, Any] | None = None
         self._done: dict[tuple[int, int], Done] = {}
         for line in Notes(raw).new():
+            held(str(raw / NOTES), line, OfflineNote)
             if "done" in line:
-                self._done[line["call"], line["place"]] = Done(*line["done"])
+                self._done[line["call"], line["place"]] = held(str(raw / NOTES), line["done"], Done)
             elif "begin_ns" in line:
                 self.begin_ns[line["call"]] = line["begin_ns"]
             elif "ended" in line:

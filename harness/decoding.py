@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness import sse
 from harness.reading import reading
 from harness.records import MISSING
-from harness.spool import Frame, frame_starts, read_frames
+from harness.spool import Frame, frame_starts, read_frames, spool_size
 
 _WORTH_A_PROCESS = 64 << 20  # bytes of spool that take longer to decode than a process to start
 INTEGERS = (
@@ -49,7 +49,7 @@ class Decoded:
 def decode_spool(path: Path) -> Decoded:
     """All answers of a spool; several processes share a large one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    parts = max(1, min(cores, path.stat().st_size // _WORTH_A_PROCESS))
+    parts = max(1, min(cores, spool_size(path) // _WORTH_A_PROCESS))
     if parts == 1:
         return decode_part(path, 0, None)
     ranges = frame_starts(path, parts)

@@ -50,7 +50,7 @@ def _know_secrets(raw: Path) -> None:
     """Note the secrets that the requests carried, where this process has them too: a server may have told them."""
     from harness.reaching import know_again  # noqa: PLC0415 - pydantic loads only where raw files are read
 
-    if (raw / "job.json").is_file():
+    if (raw / "job.json").exists():
         know_again(store.read_json(raw, "job.json").get("reach") or {})
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import ResultError
+
 ROW = np.dtype(
     [
         ("written", "<i4"),
@@ -29,6 +31,7 @@ ROW = np.dtype(
     ]
 )
 _PACK = struct.Struct("<8i4q")
+_MOST = {"stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}  # so that no other file is taken for one
 _ROWS_A_GROWTH = 65_536  # times 64 bytes: a multiple of every page size
 
 
@@ -80,6 +83,19 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> NDArray[np.void]:
-    """The rows that were written, as an array of dtype ROW; a row's place in the file is its `seq`."""
-    rows = np.fromfile(path, dtype=ROW)
-    return rows[: int(rows["written"].sum())]
+    """The rows that were written, as an array of dtype ROW; a row's place in the file is its `seq`.
+
+    Raises:
+        ResultError: where it cannot be read or holds what no worker writes.
+    """
+    try:
+        rows = np.fromfile(path, dtype=ROW)
+    except OSError as fault:
+        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected the file of a worker") from None
+    rows = rows[: int((rows["written"] != 0).sum())]
+    for name, most in _MOST.items():
+        if len(rows) and not 0 <= rows[name].min() <= rows[name].max() <= most:
+            raise ResultError(f"{path}: {name} is {rows[name].min()} to {rows[name].max()}; expected 0 to {most}")
+    if not (rows["written"] == 1).all():
+        raise ResultError(f"{path}: written is no 1 in all rows that are used; expected the file of a worker")
+    return rows

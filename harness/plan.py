@@ -7,7 +7,7 @@ is killed. A session is one request, or one conversation of several turns.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import stage_names
+from harness.arrays import integers_in, read_arrays
 from harness.arrivals import due_times
+from harness.errors import ResultError
+from harness.raw_shapes import Head
 from harness.scenario.models import Scenario, Warmup
 from harness.scenario.stages import Stage
 from harness.seeds import stream
+from harness.shaping import WROTE, held
 from harness.units import seconds_to_ns
 from harness.workloads import Workload
 
@@ -195,14 +199,27 @@ def save(path: Path, plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | No
 
 
 def load(path: Path) -> tuple[tuple[StagePlan, ...], NDArray[np.int64] | None]:
-    """The plans of a file that `save` wrote, and the turns of their sessions where there are several."""
-    with np.load(path) as file:
-        heads = json.loads(str(file["heads"]))
-        plans = tuple(_restored(head, file.get(f"due_{head[0]}")) for head in heads)
-        return plans, file.get("turns")
+    """The plans of a file that `save` wrote, and the turns of their sessions where there are several.
+
+    Raises:
+        ResultError: where it cannot be read or is no such file.
+    """
+    arrays = read_arrays(path)
+    try:
+        told = json.loads(str(arrays["heads"]))
+    except (KeyError, ValueError, RecursionError):
+        raise ResultError(f"{path}: heads is missing or no JSON; expected {WROTE}") from None
+    plans = tuple(_restored(path, head, arrays) for head in held(f"{path}: heads", told, list[Head]))
+    planned = sum(made.taken or 0 for made in plans)
+    turns = integers_in(path, arrays, "turns", planned) if "turns" in arrays else None
+    if turns is not None and len(turns) and int(turns.min()) < 0:
+        raise ResultError(f"{path}: turns has the value {turns.min()}; expected counts from 0 on")
+    return plans, turns
 
 
-def _restored(head: list[Any], due_ns: NDArray[np.int64] | None) -> StagePlan:
-    names = ("number", "stage_index", "repeat", "stage", "first_session", "warm", "sessions", "measured_ns", "warm_ns")
-    values = dict(zip(names, head, strict=True))
-    return StagePlan(**values | {"stage": Stage(**values["stage"]), "due_ns": due_ns})
+def _restored(path: Path, head: Head, arrays: Mapping[str, NDArray[Any]]) -> StagePlan:
+    stage, name = held(f"{path}: stage {head.number}", head.stage, Stage), f"due_{head.number}"
+    most = None if head.sessions is None else head.warm + head.sessions
+    due_ns = integers_in(path, arrays, name, most) if name in arrays else None
+    values = {key: getattr(head, key) for key in head.__struct_fields__}
+    return StagePlan(**values | {"stage": stage, "due_ns": due_ns})

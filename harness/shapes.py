@@ -1,4 +1,4 @@
-"""Which keys of a result's JSON files does a reader rely on, and of which kind are they?
+"""Which keys of a result's files does a reader rely on, and of which kind are they?
 
 Only what is relied upon is held: files of earlier and later versions have fewer and more keys.
 """
@@ -6,17 +6,27 @@ Only what is relied upon is held: files of earlier and later versions have fewer
 from typing import Annotated, Any
 
 import msgspec
-
-from harness.errors import ResultError
+from msgspec import Meta, Struct
 
 Object = dict[str, Any]
 
+Time = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Place = Annotated[int, Meta(ge=0, le=10**6)]
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Number = Annotated[float, Meta(ge=-1e24, le=1e24)]
+Positive = Annotated[float, Meta(gt=0, le=1e24)]
+Interval = Annotated[list[Number], Meta(min_length=2, max_length=2)]
+Needs = dict[str, tuple[str, ...]]
 
-Time = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
-Place = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
+
+def hold_needed(kind: str, needed: Needs, given: Struct) -> None:
+    """Refuse an object of a kind that lacks what its kind needs; called as it is checked."""
+    for key in needed.get(kind, ()):
+        if getattr(given, key) is None:
+            raise ValueError(f"Object of kind {kind!r} is missing `{key}`")
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(Struct, frozen=True):
     """A row of timeline.json."""
 
     stage: Place
@@ -26,75 +36,7 @@ class Row(msgspec.Struct, frozen=True):
     end_ns: Time
 
 
-class Load(msgspec.Struct, frozen=True):
-    """What a stage asked for."""
-
-    kind: str
-    rate: float | None = None
-    rate_to: float | None = None
-    burstiness: float | None = None
-    speed: float | None = None
-    concurrency: int | None = None
-    max_concurrency: int | None = None
-    requests: int | None = None
-    duration_s: float | None = None
-
-
-class Run(msgspec.Struct, frozen=True):
-    """run.json."""
-
-    format: int
-    name: str
-    question: str
-    stages: list[Load]
-    engine: Object | None = None
-    client: Object | None = None
-    slo: dict[str, float] | None = None
-    repeats: int = 1
-    notes: list[str] | None = None
-    stream: bool = True
-    scenario_text: str = ""
-    environment: Object | None = None
-
-
-class Doubt(msgspec.Struct, frozen=True):
-    """A doubt of a verdict."""
-
-    name: str
-    severity: str
-    text: str
-    next: str
-    stage: int | None = None
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """The verdict of summary.json."""
-
-    valid: bool
-    doubts: list[Doubt]
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """A stage of summary.json."""
-
-    index: int | None = None
-    repeat: int | None = None
-    label: str = ""
-    requests: Object | None = None
-    slo_met: bool | None = None
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """summary.json of a load or of kernels."""
-
-    verdict: Verdict
-    answer: str
-    simulated: bool = False
-    stages: list[Stage] | None = None
-    kernels: Object | None = None
-
-
-_NEEDED = {
+_LOADS: Needs = {
     "constant": ("rate",),
     "poisson": ("rate",),
     "gamma": ("rate", "burstiness"),
@@ -104,27 +46,226 @@ _NEEDED = {
 }
 
 
-def _hold_loads(found: Any) -> None:
-    """Each kind of load says what it is named by."""
-    for number, load in enumerate(found.stages if isinstance(found, Run) else ()):
-        for key in _NEEDED.get(load.kind, ()):
-            if getattr(load, key) is None:
-                raise msgspec.ValidationError(f"Object missing required field `{key}` - at `$.stages[{number}]`")
+class Load(Struct, frozen=True):
+    """What a stage asked for."""
+
+    kind: str
+    rate: Number | None = None
+    rate_to: Number | None = None
+    burstiness: Number | None = None
+    speed: Number | None = None
+    concurrency: Count | None = None
+    max_concurrency: Count | None = None
+    requests: Count | None = None
+    duration_s: Number | None = None
+
+    def __post_init__(self) -> None:
+        hold_needed(self.kind, _LOADS, self)
 
 
-SHAPES: dict[str, Any] = {"run.json": Run, "timeline.json": list[Row], "summary.json": Summary}
+class Engine(Struct, frozen=True):
+    """The engine of run.json."""
+
+    kind: str | None = None
+    model: str | None = None
+    simulated: bool | None = None
+    hollow: bool | None = None
+    url: str | None = None
+    asked: Object | None = None
+    effective: Object | None = None
+    command: list[Any] | None = None
+    sources: Object | None = None
+    changed: Any = None
 
 
-def checked(path: str, name: str, value: Any) -> Any:
-    """A file's value, if it has the shape of its name.
+class Check(Struct, frozen=True):
+    """What the client's own check had found."""
 
-    Raises:
-        ResultError: with the file, the key and what was expected of it.
-    """
-    shape = SHAPES.get(name)
-    if shape is not None:
-        try:
-            _hold_loads(msgspec.convert(value, shape))
-        except msgspec.ValidationError as fault:
-            raise ResultError(f"{path}: {fault}; expected the file as `harness run` wrote it") from None
-    return value
+    floor_ttft_s: Number | None = None
+    floor_gap_p99_s: Number | None = None
+    ceiling_tokens_per_s: Number | None = None
+
+
+class Client(Struct, frozen=True):
+    """The client of run.json."""
+
+    version: str | None = None
+    selfcheck: Check | None = None
+
+
+class Environment(Struct, frozen=True):
+    """The machine of run.json."""
+
+    packages: Object | None = None
+    npu: list[Any] | None = None
+
+
+class Case(Struct, frozen=True):
+    """A case of kernels, or a combination that makes none, with its axes by name or as pairs."""
+
+    labels: Object | list[tuple[str, Any]]
+    kv_lens: list[Count] = []
+    reason: str | None = None
+
+
+class Kernels(Struct, frozen=True):
+    """The kernels of run.json."""
+
+    cases: list[Case]
+    skipped: list[Case] = []
+
+
+class Run(Struct, frozen=True):
+    """run.json."""
+
+    format: int
+    name: str
+    question: str
+    stages: list[Load]
+    engine: Engine | None = None
+    client: Client | None = None
+    slo: dict[str, Number] | None = None
+    repeats: Annotated[int, Meta(ge=1, le=10**6)] = 1
+    notes: list[str] | None = None
+    stream: bool = True
+    scenario_text: str = ""
+    environment: Environment | None = None
+    overrides: list[Any] | None = None
+    dataset: dict[str, int] | None = None
+    kernels: Kernels | msgspec.UnsetType = msgspec.UNSET
+
+
+class Doubt(Struct, frozen=True):
+    """A doubt of a verdict."""
+
+    name: str
+    severity: str
+    text: str
+    next: str
+    stage: Place | None = None
+
+
+class Verdict(Struct, frozen=True):
+    """The verdict of summary.json."""
+
+    valid: bool
+    doubts: list[Doubt]
+
+
+class Values(Struct, frozen=True):
+    """Values in short, as each metric of a stage has them."""
+
+    n: Count | None = None
+    mean: Number | None = None
+    std: Number | None = None
+    min: Number | None = None
+    p50: Number | None = None
+    p90: Number | None = None
+    p95: Number | None = None
+    p99: Number | None = None
+    max: Number | None = None
+    ci95: dict[str, Interval] | None = None
+    needed_s: dict[str, Number] | None = None
+    effective_n: Number | None = None
+
+
+class Window(Struct, frozen=True):
+    """What of a stage was measured."""
+
+    start_s: Number | None = None
+    end_s: Number | None = None
+    method: str | None = None
+    steady: bool | None = None
+    text: str | None = None
+
+
+class RatesWindow(Struct, frozen=True):
+    """What of a stage its rates count."""
+
+    start_ns: Time | None = None
+    end_ns: Time | None = None
+    window_s: Number | None = None
+    text: str | None = None
+    requests: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    events: Count | None = None
+
+
+class Outcome(Struct, frozen=True):
+    """What became of one limit."""
+
+    metric: str | None = None
+    limit: Number | None = None
+    value: Number | None = None
+    met: bool | None = None
+    failed_counted: Count | None = None
+
+
+class Concurrency(Struct, frozen=True):
+    """How many were in flight."""
+
+    mean: Number | None = None
+    max: Number | None = None
+
+
+class ClientError(Struct, frozen=True):
+    """By how much the client may have been wrong."""
+
+    clock: str | None = None
+    bounds: Object | None = None
+    first_exact: Number | None = None
+    blurred_share: Number | None = None
+    late_p50_s: Number | None = None
+    late_p99_s: Number | None = None
+
+
+class Stage(Struct, frozen=True):
+    """A stage of summary.json."""
+
+    index: Place = 0
+    repeat: Place = 0
+    label: str = ""
+    load: Load | None = None
+    requests: dict[str, Count] | None = None
+    errors: dict[str, Count] | None = None
+    window_s: Number | None = None
+    window: Window | None = None
+    rates_window: RatesWindow | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    offered_rate: Number | None = None
+    request_rate: Number | None = None
+    output_token_rate: Number | None = None
+    arrived_token_rate: Number | None = None
+    total_token_rate: Number | None = None
+    event_rate: Number | None = None
+    goodput: Number | None = None
+    slo_met: bool | None = None
+    slo: dict[str, Outcome] | None = None
+    concurrency: Concurrency | None = None
+    merged_share: Number | None = None
+    client_error: ClientError | None = None
+    ttft: Values | None = None
+    ttft_user: Values | None = None
+    tpot: Values | None = None
+    itl: Values | None = None
+    chunk_gap: Values | None = None
+    e2e: Values | None = None
+    e2e_user: Values | None = None
+    send_lag: Values | None = None
+    queue_wait: Values | None = None
+    connect: Values | None = None
+    little: dict[str, Number | None] | None = None
+    energy: Object | None = None
+
+
+class Summary(Struct, frozen=True):
+    """summary.json of a load."""
+
+    verdict: Verdict
+    answer: str
+    simulated: bool = False
+    engine: Engine | None = None
+    tokens: Object | None = None
+    stages: list[Stage] | None = None

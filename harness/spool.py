@@ -5,12 +5,15 @@ decoded after the load, or by `harness report` where the run was killed. A frame
 (8 bytes, little-endian) and a MessagePack array: three times as fast to write as packed arrays.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+from harness.errors import ResultError
 from harness.exchange import Exchange
 from harness.redaction import blanked, redact
 
@@ -79,19 +82,50 @@ class Spool:
 
 
 def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-    """The frames whose first byte lies in [start, stop) of a spool; a last frame that was cut is left out."""
-    with path.open("rb") as file:
+    """The frames whose first byte lies in [start, stop) of a spool; a last frame that was cut is left out.
+
+    Raises:
+        ResultError: where it cannot be read or holds what no worker writes.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
         file.seek(start)
         while stop is None or file.tell() < stop:
             length = file.read(_LENGTH.size)
             if len(length) < _LENGTH.size:
                 return
-            body = file.read(_LENGTH.unpack(length)[0])
-            if len(body) < _LENGTH.unpack(length)[0]:
+            if file.tell() + _LENGTH.unpack(length)[0] > size:
                 return
-            frame = _decode(body)
-            del body  # a long answer is not held twice while it is decoded
+            frame = _frame(path, file.read(_LENGTH.unpack(length)[0]))
             yield frame
+
+
+def opened(path: Path) -> BinaryIO:
+    """A spool, to be read.
+
+    Raises:
+        ResultError: where it cannot be.
+    """
+    try:
+        return path.open("rb")
+    except OSError as fault:
+        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected the answers of a worker") from None
+
+
+def spool_size(path: Path) -> int:
+    """Bytes of a spool; see `opened`."""
+    with opened(path) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def _frame(path: Path, body: bytes) -> Frame:
+    try:
+        frame = _decode(body)
+    except msgspec.DecodeError as fault:
+        raise ResultError(f"{path}: a frame is no answer ({fault}); expected the answers of a worker") from None
+    if len(frame.pieces) != len(frame.stamps):
+        raise ResultError(f"{path}: {len(frame.pieces)} pieces have {len(frame.stamps)} stamps; expected one each")
+    return frame
 
 
 def whole_end(path: Path, start: int = 0) -> int:
@@ -109,9 +143,9 @@ def whole_end(path: Path, start: int = 0) -> int:
 
 def frame_starts(path: Path, parts: int) -> list[tuple[int, int]]:
     """Byte ranges that cut a spool into about equal `parts` at frame borders."""
-    size = path.stat().st_size
     borders = [0]
-    with path.open("rb") as file:
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
         at = 0
         while at < size and len(borders) < parts:
             file.seek(at)

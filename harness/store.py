@@ -19,6 +19,20 @@ from numpy.typing import NDArray
 
 from harness.clock import utc_now
 from harness.errors import ResultError
+from harness.parquet import (
+    BLOCK,
+    COUNT,
+    COUNT_OR_EMPTY,
+    LAUNCHES,
+    NUMBER,
+    PLACE,
+    TEXT,
+    WHOLE,
+    WHOLE_OR_EMPTY,
+    Kinds,
+    read_lists,
+    read_table,
+)
 from harness.records import (
     CLIENT_COLUMNS,
     COLUMNS,
@@ -30,7 +44,7 @@ from harness.records import (
     requests_from_columns,
 )
 from harness.redaction import redact, redact_tree
-from harness.shapes import checked
+from harness.shaping import checked
 
 FORMAT = 1
 RUN = "run.json"
@@ -40,10 +54,16 @@ SAMPLES = "samples.parquet"
 SUMMARY = "summary.json"
 TIMELINE = "timeline.json"
 KERNELS = "kernels.parquet"
-KERNEL_COLUMNS = ("repeat", "case", "path", "mode", "sample", "launches", "launch_ns", "wall_ns", "device_ns")
+KERNEL_KINDS: Kinds = {
+    "repeat": PLACE, "case": PLACE, "path": TEXT, "mode": TEXT, "sample": PLACE, "launches": LAUNCHES,
+    "launch_ns": COUNT_OR_EMPTY, "wall_ns": COUNT, "device_ns": COUNT_OR_EMPTY,
+}  # fmt: skip
+KERNEL_COLUMNS = tuple(KERNEL_KINDS)
+SAMPLE_KINDS: Kinds = {"at_ns": WHOLE, "source": TEXT, "name": TEXT, "value": NUMBER}
+_ALWAYS: Kinds = {"index": COUNT, "stage": PLACE, "repeat": PLACE, "output_tokens": COUNT, "events": COUNT}
+REQUEST_KINDS: Kinds = {name: _ALWAYS.get(name, TEXT if name in TEXT_COLUMNS else WHOLE_OR_EMPTY) for name in COLUMNS}
 RAW = "raw"
-_BLOCK = 2_000_000  # events that are written and read at once: 24 MB of numbers
-_BUFFER_BYTES = 1 << 20
+_BLOCK = BLOCK
 _REPEATED = ["tokens.list.element"]  # few different values; times are all different, and a dictionary only costs
 _EVENT_SCHEMA = pa.schema([("index", pa.int64()), ("at_ns", pa.list_(pa.int64())), ("tokens", pa.list_(pa.int32()))])
 BEGUN = "begun.jsonl"  # in RAW: when stages began
@@ -91,7 +111,7 @@ def read_requests(folder: Path) -> Requests:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = read_table(folder / REQUESTS, COLUMNS, optional=CLIENT_COLUMNS)
+    table = read_table(folder / REQUESTS, REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
     return requests_from_columns({name: _values(name, table[name]) for name in table.column_names})
 
 
@@ -137,34 +157,8 @@ def read_events(folder: Path) -> Events:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    path = folder / EVENTS
-    try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-            lengths, tokens = _lists(file, "tokens", np.int32)
-            _, at_ns = _lists(file, "at_ns", np.int64)
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file; expected a finished result folder") from None
-    except (OSError, KeyError, pa.ArrowException) as fault:
-        raise ResultError(f"{path}: cannot be read ({str(fault).splitlines()[0]})") from None
-    return Events(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), at_ns, tokens)
-
-
-def _lists(file: pq.ParquetFile, name: str, dtype: type) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """A column of lists: the length of each, and what is in them one after another, filled in block by block."""
-    if name not in file.schema_arrow.names:
-        raise KeyError(f"no column {name}")
-    leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path.startswith(f"{name}."))
-    groups = range(file.metadata.num_row_groups)
-    # An empty list counts as one value there, so this is never too few.
-    found = np.empty(sum(file.metadata.row_group(group).column(leaf).num_values for group in groups), dtype=dtype)
-    lengths, end = [np.zeros(0, dtype=np.int64)], 0
-    rows = max(1, _BLOCK * file.metadata.num_rows // max(1, len(found)))
-    for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
-        values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-        found[end : end + len(values)] = values
-        end += len(values)
-        lengths.append(pc.list_value_length(batch.column(0)).to_numpy(zero_copy_only=False))
-    return np.concatenate(lengths), found[:end]
+    lengths, found = read_lists(folder / EVENTS, {"tokens": np.int32, "at_ns": np.int64})
+    return Events(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), found["at_ns"], found["tokens"])
 
 
 def write_samples(folder: Path, samples: Samples) -> None:
@@ -185,7 +179,7 @@ def read_samples(folder: Path) -> Samples:
     if not (folder / SAMPLES).exists():
         table: Mapping[str, Any] = {"at_ns": [], "source": [], "name": [], "value": []}
     else:
-        read = read_table(folder / SAMPLES, ("at_ns", "source", "name", "value"))
+        read = read_table(folder / SAMPLES, SAMPLE_KINDS)
         table = {name: _cell_values(read[name]) for name in read.column_names}
     return Samples(
         np.asarray(table["at_ns"], dtype=np.int64),
@@ -216,7 +210,7 @@ def read_kernel_samples(folder: Path) -> dict[str, list[Any]]:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = read_table(folder / KERNELS, KERNEL_COLUMNS)
+    table = read_table(folder / KERNELS, KERNEL_KINDS)
     return {name: table[name].to_pylist() for name in KERNEL_COLUMNS}
 
 
@@ -273,22 +267,3 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     except OSError as fault:
         draft.unlink(missing_ok=True)
         raise ResultError(f"{path}: cannot be written ({fault.strerror or fault})") from None
-
-
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-    """These columns of one parquet file, as they lie there; of the `optional` ones those that it has.
-
-    Read as a file and not as a data set, whose machinery takes longer to load than one of our tables to read.
-
-    Raises:
-        ResultError: where it is missing or is not of this form.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            absent = frozenset(optional).difference(file.schema_arrow.names)
-            wanted = [name for name in columns if name not in absent]
-            return file.read(columns=wanted).select(wanted)
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file; expected a finished result folder") from None
-    except (OSError, KeyError, pa.ArrowException) as fault:
-        raise ResultError(f"{path}: cannot be read ({str(fault).splitlines()[0]})") from None

@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness import store
-from harness.records import CLIENT_COLUMNS, COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from harness.parquet import Kinds, read_table
+from harness.records import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from reports.rows import frame_of, frame_of_rows
-
-SAMPLE_COLUMNS = ("at_ns", "source", "name", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +58,14 @@ def read(folder: Path) -> Result:
         ResultError: where the folder has no run.json of a known format, or a file is broken.
     """
     run = _sayable(store.read_run(folder))
-    requests = _table(folder / store.REQUESTS, COLUMNS)
+    requests = _table(folder / store.REQUESTS, store.REQUEST_KINDS)
     events = folder / store.EVENTS
     return Result(
         folder=folder,
         run=run,
         summary=_json(folder, store.SUMMARY, {}),
         requests=requests,
-        samples=_table(folder / store.SAMPLES, SAMPLE_COLUMNS),
+        samples=_table(folder / store.SAMPLES, store.SAMPLE_KINDS),
         timeline=_timeline(_json(folder, store.TIMELINE, []), requests),
         events=events if events.exists() and len(requests) else None,
     )
@@ -81,10 +80,10 @@ def _sayable(value: Any) -> Any:
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _table(path: Path, columns: Kinds) -> pd.DataFrame:
     if not path.exists():
         return frame_of({name: _empty(name) for name in columns})
-    table = store.read_table(path, columns, CLIENT_COLUMNS)  # results of before have not these
+    table = read_table(path, columns, frozenset(CLIENT_COLUMNS))  # results of before have not these
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
     return frame_of({name: _values(table[name]) if name in known else unknown for name in columns})

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import store
+from harness import parquet, store
 from harness.errors import ResultError
 from harness.records import events_from
 
@@ -41,6 +41,7 @@ def test_events_come_back_as_they_were(tmp_path_factory, answers):
 def test_events_lie_in_blocks(tmp_path, monkeypatch):
     """A file of several blocks has a group of rows for each, and reads as one."""
     monkeypatch.setattr(store, "_BLOCK", 10)
+    monkeypatch.setattr(parquet, "BLOCK", 10)
     events = of([[(i, 1)] * 4 for i in range(9)] + [[], [(9, 2)] * 25, []])
     store.write_events(tmp_path, np.arange(12), events)
     file = pq.ParquetFile(tmp_path / store.EVENTS)
@@ -66,7 +67,7 @@ def test_a_file_in_one_block_is_read(tmp_path):
 
 def read_own_columns(folder):
     """Two columns of the table of samples."""
-    return store.read_table(folder / store.SAMPLES, ("at_ns", "source"))
+    return store.read_table(folder / store.SAMPLES, {"at_ns": parquet.WHOLE, "source": parquet.TEXT})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,10 @@ def test_the_columns_asked_for_are_read_in_their_order(tmp_path):
     """And no other."""
     pq.write_table(pa.table({"a": [1], "b": [2], "c": [3]}), tmp_path / store.SAMPLES)
 
-    assert store.read_table(tmp_path / store.SAMPLES, ("c", "a")).to_pydict() == {"c": [3], "a": [1]}
+    assert store.read_table(tmp_path / store.SAMPLES, {"c": parquet.WHOLE, "a": parquet.WHOLE}).to_pydict() == {
+        "c": [3],
+        "a": [1],
+    }
 
 
 def test_results_of_one_second_have_a_folder_each(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from harness import store
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt
 from harness.errors import ResultError
+from harness.kernel_shapes import LINES_OF, Event
 from harness.kernels.naming import case_name, varying
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, merged
+from harness.shaping import held, lines_of
 from harness.units import format_share
 
 LINES = "kernels.jsonl"
@@ -38,7 +39,7 @@ def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     if not place.exists():
         done: dict[str, Any] = store.read_json(folder, store.SUMMARY)
         return done
-    lines = [json.loads(text) for text in _whole_lines(place)]
+    lines = _whole_lines(place)
     device = next((line for line in lines if line["event"] == "device"), None)
     if device is None:
         raise ResultError(f"{folder}: the run ended before its first case; there is nothing to report")
@@ -57,9 +58,15 @@ def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _whole_lines(place: Path) -> list[str]:
-    """All lines but one that a killed run left half written."""
-    return [text for text in place.read_text(encoding="utf-8").splitlines(keepends=True) if text.endswith("\n")]
+def _whole_lines(path: Path) -> list[Row]:
+    """All lines about the device or a case but one that a killed run left half written."""
+    found: list[Row] = []
+    for place, line in lines_of(path):
+        event = held(place, line, Event).event
+        if event in LINES_OF:
+            held(place, line, LINES_OF[event])
+            found.append(line)
+    return found
 
 
 def _skipped(index: int, one: Mapping[str, Any]) -> Row:
@@ -72,6 +79,8 @@ def _skipped(index: int, one: Mapping[str, Any]) -> Row:
 
 def _labelled(line: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Row:
     kept = {key: value for key, value in line.items() if key != "event"}
+    if line["case"] >= len(cases):
+        raise ResultError(f"{LINES}: case {line['case']} of {len(cases)}; expected a case of run.json")
     return {"modes": {}, "throttled": False, **kept, "labels": dict(cases[line["case"]]["labels"])}
 
 
