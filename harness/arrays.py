@@ -19,7 +19,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ResultError: where it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, EOFError, MemoryError, KeyError, zipfile.BadZipFile) as fault:
         first = next(iter(str(fault).splitlines()), type(fault).__name__)

@@ -16,6 +16,7 @@ from harness.device_checks import DEVICE_CHECKS
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.engine_checks import ENGINE_CHECKS, restarted
 from harness.invariants import invariants
+from harness.inputs import LEFT_OUT
 from harness.records import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.stats import PERCENTILES, samples_needed
 from harness.steady import OFFLINE, WHOLE_CALL
@@ -145,11 +146,15 @@ def _is_offline(run: Mapping[str, Any]) -> bool:
     return any(load.get("kind") == OFFLINE for load in run.get("stages") or ())
 
 
+_MEND_FILE = "Mend these rows, or leave it so: the run is of the other rows of the file."
+
+
 def remarks(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
     """What the workload itself has to say of its prompts."""
     for remark in run.get("notes") or ():
         sentence = str(remark)[:1].upper() + str(remark)[1:]
-        yield Doubt("workload", NOTE, sentence.rstrip(".") + ".", "See the token audit for what was really counted.")
+        mend = _MEND_FILE if LEFT_OUT in sentence else "See the token audit for what was really counted."
+        yield Doubt("workload", NOTE, sentence.rstrip(".") + ".", mend)
 
 
 RUN_CHECKS = (*ENGINE_CHECKS, simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, offline, remarks)

@@ -28,7 +28,7 @@ from harness.tune.live import Live
 from harness.tune.opening import open_study
 from harness.tune.problem import Problem
 from harness.tune.proposing import Proposer
-from harness.tune.store import address, open_book
+from harness.tune.store import address, open_book, usable
 from harness.tune.study import Work, carry_out, digest, leased
 from harness.tune.twins import twin_of
 from harness.tune.virtual import Noise
@@ -58,7 +58,11 @@ def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
     if problem.kind in REAL:
         refuse_unknown(problem, load_study(path, chosen.overrides, _flags(chosen)))
     folder = _folder(chosen, problem)
-    work = _work(problem, folder, chosen, say)
+    with usable():
+        return _carried_out(_work(problem, folder, chosen, say), chosen)
+
+
+def _carried_out(work: Work, chosen: argparse.Namespace) -> Tuned:
     with work.desk.beating():
         try:
             carry_out(work)
@@ -66,8 +70,8 @@ def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
         except KeyboardInterrupt:
             return _interrupted(work, chosen)
         if confirmed is None and work.problem.study.confirm.best:
-            return Tuned(EXIT_DONE, ("another worker confirms the winner", str(folder)))
-        with writing(say):
+            return Tuned(EXIT_DONE, ("another worker confirms the winner", str(work.folder)))
+        with writing(work.say):
             return Tuned(EXIT_DONE, _concluded(work, confirmed, chosen.lang))
 
 

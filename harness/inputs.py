@@ -11,6 +11,8 @@ import msgspec
 
 from harness.errors import InputError, nearest
 
+LEFT_OUT = "of the file left out: "  # in a remark on rows that were
+
 
 def find(path: str, folder: Path) -> Path:
     """The file that a path means, looked up from `folder` where it is relative.

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 Object = dict[str, Any]
+Plain = str | int | float | bool | None
 
 Time = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 Place = Annotated[int, Meta(ge=0, le=10**6)]
@@ -103,7 +104,7 @@ class Environment(Struct, frozen=True):
 class Case(Struct, frozen=True):
     """A case of kernels, or a combination that makes none, with its axes by name or as pairs."""
 
-    labels: Object | list[tuple[str, Any]]
+    labels: dict[str, Plain] | list[tuple[str, Plain]]
     kv_lens: list[Count] = []
     reason: str | None = None
 
@@ -112,7 +113,7 @@ class Kernels(Struct, frozen=True):
     """The kernels of run.json."""
 
     cases: list[Case]
-    skipped: list[Case] = []
+    skipped: list[Case]
 
 
 class Run(Struct, frozen=True):
@@ -129,6 +130,12 @@ class Run(Struct, frozen=True):
     notes: list[str] | None = None
     stream: bool = True
     scenario_text: str = ""
+    payload_sha256: str | None = None
+    schedule_sha256: str | None = None
+    started_utc: str | None = None
+    endpoint: str | None = None
+    rerun: str | None = None
+    seed: int | None = None
     environment: Environment | None = None
     overrides: list[Any] | None = None
     dataset: dict[str, int] | None = None
@@ -213,7 +220,7 @@ class ClientError(Struct, frozen=True):
     """By how much the client may have been wrong."""
 
     clock: str | None = None
-    bounds: Object | None = None
+    bounds: dict[str, dict[str, Number | None] | None] | None = None
     first_exact: Number | None = None
     blurred_share: Number | None = None
     late_p50_s: Number | None = None
@@ -260,6 +267,18 @@ class Stage(Struct, frozen=True):
     energy: Object | None = None
 
 
+class Tokens(Struct, frozen=True):
+    """Tokens asked for and counted."""
+
+    input_asked: Count | None = None
+    input_counted: Count | None = None
+    input_mismatched: Count | None = None
+    output_asked: Count | None = None
+    output_counted: Count | None = None
+    output_mismatched: Count | None = None
+    counted_by: dict[str, Count] | None = None
+
+
 class Summary(Struct, frozen=True):
     """summary.json of a load."""
 
@@ -267,5 +286,5 @@ class Summary(Struct, frozen=True):
     answer: str
     simulated: bool = False
     engine: Engine | None = None
-    tokens: Object | None = None
+    tokens: Tokens | None = None
     stages: list[Stage] | None = None

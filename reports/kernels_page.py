@@ -72,7 +72,7 @@ def _device_rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Device", device["name"]
     yield "Last-level cache", format_bytes(device["cache_bytes"])
     if told.get("between_runs") is not None:
-        yield "Fresh processes", str(told["repeats"])
+        yield "Fresh processes", str(told.get("repeats", 1))
         yield "They differ by", format_share(told["between_runs"])
     for limits in told["limits"]:
         source = "Measured" if limits["source"] == "measured" else "Data sheet"

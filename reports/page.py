@@ -7,7 +7,7 @@ server can ever become more than text.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def _context(data: Data) -> dict[str, Any]:
     stalled = stalling.stalled(data)
     return {
         "result": result,
-        "run": result.run,
+        "run": _whole(result.run),
         "simulated": result.simulated,
         "policy": policy(),
         "started": moment(str(result.run.get("started_utc") or "")),
@@ -87,6 +87,13 @@ def _context(data: Data) -> dict[str, Any]:
         "errors": frames.error_frame(result).to_dict("records"),
         **_reproduction(result),
     }
+
+
+def _whole(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run.json with every key that the page names, as an earlier version may have left some out."""
+    parts = {"engine": {"model": "", "kind": ""}, "client": {"version": ""}}
+    known = {name: absent | run[name] for name, absent in parts.items() if run.get(name)}
+    return {"engine": None, "client": None, "started_utc": "", "rerun": "", "scenario_text": "", **run, **known}
 
 
 def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ResultError
+from harness.shaping import held
+from harness.study_shapes import Study
 
 STUDY = "study.json"
 
@@ -119,10 +121,11 @@ def read_study(folder: Path) -> StudyResult:
         told = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}; expected the result folder of `harness tune`") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{path}: not JSON: {error}") from None
     if not isinstance(told, dict) or told.get("format") != 1:
         raise ResultError(f"{path}: format {told.get('format') if isinstance(told, dict) else '?'}; expected 1")
+    held(str(path), told, Study, "the file as `harness tune` wrote it")
     return StudyResult(folder, told)
 
 

@@ -339,3 +339,10 @@ def test_remarks_of_the_workload_are_notes():
     (doubt,) = checks.remarks(None, {"notes": ["lengths are about right"]})
 
     assert (doubt.severity, doubt.text) == ("note", "Lengths are about right.")
+
+
+def test_rows_that_were_left_out_are_no_matter_of_the_token_audit():
+    """The step that is told is about the file."""
+    (doubt,) = checks.remarks(None, {"notes": ["1 row of the file left out: no output tokens"]})
+
+    assert doubt.next == "Mend these rows, or leave it so: the run is of the other rows of the file."

@@ -1,81 +1,189 @@
-"""Does a result folder with a broken file end in one line, and never in a traceback?"""
+"""Does a result folder with a broken file end in one line, and never in a traceback?
 
-import contextlib
-import json
+Every file of a run, of a run that was killed, of kernels and of a study is broken in every way that
+`tests.corruptions` knows. `make test` takes some of them, without figures; `make fuzz` takes all, with them.
+"""
+
+import os
 import shutil
 
+import numpy as np
 import pytest
 
-from harness import store
-from harness.comparing.sides import read_side
-from harness.errors import HarnessError
-from harness.finish import finish
-from reports.data import gather
-from reports.folder import read
-from tests.made_runs import columns, hand_made, run_json, span_row
-from tests.result_folder import write_result
+from harness import cli, store
+from harness.tune import leases
+from reports import compare_page, history_page, kernels, page, tuning
+from reports.gallery import Gallery
+from reports.tuning_figures import StudyGallery
+from tests.corruptions import cases_of, study_cases
+from tests.kernel_results import make_kernels
+from tests.made_runs import run_json
+from tests.result_folder import Run, make_result
+from tests.test_account import write_raw
+from tests.tune_problems import written
 
-FILES = (store.RUN, store.SUMMARY, store.TIMELINE, store.REQUESTS, store.EVENTS)
-VALUES = (None, "x", -1, 10**400, [], {}, True, [None], {"x": None})
+ALL = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
+SOME = 8  # cases a file, spread over all its ways
+LOAD = {"kind": "constant", "rate": 1e6, "requests": 3}
+ENDS = (0, 1, 2, 4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bare():
+    """Pages without figures, which cost the most and are drawn from what the tables are made of."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "_RESTS_S", ())
+        if not ALL:
+            patch.setattr(page, "draw_all", lambda *_: Gallery())
+            patch.setattr(kernels, "draw_all", lambda *_: [])
+            patch.setattr(tuning, "draw_study", lambda *_: StudyGallery())
+            patch.setattr(compare_page, "_figure", lambda *_: None)
+            patch.setattr(history_page, "_figures", lambda *_: [])
+        yield
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder of a run of five requests made by hand."""
-    folder = tmp_path_factory.mktemp("made")
-    load = {"kind": "poisson", "rate": 1.0, "duration_s": 4.0}
-    return write_result(folder / "made", run_json([load]), columns(hand_made()), [span_row(0, 4, 4)])
+    """A folder of a run of a few requests, with samples."""
+    run = Run(loads=(2.0,), duration_s=4, warmup=1, output=(2, 4), failing=0.2)
+    return make_result(tmp_path_factory.mktemp("made") / "made", run)
 
 
-def read_all(folder):
-    """What `harness report` and `harness compare` read, without drawing; a fault that is told is right."""
-    for step in (lambda: finish(folder), lambda: gather(read(folder)), lambda: read_side(folder)):
-        with contextlib.suppress(HarnessError):
-            step()
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, made):
+    """A result whose records were not kept with it."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("kept") / "kept")
+    for name in (store.REQUESTS, store.EVENTS, store.SAMPLES, store.TIMELINE):
+        (folder / name).unlink()
+    return folder
 
 
-def broken_bytes(whole):
-    """A file that is empty, cut, of other bytes, or followed by rubbish."""
-    yield from (b"", whole[: len(whole) // 2], whole[:-1], bytes(range(256)), whole + b"\0x", b"[" * 5000)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder of a run that was killed: raw files, and no result."""
+    folder = tmp_path_factory.mktemp("killed")
+    store.write_json(folder, store.RUN, run_json([LOAD]))
+    write_raw(folder, ("completed", "lost", "failed"))
+    store.write_json(folder / store.RAW, "job.json", {"reach": {"headers": {"x": {"from_env": "NO"}}}})
+    return folder
 
 
-def broken_values(value):
-    """A JSON value with one key of its first levels left out or replaced."""
-    yield from VALUES
-    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    for key, inner in items:
-        copy = dict(value) if isinstance(value, dict) else list(value)
-        del copy[key]
-        yield copy
-        for other in VALUES:
-            copy = dict(value) if isinstance(value, dict) else list(value)
-            copy[key] = other
-            yield copy
-        if isinstance(inner, dict | list) and inner:
-            for other in broken_values(inner) if not isinstance(value, dict) or key in ("verdict", "stages") else ():
-                copy = dict(value) if isinstance(value, dict) else list(value)
-                copy[key] = other
-                yield copy
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A folder of kernels, each of two repeats."""
+    folder = tmp_path_factory.mktemp("kernels")
+    make_kernels(folder / "a", lambda case, _: 1e-3 * (1 + case), repeats=2, lost=[(3, 0, "failed")])
+    return folder / "a"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_broken_file_is_told_in_a_line(made, tmp_path, name):
-    """Empty, cut, of random bytes, or a folder: one line and exit 2, or a result without it."""
-    whole = (made / name).read_bytes()
-    for number, content in enumerate(broken_bytes(whole)):
-        folder = shutil.copytree(made, tmp_path / str(number))
-        (folder / name).write_bytes(content)
-        read_all(folder)
-    folder = shutil.copytree(made, tmp_path / "folder")
-    (folder / name).unlink()
-    (folder / name).mkdir()
-    read_all(folder)
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory, measured):
+    """A folder of a kernel bench that was killed: its lines, and no result."""
+    folder = tmp_path_factory.mktemp("benched") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.kernel_results.finish", lambda _: None)
+        make_kernels(folder, lambda case, _: 1e-3 * (1 + case), lost=[(3, 0, "failed")])
+    return folder
 
 
-@pytest.mark.parametrize("name", [store.RUN, store.TIMELINE])
-def test_a_wrong_value_is_told_in_a_line(made, tmp_path, name):
-    """Every key left out, and of every other kind."""
-    folder = shutil.copytree(made, tmp_path / "made")
-    for value in broken_values(json.loads((made / name).read_text())):
-        (folder / name).write_text(json.dumps(value))
-        read_all(folder)
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A folder of a study file, and of the study below `out`, without its page."""
+    folder = tmp_path_factory.mktemp("studied")
+    small = {"space": {"max_num_seqs": [4, 8, 16]}, "budget": {"trials": 2}, "confirm": {"best": 0}}
+    path = written(folder, **small)
+    assert ended("tune", path, "--out", folder / "out", "--quiet") == 0
+    return folder
+
+
+def ended(*words):
+    """The exit code of a command; anything else that it raises is a bug."""
+    with pytest.raises(SystemExit) as found:
+        cli.main([*map(str, words)])
+    return found.value.code
+
+
+def some(cases):
+    """All cases, or some that are spread over them."""
+    every = list(cases)
+    return every if ALL else [every[place] for place in np.unique(np.linspace(0, len(every) - 1, SOME).astype(int))]
+
+
+def hold(case, capsys, *words):
+    """A command ends as it says it can: with 2 in one line on stderr that names the file, or its folder."""
+    capsys.readouterr()
+    try:
+        code = ended(*words)
+    except Exception as fault:
+        raise AssertionError(f"{case.name}: {case.what}: harness {words[0]}: {fault!r}") from fault
+    said = capsys.readouterr().err.splitlines()
+
+    assert code in ENDS, f"{case.name}: {case.what}: exit {code}"
+    if code == 2:
+        assert len(said) == 1, f"{case.name}: {case.what}: {said}"
+        assert said[0].startswith("harness: "), said
+
+
+def broken(whole, place, case):
+    """A copy of a folder with one broken file."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(whole, place)
+    case.apply(place)
+    return place
+
+
+RESULT = (store.RUN, store.SUMMARY, store.TIMELINE, store.REQUESTS, store.EVENTS, store.SAMPLES)
+
+
+@pytest.mark.parametrize("name", RESULT)
+def test_a_run_with_a_broken_file(made, tmp_path, capsys, name):
+    """Report, compare and the index of several end in a line, or make do without it."""
+    for case in some(cases_of(made, name)):
+        folder = broken(made, tmp_path / "broken", case)
+        hold(case, capsys, "compare", made, folder, "--anyway", "--out", tmp_path / "out")
+        hold(case, capsys, "report", folder)
+
+
+@pytest.mark.parametrize("name", [store.RUN, store.SUMMARY])
+def test_a_result_without_records_with_a_broken_file(kept, tmp_path, capsys, name):
+    """What its page says is read from summary.json alone; so is an index of several."""
+    for case in some(cases_of(kept, name)):
+        folder = broken(kept, tmp_path / "broken", case)
+        hold(case, capsys, "compare", folder, kept, "--anyway", "--out", tmp_path / "out")
+        hold(case, capsys, "report", folder, shutil.copytree(kept, tmp_path / "kept", dirs_exist_ok=True))
+
+
+@pytest.mark.parametrize("name", ["plan.npz", store.BEGUN, "ledger-0.bin", "spool-0.bin", "job.json"])
+def test_a_killed_run_with_a_broken_file(killed, tmp_path, capsys, name):
+    """Its account ends in a line, or is made of what there is."""
+    for case in some(cases_of(killed, f"raw/{name}")):
+        hold(case, capsys, "report", broken(killed, tmp_path / "broken", case))
+
+
+@pytest.mark.parametrize("name", [store.RUN, store.SUMMARY, store.KERNELS])
+def test_kernels_with_a_broken_file(measured, tmp_path, capsys, name):
+    """Report and compare."""
+    for case in some(cases_of(measured, name)):
+        folder = broken(measured, tmp_path / "broken", case)
+        hold(case, capsys, "compare", measured, folder, "--anyway", "--out", tmp_path / "out")
+        hold(case, capsys, "report", folder)
+
+
+@pytest.mark.parametrize("name", [store.RUN, "raw/kernels.jsonl"])
+def test_killed_kernels_with_a_broken_file(benched, tmp_path, capsys, name):
+    """The lines of a bench become a result, or one line."""
+    for case in some(cases_of(benched, name)):
+        hold(case, capsys, "report", broken(benched, tmp_path / "broken", case))
+
+
+def test_a_study_with_a_broken_result(studied, tmp_path, capsys):
+    """Its page."""
+    for case in some(cases_of(studied / "out", "study.json")):
+        hold(case, capsys, "report", broken(studied / "out", tmp_path / "broken", case))
+
+
+def test_a_study_with_a_broken_record(studied, tmp_path, capsys):
+    """Going on with it ends in a line, or goes on."""
+    for case in some([*cases_of(studied / "out", "study.db"), *study_cases(studied / "out")]):
+        folder = broken(studied / "out", tmp_path / "broken", case)
+        hold(case, capsys, "tune", studied / "study.yaml", "--out", folder, "--resume", "--quiet")

@@ -351,7 +351,7 @@ def test_a_trace_on_chat_shares_words():
 
 def test_skipped_rows_are_told():
     """What a file's rows were left out for stands in the notes."""
-    assert made({"kind": "trace", "path": "burstgpt.csv"}).notes == ("1 rows of the file left out: no output tokens",)
+    assert made({"kind": "trace", "path": "burstgpt.csv"}).notes == ("1 row of the file left out: no output tokens",)
 
 
 def test_a_data_set_repeats_when_it_ends():

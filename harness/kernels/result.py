@@ -257,7 +257,7 @@ def _csv_row(row: Row, mode: str, figures: Mapping[str, Any]) -> Row:
     low, high = figures.get("ci95_s") or ("", "")
     errors = row.get("errors") or {}
     flat: Row = {name: row[name] for name in ("case", "path", "status", "throttled")} | row["labels"]
-    flat |= {"reason": row["reason"] or "", "mode": mode, "ci_low_s": low, "ci_high_s": high}
+    flat |= {"reason": row.get("reason") or "", "mode": mode, "ci_low_s": low, "ci_high_s": high}
     flat |= {name: figures.get(name, "") for name in _FIGURES}
     flat |= {
         f"{source}_{key}": limits[key]

@@ -15,16 +15,18 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from harness.errors import InputError
+from harness.errors import InputError, ResultError
 from harness.redaction import know_password
+from harness.shaping import held
 from harness.tune.leases import patiently
 from harness.tune.problem import Problem
 from harness.tune.sampler import constrain, directions, suggested, told_constraints, told_values
 from harness.tune.space import Space, pointed
-from harness.tune.words import Failure, Measurement, Minutes, Point, Trial
+from harness.tune.words import COMPLETE, FAILED, STOPPED, Point, Trial
 
 TRIAL, FINGERPRINT, WORKER = "harness", "harness_study", "harness_worker"
 Handle = optuna.trial.Trial
+_ENDLESS = ("inf", "-inf", "nan")
 _MOST_IN_SERIES = 5000  # requests whose single values are kept in the database
 
 
@@ -137,6 +139,8 @@ def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resu
         study = patiently(lambda: _created(problem, url, resume=resume))
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(f"study {name!r} is in the storage already; expected --resume, or another name") from None
+    except InputError:
+        raise
     except Exception as fault:  # noqa: BLE001 - whatever a database driver raises means that it cannot be used
         told = next(iter(str(fault).splitlines()), type(fault).__name__)
         raise InputError(f"--storage: the database cannot be used ({told[:200]})") from None
@@ -175,7 +179,28 @@ def _created(problem: Problem, url: str, *, resume: bool) -> optuna.Study:
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     told = directions(problem.objectives)
-    return optuna.create_study(study_name=problem.study.name, storage=storage, directions=told, load_if_exists=resume)
+    study = optuna.create_study(study_name=problem.study.name, storage=storage, directions=told, load_if_exists=resume)
+    study.get_trials(deepcopy=False)  # so that a broken database is found here
+    _ = study.user_attrs
+    if study.directions != told:
+        raise InputError("--storage: the study there has other objectives; expected the one that was begun")
+    return study
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """For what goes on with a database, which may break under it.
+
+    Raises:
+        InputError: it cannot be used any more.
+    """
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - Optuna loads it for a study alone
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as fault:
+        told = next(iter(str(fault).splitlines()), type(fault).__name__)
+        raise InputError(f"--storage: the database cannot be used ({told[:200]})") from None
 
 
 def as_plain(trial: Trial) -> dict[str, Any]:
@@ -200,28 +225,21 @@ def _jsonable(value: Any) -> Any:
 
 
 def from_plain(number: int, plain: Mapping[str, Any]) -> Trial:
-    """The trial that `as_plain` wrote."""
-    values = {name: _valued(value) for name, value in plain.items()}
-    failure, measured = values.pop("failure"), values.pop("measurement")
-    return Trial(
-        number=number,
-        **values
-        | {
-            "minutes": Minutes(**values["minutes"]),
-            "failure": None if failure is None else Failure(**failure),
-            "measurement": None if measured is None else _measured(measured),
-        },
-    )
+    """The trial that `as_plain` wrote.
 
-
-def _measured(plain: Mapping[str, Any]) -> Measurement:
-    series = {name: tuple(values) for name, values in plain["series"].items()}
-    return Measurement(**{**plain, "series": series})
+    Raises:
+        ResultError: it is none.
+    """
+    values = _valued(plain)
+    told = values | {"number": number} if isinstance(values, dict) else values
+    trial = held(f"trial {number} of the study's storage", told, Trial, "a trial as `harness tune` wrote it")
+    if trial.status not in (COMPLETE, STOPPED, FAILED):
+        raise ResultError(f"trial {number} of the study's storage: status {trial.status!r} is not known")
+    return trial
 
 
 def _valued(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return (
-            float(value["float"]) if value.keys() == {"float"} else {name: _valued(one) for name, one in value.items()}
-        )
+        endless = value.keys() == {"float"} and value["float"] in _ENDLESS
+        return float(value["float"]) if endless else {name: _valued(one) for name, one in value.items()}
     return [_valued(one) for one in value] if isinstance(value, list) else value

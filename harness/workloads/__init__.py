@@ -201,7 +201,10 @@ def _trace(spec: written.TraceWork, setting: _Setting) -> Workload:
 
 
 def _skipped(skipped: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(f"{format_count(rows)} rows of the file left out: {reason}" for reason, rows in skipped.items())
+    return tuple(
+        f"{format_count(rows)} {'row' if rows == 1 else 'rows'} {inputs.LEFT_OUT}{reason}"
+        for reason, rows in skipped.items()
+    )
 
 
 BUILDERS: dict[str, Callable[[Any, _Setting], Workload]] = {
