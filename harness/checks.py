@@ -15,8 +15,8 @@ from harness.client_checks import CLIENT_CHECKS
 from harness.device_checks import DEVICE_CHECKS
 from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.engine_checks import ENGINE_CHECKS, restarted
-from harness.invariants import invariants
 from harness.inputs import LEFT_OUT
+from harness.invariants import invariants
 from harness.records import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.stats import PERCENTILES, samples_needed
 from harness.steady import OFFLINE, WHOLE_CALL

@@ -147,7 +147,7 @@ def _most_requests(times: pd.DataFrame, begun_s: float) -> int:
     if not len(known):
         return 0
     first, last = (((known[name] - begun_s) // 1).astype(int).to_numpy() for name in ("sent_s", "done_s"))
-    seconds = np.arange(last.max() + 1)
+    seconds = np.arange(max(0, last.max()) + 1)
     begun = np.searchsorted(np.sort(first), seconds, side="right")
     over = np.searchsorted(np.sort(last), seconds, side="left")
     return int((begun - over).max())

@@ -5,6 +5,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ import pyarrow.parquet as pq
 VALUES = (None, "x", -1, 1.5, 10**400, [], {}, True, [None], {"x": None})
 _FLIPS = 12  # bytes that are changed, one a case
 _FEW = 2  # items of a list that are looked into
+
+
+Content = bytes | Callable[[], bytes]  # of many cases few are taken, and only these are made
 
 
 class Case(NamedTuple):
@@ -39,9 +43,9 @@ def cases_of(folder: Path, name: str) -> Iterator[Case]:
         yield Case(name, what, _writing(name, content))
 
 
-def _writing(name: str, content: bytes) -> Callable[[Path], None]:
+def _writing(name: str, content: Content) -> Callable[[Path], None]:
     def apply(place: Path) -> None:
-        (place / name).write_bytes(content)
+        (place / name).write_bytes(content() if callable(content) else content)
 
     return apply
 
@@ -51,7 +55,7 @@ def _as_folder(path: Path) -> None:
     path.mkdir()
 
 
-def _cut(whole: bytes) -> Iterator[tuple[str, bytes]]:
+def _cut(whole: bytes) -> Iterator[tuple[str, Content]]:
     yield "empty", b""
     yield "half", whole[: len(whole) // 2]
     yield "a byte short", whole[:-1]
@@ -60,7 +64,7 @@ def _cut(whole: bytes) -> Iterator[tuple[str, bytes]]:
     yield "deep", b"[" * 5000
 
 
-def _flipped(whole: bytes) -> Iterator[tuple[str, bytes]]:
+def _flipped(whole: bytes) -> Iterator[tuple[str, Content]]:
     for place in np.random.default_rng(2).integers(0, max(1, len(whole)), _FLIPS).tolist():
         yield f"byte {place} is 0xff", whole[:place] + b"\xff" + whole[place + 1 :]
 
@@ -80,12 +84,16 @@ def broken_values(value: Any, depth: int, path: str = "$") -> Iterator[tuple[str
                 yield what, changed
 
 
-def _json(whole: bytes) -> Iterator[tuple[str, bytes]]:
+def _json(whole: bytes) -> Iterator[tuple[str, Content]]:
     for what, value in broken_values(json.loads(whole), 6):
-        yield what, json.dumps(value).encode()
+        yield what, partial(_text, value)
 
 
-def _lines(whole: bytes) -> Iterator[tuple[str, bytes]]:
+def _text(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _lines(whole: bytes) -> Iterator[tuple[str, Content]]:
     lines = [line for line in whole.splitlines() if line]
     for number, line in enumerate(lines):
         try:
@@ -93,18 +101,21 @@ def _lines(whole: bytes) -> Iterator[tuple[str, bytes]]:
         except ValueError:
             continue
         for what, changed in broken_values(value, 5):
-            rest = [*lines[:number], json.dumps(changed).encode(), *lines[number + 1 :], b""]
-            yield f"line {number + 1}: {what}", b"\n".join(rest)
+            yield f"line {number + 1}: {what}", partial(_with_line, lines, number, changed)
 
 
-def _table(whole: bytes) -> Iterator[tuple[str, bytes]]:
+def _with_line(lines: list[bytes], number: int, value: Any) -> bytes:
+    return b"\n".join([*lines[:number], _text(value), *lines[number + 1 :], b""])
+
+
+def _table(whole: bytes) -> Iterator[tuple[str, Content]]:
     table = pq.read_table(io.BytesIO(whole))
     yield "no rows", _parquet(table.slice(0, 0))
     yield "a row less", _parquet(table.slice(1))
     for place, name in enumerate(table.column_names):
-        yield f"no {name}", _parquet(table.drop_columns([name]))
+        yield f"no {name}", partial(_parquet, table.drop_columns([name]))
         for what, column in _columns(table[name]):
-            yield f"{name} {what}", _parquet(table.set_column(place, name, column))
+            yield f"{name} {what}", partial(_parquet, table.set_column(place, name, column))
 
 
 def _columns(column: pa.ChunkedArray) -> Iterator[tuple[str, Any]]:
@@ -134,7 +145,7 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _arrays(whole: bytes) -> Iterator[tuple[str, bytes]]:
+def _arrays(whole: bytes) -> Iterator[tuple[str, Content]]:
     with np.load(io.BytesIO(whole)) as file:
         arrays = {name: file[name] for name in file.files}
     for name, array in arrays.items():
@@ -143,7 +154,11 @@ def _arrays(whole: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"{name} {what}", _npz(arrays | {name: other})
         yield f"{name} is flat", _npz(arrays | {name: np.zeros((2, 2))})
     for what, value in broken_values(json.loads(str(arrays["heads"])) if "heads" in arrays else [], 4):
-        yield f"heads {what}", _npz(arrays | {"heads": np.asarray(json.dumps(value))})
+        yield f"heads {what}", partial(_heads, arrays, value)
+
+
+def _heads(arrays: dict[str, Any], value: Any) -> bytes:
+    return _npz(arrays | {"heads": np.asarray(json.dumps(value))})
 
 
 def _npz(arrays: dict[str, Any]) -> bytes:
@@ -184,6 +199,6 @@ def _running(words: str, *values: Any) -> Callable[[Path], None]:
     return apply
 
 
-_KINDS: dict[str, Callable[[bytes], Iterator[tuple[str, bytes]]]] = {
+_KINDS: dict[str, Callable[[bytes], Iterator[tuple[str, Content]]]] = {
     ".json": _json, ".jsonl": _lines, ".parquet": _table, ".npz": _arrays
 }  # fmt: skip
