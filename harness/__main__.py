@@ -1,4 +1,10 @@
-"""`python -m harness`: the same as the command `harness`."""
+"""`python -m harness` and the command `harness`."""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the command listens, as it is still being loaded, Ctrl-C ends it as any program: without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from harness.cli import main
 
