@@ -37,7 +37,8 @@ class Ran:
     """One finished `harness run`: its records, the truth beside them, and what it cost.
 
     `wall_s` is the command from start to end, `peak_bytes` the largest sum of resident memory
-    of its processes, `load_s` the time from the start of the load to the last answer.
+    of its processes, `load_s` the time from the start of the load to the last answer, `cpu_s` the
+    CPU time of all its processes, start and page included.
     """
 
     run: dict[str, Any]
@@ -48,6 +49,8 @@ class Ran:
     wall_s: float
     load_s: float
     peak_bytes: int
+    cpu_s: float
+    summary: dict[str, Any]
 
     def exactness(self, streams: int) -> Exactness:
         """Records beside the truth, of a closed loop."""
@@ -65,13 +68,23 @@ def ran(text: str, beat: Beat, folder: Path) -> Ran:
     (folder / "scenario.yaml").write_text(text, encoding="utf-8")
     out, log = folder / "result", folder / "truth.npz"
     raise_file_limit()
+    before_s = children_cpu_s()
     with playing(beat, log, life_s=_LIMIT_S) as metronome:
         words = ("run", str(folder / "scenario.yaml"), "--url", metronome.url, "--out", str(out), "--quiet")
         wall_s, peak_bytes = watched([*command(), *words], folder / "said.txt")
+        cpu_s = children_cpu_s() - before_s  # the server has not been waited for yet
     spans = store.read_json(out, store.TIMELINE)
     load_s = (max(span["end_ns"] for span in spans) - min(span["start_ns"] for span in spans)) / NS_PER_S
     parts = (store.read_requests(out), store.read_events(out), store.read_samples(out))
-    return Ran(store.read_run(out), *parts, read(log), wall_s, load_s, peak_bytes)
+    return Ran(
+        store.read_run(out), *parts, read(log), wall_s, load_s, peak_bytes, cpu_s, store.read_json(out, store.SUMMARY)
+    )
+
+
+def children_cpu_s() -> float:
+    """CPU time of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def command() -> list[str]:

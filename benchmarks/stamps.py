@@ -5,19 +5,17 @@ kernel (last byte of the request in, each event out). Other tools are measured, 
 interpreters are given: HARNESS_VLLM_PYTHON, HARNESS_GUIDELLM_PYTHON, HARNESS_AIPERF_PYTHON.
 """
 
-import contextlib
 import json
 import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.busy import burning
 from benchmarks.numbers import Number
+from benchmarks.peers import peers
 from benchmarks.runs import Ran, raise_file_limit, ran, scenario
-from harness import store
 from harness.metronome.process import playing
 from harness.metronome.truth import Beat, Sent, read
 from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
@@ -73,11 +71,14 @@ def stamps(folder: Path) -> Iterator[Number]:
         least = read_in_c(program, streams, folder / f"least{streams}")
         found = _ours(streams, folder / f"ours{streams}")
         yield from _beside(f"{streams} closed streams", least, found, ERROR_SHARE)
+    yield _whole_run(least, found, _ours(STREAMS[-1], folder / "twice", 2 * ROUNDS))
     yield from _busy(program, folder)
+    for streams in STREAMS:
+        yield from peers(BEAT, folder / f"peers{streams}", TOKENS, streams, streams * ROUNDS)
 
 
-def _ours(streams: int, folder: Path) -> Ran:
-    load = f"closed: {{concurrency: {streams}, requests: {streams * ROUNDS}}}"
+def _ours(streams: int, folder: Path, rounds: int = ROUNDS) -> Ran:
+    load = f"closed: {{concurrency: {streams}, requests: {streams * rounds}}}"
     return ran(scenario(f"stamps{streams}", load, TOKENS), BEAT, folder)
 
 
@@ -115,9 +116,13 @@ def _beside(name: str, least: Least, found: Ran, share: float, *, costs: bool = 
     target = f"≥ {format_share(HELD_LIMIT)} of the {format_rate(least.token_rate, 'tokens/s')} of the C reader"
     yield Number(name, "rate held", target, rate, held >= HELD_LIMIT)
     yield _cost(name, "client CPU a token, send and receive", COST_LIMIT, exact.cpu_s_per_token, least)
-    yield _cost(
-        name, "CPU a token of the whole run", RUN_COST_LIMIT, found.cpu_s / int(exact.completed * TOKENS), least
-    )
+
+
+def _whole_run(least: Least, once: Ran, twice: Ran) -> Number:
+    """What a further token costs all processes, decoding, summary and page included: twice the load less once."""
+    tokens = int(twice.requests.output_tokens.sum() - once.requests.output_tokens.sum())
+    cost_s = (twice.cpu_s - once.cpu_s) / tokens
+    return _cost(f"{STREAMS[-1]} closed streams", "CPU a further token, whole run", RUN_COST_LIMIT, cost_s, least)
 
 
 def _cost(name: str, what: str, limit: float, cost_s: float, least: Least) -> Number:
@@ -129,11 +134,3 @@ def _cost(name: str, what: str, limit: float, cost_s: float, least: Least) -> Nu
 
 def _signed(error_s: float) -> str:
     return f"{'' if error_s < 0 else '+'}{format_duration(error_s)}"
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    """The summary of a finished result."""
-    found: dict[str, Any] = {}
-    with contextlib.suppress(OSError):
-        found = store.read_json(folder, store.SUMMARY)
-    return found
