@@ -37,7 +37,7 @@ ERROR_DOUBT = 0.02
 CLOCK_STEP_INVALID_S = 0.001  # the wall clock was set: what arrived just then has a stamp that is off by as much
 REACTION_INVALID = 0.1  # of an answer's time: users of a closed loop went on so much later, and the load was less
 REACTION_DOUBT = 0.03  # as much as the selfcheck lets the client fall short of the rate that was possible
-STARVED_DOUBT = 0.1  # of the time that the engine wanted a core and the client had it
+STARVED_DOUBT = 0.1  # of the time, in which the engine wanted a core that the client had: a tenth is no longer noise
 STARVED_INVALID = 0.3
 
 FEWER = "Use more workers, a faster or less busy client machine, or less load."
@@ -175,18 +175,21 @@ def clock_step(evidence: Evidence) -> Iterator[Doubt]:
 
 
 def starved(evidence: Evidence) -> Iterator[Doubt]:
-    """An engine on the client's host that wanted a core while the client had it."""
-    waited, used = (evidence.watched("host", f"engine_{name}_cores") for name in ("wait", "cpu"))
+    """An engine on the client's host that wanted a core while the client had it, for a part of the time that matters.
+
+    The client can have taken no more than it used, and the engine lost no more than it waited: the smaller of both,
+    as a share of the time. What an engine of many threads waits for its own threads, or for others, is not counted.
+    """
+    waited = evidence.watched("host", "engine_wait_cores")
     client = evidence.watched("client", "cpu_share")
-    if not (len(waited) and len(used) and len(client)):
+    if not (len(waited) and len(client)):
         return
     clients = len({source for source in evidence.samples.source if str(source).startswith("client")})
-    taken = min(float(waited.mean()), float(client.mean()) * clients)
-    share = taken / (taken + float(used.mean())) if taken else 0.0
+    share = min(float(waited.mean()), float(client.mean()) * clients)
     if share > STARVED_DOUBT:
         text = (
-            f"The engine on this host waited for a core in up to {format_share(share)} of the time that it wanted one, "
-            "while the client had it: it is faster with cores of its own."
+            f"The engine on this host waited for a core for up to {format_share(min(1.0, share))} of the time while "
+            "the client had it: it is faster with cores of its own."
         )
         severity = INVALID if share > STARVED_INVALID else DOUBT
         yield Doubt("engine_starved", severity, text, "Run the client on another host, or on cores of its own.")
