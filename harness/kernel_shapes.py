@@ -153,7 +153,7 @@ class KernelSummary(Struct, frozen=True):
 class Sampled(Figures, frozen=True, kw_only=True):
     """What one process measured of a case in a mode, with each sample: launches, and its three times."""
 
-    samples: list[tuple[Annotated[int, Meta(ge=1)], Count | None, Count | None, Count | None]]
+    samples: list[tuple[Annotated[int, Meta(ge=1, le=2**62)], Count | None, Count | None, Count | None]]
 
 
 class RowLine(Struct, frozen=True, tag_field="event", tag="row"):
