@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from harness import sse
 from harness.reading import reading
 from harness.records import MISSING
+from harness.redaction import know_all, known
 from harness.spool import Frame, frame_starts, read_frames, spool_size
 
 _WORTH_A_PROCESS = 64 << 20  # bytes of spool that take longer to decode than a process to start
@@ -53,7 +54,9 @@ def decode_spool(path: Path) -> Decoded:
     if parts == 1:
         return decode_part(path, 0, None)
     ranges = frame_starts(path, parts)
-    with ProcessPoolExecutor(len(ranges), mp_context=get_context("spawn"), initializer=_help) as pool:
+    with ProcessPoolExecutor(
+        len(ranges), mp_context=get_context("spawn"), initializer=_help, initargs=(known(),)
+    ) as pool:
         # This process decodes the first part itself while the others do theirs.
         futures = [pool.submit(decode_part, path, start, stop) for start, stop in ranges[1:]]
         first = decode_part(path, *ranges[0])
@@ -63,8 +66,9 @@ def decode_spool(path: Path) -> Decoded:
             return joined([first, *(decode_part(path, start, stop) for start, stop in ranges[1:])])
 
 
-def _help() -> None:
-    """What a helping process does first: leave a terminal's signals to its parent, and end when that is gone."""
+def _help(secrets: Mapping[str, str]) -> None:
+    """What a helping process does first: know the secrets, leave signals to its parent, and end when that is gone."""
+    know_all(secrets)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()

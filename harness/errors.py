@@ -11,6 +11,7 @@ that is not a HarnessError is a bug and keeps its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from harness.redaction import redact
@@ -22,6 +23,8 @@ EXIT_ENGINE = 3
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")  # line ends, escapes, turned text
+
 
 class HarnessError(Exception):
     """Something the user can mend; `lines` are printed one a line, without a traceback."""
@@ -29,8 +32,13 @@ class HarnessError(Exception):
     exit_code = EXIT_INPUT
 
     def __init__(self, *lines: str) -> None:
-        self.lines: Sequence[str] = tuple(map(redact, lines))  # they may hold a server's or an engine's words
+        self.lines: Sequence[str] = tuple(map(_shown, lines))
         super().__init__("\n".join(self.lines))
+
+
+def _shown(line: str) -> str:
+    """A line for a terminal: a server's or an engine's words in it hold no secret, and no line end or control code."""
+    return _CONTROL.sub(" ", redact(line))
 
 
 class InputError(HarnessError):

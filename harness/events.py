@@ -14,6 +14,7 @@ import msgspec
 
 from harness.bounds import LARGE_BYTES, MAX_PARTS, MAX_TOKENS, MESSAGE_CHARS
 from harness.eventstream import DONE
+from harness.redaction import redact
 
 SOMETHING = "\0"  # stands for content that is no text, such as a call of a tool
 _DIGITS = 20  # of a number in JSON; longer ones count nothing that exists
@@ -103,7 +104,7 @@ def event_of(data: bytes) -> Event:
     try:
         told = json.loads(data.decode("utf-8", "replace"), parse_int=_number, parse_constant=_nothing)
     except (ValueError, RecursionError) as fault:
-        shown = one_line(data[:80].decode("utf-8", "replace"))
+        shown = one_line(data[: 64 * MESSAGE_CHARS].decode("utf-8", "replace"), 80)
         return Event(malformed=f"{one_line(str(fault))} in {shown}")
     return _lenient(told) if isinstance(told, dict) else Event()
 
@@ -243,9 +244,9 @@ def words_of(told: object) -> str:
     return one_line(text.encode("utf-8", "replace").decode())
 
 
-def one_line(text: str) -> str:
-    """A text cut to one line of at most MESSAGE_CHARS characters."""
-    return " ".join(text[: 64 * MESSAGE_CHARS].split())[:MESSAGE_CHARS]
+def one_line(text: str, most: int = MESSAGE_CHARS) -> str:
+    """A text cut to one line of so many characters; secrets go before the cut, which would hide a half."""
+    return " ".join(redact(text[: 64 * MESSAGE_CHARS]).split())[:most]
 
 
 def token_count(value: int | None) -> int | None:

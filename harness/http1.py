@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from harness import bounds
+from harness.redaction import redact
 
 LENGTH = "length"
 CHUNKED = "chunked"
@@ -71,7 +72,7 @@ def parse_head(raw: bytes, at: int = 0) -> Head | None:
     found = _BLANK_LINE.search(raw, at, at + bounds.HEAD_BYTES)
     if found is None:
         if not raw.startswith(b"HTTP/1."[: len(raw) - at], at):
-            raise BadHttpError(f"not an HTTP/1.1 answer: {printable(raw[at : at + 60])}")
+            raise BadHttpError(f"not an HTTP/1.1 answer: {printable(raw[at : at + bounds.HEAD_BYTES], 60)}")
         if len(raw) - at >= bounds.HEAD_BYTES:
             raise BadHttpError(f"the head passed {bounds.HEAD_BYTES >> 10} KiB without an end")
         return None
@@ -101,7 +102,7 @@ def _text(headers: dict[bytes, bytes], name: bytes) -> str:
 def _status_line(line: bytes) -> tuple[int, bytes]:
     found = _STATUS.fullmatch(line)
     if found is None:
-        raise BadHttpError(f"not an HTTP/1.1 status line: {printable(line[:60])}")
+        raise BadHttpError(f"not an HTTP/1.1 status line: {printable(line, 60)}")
     status = int(found[2])
     if status == 101:
         raise BadHttpError("the server switches protocols (101), which nobody asked for")
@@ -114,7 +115,7 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     for line in _unfolded(lines):
         found = _FIELD.fullmatch(line)
         if found is None:
-            raise BadHttpError(f"not a header: {printable(line[:60])}")
+            raise BadHttpError(f"not a header: {printable(line, 60)}")
         name = found[1].lower()
         fields[name] = fields[name] + b", " + found[2] if name in fields else found[2]
     return fields
@@ -127,7 +128,7 @@ def _unfolded(lines: list[bytes]) -> list[bytes]:
         if line[:1] not in (b" ", b"\t"):
             whole.append(line)
         elif not whole:
-            raise BadHttpError(f"not a header: {printable(line[:60])}")
+            raise BadHttpError(f"not a header: {printable(line, 60)}")
         else:
             whole[-1] += b" " + line.lstrip(b" \t")
     return whole
@@ -137,7 +138,7 @@ def _framing(status: int, headers: dict[bytes, bytes]) -> tuple[str, int]:
     length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
     size = None if length is None else _content_length(length)
     if coding is not None and coding.lower() != b"chunked":
-        raise BadHttpError(f"transfer-encoding {printable(coding[:40])} is not read; expected chunked")
+        raise BadHttpError(f"transfer-encoding {printable(coding, 40)} is not read; expected chunked")
     if status < 200 or status in (204, 304):
         return LENGTH, 0
     if coding is not None:
@@ -150,9 +151,9 @@ def _content_length(told: bytes) -> int:
     lengths = {part.strip() for part in told.split(b",")}
     length = lengths.pop()
     if lengths:
-        raise BadHttpError(f"several content-lengths: {printable(told[:40])}")
+        raise BadHttpError(f"several content-lengths: {printable(told, 40)}")
     if not length.isdigit() or len(length) > bounds.LENGTH_DIGITS:
-        raise BadHttpError(f"content-length is not a number of bytes: {printable(length[:40])}")
+        raise BadHttpError(f"content-length is not a number of bytes: {printable(length, 40)}")
     return int(length)
 
 
@@ -244,7 +245,7 @@ def _size_line(raw: bytes, at: int) -> tuple[int, int] | None:
         return None
     found = _SIZE.fullmatch(raw, at, end)
     if found is None:
-        raise BadHttpError(f"not a chunk size: {printable(raw[at : min(end, at + 40)])}")
+        raise BadHttpError(f"not a chunk size: {printable(raw[at:end], 40)}")
     return int(found[1], 16), end + 2
 
 
@@ -293,6 +294,6 @@ class ChunkWalk:
             at, self._skip = start, size + 2
 
 
-def printable(raw: bytes) -> str:
-    """Bytes as one line of text for a message."""
-    return repr(raw.decode("utf-8", "replace"))
+def printable(raw: bytes, most: int) -> str:
+    """The first characters of foreign bytes for a message; secrets go before the cut, which would hide a half."""
+    return repr(redact(raw.decode("utf-8", "replace"))[:most])

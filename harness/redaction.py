@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 _NAME = re.compile(r"(.*_)?(api_?key|token|secret(_.*)?|password|passwd|credentials?)", re.IGNORECASE)
 _FEWEST_FOUND = 12  # characters; what is shorter under such a name may be a plain word
@@ -31,7 +31,17 @@ def names_secret(name: str) -> bool:
 def know(secret: str, name: str) -> None:
     """Note a secret; `name` says in its place what stood there, such as its environment variable."""
     if len(secret) >= 3:
-        _shown[secret] = f"<{name}>"
+        _shown[secret] = _shown[quote(secret, safe="")] = f"<{name}>"  # as addresses carry it, too
+
+
+def known() -> dict[str, str]:
+    """The secrets that are known, for a process that helps this one."""
+    return dict(_shown)
+
+
+def know_all(shown: Mapping[str, str]) -> None:
+    """Note what another process knows."""
+    _shown.update(shown)
 
 
 def forget_all() -> None:
@@ -59,10 +69,11 @@ def know_password(url: str) -> None:
 
 def redact(text: str) -> str:
     """A text without the secrets that are known."""
+    lower = text.lower() if _shown else ""
     for secret, shown in _shown.items():
-        if secret in text:
+        if secret.lower() in lower:  # header values and hosts are told in lower case
             around = ("(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") if len(secret) < _ALONE else ("", "")
-            text = re.sub(re.escape(secret).join(around), shown.replace("\\", ""), text)
+            text = re.sub(re.escape(secret).join(around), shown.replace("\\", ""), text, flags=re.IGNORECASE)
     return text
 
 

@@ -98,7 +98,7 @@ def _whole(head: http1.Head, reads: Reads, event: Event, wire: tuple[str, str]) 
     failure, message = wire
     words = failure_of(event)
     if words is None and event.choices is None and event.usage is None:
-        shown = one_line(reads.body[:120].decode("utf-8", "replace"))
+        shown = one_line(reads.body[: bounds.KEPT_BYTES].decode("utf-8", "replace"), 120)
         said = f"{head.content_type or 'a body of no type'} where a JSON answer was expected: {shown}"
         if len(reads.body) > bounds.LARGE_BYTES and event.malformed:
             said = event.malformed

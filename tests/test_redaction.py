@@ -11,6 +11,7 @@ from harness import redaction
 from harness.cli import main
 from harness.errors import InputError
 from harness.redaction import blanked, know, know_environment, know_password, names_secret, redact, redact_file
+from harness.sse import decode
 from tests.fakes import answered
 from tests.odd_server import OddServer, sized
 from tests.test_run import scenario
@@ -37,6 +38,11 @@ def test_known_secrets_are_named_where_they_stood():
     assert InputError("no abc").lines == ("no <KEY>",)
 
 
+def test_foreign_words_stay_on_one_line():
+    """A model named with line ends, terminal codes or turned text cannot write lines or colours of its own."""
+    assert InputError("serves a\nharness: ok\x1b[31m, b\u202e").lines == ("serves a harness: ok [31m, b ",)
+
+
 def test_secrets_are_found_in_environment_and_addresses():
     """By the names that hold secrets, where the value is long enough to be one; passwords decoded and not."""
     know_environment({"HF_TOKEN": "hf_0123456789", "MY_API_KEY": "short", "HOME": "/home/somebody"})
@@ -53,6 +59,25 @@ def test_secrets_are_found_in_environment_and_addresses():
 def test_names_tell_secrets(name, is_one):
     """Headers and parameters that usually hold a secret are told by their names."""
     assert names_secret(name) == is_one
+
+
+def test_a_secret_is_found_as_addresses_and_headers_carry_it():
+    """Percent-encoded in an address, and in lower case where a header's value was made so."""
+    know("sK/7+Secret", "KEY")
+
+    assert redact("http://h/?k=sK%2F7%2BSecret and sk/7+secret") == "http://h/?k=<KEY> and <KEY>"
+
+
+@given(st.integers(0, 400), st.sampled_from(["401 No", "200 OK", "200 {key}", "HTTP {key}"]), st.booleans())
+def test_no_message_is_cut_inside_a_secret(before, status, chunked):
+    """Whatever stands before it, and wherever: no half of a secret is left by a cut."""
+    know(SECRET, "KEY")
+    pad, line = "x" * before, status.replace("{key}", "x" * before + SECRET)
+    body = f"{pad[:9]}\r\n{pad}{SECRET}" if chunked else pad + SECRET
+    more = ["Transfer-Encoding: chunked"] if chunked else []
+    raw = "\r\n".join([line if line.startswith("HTTP") else f"HTTP/1.1 {line}", *more, "", body]).encode()
+
+    assert "sk-th" not in decode([raw], [1]).message
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"s3cr", b"et99", b"s3cret99", b"bb"])))

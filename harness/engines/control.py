@@ -187,7 +187,7 @@ class Control:
 
 def _served(model: Mapping[str, Any]) -> Served:
     name, parent = model["id"], model.get("parent")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise TypeError(name)
     return Served(name, str(model.get("root") or name), parent if isinstance(parent, str) and parent else None)
 

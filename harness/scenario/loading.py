@@ -191,7 +191,7 @@ def _mapping(reading: Reading, path: Path, expected: str) -> dict[str, Any]:
         raise ScenarioError(f"{path}: the file is empty; expected {expected}")
     if not isinstance(reading.value, dict):
         what = expected.partition(", ")[2]
-        raise ScenarioError(f"{path}:1: expected a mapping {what}, got {show(reading.value)}")
+        raise ScenarioError(f"{path}:1: expected a mapping {what}".rstrip() + f", got {show(reading.value)}")
     return reading.value
 
 
