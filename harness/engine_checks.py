@@ -25,7 +25,7 @@ def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
     line = (run.get("engine") or {}).get("died")
     if line:
         text = f"The run did not come to its end: {str(line).rstrip('.')}."
-        yield Doubt("died", INVALID, text, "Mend what the engine died of (see engine.log), and run again.")
+        yield Doubt("died", INVALID, text, "Mend what it died of (engine.log has what the engine said), and run again.")
 
 
 def unlisted(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
