@@ -121,9 +121,18 @@ def send_lag(evidence: Evidence) -> Iterator[Doubt]:
     elif late:
         yield Doubt("send_lag", DOUBT, f"{text}.", FEWER)
     elif p99 > _limit(summary, LAG_DOUBT_S, LAG_DOUBT_SHARE):
-        beside = format_duration(summary.metrics["ttft"].p50)
-        text = f"Requests left the client up to {format_duration(p99)} late (p99), beside a median TTFT of {beside}."
-        yield Doubt("send_lag", DOUBT, text, FEWER)
+        yield Doubt("send_lag", DOUBT, _late(summary, format_duration(p99)), FEWER)
+
+
+def _late(summary: StageSummary, p99: str) -> str:
+    """The lateness beside what it bears on: a median TTFT, or of whole answers their time, where there were any."""
+    ttft, e2e = (summary.metrics[metric].p50 for metric in ("ttft", "e2e"))
+    if ttft is not None:
+        return f"Requests left the client up to {p99} late (p99), beside a median TTFT of {format_duration(ttft)}."
+    if e2e is not None:
+        whole = format_duration(e2e)
+        return f"Requests left the client up to {p99} late (p99), beside a median time of an answer of {whole}."
+    return f"Requests left the client up to {p99} late (p99)."
 
 
 def _reaction(summary: StageSummary, lag_s: float) -> Iterator[Doubt]:

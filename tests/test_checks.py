@@ -10,6 +10,7 @@ from harness import checks
 from harness.doubts import SEVERITIES
 from harness.records import MISSING, WARMUP, samples_from
 from harness.summary import summarize
+from reports.language import translate
 from tests.made_runs import answered, closed_run, columns, failed, never_sent, ns, open_run, run_json, span_row
 
 LOAD = {"kind": "poisson", "rate": 10.0, "duration_s": 40.0}
@@ -68,6 +69,26 @@ def test_requests_that_left_late_are_the_clients_fault(lag, every, severity):
     late = altered(lambda r: replace(r, sent_ns=r.sent_ns + ns(lag)), every)
 
     assert doubts(late).get("send_lag") == severity
+
+
+@pytest.mark.parametrize(
+    ("stream", "status", "beside"),
+    [
+        (True, "completed", ", beside a median TTFT of 96.0 ms."),
+        (False, "completed", ", beside a median time of an answer of 176 ms."),
+        (False, "failed", "."),
+    ],
+)
+def test_lateness_stands_beside_what_was_measured(stream, status, beside):
+    """The TTFT, of whole answers their time, and where nothing was answered no dash."""
+    late = altered(lambda r: replace(r, sent_ns=r.sent_ns + ns(0.004), status=status))
+    requests, events = columns(late)
+    run = run_json([LOAD], client={"selfcheck": SELFCHECK}, stream=stream)
+    told = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)["verdict"]["doubts"]
+    text = next(doubt["text"] for doubt in told if doubt["name"] == "send_lag")
+
+    assert text == f"Requests left the client up to 4.00 ms late (p99){beside}"
+    assert translate(text, "zh") is not None
 
 
 def test_opening_a_connection_is_not_the_clients_lateness():
