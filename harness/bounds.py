@@ -34,8 +34,7 @@ KEPT_BYTES = 65_536  # what is kept of an answer that broke a bound: its head an
 HELD_BYTES = 192 << 20  # answers in flight beyond what their tokens explain, over all workers
 FAIR_BYTES = 1 << 20  # an answer that holds less does not pay for what others hold
 
-REPLY_BYTES = 8 << 20  # a control call's answer: models, metrics (16 engines write about 2 MiB), tokens
-REPLY_S = 15.0  # and how long one may take in all
+REPLY_S = 15.0  # of a control call in all; its bytes (16 engines' metrics: 2 MiB) are those of an answer of no tokens
 
 
 def answer_bytes(tokens: int) -> int:
