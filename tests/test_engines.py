@@ -70,13 +70,13 @@ def test_an_attached_server_is_an_engine_and_stays(tmp_path, standing):
     [({"max_num_seq": 8}, "max_num_seqs"), ({"block_size": 0}, "block"), ({"max_num_seqs": "many"}, "many")],
 )
 def test_a_refused_flag_is_told_in_the_engines_words(tmp_path, args, words):
-    """An engine that does not come up is one line that names the flag."""
+    """Wrong input, in one line that names the flag, before anything is started."""
 
     async def start():
         async with STARTS["simulator"](Engine(kind="simulator", model=MODEL, args=args), tmp_path / "engine.log"):
             pass
 
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(InputError) as caught:
         asyncio.run(start())
 
     assert words in str(caught.value)

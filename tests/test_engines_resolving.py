@@ -229,3 +229,23 @@ def test_a_switch_that_became_something_else_is_told():
     (row,) = changes(asked, basis.told, basis)
 
     assert (row.asked, row.effective) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"max_num_seqs": "eight"}, "engine.args.max_num_seqs: 'eight' is not a whole number"),
+        ({"max_num_seq": 8}, "engine.args.max_num_seq: not one of vLLM's; did you mean 'max_num_seqs'?"),
+    ],
+)
+def test_the_embedded_engine_takes_wrong_flags_for_wrong_input(flags, line):
+    """As those of a real engine (exit 2), and not for an engine that failed."""
+    assert by_twin("Qwen/Qwen2.5-7B-Instruct", flags).wrong == (line,)
+
+
+def test_what_does_not_fit_the_simulated_device_is_no_wrong_input():
+    """Too little memory is an engine that does not start (exit 3)."""
+    resolved = by_twin("Qwen/Qwen2.5-72B-Instruct", {})
+
+    assert resolved.fault is not None
+    assert resolved.wrong == ()

@@ -28,11 +28,12 @@ from harness.engines.effective import (
 from harness.engines.flag_kinds import words_of
 from harness.engines.installed import Installed, as_typed, look, unknown_flags, wrong_types
 from harness.engines.probe import SERVER
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InputError
 from harness.twin.memory import memory_of
 from harness.twin.settings import effective as twin_values
 from harness.twin.settings import settings_from_flags
 
+_TWIN_FLAG = re.compile(r"^engine flag '?([\w.-]+?)'?(?:: | is )")
 _REFUSED = re.compile(r"argument (?P<flags>-[^:]*): (?P<text>.+)", re.DOTALL)
 BY_ENGINE, BY_RULES, BY_TWIN = "engine", "rules", "twin"
 _TWIN = Installed(ascend=False)
@@ -162,7 +163,8 @@ def by_twin(model: str | None, given: Mapping[str, Any]) -> Resolved:
     """What the embedded engine makes of flags, or why it would refuse them."""
     args = as_typed(given, _TWIN)
     wrong = tuple(wrong_types(args, _TWIN))
-    return replace(_by_twin(model, args), args=args, words=tuple(words_of(args)), wrong=wrong)
+    one = _by_twin(model, args)
+    return replace(one, args=args, words=tuple(words_of(args)), wrong=wrong or one.wrong)
 
 
 def _by_twin(model: str | None, args: Mapping[str, Any]) -> Resolved:
@@ -170,6 +172,9 @@ def _by_twin(model: str | None, args: Mapping[str, Any]) -> Resolved:
     try:
         settings = settings_from_flags({**args, **named})
         memory = memory_of(settings)
+    except InputError as fault:
+        lines = tuple(_TWIN_FLAG.sub(r"engine.args.\1: ", line) for line in fault.lines)
+        return replace(_of(args, by_rules("simulator", args, _TWIN), BY_TWIN, " ".join(lines)), wrong=lines)
     except HarnessError as fault:
         return _of(args, by_rules("simulator", args, _TWIN), BY_TWIN, " ".join(fault.lines))
     values = {
