@@ -173,7 +173,13 @@ def _against(level: Level) -> str:
 def _ranges(stages: Sequence[StageSummary]) -> str:
     ladder = _ladder(stages)
     ends = [ladder[0], ladder[-1]] if ladder else list(_by_label(stages).items())
-    return f"At {'; at '.join(f'{name} {_shown(level[0])}' for name, level in ends)}."
+    return f"At {'; at '.join(f'{name} {_shown(_middle(level))}' for name, level in ends)}."
+
+
+def _middle(level: Level) -> StageSummary:
+    """Of a stage's repeats the one with the median output, the lower of two."""
+    ordered = sorted(level, key=lambda stage: stage.rates.output_token or 0.0)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def _shown(stage: StageSummary) -> str:

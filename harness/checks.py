@@ -29,6 +29,7 @@ ERRORS_DOUBT = 0.01  # of requests: a p99 no longer says what the slowest hundre
 ERRORS_INVALID = 0.10
 OFFERED_LEAST = 0.95  # of the offered rate that was sent; less, and another load was measured
 SHORT_S = 10.0  # a window too short for slow changes (caches, clocks, garbage collection) to show
+FILLING_FEWEST = 30  # answers: below, the few at the edges are all that differs
 FILLING_DOUBT = 1.15  # tokens that came, of those of answers that ended
 FILLING_SURE = 2.0  # standard deviations of a Poisson number under way, by which both edges differ in a steady state
 RESENT_NOTE = 0.01  # of requests
@@ -38,10 +39,11 @@ MOST_CHANCE_HITS = 0.02  # of prompt tokens found in the prefix cache though no 
 def find_doubts(evidence: Sequence[Evidence], requests: Requests, run: Mapping[str, Any]) -> tuple[Doubt, ...]:
     """All doubts of a run, the gravest first; `requests` are all its rows."""
     found = list(_run_doubts(evidence, requests, run))
+    repeated = any(one.summary.span.repeat for one in evidence)
     for one in evidence:
-        index = one.summary.span.stage
+        span = one.summary.span
         found += [
-            replace(doubt, stage=index)
+            replace(doubt, stage=span.stage, repeat=span.repeat if repeated else None)
             for check in (*CLIENT_CHECKS, *DEVICE_CHECKS, *STAGE_CHECKS)
             for doubt in check(one)
         ]
@@ -273,7 +275,7 @@ def still_filling(evidence: Evidence) -> Iterator[Doubt]:
     more = (came - ended) * summary.window.rates_s * counted.requests / max(1, counted.output_tokens)  # answers
     by_chance = FILLING_SURE * math.sqrt(summary.concurrency_mean or 0.0)
     filling = (more > by_chance or summary.window.filling) and came > FILLING_DOUBT * ended
-    if summary.is_open and summary.account.completed and filling:
+    if summary.is_open and counted.requests >= FILLING_FEWEST and filling:
         text = (
             f"{format_rate(came, 'tokens/s')} came out, and the answers that ended meanwhile hold "
             f"{format_rate(ended, 'tokens/s')}: the engine was still filling, and the stage's rates are lower bounds."

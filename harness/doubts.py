@@ -25,7 +25,8 @@ SEVERITIES = (NOTE, DOUBT, INVALID)
 class Doubt:
     """Why a number may not mean what it seems to (`text`), and what to do about it (`next`).
 
-    `name` is short and stable, `stage` the index of the stage (from 0), or None for the whole run.
+    `name` is short and stable, `stage` the index of the stage (from 0), or None for the whole run, `repeat` which
+    repeat of it (from 0), or None where there is one.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Doubt:
     text: str
     next: str
     stage: int | None = None
+    repeat: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json shows it."""

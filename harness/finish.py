@@ -92,6 +92,6 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     labels = {stage.get("index"): str(stage.get("label", "")) for stage in summary.get("stages") or ()}
     for doubt in verdict["doubts"]:
         stage = doubt.get("stage")
-        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''))}"
+        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''), doubt.get('repeat') or 0)}"
         lines.append(f"{doubt['severity']}{place}: {doubt['text']} {doubt['next']}")
     return lines

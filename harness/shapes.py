@@ -150,6 +150,7 @@ class Doubt(Struct, frozen=True):
     text: str
     next: str
     stage: Place | None = None
+    repeat: Place | None = None
 
 
 class Verdict(Struct, frozen=True):

@@ -67,7 +67,7 @@ def doubts(result: Result) -> list[Doubt]:
     for doubt in (result.summary.get("verdict") or {}).get("doubts", ()):
         severity = doubt.get("severity") if doubt.get("severity") in SEVERITIES else "doubt"
         index = doubt.get("stage")
-        place = "" if index is None else stage_name(index, labels.get(index, ""))
+        place = "" if index is None else stage_name(index, labels.get(index, ""), doubt.get("repeat") or 0)
         kind = severity, str(doubt.get("name", "")), str(doubt.get("next") or "")
         kinds.setdefault(kind, []).append((place, str(doubt.get("text", ""))))
     found = [Doubt(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]

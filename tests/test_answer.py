@@ -159,3 +159,15 @@ def test_no_answer_says_why(pairs, words):
 
     assert sentence.startswith("No answer: ")
     assert sentence.endswith(words)
+
+
+def test_of_repeats_without_limits_the_middle_one_speaks():
+    """Three repeats of one load: the sentence has the output of the median one, neither the first nor the best."""
+    rates = (100.0, 300.0, 200.0)
+    load = {"kind": "closed", "concurrency": 2, "requests": 4}
+    repeats = [stage(load, repeat=number) for number in range(3)]
+    repeats = [
+        replace(one, rates=replace(one.rates, output_token=rate)) for one, rate in zip(repeats, rates, strict=True)
+    ]
+
+    assert told(*repeats).startswith("At closed 2 users 200 tokens/s came out")

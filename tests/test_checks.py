@@ -367,3 +367,17 @@ def test_rows_that_were_left_out_are_no_matter_of_the_token_audit():
     (doubt,) = checks.remarks(None, {"notes": ["1 row of the file left out: no output tokens"]})
 
     assert doubt.next == "Mend these rows, or leave it so: the run is of the other rows of the file."
+
+
+def test_doubts_of_a_repeat_name_it():
+    """Two repeats of one stage: each doubt says which of them it is about; a single run has no repeat to name."""
+    pairs = [(replace(record, repeat=repeat, index=2 * record.index + repeat), events)
+             for record, events in sound(20) for repeat in (0, 1)]  # fmt: skip
+    pairs.sort(key=lambda pair: (pair[0].repeat, pair[0].index))
+    pairs = [(replace(record, index=place), events) for place, (record, events) in enumerate(pairs)]
+    requests, events = columns(pairs)
+    spans = [span_row(0, 40, 41), span_row(0, 40, 41, repeat=1)]
+    found = summarize(requests, events, samples_from(CALM), spans, run_json([LOAD], repeats=2))
+    told = [doubt for doubt in found["verdict"]["doubts"] if doubt["name"] == "few_samples"]
+
+    assert [(doubt["stage"], doubt["repeat"]) for doubt in told] == [(0, 0), (0, 1)]
