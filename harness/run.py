@@ -12,7 +12,7 @@ from harness import offline, plan, store
 from harness.clock import monotonic_ns
 from harness.crew import Crew
 from harness.engines import Serving, resolve_kind, start_of
-from harness.engines.control import GONE, WELL, Control
+from harness.engines.control import GONE, SLOW, WELL, Control
 from harness.engines.listening import look
 from harness.errors import EXIT_ENGINE, HarnessError
 from harness.interrupts import Interrupts
@@ -188,7 +188,7 @@ async def _dying(control: Control, serving: Serving, before: str) -> str | None:
     The server of an engine that is ours outlives its core by a moment, and then tells why itself.
     """
     now = await control.state()
-    if now == WELL or (now == before and now != GONE):
+    if now in (WELL, SLOW) or (now == before and now != GONE):
         return None
     for _ in range(_DYING_POLLS if serving.command else 0):
         if (ending := serving.ending()) is not None:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.doubts import DOUBT, NOTE, Doubt, Evidence
+from harness.doubts import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.records import ASSUMED, COMPLETED, FROM_EVENTS, MEASURED, MISSING, Requests
 from harness.steady import OFFLINE
 from harness.units import format_count, format_share
 
 LENGTHS_DOUBT = 0.01  # of requests
+IMPOSSIBLE = 10  # times max_tokens: an extra_body that overrides it, or a hidden thought, stays below
 WHOLE_DOUBT = 0.1  # of answers: below, it is those that a busy network delivered late
 AT_ONCE = 4  # tokens that one step of speculative decoding may bring together
 ENDPOINT = "Check the tokenizer, or use endpoint: completions."
@@ -48,6 +49,21 @@ def lengths(evidence: Evidence) -> Iterator[Doubt]:
                 else _prompts(evidence, added=added)
             )
             yield Doubt(name, DOUBT if off > LENGTHS_DOUBT * known.sum() else NOTE, text, mend)
+
+
+def impossible(evidence: Evidence) -> Iterator[Doubt]:
+    """Answers far longer than max_tokens allows, as the server counts: no rate by its counts is right."""
+    r = evidence.stage.requests
+    known = _done(r) & (r.output_asked != MISSING) & (r.counted_by != FROM_EVENTS)
+    over = known & (r.output_tokens > IMPOSSIBLE * r.output_asked)
+    if int(over.sum()) > LENGTHS_DOUBT * known.sum():
+        text = (
+            f"{format_count(int(over.sum()))} of {format_count(int(known.sum()))} answers hold, as the server counts, "
+            f"more than {IMPOSSIBLE} times the tokens that they may have: token rates and times per token mean nothing."
+        )
+        yield Doubt(
+            "impossible_tokens", INVALID, text, "See the server's usage; token_counts: assumed counts by events."
+        )
 
 
 def _prompts(evidence: Evidence, *, added: bool) -> str:
@@ -94,4 +110,4 @@ def came_whole(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("came_whole", DOUBT if whole > WHOLE_DOUBT * long.sum() else NOTE, text, mend)
 
 
-TOKEN_CHECKS = (lengths, assumed_tokens, came_whole)
+TOKEN_CHECKS = (impossible, lengths, assumed_tokens, came_whole)

@@ -381,3 +381,11 @@ def test_doubts_of_a_repeat_name_it():
     told = [doubt for doubt in found["verdict"]["doubts"] if doubt["name"] == "few_samples"]
 
     assert [(doubt["stage"], doubt["repeat"]) for doubt in told] == [(0, 0), (0, 1)]
+
+
+@pytest.mark.parametrize(("times", "found"), [(3, False), (100, True)])
+def test_counts_that_cannot_be_make_a_run_invalid(times, found):
+    """A server that counts a hundred times max_tokens in every answer: no rate of tokens means anything."""
+    told = doubts(altered(lambda r: replace(r, output_tokens=times * r.output_asked)))
+
+    assert (told.get("impossible_tokens") == "invalid") is found

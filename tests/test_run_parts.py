@@ -7,7 +7,7 @@ import pytest
 
 from harness import run
 from harness.engines import Serving
-from harness.engines.control import GONE, UNWELL, WELL
+from harness.engines.control import GONE, SLOW, UNWELL, WELL
 
 
 def _dying(before, now, endings, command):
@@ -26,6 +26,7 @@ def _dying(before, now, endings, command):
     [
         (WELL, WELL, [], ("vllm",), None),
         (UNWELL, UNWELL, [], (), None),
+        (WELL, SLOW, [], (), None),
         (WELL, GONE, [None, "the engine died"], ("vllm",), "the engine died"),
         (WELL, GONE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
         (UNWELL, GONE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
@@ -35,6 +36,6 @@ def _dying(before, now, endings, command):
 def test_an_engine_that_is_no_longer_well_has_died(before, now, endings, command, expected):
     """A server outlives its dead core by a moment: its end is waited for where it is ours; a stranger's is told.
 
-    A server that never had a /health is not taken for dead.
+    A server that never had a /health is not taken for dead, nor one whose /health takes too long.
     """
     assert _dying(before, now, endings, command) == expected

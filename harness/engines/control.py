@@ -23,10 +23,19 @@ from harness.redaction import redact
 from harness.scenario.models import Engine
 from harness.units import seconds_to_ns
 
-__all__ = ["GONE", "UNWELL", "WELL", "Control", "Served", "api_key", "pick_model"]
+__all__ = ["GONE", "SLOW", "UNWELL", "WELL", "Control", "Served", "api_key", "pick_model"]
 
-WELL, UNWELL, GONE = "well", "unwell", "gone"
+WELL, UNWELL, GONE, SLOW = "well", "unwell", "gone", "slow"
+_LATE_OR_LONG = ("timeout", "too_long")  # of an answer: something is there
 _NO_SUCH_PLACE = (403, 404, 405, 410, 501)
+
+
+class NoAnswerError(EngineError):
+    """No whole answer came; `failure` is the short stable name of why."""
+
+    def __init__(self, line: str, failure: str) -> None:
+        super().__init__(line)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +108,14 @@ class Control:
         return await self.state() == WELL
 
     async def state(self) -> str:
-        """`WELL` where /health answers 200, `UNWELL` where it answers anything else, `GONE` where nothing answers."""
+        """`WELL` where /health answers 200, `UNWELL` where it answers anything else, `GONE` where nothing answers.
+
+        `SLOW` where its answer has no end, or none within the time of a control call: that tells neither.
+        """
         try:
             reply = await self._fetch("GET", "/health")
+        except NoAnswerError as fault:
+            return SLOW if fault.failure in _LATE_OR_LONG else GONE
         except EngineError:
             return GONE
         return WELL if reply.status == 200 else UNWELL
@@ -167,7 +181,7 @@ class Control:
         await over
         address = self._target.address(path)
         if one.failure:
-            raise EngineError(f"{address}: {_why(one)}; is the server running there?")
+            raise NoAnswerError(f"{address}: {_why(one)}; is the server running there?", one.failure)
         try:
             return self._reply(b"".join(one.pieces))
         except http1.BadHttpError as fault:
