@@ -37,6 +37,7 @@ ERROR_DOUBT = 0.02
 CLOCK_STEP_INVALID_S = 0.001  # the wall clock was set: what arrived just then has a stamp that is off by as much
 REACTION_INVALID = 0.1  # of an answer's time: users of a closed loop went on so much later, and the load was less
 REACTION_DOUBT = 0.03  # as much as the selfcheck lets the client fall short of the rate that was possible
+STOLEN_DOUBT = 0.05  # of all cores that the host of a virtual machine had given to others
 STARVED_DOUBT = 0.1  # of the time, in which the engine wanted a core that the client had: a tenth is no longer noise
 STARVED_INVALID = 0.3
 
@@ -204,6 +205,18 @@ def starved(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("engine_starved", severity, text, "Run the client on another host, or on cores of its own.")
 
 
+def stolen(evidence: Evidence) -> Iterator[Doubt]:
+    """Time that the host of this virtual machine gave to others: whoever wanted a core then was slower."""
+    shares = evidence.watched("host", "host_steal_share")
+    share = float(shares.mean()) if len(shares) else 0.0
+    if share > STOLEN_DOUBT:
+        text = (
+            f"This virtual machine was kept from its cores {format_share(share)} of the time: the client, and an "
+            "engine on it, were slower for that."
+        )
+        yield Doubt("host_stolen", DOUBT, text, "Run on a machine, or on cores, of its own.")
+
+
 def _own_lags(evidence: Evidence) -> Floats:
     """send_lag less the time to open a connection, which is the network's and the server's, in seconds."""
     r, summary = evidence.stage.requests, evidence.summary
@@ -268,4 +281,4 @@ def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
         yield Doubt("merged_reads", severity, text, "Look at the client's CPU and at the server's stream interval.")
 
 
-CLIENT_CHECKS = (stamps, clock_step, starved, cpu, paused, loop_lag, send_lag, ceiling, floor, merged_reads)
+CLIENT_CHECKS = (stamps, clock_step, starved, stolen, cpu, paused, loop_lag, send_lag, ceiling, floor, merged_reads)

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -134,25 +134,29 @@ async def _answer(command: list[str]) -> str:
     return out.decode("utf-8", "replace")
 
 
-async def watch_host(add: Add, leader: int | None = None) -> None:
-    """Read the CPU and memory of this machine, and of the process `leader` with its children, until cancelled.
+async def watch_host(add: Add, leaders: Sequence[int] = ()) -> None:
+    """Read the CPU and memory of this machine, and of the processes `leaders` with their children, until cancelled.
 
-    `host_cpu_share` is of all cores, `engine_cpu_cores` how many cores the engine keeps busy, `engine_wait_cores` how
-    many more it would, had others not been on them (Linux: run_delay of /proc/PID/schedstat).
+    `host_cpu_share` is of all cores, `host_steal_share` what the host of a virtual machine took of them,
+    `host_softirq_share` what its network and timers took; `engine_cpu_cores` how many cores the engine keeps
+    busy, `engine_wait_cores` how many more it would, had others not been on them (Linux: run_delay of
+    /proc/PID/schedstat).
     """
     before: Mapping[int, Work] = {}
     members: list[psutil.Process] = []
     psutil.cpu_percent()
+    psutil.cpu_times_percent()
     at_ns, turn = monotonic_ns(), 0
     while True:
         await asyncio.sleep(_READ_S)
         if turn % _MEMBERS_EVERY == 0:
-            members = _members(leader)
+            members = [member for leader in leaders for member in _members(leader)]
         used, now_ns = _work(members), monotonic_ns()
         memory = psutil.virtual_memory()
         values = {
             "host_cpu_share": psutil.cpu_percent() / 100,
             "host_memory_bytes": float(memory.total - memory.available),
+            **_taken(),
         }
         for place, name in enumerate(("engine_cpu_cores", "engine_wait_cores")):
             grown = [used[pid][place] - before[pid][place] for pid in used if pid in before]
@@ -162,9 +166,13 @@ async def watch_host(add: Add, leader: int | None = None) -> None:
         before, at_ns, turn = used, now_ns, turn + 1
 
 
-def _members(leader: int | None) -> list[psutil.Process]:
-    if leader is None:
-        return []
+def _taken() -> dict[str, float]:
+    """Shares of all cores that no process had, where the system tells them (Linux)."""
+    times = psutil.cpu_times_percent()
+    return {f"host_{name}_share": getattr(times, name) / 100 for name in ("steal", "softirq") if hasattr(times, name)}
+
+
+def _members(leader: int) -> list[psutil.Process]:
     try:
         first = psutil.Process(leader)
         return [first, *first.children(recursive=True)]

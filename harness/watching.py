@@ -13,6 +13,7 @@ from harness.clock import monotonic_ns
 from harness.devices import npu_watches, watch_host
 from harness.engines import Serving
 from harness.engines.control import Control
+from harness.engines.listening import look
 from harness.npu_smi import Values
 from harness.probe import this_machine
 from harness.units import NS_PER_S
@@ -44,7 +45,7 @@ class Watched:
 async def watching(control: Control | None, serving: Serving, watched: Watched) -> AsyncIterator[None]:
     """Fill `watched` until the context ends; whatever was started for it has ended then. No control, no counters."""
     loop = asyncio.get_running_loop()
-    jobs = [watch_host(watched.add, serving.pid)]
+    jobs = [watch_host(watched.add, engine_pids(serving))]
     if control is not None:
         jobs += [_scrape(control, watched), _beat(watched)]
     npu_smi = find_npu_smi(this_machine())
@@ -60,6 +61,13 @@ async def watching(control: Control | None, serving: Serving, watched: Watched) 
     for one in ended:
         if isinstance(one, Exception):
             raise one
+
+
+def engine_pids(serving: Serving) -> list[int]:
+    """The processes of the engine that are on this machine: the one that was started, or those that listen there."""
+    if serving.pid is not None:
+        return [serving.pid]
+    return sorted(pid for pid, _ in look(serving.url).identity) if serving.kind == "attach" else []
 
 
 def uses_npus_here(serving: Serving) -> bool:

@@ -101,3 +101,11 @@ def test_users_that_went_on_late_made_a_lighter_load(late_s, severity):
     found = doubts(pairs, load=CLOSED).get("send_lag")
 
     assert found == severity
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.01, None), (0.2, "doubt")])
+def test_time_that_a_virtual_machine_did_not_get_is_told(share, severity):
+    """A hundredth of steal is any cloud's; a fifth slowed whatever ran here."""
+    found = doubts(stamped(), samples=watched("host", "host_steal_share", share))
+
+    assert found == ({} if severity is None else {"host_stolen": severity})
