@@ -250,6 +250,8 @@ def _against(chosen: argparse.Namespace) -> int:
     done = against_command(chosen, _tell)
     for line in done.lines:
         print(line)
+    for line in done.faults:
+        _tell(line)
     return done.exit_code
 
 

@@ -17,7 +17,7 @@ from harness.command_compare import compared
 from harness.command_run import flags_of, run_into
 from harness.comparing.comparison import compare
 from harness.comparing.sides import Side, read_side
-from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError, InputError, ScenarioError
+from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, HarnessError, InputError, ScenarioError
 from harness.finish import draw, finish, trace
 from harness.run import Outcome
 from harness.scenario.faults import Fault
@@ -34,10 +34,11 @@ A, B = "a", "b"
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """How it ended: lines for stdout, and the exit code."""
+    """How it ended: lines for stdout, lines that say why the exit code is not 0, and that code."""
 
     lines: tuple[str, ...]
     exit_code: int
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _run(turn: _Turn, folder: Path, rerun: str, say: Say) -> Outcome:
 
 
 def _close(folder: Path, ended: int, say: Say, chosen: argparse.Namespace) -> Against:
-    """Pages of every run, and the comparison of the pairs that are whole."""
+    """Pages of every run, and the comparison of the pairs that are whole, which says how a whole command ends."""
     runs = {side: {run.parent.name for run in (folder / side).glob(f"*/{store.SUMMARY}")} for side in (A, B)}
     for side, names in runs.items():
         for name in sorted(names):
@@ -151,15 +152,15 @@ def _close(folder: Path, ended: int, say: Say, chosen: argparse.Namespace) -> Ag
     if ended == EXIT_INTERRUPTED or not whole:
         say(f"{len(whole)} pairs are whole")
     if not whole:
-        return Against((), ended)
+        return Against((), ended or EXIT_INVALID)
     sides = [_whole(read_side(folder / side), whole) for side in (A, B)]
     try:
         gate = KERNEL_GATE if sides[0].is_kernels else DEFAULT_GATE
         found = compare(sides[0], sides[1], gate, anyway=True)  # two engines are unlike on purpose
     except HarnessError as fault:
-        say("\n".join(fault.lines))
-        return Against((), ended)
-    return Against(compared(found, folder, chosen.lang).lines, ended)
+        return Against((), ended or fault.exit_code, tuple(fault.lines))
+    done = compared(found, folder, chosen.lang)
+    return Against(done.lines, ended or done.exit_code, done.faults)
 
 
 def _whole(side: Side, names: set[str]) -> Side:

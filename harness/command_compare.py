@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import store
 from harness.comparing.comparison import Comparison, compare
 from harness.comparing.history import earlier_in
-from harness.comparing.judging import BETTER, WORSE
+from harness.comparing.judging import BETTER, NOT_VALID, WORSE
 from harness.comparing.sides import Side, read_side
 from harness.comparing.telling import table, told
 from harness.doubts import NOTE
@@ -73,7 +73,8 @@ def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
     page = reports.write_comparison(folder, found, language)
     faults = tuple(f"regression: {told(row)}, beyond the gate" for row in found.broken)
     if found.exit_code == EXIT_INVALID:
-        faults = (f"not judged: {len(found.untold)} of {len(found.judged)} measures of the gate; exit {EXIT_INVALID}",)
+        what = f"{len(found.untold)} of {len(found.judged)} measures of the gate" if found.is_valid else NOT_VALID
+        faults = (f"not judged: {what}; exit {EXIT_INVALID}",)
     return Compared((*lines_of(found), str(page)), faults, found.exit_code)
 
 

@@ -75,10 +75,10 @@ def _carried_out(work: Work, chosen: argparse.Namespace) -> Tuned:
             return Tuned(EXIT_DONE, _concluded(work, confirmed, chosen.lang))
 
 
-def _concluded(work: Work, confirmed: Confirmed | None, language: str) -> tuple[str, ...]:
+def _concluded(work: Work, confirmed: Confirmed | None, language: str, *, interrupted: bool = False) -> tuple[str, ...]:
     """Write what is left of the study, and draw its page; the lines for a terminal."""
-    simulated, hollow = (bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow"))
-    return (*result.conclude(work, confirmed, simulated, hollow), _page(work.folder, language))
+    marks = {name: bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow")}
+    return (*result.conclude(work, confirmed, **marks, interrupted=interrupted), _page(work.folder, language))
 
 
 def _interrupted(work: Work, chosen: argparse.Namespace) -> Tuned:
@@ -99,7 +99,7 @@ def _interrupted(work: Work, chosen: argparse.Namespace) -> Tuned:
     if not work.book.trials():
         return Tuned(EXIT_INTERRUPTED, (line,))
     with writing(work.say):
-        return Tuned(EXIT_INTERRUPTED, (*_concluded(work, None, chosen.lang), line))
+        return Tuned(EXIT_INTERRUPTED, (*_concluded(work, None, chosen.lang, interrupted=True), line))
 
 
 def _shipped() -> Path:

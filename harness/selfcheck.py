@@ -30,7 +30,7 @@ from harness.metronome.process import playing
 from harness.metronome.truth import Beat, read
 from harness.run import Order, conduct, open_folder
 from harness.scenario.loading import load_scenario
-from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
+from harness.units import NS_PER_MS, NS_PER_S, format_error, format_rate, format_share
 
 BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 Say = Callable[[str], None]
@@ -135,10 +135,14 @@ def _cost(shared: Exactness, apart: Exactness) -> dict[str, Any]:
 
 def _said(say: Say, found: Exactness) -> Exactness:
     say(
-        f"{found.streams} streams: TTFT {format_duration(found.ttft_s)} (sent: {format_duration(found.ttft_true_s)}), "
+        f"{_streams(found.streams)}: TTFT {format_error(found.ttft_s)} (sent: {format_error(found.ttft_true_s)}), "
         f"{format_rate(found.token_rate, 'tokens/s')}, {format_share(found.held_share)} of what was possible"
     )
     return found
+
+
+def _streams(count: int) -> str:
+    return "1 stream" if count == 1 else f"{count} streams"
 
 
 def measure_step(step: Step, folder: Path) -> Exactness:
@@ -191,7 +195,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def _exactness(result: dict[str, Any]) -> str:
-    ttft, gap = (format_duration(abs(result[f"floor_{name}_s"])) for name in ("ttft", "gap_p99"))
+    ttft, gap = (format_error(abs(result[f"floor_{name}_s"])) for name in ("ttft", "gap_p99"))
     return f"Exactness: a mean TTFT is right to {ttft}, and the p99 of the gap between chunks to {gap}."
 
 
@@ -205,16 +209,15 @@ def _capacity(result: dict[str, Any]) -> str:
         "steps": "the hardest step; it may carry more",
     }
     rate = format_rate(result["ceiling_tokens_per_s"], "tokens/s")
-    return (
-        f"Capacity: the client carries {rate} on {result['ceiling_streams']} streams ({reasons[result['limited_by']]})."
-    )
+    on, reason = _streams(result["ceiling_streams"]), reasons[result["limited_by"]]
+    return f"Capacity: the client carries {rate} on {on} ({reason})."
 
 
 def _sharing(cost: dict[str, Any]) -> str:
     added, lost = max(0.0, cost["ttft_added_s"]), max(0.0, 1 - cost["rate_share"])
     return (
-        f"Sharing: on one core with the client, a server of {cost['streams']} streams was itself "
-        f"{format_duration(added)} slower to its first token and lost {format_share(lost)} of its rate: "
+        f"Sharing: on one core with the client, a server of {_streams(cost['streams'])} was itself "
+        f"{format_error(added)} slower to its first token and lost {format_share(lost)} of its rate: "
         "give each cores of its own."
     )
 

@@ -143,10 +143,17 @@ class Engine(Struct, frozen=True):
     model: str | None = None
 
 
+class Confirm(Struct, frozen=True):
+    """How the winner is confirmed."""
+
+    best: Count | None = None
+
+
 class Asked(Struct, frozen=True):
     """The study file."""
 
     seed: int | None = None
+    confirm: Confirm | None = None
     budget: dict[str, Number | None] | None = None
 
 
@@ -159,6 +166,7 @@ class Study(Struct, frozen=True):
     finished_utc: str | None = None
     simulated: bool | None = None
     hollow: bool | None = None
+    interrupted: bool | None = None
     kind: str | None = None
     engine: Engine | None = None
     study: Asked | None = None

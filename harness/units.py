@@ -18,6 +18,7 @@ _THOUSAND, _BINARY = 1000, 1024
 _IN_MINUTES_S, _HOUR_S = 120, 3600
 _MOST_DECIMALS = 12
 _DAY_S = 86400
+_FINEST_S = 1e-6  # of what a client can say that it was off by
 _ROUGHLY = ((1.0, 90, "s"), (60.0, 90, "min"), (3600.0, 36, "h"))  # size, the most that is told in it, name
 
 
@@ -75,6 +76,13 @@ def format_duration(seconds: float | None) -> str:
         return ("-" if seconds < 0 else "") + _clock(abs(seconds))
     size, name = time_scale(seconds)
     return f"{significant(seconds / size)} {name}"
+
+
+def format_error(seconds: float | None) -> str:
+    """A time by which something was off, as `format_duration` has it; `under 1 µs` where no stamp could tell it."""
+    if seconds is not None and abs(seconds) < _FINEST_S:
+        return "under 1 µs"
+    return format_duration(seconds)
 
 
 def _clock(seconds: float) -> str:

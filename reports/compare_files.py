@@ -71,7 +71,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "sees": found.sees,
         "exit_code": found.exit_code,
         "verdict": found.verdict,
-        "gate_held": not found.broken,
+        "gate_held": None if len(found.untold) == len(found.judged) else not found.broken,
         "doubts": [doubt.as_dict() for doubt in found.doubts],
         "measures": [_row(row) for row in (*found.judged, *found.shown)],
         "changes": [{"name": one.name, "base": one.base, "new": one.new} for one in found.changes],

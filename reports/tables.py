@@ -12,6 +12,7 @@ from harness.units import (
     format_bytes,
     format_count,
     format_duration,
+    format_error,
     format_rate,
     format_share,
     significant,
@@ -340,7 +341,7 @@ def _measured(key: str, value: Any) -> str:
     if key.endswith("_per_s"):
         return f"{significant(value)} per second"
     return (
-        format_duration(value)
+        format_error(value)
         if key.endswith("_s")
         else format_count(value)
         if isinstance(value, int)

@@ -104,6 +104,8 @@ def answer(result: StudyResult) -> str:
 
 def _confirmed(result: StudyResult) -> str:
     told = result.confirmation
+    if not told and result.told.get("interrupted"):
+        return "The study was interrupted before that was confirmed: a single run each, the best of many, is no proof."
     if not told:
         return "That was not confirmed: a single run each, the best of many, is no proof."
     gain = (told.get("gains") or {}).get(str(told.get("choice") or 0))
@@ -125,7 +127,7 @@ def badges(result: StudyResult) -> Iterator[Badge]:
     elif told:
         yield Badge("No difference shown", "warn", "#confirmation")
     else:
-        yield Badge("Not confirmed", "warn", "#confirmation")
+        yield Badge("Interrupted" if result.told.get("interrupted") else "Not confirmed", "warn", "#confirmation")
     failed = _failed(result)
     if failed:
         yield Badge(f"{failed} of {len(result.trials)} trials failed", "bad", "#failures")
@@ -141,8 +143,7 @@ def doubts(result: StudyResult) -> Iterator[tuple[str, str]]:
     drift = result.confirmation.get("drift")
     if drift:
         yield str(drift), "run the confirmation again on a machine at rest"
-    if not result.confirmation:
-        yield "the winner was not held against the default again", "set confirm.best to 1 or more"
+    yield from _unconfirmed(result)
     if len(compared) < _FEW_TRIALS:
         yield f"only {len(compared)} trials kept the limits, or served until they could not win", "give it more trials"
     if result.trials and _failed(result) > _MANY_FAILURES * len(result.trials):
@@ -150,6 +151,21 @@ def doubts(result: StudyResult) -> Iterator[tuple[str, str]]:
             f"{_failed(result)} of {len(result.trials)} trials failed",
             "look at their causes below, and narrow the space",
         )
+
+
+def _unconfirmed(result: StudyResult) -> Iterator[tuple[str, str]]:
+    """Why the winner was not confirmed, as far as the study tells it, and what confirms it."""
+    wanted = ((result.told.get("study") or {}).get("confirm") or {}).get("best")
+    if result.confirmation:
+        return
+    if result.told.get("interrupted"):
+        yield f"the study was interrupted before {'the confirmation' if wanted else 'its end'}", "go on with --resume"
+    elif not wanted:
+        yield "the winner was not held against the default again", "set confirm.best to 1 or more"
+    elif result.told.get("confirmation"):
+        yield "there was no trial to hold against the default again", "give it more trials"
+    else:
+        yield "the winner was not held against the default again", "go on with --resume"
 
 
 def cards(result: StudyResult) -> Iterator[Card]:

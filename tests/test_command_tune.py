@@ -35,16 +35,22 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
         patch.setattr(command_tune, "_confirmed", interrupted)
         code, lines = told(capsys, path, "--out", out, "--set", "confirm.repeats=3", "--seed", 5)
     page = (out / "report.html").stat().st_mtime_ns
+    text = (out / "report.html").read_text(encoding="utf-8")
+    cut = json.loads((out / "study.json").read_text(encoding="utf-8"))
     _, again, _ = lines[-1].split("`")
     after = told(capsys, *shlex.split(again)[2:])
 
     assert code == EXIT_INTERRUPTED
     assert any("2 trials" in line for line in lines)
+    assert lines[0].endswith(": interrupted before the confirmation; --resume goes on")
+    assert "The study was interrupted before that was confirmed" in text
+    assert ["the study was interrupted before the confirmation" in text, "confirm.best to 1" in text] == [True, False]
     assert lines[-1].startswith("interrupted; what was measured is kept")
     assert after[0] == EXIT_DONE
     assert (out / "report.html").stat().st_mtime_ns > page
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     assert len(study["trials"]) == 2
+    assert (cut["interrupted"], study["interrupted"]) == (True, False)
     assert study["confirmation"] is not None
 
 

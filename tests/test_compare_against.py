@@ -72,12 +72,13 @@ def test_sides_take_turns():
 def test_runs_of_a_pair_share_a_seed(scenario, tmp_path, ran, capsys):
     """Each pair has a seed of its own, B differs by the flag alone, and the comparison stands beside both."""
     out = tmp_path / "out"
-    code, said, _ = told(
+    code, said, err = told(
         capsys, "run", scenario, "--repeats", 3, "--against", "engine.args.max_num_seqs=1", "--out", out
     )
     found = json.loads((out / "compare.json").read_text())
 
-    assert code == 0
+    assert code == found["exit_code"] == 1
+    assert "harness: regression: " in err
     assert ran == [
         ("a", "1", 7, 8, "simulator"), ("b", "1", 7, 1, "simulator"), ("b", "2", 8, 1, "simulator"),
         ("a", "2", 8, 8, "simulator"), ("a", "3", 9, 8, "simulator"), ("b", "3", 9, 1, "simulator"),
@@ -86,6 +87,33 @@ def test_runs_of_a_pair_share_a_seed(scenario, tmp_path, ran, capsys):
     assert found["verdict"] in ("worse", "better and worse")
     assert "unpaired" not in {doubt["name"] for doubt in found["doubts"]}
     assert said.splitlines()[-1] == str(out / "compare.html")
+
+
+def test_a_pair_that_is_not_valid_ends_as_its_comparison_does(scenario, tmp_path, ran, monkeypatch, capsys):
+    """Exit 4 and no regression, and the doubt that all six runs share stands there once."""
+
+    def not_valid(folder, _language):
+        summary = store.read_json(folder, store.SUMMARY)
+        doubt = {"name": "hollow", "severity": "invalid", "text": "It computed nothing.", "next": "Do.", "stage": None}
+        store.write_json(folder, store.SUMMARY, summary | {"verdict": {"valid": False, "doubts": [doubt]}})
+
+    monkeypatch.setattr(against, "draw", not_valid)
+    out = tmp_path / "out"
+    code, said, err = told(
+        capsys, "run", scenario, "--repeats", 3, "--against", "engine.args.max_num_seqs=1", "--out", out
+    )
+    found = json.loads((out / "compare.json").read_text())
+
+    assert code == found["exit_code"] == 4
+    assert (found["verdict"], found["gate_held"], found["sees"]) == ("cannot be judged", None, "")
+    assert {row["verdict"] for row in found["measures"]} == {"cannot be told"}
+    assert "regression" not in err
+    assert err.endswith("harness: not judged: a side is not valid; exit 4\n")
+    (once,) = (line for line in said.splitlines() if line.startswith("invalid: "))
+    assert once.startswith("invalid: BASE and NEW are not valid (1, 2, 3; 1, 2, 3): It computed nothing. A difference")
+    page, xml = (out / "compare.html").read_text(), (out / "compare.xml").read_text()
+    assert ["Cannot be judged" in page, "Gate broken" in page, "Worse" in page] == [True, False, False]
+    assert ['failures="0"' in xml, xml.count("a side is not valid")] == [True, 5]
 
 
 def test_what_was_whole_is_compared_when_interrupted(scenario, tmp_path, ran, capsys):

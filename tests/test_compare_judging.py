@@ -193,15 +193,80 @@ def test_fewer_repeats_of_the_same_are_alike():
     assert unlike(BASE, some) == []
 
 
-def test_an_invalid_side_is_said():
-    """A comparison with a result that is not valid answers nothing, and says why."""
-    doubt = {"severity": "invalid", "text": "The client was a full core."}
-    broken = [
-        replace(one, summary={**one.summary, "verdict": {"valid": False, "doubts": [doubt]}}) for one in BASE.repeats
+def doubted(of, *doubts, valid=True):
+    """The side with these doubts in the verdict of each of its runs."""
+    told = [
+        {"name": name, "severity": severity, "text": text, "next": "Do.", "stage": stage}
+        for name, severity, text, stage in doubts
     ]
-    found = compare(Side("base", broken), SLOW, GATE)
+    verdict = {"valid": valid, "doubts": told}
+    return Side(of.name, [replace(one, summary={**one.summary, "verdict": verdict}) for one in of.repeats])
 
-    assert found.answer.startswith("No valid comparison: BASE is not valid (run-0): The client was a full core.")
+
+FULL = ("client_cpu", "invalid", "The client was a full core.", None)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_invalid_side_is_said_and_nothing_is_judged(ended):
+    """A comparison with a result that is not valid answers nothing, says why once, breaks no gate and ends with 4."""
+    broken = doubted(BASE, *([FULL] if ended else []), valid=False)
+    found = compare(broken, SLOW, GATE)
+    why = "The client was a full core." if ended else "its run did not end."
+
+    assert found.answer == f"No valid comparison: BASE is not valid (run-0, run-1, run-2, run-3): {why}"
+    assert (found.verdict, found.exit_code, found.broken, found.sees) == ("cannot be judged", 4, [], "")
+    assert {(row.verdict, row.reason) for row in (*found.judged, *found.shown)} == {(UNTOLD, "a side is not valid")}
+    assert [doubt.name for doubt in found.doubts] == ["invalid"]
+
+
+def test_a_measure_that_is_gone_from_an_invalid_side_breaks_no_gate():
+    """Nothing was answered any more, and the result says itself that it is not valid: 4 and not 1."""
+    dead = [replace(one, stages={0: {**one.stages[0], "tpot": {"n": 0, "mean": None}}}) for one in BASE.repeats]
+    found = compare(BASE, doubted(Side("new", dead), FULL, valid=False), GATE)
+
+    assert (found.broken, found.exit_code) == ([], 4)
+
+
+def test_a_doubt_that_both_sides_share_is_told_once():
+    """Of eight runs that are not valid for one reason, and of those that tell it with other numbers."""
+    both = [doubted(side, FULL, valid=False) for side in (BASE, SLOW)]
+    runs = "run-0, run-1, run-2, run-3"
+    found = compare(*both, GATE)
+    other = compare(both[0], doubted(SLOW, (*FULL[:2], "The client was two cores.", None), valid=False), GATE)
+
+    said = [doubt.text for one in (found, other) for doubt in one.doubts if doubt.name == "invalid"]
+    assert said == [
+        f"BASE and NEW are not valid ({runs}; {runs}): {FULL[2]}",
+        f"BASE and NEW are not valid ({runs}; {runs}): of the first: {FULL[2]}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["cached_before", "client_error", "engine_starved", "dataset_repeated", "tokens_uncounted", "not_yet_known"]
+)
+def test_doubts_of_the_runs_are_doubts_of_their_comparison(name):
+    """A prefix cache that held the prompts of one side only, and what else changes a number: once, with its step."""
+    doubt = (name, "doubt", "It was so.", None)
+    runs = "run-0, run-1, run-2, run-3"
+    sides = [doubted(BASE, doubt), doubted(SLOW, doubt)]
+    found = [compare(sides[0], SLOW, GATE), compare(BASE, sides[1], GATE), compare(*sides, GATE)]
+
+    carried = [[(one.text, one.next) for one in each.doubts if one.name == name] for each in found]
+    assert carried == [
+        [(f"In BASE only ({runs}): It was so.", "Do.")],
+        [(f"In NEW only ({runs}): It was so.", "Do.")],
+        [(f"In BASE and NEW ({runs}; {runs}): It was so.", "Do.")],
+    ]
+    assert [each.exit_code for each in found] == [1, 1, 1]
+
+
+def test_a_carried_doubt_names_its_stages_once():
+    """Notes are not carried, nor what changes no number; stages that tell other numbers are told by the first."""
+    rows = [("not_steady", "doubt", f"TTFT rose {n} %.", n) for n in (0, 2)]
+    quiet = [("no_warmup", "note", "Cold.", None), ("few_samples", "doubt", "Few.", 0)]
+    told = [doubt.text for doubt in compare(doubted(BASE, *rows, *quiet), SLOW, GATE).doubts]
+
+    assert told == ["In BASE only (run-0, run-1, run-2, run-3): stages 1, 3: of the first: TTFT rose 0 %."]
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,41 @@ def test_what_cannot_be_judged_is_said_in_chinese(tmp_path):
     assert [text for page in pages for text in missing(page, "zh")] == []
 
 
+CACHED = (
+    "The engine found 99.8 % of the prompts' tokens in its prefix cache, though no two prompts of this run begin "
+    "alike: it has seen them before."
+)
+ENDED = "The stage did not run to its end: {} requests were cancelled and 3 never sent."
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_comparison_of_doubted_runs_is_said_in_chinese(tmp_path, valid):
+    """Doubts carried over from one side and from both, failures at a stage by its name, sides that are not valid."""
+    usual = replace(COMPARED, question="Does it hold here?", model="m")
+    sides = [read_side(make_result(tmp_path / name, replace(usual, failing=share))) for name, share in SHARES.items()]
+    for side, cancelled in zip(sides, (1, 2), strict=True):
+        rows = [("cached_before", CACHED, None)] if cancelled == 1 else []
+        rows += [("interrupted", ENDED.format(cancelled), stage) for stage in (0, 1)]
+        doubts = [dict(zip(("name", "text", "stage"), row, strict=True)) for row in rows]
+        verdict = {
+            "valid": valid,
+            "doubts": [one | {"severity": "doubt", "next": "Run it again to the end."} for one in doubts],
+        }
+        side.repeats[0].summary["verdict"] = verdict
+    stated = DEFAULT_GATE.model_copy(update={"between_runs": 0.01})
+    (tmp_path / "out").mkdir()
+    page = reports.write_comparison(tmp_path / "out", compare(*sides, stated, anyway=True)).read_text(encoding="utf-8")
+
+    assert ("No valid comparison: BASE and NEW are not valid (a; b): its run did not end." in page) == (not valid)
+    assert "In BASE only (a): The engine found 99.8 % of" in page
+    assert "In BASE and NEW (a; b): stages 1, 2: of the first: The stage did not run" in page
+    assert re.search(r"0 % of requests failed in BASE and [\d.]+ % in NEW at stage 1 \(poisson 2 req/s\): ", page)
+    assert missing(page, "zh") == []
+
+
+SHARES = {"a": 0.0, "b": 0.3}
+
+
 def _sides(place):
     """Two runs of which the second has a single slot."""
     usual = replace(COMPARED, question="Does it hold here?", model="m")

@@ -10,6 +10,7 @@ import pytest
 from harness.cli import main
 from harness.errors import ResultError
 from reports import tuning
+from reports.language import missing
 from reports.tuning_folder import StudyResult, feasible, read_study, value_of
 from tests.test_reports_page import HOSTILE, Page
 
@@ -234,6 +235,28 @@ def test_a_study_is_drawn_again_in_chinese(tmp_path):
 def doubts_of(trials):
     """What the page doubts of a study with these trials."""
     return [said for said, _ in tuning.doubts(StudyResult(Path(), study(trials=trials)))]
+
+
+@pytest.mark.parametrize(
+    ("best", "changes", "doubt"),
+    [
+        (2, {"interrupted": True}, ("the study was interrupted before the confirmation", "go on with --resume")),
+        (0, {"interrupted": True}, ("the study was interrupted before its end", "go on with --resume")),
+        (0, {}, ("the winner was not held against the default again", "set confirm.best to 1 or more")),
+        (2, {}, ("the winner was not held against the default again", "go on with --resume")),
+        (2, {"gains": {}}, ("there was no trial to hold against the default again", "give it more trials")),
+    ],
+)
+def test_a_winner_that_was_not_confirmed_has_the_reason_beside_it(tmp_path, best, changes, doubt):
+    """An interrupt, no confirmation asked for, nothing to confirm: no advice to set what is set; in Chinese too."""
+    confirmation = {"entrants": [], "values": {}, "gains": {}, "choice": 0} if "gains" in changes else None
+    told = study(confirmation=confirmation, study={"seed": 3, "confirm": {"best": best}})
+    result = StudyResult(tmp_path, told | {"interrupted": changes.get("interrupted", False)})
+    text = tuning.render(result)
+
+    assert next(tuning.doubts(result)) == doubt
+    assert ("interrupted" in tuning.answer(result)) == ("Interrupted" in text) == ("interrupted" in changes)
+    assert missing(text, "zh") == []
 
 
 def test_a_load_that_was_given_up_was_compared():

@@ -137,6 +137,24 @@ def test_lines_tell_floor_and_ceiling(cache, quality):
     assert selfcheck.lines({**result, "busy_share": 0.4})[0].startswith("other work kept 40.0 %")
 
 
+def test_no_time_is_told_finer_than_a_stamp_can_tell(cache):
+    """Below a microsecond there is no number; one stream is one; from then on at most three digits."""
+    said = []
+    result = selfcheck.floor_and_ceiling(said.append, Machine(at_1=[{"error_s": 8.94e-8}]))
+    fine = result | {
+        "floor_gap_p99_s": -8.94e-8,
+        "floor_ttft_s": 5.8712e-6,
+        "ceiling_streams": 1,
+        "limited_by": "client",
+    }
+    told = selfcheck.lines(fine | {"shared_core": result["shared_core"] | {"streams": 1, "ttft_added_s": -1.0}})
+
+    assert said[0].startswith("1 stream: TTFT 50.0 ms ")
+    assert told[0] == "Exactness: a mean TTFT is right to 5.87 µs, and the p99 of the gap between chunks to under 1 µs."
+    assert " on 1 stream (" in told[1]
+    assert "a server of 1 stream was itself under 1 µs slower" in told[2]
+
+
 def test_a_result_is_found_again_where_it_holds(cache, monkeypatch):
     """Another Python, host, version or number of cores has no result."""
     result, _ = climbed()

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.comparing.aligning import aligned
-from harness.comparing.judging import ALONE, BETTER, MOVED, SAME, UNTOLD, WORSE, Row, judge
+from harness.comparing.carrying import invalid
+from harness.comparing.judging import ALONE, BETTER, MOVED, NOT_VALID, SAME, UNTOLD, WORSE, Row, judge
 from harness.comparing.likeness import Changed, Unlike, changes, unlike
 from harness.comparing.remarks import doubts_of, machine_moved
 from harness.comparing.sides import Repeat, Side
@@ -12,6 +13,8 @@ from harness.comparing.telling import seen_text, told
 from harness.doubts import DOUBT, INVALID, Doubt
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, InputError
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate
+
+UNJUDGED = "cannot be judged"  # of the whole, where a side is not valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class Comparison:
         return self.base.is_kernels
 
     @property
+    def is_valid(self) -> bool:
+        """Whether both sides are valid; where one is not, nothing is judged."""
+        return all(doubt.severity != INVALID for doubt in self.doubts)
+
+    @property
     def broken(self) -> Sequence[Row]:
         """Measures that are worse by more than the gate allows."""
         return [row for row in self.judged if row.broken]
@@ -86,6 +94,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One word or two for the whole: of what the gate names."""
+        if not self.is_valid:
+            return UNJUDGED
         words = {row.verdict for row in self.judged}
         both = {BETTER, WORSE} <= words
         if words == {UNTOLD}:
@@ -113,8 +123,10 @@ def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier:
     if base.is_kernels:
         base, new = aligned(*(_measured(side) for side in (base, new)))
     rows = judge(base, new, gate, earlier=earlier)
-    if base.is_kernels and machine_moved(base, new):
-        rows = [_withheld(row) for row in rows]
+    if any(invalid(base, new)):
+        rows = [_withheld(row, NOT_VALID) for row in rows]
+    elif base.is_kernels and machine_moved(base, new):  # a kernel that is wrong or failed stays lost
+        rows = [row if row.effect is None else _withheld(row, MOVED) for row in rows]
     judged = [row for row in rows if row.allowed is not None]
     shown = [row for row in rows if row.allowed is None]
     if not judged:
@@ -125,12 +137,10 @@ def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier:
     return Comparison(base, new, gate, judged, shown, changed, doubts)
 
 
-def _withheld(row: Row) -> Row:
-    """A kernel's row without a verdict on its time; one that is wrong or failed stays lost."""
-    if row.effect is None:
-        return row
+def _withheld(row: Row, reason: str) -> Row:
+    """A row without a verdict."""
     return replace(
-        row, effect=None, verdict=UNTOLD, low=None, high=None, sees=None, broken=False, reason=MOVED, adjusted=False
+        row, effect=None, verdict=UNTOLD, low=None, high=None, sees=None, broken=False, reason=reason, adjusted=False
     )
 
 
@@ -156,7 +166,7 @@ def _unlike_doubts(apart: Sequence[Unlike]) -> Iterator[Doubt]:
 
 
 def _answer(found: Comparison) -> str:
-    if any(doubt.severity == INVALID for doubt in found.doubts):
+    if not found.is_valid:
         return f"No valid comparison: {next(d.text for d in found.doubts if d.severity == INVALID)}"
     if found.is_kernels:
         return _kernel_answer(found)

@@ -28,6 +28,7 @@ from harness.stats import Floats, samples_needed
 
 BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
 ALONE = "one run a side does not tell how far two runs differ"
+NOT_VALID = "a side is not valid"
 MOVED = "a plain copy moved as well: the machine was not the same"
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),

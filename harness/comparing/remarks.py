@@ -5,11 +5,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.comparing.judging import ALONE, MOVED, Row
+from harness.comparing.carrying import carried, invalid
+from harness.comparing.judging import ALONE, MOVED, NOT_VALID, Row
 from harness.comparing.likeness import Changed, pairs
 from harness.comparing.sides import Side
 from harness.comparing.telling import allowed_text, seen_text
-from harness.doubts import DOUBT, INVALID, NOTE, Doubt
+from harness.doubts import DOUBT, NOTE, Doubt
 from harness.measures import FAILED_SHARE
 from harness.scenario.gate import Gate
 from harness.stage_names import stage_name
@@ -23,14 +24,14 @@ def doubts_of(
     base: Side, new: Side, gate: Gate, rows: Sequence[Row], *, changed: Sequence[Changed], earlier: int
 ) -> Iterator[Doubt]:
     """Every reason for care, in the order in which a page has them."""
-    for name, side in (("BASE", base), ("NEW", new)):
-        yield from _invalid(name, side)
+    yield from invalid(base, new)
     yield from _few_runs(base, new, gate, rows, changed)
     yield from _earlier(rows, earlier)
     yield from _limits_moved(base, new)
     yield from _unjudged(rows)
     yield from _blind(rows, gate)
     yield from _failures(rows)
+    yield from carried(base, new)
     if any(bool(repeat.engine.get("simulated")) for repeat in (*base.repeats, *new.repeats)):
         yield Doubt(
             "simulated",
@@ -38,15 +39,6 @@ def doubts_of(
             "The engine was simulated: the numbers come from a model of an NPU.",
             "Measure a real one.",
         )
-
-
-def _invalid(name: str, side: Side) -> Iterator[Doubt]:
-    for run in side.runs:
-        verdict = run.summary.get("verdict") or {}
-        if not verdict.get("valid"):
-            said = next((one["text"] for one in verdict.get("doubts") or () if one["severity"] == INVALID), "")
-            text = f"{name} is not valid ({run.name}): {said or 'its run did not end.'}"
-            yield Doubt("invalid", INVALID, text, "A difference to an invalid result means nothing: run it again.")
 
 
 def machine_moved(base: Side, new: Side) -> float:
@@ -132,7 +124,9 @@ def _blind(rows: Sequence[Row], gate: Gate) -> Iterator[Doubt]:
 
 def _unjudged(rows: Sequence[Row]) -> Iterator[Doubt]:
     gated = [row for row in rows if row.allowed is not None]
-    untold = [row for row in gated if row.effect is None and not row.broken and row.reason not in (ALONE, MOVED)]
+    untold = [
+        row for row in gated if row.effect is None and not row.broken and row.reason not in (ALONE, MOVED, NOT_VALID)
+    ]
     if untold:
         first = untold[0]
         text = (
@@ -147,6 +141,6 @@ def _failures(rows: Sequence[Row]) -> Iterator[Doubt]:
         if row.measure.metric != FAILED_SHARE or row.base is None or row.new is None:
             continue
         if abs(row.base - row.new) >= LEAST_FAILURES_APART:
-            shares = f"{format_share(row.base)} of requests failed in BASE, {format_share(row.new)} in NEW"
-            text = f"At {row.place} {shares}: latencies are of those that were answered, which are not the same."
+            shares = f"{format_share(row.base)} of requests failed in BASE and {format_share(row.new)} in NEW"
+            text = f"{shares} at {row.place}: latencies are of those that were answered, which are not the same."
             yield Doubt("failures", DOUBT, text, "Find out why they failed before you read latencies.", row.stage)

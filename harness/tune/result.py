@@ -23,11 +23,18 @@ FORMAT = 1
 FILE = "study.json"
 
 
-def conclude(work: Work, confirmed: Confirmed | None, simulated: bool, hollow: bool = False) -> list[str]:  # noqa: FBT001, FBT002 - marks of the whole result
+def conclude(
+    work: Work,
+    confirmed: Confirmed | None,
+    *,
+    simulated: bool,
+    hollow: bool = False,
+    interrupted: bool = False,
+) -> list[str]:
     """Write study.json and the winner's files; the lines for a terminal."""
     trials = work.book.trials()
     winner = confirmed.winner if confirmed is not None else _best_entrant(work, trials)
-    lines = summary_lines(work, trials, confirmed, simulated=simulated or hollow)
+    lines = summary_lines(work, trials, confirmed, simulated=simulated or hollow, interrupted=interrupted)
     remarks = [line.replace("\n", " ") for line in lines[:2]]
     files: Mapping[str, str] = {}
     if winner is not None:
@@ -35,7 +42,7 @@ def conclude(work: Work, confirmed: Confirmed | None, simulated: bool, hollow: b
             work.folder, work.problem.kind, winner.candidate.engine, work.problem.study.devices_per_trial, remarks
         )
         files = {name: name for name in written}
-    marks = {"simulated": simulated, "hollow": hollow}
+    marks = {"simulated": simulated, "hollow": hollow, "interrupted": interrupted}
     write_json(
         work.folder, FILE, _plain(_told(work, trials, confirmed, winner) | marks | {"files": files, "lines": lines})
     )
@@ -54,13 +61,18 @@ def _engine_point(trial: Trial) -> dict[str, Any]:
     return {name: value for name, value in trial.point.items() if not name.startswith("load.")}
 
 
-def summary_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, *, simulated: bool) -> list[str]:
+def summary_lines(
+    work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, *, simulated: bool, interrupted: bool = False
+) -> list[str]:
     """What was found, in a few lines: the gain first."""
     problem = work.problem
     objective = problem.objectives[0]
     mark = "SIMULATED, not a measurement: " if simulated else ""
     if confirmed is not None and confirmed.gains:
         head = f"{mark}{objective.name}: {confirmed.words}"
+    elif interrupted:
+        end = "the confirmation" if problem.study.confirm.best else "its end"
+        head = f"{mark}{objective.name}: interrupted before {end}; --resume goes on"
     else:
         head = f"{mark}{objective.name}: not confirmed against the default"
     lines = [head, *_winner_lines(work, trials, confirmed)]
