@@ -120,6 +120,9 @@ def test_false_alarms_are_as_rare_as_promised():
 def test_ranks_turn_round_with_their_sides(base, new, between):
     """Exchanging the sides negates the effect; its error and degrees of freedom stay, and the last are enough."""
     there, back = by_ranks([base], [new], between), by_ranks([new], [base], between)
+    if there is None or back is None:  # neighbours resemble each other so much that they are worth fewer than six
+        assert there is back
+        return
 
     assert back.estimate == pytest.approx(-there.estimate)
     assert back.error == pytest.approx(there.error)
