@@ -26,6 +26,17 @@ _timespec = struct.Struct("@qq").unpack_from
 Control = list[tuple[int, int, bytes]]
 
 
+def switch_on() -> socket.socket:
+    """A socket that keeps the stamping of what arrives switched on while it is open.
+
+    The first socket of a machine that asks for stamps has Linux switch them on a moment later (net_enable_timestamp
+    in net/core/dev.c defers it): what arrives in that moment has none. So it is asked for before load begins.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    _ask(sock, _RECEIVED)
+    return sock
+
+
 def enable(sock: socket.socket, *, sends: bool) -> bool:
     """Ask the kernel for stamps of what a connected socket receives, and with `sends` of all that leaves.
 

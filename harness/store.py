@@ -225,6 +225,14 @@ def write_json(folder: Path, name: str, value: Any) -> None:
     _replace(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def _whole_text(text: str) -> Any:
+    """The value of a JSON text; half surrogates in it, which are no letters, become question marks."""
+    value = json.loads(text)
+    if "\\ud" not in text and "\\uD" not in text:
+        return value
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
 def read_json(folder: Path, name: str) -> Any:
     """Read a JSON file of a run.
 
@@ -233,7 +241,7 @@ def read_json(folder: Path, name: str) -> Any:
     """
     path = folder / name
     try:
-        return checked(str(path), name, json.loads(path.read_text(encoding="utf-8")))
+        return checked(str(path), name, _whole_text(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; expected a result folder of `harness run`") from None
     except (OSError, ValueError, RecursionError) as fault:

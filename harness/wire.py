@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 
-from harness import bounds, http1
+from harness import bounds, http1, kernel_stamps
 from harness.clock import Clock, StampClock
 from harness.connection import Connection
 from harness.errors import EngineError
@@ -57,6 +57,7 @@ class Client:
         self._weighed: dict[Exchange, tuple[int, int]] = {}  # reads and bytes of long answers, when last looked at
         self._timer: asyncio.TimerHandle | None = None
         self.stamps = StampClock()
+        self._stamping = kernel_stamps.switch_on()
         self._poller = Poller(asyncio.get_running_loop())
 
     async def resolve(self) -> None:
@@ -272,6 +273,7 @@ class Client:
             connection.close()
         self._idle.clear()
         self._poller.close()
+        self._stamping.close()
 
 
 def _words(fault: Exception) -> str:

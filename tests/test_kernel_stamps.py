@@ -19,12 +19,24 @@ def pair():
         kernel_stamps.enable_accepted(listener)
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
-    for sock in (ours, theirs):
-        sock.setblocking(False)
-        assert kernel_stamps.enable(sock, sends=True)
-    yield ours, theirs
-    ours.close()
-    theirs.close()
+    with kernel_stamps.switch_on(), ours, theirs:
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+            assert kernel_stamps.enable(sock, sends=True)
+        _until_stamped(ours, theirs)
+        yield ours, theirs
+
+
+def _until_stamped(ours, theirs):
+    """Linux switches stamps on a moment after they were first asked for."""
+    for _ in range(10_000):
+        theirs.send(b"?")
+        select.select([ours], [], [], 5)
+        if kernel_stamps.stamp_of(ours.recvmsg(100, kernel_stamps.CONTROL_BYTES)[1]) is not None:
+            while kernel_stamps.late_stamp(theirs) is not None:
+                pass
+            return
+    raise AssertionError("the kernel gives no stamps")
 
 
 def test_a_read_has_the_time_of_its_arrival_and_not_of_the_read(pair):

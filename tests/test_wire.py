@@ -267,6 +267,7 @@ def test_a_flood_in_small_reads_is_counted_from_time_to_time():
             connection._exchange = one
             client._busy[one] = connection
         client._sweep()
+        await client.close()
         return [(one.asked, one.failure) for one in ended]
 
     assert run(main) == [(10, "too_long")]
@@ -297,7 +298,9 @@ def test_refused_connections_are_records():
     async def main():
         target = Target("http", "127.0.0.1", port, "")
         client = Client(target, MonotonicClock(asyncio.get_running_loop()), TIMEOUT_NS)
-        return await exchange_on(client, target)
+        one = await exchange_on(client, target)
+        await client.close()
+        return one
 
     one = run(main)
     assert (one.failure, one.sent_ns) == ("refused", -1)
@@ -328,7 +331,10 @@ def test_an_unknown_host_is_told_before_any_request():
 
     async def main():
         client = Client(Target("http", "no-such-host.invalid", 80, ""), MonotonicClock(asyncio.get_running_loop()), 1)
-        await client.resolve()
+        try:
+            await client.resolve()
+        finally:
+            await client.close()
 
     with pytest.raises(EngineError, match="no-such-host"):
         run(main)
