@@ -74,13 +74,23 @@ class Ended:
     reached: bool
 
 
+def _hear_hangups() -> None:
+    """Tests that were started under nohup hand an ignored SIGHUP on, which the harness respects."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def ended(folder: Path, moment, hit) -> Ended:
     """Run the scenario into FOLDER/out, call `hit(process)` once `moment(out, process)` holds, and wait for the end."""
     path, out = folder / "swept.yaml", folder / "out"
     path.write_text(json.dumps(SCENARIO), encoding="utf-8")
     command = [sys.executable, "-m", "harness", "run", str(path), "--out", str(out)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hear_hangups,  # noqa: PLW1509 - no other thread runs in these tests
     )
     process.begun = time.monotonic()
     try:

@@ -96,7 +96,7 @@ def test_a_study_on_a_real_engine_is_killed_and_gone_on_with(vllm_python, tiny_m
     assert sum(one["point"].get("block_size") in DYING for one in trials) <= len(DYING)
     assert told["simulated"] is False
     taken = (out / "winner.txt").read_text(encoding="utf-8")  # nothing is changed where noise has the default win
-    assert "vllm serve" in taken
+    assert " -m vllm.entrypoints.cli.main serve " in taken  # by the interpreter that was named
     assert all(f"--{name.replace('_', '-')}" in taken for name in told["winner"]["changed"])
 
 
