@@ -22,7 +22,8 @@ _OPT_ID, _OPT_TSONLY = 1 << 7, 1 << 11
 _RECEIVED = _RX_SOFTWARE | _SOFTWARE
 _STAMP_ALONE = _OPT_ID | _OPT_TSONLY  # without the bytes that were sent
 _MSG_ERRQUEUE = 0x2000
-_timespec = struct.Struct("@qq").unpack_from
+timespec = struct.Struct("@qq").unpack_from
+"""Seconds and nanoseconds of a stamp's control data."""
 Control = list[tuple[int, int, bytes]]
 
 
@@ -64,7 +65,7 @@ def stamp_of(control: Control) -> int | None:
     """The stamp (realtime ns) in a message's control data; None where there is none."""
     if not control or control[0][1] != _SO_TIMESTAMPING:
         return None
-    seconds, nanoseconds = _timespec(control[0][2])
+    seconds, nanoseconds = timespec(control[0][2])
     return seconds * NS_PER_S + nanoseconds or None
 
 

@@ -7,14 +7,14 @@ the stamps are those of the encrypted bytes that completed what could be decrypt
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from harness import kernel_stamps
-from harness.clock import StampClock
-from harness.kernel_stamps import CONTROL_BYTES, late_stamp, stamp_of, stamped_send
+from harness.clock import StampClock, monotonic_ns
+from harness.kernel_stamps import CONTROL_BYTES, late_stamp, stamped_send, timespec
 from harness.poller import Poller
+from harness.units import NS_PER_S
 
 READ_BYTES = 65_536
 
@@ -69,18 +69,20 @@ class StampedSocket:
         except OSError as fault:
             self._end(fault)
             return
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         if not data:
             self._end(None)
             return
-        stamp_ns = stamp_of(control)
-        if stamp_ns is None:
+        if not control:
             self._on_data(data, now_ns, UNKNOWN, 0)
             return
-        late_ns = now_ns + self._clock.offset_ns - stamp_ns
-        if late_ns < PROMPT_NS:
-            late_ns = max(0, late_ns)  # below it is what the relation of the clocks leaves open
+        # As `kernel_stamps.stamp_of`, in place: this runs for every token. Only stamps come as control data here.
+        seconds, nanoseconds = timespec(control[0][2])
+        late_ns = now_ns + self._clock.offset_ns - (seconds * NS_PER_S + nanoseconds)
+        if 0 < late_ns < PROMPT_NS:
             self._on_data(data, now_ns - late_ns, late_ns, 0)
+        elif late_ns <= 0:  # within what the relation of the clocks leaves open
+            self._on_data(data, now_ns, 0, 0)
         else:
             arrived_ns = now_ns - late_ns
             self._on_data(data, arrived_ns, late_ns, max(0, arrived_ns - self._poller.clear_ns))
@@ -89,14 +91,14 @@ class StampedSocket:
         """Hand bytes over: when they left (monotonic ns), and how much later that may have been (ns)."""
         if self._unsent:
             self._unsent += data
-            return time.monotonic_ns(), 0
+            return monotonic_ns(), 0
         try:
             taken, left_ns, bound_ns = self._hand_over(data)
         except BlockingIOError:
-            taken, left_ns, bound_ns = 0, time.monotonic_ns(), 0
+            taken, left_ns, bound_ns = 0, monotonic_ns(), 0
         except OSError as fault:
             asyncio.get_running_loop().call_soon(self._end, fault)
-            return time.monotonic_ns(), 0
+            return monotonic_ns(), 0
         if taken < len(data):
             self._unsent += memoryview(data)[taken:]
             self._poller.watch_writes(self._fd, self._write_rest)
@@ -105,9 +107,9 @@ class StampedSocket:
     def _hand_over(self, data: bytes) -> tuple[int, int, int]:
         if self._stamped:
             return stamped_send(self._sock, data, self._clock)
-        before_ns = time.monotonic_ns()
+        before_ns = monotonic_ns()
         taken = self._sock.send(data)
-        return taken, before_ns, time.monotonic_ns() - before_ns
+        return taken, before_ns, monotonic_ns() - before_ns
 
     def _write_rest(self) -> None:
         try:
@@ -175,7 +177,7 @@ class TlsSocket:
         """Carry data from now on."""
         self._socket = StampedSocket(sock, poller, clock, self._decrypt, self._ended)
         if self._from_peer.pending:  # came with the end of the handshake
-            self._decrypt(b"", time.monotonic_ns(), 0, 0)
+            self._decrypt(b"", monotonic_ns(), 0, 0)
 
     def _decrypt(self, data: bytes, arrived_ns: int, late_ns: int, spread_ns: int) -> None:
         self._from_peer.write(data)
@@ -207,7 +209,7 @@ class TlsSocket:
     def send(self, data: bytes) -> tuple[int, int]:
         """As `StampedSocket.send`; the stamp is that of the encrypted bytes."""
         assert self._socket is not None
-        begun_ns = time.monotonic_ns()
+        begun_ns = monotonic_ns()
         self._session.write(data)
         left_ns, bound_ns = self._socket.send(self._to_peer.read())
         return begun_ns if bound_ns else left_ns, bound_ns
