@@ -113,7 +113,7 @@ def _overview_row(
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
         Cell(format_count(requests.get("completed")), f"{format_count(unanswered)} cut short" if unanswered else ""),
         Cell(format_count(failed), "left out of latencies" if failed else "", tone="bad" if failed else "plain"),
-        *(_statistic(stage.get(metric) or {}, name, size) for metric, name, size in picked),
+        *(_statistic(stage.get(metric) or {}, name, size, short=True) for metric, name, size in picked),
         _limits_cell(stage, growing),
     ]
 
@@ -200,10 +200,11 @@ def _metric_row(metric: str, found: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _statistic(found: Mapping[str, Any], name: str, size: float) -> Cell:
-    """A statistic in its row's unit, its interval under it."""
+def _statistic(found: Mapping[str, Any], name: str, size: float, *, short: bool = False) -> Cell:
+    """A statistic in its row's unit, its interval under it; where that is withheld, what it needs (not in `short`)."""
     pair = (found.get("ci95") or {}).get(name)
-    below = f"{significant(pair[0] / size)}–{significant(pair[1] / size)}" if pair else needs(found, name)
+    withheld = "" if short else needs(found, name)  # in the overview it would make the table wider than a page
+    below = f"{significant(pair[0] / size)}–{significant(pair[1] / size)}" if pair else withheld
     return Cell(significant(number(found.get(name)) / size), below)
 
 
