@@ -68,6 +68,13 @@ def disturbing(pids: Callable[[], list[int]], stop_s: float, every_s: float) -> 
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGCONT)
 
+    with meanwhile(work, over):
+        yield
+
+
+@contextmanager
+def meanwhile(work: Callable[[], None], over: threading.Event) -> Iterator[None]:
+    """Do `work` in a thread beside the context; `over` is set at its end, and the work has ended then."""
     thread = threading.Thread(target=work)
     thread.start()
     try:

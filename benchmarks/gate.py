@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.busy import burning, disturbing, load_workers
+from benchmarks.busy import burning, disturbing, load_workers, meanwhile
 from benchmarks.numbers import Number
 from harness import store
 from harness.client_error import KERNEL, client_error
@@ -148,13 +148,8 @@ def _as_they_come(change: Callable[[int], object]) -> Iterator[None]:
                     with contextlib.suppress(OSError, psutil.Error):
                         change(pid)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with meanwhile(work, over):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _judge(situation: Situation, folder: Path) -> Verdict:

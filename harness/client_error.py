@@ -9,14 +9,14 @@ Without the kernel's stamps nothing of this is known.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from harness.records import MISSING, Requests
 from harness.stats import PERCENTILES, Floats, percentile_name, percentile_of
-from harness.streams import Mask, Streams
+from harness.streams import Gaps, Mask, Streams
 from harness.units import NS_PER_S
 
 KERNEL, READER = "kernel", "reader"
@@ -45,7 +45,7 @@ class ClientError:
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json shows it."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def client_error(requests: Requests, answered: Mask, latencies: Mapping[str, Floats], gaps: Streams) -> ClientError:
@@ -102,11 +102,12 @@ def _gap_bounds(gaps: Streams, blurred_share: float, first_s: float) -> dict[str
     return found
 
 
-def _rank_bound(kind: Any, percent: float, ranks: float) -> float:
+def _rank_bound(kind: Gaps, percent: float, ranks: float) -> float:
+    """How far a percentile can be from the gaps that are so many per cent of all ranks away."""
     if ranks == 0:
         return 0.0
     middle, low, high = (
         kind.percentile(min(100.0, max(0.0, at))) or 0.0 for at in (percent, percent - ranks, percent + ranks)
     )
-    high = kind.short.max if not np.isfinite(high) else high
-    return float(max(middle - low, high - middle))
+    highest = high if np.isfinite(high) else kind.short.max or 0.0
+    return float(max(middle - low, highest - middle))

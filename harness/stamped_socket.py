@@ -175,7 +175,7 @@ class TlsSocket:
 
     def start(self, sock: socket.socket, poller: Poller, clock: StampClock) -> None:
         """Carry data from now on."""
-        self._socket = StampedSocket(sock, poller, clock, self._decrypt, self._ended)
+        self._socket = StampedSocket(sock, poller, clock, self._decrypt, self._on_end)
         if self._from_peer.pending:  # came with the end of the handshake
             self._decrypt(b"", monotonic_ns(), 0, 0)
 
@@ -202,9 +202,6 @@ class TlsSocket:
         if over and self._socket is not None:
             self.close()
             self._on_end(fault)
-
-    def _ended(self, fault: OSError | None) -> None:
-        self._on_end(fault)
 
     def send(self, data: bytes) -> tuple[int, int]:
         """As `StampedSocket.send`; the stamp is that of the encrypted bytes."""

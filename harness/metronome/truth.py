@@ -29,8 +29,9 @@ class Beat:
 class Sent:
     """What was sent, a row an answer in the order of their ends; times on the machine's monotonic clock.
 
-    Row i owns `sent_ns[offsets[i]:offsets[i + 1]]`, the moment before each event was written;
-    `read_ns` is when the last byte of its request was read, `tokens` what it asked for,
+    Row i owns `sent_ns[offsets[i]:offsets[i + 1]]`, when each event left by the kernel's stamp (without
+    one: the moment before it was written); `read_ns` is when the last byte of its request had arrived
+    (without a stamp: was read), `tokens` what it asked for,
     `ended` whether the answer was sent to its end. `cpu_ns` is the server's own CPU time,
     `held` the number of events a full socket did not take at once.
     """
