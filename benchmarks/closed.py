@@ -5,8 +5,8 @@ from pathlib import Path
 
 from benchmarks.numbers import Number
 from benchmarks.runs import ran, scenario
-from harness.exactness import HELD_LIMIT_SHARE, TTFT_LIMIT_S, TTFT_LIMIT_SHARE, Exactness
-from harness.metronome.truth import Beat
+from harness.selfcheck.exactness import HELD_LIMIT_SHARE, TTFT_LIMIT_S, TTFT_LIMIT_SHARE, Exactness
+from harness.selfcheck.reference_server.ground_truth import Beat
 from harness.units import NS_PER_MS, format_duration, format_rate, format_share
 
 BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)

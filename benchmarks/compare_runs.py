@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import plan
-from harness.comparing.sides import Records, Repeat, repeats_of
-from harness.records import MEASURED, Requests, samples_from
-from harness.scenario.loading import load_scenario
+from harness.analysis.summary import summarize
+from harness.comparison.repeats import Records, Repeat, repeats_of
+from harness.results.request_table import MEASURED, Requests, samples_from
+from harness.scenario.loader import load_scenario
 from harness.scenario.models import Scenario
-from harness.summary import summarize
-from harness.tune.virtual import Traffic, records_of
-from harness.twin.cost import StepCost
-from harness.twin.settings import Settings, settings_from_flags
-from harness.twin.simulate import Arrival, simulate
-from harness.workloads import build
+from harness.simulator.engine_config import Settings, settings_from_flags
+from harness.simulator.step_cost import StepCost
+from harness.simulator.virtual_time import Arrival, simulate
+from harness.tuning.virtual_evaluation import Traffic, records_of
+from harness.workload import build, plan
 
 SLOWER = 1.05
 STEP_NOISE = 0.05

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare_runs import SLOWER, virtual
-from harness.comparing.judging import BETTER, UNTOLD, WORSE, Row, judge
-from harness.comparing.sides import Repeat, Side
+from harness.comparison.judging import BETTER, UNTOLD, WORSE, Row, judge
+from harness.comparison.repeats import Repeat, Side
 from harness.scenario.gate import DEFAULT_GATE
 from harness.seeds import stream
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.numbers import Number
 from benchmarks.runs import command, ran, scenario, watched
-from harness.metronome.truth import Beat
+from harness.selfcheck.reference_server.ground_truth import Beat
 from harness.units import NS_PER_MS, format_count, format_duration
 
 BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)

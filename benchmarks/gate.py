@@ -19,16 +19,16 @@ import psutil
 
 from benchmarks.busy import burning, disturbing, load_workers, meanwhile
 from benchmarks.numbers import Number
-from harness import store
-from harness.client_error import KERNEL, client_error
-from harness.exactness import event_gaps_ns
-from harness.finish import finish
-from harness.metrics import latencies
-from harness.metronome.process import playing
-from harness.metronome.truth import Beat, Sent, read
-from harness.records import COMPLETED
-from harness.selfcheck import Step, drive, scenario_text
-from harness.streams import streams
+from harness.analysis.client_error import KERNEL, client_error
+from harness.analysis.metrics import latencies
+from harness.analysis.token_gaps import streams
+from harness.execution.finish import finish
+from harness.results import store
+from harness.results.request_table import COMPLETED
+from harness.selfcheck.exactness import event_gaps_ns
+from harness.selfcheck.reference_server.ground_truth import Beat, Sent, read
+from harness.selfcheck.reference_server.process import playing
+from harness.selfcheck.selfcheck import Step, drive, scenario_text
 from harness.units import NS_PER_MS, NS_PER_S, format_share
 
 SITUATIONS = int(os.environ.get("GATE_SITUATIONS", "500"))

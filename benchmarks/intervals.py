@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from benchmarks import queues
 from benchmarks.numbers import Number
 from benchmarks.queues import LEVELS
-from harness.distributions import Interval, distribution
 from harness.seeds import stream
-from harness.stats import CONFIDENCE, order_ranks, student_t
+from harness.statistics.distributions import Interval, distribution
+from harness.statistics.stats import CONFIDENCE, order_ranks, student_t
 from harness.units import format_share, significant
 
 RUNS = 200

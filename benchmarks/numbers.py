@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from harness.environment import environment
+from harness.telemetry.environment import environment
 from harness.units import format_bytes, format_share
 
 

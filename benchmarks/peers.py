@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.numbers import Number
-from harness.metronome.process import playing
-from harness.metronome.truth import Beat, read
+from harness.selfcheck.reference_server.ground_truth import Beat, read
+from harness.selfcheck.reference_server.process import playing
 from harness.units import NS_PER_S, format_duration
-from tests.engines.tiny_model import write_tiny_model
+from tests.real_engines.tiny_model import write_tiny_model
 
 _LIMIT_S = 180
 # The command `vllm` asks for a package of that name, which the build for CPUs has not; this is what it calls.

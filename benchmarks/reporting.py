@@ -8,8 +8,16 @@ from numpy.typing import NDArray
 
 from benchmarks.numbers import Number
 from benchmarks.runs import command, watched
-from harness import store
-from harness.records import COLUMNS, COMPLETED, FROM_USAGE, MEASURED, Events, Requests, requests_from_columns
+from harness.results import store
+from harness.results.request_table import (
+    COLUMNS,
+    COMPLETED,
+    FROM_USAGE,
+    MEASURED,
+    Events,
+    Requests,
+    requests_from_columns,
+)
 from harness.units import NS_PER_S, format_bytes, format_count, format_duration
 
 STAGE_S = 1000

@@ -10,11 +10,11 @@ from typing import Any
 
 import psutil
 
-from harness import store
-from harness.exactness import Exactness, exactness
-from harness.metronome.process import playing
-from harness.metronome.truth import Beat, Sent, read
-from harness.records import Events, Requests, Samples
+from harness.results import store
+from harness.results.request_table import Events, Requests, Samples
+from harness.selfcheck.exactness import Exactness, exactness
+from harness.selfcheck.reference_server.ground_truth import Beat, Sent, read
+from harness.selfcheck.reference_server.process import playing
 from harness.units import NS_PER_S
 
 _LOOK_S = 0.05

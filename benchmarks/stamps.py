@@ -16,8 +16,8 @@ from benchmarks.busy import burning
 from benchmarks.numbers import Number
 from benchmarks.peers import peers
 from benchmarks.runs import Ran, raise_file_limit, ran, scenario
-from harness.metronome.process import playing
-from harness.metronome.truth import Beat, Sent, read
+from harness.selfcheck.reference_server.ground_truth import Beat, Sent, read
+from harness.selfcheck.reference_server.process import playing
 from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
 
 BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)

@@ -19,10 +19,10 @@ from pathlib import Path
 from benchmarks.numbers import Number
 from benchmarks.tuning_landscapes import SCENARIOS, Served, write_study
 from benchmarks.tuning_searches import TRIALS, Outcome, at_random, by_grid, by_tpe, evenly, searched, truth_of, tuned
-from harness.tune.opening import open_study
-from harness.tune.problem import Problem
-from harness.tune.space import at
-from harness.tune.words import Parameter, Point
+from harness.tuning.space import at
+from harness.tuning.study_loader import open_study
+from harness.tuning.study_plan import Problem
+from harness.tuning.types import Parameter, Point
 from harness.units import format_share, significant
 
 SEEDS = range(10)

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.engines.bootlog import BootFacts, boot_facts
+from harness.engines.boot_log import BootFacts, boot_facts
 from harness.errors import EngineError, HarnessError
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.seeds import stream
-from harness.tune import failures
-from harness.tune.evaluating import Started, StartFailed, Watch
-from harness.tune.problem import Task
-from harness.tune.restarts import START_MINUTES, restart_class
-from harness.tune.series import partial_of, times_to_look
-from harness.tune.virtual import VirtualLoad
-from harness.tune.words import Measurement
-from harness.twin.memory import memory_of
-from harness.twin.settings import Settings, effective, settings_from_flags
-from harness.twin.startup import startup_lines
+from harness.simulator.boot_lines import startup_lines
+from harness.simulator.engine_config import Settings, effective, settings_from_flags
+from harness.simulator.memory import memory_of
+from harness.tuning import failures
+from harness.tuning.evaluation import Started, StartFailed, Watch
+from harness.tuning.restarts import START_MINUTES, restart_class
+from harness.tuning.study_plan import Task
+from harness.tuning.trial_series import partial_of, times_to_look
+from harness.tuning.types import Measurement
+from harness.tuning.virtual_evaluation import VirtualLoad
 
 Floats = NDArray[np.float64]
 HIDDEN_SHARE = 0.01  # of the device's memory: what the arithmetic does not know of (fragments, buffers of HCCL)

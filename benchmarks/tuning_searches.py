@@ -15,20 +15,20 @@ import optuna
 from benchmarks.tuning_landscapes import Device, Served
 from harness.errors import HarnessError
 from harness.seeds import stream
-from harness.tune.configuration import Ground, canonical, engine_of, resolver
-from harness.tune.confirm import chosen, confirmation, turns
-from harness.tune.dead import dead_parameters, settled
-from harness.tune.evaluating import StartFailed
-from harness.tune.lessons import Lessons
-from harness.tune.problem import Problem, Task
-from harness.tune.proposing import Proposer
-from harness.tune.sampler import suggested
-from harness.tune.space import at, pointed
-from harness.tune.study import Work, carry_out
-from harness.tune.twins import Twin, perturbed
-from harness.tune.words import COMPLETE, Measurement, Parameter, Point, Trial, best
-from harness.twin.cost import TERMS
-from harness.twin.settings import effective, settings_from_flags
+from harness.simulator.engine_config import effective, settings_from_flags
+from harness.simulator.step_cost import TERMS
+from harness.tuning.candidates import Ground, canonical, engine_of, resolver
+from harness.tuning.confirmation import chosen, confirmation, turns
+from harness.tuning.evaluation import StartFailed
+from harness.tuning.feasibility import Lessons
+from harness.tuning.inert_parameters import dead_parameters, settled
+from harness.tuning.proposing import Proposer
+from harness.tuning.sampler import suggested
+from harness.tuning.simulator_screening import Twin, perturbed
+from harness.tuning.space import at, pointed
+from harness.tuning.study import Work, carry_out
+from harness.tuning.study_plan import Problem, Task
+from harness.tuning.types import COMPLETE, Measurement, Parameter, Point, Trial, best
 
 TRIALS = 20
 SETTLING = 5  # trials whose failures do not count

@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 
 from benchmarks.numbers import Number
-from harness.twin.settings import settings_from_flags
-from harness.twin.simulate import Arrival, Simulated, simulate
+from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.virtual_time import Arrival, Simulated, simulate
 from harness.units import format_duration, format_rate, format_share
 
 OUTPUT_TOKENS = 1_000_000

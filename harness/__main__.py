@@ -6,7 +6,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until the command listens, as it is still being loaded, Ctrl-C ends it as any program: without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from harness.cli import main
+from harness.cli.app import main
 
 if __name__ == "__main__":
     main()

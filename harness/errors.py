@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from harness.redaction import redact
+from harness.safety.redaction import redact
 
 EXIT_DONE = 0
 EXIT_GATE = 1

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import store
+from harness.results import store
 
 if TYPE_CHECKING:
-    from harness.comparing.comparison import Comparison
+    from harness.comparison.comparison import Comparison
 
 
 def preload() -> None:

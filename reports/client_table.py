@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from harness.client_error import KERNEL
-from harness.stage_names import in_column
+from harness.analysis.client_error import KERNEL
+from harness.results.stage_names import in_column
 from harness.units import format_duration, format_share
 from reports.folder import Result
 from reports.tables import Cell

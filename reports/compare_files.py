@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
-from harness.comparing.comparison import Comparison
-from harness.comparing.judging import UNTOLD, Row
-from harness.comparing.telling import told, verdict_text
+from harness.comparison.comparison import Comparison
+from harness.comparison.describe import told, verdict_text
+from harness.comparison.judging import UNTOLD, Row
 from reports import junit
 from reports.compare_page import HEADS, badges, cells
 from reports.markdown import MARKS, Say, doubt_line, plain, row_of, simulated_lines, speaker

@@ -7,10 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.comparing.comparison import Comparison
-from harness.comparing.judging import BETTER, WORSE, Row
-from harness.comparing.sides import Side
-from harness.comparing.telling import (
+from harness.comparison.comparison import Comparison
+from harness.comparison.describe import (
     allowed_text,
     change_text,
     interval_text,
@@ -19,6 +17,8 @@ from harness.comparing.telling import (
     value_text,
     verdict_text,
 )
+from harness.comparison.judging import BETTER, WORSE, Row
+from harness.comparison.repeats import Side
 from harness.units import format_count, format_share
 from reports.drawing import Drawing, drawn
 from reports.figures.forest import Bar, forest

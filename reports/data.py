@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness import store
-from harness.records import Events
-from harness.slo import objectives
-from harness.stage_names import in_column
+from harness.analysis.slo import objectives
+from harness.results import store
+from harness.results.request_table import Events
+from harness.results.stage_names import in_column
 from reports import frames
 from reports.figures.curve import Limit
 from reports.figures.style import Head

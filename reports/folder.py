@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness import store
-from harness.parquet import Kinds, read_table
-from harness.records import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from harness.results import store
+from harness.results.request_table import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from harness.results.table_files import Kinds, read_table
 from reports.rows import frame_of, frame_of_rows
 
 

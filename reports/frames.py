@@ -1,7 +1,7 @@
 """Which table lies under each figure?
 
 Pure: a `Result` becomes pandas frames. Times are seconds since the run's zero unless a column
-says otherwise; latencies are seconds, missing ones NaN, defined in harness.metrics.
+says otherwise; latencies are seconds, missing ones NaN, defined in harness.analysis.metrics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.inflight import mean_in_flight
-from harness.metrics import latencies
-from harness.records import COLUMNS, COMPLETED, FAILED, MEASURED, MISSING, WARMUP, Events, requests_from_columns
-from harness.stage_names import label, stage_name
-from harness.steady import is_open
-from harness.streams import Gaps, streams, token_rates
+from harness.analysis.in_flight import mean_in_flight
+from harness.analysis.metrics import latencies
+from harness.analysis.steady_state import is_open
+from harness.analysis.token_gaps import Gaps, streams, token_rates
+from harness.results.request_table import (
+    COLUMNS,
+    COMPLETED,
+    FAILED,
+    MEASURED,
+    MISSING,
+    WARMUP,
+    Events,
+    requests_from_columns,
+)
+from harness.results.stage_names import label, stage_name
 from harness.units import NS_PER_S
 from reports.folder import Result, number
 from reports.loads import short_labels

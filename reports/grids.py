@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.records import Events
-from harness.streams import gap_batches
+from harness.analysis.token_gaps import gap_batches
+from harness.results.request_table import Events
 from harness.units import NS_PER_S
 from reports.figures.heat import Grid
 from reports.figures.style import Floats

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.steady import OFFLINE, is_open
+from harness.analysis.steady_state import OFFLINE, is_open
 from harness.units import format_about, format_count, format_duration, significant
 from reports.folder import Result, number
 from reports.glossary import name_of

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.comparing.aligning import aligned
-from harness.comparing.judging import BETTER, WORSE, Row, judge
-from harness.comparing.likeness import unlike
-from harness.comparing.sides import Side, read_side
-from harness.comparing.telling import change_text, name_of
-from harness.measures import Measure, in_view, measure_of, value_of
+from harness.comparison.comparability import unlike
+from harness.comparison.describe import change_text, name_of
+from harness.comparison.judging import BETTER, WORSE, Row, judge
+from harness.comparison.matching import aligned
+from harness.comparison.measures import Measure, in_view, measure_of, value_of
+from harness.comparison.repeats import Side, read_side
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports.rows import frame_of_rows
 

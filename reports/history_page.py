@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup
 
-from harness.comparing.judging import WORSE
-from harness.comparing.telling import name_of, unit_of
-from harness.measures import FAILED_SHARE, Measure, in_view, measure_of
+from harness.comparison.describe import name_of, unit_of
+from harness.comparison.judging import WORSE
+from harness.comparison.measures import FAILED_SHARE, Measure, in_view, measure_of
 from reports.drawing import Drawing, drawn
 from reports.figures.style import Head, drawing, scale_of
 from reports.figures.trend import trend_lines

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
-from harness.stage_names import name_of
+from harness.results.stage_names import name_of
 from harness.units import format_count, format_duration
 from reports import headline, verdict
 from reports.folder import Result, number

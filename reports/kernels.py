@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.kernels.naming import case_name, varying
-from harness.kernels.repeats import MEASURED
+from harness.kernels.repeats import MEASURED, case_name, varying
 from harness.kernels.result import name_of
 from harness.units import format_count, format_duration, format_rate, format_share, significant
 from reports.drawing import Drawing, drawn

@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness import store
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
+from harness.results import store
 from harness.units import format_bytes, format_rate, format_share
 from reports import kernels
 from reports.page import PAGE, environment, moment, policy, script

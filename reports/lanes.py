@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from harness.records import COMPLETED, FAILED
+from harness.results.request_table import COMPLETED, FAILED
 
 MOST = 320  # requests: more would be thinner than a hair
 

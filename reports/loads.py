@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.stage_names import label
-from harness.steady import OFFLINE
+from harness.analysis.steady_state import OFFLINE
+from harness.results.stage_names import label
 from harness.units import significant, time_scale
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.stage_names import name_of
+from harness.results.stage_names import name_of
 from reports import headline, tables, verdict
 from reports.folder import Result
 from reports.language import said_in

@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from harness import store
-from harness.stage_names import name_of
+from harness.results import store
+from harness.results.stage_names import name_of
 from harness.units import format_duration
 from reports import client_table, frames, headline, peers, stalling, tables, verdict
 from reports.data import Data

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.records import COMPLETED, MEASURED, Events
-from harness.stage_names import stage_name
-from harness.stats import Floats, percentile_of
-from harness.streams import Mask, gap_batches
+from harness.analysis.token_gaps import Mask, gap_batches
+from harness.results.request_table import COMPLETED, MEASURED, Events
+from harness.results.stage_names import stage_name
+from harness.statistics.stats import Floats, percentile_of
 from harness.units import NS_PER_S, format_duration, format_rate
 from reports.data import Data
 from reports.rows import rows_of

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from harness.records import MISSING
-from harness.stats import order_ranks, percentile_of
+from harness.results.request_table import MISSING
+from harness.statistics.stats import order_ranks, percentile_of
 from harness.units import format_count, format_duration
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn

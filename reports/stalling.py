@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import telemetry
-from harness.interference import PrefillWork, prefill_work
-from harness.records import MISSING
-from harness.stage_names import in_column
-from harness.stalls import Pauses, Stall, pauses
-from harness.stats import Floats
+from harness.analysis.interference import PrefillWork, prefill_work
+from harness.analysis.stalls import Pauses, Stall, pauses
+from harness.results.request_table import MISSING
+from harness.results.stage_names import in_column
+from harness.statistics.stats import Floats
+from harness.telemetry import server_metrics
 from harness.units import NS_PER_S, format_count, format_duration, format_share, significant
 from reports.data import Data
 from reports.folder import number
@@ -128,7 +128,7 @@ def causes(data: Data, stall: Stall) -> list[str]:
     risen = _around(data, "vllm:num_preemptions_total", stall)
     if len(risen) > 1 and risen[-1] > risen[0]:
         found.append(f"{format_count(risen[-1] - risen[0])} preemptions")
-    full = _around(data, f"vllm:kv_cache_usage_perc{telemetry.MAXIMUM}", stall)  # of several engines
+    full = _around(data, f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}", stall)  # of several engines
     full = full if len(full) else _around(data, "vllm:kv_cache_usage_perc", stall)
     if full.max(initial=0) >= KV_FULL:
         found.append(f"KV cache {format_share(float(full.max()))} full")
@@ -150,7 +150,9 @@ def _prefilling(data: Data, stall: Stall) -> tuple[int, int]:
 def _around(data: Data, name: str, stall: Stall, *, before: bool = True) -> Floats:
     """Sampled values from the one before a stall (or its first) to the one after it."""
     samples = data.result.samples
-    whole = ~samples["source"].astype(str).str.startswith(f"{telemetry.SERVER}/")  # an engine is part of its server
+    whole = ~samples["source"].astype(str).str.startswith(
+        f"{server_metrics.SERVER}/"
+    )  # an engine is part of its server
     own = samples[(samples["name"] == name) & whole]
     at_ns, value = own["at_ns"].to_numpy(), own["value"].to_numpy()
     order = np.argsort(at_ns, kind="stable")

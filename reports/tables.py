@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import stage_names
-from harness.stage_names import in_column
-from harness.steady import is_open
+from harness.analysis.steady_state import is_open
+from harness.results import stage_names
+from harness.results.stage_names import in_column
 from harness.units import (
     format_about,
     format_bytes,

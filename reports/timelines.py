@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness import telemetry
-from harness.records import WARMUP
+from harness.results.request_table import WARMUP
+from harness.telemetry import server_metrics
 from harness.units import format_rate, significant, time_scale
 from reports import frames
 from reports.data import Data, limits_of
@@ -21,7 +21,7 @@ from reports.lanes import counted, lane_frame, stride
 from reports.palette import ACCENT, INK, MUTED, QUEUE
 from reports.rows import frame_of
 
-_ENGINE = f"{telemetry.SERVER}/"  # begins the sources that are one engine of several
+_ENGINE = f"{server_metrics.SERVER}/"  # begins the sources that are one engine of several
 _ENGINE_COLOURS = (ACCENT, QUEUE, INK, MUTED)
 _MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest value, so that no peak is lost
 
@@ -209,7 +209,7 @@ def _share(data: Data, name: str, sampled: str) -> Strip | None:
 
 def _joined_share(data: Data, name: str, sampled: str) -> Strip | None:
     """A share of the server's; of several engines their mean and the highest, since shares have no sum."""
-    highest = _series(data, sampled + telemetry.MAXIMUM, "max")
+    highest = _series(data, sampled + server_metrics.MAXIMUM, "max")
     if not len(highest):
         return _share(data, name, sampled)
     mean = Line("mean of engines", _series(data, sampled, "max"), filled=True)

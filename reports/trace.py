@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import telemetry
-from harness.records import COMPLETED, MISSING
-from harness.stage_names import label, stage_name
+from harness.results.request_table import COMPLETED, MISSING
+from harness.results.stage_names import label, stage_name
+from harness.telemetry import server_metrics
 from reports.folder import Result
 from reports.lanes import lanes_of
 from reports.rows import groups_of, rows_of
@@ -30,7 +30,7 @@ _GAUGES = {  # a counter is shown as its name and its series, one after the othe
     "vllm:num_requests_running": ("running", "requests", 1.0),
     "vllm:num_requests_waiting": ("waiting", "requests", 1.0),
     "vllm:kv_cache_usage_perc": ("KV cache", "% in use", 100.0),
-    f"vllm:kv_cache_usage_perc{telemetry.MAXIMUM}": ("KV cache of the fullest engine", "% in use", 100.0),
+    f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}": ("KV cache of the fullest engine", "% in use", 100.0),
 }
 _COLUMNS = (
     *("index", "stage", "repeat", "phase", "status", "error", "due_ns", "sent_ns", "first_ns", "last_ns", "done_ns"),
@@ -151,7 +151,7 @@ def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
 def _sampled(samples: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
     """The server's own gauges."""
     for metric, (name, series, factor) in _GAUGES.items():
-        known = (samples["name"] == metric) & (samples["source"] == telemetry.SERVER)
+        known = (samples["name"] == metric) & (samples["source"] == server_metrics.SERVER)
         own = samples[known & np.isfinite(samples["value"])]
         for at_ns, value in rows_of(own, "at_ns", "value"):
             told = {series: value * factor}

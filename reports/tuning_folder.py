@@ -1,7 +1,7 @@
 """What does study.json, the result of a tuning study, say?
 
-Written by `harness tune` (harness/tune/result.py) into its result folder; every key may be absent, as a
-study that was cut short leaves some out. Times in minutes, metrics as in `harness.tune.words`. What is read here:
+Written by `harness tune` (harness/tuning/study_result.py) into its result folder; every key may be absent, as a
+study that was cut short leaves some out. Times in minutes, metrics as in `harness.tuning.types`. What is read here:
 
     format         1
     name, question, finished_utc                         as in the study file; when it ended
@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ResultError
-from harness.shaping import held
-from harness.study_shapes import Study
+from harness.results.reading import held
+from harness.results.study_schema import Study
 
 STUDY = "study.json"
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.slo import objectives
-from harness.stage_names import stage_name
+from harness.analysis.slo import objectives
+from harness.results.stage_names import stage_name
 from harness.units import format_count, format_duration
 from reports.folder import Result
 

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.metrics import latencies
-from harness.records import COLUMNS, COMPLETED, MEASURED, MISSING, events_from, requests_from_columns
-from harness.slo import good, objectives
-from harness.streams import Gaps, streams, token_rates
+from harness.analysis.metrics import latencies
+from harness.analysis.slo import good, objectives
+from harness.analysis.token_gaps import Gaps, streams, token_rates
+from harness.results.request_table import COLUMNS, COMPLETED, MEASURED, MISSING, events_from, requests_from_columns
 from harness.units import NS_PER_S
 from reports.data import Data
 from reports.writing import write_text

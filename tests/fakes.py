@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass, field
 
-from harness.drafts import Draft
-from harness.engines import asking
-from harness.exchange import Exchange
-from harness.workloads import Session, Turn
+from harness.client.connection import Exchange
+from harness.client.prepared import Draft
+from harness.engines import interpreter_query
+from harness.workload import Session, Turn
 
 
 def event(text=" a", tokens=None, usage=None, ids=None):
@@ -96,11 +96,11 @@ def one_turn(index, *, measured=True):
 def overheard(tmp_path, monkeypatch):
     """What an engine's interpreter is asked from now on, in order; no kept answers of other runs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    words, ask = [], asking.output_of
+    words, ask = [], interpreter_query.output_of
 
     def counting(command, *rest):
         words.append(command[2])
         return ask(command, *rest)
 
-    monkeypatch.setattr(asking, "output_of", counting)
+    monkeypatch.setattr(interpreter_query, "output_of", counting)
     return words

@@ -2,8 +2,8 @@
 
 import json
 
-from harness import store
-from harness.finish import finish
+from harness.execution.finish import finish
+from harness.results import store
 
 CASES = [(batch, tokens) for batch in (1, 8) for tokens in (512, 2048)]
 

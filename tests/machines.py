@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.probe import Answer, Probe
+from harness.telemetry.host_view import Answer, Probe
 
 DATA = Path(__file__).parent / "data" / "npu_smi"
 DRIVER = "/usr/local/Ascend/driver"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.records import (
+from harness.results.request_table import (
     COMPLETED,
     FAILED,
     MEASURED,

@@ -9,15 +9,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 import reports
-from harness import store
-from harness.comparing.comparison import compare
-from harness.comparing.sides import read_side
+from harness.comparison.comparison import compare
+from harness.comparison.repeats import read_side
+from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports import history_page, kernels_page
 from reports.history import histories
 from tests.kernel_results import make_kernels
+from tests.reports.test_tuning import MEMORY, study, trial
 from tests.result_folder import Run, make_result
-from tests.test_reports_tuning import MEMORY, study, trial
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 LONG = EVIL + "m" * 160

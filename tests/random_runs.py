@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.records import MEASURED, WARMUP
+from harness.results.request_table import MEASURED, WARMUP
 from tests.made_runs import answered, failed, never_sent, ns
 
 times = st.integers(0, 40).map(lambda tenths: tenths / 10)

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from harness import store
-from harness.records import COLUMNS, MISSING, Events, Requests, Samples, requests_from_columns, samples_from
-from harness.summary import summarize
+from harness.analysis.summary import summarize
+from harness.results import store
+from harness.results.request_table import (
+    COLUMNS,
+    MISSING,
+    Events,
+    Requests,
+    Samples,
+    requests_from_columns,
+    samples_from,
+)
 from harness.units import NS_PER_S
 
 SCENARIO = """\

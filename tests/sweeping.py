@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from harness import store
-from harness.ledger import ROW
+from harness.client.journal import ROW
+from harness.results import store
 
 SCENARIO = {
     "name": "swept",
@@ -117,7 +117,7 @@ def family_of(process):
 
 def account(out):
     """Statuses of all requests, after checking that each planned request is there once."""
-    from harness.finish import finish  # noqa: PLC0415 - not needed where a folder holds nothing
+    from harness.execution.finish import finish  # noqa: PLC0415 - not needed where a folder holds nothing
 
     finish(out)
     requests = store.read_requests(out)

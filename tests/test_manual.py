@@ -9,13 +9,13 @@ import pytest
 from harness.doctor import examine
 from harness.doctor.findings import FAULTS, lines_of
 from harness.errors import HarnessError
-from harness.scenario.loading import check_file, load_scenario, load_study
+from harness.scenario.loader import check_file, load_scenario, load_study
 from harness.scenario.models import ENGINE_KINDS, SLO_METRICS, Engine, Scenario
 from harness.scenario.stages import STAGE_KINDS
 from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
-from harness.twin.memory import memory_of
-from harness.twin.settings import settings_from_flags
-from harness.twin.startup import startup_lines
+from harness.simulator.boot_lines import startup_lines
+from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.memory import memory_of
 from tests.machines import A2, BARE_CONTAINER, PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent

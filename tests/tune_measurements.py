@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from harness.tune.words import Measurement
+from harness.tuning.types import Measurement
 
 INFINITE = math.inf
 

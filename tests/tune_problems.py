@@ -4,15 +4,15 @@ from pathlib import Path
 
 import yaml
 
-from harness.tune.configuration import Ground, resolver
-from harness.tune.evaluating import Virtual
-from harness.tune.leases import open_desk
-from harness.tune.lessons import Lessons
-from harness.tune.opening import open_study
-from harness.tune.proposing import Proposer
-from harness.tune.store import address, open_book
-from harness.tune.study import Work
-from harness.tune.twins import twin_of
+from harness.tuning.candidates import Ground, resolver
+from harness.tuning.coordination import open_desk
+from harness.tuning.evaluation import Virtual
+from harness.tuning.feasibility import Lessons
+from harness.tuning.proposing import Proposer
+from harness.tuning.simulator_screening import twin_of
+from harness.tuning.study import Work
+from harness.tuning.study_loader import open_study
+from harness.tuning.trial_store import address, open_book
 
 SCENARIO = {
     "name": "small",

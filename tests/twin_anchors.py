@@ -6,7 +6,7 @@ baselines and issues; 2025 figures come from releases that launched kernels one 
 no asynchronous scheduling, so they are predicted with those switched off and a term of their own.
 The tiny model on two cores was measured by this project.
 
-The terms of harness/twin/cost.py were fitted to these very figures: that they agree shows that one
+The terms of harness/simulator/step_cost.py were fitted to these very figures: that they agree shows that one
 small set of terms explains them, not how well it foretells others.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.twin.cost import TERMS, StepCost
-from harness.twin.settings import Settings, settings_from_flags
-from harness.twin.simulate import Arrival, Simulated, simulate
+from harness.simulator.engine_config import Settings, settings_from_flags
+from harness.simulator.step_cost import TERMS, StepCost
+from harness.simulator.virtual_time import Arrival, Simulated, simulate
 
 TINY = str(Path(__file__).parent / "data" / "tiny_qwen2")
 OF_2025 = {"enforce_eager": True, "async_scheduling": False}

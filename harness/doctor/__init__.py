@@ -6,7 +6,7 @@ from harness.doctor.machine import look
 from harness.doctor.npus import npu_findings
 from harness.doctor.software import software_findings
 from harness.doctor.tuning import tuning_findings
-from harness.probe import Probe
+from harness.telemetry.host_view import Probe
 
 _NOWHERE = Finding(
     "NPU",

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from harness.ascend import DRIVER
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
 from harness.doctor.machine import Machine
-from harness.probe import Probe
+from harness.telemetry.ascend import DRIVER
+from harness.telemetry.host_view import Probe
 
 
 def link_findings(probe: Probe, machine: Machine) -> Iterator[Finding]:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from harness.ascend import driver_version, find_npu_smi
-from harness.npu_smi import Chip, Table, parse_info
-from harness.probe import Probe
+from harness.telemetry.ascend import driver_version, find_npu_smi
+from harness.telemetry.host_view import Probe
+from harness.telemetry.npu_smi import Chip, Table, parse_info
 
 _HUAWEI = "0x19e5"
 _ACCELERATOR = "0x1200"  # PCI class of processing accelerators

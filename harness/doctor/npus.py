@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.ascend import DRIVER, firmware_version
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
 from harness.doctor.machine import Machine
-from harness.npu_smi import Chip
-from harness.probe import Probe
+from harness.telemetry.ascend import DRIVER, firmware_version
+from harness.telemetry.host_view import Probe
+from harness.telemetry.npu_smi import Chip
 from harness.units import format_bytes, format_share
 
 HELD = 0.1  # of a chip's memory; an idle one shows 3 to 5 % for the driver's own use

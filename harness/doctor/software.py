@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.ascend import HOME, cann_version
 from harness.doctor.compatibility import NEWEST, SOURCE, Mismatch, mismatches, release_of
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
 from harness.doctor.machine import Machine
-from harness.probe import Probe
+from harness.telemetry.ascend import HOME, cann_version
+from harness.telemetry.host_view import Probe
 
 INSIDE = Path(__file__).with_name("inside.py")
 _ATB = f"{HOME}/nnal/atb/set_env.sh"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.doctor.findings import NOTE, OK, WRONG, Finding
 from harness.doctor.machine import Machine
-from harness.probe import Probe
+from harness.telemetry.host_view import Probe
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from functools import partial
 
 from harness.engines.attach import attach
 from harness.engines.base import Serving, Start
-from harness.engines.resolving import Resolved
+from harness.engines.flag_resolution import Resolved
 from harness.engines.simulator import simulate
 from harness.engines.vllm import start_vllm
-from harness.environment import has_package, npu_devices
-from harness.probe import this_machine
 from harness.scenario.models import Engine
+from harness.telemetry.environment import has_package, npu_devices
+from harness.telemetry.host_view import this_machine
 
 REAL = ("vllm", "vllm-ascend")
 STARTS: Mapping[str, Start] = {

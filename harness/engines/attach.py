@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from harness.engines.api_client import Control, pick_model
 from harness.engines.base import Serving
-from harness.engines.bootlog import BootFacts
-from harness.engines.control import Control, pick_model
-from harness.engines.listening import look
-from harness.engines.resolving import Resolved, started
+from harness.engines.boot_log import BootFacts
+from harness.engines.flag_resolution import Resolved, started
+from harness.engines.server_identity import look
 from harness.errors import EngineError
 from harness.scenario.models import Engine
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.engines.effective import Configuration
-from harness.engines.listening import Listeners
+from harness.engines.effective_config import Configuration
+from harness.engines.server_identity import Listeners
 from harness.scenario.models import Engine
 
 

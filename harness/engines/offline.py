@@ -2,7 +2,7 @@
 
 A program that holds the engine runs under the guardian like a server would: vLLM's `LLM` in the
 interpreter that the scenario names, or the twin in virtual time. What they are told and note is in
-harness/calls.py.
+harness/engines/offline_protocol.py.
 """
 
 import sys
@@ -12,21 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import calls, telemetry
-from harness.engines import generate
+from harness.engines import offline_child, offline_protocol
 from harness.engines.base import Serving
-from harness.engines.hollow import is_hollow
-from harness.engines.probe import OFFLINE
-from harness.engines.resolving import Resolved, by_twin, started
+from harness.engines.flag_resolution import Resolved, by_twin, started
+from harness.engines.interpreter_probe import OFFLINE
+from harness.engines.stub_device import is_hollow
 from harness.engines.vllm import Watch, checked, environment_of, guarded, in_time
 from harness.errors import EngineError, InputError, suggestion
-from harness.plan import StagePlan
+from harness.results.store import BEGUN
 from harness.scenario.models import Engine
-from harness.store import BEGUN
-from harness.workloads import Workload
+from harness.telemetry import server_metrics
+from harness.workload import Workload
+from harness.workload.plan import StagePlan
 
 _SIMULATOR = "simulator"
-_FILES = {"prompts": calls.PROMPTS, "notes": calls.NOTES, "go": calls.GO, "begun": BEGUN}  # of the raw folder
+_FILES = {
+    "prompts": offline_protocol.PROMPTS,
+    "notes": offline_protocol.NOTES,
+    "go": offline_protocol.GO,
+    "begun": BEGUN,
+}  # of the raw folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +54,19 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> Asy
     """
     program, resolved = await _program(engine, kind)
     place = [] if engine.model is None else ["--model", engine.model]
-    calls.write_job(
+    offline_protocol.write_job(
         work.raw,
         work.plans,
         work.workload,
         words=[*place, *resolved.words],
         flags=_flags(engine.model, resolved.args),
         sampling=dict(work.sampling),
-        watched=[*telemetry.SERIES, telemetry.CACHE_CONFIG],
+        watched=[*server_metrics.SERIES, server_metrics.CACHE_CONFIG],
         **{key: str((work.raw / name).resolve()) for key, name in _FILES.items()},
     )
-    command = [*program, str((work.raw / calls.JOB).resolve())]
+    command = [*program, str((work.raw / offline_protocol.JOB).resolve())]
     async with guarded(engine, kind, command, log) as (watch, group):
-        cache = telemetry.cache_config(await in_time(_answering(work.raw, watch), engine, watch))
+        cache = server_metrics.cache_config(await in_time(_answering(work.raw, watch), engine, watch))
         simulated = kind == _SIMULATOR
         yield Serving(
             kind,
@@ -84,10 +89,10 @@ async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
             raise InputError(*resolved.wrong)
         if resolved.fault is not None:
             raise EngineError(f"engine: {resolved.fault}")
-        return [sys.executable, "-m", "harness.twin.offline"], resolved
+        return [sys.executable, "-m", "harness.simulator.offline"], resolved
     python = engine.python or sys.executable
     resolved = await checked(engine, kind, python, environment_of(engine, kind), usage=OFFLINE)
-    return [python, str(generate.__file__)], resolved
+    return [python, str(offline_child.__file__)], resolved
 
 
 def _flags(model: str | None, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def _flags(model: str | None, args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _answering(raw: Path, watch: Watch) -> str:
-    notes = calls.Notes(raw)
+    notes = offline_protocol.Notes(raw)
     while True:
         for line in notes.new():
             if "refused" in line:
@@ -112,4 +117,4 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 def begin(raw: Path) -> None:
     """Let a program that is ready make its calls."""
-    (raw / calls.GO).touch()
+    (raw / offline_protocol.GO).touch()

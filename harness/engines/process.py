@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import EngineError
-from harness.redaction import redact_file
+from harness.safety.redaction import redact_file
 
 _STOP_S = 10.0
 

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.engines.api_client import Control, pick_model
 from harness.engines.base import Serving
-from harness.engines.bootlog import BootFacts
-from harness.engines.control import Control, pick_model
+from harness.engines.boot_log import BootFacts
+from harness.engines.flag_resolution import by_twin, started
 from harness.engines.process import EngineProcess
-from harness.engines.resolving import by_twin, started
 from harness.errors import EngineError, InputError
 from harness.scenario.models import Engine
-from harness.twin.calibration import read_calibration
-from harness.twin.chips import DEFAULT_CHIP, chip_named
+from harness.simulator.chips import DEFAULT_CHIP, chip_named
+from harness.simulator.kernel_calibration import read_calibration
 
 _READY_S = 60.0
 

@@ -15,20 +15,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.ascend import find_npu_smi
-from harness.engines import guardian, idle
+from harness.engines import device_memory, guardian
+from harness.engines.api_client import Control, api_key, pick_model
 from harness.engines.base import Serving
-from harness.engines.bootlog import BootFacts, boot_facts, message_of
-from harness.engines.control import Control, api_key, pick_model
-from harness.engines.failing import failure_of
-from harness.engines.hollow import is_hollow
-from harness.engines.installed import refuse_unknown
-from harness.engines.probe import SERVER
+from harness.engines.boot_log import BootFacts, boot_facts, message_of
+from harness.engines.failure_cause import failure_of
+from harness.engines.flag_resolution import Resolved, examine, started
+from harness.engines.interpreter_probe import SERVER
+from harness.engines.interpreter_query import refuse_unknown
 from harness.engines.process import EngineProcess
-from harness.engines.resolving import Resolved, examine, started
+from harness.engines.stub_device import is_hollow
 from harness.errors import EngineError, InputError, suggestion
-from harness.probe import this_machine
 from harness.scenario.models import Engine
+from harness.telemetry.ascend import find_npu_smi
+from harness.telemetry.host_view import this_machine
 
 GRACE_S = 20.0  # a tensor-parallel engine takes that long to leave its devices in order
 _GUARDIAN_S = 30.0
@@ -82,14 +82,14 @@ async def guarded(engine: Engine, kind: str, command: list[str], log: Path) -> A
     words = [sys.executable, "-I", "-S", str(guardian.__file__), str(GRACE_S), *command]
     process = EngineProcess(words, log, environment_of(engine, kind), stop_s=GRACE_S + 15)
     smi = find_npu_smi(this_machine()) if kind == "vllm-ascend" else None
-    before = await idle.held(smi, engine.devices)
+    before = await device_memory.held(smi, engine.devices)
     watch = Watch(process, log)
     await process.start()
     try:
         yield watch, int(await process.first_line(_GUARDIAN_S))
     finally:
         await process.stop()
-        idle.note(log, await idle.wait_until_back(smi, engine.devices, before))
+        device_memory.note(log, await device_memory.wait_until_back(smi, engine.devices, before))
 
 
 def environment_of(engine: Engine, kind: str) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""How does a scenario of kernels become a result folder? The parent of `python -m kernels_bench`."""
+"""The parent side of the kernel benchmarks in kernels_bench."""

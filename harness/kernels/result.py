@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.doubts import DOUBT, INVALID, NOTE, Doubt
+from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt
 from harness.errors import ResultError
-from harness.kernel_shapes import LINES_OF, Event
-from harness.kernels.naming import case_name, varying
-from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, merged
-from harness.shaping import held, lines_of
+from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, case_name, merged, varying
+from harness.results import store
+from harness.results.kernel_schema import LINES_OF, Event
+from harness.results.reading import held, lines_of
 from harness.units import format_share
 
 LINES = "kernels.jsonl"

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import store
 from harness.errors import ResultError
-from harness.records import Events, Requests
-from harness.stats import Floats
+from harness.results import store
+from harness.results.request_table import Events, Requests
+from harness.statistics.stats import Floats
 
 if TYPE_CHECKING:  # a room of its own
     from kernels_bench.axes import StepMix

@@ -1,1 +1,1 @@
-"""What does a scenario file say? YAML to a checked, frozen `Scenario`."""
+"""Scenario files: from YAML to checked, frozen models."""

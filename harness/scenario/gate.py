@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from harness.measures import KERNEL_TIME, PATTERN, measure_of
+from harness.comparison.measures import KERNEL_TIME, PATTERN, measure_of
 from harness.scenario.base import Part
 
 _SHARE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")

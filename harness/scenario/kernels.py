@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.scenario.base import Duration, OneOrMany, Part, Text
-from harness.scenario.counts import Count
+from harness.scenario.distributions import Count
 
 PHASES = ("decode", "prefill", "chunked_prefill", "mixed", "mla_decode", "kv_write")
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from harness.errors import suggestion
-from harness.redaction import names_secret
+from harness.safety.redaction import names_secret
 from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
 from harness.scenario.kernels import Kernels
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand

@@ -7,7 +7,7 @@ On a command line a word after a switch belongs to something else (vLLM takes it
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from harness.scenario.faults import show
+from harness.scenario.error_messages import show
 
 _TRUE, _FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 # The switches of vLLM 0.23 to 0.32 and of the embedded engine, for where no interpreter can be asked.

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.scenario.base import Duration, Part, Text
-from harness.scenario.counts import MOST_TOKENS, Count
+from harness.scenario.distributions import MOST_TOKENS, Count
 
 WORKLOAD_KINDS = ("synthetic", "conversation", "dataset", "trace")
 TRACE_FORMATS = ("mooncake", "bailian", "burstgpt", "azure")

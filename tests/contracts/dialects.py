@@ -10,7 +10,7 @@ import sys
 import zlib
 from dataclasses import dataclass
 
-from harness import sse
+from harness.client import sse
 
 TOTALS = (
     "final",

@@ -6,21 +6,21 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from harness import payload, sse, wire
+from harness.client import payload, sse, transport
+from harness.client.connection import Exchange
 from harness.clock import MonotonicClock
-from harness.engines.control import Control
-from harness.exchange import Exchange
-from harness.prompts import TokenIds
+from harness.engines.api_client import Control
+from harness.workload.prompts import TokenIds
 
 
 async def answer_of(serving, *, stream=True, output_tokens=5):
     """What the engine answers to a prompt of eight tokens, through the client that measures."""
-    target = wire.target_of(serving.url)
+    target = transport.target_of(serving.url)
     options = payload.Options(serving.model, "completions", stream, "usage", {})
     body = payload.body(TokenIds(np.arange(300, 308, dtype=np.int32)), output_tokens, options)
-    client = wire.Client(target, MonotonicClock(asyncio.get_running_loop()), 30_000_000_000)
+    client = transport.Client(target, MonotonicClock(asyncio.get_running_loop()), 30_000_000_000)
     over = asyncio.get_running_loop().create_future()
-    client.send(Exchange(0, wire.post_bytes(target, payload.path("completions"), body), 0, over.set_result))
+    client.send(Exchange(0, transport.post_bytes(target, payload.path("completions"), body), 0, over.set_result))
     one = await over
     await client.close()
     return sse.decode(one.pieces, one.stamps, one.failure, one.message)

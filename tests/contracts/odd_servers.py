@@ -4,7 +4,7 @@ import json
 import zlib
 from dataclasses import dataclass
 
-from harness.records import ASSUMED, FROM_EVENTS, FROM_USAGE
+from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_USAGE
 
 N = 8
 STREAM = "text/event-stream; charset=utf-8"

@@ -1,0 +1,1 @@
+"""From records to summary: latencies, steady state, warnings and the answer."""

@@ -1,0 +1,113 @@
+"""How far a stage's latencies may be from what a client that is never late would have seen.
+
+From the bounds of single requests: a request left at most `sent_bound_ns` later than its stamp, its first token
+arrived at most `first_bound_ns` earlier than the stamp, and `blurred` of its token events have the stamp of a later
+one. Of each metric the statistic is computed as recorded and at the other end of those bounds; the distance is the
+error. Of gaps, each blurred event can have changed two: a percentile is at most so many ranks away.
+
+Without the kernel's stamps nothing of this is known.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.token_gaps import Gaps, Mask, Streams
+from harness.results.request_table import MISSING, Requests
+from harness.statistics.stats import PERCENTILES, Floats, percentile_name, percentile_of
+from harness.units import NS_PER_S
+
+KERNEL, READER = "kernel", "reader"
+MEAN = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientError:
+    """What the client may have added to a stage's latencies, in seconds by metric and statistic.
+
+    `clock` is whose stamps they are: the kernel's, or the reader's own, of which nothing else is known. `first_exact`
+    is the share of first tokens whose arrival is exact, `blurred_share` that of token events whose arrival is that of
+    a later one, `late_p50_s` and `late_p99_s` how late the latest read of an answer was.
+    """
+
+    clock: str
+    bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    first_exact: float | None = None
+    blurred_share: float | None = None
+    late_p50_s: float | None = None
+    late_p99_s: float | None = None
+
+    def of(self, metric: str, statistic: str) -> float | None:
+        """The bound (s) of a statistic of a metric; None where it is not known."""
+        return self.bounds.get(metric, {}).get(statistic)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As summary.json shows it."""
+        return asdict(self)
+
+
+def client_error(requests: Requests, answered: Mask, latencies: Mapping[str, Floats], gaps: Streams) -> ClientError:
+    """The error of a stage's latencies over its answered requests.
+
+    Args:
+        requests: all rows of the stage.
+        answered: the rows that its latencies are of.
+        latencies: each metric of every row, in seconds, NaN where undefined.
+        gaps: the gaps between the tokens of those rows.
+    """
+    rows = requests.take(answered)
+    known = rows.late_ns != MISSING
+    if not len(rows) or not known.all():
+        return ClientError(READER)
+    sent_s, first_s = (np.maximum(0, bound) / NS_PER_S for bound in (rows.sent_bound_ns, rows.first_bound_ns))
+    divisor = np.maximum(1, rows.output_tokens - rows.first_tokens)
+    earlier = {"ttft": -sent_s - first_s, "ttft_user": -first_s, "tpot": first_s / divisor, "e2e": -sent_s}
+    bounds = {name: _bounds(latencies[name][answered], shift) for name, shift in earlier.items()}
+    events, blurred = int(rows.events.sum()), int(rows.blurred.sum())
+    share = blurred / events if events else 0.0
+    late = np.sort(rows.late_ns) / NS_PER_S
+    return ClientError(
+        KERNEL,
+        {**bounds, **_gap_bounds(gaps, share, float(first_s.sum()))},
+        first_exact=float((rows.first_bound_ns == 0).mean()),
+        blurred_share=share,
+        late_p50_s=percentile_of(late, 50),
+        late_p99_s=percentile_of(late, 99),
+    )
+
+
+def _bounds(values: Floats, shift: Floats) -> dict[str, float]:
+    """How far each statistic of `values` is from that of the values shifted."""
+    defined = ~np.isnan(values)
+    if not defined.any():
+        return {}
+    recorded, other = np.sort(values[defined]), np.sort((values + shift)[defined])
+    found = {MEAN: abs(float(recorded.mean() - other.mean()))}
+    for percent in PERCENTILES:
+        found[percentile_name(percent)] = abs(percentile_of(recorded, percent) - percentile_of(other, percent))
+    return found
+
+
+def _gap_bounds(gaps: Streams, blurred_share: float, first_s: float) -> dict[str, dict[str, float]]:
+    """A blurred event moved the end of one gap and the begin of the next; only first tokens change the sum of all."""
+    found = {}
+    for name, kind in (("itl", gaps.itl), ("chunk_gap", gaps.chunk_gap)):
+        if kind.short.n:
+            ranks = 200 * blurred_share
+            found[name] = {MEAN: first_s / kind.short.n} | {
+                percentile_name(percent): _rank_bound(kind, percent, ranks) for percent in PERCENTILES
+            }
+    return found
+
+
+def _rank_bound(kind: Gaps, percent: float, ranks: float) -> float:
+    """How far a percentile can be from the gaps that are so many per cent of all ranks away."""
+    if ranks == 0:
+        return 0.0
+    middle, low, high = (
+        kind.percentile(min(100.0, max(0.0, at))) or 0.0 for at in (percent, percent - ranks, percent + ranks)
+    )
+    highest = high if np.isfinite(high) else kind.short.max or 0.0
+    return float(max(middle - low, highest - middle))

@@ -1,0 +1,299 @@
+"""What did a stage show, in numbers?
+
+The definitions, all from a request's own times: ttft = first token - sent; tpot = (last -
+first token) / (tokens - tokens of the first event), undefined where that divisor is 0; e2e =
+last token - sent (an answer that is not streamed: its end - sent). `_user` is the same from the
+due time. send_lag = sent - ready is the client's own lateness, queue_wait = ready - due the wait
+for a slot of max_concurrency, connect the time to open a connection, where one was opened.
+
+Which requests stand behind which number is told once, in `harness.analysis.members`. Latencies are those of
+measured, completed requests sent within the window. Rates are those of measured, completed
+requests whose answer ended in the window's part for rates: output_token rate = request rate x
+mean output tokens of these, exactly, and each can be listed. Warm-up counts in none.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.client_error import ClientError, client_error
+from harness.analysis.in_flight import mean_in_flight, most_in_flight
+from harness.analysis.members import Members, members, offered
+from harness.analysis.slo import GAP_METRICS, Objective, Outcome, good, objectives, outcome
+from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
+from harness.analysis.token_gaps import Mask, Streams, rows_of, streams, token_rates
+from harness.errors import ResultError
+from harness.results.request_table import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    MEASURED,
+    MISSING,
+    NEVER_SENT,
+    STATUSES,
+    WARMUP,
+    Events,
+    Requests,
+)
+from harness.results.stage_names import label
+from harness.statistics.distributions import Distribution, distribution
+from harness.statistics.stats import Floats
+from harness.units import NS_PER_S
+
+ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
+CLIENT_METRICS = ("send_lag", "queue_wait", "connect")
+STREAMED_ONLY = ("ttft", "ttft_user", "tpot", *GAP_METRICS)  # an answer in one piece says nothing of its tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where every measured request of a stage went: scheduled = completed + failed + cancelled + never_sent."""
+
+    scheduled: int
+    sent: int
+    completed: int
+    failed: int
+    cancelled: int
+    never_sent: int
+    warmup: int
+    in_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What the answers that ended in the window's part for rates come to, per second; None where it has no length.
+
+    `offered` is what was due there instead, None where requests do not come by the clock. `arrived`
+    are the output tokens that came there, of whatever answer of the stage: in a steady state as many
+    as `output_token`, and more where the engine is still filling.
+    """
+
+    request: float | None = None
+    output_token: float | None = None
+    total_token: float | None = None
+    event: float | None = None
+    good: float | None = None  # None also without objectives
+    offered: float | None = None
+    arrived: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Numerators of the rates: the answers that ended, and what they hold."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageInput:
+    """All that is known of one stage: its rows and their events, its span, its load and the limits it has to keep.
+
+    `load` is the stage as run.json gives it (`kind`, `rate`, …), `slo` limits in seconds by key.
+    """
+
+    requests: Requests
+    events: Events
+    span: Span
+    load: Mapping[str, Any]
+    slo: Mapping[str, float]
+    stream: bool = True
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The limits as objectives, in the view that the kind of load calls for."""
+        return objectives(self.slo, open_loop=is_open(self.load["kind"]))
+
+    def shows(self, metric: str) -> bool:
+        """Whether answers of this form show the metric at all."""
+        return self.stream or metric not in STREAMED_ONLY
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """One stage in numbers. Times are seconds, rates per second; `metrics` are by name."""
+
+    span: Span
+    load: Mapping[str, Any]
+    label: str
+    window: Window
+    account: Account
+    errors: Mapping[str, int]
+    input_tokens: int
+    output_tokens: int
+    rates: Rates
+    counted: Counted
+    concurrency_mean: float | None
+    concurrency_max: int
+    outcomes: tuple[Outcome, ...]
+    metrics: Mapping[str, Distribution]
+    merged_share: float | None
+    client: ClientError
+
+    @property
+    def slo_met(self) -> bool | None:
+        """Whether every objective was met; None without objectives, or where one is unknown and none is broken."""
+        met = [outcome.met for outcome in self.outcomes]
+        return False if False in met else None if None in met or not met else True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether arrivals came by the clock and not by answers."""
+        return is_open(self.load["kind"])
+
+
+def summarize_stage(stage: StageInput) -> StageSummary:
+    """One stage in numbers, from all its rows (warm-up included)."""
+    requests, span = stage.requests, whole_span(stage.requests, stage.span)
+    window = find_window(requests, stage.events, span, str(stage.load["kind"]))
+    who = members(requests, window, span)
+    gaps = streams(stage.events, who.answered)
+    found = latencies(requests, stream=stage.stream)
+    values = {name: _defined(found[name], who.answered) for name in ANSWER_METRICS}
+    values |= {name: _defined(found[name], who.sent) for name in CLIENT_METRICS}
+    concurrency = _concurrency(requests, window, span)
+    done = (requests.phase == MEASURED) & (requests.status == COMPLETED)
+    counted = _counted(requests, who)
+    return StageSummary(
+        span=span,
+        load=stage.load,
+        label=label(stage.load),
+        window=window,
+        account=_account(requests, int(who.sent.sum())),
+        errors=_errors(requests),
+        input_tokens=int(_input_tokens(requests)[done].sum()),
+        output_tokens=int(requests.output_tokens[done].sum()),
+        rates=_rates(stage, window, span, counted, _good_count(stage, who, found)),
+        counted=counted,
+        concurrency_mean=concurrency[0],
+        concurrency_max=concurrency[1],
+        outcomes=_outcomes(stage, who, values, gaps),
+        metrics={name: distribution(array) for name, array in values.items()}
+        | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
+        merged_share=gaps.merged_share,
+        client=client_error(requests, who.answered, found, gaps),
+    )
+
+
+def latencies(requests: Requests, *, stream: bool) -> dict[str, Floats]:
+    """Every metric of every row in seconds, NaN where it is undefined."""
+    r = requests
+    last = r.last_ns if stream else r.done_ns
+    divisor = r.output_tokens - r.first_tokens
+    found = {
+        "ttft": _between(r.sent_ns, r.first_ns),
+        "ttft_user": _between(r.due_ns, r.first_ns),
+        "tpot": np.where(divisor > 0, _between(r.first_ns, r.last_ns) / np.maximum(1, divisor), np.nan),
+        "e2e": _between(r.sent_ns, last),
+        "e2e_user": _between(r.due_ns, last),
+        "send_lag": _between(r.ready_ns, r.sent_ns),
+        "queue_wait": _between(r.due_ns, r.ready_ns),
+        "connect": np.where(r.connect_ns > 0, r.connect_ns / NS_PER_S, np.nan),
+    }
+    unseen = () if stream else found.keys() & STREAMED_ONLY
+    return found | {name: np.full(len(r), np.nan) for name in unseen}
+
+
+def _between(start_ns: Any, end_ns: Any) -> Floats:
+    known = (start_ns != MISSING) & (end_ns != MISSING)
+    return np.where(known, (end_ns - start_ns) / NS_PER_S, np.nan)
+
+
+def _defined(values: Floats, chosen: Mask) -> Floats:
+    picked = values[chosen]
+    return np.asarray(picked[~np.isnan(picked)])
+
+
+def _input_tokens(requests: Requests) -> Any:
+    """Input tokens of each row: the server's count, else what was asked for."""
+    known = np.where(requests.input_tokens != MISSING, requests.input_tokens, requests.input_asked)
+    return np.maximum(0, known)
+
+
+def _account(requests: Requests, in_window: int) -> Account:
+    measured = requests.phase == MEASURED
+    statuses = requests.status[measured]
+    counts = {status: int((statuses == status).sum()) for status in STATUSES}
+    if sum(counts.values()) != len(statuses):
+        strange = sorted(set(statuses) - set(STATUSES))
+        raise ResultError(f"requests.parquet: status {strange[0]!r}; expected one of {', '.join(STATUSES)}")
+    return Account(
+        scheduled=len(statuses),
+        sent=int((measured & (requests.sent_ns != MISSING)).sum()),
+        completed=counts[COMPLETED],
+        failed=counts[FAILED],
+        cancelled=counts[CANCELLED],
+        never_sent=counts[NEVER_SENT],
+        warmup=int((requests.phase == WARMUP).sum()),
+        in_window=in_window,
+    )
+
+
+def _errors(requests: Requests) -> dict[str, int]:
+    """How many measured requests failed by each error, most frequent first."""
+    failed = requests.error[(requests.phase == MEASURED) & (requests.status == FAILED)]
+    return dict(Counter(failed.tolist()).most_common())
+
+
+def _counted(requests: Requests, who: Members) -> Counted:
+    return Counted(
+        requests=int(who.ended.sum()),
+        input_tokens=int(_input_tokens(requests)[who.ended].sum()),
+        output_tokens=int(requests.output_tokens[who.ended].sum()),
+        events=int(requests.events[who.ended].sum()),
+    )
+
+
+def _rates(stage: StageInput, window: Window, span: Span, counted: Counted, good_count: int | None) -> Rates:
+    if window.rates_s <= 0:
+        return Rates()
+    length_s = window.rates_s
+    due, sending_s = offered(stage.requests, window, span)
+    return Rates(
+        request=counted.requests / length_s,
+        output_token=counted.output_tokens / length_s,
+        total_token=(counted.output_tokens + counted.input_tokens) / length_s,
+        event=counted.events / length_s,
+        good=None if good_count is None else good_count / length_s,
+        arrived=_arrived(stage, window),
+        offered=due / sending_s if is_open(str(stage.load["kind"])) and sending_s > 0 else None,
+    )
+
+
+def _arrived(stage: StageInput, window: Window) -> float:
+    """All tokens less those of the warm-up, whose events are few and can be copied."""
+    warm = rows_of(stage.events, stage.requests.phase == WARMUP)
+    every, others = (token_rates(e, window.rates_ns + 1, window.end_ns + 1, 1)[0] for e in (stage.events, warm))
+    return float(every - others)
+
+
+def _good_count(stage: StageInput, who: Members, found: Mapping[str, Floats]) -> int | None:
+    asked = stage.objectives
+    if not asked or not all(stage.shows(objective.metric) for objective in asked):
+        return None
+    return int((who.ended & good(asked, stage.requests, stage.events, found)).sum())
+
+
+def _concurrency(requests: Requests, window: Window, span: Span) -> tuple[float | None, int]:
+    """Mean over time, and maximum, of measured requests sent and not yet over, within the part for rates."""
+    sent = (requests.sent_ns != MISSING) & (requests.phase == MEASURED)
+    starts, ends = requests.sent_ns[sent], ended_ns(requests, span.end_ns)[sent]
+    if window.rates_s <= 0:
+        return None, 0
+    edges = np.asarray([window.rates_ns, window.end_ns], dtype=np.float64)
+    mean = float(mean_in_flight(starts, ends, edges)[0])
+    return mean, most_in_flight(starts, ends, window.rates_ns, window.end_ns)
+
+
+def _outcomes(stage: StageInput, who: Members, values: Mapping[str, Floats], gaps: Streams) -> tuple[Outcome, ...]:
+    """What came of each objective, over requests that were sent, or failed before they could be, within the window."""
+    failed = stage.requests.take(who.failed)
+    return tuple(
+        outcome(asked, values, gaps, failed) if stage.shows(asked.metric) else Outcome(asked, None)
+        for asked in stage.objectives
+    )

@@ -1,0 +1,122 @@
+"""From when on do the answers of a stage leave at the rate that the engine holds?
+
+Rates count answers by when they end, and warm-up never counts. So they begin later than the
+sending: answers that end at first are those of the warm-up, or, where the engine began empty,
+none; and an engine that fills its batch or its queue answers ever faster until it is full. From
+the window's start on these are left out, the first two as a rule within its first half:
+
+1. Warm-up: until its last answer has ended. Then only requests of the stage are under way.
+2. Filling: in an open loop of one rate that began empty, until all are answered that were sent before the
+   first answer ended (or nine in ten of them, or half, where that takes longer). Where not even half are by the
+   middle of the window, from the first answer on, or for the last quarter: the engine may fill for longer.
+3. Ramp-up: in such a loop, with at least 50 answers left, MSER-5 over 250 equal
+   parts of what remains proposes a cut of the rate of answers. It is made where they left more
+   slowly before than after, by over three standard errors and by a tenth; a cut of the whole
+   first half of it is made too, since what follows is the best that was seen.
+
+Without 3 a queue that fills for half of a stage would make a stage of more load look slower.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.results.request_table import COMPLETED, MEASURED, MISSING, WARMUP, Requests
+from harness.statistics.stats import settling
+from harness.units import NS_PER_S, format_duration, format_rate
+
+BINS = 250
+FEWEST_ANSWERS = 50  # below, MSER-5 cuts steady Poisson answers about as often as a true ramp-up
+SURE = 3.0  # standard errors; MSER-5 picks its cut, so 2 would find one in every fifth steady series
+LEAST_SHIFT = 0.1  # of the rate: a smaller ramp-up does not change a result
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Answers count in rates from `start_ns` on; `text` says why not sooner.
+
+    `warmup_left` counts answers of the warm-up that were still under way then, and so take the place of others;
+    `filling` says that the engine was, as far as can be seen, not full yet.
+    """
+
+    start_ns: int
+    text: str = ""
+    warmup_left: int = 0
+    filling: bool = False
+
+
+def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, empty: bool, even: bool) -> Flow:
+    """The part of the window [start_ns, end_ns] in which rates count, by the tests above.
+
+    `even` says that the load comes by the clock at one rate, `empty` that it may have begun with nothing under way.
+    """
+    latest_ns = (start_ns + end_ns) // 2
+    sent = requests.sent_ns != MISSING
+    warm_ns = ended_ns[sent & (requests.phase == WARMUP) & (ended_ns > start_ns) & (requests.sent_ns < end_ns)]
+    own = sent & (requests.phase == MEASURED) & (requests.status == COMPLETED)
+    found = Flow(start_ns)
+    if len(warm_ns):
+        found = _after_warm_up(warm_ns, start_ns, latest_ns)
+    elif even and empty:
+        found = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, end_ns)
+    answered_ns = ended_ns[own & (ended_ns > found.start_ns) & (ended_ns <= end_ns)]
+    return _risen(answered_ns, found, end_ns, start_ns) if even and not found.filling else found
+
+
+def _after_warm_up(warm_ns: Times, start_ns: int, latest_ns: int) -> Flow:
+    last_ns = int(warm_ns.max())
+    left = int((warm_ns > latest_ns).sum())
+    at_ns = min(last_ns, latest_ns)
+    return Flow(at_ns, f"Rates count from {_since(at_ns, start_ns)} on, {_until(left)}.", left)
+
+
+def _until(left: int) -> str:
+    if left:
+        return f"half of the window, though {left} answers of the warm-up were still under way"
+    return "when the last answer of the warm-up had ended"
+
+
+def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) -> Flow:
+    """When those are answered that came before the first answer ended."""
+    latest_ns = (start_ns + end_ns) // 2
+    first_ns = int(ended_ns.min(initial=np.iinfo(np.int64).max))
+    wave = np.sort(ended_ns[sent_ns < first_ns])
+    for share, which in ((1.0, "all"), (0.9, "nine in ten"), (0.5, "half")):
+        number = math.ceil(share * len(wave)) - 1
+        if len(wave) and start_ns < wave[number] <= latest_ns:
+            since = _since(int(wave[number]), start_ns)
+            first = "the first request was" if len(wave) == 1 else f"{which} of the first {len(wave)} requests were"
+            text = f"Rates count from {since} on, when {first} answered."
+            return Flow(int(wave[number]), text)
+    if not start_ns < first_ns <= end_ns:
+        return Flow(start_ns)
+    at_ns = min(first_ns, (start_ns + 3 * end_ns) // 4)
+    text = (
+        f"Rates count from {_since(at_ns, start_ns)} on, as less than half of the first {len(wave)} requests "
+        "were answered in the first half of the window."
+    )
+    return Flow(at_ns, text, filling=True)
+
+
+def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:
+    """Later than `found` where answers came more slowly at first, so surely that chance does not explain it."""
+    length_ns = end_ns - found.start_ns
+    if len(answered_ns) < FEWEST_ANSWERS or length_ns < BINS:
+        return found
+    counts = np.bincount((answered_ns - found.start_ns - 1) * BINS // length_ns, minlength=BINS)
+    rates = counts.astype(np.float64) * (BINS * NS_PER_S / length_ns)
+    cut = settling(np.asarray(rates, dtype=np.float64))
+    if cut.shift <= SURE or cut.after - cut.before <= LEAST_SHIFT * cut.after:
+        return found
+    at_ns = found.start_ns + length_ns * cut.at // BINS
+    before, after = format_rate(cut.before, "req/s"), format_rate(cut.after, "req/s")
+    text = f"Rates count from {_since(at_ns, start_ns)} on: before, {before} were answered, and {after} after."
+    return Flow(at_ns, text, found.warmup_left)
+
+
+def _since(at_ns: int, start_ns: int) -> str:
+    return format_duration((at_ns - start_ns) / NS_PER_S)

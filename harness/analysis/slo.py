@@ -1,0 +1,118 @@
+"""Was it good enough: did a stage keep its limits, and which of its requests did?
+
+An objective such as `ttft_p99: 5s` is held to a percentile in which every failed request is
+infinitely late. In an open loop `ttft` and `e2e` are held to the user's view, from the due time:
+waiting for a slot is not the user's wish. A failed request lacks as many gaps as tokens that
+never came, and each is infinite.
+
+For goodput a single request is good where its own value keeps every limit, whatever statistic
+the objective names; of its gaps (`itl`, `chunk_gap`) the share that the statistic names must
+keep it. A value that is not defined for a completed request (no second token, no gap) breaks
+no limit.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis.token_gaps import Mask, Streams, over_limit
+from harness.results.request_table import FAILED, Events, Requests
+from harness.statistics.stats import Floats, percentile_with_failures
+
+USER_VIEW = {"ttft": "ttft_user", "e2e": "e2e_user"}
+GAP_METRICS = ("itl", "chunk_gap")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One limit: its key in the scenario, the metric and statistic it holds, and the limit in seconds."""
+
+    key: str
+    metric: str
+    statistic: str
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met.
+
+    `failed` is how many failed requests the value counts as infinite.
+    """
+
+    objective: Objective
+    value_s: float | None
+    failed: int = 0
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value keeps the limit; None where there is no value."""
+        return None if self.value_s is None else self.value_s <= self.objective.limit_s
+
+
+def objectives(slo: Mapping[str, float], *, open_loop: bool) -> tuple[Objective, ...]:
+    """The objectives of a scenario's `slo`, in the view that the kind of load calls for."""
+    parts = ((key, *key.rpartition("_")[::2], limit) for key, limit in slo.items())
+    return tuple(
+        Objective(key, USER_VIEW.get(metric, metric) if open_loop else metric, statistic, limit)
+        for key, metric, statistic, limit in parts
+    )
+
+
+def outcome(objective: Objective, values: Mapping[str, Floats], gaps: Streams, failed: Requests) -> Outcome:
+    """The statistic of a stage's completed requests and its failed ones, which are infinite.
+
+    `values` holds a request's metrics by name (without those that are undefined).
+    """
+    if objective.metric in GAP_METRICS:
+        return Outcome(objective, _gap_statistic(objective, gaps, failed), len(failed))
+    return Outcome(objective, _statistic(objective.statistic, values[objective.metric], len(failed)), len(failed))
+
+
+def _statistic(statistic: str, values: Floats, failures: int) -> float | None:
+    if statistic.startswith("p"):
+        return percentile_with_failures(values, failures, float(statistic[1:]))
+    if failures:
+        return math.inf
+    if len(values) == 0:
+        return None
+    return float(values.mean() if statistic == "mean" else values.max())
+
+
+def _gap_statistic(objective: Objective, gaps: Streams, failed: Requests) -> float | None:
+    of_kind = gaps.itl if objective.metric == "itl" else gaps.chunk_gap
+    missing = int(np.maximum(1, failed.output_asked - failed.output_tokens).sum())
+    if objective.statistic.startswith("p"):
+        return of_kind.percentile(float(objective.statistic[1:]), missing)
+    if missing:
+        return math.inf
+    return of_kind.short.mean if objective.statistic == "mean" else of_kind.short.max
+
+
+def good(asked: tuple[Objective, ...], requests: Requests, events: Events, latencies: Mapping[str, Floats]) -> Mask:
+    """Which requests keep every limit; a failed one keeps none. `latencies` are NaN where undefined."""
+    found = requests.status != FAILED
+    for objective in asked:
+        if objective.metric in GAP_METRICS and objective.statistic != "mean":
+            found &= _few_late(objective, events)
+        else:
+            found &= ~(_own_value(objective, requests, latencies) > objective.limit_s)
+    return np.asarray(found, dtype=bool)
+
+
+def _few_late(objective: Objective, events: Events) -> Mask:
+    allowed = 0.0 if objective.statistic == "max" else 1 - float(objective.statistic[1:]) / 100
+    late = over_limit(events, objective.limit_s, per_token=objective.metric == "itl")
+    return np.asarray(late <= allowed + 1e-12)
+
+
+def _own_value(objective: Objective, requests: Requests, latencies: Mapping[str, Floats]) -> Floats:
+    """A request's value of a metric; the mean gap between tokens is its tpot, that between events likewise."""
+    if objective.metric == "itl":
+        return latencies["tpot"]
+    if objective.metric == "chunk_gap":
+        whole = latencies["tpot"] * (requests.output_tokens - requests.first_tokens)
+        return np.asarray(whole / np.maximum(1, requests.events - 1))
+    return latencies[objective.metric]

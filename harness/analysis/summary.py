@@ -1,0 +1,218 @@
+"""What goes into summary.json: the whole run from its columns, in the words of the contract?
+
+One call, `summarize`, takes what a run left behind and gives plain values for JSON: times in
+seconds, rates per second, null where there is no number.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.answer import answer
+from harness.analysis.invariants import little
+from harness.analysis.metrics import StageInput, StageSummary, summarize_stage
+from harness.analysis.slo import Outcome
+from harness.analysis.steady_state import Span
+from harness.analysis.token_gaps import rows_of
+from harness.analysis.warnings import INVALID, Evidence
+from harness.analysis.warnings.load import find_doubts
+from harness.errors import ResultError
+from harness.results.request_table import COMPLETED, COUNTS, FROM_EVENTS, MISSING, Events, Requests, Samples
+from harness.results.stage_names import stage_name
+from harness.statistics.distributions import Distribution
+from harness.telemetry.energy import energy_of
+from harness.units import NS_PER_S
+
+FORMAT = 1
+_SPAN = tuple(field.name for field in fields(Span))
+METRICS = (
+    "ttft",
+    "ttft_user",
+    "tpot",
+    "itl",
+    "chunk_gap",
+    "e2e",
+    "e2e_user",
+    "send_lag",
+    "queue_wait",
+    "connect",
+)
+
+
+def summarize(
+    requests: Requests,
+    events: Events,
+    samples: Samples,
+    timeline: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    `events` has the rows of `requests`; `timeline` is the content of timeline.json, and a stage
+    without an entry (a killed run) gets it from its records; `run` is the content of run.json.
+
+    Raises:
+        ResultError: where the parts do not belong together or have an unknown format.
+    """
+    _refuse_strange(requests, events, run)
+    spans = _spans(requests, [Span(**{name: int(row[name]) for name in _SPAN}) for row in timeline])
+    if spans and spans[-1].stage >= len(run["stages"]):
+        known = len(run["stages"])
+        raise ResultError(f"{stage_name(spans[-1].stage)} has records; run.json knows {known} stages")
+    evidence = [_evidence(requests, events, samples, span, run) for span in spans]
+    stages = [one.summary for one in evidence]
+    doubts = find_doubts(evidence, requests, run)
+    engine = run.get("engine") or {}
+    simulated = bool(engine.get("simulated"))
+    return {
+        "format": FORMAT,
+        "name": run["name"],
+        "question": run["question"],
+        "answer": answer(stages, doubts, simulated=simulated),
+        "simulated": simulated,
+        "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
+        | {key: engine[key] for key in ("changed",) if engine.get(key)},
+        "repeats": run.get("repeats", 1),
+        "verdict": {
+            "valid": not any(doubt.severity == INVALID for doubt in doubts),
+            "doubts": [doubt.as_dict() for doubt in doubts],
+        },
+        "tokens": token_audit(requests),
+        "stages": [stage_as_dict(one.summary) | _further(one, simulated=simulated) for one in evidence],
+    }
+
+
+def _further(one: Evidence, *, simulated: bool) -> dict[str, Any]:
+    """What stands in a stage beside its summary: both sides of Little's law, and the energy of real devices."""
+    law = little(one.stage, one.summary)
+    return {"little": None if law is None else law.as_dict()} | ({} if simulated else _energy(one))
+
+
+def _energy(one: Evidence) -> dict[str, Any]:
+    """The stage's `energy`; nothing where the power of the devices is not known."""
+    window = one.summary.window
+    counted = replace(window, start_ns=window.rates_ns, later_ns=0)
+    found = energy_of(one.samples, counted, one.summary.counted.output_tokens)
+    return {} if found is None else {"energy": found.as_dict()}
+
+
+def _refuse_strange(requests: Requests, events: Events, run: Mapping[str, Any]) -> None:
+    if run.get("format", FORMAT) != FORMAT:
+        raise ResultError(f"run.json: format {run['format']!r}; this version reads format {FORMAT}")
+    if len(events.offsets) != len(requests) + 1:
+        rows = len(events.offsets) - 1
+        raise ResultError(f"events.parquet has {rows} rows; expected {len(requests)}, as in requests.parquet")
+
+
+def _spans(requests: Requests, spans: Sequence[Span]) -> list[Span]:
+    """A span for each stage and repeat that has one, or has records, in order."""
+    most = int(requests.repeat.max(initial=0)) + 1
+    places = (divmod(int(place), most) for place in np.unique(requests.stage * most + requests.repeat))
+    found = {(stage, repeat): Span(stage, repeat, MISSING, MISSING, MISSING) for stage, repeat in places}
+    found |= {(span.stage, span.repeat): span for span in spans}
+    return [found[key] for key in sorted(found)]
+
+
+def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, run: Mapping[str, Any]) -> Evidence:
+    rows = (requests.stage == span.stage) & (requests.repeat == span.repeat)
+    stage = StageInput(
+        requests.take(rows),
+        rows_of(events, rows),
+        span,
+        run["stages"][span.stage],
+        run.get("slo") or {},
+        stream=run.get("stream", True),
+    )
+    selfcheck = (run.get("client") or {}).get("selfcheck")
+    return Evidence(stage, summarize_stage(stage), samples, selfcheck, str(run.get("endpoint") or ""))
+
+
+def token_audit(requests: Requests) -> dict[str, Any]:
+    """Tokens asked for and counted, over all completed requests of the run, warm-up included, as the server sees them.
+
+    A side is mismatched where the server's count is known and is not what was asked for: events that
+    were counted for want of one are not.
+    """
+    done = requests.status == COMPLETED
+    pairs = {
+        "input": (requests.input_asked[done], requests.input_tokens[done]),
+        "output": (requests.output_asked[done], requests.output_tokens[done]),
+    }
+    counted_by = requests.counted_by[done]
+    by_server = {"input": np.ones(len(counted_by), bool), "output": counted_by != FROM_EVENTS}
+    found: dict[str, Any] = {}
+    for side, (asked, counted) in pairs.items():
+        known = (asked != MISSING) & (counted != MISSING)
+        found[f"{side}_asked"] = int(asked[asked != MISSING].sum())
+        found[f"{side}_counted"] = int(counted[counted != MISSING].sum())
+        found[f"{side}_mismatched"] = int((known & by_server[side] & (asked != counted)).sum())
+    ways = {way: int((counted_by == way).sum()) for way in COUNTS}
+    return found | {"counted_by": {way: count for way, count in ways.items() if count}}
+
+
+def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
+    """One stage as summary.json shows it; its window in seconds since the stage's own start."""
+    window, start_ns = stage.window, stage.span.start_ns
+    return {
+        "index": stage.span.stage,
+        "repeat": stage.span.repeat,
+        "label": stage.label,
+        "load": dict(stage.load),
+        "window_s": window.length_s,
+        "window": {
+            "start_s": (window.start_ns - start_ns) / NS_PER_S,
+            "end_s": (window.end_ns - start_ns) / NS_PER_S,
+            "method": window.method,
+            "steady": window.steady,
+            "text": window.text,
+        },
+        "rates_window": {
+            "start_ns": window.rates_ns,
+            "end_ns": window.end_ns,
+            "window_s": window.rates_s,
+            "text": window.rates_text,
+            **asdict(stage.counted),
+        },
+        "requests": asdict(stage.account),
+        "errors": dict(stage.errors),
+        "input_tokens": stage.input_tokens,
+        "output_tokens": stage.output_tokens,
+        "offered_rate": stage.rates.offered,
+        "request_rate": stage.rates.request,
+        "output_token_rate": stage.rates.output_token,
+        "arrived_token_rate": stage.rates.arrived,
+        "total_token_rate": stage.rates.total_token,
+        "event_rate": stage.rates.event,
+        "goodput": stage.rates.good,
+        "slo_met": stage.slo_met,
+        "slo": {outcome.objective.key: _outcome_as_dict(outcome) for outcome in stage.outcomes},
+        "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},
+        "merged_share": stage.merged_share,
+        "client_error": stage.client.as_dict(),
+        **{name: _distribution_as_dict(stage.metrics[name], window.length_s) for name in METRICS},
+    }
+
+
+def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
+    """An infinite value (by the `failed_counted` requests) is null and not met; an unknown one null with `met` null."""
+    value = outcome.value_s
+    return {
+        "metric": outcome.objective.metric,
+        "limit": outcome.objective.limit_s,
+        "value": None if value is None or math.isinf(value) else value,
+        "met": outcome.met,
+        "failed_counted": outcome.failed,
+    }
+
+
+def _distribution_as_dict(values: Distribution, window_s: float) -> dict[str, Any]:
+    """`needed_s` says how long the window would have to be for an interval that is withheld."""
+    found = asdict(values)
+    needed = found.pop("needed")
+    return found | {
+        "ci95": {name: list(ends) for name, ends in values.ci95.items()},
+        "needed_s": {name: times * window_s for name, times in needed.items()},
+    }

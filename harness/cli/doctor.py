@@ -1,0 +1,70 @@
+"""What happens when somebody types `harness doctor`?"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.doctor import examine
+from harness.doctor.findings import FAULTS, Finding, closing_line, lines_of
+from harness.doctor.generate import generation
+from harness.doctor.machine import look
+from harness.doctor.software import ask
+from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_GATE, InputError
+from harness.telemetry.host_view import this_machine
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Lines for stdout, and the exit code."""
+
+    lines: tuple[str, ...]
+    exit_code: int
+
+
+def doctor_command(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Told:
+    """`harness doctor`: look at the machine, or with --generate at vLLM at work.
+
+    Raises:
+        InputError: where a flag is wrong.
+    """
+    probe, python = this_machine(), _interpreter(chosen.python)
+    if chosen.generate is None:
+        if chosen.overrides:
+            raise InputError("--set is for vLLM's LLM; expected with --generate MODEL")
+        found = examine(probe, python)
+        strict = chosen.strict and _faulty(found)
+        return Told((*lines_of(found), closing_line(found)), EXIT_GATE if strict else EXIT_DONE)
+    args = dict(_pair(text) for text in chosen.overrides)
+    interpreter = ask(probe, python)
+    if isinstance(interpreter, str):
+        raise InputError(f"--python {python}: cannot be asked for its packages ({interpreter})")
+    if interpreter.vllm is not None:
+        tell(f"loading {chosen.generate} with vLLM {interpreter.vllm}; this may take minutes")
+    made = list(generation(look(probe), interpreter, chosen.generate, args))
+    return Told(tuple(lines_of(made)), EXIT_ENGINE if _faulty(made) else EXIT_DONE)
+
+
+def _interpreter(asked: str | None) -> str:
+    """The path to run; links stay, for a virtual environment is known by its own."""
+    if asked is None:
+        return sys.executable
+    return os.path.abspath(asked) if os.sep in asked else asked  # noqa: PTH100 - Path.resolve follows links
+
+
+def _faulty(found: Iterable[Finding]) -> bool:
+    return any(one.state in FAULTS for one in found)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """`name=value` of an argument of vLLM's `LLM`; the value is JSON where it can be read so, else text."""
+    name, given, value = text.partition("=")
+    if not given or not name.replace("-", "_").isidentifier():
+        raise InputError(f"--set {text!r}: expected NAME=VALUE, such as load_format=dummy")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value

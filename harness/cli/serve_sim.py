@@ -1,0 +1,87 @@
+"""What happens when somebody types `harness serve-sim`?"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.errors import EXIT_DONE, InputError
+
+HELP = """usage: harness serve-sim [MODEL] [--host HOST] [--port PORT] [flags of `vllm serve`]
+
+The embedded engine as an OpenAI-compatible server. Its times are computed, not measured:
+never take its numbers for a measurement. --port 0 takes a free port; the address is the
+first line printed. Flags such as --max-num-seqs 64, --block-size 128, --max-model-len 8192,
+--tensor-parallel-size 2 or --no-enable-prefix-caching act as they do in vLLM."""
+
+
+def serve_command(words: Sequence[str], show: Callable[[str], None], tell: Callable[[str], None]) -> int:
+    """`harness serve-sim`: serve until SIGINT, SIGTERM or, with --until-stdin-closes, the end of stdin.
+
+    Raises:
+        InputError: where a flag is unknown or its value impossible.
+    """
+    if "--help" in words or "-h" in words:
+        show(HELP)
+        return EXIT_DONE
+    flags = flags_in(words)
+    host = str(flags.pop("host", "127.0.0.1"))
+    port = flags.pop("port", 8000)
+    if not (isinstance(port, str | int) and str(port).isdigit() and int(port) <= 65_535):
+        raise InputError(f"--port {port!r} is no port; expected 0 to 65535, where 0 takes a free one")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(flags, (host, int(port)), (show, tell)))
+    return EXIT_DONE
+
+
+def flags_in(words: Sequence[str]) -> dict[str, Any]:
+    """`--some-flag value` pairs by snake_case name; a flag without a value is true, `--no-x` is x false.
+
+    A first word that is no flag is the model, as it is for `vllm serve`.
+
+    Raises:
+        InputError: where another word is no flag, or the model is named twice.
+    """
+    rest = list(words)
+    flags: dict[str, Any] = {"model": rest.pop(0)} if rest and not rest[0].startswith("--") else {}
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise InputError(f"serve-sim: {word!r} is no flag; expected such as --max-num-seqs 64")
+        name, given, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name == "model" and name in flags:
+            raise InputError(
+                f"serve-sim: the model is named twice, as {flags[name]!r} and by --model; expected it once"
+            )
+        if given:
+            flags[name] = value
+        elif rest and not rest[0].startswith("--"):
+            flags[name] = rest.pop(0)
+        elif name.startswith("no_"):
+            flags[name[3:]] = False
+        else:
+            flags[name] = True
+    return flags
+
+
+async def _serve(flags: dict[str, Any], place: tuple[str, int], voices: tuple[Callable[[str], None], ...]) -> None:
+    from harness.simulator.engine_config import settings_from_flags  # noqa: PLC0415 - likewise
+    from harness.simulator.server import serve  # noqa: PLC0415 - aiohttp loads only to serve
+
+    show, tell = voices
+    until_stdin_closes = flags.pop("until_stdin_closes", False) is True
+    settings = settings_from_flags(flags)
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    if until_stdin_closes:
+        loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else task.cancel())
+    with contextlib.suppress(asyncio.CancelledError):
+        await serve(settings, host=place[0], port=place[1], on_ready=show, log=tell)
+    tell("serve-sim: stopped")

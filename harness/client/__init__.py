@@ -1,0 +1,1 @@
+"""The load generator: how requests are sent, stamped and journalled."""

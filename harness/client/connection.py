@@ -1,0 +1,279 @@
+"""What passes between the load and the wire for one request: its bytes, and the stamped bytes of its answer?"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from harness.client import http1
+from harness.client.stamped_socket import Channel
+from harness.clock import Clock
+from harness.results.request_table import MISSING
+from harness.safety import bounds
+
+
+class Exchange:
+    """One request on its way: built before it is due, filled in by the wire, over when `on_done` is called.
+
+    Mutable on purpose, and with slots: this is the only value of the hot path. `pieces` are the
+    raw bytes of the answer as the socket gave them, `stamps` when the kernel had each (or, where it
+    says nothing, when it was read), `lates` how much later it was read; `spreads` has, for reads that
+    were late, their number and how much earlier than the stamp their first byte may have come.
+    `sent_bound_ns` is how much later than `sent_ns` the request may have left. Times are absolute
+    monotonic nanoseconds. `failure` is a short stable error name, or empty. `asked` is how many tokens
+    are to come: what the bounds of an answer depend on.
+    """
+
+    __slots__ = (
+        "asked", "connect_ns", "done_ns", "due_ns", "failure", "lates", "message", "on_done", "payload", "pieces",
+        "ready_ns", "resends", "sent_bound_ns", "sent_ns", "seq", "spreads", "stamps",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, payload: bytes, due_ns: int, on_done: "Callable[[Exchange], None]") -> None:
+        self.seq = seq
+        self.payload = payload
+        self.due_ns = due_ns
+        self.ready_ns = due_ns
+        self.on_done = on_done
+        self.sent_ns = MISSING
+        self.sent_bound_ns = 0
+        self.done_ns = MISSING
+        self.connect_ns = 0
+        self.resends = 0
+        self.failure = ""
+        self.message = ""
+        self.pieces: list[bytes] = []
+        self.stamps: list[int] = []
+        self.lates: list[int] = []
+        self.spreads: list[int] = []
+        self.asked = 0
+
+    def cut(self) -> None:
+        """Keep only the beginning of an answer that broke a bound: its head and some words."""
+        kept, size = 0, 0
+        while kept < len(self.pieces) and size < bounds.KEPT_BYTES:
+            size += len(self.pieces[kept])
+            kept += 1
+        del self.pieces[kept:], self.stamps[kept:], self.lates[kept:]
+        self.spreads.clear()
+        if size > bounds.KEPT_BYTES:
+            self.pieces[-1] = self.pieces[-1][: bounds.KEPT_BYTES - size]
+
+
+_LARGE_READ = 16_384
+_CR = 13
+_LAST_CHUNK = b"\r\n\r\n"
+_DONE_END = b"data: [DONE]\n\n\r\n0\r\n\r\n"  # cannot occur inside a JSON event stream: JSON escapes line ends
+
+
+def _drop(_: object) -> None:
+    """Keep nothing: no request is under way."""
+
+
+class Owner(Protocol):
+    """What a connection needs of the client that it belongs to."""
+
+    clock: Clock
+    held: int
+    """Bytes of answers in flight that came in large reads, as floods do."""
+    most_held: int
+    """How many of them are too many."""
+
+    def head_of(self, raw: bytes) -> http1.Head | None:
+        """The final head of an answer, or None while it is incomplete."""
+
+    def send(self, exchange: Exchange) -> None:
+        """Send an exchange on some other connection."""
+
+    def release(self, connection: "Connection") -> None:
+        """Take back a connection that is free again."""
+
+    def forget(self, connection: "Connection") -> None:
+        """Drop a connection that is gone."""
+
+    def over(self, exchange: Exchange) -> None:
+        """Take note that an exchange has ended."""
+
+
+class Connection:
+    """One connection, carrying one exchange at a time over a channel that is given to it once it is open."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._now_ns = owner.clock.now_ns
+        self._channel: Channel | None = None
+        self._exchange: Exchange | None = None
+        self._head: http1.Head | None = None
+        self._walk = http1.ChunkWalk()
+        self._left = self._size = self._walked = 0
+        self._used = False
+        self._in_chunks = False  # inside a chunked answer whose head is known: the hot path
+        self._keep_stamp: Callable[[int], None] = _drop
+        self._keep_late: Callable[[int], None] = _drop
+        self._keep_piece: Callable[[bytes], None] = _drop
+
+    def open(self, channel: Channel) -> None:
+        """Carry exchanges over this channel from now on."""
+        self._channel = channel
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be written to it."""
+        return self._channel is not None
+
+    def start(self, exchange: Exchange) -> None:
+        """Hand the request's bytes over, and stamp when they left."""
+        assert self._channel is not None
+        self._exchange = exchange
+        self._head = None
+        self._in_chunks = False
+        self._size = 0
+        self._keep_stamp, self._keep_piece = exchange.stamps.append, exchange.pieces.append
+        self._keep_late = exchange.lates.append
+        exchange.sent_ns, exchange.sent_bound_ns = self._channel.send(exchange.payload)
+
+    def data_received(self, data: bytes, arrived_ns: int, late_ns: int, spread_ns: int) -> None:
+        """Keep, and look for the end; nothing more on the hot path."""
+        if spread_ns and self._exchange is not None:
+            self._exchange.spreads += (len(self._exchange.pieces), spread_ns)
+        self._keep_stamp(arrived_ns)
+        self._keep_late(late_ns)
+        self._keep_piece(data)
+        size = len(data)
+        # Most reads are one event in a chunk of its own, with nothing to look for.
+        if not self._in_chunks or size < 4 or size > _LARGE_READ or data[-4] == _CR:  # as the last chunk ends
+            self._look_closer(data)
+
+    def _look_closer(self, data: bytes) -> None:
+        exchange, head = self._exchange, self._head
+        if exchange is None:  # bytes that nobody asked for: this connection is not to be trusted again
+            self.close()
+            return
+        self._size += len(data)
+        self._owner.held += len(data)
+        if head is None:
+            self._look_for_head(exchange)
+        elif head.framing == http1.CHUNKED:
+            if data.endswith(_LAST_CHUNK) or len(data) < 4:
+                self._look_for_end(exchange, head)
+        elif head.framing == http1.LENGTH:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._finish(exchange, reusable=self._left == 0)
+        if self._exchange is exchange:
+            self._watch_size(exchange)
+
+    def _watch_size(self, exchange: Exchange) -> None:
+        """A flood comes in large reads; what comes in small ones is watched from time to time (`Client`)."""
+        crowded = self._owner.held > self._owner.most_held and self._size > bounds.FAIR_BYTES
+        limit = self.limit_of(exchange)
+        if self._size > limit:
+            self.fail_too_long(limit)
+        elif crowded and self._size > bounds.explained_bytes(exchange.asked):
+            self.fail_too_long(self._size)
+
+    def limit_of(self, exchange: Exchange) -> int:
+        """The most bytes that the answer under way may take."""
+        refused = self._head is not None and not 200 <= self._head.status < 300
+        return bounds.ERROR_BYTES if refused else bounds.answer_bytes(exchange.asked)
+
+    def fail_too_long(self, size: int) -> None:
+        """End the exchange because its answer passed so many bytes."""
+        what = "the answer"
+        if self._head is not None and not 200 <= self._head.status < 300:
+            what = f"the body of an answer with status {self._head.status}"
+        self.fail("too_long", f"{what} passed {size / (1 << 20):.3g} MiB without an end")
+
+    def _look_for_head(self, exchange: Exchange) -> None:
+        raw = exchange.pieces[0] if len(exchange.pieces) == 1 else b"".join(exchange.pieces)
+        try:
+            head = self._owner.head_of(raw)
+        except http1.BadHttpError as fault:
+            self.fail("bad_http", str(fault))
+            return
+        if head is None:
+            return
+        self._head = head
+        self._in_chunks = head.framing == http1.CHUNKED
+        if head.framing == http1.LENGTH:
+            self._left = head.length - (len(raw) - head.size)
+            if self._left <= 0:
+                self._finish(exchange, reusable=self._left == 0)
+        elif head.framing == http1.CHUNKED:
+            self._walk, self._walked = http1.ChunkWalk(), len(exchange.pieces)
+            self._walk_on(raw[head.size :], exchange, head)
+
+    def _look_for_end(self, exchange: Exchange, head: http1.Head) -> None:
+        """Whether the chunked answer is complete, now that its tail looks like an end."""
+        if exchange.pieces[-1].endswith(_DONE_END):
+            self._finish(exchange, reusable=head.keep_alive)
+            return
+        raw = b"".join(exchange.pieces[self._walked :])
+        self._walked = len(exchange.pieces)
+        self._walk_on(raw, exchange, head)
+
+    def _walk_on(self, raw: bytes, exchange: Exchange, head: http1.Head) -> None:
+        try:
+            beyond = self._walk.feed(raw)
+        except http1.BadHttpError as fault:
+            self.fail("bad_http", str(fault))
+            return
+        if beyond is not None:
+            self._finish(exchange, reusable=head.keep_alive and beyond == 0)
+
+    def _finish(self, exchange: Exchange, *, reusable: bool) -> None:
+        assert self._head is not None
+        self._let_go()
+        self._used = True
+        exchange.done_ns = exchange.stamps[-1]
+        if reusable and self._head.keep_alive:
+            self._owner.release(self)
+        else:
+            self.close()
+        self._owner.over(exchange)
+
+    def _let_go(self) -> Exchange | None:
+        exchange, self._exchange = self._exchange, None
+        self._in_chunks = False
+        self._keep_stamp = self._keep_piece = self._keep_late = _drop
+        self._owner.held -= self._size
+        self._size = 0
+        return exchange
+
+    def fail(self, failure: str, message: str) -> None:
+        """End the exchange with a failure, and the connection with it."""
+        exchange = self._let_go()
+        self.close()
+        if exchange is not None:
+            if failure in ("too_long", "bad_http"):
+                exchange.cut()
+            exchange.failure, exchange.message = failure, message
+            exchange.done_ns = self._now_ns()
+            self._owner.over(exchange)
+
+    def connection_lost(self, exc: OSError | None) -> None:
+        """The end of an answer without framing, a stale connection to send again on, or a failure."""
+        self._channel = None
+        self._owner.forget(self)
+        exchange = self._let_go()
+        if exchange is None:
+            return
+        if exc is None and self._head is not None and self._head.framing == http1.CLOSE:
+            exchange.done_ns = exchange.stamps[-1]
+            self._owner.over(exchange)
+        elif self._used and not exchange.pieces and exchange.resends == 0:
+            # The server closed an idle connection while the request was on its way to it
+            # (RFC 9112 section 9.3.1): it was never looked at, so it goes out once more.
+            exchange.resends += 1
+            self._owner.send(exchange)
+        else:
+            cut = bool(exchange.pieces)
+            exchange.failure = "truncated" if cut and exc is None else "reset"
+            exchange.message = str(exc or "the server closed the connection") + (" inside the answer" if cut else "")
+            exchange.done_ns = self._now_ns()
+            self._owner.over(exchange)
+
+    def close(self) -> None:
+        """Close at once; what is still unsent is dropped."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+            self._owner.forget(self)

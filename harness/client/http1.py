@@ -1,0 +1,299 @@
+"""Where does an HTTP/1.1 answer begin, how is it framed, and where does it end?
+
+Pure: bytes in, values out. The wire client asks only for the end; the decoder walks the
+framing again, in full, after the answer is complete (RFC 9112).
+"""
+
+import re
+from dataclasses import dataclass
+
+from harness.safety import bounds
+from harness.safety.redaction import redact
+
+LENGTH = "length"
+CHUNKED = "chunked"
+CLOSE = "close"  # the body ends where the connection does
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")  # a lone line feed ends a line too (RFC 9112 section 2.2)
+_LINE_END = re.compile(rb"\r?\n")
+_STATUS = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9]{2})(?: [^\x00\n\r\v\f]*)?")
+_FIELD = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00\t-\r ]+(?:[ \t]+[^\x00\t-\r ]+)*)?)[ \t]*")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\n]*)?")
+_HEX = b"0123456789ABCDEFabcdef"
+
+
+class BadHttpError(Exception):
+    """The bytes are no HTTP/1.1 answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status line and the headers that decide how the body is read.
+
+    `size` is where the body begins: the length of the head in bytes, its blank line and interim
+    answers before it included. `encoding` is the Content-Encoding, "" for none; `location` is where
+    a redirect points.
+    """
+
+    status: int
+    framing: str
+    length: int
+    keep_alive: bool
+    content_type: str
+    size: int
+    encoding: str = ""
+    location: str = ""
+    simulated: bool = False
+
+
+def final_head(raw: bytes) -> Head | None:
+    """The head of the answer at the start of `raw`, interim (1xx) ones passed over; None while it is not all there.
+
+    Raises:
+        BadHttpError: where the bytes cannot become an HTTP/1.x head, or it is too long.
+    """
+    at = 0
+    for _ in range(bounds.INTERIM_HEADS + 1):
+        head = parse_head(raw, at)
+        if head is None or head.status >= 200:
+            return head
+        at = head.size
+        if at == len(raw):
+            return None
+    raise BadHttpError(f"over {bounds.INTERIM_HEADS} interim answers (1xx) before the answer")
+
+
+def parse_head(raw: bytes, at: int = 0) -> Head | None:
+    """The head that begins at `at` in `raw`, or None while its blank line has not arrived.
+
+    Raises:
+        BadHttpError: where the bytes cannot become an HTTP/1.x head, or it is too long.
+    """
+    found = _BLANK_LINE.search(raw, at, at + bounds.HEAD_BYTES)
+    if found is None:
+        if not raw.startswith(b"HTTP/1."[: len(raw) - at], at):
+            raise BadHttpError(f"not an HTTP/1.1 answer: {printable(raw[at : at + bounds.HEAD_BYTES], 60)}")
+        if len(raw) - at >= bounds.HEAD_BYTES:
+            raise BadHttpError(f"the head passed {bounds.HEAD_BYTES >> 10} KiB without an end")
+        return None
+    first, *lines = _LINE_END.split(raw[at : found.start()].removesuffix(b"\r"))
+    status, version = _status_line(first)
+    headers = _headers(lines)
+    framing, length = _framing(status, headers)
+    connection = headers.get(b"connection", b"").lower()
+    keep_alive = b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection)
+    return Head(
+        status,
+        framing,
+        length,
+        keep_alive and framing != CLOSE,
+        _text(headers, b"content-type").partition(";")[0].strip().lower(),
+        found.end(),
+        encoding=_text(headers, b"content-encoding").lower().replace("identity", ""),
+        location=_text(headers, b"location"),
+        simulated=headers.get(b"x-npu-harness-simulated") == b"1",
+    )
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")
+
+
+def _status_line(line: bytes) -> tuple[int, bytes]:
+    found = _STATUS.fullmatch(line)
+    if found is None:
+        raise BadHttpError(f"not an HTTP/1.1 status line: {printable(line, 60)}")
+    status = int(found[2])
+    if status == 101:
+        raise BadHttpError("the server switches protocols (101), which nobody asked for")
+    return status, found[1]
+
+
+def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
+    """Fields by lower-case name; the values of one that stands several times are joined by commas."""
+    fields: dict[bytes, bytes] = {}
+    for line in _unfolded(lines):
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise BadHttpError(f"not a header: {printable(line, 60)}")
+        name = found[1].lower()
+        fields[name] = fields[name] + b", " + found[2] if name in fields else found[2]
+    return fields
+
+
+def _unfolded(lines: list[bytes]) -> list[bytes]:
+    """Header lines; one that begins with blanks goes on with the line before it (RFC 9112 section 5.2)."""
+    whole: list[bytes] = []
+    for line in lines:
+        if line[:1] not in (b" ", b"\t"):
+            whole.append(line)
+        elif not whole:
+            raise BadHttpError(f"not a header: {printable(line, 60)}")
+        else:
+            whole[-1] += b" " + line.lstrip(b" \t")
+    return whole
+
+
+def _framing(status: int, headers: dict[bytes, bytes]) -> tuple[str, int]:
+    length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
+    size = None if length is None else _content_length(length)
+    if coding is not None and coding.lower() != b"chunked":
+        raise BadHttpError(f"transfer-encoding {printable(coding, 40)} is not read; expected chunked")
+    if status < 200 or status in (204, 304):
+        return LENGTH, 0
+    if coding is not None:
+        return CHUNKED, 0
+    return (CLOSE, 0) if size is None else (LENGTH, size)
+
+
+def _content_length(told: bytes) -> int:
+    """The one length that is told, however often it is (RFC 9112 section 6.3)."""
+    lengths = {part.strip() for part in told.split(b",")}
+    length = lengths.pop()
+    if lengths:
+        raise BadHttpError(f"several content-lengths: {printable(told, 40)}")
+    if not length.isdigit() or len(length) > bounds.LENGTH_DIGITS:
+        raise BadHttpError(f"content-length is not a number of bytes: {printable(length, 40)}")
+    return int(length)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body of an answer as slices of its raw bytes.
+
+    `starts` and `ends` are positions in the raw bytes, one pair a chunk; `complete` says
+    whether the framing's end was seen, `end` where the answer ends.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    complete: bool
+    end: int
+
+
+def body_of(raw: bytes, head: Head) -> Body:
+    """The body that follows `head` in `raw`, as far as it has arrived.
+
+    Raises:
+        BadHttpError: where a chunk's size line is malformed.
+    """
+    if head.framing == CHUNKED:
+        plain = _plain_chunks(raw, head.size) if len(raw) < bounds.LARGE_BYTES else None  # its pieces take much room
+        return plain or _chunks(raw, head.size)
+    wanted = head.size + head.length if head.framing == LENGTH else len(raw)
+    end = min(wanted, len(raw))
+    return Body([head.size], [end], head.framing == LENGTH and len(raw) >= wanted, end)
+
+
+def _plain_chunks(raw: bytes, at: int) -> Body | None:
+    """A whole chunked body without extensions, trailers, or line ends inside its chunks; None where it is not so.
+
+    Nearly every event stream is of this form, and splitting at line ends reads it three times as
+    fast as a walk from size line to size line. Sizes that equal the lengths prove the form.
+    """
+    parts = raw[at:].split(b"\r\n")
+    if len(parts) % 2 == 0 or parts[-3:] != [b"0", b"", b""]:
+        return None
+    sizes, lengths = parts[0:-3:2], list(map(len, parts[1:-3:2]))
+    if b"".join(sizes).strip(_HEX) or 0 in lengths:  # int() would take signs and blanks too
+        return None
+    try:
+        if [int(size, 16) for size in sizes] != lengths:
+            return None
+    except ValueError:
+        return None
+    starts, ends = [], []
+    for size, length in zip(sizes, lengths, strict=True):
+        start = at + len(size) + 2
+        at = start + length
+        starts.append(start)
+        ends.append(at)
+        at += 2
+    return Body(starts, ends, complete=True, end=len(raw))
+
+
+def _chunks(raw: bytes, at: int) -> Body:
+    starts: list[int] = []
+    ends: list[int] = []
+    total = len(raw)
+    while True:
+        line = _size_line(raw, at)
+        if line is None:
+            return Body(starts, ends, complete=False, end=total)
+        size, start = line
+        if size == 0:
+            end = _end_of_trailers(raw, start - 2)
+            return Body(starts, ends, complete=end is not None, end=total if end is None else end)
+        starts.append(start)
+        if len(starts) > bounds.MAX_CHUNKS:
+            raise BadHttpError(f"the answer has more than {bounds.MAX_CHUNKS} chunks")
+        at = start + size
+        ends.append(min(at, total))
+        if not b"\r\n".startswith(raw[at : at + 2]):
+            raise BadHttpError("a chunk is longer than its size line says")
+        at += 2
+        if at > total:
+            return Body(starts, ends, complete=False, end=total)
+
+
+def _size_line(raw: bytes, at: int) -> tuple[int, int] | None:
+    """The size that the line at `at` tells, and where its chunk begins; None while the line is not all there."""
+    end = raw.find(b"\r\n", at, at + bounds.CHUNK_LINE_BYTES)
+    if end < 0:
+        if len(raw) - at >= bounds.CHUNK_LINE_BYTES:
+            raise BadHttpError(f"a chunk's size line passed {bounds.CHUNK_LINE_BYTES >> 10} KiB without an end")
+        return None
+    found = _SIZE.fullmatch(raw, at, end)
+    if found is None:
+        raise BadHttpError(f"not a chunk size: {printable(raw[at:end], 40)}")
+    return int(found[1], 16), end + 2
+
+
+def _end_of_trailers(raw: bytes, at: int) -> int | None:
+    """Where the trailers end whose first line end is at `at`; None while their blank line is not there."""
+    end = raw.find(b"\r\n\r\n", at, at + bounds.HEAD_BYTES)
+    if end < 0:
+        if len(raw) - at >= bounds.HEAD_BYTES:
+            raise BadHttpError(f"the trailers passed {bounds.HEAD_BYTES >> 10} KiB without an end")
+        return None
+    if end > at:
+        _headers(raw[at + 2 : end].split(b"\r\n"))
+    return end + 4
+
+
+class ChunkWalk:
+    """Finds the end of a chunked body whose bytes come piece by piece; each is looked at about once."""
+
+    __slots__ = ("_rest", "_skip")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._skip = 0  # bytes to come of the chunk under way, with the line end after it
+
+    def feed(self, raw: bytes) -> int | None:
+        """Take in more bytes; how many lie beyond the end once that was seen, None before.
+
+        Raises:
+            BadHttpError: where a size line or a trailer is malformed.
+        """
+        raw, at = self._rest + raw, 0
+        while True:
+            at, self._skip = at + self._skip, 0
+            if at > len(raw):
+                self._rest, self._skip = b"", at - len(raw)
+                return None
+            line = _size_line(raw, at)
+            if line is None:
+                self._rest = raw[at:]
+                return None
+            size, start = line
+            if size == 0:
+                end = _end_of_trailers(raw, start - 2)
+                self._rest = raw[at:]
+                return None if end is None else len(raw) - end
+            at, self._skip = start, size + 2
+
+
+def printable(raw: bytes, most: int) -> str:
+    """The first characters of foreign bytes for a message; secrets go before the cut, which would hide a half."""
+    return repr(redact(raw.decode("utf-8", "replace"))[:most])

@@ -1,0 +1,248 @@
+"""What was handed to the wire, even if this process is killed the next instant?
+
+A table in a memory-mapped file: a row is written at every send, costs about a microsecond, and
+is in the kernel's hands at once, so that it outlives SIGKILL. Together with the spool of answers
+it accounts for every request.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.client.connection import Exchange
+from harness.errors import ResultError
+from harness.safety.redaction import blanked, redact
+
+ROW = np.dtype(
+    [
+        ("written", "<i4"),
+        ("stage", "<i4"),
+        ("repeat", "<i4"),
+        ("turn", "<i4"),
+        ("measured", "<i4"),
+        ("input_asked", "<i4"),
+        ("output_asked", "<i4"),
+        ("spare", "<i4"),
+        ("session", "<i8"),
+        ("due_ns", "<i8"),
+        ("ready_ns", "<i8"),
+        ("sent_ns", "<i8"),
+    ]
+)
+_PACK = struct.Struct("<8i4q")
+_MOST = {"stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}  # so that no other file is taken for one
+_ROWS_A_GROWTH = 65_536  # times 64 bytes: a multiple of every page size
+
+
+class Ledger:
+    """The growing table of one worker; row number = the request's `seq`.
+
+    Times are absolute monotonic nanoseconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        assert ROW.itemsize == _PACK.size
+        self._file = path.open("w+b")
+        self._maps: list[mmap.mmap] = []
+
+    def write(
+        self,
+        seq: int,
+        identity: tuple[int, int, int, int, int],
+        asked: tuple[int, int],
+        times: tuple[int, int, int],
+    ) -> None:
+        """Write the row of a request that was just handed to the wire.
+
+        Args:
+            seq: its number in this worker.
+            identity: stage, repeat, session, turn, and 1 where it is measured (0: warm-up).
+            asked: input and output tokens.
+            times: due, ready and sent (or MISSING while its connection opens), in ns.
+        """
+        part, row = divmod(seq, _ROWS_A_GROWTH)
+        while part >= len(self._maps):
+            self._grow()
+        stage, repeat, session, turn, measured = identity
+        _PACK.pack_into(
+            self._maps[part], row * _PACK.size, 1, stage, repeat, turn, measured, *asked, 0, session, *times
+        )
+
+    def _grow(self) -> None:
+        size = _ROWS_A_GROWTH * _PACK.size
+        start = len(self._maps) * size
+        self._file.truncate(start + size)
+        self._maps.append(mmap.mmap(self._file.fileno(), size, offset=start))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        for part in self._maps:
+            part.close()
+        self._file.close()
+
+
+def read_ledger(path: Path) -> NDArray[np.void]:
+    """The rows that were written, as an array of dtype ROW; a row's place in the file is its `seq`.
+
+    Raises:
+        ResultError: where it cannot be read or holds what no worker writes.
+    """
+    try:
+        rows = np.fromfile(path, dtype=ROW)
+    except OSError as fault:
+        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected the file of a worker") from None
+    rows = rows[: int((rows["written"] != 0).sum())]
+    for name, most in _MOST.items():
+        if len(rows) and not 0 <= rows[name].min() <= rows[name].max() <= most:
+            raise ResultError(f"{path}: {name} is {rows[name].min()} to {rows[name].max()}; expected 0 to {most}")
+    if not (rows["written"] == 1).all():
+        raise ResultError(f"{path}: written is no 1 in all rows that are used; expected the file of a worker")
+    return rows
+
+
+_LENGTH = struct.Struct("<Q")
+_MESSAGE_CHARS = 2000
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """One finished exchange; times are absolute monotonic nanoseconds, `seq` its number in its worker."""
+
+    seq: int
+    ready_ns: int
+    sent_ns: int
+    done_ns: int
+    connect_ns: int
+    resends: int
+    failure: str
+    message: str
+    pieces: list[bytes]
+    stamps: list[int]
+    lates: list[int] = []
+    spreads: list[int] = []
+    sent_bound_ns: int = 0
+
+
+_encode_into = msgspec.msgpack.Encoder().encode_into
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+def frame_of(exchange: Exchange) -> Frame:
+    """What a spool keeps of a finished exchange."""
+    return Frame(
+        exchange.seq,
+        exchange.ready_ns,
+        exchange.sent_ns,
+        exchange.done_ns,
+        exchange.connect_ns,
+        exchange.resends,
+        exchange.failure,
+        redact(exchange.message)[:_MESSAGE_CHARS],
+        blanked(exchange.pieces),
+        exchange.stamps,
+        exchange.lates,
+        exchange.spreads,
+        exchange.sent_bound_ns,
+    )
+
+
+class Spool:
+    """The file that a worker's finished exchanges go to; each append reaches the kernel before it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._buffer = bytearray()
+
+    def append(self, exchange: Exchange) -> None:
+        """Write one finished exchange."""
+        buffer = self._buffer
+        _encode_into(frame_of(exchange), buffer, _LENGTH.size)
+        _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
+        self._file.write(buffer)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    """The frames whose first byte lies in [start, stop) of a spool; a last frame that was cut is left out.
+
+    Raises:
+        ResultError: where it cannot be read or holds what no worker writes.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(start)
+        while stop is None or file.tell() < stop:
+            length = file.read(_LENGTH.size)
+            if len(length) < _LENGTH.size:
+                return
+            if file.tell() + _LENGTH.unpack(length)[0] > size:
+                return
+            frame = _frame(path, file.read(_LENGTH.unpack(length)[0]))
+            yield frame
+
+
+def opened(path: Path) -> BinaryIO:
+    """A spool, to be read.
+
+    Raises:
+        ResultError: where it cannot be.
+    """
+    try:
+        return path.open("rb")
+    except OSError as fault:
+        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected the answers of a worker") from None
+
+
+def spool_size(path: Path) -> int:
+    """Bytes of a spool; see `opened`."""
+    with opened(path) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def _frame(path: Path, body: bytes) -> Frame:
+    try:
+        frame = _decode(body)
+    except msgspec.DecodeError as fault:
+        raise ResultError(f"{path}: a frame is no answer ({fault}); expected the answers of a worker") from None
+    if len(frame.pieces) != len(frame.stamps):
+        raise ResultError(f"{path}: {len(frame.pieces)} pieces have {len(frame.stamps)} stamps; expected one each")
+    return frame
+
+
+def whole_end(path: Path, start: int = 0) -> int:
+    """Where the last frame ends that is there in full, of those from byte `start` (a frame's first) on."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while start + _LENGTH.size <= size:
+            file.seek(start)
+            end = start + _LENGTH.size + _LENGTH.unpack(file.read(_LENGTH.size))[0]
+            if end > size:
+                break
+            start = end
+    return start
+
+
+def frame_starts(path: Path, parts: int) -> list[tuple[int, int]]:
+    """Byte ranges that cut a spool into about equal `parts` at frame borders."""
+    borders = [0]
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        at = 0
+        while at < size and len(borders) < parts:
+            file.seek(at)
+            length = file.read(_LENGTH.size)
+            if len(length) < _LENGTH.size:
+                break
+            if at >= size * len(borders) // parts:
+                borders.append(at)
+            at += _LENGTH.size + _LENGTH.unpack(length)[0]
+    return [(start, end) for start, end in zip(borders, [*borders[1:], size], strict=True) if end > start]

@@ -1,0 +1,203 @@
+"""When did which tokens of an answer arrive?
+
+Pure: the raw bytes of one answer and the stamp of each socket read become token events, the
+server's own counts, and a failure name. Runs after the stream has ended, never while others
+are being stamped. An event's arrival is the stamp of the read that completed it. What kind of
+answer it is, and whether it is whole, is told by its bytes before its headers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.client import event_stream, http1, payload
+from harness.client.event_stream import BOM, DONE, Batch, Reads, UnreadableError
+from harness.client.events import SOMETHING, Event, event_of, events_of, failure_of, one_line, words_of
+from harness.client.token_counting import Said, count
+from harness.results.request_table import ASSUMED, FROM_EVENTS, MISSING
+from harness.safety import bounds
+
+_CUT = ("truncated", "reset")  # what the wire says of a connection that closed inside an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an answer said: its token events (stamp in ns, tokens), counts, reply, and failure name."""
+
+    http_status: int = MISSING
+    at_ns: Sequence[int] = ()
+    tokens: Sequence[int] = ()
+    input_tokens: int = MISSING
+    cached_tokens: int = MISSING
+    output_tokens: int = 0
+    counted_by: str = ASSUMED
+    token_ids: tuple[int, ...] | None = None
+    text: str = ""
+    streamed: bool = False
+    error: str = ""
+    message: str = ""
+
+
+def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", message: str = "") -> Answer:
+    """The answer in `pieces`, read at `stamps` (ns); `failure` is what the wire says went wrong, if anything."""
+    raw = b"".join(pieces)
+    try:
+        head = http1.final_head(raw)
+        if head is None:
+            return Answer(error=failure or "truncated", message=message or "the answer ended inside its head")
+        framed = http1.body_of(raw, head)
+    except http1.BadHttpError as fault:
+        return Answer(error=failure or "bad_http", message=message or str(fault))
+    ends = np.cumsum([len(piece) for piece in pieces])
+    reads = event_stream.reads_of(raw, framed, ends, stamps)
+    del raw  # a long answer's copies are not all needed at once
+    if not failure and not framed.complete and head.framing != http1.CLOSE:
+        failure, message = "truncated", "the connection closed before the answer was complete"
+    try:
+        reads = event_stream.unpacked(reads, head.encoding) if head.encoding and reads.body else reads
+        decoded = _said if head.status // 100 == 2 else _refusal
+        return decoded(head, reads, failure, message)
+    except UnreadableError as fault:
+        name = fault.name if head.status // 100 == 2 else f"http_{head.status}"
+        return Answer(http_status=head.status, error=failure or name, message=message or str(fault))
+
+
+def _refusal(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
+    words = _server_words(reads.body[: bounds.KEPT_BYTES])
+    if 300 <= head.status < 400 and head.location:
+        words = one_line(f"redirects to {head.location}: expected that address where this one is given")
+    if head.status in (400, 422):
+        words += payload.advice(words)
+    return Answer(http_status=head.status, error=failure or f"http_{head.status}", message=message or words)
+
+
+def _server_words(body: bytes) -> str:
+    """The server's own message in an error body: JSON in any of the usual forms, or its first line."""
+    try:
+        return words_of(bounds.json_of(body))
+    except ValueError:
+        return one_line(body.decode("utf-8", "replace"))
+
+
+def _said(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
+    """An answer of a good status: a stream where its body begins as one, else one JSON value."""
+    start = len(BOM) if reads.body.startswith(BOM) else 0
+    body = reads.body[start:] if start else reads.body
+    if event_stream.begins_as_stream(body):
+        return _stream(head.status, reads, start, (failure, message))
+    event = event_of(body)
+    if head.content_type == "text/event-stream" and not (event.choices or failure_of(event)):
+        return _stream(head.status, reads, start, (failure, message))
+    return _whole(head, reads, event, (failure, message))
+
+
+def _whole(head: http1.Head, reads: Reads, event: Event, wire: tuple[str, str]) -> Answer:
+    """An answer that came in one JSON body: all its tokens arrive with its last byte."""
+    failure, message = wire
+    words = failure_of(event)
+    if words is None and event.choices is None and event.usage is None:
+        shown = one_line(reads.body[: bounds.KEPT_BYTES].decode("utf-8", "replace"), 120)
+        said = f"{head.content_type or 'a body of no type'} where a JSON answer was expected: {shown}"
+        if len(reads.body) > bounds.LARGE_BYTES and event.malformed:
+            said = event.malformed
+        return Answer(http_status=head.status, error=failure or "not_json", message=message or said)
+    said_so_far = Said()
+    said_so_far.take([event], 0)
+    found = _Found(head.status, said_so_far, "" if words is None else "error_body", words or "", whole=True)
+    answer = _answer(found, np.asarray([reads.last_stamp], dtype=np.int64), wire)
+    if not answer.error and answer.counted_by == FROM_EVENTS:
+        return replace(
+            answer, error="not_counted", message="a whole answer without usage: its tokens cannot be counted"
+        )
+    return answer
+
+
+@dataclass(slots=True)
+class _Found:
+    """An answer's events in short: what they said, what went wrong first, and whether it was whole."""
+
+    http_status: int
+    said: Said
+    error: str = ""
+    message: str = ""
+    whole: bool = False
+    streamed: bool = False
+
+    def look_for_failures(self, events: Sequence[Event]) -> None:
+        """The first thing that went wrong is the one that is told."""
+        for event in events:
+            if event.choices and event.error is None and len(event.choices) == 1:
+                choice = event.choices[0]
+                if choice.error is None and not choice.finish_reason:
+                    continue  # nearly all
+            if event.done:
+                self.whole = True
+            words = failure_of(event)
+            if (words is not None or event.malformed is not None) and not self.error:
+                self.error = "bad_event" if event.malformed is not None else "stream_error"
+                self.message = event.malformed or words or ""
+
+
+def _stream(http_status: int, reads: Reads, start: int, wire: tuple[str, str]) -> Answer:
+    found, rows = _Found(http_status, Said(), streamed=True), 0
+    places: list[NDArray[np.int64]] = []
+    for batch in event_stream.batches(reads.body, start):
+        datas, ends, done = _events_only(batch)
+        events = events_of(datas)
+        found.whole = found.whole or done
+        found.look_for_failures(events)
+        found.said.take(events, rows)
+        rows += len(events)
+        places.append(ends)
+        if rows > bounds.MAX_EVENTS:
+            found.error, found.message = "too_long", f"the answer has more than {bounds.MAX_EVENTS} events"
+            break
+    found.whole = found.whole or (found.said.finished and not wire[0])
+    positions = places[0] if len(places) == 1 else np.concatenate([np.zeros(0, dtype=np.int64), *places])
+    return _answer(found, reads.stamps_at(positions), wire)
+
+
+def _events_only(batch: Batch) -> tuple[list[bytes], NDArray[np.int64], bool]:
+    """The data of a batch that are JSON, where each ended, and whether [DONE] was among them."""
+    datas, ends, has_tail = batch
+    if has_tail and datas[-1] != DONE and event_of(datas[-1]).malformed is not None:
+        datas, ends = datas[:-1], ends[:-1]  # the last event was cut: the rest says whether that matters
+    if DONE not in datas:
+        return datas, ends, False
+    if datas.index(DONE) == len(datas) - 1:
+        return datas[:-1], ends[:-1], True
+    kept = [number for number, data in enumerate(datas) if data != DONE]
+    return [datas[number] for number in kept], ends[kept], True
+
+
+def _answer(found: _Found, stamps: NDArray[np.int64], wire: tuple[str, str]) -> Answer:
+    """Everything said, with the failure that stands above all others; `stamps` are those of all events."""
+    said, counted, (failure, message) = found.said, count(found.said), wire
+    if not failure or (failure in _CUT and (found.whole or found.error)):
+        failure, message = found.error, found.message  # which say more than that the server went away
+    if not failure and not found.whole:
+        failure, message = "truncated", "the stream ended without [DONE] or a finish_reason"
+    elif not failure and counted.total == 0:
+        failure, message = "no_tokens", _without_tokens(said)
+    return Answer(
+        http_status=found.http_status,
+        at_ns=stamps[list(counted.rows)].tolist() if counted.rows else (),
+        tokens=counted.counts,
+        input_tokens=said.input_tokens,
+        cached_tokens=said.cached_tokens,
+        output_tokens=counted.total,
+        counted_by=counted.counted_by,
+        token_ids=tuple(said.token_ids) if said.token_ids else None,
+        text="".join(said.texts).replace(SOMETHING, ""),
+        streamed=found.streamed,
+        error=failure,
+        message=message,
+    )
+
+
+def _without_tokens(said: Said) -> str:
+    if said.total:
+        return f"the server counted {said.total} tokens, but no event carried any"
+    return "the answer carried no token"

@@ -1,0 +1,155 @@
+"""How many tokens did each event of an answer carry, and how is that known?
+
+Token ids are counted where every event has them and they add up to the server's total. Else the
+server's running usage is trusted, as long as it is cumulative and in step with the content. Else
+events with content share the server's total; and where there is none, each counts as one token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import sub
+
+from harness.client.events import SOMETHING, Choice, Event, Usage, content_of, token_count
+from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
+
+_ENDED_UNSEEN = 1  # token that ends an answer, which many servers count though no event carries it
+
+
+@dataclass(slots=True)
+class Said:
+    """What the choices of an answer's events have said so far.
+
+    Row by row: the number of the event (`rows`), its text, and the server's running count with it
+    (`marks`). Only events with content or with a risen count are kept; `bare` are the numbers of
+    the others that are neither the first, with the role, nor the last, with the reason to finish.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    marks: list[int | None] = field(default_factory=list)
+    bare: list[int] = field(default_factory=list)
+    id_rows: list[int] = field(default_factory=list)
+    id_counts: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    total: int | None = None
+    input_tokens: int = MISSING
+    cached_tokens: int = MISSING
+    finished: bool = False
+    mark: int = 0
+
+    def take(self, events: Sequence[Event], first: int) -> None:
+        """Keep what some events say, of which the first is number `first` of its answer."""
+        mark, usages = self.mark, []
+        keep_row, keep_text, keep_mark = self.rows.append, self.texts.append, self.marks.append
+        keep_id_row, keep_id_count = self.id_rows.append, self.id_counts.append
+        for row, event in enumerate(events, first):
+            usage = event.usage
+            now = None
+            if usage is not None:
+                usages.append(usage)
+                now = usage.completion_tokens
+            choices = event.choices
+            if not choices:
+                continue
+            choice = choices[0]
+            text = choice.text
+            if text is None:
+                said = choice.delta
+                text = said.content if said is not None else None
+            ids = choice.token_ids
+            if not text or len(choices) > 1:  # all but the plainest events
+                text, ids = self._look_closer(choices)
+            if ids is not None:
+                keep_id_row(row)
+                keep_id_count(len(ids))
+                self.token_ids += ids
+            if choice.finish_reason:
+                self.finished = True
+            if text or (now is not None and now != mark and not _opens(choice)):
+                keep_row(row)
+                keep_text(text)
+                keep_mark(now)
+                mark = mark if now is None else now
+            elif not choice.finish_reason and not _opens(choice):
+                self.bare.append(row)
+        self.mark = mark
+        self._take_usages(usages)
+
+    def _look_closer(self, choices: Sequence[Choice]) -> tuple[str, list[int] | None]:
+        text, ids = content_of(choices)
+        self.finished = self.finished or any(choice.finish_reason for choice in choices)
+        return text or (SOMETHING if ids else ""), ids
+
+    def _take_usages(self, usages: Sequence[Usage]) -> None:
+        """The last counts that can be such, each on its own."""
+        self.total = next((n for u in reversed(usages) if (n := token_count(u.completion_tokens))), self.total)
+        asked = next((n for u in reversed(usages) if (n := token_count(u.prompt_tokens))), None)
+        self.input_tokens = self.input_tokens if asked is None else asked
+        details = usages[-1].prompt_tokens_details if usages else None
+        cached = token_count(details.cached_tokens) if details else None
+        self.cached_tokens = self.cached_tokens if cached is None else cached
+
+
+def _opens(choice: Choice) -> bool:
+    """Whether an event's choice tells the role: before any token, however early it comes."""
+    return choice.delta is not None and choice.delta.role is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Events that carried tokens (`rows`, in order), how many each, their sum, and how that is known."""
+
+    rows: Sequence[int]
+    counts: Sequence[int]
+    total: int
+    counted_by: str
+
+
+def count(said: Said) -> Counted:
+    """The tokens of an answer's events, by the best evidence there is."""
+    return _by_ids(said) or _by_usage(said) or _by_events(said)
+
+
+def _by_ids(said: Said) -> Counted | None:
+    counted = sum(said.id_counts)
+    if not counted or (said.total is not None and said.total != counted):
+        return None
+    known = set(said.id_rows)
+    if any(text and row not in known for row, text in zip(said.rows, said.texts, strict=True)):
+        return None
+    return _kept(said.id_rows, said.id_counts, FROM_TOKEN_IDS)
+
+
+def _by_usage(said: Said) -> Counted | None:
+    """By the running usage: it never falls, rises with the content, and ends at the total."""
+    marks, total = said.marks, said.total
+    if not marks or total is None or None in marks:
+        return None
+    counts = list(map(sub, marks, [0, *marks[:-1]]))
+    missing = total - (marks[-1] or 0)
+    if min(counts) > 0 and 0 <= missing <= _ENDED_UNSEEN:
+        counts[-1] += missing
+        return Counted(said.rows, counts, total, FROM_USAGE)
+    silent = counts.count(0)  # events with a part of a token, or with what the one before was counted for
+    if min(counts) < 0 or counts[0] == 0 or missing or 2 * silent > len(counts):
+        return None
+    return _kept(said.rows, counts, FROM_USAGE)
+
+
+def _by_events(said: Said) -> Counted:
+    """Events with content share the total; without any content, those that came between role and end."""
+    rows = [row for row, text in zip(said.rows, said.texts, strict=True) if text]
+    rows = rows or sorted({*said.rows, *said.bare})
+    if said.total is None:
+        rows = [row for row, text in zip(said.rows, said.texts, strict=True) if text]
+        return Counted(rows, [1] * len(rows), len(rows), FROM_EVENTS)
+    if not rows:
+        return Counted((), (), 0, ASSUMED)
+    marks = [-(-said.total * number // len(rows)) for number in range(len(rows) + 1)]  # the first has at least one
+    return _kept(rows, list(map(sub, marks[1:], marks[:-1])), ASSUMED)
+
+
+def _kept(rows: Sequence[int], counts: Sequence[int], counted_by: str) -> Counted:
+    """Only the events that carried a token."""
+    pairs = [(row, tokens) for row, tokens in zip(rows, counts, strict=True) if tokens > 0]
+    return Counted([row for row, _ in pairs], [tokens for _, tokens in pairs], sum(counts), counted_by)

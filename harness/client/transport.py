@@ -1,0 +1,285 @@
+"""How do request bytes reach a server, and when exactly did its bytes come back?
+
+The client of one target: it keeps connections, opens what is missing, and times out what takes
+too long. A request's bytes are complete before it is due, and each connection stamps for itself
+(harness/client/connection.py); nothing is decoded on the way.
+"""
+
+import asyncio
+import socket
+import ssl
+
+from harness.client import http1, kernel_stamps
+from harness.client.connection import Connection, Exchange
+from harness.client.poller import Poller
+from harness.client.stamped_socket import StampedSocket, TlsSocket
+from harness.client.target import Target, Trust, post_bytes, request_bytes, target_of
+from harness.clock import Clock, StampClock
+from harness.errors import EngineError
+from harness.results.request_table import MISSING
+from harness.safety import bounds
+
+__all__ = ["Client", "Target", "Trust", "post_bytes", "request_bytes", "target_of"]
+
+Address = tuple[int, str, int]
+"""Family, host and port."""
+
+_ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
+_SWEEP_NS = 500_000_000
+_USUAL_HEAD_BYTES = 8192
+
+
+def _is_own(family: int, host: str) -> bool:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+class Client:
+    """Connections to one target: keeps idle ones, opens what is missing, times out what takes too long."""
+
+    def __init__(self, target: Target, clock: Clock, timeout_ns: int, workers: int = 1) -> None:
+        """`workers` is how many clients share what a run may hold of answers in flight."""
+        self.clock = clock
+        self.held = 0
+        self.most_held = bounds.HELD_BYTES // workers
+        self._target = target
+        self._timeout_ns = timeout_ns
+        self._tls = target.trust.context() if target.scheme == "https" else None
+        self._addresses: list[Address] = []
+        self._idle: list[Connection] = []
+        self._busy: dict[Exchange, Connection | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heads: dict[bytes, http1.Head] = {}
+        self._weighed: dict[Exchange, tuple[int, int]] = {}  # reads and bytes of long answers, when last looked at
+        self._timer: asyncio.TimerHandle | None = None
+        self.stamps = StampClock()
+        self._stamping = kernel_stamps.switch_on()
+        self._poller = Poller(asyncio.get_running_loop())
+
+    async def resolve(self) -> None:
+        """Look the host up once, so that no request waits for a name server.
+
+        Raises:
+            EngineError: where the name is not known.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as fault:
+            raise EngineError(f"{self._target.url}: host {self._target.host!r} is not known ({fault})") from None
+        self._addresses = list(
+            dict.fromkeys((family, str(place[0]), int(place[1])) for family, _, _, _, place in found)
+        )
+
+    @property
+    def shares_host(self) -> bool:
+        """Whether the server is on this host: one of its addresses can be bound here."""
+        return any(_is_own(family, host) for family, host, _ in self._addresses)
+
+    async def open(self, count: int) -> None:
+        """Open connections until `count` are idle; a server that refuses is left for the requests to tell."""
+        for _ in range(count - len(self._idle)):
+            try:
+                self._idle.append(await self._connect())
+            except OSError:
+                return
+
+    @property
+    def idle(self) -> int:
+        """Connections open and free."""
+        return len(self._idle)
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges begun and not over."""
+        return len(self._busy)
+
+    def send(self, exchange: Exchange) -> None:
+        """Send a request now: on an idle connection, or on a new one as soon as it is open."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                self._track(exchange, connection)
+                connection.start(exchange)
+                return
+        self._track(exchange, None)
+        task = asyncio.get_running_loop().create_task(self._send_on_new(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _track(self, exchange: Exchange, connection: Connection | None) -> None:
+        self._busy[exchange] = connection
+        if self._timer is None:
+            self._set_timer(self.clock.now_ns() + self._timeout_ns)
+
+    def _set_timer(self, expiry_ns: int) -> None:
+        self._timer = self.clock.call_at(min(expiry_ns, self.clock.now_ns() + _SWEEP_NS), self._look_after)
+
+    async def _send_on_new(self, exchange: Exchange) -> None:
+        begun_ns = self.clock.now_ns()
+        try:
+            connection = await self._connect()
+        except (OSError, EngineError) as fault:
+            self._not_connected(exchange, fault)
+            return
+        exchange.connect_ns += self.clock.now_ns() - begun_ns
+        if exchange in self._busy:
+            del self._busy[exchange]  # it begins now: behind all that have begun before
+            self._busy[exchange] = connection
+            connection.start(exchange)
+        else:  # timed out or given up while connecting
+            self._idle.append(connection)
+
+    async def _connect(self) -> Connection:
+        """A connection to the first address that takes one; that address is tried first from then on.
+
+        A name may have several addresses of which only some are served: localhost is ::1 and 127.0.0.1.
+        """
+        if not self._addresses:
+            await self.resolve()
+        first: OSError | None = None
+        for address in list(self._addresses):
+            last = address == self._addresses[-1]
+            try:
+                connection = await asyncio.wait_for(self._connect_to(address), None if last else _ONE_ADDRESS_S)
+            except ssl.SSLError:
+                raise  # somebody is there
+            except (OSError, asyncio.TimeoutError) as fault:
+                refused = fault if isinstance(fault, OSError) else TimeoutError(f"no answer from {address[1]}")
+                first = first or refused
+            else:
+                if self._addresses[0] != address:
+                    self._addresses.remove(address)
+                    self._addresses.insert(0, address)
+                return connection
+        assert first is not None
+        raise first
+
+    async def _connect_to(self, address: Address) -> Connection:
+        family, *place = address
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        connection = Connection(self)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, tuple(place))
+            if self._tls is None:
+                calls = (connection.data_received, connection.connection_lost)
+                connection.open(StampedSocket(sock, self._poller, self.stamps, *calls))
+            else:
+                await self._open_tls(sock, connection, self._tls)
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    async def _open_tls(self, sock: socket.socket, connection: Connection, context: ssl.SSLContext) -> None:
+        channel = TlsSocket(context, self._target.host, connection.data_received, connection.connection_lost)
+        await channel.handshake(sock)
+        connection.open(channel)
+        channel.start(sock, self._poller, self.stamps)
+
+    def _not_connected(self, exchange: Exchange, fault: Exception) -> None:
+        names: tuple[tuple[type[Exception], str], ...] = (
+            (ssl.SSLError, "tls"),
+            (ConnectionRefusedError, "refused"),
+            (ConnectionResetError, "reset"),
+            (TimeoutError, "connect_timeout"),
+        )
+        if exchange in self._busy:
+            exchange.failure = next((name for kind, name in names if isinstance(fault, kind)), "no_connection")
+            exchange.message = _words(fault)
+            exchange.done_ns = self.clock.now_ns()
+            self.over(exchange)
+
+    def head_of(self, raw: bytes) -> http1.Head | None:
+        """The final head of an answer; equal heads are parsed once, for a server sends few different ones."""
+        end = raw.find(b"\r\n\r\n", 0, _USUAL_HEAD_BYTES)
+        key = raw[: end + 4] if end >= 0 else b""
+        head = self._heads.get(key)
+        if head is None:
+            head = http1.final_head(raw)
+            if head is not None and head.size == len(key) and len(self._heads) < 256:
+                self._heads[key] = head
+        return head
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back whose answer is complete."""
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that is gone."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def over(self, exchange: Exchange) -> None:
+        """An exchange has ended, one way or the other."""
+        self._busy.pop(exchange, None)
+        exchange.on_done(exchange)
+
+    def _look_after(self) -> None:
+        """Fail what is too old or too long; exchanges are in the order of their begin, so the oldest come first."""
+        self._timer = None
+        self._sweep()
+        now_ns = self.clock.now_ns()
+        while self._busy:
+            exchange = next(iter(self._busy))
+            begun_ns = exchange.sent_ns if exchange.sent_ns != MISSING else exchange.ready_ns
+            if begun_ns + self._timeout_ns > now_ns:
+                self._set_timer(begun_ns + self._timeout_ns)
+                return
+            self._give_up(exchange, "timeout", f"no complete answer within {self._timeout_ns / 1e9:g} s")
+
+    def _sweep(self) -> None:
+        """End floods that come in many small reads, which the connections do not count: they are the hot path."""
+        odd = [(e, c) for e, c in self._busy.items() if len(e.pieces) > bounds.usual_reads(e.asked) and c is not None]
+        weighed, self._weighed = self._weighed, {}
+        held = 0
+        for exchange, connection in odd:
+            reads, (known, size) = len(exchange.pieces), weighed.get(exchange, (0, 0))
+            size += sum(map(len, exchange.pieces[known:]))
+            self._weighed[exchange] = reads, size
+            beyond = size + reads * bounds.READ_BYTES - bounds.explained_bytes(exchange.asked)
+            held += max(0, beyond)
+            crowded = held > self.most_held and beyond > bounds.FAIR_BYTES
+            if crowded or size + reads * bounds.READ_BYTES > connection.limit_of(exchange):
+                connection.fail_too_long(size)
+
+    def cancel_all(self) -> None:
+        """Give up everything in flight, as cancelled."""
+        for exchange in list(self._busy):
+            self._give_up(exchange, "cancelled", "the run was stopped")
+
+    def _give_up(self, exchange: Exchange, failure: str, message: str) -> None:
+        connection = self._busy.get(exchange)
+        if connection is not None:
+            connection.fail(failure, message)
+        if exchange in self._busy:  # still connecting
+            exchange.failure, exchange.message = failure, message
+            exchange.done_ns = self.clock.now_ns()
+            self.over(exchange)
+
+    async def close(self) -> None:
+        """Close every connection and wait for what was still connecting."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self._idle):
+            connection.close()
+        self._idle.clear()
+        self._poller.close()
+        self._stamping.close()
+
+
+def _words(fault: Exception) -> str:
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate is not trusted ({fault.verify_message}); expected engine.tls.ca: FILE, "
+            "or SSL_CERT_FILE in the environment, with the authority that signed it"
+        )
+    return str(fault)

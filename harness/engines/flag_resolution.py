@@ -1,0 +1,194 @@
+"""What would an engine make of its flags, and would it refuse them? Told before a start.
+
+The installed vLLM's own configuration code is asked, in the engine's interpreter, for as many
+sets of flags as there are in one process. Where that cannot work, stated rules stand in for it; for the
+embedded engine it is the twin's own code.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.engines.boot_log import BootFacts
+from harness.engines.effective_config import (
+    TWIN,
+    Basis,
+    Change,
+    Configuration,
+    by_code,
+    by_rules,
+    changes,
+    confirmed,
+    flat,
+    values_of,
+)
+from harness.engines.flag_kinds import words_of
+from harness.engines.interpreter_probe import SERVER
+from harness.engines.interpreter_query import Answer, Installed, as_typed, look, unknown_flags, wrong_types
+from harness.errors import HarnessError, InputError
+from harness.simulator.engine_config import effective as twin_values
+from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.memory import memory_of
+
+_TWIN_FLAG = re.compile(r"^engine flag '?([\w.-]+?)'?(?:: | is )")
+_REFUSED = re.compile(r"argument (?P<flags>-[^:]*): (?P<text>.+)", re.DOTALL)
+BY_ENGINE, BY_RULES, BY_TWIN = "engine", "rules", "twin"
+_TWIN = Installed(ascend=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a set of flags becomes, before any start.
+
+    `effective` are flags by name in snake case with the values that will be in force; two sets with
+    the same are the same engine. `changed` are those that differ from what was asked. `fault` is
+    the one line for which the engine would refuse to start, None where it would not. `by` says who
+    tells: the engine's own configuration code, the rules, or the twin; `reason` why it is the rules.
+    `args` are the flags with switches as true or false, `words` they as words of a command line;
+    `wrong` a line for each whose value is of another kind than it takes.
+    """
+
+    effective: Mapping[str, Any]
+    changed: tuple[Change, ...] = ()
+    fault: str | None = None
+    by: str = BY_RULES
+    reason: str = ""
+    basis: Basis = field(default=Basis({}, {}, Installed()), repr=False)
+    args: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What an interpreter has, and what each set of flags becomes there."""
+
+    installed: Installed
+    resolved: tuple[Resolved, ...]
+
+
+async def resolve(
+    kind: str, python: str | None, env: Mapping[str, str], model: str, args: Mapping[str, Any]
+) -> Resolved:
+    """What an engine of this kind makes of `args`; see `resolve_many`."""
+    return (await resolve_many(kind, python, env, model, [args]))[0]
+
+
+async def resolve_many(
+    kind: str, python: str | None, env: Mapping[str, str], model: str, points: Sequence[Mapping[str, Any]]
+) -> tuple[Resolved, ...]:
+    """What an engine makes of each set of flags, in one process of the interpreter `python` (None: this one).
+
+    `kind` is vllm, vllm-ascend or simulator; `env` are the variables that the engine gets beside
+    those it inherits. Importing vLLM takes 10 to 30 s, a set of flags some 20 ms; answers are kept.
+
+    Raises:
+        EngineError: where there is no such interpreter.
+    """
+    if kind == "simulator":
+        return tuple(by_twin(model, args) for args in points)
+    return (await examine(kind, python, env, model, points)).resolved
+
+
+async def examine(
+    kind: str,
+    python: str | None,
+    env: Mapping[str, str],
+    model: str,
+    points: Sequence[Mapping[str, Any]],
+    *,
+    usage: str = SERVER,
+) -> Examined:
+    """What the interpreter has, and what it makes of each set of flags for a server or (`probe.OFFLINE`) without one.
+
+    Raises:
+        EngineError: where there is no such interpreter.
+    """
+    found = Installed()
+    words = _words(model, points, found)
+    found, answers = await look(python or sys.executable, env, model, words, usage)
+    if (again := _words(model, points, found)) != words:  # it has switches, or ways to say them, of its own
+        found, answers = await look(python or sys.executable, env, model, again, usage)
+    made = (_resolved(kind, args, answer, found) for args, answer in zip(points, answers, strict=True))
+    return Examined(found, tuple(made))
+
+
+def _words(model: str, points: Sequence[Mapping[str, Any]], found: Installed) -> list[list[str]]:
+    return [["--model", model, *words_of(as_typed(args, found), found.kinds)] for args in points]
+
+
+def _resolved(kind: str, given: Mapping[str, Any], answer: Answer, found: Installed) -> Resolved:
+    asked = as_typed(given, found)
+    wrong = (*wrong_types(asked, found), *_refused_values(asked, answer.fault))
+    fault = "; ".join([*unknown_flags(asked, found), *wrong]) or answer.fault
+    if answer.values is None:
+        one = _of(asked, by_rules(kind, asked, found), BY_ENGINE if fault else BY_RULES, fault, answer.reason)
+    else:
+        one = _of(asked, by_code(asked, answer, found), BY_ENGINE, fault)
+    return replace(one, args=asked, words=tuple(words_of(asked, found.kinds)), wrong=wrong)
+
+
+def _refused_values(asked: Mapping[str, Any], fault: str | None) -> tuple[str, ...]:
+    """What the engine's own parser says of the value of a flag, where it refuses one that was asked."""
+    match = _REFUSED.fullmatch(fault or "")
+    names = [name.replace("-", "_") for name in re.findall(r"--([\w-]+)", match.group("flags"))] if match else []
+    name = next((name for name in names if name in asked), None)
+    return () if match is None or name is None else (f"engine.args.{name}: {match.group('text')}",)
+
+
+def _of(asked: Mapping[str, Any], basis: Basis, by: str, fault: str | None = None, reason: str = "") -> Resolved:
+    rows = () if fault else changes(asked, basis.told, basis)
+    return Resolved(values_of(basis.told), rows, fault, by, reason, basis)
+
+
+def started(asked: Mapping[str, Any], resolved: Resolved, facts: BootFacts, cache: Mapping[str, Any]) -> Configuration:
+    """What an engine that has started runs with, by its log and the labels of its vllm:cache_config_info."""
+    told = confirmed(resolved.basis.told, facts, cache)
+    known = {row.flag for row in resolved.changed if row.effective is None}
+    now = [row for row in changes(asked, told, resolved.basis) if row.flag not in known]
+    unread = [row for row in resolved.changed if row.flag in known]
+    return Configuration(
+        flat(asked),
+        values_of(told),
+        {name: one.source for name, one in told.items()},
+        tuple(sorted([*now, *unread], key=lambda row: row.flag)),
+        {"by": resolved.by, "reason": resolved.reason, "effective": dict(resolved.effective)},
+    )
+
+
+def by_twin(model: str | None, given: Mapping[str, Any]) -> Resolved:
+    """What the embedded engine makes of flags, or why it would refuse them."""
+    args = as_typed(given, _TWIN)
+    wrong = tuple(wrong_types(args, _TWIN))
+    one = _by_twin(model, args)
+    return replace(one, args=args, words=tuple(words_of(args)), wrong=wrong or one.wrong)
+
+
+def _by_twin(model: str | None, args: Mapping[str, Any]) -> Resolved:
+    named = {} if model is None else {"model": model}
+    try:
+        settings = settings_from_flags({**args, **named})
+        memory = memory_of(settings)
+    except InputError as fault:
+        lines = tuple(_TWIN_FLAG.sub(r"engine.args.\1: ", line) for line in fault.lines)
+        return replace(_of(args, by_rules("simulator", args, _TWIN), BY_TWIN, " ".join(lines)), wrong=lines)
+    except HarnessError as fault:
+        return _of(args, by_rules("simulator", args, _TWIN), BY_TWIN, " ".join(fault.lines))
+    values = {
+        **twin_values(settings),
+        "cudagraph_capture_sizes": list(settings.cudagraph_capture_sizes),
+        "max_model_len": memory.max_model_len,
+    }
+    obeyed = {flag: value for flag, value in flat(args).items() if flag.partition(".")[0] not in settings.ignored}
+    found = Installed(ascend=settings.device.is_ascend)
+    one = _of(obeyed, by_code(obeyed, Answer(values, {}, said=settings.notes), found, TWIN), BY_TWIN)
+    return replace(one, changed=(*one.changed, *_ignored(args, obeyed)))
+
+
+def _ignored(args: Mapping[str, Any], obeyed: Mapping[str, Any]) -> Iterator[Change]:
+    """The flags that the embedded engine knows and does not act on."""
+    for flag, value in flat(args).items():
+        if flag not in obeyed:
+            yield Change(flag, value, None, TWIN, "the embedded engine does not act on it")

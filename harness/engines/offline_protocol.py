@@ -1,0 +1,254 @@
+"""What passes between the harness and a program that generates offline, and what became of every request?
+
+All of it lies in the raw folder of a run, so that a run that is killed can still be accounted for.
+A job and its prompts go out. The program waits for `GO`, makes the calls in order, and notes a JSON
+line for whatever happens: `ready_ns`, `refused` (why it cannot begin), `call` with `begin_ns` or
+`end_ns`, `call` with `place` and `done` (see `Done`), `at_ns` with `metrics` (Prometheus text), and
+`finished`. The last line may be the harness's own: `ended`, where it was stopped or died. When a
+stage begins and ends is noted beside that, where `account.read_begun` looks for it. Times are
+absolute monotonic nanoseconds.
+"""
+
+import contextlib
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.client.decode import INTEGERS, TEXTS, Decoded
+from harness.client.journal import ROW
+from harness.errors import ResultError
+from harness.results.raw_schema import OfflineNote
+from harness.results.reading import held
+from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
+from harness.results.store import read_json, write_json
+from harness.results.table_files import integers_in, read_arrays
+from harness.workload import Workload
+from harness.workload.plan import StagePlan
+from harness.workload.prompts import Prompt, TokenIds
+
+JOB, PROMPTS, ASKED, NOTES, GO = "offline.json", "prompts.jsonl", "asked.npz", "notes.jsonl", "go"
+_COLUMNS = ("call", "session", "input_asked", "output_asked")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of `LLM.generate`: the stage that it belongs to, and how many requests it is given."""
+
+    number: int  # of the stage's plan
+    stage: int
+    repeat: int
+    measured: bool
+    requests: int
+    opens: bool  # whether the stage begins with it
+
+
+class Done(NamedTuple):
+    """One answer as it is noted: when it was whole, its first and last token (MISSING where not known), its counts.
+
+    `at_ns` are the times of single tokens where these are known. `error` is empty, or why it failed.
+    """
+
+    done_ns: int
+    first_ns: int
+    last_ns: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    error: str = ""
+    at_ns: Sequence[int] = ()
+
+
+def calls_of(plans: Sequence[StagePlan]) -> Iterator[Call]:
+    """The calls that offline stages make: the warm-up of one first, then what is measured."""
+    for made in plans:
+        place = (made.number, made.stage_index, made.repeat)
+        if made.warm:
+            yield Call(*place, measured=False, requests=made.warm, opens=True)
+        yield Call(*place, measured=True, requests=made.sessions or 0, opens=not made.warm)
+
+
+def write_job(raw: Path, plans: Sequence[StagePlan], workload: Workload, **told: Any) -> None:
+    """Write the job, with what else the program is `told`, and the prompts of all its calls."""
+    asked = []
+    encoder = msgspec.json.Encoder()
+    with (raw / PROMPTS).open("wb") as file:
+        for call, made, ordinal in _ordinals(plans):
+            session = workload.session(made.session(ordinal))
+            turn, prompt = session.turns[0], workload.prompt(session.index, 0)
+            asked.append((call, session.index, prompt.input_tokens, turn.output_tokens))
+            file.write(encoder.encode({"prompt": _told(prompt), "max_tokens": turn.output_tokens}) + b"\n")
+    rows = np.asarray(asked, dtype=np.int64).reshape(-1, len(_COLUMNS))
+    columns: dict[str, Any] = {name: rows[:, place] for place, name in enumerate(_COLUMNS)}
+    np.savez(raw / ASKED, **columns)
+    write_json(raw, JOB, {**told, "calls": [asdict(call) for call in calls_of(plans)]})
+
+
+def _ordinals(plans: Sequence[StagePlan]) -> Iterator[tuple[int, StagePlan, int]]:
+    """Number of the call, plan and ordinal of every request, in the order of the calls."""
+    call = -1
+    for made in plans:
+        for ordinal in range(made.taken or 0):
+            call += ordinal in (0, made.warm)
+            yield call, made, ordinal
+
+
+def _told(prompt: Prompt) -> Any:
+    if isinstance(prompt, TokenIds):
+        return prompt.ids.tolist()
+    assert not hasattr(prompt, "messages"), "an offline stage has no chat"
+    return prompt.text
+
+
+class Notes:
+    """What a program has noted, read as it grows."""
+
+    def __init__(self, raw: Path) -> None:
+        self._path = raw / NOTES
+        self._offset = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The lines that have come since, decoded; one that is not whole yet comes next time."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(end)
+        return list(_decoded_lines(whole))
+
+
+def _decoded_lines(text: bytes) -> Iterator[dict[str, Any]]:
+    """Every line that is JSON: one that a killed program left half written is not."""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def note(raw: Path, **words: Any) -> None:
+    """Add a line; a line that a killed program left half written is ended first."""
+    with (raw / NOTES).open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(words) + "\n")
+
+
+def answers(raw: Path) -> tuple[NDArray[np.void], Decoded] | None:
+    """Every request that was handed to a call, as a ledger has it (dtype ROW), and its answer; None without a job.
+
+    A request whose call ended without its answer has the failure that was noted for that, or none
+    where nobody was left to note it.
+    """
+    if not (raw / ASKED).exists():
+        return None
+    calls = [Call(**call) for call in read_json(raw, JOB)["calls"]]
+    said = _Said(raw)
+    asked = _asked(raw / ASKED, len(calls))
+    rows = _rows(calls, asked, said.begin_ns)
+    return rows, _decoded(rows, said.done_of(asked["call"][: len(rows)]), said.ended)
+
+
+def _asked(path: Path, calls: int) -> dict[str, NDArray[np.int64]]:
+    arrays = read_arrays(path)
+    asked = {name: integers_in(path, arrays, name) for name in _COLUMNS}
+    if len({len(values) for values in asked.values()}) > 1:
+        raise ResultError(f"{path}: columns of unlike lengths; expected as many values in each")
+    if len(asked["call"]) and not 0 <= asked["call"].min() <= asked["call"].max() < calls:
+        raise ResultError(f"{path}: call is {asked['call'].min()} to {asked['call'].max()}; expected 0 to {calls - 1}")
+    return asked
+
+
+class _Said:
+    """All notes of a program by what they are about."""
+
+    def __init__(self, raw: Path) -> None:
+        self.begin_ns: dict[int, int] = {}
+        self.ended: Mapping[str, Any] | None = None
+        self._done: dict[tuple[int, int], Done] = {}
+        for line in Notes(raw).new():
+            held(str(raw / NOTES), line, OfflineNote)
+            if "done" in line:
+                self._done[line["call"], line["place"]] = held(str(raw / NOTES), line["done"], Done)
+            elif "begin_ns" in line:
+                self.begin_ns[line["call"]] = line["begin_ns"]
+            elif "ended" in line:
+                self.ended = line
+
+    def done_of(self, calls: NDArray[np.int64]) -> list[Done | None]:
+        """The answer of each row, by the call it belongs to; its place there is that among the call's rows."""
+        firsts = np.searchsorted(calls, calls)
+        places = np.arange(len(calls)) - firsts
+        return [self._done.get(key) for key in zip(calls.tolist(), places.tolist(), strict=True)]
+
+
+def _rows(calls: Sequence[Call], asked: Mapping[str, NDArray[np.int64]], begin_ns: Mapping[int, int]) -> NDArray[Any]:
+    """Rows of the calls that began: in one instant all their requests were due, ready and sent."""
+    number = asked["call"][np.isin(asked["call"], list(begin_ns))]
+    rows = np.zeros(len(number), dtype=ROW)
+    rows["written"] = 1
+    for name in ("stage", "repeat", "measured"):
+        rows[name] = np.asarray([getattr(call, name) for call in calls], dtype=np.int32)[number]
+    for name in ("session", "input_asked", "output_asked"):
+        rows[name] = asked[name][: len(rows)]
+    for name in ("due_ns", "ready_ns", "sent_ns"):
+        rows[name] = np.asarray([begin_ns.get(place, MISSING) for place in range(len(calls))], dtype=np.int64)[number]
+    return rows
+
+
+def _decoded(rows: NDArray[np.void], done: Sequence[Done | None], ended: Mapping[str, Any] | None) -> Decoded:
+    integers = {name: array("q") for name in INTEGERS}
+    texts: dict[str, list[str]] = {name: [] for name in TEXTS}
+    at_ns, tokens = array("q"), array("i")
+    for seq, answer in enumerate(done):
+        if answer is None and ended is None:
+            continue
+        found = answer or Done(ended["at_ns"], MISSING, MISSING, MISSING, MISSING, 0, ended["ended"])  # type: ignore[index] # one of them is there
+        events = _events(found)
+        message = "" if answer or ended is None else ended["message"]
+        for name, value in _integers(seq, int(rows["sent_ns"][seq]), found, len(events)).items():
+            integers[name].append(value)
+        for name, text in (("counted_by", FROM_TOKEN_IDS), ("error", found.error), ("message", message)):
+            texts[name].append(text)
+        at_ns.extend(at for at, _ in events)
+        tokens.extend(count for _, count in events)
+    return Decoded(
+        {name: np.array(column, dtype=np.int64) for name, column in integers.items()},
+        texts,
+        np.array(at_ns, dtype=np.int64),
+        np.array(tokens, dtype=np.int32),
+    )
+
+
+def _events(done: Done) -> list[tuple[int, int]]:
+    """Times and tokens: of single tokens where they are known, else all at the last one's."""
+    if done.at_ns:
+        return [(at, 1) for at in done.at_ns]
+    return [(_last_ns(done), done.output_tokens)] if done.output_tokens else []
+
+
+def _last_ns(done: Done) -> int:
+    return done.done_ns if done.last_ns == MISSING else done.last_ns
+
+
+def _integers(seq: int, sent_ns: int, done: Done, events: int) -> dict[str, int]:
+    return {
+        "seq": seq,
+        "ready_ns": sent_ns,
+        "sent_ns": sent_ns,
+        "first_ns": done.first_ns,
+        "last_ns": _last_ns(done) if events else MISSING,
+        "done_ns": done.done_ns,
+        "connect_ns": 0,
+        "resends": 0,
+        "input_tokens": done.input_tokens,
+        "cached_tokens": done.cached_tokens,
+        "output_tokens": done.output_tokens,
+        "first_tokens": int(done.first_ns != MISSING),
+        "events": events,
+        "http_status": MISSING,
+        **dict.fromkeys(CLIENT_COLUMNS, MISSING),  # no client stood between
+    }

@@ -1,0 +1,134 @@
+"""How does an offline scenario become a result folder: engine up, one call a stage, engine down?
+
+The sibling of harness/execution/run.py for load without a server. The engine's own program makes the calls and
+notes what happens (harness/engines/offline_protocol.py); here it is only watched, and interrupted where the user wants.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from harness.clock import monotonic_ns
+from harness.engines import Serving, offline_protocol
+from harness.engines.offline import Work, begin, start_offline
+from harness.errors import EXIT_ENGINE
+from harness.execution.run_folder import (
+    Order,
+    Outcome,
+    interrupted,
+    mark_engine,
+    note,
+    workload_of,
+    write_plan,
+    write_samples,
+)
+from harness.execution.sampler import Watched, watching
+from harness.results import store
+from harness.results.request_table import CANCELLED
+from harness.safety.interrupts import Interrupts
+from harness.workload import plan
+
+DIED = "engine_died"
+_POLL_S = 0.2
+_LEAVING_POLLS = 50
+
+
+async def conduct(order: Order, kind: str) -> Outcome:
+    """Run an order whose folder is open and whose stages are all offline; raw files stay for `finish`.
+
+    Raises:
+        HarnessError: where the engine does not come up or cannot do what the scenario asks.
+    """
+    scenario, raw = order.loaded.scenario, order.folder / store.RAW
+    workload = workload_of(order, None)
+    plans = plan.plan(scenario, workload)
+    work = Work(raw, plans, workload, scenario.extra_body)
+    watch = _Watch(order, plans)
+    outcome = Outcome()
+    with Interrupts() as interrupts:
+        try:
+            loading = asyncio.get_running_loop().run_in_executor(None, order.preload)
+            async with start_offline(scenario.engine, kind, order.folder / "engine.log", work) as serving:
+                await loading  # before the load, not during it: it takes a core for half a second
+                write_plan(order, serving, workload, plans)
+                outcome = await _generated(serving, watch, interrupts)
+                interrupts.leave()
+        except asyncio.CancelledError:
+            if not interrupts.count:
+                raise
+        finally:
+            watch.close(outcome)
+    return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
+
+
+async def _generated(serving: Serving, watch: "_Watch", interrupts: Interrupts) -> Outcome:
+    """Let the engine's program make its calls, until the last, an interrupt, or its death."""
+    stopping = asyncio.Event()
+    interrupts.on_first = stopping.set
+    async with AsyncExitStack() as stack:
+        if not serving.simulated:  # its times are not those of this machine
+            await stack.enter_async_context(watching(None, serving, watch.watched))
+        begin(watch.raw)
+        while True:
+            ending = serving.ending()
+            watch.read()  # after the question, so that its last word is heard
+            if watch.finished:
+                await _leaving(serving)
+                return Outcome()
+            if stopping.is_set():
+                return Outcome()
+            if ending is not None:
+                return Outcome(EXIT_ENGINE, (ending,))
+            await asyncio.sleep(_POLL_S)
+
+
+async def _leaving(serving: Serving) -> None:
+    """Give a program that is through the time to leave its devices in order."""
+    for _ in range(_LEAVING_POLLS):
+        if serving.ending() is not None:
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+class _Watch:
+    """What a program has noted so far, and what is sampled meanwhile."""
+
+    def __init__(self, order: Order, plans: tuple[plan.StagePlan, ...]) -> None:
+        self.raw = order.folder / store.RAW
+        self.watched = Watched()
+        self.finished = False
+        self._order = order
+        self._plans = plans
+        self._calls = tuple(offline_protocol.calls_of(plans))
+        self._notes = offline_protocol.Notes(self.raw)
+        self._sent = self._done = 0
+
+    def read(self) -> None:
+        """Take in what was noted since."""
+        for line in self._notes.new():
+            if "begin_ns" in line:
+                self._begun(self._calls[line["call"]])
+            elif "metrics" in line and "at_ns" in line:
+                self.watched.add_metrics(line["at_ns"], line["metrics"])
+            self._done += "done" in line
+            self.finished = self.finished or "finished" in line
+        counts = {"sent": self._sent, "in_flight": self._sent - self._done, "done": self._done, "failed": 0}
+        self._order.on_sample(0, counts)
+
+    def _begun(self, call: offline_protocol.Call) -> None:
+        self._sent += call.requests
+        if call.opens:
+            self._order.say(plan.announced(self._plans[call.number], self._plans))
+
+    def close(self, outcome: Outcome) -> None:
+        """When the program is gone: say of what is unanswered why that is, and write the samples."""
+        self.read()
+        if not (self.raw / store.BEGUN).exists():
+            return
+        if not self.finished:
+            died = outcome.exit_code == EXIT_ENGINE
+            message = outcome.lines[0] if died else "the run was stopped"
+            offline_protocol.note(self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message)
+            note(self._order.folder, stopped_ns=monotonic_ns())
+            if died:
+                mark_engine(self._order.folder, died=outcome.lines[0])
+        write_samples(self._order.folder, self.watched)

@@ -1,0 +1,290 @@
+"""What became of every request that was planned, whatever died on the way?
+
+Joins the plan, the ledgers (what was sent) and the spools (what came back), or the notes of a
+program that generated offline, of a run's raw folder into requests.parquet, events.parquet and
+timeline.json. Nothing is lost: scheduled = completed + failed + cancelled + never sent.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.client.decode import INTEGERS, TEXTS, Decoded, decode_spool
+from harness.client.journal import read_ledger
+from harness.engines import offline_protocol
+from harness.errors import ResultError
+from harness.results import store
+from harness.results.raw_schema import Note
+from harness.results.reading import held, lines_of
+from harness.results.request_table import (
+    ASSUMED,
+    CANCELLED,
+    COLUMNS,
+    COMPLETED,
+    FAILED,
+    MEASURED,
+    MISSING,
+    NEVER_SENT,
+    TEXT_COLUMNS,
+    WARMUP,
+    Events,
+    Requests,
+    requests_from_columns,
+)  # fmt: skip
+from harness.workload.plan import StagePlan, load
+
+LOST = "lost"  # sent, but the process that waited for the answer died
+_TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
+Columns = dict[str, NDArray[Any]]
+Source = tuple[NDArray[np.void], Decoded]
+"""The rows of what one process sent (the ledger's), and the answers that came back to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """When stages really began and ended (by plan number), and when the run was stopped, in absolute ns.
+
+    Only a stage that ends with a call, and not with its last answer, has its end noted.
+    """
+
+    begin_ns: dict[int, int]
+    stopped_ns: int | None
+    end_ns: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def zero_ns(self) -> int:
+        """The run's zero: the begin of its first stage."""
+        return min(self.begin_ns.values(), default=0)
+
+
+def read_begun(raw: Path) -> Begun:
+    """What the run noted as it went; a line that was cut by a kill is left out."""
+    begin_ns: dict[int, int] = {}
+    end_ns: dict[int, int] = {}
+    stopped_ns = None
+    for place, line in lines_of(raw / store.BEGUN):
+        note = held(place, line, Note)
+        if note.number is not None and note.begin_ns is not None:
+            begin_ns[note.number] = note.begin_ns
+        if note.number is not None and note.end_ns is not None:
+            end_ns[note.number] = note.end_ns
+        stopped_ns = stopped_ns if note.stopped_ns is None else note.stopped_ns
+    return Begun(begin_ns, stopped_ns, end_ns)
+
+
+def settle(folder: Path) -> None:
+    """Write requests.parquet, events.parquet and timeline.json from a run's raw files."""
+    raw = folder / store.RAW
+    requests, events, timeline = gathered(raw, list(_sources(raw)))
+    store.write_requests(folder, requests)
+    store.write_events(folder, requests.index, events)
+    store.write_json(folder, store.TIMELINE, timeline)
+
+
+def gathered(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Events, list[dict[str, int]]]:
+    """Every planned request, their token events, and a span for every stage that began, from what each source knows.
+
+    What was sent and is not answered yet counts as lost, so that a load under way can be looked at as well.
+    """
+    plans, turns = load(raw / "plan.npz")
+    begun = read_begun(raw)
+    parts = [_part(*source) for source in enumerate(sources)]
+    sent = [columns for columns, _ in parts]
+    unsent = _never_sent(plans, turns, begun, sent)
+    columns = {name: np.concatenate([*(part[name] for part in sent), unsent[name]]) for name in COLUMNS[1:]}
+    for name in _TIMES:
+        columns[name] = np.where(columns[name] == MISSING, MISSING, columns[name] - begun.zero_ns)
+    order = _order(columns)
+    columns = {name: values[order] for name, values in columns.items()}
+    columns["index"] = np.arange(len(order))
+    events = _events([decoded for _, decoded in parts], begun, order)
+    return requests_from_columns(columns), events, _timeline(plans, begun, columns)
+
+
+def _sources(raw: Path) -> Iterator[Source]:
+    """What was sent and what came back, by each worker, or by the program that generated offline."""
+    for number in range(len(list(raw.glob("ledger-*.bin")))):
+        rows = read_ledger(raw / f"ledger-{number}.bin")
+        yield rows, held_to(rows, decode_spool(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
+    offline = offline_protocol.answers(raw)
+    if offline is not None:
+        yield offline
+
+
+def held_to(rows: NDArray[np.void], decoded: Decoded, path: Path) -> Decoded:
+    """The answers of a spool, if each is to a request of its ledger, and none has two.
+
+    Raises:
+        ResultError: the two do not belong together.
+    """
+    seq = decoded.integers["seq"]
+    if len(seq) and (seq.min() < 0 or seq.max() >= len(rows) or len(np.unique(seq)) < len(seq)):
+        raise ResultError(f"{path}: answers other requests than its ledger holds; expected the two of one run")
+    return decoded
+
+
+def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, Decoded]]:
+    """One worker's requests as columns, and its decoded answers with the row that each belongs to."""
+    rows, decoded = source
+    size = len(rows)
+    columns: Columns = {name: np.full(size, MISSING, dtype=np.int64) for name in INTEGERS}
+    columns |= {name: np.full(size, "", dtype=object) for name in TEXTS}
+    columns["counted_by"][:] = ASSUMED
+    for name in (
+        "stage",
+        "repeat",
+        "turn",
+        "input_asked",
+        "output_asked",
+        "session",
+        "due_ns",
+        "ready_ns",
+        "sent_ns",
+    ):
+        columns[name] = rows[name].astype(np.int64)
+    columns["worker"] = np.full(size, number, dtype=np.int64)
+    columns["phase"] = np.where(rows["measured"] == 1, MEASURED, WARMUP).astype(object)
+    for name in ("output_tokens", "first_tokens", "events", "resends"):
+        columns[name][:] = 0
+    at = decoded.integers["seq"]
+    for name in INTEGERS:
+        columns[name][at] = decoded.integers[name]
+    for name in TEXTS:
+        columns[name][at] = decoded.texts[name]
+    columns["status"] = _status(columns, at)
+    return columns, (columns, decoded)
+
+
+def _status(columns: Columns, answered: NDArray[np.int64]) -> NDArray[np.object_]:
+    status = np.full(len(columns["stage"]), CANCELLED, dtype=object)
+    unanswered = np.ones(len(status), dtype=bool)
+    unanswered[answered] = False
+    columns["error"][unanswered] = LOST
+    error = columns["error"]
+    status[error == ""] = COMPLETED
+    status[(error != "") & (error != CANCELLED) & ~unanswered] = FAILED
+    return status
+
+
+def _never_sent(
+    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: Begun, sent: list[Columns]
+) -> Columns:
+    """The requests that were planned and never handed to the wire."""
+    missing = _planned_count(plans, turns) != sum(_sent_of_known(plans, part) for part in sent)
+    done = {
+        key
+        for part in (sent if missing else [])
+        for key in zip(
+            part["repeat"].tolist(),
+            part["stage"].tolist(),
+            part["session"].tolist(),
+            part["turn"].tolist(),
+            strict=True,
+        )
+    }
+    rows = [row for row in _planned(plans, turns, begun) if row[:4] not in done] if missing else []
+    columns: Columns = {name: np.full(len(rows), MISSING, dtype=np.int64) for name in COLUMNS}
+    columns |= {name: np.full(len(rows), "", dtype=object) for name in TEXT_COLUMNS}
+    for place, name in enumerate(("repeat", "stage", "session", "turn", "due_ns", "phase")):
+        if rows:
+            columns[name] = np.asarray([row[place] for row in rows], dtype=columns[name].dtype)
+    for name in ("output_tokens", "first_tokens", "events", "resends"):
+        columns[name][:] = 0
+    columns["counted_by"][:] = ASSUMED
+    columns["status"][:] = NEVER_SENT
+    return columns
+
+
+def _planned_count(plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None) -> int:
+    return sum(made.taken or 0 for made in plans) if turns is None else int(turns.sum())
+
+
+def _sent_of_known(plans: tuple[StagePlan, ...], part: Columns) -> int:
+    """Requests sent in stages whose number of sessions was known beforehand."""
+    known = {(made.repeat, made.stage_index) for made in plans if made.taken is not None}
+    return sum(int(((part["repeat"] == repeat) & (part["stage"] == stage)).sum()) for repeat, stage in known)
+
+
+def _planned(
+    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: Begun
+) -> Iterator[tuple[int, int, int, int, int, str]]:
+    """Every planned request: repeat, stage, session, turn, due (absolute ns or MISSING), phase."""
+    place = 0
+    for made in plans:
+        begin_ns = begun.begin_ns.get(made.number)
+        for ordinal in range(made.taken or 0):
+            known = made.due_ns is not None and begin_ns is not None
+            due_ns = begin_ns + int(made.due_ns[ordinal]) if known else MISSING  # type: ignore[operator, index] # known says so
+            phase = WARMUP if ordinal < made.warm else MEASURED
+            for turn in range(1 if turns is None else int(turns[place])):
+                yield (
+                    made.repeat,
+                    made.stage_index,
+                    made.session(ordinal),
+                    turn,
+                    due_ns if turn == 0 else MISSING,
+                    phase,
+                )
+            place += 1
+
+
+def _order(columns: Columns) -> NDArray[np.int64]:
+    """Rows by repeat, stage, due time, session and turn; what was never due comes last in its stage."""
+    due = np.where(columns["due_ns"] == MISSING, np.iinfo(np.int64).max, columns["due_ns"])
+    return np.lexsort((columns["turn"], columns["session"], due, columns["stage"], columns["repeat"]))
+
+
+def _events(parts: list[tuple[Columns, Decoded]], begun: Begun, order: NDArray[np.int64]) -> Events:
+    """Token events in the order of the requests."""
+    total = len(order)
+    counts, starts = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)
+    base_row = base_event = 0
+    for columns, decoded in parts:
+        sizes = decoded.integers["events"]
+        rows = base_row + decoded.integers["seq"]
+        counts[rows] = sizes
+        starts[rows] = base_event + np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else 0
+        base_row += len(columns["stage"])
+        base_event += len(decoded.at_ns)
+    empty = [np.zeros(0, dtype=np.int64)]
+    at_ns = np.concatenate([*(decoded.at_ns for _, decoded in parts), *empty]) - begun.zero_ns
+    tokens = np.concatenate([*(decoded.tokens for _, decoded in parts), *empty]).astype(np.int32)
+    counts, starts = counts[order], starts[order]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    flat = np.repeat(starts, counts) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    return Events(offsets, at_ns[flat], tokens[flat])
+
+
+def _timeline(plans: tuple[StagePlan, ...], begun: Begun, columns: Columns) -> list[dict[str, int]]:
+    """Measured start, end of sending and last answer of every stage that began, in ns since the zero."""
+    return [_span(made, begun, columns) for made in plans if made.number in begun.begin_ns]
+
+
+def _span(made: StagePlan, begun: Begun, columns: Columns) -> dict[str, int]:
+    begin_ns = begun.begin_ns[made.number] - begun.zero_ns
+    mine = (columns["stage"] == made.stage_index) & (columns["repeat"] == made.repeat)
+    measured = mine & (columns["phase"] == MEASURED) & (columns["sent_ns"] != MISSING)
+    start_ns = begin_ns + made.measured_ns
+    if not made.stage.is_open and measured.any() and made.warm:
+        start_ns = int(columns["due_ns"][measured].min())
+    elif not made.stage.is_open:
+        start_ns += made.warm_ns
+    stop_ns = int(columns["sent_ns"][measured].max()) if measured.any() else start_ns
+    if made.stage.duration_s is not None:
+        stop_ns = start_ns + round(made.stage.duration_s * 1e9)
+    if begun.stopped_ns is not None:
+        stop_ns = max(start_ns, min(stop_ns, begun.stopped_ns - begun.zero_ns))
+    end_ns = int(columns["done_ns"][mine].max()) if mine.any() else stop_ns
+    if made.number in begun.end_ns:
+        end_ns = begun.end_ns[made.number] - begun.zero_ns
+    return {
+        "stage": made.stage_index,
+        "repeat": made.repeat,
+        "start_ns": start_ns,
+        "stop_ns": stop_ns,
+        "end_ns": max(stop_ns, end_ns),
+    }

@@ -1,0 +1,194 @@
+"""What does a run write into its folder, beside the records of its requests?
+
+run.json first, before anything else happens, and whole before the first request; notes of when
+stages began, as they begin; samples at the end.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import __version__
+from harness.clock import utc_now
+from harness.engines import Serving
+from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
+from harness.execution.reconcile import read_begun
+from harness.execution.sampler import Watched
+from harness.results import store
+from harness.results.request_table import samples_from
+from harness.safety.interrupts import NOTHING, STOPPED
+from harness.scenario.loader import LoadedScenario
+from harness.scenario.models import Scenario
+from harness.telemetry.environment import cores, environment
+from harness.workload import Workload, build, plan
+from harness.workload.vocabulary import Lexicon
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be run, into which folder, and who hears of its progress.
+
+    `say` gets a line now and then; `on_sample` every sample that a worker takes of itself.
+    `preload` is called in a thread of its own while the engine starts: time to load what the
+    page will need. `enough` is asked now and then while a stage runs, in a thread of its own: whether what it has
+    shown is enough, so that the run ends there and what is in flight is given up.
+    """
+
+    loaded: LoadedScenario
+    folder: Path
+    rerun: str
+    say: Say
+    selfcheck: dict[str, Any] | None = None
+    on_sample: Callable[[int, dict[str, Any]], None] = lambda _worker, _sample: None
+    preload: Callable[[], None] = lambda: None
+    enough: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: its exit code, and what went wrong in lines, if anything."""
+
+    exit_code: int = EXIT_DONE
+    lines: tuple[str, ...] = ()
+
+
+def interrupted(folder: Path) -> Outcome:
+    """How a run ended that a signal ended: whether there is something to report depends on what had begun."""
+    begun = (folder / store.RAW / store.BEGUN).exists()
+    return Outcome(EXIT_INTERRUPTED, (STOPPED if begun else NOTHING,))
+
+
+def open_folder(order: Order) -> None:
+    """Make the result folder and write run.json, before anything else happens.
+
+    Raises:
+        HarnessError: where the folder cannot be made, or holds a result already.
+    """
+    folder, loaded = order.folder, order.loaded
+    # A folder called raw is made here and removed at the end: one that was there before is somebody's.
+    if (folder / store.RUN).exists() or (folder / store.RAW).exists():
+        raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder")
+    try:
+        (folder / store.RAW).mkdir(parents=True)  # who comes second, were it at the same time, is refused
+    except FileExistsError:
+        raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder") from None
+    except OSError as fault:
+        raise HarnessError(
+            f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to"
+        ) from None
+    scenario = loaded.scenario
+    selfcheck = None if scenario.is_offline else order.selfcheck  # no client stands between
+    run = {
+        "format": store.FORMAT,
+        "name": scenario.name,
+        "question": scenario.question,
+        "started_utc": utc_now().isoformat(timespec="seconds"),
+        "scenario_file": str(loaded.path),
+        "scenario_text": loaded.text,
+        "scenario_sha256": loaded.sha256,
+        "overrides": list(loaded.overrides),
+        "seed": scenario.seed,
+        "repeats": scenario.repeats,
+        "stages": [stage.as_dict() for stage in scenario.stages],
+        "slo": dict(scenario.slo),
+        "endpoint": scenario.endpoint,
+        "stream": scenario.stream,
+        "environment": environment(),
+        "client": {
+            "version": __version__,
+            "workers": 0 if scenario.is_offline else workers_of(scenario),
+            "selfcheck": selfcheck,
+        },
+        "rerun": order.rerun,
+    }
+    store.write_json(folder, store.RUN, run)
+
+
+def workload_of(order: Order, lexicon: Lexicon | None) -> Workload:
+    """What the order's scenario sends, in these words where it is a chat."""
+    scenario = order.loaded.scenario
+    assert scenario.workload is not None
+    return build(
+        scenario.workload,
+        endpoint=scenario.endpoint,
+        seed=scenario.seed,
+        lexicon=lexicon,
+        folder=order.loaded.path.parent,
+    )
+
+
+def workers_of(scenario: Scenario) -> int:
+    """As asked, else one for every four cores: a worker needs one, the engine should keep the rest."""
+    return scenario.workers or max(1, min(8, cores() // 4))
+
+
+def write_plan(order: Order, serving: Serving, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
+    """Write the plans and complete run.json, before the first request."""
+    scenario, raw = order.loaded.scenario, order.folder / store.RAW
+    plan.save(raw / "plan.npz", plans, plan.turns_of(plans, workload))
+    run = store.read_json(order.folder, store.RUN)
+    run |= {
+        "payload_sha256": hashlib.sha256(
+            json.dumps([workload.fingerprint(), scenario.endpoint, scenario.stream, scenario.extra_body]).encode()
+        ).hexdigest(),
+        "schedule_sha256": plan.schedule_sha256(plans),
+        "lengths_exact": workload.exact,
+        "dataset": _dataset(workload, plans),
+        "notes": list(workload.notes),
+        "shares_prompts": _shares_prompts(scenario),
+        "engine": {
+            "kind": serving.kind,
+            "simulated": serving.simulated,
+            "hollow": serving.hollow,
+            "model": serving.model,
+            "url": serving.url,
+            "command": list(serving.command),
+            **serving.marks,
+            **serving.configuration.as_dict(),
+        },
+    }
+    store.write_json(order.folder, store.RUN, run)
+    for line in serving.configuration.lines():
+        order.say(f"engine: {line}")
+
+
+def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:
+    """How many sessions there are before they repeat, and how many the stages of known length draw."""
+    return None if workload.size is None else {"size": workload.size, "drawn": sum(made.taken or 0 for made in plans)}
+
+
+def _shares_prompts(scenario: Scenario) -> bool:
+    """Whether prompts begin alike on purpose, so that a prefix cache is meant to be hit."""
+    work = scenario.workload
+    assert work is not None
+    return work.kind != "synthetic" or work.prefix is not None
+
+
+def note(folder: Path, **words: int) -> None:
+    """Note what happens to the stages of a run, in the kernel's hands before this returns."""
+    path = folder / store.RAW / store.BEGUN
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(words) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def mark_engine(folder: Path, **marks: Any) -> None:
+    """Add to what run.json says of the engine, such as `died`: why it ended by itself."""
+    run = store.read_json(folder, store.RUN)
+    store.write_json(folder, store.RUN, {**run, "engine": {**(run.get("engine") or {}), **marks}})
+
+
+def write_samples(folder: Path, watched: Watched) -> None:
+    """Write all that was watched, where a stage had begun: before that there is no zero to count from."""
+    if not (folder / store.RAW / store.BEGUN).exists():
+        return
+    zero_ns = read_begun(folder / store.RAW).zero_ns
+    rows = ((at_ns - zero_ns, source, name, value) for at_ns, source, name, value in watched.rows)
+    store.write_samples(folder, samples_from(rows))

@@ -1,0 +1,93 @@
+"""What is watched while a run goes on: the server's counters, the NPUs, the host?"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from harness.analysis.warnings.client import PARENT, PAUSED, PAUSED_S
+from harness.clock import monotonic_ns
+from harness.engines import Serving
+from harness.engines.api_client import Control
+from harness.engines.server_identity import look
+from harness.telemetry import server_metrics
+from harness.telemetry.ascend import find_npu_smi
+from harness.telemetry.devices import npu_watches, watch_host
+from harness.telemetry.host_view import this_machine
+from harness.telemetry.npu_smi import Values
+from harness.units import NS_PER_S
+
+_SCRAPE_S = 1.0
+_BEAT_NS = 100_000_000
+_OWN = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is sampled while the run goes on; times absolute ns."""
+
+    rows: list[tuple[int, str, str, float]] = field(default_factory=list)
+
+    def add(self, at_ns: int, source: str, values: Values) -> None:
+        """Keep the values that a source had at a time."""
+        self.rows += [(at_ns, source, name, float(value)) for name, value in values.items()]
+
+    def add_metrics(self, at_ns: int, text: str) -> bool:
+        """Keep what a text of /metrics says, of the server and of each of its engines; whether it said anything."""
+        found = server_metrics.read(text)
+        for source, values in found.items():
+            self.add(at_ns, source, values)
+        return bool(found)
+
+
+@asynccontextmanager
+async def watching(control: Control | None, serving: Serving, watched: Watched) -> AsyncIterator[None]:
+    """Fill `watched` until the context ends; whatever was started for it has ended then. No control, no counters."""
+    loop = asyncio.get_running_loop()
+    jobs = [watch_host(watched.add, engine_pids(serving))]
+    if control is not None:
+        jobs += [_scrape(control, watched), _beat(watched)]
+    npu_smi = find_npu_smi(this_machine())
+    if npu_smi is not None and uses_npus_here(serving):
+        jobs += npu_watches(watched.add, npu_smi)
+    tasks = [loop.create_task(job) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, Exception):
+            raise one
+
+
+def engine_pids(serving: Serving) -> list[int]:
+    """The processes of the engine that are on this machine: the one that was started, or those that listen there."""
+    if serving.pid is not None:
+        return [serving.pid]
+    return sorted(pid for pid, _ in look(serving.url).identity) if serving.kind == "attach" else []
+
+
+def uses_npus_here(serving: Serving) -> bool:
+    """Whether this machine's NPUs are the engine's: neither a simulated engine's nor those of a server elsewhere."""
+    here = serving.kind != "attach" or urlsplit(serving.url).hostname in _OWN
+    return here and not serving.simulated
+
+
+async def _beat(watched: Watched) -> None:
+    """Note where this process did not run: it was stopped, or its machine had no time for it."""
+    while True:
+        due_ns = monotonic_ns() + _BEAT_NS
+        await asyncio.sleep(_BEAT_NS / NS_PER_S)
+        late_s = (monotonic_ns() - due_ns) / NS_PER_S
+        if late_s >= PAUSED_S:
+            watched.add(monotonic_ns(), PARENT, {PAUSED: late_s})
+
+
+async def _scrape(control: Control, watched: Watched) -> None:
+    while True:
+        text = await control.metrics()
+        read = watched.add_metrics(monotonic_ns(), text)
+        await asyncio.sleep(_SCRAPE_S if read else 10 * _SCRAPE_S)

@@ -1,0 +1,187 @@
+"""How are the arrays of a .npz file read, and are they what a reader relies upon?"""
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from harness.errors import ResultError
+from harness.results.reading import WROTE
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a file by name.
+
+    Raises:
+        ResultError: where it cannot be read.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, EOFError, MemoryError, KeyError, zipfile.BadZipFile) as fault:
+        first = next(iter(str(fault).splitlines()), type(fault).__name__)
+        raise ResultError(f"{path}: cannot be read ({first}); expected {WROTE}") from None
+    except (NotImplementedError, RuntimeError, SyntaxError, TypeError) as fault:  # of a header that is none
+        raise ResultError(f"{path}: cannot be read ({type(fault).__name__}); expected {WROTE}") from None
+
+
+def integers_in(
+    path: Path, arrays: Mapping[str, NDArray[Any]], name: str, count: int | None = None
+) -> NDArray[np.int64]:
+    """An array of whole numbers, of `count` where that is known.
+
+    Raises:
+        ResultError: where it is absent or another.
+    """
+    found = arrays.get(name)
+    if found is None:
+        raise ResultError(f"{path}: has no {name}; expected {WROTE}")
+    if found.ndim != 1 or found.dtype.kind != "i" or len(found) != (len(found) if count is None else count):
+        wanted = "whole numbers" if count is None else f"{count} whole numbers"
+        raise ResultError(f"{path}: {name} is {found.shape} of {found.dtype}; expected {wanted}")
+    return found.astype(np.int64)
+
+
+BLOCK = 2_000_000  # values of lists that are written and read at once: 24 MB of numbers
+_BUFFER_BYTES = 1 << 20
+_MOST = 2**62  # so that a difference of two is no overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a column holds."""
+
+    words: str
+    fits: Callable[[pa.DataType], bool]
+    empty: bool = False
+    least: int = -_MOST
+    most: int = _MOST
+
+
+def _text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner))
+
+
+def _whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_signed_integer(kind))
+
+
+def _lists_of_whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _whole(kind.value_type)
+
+
+LISTS = Kind("lists of whole numbers", _lists_of_whole)
+WHOLE = Kind("whole numbers", _whole)
+WHOLE_OR_EMPTY = Kind("whole numbers", _whole, empty=True)
+COUNT = Kind("whole numbers from 0 on", _whole, least=0)
+COUNT_OR_EMPTY = Kind("whole numbers from 0 on", _whole, empty=True, least=0)
+LAUNCHES = Kind("whole numbers from 1 on", _whole, least=1)
+PLACE = Kind("whole numbers from 0 to a million", _whole, least=0, most=10**6)
+NUMBER = Kind("numbers", lambda kind: bool(pa.types.is_floating(kind) or pa.types.is_signed_integer(kind)))
+TEXT = Kind("texts", _text)
+Kinds = Mapping[str, Kind]
+
+
+def read_table(path: Path, kinds: Kinds, optional: frozenset[str] = frozenset()) -> pa.Table:
+    """These columns of one parquet file, as they lie there; of the `optional` ones those that it has.
+
+    Read as a file and not as a data set, whose machinery takes longer to load than one of our tables to read.
+
+    Raises:
+        ResultError: where it is missing, cannot be read, or has a column of another kind.
+    """
+    with _telling(path), pq.ParquetFile(path) as file:
+        wanted = [name for name in kinds if name not in optional or name in file.schema_arrow.names]
+        for name in wanted:
+            _hold_type(path, name, file.schema_arrow, kinds[name])
+        table = file.read(columns=wanted).select(wanted)
+        for name in wanted:
+            _hold_values(path, name, table[name], kinds[name])
+        return table
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Whatever cannot be read of a file is a fault of the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file; expected a finished result folder") from None
+    except (OSError, KeyError, ValueError, MemoryError, pa.ArrowException) as fault:
+        first = next(iter(str(fault).splitlines()), type(fault).__name__)
+        raise ResultError(f"{path}: cannot be read ({first}); expected a parquet file of `harness run`") from None
+
+
+def _hold_type(path: Path, name: str, schema: pa.Schema, kind: Kind) -> None:
+    if name not in schema.names:
+        raise ResultError(f"{path}: has no column {name}; expected one of {kind.words}")
+    found = schema.field(name).type
+    if not kind.fits(found):
+        raise ResultError(f"{path}: column {name} is of {found}; expected {kind.words}")
+
+
+def _hold_values(path: Path, name: str, column: pa.ChunkedArray, kind: Kind) -> None:
+    if column.null_count and not kind.empty:
+        raise ResultError(f"{path}: column {name} has {column.null_count} empty cells; expected {kind.words} only")
+    if pa.types.is_integer(column.type) and len(column):
+        ends = pc.min_max(column).as_py()
+        for value in (ends["min"], ends["max"]):
+            if value is not None and not kind.least <= value <= kind.most:
+                raise ResultError(f"{path}: column {name} has the value {value}; expected {kind.words}")
+    elif kind.fits is _text:
+        _hold_texts(column)
+
+
+def _hold_texts(column: pa.ChunkedArray) -> None:
+    """Refuse bytes that are no text, which pyarrow finds only where it looks."""
+    for chunk in column.chunks:
+        (chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk).validate(full=True)
+
+
+def read_lists(path: Path, columns: Mapping[str, type]) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+    """Columns of lists of whole numbers, each as its dtype, end to end, and how long each row's lists are.
+
+    It takes little more memory than the numbers do.
+
+    Raises:
+        ResultError: where it is missing, cannot be read, or has other columns.
+    """
+    lengths: NDArray[np.int64] | None = None
+    found = {}
+    with _telling(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+        for name, dtype in columns.items():
+            _hold_type(path, name, file.schema_arrow, LISTS)
+            own, found[name] = _lists(path, file, name, dtype)
+            if lengths is not None and not np.array_equal(lengths, own):
+                raise ResultError(f"{path}: lists of {' and '.join(columns)} differ in length; expected as many values")
+            lengths = own
+    assert lengths is not None, "some column is asked for"
+    return lengths, found
+
+
+def _lists(path: Path, file: pq.ParquetFile, name: str, dtype: type) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A column of lists: the length of each, and what is in them one after another, filled in block by block."""
+    leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path.startswith(f"{name}."))
+    groups = range(file.metadata.num_row_groups)
+    # An empty list counts as one value there, so this is never too few.
+    found = np.empty(sum(file.metadata.row_group(group).column(leaf).num_values for group in groups), dtype=dtype)
+    lengths, end = [np.zeros(0, dtype=np.int64)], 0
+    rows = max(1, BLOCK * file.metadata.num_rows // max(1, len(found)))
+    for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
+        inner = batch.column(0).flatten()
+        if batch.column(0).null_count or inner.null_count:
+            raise ResultError(f"{path}: column {name} has empty cells; expected lists of whole numbers only")
+        values = inner.to_numpy(zero_copy_only=False)
+        found[end : end + len(values)] = values
+        end += len(values)
+        lengths.append(pc.list_value_length(batch.column(0)).to_numpy(zero_copy_only=False))
+    return np.concatenate(lengths).astype(np.int64), found[:end]

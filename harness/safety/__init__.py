@@ -1,0 +1,1 @@
+"""What keeps secrets out of files, memory bounded and interrupted runs whole."""

@@ -1,0 +1,265 @@
+"""How does a scenario file, with overrides, become a checked `Scenario` or a list of faults?"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from harness.errors import ScenarioError, nearest
+from harness.scenario.base import Part
+from harness.scenario.cross_checks import faults_between
+from harness.scenario.error_messages import Fault, KeyPath, dotted, explain, show
+from harness.scenario.gate import Gate
+from harness.scenario.models import Scenario, flag_name
+from harness.scenario.study import STUDY_KEYS, Study
+from harness.scenario.yaml_document import (
+    MOST_CHARACTERS,
+    Override,
+    Reading,
+    apply_override,
+    parse_override,
+    read_value,
+)
+
+_MOST_BYTES = 4 * MOST_CHARACTERS
+PartOf = TypeVar("PartOf", bound=Part)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedScenario:
+    """A checked scenario, and what it was read from.
+
+    `text` and `sha256` are those of the file, `overrides` as they were given; `places` are file and line
+    (or the flag of the command line) by the path of a value.
+    """
+
+    scenario: Scenario
+    text: str
+    sha256: str
+    path: Path
+    overrides: tuple[str, ...]
+    places: Mapping[KeyPath, str] = field(default_factory=dict)
+
+    def located(self, line: str) -> str:
+        """A fault's line, such as `engine.args.block_size: ...`, behind the place where that value stands."""
+        name = line.partition(": ")[0]
+        flag = name.removeprefix("engine.args.") if name.startswith("engine.args.") else None
+        place = None if flag is None else self.places.get(("engine", "args", flag))
+        return line if place is None else f"{place}: {line}"
+
+    def file(self, name: str) -> Path:
+        """A file that the scenario names, looked up from the scenario's own folder."""
+        return self.path.parent / name
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A YAML file of keys and values, and where each value stands: `places` are file and line by path."""
+
+    path: Path
+    text: str
+    sha256: str
+    tree: dict[str, Any]
+    places: Mapping[KeyPath, str]
+
+    def refuse(self, faults: Sequence[Fault]) -> None:
+        """Raise a ScenarioError with a line for each fault, where there is one."""
+        _refuse(_lines(faults, self.places))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStudy:
+    """A checked study, and the file that it was read from."""
+
+    study: Study
+    document: Document
+    overrides: tuple[str, ...]
+
+    def file(self, name: str) -> Path:
+        """A file that the study names, looked up from the study's own folder."""
+        return self.document.path.parent / name
+
+
+def read_document(path: Path, overrides: Sequence[str], flags: Sequence[Override], expected: str) -> Document:
+    """A file's keys and values with the overrides in place; `expected` names what it should hold.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    raw = _bytes(path)
+    text = _decoded(raw, path)
+    reading = read_value(text)
+    tree = _mapping(reading, path, expected)
+    places = {_as_read(spot): f"{path}:{mark.line}" for spot, mark in reading.marks.items()}
+    changes = [*(parse_override(override) for override in overrides), *flags]
+    _refuse([*_applied(changes, tree, places)])
+    return Document(path, text, hashlib.sha256(raw).hexdigest(), tree, places)
+
+
+def load_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> LoadedStudy:
+    """The study of a file, with each `KEY=VALUE` of `overrides` in place, and then the `flags`.
+
+    Its scenarios are not opened here; see harness.tuning.study_loader.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    document = read_document(path, overrides, flags, "a study, with name, question and scenario")
+    return LoadedStudy(validated(Study, document), document, tuple(overrides))
+
+
+def load_scenario(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> LoadedScenario:
+    """The scenario of a file, with each `KEY=VALUE` of `overrides` in place, and then the `flags`.
+
+    `flags` are what other flags of a command line mean for the scenario, such as
+    `Override(("engine", "url"), url, f"--url {url}")`; a fault in one names it by its `place`.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    document = read_document(path, overrides, flags, _SCENARIO)
+    if is_study(document):
+        line = document.places[next((key,) for key in STUDY_KEYS if key in document.tree)]
+        raise ScenarioError(f"{line}: this is a study; expected a scenario, or `harness tune {path}`")
+    scenario = validated(Scenario, document)
+    document.refuse(faults_between(scenario, path.parent))
+    return LoadedScenario(scenario, document.text, document.sha256, path, tuple(overrides), document.places)
+
+
+def load_gate(path: Path) -> Gate:
+    """The gate of a file.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    return validated(Gate, read_document(path, (), (), "a gate, with measures and what each is allowed"))
+
+
+def is_study(document: Document) -> bool:
+    """Whether a file asks for the best configuration rather than for one run."""
+    return "scenario" in document.tree or {"space", "objective"} <= document.tree.keys()
+
+
+def check_file(path: Path) -> list[str]:
+    """A line for each fault of a scenario, study or gate file; none where it can be used."""
+    try:
+        document = read_document(path, (), (), _SCENARIO)
+        if is_study(document):
+            load_study(path)
+        elif "gate" in document.tree:
+            load_gate(path)
+        else:
+            load_scenario(path)
+    except ScenarioError as error:
+        return list(error.lines)
+    return []
+
+
+def _refuse(lines: Sequence[str]) -> None:
+    if lines:
+        raise ScenarioError(*lines)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES + 1)  # no more than shows that it is too long
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such file; {_near_scenario(path)}") from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read: {(error.strerror or '').lower()}; expected a YAML file") from None
+
+
+def _near_scenario(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path()
+    near = nearest(path.stem, [file.stem for file in sorted(folder.glob("*.y*ml"))])
+    return f"did you mean {str(folder / near) + '.yaml'!r}?" if near else "expected a scenario file"
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ScenarioError(f"{path}:{line}: not UTF-8; expected a text file saved as UTF-8") from None
+
+
+_SCENARIO = "a scenario, with name, question, workload and load"
+
+
+def _mapping(reading: Reading, path: Path, expected: str) -> dict[str, Any]:
+    """The file's keys and values, where it is YAML and a mapping at all."""
+    _refuse([_line(f"{path}:{mark.line}", fault) for mark, fault in reading.faults])
+    if reading.value is None:
+        raise ScenarioError(f"{path}: the file is empty; expected {expected}")
+    if not isinstance(reading.value, dict):
+        what = expected.partition(", ")[2]
+        raise ScenarioError(f"{path}:1: expected a mapping {what}".rstrip() + f", got {show(reading.value)}")
+    return reading.value
+
+
+def _as_read(spot: KeyPath) -> KeyPath:
+    """A path as the models know it: flags of the engine in snake case."""
+    flag = spot[2:3] if spot[:2] == ("engine", "args") else ()
+    return (*spot[:2], flag_name(str(flag[0])), *spot[3:]) if flag else spot
+
+
+def _applied(changes: Sequence[Override | Fault], tree: Any, places: dict[KeyPath, str]) -> list[str]:
+    """The faults of putting each override into the tree; notes in `places` which values came from one."""
+    lines = []
+    for change in changes:
+        fault = change if isinstance(change, Fault) else apply_override(tree, change)
+        if fault is not None:
+            lines.append(fault.text)
+        elif isinstance(change, Override):
+            _move(places, change)
+    return lines
+
+
+def _move(places: dict[KeyPath, str], change: Override) -> None:
+    path = _as_read(change.path)
+    for spot in [spot for spot in places if spot[: len(path)] == path]:
+        del places[spot]
+    for depth in range(1, len(path) + 1):
+        places.setdefault(path[:depth], change.place)
+
+
+def validated(model: type[PartOf], document: Document) -> PartOf:
+    """A document as a value of this class.
+
+    Raises:
+        ScenarioError: with one line for each fault.
+    """
+    readers: dict[int, type[Part]] = {}
+    try:
+        return model.model_validate(document.tree, context=readers)
+    except ValidationError as error:
+        faults = explain(error.errors(include_url=False), document.tree, readers)
+    raise ScenarioError(*_lines(faults, document.places))
+
+
+def _lines(faults: Sequence[Fault], places: Mapping[KeyPath, str]) -> list[str]:
+    """The faults as lines, in the order of the file, each said once."""
+    placed = [(_place(fault.path, places), fault) for fault in faults]
+    ordered = sorted(placed, key=_order)
+    return list(dict.fromkeys(_line(place, fault) for place, fault in ordered))
+
+
+def _order(placed: tuple[str, Fault]) -> tuple[int, int]:
+    """Faults of the file by line, then those of the command line."""
+    number = placed[0].rpartition(":")[2]
+    return (1, 0) if placed[0].startswith("--") else (0, int(number))
+
+
+def _place(path: KeyPath, places: Mapping[KeyPath, str]) -> str:
+    """Where a value stands, or else the nearest mapping or list around it."""
+    while path not in places and path:
+        path = path[:-1]
+    return places[path]
+
+
+def _line(place: str, fault: Fault) -> str:
+    return f"{place}: {dotted(fault.path)}: {fault.text}" if fault.path else f"{place}: {fault.text}"

@@ -1,0 +1,1 @@
+"""How exact this client is on this machine, held against a reference server."""

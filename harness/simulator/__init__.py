@@ -1,0 +1,1 @@
+"""The simulated NPU engine, in virtual and in real time."""

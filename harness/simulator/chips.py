@@ -1,0 +1,77 @@
+"""What can each accelerator do?
+
+Peaks are those of the cube (matrix) unit alone: cores × 4096 multiply-adds × 2 × clock; the
+sums of cube and vector units that product names carry are not reached by a matrix product.
+`efficiency` figures are fitted to published serving results, see tests/simulator/test_anchors.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.errors import InputError, suggestion
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """One device as the engine sees it: a die for A3, a chip for 310P.
+
+    `memory_bytes` is what the engine finds as total, `idle_bytes` what driver and runtime hold
+    of it, `bandwidth` bytes/s, `peak` operations/s in 16 bits (8 bits: twice that),
+    `link_bandwidth` bytes/s of a card to all others of its node, `mesh` whether each other card has
+    a seventh of that for itself, `family` the plug-in's name for the device.
+    """
+
+    name: str
+    family: str
+    memory_bytes: int
+    idle_bytes: int
+    bandwidth: float
+    peak: float
+    link_bandwidth: float
+    mesh: bool = False
+
+    def link_of(self, cards: int) -> float:
+        """Bytes/s that one card exchanges with `cards` - 1 others."""
+        return self.link_bandwidth * min(1.0, (cards - 1) / 7) if self.mesh else self.link_bandwidth
+
+    @property
+    def is_ascend(self) -> bool:
+        """Whether vllm-ascend's rules hold, rather than vLLM's CPU platform."""
+        return self.family != "CPU"
+
+    @property
+    def device(self) -> str:
+        """The word that vLLM's log lines use for it."""
+        return "NPU" if self.is_ascend else "CPU"
+
+
+CHIPS: Mapping[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        Chip("910B1", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 378.9e12, 196e9, mesh=True),
+        Chip("910B2", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 353.9e12, 196e9, mesh=True),
+        Chip("910B3", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 294.9e12, 196e9, mesh=True),
+        Chip("910B4", "A2", int(29.5 * GIB), int(0.36 * GIB), 0.8e12, 245.8e12, 32e9),
+        Chip("A3", "A3", int(61.27 * GIB), int(0.38 * GIB), 1.6e12, 353.9e12, 196e9),
+        Chip("310P", "310P", int(42.5 * GIB), int(0.36 * GIB), 204e9, 70e12, 8e9),
+        Chip("cpu-2core", "CPU", 20 * GIB, 0, 12e9, 0.8e12, 8e9),
+    )
+}
+DEFAULT_CHIP = "910B3"
+_ALIASES = {"910b": "910B3", "910c": "A3", "a2": "910B3", "ascend910b": "910B3", "cpu": "cpu-2core"}
+
+
+def chip_named(name: str) -> Chip:
+    """The chip of that name, whatever its case, with or without "ascend" before it.
+
+    Raises:
+        InputError: there is no such chip; with the nearest name.
+    """
+    folded = name.lower().removeprefix("ascend")
+    folded = _ALIASES.get(folded, folded)
+    for known, chip in CHIPS.items():
+        if known.lower() == folded.lower():
+            return chip
+    raise InputError(f"chip {name!r} is not known to the simulator; {suggestion(name, CHIPS)}")

@@ -1,0 +1,314 @@
+"""Which flags of `vllm serve` are there, and which of them does the simulated engine obey?"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from harness.errors import InputError, suggestion
+from harness.simulator.chips import DEFAULT_CHIP, Chip, chip_named
+from harness.simulator.models import DEFAULT_MODEL, Model, model_named
+
+# Flags of vLLM 0.32 that the simulated engine knows and does not act on.
+WITHOUT_EFFECT = frozenset(
+    """
+    additional-config aggregate-engine-logging all2all-backend allow-credentials allowed-headers
+    allowed-local-media-path allowed-media-domains allowed-methods allowed-origins api-key
+    api-server-count async-scheduling attention-backend attention-config aux-output-config chat-template
+    chat-template-content-format code-revision compilation-config config-format convert
+    cp-kv-cache-interleave-size cpu-offload-gb cpu-offload-params cudagraph-metrics
+    custom-histogram-buckets data-parallel-address data-parallel-backend data-parallel-external-lb
+    data-parallel-hybrid-lb data-parallel-rank data-parallel-rpc-port data-parallel-size
+    data-parallel-size-local data-parallel-start-rank decode-context-parallel-size device-ids
+    disable-cascade-attn disable-chunked-mm-input disable-custom-all-reduce
+    disable-fastapi-docs disable-frontend-multiprocessing disable-hybrid-kv-cache-manager
+    disable-log-stats disable-sliding-window disable-uvicorn-access-log distributed-executor-backend
+    download-dir enable-auto-tool-choice enable-dbo enable-elastic-ep enable-eplb
+    enable-expert-parallel enable-force-include-usage enable-log-outputs enable-log-requests
+    enable-logging-iteration-details enable-lora enable-mfu-metrics enable-mm-embeds
+    enable-prompt-embeds enable-request-id-headers
+    enable-server-load-tracking enable-sleep-mode enable-tokenizer-info-endpoint eplb-config
+    expert-placement-strategy fully-sharded-loras generation-config guided-decoding-backend
+    h11-max-header-count h11-max-incomplete-event-size hf-config-path hf-overrides hf-token
+    ignore-patterns io-processor-plugin kv-cache-metrics kv-cache-metrics-sample kv-events-config
+    kv-offloading-backend kv-offloading-size kv-sharing-fast-prefill kv-transfer-config
+    limit-mm-per-prompt load-format log-config-file log-error-stack log-level logging-config
+    logits-processors logprobs-mode lora-dtype lora-modules master-addr master-port max-cpu-loras
+    max-log-len max-logprobs max-lora-rank max-loras max-num-queued-reqs max-num-queued-tokens
+    max-parallel-loading-workers mm-encoder-tp-mode mm-processor-cache-gb mm-processor-kwargs
+    model-impl model-loader-extra-config nnodes node-rank numa-bind offload-backend
+    optimization-level otlp-traces-endpoint override-generation-config performance-mode
+    pipeline-parallel-size pooler-config prefill-context-parallel-size prefill-schedule-interval
+    prefix-caching-hash-algo profiler-config reasoning-config reasoning-parser
+    response-role return-tokens-as-token-ids revision root-path runner safetensors-load-strategy
+    scheduler-cls scheduling-policy show-hidden-metrics-for-version shutdown-timeout
+    skip-mm-profiling skip-tokenizer-init spec-method spec-model spec-tokens speculative-config
+    ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile stream-interval structured-outputs-config
+    tokenizer tokenizer-mode tokenizer-revision tool-call-parser tool-parser-plugin
+    trust-remote-code use-tqdm-on-load uvicorn-log-level weight-transfer-config worker-cls
+    worker-extension-cls
+    """.replace("-", "_").split()
+)
+_SHORT = {
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "dp": "data_parallel_size",
+    "ep": "enable_expert_parallel",
+    "q": "quantization",
+    "cc": "compilation_config",
+    "sc": "speculative_config",
+    "device_memory_utilization": "gpu_memory_utilization",
+    "kv_cache_memory": "kv_cache_memory_bytes",
+}
+
+
+def canonical(flag: str) -> str:
+    """A flag's one name: no dashes before it, snake case, long form."""
+    name = flag.lstrip("-").replace("-", "_")
+    return _SHORT.get(name, name)
+
+
+def sorted_out(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The flags that are obeyed, by canonical name, and the names of those that have no effect.
+
+    `no_x: true` means `x: false`, as on vLLM's command line.
+
+    Raises:
+        InputError: vLLM has no such flag; with the nearest name.
+    """
+    values: dict[str, Any] = {}
+    ignored = []
+    for flag, value in flags.items():
+        name = canonical(flag)
+        off = name.removeprefix("no_") if name.startswith("no_") else None
+        if off is not None and (off in obeyed or off in WITHOUT_EFFECT):
+            name, value = off, not _is_true(value)  # noqa: PLW2901 - the two spellings meet here
+        if name in obeyed:
+            values[name] = value
+        elif name in WITHOUT_EFFECT or name.split(".", 1)[0] in WITHOUT_EFFECT:
+            ignored.append(name)
+        else:
+            known = [*obeyed, *WITHOUT_EFFECT]
+            raise InputError(f"engine flag {flag!r} is not one of vLLM's; {suggestion(name, known)}")
+    return values, tuple(ignored)
+
+
+def _is_true(value: Any) -> bool:
+    return value is None or value is True or str(value).lower() in ("true", "1", "yes", "")
+
+
+ASCEND_BLOCK_SIZE = 128
+BLOCK_SIZE_NOTE = "Block size is set to 128 if prefix cache or chunked prefill is enabled."
+_GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the simulated engine runs with: the effective values, under vLLM's names.
+
+    `ignored` names the given flags that have no effect here, `notes` what was changed and why,
+    in the engine's own words where it says so itself. `served_model_name` is what requests call
+    the model. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
+    `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
+    reaches; 0: the built-in ones.
+    """
+
+    model: str = DEFAULT_MODEL
+    served_model_name: str = ""
+    chip: str = DEFAULT_CHIP
+    block_size: int = ASCEND_BLOCK_SIZE
+    max_num_seqs: int = 256
+    max_num_active_seqs: int | None = None
+    max_num_batched_tokens: int = 2048
+    max_num_scheduled_tokens: int | None = None
+    max_model_len: int = 32768
+    gpu_memory_utilization: float = 0.92
+    kv_cache_memory_bytes: int | None = None
+    num_gpu_blocks_override: int | None = None
+    tensor_parallel_size: int = 1
+    dtype: str = "bfloat16"
+    kv_cache_dtype: str = "auto"
+    quantization: str = ""
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    cudagraph_mode: str = "FULL_AND_PIECEWISE"
+    cudagraph_capture_sizes: tuple[int, ...] = ()
+    async_scheduling: bool = True
+    long_prefill_token_threshold: int = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    scheduler_reserve_full_isl: bool = True
+    watermark: float = 0.0
+    enable_prompt_tokens_details: bool = False
+    seed: int = 0
+    start_seconds: float = 0.0
+    cache_efficiency: float = 0.0
+    attention_efficiency: float = 0.0
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What requests call the model."""
+        return self.served_model_name or self.model
+
+    @property
+    def shape(self) -> Model:
+        """The model's shape."""
+        return model_named(self.model)
+
+    @property
+    def device(self) -> Chip:
+        """The chip."""
+        return chip_named(self.chip)
+
+
+def whole_number(value: Any) -> int:
+    """A whole number, also as vLLM reads it: 32k is 32,000 and 32K is 32,768."""
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    text = str(value).strip()
+    scale = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0)
+    return round(float(text[:-1]) * scale) if scale else int(text)
+
+
+def _switch(value: Any) -> bool:
+    text = str(value).lower()
+    if value is None or text in ("true", "1", "yes", ""):
+        return True
+    if text in ("false", "0", "no"):
+        return False
+    raise ValueError
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    items = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+    return tuple(sorted({whole_number(item) for item in items}))
+
+
+def _maximum(value: Any) -> int:
+    return 0 if str(value).lower() in ("auto", "-1") else whole_number(value)
+
+
+_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (whole_number, "a whole number"),
+    "int | None": (whole_number, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (_switch, "true or false"),
+    "str": (str, "a text"),
+    "tuple": (_sizes, "a list of whole numbers"),
+}
+_KINDS = {
+    field.name: getattr(field.type, "__name__", str(field.type))
+    for field in fields(Settings)
+    if field.name not in ("ignored", "notes")
+}
+OBEYED = frozenset(_KINDS) | {"compilation_config", "max_cudagraph_capture_size"}
+_POSITIVE = (
+    "block_size", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens",
+    "max_num_scheduled_tokens", "tensor_parallel_size", "num_gpu_blocks_override", "kv_cache_memory_bytes",
+)  # fmt: skip
+
+
+def settings_from_flags(flags: Mapping[str, Any]) -> Settings:
+    """Effective settings of flags as for `vllm serve`, snake or kebab case, values as text or typed.
+
+    Beside vLLM's flags there are `chip` (such as 910B3, A3, 310P or cpu-2core; `num-gpu-blocks-override`
+    bypasses its memory) and `start_seconds` (how long the engine takes to start; 0 is at once).
+    `compilation_config` may be a mapping or JSON; of it the graph mode and sizes count.
+
+    Raises:
+        InputError: an unknown flag, with the nearest name, or a value of the wrong kind.
+    """
+    values, ignored = sorted_out(flags, OBEYED)
+    largest = values.pop("max_cudagraph_capture_size", None)
+    values = {**_graph_flags(values.pop("compilation_config", None)), **values}
+    typed = {name: _read(name, value) for name, value in values.items() if not _is_unset(value, name)}
+    _check_ranges(typed)
+    return _resolved(typed, ignored, _read("max_num_seqs", largest) if largest is not None else None)
+
+
+def _is_unset(value: Any, name: str) -> bool:
+    return value is None and _KINDS[name] != "bool"
+
+
+def _read(name: str, value: Any) -> Any:
+    reader, expected = (_maximum, "a whole number or auto") if name == "max_model_len" else _READERS[_KINDS[name]]
+    try:
+        return reader(value)
+    except (TypeError, ValueError):
+        raise InputError(f"engine flag {name}: {value!r} is not {expected}") from None
+
+
+def _graph_flags(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    try:
+        config = json.loads(value) if isinstance(value, str) else dict(value)
+    except (TypeError, ValueError):
+        raise InputError(f"engine flag compilation_config: {value!r} is not a JSON object") from None
+    return {key: config[key] for key in ("cudagraph_mode", "cudagraph_capture_sizes") if config.get(key) is not None}
+
+
+def _check_ranges(typed: Mapping[str, Any]) -> None:
+    for name in _POSITIVE:
+        if typed.get(name, 1) < 1:
+            raise InputError(f"engine flag {name}: {typed[name]} is too small; expected 1 or more")
+    share = typed.get("gpu_memory_utilization", 1.0)
+    if not 0 < share <= 1:
+        raise InputError(f"engine flag gpu_memory_utilization: {share} is out of range; expected 0 < x ≤ 1")
+    mode = str(typed.get("cudagraph_mode", "NONE")).upper()
+    if mode not in _GRAPH_MODES:
+        raise InputError(f"engine flag cudagraph_mode: {mode!r}; expected one of {', '.join(_GRAPH_MODES)}")
+
+
+def _resolved(typed: dict[str, Any], ignored: tuple[str, ...], largest_graph: int | None) -> Settings:
+    settings = Settings(ignored=ignored, **typed)
+    shape, chip = settings.shape, settings.device
+    if "max_model_len" not in typed:
+        settings = replace(settings, max_model_len=shape.max_position)
+    settings = _batch_defaults(settings, typed)
+    if chip.is_ascend:
+        settings = _ascend_block_size(settings)
+    mode = "NONE" if settings.enforce_eager or not chip.is_ascend else settings.cudagraph_mode.upper()
+    sizes = settings.cudagraph_capture_sizes or capture_sizes(largest_graph or min(settings.max_num_seqs, 512))
+    return replace(settings, cudagraph_mode=mode, cudagraph_capture_sizes=() if mode == "NONE" else sizes)
+
+
+def _batch_defaults(settings: Settings, typed: Mapping[str, Any]) -> Settings:
+    """Defaults of vLLM where the device memory cannot be asked: 2048 tokens and 256 requests a step."""
+    tokens, requests = settings.max_num_batched_tokens, settings.max_num_seqs
+    if "max_num_batched_tokens" not in typed:
+        length = settings.max_model_len or settings.shape.max_position
+        tokens = tokens if settings.enable_chunked_prefill else max(tokens, length)
+        tokens = min(tokens, requests * length)
+    if "max_num_seqs" not in typed:
+        requests = min(requests, tokens)
+    return replace(settings, max_num_batched_tokens=tokens, max_num_seqs=requests)
+
+
+def _ascend_block_size(settings: Settings) -> Settings:
+    if settings.block_size == ASCEND_BLOCK_SIZE:
+        return settings
+    if settings.enable_prefix_caching or settings.enable_chunked_prefill:
+        return replace(settings, block_size=ASCEND_BLOCK_SIZE, notes=(*settings.notes, BLOCK_SIZE_NOTE))
+    return settings
+
+
+def capture_sizes(largest: int) -> tuple[int, ...]:
+    """Batch sizes with a captured graph: 1, 2, 4, then in steps of 8 and from 256 on of 16."""
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return tuple(size for size in sizes if size <= largest)
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings as a flat mapping for run.json: what the flags became."""
+    skipped = ("ignored", "notes", "start_seconds", "cudagraph_capture_sizes")
+    return {name: getattr(settings, name) for name in _KINDS if name not in skipped}
+
+
+__all__ = ["OBEYED", "Settings", "canonical", "capture_sizes", "effective", "settings_from_flags", "whole_number"]

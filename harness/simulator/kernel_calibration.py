@@ -1,0 +1,75 @@
+"""What do measured kernels say about attention in the simulator's steps?
+
+A result of `kernels` becomes two shares of the chip's figures: of its bandwidth, from decodes, which read the cache;
+and of its arithmetic, from cases that are bound by it. They take the place of `cost.TERMS.cache` and `.attention`.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.results import store
+from harness.simulator.chips import Chip
+
+_DECODES = ("decode", "mla_decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Shares of a chip's bandwidth and peak that attention reached; None where no case tells."""
+
+    cache: float | None
+    attention: float | None
+
+    @property
+    def flags(self) -> dict[str, float]:
+        """As flags of the simulated engine."""
+        found = {"cache_efficiency": self.cache, "attention_efficiency": self.attention}
+        return {name: float(f"{share:.4g}") for name, share in found.items() if share is not None}
+
+
+def read_calibration(folder: Path, chip: Chip) -> Calibration:
+    """The calibration of a result folder for a chip.
+
+    Raises:
+        InputError: it is no result of kernels, was measured on another kind of device, or holds no case of use.
+        ResultError: it is no result at all.
+    """
+    store.read_run(folder)
+    summary = store.read_json(folder, store.SUMMARY)
+    if "kernels" not in summary:
+        raise InputError(f"engine.calibration: {folder} has no kernels; expected a result of a kernels scenario")
+    if not summary["verdict"]["valid"]:
+        raise InputError(f"engine.calibration: {folder} is not valid; expected a result that can be trusted")
+    device = summary["kernels"]["device"]
+    if chip.is_ascend != (device["kind"] == "npu"):
+        wanted = "an NPU" if chip.is_ascend else "a CPU"
+        raise InputError(
+            f"engine.calibration: {folder} was measured on {device['name']}; chip {chip.name} expects {wanted}"
+        )
+    found = calibration_from(summary["kernels"]["rows"], chip)
+    if not found.flags:
+        raise InputError(f"engine.calibration: {folder} has neither a decode nor a case bound by arithmetic")
+    return found
+
+
+def calibration_from(rows: list[Mapping[str, Any]], chip: Chip) -> Calibration:
+    """The median share over the cases that tell it, cold where that was measured; at most 1."""
+    moved, computed = [], []
+    for row in rows:
+        figures = row["modes"].get("cold") or next(iter(row["modes"].values()), None)
+        if figures is None:
+            continue
+        bound = figures["limits"].get("measured", {}).get("bound")
+        if row["labels"]["phase"] in _DECODES and bound == "memory":
+            moved.append(figures["bytes_per_s"] / chip.bandwidth)
+        elif bound == "compute":
+            computed.append(figures["flops_per_s"] / chip.peak)
+    return Calibration(_share(moved), _share(computed))
+
+
+def _share(values: list[float]) -> float | None:
+    return min(1.0, statistics.median(values)) if values else None

@@ -1,0 +1,108 @@
+"""Which steps does a trace of requests take, as lines that can be held against the real scheduler's?
+
+A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt", "output_tokens"}]}.
+A line a step in which something happens: {"step", "scheduled", "preempted", "cached", "finished"}.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError, suggestion
+from harness.simulator.scheduler import Limits, Request, Scheduler, Step
+
+FIRST_OUTPUT = 1_000_000  # the output token at position p of its sequence is 1,000,000 + p
+_CONFIG: Mapping[str, tuple[str, Any]] = {  # name in the trace: name in Limits, default
+    "block_size": ("block_size", 16),
+    "num_blocks": ("num_blocks", None),
+    "max_num_seqs": ("max_num_seqs", 256),
+    "max_num_batched_tokens": ("token_budget", 2048),
+    "max_model_len": ("max_model_len", 8192),
+    "enable_chunked_prefill": ("chunked_prefill", True),
+    "enable_prefix_caching": ("prefix_caching", True),
+    "long_prefill_token_threshold": ("long_prefill_token_threshold", 0),
+    "long_prefill_token_threshold_adaptive": ("adaptive_threshold", False),
+    "max_num_active_seqs": ("max_num_active_seqs", None),
+    "scheduler_reserve_full_isl": ("reserve_full_prompt", True),
+    "watermark": ("watermark", 0.0),
+}
+_REQUEST = ("id", "arrival_step", "prompt", "output_tokens")
+
+
+def read_trace(path: Path) -> dict[str, Any]:
+    """The trace in a JSON file, its keys checked.
+
+    Raises:
+        InputError: no such file, no JSON, an unknown or a missing key.
+    """
+    try:
+        trace = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a trace file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    _check(path, trace)
+    return dict(trace)
+
+
+def _check(path: Path, trace: Any) -> None:
+    if (
+        not isinstance(trace, dict)
+        or not isinstance(trace.get("config"), dict)
+        or not isinstance(trace.get("requests"), list)
+    ):
+        raise InputError(f"{path}: expected an object with config and requests")
+    for key in trace["config"]:
+        if key not in _CONFIG:
+            raise InputError(f"{path}: config.{key} is not known; {suggestion(key, _CONFIG)}")
+    if not isinstance(trace["config"].get("num_blocks"), int) or trace["config"]["num_blocks"] < 2:
+        raise InputError(f"{path}: config.num_blocks is missing; expected a whole number of blocks, 2 or more")
+    for place, request in enumerate(trace["requests"]):
+        for key in _REQUEST:
+            if not isinstance(request, dict) or key not in request:
+                raise InputError(f"{path}: requests[{place}].{key} is missing; expected {', '.join(_REQUEST)}")
+
+
+def limits_of_trace(config: Mapping[str, Any]) -> Limits:
+    """The limits that a trace's config sets."""
+    return Limits(**{name: config.get(key, default) for key, (name, default) in _CONFIG.items()})
+
+
+def replay(trace: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The steps of a trace in which something happens.
+
+    Ends when every request is finished, or when what is left can never be scheduled.
+    """
+    scheduler = Scheduler(limits_of_trace(trace["config"]))
+    coming = sorted(trace["requests"], key=lambda request: request["arrival_step"])
+    number = 0
+    while coming or scheduler.running or scheduler.waiting:
+        while coming and coming[0]["arrival_step"] <= number:
+            scheduler.add(_request(coming.pop(0)))
+        step = scheduler.schedule()
+        _, finished = scheduler.complete(step)
+        if step.scheduled or step.preempted:
+            yield _line(number, step, finished)
+        elif not coming:
+            return
+        number += 1
+
+
+def _request(entry: Mapping[str, Any]) -> Request:
+    return Request(
+        id=str(entry["id"]),
+        prompt=entry["prompt"],
+        max_tokens=entry["output_tokens"],
+        draw=lambda start, end: range(FIRST_OUTPUT + start, FIRST_OUTPUT + end),
+    )
+
+
+def _line(number: int, step: Step, finished: list[Request]) -> dict[str, Any]:
+    return {
+        "step": number,
+        "scheduled": {request.id: request.taken for request in step.scheduled},
+        "preempted": sorted(request.id for request in step.preempted),
+        "cached": {request.id: request.hit for request in step.admitted},
+        "finished": sorted(request.id for request in finished),
+    }

@@ -1,0 +1,190 @@
+"""What does a request body ask for, and in which words does vLLM refuse it?"""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.simulator.tokenizer import chat_ids, encode
+
+_LEAST = {"max_tokens": 1, "max_completion_tokens": 1, "n": 1, "min_tokens": 0}
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer to a client, not a fault of ours
+    """A request that is answered with an error: HTTP status, vLLM's type, parameter and message."""
+
+    def __init__(
+        self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def _refused(message: str, parameter: str, value: Any = None) -> Refusal:
+    """What vLLM's own checks say: the message, then the parameter and, where it tells, its value."""
+    told = f"parameter={parameter}" if value is None else f"parameter={parameter}, value={value}"
+    return Refusal(f"{message} ({told})", param=parameter)
+
+
+def malformed(place: str, kind: str, message: str, given: Any = None) -> Refusal:
+    """What the schema of the body says, in the form of vLLM's summary of it."""
+    detail = {"type": kind, "loc": place, "msg": message, "input": given}
+    return Refusal(f"1 validation error:\n  {detail}", kind="Bad Request", param=place)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One completion or chat request, checked. `prompts` are token ids, one answer each and `n` times."""
+
+    chat: bool
+    model: str
+    prompts: tuple[Sequence[int], ...]
+    max_tokens: tuple[int, ...]  # for each prompt
+    n: int
+    seed: int
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    return_token_ids: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a request is checked against."""
+
+    model: str
+    vocab: int
+    max_model_len: int
+
+
+def ask_of(body: Any, serving: Serving, *, chat: bool) -> Ask:
+    """The checked request of a decoded JSON body.
+
+    Raises:
+        Refusal: what vLLM would refuse, in its words.
+    """
+    if not isinstance(body, dict):
+        raise malformed("body", "model_attributes_type", "Input should be a valid dictionary or object")
+    check_model(body, serving)
+    prompts = _chat_prompts(body, serving) if chat else _prompts(body.get("prompt"), serving)
+    wanted = _wanted(body, serving, chat=chat)
+    options = body.get("stream_options") or {}
+    return Ask(
+        chat=chat,
+        model=serving.model,
+        prompts=tuple(prompts),
+        max_tokens=tuple(_room(prompt, wanted, serving) for prompt in prompts),
+        n=_integer(body, "n", 1),
+        seed=_integer(body, "seed", 0),
+        stream=bool(body.get("stream")),
+        include_usage=bool(options.get("include_usage")),
+        continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
+        return_token_ids=bool(body.get("return_token_ids")),
+    )
+
+
+def check_model(body: Mapping[str, Any], serving: Serving) -> None:
+    """Refuse a model that is not the one served; a missing name means that one."""
+    name = body.get("model")
+    if name not in (None, "", serving.model):
+        message = f"The model `{name}` does not exist. Valid aliases: {serving.model}."
+        raise Refusal(message, status=404, kind="NotFoundError", param="model")
+
+
+def prompt_ids(body: Mapping[str, Any], serving: Serving) -> list[int]:
+    """Token ids of what `/tokenize` was given: `prompt`, or `messages` with the chat template."""
+    if "messages" in body:
+        opened = body.get("add_generation_prompt", True)
+        return chat_ids(_messages(body), serving.vocab, open_answer=bool(opened))
+    if not isinstance(body.get("prompt"), str):
+        raise malformed("body.prompt", "string_type", "Input should be a valid string")
+    return encode(body["prompt"], serving.vocab)
+
+
+def _chat_prompts(body: Mapping[str, Any], serving: Serving) -> list[Sequence[int]]:
+    return [array("q", chat_ids(_messages(body), serving.vocab))]
+
+
+def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+        kind = "missing" if messages is None else "list_type"
+        message = "Field required" if messages is None else "Input should be a valid list"
+        raise malformed("body.messages", kind, message)
+    return messages
+
+
+def _prompts(prompt: Any, serving: Serving) -> list[Sequence[int]]:
+    """Prompts as vLLM takes them: a text, token ids, or a list of either."""
+    if prompt == []:
+        raise Refusal("You must pass at least one prompt")
+    items = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    return [_prompt(item, serving) for item in items]
+
+
+def _prompt(item: Any, serving: Serving) -> Sequence[int]:
+    ids = array("q", encode(item, serving.vocab)) if isinstance(item, str) else _ids(item)
+    if not ids:
+        raise _refused("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    numbers = np.frombuffer(ids, dtype=np.int64)
+    if numbers.max() >= serving.vocab or numbers.min() < 0:
+        raise Refusal(f"Token id {numbers.max()} is out of vocabulary")
+    return ids
+
+
+def _ids(item: Any) -> "array[int]":
+    if item is not None and not isinstance(item, list):
+        raise malformed("body.prompt", "string_type", "Input should be a valid string")
+    try:
+        return array("q", item or ())
+    except (TypeError, OverflowError):
+        raise malformed("body.prompt", "int_parsing", "Input should be a valid integer") from None
+
+
+def _wanted(body: Mapping[str, Any], serving: Serving, *, chat: bool) -> int | None:
+    """Output tokens asked for; None where a chat leaves them open."""
+    name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    wanted = body.get(name)
+    if wanted is None and chat:
+        return None
+    wanted = _integer(body, name, 16)
+    if body.get(name) is not None and wanted > serving.max_model_len:
+        longest = f"max_model_len={serving.max_model_len}"
+        raise _refused(
+            f"{name}={wanted} cannot be greater than {longest}. Please request fewer output tokens.", name, wanted
+        )
+    least = _integer(body, "min_tokens", 1)
+    if least > wanted:
+        raise Refusal(f"min_tokens must be less than or equal to max_tokens={wanted}, got {least}.")
+    return wanted
+
+
+def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if type(value) is not int:
+        raise malformed(f"body.{name}", "int_parsing", "Input should be a valid integer", value)
+    least = _LEAST.get(name)
+    if least is not None and value < least:
+        raise _refused(f"{name} must be at least {least}, got {value}.", name, value)
+    return value
+
+
+def _room(prompt: Sequence[int], wanted: int | None, serving: Serving) -> int:
+    """Output tokens for this prompt: as asked, cut to what the context leaves."""
+    room = serving.max_model_len - len(prompt)
+    if room < 0:
+        raise _refused(
+            f"This model's maximum context length is {serving.max_model_len} tokens. However, your prompt contains"
+            f" {len(prompt)} input tokens, which exceeds this limit even without any output tokens."
+            " Please reduce the length of the input prompt.",
+            "input_tokens",
+            len(prompt),
+        )
+    if room == 0:
+        raise _refused("max_tokens must be at least 1, got 0.", "max_tokens", 0)
+    return room if wanted is None else min(wanted, room)

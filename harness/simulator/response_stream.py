@@ -1,0 +1,210 @@
+"""Which bytes go out for each token, and when an answer is whole?
+
+Everything of an event that does not change is put together before the first token, so that
+a token costs one formatting and one write. Events carry the fields of vLLM 0.32.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.simulator.request_parsing import Ask
+from harness.simulator.scheduler import Request
+
+Write = Callable[[bytes], None]
+FINGERPRINT = "npu-harness-simulator"
+DONE = b"data: [DONE]\n\n"
+_TEXT, _IDS, _REASON, _COUNT = "\x01text", "\x01ids", "\x01reason", 987654321
+
+
+def chunk(payload: bytes) -> bytes:
+    """One chunk of an HTTP/1.1 body."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+@dataclass(slots=True)
+class Answer:
+    """One HTTP answer: its choices, what it has counted, and whom to tell when it is whole.
+
+    `write` takes bytes for the transport; it is None for an answer that is not streamed.
+    """
+
+    ask: Ask
+    id: str
+    created: int
+    write: Write | None
+    whole: Callable[[], None]
+    show_cached: bool = False  # with --enable-prompt-tokens-details usage tells tokens found in the cache
+    choices: list["Choice"] = field(default_factory=list)
+    open: int = 0
+
+    def envelope(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """The object around some choices."""
+        kind = (
+            ("chat.completion.chunk" if self.ask.stream else "chat.completion") if self.ask.chat else "text_completion"
+        )
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.ask.model,
+            "choices": choices,
+            **more,
+        }
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens of all prompts and choices."""
+        prompt = sum(len(prompt) for prompt in self.ask.prompts)
+        output = sum(choice.count for choice in self.choices)
+        counts: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + output,
+            "completion_tokens": output,
+        }
+        if self.show_cached:
+            cached = sum(choice.request.first_hit for choice in self.choices)
+            counts["prompt_tokens_details"] = {"cached_tokens": cached}
+        return counts
+
+    def body(self) -> dict[str, Any]:
+        """The whole answer as one object."""
+        details = {"prompt_tokens_details": None, "completion_tokens_details": None}
+        return self.envelope(
+            [choice.whole() for choice in self.choices],
+            service_tier=None,
+            system_fingerprint=FINGERPRINT,
+            usage={**details, **self.usage()},
+            kv_transfer_params=None,
+        )
+
+    def close(self) -> None:
+        """One choice less is open; after the last, the end of the stream."""
+        self.open -= 1
+        if self.open:
+            return
+        if self.write is not None:
+            self.write(self._usage_event() + chunk(DONE))
+        self.whole()
+
+    def _usage_event(self) -> bytes:
+        if not self.ask.include_usage:
+            return b""
+        return chunk(_data(self.envelope([], usage=self.usage(), system_fingerprint=FINGERPRINT)))
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice of an answer, fed token by token."""
+
+    answer: Answer
+    index: int
+    request: Request
+    count: int = 0
+    _opening: bytes = b""
+    _token: bytes = b""
+    _last: bytes = b""
+
+    def prepare(self) -> None:
+        """Build the bytes of its events."""
+        if self.answer.write is None:
+            return
+        self._token = self._template(None)
+        self._last = self._template("length")
+        if self.answer.ask.chat:
+            self._opening = self._role_event()
+
+    def feed(self) -> None:
+        """One more token of the request; written at once where the answer is streamed."""
+        self.count += 1
+        finished = self.request.finished
+        if self.answer.write is not None:
+            payload = self._event(self._last if finished else self._token)
+            framed = chunk(payload) if self.count > 1 else self._first(payload)
+            self.answer.write(framed)
+        if finished:
+            self.answer.close()
+
+    def _event(self, template: bytes) -> bytes:
+        ask, position = self.answer.ask, self.request.num_tokens - 1
+        token = self.request.draw(position, position + 1)[0]
+        numbers: tuple[int, ...] = (token, token) if ask.return_token_ids else (token,)
+        if ask.continuous_usage:
+            numbers = (*numbers, position + 1, self.count)
+        return template % numbers
+
+    def _first(self, payload: bytes) -> bytes:
+        """The first token's event with the prompt's ids where they are asked for, after the role's."""
+        if not self.answer.ask.chat and self.answer.ask.return_token_ids:
+            ids = json.dumps(list(self.request.prompt)).encode()
+            payload = payload.replace(b'"prompt_token_ids":null', b'"prompt_token_ids":' + ids, 1)
+        return self._opening + chunk(payload)
+
+    def _template(self, reason: str | None) -> bytes:
+        """An event with %d where token, ids and counts go."""
+        ids = [_IDS] if self.answer.ask.return_token_ids else None
+        if self.answer.ask.chat:
+            choice = {
+                "index": self.index,
+                "delta": {"content": _TEXT},
+                "logprobs": None,
+                "finish_reason": reason,
+                "token_ids": ids,
+            }
+            if reason is not None:
+                choice["stop_reason"] = None
+        else:
+            choice = {
+                "index": self.index, "text": _TEXT, "logprobs": None, "finish_reason": reason, "stop_reason": None,
+                "prompt_token_ids": None, "token_ids": ids,
+            }  # fmt: skip
+        more = self._usage(_COUNT)
+        if reason is not None and not self.answer.ask.include_usage:
+            more["system_fingerprint"] = FINGERPRINT
+        event = _data(self.answer.envelope([choice], **more)).replace(b"%", b"%%")
+        event = event.replace(_quoted(_TEXT), b'" t%d"').replace(_quoted(_IDS), b"%d")
+        return event.replace(b"%d" % _COUNT, b"%d")
+
+    def _role_event(self) -> bytes:
+        choice = {
+            "index": self.index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        ids = list(self.request.prompt) if self.answer.ask.return_token_ids else None
+        prompt = len(self.request.prompt)
+        usage = {"prompt_tokens": prompt, "total_tokens": prompt, "completion_tokens": 0}
+        more = {"usage": usage} if self.answer.ask.continuous_usage else {}
+        return chunk(_data(self.answer.envelope([choice], prompt_token_ids=ids, prompt_text=None, **more)))
+
+    def _usage(self, count: int) -> dict[str, Any]:
+        if not self.answer.ask.continuous_usage:
+            return {}
+        return {"usage": {"prompt_tokens": len(self.request.prompt), "total_tokens": count, "completion_tokens": count}}
+
+    def whole(self) -> dict[str, Any]:
+        """The choice of an answer that is not streamed."""
+        start = len(self.request.prompt)
+        ids = self.request.draw(start, start + self.count)
+        text = "".join(f" t{token}" for token in ids)
+        returned = self.answer.ask.return_token_ids
+        end = {
+            "logprobs": None,
+            "finish_reason": "length",
+            "stop_reason": None,
+            "token_ids": list(ids) if returned else None,
+        }
+        if self.answer.ask.chat:
+            message = {"role": "assistant", "content": text, "refusal": None, "reasoning": None}
+            return {"index": self.index, "message": message, **end}
+        prompt = list(self.request.prompt) if returned else None
+        return {"index": self.index, "text": text, **end, "prompt_logprobs": None, "prompt_token_ids": prompt}
+
+
+def _data(payload: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+def _quoted(mark: str) -> bytes:
+    return json.dumps(mark).encode()

@@ -1,0 +1,267 @@
+"""How does the simulated engine answer HTTP, as vLLM's OpenAI-compatible server would?"""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from harness.clock import utc_now
+from harness.errors import EngineError
+from harness.simulator.boot_lines import startup_lines
+from harness.simulator.engine import Engine, limits_of
+from harness.simulator.engine_config import Settings
+from harness.simulator.memory import Memory, cache_labels, memory_of
+from harness.simulator.metrics_page import exposition
+from harness.simulator.request_parsing import Ask, Refusal, Serving, ask_of, check_model, malformed, prompt_ids
+from harness.simulator.response_stream import Answer, Choice
+from harness.simulator.scheduler import Request
+from harness.simulator.step_cost import StepCost
+from harness.simulator.tokenizer import answer_of, decode, pieces
+
+SIMULATED_HEADER = "x-npu-harness-simulated"
+OWNER = "npu-harness simulator"
+VERSION = "0.32.0+npu.harness.simulator"
+_PERMISSION = {
+    "id": "modelperm-simulator", "object": "model_permission", "allow_create_engine": False,
+    "allow_sampling": True, "allow_logprobs": True, "allow_search_indices": False, "allow_view": True,
+    "allow_fine_tuning": False, "organization": "*", "group": None, "is_blocking": False,
+}  # fmt: skip
+Log = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Service:
+    """One engine and what its handlers need of it."""
+
+    settings: Settings
+    memory: Memory
+    engine: Engine
+    serving: Serving
+    created: int
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+
+def service_of(settings: Settings) -> Service:
+    """The engine that these settings start, not yet running.
+
+    Raises:
+        EngineError: it would not start; in the engine's own words.
+    """
+    memory = memory_of(settings)
+    engine = Engine(limits_of(settings, memory.num_blocks, memory.max_model_len), StepCost(settings))
+    serving = Serving(settings.name, settings.shape.vocab, memory.max_model_len)
+    return Service(settings, memory, engine, serving, _now_s())
+
+
+def application(service: Service) -> web.Application:
+    """The web application; its engine runs while the application does."""
+    app = web.Application(client_max_size=1 << 30, middlewares=[_errors])
+    handlers = _Handlers(service)
+    app.router.add_get("/health", handlers.health)
+    app.router.add_get("/metrics", handlers.metrics)
+    app.router.add_get("/version", handlers.version)
+    app.router.add_get("/v1/models", handlers.models)
+    app.router.add_post("/v1/completions", handlers.completions)
+    app.router.add_post("/v1/chat/completions", handlers.chat)
+    app.router.add_post("/tokenize", handlers.tokenize)
+    app.router.add_post("/detokenize", handlers.detokenize)
+    app.on_response_prepare.append(_mark)
+    app.cleanup_ctx.append(lambda _: _running(service.engine))
+    return app
+
+
+async def _mark(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers[SIMULATED_HEADER] = "1"
+
+
+async def _running(engine: Engine) -> AsyncIterator[None]:
+    task = asyncio.create_task(engine.run())
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+    """Refusals as vLLM's error JSON."""
+    try:
+        response: web.StreamResponse = await handler(request)
+    except Refusal as refusal:
+        return _answered(refusal.body, refusal.status)
+    except web.HTTPException as missing:
+        return _answered({"detail": missing.reason}, missing.status)
+    return response
+
+
+def _answered(body: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+async def _json(request: web.Request) -> Any:
+    try:
+        return msgspec.json.decode(await request.read())
+    except msgspec.DecodeError as error:
+        raise malformed("body", "json_invalid", f"JSON decode error: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Handlers:
+    """The routes of one service."""
+
+    service: Service
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response(status=503 if self.service.engine.stopped.is_set() else 200)
+
+    async def version(self, _: web.Request) -> web.Response:
+        return _answered({"version": VERSION})
+
+    async def models(self, _: web.Request) -> web.Response:
+        service = self.service
+        card = {
+            "id": service.serving.model, "object": "model", "created": service.created, "owned_by": OWNER,
+            "root": service.settings.model, "parent": None, "max_model_len": service.serving.max_model_len,
+            "permission": [dict(_PERMISSION, created=service.created)],
+        }  # fmt: skip
+        return _answered({"object": "list", "data": [card]})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        service = self.service
+        text = exposition(
+            service.engine.metrics,
+            service.engine.state(),
+            model=service.serving.model,
+            cache=cache_labels(service.settings, service.memory),
+        )
+        return web.Response(text=text, content_type="text/plain")
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        check_model(body, self.service.serving)
+        ids = prompt_ids(body, self.service.serving)
+        strings = None
+        if body.get("return_token_strs"):
+            text = body.get("prompt")
+            strings = pieces(text) if isinstance(text, str) else [f"t{number}" for number in ids]
+        longest = self.service.serving.max_model_len
+        return _answered({"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        return _answered({"prompt": decode(body.get("tokens", []))})
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, chat=False)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, chat=True)
+
+    async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+        ask = ask_of(await _json(request), self.service.serving, chat=chat)
+        done = asyncio.get_running_loop().create_future()
+        response = await _stream(request) if ask.stream else None
+        answer = self._answer(ask, request.transport if response is not None else None, done)
+        try:
+            await done
+        except asyncio.CancelledError:
+            for choice in answer.choices:
+                self.service.engine.abort(choice.request)
+            raise
+        if response is None:
+            return _answered(answer.body())
+        with contextlib.suppress(ConnectionResetError):  # the client may leave with the last token
+            await response.write_eof()
+        return response
+
+    def _answer(self, ask: Ask, transport: asyncio.Transport | None, done: "asyncio.Future[None]") -> Answer:
+        """Queue a request for every choice; `done` is set when all are whole."""
+
+        def whole() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        number = next(self.service.numbers)
+        name = f"{'chatcmpl' if ask.chat else 'cmpl'}-{number:016x}"
+        write = transport.write if transport is not None else None
+        answer = Answer(ask, name, _now_s(), write, whole, self.service.settings.enable_prompt_tokens_details)
+        for place, prompt in enumerate(ask.prompts):
+            for copy in range(ask.n):
+                draw = answer_of(prompt, self.service.serving.vocab, seed=ask.seed + copy)
+                inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw)
+                answer.choices.append(Choice(answer, place * ask.n + copy, inner))
+        answer.open = len(answer.choices)
+        for choice in answer.choices:
+            choice.prepare()
+            self.service.engine.submit(choice.request, choice.feed)
+        return answer
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    """A started event stream; its chunks are then written straight to the transport."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    return response
+
+
+def _now_s() -> int:
+    return int(utc_now().timestamp())
+
+
+async def serve(
+    settings: Settings, *, host: str, port: int, on_ready: Callable[[str], None], log: Log = lambda _: None
+) -> None:
+    """Serve until cancelled, or until SIGTERM or SIGINT comes; `on_ready` gets the URL, `log` the start-up lines.
+
+    Port 0 takes a free one. What is in flight when it stops is not finished.
+
+    Raises:
+        EngineError: the engine would not start with these settings, or the port is taken.
+    """
+    service = service_of(settings)
+    for line in startup_lines(settings, service.memory):
+        log(line)
+    await asyncio.sleep(settings.start_seconds)
+    runner = web.AppRunner(application(service), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = await _listen(runner, host, port)
+        gc.freeze()
+        log(f"Starting vLLM server on {site}")
+        on_ready(site)
+        await _stopped(service.engine.stopped)
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    try:
+        await web.TCPSite(runner, host, port, backlog=4096).start()
+    except OSError as error:
+        raise EngineError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+        ) from error
+    return f"http://{host}:{runner.addresses[0][1]}"
+
+
+async def _stopped(stop: asyncio.Event) -> None:
+    """Wait until the engine stops by itself, or SIGTERM or SIGINT comes where this thread may catch them."""
+    loop = asyncio.get_running_loop()
+    caught = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+            caught.append(number)
+    try:
+        await stop.wait()
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)

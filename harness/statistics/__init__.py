@@ -1,0 +1,1 @@
+"""Pure statistics: quantiles, intervals, the bootstrap and autocorrelation."""

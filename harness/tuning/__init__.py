@@ -1,0 +1,1 @@
+"""The search for better engine flags: space, model, trials, confirmation, result."""

@@ -1,0 +1,111 @@
+"""What does the user take away: the winner's exact command and environment, as text, script and docker line?"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.engines.flag_kinds import words_of
+from harness.safety.redaction import redact
+from harness.scenario.error_messages import is_secret
+from harness.scenario.models import Engine
+
+PORT = 8000
+IMAGE = "quay.io/ascend/vllm-ascend"
+_DRIVER = (
+    "/usr/local/dcmi:/usr/local/dcmi",
+    "/usr/local/bin/npu-smi:/usr/local/bin/npu-smi",
+    "/usr/local/Ascend/driver/lib64:/usr/local/Ascend/driver/lib64",
+    "/usr/local/Ascend/driver/version.info:/usr/local/Ascend/driver/version.info",
+    "/etc/ascend_install.info:/etc/ascend_install.info",
+)
+_MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
+WITH_IMAGE = "vllm-ascend"  # the one kind of engine that the image below holds
+_ON_PATH = "needs vllm on PATH: activate the environment that it is installed in"
+_ONLY_OURS = ("chip", "start_seconds")  # flags of the simulated engine that vLLM has not
+
+
+def serve_command(engine: Engine, *, bare: bool = False) -> list[str]:
+    """The server with the flags of an engine, word by word: by the engine's own interpreter where the study names one.
+
+    `bare` is `vllm serve` in any case, as within an image.
+    """
+    args = {name: value for name, value in engine.args.items() if name not in _ONLY_OURS}
+    begin = [engine.python, "-m", "vllm.entrypoints.cli.main"] if engine.python and not bare else ["vllm"]
+    return [*begin, "serve", *([engine.model] if engine.model else []), *words_of(args)]
+
+
+def environment_of(engine: Engine) -> dict[str, str]:
+    """The engine's own variables, without secrets."""
+    return {name: value for name, value in engine.env.items() if not is_secret(name)}
+
+
+def text(engine: Engine, remarks: Sequence[str] = ()) -> str:
+    """The command as one line, with its environment before it."""
+    env = [f"{name}={shlex.quote(value)}" for name, value in environment_of(engine).items()]
+    line = " ".join([*env, shlex.join(serve_command(engine))])
+    return "\n".join([*(f"# {remark}" for remark in remarks), line]) + "\n"
+
+
+def script(engine: Engine, remarks: Sequence[str] = ()) -> str:
+    """A shell script that serves; arguments to it are added to the command."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(engine).items()]
+    words = _folded(serve_command(engine))
+    needs = [] if engine.python else [_ON_PATH]
+    head = ["#!/bin/sh", *(f"# {remark}" for remark in (*remarks, *needs)), "set -e"]
+    return "\n".join([*head, *exports, f'exec {words} "$@"']) + "\n"
+
+
+def docker(engine: Engine, devices: int, remarks: Sequence[str] = ()) -> str:
+    """A docker line for vllm-ascend's own image, with the device files that it needs."""
+    numbers = engine.devices or tuple(range(devices))
+    options = ["--rm", "--network=host", "--shm-size=1g"]
+    options += [f"--device=/dev/davinci{number}" for number in numbers]
+    options += [f"--device={path}" for path in _MANAGERS]
+    options += [f"--volume={path}:ro" for path in _DRIVER]
+    options += [f"--volume={_cache(engine)}"]
+    options += [f"--env={name}={value}" for name, value in environment_of(engine).items()]
+    image = _expandable(f"{IMAGE}:${{VLLM_ASCEND_VERSION:?say which}}")
+    words = ["docker run", *map(_expandable, options), image, _folded(serve_command(engine, bare=True))]
+    lines = [f"# {remark}" for remark in remarks]
+    return "\n".join([*lines, " \\\n  ".join(words)]) + "\n"
+
+
+def _cache(engine: Engine) -> str:
+    """The model's own folder where it is one, else the cache of models."""
+    if engine.model is not None and Path(engine.model).is_absolute():
+        return f"{engine.model}:{engine.model}:ro"
+    return "${HOME}/.cache:/root/.cache"
+
+
+def _expandable(word: str) -> str:
+    """A word as the shell needs it; what it is to expand stands in double quotes."""
+    return f'"{word}"' if "${" in word else shlex.quote(word)
+
+
+def _folded(command: Sequence[str]) -> str:
+    """A command over several lines, a flag a line."""
+    lines: list[str] = []
+    for word in command:
+        if word.startswith("--") or not lines:
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n  ".join(lines)
+
+
+def write(folder: Path, kind: str, engine: Engine, devices: int, remarks: Sequence[str]) -> dict[str, str]:
+    """Write winner.txt, winner.sh and, of vllm-ascend, winner.docker.sh; what each holds, by name."""
+    files = {"winner.txt": text(engine, remarks), "winner.sh": script(engine, remarks)}
+    if kind == WITH_IMAGE:
+        files["winner.docker.sh"] = docker(engine, devices, remarks)
+    for name, content in files.items():
+        (folder / name).write_text(redact(content), encoding="utf-8")
+    (folder / "winner.sh").chmod(0o755)
+    return files
+
+
+def flags_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that differ from those of the base configuration."""
+    return {name: value for name, value in after.items() if json.dumps(before.get(name)) != json.dumps(value)}

@@ -1,0 +1,164 @@
+"""How is a point measured on a real engine: started once, loaded as often as asked, stopped?
+
+The engine is brought up by `harness.engines`; each load on it is a run of its own (engine kind attach), with
+a result folder that `harness report` can draw.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.analysis.metrics import summarize_stage
+from harness.clock import monotonic_ns
+from harness.engines import Serving, start_of
+from harness.engines.boot_log import BootFacts, boot_facts
+from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
+from harness.execution import run
+from harness.execution.finish import finish
+from harness.results import store
+from harness.safety.interrupts import completed
+from harness.scenario.loader import LoadedScenario
+from harness.scenario.models import Engine
+from harness.scenario.stages import Stage
+from harness.tuning import failures
+from harness.tuning.candidates import Resolve
+from harness.tuning.evaluation import Session, Started, StartFailed, Watch
+from harness.tuning.live_early_stopping import Following, stage_in
+from harness.tuning.load_override import with_stage
+from harness.tuning.study_plan import Task
+from harness.tuning.trial_series import measurement_of
+from harness.tuning.types import Failure, Measurement
+from harness.units import NS_PER_S
+
+_STATUS = re.compile(r"exit status (-?\d+)")
+_BUSY = "was not free again"  # how harness.engines.device_memory says that a device's memory did not come back
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _LiveSession:
+    """A real engine that is up, and the loop that it lives in."""
+
+    started: Started
+    serving: Serving
+    loop: asyncio.AbstractEventLoop
+    folder: Path
+    say: Say
+    loads: int = 0
+
+    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+        """See Session. Of a load that is ended early, what is in flight is given up."""
+        self.loads += 1
+        folder = self.folder / f"load-{self.loads}"
+        told = {name: getattr(self.serving.reach, name) for name in ("api_key_env", "headers", "tls", "paths")}
+        engine = Engine(kind="attach", url=self.serving.url, model=self.serving.model, **told)
+        scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
+        loaded = LoadedScenario(scenario, "", "", task.path, ())
+        followed = None if watch is None else Following(folder, seed, watch, self.serving.simulated)
+        enough = None if followed is None else followed.enough
+        order = run.Order(loaded, folder, f"harness report {folder}", self.say, enough=enough)
+        run.open_folder(order)
+        begin_ns = monotonic_ns()
+        try:
+            outcome = self.loop.run_until_complete(run.conduct(order))
+        except HarnessError as fault:
+            raise self._died(fault.lines[0], begin_ns) from None
+        if outcome.exit_code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        ending = self.serving.ending()
+        if outcome.exit_code == EXIT_ENGINE or ending is not None:
+            raise self._died(ending or " ".join(outcome.lines), begin_ns)
+        finish(folder)
+        if followed is not None and followed.ended is not None:
+            return replace(followed.ended, folder=folder.name)
+        return measured_in(folder, seed, simulated=self.serving.simulated)
+
+    def _died(self, line: str, begin_ns: int) -> StartFailed:
+        """Of an engine that died under a load: what the load took, and the start where no earlier load counts it."""
+        minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60 + (self.started.minutes if self.loads == 1 else 0.0)
+        return StartFailed(failure_of(self.folder / "engine.log", line), self.started.facts, minutes)
+
+
+def measured_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
+    """The measurement of a finished result folder of one stage."""
+    row = store.read_json(folder, store.TIMELINE)[0]
+    stage = stage_in(folder, store.read_requests(folder), store.read_events(folder), row)
+    found = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
+    return replace(found, folder=folder.name)
+
+
+def failure_of(log: Path, line: str) -> Failure:
+    """Why an engine failed, by its log and what was said of its end."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    status = _STATUS.search(line)
+    killed = "SIGKILL" in line
+    ending = failures.Ending(
+        -9 if killed else int(status.group(1)) if status else None, timed_out="not ready within" in line
+    )
+    found = failures.classified(text.splitlines() or [line], ending)
+    return found if found.line else failures.failure(found.kind, line)
+
+
+@dataclass(slots=True)
+class Live:
+    """Real engines of one kind, or the simulated one in real time.
+
+    `resolve` tells what an engine's flags become, and has kept what it told: no start asks for that again.
+    """
+
+    kind: str
+    resolve: Resolve | None = None
+    say: Say = lambda _line: None
+    simulated: bool = False
+    hollow: bool = False
+    _busy: bool = field(default=False)
+
+    def left_busy(self) -> bool:
+        """Whether a device had not come back to idle when the last engine was gone."""
+        return self._busy
+
+    @contextmanager
+    def open(self, engine: Engine, folder: Path) -> Iterator[Session]:
+        """See Evaluator."""
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "engine.log"
+        store.write_json(folder, "engine.json", json.loads(engine.model_dump_json(exclude_none=True)))
+        begin_ns = monotonic_ns()
+        loop = asyncio.new_event_loop()
+        known = None if self.resolve is None else self.resolve([engine])[0]
+        context = start_of(self.kind, known)(engine, log)
+        self._busy = False
+        try:
+            serving, interrupted = self._up(loop, context, log, begin_ns)
+            minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
+            self.simulated, self.hollow = serving.simulated, serving.hollow
+            started = Started(minutes, facts_in(log), serving.configuration.effective, serving.command)
+            try:
+                if interrupted:
+                    raise KeyboardInterrupt
+                yield _LiveSession(started, serving, loop, folder, self.say)
+            finally:
+                _, interrupted = completed(loop, context.__aexit__(None, None, None), breakable=False)
+            if interrupted:
+                raise KeyboardInterrupt
+        finally:
+            loop.close()
+            self._busy = log.exists() and _BUSY in log.read_text(encoding="utf-8", errors="replace")
+
+    def _up(
+        self, loop: asyncio.AbstractEventLoop, context: AbstractAsyncContextManager[Serving], log: Path, begin_ns: int
+    ) -> tuple[Serving, bool]:
+        try:
+            return completed(loop, context.__aenter__())
+        except HarnessError as fault:
+            minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
+            raise StartFailed(failure_of(log, " ".join(fault.lines)), facts_in(log), minutes) from None
+
+
+def facts_in(log: Path) -> BootFacts:
+    """What a log tells of a start."""
+    return boot_facts(log.read_text(encoding="utf-8", errors="replace").splitlines()) if log.exists() else BootFacts()

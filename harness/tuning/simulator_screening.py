@@ -1,0 +1,233 @@
+"""How does the twin learn from the first trials how fast this device is?
+
+Every coefficient of its step time is fitted, under the belief that each is near what the twin began with: what the
+trials say nothing of stays as it is. Least squares of logarithms by Gauss and Newton; the slopes are
+taken once and mended by what each step shows (Broyden, Mathematics of Computation 19, 1965).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import HarnessError
+from harness.scenario.stages import Stage
+from harness.seeds import stream
+from harness.simulator.engine_config import Settings, settings_from_flags
+from harness.simulator.step_cost import TERMS, Terms
+from harness.tuning.candidates import Candidate
+from harness.tuning.capacity import CAPACITY, LAST_RATE, around, searched
+from harness.tuning.load_override import changed
+from harness.tuning.posterior import wander
+from harness.tuning.study_plan import Problem, Task, Verdict, slo_of, verdict_of
+from harness.tuning.trial_series import LATENCIES
+from harness.tuning.types import Measurement
+from harness.tuning.virtual_evaluation import VirtualLoad
+
+Floats = NDArray[np.float64]
+COMPARED: Mapping[str, float] = {"tpot_mean": 1.0, "tpot_p90": 1.0, "ttft_mean": 0.3, "throughput": 0.5}
+"""Metrics that say how fast an engine is, and how much each counts: queues make times to the first token wander."""
+_BELIEF = 0.3  # how far the logarithm of a coefficient may lie from 0 unseen
+_NOISE = 0.02  # and that of a metric from the truth: a run's own noise, and what the twin's rules leave out
+_STEP = 0.1
+_MOST = 2.0  # of a residual: a queue that one of them has and the other has not says "slower", not by how much
+_ROUNDS = 8
+_WORTH = 0.02  # of what is off: less to be gained ends the search
+_NAMES = Terms.__slots__
+
+Predict = Callable[[Terms], Sequence[Mapping[str, float]]]
+"""What the twin with some coefficients says of every trial that is compared, by metric."""
+
+
+def scaled(terms: Terms, logs: Sequence[float]) -> Terms:
+    """Coefficients with which all that each of them stands for takes e^log times as long; shares of a peak divide."""
+    times = {name: math.exp(log if name.endswith("_s") else -log) for name, log in zip(_NAMES, logs, strict=True)}
+    return replace(terms, **{name: getattr(terms, name) * factor for name, factor in times.items()})
+
+
+def calibrated(terms: Terms, measured: Sequence[Mapping[str, float]], predict: Predict) -> Terms:
+    """The coefficients under which the twin's word is nearest to what was measured; as they are where nothing is."""
+    if not measured:
+        return terms
+
+    def off(logs: Floats) -> Floats:
+        return _residuals(measured, predict(scaled(terms, logs.tolist())), logs)
+
+    logs = np.zeros(len(_NAMES))
+    left = off(logs)
+    slopes = np.stack([(off(_STEP * unit) - left) / _STEP for unit in np.eye(len(_NAMES))], axis=1)
+    for _ in range(_ROUNDS):
+        step = np.clip(np.linalg.lstsq(slopes, -left, rcond=None)[0], -1.0, 1.0)
+        found = _along(off, logs, left, step)
+        if found is None:
+            break
+        moved, here = found
+        change = moved - logs
+        slopes += np.outer(here - left - slopes @ change, change) / (change @ change)
+        settled = here @ here > (1 - _WORTH) * (left @ left)
+        logs, left = moved, here
+        if settled:
+            break
+    return scaled(terms, logs.tolist())
+
+
+def _along(off: Callable[[Floats], Floats], logs: Floats, left: Floats, step: Floats) -> tuple[Floats, Floats] | None:
+    """As far along a step as it helps, and what is off there: all of it, a half, a quarter, or none."""
+    for share in (1.0, 0.5, 0.25):
+        moved = logs + share * step
+        here = off(moved)
+        if here @ here < left @ left:
+            return moved, here
+    return None
+
+
+def _residuals(measured: Sequence[Mapping[str, float]], told: Sequence[Mapping[str, float]], logs: Floats) -> Floats:
+    """Logarithms of what was told over what was measured, weighed; then the belief about the factors."""
+    rows = [
+        weight * _ratio(said.get(name), seen.get(name))
+        for seen, said in zip(measured, told, strict=True)
+        for name, weight in COMPARED.items()
+    ]
+    return np.asarray([*rows, *(_NOISE * logs / _BELIEF)])
+
+
+def _ratio(said: float | None, seen: float | None) -> float:
+    if not said or not seen or not math.isfinite(seen):
+        return 0.0
+    return min(max(math.log(said / seen), -_MOST), _MOST) if math.isfinite(said) else _MOST
+
+
+OFF = 0.4
+"""By how much each coefficient of a screening twin is off, at most, where it stands for another device."""
+_COARSE = 0.1  # of a capacity that only ranks candidates
+Course = tuple[float, ...]
+"""How a load goes, in numbers that are the same where every step is."""
+
+
+def _course(measured: Measurement) -> Course:
+    return (measured.load_s, *(measured.metrics.get(f"{name}_mean", 0.0) for name in LATENCIES))
+
+
+def perturbed(terms: Terms, seed: int, off: float = OFF) -> Terms:
+    """Coefficients each of which is wrong by a factor between 1 - off and 1 + off, drawn by seed."""
+    rng = stream(seed, "twin's errors")
+    names = Terms.__slots__
+    factors = 1 + rng.uniform(-off, off, len(names))
+    changes = {name: getattr(terms, name) * float(factor) for name, factor in zip(names, factors, strict=True)}
+    return replace(
+        terms, **{name: min(value, 1.0) if not name.endswith("_s") else value for name, value in changes.items()}
+    )
+
+
+@dataclass(slots=True)
+class Twin:
+    """The simulated engine as a cheap source; what it has said is kept until it is calibrated anew."""
+
+    problem: Problem
+    terms: Terms
+    _said: dict[str, Verdict | None] = field(default_factory=dict)
+    _courses: dict[str, Course] = field(default_factory=dict)
+    _loads: list[VirtualLoad] = field(default_factory=list)
+
+    def says(self, candidate: Candidate) -> Verdict | None:
+        """Values and violations by name; None where it would not start, or cannot serve this."""
+        if candidate.key not in self._said:
+            measured = self._measured(candidate, self.terms)
+            self._said[candidate.key] = None if measured is None else self._verdict(measured)
+            if measured is not None:
+                self._courses[candidate.key] = tuple(value for one in measured for value in _course(one))
+        return self._said[candidate.key]
+
+    def _verdict(self, measured: Sequence[Measurement]) -> Verdict:
+        """What is measured in the mean over the paces that runs have, as the one of a trial is not known."""
+        told = verdict_of(self.problem, measured)
+        if len(measured) > 1:
+            return told
+        steady = {name: wander(self.problem, measured[0], name) for name in told.values}
+        means = {name: one.mean for name, one in steady.items() if one is not None}
+        return Verdict({**told.values, **means}, told.violations)
+
+    def course(self, candidate: Candidate) -> Course | None:
+        """How its load goes, as a value that is the same for two candidates where every step of theirs is.
+
+        A cache that holds more than is ever asked of it is such a case: whatever the coefficients are, it changes
+        nothing. None where the twin would not start.
+        """
+        self.says(candidate)
+        return self._courses.get(candidate.key)
+
+    def calibrate(self, seen: Sequence[tuple[Candidate, Measurement]]) -> None:
+        """Fit its speed, from where it is, to trials of one task measured in full; what it said before is forgotten."""
+        known = [(one, found) for one, found in seen if not found.stopped]
+
+        def predict(terms: Terms) -> list[Mapping[str, float]]:
+            told = [self._measured(candidate, terms, found) for candidate, found in known]
+            return [{} if one is None else one[0].metrics for one in told]
+
+        self.terms = calibrated(self.terms, [found.metrics for _, found in known], predict)
+        self._said.clear()
+        self._courses.clear()
+
+    def _measured(
+        self, candidate: Candidate, terms: Terms, like: Measurement | None = None
+    ) -> list[Measurement] | None:
+        """What its loads show; of a capacity the search, or with `like` one load at that one's last rate."""
+        problem, args = self.problem, candidate.engine.args
+        model = {} if candidate.engine.model is None else {"model": candidate.engine.model}
+        try:
+            if not self._loads:
+                most = problem.study.screening.requests
+                self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in problem.tasks]
+            settings = settings_from_flags({**args, **model})
+            return [
+                self._shown(load, task, stage_of(task.stage, candidate), _Speed(settings, terms), like)
+                for load, task in zip(self._loads, problem.tasks, strict=True)
+            ]
+        except HarnessError:
+            return None
+
+    def _shown(
+        self, load: VirtualLoad, task: Task, stage: Stage, speed: "_Speed", like: Measurement | None
+    ) -> Measurement:
+        seed = self.problem.study.seed
+
+        def at(rate: float | None, _number: int = 0) -> Measurement:
+            return load.measure(speed.settings, replace(stage, rate=rate), seed, terms=speed.terms)
+
+        if self.problem.study.objective != (CAPACITY,):
+            return at(stage.rate)
+        if like is not None:
+            return at(like.metrics[LAST_RATE])
+        return searched(at, replace(around(stage.rate or 1.0), precision=_COARSE, certain=True), slo_of(task))
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """An engine in virtual time: its settings, and the coefficients of its step time."""
+
+    settings: Settings
+    terms: Terms
+
+
+def stage_of(stage: Stage, candidate: Candidate) -> Stage:
+    """A task's stage as a candidate changes it."""
+    return changed(stage, candidate.load)
+
+
+def twin_of(problem: Problem) -> Twin | None:
+    """The twin that screens a problem, None where it is turned off or does not know the model.
+
+    A study on the simulated engine is screened by a twin whose coefficients are off, as a device's would be.
+    """
+    if problem.study.screening.points == 0:
+        return None
+    model = {} if problem.engine.model is None else {"model": problem.engine.model}
+    try:
+        family = settings_from_flags({**problem.engine.args, **model}).device.family
+        VirtualLoad(problem.tasks[0].scenario, problem.tasks[0].path.parent)
+    except HarnessError:
+        return None
+    terms = TERMS[family]
+    return Twin(problem, perturbed(terms, problem.study.seed) if problem.kind == "simulator" else terms)

@@ -1,0 +1,347 @@
+"""What does a derived parameter come to: small arithmetic over other parameters, and nothing else?"""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.tuning.types import LOAD, Parameter, Point, Value
+
+_Number = int | float
+_BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_CALLS: Mapping[str, Callable[..., Any]] = {"min": min, "max": max, "round": round, "int": int}
+_LONGEST = 200
+
+
+def names_in(text: str) -> frozenset[str]:
+    """The parameters that an expression reads.
+
+    Raises:
+        ValueError: it is not of this arithmetic; one line with what was expected.
+    """
+    return frozenset(node.id for node in ast.walk(_parsed(text)) if isinstance(node, ast.Name)) - _CALLS.keys()
+
+
+def value_of(text: str, values: Mapping[str, Any]) -> _Number:
+    """The value of an expression where parameters have these values.
+
+    Raises:
+        ValueError: a parameter without a number, a division by zero, or no such arithmetic.
+    """
+    try:
+        found = _value(_parsed(text).body, values)
+    except (ZeroDivisionError, TypeError, OverflowError, KeyError) as fault:
+        raise ValueError(f"{text!r} has no value here ({fault})") from None
+    return int(found) if isinstance(found, float) and found.is_integer() else found
+
+
+def _parsed(text: str) -> ast.Expression:
+    try:
+        tree = ast.parse(text.strip(), mode="eval") if len(text) <= _LONGEST else None
+    except (SyntaxError, ValueError):
+        tree = None
+    if tree is None or not all(_allowed(node) for node in ast.walk(tree)):
+        raise ValueError(
+            f"{text[:60]!r} is no arithmetic; expected numbers, parameters, + - * / // %, min, max, round, int"
+        )
+    return tree
+
+
+def _allowed(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, int | float) and not isinstance(node.value, bool)
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _CALLS and not node.keywords and bool(node.args)
+    plain = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.USub, ast.Name, ast.Load)
+    return isinstance(node, plain) or type(node) in _BINARY
+
+
+def _value(node: ast.AST, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    if isinstance(node, ast.UnaryOp):
+        return -_value(node.operand, values)
+    if isinstance(node, ast.Call):
+        assert isinstance(node.func, ast.Name)
+        return _CALLS[node.func.id](*(_value(argument, values) for argument in node.args))
+    assert isinstance(node, ast.BinOp)
+    return _BINARY[type(node.op)](_value(node.left, values), _value(node.right, values))
+
+
+_FINEST = 4  # values an octave where whole numbers are searched by factors: 8 10 12 14 16 20 …
+_DRAWS = 64
+Table = Mapping[str, Mapping[str, Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What may be set: `parameters` are searched, `fixed` hold for all points, `derived` follow from others.
+
+    A derived value is arithmetic over parameters (text), or a table {parameter: {its value as text: value}}.
+    """
+
+    parameters: tuple[Parameter, ...]
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    derived: Mapping[str, str | Table] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> tuple[Parameter, ...]:
+        """Those that need an engine of their own."""
+        return tuple(one for one in self.parameters if one.place != LOAD)
+
+    @property
+    def load(self) -> tuple[Parameter, ...]:
+        """Those of the load, which change within one engine start."""
+        return tuple(one for one in self.parameters if one.place == LOAD)
+
+    def without(self, names: Sequence[str]) -> "Space":
+        """The space without some parameters."""
+        return Space(tuple(one for one in self.parameters if one.name not in names), self.fixed, self.derived)
+
+    def values(self, point: Point) -> dict[str, Value]:
+        """All that a point sets: fixed, asked and derived values.
+
+        Raises:
+            ValueError: a derived value that cannot be computed.
+        """
+        known: dict[str, Value] = {**self.fixed, **point}
+        for name, rule in self.derived.items():
+            found = value_of(rule, known) if isinstance(rule, str) else _looked_up(name, rule, known)
+            if found is not None:
+                known[name] = found
+        return known
+
+
+def _looked_up(name: str, table: Table, known: Mapping[str, Value]) -> Value | None:
+    other, rows = next(iter(table.items()))
+    if other not in known:
+        return None
+    key = _text(known[other])
+    if key not in rows:
+        raise ValueError(f"{name}: its table has no {other} {key}; expected one of {', '.join(rows)}")
+    return rows[key]
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_active(parameter: Parameter, values: Mapping[str, Value]) -> bool:
+    """Whether a parameter's condition holds among the values of those before it."""
+    return all(name in values and values[name] in allowed for name, allowed in parameter.when.items())
+
+
+def pointed(space: Space, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The point of full values: inactive parameters are left out."""
+    point: dict[str, Value] = {}
+    for parameter in space.parameters:
+        if parameter.name in values and is_active(parameter, {**space.fixed, **point}):
+            point[parameter.name] = values[parameter.name]
+    return point
+
+
+def at(parameter: Parameter, share: float) -> Value:
+    """The value at a place in [0, 1] of a parameter's range."""
+    share = min(max(share, 0.0), 1.0)
+    if parameter.kind == "choice":
+        return parameter.values[min(int(share * len(parameter.values)), len(parameter.values) - 1)]
+    low, high = parameter.low, parameter.high
+    value = math.exp(math.log(low) + share * math.log(high / low)) if parameter.log else low + share * (high - low)
+    return snapped(parameter, value)
+
+
+def snapped(parameter: Parameter, value: float) -> Value:
+    """The nearest value that a range has: on its steps, and round where it goes by factors."""
+    step = parameter.step
+    if step:
+        value = parameter.low + round((value - parameter.low) / step) * step
+    if parameter.kind == "int":
+        fine = 2.0 ** math.floor(math.log2(value)) / _FINEST if parameter.log and step <= 1 and value >= 1 else 1.0
+        value = round(value / fine) * fine if fine > 1 else round(value)
+        return int(min(max(value, parameter.low), parameter.high))
+    return round(min(max(value, parameter.low), parameter.high), 10)
+
+
+def share_of(parameter: Parameter, value: Value) -> float:
+    """The place of a value in its parameter's range, 0 to 1; the nearest one where it is outside."""
+    if parameter.kind == "choice":
+        place = next((i for i, known in enumerate(parameter.values) if _same(known, value)), None)
+        if place is None:
+            return 0.5
+        return place / max(1, len(parameter.values) - 1)
+    number, low, high = float(value), parameter.low, parameter.high
+    if parameter.log:
+        number, low, high = math.log(max(number, 1e-12)), math.log(low), math.log(high)
+    return min(max((number - low) / (high - low), 0.0), 1.0)
+
+
+def _same(one: Value, other: Value) -> bool:
+    return type(one) is type(other) and one == other
+
+
+def default_value(parameter: Parameter, told: Any) -> Value | None:
+    """What the engine's own value is called in this parameter's range: itself, or the nearest there is.
+
+    None where no value of the range is near it: what runs is then told by the effective configuration alone.
+    """
+    if parameter.kind == "choice":
+        return _nearest_choice(parameter, told)
+    if isinstance(told, int | float) and not isinstance(told, bool):
+        return at(parameter, share_of(parameter, told))
+    return None
+
+
+def _nearest_choice(parameter: Parameter, told: Any) -> Value | None:
+    """The choice that is the value, in whatever spelling, or the nearest number; None where there is neither."""
+    same = (value for value in parameter.values if told is not None and _text(value) == _text(told))
+    found = next((value for value in parameter.values if _same(told, value)), next(same, None))
+    if found is not None:
+        return found
+    if isinstance(told, int | float) and not isinstance(told, bool) and _is_ordered(parameter):
+        return min(parameter.values, key=lambda value: abs(float(value) - told))
+    return None
+
+
+def drawn(space: Space, count: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+    """So many points spread evenly over every parameter (a Latin hypercube), repeated ones left out."""
+    shares = np.stack([(rng.permutation(count) + rng.random(count)) / count for _ in space.parameters], axis=1)
+    points = [
+        pointed(space, {one.name: at(one, share) for one, share in zip(space.parameters, row, strict=True)})
+        for row in shares
+    ]
+    return unique(points)
+
+
+def unique(points: Sequence[Mapping[str, Value]]) -> list[dict[str, Value]]:
+    """The points, each once, in their order."""
+    return list({key_of(point): dict(point) for point in reversed(points)}.values())[::-1]
+
+
+def key_of(point: Mapping[str, Any]) -> str:
+    """A point as text that is equal for equal points."""
+    return repr(sorted((name, value) for name, value in point.items()))
+
+
+def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+    """Points that differ from one in one or two parameters, mostly by a little."""
+    found = []
+    for _ in range(count):
+        values = _all_values(space, point, rng)
+        changes = 1 + int(rng.random() < 0.4)
+        for place in rng.permutation(len(space.parameters))[:changes]:
+            one = space.parameters[place]
+            values[one.name] = _moved(one, values[one.name], rng)
+        found.append(pointed(space, values))
+    return [one for one in unique(found) if one != dict(point)]
+
+
+def steps(space: Space, point: Point) -> list[dict[str, Value]]:
+    """Points that are a step or two away from one along one range: a tenth and a fifth of it, up and down."""
+    found = []
+    for one in space.parameters:
+        if one.kind == "choice" or one.name not in point:
+            continue
+        here = share_of(one, point[one.name])
+        found += [pointed(space, {**point, one.name: at(one, here + by)}) for by in (-0.2, -0.1, 0.1, 0.2)]
+    return [found for found in unique(found) if found != dict(point)]
+
+
+def _all_values(space: Space, point: Point, rng: np.random.Generator) -> dict[str, Value]:
+    return {one.name: point.get(one.name, at(one, float(rng.random()))) for one in space.parameters}
+
+
+def _moved(parameter: Parameter, value: Value, rng: np.random.Generator) -> Value:
+    """Another value of a parameter: the next ones of an order, any of a choice of words."""
+    if parameter.kind == "choice" and not _is_ordered(parameter):
+        others = [one for one in parameter.values if not _same(one, value)]
+        return others[int(rng.integers(len(others)))] if others else value
+    here = share_of(parameter, value)
+    for _ in range(_DRAWS):
+        moved = at(parameter, here + float(rng.normal(0.0, 0.15)))
+        if not _same(moved, value):
+            return moved
+    return value
+
+
+def _is_ordered(parameter: Parameter) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in parameter.values)
+
+
+def encoded(space: Space, points: Sequence[Point]) -> NDArray[np.float64]:
+    """Points as rows of numbers in [0, 1]: a column for each order, one for each word of a choice; 0.5 if inactive."""
+    columns = [_column(one, points) for one in space.parameters]
+    return np.concatenate(columns, axis=1) if columns else np.zeros((len(points), 0))
+
+
+def _column(parameter: Parameter, points: Sequence[Point]) -> NDArray[np.float64]:
+    name = parameter.name
+    if parameter.kind != "choice" or _is_ordered(parameter):
+        rows = [[share_of(parameter, point[name]) if name in point else 0.5] for point in points]
+        return np.asarray(rows, dtype=np.float64).reshape(len(points), 1)
+    words = parameter.values
+    rows = [[0.7 * _same(word, point[name]) if name in point else 0.35 for word in words] for point in points]
+    return np.asarray(rows, dtype=np.float64).reshape(len(points), len(words))
+
+
+def gaps(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each row is from each of the others, in the unit cube."""
+    return np.asarray(np.sqrt(((rows[:, None, :] - others[None, :, :]) ** 2).sum(axis=2)))
+
+
+def spread_out(rows: NDArray[np.float64], first: Sequence[int], count: int) -> list[int]:
+    """Places of up to `count` rows: the first ones given, then each time the row farthest from all taken."""
+    taken = list(dict.fromkeys(first))[:count]
+    while len(taken) < min(count, len(rows)):
+        far = gaps(rows, rows[taken]).min(axis=1)
+        far[taken] = -1.0
+        taken.append(int(far.argmax()))
+    return taken
+
+
+def sweep(space: Space, count: int) -> list[dict[str, Value]]:
+    """All that one engine start measures of the load: every choice, and `count` places of every range."""
+    points: list[dict[str, Value]] = [{}]
+    for parameter in space.load:
+        points = [
+            {**point, parameter.name: value} if is_active(parameter, point) else point
+            for point in points
+            for value in _stops(parameter, count)
+        ]
+    return unique(points)
+
+
+def _stops(parameter: Parameter, count: int) -> list[Value]:
+    if parameter.kind == "choice":
+        return list(parameter.values)
+    return list(dict.fromkeys(at(parameter, share) for share in np.linspace(0.0, 1.0, count)))
+
+
+def grid(space: Space, count: int) -> Iterator[dict[str, Value]]:
+    """Every combination of choices and of `count` places of every range, conditions applied."""
+
+    def below(place: int, point: dict[str, Value]) -> Iterator[dict[str, Value]]:
+        if place == len(space.parameters):
+            yield point
+            return
+        parameter = space.parameters[place]
+        if not is_active(parameter, {**space.fixed, **point}):
+            yield from below(place + 1, point)
+            return
+        for value in _stops(parameter, count):
+            yield from below(place + 1, {**point, parameter.name: value})
+
+    yield from below(0, {})

@@ -1,0 +1,113 @@
+"""What exactly is searched: which scenarios, on which engine, over which points, for what?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.scenario.models import Engine, Scenario
+from harness.scenario.stages import Stage
+from harness.scenario.study import CAPACITY, RATES, Study
+from harness.tuning.space import Space
+from harness.tuning.types import MAXIMISE, MINIMISE, Limit, Measurement, Objective
+
+WITHIN_SLO = ("goodput", CAPACITY)
+"""Objectives that are made from the scenario's SLO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One scenario that every point has to serve: the stage that is measured, and how much it counts."""
+
+    scenario: Scenario
+    path: Path
+    stage: Stage
+    weight: float
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A study with all that its file points to.
+
+    `engine` is the base: the first scenario's with what the study changes; `kind` is what `auto`
+    means here. `limits` are the study's own constraints; a task's come beside them.
+    """
+
+    study: Study
+    path: Path
+    tasks: tuple[Task, ...]
+    engine: Engine
+    kind: str
+    space: Space
+    objectives: tuple[Objective, ...]
+    limits: tuple[Limit, ...]
+
+    @property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """Constraints of the study and of its scenarios."""
+        return tuple(dict.fromkeys([*self.limits, *(limit for task in self.tasks for limit in task.limits)]))
+
+
+def slo_of(task: Task) -> tuple[Limit, ...]:
+    """The scenario's own SLO as limits, whether or not the study holds trials to it."""
+    return tuple(Limit(name, most=value) for name, value in task.scenario.slo.items())
+
+
+def objective_of(name: str) -> Objective:
+    """An objective by its metric: more of a rate is better, less of all else."""
+    return Objective(name, MAXIMISE if name in (*RATES, CAPACITY) else MINIMISE)
+
+
+def limit_of(name: str, value: float) -> Limit:
+    """A constraint by its metric: a rate at least, all else at most."""
+    return Limit(name, least=value) if name in RATES else Limit(name, most=value)
+
+
+def slo_limits(study: Study, scenario: Scenario) -> tuple[Limit, ...]:
+    """The scenario's SLO as constraints, where the study keeps it and no objective is made from it."""
+    if not study.hold_slo or set(study.objective) <= set(WITHIN_SLO):
+        return ()
+    return tuple(Limit(name, most=value) for name, value in scenario.slo.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What measurements of all tasks come to: values by objective, violations by limit."""
+
+    values: Mapping[str, float]
+    violations: Mapping[str, float]
+
+
+def verdict_of(problem: Problem, measured: Sequence[Measurement]) -> Verdict:
+    """One measurement a task, in their order: weighted geometric means, and the worst violation of each limit."""
+    weights = [task.weight for task in problem.tasks]
+    metrics = [{**one.metrics, **_cost(problem, one)} for one in measured]
+    values = {
+        one.name: weighted_mean([found.get(one.name, math.nan) for found in metrics], weights)
+        for one in problem.objectives
+    }
+    violations: dict[str, float] = {}
+    for task, found in zip(problem.tasks, metrics, strict=True):
+        for limit in (*problem.limits, *task.limits):
+            value = found.get(limit.name, math.inf if limit.most < math.inf else 0.0)
+            violations[limit.name] = max(violations.get(limit.name, -math.inf), limit.violation(value))
+    return Verdict(values, violations)
+
+
+def _cost(problem: Problem, measured: Measurement) -> dict[str, float]:
+    """The price of a million output tokens, from devices, their price an hour and the tokens they gave."""
+    rate = measured.metrics.get("throughput", 0.0)
+    devices = problem.study.devices_per_trial
+    return {"cost": problem.study.price * devices / 3600 / rate * 1e6 if rate > 0 else math.inf}
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The weighted geometric mean of values that are 0 or more: no scale outweighs another. One value is itself."""
+    if len(values) == 1:
+        return values[0]
+    if any(math.isinf(value) or math.isnan(value) for value in values):
+        return math.inf
+    if any(value <= 0 for value in values):
+        return 0.0
+    return math.exp(sum(w * math.log(v) for v, w in zip(values, weights, strict=True)) / sum(weights))

@@ -1,0 +1,217 @@
+"""What is left of a study: study.json, the winner's files, and the lines that are printed?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.clock import utc_now
+from harness.engines.flag_kinds import words_of
+from harness.results.store import write_json
+from harness.tuning import export
+from harness.tuning.capacity import answer_in
+from harness.tuning.confirmation import Confirmed, Entrant
+from harness.tuning.failures import words as failure_words
+from harness.tuning.importance import importances
+from harness.tuning.study import Work
+from harness.tuning.study_plan import Problem
+from harness.tuning.trial_store import as_plain
+from harness.tuning.types import COMPLETE, FAILED, STOPPED, Objective, Trial, best, front
+from harness.units import significant
+
+FORMAT = 1
+FILE = "study.json"
+
+
+def conclude(
+    work: Work,
+    confirmed: Confirmed | None,
+    *,
+    simulated: bool,
+    hollow: bool = False,
+    interrupted: bool = False,
+) -> list[str]:
+    """Write study.json and the winner's files; the lines for a terminal."""
+    trials = work.book.trials()
+    winner = confirmed.winner if confirmed is not None else _best_entrant(work, trials)
+    lines = summary_lines(work, trials, confirmed, simulated=simulated or hollow, interrupted=interrupted)
+    remarks = [line.replace("\n", " ") for line in lines[:2]]
+    files: Mapping[str, str] = {}
+    if winner is not None:
+        written = export.write(
+            work.folder, work.problem.kind, winner.candidate.engine, work.problem.study.devices_per_trial, remarks
+        )
+        files = {name: name for name in written}
+    marks = {"simulated": simulated, "hollow": hollow, "interrupted": interrupted}
+    write_json(
+        work.folder, FILE, _plain(_told(work, trials, confirmed, winner) | marks | {"files": files, "lines": lines})
+    )
+    return lines
+
+
+def _best_entrant(work: Work, trials: Sequence[Trial]) -> Entrant | None:
+    found = best(trials, work.problem.objectives[0])
+    candidate = None if found is None else work.ground.one(_engine_point(found))
+    if found is None or candidate is None:
+        return None
+    return Entrant(found.number, work.proposer.default() if found.origin == "default" else candidate, {})
+
+
+def _engine_point(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.point.items() if not name.startswith("load.")}
+
+
+def summary_lines(
+    work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, *, simulated: bool, interrupted: bool = False
+) -> list[str]:
+    """What was found, in a few lines: the gain first."""
+    problem = work.problem
+    objective = problem.objectives[0]
+    mark = "SIMULATED, not a measurement: " if simulated else ""
+    if confirmed is not None and confirmed.gains:
+        head = f"{mark}{objective.name}: {confirmed.words}"
+    elif interrupted:
+        end = "the confirmation" if problem.study.confirm.best else "its end"
+        head = f"{mark}{objective.name}: interrupted before {end}; --resume goes on"
+    else:
+        head = f"{mark}{objective.name}: not confirmed against the default"
+    lines = [head, *_winner_lines(work, trials, confirmed)]
+    lines += (
+        [f"Pareto front: {_points(front(trials, problem.objectives), problem)}"] if len(problem.objectives) > 1 else []
+    )
+    lines.append(_count_line(trials, confirmed, work.book.cut_off()))
+    lines += [f"{one.words}" for one in work.dead]
+    if work.proposer.twin is not None:
+        lines.append(f"screening: {work.proposer.agreement(trials).words}")
+    return lines + list(dict.fromkeys(work.notes))
+
+
+def _points(trials: Sequence[Trial], problem: Problem) -> str:
+    points = (
+        f"trial {one.number} ({', '.join(f'{o.name} {significant(one.values[o.name])}' for o in problem.objectives)})"
+        for one in trials
+    )
+    return "; ".join(points) or "none"
+
+
+def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None) -> list[str]:
+    if confirmed is not None and confirmed.gains and confirmed.winner.number is None:
+        return ["winner: the default configuration, as no other was shown to be better"]
+    winner = confirmed.winner if confirmed is not None and confirmed.gains else _best_entrant(work, trials)
+    if winner is None:
+        return ["winner: none; no configuration kept every limit"]
+    base = work.problem.engine.args
+    changed = export.flags_changed(base, winner.candidate.engine.args)
+    told = " ".join(words_of(changed)) or "the base configuration"
+    number = "" if winner.number is None else f"trial {winner.number}: "
+    drifted = [] if confirmed is None or confirmed.drift is None else [confirmed.drift]
+    return [f"winner: {number}{told}", *_why_not_best(trials, winner, work.problem.objectives[0]), *drifted]
+
+
+def _why_not_best(trials: Sequence[Trial], winner: Entrant, objective: Objective) -> list[str]:
+    """Why the trial whose single run was best is not the winner, where it is not."""
+    found = best(trials, objective)
+    if found is None or winner.number in (None, found.number):
+        return []
+    return [f"trial {found.number} had the best single run, but gained less when both were run in turns"]
+
+
+def _count_line(trials: Sequence[Trial], confirmed: Confirmed | None, cut_off: int) -> str:
+    """Trials, starts and minutes, the confirmation's and those of failed starts with them."""
+    counts = {status: sum(trial.status == status for trial in trials) for status in (COMPLETE, STOPPED, FAILED)}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    searched = sum(trial.minutes.total for trial in trials)
+    starts = len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0)
+    minutes = searched + (confirmed.minutes if confirmed else 0.0)
+    lost = f", and that of {cut_off} trials that a kill cut off, which is not known" if cut_off else ""
+    own = f", {significant(confirmed.minutes)} of them to confirm" if confirmed and confirmed.minutes else ""
+    return (
+        f"{len(trials)} trials ({told}), {starts} engine starts, {significant(minutes)} min of engine time{own}{lost}"
+    )
+
+
+def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winner: Entrant | None) -> dict[str, Any]:
+    problem = work.problem
+    objective = problem.objectives[0]
+    known = [trial for trial in trials if trial.values and math.isfinite(trial.values[objective.name])]
+    return {
+        "format": FORMAT,
+        "name": problem.study.name,
+        "question": problem.study.question,
+        "finished_utc": utc_now().isoformat(timespec="seconds"),
+        "study": problem.study.model_dump(mode="json", by_alias=True),
+        "kind": problem.kind,
+        "engine": problem.engine.model_dump(mode="json", exclude_none=True),
+        "objectives": [asdict(one) for one in problem.objectives],
+        "limits": [asdict(one) for one in problem.all_limits],
+        "parameters": [asdict(one) for one in problem.space.parameters],
+        "dead": [asdict(one) for one in work.dead],
+        "notes": work.notes,
+        "pool": {"different": len(work.proposer.pool), "same": work.proposer.same, "refused": work.proposer.refused},
+        "trials": [_trial(one) for one in trials],
+        "front": [one.number for one in front(trials, problem.objectives)],
+        "screening": None if work.proposer.twin is None else asdict(work.proposer.agreement(trials)),
+        "importance": [
+            asdict(one) | {"shown": one.shown}
+            for one in importances(
+                [trial.point for trial in known], [objective.cost(trial.values[objective.name]) for trial in known]
+            )
+        ],
+        "confirmation": None if confirmed is None else _confirmation(confirmed),
+        "winner": None if winner is None else _winner(problem, winner),
+    }
+
+
+def _trial(one: Trial) -> dict[str, Any]:
+    """A trial as study.json has it; the values of one that was stopped early are extrapolated."""
+    marks = {"extrapolated": one.status == STOPPED, "cause": _cause(one), "answer": _answer(one)}
+    return {"number": one.number, **as_plain(one), **marks}
+
+
+def _cause(trial: Trial) -> str | None:
+    return None if trial.failure is None else failure_words(trial.failure)
+
+
+def _answer(trial: Trial) -> str | None:
+    """What a search for a capacity answered."""
+    return None if trial.measurement is None else answer_in(trial.measurement.metrics)
+
+
+def _winner(problem: Problem, winner: Entrant) -> dict[str, Any]:
+    return {
+        "trial": winner.number,
+        "point": dict(winner.candidate.point),
+        "load": dict(winner.load),
+        "effective": dict(winner.candidate.resolved.effective),
+        "changed": export.flags_changed(problem.engine.args, winner.candidate.engine.args),
+        "command": export.serve_command(winner.candidate.engine),
+    }
+
+
+def _confirmation(found: Confirmed) -> dict[str, Any]:
+    return {
+        "entrants": [
+            {"trial": one.number, "point": dict(one.candidate.point), "load": dict(one.load)} for one in found.entrants
+        ],
+        "values": {str(who): list(values) for who, values in found.values.items()},
+        "gains": {
+            str(who): asdict(gain) | {"words": gain.words, "shown": gain.shown} for who, gain in found.gains.items()
+        },
+        "choice": found.choice,
+        "broken": {str(who): list(names) for who, names in found.broken.items()},
+        "drift": found.drift,
+        "minutes": found.minutes,
+        "starts": found.starts,
+        "words": found.words,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them: what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,168 @@
+"""How does a stage of load become a measurement: metrics by name, and series that can be compared in pairs?
+
+One definition for runs in virtual and in real time: both go through `harness.analysis.metrics`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.metrics import StageInput, StageSummary, latencies
+from harness.analysis.slo import good
+from harness.analysis.steady_state import is_open
+from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
+from harness.statistics.stats import percentile_with_failures
+from harness.tuning.types import Measurement
+from harness.units import NS_PER_S
+
+Floats = NDArray[np.float64]
+LATENCIES = ("ttft", "tpot", "e2e")
+_USER = {"ttft": "ttft_user", "e2e": "e2e_user"}
+_ROUNDING = 1e-9  # of a quotient of times
+_STATISTICS = ("p50", "p90", "p95", "p99")
+
+
+def measurement_of(
+    stage: StageInput, summary: StageSummary, seed: int, *, simulated: bool, preemptions: float = 0.0
+) -> Measurement:
+    """What a stage that ran to its end showed, from its rows and their summary."""
+    series = series_of(stage, summary.span.start_ns)
+    views = {name: np.asarray(series[name]) for name in LATENCIES}
+    failed = np.isinf(series["done"])
+    metrics = _rates(summary) | _statistics(views, failed) | _outcomes(summary)
+    metrics |= {"preemptions": preemptions, "failed": float(failed.mean()) if len(failed) else 1.0}
+    load_s = (summary.span.end_ns - summary.span.start_ns) / NS_PER_S
+    plain = {name: tuple(values.tolist()) for name, values in series.items()}
+    return Measurement(metrics, plain, load_s, seed, simulated=simulated)
+
+
+def so_far(stage: StageInput, time_s: float, seed: int, *, simulated: bool) -> Measurement:
+    """What a stage that is under way had shown `time_s` after its measuring began; see `partial_of`."""
+    series = {name: tuple(values.tolist()) for name, values in series_of(stage, stage.span.start_ns).items()}
+    return partial_of(Measurement({}, series, time_s, seed, simulated=simulated), time_s)
+
+
+def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
+    """The series of `Measurement`, in the order of the sessions: that in which they are sent, whoever sends them.
+
+    Latencies are in the user's view where the loop is open. What was not answered (yet), and did not fail, is NaN.
+    """
+    requests = stage.requests
+    rows = np.flatnonzero(requests.phase == MEASURED)
+    rows = rows[np.lexsort((requests.turn[rows], requests.session[rows]))]
+    found = latencies(requests, stream=stage.stream)
+    done_s = (requests.last_ns - start_ns) / NS_PER_S
+    views = _USER if is_open(str(stage.load["kind"])) else {}
+    failed, waiting = requests.status == FAILED, np.isin(requests.status, (CANCELLED, NEVER_SENT))
+    late = {name: found[views.get(name, name)] for name in LATENCIES} | {"done": done_s}
+    series = {name: np.where(failed, math.inf, values) for name, values in late.items()}
+    series["good"] = np.where(failed, 0.0, good(stage.objectives, requests, stage.events, found))
+    series["tokens"] = requests.output_tokens.astype(np.float64)
+    return {name: np.where(waiting, math.nan, values)[rows] for name, values in series.items()}
+
+
+def _rates(summary: StageSummary) -> dict[str, float]:
+    rates = summary.rates
+    told = {
+        "throughput": rates.output_token,
+        "total_throughput": rates.total_token,
+        "request_rate": rates.request,
+        "goodput": rates.good,
+    }
+    return {name: float(rate) for name, rate in told.items() if rate is not None}
+
+
+def _statistics(views: Mapping[str, NDArray[np.float64]], failed: NDArray[np.bool_]) -> dict[str, float]:
+    """Mean, maximum and percentiles of each latency; a failed request is infinitely late."""
+    told: dict[str, float] = {}
+    for name, values in views.items():
+        known = values[~failed & ~np.isnan(values)]
+        lost = int(failed.sum())
+        whole = len(known) > 0 and not lost
+        told[f"{name}_mean"] = float(known.mean()) if whole else math.inf
+        told[f"{name}_max"] = float(known.max()) if whole else math.inf
+        for statistic in _STATISTICS:
+            value = percentile_with_failures(known, lost, float(statistic[1:]))
+            told[f"{name}_{statistic}"] = math.inf if value is None else float(value)
+    return told
+
+
+def _outcomes(summary: StageSummary) -> dict[str, float]:
+    """The values that the SLO is held to, by its keys: these go before the same statistic without a window."""
+    return {
+        outcome.objective.key: float(outcome.value_s) for outcome in summary.outcomes if outcome.value_s is not None
+    }
+
+
+LOOKS = 20
+
+
+def look_every_s(others: Sequence[Measurement]) -> float:
+    """How often to look at a load that races against others: twenty times in the shortest of them; 0: never."""
+    return min((_last_s(one) for one in others), default=0.0) / LOOKS
+
+
+def times_to_look(whole: Measurement, every_s: float | None = None) -> tuple[float, ...]:
+    """When to look at a load (seconds from its begin): not at its end, nothing can be saved there.
+
+    Every `every_s`; twenty times in the load itself where that is not told.
+    """
+    last = _last_s(whole)
+    every_s = last / LOOKS if every_s is None else every_s
+    looks = math.ceil(last / every_s - _ROUNDING) if every_s > 0 else 0
+    return tuple(every_s * look for look in range(1, looks))
+
+
+def _last_s(whole: Measurement) -> float:
+    """When the last request ended that did."""
+    return max((time for time in whole.series.get("done", ()) if math.isfinite(time)), default=0.0)
+
+
+def partial_of(whole: Measurement, time_s: float) -> Measurement:
+    """What a load had shown at a time: requests without their last token by then are NaN in every series."""
+    there = [not time > time_s for time in whole.series["done"]]
+    series = {
+        name: tuple(value if kept else math.nan for value, kept in zip(values, there, strict=True))
+        for name, values in whole.series.items()
+    }
+    return Measurement(
+        metrics=_so_far(series, time_s),
+        series=series,
+        load_s=time_s,
+        seed=whole.seed,
+        stopped=True,
+        simulated=whole.simulated,
+        folder=whole.folder,
+    )
+
+
+def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str, float]:
+    """Metrics of the requests that have ended: rates over the time so far, latencies as they stand."""
+    done = np.asarray(series["done"])
+    ended = np.isfinite(done)
+    told = {
+        "throughput": float(np.asarray(series["tokens"])[ended].sum()) / time_s,
+        "request_rate": float(ended.sum()) / time_s,
+        "goodput": float(np.nan_to_num(np.asarray(series["good"]))[ended].sum()) / time_s,
+    }
+    views = {name: np.asarray(series[name])[ended] for name in LATENCIES}
+    return told | _statistics(views, np.zeros(int(ended.sum()), dtype=bool))
+
+
+def estimated(part: Measurement, other: Measurement, name: str) -> float:
+    """A metric of a load that was ended early: that of another, full load, times how both did so far.
+
+    So far is until each had answered as many requests: both have their beginning in it, and neither more of its end.
+    """
+    ended = [time for time in part.series.get("done", ()) if math.isfinite(time)]
+    others = sorted(time for time in other.series.get("done", ()) if math.isfinite(time))
+    if not ended or not others:
+        return part.metrics.get(name, math.nan)
+    then = partial_of(other, others[min(len(ended), len(others)) - 1])
+    own, theirs = partial_of(part, max(ended)).metrics.get(name, math.nan), then.metrics.get(name, math.nan)
+    whole = other.metrics.get(name, math.nan)
+    if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
+        return own
+    return whole * own / theirs

@@ -1,0 +1,242 @@
+"""What would a load show on the simulated engine, in virtual time: a minute of load in a fraction of a second?
+
+The same plan, prompts, records and summary as of a real run; only who answers is computed. What
+comes from here is simulated and never a measurement of a device.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.metrics import StageInput, summarize_stage
+from harness.analysis.steady_state import Span
+from harness.errors import InputError
+from harness.results.request_table import (
+    COLUMNS,
+    COMPLETED,
+    FAILED,
+    MEASURED,
+    MISSING,
+    TEXT_COLUMNS,
+    WARMUP,
+    Events,
+    Requests,
+)
+from harness.scenario.models import Scenario
+from harness.scenario.stages import Stage
+from harness.seeds import stream
+from harness.simulator.engine_config import Settings
+from harness.simulator.step_cost import StepCost, Terms
+from harness.simulator.step_trace import Pace
+from harness.simulator.virtual_time import Arrival, Simulated, simulate
+from harness.tuning.load_override import with_stage
+from harness.tuning.trial_series import measurement_of
+from harness.tuning.types import Measurement
+from harness.units import seconds_to_ns
+from harness.workload import Workload, build
+from harness.workload import plan as planning
+from harness.workload.prompts import TokenIds
+
+_FIRST_GUESS = 8  # requests a user, where a closed loop ends by time
+_COURSES_BYTES = 200_000_000  # of loads whose steps are kept, to be timed again
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """One stage of load as the engine will see it: its plan, and the arrivals it asks for, warm-up first."""
+
+    made: planning.StagePlan
+    arrivals: tuple[Arrival, ...]
+    sessions: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What makes two runs of one configuration differ: relative standard deviations.
+
+    `run` shifts a whole run, `step` each step; both are log-normal and drawn from `seed`.
+    """
+
+    run: float = 0.0
+    step: float = 0.0
+    seed: int = 0
+
+
+class _NoisyCost:
+    """The time of steps, with noise."""
+
+    def __init__(self, cost: StepCost, noise: Noise, seed: int, settings: Settings) -> None:
+        rng = stream(noise.seed, f"step noise of {settings}", seed)
+        self._cost = cost
+        shift = rng.normal(0.0, noise.run)
+        self._factors: list[float] = np.exp(shift + rng.normal(0.0, noise.step, 4096)).tolist()
+        self._place = 0
+
+    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> int:
+        """As StepCost's."""
+        self._place = (self._place + 1) & 4095
+        return max(1, round(self._cost.duration_ns(decodes, context, prefills) * self._factors[self._place]))
+
+
+class VirtualLoad:
+    """Loads of one scenario in virtual time; arrivals are made once for each stage and seed, and kept."""
+
+    def __init__(self, scenario: Scenario, folder: Path, *, most_requests: int | None = None) -> None:
+        """`folder` is the scenario's; `most_requests` cuts the measured part of every load (a low fidelity).
+
+        Raises:
+            InputError: a workload that virtual time cannot serve.
+        """
+        work = scenario.workload
+        if work is None or work.kind == "conversation":
+            raise InputError(
+                f"scenario {scenario.name}: turns wait for answers; expected a workload of single requests"
+            )
+        self._scenario, self._folder, self._most = scenario, folder, most_requests
+        self._kept: dict[tuple[Stage, int, int | None], Traffic] = {}
+        self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], Simulated] = OrderedDict()
+        self._held = 0
+
+    def measure(
+        self,
+        settings: Settings,
+        stage: Stage,
+        seed: int,
+        *,
+        terms: Terms | None = None,
+        noise: Noise | None = None,
+    ) -> Measurement:
+        """What the stage shows on an engine with these settings.
+
+        Raises:
+            EngineError: the engine would not start.
+            InputError: a prompt does not fit into its context.
+        """
+        cost = StepCost(settings, terms)
+        noisy = cost if noise is None else _NoisyCost(cost, noise, seed, settings)
+        traffic, found = self._served(settings, stage, seed, noisy)
+        requests, events = records_of(traffic, found)
+        requests, events = _within(requests, events, stage)
+        span = _span(traffic, requests)
+        slo = dict(self._scenario.slo)
+        given = StageInput(requests, events, span, stage.as_dict(), slo)
+        preempted = float(found.preemptions.sum())
+        return measurement_of(given, summarize_stage(given), seed, simulated=True, preemptions=preempted)
+
+    def _served(self, settings: Settings, stage: Stage, seed: int, cost: Pace) -> tuple[Traffic, Simulated]:
+        """Until a closed loop by time has sent its last request; others at once."""
+        count = None
+        if stage.kind == "closed" and stage.requests is None:
+            count = _FIRST_GUESS * (stage.concurrency or 1)
+        while True:
+            traffic = self._traffic(stage, seed, count)
+            found = self._simulated((settings, stage, seed, count), traffic, cost)
+            if count is None or found.sent_ns.max() >= seconds_to_ns(stage.duration_s or 0.0):
+                return traffic, found
+            count *= 2
+
+    def _simulated(self, key: tuple[Settings, Stage, int, int | None], traffic: Traffic, cost: Pace) -> Simulated:
+        """Served, or where only the pace is another than the last time, timed again."""
+        if key in self._courses:
+            self._courses.move_to_end(key)
+            return self._courses[key].at_pace(cost)
+        settings, stage = key[:2]
+        limit = stage.concurrency or stage.max_concurrency
+        found = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
+        if found.course is not None:
+            self._courses[key] = replace(found, token_ns=())
+            self._held += found.course.size
+        while self._held > _COURSES_BYTES:
+            _, oldest = self._courses.popitem(last=False)
+            self._held -= oldest.course.size if oldest.course is not None else 0
+        return found
+
+    def _traffic(self, stage: Stage, seed: int, count: int | None) -> Traffic:
+        key = (stage, seed, count)
+        if key not in self._kept:
+            if len(self._kept) > 8:
+                self._kept.clear()
+            self._kept[key] = self._made(stage, seed, count)
+        return self._kept[key]
+
+    def _made(self, stage: Stage, seed: int, count: int | None) -> Traffic:
+        scenario = self._scenario
+        assert scenario.workload is not None
+        workload = build(scenario.workload, endpoint="completions", seed=seed, lexicon=None, folder=self._folder)
+        asked = stage if count is None else replace(stage, requests=count, duration_s=None)
+        made = planning.plan(with_stage(scenario, asked, seed), workload)[0]
+        return _cut(made, workload, self._most)
+
+
+def _cut(made: planning.StagePlan, workload: Workload, most: int | None) -> Traffic:
+    taken = made.taken or 0
+    if most is not None:
+        taken = min(taken, made.warm + most)
+    sessions = np.asarray([made.session(ordinal) for ordinal in range(taken)], dtype=np.int64)
+    due_ns = made.due_ns if made.due_ns is not None else np.zeros(taken, dtype=np.int64)
+    arrivals = tuple(
+        _arrival(workload, int(session), int(due)) for session, due in zip(sessions, due_ns[:taken], strict=True)
+    )
+    return Traffic(made, arrivals, sessions)
+
+
+def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
+    prompt = workload.prompt(session, 0)
+    assert isinstance(prompt, TokenIds)
+    return Arrival(due_ns, prompt.ids.tolist(), workload.session(session).turns[0].output_tokens)
+
+
+def records_of(traffic: Traffic, found: Simulated) -> tuple[Requests, Events]:
+    """What a client would have recorded of the requests, warm-up included."""
+    size, made = len(traffic.arrivals), traffic.made
+    counts = np.asarray([len(times) for times in found.token_ns], dtype=np.int64)
+    asked = np.asarray([arrival.max_tokens for arrival in traffic.arrivals], dtype=np.int64)
+    columns: dict[str, NDArray[Any]] = {
+        name: np.full(size, "", dtype=object) if name in TEXT_COLUMNS else np.full(size, MISSING, dtype=np.int64)
+        for name in COLUMNS
+    }
+    zeros = ("stage", "repeat", "turn", "worker", "connect_ns", "resends")
+    columns |= {name: np.zeros(size, dtype=np.int64) for name in zeros} | _times(traffic, found)
+    lengths = np.asarray([len(arrival.prompt) for arrival in traffic.arrivals], dtype=np.int64)
+    columns |= {
+        "index": np.arange(size), "session": traffic.sessions, "input_asked": lengths, "input_tokens": lengths,
+        "cached_tokens": found.cached_tokens, "output_asked": asked, "output_tokens": counts,
+        "first_tokens": (counts > 0).astype(np.int64), "events": counts,
+        "phase": np.where(np.arange(size) < made.warm, WARMUP, MEASURED).astype(object),
+        "status": np.where(counts >= asked, COMPLETED, FAILED).astype(object),
+    }  # fmt: skip
+    times = np.concatenate([*found.token_ns, np.zeros(0, dtype=np.int64)])
+    events = Events(np.concatenate([[0], np.cumsum(counts)]), times, np.ones(len(times), dtype=np.int32))
+    return Requests(**columns), events
+
+
+def _times(traffic: Traffic, found: Simulated) -> dict[str, NDArray[Any]]:
+    """When each request was due, sent and answered; in a closed loop it is due when it is sent."""
+    first = np.asarray([int(times[0]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
+    last = np.asarray([int(times[-1]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
+    planned = np.asarray([arrival.at_ns for arrival in traffic.arrivals], dtype=np.int64)
+    due = found.sent_ns if traffic.made.due_ns is None else planned
+    sent = found.sent_ns
+    return {"due_ns": due, "ready_ns": sent, "sent_ns": sent, "first_ns": first, "last_ns": last, "done_ns": last}
+
+
+def _within(requests: Requests, events: Events, stage: Stage) -> tuple[Requests, Events]:
+    """Without what a closed loop by time would no longer have sent."""
+    if stage.kind != "closed" or stage.duration_s is None:
+        return requests, events
+    kept = requests.sent_ns <= seconds_to_ns(stage.duration_s)
+    return requests.take(kept), events.take(kept)
+
+
+def _span(traffic: Traffic, requests: Requests) -> Span:
+    """From the end of the warm-up to the last request sent, and to the last answer."""
+    measured = requests.phase == MEASURED
+    sent_ns = requests.sent_ns[measured]
+    start_ns = traffic.made.measured_ns if traffic.made.due_ns is not None else int(sent_ns.min(initial=2**62))
+    stop_ns = int(max(sent_ns.max(initial=0), requests.due_ns[measured].max(initial=0)))
+    return Span(0, 0, min(start_ns, stop_ns), stop_ns, int(requests.done_ns.max(initial=stop_ns)))

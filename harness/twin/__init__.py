@@ -1,1 +1,0 @@
-"""What would the engine do? The simulated NPU engine, in virtual and in real time."""

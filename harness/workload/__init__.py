@@ -1,0 +1,214 @@
+"""What is sent: which sessions does a scenario's workload make, and what do they say?
+
+A workload is a pure function of the scenario, the seed and the session's number: any process
+makes any prompt, in any order, and gets the same one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.scenario import workload as written
+from harness.seeds import stream
+from harness.units import format_count
+from harness.workload import data_files
+from harness.workload.conversation import Conversation
+from harness.workload.dataset import SHAREGPT, Wanted, read_dataset
+from harness.workload.lengths import think_times_ns, token_lengths
+from harness.workload.prompts import Message, Messages, Prompt, Reply, Session, Text, TokenIds, Turn
+from harness.workload.recorded import Replayed, Retraced
+from harness.workload.synthetic import Medium, Synthetic, Tokens, Words, shared_prefix, source
+from harness.workload.trace import read_trace
+from harness.workload.vocabulary import APPROXIMATE, Lexicon
+
+__all__ = [
+    "Message", "Messages", "Prompt", "Reply", "Session", "Text", "TokenIds", "Turn", "Workload", "build",
+]  # fmt: skip
+
+CHAT = "chat"
+_HASHED_LENGTHS = 4096
+_HASHED_PROMPTS = 16
+
+
+class Contents(Protocol):
+    """Sessions and their prompts; `size` is how many there are before they repeat, None for endless."""
+
+    @property
+    def size(self) -> int | None:
+        """Sessions before the contents repeat."""
+
+    def session(self, index: int) -> Session:
+        """The requests of a session."""
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:
+        """The prompt of one of them, after the replies to earlier turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a scenario sends.
+
+    `exact`: prompts have exactly the tokens that their turns say. `notes` are remarks for the
+    report, a line each. `due_ns` are the arrivals of a trace, in ns from the first.
+    """
+
+    contents: Contents
+    exact: bool
+    identity: str  # all that the contents follow from, as canonical JSON
+    notes: tuple[str, ...] = ()
+    single_turn: bool = True
+    due_ns: NDArray[np.int64] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Sessions before the contents repeat; None for endless."""
+        return self.contents.size
+
+    def session(self, index: int) -> Session:
+        """The requests of session `index`, any whole number from 0 on."""
+        return self.contents.session(index)
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply] = ()) -> Prompt:
+        """The prompt of one of its turns; replies to earlier turns are scripted where not given."""
+        return self.contents.prompt(index, turn, replies)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what defines the contents, the lengths of 4096 sessions and the prompts of 16."""
+        digest = hashlib.sha256(self.identity.encode())
+        for index in range(min(_HASHED_LENGTHS, self.size or _HASHED_LENGTHS)):
+            turns = self.session(index).turns
+            digest.update(repr([(t.input_tokens, t.output_tokens, t.think_ns) for t in turns]).encode())
+            if index < _HASHED_PROMPTS:
+                digest.update(_prompt_bytes(self.prompt(index, len(turns) - 1)))
+        return digest.hexdigest()
+
+
+def _prompt_bytes(prompt: Prompt) -> bytes:
+    if isinstance(prompt, TokenIds):
+        return prompt.ids.astype("<i4").tobytes()
+    return msgspec.json.encode(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """Where and for whom contents are made."""
+
+    chat: bool
+    seed: int
+    lexicon: Lexicon
+    folder: Path
+
+    def medium(self, vocabulary: tuple[int, int]) -> Medium:
+        low, end = vocabulary
+        return Words(self.lexicon) if self.chat else Tokens(low, end - low)
+
+    def identity(self, spec: written.Workload, file: Path | None = None) -> str:
+        """Canonical JSON of what contents follow from: a file counts by its bytes, not by its name."""
+        facts: dict[str, Any] = {
+            "chat": self.chat,
+            "seed": self.seed,
+            "workload": spec.model_dump(mode="json"),
+        }
+        if file is not None:
+            facts["workload"]["path"] = data_files.sha256_of(file)
+        return json.dumps(facts, sort_keys=True)
+
+    def notes(self) -> tuple[str, ...]:
+        if not self.chat or self.lexicon.exact:
+            return ()
+        return ("prompts are only about as long as asked: the server confirmed no words of one token each",)
+
+
+def build(spec: written.Workload, *, endpoint: str, seed: int, lexicon: Lexicon | None, folder: Path) -> Workload:
+    """The workload of a scenario.
+
+    Args:
+        spec: the scenario's `workload`.
+        endpoint: completions (prompts are token ids, or texts of a data set) or chat (messages).
+        seed: the scenario's seed.
+        lexicon: words for chat prompts, None where the server could not be asked.
+        folder: where relative paths are looked up: the scenario file's folder.
+
+    Raises:
+        InputError: where a data file is missing or faulty.
+    """
+    return BUILDERS[spec.kind](spec, _Setting(endpoint == CHAT, seed, lexicon or APPROXIMATE, folder))
+
+
+def _synthetic(spec: written.Synthetic, setting: _Setting) -> Workload:
+    medium = setting.medium(spec.vocabulary)
+    contents = Synthetic(
+        medium=medium,
+        prefix=shared_prefix(spec.prefix, source(setting.seed, "prefix")),
+        own=source(setting.seed, "prompt"),
+        inputs=token_lengths(spec.input_tokens, setting.seed, "input_tokens"),
+        outputs=token_lengths(spec.output_tokens, setting.seed, "output_tokens"),
+    )
+    return Workload(contents, medium.exact, setting.identity(spec), setting.notes())
+
+
+def _conversation(spec: written.Conversation, setting: _Setting) -> Workload:
+    seed = setting.seed
+    contents = Conversation(
+        medium=setting.medium(spec.vocabulary),
+        prefix=shared_prefix(spec.prefix, source(seed, "prefix")),
+        own=source(seed, "prompt"),
+        scripted=source(seed, "reply"),
+        turns=token_lengths(spec.turns, seed, "turns"),
+        inputs=token_lengths(spec.input_tokens, seed, "input_tokens"),
+        outputs=token_lengths(spec.output_tokens, seed, "output_tokens"),
+        thinks_ns=think_times_ns(spec.think_time, seed, "think_time"),
+    )
+    notes = setting.notes()
+    if setting.chat:  # the server counts an answer's text again, inside the template: seldom the same
+        notes += ("from the second turn on prompts are only about as long as asked: they hold the answers' texts",)
+    return Workload(contents, not setting.chat, setting.identity(spec), notes, single_turn=False)
+
+
+def _dataset(spec: written.Dataset, setting: _Setting) -> Workload:
+    file = data_files.find(spec.path, setting.folder)
+    dataset = read_dataset(
+        file,
+        Wanted(plain_text=not setting.chat, output_tokens=spec.output_tokens is None),
+        format=spec.format,
+        limit=spec.limit,
+        shuffle=stream(setting.seed, "dataset") if spec.shuffle else None,
+    )
+    notes = _skipped(dataset.skipped)
+    outputs = None
+    if spec.output_tokens is not None:
+        outputs = token_lengths(spec.output_tokens, setting.seed, "output_tokens")
+    elif dataset.format == SHAREGPT:
+        notes += ("lengths of answers are estimated from the characters of the recorded ones",)
+    return Workload(Replayed(dataset.entries, setting.chat, outputs), False, setting.identity(spec, file), notes)
+
+
+def _trace(spec: written.TraceWork, setting: _Setting) -> Workload:
+    file = data_files.find(spec.path, setting.folder)
+    trace = read_trace(file, spec.format, spec.limit)
+    medium = setting.medium(spec.vocabulary)
+    contents = Retraced(trace, medium, source(setting.seed, "block"), source(setting.seed, "prompt"))
+    notes = setting.notes() + _skipped(trace.skipped)
+    return Workload(contents, medium.exact, setting.identity(spec, file), notes, due_ns=trace.due_ns)
+
+
+def _skipped(skipped: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(
+        f"{format_count(rows)} {'row' if rows == 1 else 'rows'} {data_files.LEFT_OUT}{reason}"
+        for reason, rows in skipped.items()
+    )
+
+
+BUILDERS: dict[str, Callable[[Any, _Setting], Workload]] = {
+    "synthetic": _synthetic,
+    "conversation": _conversation,
+    "dataset": _dataset,
+    "trace": _trace,
+}

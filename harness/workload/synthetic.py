@@ -1,0 +1,246 @@
+"""What stands in a random prompt: which draws, told as token ids or as words?
+
+Contents are draws of a counter-based generator: draw j of a place is a fixed function of the
+seed, the name and the place, with no state, so any prompt is made alone, in any process, on any
+numpy, and blocks of many places are made in one vector operation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.scenario.workload import Prefix
+from harness.seeds import entropy
+from harness.workload.lengths import Lengths
+from harness.workload.prompts import ASSISTANT, USER, Message, Messages, Prompt, Reply, Session, TokenIds, Turn
+from harness.workload.vocabulary import Lexicon, estimated_tokens
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_HALF = np.uint64(32)
+_CHUNK = 1 << 13  # so many at a time stay in a core's cache: long prompts in half the time
+
+Draws = NDArray[np.uint64]
+"""Random whole numbers below 2**32, one a token."""
+
+_STEPS: Draws = np.arange(1, (1 << 17) + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+
+
+def _steps(size: int) -> Draws:
+    if size <= len(_STEPS):
+        return _STEPS[:size]
+    steps: Draws = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    return steps
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The output function of SplitMix64 (Steele, Lea and Flood 2014), in place."""
+    for start in range(0, len(state), _CHUNK):
+        piece = state[start : start + _CHUNK]
+        piece ^= piece >> np.uint64(30)
+        piece *= np.uint64(_FIRST)
+        piece ^= piece >> np.uint64(27)
+        piece *= np.uint64(_SECOND)
+        piece ^= piece >> np.uint64(31)
+    return state
+
+
+def _upper(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The upper 32 bits of each number, in place."""
+    numbers >>= _HALF
+    return numbers
+
+
+def _mixed_int(state: int) -> int:
+    """The same for one whole number."""
+    state = ((state ^ (state >> 30)) * _FIRST) & _MASK
+    state = ((state ^ (state >> 27)) * _SECOND) & _MASK
+    return state ^ (state >> 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Draws that belong to a seed and a name, reachable by place (such as session and turn)."""
+
+    key: int
+
+    def draws(self, size: int, *place: int) -> Draws:
+        """The first `size` draws of a place."""
+        return _upper(_mixed(_steps(size) + np.uint64(self._at(place))))
+
+    def blocks(self, names: NDArray[np.int64], size: int, *place: int) -> Draws:
+        """`size` draws for each of some named blocks of a place: equal names, equal draws."""
+        keys = _mixed(names.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(self._at(place)))
+        return _upper(_mixed((keys[:, None] + _steps(size)).reshape(-1)))
+
+    def pick(self, count: int, *place: int) -> int:
+        """One of `count` numbers from 0 on, all equally likely."""
+        return (self._at(place) >> 32) * count >> 32
+
+    def _at(self, place: tuple[int, ...]) -> int:
+        key = self.key
+        for number in place:
+            key = _mixed_int((key + (number + 1) * _GOLDEN) & _MASK)
+        return key
+
+
+def source(seed: int, name: str) -> Source:
+    """The source of a seed and a name."""
+    return Source(entropy(seed, name) & _MASK)
+
+
+def _below(draws: Draws, count: int) -> NDArray[np.uint64]:
+    """Draws scaled to [0, count)."""
+    return _upper(draws * np.uint64(count))
+
+
+Part = Draws | Reply
+"""A message that was drawn, or a reply that came."""
+
+
+class Medium(Protocol):
+    """How draws are told to an endpoint, and how many tokens they are there."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether a prompt has exactly the tokens that are asked for."""
+
+    def drawn_tokens(self, input_tokens: int) -> int:
+        """How many draws make a single prompt of so many tokens, at least 1."""
+
+    def input_tokens(self, drawn: int, turns: int) -> int:
+        """How many tokens the server counts in a prompt of so many draws and replies, in so many turns."""
+
+    def carries(self, reply: Reply) -> bool:
+        """Whether a reply can be told back to this endpoint."""
+
+    def prompt(self, parts: Sequence[Part]) -> Prompt:
+        """The prompt that is made of a message, a reply, a message, …; replies that never came are draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Draws as token ids of [low, low + span): exact without any tokenizer."""
+
+    low: int
+    span: int
+    exact: bool = True
+
+    def drawn_tokens(self, input_tokens: int) -> int:
+        """One draw a token."""
+        return input_tokens
+
+    def input_tokens(self, drawn: int, turns: int) -> int:  # noqa: ARG002 - a chat's turns cost tokens
+        """One token a draw."""
+        return drawn
+
+    def carries(self, reply: Reply) -> bool:
+        """Only where the server gave its ids."""
+        return reply.token_ids is not None
+
+    def prompt(self, parts: Sequence[Part]) -> TokenIds:
+        """All parts one after the other."""
+        told = [self._ids(part) for part in parts]
+        scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
+        return TokenIds(told[0] if len(told) == 1 else np.concatenate(told), scripted)
+
+    def _ids(self, part: Part) -> NDArray[np.int32]:
+        if isinstance(part, Reply):
+            return np.array(part.token_ids, dtype=np.int32)
+        ids = _below(part, self.span).astype(np.int32)
+        ids += np.int32(self.low)
+        return ids
+
+
+class Words:
+    """Draws as words of a lexicon: as exact as the lexicon is."""
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self.exact = lexicon.exact
+        self._lexicon = lexicon
+        self._words = np.array(lexicon.words, dtype=object)
+
+    def drawn_tokens(self, input_tokens: int) -> int:
+        """One draw a token that the template does not take."""
+        return max(1, input_tokens - self._lexicon.overhead(1))
+
+    def input_tokens(self, drawn: int, turns: int) -> int:
+        """One token a draw, and those of the template."""
+        return drawn + self._lexicon.overhead(turns)
+
+    def carries(self, reply: Reply) -> bool:
+        """Only where it has a text."""
+        return bool(reply.text)
+
+    def prompt(self, parts: Sequence[Part]) -> Messages:
+        """A message a part, by turns of user and assistant."""
+        told = tuple(Message(ASSISTANT if place % 2 else USER, self._text(part)) for place, part in enumerate(parts))
+        drawn = sum(_tokens_of(part) for part in parts)
+        scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
+        return Messages(told, self.input_tokens(drawn, (len(parts) + 1) // 2), scripted)
+
+    def _text(self, part: Part) -> str:
+        if isinstance(part, Reply):
+            return part.text
+        words = self._words[_below(part, len(self._words))].tolist()
+        words[0] = self._lexicon.openers[int(part[0]) * len(self._lexicon.openers) >> 32]
+        return " ".join(words)
+
+
+def _tokens_of(part: Part) -> int:
+    if not isinstance(part, Reply):
+        return len(part)
+    return estimated_tokens(part.text) if part.token_ids is None else len(part.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """The beginnings that sessions share: each takes one of `groups` at random."""
+
+    source: Source
+    tokens: int = 0
+    groups: int = 1
+
+    def draws(self, index: int) -> Draws:
+        """The beginning of a session: the same draws for all sessions of its group."""
+        return self.source.draws(self.tokens, 1, self.group(index))
+
+    def group(self, index: int) -> int:
+        """Which beginning a session takes."""
+        return self.source.pick(self.groups, 0, index)
+
+
+def shared_prefix(prefix: Prefix | None, source: Source) -> SharedPrefix:
+    """What a scenario says of shared beginnings: none, or so many tokens in so many groups."""
+    return SharedPrefix(source) if prefix is None else SharedPrefix(source, prefix.tokens, prefix.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """Random prompts. The prefix is part of the asked length, and at least one token follows it."""
+
+    medium: Medium
+    prefix: SharedPrefix
+    own: Source
+    inputs: Lengths
+    outputs: Lengths
+    size: int | None = None
+
+    def session(self, index: int) -> Session:
+        """One request: the tokens that its prompt and its answer have."""
+        input_tokens = self.medium.input_tokens(self._drawn(index), 1)
+        return Session(index, (Turn(input_tokens, self.outputs.at(index)),))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
+        """The prefix of the session's group, then draws of its own."""
+        own = self.own.draws(self._drawn(index) - self.prefix.tokens, index)
+        if self.prefix.tokens == 0:
+            return self.medium.prompt([own])
+        return self.medium.prompt([np.concatenate([self.prefix.draws(index), own])])
+
+    def _drawn(self, index: int) -> int:
+        return max(self.medium.drawn_tokens(self.inputs.at(index)), self.prefix.tokens + 1)

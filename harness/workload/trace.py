@@ -1,0 +1,244 @@
+"""Which requests did somebody else's users send, when, and what did they share?
+
+Mooncake (JSON lines, times in ms, hashes of 512-token blocks), Bailian (the same fields, but
+seconds and 16-token blocks), BurstGPT (CSV, seconds) and Azure (CSV, dates) become one `Trace`.
+"""
+
+import contextlib
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InputError
+from harness.scenario.distributions import MOST_TOKENS
+from harness.units import NS_PER_MS, NS_PER_S
+from harness.workload.data_files import (
+    Skips,
+    csv_names,
+    csv_rows,
+    fault,
+    first_line,
+    json_object,
+    missing_or,
+    numbered_lines,
+    whole,
+)
+
+NO_OUTPUT = "no output tokens"  # BurstGPT writes failed requests so
+NO_INPUT = "no input tokens"
+
+_MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length")
+_BURSTGPT_COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
+_AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?")
+_LARGEST = 1e18  # of a cell; more is a fault, and would overflow
+_LONGEST_NS = 100 * 365 * 86_400 * NS_PER_S
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Recorded requests in order of time; all arrays have one entry a request.
+
+    `due_ns` counts from the first request. `hash_ids[i]`, where the format has them, name the
+    blocks of `block_tokens` tokens that request i begins with: equal ids, equal tokens.
+    `skipped` counts the rows that were left out, by reason.
+    """
+
+    due_ns: NDArray[np.int64]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    hash_ids: tuple[NDArray[np.int64], ...] | None
+    block_tokens: int
+    skipped: Mapping[str, int]
+    format: str
+
+    def __len__(self) -> int:
+        return len(self.due_ns)
+
+
+class Row(NamedTuple):
+    """One row of a file: ns since any zero, tokens, and block hashes where it has them."""
+
+    at_ns: int
+    input_tokens: int
+    output_tokens: int
+    hash_ids: NDArray[np.int64] | None
+
+
+class Format(NamedTuple):
+    """How a format is read: its lines, the row of a line, and the tokens of a hashed block (0: no hashes)."""
+
+    lines: Callable[[Path], Iterator[tuple[int, Any]]]
+    row: Callable[[Path, int, Any], Row]
+    block_tokens: int
+
+
+def read_trace(path: Path, format: str | None = None, limit: int | None = None) -> Trace:  # noqa: A002 - the scenario's key
+    """The first `limit` usable rows of a trace file; the format is detected where it is not given.
+
+    Raises:
+        InputError: with file, line and what was expected.
+    """
+    name = format or detect(path)
+    skips = Skips()
+    kept = list(itertools.islice(_usable(path, FORMATS[name], skips), limit))
+    if not kept:
+        raise skips.nothing(InputError(f"{path}: no usable rows; expected rows with input and output tokens"))
+    kept.sort(key=lambda row: row.at_ns)
+    if kept[-1].at_ns - kept[0].at_ns > _LONGEST_NS:
+        raise InputError(f"{path}: times span over a century; expected those of one recording")
+    return Trace(
+        due_ns=np.array([row.at_ns - kept[0].at_ns for row in kept], dtype=np.int64),
+        input_tokens=np.array([row.input_tokens for row in kept], dtype=np.int64),
+        output_tokens=np.array([row.output_tokens for row in kept], dtype=np.int64),
+        hash_ids=_hashes(kept),
+        block_tokens=FORMATS[name].block_tokens,
+        skipped=skips.as_dict(),
+        format=name,
+    )
+
+
+def detect(path: Path) -> str:
+    """The format of a trace file, by the fields of its first row that has them all, or by its header."""
+    line = first_line(path)
+    if line.startswith(b"{"):
+        for number, line in numbered_lines(path):
+            with contextlib.suppress(InputError):
+                row = json_object(path, number, line, "")
+                if set(_MOONCAKE_FIELDS) <= row.keys():
+                    return "bailian" if "parent_chat_id" in row else "mooncake"
+    names = set(csv_names(line))
+    for name, columns in (("burstgpt", _BURSTGPT_COLUMNS), ("azure", _AZURE_COLUMNS)):
+        if names.issuperset(columns):
+            return name
+    raise fault(
+        path,
+        1,
+        f"not a known trace; expected {_fields(_MOONCAKE_FIELDS)} (Mooncake), "
+        f"columns {', '.join(_BURSTGPT_COLUMNS)} (BurstGPT) or {', '.join(_AZURE_COLUMNS)} (Azure)",
+    )
+
+
+def _fields(names: tuple[str, ...]) -> str:
+    return f"a JSON object a line with {', '.join(names)}"
+
+
+def _usable(path: Path, how: Format, skips: Skips) -> Iterator[Row]:
+    """Rows that ask and answer something; `skips` gets the others, as far as the file is read."""
+    for number, line in how.lines(path):
+        try:
+            row = how.row(path, number, line)
+        except InputError as error:
+            skips.add(error)
+            continue
+        if row.output_tokens == 0:
+            skips.reasons[NO_OUTPUT] += 1
+        elif row.input_tokens == 0:
+            skips.reasons[NO_INPUT] += 1
+        else:
+            yield row
+
+
+def _hashes(rows: list[Row]) -> tuple[NDArray[np.int64], ...] | None:
+    if all(row.hash_ids is None for row in rows):
+        return None
+    none = np.empty(0, dtype=np.int64)
+    return tuple(none if row.hash_ids is None else row.hash_ids for row in rows)
+
+
+def _json_row(path: Path, number: int, line: bytes, unit_ns: int) -> Row:
+    row = json_object(path, number, line, _fields(_MOONCAKE_FIELDS))
+    at = row.get("timestamp")
+    if not isinstance(at, int | float) or isinstance(at, bool) or not abs(at) <= _LARGEST:
+        raise fault(path, number, f"{missing_or(row, 'timestamp')}; expected a number")
+    asked, answered = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
+    return Row(round(at * unit_ns), asked, answered, _hash_ids(path, number, row))
+
+
+def _whole_field(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
+    value = whole(row.get(name), MOST_TOKENS)
+    if value is None:
+        raise fault(path, number, f"{missing_or(row, name)}; expected a whole number of tokens")
+    return value
+
+
+def _hash_ids(path: Path, number: int, row: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    if row.get("hash_ids") is None:
+        return None
+    try:
+        return np.array(msgspec.convert(row["hash_ids"], list[int]), dtype=np.int64)
+    except (msgspec.ValidationError, OverflowError) as error:
+        found = missing_or(row, "hash_ids")
+        raise fault(path, number, f"{found}; expected a list of whole numbers") from error
+
+
+def _csv_row(
+    path: Path, number: int, cells: list[str], *, columns: tuple[str, str, str], instant: Callable[..., int]
+) -> Row:
+    _, asked, answered = columns
+    at, context, generated = cells
+    input_tokens = _tokens(path, number, asked, context)
+    return Row(instant(path, number, at), input_tokens, _tokens(path, number, answered, generated), None)
+
+
+def _tokens(path: Path, number: int, column: str, text: str) -> int:
+    """A cell that holds a whole number; `12.0` is one, as data frames write it."""
+    value = whole(_number(path, number, column, text), MOST_TOKENS)
+    if value is None:
+        raise fault(path, number, f"{column} is {text[:40]!r}; expected a whole number of tokens")
+    return value
+
+
+def _number(path: Path, number: int, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= _LARGEST:  # nor NaN
+        raise fault(path, number, f"{column} is {text[:40]!r}; expected a number")
+    return value
+
+
+def _seconds_ns(path: Path, number: int, text: str) -> int:
+    return round(_number(path, number, "Timestamp", text) * NS_PER_S)
+
+
+def _date_ns(path: Path, number: int, text: str) -> int:
+    """Nanoseconds since 1970 of `2023-11-16 18:17:03.9799600`, exactly; UTC where no offset is given."""
+    whole, fraction, offset = match.groups() if (match := _DATE.fullmatch(text.strip())) else ("", "", "")
+    try:
+        moment = datetime.fromisoformat(whole + _offset(offset)) - _EPOCH
+    except ValueError:
+        expected = "expected a date such as 2023-11-16 18:17:03.9799600"
+        raise fault(path, number, f"TIMESTAMP is {text!r}; {expected}") from None
+    return moment // timedelta(seconds=1) * NS_PER_S + int((fraction or "").ljust(9, "0"))
+
+
+def _offset(text: str | None) -> str:
+    """An offset from UTC as Python 3.10 reads it: `+08:00`."""
+    if not text or text == "Z":
+        return "+00:00"
+    return text if ":" in text else f"{text[:3]}:{text[3:]}"
+
+
+def _csv_format(columns: tuple[str, str, str], instant: Callable[..., int]) -> Format:
+    return Format(partial(csv_rows, columns=columns), partial(_csv_row, columns=columns, instant=instant), 0)
+
+
+FORMATS: dict[str, Format] = {
+    "mooncake": Format(numbered_lines, partial(_json_row, unit_ns=NS_PER_MS), 512),
+    "bailian": Format(numbered_lines, partial(_json_row, unit_ns=NS_PER_S), 16),
+    "burstgpt": _csv_format(_BURSTGPT_COLUMNS, _seconds_ns),
+    "azure": _csv_format(_AZURE_COLUMNS, _date_ns),
+}

@@ -1,0 +1,173 @@
+"""Does the one sentence say what the numbers say?"""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.analysis.answer import answer
+from harness.analysis.metrics import StageInput, summarize_stage
+from harness.analysis.slo import Objective, Outcome
+from harness.analysis.steady_state import Span
+from harness.analysis.warnings import Doubt
+from tests.made_runs import answered, columns, failed, ns
+
+LIMIT = Objective("ttft_p99", "ttft_user", "p99", 5.0)
+GAPS = Objective("itl_p99", "itl", "p99", 0.08)
+
+
+def stage(load, *values, repeat=0, grew=False, pairs=None):
+    """A stage of this load with these outcomes: pairs of an objective and its value."""
+    pairs = [answered(i, i, [i + 0.5, i + 0.75]) for i in range(4)] if pairs is None else pairs
+    requests, events = columns(pairs)
+    span = Span(0, repeat, 0, ns(4), ns(5))
+    found = summarize_stage(StageInput(requests, events, span, load, {}))
+    outcomes = tuple(Outcome(objective, value) for objective, value in values)
+    return replace(found, outcomes=outcomes, window=replace(found.window, grew=grew))
+
+
+def poisson(rate, value, **fields):
+    """A Poisson stage whose p99 TTFT is this."""
+    return stage({"kind": "poisson", "rate": rate, "duration_s": 60.0}, (LIMIT, value), **fields)
+
+
+def told(*stages, doubts=(), simulated=False):
+    """The answer of some stages."""
+    return answer(stages, doubts, simulated=simulated)
+
+
+def test_a_sweep_says_up_to_where_the_limit_holds():
+    """The last load that holds, its value, and the value of the next."""
+    sentence = told(poisson(1.0, 1.0), poisson(4.0, 9.1), poisson(2.0, 4.2))
+
+    assert sentence == "Up to 2 req/s p99 TTFT stays under 5.00 s (4.20 s); at 4 req/s it is 9.10 s."
+
+
+def test_a_load_above_one_that_fails_is_not_claimed():
+    """Where 2 fails and 4 holds by luck, only 1 is claimed."""
+    assert told(poisson(1.0, 1.0), poisson(2.0, 6.0), poisson(4.0, 4.0)).startswith("Up to 1 req/s")
+
+
+def test_the_worst_repeat_counts():
+    """A load holds only if every repeat of it does."""
+    sentence = told(poisson(1.0, 1.0), poisson(2.0, 4.0), poisson(2.0, 7.0, repeat=1), poisson(1.0, 2.0, repeat=1))
+
+    assert sentence == "Up to 1 req/s p99 TTFT stays under 5.00 s (2.00 s); at 2 req/s it is 7.00 s."
+
+
+def test_all_loads_may_hold_or_none():
+    """Where all hold the most that was tried is named; where none does, the least."""
+    assert told(poisson(1.0, 1.0), poisson(2.0, 4.0)) == (
+        "Up to 2 req/s, the most that was tried, p99 TTFT stays under 5.00 s (4.00 s)."
+    )
+    assert told(poisson(1.0, 8.0), poisson(2.0, 9.0)) == "Even at 1 req/s p99 TTFT is 8.00 s, over the limit of 5.00 s."
+
+
+def test_a_growing_queue_holds_nothing():
+    """A limit that is met only because the stage ended is not claimed."""
+    sentence = told(poisson(1.0, 1.0), poisson(2.0, 4.0, grew=True))
+
+    assert sentence.endswith("at 2 req/s the queue grows for as long as the load lasts.")
+
+
+def test_failures_have_no_bound():
+    """An infinite percentile is told by the failures behind it."""
+    pairs = [answered(0, 0, [0.5]), answered(1, 1, [1.5]), failed(2, 2, 2.5)]
+    sentence = told(poisson(1.0, 1.0), poisson(2.0, float("inf"), pairs=pairs))
+
+    assert sentence.endswith("at 2 req/s it has no bound, as 1 of 3 requests failed.")
+
+
+def test_what_cannot_be_told_is_not_claimed():
+    """An unknown outcome ends the loads that hold."""
+    assert told(poisson(1.0, 1.0), poisson(2.0, None)).endswith("at 2 req/s it cannot be told.")
+
+
+def test_what_the_lowest_loads_do_not_tell_the_next_ones_may():
+    """The answer begins where something is known, and claims nothing below."""
+    holds = "p99 TTFT stays under 5.00 s (4.00 s)"
+    unknown, low, high = poisson(0.5, None), poisson(1.0, 1.0), poisson(2.0, 4.0)
+
+    assert told(unknown, low, high, poisson(4.0, 9.1)) == f"From 1 to 2 req/s {holds}; at 4 req/s it is 9.10 s."
+    assert told(unknown, high, poisson(4.0, 9.1)) == f"At 2 req/s {holds}; at 4 req/s it is 9.10 s."
+    assert told(unknown, low, high) == f"From 1 to 2 req/s, the most that was tried, {holds}."
+    assert told(unknown, poisson(1.0, None)) == "Even at 0.5 req/s p99 TTFT cannot be told."
+
+
+def test_the_limit_that_breaks_is_the_one_told():
+    """Of several limits all that hold are named, and then the one that is broken most."""
+    load = {"kind": "closed", "concurrency": 8}
+    first = stage(load, (LIMIT, 1.0), (GAPS, 0.02))
+    second = stage({**load, "concurrency": 16}, (LIMIT, 2.0), (GAPS, 0.16))
+
+    assert told(first, second) == (
+        "Up to 8 users p99 TTFT stays under 5.00 s (1.00 s) and p99 time between tokens under 80.0 ms (20.0 ms); "
+        "at 16 users p99 time between tokens is 160 ms."
+    )
+
+
+def test_one_stage_is_held_to_its_limit():
+    """A single load is within its limit or over it."""
+    assert told(poisson(2.0, 4.2)) == "At poisson 2 req/s p99 TTFT is 4.20 s, within the limit of 5.00 s."
+    assert told(poisson(2.0, 5.2)) == "At poisson 2 req/s p99 TTFT is 5.20 s, over the limit of 5.00 s."
+
+
+def test_loads_of_different_kinds_are_told_one_by_one():
+    """Without an order there is no "up to"."""
+    sentence = told(poisson(2.0, 4.2), stage({"kind": "constant", "rate": 1.0}, (LIMIT, 6.0)))
+
+    assert sentence == (
+        "At poisson 2 req/s p99 TTFT is 4.20 s, within the limit of 5.00 s; "
+        "at constant 1 req/s p99 TTFT is 6.00 s, over the limit of 5.00 s."
+    )
+
+
+def test_without_limits_output_and_latency_are_told():
+    """One load by its output and TTFT; a sweep by its ends."""
+    alone = stage({"kind": "closed", "concurrency": 8})
+    more = stage({"kind": "closed", "concurrency": 64})
+
+    assert told(alone).startswith("At closed 8 users ")
+    assert "tokens/s came out, with a TTFT of 500 ms (p50) and 500 ms (p99)" in told(alone)
+    assert told(alone, more).startswith("At 8 users ")
+    assert "; at 64 users " in told(alone, more)
+
+
+def test_an_invalid_run_answers_nothing():
+    """The reason stands where the answer would."""
+    doubts = [Doubt("send_lag", "invalid", "Requests left late.", "Use more workers."), Doubt("x", "note", "y.", "z.")]
+
+    assert told(poisson(1.0, 1.0), doubts=doubts) == "No valid answer: Requests left late."
+
+
+def test_a_simulated_answer_says_so_first():
+    """Whatever it says, it begins with the word."""
+    assert told(poisson(1.0, 1.0), simulated=True).startswith("Simulated: At ")
+    assert told(simulated=True) == "Simulated: No answer: nothing was sent."
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([failed(0, 0, 1, "refused"), failed(1, 0, 1, "refused")], "2 failed (refused 2)."),
+        ([failed(0, 0, 1, "", status="cancelled")], "1 were cancelled."),
+        ([], "nothing was sent."),
+    ],
+)
+def test_no_answer_says_why(pairs, words):
+    """All failed, all cancelled, or nothing sent."""
+    sentence = told(poisson(1.0, 1.0, pairs=pairs))
+
+    assert sentence.startswith("No answer: ")
+    assert sentence.endswith(words)
+
+
+def test_of_repeats_without_limits_the_middle_one_speaks():
+    """Three repeats of one load: the sentence has the output of the median one, neither the first nor the best."""
+    rates = (100.0, 300.0, 200.0)
+    load = {"kind": "closed", "concurrency": 2, "requests": 4}
+    repeats = [stage(load, repeat=number) for number in range(3)]
+    repeats = [
+        replace(one, rates=replace(one.rates, output_token=rate)) for one, rate in zip(repeats, rates, strict=True)
+    ]
+
+    assert told(*repeats).startswith("At closed 2 users 200 tokens/s came out")

@@ -1,0 +1,79 @@
+"""The error that a client states beside its latencies."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.analysis.client_error import KERNEL, READER, client_error
+from harness.analysis.metrics import latencies
+from harness.analysis.token_gaps import streams
+from tests.made_runs import answered, columns, ns
+
+KNOWN = {"sent_bound_ns": 0, "first_bound_ns": 0, "late_ns": 0, "blurred": 0}
+
+
+def error(pairs):
+    """The error of answers that all count."""
+    requests, events = columns(pairs)
+    chosen = np.ones(len(requests), dtype=bool)
+    return client_error(requests, chosen, latencies(requests, stream=True), streams(events, chosen))
+
+
+def test_nothing_is_known_without_kernel_stamps():
+    """One answer without stamps, and nothing is stated: neither a bound nor a share."""
+    found = error([answered(0, 0, [1.0, 1.1], **KNOWN), answered(1, 1, [2.0, 2.1])])
+
+    assert (found.clock, found.bounds, found.first_exact) == (READER, {}, None)
+
+
+def test_prompt_reads_have_no_error():
+    """A client that was never late adds nothing to any metric."""
+    found = error([answered(i, i, [i + 0.5, i + 0.6], **KNOWN) for i in range(4)])
+
+    assert found.clock == KERNEL
+    assert {value for bounds in found.bounds.values() for value in bounds.values()} == {0.0}
+    assert (found.first_exact, found.blurred_share) == (1.0, 0.0)
+
+
+def test_late_first_read_and_late_send_add_up_in_ttft():
+    """TTFT may be too high by both; the mean of four answers by a quarter of what one of them may be."""
+    late = KNOWN | {"sent_bound_ns": ns(0.01), "first_bound_ns": ns(0.03), "late_ns": ns(0.2)}
+    pairs = [answered(i, i, [i + 0.5, i + 0.6], **(late if i == 0 else KNOWN)) for i in range(4)]
+    found = error(pairs)
+
+    assert found.of("ttft", "mean") == pytest.approx(0.01)
+    assert found.of("ttft_user", "mean") == pytest.approx(0.0075)
+    assert found.of("e2e", "mean") == pytest.approx(0.0025)
+    assert found.first_exact == 0.75
+
+
+times = st.lists(st.integers(1, 500), min_size=2, max_size=6).map(np.cumsum)
+
+
+@given(st.lists(st.tuples(times, st.integers(0, 400), st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=12))
+def test_any_truth_within_the_bounds_of_requests_is_within_the_error(rows):
+    """Wherever first tokens and sends truly were within their bounds, every statistic is off by its error at most."""
+    seen, true = [], []
+    for index, (gaps, first_ms, sent_ms, part) in enumerate(rows):
+        tokens = [1 + 0.001 * t for t in gaps]
+        bound = min(first_ms / 1000, tokens[0] - 0.06)
+        known = KNOWN | {"sent_bound_ns": ns(sent_ms / 1000), "first_bound_ns": ns(bound)}
+        seen.append(answered(index, 0.0, tokens, sent=0.0, **known))
+        record, _ = answered(index, 0.0, [tokens[0] - bound * part, *tokens[1:]], sent=0.0, **KNOWN)
+        true.append(replace(record, sent_ns=round(sent_ms * 1e6 * part)))
+    found = error(seen)
+    ours, theirs = (
+        latencies(columns(seen)[0], stream=True),
+        latencies(columns([(record, ([], [])) for record in true])[0], stream=True),
+    )
+
+    for metric, bounds in found.bounds.items():
+        if metric in ours:
+            assert abs(ours[metric].mean() - theirs[metric].mean()) <= bounds["mean"] + 1e-9
+            for percent in (50, 90, 95, 99):
+                off = abs(np.percentile(ours[metric], percent) - np.percentile(theirs[metric], percent))
+
+                assert off <= bounds[f"p{percent}"] + 1e-9

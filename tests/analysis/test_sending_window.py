@@ -1,0 +1,190 @@
+"""Do rates say what an engine can do, and nothing of how a stage began?"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.analysis.metrics import StageInput, summarize_stage
+from harness.analysis.steady_state import Span
+from harness.analysis.warnings import Evidence
+from harness.analysis.warnings.load import still_filling
+from harness.results.request_table import COMPLETED, WARMUP
+from harness.scenario.loader import load_scenario
+from harness.simulator.engine_config import settings_from_flags
+from harness.tuning.load_override import changed
+from harness.tuning.virtual_evaluation import VirtualLoad
+from reports.language import translate
+from tests.made_runs import NO_SAMPLES, answered, closed_run, columns, ns, open_run
+
+CAPACITY = Path(__file__).parents[2] / "scenarios" / "capacity.yaml"
+SERVERS, SERVICE_S, DURATION_S = 64, 8.0, 60.0
+LIMIT = SERVERS / SERVICE_S  # req/s
+
+
+def summed(pairs, kind="poisson", stop=DURATION_S):
+    """The summary of a stage whose requests are sent for so long."""
+    return evidence_of(pairs, kind, stop).summary
+
+
+def evidence_of(pairs, kind, stop):
+    """The stage itself, and its summary."""
+    requests, events = columns(pairs)
+    end_ns = max(record.done_ns for record, _ in pairs)
+    load = {"kind": kind, "rate": 1.0, "rate_to": 2.0, "concurrency": 1}
+    stage = StageInput(requests, events, Span(0, 0, 0, ns(stop), end_ns), load, {})
+    return Evidence(stage, summarize_stage(stage), NO_SAMPLES, None)
+
+
+def swept(load):
+    """Mean rates, reached and over the whole time of sending, of six stages that offer so much of the limit."""
+    runs = [open_run(load * LIMIT, DURATION_S, SERVERS, SERVICE_S, np.random.default_rng(seed)) for seed in range(6)]
+    whole = [sum(record.done_ns <= ns(DURATION_S) for record, _ in pairs) / DURATION_S for pairs in runs]
+    return np.mean([summed(pairs).rates.request for pairs in runs]), np.mean(whole)
+
+
+def test_a_server_of_known_capacity_is_measured_at_it():
+    """Offered 1.2 to 4 times what 64 servers can do, every stage says that within 4 %, and none less than one before.
+
+    Over the whole time of sending these stages say 7 to 10 % less: an answer takes an eighth of it.
+    """
+    reached, whole = np.transpose([swept(load) for load in (0.3, 0.6, 1.2, 2.0, 4.0)])
+
+    assert reached[2:] == pytest.approx([LIMIT] * 3, rel=0.04)
+    assert all(reached[1:] > 0.96 * np.maximum.accumulate(reached[:-1]))
+    assert reached[:2] == pytest.approx([0.3 * LIMIT, 0.6 * LIMIT], rel=0.06)
+    assert max(whole) < 0.95 * LIMIT
+
+
+def test_an_engine_that_fills_its_batch_does_not_look_slower():
+    """The simulated engine of the capacity scenario: at 24 and 40 req/s the rate of a long stage, above 16's."""
+    scenario = load_scenario(CAPACITY).scenario
+    settings = settings_from_flags({"model": scenario.engine.model, **scenario.engine.args})
+    load = VirtualLoad(scenario, CAPACITY.parent)
+    base = scenario.stages[-1]
+    stages = [changed(base, {"rate": rate}) for rate in (16.0, 24.0, 40.0)]
+    found = [load.measure(settings, stage, 6).metrics["request_rate"] for stage in stages]
+    long_run = load.measure(settings, changed(base, {"rate": 24.0, "duration": 75.0}), 6).metrics["request_rate"]
+
+    assert found[1:] == pytest.approx([long_run] * 2, rel=0.05)
+    assert min(found[1:]) > found[0] > 15.0
+
+
+def test_rates_begin_when_the_warm_up_is_over():
+    """Of an open loop and of a closed one: when the last answer of the warm-up has ended."""
+    warm = [answered(1000 + i, -1.0, [0.5 + i], phase=WARMUP) for i in range(3)]
+    by_clock = summed([*open_run(2, 20, 8, 1.0, np.random.default_rng(0)), *warm], stop=20)
+    users = summed([*closed_run(1, 20, lambda _: 1.0), *warm], "closed", stop=20)
+
+    assert (by_clock.window.rates_ns, users.window.rates_ns) == (ns(2.5), ns(2.5))
+    assert "warm-up had ended" in by_clock.window.rates_text
+    assert users.rates.request == pytest.approx(16 / 15.5)  # ended at 3, 4, … 18 s, the last whole round
+
+
+def test_a_warm_up_that_never_ends_is_told():
+    """Where it takes more than half of the window, rates begin there all the same, and say what is left of it."""
+    warm = [answered(1000 + i, -1.0, [15.0 + i], phase=WARMUP) for i in range(3)]
+    found = summed([*open_run(2, 20, 8, 1.0, np.random.default_rng(0)), *warm], stop=20).window
+
+    assert (found.rates_ns, found.warmup_left) == (ns(10), 3)
+    assert "3 answers of the warm-up were still under way" in found.rates_text
+
+
+@pytest.mark.parametrize(("slow", "share"), [(1, "all"), (12, "nine in ten"), (15, "half")])
+def test_an_engine_that_began_empty_is_filled_first(slow, share):
+    """Until the first requests are answered; one that takes too long is not waited for."""
+    waits = [1.0] * 14 + [2.0, slow]
+    pairs = [answered(i, i / 20, [i / 20 + wait]) for i, wait in enumerate(waits)]
+    pairs = [*pairs, *(answered(20 + i, 1 + i, [2 + i]) for i in range(19))]
+    if share == "half":
+        pairs[8:15] = [answered(i, i / 20, [i / 20 + 15]) for i in range(8, 15)]
+    found = summed(pairs, stop=20).window
+
+    assert f"when {share} of the first 16 requests" in found.rates_text
+
+
+def in_parallel(seconds, takes):
+    """Eight requests a second for so long; answer i takes `takes(i)` seconds, a token in each."""
+    pairs = [answered(i, i / 8, list(i / 8 + np.arange(1, 1.0 + takes(i)))) for i in range(8 * seconds)]
+    return evidence_of(pairs, "poisson", seconds)
+
+
+def test_a_stage_that_only_filled_the_engine_is_doubted():
+    """Twelve seconds of load whose answers take four to ten give lower bounds; ten times as long do not."""
+    told = [list(still_filling(in_parallel(seconds, lambda i: 4 + i % 7))) for seconds in (12, 120)]
+
+    assert [len(doubts) for doubts in told] == [1, 0]
+    assert "still filling" in told[0][0].text
+
+
+def test_rates_begin_with_the_first_answer_where_it_comes_late():
+    """Answers of seven seconds leave as fast as they are offered, in a stage of twelve seconds, too: no 3.3 req/s."""
+    found = in_parallel(12, lambda _: 7).summary
+
+    assert (found.window.rates_ns, found.window.filling) == (ns(7), True)
+    assert found.rates.request == pytest.approx(8, rel=0.03)
+    assert "less than half of the first 56 requests" in found.window.rates_text
+
+
+def test_a_stage_is_doubted_though_its_queue_looked_steady():
+    """A third more tokens that came than ended answers hold: a doubt, whatever the test of the window said."""
+    found = in_parallel(12, lambda i: 4 + i % 7)
+    calm = replace(found.summary, window=replace(found.summary.window, steady=True))
+
+    assert [doubt.name for doubt in still_filling(replace(found, summary=calm))] == ["still_filling"]
+
+
+def test_a_load_without_one_rate_is_taken_whole():
+    """A ramp counts from its begin, or from the end of a warm-up."""
+    pairs = open_run(4, 20, 64, 2.0, np.random.default_rng(0))
+    warm = answered(1000, -1.0, [0.5], phase=WARMUP)
+
+    assert summed(pairs, "ramp", stop=20).window.later_ns == 0
+    assert summed([*pairs, warm], "ramp", stop=20).window.later_ns == ns(0.5)
+
+
+def test_steady_answers_are_not_cut():
+    """Of twenty steady stages one at most shows a ramp-up."""
+    runs = [open_run(8, 60, 64, 2.0, np.random.default_rng(seed)) for seed in range(20)]
+
+    assert sum("before," in summed(pairs).window.rates_text for pairs in runs) <= 1
+
+
+def test_a_stage_that_cannot_answer_has_no_part():
+    """Nothing was answered: rates are those of the whole window."""
+    lost = [answered(i, i, [i + 0.5], status="failed", error="timeout") for i in range(5)]
+    found = summed(lost, stop=5)
+
+    assert (found.window.later_ns, found.window.rates_text, found.rates.request) == (0, "", 0.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Rates count from 2.50 s on, when the last answer of the warm-up had ended.",
+        "Rates count from 10.0 s on, half of the window, though 3 answers of the warm-up were still under way.",
+        *(f"Rates count from 1.75 s on, when {n} of the first 16 requests were answered." for n in ("all", "half")),
+        "Rates count from 1.75 s on, when nine in ten of the first 16 requests were answered.",
+        "Rates count from 500 ms on, when the first request was answered.",
+        (
+            "Rates count from 7.00 s on, as less than half of the first 56 requests were answered in the first half "
+            "of the window."
+        ),
+        "Rates count from 12.6 s on: before, 1.75 req/s were answered, and 19.8 req/s after.",
+    ],
+)
+def test_the_part_is_told_in_chinese(text):
+    """Each sentence is in the catalogue."""
+    assert translate(text, "zh") is not None
+
+
+def test_what_fails_does_not_fill():
+    """Requests refused at once do not end the filling of an engine."""
+    refused = [answered(100, 0.0, [0.01], status="failed", error="refused")]
+    pairs = [*refused, *(answered(i, i / 10, [i / 10 + 1]) for i in range(40))]
+    found = summed(pairs, "constant", stop=4)
+
+    assert {record.status for record, _ in pairs} == {"failed", COMPLETED}
+    assert found.window.rates_ns == ns(1.9)
+    assert found.rates.request == pytest.approx(10)

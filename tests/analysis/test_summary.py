@@ -1,0 +1,195 @@
+"""Is summary.json what the contract says, whatever a run left behind?"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.analysis.summary import METRICS, summarize
+from harness.errors import ResultError
+from harness.results.request_table import MISSING, samples_from
+from tests.made_runs import NO_SAMPLES, answered, columns, failed, hand_made, never_sent, ns, run_json, span_row
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "summary.json"
+CONSTANT = {"kind": "constant", "rate": 1.0, "duration_s": 4.0}
+SLO = {"ttft_p50": 0.8, "ttft_p99": 0.8}
+
+
+def summed_up(pairs, timeline, stages=(CONSTANT,), samples=NO_SAMPLES, **run):
+    """summary.json of a made run, through JSON and back."""
+    requests, events = columns(pairs)
+    found = summarize(requests, events, samples, timeline, run_json(list(stages), **run))
+    return json.loads(json.dumps(found, allow_nan=False))
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, 9) if isinstance(value, float) else value
+
+
+def test_the_hand_made_run_gives_the_golden_summary():
+    """Every key and number of a run that test_metrics works out by hand is that of the golden file."""
+    found = summed_up(hand_made(), [span_row(0, 4, 5)], slo=SLO)
+
+    assert _rounded(found) == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_the_contracts_keys_are_there():
+    """The keys that the contract names, at the top, in the verdict and in a stage."""
+    found = summed_up(hand_made(), [span_row(0, 4, 5)], slo=SLO)
+    top = {"format", "name", "question", "answer", "simulated", "engine", "repeats", "verdict", "tokens", "stages"}
+    stage = {
+        "index", "repeat", "label", "load", "window_s", "window", "requests", "errors", "input_tokens", "output_tokens",
+        "request_rate", "output_token_rate", "total_token_rate", "goodput", "slo_met", "slo", "concurrency",
+    }  # fmt: skip
+
+    assert found.keys() == top
+    assert stage | set(METRICS) <= found["stages"][0].keys()
+    assert found["verdict"].keys() == {"valid", "doubts"}
+
+
+def test_stages_and_repeats_are_kept_apart():
+    """Two stages run twice, their rows interleaved, give four entries with their own numbers."""
+    pairs, timeline = [], []
+    for repeat in (0, 1):
+        for stage in (0, 1):
+            begin = 20 * repeat + 10 * stage
+            timeline.append(span_row(begin, begin + 4, begin + 6, stage, repeat))
+            late = (1 + stage + 2 * repeat) / 10
+            pairs += [
+                answered(4 * i + 2 * repeat + stage, begin + i, [begin + i + late], stage=stage, repeat=repeat)
+                for i in range(4)
+            ]
+    stages = summed_up(pairs, timeline, [CONSTANT, {**CONSTANT, "rate": 2.0}], repeats=2)["stages"]
+
+    assert [(s["index"], s["repeat"], s["load"]["rate"]) for s in stages] == [
+        (0, 0, 1),
+        (0, 1, 1),
+        (1, 0, 2),
+        (1, 1, 2),
+    ]
+    assert [s["ttft"]["mean"] for s in stages] == [pytest.approx(x) for x in (0.1, 0.3, 0.2, 0.4)]
+    assert [s["window"]["start_s"] for s in stages] == [0, 0, 0, 0]
+    assert all(s["window_s"] == pytest.approx(4) for s in stages)
+
+
+def test_a_killed_run_without_a_timeline_is_summed_up():
+    """Spans come from the records, and what was never sent stays in the account."""
+    pairs = [answered(i, i, [i + 0.5]) for i in range(4)] + [never_sent(4, 4.0), never_sent(5, 5.0, due_ns=MISSING)]
+    found = summed_up(pairs, [])
+
+    assert found["stages"][0]["requests"]["never_sent"] == 2
+    assert found["stages"][0]["window_s"] == pytest.approx(3.0)
+    assert "interrupted" in {doubt["name"] for doubt in found["verdict"]["doubts"]}
+
+
+def test_a_run_that_died_at_once_is_summed_up():
+    """No rows, no timeline, no engine yet: an invalid result without stages."""
+    found = summed_up([], [], engine=None)
+
+    assert found["stages"] == []
+    assert found["verdict"]["valid"] is False
+    assert found["answer"] == "No answer: nothing was sent."
+
+
+def test_a_stage_with_a_span_and_no_rows_is_shown():
+    """A stage that began and sent nothing has an entry of zeros."""
+    (stage,) = summed_up([], [span_row(0, 4, 4)])["stages"]
+
+    assert stage["requests"]["scheduled"] == 0
+    assert (stage["ttft"]["n"], stage["ttft"]["mean"], stage["goodput"]) == (0, None, None)
+
+
+def test_all_failed_is_invalid_and_has_no_numbers():
+    """Every objective is broken, goodput is zero, and the answer names the error."""
+    found = summed_up([failed(i, i, i + 0.1, "refused") for i in range(4)], [span_row(0, 4, 5)], slo=SLO)
+    (stage,) = found["stages"]
+
+    assert found["verdict"]["valid"] is False
+    assert stage["slo"]["ttft_p99"] == {
+        "metric": "ttft_user",
+        "limit": 0.8,
+        "value": None,
+        "met": False,
+        "failed_counted": 4,
+    }
+    assert (stage["slo_met"], stage["goodput"], stage["errors"]) == (False, 0.0, {"refused": 4})
+    assert "refused 4" in found["answer"]
+
+
+def test_a_simulated_run_says_so():
+    """In its own key, its engine, its doubts and its answer."""
+    found = summed_up(hand_made(), [span_row(0, 4, 5)], engine={"kind": "simulator", "simulated": True, "model": "m"})
+
+    assert found["simulated"] is True
+    assert found["engine"] == {"kind": "simulator", "simulated": True, "model": "m", "effective": None}
+    assert "simulated" in {doubt["name"] for doubt in found["verdict"]["doubts"]}
+    assert found["answer"].startswith("Simulated: ")
+
+
+def test_the_token_audit_holds_both_sides_of_every_completed_request():
+    """Sums of what was asked and counted, warm-up included, and how many differ; failures are left out."""
+    odd = answered(9, 3.5, [3.6, 3.7], output_asked=5, input_tokens=12, counted_by="assumed")
+    audit = summed_up([*hand_made(), odd], [span_row(0, 4, 5)])["tokens"]
+
+    assert audit == {
+        "input_asked": 50, "input_counted": 52, "input_mismatched": 1,
+        "output_asked": 15, "output_counted": 12, "output_mismatched": 1,
+        "counted_by": {"assumed": 1, "usage": 4},
+    }  # fmt: skip
+
+
+def test_events_that_were_counted_are_no_count_of_the_server():
+    """An answer whose tokens the server did not tell is not said to be of another length than asked."""
+    odd = answered(9, 3.5, [3.6, 3.7], output_asked=5, counted_by="events")
+
+    assert summed_up([*hand_made(), odd], [span_row(0, 4, 5)])["tokens"]["output_mismatched"] == 0
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    """Another format, other rows of events, or a stage that the run does not know: one line each."""
+    requests, events = columns(hand_made())
+    known = run_json([CONSTANT])
+
+    with pytest.raises(ResultError, match="format 7; this version reads format 1"):
+        summarize(requests, events, NO_SAMPLES, [], {**known, "format": 7})
+    with pytest.raises(ResultError, match=r"events\.parquet has 4 rows; expected 5"):
+        summarize(requests, replace(events, offsets=events.offsets[:-1]), NO_SAMPLES, [], known)
+    with pytest.raises(ResultError, match=r"stage 1 has records; run\.json knows 0 stages"):
+        summarize(requests, events, NO_SAMPLES, [], {**known, "stages": []})
+
+
+seconds = st.integers(0, 400).map(lambda hundredths: hundredths / 100)
+
+
+@given(
+    st.lists(st.tuples(seconds, seconds, seconds, st.sampled_from("afn")), max_size=15),
+    st.sampled_from([CONSTANT, {"kind": "closed", "concurrency": 2}, {"kind": "trace"}]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_whatever_a_run_left_behind_becomes_json(rows, load, timed, stream):
+    """Any mixture of fates, with or without a timeline, gives JSON without NaN, and an account that adds up."""
+    pairs = []
+    for i, (due, wait, gap, fate) in enumerate(rows):
+        made = {
+            "a": lambda d=due, w=wait, g=gap, i=i: answered(i, d, [d + w, d + w + g]),
+            "f": lambda d=due, w=wait, i=i: failed(i, d, d + w, "timeout"),
+            "n": lambda d=due, i=i: never_sent(i, d),
+        }[fate]
+        pairs.append(made())
+    samples = samples_from([(ns(1), "client-0", "cpu_share", 0.99)])
+    slo = {"ttft_p99": 1.0, "itl_p90": 0.1, "e2e_mean": 2.0}
+    found = summed_up(pairs, [span_row(0, 4, 9)] if timed else [], [load], samples, slo=slo, stream=stream)
+
+    for stage in found["stages"]:
+        account = stage["requests"]
+        assert account["scheduled"] == sum(account[fate] for fate in ("completed", "failed", "cancelled", "never_sent"))
+        assert stage["window_s"] >= 0
+    assert found["answer"].endswith(".")

@@ -1,0 +1,438 @@
+"""Which verdicts, doubts and refusals come of two sides."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.cli.app import main
+from harness.comparison.comparability import pairs, unlike
+from harness.comparison.comparison import compare
+from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE, judge
+from harness.comparison.measures import RATES, in_view, measure_of, value_of
+from harness.comparison.repeats import Side, read_side, repeats_of
+from harness.comparison.samples import rows_in, sample_of
+from harness.errors import InputError, ResultError
+from harness.results import store
+from harness.scenario.gate import DEFAULT_GATE, Gate
+from tests.result_folder import Run, make_result, write_result
+
+GATE = Gate.model_validate({"gate": {"tpot_mean": "2%", "output_token_rate": "2%", "failed_share": "1%"}})
+LOAD = {"kind": "closed", "concurrency": 4, "requests": 100}
+
+
+def repeat(values, number=0, **facts):
+    """A repeat whose one stage shows these values of mean TPOT and output rate."""
+    tpot_s, rate, *failed = values
+    stage = {
+        "index": 0, "repeat": 0, "label": "closed 4 users", "load": LOAD, "tpot": {"n": 100, "mean": tpot_s},
+        "output_token_rate": rate, "requests": {"completed": 100 - sum(failed), "failed": sum(failed)},
+    }  # fmt: skip
+    run = {
+        "name": "made", "question": "?", "stages": [LOAD], "payload_sha256": f"p{number}",
+        "schedule_sha256": f"s{number}",
+        "endpoint": "completions", "engine": {"kind": "vllm", "model": "tiny"}, **facts,
+    }  # fmt: skip
+    summary = {"stages": [stage], "verdict": {"valid": True, "doubts": []}}
+    return repeats_of(f"run-{number}", run, summary, lambda: None)[0]
+
+
+def side(name, rows, **facts):
+    """A side of a repeat a row of values."""
+    return Side(name, [repeat(row, number, **facts) for number, row in enumerate(rows)])
+
+
+def verdicts(base, new, gate=GATE):
+    """Verdicts by measure, of those that the gate names."""
+    return {row.measure.key: row.verdict for row in judge(base, new, gate) if row.allowed is not None}
+
+
+BASE = side("base", [(0.0100, 400.0), (0.0101, 396.0), (0.0099, 404.0), (0.0100, 401.0)])
+SLOW = side("new", [(0.0106, 380.0), (0.0107, 376.0), (0.0105, 383.0), (0.0106, 381.0)])
+
+VALUES = st.tuples(st.floats(0.001, 1), st.floats(1, 1000), st.integers(0, 100))
+
+
+@settings(max_examples=max(40, settings.default.max_examples // 4))
+@given(st.lists(VALUES, min_size=3, max_size=6))
+def test_a_side_beside_itself_is_never_better_or_worse(rows):
+    """Whatever the repeats show, there is no difference between a side and itself."""
+    found = judge(side("base", rows), side("new", rows), DEFAULT_GATE)
+
+    assert {row.verdict for row in found} <= {SAME, UNTOLD}
+    assert not any(row.broken for row in found)
+
+
+@settings(max_examples=max(40, settings.default.max_examples // 4))
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=3, max_size=6))
+def test_exchanged_sides_exchange_their_verdicts(both):
+    """Better turns into worse, a ratio into its inverse, an interval into that of the inverse."""
+    base, new = side("base", [one for one, _ in both]), side("new", [other for _, other in both])
+    turned = {BETTER: WORSE, WORSE: BETTER}
+    for there, back in zip(judge(base, new, GATE), judge(new, base, GATE), strict=True):
+        assert back.verdict == turned.get(there.verdict, there.verdict)
+        if there.ratio is not None and there.measure.ratio:
+            assert back.ratio * there.ratio == pytest.approx(1)
+            assert back.low * there.high == pytest.approx(1)
+
+
+def test_a_regression_beyond_the_gate_breaks_it():
+    """6 % more TPOT and 5 % less output are beyond the 2 % allowed: exit 1, and the answer says by how much."""
+    found = compare(BASE, SLOW, GATE)
+
+    assert verdicts(BASE, SLOW) == {"tpot_mean": WORSE, "output_token_rate": WORSE, "failed_share": SAME}
+    assert [row.measure.key for row in found.broken] == ["tpot_mean", "output_token_rate"]
+    assert found.exit_code == 1
+    assert found.verdict == WORSE
+    assert "mean TPOT at stage 1 (closed 4 users) is 6.0 % higher" in found.answer
+
+
+def test_worse_within_the_gate_does_not_break_it():
+    """What is allowed is 10 %: worse is still said, and the exit code is 0."""
+    found = compare(BASE, SLOW, Gate.model_validate({"gate": {"tpot_mean": "10%"}}))
+
+    assert found.exit_code == 0
+    assert found.verdict == WORSE
+    assert "not shown to be by more than the gate allows" in found.answer
+
+
+def test_a_faster_run_is_better():
+    """The other way round everything is better, and nothing breaks."""
+    found = compare(SLOW, BASE, GATE)
+
+    assert found.verdict == BETTER
+    assert found.exit_code == 0
+    assert found.answer.startswith("Better: ")
+
+
+def test_repeats_with_mates_are_compared_in_pairs():
+    """Seeds that differ by half of all, each 3 % slower: shown in pairs, not where the pairs are unknown."""
+    rows = [(0.01, 100.0), (0.015, 120.0), (0.02, 90.0), (0.012, 110.0)]
+    base, new = side("base", rows), side("new", [(1.03 * tpot_s, rate) for tpot_s, rate in rows])
+    alone = Side("new", [replace(one, run={**one.run, "payload_sha256": None}) for one in new.repeats])
+
+    assert pairs(base, new) is not None
+    assert verdicts(base, new)["tpot_mean"] == WORSE
+    assert pairs(base, alone) is None
+    assert verdicts(base, alone)["tpot_mean"] == SAME
+
+
+def test_repeats_that_sent_the_same_several_times_are_two_groups():
+    """Five runs of one seed a side have no mates of their own."""
+    base = Side("base", [repeat((0.01, 100.0)) for _ in range(5)])
+
+    assert pairs(base, base) is None
+
+
+def test_a_measure_that_is_gone_breaks_the_gate():
+    """Where nothing is answered any more there is no latency to hold, and the gate must not pass."""
+    dead = [replace(one, stages={0: {**one.stages[0], "tpot": {"n": 0, "mean": None}}}) for one in BASE.repeats]
+    found = compare(BASE, Side("new", dead), GATE)
+
+    assert [row.measure.key for row in found.broken] == ["tpot_mean"]
+    assert found.exit_code == 1
+
+
+def test_failures_are_judged_by_their_share():
+    """No failures against 20 of 100 in every repeat is worse, and latencies are doubted."""
+    failing = side("new", [(0.0100, 400.0, 20), (0.0101, 396.0, 22), (0.0099, 404.0, 18), (0.0100, 401.0, 21)])
+    found = compare(BASE, failing, GATE)
+
+    assert [row.measure.key for row in found.broken] == ["failed_share"]
+    assert found.broken[0].ratio == pytest.approx(0.2025)
+    assert "failures" in {doubt.name for doubt in found.doubts}
+
+
+def test_too_few_requests_cannot_be_told():
+    """The gate's smallest number of requests is a hundred; 99 are not judged, and a doubt says so."""
+    gate = Gate.model_validate({"gate": {"tpot_mean": "2%"}, "samples": 401})
+    found = compare(BASE, SLOW, gate)
+
+    assert [row.verdict for row in found.judged] == [UNTOLD]
+    assert found.judged[0].reason == "BASE has 400 of at least 401"
+    assert "not_judged" in {doubt.name for doubt in found.doubts}
+
+
+@pytest.mark.parametrize(
+    ("facts", "fact"),
+    [
+        ({"payload_sha256": "other"}, "payload: p0 and p1 and 2 more against other"),
+        ({"schedule_sha256": "other"}, "schedule: s0 and s1 and 2 more against other"),
+        ({"engine": {"kind": "vllm", "model": "large"}}, "model: tiny against large"),
+        ({"engine": {"kind": "simulator", "model": "tiny", "simulated": True}}, "engine: real against simulator"),
+        (
+            {"engine": {"kind": "vllm", "model": "tiny", "hollow": True}},
+            "hollow: a whole device against a hollow device",
+        ),
+        ({"environment": {"npu": ["/dev/davinci0"]}}, "device: unknown against 1 NPU"),
+        ({"endpoint": "chat"}, "endpoint: completions against chat"),
+        ({"stages": []}, "stages: "),
+    ],
+)
+def test_unlike_runs_are_refused_by_name(facts, fact):
+    """Each fact that makes two runs unlike is a line of its own; with --anyway it is a doubt."""
+    other = side("new", [(0.0100, 400.0)] * 4, **facts)
+
+    assert any(fact in one.text for one in unlike(BASE, other))
+    with pytest.raises(InputError) as refusal:
+        compare(BASE, other, GATE)
+    assert any(fact in line for line in refusal.value.lines)
+    assert "unlike" in {doubt.name for doubt in compare(BASE, other, GATE, anyway=True).doubts}
+
+
+def test_fewer_repeats_of_the_same_are_alike():
+    """Two of the base's four seeds were run again: that is no other work."""
+    some = Side("new", SLOW.repeats[:2])
+
+    assert unlike(BASE, some) == []
+
+
+def doubted(of, *doubts, valid=True):
+    """The side with these doubts in the verdict of each of its runs."""
+    told = [
+        {"name": name, "severity": severity, "text": text, "next": "Do.", "stage": stage}
+        for name, severity, text, stage in doubts
+    ]
+    verdict = {"valid": valid, "doubts": told}
+    return Side(of.name, [replace(one, summary={**one.summary, "verdict": verdict}) for one in of.repeats])
+
+
+FULL = ("client_cpu", "invalid", "The client was a full core.", None)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_invalid_side_is_said_and_nothing_is_judged(ended):
+    """A comparison with a result that is not valid answers nothing, says why once, breaks no gate and ends with 4."""
+    broken = doubted(BASE, *([FULL] if ended else []), valid=False)
+    found = compare(broken, SLOW, GATE)
+    why = "The client was a full core." if ended else "its run did not end."
+
+    assert found.answer == f"No valid comparison: BASE is not valid (run-0, run-1, run-2, run-3): {why}"
+    assert (found.verdict, found.exit_code, found.broken, found.sees) == ("cannot be judged", 4, [], "")
+    assert {(row.verdict, row.reason) for row in (*found.judged, *found.shown)} == {(UNTOLD, "a side is not valid")}
+    assert [doubt.name for doubt in found.doubts] == ["invalid"]
+
+
+def test_a_measure_that_is_gone_from_an_invalid_side_breaks_no_gate():
+    """Nothing was answered any more, and the result says itself that it is not valid: 4 and not 1."""
+    dead = [replace(one, stages={0: {**one.stages[0], "tpot": {"n": 0, "mean": None}}}) for one in BASE.repeats]
+    found = compare(BASE, doubted(Side("new", dead), FULL, valid=False), GATE)
+
+    assert (found.broken, found.exit_code) == ([], 4)
+
+
+def test_a_doubt_that_both_sides_share_is_told_once():
+    """Of eight runs that are not valid for one reason, and of those that tell it with other numbers."""
+    both = [doubted(side, FULL, valid=False) for side in (BASE, SLOW)]
+    runs = "run-0, run-1, run-2, run-3"
+    found = compare(*both, GATE)
+    other = compare(both[0], doubted(SLOW, (*FULL[:2], "The client was two cores.", None), valid=False), GATE)
+
+    said = [doubt.text for one in (found, other) for doubt in one.doubts if doubt.name == "invalid"]
+    assert said == [
+        f"BASE and NEW are not valid ({runs}; {runs}): {FULL[2]}",
+        f"BASE and NEW are not valid ({runs}; {runs}): of the first: {FULL[2]}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["cached_before", "client_error", "engine_starved", "dataset_repeated", "tokens_uncounted", "not_yet_known"]
+)
+def test_doubts_of_the_runs_are_doubts_of_their_comparison(name):
+    """A prefix cache that held the prompts of one side only, and what else changes a number: once, with its step."""
+    doubt = (name, "doubt", "It was so.", None)
+    runs = "run-0, run-1, run-2, run-3"
+    sides = [doubted(BASE, doubt), doubted(SLOW, doubt)]
+    found = [compare(sides[0], SLOW, GATE), compare(BASE, sides[1], GATE), compare(*sides, GATE)]
+
+    carried = [[(one.text, one.next) for one in each.doubts if one.name == name] for each in found]
+    assert carried == [
+        [(f"In BASE only ({runs}): It was so.", "Do.")],
+        [(f"In NEW only ({runs}): It was so.", "Do.")],
+        [(f"In BASE and NEW ({runs}; {runs}): It was so.", "Do.")],
+    ]
+    assert [each.exit_code for each in found] == [1, 1, 1]
+
+
+def test_a_carried_doubt_names_its_stages_once():
+    """Notes are not carried, nor what changes no number; stages that tell other numbers are told by the first."""
+    rows = [("not_steady", "doubt", f"TTFT rose {n} %.", n) for n in (0, 2)]
+    quiet = [("no_warmup", "note", "Cold.", None), ("few_samples", "doubt", "Few.", 0)]
+    told = [doubt.text for doubt in compare(doubted(BASE, *rows, *quiet), SLOW, GATE).doubts]
+
+    assert told == ["In BASE only (run-0, run-1, run-2, run-3): stages 1, 3: of the first: TTFT rose 0 %."]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of the same requests that differ by chance alone, and one that is slower."""
+    place = tmp_path_factory.mktemp("runs")
+    usual = Run(loads=(2.0, 4.0), warmup=0, failing=0.0, samples=False, output=(8, 32))
+    make_result(place / "one", usual)
+    jittered(place / "one", place / "two", 1.0)
+    jittered(place / "one", place / "slow", 1.3)
+    return place
+
+
+def jittered(folder, other, factor):
+    """The same requests, each answered in `factor` times the time, give or take a tenth."""
+    requests, events = store.read_requests(folder), store.read_events(folder)
+    chance = factor * np.random.default_rng(5).lognormal(0, 0.1, len(requests))
+    moved = {
+        name: (requests.sent_ns + (getattr(requests, name) - requests.sent_ns) * chance).astype(np.int64)
+        for name in ("first_ns", "last_ns", "done_ns")
+    }
+    row = np.repeat(np.arange(len(requests)), np.diff(events.offsets))
+    at_ns = requests.sent_ns[row] + ((events.at_ns - requests.sent_ns[row]) * chance[row]).astype(np.int64)
+    records = replace(requests, **moved), replace(events, at_ns=at_ns)
+    write_result(other, store.read_run(folder), records, store.read_json(folder, store.TIMELINE))
+
+
+def test_a_folder_is_compared_with_itself_without_a_difference(runs):
+    """Its requests are drawn together, so that every measure is exactly the same."""
+    found = compare(read_side(runs / "one"), read_side(runs / "one"), DEFAULT_GATE)
+
+    assert {row.verdict for row in (*found.judged, *found.shown)} <= {SAME, UNTOLD}
+    assert all(row.ratio in (None, 0.0, 1.0) for row in (*found.judged, *found.shown))
+    assert found.changes == []
+
+
+@pytest.mark.parametrize("key", ["ttft_mean", "ttft_p50", "tpot_p90", "itl_p99", "e2e_p95", "failed_share", *RATES])
+def test_samples_have_the_value_that_the_summary_shows(runs, key):
+    """The mean or percentile of a sample is the stage's own number."""
+    one = read_side(runs / "one").repeats[0]
+    measure = in_view(measure_of(key), one.stages[1]["load"])
+    sample = sample_of(measure, rows_in(one, 1))
+    point = (
+        sample.values.mean()
+        if measure.statistic == "mean"
+        else np.percentile(sample.values, float(measure.statistic[1:]))
+    )
+
+    assert point == pytest.approx(value_of(measure, one.stages[1]), rel=1e-6)
+
+
+def test_a_folder_of_several_is_a_side_of_repeats(tmp_path):
+    """Each run in it is a repeat, in the order of their numbers."""
+    for name in ("10", "9"):
+        make_result(tmp_path / name, Run(loads=(2.0,), duration_s=3, samples=False))
+
+    assert [repeat.name for repeat in read_side(tmp_path).repeats] == ["9", "10"]
+
+
+def test_a_folder_that_holds_nothing_is_refused(tmp_path):
+    """It is told what was expected."""
+    with pytest.raises(ResultError, match="holds no result; expected a folder with run"):
+        read_side(tmp_path)
+
+
+def told(capsys, *words):
+    """Exit code, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as end:
+        main(list(map(str, words)))
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+def stated(place):
+    """A gate of what is judged without one, which says that runs differ by 1 %."""
+    path = place / "gate.yaml"
+    measures = ", ".join(f"{key}: 0.5%" for key in DEFAULT_GATE.gate if key != "ttft_p99")
+    path.write_text(f"gate: {{{measures}}}\nbetween_runs: 1%\n", encoding="utf-8")
+    return path
+
+
+def test_the_command_writes_a_page_and_its_companions(runs, tmp_path, capsys):
+    """Answers that take 1.3 times as long: exit 1, a line why, and four files."""
+    code, out, err = told(
+        capsys, "compare", runs / "one", runs / "slow", "--out", tmp_path / "c", "--gate", stated(tmp_path)
+    )
+    found = json.loads((tmp_path / "c" / "compare.json").read_text())
+    suite = ET.parse(tmp_path / "c" / "compare.xml").getroot()[0]
+
+    assert code == 1
+    assert err.startswith("harness: regression: ")
+    assert out.splitlines()[-1] == str(tmp_path / "c" / "compare.html")
+    assert found["verdict"] == "worse"
+    assert not found["gate_held"]
+    assert int(suite.get("failures")) == sum(row["gate_broken"] for row in found["measures"]) > 0
+    assert "SIMULATED" in suite.get("name")
+    assert "Gate broken" in (tmp_path / "c" / "compare.md").read_text()
+    assert "SIMULATED" in (tmp_path / "c" / "compare.html").read_text()
+
+
+def test_two_runs_that_differ_by_chance_hold_the_gate(runs, tmp_path, capsys):
+    """The same requests with other service times by chance are no difference; exit 0."""
+    words = ("compare", runs / "one", runs / "two", "--out", tmp_path / "c", "--gate", stated(tmp_path))
+    code, out, _ = told(capsys, *words)
+
+    assert code == 0
+    assert out.startswith("This comparison can see changes of ")
+    assert out.splitlines()[1].startswith("Simulated: No difference shown in ")
+
+
+def test_a_faulty_gate_is_told_by_file_line_and_key(runs, tmp_path, capsys):
+    """As faults of scenarios are."""
+    (tmp_path / "gate.yaml").write_text("gate:\n  tpot_men: 5%\n")
+    code, _, err = told(capsys, "compare", runs / "one", runs / "two", "--gate", tmp_path / "gate.yaml")
+
+    assert code == 2
+    assert err == f"harness: {tmp_path}/gate.yaml:2: gate.tpot_men: unknown measure; did you mean 'tpot_mean'?\n"
+
+
+def test_hostile_names_stand_as_text_on_the_page(tmp_path, capsys):
+    """Markup in a question, a model or a folder's name is never more than text."""
+    evil = "<script>alert(1)</script>"
+    for name in ("a", "b<img src=x>"):
+        make_result(
+            tmp_path / name,
+            Run(loads=(2.0,), duration_s=20, output=(4, 8), question=evil, model=evil, warmup=0, samples=False),
+        )
+    told(capsys, "compare", tmp_path / "a", tmp_path / "b<img src=x>", "--out", tmp_path / "c")
+    page = (tmp_path / "c" / "compare.html").read_text()
+
+    assert evil not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert evil not in (tmp_path / "c" / "compare.md").read_text()
+
+
+def test_an_unfinished_run_is_refused(runs, tmp_path, capsys):
+    """Without a summary it is told how to make one."""
+    make_result(tmp_path / "cut", Run(loads=(2.0,), duration_s=5))
+    (tmp_path / "cut" / store.SUMMARY).unlink()
+    code, _, err = told(capsys, "compare", tmp_path / "cut", runs / "one")
+
+    assert code == 2
+    assert "`harness report" in err
+
+
+def test_help_of_compare_needs_nothing_heavy():
+    """The command line answers without numpy or pandas."""
+    script = (
+        "import sys; from harness.cli.app import main\n"
+        "try: main(['compare', '--help'])\nexcept SystemExit: print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_rates_of_an_older_summary_are_told_anew(tmp_path):
+    """A folder that an earlier version summed up, with rates of other requests, is no other than itself."""
+    new = make_result(tmp_path / "new", Run(loads=(2.0,), duration_s=30))
+    old = make_result(tmp_path / "old", Run(loads=(2.0,), duration_s=30))
+    summary = store.read_json(old, store.SUMMARY)
+    for stage in summary["stages"]:
+        del stage["rates_window"]
+        stage |= {name: 2 * stage[name] for name in ("request_rate", "output_token_rate", "goodput")}
+    store.write_json(old, store.SUMMARY, summary)
+    rows = {row.measure.key: row for row in judge(read_side(old), read_side(new), GATE)}
+
+    assert rows["output_token_rate"].base == pytest.approx(rows["output_token_rate"].new)

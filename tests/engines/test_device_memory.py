@@ -1,0 +1,74 @@
+"""Is it seen when device memory has come back, and told when it has not?"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from harness.engines import device_memory
+
+TABLE = Path(__file__).parent.parent / "data" / "npu_smi" / "info_910b3.txt"  # 3379 and 57784 MiB in use
+
+
+@pytest.fixture
+def smi(tmp_path):
+    """An npu-smi whose second device is said to be in use as many times as asked, and free from then on."""
+
+    def made(times):
+        busy, free = tmp_path / "busy.txt", tmp_path / "free.txt"
+        busy.write_text(TABLE.read_text(encoding="utf-8"), encoding="utf-8")
+        free.write_text(TABLE.read_text(encoding="utf-8").replace("57784/", "3400 /"), encoding="utf-8")
+        asked = tmp_path / "asked"
+        program = tmp_path / "npu-smi"
+        program.write_text(
+            f"#!/bin/sh\necho >> '{asked}'\n"
+            f"if [ $(wc -l < '{asked}') -le {times} ]; then cat '{busy}'; else cat '{free}'; fi\n"
+        )
+        program.chmod(0o755)
+        return str(program)
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Half a minute is for real devices."""
+    monkeypatch.setattr(device_memory, "_POLL_S", 0.01)
+    monkeypatch.setattr(device_memory, "_WAIT_S", 5.0)
+
+
+def test_it_waits_until_the_memory_is_back(smi):
+    """Asked again and again until the devices hold what they held before."""
+    program, before = smi(2), {"device-0": 3379 << 20, "device-1": 3379 << 20}
+    left = asyncio.run(device_memory.wait_until_back(program, None, before))
+
+    assert left == []
+    assert len((Path(program).parent / "asked").read_text()) == 3
+
+
+def test_memory_that_stays_is_told_in_the_log(smi, tmp_path, monkeypatch):
+    """After the wait, by the device's name."""
+    monkeypatch.setattr(device_memory, "_WAIT_S", 0.0)
+    left = asyncio.run(device_memory.wait_until_back(smi(1000), None, {"device-0": 3379 << 20, "device-1": 0}))
+    device_memory.note(tmp_path / "engine.log", left)
+
+    assert left == ["device-1"]
+    assert "the memory of device-1 was not free again" in (tmp_path / "engine.log").read_text()
+
+
+def test_only_the_engines_own_devices_count(smi):
+    """Those of `engine.devices`; numbers that the machine does not have are passed over."""
+    program = smi(1000)
+
+    assert asyncio.run(device_memory.held(program, None)) == {"device-0": 3379 << 20, "device-1": 57784 << 20}
+    assert asyncio.run(device_memory.held(program, [0, 7])) == {"device-0": 3379 << 20}
+
+
+def test_without_npu_smi_there_is_nothing_to_wait_for(tmp_path):
+    """No program, or one that cannot be run; and nothing is written."""
+    device_memory.note(tmp_path / "engine.log", [])
+
+    assert asyncio.run(device_memory.held(None, None)) == {}
+    assert asyncio.run(device_memory.held("/no/such/npu-smi", None)) == {}
+    assert asyncio.run(device_memory.wait_until_back(None, None, {})) == []
+    assert not (tmp_path / "engine.log").exists()

@@ -1,0 +1,149 @@
+"""Which steps does the real vLLM scheduler take for a trace?
+
+Runs in the interpreter of an installed vLLM: `python vllm_scheduler.py TRACE.json...` prints what
+`python -m harness.simulator TRACE.json...` prints, from `vllm.v1.core.sched.scheduler.Scheduler` driven
+without a model.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+FIRST_OUTPUT = 1_000_000
+TINY = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 64,
+    "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 1024,
+    "max_position_embeddings": 1048576, "torch_dtype": "float32",
+}  # fmt: skip
+
+
+def scheduler_of(config: dict[str, Any], folder: str) -> Scheduler:
+    """The real scheduler with a trace's config."""
+    block_size, blocks = config.get("block_size", 16), config["num_blocks"]
+    length = config.get("max_model_len", 8192)
+    model = ModelConfig(model=folder, skip_tokenizer_init=True, max_model_len=length, dtype="float32")
+    known = ("long_prefill_token_threshold", "long_prefill_token_threshold_adaptive", "max_num_active_seqs",
+             "scheduler_reserve_full_isl", "watermark")  # fmt: skip
+    scheduling = SchedulerConfig(
+        max_num_seqs=config.get("max_num_seqs", 256),
+        max_num_batched_tokens=config.get("max_num_batched_tokens", 2048),
+        max_model_len=length,
+        enable_chunked_prefill=config.get("enable_chunked_prefill", True),
+        is_encoder_decoder=False,
+        async_scheduling=False,
+        **{name: config[name] for name in known if name in config},
+    )
+    cache = CacheConfig(
+        block_size=block_size,
+        gpu_memory_utilization=0.9,
+        enable_prefix_caching=config.get("enable_prefix_caching", True),
+    )
+    cache.num_gpu_blocks = blocks
+    whole = VllmConfig(scheduler_config=scheduling, model_config=model, cache_config=cache)
+    spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    return Scheduler(
+        vllm_config=whole,
+        kv_cache_config=KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+        structured_output_manager=StructuredOutputManager(whole),
+        block_size=block_size,
+        log_stats=True,
+    )
+
+
+def request_of(entry: dict[str, Any], block_size: int) -> Request:
+    """One request of a trace."""
+    sampling = SamplingParams(max_tokens=entry["output_tokens"], ignore_eos=True)
+    return Request(
+        request_id=str(entry["id"]),
+        prompt_token_ids=list(entry["prompt"]),
+        sampling_params=sampling,
+        pooling_params=None,
+        block_hasher=get_request_block_hasher(block_size, sha256),
+    )
+
+
+def cached_tokens(output: Any) -> dict[str, int]:
+    """Tokens found in the cache of the requests that this step admits or admits again."""
+    found = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+    again = output.scheduled_cached_reqs
+    resumed = zip(again.req_ids, again.num_computed_tokens, strict=True)
+    return {**found, **{name: computed for name, computed in resumed if name in again.resumed_req_ids}}
+
+
+def sampled(scheduler: Scheduler, output: Any) -> ModelRunnerOutput:
+    """What a model would return: a token for every request whose tokens are all computed."""
+    names = list(output.num_scheduled_tokens)
+    tokens = []
+    for name in names:
+        request = scheduler.requests[name]
+        done = request.num_computed_tokens >= request.num_tokens
+        tokens.append([FIRST_OUTPUT + request.num_tokens] if done else [])
+    return ModelRunnerOutput(
+        req_ids=names, req_id_to_index={name: i for i, name in enumerate(names)}, sampled_token_ids=tokens
+    )
+
+
+def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
+    """The steps of a trace, as the simulated scheduler's lines."""
+    scheduler = scheduler_of(trace["config"], folder)
+    block_size = trace["config"].get("block_size", 16)
+    coming = sorted(trace["requests"], key=lambda request: request["arrival_step"])
+    number = 0
+    while coming or scheduler.running or scheduler.waiting:
+        while coming and coming[0]["arrival_step"] <= number:
+            scheduler.add_request(request_of(coming.pop(0), block_size))
+        output = scheduler.schedule()
+        answers = scheduler.update_from_output(output, sampled(scheduler, output))
+        finished = [
+            answer.request_id
+            for outputs in answers.values()
+            for answer in outputs.outputs
+            if answer.finish_reason is not None
+        ]
+        if output.num_scheduled_tokens or output.preempted_req_ids:
+            yield {
+                "step": number,
+                "scheduled": dict(output.num_scheduled_tokens),
+                "preempted": sorted(output.preempted_req_ids or ()),
+                "cached": cached_tokens(output),
+                "finished": sorted(finished),
+            }
+        elif not coming:
+            return
+        number += 1
+
+
+def main(paths: list[str]) -> None:
+    """Print the steps of each trace, and `--` after each of several."""
+    init_none_hash(sha256)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
+        for path in paths:
+            trace = json.loads(Path(path).read_text(encoding="utf-8"))
+            for line in steps(trace, folder):
+                sys.stdout.write(json.dumps(line) + "\n")
+            if len(paths) > 1:
+                sys.stdout.write("--\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,87 @@
+"""Does a trace go through the simulated scheduler as through the real one?"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError
+from harness.simulator.__main__ import main
+from harness.simulator.replay import read_trace, replay
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "scheduler_traces.jsonl"
+RECORDED = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
+TRACE = {
+    "config": {"num_blocks": 9},
+    "requests": [{"id": "0", "arrival_step": 3, "prompt": [1, 2], "output_tokens": 2}],
+}
+
+
+@pytest.mark.parametrize("number", range(len(RECORDED)))
+def test_steps_are_those_of_the_real_scheduler(number):
+    """Tokens, preemptions and cache hits of every step equal what vLLM 0.32's own scheduler answered."""
+    assert list(replay(RECORDED[number]["trace"])) == RECORDED[number]["steps"]
+
+
+def test_the_recorded_traces_show_what_matters():
+    """Among them are preemptions, hits, hits after a preemption and requests that never fit."""
+    steps = [line for record in RECORDED for line in record["steps"]]
+    stuck = [
+        record
+        for record in RECORDED
+        if {name for line in record["steps"] for name in line["finished"]}
+        != {entry["id"] for entry in record["trace"]["requests"]}
+    ]
+
+    assert sum(bool(line["preempted"]) for line in steps) > 10
+    assert sum(any(line["cached"].values()) for line in steps) > 20
+    assert stuck
+
+
+def test_steps_before_the_first_arrival_print_nothing(tmp_path, capsys):
+    """The step's number still counts them."""
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(TRACE), encoding="utf-8")
+
+    assert main([str(path)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["step"] for line in lines] == [3, 4]
+    assert lines[0] == {"step": 3, "scheduled": {"0": 2}, "preempted": [], "cached": {"0": 0}, "finished": []}
+    assert lines[1]["finished"] == ["0"]
+
+
+def test_several_files_are_parted_by_a_line(tmp_path, capsys):
+    """After each of several files stands `--`, after a single one nothing."""
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(TRACE), encoding="utf-8")
+    main([str(path), str(path)])
+
+    assert [line for line in capsys.readouterr().out.splitlines() if line == "--"] == ["--", "--"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "config and requests"),
+        ('{"config": {"num_block": 3}, "requests": []}', "did you mean 'num_blocks'"),
+        ('{"config": {}, "requests": []}', "num_blocks is missing"),
+        ('{"config": {"num_blocks": 3}, "requests": [{"id": "0"}]}', "requests[0].arrival_step is missing"),
+    ],
+)
+def test_a_bad_trace_is_refused_in_one_line(tmp_path, capsys, text, said):
+    """With the file, the key and what was expected; exit code 2."""
+    path = tmp_path / "bad.json"
+    path.write_text(text, encoding="utf-8")
+    code = main([str(path)])
+    message = capsys.readouterr().err
+
+    assert code == 2
+    assert said in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_missing_trace_is_refused(tmp_path):
+    """The file's name stands in the message."""
+    with pytest.raises(InputError, match=r"nowhere\.json"):
+        read_trace(tmp_path / "nowhere.json")
