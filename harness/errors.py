@@ -1,4 +1,4 @@
-"""What can go wrong that a user can mend, and how it is said?
+"""Faults that a user can mend, each with its exit code.
 
 HarnessError                 one line: what, where, what was expected, the nearest right answer
 ├── InputError               a file, flag or value is wrong                       exit 2
@@ -14,6 +14,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+from harness.messages import Message, current_language, plain, render
 from harness.safety.redaction import redact
 
 EXIT_DONE = 0
@@ -31,9 +32,18 @@ class HarnessError(Exception):
 
     exit_code = EXIT_INPUT
 
-    def __init__(self, *lines: str) -> None:
-        self.lines: Sequence[str] = tuple(map(_shown, lines))
+    def __init__(self, *messages: Message | str) -> None:
+        self.messages: Sequence[Message] = tuple(plain(m) if isinstance(m, str) else m for m in messages)
         super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """One line of English a message."""
+        return tuple(_shown(render(message)) for message in self.messages)
+
+    def localized_lines(self) -> Sequence[str]:
+        """One line a message in the current language."""
+        return tuple(_shown(render(message, current_language())) for message in self.messages)
 
 
 def _shown(line: str) -> str:

@@ -19,6 +19,7 @@ RANKS: dict[str, int] = {
     "clock": 0,
     "seeds": 0,
     "safety": 0,
+    "messages": 0,
     # pure: arithmetic, and what a scenario says
     "statistics": 1,
     "scenario": 1,

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.clock import monotonic_ns
 from harness.errors import EXIT_ENGINE, EngineError, HarnessError
+from harness.messages import message
 
 _LEAD_NS = 20_000_000  # from the word to the begin: time for every worker to hear it
 _LINE_LIMIT = 1 << 20
@@ -146,6 +147,6 @@ async def _death(number: int, member: _Member) -> HarnessError:
     if member.error:
         return EngineError(*member.error)
     code = await member.process.wait()
-    died = HarnessError(f"load worker {number} died with exit status {code}; its requests in flight are lost")
+    died = HarnessError(message("client.worker_died", worker=number, status=code))
     died.exit_code = EXIT_ENGINE
     return died

@@ -1,0 +1,65 @@
+"""From a message to a sentence of a language."""
+
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.messages.catalogue import catalogue, room_of
+from harness.messages.formats import QUOTE, joined, number
+from harness.messages.language import ENGLISH, current_language
+from harness.messages.message import PLAIN, Message, Parameter
+
+Mark = Callable[[str], str]  # what a page makes of text from outside, such as <bdi>...</bdi>
+
+
+def _unmarked(text: str) -> str:
+    return text
+
+
+def render(said: Message, language: str = ENGLISH, *, own: Mark = _unmarked, outside: Mark = _unmarked) -> str:
+    """The sentence of a message; `own` is applied to our words, `outside` to texts that are parameters.
+
+    Raises:
+        KeyError: where the code is in no catalogue, or a parameter that the sentence names is missing.
+    """
+    if said.code == PLAIN:
+        return outside(str(said.parameters["text"]))
+    count = said.parameters.get("count")
+    count = float(count) if isinstance(count, int | float) else None
+    sentence = catalogue(language, room_of(said.code)).sentence(said.code, count)
+    return "".join(_parts(sentence, said.parameters, language, (own, outside)))
+
+
+def localized(code: str | Message, /, **parameters: Parameter) -> str:
+    """The sentence of a message, or of a code with parameters, in the current language."""
+    said = code if isinstance(code, Message) else Message(code, parameters)
+    return render(said, current_language())
+
+
+def _parts(
+    sentence: str, parameters: Mapping[str, Parameter], language: str, marks: tuple[Mark, Mark]
+) -> Iterator[str]:
+    for words, name, spec, _ in string.Formatter().parse(sentence):
+        if words:
+            yield marks[0](words)
+        if name is not None:
+            yield _value(parameters[name], spec or "", language, marks)
+
+
+def _value(value: Parameter, spec: str, language: str, marks: tuple[Mark, Mark]) -> str:
+    own, outside = marks
+    if isinstance(value, Message):
+        return render(value, language, own=own, outside=outside)
+    if isinstance(value, str):
+        return outside(f"'{value}'" if spec == QUOTE else value)
+    if isinstance(value, Sequence):
+        return joined([_value(item, "", language, marks) for item in value], spec, language)
+    if isinstance(value, bool):
+        return own(str(value).lower())
+    return own(number(value, spec))
+
+
+def placeholders(sentence: str) -> dict[str, str]:
+    """The parameters that a sentence names, each with its format."""
+    found: dict[str, Any] = {name: spec for _, name, spec, _ in string.Formatter().parse(sentence) if name is not None}
+    return found
