@@ -232,8 +232,8 @@ def test_functions_take_at_most_six_parameters():
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_files_are_small(name):
-    """No file has over 350 lines."""
-    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 350
+    """No file has over 400 lines."""
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
