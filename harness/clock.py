@@ -120,6 +120,11 @@ class _KernelAlarm:
         self._spec[2], self._spec[3] = divmod(max(due_ns, 1), NS_PER_S)
         self._libc.timerfd_settime(self._fd, _TFD_ABSTIME, ctypes.byref(self._spec), None)
 
+    def repeat(self, beat_ns: int) -> None:
+        """Ring every `beat_ns` (below a second) from now on."""
+        self._spec[1] = self._spec[3] = beat_ns
+        self._libc.timerfd_settime(self._fd, 0, ctypes.byref(self._spec), None)
+
     def _ring(self) -> None:
         try:
             os.read(self._fd, 8)
@@ -132,6 +137,22 @@ class _KernelAlarm:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+
+class Ticker:
+    """Calls back at a steady beat, by a Linux timerfd; beats that were missed are one call.
+
+    Raises:
+        OSError: where the kernel gives no timer.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, beat_ns: int, callback: Callable[[], None]) -> None:
+        self._alarm = _KernelAlarm(loop, callback)
+        self._alarm.repeat(beat_ns)
+
+    def close(self) -> None:
+        """No more calls."""
+        self._alarm.close()
 
 
 class StampClock:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from harness.client import http1
+from harness.client.poller import LARGE_READ
 from harness.client.stamped_socket import Channel
 from harness.clock import Clock
 from harness.results.request_table import MISSING
@@ -58,14 +59,9 @@ class Exchange:
             self.pieces[-1] = self.pieces[-1][: bounds.KEPT_BYTES - size]
 
 
-_LARGE_READ = 16_384
 _CR = 13
 _LAST_CHUNK = b"\r\n\r\n"
 _DONE_END = b"data: [DONE]\n\n\r\n0\r\n\r\n"  # cannot occur inside a JSON event stream: JSON escapes line ends
-
-
-def _drop(_: object) -> None:
-    """Keep nothing: no request is under way."""
 
 
 class Owner(Protocol):
@@ -106,9 +102,6 @@ class Connection:
         self._left = self._size = self._walked = 0
         self._used = False
         self._in_chunks = False  # inside a chunked answer whose head is known: the hot path
-        self._keep_stamp: Callable[[int], None] = _drop
-        self._keep_late: Callable[[int], None] = _drop
-        self._keep_piece: Callable[[bytes], None] = _drop
 
     def open(self, channel: Channel) -> None:
         """Carry exchanges over this channel from now on."""
@@ -126,20 +119,19 @@ class Connection:
         self._head = None
         self._in_chunks = False
         self._size = 0
-        self._keep_stamp, self._keep_piece = exchange.stamps.append, exchange.pieces.append
-        self._keep_late = exchange.lates.append
         exchange.sent_ns, exchange.sent_bound_ns = self._channel.send(exchange.payload)
 
     def data_received(self, data: bytes, arrived_ns: int, late_ns: int, spread_ns: int) -> None:
-        """Keep, and look for the end; nothing more on the hot path."""
-        if spread_ns and self._exchange is not None:
-            self._exchange.spreads += (len(self._exchange.pieces), spread_ns)
-        self._keep_stamp(arrived_ns)
-        self._keep_late(late_ns)
-        self._keep_piece(data)
-        size = len(data)
+        """Keep, and look for the end; a channel in the clear calls this only for what is not plainly one event."""
+        exchange, size = self._exchange, len(data)
+        if exchange is not None:
+            if spread_ns:
+                exchange.spreads += (len(exchange.pieces), spread_ns)
+            exchange.stamps.append(arrived_ns)
+            exchange.lates.append(late_ns)
+            exchange.pieces.append(data)
         # Most reads are one event in a chunk of its own, with nothing to look for.
-        if not self._in_chunks or size < 4 or size > _LARGE_READ or data[-4] == _CR:  # as the last chunk ends
+        if not self._in_chunks or size < 4 or size > LARGE_READ or data[-4] == _CR:  # as the last chunk ends
             self._look_closer(data)
 
     def _look_closer(self, data: bytes) -> None:
@@ -193,6 +185,8 @@ class Connection:
             return
         self._head = head
         self._in_chunks = head.framing == http1.CHUNKED
+        if self._in_chunks and not head.encoding and self._channel is not None:
+            self._channel.keep(exchange.pieces, exchange.stamps, exchange.lates)
         if head.framing == http1.LENGTH:
             self._left = head.length - (len(raw) - head.size)
             if self._left <= 0:
@@ -233,7 +227,8 @@ class Connection:
     def _let_go(self) -> Exchange | None:
         exchange, self._exchange = self._exchange, None
         self._in_chunks = False
-        self._keep_stamp = self._keep_piece = self._keep_late = _drop
+        if self._channel is not None:
+            self._channel.keep_no_more()
         self._owner.held -= self._size
         self._size = 0
         return exchange

@@ -7,27 +7,12 @@ the stamps are those of the encrypted bytes that completed what could be decrypt
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Protocol
 
 from harness.client import kernel_stamps
-from harness.client.kernel_stamps import CONTROL_BYTES, late_stamp, stamped_send, timespec
-from harness.client.poller import Poller
-from harness.clock import StampClock, monotonic_ns
-from harness.units import NS_PER_S
-
-READ_BYTES = 65_536
-
-PROMPT_NS = 200_000  # a read this soon after its last byte was waited for: nothing of it had lain there for long
-UNKNOWN = -1  # instead of a lateness where the kernel gives no stamp
-
-OnData = Callable[[bytes, int, int, int], None]
-"""Bytes, when the last had arrived (monotonic ns), how much later they were read, and how much earlier the first came.
-
-The last number (ns) is a bound, 0 where the read was prompt: of the bytes of a read the kernel stamps the last alone.
-"""
-OnEnd = Callable[[OSError | None], None]
-"""The peer has closed (None), or the connection broke."""
+from harness.client.kernel_stamps import late_stamp, stamped_send
+from harness.client.poller import READ_BYTES, OnData, OnEnd, Poller, Source
+from harness.clock import monotonic_ns
 
 
 class Channel(Protocol):
@@ -36,6 +21,12 @@ class Channel(Protocol):
     def send(self, data: bytes) -> tuple[int, int]:
         """Hand bytes over: when they left (monotonic ns), and how much later that may have been (ns)."""
 
+    def keep(self, pieces: list[bytes], stamps: list[int], lates: list[int]) -> None:
+        """From now on a read of one event may go to these lists (bytes, arrival, lateness) instead of `on_data`."""
+
+    def keep_no_more(self) -> None:
+        """Every read goes to `on_data` again."""
+
     def close(self) -> None:
         """Close at once; nothing is called back any more."""
 
@@ -43,49 +34,32 @@ class Channel(Protocol):
 class StampedSocket:
     """A plain TCP connection; calls `on_data` for each read and `on_end` once, never after `close`."""
 
-    __slots__ = ("_clock", "_fd", "_on_data", "_on_end", "_poller", "_recvmsg", "_sock", "_stamped", "_unsent")
+    __slots__ = ("_fd", "_on_end", "_poller", "_sock", "_source", "_stamped", "_unsent")
 
-    def __init__(self, sock: socket.socket, poller: Poller, clock: StampClock, on_data: OnData, on_end: OnEnd) -> None:
+    def __init__(self, sock: socket.socket, poller: Poller, on_data: OnData, on_end: OnEnd) -> None:
         self._sock = sock
         self._fd = sock.fileno()
         self._poller = poller
-        self._clock = clock
-        self._on_data = on_data
         self._on_end = on_end
-        self._recvmsg = sock.recvmsg
         self._unsent = bytearray()
+        self._source = Source(sock.recvmsg, on_data, self._take_stamps, self._end)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stamped = kernel_stamps.enable(sock, sends=True)
-        poller.watch(self._fd, self._read)
+        poller.watch(self._fd, self._source)
 
-    def _read(self) -> None:
-        try:
-            data, control, _, _ = self._recvmsg(READ_BYTES, CONTROL_BYTES)
-        except BlockingIOError:
-            if self._stamped:  # woken by the stamp of a send that left after its call had returned
-                late_stamp(self._sock)
-            return
-        except OSError as fault:
-            self._end(fault)
-            return
-        now_ns = monotonic_ns()
-        if not data:
-            self._end(None)
-            return
-        if not control:
-            self._on_data(data, now_ns, UNKNOWN, 0)
-            return
-        # As `kernel_stamps.stamp_of`, in place: this runs for every token. Only stamps come as control data here.
-        seconds, nanoseconds = timespec(control[0][2])
-        late_ns = now_ns + self._clock.offset_ns - (seconds * NS_PER_S + nanoseconds)
-        if 0 < late_ns < PROMPT_NS:
-            self._on_data(data, now_ns - late_ns, late_ns, 0)
-        elif late_ns <= 0:  # within what the relation of the clocks leaves open
-            self._on_data(data, now_ns, 0, 0)
-        else:
-            arrived_ns = now_ns - late_ns
-            self._on_data(data, arrived_ns, late_ns, max(0, arrived_ns - self._poller.clear_ns))
+    def keep(self, pieces: list[bytes], stamps: list[int], lates: list[int]) -> None:
+        """From now on a read that is plainly one event goes to these lists, without a call for each."""
+        self._source.keep(pieces, stamps, lates)
+
+    def keep_no_more(self) -> None:
+        """Call `on_data` for every read again."""
+        self._source.keep_no_more()
+
+    def _take_stamps(self) -> None:
+        """Of a send that left after its call had returned: that is what made the socket ready."""
+        if self._stamped:
+            late_stamp(self._sock)
 
     def send(self, data: bytes) -> tuple[int, int]:
         """Hand bytes over: when they left (monotonic ns), and how much later that may have been (ns)."""
@@ -106,7 +80,7 @@ class StampedSocket:
 
     def _hand_over(self, data: bytes) -> tuple[int, int, int]:
         if self._stamped:
-            return stamped_send(self._sock, data, self._clock)
+            return stamped_send(self._sock, data, self._poller.clock)
         before_ns = monotonic_ns()
         taken = self._sock.send(data)
         return taken, before_ns, monotonic_ns() - before_ns
@@ -173,9 +147,15 @@ class TlsSocket:
                 raise ConnectionResetError("the server closed the connection during the TLS handshake")
             self._from_peer.write(told)
 
-    def start(self, sock: socket.socket, poller: Poller, clock: StampClock) -> None:
+    def keep(self, pieces: list[bytes], stamps: list[int], lates: list[int]) -> None:
+        """Of no use here: what is read has to be decrypted first."""
+
+    def keep_no_more(self) -> None:
+        """Likewise."""
+
+    def start(self, sock: socket.socket, poller: Poller) -> None:
         """Carry data from now on."""
-        self._socket = StampedSocket(sock, poller, clock, self._decrypt, self._on_end)
+        self._socket = StampedSocket(sock, poller, self._decrypt, self._on_end)
         if self._from_peer.pending:  # came with the end of the handshake
             self._decrypt(b"", monotonic_ns(), 0, 0)
 

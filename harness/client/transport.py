@@ -58,7 +58,7 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self.stamps = StampClock()
         self._stamping = kernel_stamps.switch_on()
-        self._poller = Poller(asyncio.get_running_loop())
+        self._poller = Poller(asyncio.get_running_loop(), self.stamps)
 
     async def resolve(self) -> None:
         """Look the host up once, so that no request waits for a name server.
@@ -168,7 +168,7 @@ class Client:
             await asyncio.get_running_loop().sock_connect(sock, tuple(place))
             if self._tls is None:
                 calls = (connection.data_received, connection.connection_lost)
-                connection.open(StampedSocket(sock, self._poller, self.stamps, *calls))
+                connection.open(StampedSocket(sock, self._poller, *calls))
             else:
                 await self._open_tls(sock, connection, self._tls)
         except BaseException:
@@ -180,7 +180,7 @@ class Client:
         channel = TlsSocket(context, self._target.host, connection.data_received, connection.connection_lost)
         await channel.handshake(sock)
         connection.open(channel)
-        channel.start(sock, self._poller, self.stamps)
+        channel.start(sock, self._poller)
 
     def _not_connected(self, exchange: Exchange, fault: Exception) -> None:
         names: tuple[tuple[type[Exception], str], ...] = (

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from harness.client.poller import Poller
-from harness.client.stamped_socket import PROMPT_NS, UNKNOWN, StampedSocket
+from harness.client.poller import PROMPT_NS, UNKNOWN, Poller
+from harness.client.stamped_socket import StampedSocket
 from harness.clock import StampClock
 
 BLOCK_S = 0.02
@@ -28,10 +28,10 @@ class Talk:
             self.peer, _ = listener.accept()
         ours.setblocking(False)
         self.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.poller = Poller(asyncio.get_running_loop())
+        self.poller = Poller(asyncio.get_running_loop(), StampClock())
         self.reads = []
         self.ends = []
-        self.socket = StampedSocket(ours, self.poller, StampClock(), self._on_data, self.ends.append)
+        self.socket = StampedSocket(ours, self.poller, self._on_data, self.ends.append)
 
     def _on_data(self, *read):
         self.reads.append(read)

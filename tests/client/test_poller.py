@@ -1,0 +1,116 @@
+"""The loop that reads all sockets of a client: gathering, and which reads are taken for one event."""
+
+import asyncio
+import socket
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.client.poller import LARGE_READ, Poller, Source
+from harness.client.stamped_socket import StampedSocket
+from harness.clock import StampClock
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="gathers on Linux alone")
+
+
+def nothing(*_):
+    """Hear it, and do nothing."""
+
+
+def a_source():
+    """A source whose reads may be kept."""
+    source = Source(nothing, nothing, nothing, nothing)
+    source.keep([], [], [])
+    return source
+
+
+def is_kept(source, data):
+    """What the poller asks of a read."""
+    return (4 <= len(data) <= source.plain and data[-4] != 13) or source.is_one_event(data)
+
+
+def event(size):
+    """One event of `size` bytes in a chunk of its own."""
+    body = b"data: " + b"x" * size + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+@given(st.lists(st.tuples(st.integers(100, 180), st.integers(1, 3)), min_size=1, max_size=30))
+def test_only_reads_of_one_event_are_kept_without_a_call(reads):
+    """Events whose sizes differ less than twofold are told from two that came together, by size or by a count."""
+    source = a_source()
+
+    kept = [is_kept(source, event(size) * count) for size, count in reads]
+
+    assert kept == [count == 1 for _, count in reads]
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", b"0\r\n\r\n", event(20) + b"0\r\n\r\n", event(LARGE_READ)])
+def test_what_is_no_plain_event_is_looked_at(data):
+    """Ends, scraps and floods go to the connection, whatever came before."""
+    source = a_source()
+    for size in (150, 170, 160):
+        assert is_kept(source, event(size))
+
+    assert not is_kept(source, data)
+
+
+def test_nothing_is_kept_between_answers():
+    """When an answer is over every read goes to the connection again."""
+    source = a_source()
+    assert is_kept(source, event(100))
+
+    source.keep_no_more()
+
+    assert not is_kept(source, event(100))
+
+
+async def turns_until(holds):
+    """Let the loop turn until something holds."""
+    for _ in range(1_000_000):
+        if holds():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("did not happen")
+
+
+@on_linux
+def test_dense_arrivals_are_gathered_with_their_own_stamps_until_they_grow_sparse():
+    """Messages that come at every turn of the loop make it gather; each read has the kernel's time; then it stops."""
+
+    async def scenario():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            peer, _ = listener.accept()
+        ours.setblocking(False)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        poller = Poller(asyncio.get_running_loop(), StampClock())
+        reads, sent, times = [], [], []
+        stamped = StampedSocket(ours, poller, lambda *read: reads.append(read), nothing)
+
+        async def say(word):
+            sent.append(word)
+            before_ns = time.monotonic_ns()
+            peer.send(word)
+            times.append((before_ns, time.monotonic_ns()))
+            await turns_until(lambda: sum(len(read[0]) for read in reads) == sum(map(len, sent)))
+
+        while not poller.gathers:
+            await say(b"dense")
+        await say(b"gathered")
+        await turns_until(lambda: not poller.gathers)
+        await say(b"prompt")
+        stamped.close()
+        peer.close()
+        poller.close()
+        return reads, sent, times, poller.clock.bound_ns
+
+    reads, sent, times, bound_ns = asyncio.run(scenario())
+
+    assert [read[0] for read in reads] == sent
+    for (_, arrived_ns, late_ns, _), (before_ns, after_ns) in zip(reads, times, strict=True):
+        assert before_ns - bound_ns <= arrived_ns <= after_ns + bound_ns
+        assert late_ns >= 0
