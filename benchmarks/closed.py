@@ -6,10 +6,10 @@ from pathlib import Path
 from benchmarks.numbers import Number
 from benchmarks.runs import ran, scenario
 from harness.selfcheck.exactness import HELD_LIMIT_SHARE, TTFT_LIMIT_S, TTFT_LIMIT_SHARE, Exactness
-from harness.selfcheck.reference_server.ground_truth import Beat
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule
 from harness.units import NS_PER_MS, format_duration, format_rate, format_share
 
-BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 TOKENS = 100
 GAP_LIMIT_S = 0.004
 CPU_LIMIT_S = 7e-6

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from benchmarks.numbers import Number
 from benchmarks.runs import command, ran, scenario, watched
-from harness.selfcheck.reference_server.ground_truth import Beat
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule
 from harness.units import NS_PER_MS, format_count, format_duration
 
-BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 MEMORY_LIMIT_BYTES = 400e6
 HELP_LIMIT_S = 0.3
 OVERHEAD_LIMIT_S = 3.0

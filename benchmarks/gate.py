@@ -26,9 +26,9 @@ from harness.execution.finish import finish
 from harness.results import store
 from harness.results.request_table import COMPLETED
 from harness.selfcheck.exactness import event_gaps_ns
-from harness.selfcheck.reference_server.ground_truth import Beat, Sent, read
-from harness.selfcheck.reference_server.process import playing
-from harness.selfcheck.selfcheck import Step, drive, scenario_text
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruth, read
+from harness.selfcheck.reference_server.process import started
+from harness.selfcheck.selfcheck import LoadStep, drive, scenario_text
 from harness.units import NS_PER_MS, NS_PER_S, format_share
 
 SITUATIONS = int(os.environ.get("GATE_SITUATIONS", "500"))
@@ -43,7 +43,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 class Situation:
     """A load, and what disturbs the client under it."""
 
-    step: Step
+    step: LoadStep
     first_ms: int
     gap_ms: int
     kind: str
@@ -100,9 +100,9 @@ def _idle(chance: random.Random) -> Situation:
     return Situation(*_load(chance, 300), "idle", nullcontext)
 
 
-def _load(chance: random.Random, most: int) -> tuple[Step, int, int]:
+def _load(chance: random.Random, most: int) -> tuple[LoadStep, int, int]:
     streams_ = round(10 * (most / 10) ** chance.random())
-    return Step(streams_, 3, chance.randint(20, 60)), chance.randint(20, 80), chance.randint(6, 20)
+    return LoadStep(streams_, 3, chance.randint(20, 60)), chance.randint(20, 80), chance.randint(6, 20)
 
 
 def _workers() -> list[int]:
@@ -154,15 +154,15 @@ def _as_they_come(change: Callable[[int], object]) -> Iterator[None]:
 
 def _judge(situation: Situation, folder: Path) -> Verdict:
     log = folder.parent / f"{folder.name}.npz"
-    beat = Beat(first_ns=situation.first_ms * NS_PER_MS, gap_ns=situation.gap_ms * NS_PER_MS)
-    with playing(beat, log, life_s=120) as server, situation.disturb():
+    beat = TokenSchedule(first_ns=situation.first_ms * NS_PER_MS, gap_ns=situation.gap_ms * NS_PER_MS)
+    with started(beat, log, life_s=120) as server, situation.disturb():
         drive(scenario_text(situation.step, server.url), folder)
     valid = bool(finish(folder)["verdict"]["valid"])
     excess, worst = _excess(folder, read(log))
     return Verdict(situation.kind, valid, excess, worst)
 
 
-def _excess(folder: Path, sent: Sent) -> tuple[float, str]:
+def _excess(folder: Path, sent: GroundTruth) -> tuple[float, str]:
     """By how much more than its own error and 2 % the worst number is off, as a share of the truth."""
     requests, events = store.read_requests(folder), store.read_events(folder)
     answered = requests.status == COMPLETED

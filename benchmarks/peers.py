@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.numbers import Number
-from harness.selfcheck.reference_server.ground_truth import Beat, read
-from harness.selfcheck.reference_server.process import playing
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
+from harness.selfcheck.reference_server.process import started
 from harness.units import NS_PER_S, format_duration
 from tests.real_engines.tiny_model import write_tiny_model
 
@@ -27,7 +27,7 @@ main(parser.parse_args())
 """
 
 
-def peers(beat: Beat, folder: Path, tokens: int, streams: int, requests: int) -> Iterator[Number]:
+def peers(beat: TokenSchedule, folder: Path, tokens: int, streams: int, requests: int) -> Iterator[Number]:
     """Mean TTFT of each tool that is given, in a closed loop of `streams` streams, beside what was sent."""
     folder.mkdir(parents=True)
     model = write_tiny_model(folder / "model")
@@ -36,7 +36,7 @@ def peers(beat: Beat, folder: Path, tokens: int, streams: int, requests: int) ->
         if not python:
             continue
         log = folder / f"{name.split()[0]}.npz"
-        with playing(beat, log, life_s=_LIMIT_S) as server:
+        with started(beat, log, life_s=_LIMIT_S) as server:
             said_s = run(Path(python), server.url, model, (streams, requests, tokens), folder)
         sent_s = float(read(log).ttft_ns.mean()) / NS_PER_S
         error = f"{'' if said_s < sent_s else '+'}{format_duration(said_s - sent_s)}"

@@ -7,10 +7,10 @@ import numpy as np
 
 from benchmarks.numbers import Number
 from benchmarks.runs import Ran, ran, scenario
-from harness.selfcheck.reference_server.ground_truth import Beat
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule
 from harness.units import NS_PER_MS, NS_PER_S, format_count, format_duration
 
-BEAT = Beat(first_ns=20 * NS_PER_MS, gap_ns=5 * NS_PER_MS)
+BEAT = TokenSchedule(first_ns=20 * NS_PER_MS, gap_ns=5 * NS_PER_MS)
 LAG_LIMIT_S = 0.003
 
 

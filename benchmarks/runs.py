@@ -13,8 +13,8 @@ import psutil
 from harness.results import store
 from harness.results.request_table import Events, Requests, Samples
 from harness.selfcheck.exactness import Exactness, exactness
-from harness.selfcheck.reference_server.ground_truth import Beat, Sent, read
-from harness.selfcheck.reference_server.process import playing
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruth, read
+from harness.selfcheck.reference_server.process import started
 from harness.units import NS_PER_S
 
 _LOOK_S = 0.05
@@ -45,7 +45,7 @@ class Ran:
     requests: Requests
     events: Events
     samples: Samples
-    sent: Sent
+    sent: GroundTruth
     wall_s: float
     load_s: float
     peak_bytes: int
@@ -62,14 +62,14 @@ def scenario(name: str, load: str, tokens: int, workers: int = 1) -> str:
     return SCENARIO.format(name=name, load=load, tokens=tokens, workers=workers)
 
 
-def ran(text: str, beat: Beat, folder: Path) -> Ran:
+def ran(text: str, beat: TokenSchedule, folder: Path) -> Ran:
     """Run a scenario through the command line, against a metronome of its own process, into a new folder."""
     folder.mkdir(parents=True)
     (folder / "scenario.yaml").write_text(text, encoding="utf-8")
     out, log = folder / "result", folder / "truth.npz"
     raise_file_limit()
     before_s = children_cpu_s()
-    with playing(beat, log, life_s=_LIMIT_S) as metronome:
+    with started(beat, log, life_s=_LIMIT_S) as metronome:
         words = ("run", str(folder / "scenario.yaml"), "--url", metronome.url, "--out", str(out), "--quiet")
         wall_s, peak_bytes = watched([*command(), *words], folder / "said.txt")
         cpu_s = children_cpu_s() - before_s  # the server has not been waited for yet

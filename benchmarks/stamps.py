@@ -16,11 +16,11 @@ from benchmarks.busy import burning
 from benchmarks.numbers import Number
 from benchmarks.peers import peers
 from benchmarks.runs import Ran, raise_file_limit, ran, scenario
-from harness.selfcheck.reference_server.ground_truth import Beat, Sent, read
-from harness.selfcheck.reference_server.process import playing
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruth, read
+from harness.selfcheck.reference_server.process import started
 from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
 
-BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 TOKENS, ROUNDS = 100, 4
 STREAMS = (100, 500, 1000)
 SOURCE = Path(__file__).with_name("reader.c")
@@ -52,14 +52,14 @@ def read_in_c(program: Path, streams: int, folder: Path) -> Least:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "truth.npz"
     raise_file_limit()
-    with playing(BEAT, log, life_s=120) as server:
+    with started(BEAT, log, life_s=120) as server:
         words = (server.url.rsplit(":", 1)[1], streams, ROUNDS, TOKENS)
         done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     return Least(found["ttft_kernel_s"], _ttft_s(read(log)), found["token_rate"], found["cpu_s_per_token"])
 
 
-def _ttft_s(sent: Sent) -> float:
+def _ttft_s(sent: GroundTruth) -> float:
     return float(sent.ttft_ns.mean()) / NS_PER_S
 
 

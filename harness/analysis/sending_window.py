@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, WARMUP, Requests
-from harness.statistics.stats import settling
+from harness.statistics.stats import mser5_truncate
 from harness.units import NS_PER_S, format_duration, format_rate
 
 BINS = 250
@@ -109,7 +109,7 @@ def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:
         return found
     counts = np.bincount((answered_ns - found.start_ns - 1) * BINS // length_ns, minlength=BINS)
     rates = counts.astype(np.float64) * (BINS * NS_PER_S / length_ns)
-    cut = settling(np.asarray(rates, dtype=np.float64))
+    cut = mser5_truncate(np.asarray(rates, dtype=np.float64))
     if cut.shift <= SURE or cut.after - cut.before <= LEAST_SHIFT * cut.after:
         return found
     at_ns = found.start_ns + length_ns * cut.at // BINS

@@ -33,7 +33,7 @@ from harness.analysis.rounds import rounds
 from harness.analysis.sending_window import flow
 from harness.analysis.token_gaps import token_rates
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Events, Requests
-from harness.statistics.stats import MSER_BATCH, Floats, Trend, settling, trend
+from harness.statistics.stats import MSER_BATCH, Floats, Trend, mser5_truncate, trend
 from harness.units import NS_PER_S, format_duration, format_rate, format_share, significant
 
 CLOSED = "closed"
@@ -258,7 +258,7 @@ def _first_wave(
 
 def _settled(series: Floats, window: Window, what: str, worded: Callable[[float], str]) -> Window:
     """The window less the start-up that MSER-5 finds, and whether what remains holds still."""
-    found = settling(series)
+    found = mser5_truncate(series)
     sure = found.shift > SURE and abs(found.before - found.after) > LEAST_SHIFT * abs(found.after)
     before = f"{what} was {worded(found.before)} on average"
     if sure and found.at >= LATEST_CUT:
@@ -279,7 +279,7 @@ def _settled(series: Floats, window: Window, what: str, worded: Callable[[float]
 
 def _drift(series: Floats) -> tuple[float, float] | None:
     """From where to where a series moves, by its line or at its end; None where it holds still."""
-    line, end = trend(_coarse(series)), settling(series[::-1])
+    line, end = trend(_coarse(series)), mser5_truncate(series[::-1])
     if _moves(line, LEAST_DRIFT):
         return line.first, line.last
     moved = end.shift > SURE_OF_END and abs(end.before - end.after) > LEAST_DRIFT * abs(end.after)

@@ -22,8 +22,8 @@ from harness.comparison.repeats import Repeat, Side
 from harness.comparison.samples import Rows, rows_in, sample_of
 from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
-from harness.statistics.bootstrap import Question, by_blocks
-from harness.statistics.difference import Effect, Judged, by_ranks, holm
+from harness.statistics.bootstrap import Estimand, by_blocks
+from harness.statistics.difference import Effect, HolmTest, by_ranks, holm
 from harness.statistics.stats import Floats, samples_needed
 
 BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
@@ -211,7 +211,7 @@ class _Method:
         fewest = min((len(one.values) for side in known for one in side), default=0)
         if any(one is None for side in samples for one in side) or fewest < needed:
             return None, f"{fewest} values are too few for {measure.statistic} (it takes {needed})"
-        asked = Question(measure.statistic, measure.ratio)
+        asked = Estimand(measure.statistic, measure.ratio)
         effect = by_blocks(known[0], known[1], asked, paired=self.paired, between=between, seed=self.seed)
         return effect, "" if effect is not None else f"{fewest} values are too few"
 
@@ -299,7 +299,7 @@ def _broken(rows: Sequence[Row], gate: Gate) -> list[Row]:
     return found
 
 
-def _together(rows: Sequence[Row], alpha: float, p_of: Callable[[Row], float]) -> Iterator[tuple[int, Judged]]:
+def _together(rows: Sequence[Row], alpha: float, p_of: Callable[[Row], float]) -> Iterator[tuple[int, HolmTest]]:
     """Holm's procedure over the rows in which there is something to test; with each, its place."""
     tested = [place for place, row in enumerate(rows) if row.effect is not None and not row.effect.is_nothing]
     return zip(tested, holm([p_of(rows[place]) for place in tested], alpha), strict=True)

@@ -14,7 +14,7 @@ from harness.analysis.token_gaps import rows_of
 from harness.comparison.measures import FAILED_SHARE, Measure
 from harness.comparison.repeats import Records, Repeat
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, MISSING
-from harness.statistics.bootstrap import Sample
+from harness.statistics.bootstrap import RunValues
 from harness.units import NS_PER_S
 
 PIECES = 900  # of a window, so that thirty blocks have thirty each
@@ -56,9 +56,9 @@ def _span(records: Records, stage: int, repeat: int) -> Span:
     return Span(stage, repeat, *times)
 
 
-def sample_of(measure: Measure, rows: Rows) -> Sample | None:
+def sample_of(measure: Measure, rows: Rows) -> RunValues | None:
     """The values behind a measure in the order of their requests or of time; None where there are none."""
-    sample: Sample | None
+    sample: RunValues | None
     if measure.metric == FAILED_SHARE:
         sample = _failures(rows)
     elif measure.metric in _PIECES:
@@ -68,17 +68,17 @@ def sample_of(measure: Measure, rows: Rows) -> Sample | None:
     else:
         found = latencies(rows.stage.requests, stream=rows.stage.stream)[measure.metric]
         known = rows.counted & ~np.isnan(found)
-        sample = Sample(found[known], rows.stage.requests.session[known])
+        sample = RunValues(found[known], rows.stage.requests.session[known])
     return sample if sample is not None and len(sample.values) else None
 
 
-def _failures(rows: Rows) -> Sample:
+def _failures(rows: Rows) -> RunValues:
     requests = rows.stage.requests
     over = (requests.phase == MEASURED) & np.isin(requests.status, (COMPLETED, FAILED))
-    return Sample((requests.status[over] == FAILED).astype(np.float64), requests.session[over])
+    return RunValues((requests.status[over] == FAILED).astype(np.float64), requests.session[over])
 
 
-def _gaps(rows: Rows, *, per_token: bool) -> Sample:
+def _gaps(rows: Rows, *, per_token: bool) -> RunValues:
     events = rows.stage.events.take(rows.counted)
     session = np.repeat(rows.stage.requests.session[rows.counted], np.diff(events.offsets))
     first = np.zeros(len(events.at_ns), dtype=bool)
@@ -87,13 +87,13 @@ def _gaps(rows: Rows, *, per_token: bool) -> Sample:
     gaps = np.diff(events.at_ns, prepend=0)[later] / NS_PER_S
     tokens = events.tokens[later]
     if not per_token or not len(tokens) or int(tokens.max()) == 1:
-        return Sample(gaps, session[later])
-    return Sample(np.repeat(gaps / tokens, tokens), np.repeat(session[later], tokens))
+        return RunValues(gaps, session[later])
+    return RunValues(np.repeat(gaps / tokens, tokens), np.repeat(session[later], tokens))
 
 
-def _piece_rates(metric: str, rows: Rows) -> Sample | None:
+def _piece_rates(metric: str, rows: Rows) -> RunValues | None:
     rates = _PIECES[metric](rows)
-    return None if rates is None else Sample(rates, np.arange(PIECES, dtype=np.int64))
+    return None if rates is None else RunValues(rates, np.arange(PIECES, dtype=np.int64))
 
 
 def _token_pieces(rows: Rows) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import COMPLETED, MISSING, Events, Requests, Samples
-from harness.selfcheck.reference_server.ground_truth import Sent
+from harness.selfcheck.reference_server.ground_truth import GroundTruth
 from harness.units import NS_PER_S
 
 TTFT_LIMIT_S = 0.001
@@ -65,7 +65,7 @@ class Exactness:
         return complete and abs(self.ttft_error_s) <= limit_s and self.held_share >= HELD_LIMIT_SHARE
 
 
-def exactness(streams: int, requests: Requests, events: Events, samples: Samples, sent: Sent) -> Exactness:
+def exactness(streams: int, requests: Requests, events: Events, samples: Samples, sent: GroundTruth) -> Exactness:
     """Records of a closed loop beside the log of the metronome that answered it."""
     answered = (requests.sent_ns != MISSING) & (requests.first_ns != MISSING)
     return Exactness(
@@ -100,7 +100,7 @@ def _token_rate(streams: int, requests: Requests, events: Events) -> float:
     return _arrived(events, sent_ns[min(streams, len(sent_ns)) - 1], sent_ns[-1])[1]
 
 
-def _ceiling_rate(streams: int, sent: Sent) -> float:
+def _ceiling_rate(streams: int, sent: GroundTruth) -> float:
     """The same, had every stream gone on at once; of the answers that arrived in that span: all but the last."""
     order = np.argsort(sent.read_ns, kind="stable")
     order = order[sent.ended[order] == 1]

@@ -28,12 +28,12 @@ from harness.execution.run import Order, conduct, open_folder
 from harness.results import store
 from harness.scenario.loader import load_scenario
 from harness.selfcheck.exactness import BEHIND_SHARE, HELD_LIMIT_SHARE, Exactness, exactness
-from harness.selfcheck.reference_server.ground_truth import Beat, read
-from harness.selfcheck.reference_server.process import playing
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
+from harness.selfcheck.reference_server.process import started
 from harness.telemetry.environment import cores
 from harness.units import NS_PER_MS, NS_PER_S, format_error, format_rate, format_share
 
-BEAT = Beat(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 Say = Callable[[str], None]
 
 _SCENARIO = """\
@@ -47,7 +47,7 @@ load:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LoadStep:
     """One load: a closed loop of `streams` streams, each of `rounds` answers of `tokens` tokens."""
 
     streams: int
@@ -55,10 +55,10 @@ class Step:
     tokens: int = 100
 
 
-GENTLE = (Step(1, 8, 20), Step(100, 3))
+GENTLE = (LoadStep(1, 8, 20), LoadStep(100, 3))
 QUIET_SHARE = 0.1  # of the machine; more, and the result tells of the other work too
-HARD = (Step(250, 3), Step(500, 3), Step(1000, 3), Step(2000, 3))
-Measure = Callable[[Step, Path], Exactness]
+HARD = (LoadStep(250, 3), LoadStep(500, 3), LoadStep(1000, 3), LoadStep(2000, 3))
+Measure = Callable[[LoadStep, Path], Exactness]
 
 
 def selfcheck(say: Say) -> list[str]:
@@ -112,7 +112,7 @@ def _climb(say: Say, measure: Measure, folder: Path) -> tuple[list[Exactness], s
     return climbed, "steps"
 
 
-def _on_one_core(measure: Measure, step: Step, folder: Path) -> Exactness:
+def _on_one_core(measure: Measure, step: LoadStep, folder: Path) -> Exactness:
     """The step with the server and the client on one core; where processes cannot be bound, as it comes."""
     if not hasattr(os, "sched_setaffinity"):
         return measure(step, folder)
@@ -146,20 +146,20 @@ def _streams(count: int) -> str:
     return "1 stream" if count == 1 else f"{count} streams"
 
 
-def measure_step(step: Step, folder: Path) -> Exactness:
+def measure_step(step: LoadStep, folder: Path) -> Exactness:
     """Run one step against a metronome of its own.
 
     Raises:
         HarnessError: where the run did not come to its end.
     """
     log = folder.with_suffix(".npz")
-    with playing(BEAT, log, life_s=120) as metronome:
+    with started(BEAT, log, life_s=120) as metronome:
         drive(scenario_text(step, metronome.url), folder)
     parts = (store.read_requests(folder), store.read_events(folder), store.read_samples(folder))
     return exactness(step.streams, *parts, read(log))
 
 
-def scenario_text(step: Step, url: str) -> str:
+def scenario_text(step: LoadStep, url: str) -> str:
     """The scenario file of one step."""
     return _SCENARIO.format(url=url, streams=step.streams, requests=step.streams * step.rounds, tokens=step.tokens)
 

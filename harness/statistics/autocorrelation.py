@@ -30,7 +30,7 @@ FEWEST_VALUES = 2 * MORE_BATCHES
 
 
 @dataclass(frozen=True, slots=True)
-class Resemblance:
+class Autocorrelation:
     """What a series of `n` values is worth: `times` as many as independent ones would do; `alike`: they are not so."""
 
     n: int
@@ -64,11 +64,11 @@ class Resemblance:
         return 1 + most * (1 - 1 / self.times) * min(1.0, LEAST_EFFECTIVE / self.effective)
 
 
-def resemblance(series: Floats) -> Resemblance:
+def autocorrelation_of(series: Floats) -> Autocorrelation:
     """What a series is worth, its values in the order of time."""
     n = len(series)
     if n < 3 or float(np.ptp(series)) == 0:
-        return Resemblance(n, 1.0, alike=False)
+        return Autocorrelation(n, 1.0, alike=False)
     points, growth = _thinned(series)
     views = [points, _ranks(points)]
     known = [correlations(view) for view in views]
@@ -76,10 +76,10 @@ def resemblance(series: Floats) -> Resemblance:
     alike = uneven > SURE_UNEVEN or any(_is_alike(found) for found in known)
     found = [_summed(one) for one in known] + [_growth_of_means(view, MORE_BATCHES) for view in views]
     times = max(1.0, growth * max(*found, uneven if alike else 1.0))
-    return Resemblance(n, times, alike)
+    return Autocorrelation(n, times, alike)
 
 
-def times_of(series: Floats) -> float:
+def variance_factor(series: Floats) -> float:
     """One plus twice the sum of the correlations, at least 1."""
     if len(series) < 3 or float(np.ptp(series)) == 0:
         return 1.0

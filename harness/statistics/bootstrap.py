@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.statistics.difference import Effect
-from harness.statistics.stats import FEWEST_BATCHES, MOST_BATCHES, Floats, inflation
+from harness.statistics.stats import FEWEST_BATCHES, MOST_BATCHES, Floats, autocorrelation_factor
 
 REPLICATES = 500  # the error of an error of 500 draws is 3 %
 FEWEST_BLOCKS = 10
@@ -28,7 +28,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RunValues:
     """Values of one run, and where in the run each belongs: a whole number that grows with time."""
 
     values: Floats
@@ -36,7 +36,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Estimand:
     """What is asked of samples: a statistic (`mean`, `p99`, …), as a ratio or as a difference of shares."""
 
     statistic: str
@@ -44,7 +44,7 @@ class Question:
 
 
 def by_blocks(
-    base: Sequence[Sample], new: Sequence[Sample], asked: Question, *, paired: bool, between: float, seed: int = 0
+    base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand, *, paired: bool, between: float, seed: int = 0
 ) -> Effect | None:
     """The effect of few runs a side, from blocks of their requests; None where they are too few.
 
@@ -73,7 +73,7 @@ def by_blocks(
 _Drawn = tuple[Floats, int, float]  # replicates of the effect, blocks behind each, widening of their variance
 
 
-def _paired(base: Sequence[Sample], new: Sequence[Sample], asked: Question, seed: int) -> _Drawn | None:
+def _paired(base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand, seed: int) -> _Drawn | None:
     parts = [_together((a, b), asked, seed + i) for i, (a, b) in enumerate(zip(base, new, strict=True))]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
@@ -82,7 +82,7 @@ def _paired(base: Sequence[Sample], new: Sequence[Sample], asked: Question, seed
     return draws, min(blocks for _, blocks, _ in known), max(widening for _, _, widening in known)
 
 
-def _apart(base: Sequence[Sample], new: Sequence[Sample], asked: Question, seed: int) -> _Drawn | None:
+def _apart(base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand, seed: int) -> _Drawn | None:
     parts = [_together((one,), asked, seed) for one in (*base, *new)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
@@ -92,7 +92,7 @@ def _apart(base: Sequence[Sample], new: Sequence[Sample], asked: Question, seed:
     return draws, min(blocks for _, blocks, _ in known), max(widening for _, _, widening in known)
 
 
-def _together(samples: Sequence[Sample], asked: Question, seed: int) -> tuple[list[Floats], int, float] | None:
+def _together(samples: Sequence[RunValues], asked: Estimand, seed: int) -> tuple[list[Floats], int, float] | None:
     """Replicates of the statistic of each sample, drawn with the same blocks; None where the values are too few."""
     fewest = min(len(sample.values) for sample in samples)
     blocks = min(MOST_BATCHES, math.isqrt(fewest))
@@ -101,7 +101,7 @@ def _together(samples: Sequence[Sample], asked: Question, seed: int) -> tuple[li
     while True:
         of = blocks_of(samples, blocks)
         series = _series(samples, of, blocks)
-        alike = inflation(series)
+        alike = autocorrelation_factor(series)
         if blocks <= FEWEST_BLOCKS or alike <= (1 + ALIKE) / (1 - ALIKE):
             break
         blocks = max(FEWEST_BLOCKS, blocks * 3 // 4)
@@ -111,19 +111,19 @@ def _together(samples: Sequence[Sample], asked: Question, seed: int) -> tuple[li
     return found, blocks, alike
 
 
-def _digest(sample: Sample) -> int:
+def _digest(sample: RunValues) -> int:
     """A number of the values alone, so that a run is drawn alike on whichever side it stands."""
     return zlib.crc32(np.ascontiguousarray(sample.values).tobytes())
 
 
-def blocks_of(samples: Sequence[Sample], blocks: int) -> list[Counts]:
+def blocks_of(samples: Sequence[RunValues], blocks: int) -> list[Counts]:
     """The block (0 to blocks - 1) of each value: equal numbers of all places that occur, in their order."""
     places = np.unique(np.concatenate([sample.place for sample in samples]))
     edges = places[np.arange(1, blocks) * len(places) // blocks]
     return [np.searchsorted(edges, sample.place, side="right").astype(np.int64) for sample in samples]
 
 
-def _series(samples: Sequence[Sample], of: Sequence[Counts], blocks: int) -> Floats:
+def _series(samples: Sequence[RunValues], of: Sequence[Counts], blocks: int) -> Floats:
     """What each block adds to the difference of the means, in shares of them."""
     total = np.zeros(blocks)
     for sign, sample, number in zip((-1.0, 1.0), samples, of, strict=False):
@@ -133,7 +133,7 @@ def _series(samples: Sequence[Sample], of: Sequence[Counts], blocks: int) -> Flo
     return total
 
 
-def replicates(values: Floats, number: Counts, weights: Counts, asked: Question) -> Floats:
+def replicates(values: Floats, number: Counts, weights: Counts, asked: Estimand) -> Floats:
     """The statistic of each draw (a row of `weights`: how often each block was drawn), NaN where nothing was."""
     blocks = weights.shape[1]
     if asked.statistic == "mean":
@@ -163,7 +163,7 @@ def _percentiles(values: Floats, number: Counts, weights: Counts, percent: float
     return np.where(reached[:, -1] > 0, found, np.nan)
 
 
-def _point(sample: Sample, asked: Question) -> float:
+def _point(sample: RunValues, asked: Estimand) -> float:
     """The statistic of a whole sample, on the scale of the effect."""
     if asked.statistic == "mean":
         value = float(sample.values.mean())
@@ -172,7 +172,7 @@ def _point(sample: Sample, asked: Question) -> float:
     return float(_scaled(np.asarray([value]), asked)[0])
 
 
-def _scaled(values: Floats, asked: Question) -> Floats:
+def _scaled(values: Floats, asked: Estimand) -> Floats:
     if not asked.ratio:
         return values
     return np.log(np.where(values > 0, values, np.nan))

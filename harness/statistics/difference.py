@@ -117,26 +117,26 @@ def _median_interval(values: Floats, worth: float | None) -> tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class HolmTest:
     """What Holm's procedure made of one test: whether it rejects, and the level it held the test to."""
 
     shown: bool
     level: float
 
 
-def holm(p_values: Sequence[float], alpha: float) -> list[Judged]:
+def holm(p_values: Sequence[float], alpha: float) -> list[HolmTest]:
     """Each test judged among all: the i-th smallest of m is held to alpha / (m - i + 1) until one fails.
 
     What comes after the first that fails is held to that one's level: an interval at a test's
     level leaves out no effect exactly where the test is not rejected.
     """
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    judged: list[Judged] = [Judged(shown=False, level=alpha)] * len(p_values)
+    judged: list[HolmTest] = [HolmTest(shown=False, level=alpha)] * len(p_values)
     failed_at: float | None = None
     for rank, place in enumerate(order):
         level = alpha / (len(order) - rank) if failed_at is None else failed_at
         shown = failed_at is None and p_values[place] <= level
         if not shown:
             failed_at = level
-        judged[place] = Judged(shown, level)
+        judged[place] = HolmTest(shown, level)
     return judged

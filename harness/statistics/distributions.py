@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.autocorrelation import Floats, Resemblance, resemblance, times_of
+from harness.statistics.autocorrelation import Floats, Autocorrelation, autocorrelation_of, variance_factor
 from harness.statistics.stats import CONFIDENCE, PERCENTILES, order_ranks, percentile_name, percentile_of, student_t
 
 MEAN = "mean"
@@ -121,7 +121,7 @@ def bounds(sums: Floats, counts: Floats, below: Mapping[str, Floats], *, negativ
         return Bounds()
     mean = float(sums.sum() / counts.sum())
     left = sums - counts * mean
-    alike = resemblance(left)
+    alike = autocorrelation_of(left)
     if alike.lacking > 1:
         lacks = {name: _ranks_lack(alike, counts, part, name) for name, part in below.items()}
         return Bounds({}, {MEAN: alike.lacking, **lacks}, alike.effective)
@@ -147,7 +147,7 @@ def _level(name: str) -> float:
     return float(name[1:]) / 100
 
 
-def _t(alike: Resemblance) -> float:
+def _t(alike: Autocorrelation) -> float:
     return student_t((1 + CONFIDENCE) / 2, alike.dof)
 
 
@@ -157,21 +157,21 @@ def _error(left: Floats, counts: Floats, times: float) -> float:
     return math.sqrt(n * times * float(left @ left) / (n - 1)) / float(counts.sum())
 
 
-def _loss(alike: Resemblance) -> float:
+def _loss(alike: Autocorrelation) -> float:
     """By how much an error of ranks is widened, for what was not seen and for its own uncertainty."""
     return alike.widening(UNSEEN_RANKS) * _t(alike) / _NORMAL
 
 
-def _worth(below: Floats, counts: Floats, level: float, alike: Resemblance) -> float:
+def _worth(below: Floats, counts: Floats, level: float, alike: Autocorrelation) -> float:
     """How many independent values bound a percentile as well, the uncertainty of that number taken off."""
     n = float(counts.sum())
     left = below - counts * float(below.sum() / n)
-    error = _error(left, counts, max(alike.times, times_of(left)))
+    error = _error(left, counts, max(alike.times, variance_factor(left)))
     error *= _loss(alike)
     return n if error == 0 else min(n, level * (1 - level) / error**2)
 
 
-def rank_interval(below: Floats, counts: Floats, level: float, alike: Resemblance) -> tuple[int, int] | None:
+def rank_interval(below: Floats, counts: Floats, level: float, alike: Autocorrelation) -> tuple[int, int] | None:
     """Ranks (1-based) of the sorted values that hold a percentile with 95 % confidence; None: too few.
 
     The distribution-free interval (`order_ranks`) of as many independent values as these are worth.
@@ -183,7 +183,7 @@ def rank_interval(below: Floats, counts: Floats, level: float, alike: Resemblanc
     return max(1, math.floor(ranks[0] * n / worth)), min(n, math.ceil(ranks[1] * n / worth))
 
 
-def _ranks_lack(alike: Resemblance, counts: Floats, below: Floats, name: str) -> float:
+def _ranks_lack(alike: Autocorrelation, counts: Floats, below: Floats, name: str) -> float:
     """How many times as long the run must be for a percentile: until it is worth enough with that length's widening."""
     level, times = _level(name), alike.lacking if alike.lacking > 1 else LONGER
     fewest = math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(level, 1 - level)))

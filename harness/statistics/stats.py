@@ -131,7 +131,7 @@ def _t_mass(angle: float, dof: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
+class Truncation:
     """Where a series settles, by MSER-5: from value `at` on; `shift` in standard errors says how sure that is.
 
     `before` and `after` are the means of the two parts (equal where nothing is cut).
@@ -143,7 +143,7 @@ class Settling:
     after: float
 
 
-def settling(series: Floats) -> Settling:
+def mser5_truncate(series: Floats) -> Truncation:
     """The truncation that MSER-5 chooses for a series with a possible start-up.
 
     White, Cobb and Spratt, "A comparison of five steady-state truncation heuristics for
@@ -153,14 +153,14 @@ def settling(series: Floats) -> Settling:
     means = series[: len(series) // MSER_BATCH * MSER_BATCH].reshape(-1, MSER_BATCH).mean(axis=1)
     k = len(means)
     if k <= MSER_BATCH:
-        return Settling(0, 0.0, float(series.mean()), float(series.mean()))
+        return Truncation(0, 0.0, float(series.mean()), float(series.mean()))
     left = np.arange(k, 0, -1)
     sums, squares = np.cumsum(means[::-1])[::-1], np.cumsum(means[::-1] ** 2)[::-1]
     scores = (np.maximum(squares - sums**2 / left, 0) / left**2)[: k // 2 + 1]
     cut = int(np.argmin(scores))
     after = float(means[cut:].mean())
     before = float(means[:cut].mean()) if cut else after
-    return Settling(cut * MSER_BATCH, _shift(means, cut), before, after)
+    return Truncation(cut * MSER_BATCH, _shift(means, cut), before, after)
 
 
 def _shift(means: Floats, cut: int) -> float:
@@ -168,12 +168,12 @@ def _shift(means: Floats, cut: int) -> float:
     if cut == 0:
         return 0.0
     kept = means[cut:]
-    error = math.sqrt(float(kept.var(ddof=1)) * inflation(kept) * (1 / cut + 1 / len(kept)))
+    error = math.sqrt(float(kept.var(ddof=1)) * autocorrelation_factor(kept) * (1 / cut + 1 / len(kept)))
     apart = abs(float(means[:cut].mean() - kept.mean()))
     return 0.0 if apart == 0 else math.inf if error == 0 else apart / error
 
 
-def inflation(series: Floats) -> float:
+def autocorrelation_factor(series: Floats) -> float:
     """How much resembling neighbours add to the variance of a mean: (1 + r) / (1 - r), r the lag-one correlation."""
     left = series - series.mean()
     square = float(left @ left)
@@ -202,7 +202,7 @@ def trend(series: Floats) -> Trend:
     x = np.arange(n) - (n - 1) / 2
     slope = float(x @ series / (x @ x))
     residuals = series - series.mean() - slope * x
-    error = math.sqrt(float(residuals @ residuals) / (n - 2) / float(x @ x) * inflation(residuals))
+    error = math.sqrt(float(residuals @ residuals) / (n - 2) / float(x @ x) * autocorrelation_factor(residuals))
     reach = slope * (n - 1) / 2
     middle = float(series.mean())
     steep = 0.0 if slope == 0 else math.copysign(math.inf, slope) if error == 0 else slope / error

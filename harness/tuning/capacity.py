@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.stats import batch_error, batch_starts, inflation
+from harness.statistics.stats import batch_error, batch_starts, autocorrelation_factor
 from harness.tuning.types import Limit, Measurement
 from harness.units import significant
 
@@ -219,7 +219,7 @@ def _against(measurement: Measurement, rate: float, limit: Limit) -> Probe:
         above = (values > limit.most).astype(np.float64)
         # One request more on each side (Agresti and Coull 1998): none above of few is no proof.
         share = (above.sum() + 1) / (len(values) + 2)
-        error = math.sqrt(share * (1 - share) / len(values) * inflation(above))
+        error = math.sqrt(share * (1 - share) / len(values) * autocorrelation_factor(above))
         return Probe(rate, float(share - (1 - float(statistic[1:]) / 100)), error)
     excess = limit.violation(measurement.metrics[limit.name])
     return Probe(rate, excess, _mean_error(values, limit) if statistic == "mean" else 0.0)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.stats import inflation, percentile_of, student_t
+from harness.statistics.stats import autocorrelation_factor, percentile_of, student_t
 from harness.tuning.types import Limit, Measurement, Objective
 
 Floats = NDArray[np.float64]
@@ -66,7 +66,7 @@ def evidence_against(differences: Floats) -> float:
     room = n + 1 / SPREAD
     shown = min(total**2 / (room * square), 1 - 1e-12)
     exponent = -n / 2 * math.log1p(-shown) - math.log(room * SPREAD) / 2
-    alike = inflation(differences) if float(differences.var()) > _ROUNDING * square / n else 1.0
+    alike = autocorrelation_factor(differences) if float(differences.var()) > _ROUNDING * square / n else 1.0
     return math.exp(min(exponent / alike, 700.0))
 
 

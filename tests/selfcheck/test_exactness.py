@@ -7,16 +7,16 @@ import pytest
 
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, Record, events_from, requests_from, samples_from
 from harness.selfcheck.exactness import exactness
-from harness.selfcheck.reference_server.ground_truth import Beat, Truth
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruthLog
 
 MS = 1_000_000
-BEAT = Beat(first_ns=50 * MS, gap_ns=10 * MS)
+BEAT = TokenSchedule(first_ns=50 * MS, gap_ns=10 * MS)
 TOKENS = 11
 
 
 def closed_loop(streams=4, rounds=3, *, first_late_ns=0, turn_ns=0, failed=0):
     """Records, events and truth of streams in lockstep whose answers take 150 ms and are seen late."""
-    truth, records, rows = Truth(BEAT), [], []
+    truth, records, rows = GroundTruthLog(BEAT), [], []
     for turn in range(rounds):
         for stream in range(streams):
             sent = turn * (150 * MS + turn_ns)

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import EngineError
-from harness.selfcheck.reference_server.ground_truth import Beat, Truth, read, summary, write
-from harness.selfcheck.reference_server.process import playing
-from harness.selfcheck.reference_server.requests import BadRequestError, parse_ask, parse_head, script_of
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruthLog, read, summary, write
+from harness.selfcheck.reference_server.process import started
+from harness.selfcheck.reference_server.requests import BadRequestError, parse_completion, parse_head, script_of
 
-BEAT = Beat(first_ns=3_000_000, gap_ns=1_000_000)
+BEAT = TokenSchedule(first_ns=3_000_000, gap_ns=1_000_000)
 COMPLETIONS = b"/v1/completions"
 USAGE = {"include_usage": True, "continuous_usage_stats": True}
 
@@ -88,7 +88,7 @@ def page_of(url, path):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A metronome of its own process."""
-    with playing(BEAT, tmp_path_factory.mktemp("metronome") / "log.npz", life_s=120) as found:
+    with started(BEAT, tmp_path_factory.mktemp("metronome") / "log.npz", life_s=120) as found:
         yield found
 
 
@@ -221,7 +221,7 @@ def test_pages_say_what_it_is(server, caller):
 
 def test_the_log_has_every_write_on_or_after_its_beat(tmp_path):
     """Events are never early, in order within an answer, and each answer has its own row."""
-    with playing(BEAT, tmp_path / "log.npz", life_s=60) as server:
+    with started(BEAT, tmp_path / "log.npz", life_s=60) as server:
         callers = [Caller(server.url) for _ in range(5)]
         for count, made in enumerate(callers, 1):
             made.sock.sendall(asking(max_tokens=count))
@@ -243,7 +243,7 @@ def test_the_log_has_every_write_on_or_after_its_beat(tmp_path):
 
 def test_a_client_that_leaves_is_logged_as_left(tmp_path):
     """An answer that its client did not wait for is a row that has not ended."""
-    with playing(Beat(1_000_000, 1_000_000), tmp_path / "log.npz", life_s=60) as server:
+    with started(TokenSchedule(1_000_000, 1_000_000), tmp_path / "log.npz", life_s=60) as server:
         made = Caller(server.url)
         made.sock.sendall(asking(max_tokens=1_000_000))
         made.sock.recv(10)
@@ -261,7 +261,7 @@ def test_a_client_that_leaves_is_logged_as_left(tmp_path):
 def test_a_socket_that_takes_no_more_delays_but_loses_nothing(tmp_path):
     """A client that reads late gets every event, in order."""
     count = 40_000  # more bytes than a socket holds
-    with playing(Beat(0, 1), tmp_path / "log.npz", life_s=60) as server:
+    with started(TokenSchedule(0, 1), tmp_path / "log.npz", life_s=60) as server:
         made = Caller(server.url)
         made.sock.sendall(asking(max_tokens=count, stream_options=USAGE))
         while json.loads(page_of(server.url, b"/truth"))["answers"] == 0:
@@ -275,7 +275,7 @@ def test_a_socket_that_takes_no_more_delays_but_loses_nothing(tmp_path):
 
 def test_several_tokens_an_event_end_with_the_rest(tmp_path):
     """Seven tokens in events of three are events of three, three and one."""
-    with playing(Beat(1_000_000, 1_000_000, per_event=3), tmp_path / "log.npz", life_s=60) as server:
+    with started(TokenSchedule(1_000_000, 1_000_000, per_event=3), tmp_path / "log.npz", life_s=60) as server:
         made = Caller(server.url)
         events, _ = events_of(made.ends(asking(max_tokens=7, stream_options=USAGE)))
         made.close()
@@ -286,7 +286,7 @@ def test_several_tokens_an_event_end_with_the_rest(tmp_path):
 
 def test_it_ends_with_its_own_life(tmp_path):
     """A metronome outlives neither --life nor the stdin of a tied one."""
-    with playing(BEAT, tmp_path / "log.npz", life_s=0.05) as server:
+    with started(BEAT, tmp_path / "log.npz", life_s=0.05) as server:
         made = Caller(server.url)
         told = made.until(b"never")
         made.close()
@@ -297,7 +297,7 @@ def test_it_ends_with_its_own_life(tmp_path):
 
 def test_one_that_cannot_start_is_an_error(tmp_path, capfd):
     """No address on stdout means that there is no server."""
-    with pytest.raises(EngineError, match="metronome did not start"), playing(BEAT, tmp_path / "log.npz", life_s=-1):
+    with pytest.raises(EngineError, match="metronome did not start"), started(BEAT, tmp_path / "log.npz", life_s=-1):
         pass
 
     assert "usage" in capfd.readouterr().err
@@ -319,7 +319,7 @@ def test_a_byte_search_reads_what_json_says(prompt, tokens, stream, usage, other
     """However spaced and among whatever other values, the keys are found as a decoder finds them."""
     body = {"model": "m", "prompt": prompt, **others, "max_tokens": tokens, "stream": stream}
     body["stream_options"] = {"include_usage": usage}
-    ask = parse_ask(COMPLETIONS, json.dumps(body, separators=separators).encode())
+    ask = parse_completion(COMPLETIONS, json.dumps(body, separators=separators).encode())
 
     assert (ask.shape.prompt_tokens, ask.tokens, ask.streamed, ask.usage) == (len(prompt), tokens, stream, usage)
 
@@ -340,7 +340,7 @@ def test_answers_share_the_events_of_their_shape(long, short, per_event):
     """Whatever answers came before, an answer's tokens add up to what was asked."""
     for tokens in (long, short):
         body = {"prompt": [1], "max_tokens": tokens, "stream": True, "stream_options": USAGE}
-        ask = parse_ask(COMPLETIONS, json.dumps(body).encode())
+        ask = parse_completion(COMPLETIONS, json.dumps(body).encode())
         script = script_of(ask.shape, "m", per_event)
         while len(script.events) < script.steps(ask) - 1:
             script.grow()
@@ -354,7 +354,7 @@ def test_answers_share_the_events_of_their_shape(long, short, per_event):
 @given(st.lists(st.lists(st.integers(0, 10**6), max_size=6), max_size=6))
 def test_truth_is_read_as_it_was_written(tmp_path_factory, rows):
     """A log survives its file, and gaps are never taken across answers."""
-    truth = Truth(BEAT)
+    truth = GroundTruthLog(BEAT)
     for number, row in enumerate(rows):
         truth.add(number, len(row), array("q", sorted(row)), ended=True)
     path = Path(tmp_path_factory.mktemp("truth")) / "log.npz"

@@ -9,7 +9,7 @@ import pytest
 from harness.errors import HarnessError
 from harness.selfcheck import selfcheck
 from harness.selfcheck.exactness import Exactness
-from harness.selfcheck.selfcheck import Step
+from harness.selfcheck.selfcheck import LoadStep
 
 SENT_S = 0.050
 
@@ -203,7 +203,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 
 def test_the_real_client_counts_what_the_metronome_sent(tmp_path):
     """A real run against a real metronome: all answered, and never seen before it was sent."""
-    found = selfcheck.measure_step(Step(3, 2, 5), tmp_path / "step")
+    found = selfcheck.measure_step(LoadStep(3, 2, 5), tmp_path / "step")
 
     assert (found.requests, found.completed) == (6, 6)
     assert found.ttft_error_s > 0
@@ -213,4 +213,4 @@ def test_the_real_client_counts_what_the_metronome_sent(tmp_path):
 def test_a_run_that_fails_is_an_error(tmp_path):
     """The lines of the failed run come through."""
     with pytest.raises(HarnessError, match="cannot connect"):
-        selfcheck.drive(selfcheck.scenario_text(Step(1, 1), "http://127.0.0.1:9"), tmp_path / "step")
+        selfcheck.drive(selfcheck.scenario_text(LoadStep(1, 1), "http://127.0.0.1:9"), tmp_path / "step")

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.statistics.bootstrap import FEWEST_BLOCKS, Question, Sample, blocks_of, by_blocks, replicates
+from harness.statistics.bootstrap import FEWEST_BLOCKS, Estimand, RunValues, blocks_of, by_blocks, replicates
 from harness.statistics.difference import Effect, by_groups, by_pairs, holm
 from harness.statistics.stats import student_t, student_t_above
 
 LOGS = st.floats(-5, 5)
 TIMES = st.floats(0.001, 100)
 CHANCES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
-ASKED = st.sampled_from([Question("mean"), Question("p50"), Question("p90"), Question("mean", ratio=False)])
+ASKED = st.sampled_from([Estimand("mean"), Estimand("p50"), Estimand("p90"), Estimand("mean", ratio=False)])
 
 
 def sides(values=LOGS, least=2, most=8):
@@ -28,7 +28,7 @@ def sides(values=LOGS, least=2, most=8):
 
 def sample(values, first=0):
     """Values of consecutive places."""
-    return Sample(np.asarray(values), np.arange(first, first + len(values)))
+    return RunValues(np.asarray(values), np.arange(first, first + len(values)))
 
 
 @given(st.floats(-30, 30), st.floats(1, 200))
@@ -128,8 +128,8 @@ def test_values_that_share_their_requests_are_compared_in_pairs():
     rng = np.random.default_rng(1)
     base = rng.lognormal(0, 1, 400)
     new = 1.03 * base * rng.lognormal(0, 0.01, 400)
-    pairs = by_blocks([sample(base)], [sample(new)], Question("mean"), paired=True, between=0.0)
-    apart = by_blocks([sample(base)], [sample(new)], Question("mean"), paired=False, between=0.0)
+    pairs = by_blocks([sample(base)], [sample(new)], Estimand("mean"), paired=True, between=0.0)
+    apart = by_blocks([sample(base)], [sample(new)], Estimand("mean"), paired=False, between=0.0)
 
     assert pairs.p_value() < 1e-6
     assert apart.p_value() > 0.3
@@ -141,8 +141,8 @@ def test_neighbours_that_resemble_each_other_widen_the_error():
     walk = 5 + np.cumsum(rng.normal(0, 0.1, 900))
     walk -= walk.min() - 1
     flat = np.full(900, 3.0)
-    wandering = by_blocks([sample(flat)], [sample(walk)], Question("mean"), paired=True, between=0.0)
-    shuffled = by_blocks([sample(flat)], [sample(rng.permutation(walk))], Question("mean"), paired=True, between=0.0)
+    wandering = by_blocks([sample(flat)], [sample(walk)], Estimand("mean"), paired=True, between=0.0)
+    shuffled = by_blocks([sample(flat)], [sample(rng.permutation(walk))], Estimand("mean"), paired=True, between=0.0)
 
     assert wandering.error > 5 * shuffled.error
     assert wandering.dof == FEWEST_BLOCKS - 1  # blocks were made longer, as far as they may be
@@ -152,8 +152,8 @@ def test_what_runs_differ_by_is_added():
     """One run a side: twice the variance between runs comes on top, and with it no 1 % is shown any more."""
     rng = np.random.default_rng(3)
     base = rng.lognormal(0, 0.1, 900)
-    exact = by_blocks([sample(base)], [sample(1.02 * base)], Question("mean"), paired=True, between=0.0)
-    honest = by_blocks([sample(base)], [sample(1.02 * base)], Question("mean"), paired=True, between=0.01)
+    exact = by_blocks([sample(base)], [sample(1.02 * base)], Estimand("mean"), paired=True, between=0.0)
+    honest = by_blocks([sample(base)], [sample(1.02 * base)], Estimand("mean"), paired=True, between=0.01)
 
     assert exact.p_value() < 1e-6
     assert honest.error**2 == pytest.approx(exact.error**2 + 2 * 0.01**2)
@@ -164,12 +164,12 @@ def test_too_few_values_give_no_effect():
     """Below 25 values there are fewer than five blocks."""
     few = [sample(np.ones(24))]
 
-    assert by_blocks(few, few, Question("mean"), paired=True, between=0.01) is None
+    assert by_blocks(few, few, Estimand("mean"), paired=True, between=0.01) is None
 
 
 def test_blocks_hold_consecutive_places_of_both_runs():
     """Requests that only one run has fall between those of the other, in equal numbers of places."""
-    one, other = Sample(np.ones(6), np.arange(0, 12, 2)), Sample(np.ones(6), np.arange(1, 13, 2))
+    one, other = RunValues(np.ones(6), np.arange(0, 12, 2)), RunValues(np.ones(6), np.arange(1, 13, 2))
     of = blocks_of([one, other], 3)
 
     assert of[0].tolist() == [0, 0, 1, 1, 2, 2]
@@ -180,7 +180,7 @@ def test_blocks_hold_consecutive_places_of_both_runs():
 def test_a_draw_of_every_block_once_gives_the_plain_percentile(values, statistic):
     """Replicates by counts are the values that sorting finds: the first at or above the rank."""
     blocks = blocks_of([sample(values)], 5)[0]
-    found = replicates(values, blocks, np.ones((1, 5), dtype=np.int64), Question(statistic, ratio=False))
+    found = replicates(values, blocks, np.ones((1, 5), dtype=np.int64), Estimand(statistic, ratio=False))
 
     assert found[0] == np.percentile(values, float(statistic[1:]), method="higher")
 
@@ -189,7 +189,7 @@ def test_many_values_are_binned():
     """Beyond 4096 different values percentiles come from bins of equal counts, within two hundredths."""
     values = np.random.default_rng(4).lognormal(0, 1, 100_000)
     found = replicates(
-        values, np.arange(100_000) // 10_000, np.ones((1, 10), dtype=np.int64), Question("p99", ratio=False)
+        values, np.arange(100_000) // 10_000, np.ones((1, 10), dtype=np.int64), Estimand("p99", ratio=False)
     )
 
     assert found[0] == pytest.approx(np.percentile(values, 99), rel=2e-2)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.queues import LEVELS, autoregressive, lognormal, queue, queue_truth
-from harness.statistics.autocorrelation import Resemblance
+from harness.statistics.autocorrelation import Autocorrelation
 from harness.statistics.distributions import bounds, distribution, rank_interval
 from harness.statistics.stats import PERCENTILES, order_ranks
 
@@ -95,13 +95,13 @@ def test_the_interval_of_a_mean_reaches_as_far_in_its_inverse():
 def test_an_interval_of_ranks_counts_only_what_is_independent():
     """Values worth a fourth of their number have the ranks of a fourth, stretched, and none if that is too few."""
     below, counts = (np.random.default_rng(2).random(4000) < 0.5).astype(float), np.ones(4000)
-    low, high = rank_interval(below, counts, 0.5, Resemblance(4000, 1.0, alike=False))
-    low4, high4 = rank_interval(below, counts, 0.5, Resemblance(4000, 4.0, alike=False))
+    low, high = rank_interval(below, counts, 0.5, Autocorrelation(4000, 1.0, alike=False))
+    low4, high4 = rank_interval(below, counts, 0.5, Autocorrelation(4000, 4.0, alike=False))
 
     assert (low, high) == pytest.approx(order_ranks(4000, 0.5), abs=8)
     assert high4 - low4 == pytest.approx(2 * (high - low), rel=0.1)
-    assert rank_interval(np.ones(400), np.ones(400), 0.99, Resemblance(400, 1.0, alike=False)) is not None
-    assert rank_interval(np.ones(300), np.ones(300), 0.99, Resemblance(300, 1.0, alike=False)) is None
+    assert rank_interval(np.ones(400), np.ones(400), 0.99, Autocorrelation(400, 1.0, alike=False)) is not None
+    assert rank_interval(np.ones(300), np.ones(300), 0.99, Autocorrelation(300, 1.0, alike=False)) is None
 
 
 def test_all_gaps_of_an_answer_count_as_one():

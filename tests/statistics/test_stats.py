@@ -14,7 +14,7 @@ from harness.statistics.stats import (
     percentile_of,
     percentile_with_failures,
     samples_needed,
-    settling,
+    mser5_truncate,
     student_t,
     trend,
 )
@@ -143,7 +143,7 @@ def test_mser_finds_the_step_of_a_step_series(start_up, height):
     """A high start before a level stretch is cut where it ends, to within one mean of five."""
     ripple = 0.1 * (-1.0) ** np.arange(250)
     series = np.concatenate([np.full(start_up, height), np.zeros(250 - start_up)]) + ripple
-    found = settling(series)
+    found = mser5_truncate(series)
 
     assert start_up <= found.at <= start_up + 5
     assert found.shift > 3
@@ -152,14 +152,14 @@ def test_mser_finds_the_step_of_a_step_series(start_up, height):
 
 def test_mser_of_a_constant_series_cuts_nothing():
     """Without noise and without a step there is nothing to cut, nor in a series too short for two halves."""
-    assert settling(np.full(250, 3.0)).at == 0
-    assert settling(np.asarray([9.0, 1.0, 1.0])).at == 0
+    assert mser5_truncate(np.full(250, 3.0)).at == 0
+    assert mser5_truncate(np.asarray([9.0, 1.0, 1.0])).at == 0
 
 
 def test_a_cut_of_level_noise_is_rarely_sure():
     """MSER-5 may cut a level series, but such a cut is seldom three standard errors wide."""
     rng = np.random.default_rng(13)
-    sure = [settling(_autoregressive(250, 0.9, rng)).shift > 3 for _ in range(200)]
+    sure = [mser5_truncate(_autoregressive(250, 0.9, rng)).shift > 3 for _ in range(200)]
 
     assert np.mean(sure) < 0.06
 

@@ -13,8 +13,8 @@ import socket
 import sys
 from pathlib import Path
 
-from harness.selfcheck.reference_server.ground_truth import Beat, write
-from harness.selfcheck.reference_server.server import Metronome
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, write
+from harness.selfcheck.reference_server.server import TokenServer
 from harness.units import parse_duration, seconds_to_ns
 
 BACKLOG = 4096
@@ -30,8 +30,8 @@ def main() -> int:
     with socket.create_server(("127.0.0.1", asked.port), backlog=BACKLOG) as listener:
         _plain_congestion(listener)
         stop_fd = _stop_signals(asked.life)
-        beat = Beat(seconds_to_ns(asked.first), seconds_to_ns(asked.gap), asked.chunk_tokens, asked.model)
-        metronome = Metronome(listener, beat, (stop_fd, 0) if asked.tied else (stop_fd,))
+        beat = TokenSchedule(seconds_to_ns(asked.first), seconds_to_ns(asked.gap), asked.chunk_tokens, asked.model)
+        metronome = TokenServer(listener, beat, (stop_fd, 0) if asked.tied else (stop_fd,))
         sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
         sys.stdout.flush()
         gc.freeze()

@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class TokenSchedule:
     """When events are due: `first_ns` after the last byte of the request was read, then every `gap_ns`."""
 
     first_ns: int
@@ -26,7 +26,7 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class GroundTruth:
     """What was sent, a row an answer in the order of their ends; times on the machine's monotonic clock.
 
     Row i owns `sent_ns[offsets[i]:offsets[i + 1]]`, when each event left by the kernel's stamp (without
@@ -41,7 +41,7 @@ class Sent:
     ended: Ints
     offsets: Ints
     sent_ns: Ints
-    beat: Beat
+    beat: TokenSchedule
     cpu_ns: int
     held: int
 
@@ -67,10 +67,10 @@ class Sent:
         return np.asarray(self.sent_ns - due_ns)
 
 
-class Truth:
+class GroundTruthLog:
     """The server's log: columns in memory, a row when an answer ends, made into `Sent` when asked for."""
 
-    def __init__(self, beat: Beat) -> None:
+    def __init__(self, beat: TokenSchedule) -> None:
         self._beat = beat
         self._read_ns = array("q")
         self._tokens = array("q")
@@ -96,7 +96,7 @@ class Truth:
         self._sent_ns.extend(sent_ns)
         self._offsets.append(len(self._sent_ns))
 
-    def sent(self) -> Sent:
+    def sent(self) -> GroundTruth:
         """All answers that are over, as columns."""
         kept = {
             "read_ns": self._read_ns,
@@ -107,10 +107,10 @@ class Truth:
         }
         columns = {name: np.array(values, dtype=np.int64) for name, values in kept.items()}
         cpu_ns = time.process_time_ns() - self._cpu_ns
-        return Sent(**columns, beat=self._beat, cpu_ns=cpu_ns, held=self.held)
+        return GroundTruth(**columns, beat=self._beat, cpu_ns=cpu_ns, held=self.held)
 
 
-def write(sent: Sent, path: Path) -> None:
+def write(sent: GroundTruth, path: Path) -> None:
     """Keep what was sent in a .npz file; see `read`."""
     scalars = {"cpu_ns": sent.cpu_ns, "held": sent.held, "beat": json.dumps(asdict(sent.beat))}
     arrays: dict[str, Any] = {**scalars, **{name: getattr(sent, name) for name in _COLUMNS}}
@@ -118,15 +118,15 @@ def write(sent: Sent, path: Path) -> None:
         np.savez(file, **arrays)
 
 
-def read(path: Path) -> Sent:
+def read(path: Path) -> GroundTruth:
     """What a metronome logged to a .npz file."""
     with np.load(path) as kept:
         columns = {name: kept[name] for name in _COLUMNS}
-        beat = Beat(**json.loads(str(kept["beat"])))
-        return Sent(**columns, beat=beat, cpu_ns=int(kept["cpu_ns"]), held=int(kept["held"]))
+        beat = TokenSchedule(**json.loads(str(kept["beat"])))
+        return GroundTruth(**columns, beat=beat, cpu_ns=int(kept["cpu_ns"]), held=int(kept["held"]))
 
 
-def summary(sent: Sent) -> dict[str, Any]:
+def summary(sent: GroundTruth) -> dict[str, Any]:
     """What was sent in numbers: times in seconds, `token_rate` from the first request to the last write."""
     span_ns = int(sent.sent_ns.max() - sent.read_ns.min()) if len(sent.sent_ns) else 0
     events = len(sent.sent_ns)

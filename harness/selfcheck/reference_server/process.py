@@ -11,14 +11,14 @@ from pathlib import Path
 
 import harness
 from harness.errors import EngineError
-from harness.selfcheck.reference_server.ground_truth import Beat
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule
 from harness.units import NS_PER_S
 
 _END_S = 30.0  # to write its log
 
 
 @dataclass(frozen=True, slots=True)
-class Playing:
+class ReferenceServer:
     """A metronome that listens: where, and its process."""
 
     url: str
@@ -26,7 +26,7 @@ class Playing:
 
 
 @contextmanager
-def playing(beat: Beat, log: Path, *, life_s: float = 3600.0) -> Iterator[Playing]:
+def started(beat: TokenSchedule, log: Path, *, life_s: float = 3600.0) -> Iterator[ReferenceServer]:
     """A metronome in a process of its own; at the end of the context it has written `log` (see `truth.read`).
 
     It stays on the last of the cores that this process may use, because a server woken by its
@@ -50,14 +50,14 @@ def playing(beat: Beat, log: Path, *, life_s: float = 3600.0) -> Iterator[Playin
         url = process.stdout.readline().decode().strip()
         if not url:
             raise EngineError("the metronome did not start; expected a free port on 127.0.0.1")
-        yield Playing(url, process.pid)
+        yield ReferenceServer(url, process.pid)
     finally:
         process.stdin.close()
         _wait(process)
         process.stdout.close()
 
 
-def _command(beat: Beat, log: Path, life_s: float) -> list[str]:
+def _command(beat: TokenSchedule, log: Path, life_s: float) -> list[str]:
     return [
         *(sys.executable, "-m", "harness.selfcheck.reference_server", "--tied"),
         *("--first", str(beat.first_ns / NS_PER_S), "--gap", str(beat.gap_ns / NS_PER_S)),

@@ -35,7 +35,7 @@ class BadRequestError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class RequestHead:
     """The head of a request; `size` is its bytes with the blank line, `body` those that follow."""
 
     method: bytes
@@ -46,7 +46,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AnswerShape:
     """What decides the bytes of every event but the last: hashable, the key of prepared answers."""
 
     chat: bool
@@ -56,16 +56,16 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CompletionRequest:
     """What one completion request wants: `tokens` tokens, as a stream or in one piece."""
 
-    shape: Shape
+    shape: AnswerShape
     tokens: int
     streamed: bool
     usage: bool  # a usage event after the last token
 
 
-def parse_head(buffer: bytearray) -> Head | None:
+def parse_head(buffer: bytearray) -> RequestHead | None:
     """The head that starts `buffer`; None while it is not all there.
 
     Raises:
@@ -81,7 +81,7 @@ def parse_head(buffer: bytearray) -> Head | None:
         raise BadRequestError(400, "expected a request line such as POST /v1/completions HTTP/1.1")
     fields = bytes(buffer[line.end() : end]).lower()
     closes = b"\r\nconnection: close" in fields or (line[3] == b"0" and b"keep-alive" not in fields)
-    return Head(line[1], line[2].partition(b"?")[0], end + 4, _body_length(fields), not closes)
+    return RequestHead(line[1], line[2].partition(b"?")[0], end + 4, _body_length(fields), not closes)
 
 
 def _body_length(fields: bytes) -> int:
@@ -96,7 +96,7 @@ def _body_length(fields: bytes) -> int:
     return int(text)
 
 
-def parse_ask(path: bytes, body: bytes) -> Ask:
+def parse_completion(path: bytes, body: bytes) -> CompletionRequest:
     """What the body of a completion or chat request asks for.
 
     Raises:
@@ -107,8 +107,8 @@ def parse_ask(path: bytes, body: bytes) -> Ask:
     prompt_tokens, rest = _prompt(body)
     usage = _is_true(rest, b'"include_usage"')
     continuous = usage and _is_true(rest, b'"continuous_usage_stats"')
-    shape = Shape(path == CHAT, prompt_tokens, continuous, _is_true(rest, b'"return_token_ids"'))
-    return Ask(shape, _max_tokens(rest), _is_true(rest, b'"stream"'), usage)
+    shape = AnswerShape(path == CHAT, prompt_tokens, continuous, _is_true(rest, b'"return_token_ids"'))
+    return CompletionRequest(shape, _max_tokens(rest), _is_true(rest, b'"stream"'), usage)
 
 
 def _max_tokens(body: bytes) -> int:
@@ -176,18 +176,18 @@ def whole(status: int, content: bytes, content_type: str = "application/json") -
     return line + FIELDS + fields + content
 
 
-class Script:
+class AnswerScript:
     """The events of all answers of one shape; event i carries tokens [i·k, (i+1)·k)."""
 
     __slots__ = ("_lasts", "_model", "_per_event", "_shape", "events")
 
     events: list[bytes]  # those that were needed so far, in order
 
-    def __init__(self, shape: Shape, model: str, per_event: int) -> None:
+    def __init__(self, shape: AnswerShape, model: str, per_event: int) -> None:
         self._shape = shape
         self._model = model
         self._per_event = per_event
-        self._lasts: dict[Ask, bytes] = {}
+        self._lasts: dict[CompletionRequest, bytes] = {}
         self.events = []
 
     def grow(self) -> bytes:
@@ -197,14 +197,14 @@ class Script:
         self.events.append(self._opening() + data if step == 0 else data)
         return self.events[step]
 
-    def last(self, ask: Ask) -> bytes:
+    def last(self, ask: CompletionRequest) -> bytes:
         """The bytes of the last event of an answer and all that follows it."""
         found = self._lasts.get(ask)
         if found is None:
             found = self._lasts[ask] = self._ending(ask) if ask.streamed else whole(200, self._unstreamed(ask))
         return found
 
-    def steps(self, ask: Ask) -> int:
+    def steps(self, ask: CompletionRequest) -> int:
         """Events of an answer; an unstreamed answer is one."""
         return -(-ask.tokens // self._per_event) if ask.streamed else 1
 
@@ -214,13 +214,13 @@ class Script:
         role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         return HEAD + chunk(self._data([role], 0 if self._shape.continuous else None))
 
-    def _ending(self, ask: Ask) -> bytes:
+    def _ending(self, ask: CompletionRequest) -> bytes:
         begin = (self.steps(ask) - 1) * self._per_event
         head = self._opening() if begin == 0 else b""
         usage = chunk(self._data([], ask.tokens)) if ask.usage else b""
         return head + chunk(self._event(begin, ask.tokens, "length")) + usage + chunk(DONE) + END
 
-    def _unstreamed(self, ask: Ask) -> bytes:
+    def _unstreamed(self, ask: CompletionRequest) -> bytes:
         text = " tok" * ask.tokens
         said = {"message": {"role": "assistant", "content": text}} if self._shape.chat else {"text": text}
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": "length"}
@@ -250,6 +250,6 @@ class Script:
 
 
 @lru_cache(maxsize=1024)
-def script_of(shape: Shape, model: str, per_event: int) -> Script:
+def script_of(shape: AnswerShape, model: str, per_event: int) -> AnswerScript:
     """The script of a shape; those used last are kept."""
-    return Script(shape, model, per_event)
+    return AnswerScript(shape, model, per_event)

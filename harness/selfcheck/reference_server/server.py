@@ -23,15 +23,15 @@ from harness.client.kernel_stamps import (
     stamped_send,
 )
 from harness.clock import StampClock, monotonic_ns
-from harness.selfcheck.reference_server.ground_truth import Beat, Truth, summary
+from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruthLog, summary
 from harness.selfcheck.reference_server.requests import (
     CHAT,
     COMPLETIONS,
-    Ask,
+    CompletionRequest,
     BadRequestError,
-    Head,
-    Script,
-    parse_ask,
+    RequestHead,
+    AnswerScript,
+    parse_completion,
     parse_head,
     script_of,
     whole,
@@ -44,7 +44,7 @@ READ_SIZE = 256 << 10
 _IDLE_NS = 3600 * NS_PER_S
 
 
-class Connection:
+class ClientConnection:
     """One client's socket: what it asked and was not answered yet, and the answer being played."""
 
     __slots__ = (
@@ -63,36 +63,36 @@ class Connection:
         "steps",
     )
 
-    script: Script  # this and what follows belong to the answer being played
-    ask: Ask | None  # None between answers
+    script: AnswerScript  # this and what follows belong to the answer being played
+    ask: CompletionRequest | None  # None between answers
     sent_ns: "array[int]"
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.buffer = bytearray()
-        self.head: Head | None = None  # of the request whose body is still coming
+        self.head: RequestHead | None = None  # of the request whose body is still coming
         self.held = bytearray()  # written, but not yet taken by the socket
         self.over = False  # nothing more will be answered
         self.ask = None
         self.due_ns = self.read_ns = self.left_ns = self.step = self.steps = 0
 
 
-class Metronome:
+class TokenServer:
     """The server; `run` answers until `stop` is called or one of `stop_fds` can be read (or has ended)."""
 
-    def __init__(self, listener: socket.socket, beat: Beat, stop_fds: Sequence[int] = ()) -> None:
+    def __init__(self, listener: socket.socket, beat: TokenSchedule, stop_fds: Sequence[int] = ()) -> None:
         listener.setblocking(False)
         enable_accepted(listener)
         self._clock = StampClock()
-        self.truth = Truth(beat)
+        self.truth = GroundTruthLog(beat)
         self._beat = beat
         self._listener = listener
         self._stop_fds = stop_fds
         self._stopping = False
-        self._firsts: deque[Connection] = deque()
-        self._rest: deque[Connection] = deque()
-        self._unread: deque[Connection] = deque()  # with bytes that were not looked into
-        self._connections: dict[int, Connection] = {}
+        self._firsts: deque[ClientConnection] = deque()
+        self._rest: deque[ClientConnection] = deque()
+        self._unread: deque[ClientConnection] = deque()  # with bytes that were not looked into
+        self._connections: dict[int, ClientConnection] = {}
         self._prompt_tokens = 0
         self._epoll = select.epoll()
         for source in (listener.fileno(), *stop_fds):
@@ -146,7 +146,7 @@ class Metronome:
             rest.append(connection)
         return 0
 
-    def _write(self, connection: Connection, data: bytes) -> None:
+    def _write(self, connection: ClientConnection, data: bytes) -> None:
         if not connection.held:
             try:
                 taken, connection.left_ns, _ = stamped_send(connection.sock, data, self._clock)
@@ -162,7 +162,7 @@ class Metronome:
         self.truth.held += 1
         connection.held += data
 
-    def _end(self, connection: Connection, ask: Ask) -> None:
+    def _end(self, connection: ClientConnection, ask: CompletionRequest) -> None:
         """Send the last token with all that follows it, log the answer, and go on to the next request."""
         self._write(connection, connection.script.last(ask))
         connection.sent_ns.append(connection.left_ns)
@@ -198,10 +198,10 @@ class Metronome:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             enable(sock, sends=True)
-            self._connections[sock.fileno()] = Connection(sock)
+            self._connections[sock.fileno()] = ClientConnection(sock)
             self._epoll.register(sock, select.EPOLLIN)
 
-    def _flush(self, connection: Connection) -> None:
+    def _flush(self, connection: ClientConnection) -> None:
         try:
             del connection.held[: connection.sock.send(connection.held)]
         except BlockingIOError:
@@ -214,7 +214,7 @@ class Metronome:
             if connection.over and connection.ask is None:
                 self._shut(connection)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: ClientConnection) -> None:
         try:
             data, control, _, _ = connection.sock.recvmsg(READ_SIZE, CONTROL_BYTES)
         except BlockingIOError:
@@ -231,7 +231,7 @@ class Metronome:
                 connection.read_ns = monotonic_ns() if stamp_ns is None else stamp_ns - self._clock.offset_ns
                 self._unread.append(connection)
 
-    def _take(self, connection: Connection) -> None:
+    def _take(self, connection: ClientConnection) -> None:
         """Answer the requests that are wholly there, up to one that has to be played."""
         buffer = connection.buffer
         try:
@@ -249,17 +249,17 @@ class Metronome:
             error = {"message": str(fault), "type": "BadRequestError", "code": fault.status}
             self._reply(connection, whole(fault.status, json.dumps({"error": error}).encode()))
 
-    def _answer(self, connection: Connection, head: Head, body: bytes) -> None:
+    def _answer(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         if head.path in (COMPLETIONS, CHAT):
             if head.method != b"POST":
                 raise BadRequestError(405, f"{head.path.decode()} takes POST")
-            self._begin(connection, parse_ask(head.path, body))
+            self._begin(connection, parse_completion(head.path, body))
             return
         if head.method != b"GET":
             raise BadRequestError(404, f"expected POST {COMPLETIONS.decode()} or {CHAT.decode()}")
         self._reply(connection, self._page(head.path))
 
-    def _begin(self, connection: Connection, ask: Ask) -> None:
+    def _begin(self, connection: ClientConnection, ask: CompletionRequest) -> None:
         connection.script = script_of(ask.shape, self._beat.model, self._beat.per_event)
         connection.ask = ask
         connection.step = 0
@@ -296,15 +296,15 @@ class Metronome:
         )
         return "".join(lines)
 
-    def _begun(self, playing: list[Connection]) -> int:
+    def _begun(self, playing: list[ClientConnection]) -> int:
         return sum(connection.step for connection in playing) * self._beat.per_event
 
-    def _reply(self, connection: Connection, data: bytes) -> None:
+    def _reply(self, connection: ClientConnection, data: bytes) -> None:
         self._write(connection, data)
         if connection.over and not connection.held:
             self._shut(connection)
 
-    def _shut(self, connection: Connection) -> None:
+    def _shut(self, connection: ClientConnection) -> None:
         """End our side only: closing with unread bytes would destroy the answer under way."""
         if not connection.held:
             try:
@@ -312,7 +312,7 @@ class Metronome:
             except OSError:
                 self._leave(connection)
 
-    def _leave(self, connection: Connection) -> None:
+    def _leave(self, connection: ClientConnection) -> None:
         """The client has gone, or the server ends."""
         if self._connections.pop(connection.sock.fileno(), None) is None:
             return
