@@ -26,7 +26,7 @@ from harness.execution.finish import finish
 from harness.results import store
 from harness.results.request_table import COMPLETED
 from harness.selfcheck.exactness import event_gaps_ns
-from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruth, read
+from harness.selfcheck.reference_server.ground_truth import GroundTruth, TokenSchedule, read
 from harness.selfcheck.reference_server.process import started
 from harness.selfcheck.selfcheck import LoadStep, drive, scenario_text
 from harness.units import NS_PER_MS, NS_PER_S, format_share

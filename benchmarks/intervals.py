@@ -19,7 +19,7 @@ from benchmarks.numbers import Number
 from benchmarks.queues import LEVELS
 from harness.seeds import stream
 from harness.statistics.distributions import Interval, distribution
-from harness.statistics.stats import CONFIDENCE, order_ranks, student_t
+from harness.statistics.intervals import CONFIDENCE, order_ranks, student_t
 from harness.units import format_share, significant
 
 RUNS = 200

@@ -13,7 +13,7 @@ import psutil
 from harness.results import store
 from harness.results.request_table import Events, Requests, Samples
 from harness.selfcheck.exactness import Exactness, exactness
-from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruth, read
+from harness.selfcheck.reference_server.ground_truth import GroundTruth, TokenSchedule, read
 from harness.selfcheck.reference_server.process import started
 from harness.units import NS_PER_S
 

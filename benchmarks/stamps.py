@@ -16,7 +16,7 @@ from benchmarks.busy import burning
 from benchmarks.numbers import Number
 from benchmarks.peers import peers
 from benchmarks.runs import Ran, raise_file_limit, ran, scenario
-from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruth, read
+from harness.selfcheck.reference_server.ground_truth import GroundTruth, TokenSchedule, read
 from harness.selfcheck.reference_server.process import started
 from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
 

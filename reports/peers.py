@@ -15,7 +15,7 @@ import pandas as pd
 from harness.analysis.token_gaps import Mask, gap_batches
 from harness.results.request_table import COMPLETED, MEASURED, Events
 from harness.results.stage_names import stage_name
-from harness.statistics.stats import Floats, percentile_of
+from harness.statistics.intervals import Floats, percentile_of
 from harness.units import NS_PER_S, format_duration, format_rate
 from reports.data import Data
 from reports.rows import rows_of

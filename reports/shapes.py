@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.results.request_table import MISSING
-from harness.statistics.stats import order_ranks, percentile_of
+from harness.statistics.intervals import order_ranks, percentile_of
 from harness.units import format_count, format_duration
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn

@@ -12,7 +12,7 @@ from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import Outcome
 from harness.analysis.steady_state import OFFLINE
 from harness.analysis.warnings import INVALID, Doubt
-from harness.statistics.stats import percentile_name
+from harness.statistics.intervals import percentile_name
 from harness.units import format_count, format_duration, format_rate
 
 LEVEL_OF = {

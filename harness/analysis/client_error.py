@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.analysis.token_gaps import Gaps, Mask, Streams
 from harness.results.request_table import MISSING, Requests
-from harness.statistics.stats import PERCENTILES, Floats, percentile_name, percentile_of
+from harness.statistics.intervals import PERCENTILES, Floats, percentile_name, percentile_of
 from harness.units import NS_PER_S
 
 KERNEL, READER = "kernel", "reader"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import MISSING
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 
 LEAST_PROMPT = 256  # tokens; below, a step is not long because of a prompt, and TTFT says little of its speed
 SPEED_SHARE = 0.9

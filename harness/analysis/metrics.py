@@ -40,7 +40,7 @@ from harness.results.request_table import (
 )
 from harness.results.stage_names import label
 from harness.statistics.distributions import Distribution, distribution
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")

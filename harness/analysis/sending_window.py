@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, WARMUP, Requests
-from harness.statistics.stats import mser5_truncate
+from harness.statistics.time_series import mser5_truncate
 from harness.units import NS_PER_S, format_duration, format_rate
 
 BINS = 250

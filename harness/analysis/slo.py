@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.analysis.token_gaps import Mask, Streams, over_limit
 from harness.results.request_table import FAILED, Events, Requests
-from harness.statistics.stats import Floats, percentile_with_failures
+from harness.statistics.intervals import Floats, percentile_with_failures
 
 USER_VIEW = {"ttft": "ttft_user", "e2e": "e2e_user"}
 GAP_METRICS = ("itl", "chunk_gap")

@@ -33,7 +33,8 @@ from harness.analysis.rounds import rounds
 from harness.analysis.sending_window import flow
 from harness.analysis.token_gaps import token_rates
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Events, Requests
-from harness.statistics.stats import MSER_BATCH, Floats, Trend, mser5_truncate, trend
+from harness.statistics.intervals import Floats
+from harness.statistics.time_series import MSER_BATCH, Trend, mser5_truncate, trend
 from harness.units import NS_PER_S, format_duration, format_rate, format_share, significant
 
 CLOSED = "closed"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.results.request_table import Events
 from harness.statistics.distributions import Bounds, Distribution, bounds, distribution
-from harness.statistics.stats import PERCENTILES, Floats, percentile_name, percentile_of
+from harness.statistics.intervals import PERCENTILES, Floats, percentile_name, percentile_of
 from harness.units import NS_PER_S, seconds_to_ns
 
 EXACT_GAPS = 4_000_000  # 32 MB of float64

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.statistics.difference import Effect
-from harness.statistics.stats import Floats, student_t
+from harness.statistics.intervals import Floats, student_t
 
 POWER = 0.8  # how often a change of the size that is said to be seen is found
 NOISIER = 0.1  # chance below which the runs at hand are called noisier than the earlier ones

@@ -24,7 +24,7 @@ from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
 from harness.statistics.bootstrap import Estimand, by_blocks
 from harness.statistics.difference import Effect, HolmTest, by_ranks, holm
-from harness.statistics.stats import Floats, samples_needed
+from harness.statistics.intervals import Floats, samples_needed
 
 BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
 ALONE = "one run a side does not tell how far two runs differ"

@@ -13,7 +13,7 @@ import numpy as np
 from harness.comparison.measures import KERNEL_TIME
 from harness.kernels.repeats import FAILED, MEASURED, WRONG
 from harness.results import store
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 Stage = dict[str, Any]

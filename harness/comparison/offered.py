@@ -20,7 +20,7 @@ from harness.analysis.steady_state import is_open
 from harness.comparison.measures import FAILED_SHARE, KERNEL_TIME, Measure
 from harness.comparison.repeats import Repeat
 from harness.results.request_table import COMPLETED, MEASURED, MISSING
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 _GENTLE = 10.0  # percentile of TPOT and TTFT that is taken for a server with nothing else to do

@@ -16,7 +16,7 @@ from harness.errors import ResultError
 from harness.kernels.result import is_kernels
 from harness.results import store
 from harness.results.request_table import Events, Requests
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.statistics.stats import CONFIDENCE, student_t
+from harness.statistics.intervals import CONFIDENCE, student_t
 
 Labels = Mapping[str, Any]
 _WORDS = {

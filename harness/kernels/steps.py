@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from harness.errors import ResultError
 from harness.results import store
 from harness.results.request_table import Events, Requests
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 
 if TYPE_CHECKING:  # a room of its own
     from kernels_bench.axes import StepMix

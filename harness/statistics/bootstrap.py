@@ -1,4 +1,4 @@
-"""How far may a difference between two runs be off, if all that is known are the requests of each?
+"""Intervals of differences between two runs, by the bootstrap over blocks of their requests.
 
 Requests that follow each other share a queue and a batch, so they are drawn again in blocks of
 consecutive ones (Künsch, Annals of Statistics 17, 1989), never one by one. Two runs that sent
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.statistics.difference import Effect
-from harness.statistics.stats import FEWEST_BATCHES, MOST_BATCHES, Floats, autocorrelation_factor
+from harness.statistics.intervals import FEWEST_BATCHES, MOST_BATCHES, Floats
+from harness.statistics.time_series import autocorrelation_factor
 
 REPLICATES = 500  # the error of an error of 500 draws is 3 %
 FEWEST_BLOCKS = 10

@@ -1,4 +1,4 @@
-"""By how much does one value differ from another, and is the difference shown?
+"""Differences of two values with their standard errors, and Holm's procedure for many tests at once.
 
 Pure arithmetic. An effect is ln(new / base), or new - base where the values are shares; its
 standard error comes from repeats (`by_pairs`, `by_groups`), from blocks of consecutive
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.statistics.autocorrelation import FEWEST_VALUES
 from harness.statistics.distributions import distribution
-from harness.statistics.stats import Floats, order_ranks, student_t, student_t_above
+from harness.statistics.intervals import Floats, order_ranks, student_t, student_t_above
+from harness.statistics.time_series import FEWEST_VALUES
 
 NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 MOST_DOF = 1e6

@@ -1,8 +1,8 @@
-"""How are some values distributed, and how far may each of their statistics be off?
+"""A distribution in short: mean, percentiles, and how far each of them may be off.
 
 Measurements of a server come one after another and resemble their neighbours, so no interval here
 takes them for independent: an error is that of as many independent values as they are worth
-(`harness.statistics.autocorrelation`), and where that is too few, there is none, but the length of run that would
+(`harness.statistics.time_series`), and where that is too few, there is none, but the length of run that would
 do. A mean of what is nowhere negative lies in m (1 - e) to m / (1 - e), e being its relative
 reach: near saturation a mean latency goes as one over the idle share, and it is that share which
 is nearly normal, so that the upper end is as far away as the lower one in it.
@@ -16,8 +16,16 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.autocorrelation import Floats, Autocorrelation, autocorrelation_of, variance_factor
-from harness.statistics.stats import CONFIDENCE, PERCENTILES, order_ranks, percentile_name, percentile_of, student_t
+from harness.statistics.intervals import (
+    CONFIDENCE,
+    PERCENTILES,
+    Floats,
+    order_ranks,
+    percentile_name,
+    percentile_of,
+    student_t,
+)
+from harness.statistics.time_series import Autocorrelation, autocorrelation_of, variance_factor
 
 MEAN = "mean"
 LEAST_TOLD = 5  # values; fewer say nothing, not even how long a run would have to be

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.analysis.steady_state import Window
 from harness.results.request_table import Samples
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 DEVICE = "device-"

@@ -15,7 +15,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.stats import batch_error, batch_starts, autocorrelation_factor
+from harness.statistics.intervals import batch_error, batch_starts
+from harness.statistics.time_series import autocorrelation_factor
 from harness.tuning.types import Limit, Measurement
 from harness.units import significant
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.statistics.stats import CONFIDENCE, student_t, trend
+from harness.statistics.intervals import CONFIDENCE, student_t
+from harness.statistics.time_series import trend
 from harness.tuning.candidates import Candidate, canonical
 from harness.tuning.evaluation import Session, StartFailed
 from harness.tuning.measuring import Given, load_measured

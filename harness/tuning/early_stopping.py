@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.stats import autocorrelation_factor, percentile_of, student_t
+from harness.statistics.intervals import percentile_of, student_t
+from harness.statistics.time_series import autocorrelation_factor
 from harness.tuning.types import Limit, Measurement, Objective
 
 Floats = NDArray[np.float64]

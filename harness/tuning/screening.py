@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from harness.statistics.stats import CONFIDENCE
+from harness.statistics.intervals import CONFIDENCE
 from harness.tuning.types import Limit, Objective
 from harness.units import significant
 

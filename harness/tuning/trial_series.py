@@ -13,7 +13,7 @@ from harness.analysis.metrics import StageInput, StageSummary, latencies
 from harness.analysis.slo import good
 from harness.analysis.steady_state import is_open
 from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
-from harness.statistics.stats import percentile_with_failures
+from harness.statistics.intervals import percentile_with_failures
 from harness.tuning.types import Measurement
 from harness.units import NS_PER_S
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, Record, events_from, requests_from, samples_from
 from harness.selfcheck.exactness import exactness
-from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruthLog
+from harness.selfcheck.reference_server.ground_truth import GroundTruthLog, TokenSchedule
 
 MS = 1_000_000
 BEAT = TokenSchedule(first_ns=50 * MS, gap_ns=10 * MS)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import EngineError
-from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruthLog, read, summary, write
+from harness.selfcheck.reference_server.ground_truth import GroundTruthLog, TokenSchedule, read, summary, write
 from harness.selfcheck.reference_server.process import started
 from harness.selfcheck.reference_server.requests import BadRequestError, parse_completion, parse_head, script_of
 

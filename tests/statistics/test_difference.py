@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from harness.statistics.bootstrap import FEWEST_BLOCKS, Estimand, RunValues, blocks_of, by_blocks, replicates
 from harness.statistics.difference import Effect, by_groups, by_pairs, holm
-from harness.statistics.stats import student_t, student_t_above
+from harness.statistics.intervals import student_t, student_t_above
 
 LOGS = st.floats(-5, 5)
 TIMES = st.floats(0.001, 100)

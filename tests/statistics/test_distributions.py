@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.queues import LEVELS, autoregressive, lognormal, queue, queue_truth
-from harness.statistics.autocorrelation import Autocorrelation
 from harness.statistics.distributions import bounds, distribution, rank_interval
-from harness.statistics.stats import PERCENTILES, order_ranks
+from harness.statistics.intervals import PERCENTILES, order_ranks
+from harness.statistics.time_series import Autocorrelation
 
 numbers = st.lists(st.floats(0, 1e6), min_size=1, max_size=200)
 

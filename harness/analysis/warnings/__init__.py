@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.analysis.metrics import StageInput, StageSummary
 from harness.results.request_table import Samples
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 
 NOTE = "note"
 DOUBT = "doubt"

@@ -14,7 +14,7 @@ from harness.analysis.members import members
 from harness.analysis.metrics import StageSummary
 from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.results.request_table import MISSING
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share, significant
 
 CPU_FULL = 0.95  # of a core; the rest is the clock's and the kernel's, so a loop at 95 % has no time left

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt, Evidence
 from harness.results.request_table import Requests, Samples
-from harness.statistics.stats import Floats
+from harness.statistics.intervals import Floats
 from harness.telemetry.energy import chips_in_use, values_of
 from harness.units import format_count, format_share
 

@@ -18,7 +18,7 @@ from harness.analysis.warnings.client import CLIENT_CHECKS
 from harness.analysis.warnings.engine import DEVICE_CHECKS, ENGINE_CHECKS, restarted
 from harness.analysis.warnings.tokens import TOKEN_CHECKS
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
-from harness.statistics.stats import PERCENTILES, samples_needed
+from harness.statistics.intervals import PERCENTILES, samples_needed
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share
 from harness.workload.data_files import LEFT_OUT
 

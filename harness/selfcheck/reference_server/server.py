@@ -23,14 +23,14 @@ from harness.client.kernel_stamps import (
     stamped_send,
 )
 from harness.clock import StampClock, monotonic_ns
-from harness.selfcheck.reference_server.ground_truth import TokenSchedule, GroundTruthLog, summary
+from harness.selfcheck.reference_server.ground_truth import GroundTruthLog, TokenSchedule, summary
 from harness.selfcheck.reference_server.requests import (
     CHAT,
     COMPLETIONS,
-    CompletionRequest,
-    BadRequestError,
-    RequestHead,
     AnswerScript,
+    BadRequestError,
+    CompletionRequest,
+    RequestHead,
     parse_completion,
     parse_head,
     script_of,

@@ -7,17 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.statistics.stats import (
+from harness.statistics.intervals import (
     batch_error,
     batch_starts,
     order_ranks,
     percentile_of,
     percentile_with_failures,
     samples_needed,
-    mser5_truncate,
     student_t,
-    trend,
 )
+from harness.statistics.time_series import mser5_truncate, trend
 
 numbers = st.lists(st.floats(0, 1e6), min_size=1, max_size=200)
 

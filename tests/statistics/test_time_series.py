@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.queues import autoregressive
-from harness.statistics import autocorrelation as module
-from harness.statistics.autocorrelation import correlations, autocorrelation_of, variance_factor
+from harness.statistics import time_series as module
+from harness.statistics.time_series import autocorrelation_of, correlations, variance_factor
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60).filter(lambda values: np.ptp(values) > 1e-3))
@@ -68,6 +68,10 @@ def test_what_resembles_itself_is_widened_and_must_be_long():
 
     assert independent.widening(1.5) == 1
     assert independent.lacking < 1
-    assert module.Autocorrelation(724, 10.0, alike=True).lacking > 1 >= module.Autocorrelation(725, 10.0, alike=True).lacking
+    assert (
+        module.Autocorrelation(724, 10.0, alike=True).lacking
+        > 1
+        >= module.Autocorrelation(725, 10.0, alike=True).lacking
+    )
     assert near.widening(1.0) == pytest.approx(1.9)
     assert far.widening(1.0) == pytest.approx(1.09)
