@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from harness.messages import Message, current_language, plain, render
+from harness.messages import Message, current_language, message, plain, render
 from harness.safety.redaction import redact
 
 EXIT_DONE = 0
@@ -76,11 +76,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def suggestion(word: str, choices: Iterable[str], *, limit: int = 12) -> str:
-    """End of an error line: "did you mean 'x'?" where one is near, else the list of choices."""
+def suggestion(word: str, choices: Iterable[str], *, limit: int = 12) -> Message:
+    """End of an error: "did you mean 'x'?" where one is near, else the list of choices."""
     names = list(choices)
     near = nearest(word, names)
     if near is not None:
-        return f"did you mean {near!r}?"
-    shown = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
-    return f"expected one of {shown}"
+        return message("errors.did_you_mean", near=near)
+    if len(names) > limit:
+        return message("errors.expected_one_of_many", names=names[:limit])
+    return message("errors.expected_one_of", names=names)

@@ -248,7 +248,7 @@ def _load_faults(target: str, name: str, item: Any, stages: Sequence[Stage]) -> 
             except ValidationError as error:
                 kinds = [one["type"] for one in error.errors()]
                 told = (
-                    suggestion(key, body)
+                    str(suggestion(key, body))
                     if "extra_forbidden" in kinds
                     else f"not a value of {stage.kind}.{key}: {value}"
                 )

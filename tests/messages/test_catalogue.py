@@ -1,14 +1,16 @@
 """The catalogues: both languages have every code, with the parameters that the code hands over, and nothing else."""
 
 import ast
+import gettext
 import re
 from functools import cache
 from pathlib import Path
 
 import pytest
+from babel.messages.pofile import read_po
 
 from harness.messages import LANGUAGES
-from harness.messages.catalogue import catalogue, rooms
+from harness.messages.catalogue import HERE, catalogue, rooms
 from harness.messages.formats import SPECS
 from harness.messages.message import PLAIN
 from harness.messages.rendering import placeholders
@@ -60,6 +62,25 @@ def calls():
             ):
                 words = {keyword.arg for keyword in node.keywords}
                 yield f"{name}:{node.lineno}", node.args[0].value, None if None in words else words
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("*/*.po")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_babel_reads_a_catalogue_alike(path):
+    """Codes, forms and the choice among forms are those of Babel, which takes no file with a mistake."""
+    with path.open("rb") as file:
+        entries = read_po(file, locale=path.parent.name, abort_invalid=True)
+    forms = {
+        entry.id if isinstance(entry.id, str) else entry.id[0]: (
+            (entry.string,) if isinstance(entry.string, str) else tuple(entry.string)
+        )
+        for entry in entries
+        if entry.id
+    }
+    plural = gettext.c2py(entries.plural_expr)
+    ours = catalogue(path.parent.name, path.stem)
+
+    assert dict(ours.sentences) == forms
+    assert [ours.plural(n) for n in range(120)] == [plural(n) for n in range(120)]
 
 
 def test_both_languages_have_every_code():
