@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks.numbers import Number
 from harness.simulator.engine_config import settings_from_flags
-from harness.simulator.virtual_time import Arrival, Simulated, simulate
+from harness.simulator.virtual_time import Arrival, SimulatedRun, simulate
 from harness.units import format_duration, format_rate, format_share
 
 OUTPUT_TOKENS = 1_000_000
@@ -33,7 +33,7 @@ def twin_virtual(folder: Path) -> Iterator[Number]:  # noqa: ARG001 - all benchm
     ]
     flags = {"model": "Qwen/Qwen2.5-7B-Instruct", "max_num_seqs": 256, "max_num_batched_tokens": 8192}
     started = time.process_time()
-    found: Simulated = simulate(settings_from_flags(flags), arrivals)
+    found: SimulatedRun = simulate(settings_from_flags(flags), arrivals)
     took_s = (time.process_time() - started) * OUTPUT_TOKENS / found.output_tokens
     what = f"a million tokens in virtual time, {found.running.mean():.0f} running"
     yield Number("twin, virtual", what, "≤ 2 s of one core", format_duration(took_s), took_s <= 2)

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.simulator.engine_config import Settings, settings_from_flags
 from harness.simulator.step_cost import TERMS, StepCost
-from harness.simulator.virtual_time import Arrival, Simulated, simulate
+from harness.simulator.virtual_time import Arrival, SimulatedRun, simulate
 
 TINY = str(Path(__file__).parent / "data" / "tiny_qwen2")
 OF_2025 = {"enforce_eager": True, "async_scheduling": False}
@@ -129,7 +129,7 @@ def _prompt(anchor: Anchor, number: int) -> tuple[int, ...]:
     return (*_numbers(10**6, shared), *_numbers(number, anchor.tokens_in - shared))
 
 
-def _measured(anchor: Anchor, arrivals: list[Arrival], result: Simulated) -> float:
+def _measured(anchor: Anchor, arrivals: list[Arrival], result: SimulatedRun) -> float:
     seconds = result.step_ns[-1] / 1e9
     if anchor.kind == "output_rate":
         return result.output_tokens / seconds

@@ -1,4 +1,4 @@
-"""What does the simulated scheduler do with a trace?
+"""Replays traces of requests through the simulated scheduler.
 
 `python -m harness.simulator TRACE.json...`: a JSON line a step, see `replay`.
 """

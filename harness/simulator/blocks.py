@@ -1,4 +1,4 @@
-"""Which blocks of the KV cache are free, held or remembered, by vLLM's rules?
+"""The blocks of the KV cache: free, held or kept for prefix hits, by vLLM's rules.
 
 Blocks are ints, 0 being the null block that is never given out. Free blocks stand in a
 doubly linked queue: taken from its head; a freed block that is remembered (its content may

@@ -1,4 +1,4 @@
-"""What does the engine log while it starts, in vLLM's and vllm-ascend's formats?"""
+"""The log lines of the simulated engine's start, in vLLM's and vllm-ascend's formats."""
 
 from collections.abc import Iterator
 

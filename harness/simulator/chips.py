@@ -1,4 +1,4 @@
-"""What can each accelerator do?
+"""The accelerators the simulator knows: memory, bandwidth, peak operations and links of each.
 
 Peaks are those of the cube (matrix) unit alone: cores × 4096 multiply-adds × 2 × clock; the
 sums of cube and vector units that product names carry are not reached by a matrix product.
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.errors import InputError, suggestion
+from harness.messages import message
 
 GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
+class ChipSpec:
     """One device as the engine sees it: a die for A3, a chip for 310P.
 
     `memory_bytes` is what the engine finds as total, `idle_bytes` what driver and runtime hold
@@ -47,23 +48,23 @@ class Chip:
         return "NPU" if self.is_ascend else "CPU"
 
 
-CHIPS: Mapping[str, Chip] = {
+CHIPS: Mapping[str, ChipSpec] = {
     chip.name: chip
     for chip in (
-        Chip("910B1", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 378.9e12, 196e9, mesh=True),
-        Chip("910B2", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 353.9e12, 196e9, mesh=True),
-        Chip("910B3", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 294.9e12, 196e9, mesh=True),
-        Chip("910B4", "A2", int(29.5 * GIB), int(0.36 * GIB), 0.8e12, 245.8e12, 32e9),
-        Chip("A3", "A3", int(61.27 * GIB), int(0.38 * GIB), 1.6e12, 353.9e12, 196e9),
-        Chip("310P", "310P", int(42.5 * GIB), int(0.36 * GIB), 204e9, 70e12, 8e9),
-        Chip("cpu-2core", "CPU", 20 * GIB, 0, 12e9, 0.8e12, 8e9),
+        ChipSpec("910B1", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 378.9e12, 196e9, mesh=True),
+        ChipSpec("910B2", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 353.9e12, 196e9, mesh=True),
+        ChipSpec("910B3", "A2", int(60.96 * GIB), int(0.36 * GIB), 1.6e12, 294.9e12, 196e9, mesh=True),
+        ChipSpec("910B4", "A2", int(29.5 * GIB), int(0.36 * GIB), 0.8e12, 245.8e12, 32e9),
+        ChipSpec("A3", "A3", int(61.27 * GIB), int(0.38 * GIB), 1.6e12, 353.9e12, 196e9),
+        ChipSpec("310P", "310P", int(42.5 * GIB), int(0.36 * GIB), 204e9, 70e12, 8e9),
+        ChipSpec("cpu-2core", "CPU", 20 * GIB, 0, 12e9, 0.8e12, 8e9),
     )
 }
 DEFAULT_CHIP = "910B3"
 _ALIASES = {"910b": "910B3", "910c": "A3", "a2": "910B3", "ascend910b": "910B3", "cpu": "cpu-2core"}
 
 
-def chip_named(name: str) -> Chip:
+def chip_named(name: str) -> ChipSpec:
     """The chip of that name, whatever its case, with or without "ascend" before it.
 
     Raises:
@@ -74,4 +75,4 @@ def chip_named(name: str) -> Chip:
     for known, chip in CHIPS.items():
         if known.lower() == folded.lower():
             return chip
-    raise InputError(f"chip {name!r} is not known to the simulator; {suggestion(name, CHIPS)}")
+    raise InputError(message("simulator.unknown_chip", chip=name, suggestion=suggestion(name, CHIPS)))

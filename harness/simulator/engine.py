@@ -1,4 +1,4 @@
-"""How does a task sleep to an absolute time more exactly than an event loop's milliseconds?"""
+"""The simulated engine in real time: steps that end at the times the cost model gives."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,21 +8,21 @@ from typing import Protocol
 
 from harness.clock import MonotonicClock, monotonic_ns
 from harness.simulator.engine_config import Settings
-from harness.simulator.metrics_page import Metrics, State
-from harness.simulator.scheduler import Limits, Request, Scheduler, Step
+from harness.simulator.metrics_page import EngineState, Metrics
+from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
 from harness.simulator.step_cost import StepCost
 from harness.units import NS_PER_S
 
 EARLY_NS = 50_000  # waking this little before the time is as good as at it
 
 
-class Alarm:
+class TaskAlarm:
     """A clock's alarm for one task: `async with Alarm() as alarm: await alarm.until(end_ns)`."""
 
     def __init__(self) -> None:
         self._rung: asyncio.Future[None] | None = None
 
-    async def __aenter__(self) -> "Alarm":
+    async def __aenter__(self) -> "TaskAlarm":
         self._alarm = MonotonicClock(asyncio.get_running_loop()).alarm(self._ring)
         return self
 
@@ -66,9 +66,9 @@ class Sink:
     last_ns: int = 0
 
 
-def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> Limits:
+def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> SchedulerLimits:
     """The scheduler's limits of an engine with `num_blocks` blocks."""
-    return Limits(
+    return SchedulerLimits(
         block_size=settings.block_size,
         num_blocks=num_blocks,
         max_num_seqs=settings.max_num_seqs,
@@ -84,10 +84,10 @@ def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> Limits
     )
 
 
-class Engine:
+class SimulatedEngine:
     """Requests in, tokens out, at the pace of the simulated device."""
 
-    def __init__(self, limits: Limits, cost: StepCost, now_ns: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(self, limits: SchedulerLimits, cost: StepCost, now_ns: Callable[[], int] = monotonic_ns) -> None:
         self.scheduler = Scheduler(limits)
         self._now_ns = now_ns
         self.metrics = Metrics()
@@ -109,10 +109,10 @@ class Engine:
             self.scheduler.abort(request)
             self.metrics.finished["abort"] += 1
 
-    def state(self) -> State:
+    def state(self) -> EngineState:
         """What /metrics shows of this moment."""
         scheduler, counters = self.scheduler, self.scheduler.counters
-        return State(
+        return EngineState(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             kv_usage=scheduler.pool.usage,
@@ -124,7 +124,7 @@ class Engine:
     async def run(self) -> None:
         """Run steps until cancelled; `stopped` is set when it ends, also by a fault."""
         try:
-            async with Alarm() as alarm:
+            async with TaskAlarm() as alarm:
                 await self.run_by(alarm)
         finally:
             self.stopped.set()
@@ -149,7 +149,7 @@ class Engine:
         await self._wake.wait()
         self.idle.clear()
 
-    def _finish(self, step: Step, start_ns: int, end_ns: int) -> None:
+    def _finish(self, step: SchedulerStep, start_ns: int, end_ns: int) -> None:
         """Hand out the step's tokens first, then count them."""
         self.metrics.late_s.observe((self._now_ns() - end_ns) / NS_PER_S)
         sampled, finished = self.scheduler.complete(step)
@@ -161,7 +161,7 @@ class Engine:
         for request in finished:
             self._account(request)
 
-    def _count(self, step: Step, start_ns: int, sampled: list[Request]) -> None:
+    def _count(self, step: SchedulerStep, start_ns: int, sampled: list[Request]) -> None:
         metrics, now_ns = self.metrics, self._now_ns()
         gaps: dict[int, int] = {}
         prompt_tokens = 0

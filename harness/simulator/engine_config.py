@@ -1,4 +1,4 @@
-"""Which flags of `vllm serve` are there, and which of them does the simulated engine obey?"""
+"""The simulated engine's configuration: what each flag of `vllm serve` becomes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.errors import InputError, suggestion
-from harness.simulator.chips import DEFAULT_CHIP, Chip, chip_named
-from harness.simulator.models import DEFAULT_MODEL, Model, model_named
+from harness.messages import message
+from harness.simulator.chips import DEFAULT_CHIP, ChipSpec, chip_named
+from harness.simulator.models import DEFAULT_MODEL, ModelShape, model_named
 
 # Flags of vLLM 0.32 that the simulated engine knows and does not act on.
 WITHOUT_EFFECT = frozenset(
@@ -68,7 +69,7 @@ def canonical(flag: str) -> str:
     return _SHORT.get(name, name)
 
 
-def sorted_out(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def obeyed_flags(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The flags that are obeyed, by canonical name, and the names of those that have no effect.
 
     `no_x: true` means `x: false`, as on vLLM's command line.
@@ -89,7 +90,7 @@ def sorted_out(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict[s
             ignored.append(name)
         else:
             known = [*obeyed, *WITHOUT_EFFECT]
-            raise InputError(f"engine flag {flag!r} is not one of vLLM's; {suggestion(name, known)}")
+            raise InputError(message("simulator.unknown_flag", flag=flag, suggestion=suggestion(name, known)))
     return values, tuple(ignored)
 
 
@@ -153,12 +154,12 @@ class Settings:
         return self.served_model_name or self.model
 
     @property
-    def shape(self) -> Model:
+    def shape(self) -> ModelShape:
         """The model's shape."""
         return model_named(self.model)
 
     @property
-    def device(self) -> Chip:
+    def device(self) -> ChipSpec:
         """The chip."""
         return chip_named(self.chip)
 
@@ -195,12 +196,12 @@ def _maximum(value: Any) -> int:
 
 
 _READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "int": (whole_number, "a whole number"),
-    "int | None": (whole_number, "a whole number"),
-    "float": (float, "a number"),
-    "bool": (_switch, "true or false"),
-    "str": (str, "a text"),
-    "tuple": (_sizes, "a list of whole numbers"),
+    "int": (whole_number, "simulator.kind_whole"),
+    "int | None": (whole_number, "simulator.kind_whole"),
+    "float": (float, "simulator.kind_number"),
+    "bool": (_switch, "simulator.kind_switch"),
+    "str": (str, "simulator.kind_text"),
+    "tuple": (_sizes, "simulator.kind_list"),
 }
 _KINDS = {
     field.name: getattr(field.type, "__name__", str(field.type))
@@ -224,7 +225,7 @@ def settings_from_flags(flags: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: an unknown flag, with the nearest name, or a value of the wrong kind.
     """
-    values, ignored = sorted_out(flags, OBEYED)
+    values, ignored = obeyed_flags(flags, OBEYED)
     largest = values.pop("max_cudagraph_capture_size", None)
     values = {**_graph_flags(values.pop("compilation_config", None)), **values}
     typed = {name: _read(name, value) for name, value in values.items() if not _is_unset(value, name)}
@@ -237,11 +238,13 @@ def _is_unset(value: Any, name: str) -> bool:
 
 
 def _read(name: str, value: Any) -> Any:
-    reader, expected = (_maximum, "a whole number or auto") if name == "max_model_len" else _READERS[_KINDS[name]]
+    reader, expected = (_maximum, "simulator.kind_whole_or_auto") if name == "max_model_len" else _READERS[_KINDS[name]]
     try:
         return reader(value)
     except (TypeError, ValueError):
-        raise InputError(f"engine flag {name}: {value!r} is not {expected}") from None
+        raise InputError(
+            message("simulator.flag_kind", flag=name, value=repr(value), expected=message(expected))
+        ) from None
 
 
 def _graph_flags(value: Any) -> dict[str, Any]:
@@ -250,20 +253,27 @@ def _graph_flags(value: Any) -> dict[str, Any]:
     try:
         config = json.loads(value) if isinstance(value, str) else dict(value)
     except (TypeError, ValueError):
-        raise InputError(f"engine flag compilation_config: {value!r} is not a JSON object") from None
+        raise InputError(
+            message(
+                "simulator.flag_kind",
+                flag="compilation_config",
+                value=repr(value),
+                expected=message("simulator.kind_object"),
+            )
+        ) from None
     return {key: config[key] for key in ("cudagraph_mode", "cudagraph_capture_sizes") if config.get(key) is not None}
 
 
 def _check_ranges(typed: Mapping[str, Any]) -> None:
     for name in _POSITIVE:
         if typed.get(name, 1) < 1:
-            raise InputError(f"engine flag {name}: {typed[name]} is too small; expected 1 or more")
+            raise InputError(message("simulator.flag_too_small", flag=name, value=typed[name]))
     share = typed.get("gpu_memory_utilization", 1.0)
     if not 0 < share <= 1:
-        raise InputError(f"engine flag gpu_memory_utilization: {share} is out of range; expected 0 < x ≤ 1")
+        raise InputError(message("simulator.memory_share_range", share=share))
     mode = str(typed.get("cudagraph_mode", "NONE")).upper()
     if mode not in _GRAPH_MODES:
-        raise InputError(f"engine flag cudagraph_mode: {mode!r}; expected one of {', '.join(_GRAPH_MODES)}")
+        raise InputError(message("simulator.graph_mode", mode=mode, modes=_GRAPH_MODES))
 
 
 def _resolved(typed: dict[str, Any], ignored: tuple[str, ...], largest_graph: int | None) -> Settings:

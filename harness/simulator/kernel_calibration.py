@@ -1,4 +1,4 @@
-"""What do measured kernels say about attention in the simulator's steps?
+"""Attention shares of a chip's peaks, taken from measured kernels.
 
 A result of `kernels` becomes two shares of the chip's figures: of its bandwidth, from decodes, which read the cache;
 and of its arithmetic, from cases that are bound by it. They take the place of `cost.TERMS.cache` and `.attention`.
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.messages import message
 from harness.results import store
-from harness.simulator.chips import Chip
+from harness.simulator.chips import ChipSpec
 
 _DECODES = ("decode", "mla_decode")
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class KernelCalibration:
     """Shares of a chip's bandwidth and peak that attention reached; None where no case tells."""
 
     cache: float | None
@@ -31,7 +32,7 @@ class Calibration:
         return {name: float(f"{share:.4g}") for name, share in found.items() if share is not None}
 
 
-def read_calibration(folder: Path, chip: Chip) -> Calibration:
+def read_calibration(folder: Path, chip: ChipSpec) -> KernelCalibration:
     """The calibration of a result folder for a chip.
 
     Raises:
@@ -41,22 +42,21 @@ def read_calibration(folder: Path, chip: Chip) -> Calibration:
     store.read_run(folder)
     summary = store.read_json(folder, store.SUMMARY)
     if "kernels" not in summary:
-        raise InputError(f"engine.calibration: {folder} has no kernels; expected a result of a kernels scenario")
+        raise InputError(message("simulator.calibration_no_kernels", folder=str(folder)))
     if not summary["verdict"]["valid"]:
-        raise InputError(f"engine.calibration: {folder} is not valid; expected a result that can be trusted")
+        raise InputError(message("simulator.calibration_invalid", folder=str(folder)))
     device = summary["kernels"]["device"]
     if chip.is_ascend != (device["kind"] == "npu"):
-        wanted = "an NPU" if chip.is_ascend else "a CPU"
-        raise InputError(
-            f"engine.calibration: {folder} was measured on {device['name']}; chip {chip.name} expects {wanted}"
-        )
+        wanted = message("simulator.device_npu" if chip.is_ascend else "simulator.device_cpu")
+        place = {"folder": str(folder), "device": device["name"], "chip": chip.name}
+        raise InputError(message("simulator.calibration_device", **place, expected=wanted))
     found = calibration_from(summary["kernels"]["rows"], chip)
     if not found.flags:
-        raise InputError(f"engine.calibration: {folder} has neither a decode nor a case bound by arithmetic")
+        raise InputError(message("simulator.calibration_no_case", folder=str(folder)))
     return found
 
 
-def calibration_from(rows: list[Mapping[str, Any]], chip: Chip) -> Calibration:
+def calibration_from(rows: list[Mapping[str, Any]], chip: ChipSpec) -> KernelCalibration:
     """The median share over the cases that tell it, cold where that was measured; at most 1."""
     moved, computed = [], []
     for row in rows:
@@ -68,7 +68,7 @@ def calibration_from(rows: list[Mapping[str, Any]], chip: Chip) -> Calibration:
             moved.append(figures["bytes_per_s"] / chip.bandwidth)
         elif bound == "compute":
             computed.append(figures["flops_per_s"] / chip.peak)
-    return Calibration(_share(moved), _share(computed))
+    return KernelCalibration(_share(moved), _share(computed))
 
 
 def _share(values: list[float]) -> float | None:

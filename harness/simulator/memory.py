@@ -1,4 +1,4 @@
-"""How many blocks has the KV cache, and does the engine start at all?
+"""The memory of one device: how many blocks the KV cache gets, and whether the engine starts at all.
 
 Following vllm-ascend: what is asked for is a share of the whole device; weights, the peak of a
 profiling step and what lies outside the allocator are taken from it, and the rest is cache.

@@ -1,4 +1,4 @@
-"""What does the simulated engine show on /metrics? Names, labels and buckets of vLLM 0.32."""
+"""The simulated engine's /metrics page: names, labels and buckets of vLLM 0.32."""
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class EngineState:
     """What the engine is at this moment, beside its counters."""
 
     running: int
@@ -95,7 +95,7 @@ class State:
     prefix_hits: int
 
 
-def exposition(metrics: Metrics, state: State, *, model: str, cache: Mapping[str, Any]) -> str:
+def exposition(metrics: Metrics, state: EngineState, *, model: str, cache: Mapping[str, Any]) -> str:
     """The text of /metrics; `cache` gives the labels of vllm:cache_config_info."""
     base = f'engine="0",model_name="{_escaped(model)}"'
     lines = [*_gauges(state, base), *_counters(metrics, state, base), *_histograms(metrics, base)]
@@ -104,7 +104,7 @@ def exposition(metrics: Metrics, state: State, *, model: str, cache: Mapping[str
     return "\n".join(lines) + "\n"
 
 
-def _gauges(state: State, base: str) -> Iterator[str]:
+def _gauges(state: EngineState, base: str) -> Iterator[str]:
     values = {
         "vllm:num_requests_running": state.running,
         "vllm:num_requests_waiting": state.waiting,
@@ -115,7 +115,7 @@ def _gauges(state: State, base: str) -> Iterator[str]:
         yield f"{name}{{{base}}} {float(value)}"
 
 
-def _counters(metrics: Metrics, state: State, base: str) -> Iterator[str]:
+def _counters(metrics: Metrics, state: EngineState, base: str) -> Iterator[str]:
     values = {
         "vllm:prompt_tokens": metrics.prompt_tokens,
         "vllm:prompt_tokens_cached": metrics.cached_tokens,

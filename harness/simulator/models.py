@@ -1,4 +1,4 @@
-"""What shape has the model, and how many bytes and operations follow from it?"""
+"""Model shapes, and the bytes and operations that follow from them."""
 
 import json
 import re
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, suggestion
+from harness.messages import message
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelShape:
     """A decoder's shape in the terms of a Hugging Face config.json.
 
     `expert_width` is the inner width of one routed expert; `dense_layers` come before the
@@ -93,29 +94,29 @@ class Model:
 
 
 # name, layers, hidden, heads, kv_heads, head_dim, inner, vocab, max_position
-MODELS: Mapping[str, Model] = {
+MODELS: Mapping[str, ModelShape] = {
     model.name: model
     for model in (
-        Model("Qwen2.5-0.5B", 24, 896, 14, 2, 64, 4864, 151936, 32768, tied=True),
-        Model("Qwen2.5-7B", 28, 3584, 28, 4, 128, 18944, 152064, 32768),
-        Model("Qwen2.5-14B", 48, 5120, 40, 8, 128, 13824, 152064, 32768),
-        Model("Qwen2.5-32B", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
-        Model("Qwen2.5-72B", 80, 8192, 64, 8, 128, 29568, 152064, 32768),
-        Model("Qwen3-8B", 36, 4096, 32, 8, 128, 12288, 151936, 40960),
-        Model("Qwen3-14B", 40, 5120, 40, 8, 128, 17408, 151936, 40960),
-        Model("Qwen3-32B", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
-        Model("QwQ-32B", 64, 5120, 40, 8, 128, 27648, 152064, 40960),
-        Model(
+        ModelShape("Qwen2.5-0.5B", 24, 896, 14, 2, 64, 4864, 151936, 32768, tied=True),
+        ModelShape("Qwen2.5-7B", 28, 3584, 28, 4, 128, 18944, 152064, 32768),
+        ModelShape("Qwen2.5-14B", 48, 5120, 40, 8, 128, 13824, 152064, 32768),
+        ModelShape("Qwen2.5-32B", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
+        ModelShape("Qwen2.5-72B", 80, 8192, 64, 8, 128, 29568, 152064, 32768),
+        ModelShape("Qwen3-8B", 36, 4096, 32, 8, 128, 12288, 151936, 40960),
+        ModelShape("Qwen3-14B", 40, 5120, 40, 8, 128, 17408, 151936, 40960),
+        ModelShape("Qwen3-32B", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
+        ModelShape("QwQ-32B", 64, 5120, 40, 8, 128, 27648, 152064, 40960),
+        ModelShape(
             "Qwen3-30B-A3B", 48, 2048, 32, 4, 128, 6144, 151936, 40960,
             experts=128, experts_per_token=8, expert_width=768,
         ),
-        Model("Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 128256, 8192),
-        Model(
+        ModelShape("Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 128256, 8192),
+        ModelShape(
             "DeepSeek-V2-Lite", 27, 2048, 16, 16, 128, 10944, 102400, 163840,
             experts=64, experts_per_token=6, shared_experts=2, expert_width=1408, dense_layers=1,
             kv_rank=512, rope_dim=64, value_dim=128,
         ),
-        Model(
+        ModelShape(
             "DeepSeek-V3", 61, 7168, 128, 128, 128, 18432, 129280, 163840,
             experts=256, experts_per_token=8, shared_experts=1, expert_width=2048, dense_layers=3,
             kv_rank=512, query_rank=1536, rope_dim=64, value_dim=128,
@@ -134,7 +135,7 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 _SUFFIX = re.compile(r"-(instruct|chat|base|hf|bf16|fp16|w8a8\w*|w4a8\w*|int8|awq|gptq|[0-9]{4}|ascend)$")
 
 
-def model_named(name: str) -> Model:
+def model_named(name: str) -> ModelShape:
     """The shape of a model known by name, or described by a config.json or a folder that holds one.
 
     Raises:
@@ -150,23 +151,20 @@ def model_named(name: str) -> Model:
     for known, model in MODELS.items():
         if known.lower() == wanted.lower():
             return model
-    raise InputError(
-        f"model {name!r} is not known to the simulator; {suggestion(folded, MODELS)}"
-        " (or give a folder that holds a config.json)"
-    )
+    raise InputError(message("simulator.unknown_model", model=name, suggestion=suggestion(folded, MODELS)))
 
 
-def _model_at(path: Path) -> Model:
+def _model_at(path: Path) -> ModelShape:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         return model_from_config(path.parent.name or path.stem, config)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable config.json of a model: {error}") from error
+        raise InputError(message("simulator.model_unreadable", path=str(path), reason=str(error))) from error
     except KeyError as error:
-        raise InputError(f"{path}: {error.args[0]} is missing; expected a decoder's config.json") from error
+        raise InputError(message("simulator.model_key_missing", path=str(path), key=str(error.args[0]))) from error
 
 
-def model_from_config(name: str, config: Mapping[str, Any]) -> Model:
+def model_from_config(name: str, config: Mapping[str, Any]) -> ModelShape:
     """The shape that a Hugging Face config.json describes.
 
     Raises:
@@ -174,7 +172,7 @@ def model_from_config(name: str, config: Mapping[str, Any]) -> Model:
     """
     heads = config["num_attention_heads"]
     experts = config.get("n_routed_experts") or config.get("num_experts") or config.get("num_local_experts") or 0
-    return Model(
+    return ModelShape(
         name=name,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],

@@ -1,4 +1,4 @@
-"""Which steps does a trace of requests take, as lines that can be held against the real scheduler's?
+"""The steps that a trace of requests takes, as lines to compare with the real scheduler's.
 
 A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt", "output_tokens"}]}.
 A line a step in which something happens: {"step", "scheduled", "preempted", "cached", "finished"}.
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, suggestion
-from harness.simulator.scheduler import Limits, Request, Scheduler, Step
+from harness.messages import message
+from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
 
 FIRST_OUTPUT = 1_000_000  # the output token at position p of its sequence is 1,000,000 + p
 _CONFIG: Mapping[str, tuple[str, Any]] = {  # name in the trace: name in Limits, default
@@ -39,9 +40,9 @@ def read_trace(path: Path) -> dict[str, Any]:
     try:
         trace = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a trace file") from error
+        raise InputError(message("simulator.trace_unreadable", path=str(path), reason=error.strerror)) from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+        raise InputError(message("simulator.trace_not_json", path=str(path), reason=str(error))) from error
     _check(path, trace)
     return dict(trace)
 
@@ -52,21 +53,25 @@ def _check(path: Path, trace: Any) -> None:
         or not isinstance(trace.get("config"), dict)
         or not isinstance(trace.get("requests"), list)
     ):
-        raise InputError(f"{path}: expected an object with config and requests")
+        raise InputError(message("simulator.trace_shape", path=str(path)))
     for key in trace["config"]:
         if key not in _CONFIG:
-            raise InputError(f"{path}: config.{key} is not known; {suggestion(key, _CONFIG)}")
+            raise InputError(
+                message("simulator.trace_key", path=str(path), key=key, suggestion=suggestion(key, _CONFIG))
+            )
     if not isinstance(trace["config"].get("num_blocks"), int) or trace["config"]["num_blocks"] < 2:
-        raise InputError(f"{path}: config.num_blocks is missing; expected a whole number of blocks, 2 or more")
+        raise InputError(message("simulator.trace_blocks", path=str(path)))
     for place, request in enumerate(trace["requests"]):
         for key in _REQUEST:
             if not isinstance(request, dict) or key not in request:
-                raise InputError(f"{path}: requests[{place}].{key} is missing; expected {', '.join(_REQUEST)}")
+                raise InputError(
+                    message("simulator.trace_request", path=str(path), index=place, key=key, expected=_REQUEST)
+                )
 
 
-def limits_of_trace(config: Mapping[str, Any]) -> Limits:
+def limits_of_trace(config: Mapping[str, Any]) -> SchedulerLimits:
     """The limits that a trace's config sets."""
-    return Limits(**{name: config.get(key, default) for key, (name, default) in _CONFIG.items()})
+    return SchedulerLimits(**{name: config.get(key, default) for key, (name, default) in _CONFIG.items()})
 
 
 def replay(trace: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -98,7 +103,7 @@ def _request(entry: Mapping[str, Any]) -> Request:
     )
 
 
-def _line(number: int, step: Step, finished: list[Request]) -> dict[str, Any]:
+def _line(number: int, step: SchedulerStep, finished: list[Request]) -> dict[str, Any]:
     return {
         "step": number,
         "scheduled": {request.id: request.taken for request in step.scheduled},

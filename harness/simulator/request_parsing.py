@@ -1,4 +1,4 @@
-"""What does a request body ask for, and in which words does vLLM refuse it?"""
+"""Request bodies, checked as vLLM checks them and refused in its words."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def malformed(place: str, kind: str, message: str, given: Any = None) -> Refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ParsedRequest:
     """One completion or chat request, checked. `prompts` are token ids, one answer each and `n` times."""
 
     chat: bool
@@ -52,7 +52,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServedModel:
     """What a request is checked against."""
 
     model: str
@@ -60,7 +60,7 @@ class Serving:
     max_model_len: int
 
 
-def ask_of(body: Any, serving: Serving, *, chat: bool) -> Ask:
+def parse_request(body: Any, serving: ServedModel, *, chat: bool) -> ParsedRequest:
     """The checked request of a decoded JSON body.
 
     Raises:
@@ -72,7 +72,7 @@ def ask_of(body: Any, serving: Serving, *, chat: bool) -> Ask:
     prompts = _chat_prompts(body, serving) if chat else _prompts(body.get("prompt"), serving)
     wanted = _wanted(body, serving, chat=chat)
     options = body.get("stream_options") or {}
-    return Ask(
+    return ParsedRequest(
         chat=chat,
         model=serving.model,
         prompts=tuple(prompts),
@@ -86,7 +86,7 @@ def ask_of(body: Any, serving: Serving, *, chat: bool) -> Ask:
     )
 
 
-def check_model(body: Mapping[str, Any], serving: Serving) -> None:
+def check_model(body: Mapping[str, Any], serving: ServedModel) -> None:
     """Refuse a model that is not the one served; a missing name means that one."""
     name = body.get("model")
     if name not in (None, "", serving.model):
@@ -94,7 +94,7 @@ def check_model(body: Mapping[str, Any], serving: Serving) -> None:
         raise Refusal(message, status=404, kind="NotFoundError", param="model")
 
 
-def prompt_ids(body: Mapping[str, Any], serving: Serving) -> list[int]:
+def prompt_ids(body: Mapping[str, Any], serving: ServedModel) -> list[int]:
     """Token ids of what `/tokenize` was given: `prompt`, or `messages` with the chat template."""
     if "messages" in body:
         opened = body.get("add_generation_prompt", True)
@@ -104,7 +104,7 @@ def prompt_ids(body: Mapping[str, Any], serving: Serving) -> list[int]:
     return encode(body["prompt"], serving.vocab)
 
 
-def _chat_prompts(body: Mapping[str, Any], serving: Serving) -> list[Sequence[int]]:
+def _chat_prompts(body: Mapping[str, Any], serving: ServedModel) -> list[Sequence[int]]:
     return [array("q", chat_ids(_messages(body), serving.vocab))]
 
 
@@ -117,7 +117,7 @@ def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return messages
 
 
-def _prompts(prompt: Any, serving: Serving) -> list[Sequence[int]]:
+def _prompts(prompt: Any, serving: ServedModel) -> list[Sequence[int]]:
     """Prompts as vLLM takes them: a text, token ids, or a list of either."""
     if prompt == []:
         raise Refusal("You must pass at least one prompt")
@@ -125,7 +125,7 @@ def _prompts(prompt: Any, serving: Serving) -> list[Sequence[int]]:
     return [_prompt(item, serving) for item in items]
 
 
-def _prompt(item: Any, serving: Serving) -> Sequence[int]:
+def _prompt(item: Any, serving: ServedModel) -> Sequence[int]:
     ids = array("q", encode(item, serving.vocab)) if isinstance(item, str) else _ids(item)
     if not ids:
         raise _refused("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
@@ -144,7 +144,7 @@ def _ids(item: Any) -> "array[int]":
         raise malformed("body.prompt", "int_parsing", "Input should be a valid integer") from None
 
 
-def _wanted(body: Mapping[str, Any], serving: Serving, *, chat: bool) -> int | None:
+def _wanted(body: Mapping[str, Any], serving: ServedModel, *, chat: bool) -> int | None:
     """Output tokens asked for; None where a chat leaves them open."""
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     wanted = body.get(name)
@@ -174,7 +174,7 @@ def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _room(prompt: Sequence[int], wanted: int | None, serving: Serving) -> int:
+def _room(prompt: Sequence[int], wanted: int | None, serving: ServedModel) -> int:
     """Output tokens for this prompt: as asked, cut to what the context leaves."""
     room = serving.max_model_len - len(prompt)
     if room < 0:

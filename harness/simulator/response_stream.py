@@ -1,4 +1,4 @@
-"""Which bytes go out for each token, and when an answer is whole?
+"""The bytes of an answer: one event a token, or one JSON object when it is whole.
 
 Everything of an event that does not change is put together before the first token, so that
 a token costs one formatting and one write. Events carry the fields of vLLM 0.32.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.simulator.request_parsing import Ask
+from harness.simulator.request_parsing import ParsedRequest
 from harness.simulator.scheduler import Request
 
 Write = Callable[[bytes], None]
@@ -24,19 +24,19 @@ def chunk(payload: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class Answer:
+class ResponseStream:
     """One HTTP answer: its choices, what it has counted, and whom to tell when it is whole.
 
     `write` takes bytes for the transport; it is None for an answer that is not streamed.
     """
 
-    ask: Ask
+    ask: ParsedRequest
     id: str
     created: int
     write: Write | None
     whole: Callable[[], None]
     show_cached: bool = False  # with --enable-prompt-tokens-details usage tells tokens found in the cache
-    choices: list["Choice"] = field(default_factory=list)
+    choices: list["ResponseChoice"] = field(default_factory=list)
     open: int = 0
 
     def envelope(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -94,10 +94,10 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Choice:
+class ResponseChoice:
     """One choice of an answer, fed token by token."""
 
-    answer: Answer
+    answer: ResponseStream
     index: int
     request: Request
     count: int = 0

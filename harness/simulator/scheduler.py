@@ -1,4 +1,4 @@
-"""Which tokens does vLLM compute in the next step?
+"""The scheduler: which tokens vLLM computes in the next step.
 
 The rules of vLLM V1 (0.32, `v1/core/sched/scheduler.py` and `v1/core/kv_cache_manager.py`):
 running requests first, in order of admission; then waiting ones, strictly first come first
@@ -16,7 +16,7 @@ Draw = Callable[[int, int], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SchedulerLimits:
     """What bounds a step; the names and meanings of `vllm serve` flags.
 
     `num_blocks` counts the null block, as vLLM does. `token_budget` is
@@ -62,7 +62,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Step:
+class SchedulerStep:
     """What one step computes. `decodes` is every request with one token, the rest are `prefills`.
 
     `decode_context` sums the tokens already in the cache of the decodes; `prefills` holds
@@ -94,7 +94,7 @@ class Counters:
 class Scheduler:
     """Requests that wait and run, and the blocks they hold. `schedule`, then `complete`, step by step."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
         self.pool = BlockPool(limits.num_blocks, caching=limits.prefix_caching)
         self.running: list[Request] = []
@@ -120,16 +120,16 @@ class Scheduler:
             self.waiting.remove(request)
         request.finished = True
 
-    def schedule(self) -> Step:
+    def schedule(self) -> SchedulerStep:
         """Choose the tokens of the next step and give them blocks."""
-        step = Step()
+        step = SchedulerStep()
         cap = self._long_prefill_cap()
         budget = self._run_on(step, cap)
         if not step.preempted and self.waiting:
             self._admit(step, budget, cap)
         return step
 
-    def complete(self, step: Step) -> tuple[list[Request], list[Request]]:
+    def complete(self, step: SchedulerStep) -> tuple[list[Request], list[Request]]:
         """End the step: the requests that sampled a token, and those of them that are finished."""
         sampled, finished = [], []
         for request in step.scheduled:
@@ -155,7 +155,7 @@ class Scheduler:
             return 0
         return max(cap, limits.token_budget // eligible) if limits.adaptive_threshold else cap
 
-    def _run_on(self, step: Step, cap: int) -> int:
+    def _run_on(self, step: SchedulerStep, cap: int) -> int:
         """Tokens for the running requests in order; the budget that is left."""
         running, scheduled, prefills = self.running, step.scheduled, step.prefills
         budget, longest = self.limits.token_budget, self.limits.max_model_len - 1
@@ -187,7 +187,7 @@ class Scheduler:
         step.decodes, step.decode_context = decodes, context
         return budget
 
-    def _grow(self, request: Request, tokens: int, step: Step) -> bool:
+    def _grow(self, request: Request, tokens: int, step: SchedulerStep) -> bool:
         """Blocks for `tokens`, preempting from the tail; False where the request itself had to go."""
         need = -(-tokens // self.limits.block_size) - len(request.blocks)
         while need > self.pool.free:
@@ -199,7 +199,7 @@ class Scheduler:
         self._give(request, need)
         return True
 
-    def _admit(self, step: Step, budget: int, cap: int) -> None:
+    def _admit(self, step: SchedulerStep, budget: int, cap: int) -> None:
         while budget > 0 and self.waiting and len(self.running) < self._max_running:
             request = self.waiting[0]
             found = self._cached_prefix(request)

@@ -1,4 +1,4 @@
-"""How does the simulated engine answer HTTP, as vLLM's OpenAI-compatible server would?"""
+"""The simulated engine's HTTP server, with the routes of vLLM's OpenAI-compatible one."""
 
 import asyncio
 import contextlib
@@ -14,16 +14,25 @@ from aiohttp import web
 
 from harness.clock import utc_now
 from harness.errors import EngineError
+from harness.messages import message
 from harness.simulator.boot_lines import startup_lines
-from harness.simulator.engine import Engine, limits_of
+from harness.simulator.engine import SimulatedEngine, limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, cache_labels, memory_of
 from harness.simulator.metrics_page import exposition
-from harness.simulator.request_parsing import Ask, Refusal, Serving, ask_of, check_model, malformed, prompt_ids
-from harness.simulator.response_stream import Answer, Choice
+from harness.simulator.request_parsing import (
+    ParsedRequest,
+    Refusal,
+    ServedModel,
+    check_model,
+    malformed,
+    parse_request,
+    prompt_ids,
+)
+from harness.simulator.response_stream import ResponseChoice, ResponseStream
 from harness.simulator.scheduler import Request
 from harness.simulator.step_cost import StepCost
-from harness.simulator.tokenizer import answer_of, decode, pieces
+from harness.simulator.tokenizer import answer_tokens, decode, pieces
 
 SIMULATED_HEADER = "x-npu-harness-simulated"
 OWNER = "npu-harness simulator"
@@ -42,8 +51,8 @@ class Service:
 
     settings: Settings
     memory: Memory
-    engine: Engine
-    serving: Serving
+    engine: SimulatedEngine
+    serving: ServedModel
     created: int
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -55,8 +64,8 @@ def service_of(settings: Settings) -> Service:
         EngineError: it would not start; in the engine's own words.
     """
     memory = memory_of(settings)
-    engine = Engine(limits_of(settings, memory.num_blocks, memory.max_model_len), StepCost(settings))
-    serving = Serving(settings.name, settings.shape.vocab, memory.max_model_len)
+    engine = SimulatedEngine(limits_of(settings, memory.num_blocks, memory.max_model_len), StepCost(settings))
+    serving = ServedModel(settings.name, settings.shape.vocab, memory.max_model_len)
     return Service(settings, memory, engine, serving, _now_s())
 
 
@@ -81,7 +90,7 @@ async def _mark(_: web.Request, response: web.StreamResponse) -> None:
     response.headers[SIMULATED_HEADER] = "1"
 
 
-async def _running(engine: Engine) -> AsyncIterator[None]:
+async def _running(engine: SimulatedEngine) -> AsyncIterator[None]:
     task = asyncio.create_task(engine.run())
     yield
     task.cancel()
@@ -165,7 +174,7 @@ class _Handlers:
         return await self._generate(request, chat=True)
 
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        ask = ask_of(await _json(request), self.service.serving, chat=chat)
+        ask = parse_request(await _json(request), self.service.serving, chat=chat)
         done = asyncio.get_running_loop().create_future()
         response = await _stream(request) if ask.stream else None
         answer = self._answer(ask, request.transport if response is not None else None, done)
@@ -181,7 +190,9 @@ class _Handlers:
             await response.write_eof()
         return response
 
-    def _answer(self, ask: Ask, transport: asyncio.Transport | None, done: "asyncio.Future[None]") -> Answer:
+    def _answer(
+        self, ask: ParsedRequest, transport: asyncio.Transport | None, done: "asyncio.Future[None]"
+    ) -> ResponseStream:
         """Queue a request for every choice; `done` is set when all are whole."""
 
         def whole() -> None:
@@ -191,12 +202,12 @@ class _Handlers:
         number = next(self.service.numbers)
         name = f"{'chatcmpl' if ask.chat else 'cmpl'}-{number:016x}"
         write = transport.write if transport is not None else None
-        answer = Answer(ask, name, _now_s(), write, whole, self.service.settings.enable_prompt_tokens_details)
+        answer = ResponseStream(ask, name, _now_s(), write, whole, self.service.settings.enable_prompt_tokens_details)
         for place, prompt in enumerate(ask.prompts):
             for copy in range(ask.n):
-                draw = answer_of(prompt, self.service.serving.vocab, seed=ask.seed + copy)
+                draw = answer_tokens(prompt, self.service.serving.vocab, seed=ask.seed + copy)
                 inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw)
-                answer.choices.append(Choice(answer, place * ask.n + copy, inner))
+                answer.choices.append(ResponseChoice(answer, place * ask.n + copy, inner))
         answer.open = len(answer.choices)
         for choice in answer.choices:
             choice.prepare()
@@ -247,7 +258,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
         await web.TCPSite(runner, host, port, backlog=4096).start()
     except OSError as error:
         raise EngineError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            message("simulator.cannot_listen", host=host, port=port, reason=error.strerror or str(error))
         ) from error
     return f"http://{host}:{runner.addresses[0][1]}"
 

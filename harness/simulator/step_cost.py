@@ -1,4 +1,4 @@
-"""How long does one step take?
+"""The time of one step, from the model's shape and the chip's peaks.
 
 A roofline with named terms, all per device: reading the weights or multiplying by them
 (`linear`), the output head, attention of decodes over their context and of prefill chunks,
@@ -11,9 +11,9 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.simulator.chips import Chip
+from harness.simulator.chips import ChipSpec
 from harness.simulator.engine_config import Settings
-from harness.simulator.models import Model
+from harness.simulator.models import ModelShape
 from harness.units import seconds_to_ns
 
 
@@ -86,8 +86,8 @@ class StepCost:
 
     def __init__(self, settings: Settings, terms: Terms | None = None) -> None:
         self._settings = settings
-        self._model: Model = settings.shape
-        self._chip: Chip = settings.device
+        self._model: ModelShape = settings.shape
+        self._chip: ChipSpec = settings.device
         self._terms = terms or terms_for(settings)
         self._tp = settings.tensor_parallel_size
         self._weight_bytes = weight_bytes(settings)

@@ -1,4 +1,4 @@
-"""How does the simulated engine turn text into token ids and back?
+"""The simulated tokenizer: from text to token ids and back.
 
 A word is a token: runs of up to twelve letters, signs or digits that no space parts, and every
 CJK character by itself. The word `t` and a number is the token of that id, so an answer
@@ -77,7 +77,7 @@ def content_text(content: Any) -> str:
     return ""
 
 
-def answer_of(prompt: Sequence[int], vocab: int, *, seed: int = 0) -> Draw:
+def answer_tokens(prompt: Sequence[int], vocab: int, *, seed: int = 0) -> Draw:
     """A function of positions (start, end) to the output tokens that follow this prompt."""
     usable = vocab - SPECIAL
     ids = prompt if isinstance(prompt, array) else array("q", prompt)

@@ -1,23 +1,73 @@
-"""When would each request have got each of its tokens? The same engine in virtual time.
+"""The simulated engine in virtual time: when each request would have got each of its tokens.
 
 Steps follow each other as in real time: one starts where the last ended, or when a request comes to an
 idle engine; a request that came during a step is seen by the next.
+
+Where nobody sends by the clock (a closed loop, or all requests at once), a request comes when a step ends and an
+answer with it. What is computed in which step is then the scheduler's doing alone, and time has no part in it: one
+`StepTrace` that served a load can be timed again by other coefficients, without being served again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
+from harness.messages import message
 from harness.simulator.engine import limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, memory_of
 from harness.simulator.scheduler import Request, Scheduler
 from harness.simulator.step_cost import StepCost
-from harness.simulator.step_trace import Course, Pace, Work
-from harness.simulator.tokenizer import answer_of
+from harness.simulator.tokenizer import answer_tokens
+
+_STEP_BYTES = 250
+Work = tuple[int, int, Sequence[tuple[int, int]]]
+"""What a step computes: decodes, the tokens in their caches, and prefill chunks (new tokens, tokens before them)."""
+
+
+class StepTimes(Protocol):
+    """How long a step takes; `harness.simulator.step_cost.StepCost` is one."""
+
+    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> int:
+        """Nanoseconds of a step."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTrace:
+    """A load as steps, without their times.
+
+    `trails[i]` are the numbers of the steps that gave request i a token, `sent_after[i]` is how many steps had ended
+    when it was sent.
+    """
+
+    work: Sequence[Work]
+    trails: tuple[NDArray[np.int32], ...]
+    sent_after: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return sum(trail.nbytes for trail in self.trails) + _STEP_BYTES * len(self.work)
+
+    def times(self, pace: StepTimes) -> "TraceTimes":
+        """Its times at some pace."""
+        durations_ns = [pace.duration_ns(*work) for work in self.work]
+        ends_ns = np.cumsum(np.asarray(durations_ns, dtype=np.int64))
+        begins_ns = np.concatenate([np.zeros(1, dtype=np.int64), ends_ns])
+        return TraceTimes(tuple(ends_ns[trail] for trail in self.trails), begins_ns[self.sent_after], ends_ns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TraceTimes:
+    """When each request got its tokens, when it was sent, and when each step ended: ns from the load's begin."""
+
+    token_ns: tuple[NDArray[np.int64], ...]
+    sent_ns: NDArray[np.int64]
+    step_ns: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +80,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Simulated:
+class SimulatedRun:
     """What became of every arrival, in their order, and of every step.
 
     `token_ns[i]` holds the times of request i's tokens (int64), empty for one that the engine
@@ -48,14 +98,14 @@ class Simulated:
     running: NDArray[np.int64]
     waiting: NDArray[np.int64]
     tokens: NDArray[np.int64]
-    course: Course | None = None
+    course: StepTrace | None = None
 
     @property
     def output_tokens(self) -> int:
         """Tokens of all answers."""
         return sum(len(times) for times in self.token_ns)
 
-    def at_pace(self, pace: Pace) -> "Simulated":
+    def at_pace(self, pace: StepTimes) -> "SimulatedRun":
         """The same steps at another pace, which is what serving it at that pace would give; it has to have a course."""
         assert self.course is not None
         times = self.course.times(pace)
@@ -67,8 +117,8 @@ def simulate(
     arrivals: Sequence[Arrival],
     *,
     concurrency: int | None = None,
-    cost: Pace | None = None,
-) -> Simulated:
+    cost: StepTimes | None = None,
+) -> SimulatedRun:
     """Serve the arrivals (in any order) in virtual time; `cost` replaces the settings' own step time.
 
     With `concurrency` so many requests are kept in flight (a closed loop): one comes when it is due
@@ -81,7 +131,7 @@ def simulate(
     return _served(_device(settings, cost), arrivals, concurrency)
 
 
-def simulate_in_turn(settings: Settings, batches: Iterable[Sequence[Arrival]]) -> Iterator[Simulated]:
+def simulate_in_turn(settings: Settings, batches: Iterable[Sequence[Arrival]]) -> Iterator[SimulatedRun]:
     """Serve batches with one engine, whose cache stays warm: each comes when the one before is done.
 
     An arrival's time counts from the begin of its batch, which is the end of the last step before;
@@ -104,18 +154,18 @@ class _Device:
     vocab: int
     memory: Memory
     scheduler: Scheduler
-    cost: Pace
+    cost: StepTimes
 
 
-def _device(settings: Settings, cost: Pace | None) -> _Device:
+def _device(settings: Settings, cost: StepTimes | None) -> _Device:
     memory = memory_of(settings)
     scheduler = Scheduler(limits_of(settings, memory.num_blocks, memory.max_model_len))
     return _Device(settings.shape.vocab, memory, scheduler, cost or StepCost(settings))
 
 
-def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | None) -> Simulated:
+def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | None) -> SimulatedRun:
     requests = [
-        Request(str(place), arrival.prompt, arrival.max_tokens, answer_of(arrival.prompt, device.vocab))
+        Request(str(place), arrival.prompt, arrival.max_tokens, answer_tokens(arrival.prompt, device.vocab))
         for place, arrival in enumerate(arrivals)
     ]
     _check(device.memory, arrivals)
@@ -126,7 +176,7 @@ def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | Non
     ends = np.asarray(steps.ends, dtype=np.int64)
     trails = tuple(np.asarray(trail, dtype=np.int32) for trail in steps.trails)
     by_clock = any(arrival.at_ns for arrival in arrivals)
-    return Simulated(
+    return SimulatedRun(
         token_ns=tuple(ends[trail] for trail in trails),
         sent_ns=np.asarray(sent_ns, dtype=np.int64),
         cached_tokens=np.asarray([request.first_hit for request in requests], dtype=np.int64),
@@ -135,7 +185,7 @@ def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | Non
         running=np.asarray(steps.running, dtype=np.int64),
         waiting=np.asarray(steps.waiting, dtype=np.int64),
         tokens=np.asarray(steps.tokens, dtype=np.int64),
-        course=None if by_clock else Course(steps.work, trails, np.asarray(users.sent_after, dtype=np.int64)),
+        course=None if by_clock else StepTrace(steps.work, trails, np.asarray(users.sent_after, dtype=np.int64)),
     )
 
 
@@ -154,9 +204,9 @@ class _Steps:
 def _check(memory: Memory, arrivals: Sequence[Arrival]) -> None:
     for place, arrival in enumerate(arrivals):
         if not 0 < len(arrival.prompt) < memory.max_model_len:
+            length, most = len(arrival.prompt), memory.max_model_len
             raise InputError(
-                f"request {place}: a prompt of {len(arrival.prompt)} tokens does not fit into"
-                f" max_model_len {memory.max_model_len}; expected 1 to {memory.max_model_len - 1}"
+                message("simulator.prompt_length", index=place, tokens=length, most=most, longest=most - 1)
             )
 
 
@@ -197,7 +247,7 @@ class _Users:
         self.free += count
 
 
-def _run(scheduler: Scheduler, cost: Pace, users: _Users, steps: _Steps) -> None:
+def _run(scheduler: Scheduler, cost: StepTimes, users: _Users, steps: _Steps) -> None:
     now_ns = 0
     trails = {request: steps.trails[int(request.id)] for _, request in users.coming}
     while users.coming or scheduler.running or scheduler.waiting:

@@ -32,8 +32,7 @@ from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings
 from harness.simulator.step_cost import StepCost, Terms
-from harness.simulator.step_trace import Pace
-from harness.simulator.virtual_time import Arrival, Simulated, simulate
+from harness.simulator.virtual_time import Arrival, SimulatedRun, StepTimes, simulate
 from harness.tuning.load_override import with_stage
 from harness.tuning.trial_series import measurement_of
 from harness.tuning.types import Measurement
@@ -99,7 +98,7 @@ class VirtualLoad:
             )
         self._scenario, self._folder, self._most = scenario, folder, most_requests
         self._kept: dict[tuple[Stage, int, int | None], Traffic] = {}
-        self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], Simulated] = OrderedDict()
+        self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], SimulatedRun] = OrderedDict()
         self._held = 0
 
     def measure(
@@ -128,7 +127,7 @@ class VirtualLoad:
         preempted = float(found.preemptions.sum())
         return measurement_of(given, summarize_stage(given), seed, simulated=True, preemptions=preempted)
 
-    def _served(self, settings: Settings, stage: Stage, seed: int, cost: Pace) -> tuple[Traffic, Simulated]:
+    def _served(self, settings: Settings, stage: Stage, seed: int, cost: StepTimes) -> tuple[Traffic, SimulatedRun]:
         """Until a closed loop by time has sent its last request; others at once."""
         count = None
         if stage.kind == "closed" and stage.requests is None:
@@ -140,7 +139,9 @@ class VirtualLoad:
                 return traffic, found
             count *= 2
 
-    def _simulated(self, key: tuple[Settings, Stage, int, int | None], traffic: Traffic, cost: Pace) -> Simulated:
+    def _simulated(
+        self, key: tuple[Settings, Stage, int, int | None], traffic: Traffic, cost: StepTimes
+    ) -> SimulatedRun:
         """Served, or where only the pace is another than the last time, timed again."""
         if key in self._courses:
             self._courses.move_to_end(key)
@@ -191,7 +192,7 @@ def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
     return Arrival(due_ns, prompt.ids.tolist(), workload.session(session).turns[0].output_tokens)
 
 
-def records_of(traffic: Traffic, found: Simulated) -> tuple[Requests, Events]:
+def records_of(traffic: Traffic, found: SimulatedRun) -> tuple[Requests, Events]:
     """What a client would have recorded of the requests, warm-up included."""
     size, made = len(traffic.arrivals), traffic.made
     counts = np.asarray([len(times) for times in found.token_ns], dtype=np.int64)
@@ -215,7 +216,7 @@ def records_of(traffic: Traffic, found: Simulated) -> tuple[Requests, Events]:
     return Requests(**columns), events
 
 
-def _times(traffic: Traffic, found: Simulated) -> dict[str, NDArray[Any]]:
+def _times(traffic: Traffic, found: SimulatedRun) -> dict[str, NDArray[Any]]:
     """When each request was due, sent and answered; in a closed loop it is due when it is sent."""
     first = np.asarray([int(times[0]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
     last = np.asarray([int(times[-1]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)

@@ -22,7 +22,7 @@ from harness.scenario.loader import load_scenario
 from harness.scenario.models import Engine
 from harness.simulator.chips import chip_named
 from harness.simulator.engine_config import settings_from_flags
-from harness.simulator.kernel_calibration import Calibration, read_calibration
+from harness.simulator.kernel_calibration import KernelCalibration, read_calibration
 from harness.simulator.step_cost import StepCost
 from tests.kernel_results import make_kernels
 
@@ -312,7 +312,7 @@ def test_measured_kernels_time_the_simulators_attention(tmp_path, fake):
     )
 
     assert found.flags == {"cache_efficiency": pytest.approx(1e9 / chip.bandwidth, rel=1e-3)}
-    assert Calibration(3e-6, None).flags == {"cache_efficiency": 3e-6}  # slow as it may be, not nothing
+    assert KernelCalibration(3e-6, None).flags == {"cache_efficiency": 3e-6}  # slow as it may be, not nothing
     assert calibrated(told)["cache_efficiency"] == found.flags["cache_efficiency"]
     assert (
         calibrated(told.model_copy(update={"args": {"chip": "cpu-2core", "cache_efficiency": 0.5}}))["cache_efficiency"]

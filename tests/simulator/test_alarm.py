@@ -7,7 +7,7 @@ import pytest
 
 from harness import clock
 from harness.clock import monotonic_ns
-from harness.simulator.engine import EARLY_NS, Alarm
+from harness.simulator.engine import EARLY_NS, TaskAlarm
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
@@ -18,7 +18,7 @@ def test_it_rings_when_due(monkeypatch, platform, ahead_ns):
 
     async def ring():
         early = []
-        async with Alarm() as alarm:
+        async with TaskAlarm() as alarm:
             for _ in range(3):
                 due_ns = monotonic_ns() + ahead_ns
                 await alarm.until(due_ns)
@@ -33,7 +33,7 @@ def test_others_run_while_it_waits():
     seen = []
 
     async def ring():
-        async with Alarm() as alarm:
+        async with TaskAlarm() as alarm:
             asyncio.get_running_loop().call_soon(seen.append, "ready")
             await alarm.until(0)
 
@@ -51,7 +51,7 @@ def test_a_cancelled_wait_leaves_no_timer():
     """The task ends, the descriptor is closed, and a late ring hurts nobody."""
 
     async def ring():
-        async with Alarm() as alarm:
+        async with TaskAlarm() as alarm:
             task = asyncio.create_task(alarm.until(monotonic_ns() + 3_600 * 10**9))
             await asyncio.sleep(0)
             task.cancel()

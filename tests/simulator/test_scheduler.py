@@ -8,10 +8,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from harness.simulator.replay import limits_of_trace
-from harness.simulator.scheduler import Limits, Request, Scheduler
+from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits
 from tests.scheduler_traces import random_trace
 
-LIMITS = Limits(block_size=4, num_blocks=100, max_num_seqs=8, token_budget=32, max_model_len=256)
+LIMITS = SchedulerLimits(block_size=4, num_blocks=100, max_num_seqs=8, token_budget=32, max_model_len=256)
 
 
 def request(name, prompt, outputs=4):

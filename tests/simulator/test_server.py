@@ -10,7 +10,7 @@ from aiohttp import ClientSession, web
 from harness.errors import EngineError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.server import SIMULATED_HEADER, application, serve, service_of
-from harness.simulator.tokenizer import answer_of
+from harness.simulator.tokenizer import answer_tokens
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 
@@ -61,7 +61,7 @@ def test_a_completion_streams_one_event_a_token():
             "return_token_ids": True}  # fmt: skip
     status, headers, text = ask("/v1/completions", body)
     *tokens, usage = events(text)
-    drawn = answer_of([5, 6, 7], 151936)(3, 6)
+    drawn = answer_tokens([5, 6, 7], 151936)(3, 6)
 
     assert status == 200
     assert headers[SIMULATED_HEADER] == "1"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.simulator.tokenizer import answer_of, chat_ids, content_text, decode, encode, pieces, words
+from harness.simulator.tokenizer import answer_tokens, chat_ids, content_text, decode, encode, pieces, words
 
 VOCAB = 4096
 
@@ -45,12 +45,12 @@ def test_a_conversation_grows_at_its_end():
 
 def test_answers_depend_on_prompt_and_seed_alone():
     """Positions may be asked in any cut."""
-    draw = answer_of([1, 2, 3], VOCAB)
+    draw = answer_tokens([1, 2, 3], VOCAB)
 
     assert [*draw(3, 7), *draw(7, 9)] == draw(3, 9)
-    assert answer_of((1, 2, 3), VOCAB)(3, 9) == draw(3, 9)
-    assert answer_of([1, 2, 3], VOCAB, seed=1)(3, 9) != draw(3, 9)
-    assert answer_of([1, 2, 4], VOCAB)(3, 9) != draw(3, 9)
+    assert answer_tokens((1, 2, 3), VOCAB)(3, 9) == draw(3, 9)
+    assert answer_tokens([1, 2, 3], VOCAB, seed=1)(3, 9) != draw(3, 9)
+    assert answer_tokens([1, 2, 4], VOCAB)(3, 9) != draw(3, 9)
 
 
 def test_content_may_be_parts():

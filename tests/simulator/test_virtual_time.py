@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from harness.errors import InputError
-from harness.simulator.engine import Engine, limits_of
+from harness.simulator.engine import SimulatedEngine, limits_of
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
 from harness.simulator.scheduler import Request
 from harness.simulator.step_cost import StepCost
-from harness.simulator.tokenizer import answer_of
+from harness.simulator.tokenizer import answer_tokens
 from harness.simulator.virtual_time import Arrival, simulate, simulate_in_turn
 
 MS = 1_000_000
@@ -38,7 +38,7 @@ class Played:
     def __init__(self, settings, arrivals):
         memory = memory_of(settings)
         self.at_ns = 0
-        self.engine = Engine(
+        self.engine = SimulatedEngine(
             limits_of(settings, memory.num_blocks, memory.max_model_len), StepCost(settings), lambda: self.at_ns
         )
         self.times = [[] for _ in arrivals]
@@ -47,7 +47,7 @@ class Played:
             (
                 arrival.at_ns,
                 place,
-                Request(str(place), arrival.prompt, arrival.max_tokens, answer_of(arrival.prompt, vocab)),
+                Request(str(place), arrival.prompt, arrival.max_tokens, answer_tokens(arrival.prompt, vocab)),
             )
             for place, arrival in enumerate(arrivals)
         ]
