@@ -1,4 +1,5 @@
-# make fuzz: the property tests on many fresh examples. make run: set up and answer one question. make test: set up and test. make check: style, types, house rules.
+# make fuzz: the property tests on many fresh examples. make run: set up and answer one question. make test: set up and test. make check: style, types, house rules, the manual.
+# make docs: build the manual into build/site. make pictures: render its pictures again (needs Chromium).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,9 @@ READY := $(VENV)/.ready
 # Containers often forbid caches of compiled code: then each of the harness's processes, and pytest, compiles all anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-engines check fuzz bench format clean
+.PHONY: run test test-engines check docs pictures fuzz bench format clean
+# The manual is built without the note that its theme prints at every start.
+export NO_MKDOCS_2_WARNING := 1
 
 run: $(READY)
 	$(BIN)/harness run scenarios/long_context.yaml
@@ -25,6 +28,13 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+	$(BIN)/python -m mkdocs build --quiet
+
+docs: $(READY)
+	$(BIN)/python -m mkdocs build
+
+pictures: $(READY)
+	$(BIN)/python -m docs.tools.pictures
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "not engines" -k "$${FUZZ:-}" -n 2 --dist worksteal

@@ -1,0 +1,114 @@
+"""`python -m docs.tools.record [NAME...]`: run the commands that the manual shows and keep what they print.
+
+Each block of docs/outputs is one command with its output, included by the English and by the Chinese page. Commands
+that need a real engine, or another machine, are not run again here: their blocks were recorded once (KEPT).
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.doctor import examine
+from harness.doctor.findings import FAULTS, lines_of
+from tests.machines import A2, BARE_CONTAINER, PYTHON
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUTS = ROOT / "docs" / "outputs"
+KEPT = ("curl", "generate", "kernels", "vllm_cpu")
+DURATION_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A command of the manual; of its output only lines that match `keep` stand, others become one `...`."""
+
+    command: str
+    keep: str = ""
+    until: str = ""
+
+
+COMMANDS = {
+    "first_run": Shown("harness run scenarios/long_context.yaml"),
+    "doctor_laptop": Shown("harness doctor"),
+    "serve_sim": Shown(
+        "harness serve-sim Qwen/Qwen2.5-7B-Instruct --max-model-len 32768", until="Starting vLLM server"
+    ),
+    "out_of_memory": Shown(
+        "harness serve-sim Qwen/Qwen2.5-72B-Instruct\n"
+        "harness serve-sim Qwen/Qwen2.5-14B-Instruct --max-model-len 32768 --gpu-memory-utilization 0.5"
+    ),
+    "block_size": Shown(
+        "harness run scenarios/smoke.yaml --engine simulator --set engine.args.block_size=16", keep="engine:"
+    ),
+    "validate": Shown("harness validate mistyped.yaml"),
+    "offline": Shown("harness run scenarios/offline_batch.yaml"),
+    "against": Shown(
+        "harness run scenarios/offline_batch.yaml --set load.0.offline.requests=256 --repeats 3 "
+        "--against engine.args.max_num_seqs=64 --quiet"
+    ),
+    "tune": Shown("harness tune", keep=r"^(?!harness: (trial|confirmation))|trial (0|1|14) |confirmation round 5"),
+    "selfcheck": Shown("harness selfcheck"),
+}
+
+
+def main(names: list[str]) -> None:
+    """Record the blocks of these names, or all."""
+    for name in names or [*COMMANDS, "doctor_host", "doctor_container"]:
+        text = {"doctor_host": doctor_host, "doctor_container": doctor_container}.get(name)
+        block = text() if text else recorded(COMMANDS[name])
+        (OUTPUTS / f"{name}.txt").write_text(block, encoding="utf-8")
+        print(f"docs/outputs/{name}.txt: {len(block.splitlines())} lines", file=sys.stderr)
+
+
+def doctor_host() -> str:
+    """What the doctor says of a host on which all is well, from its recorded files and commands."""
+    return "\n".join(["$ harness doctor", *lines_of(examine(A2.probe(), PYTHON)), ""])
+
+
+def doctor_container() -> str:
+    """What the doctor says of a container that was started without the NPUs."""
+    found = examine(BARE_CONTAINER.probe(), PYTHON)
+    return "\n".join([*lines_of([one for one in found if one.state in FAULTS and one.topic != "mounts"]), ""])
+
+
+def recorded(shown: Shown) -> str:
+    """The commands, each after a `$`, with what they print to either stream, in a folder of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "scenarios").symlink_to(ROOT / "scenarios")
+        (Path(folder) / "mistyped.yaml").write_text((OUTPUTS / "mistyped.yaml").read_text(encoding="utf-8"))
+        return "".join(f"$ {line}\n{_printed(line, shown, folder)}" for line in shown.command.splitlines())
+
+
+def _printed(line: str, shown: Shown, folder: str) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    lines: list[str] = []
+    with subprocess.Popen(
+        shlex.split(line), cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        for printed in process.stdout:
+            lines.append(printed.rstrip("\n"))
+            if shown.until and shown.until in printed:
+                process.terminate()
+                break
+        process.wait(DURATION_S)
+    return "\n".join([*_kept(lines, shown.keep), ""])
+
+
+def _kept(lines: list[str], keep: str) -> list[str]:
+    kept: list[str] = []
+    for line in lines:
+        if not keep or re.search(keep, line):
+            kept.append(line)
+        elif kept[-1:] != ["..."]:
+            kept.append("...")
+    return kept
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
