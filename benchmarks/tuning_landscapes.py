@@ -18,9 +18,9 @@ from harness.seeds import stream
 from harness.simulator.boot_lines import startup_lines
 from harness.simulator.engine_config import Settings, effective, settings_from_flags
 from harness.simulator.memory import memory_of
-from harness.tuning import failures
+from harness.tuning import feasibility
+from harness.tuning.candidates import START_MINUTES, restart_class
 from harness.tuning.evaluation import Started, StartFailed, Watch
-from harness.tuning.restarts import START_MINUTES, restart_class
 from harness.tuning.study_plan import Task
 from harness.tuning.trial_series import partial_of, times_to_look
 from harness.tuning.types import Measurement
@@ -250,7 +250,7 @@ class Device:
         except HarnessError as fault:
             captured = ["NPU KV cache size: 1 tokens"] if "while capturing" in fault.lines[0] else []
             raise StartFailed(
-                failures.classified([*captured, *fault.lines]), BootFacts(), START_MINUTES["compile"] / 2
+                feasibility.classified([*captured, *fault.lines]), BootFacts(), START_MINUTES["compile"] / 2
             ) from None
         self.last = values
         yield _Session(Started(minutes, boot_facts(startup_lines(settings, memory)), values), settings, self)

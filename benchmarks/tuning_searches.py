@@ -21,7 +21,7 @@ from harness.tuning.candidates import Ground, canonical, engine_of, resolver
 from harness.tuning.confirmation import chosen, confirmation, turns
 from harness.tuning.evaluation import StartFailed
 from harness.tuning.feasibility import Lessons
-from harness.tuning.inert_parameters import dead_parameters, settled
+from harness.tuning.parameters import dead_parameters, settled
 from harness.tuning.proposing import Proposer
 from harness.tuning.sampler import suggested
 from harness.tuning.simulator_screening import Twin, perturbed

@@ -20,18 +20,17 @@ from harness.tuning import study_result
 from harness.tuning.candidates import Ground, Resolve, resolver
 from harness.tuning.confirmation import Confirmed, confirm
 from harness.tuning.coordination import open_desk, worker_name
-from harness.tuning.evaluation import Evaluator, Virtual
+from harness.tuning.evaluation import Evaluator
 from harness.tuning.feasibility import Lessons
-from harness.tuning.flag_check import refuse_unknown
-from harness.tuning.inert_parameters import dead_parameters, settled
 from harness.tuning.live_evaluation import Live
+from harness.tuning.parameters import dead_parameters, settled
 from harness.tuning.proposing import Proposer
 from harness.tuning.simulator_screening import twin_of
 from harness.tuning.study import Work, carry_out, digest, leased
-from harness.tuning.study_loader import open_study
+from harness.tuning.study_loader import open_study, refuse_unknown
 from harness.tuning.study_plan import Problem
 from harness.tuning.trial_store import address, open_book, usable
-from harness.tuning.virtual_evaluation import Noise
+from harness.tuning.virtual_evaluation import Noise, Virtual
 
 Say = Callable[[str], None]
 _RESULTS = Path("results")

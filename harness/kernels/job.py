@@ -1,20 +1,179 @@
-"""Which job do the `kernels` of a scenario make: cases, limits of known chips, rules?"""
+"""The job of a scenario's `kernels`: cases, limits of known chips, the stopping rule, and steps taken from a result.
+
+A result folder does not hold the engine's own schedule. But a request gets a token from every step between its first
+and its last, and each step that brings a first token has prefilled the rest of a prompt; the chunks before it went with
+the steps before. So the times of tokens are the steps. A sample of them is taken: steps with a prefill at even ranks of
+their new tokens, steps without at even ranks of the cached ones, each with the share of all steps that it stands for.
+Checked against the steps of the embedded engine: 32 of them have its mean sequences, new tokens and cached tokens a
+step, and its share of prefills, to within 5 %.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import InputError, suggestion
-from harness.kernels.steps import step_mixes
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InputError, ResultError, suggestion
+from harness.results import store
+from harness.results.request_table import Events, Requests
 from harness.scenario.distributions import Count, LogNormalItem, NormalItem, UniformItem, bounds
 from harness.scenario.kernels import Kernels, many
 from harness.scenario.loader import LoadedScenario
 from harness.simulator.chips import CHIPS
+from harness.statistics.intervals import Floats
 from harness.workload.lengths import token_lengths
+
+if TYPE_CHECKING:  # a room of its own
+    from kernels_bench.axes import StepMix
+
+CHUNK = 2048  # tokens that one step computes at most, where the folder does not tell: the engine's default budget
+SAME_STEP = 0.25  # of the median gap between two tokens of a request: what comes closer came of one step
+PREFILL_PART = 4  # at least one step of this many is one with a prefill, where there are any
+Times = NDArray[np.int64]
+
+
+def step_mixes(folder: Path, count: int) -> list[StepMix]:
+    """`count` steps of a result folder, each with its sequences and the share of all steps that it stands for.
+
+    Raises:
+        ResultError: the folder is no result, or none of its requests received two tokens.
+    """
+    run, requests, events = store.read_run(folder), store.read_requests(folder), store.read_events(folder)
+    if not (requests.last_ns > requests.first_ns).any():
+        raise ResultError(
+            f"{folder}: no request received two tokens; expected a result with answers to take steps from"
+        )
+    trail = _trail(requests, events, _budget(run))
+    return [_mix(trail, number, at_ns, share) for number, (at_ns, share) in enumerate(sorted(_picks(trail, count)))]
+
+
+def _budget(run: Mapping[str, Any]) -> int:
+    effective = (run.get("engine") or {}).get("effective") or {}
+    found = effective.get("max_num_batched_tokens")
+    return found if isinstance(found, int) and found > 0 else CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """A chunk of a prompt: when the step that computed it ended, whose it is, its tokens and those up to its end."""
+
+    at_ns: int
+    row: int
+    query: int
+    kv: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Trail:
+    """What a run left: requests that received tokens, their prompts, every event by time, and chunks by time."""
+
+    first_ns: Times
+    last_ns: Times
+    prompts: Times
+    at_ns: Times
+    row: Times
+    tokens: Times
+    prefills: tuple[_Prefill, ...]
+    near_ns: int
+
+
+def _trail(requests: Requests, events: Events, budget: int) -> _Trail:
+    rows = np.repeat(np.arange(len(requests.first_ns)), np.diff(events.offsets))
+    order = np.argsort(events.at_ns, kind="stable")
+    at_ns = events.at_ns[order]
+    gaps = np.diff(events.at_ns)[np.diff(rows) == 0]
+    near_ns = max(1, int(SAME_STEP * float(np.median(gaps[gaps > 0]))) if (gaps > 0).any() else 1)
+    prompts = np.maximum(1, np.where(requests.input_tokens > 0, requests.input_tokens, requests.input_asked))
+    chunks = sorted(_chunks(requests, prompts, at_ns, (budget, near_ns)), key=lambda one: one.at_ns)
+    return _Trail(
+        requests.first_ns,
+        requests.last_ns,
+        prompts,
+        at_ns,
+        rows[order],
+        events.tokens[order].astype(np.int64),
+        tuple(chunks),
+        near_ns,
+    )
+
+
+def _chunks(requests: Requests, prompts: Times, at_ns: Times, size: tuple[int, int]) -> Iterator[_Prefill]:
+    """The chunks of every prompt: the last ends with its first token, those before with the steps before."""
+    budget, near_ns = size
+    for row in np.flatnonzero(requests.first_ns >= 0).tolist():
+        end_ns, kv = int(requests.first_ns[row]), int(prompts[row])
+        begin = min(max(0, int(requests.cached_tokens[row])), kv - 1)
+        while kv > begin:
+            query = (kv - begin - 1) % budget + 1 if kv == prompts[row] else budget
+            yield _Prefill(end_ns, row, query, kv)
+            kv -= query
+            before = int(np.searchsorted(at_ns, end_ns - near_ns)) - 1
+            if before < 0 or at_ns[before] < requests.sent_ns[row]:
+                break
+            end_ns = int(at_ns[before])
+
+
+def _picks(trail: _Trail, count: int) -> Iterator[tuple[int, float]]:
+    """Times of the steps that are taken, each with its share of all steps."""
+    weight, prefilled, load = _told(trail)
+    strata = [kind for kind in (prefilled, ~prefilled) if kind.any()]
+    shares = [float(weight[kind].sum() / weight.sum()) for kind in strata]
+    counts = [count]
+    if len(strata) == 2:
+        least = max(count // PREFILL_PART, round(count * shares[0]))
+        counts = [min(max(least, 1), max(count - 1, 1)), max(count - min(max(least, 1), max(count - 1, 1)), 0)]
+    for kind, share, taken in zip(strata, shares, counts, strict=True):
+        places = np.flatnonzero(kind)[np.argsort(load[kind], kind="stable")]
+        passed = np.cumsum(weight[places]) / weight[places].sum()
+        for number in range(taken):
+            place = places[min(int(np.searchsorted(passed, (number + 0.5) / taken)), len(places) - 1)]
+            yield int(trail.at_ns[place]), share / taken
+
+
+def _told(trail: _Trail) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Of each event: what part of a step it is, whether that step prefilled, and its tokens: new ones, or cached."""
+    got = trail.first_ns >= 0
+    first, last = np.sort(trail.first_ns[got]), np.sort(trail.last_ns[got])
+    by_first, by_last = np.argsort(trail.first_ns[got]), np.argsort(trail.last_ns[got])
+    prompts = trail.prompts[got]
+    answers = np.bincount(trail.row, weights=trail.tokens, minlength=len(trail.first_ns))[got]
+    begun = np.searchsorted(first, trail.at_ns + trail.near_ns, side="right")
+    ended = np.searchsorted(last, trail.at_ns - trail.near_ns)
+    come = np.searchsorted(trail.at_ns, trail.at_ns - trail.near_ns)
+    load = _upto(prompts[by_first], begun) - _upto((prompts + answers)[by_last], ended) + _upto(trail.tokens, come)
+    chunks = np.asarray([one.at_ns for one in trail.prefills], dtype=np.int64)
+    queries = np.asarray([one.query for one in trail.prefills], dtype=np.int64)
+    ends = (np.searchsorted(chunks, trail.at_ns + trail.near_ns, side="right"),
+            np.searchsorted(chunks, trail.at_ns - trail.near_ns))  # fmt: skip
+    prefilled = ends[0] > ends[1]
+    new = _upto(queries, ends[0]) - _upto(queries, ends[1])
+    return 1 / np.maximum(1, begun - ended), prefilled, np.where(prefilled, new, load)
+
+
+def _upto(values: NDArray[Any], places: Times) -> Floats:
+    """The sum of the first so many values."""
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])[places]
+
+
+def _mix(trail: _Trail, number: int, at_ns: int, share: float) -> StepMix:
+    from kernels_bench.axes import StepMix  # noqa: PLC0415 - a room of its own
+
+    low_ns, high_ns = at_ns - trail.near_ns, at_ns + trail.near_ns
+    chunks = {one.row: one for one in trail.prefills if low_ns <= one.at_ns <= high_ns}
+    begun = (trail.first_ns >= 0) & (trail.first_ns <= high_ns) & (trail.last_ns >= low_ns)
+    running = [row for row in np.flatnonzero(begun).tolist() if row not in chunks]
+    come = trail.at_ns < low_ns
+    before = np.bincount(trail.row[come], weights=trail.tokens[come], minlength=len(trail.first_ns))
+    kv = [int(trail.prompts[row] + before[row]) for row in running] + [one.kv for one in chunks.values()]
+    query = [1] * len(running) + [one.query for one in chunks.values()]
+    return StepMix(f"step {number + 1}: {len(kv)} sequences", tuple(query), tuple(kv), round(share, 4))
+
 
 if TYPE_CHECKING:  # a room of its own, opened when kernels are asked for
     from kernels_bench.axes import KvLengths, Skipped

@@ -1,4 +1,4 @@
-"""Up to which rate does an engine keep its SLO, found inside one start, and where does noise forbid an answer?
+"""Search for the highest rate at which an engine keeps its SLO, within one start.
 
 Pure: from the probes so far comes the next rate to try, or the answer. Rates are doubled or halved
 until one keeps the SLO and one breaks it, then parted in the middle (of their logarithms). A probe whose noise

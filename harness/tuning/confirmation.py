@@ -1,4 +1,4 @@
-"""Is the winner really better than the default, by how much, and how sure is that?
+"""Confirmation of the winner: the best few and the default measured again in turns, with an interval of the gain.
 
 The best few and the default are measured again in turns: every round all of them, each round under
 arrivals of its own that nothing was chosen by, every other round in reverse, so that a
@@ -16,10 +16,8 @@ import numpy as np
 
 from harness.statistics.intervals import CONFIDENCE, student_t
 from harness.statistics.time_series import trend
-from harness.tuning.candidates import Candidate, canonical
-from harness.tuning.evaluation import Session, StartFailed
-from harness.tuning.measuring import Given, load_measured
-from harness.tuning.restarts import ordered
+from harness.tuning.candidates import Candidate, canonical, ordered
+from harness.tuning.evaluation import Given, Session, StartFailed, load_measured
 from harness.tuning.study import Work, digest
 from harness.tuning.study_plan import Verdict
 from harness.tuning.types import LOAD, Objective, Trial, Value

@@ -1,4 +1,4 @@
-"""How do several workers share points and devices without ever having the same?
+"""Coordination of several workers: claims on points and leases of devices, so that none is had twice.
 
 Two tables in the study's own database. A claim is a row whose key can be there once: whoever inserts it
 has the point. A lease is a device with the name of who has it and until when; it is kept alive by a

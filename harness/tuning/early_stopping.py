@@ -1,4 +1,4 @@
-"""Can this trial still win, by what its benchmark has shown so far beside the incumbent's?
+"""Early stopping: whether a trial can still win, by its load so far beside the incumbent's.
 
 Both answered the same requests: the same prompts at the same arrivals, so they are compared in
 pairs. Latencies request by request, as far as none is missing. Rates by the clock: what both had

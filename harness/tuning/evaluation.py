@@ -1,29 +1,39 @@
-"""Who measures a point: an engine that is started for it, or the simulated one in virtual time?
+"""Evaluation of a candidate: one engine start, measured under its loads, as trials.
 
-An evaluator brings an engine up for the time of a `with` and measures as many loads on it as are asked.
+An evaluator (real engines, or the simulator in virtual time) keeps an engine up for the time of a `with`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.engines.boot_log import BootFacts, boot_facts
-from harness.errors import HarnessError
+from harness.engines.boot_log import BootFacts
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
-from harness.simulator.boot_lines import startup_lines
-from harness.simulator.engine_config import Settings, effective, settings_from_flags
-from harness.simulator.memory import memory_of
-from harness.simulator.step_cost import Terms
-from harness.tuning import failures
-from harness.tuning.early_stopping import Ruling
-from harness.tuning.restarts import START_MINUTES, restart_class
-from harness.tuning.study_plan import Task
-from harness.tuning.trial_series import partial_of, times_to_look
-from harness.tuning.types import Failure, Measurement
-from harness.tuning.virtual_evaluation import Noise, VirtualLoad
+from harness.scenario.study import CAPACITY
+from harness.seeds import entropy
+from harness.tuning import capacity
+from harness.tuning.candidates import Candidate
+from harness.tuning.early_stopping import Ruling, watch
+from harness.tuning.study_plan import Problem, Task, Verdict, changed, slo_of, verdict_of
+from harness.tuning.trial_series import estimated, look_every_s
+from harness.tuning.types import (
+    COMPLETE,
+    FAILED,
+    LOAD,
+    STOPPED,
+    Failure,
+    Measurement,
+    Minutes,
+    Objective,
+    Point,
+    Trial,
+    Value,
+    front,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,63 +95,194 @@ class Evaluator(Protocol):
         """Whether a device had not come back to idle when the last engine was gone."""
 
 
-@dataclass(slots=True)
-class _VirtualSession:
-    """The simulated engine with one configuration."""
-
-    started: Started
-    settings: Settings
-    owner: "Virtual"
-
-    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
-        """See Session."""
-        whole = self.owner.load_of(task).measure(
-            self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise
-        )
-        if watch is None:
-            return whole
-        parts = (partial_of(whole, time_s) for time_s in times_to_look(whole, watch.every_s))
-        return next((part for part in parts if watch(part).stop), whole)
+_TOLD = ("available_kv_gib", "kv_cache_tokens", "total_gib", "weights_gib", "activation_gib", "graphs_gib", "serves")
 
 
-@dataclass(slots=True)
-class Virtual:
-    """The simulated engine in virtual time: a trial takes a fraction of a second. Nothing from here is measured.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a start is measured under: the trials so far, the seed of all loads, and where it may write."""
 
-    `terms` replace the coefficients of its step time, `noise` makes runs differ, `device` stands for how the
-    device differs from its specification: it changes the settings of memory and time. `most_requests` cuts loads.
+    problem: Problem
+    evaluator: Evaluator
+    trials: Sequence[Trial]
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one load on a started engine came to."""
+
+    load: Mapping[str, Value]
+    verdict: Verdict
+    measured: Measurement
+    minutes: Minutes
+    effective: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    stopped: bool
+
+
+def shown(given: Given, candidate: Candidate, loads: Sequence[Mapping[str, Value]]) -> Generator[Shown, None, None]:
+    """Start the candidate's engine once and measure it under every load; the start counts for the first.
+
+    Raises:
+        StartFailed: it did not come up, or died on the way.
     """
+    with given.evaluator.open(candidate.engine, given.folder) as session:
+        start = session.started.minutes
+        for load in loads:
+            found = load_measured(given, session, load, _watch(given, load))
+            yield replace(
+                found,
+                minutes=replace(found.minutes, start=start),
+                effective={**candidate.resolved.effective, **session.started.effective},
+                facts=facts_of(session.started.facts),
+            )
+            start = 0.0
 
-    terms: Terms | None = None
-    noise: Noise | None = None
-    device: Callable[[Settings], Settings] = field(default=lambda settings: settings)
-    most_requests: int | None = None
-    simulated: bool = True
-    _loads: dict[Path, VirtualLoad] = field(default_factory=dict)
-    _last: Mapping[str, Any] | None = None
 
-    def load_of(self, task: Task) -> VirtualLoad:
-        """The loads of a task, made once."""
-        if task.path not in self._loads:
-            self._loads[task.path] = VirtualLoad(task.scenario, task.path.parent, most_requests=self.most_requests)
-        return self._loads[task.path]
+def facts_of(facts: Any) -> dict[str, Any]:
+    """What a start's log told and a later one may learn from."""
+    told = asdict(facts)
+    return {name: told[name] for name in _TOLD if told.get(name) is not None}
 
-    def left_busy(self) -> bool:
-        """Nothing holds a device here."""
-        return False
 
-    @contextmanager
-    def open(self, engine: Engine, folder: Path) -> Iterator[Session]:  # noqa: ARG002 - nothing is written
-        """See Evaluator."""
-        model = {} if engine.model is None else {"model": engine.model}
-        try:
-            settings = self.device(settings_from_flags({**engine.args, **model}))
-            values = effective(settings)
-            minutes = START_MINUTES[restart_class(self._last, values)]
-            memory = memory_of(settings)
-        except HarnessError as fault:
-            failure = failures.classified(fault.lines)
-            raise StartFailed(failure, BootFacts(), START_MINUTES["compile"] / 2) from None
-        self._last = values
-        facts = boot_facts(startup_lines(settings, memory))
-        yield _VirtualSession(Started(minutes, facts, values), settings, self)
+def load_measured(given: Given, session: Session, load: Mapping[str, Value], watched: Watch | None = None) -> Shown:
+    """What one load shows on an engine that is up, for every task.
+
+    Raises:
+        StartFailed: the engine died on the way.
+    """
+    problem, seed = given.problem, seed_of(given.seed, load)
+    measure = _searched if problem.study.objective == (CAPACITY,) else _run
+    measured = [measure(session, task, changed(task.stage, _keys(load)), seed, watched) for task in problem.tasks]
+    verdict = verdict_of(problem, measured)
+    stopped = any(one.stopped for one in measured)
+    if stopped:
+        verdict = _as_far_as(problem, verdict, measured[0], incumbents(given, load))
+    minutes = Minutes(load=sum(one.load_s for one in measured) / 60)
+    return Shown(load, verdict, _merged(measured), minutes, {}, {}, stopped)
+
+
+def seed_of(seed: int, load: Mapping[str, Value]) -> int:
+    """The seed of a load: loads of one sweep send different prompts, so that none is answered from the prefix cache."""
+    return seed if not load else entropy(seed, f"load {sorted(load.items())}") % 2**53
+
+
+def _keys(load: Mapping[str, Value]) -> dict[str, Value]:
+    return {name.removeprefix(LOAD + "."): value for name, value in load.items()}
+
+
+def _run(session: Session, task: Task, stage: Stage, seed: int, watched: Watch | None) -> Measurement:
+    return session.measure(task, stage, seed, watched)
+
+
+def _searched(session: Session, task: Task, stage: Stage, seed: int, _watched: Watch | None) -> Measurement:
+    """The capacity under the task's SLO, searched over rates on the engine that is up."""
+
+    def measure(rate: float, number: int) -> Measurement:
+        return session.measure(task, replace(stage, rate=rate), seed + number)
+
+    return capacity.searched(measure, capacity.around(stage.rate or 1.0), slo_of(task))
+
+
+def incumbents(given: Given, load: Mapping[str, Value]) -> list[Trial]:
+    """The trials that a new one has to beat under this load: the front of those measured with the same seed."""
+    alike = [
+        trial
+        for trial in given.trials
+        if trial.measurement is not None
+        and trial.measurement.seed == seed_of(given.seed, load)
+        and trial.measurement.series
+        and {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")} == dict(load)
+    ]
+    return list(front(alike, given.problem.objectives))
+
+
+def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
+    """What ends a load that cannot win; None where nothing may, or nothing is there to compare with."""
+    problem = given.problem
+    rule = problem.study.stop_early
+    if rule is None or len(problem.tasks) > 1 or problem.study.objective == (CAPACITY,):
+        return None
+    found = [one.measurement for one in incumbents(given, load) if one.measurement is not None]
+    if not found:
+        return None
+    ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
+    return Watch(ruling, look_every_s(found))
+
+
+def _as_far_as(problem: Problem, verdict: Verdict, part: Measurement, known: Sequence[Trial]) -> Verdict:
+    """Values of a load that was ended early, by how it did beside the best one up to the same moment."""
+    other = next((one.measurement for one in known if one.measurement is not None), None)
+    if other is None:
+        return verdict
+    values = {one.name: _no_better(one, estimated(part, other, one.name), other) for one in problem.objectives}
+    return Verdict(values, verdict.violations)
+
+
+def _no_better(objective: Objective, value: float, other: Measurement) -> float:
+    """An estimate of what was stopped for being worse: at best as good as that by which it was judged."""
+    line = other.metrics.get(objective.name, math.nan)
+    return line if math.isfinite(line) and objective.better(value, line) else value
+
+
+def _merged(measured: Sequence[Measurement]) -> Measurement:
+    """The measurement of a single task as it is; of several, the metrics of each under the task's number."""
+    if len(measured) == 1:
+        return measured[0]
+    metrics = {f"{name}@{place}": value for place, one in enumerate(measured) for name, value in one.metrics.items()}
+    return replace(measured[0], metrics=metrics, series={}, load_s=sum(one.load_s for one in measured))
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a trial is called: number, who proposed it, the number of its start, and what the twin had said."""
+
+    number: int
+    origin: str
+    start: int
+    twin: Mapping[str, float]
+
+
+def trial_of(label: Label, point: Point, found: Shown, seed: int) -> Trial:
+    """A load that was measured, as a trial."""
+    return Trial(
+        number=label.number,
+        point=dict(point),
+        effective=found.effective,
+        status=STOPPED if found.stopped else COMPLETE,
+        values=found.verdict.values,
+        violations=found.verdict.violations,
+        minutes=found.minutes,
+        seed=seed,
+        origin=label.origin,
+        start=label.start,
+        twin=label.twin,
+        measurement=found.measured,
+        facts=found.facts,
+    )
+
+
+def failed_trial(label: Label, point: Point, effective: Mapping[str, Any], fault: StartFailed, seed: int) -> Trial:
+    """A start that gave nothing, as a trial."""
+    return Trial(
+        number=label.number,
+        point=dict(point),
+        effective=effective,
+        status=FAILED,
+        failure=fault.failure,
+        minutes=Minutes(start=fault.minutes),
+        seed=seed,
+        origin=label.origin,
+        start=label.start,
+        twin=label.twin,
+        facts=facts_of(fault.facts),
+    )
+
+
+def twin_words(said: Verdict | None) -> dict[str, float]:
+    """What the twin said, flat: values by objective, violations under `limit NAME`."""
+    if said is None:
+        return {}
+    return {**said.values, **{f"limit {name}": value for name, value in said.violations.items()}}

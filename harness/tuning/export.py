@@ -1,4 +1,4 @@
-"""What does the user take away: the winner's exact command and environment, as text, script and docker line?"""
+"""Export of the winner: its exact command and environment as text, shell script and docker command."""
 
 import json
 import shlex
@@ -11,7 +11,6 @@ from harness.safety.redaction import redact
 from harness.scenario.error_messages import is_secret
 from harness.scenario.models import Engine
 
-PORT = 8000
 IMAGE = "quay.io/ascend/vllm-ascend"
 _DRIVER = (
     "/usr/local/dcmi:/usr/local/dcmi",

@@ -1,28 +1,105 @@
-"""What have starts taught, the failed ones above all, about points that were not tried?
+"""Failures of engine starts: their classes, and which candidates would fail by what starts so far have shown.
 
-Memory: the cache that the arithmetic expects, corrected by what every start has logged; and whatever
-ran out of memory does so with a larger share or larger batches, too. Flags: a refused value
-that the engine named is refused elsewhere. What remains unexplained makes its neighbours doubtful.
+Causes are read from the log by `harness.engines.failure_cause`; here its kinds become those of tuning, where it matters
+when memory ran out (at a start: about memory, under load: about the load) and whether the point or the moment is to
+blame. Predictions: the cache size from the memory model, corrected by every start's log; a configuration that asks for
+at least as much memory as one that ran out; a value that an engine refused by name.
 """
 
 import functools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from harness.engines import boot_log, failure_cause
 from harness.engines.boot_log import BootFacts
 from harness.errors import HarnessError
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
-from harness.tuning import failures
 from harness.tuning.candidates import Candidate
 from harness.tuning.types import Failure, Value
+
+CONFIGURATION, MODEL, DEVICE = "configuration", "model", "device"
+MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN = (
+    "out_of_memory_at_start",
+    "out_of_memory_at_capture",
+    "out_of_memory_at_run",
+)
+HCCL, PORT, TIMEOUT, CRASH, SLO = "hccl", "port", "timeout", "crash", "slo_missed"
+
+MEANINGS: Mapping[str, str] = {
+    CONFIGURATION: "the configuration was refused",
+    MODEL: "the model cannot be loaded",
+    DEVICE: "the device or its software is not usable",
+    MEMORY_AT_START: "out of memory while starting",
+    MEMORY_AT_CAPTURE: "out of memory or streams while graphs were captured",
+    MEMORY_AT_RUN: "out of memory while serving",
+    HCCL: "HCCL, the link between devices, failed",
+    PORT: "its port was in use",
+    TIMEOUT: "it was not ready, or did not answer, in time",
+    CRASH: "it crashed",
+    SLO: "it served, and missed the SLO",
+}
+RETRYABLE = frozenset({HCCL, PORT, TIMEOUT, CRASH, DEVICE})
+"""The moment may be to blame. What memory, flags or the SLO decide is the same the next time."""
+
+_KINDS: Mapping[str, str] = {
+    failure_cause.FLAG: CONFIGURATION,
+    failure_cause.CONFIG: CONFIGURATION,
+    failure_cause.MODEL: MODEL,
+    failure_cause.DEVICE: DEVICE,
+    failure_cause.HCCL: HCCL,
+    failure_cause.PORT: PORT,
+    failure_cause.CAPTURE: MEMORY_AT_CAPTURE,
+    failure_cause.MEMORY: MEMORY_AT_START,
+    failure_cause.CRASH: CRASH,
+}
+_KILLED = 9  # the signal by which a kernel that has no memory left ends a process
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an engine ended: its exit status (negative: by that signal; None: it lived), and whether it was too slow."""
+
+    status: int | None = None
+    timed_out: bool = False
+
+
+def classified(lines: Iterable[str], ending: Ending | None = None) -> Failure:
+    """The failure that an engine's log and its end tell.
+
+    A reason in the log goes before the clock: an engine that hangs after its memory ran out was not slow.
+    """
+    told = list(lines)
+    ending = ending or Ending()
+    found = failure_cause.failure_of(told)
+    kind = _KINDS[found.kind]
+    if kind == MEMORY_AT_START and boot_log.boot_facts(told).serves:
+        kind = MEMORY_AT_RUN
+    if kind == CRASH and ending.timed_out:
+        return failure(TIMEOUT, found.line)
+    if kind == CRASH and ending.status in (-_KILLED, 128 + _KILLED):
+        kind = MEMORY_AT_RUN if boot_log.boot_facts(told).serves else MEMORY_AT_START
+        return Failure(kind, retryable=True, line=f"killed by signal {_KILLED}, as a host without memory does")
+    return failure(kind, found.line)
+
+
+def failure(kind: str, line: str = "") -> Failure:
+    """A failure of a known kind."""
+    return Failure(kind, kind in RETRYABLE, line)
+
+
+def words(one: Failure) -> str:
+    """The failure in one line."""
+    meaning = MEANINGS.get(one.kind, one.kind)
+    return f"{meaning}: {one.line}" if one.line else meaning
+
 
 SHARE, TOKENS, REQUESTS, BLOCK = "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "block_size"
 _TOO_SMALL = re.compile(
@@ -59,7 +136,7 @@ class Lessons:
     def refuses(self, candidate: Candidate) -> Failure | None:
         """Why a candidate is predicted not to serve; None where nothing speaks against it."""
         if candidate.resolved.fault is not None:
-            return failures.classified([candidate.resolved.fault])
+            return classified([candidate.resolved.fault])
         failed = [one for one in self.taught if one.failure is not None]
         for lesson in failed:
             why = _dominated(lesson, candidate) or _blamed(lesson, candidate)
@@ -85,7 +162,7 @@ class Lessons:
         if expected is None or needed is None or expected >= needed * (1 - _MARGIN):
             return None
         line = f"{expected:.2f} GiB of cache expected, by {len(self.taught)} start-up logs; {needed:.2f} needed"
-        return failures.failure(failures.MEMORY_AT_START, line)
+        return failure(MEMORY_AT_START, line)
 
     def cache_gib(self, candidate: Candidate) -> float | None:
         """The cache that the arithmetic expects (GiB), corrected by the logs; None where neither tells."""
@@ -157,7 +234,7 @@ def _needed_gib(candidate: Candidate, taught: Sequence[Lesson]) -> float | None:
 def _dominated(lesson: Lesson, candidate: Candidate) -> Failure | None:
     """Whether a candidate asks at least as much of memory as one that had too little."""
     assert lesson.failure is not None
-    if lesson.failure.kind not in (failures.MEMORY_AT_START, failures.MEMORY_AT_CAPTURE, failures.MEMORY_AT_RUN):
+    if lesson.failure.kind not in (MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN):
         return None
     theirs, own = lesson.flags, _flags(candidate)
     if not _alike(theirs, own):
@@ -167,7 +244,7 @@ def _dominated(lesson: Lesson, candidate: Candidate) -> Failure | None:
     more = all(_number(own, name) >= _number(theirs, name) for name in (TOKENS, REQUESTS))
     if not (share and more):
         return None
-    return failures.failure(lesson.failure.kind, f"asks no less of memory than one that failed: {lesson.failure.line}")
+    return failure(lesson.failure.kind, f"asks no less of memory than one that failed: {lesson.failure.line}")
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -191,11 +268,11 @@ def _number(flags: Mapping[str, Any], name: str) -> float:
 def _blamed(lesson: Lesson, candidate: Candidate) -> Failure | None:
     """Whether a candidate has a value that an engine refused by name."""
     assert lesson.failure is not None
-    if lesson.failure.kind != failures.CONFIGURATION:
+    if lesson.failure.kind != CONFIGURATION:
         return None
     for name, value in lesson.candidate.point.items():
         if candidate.point.get(name) == value and is_named(name, value, lesson.failure.line):
-            return failures.failure(failures.CONFIGURATION, f"{name} {value} was refused before: {lesson.failure.line}")
+            return failure(CONFIGURATION, f"{name} {value} was refused before: {lesson.failure.line}")
     return None
 
 

@@ -1,7 +1,7 @@
-"""How is a point measured on a real engine: started once, loaded as often as asked, stopped?
+"""Trials on real engines: each started once, loaded one or several times, watched while loaded, stopped.
 
-The engine is brought up by `harness.engines`; each load on it is a run of its own (engine kind attach), with
-a result folder that `harness report` can draw.
+The engine is brought up by `harness.engines`; each load on it is a run of its own (engine kind attach), with a result
+folder that `harness report` can draw. A load under way is read from the raw files that the workers write as they go.
 """
 
 import asyncio
@@ -12,25 +12,28 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.analysis.metrics import summarize_stage
+from harness.analysis.metrics import StageInput, summarize_stage
+from harness.analysis.steady_state import Span
+from harness.client.decode import Decoded, decode_part, joined
+from harness.client.journal import read_ledger, whole_end
 from harness.clock import monotonic_ns
 from harness.engines import Serving, start_of
 from harness.engines.boot_log import BootFacts, boot_facts
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
 from harness.execution.finish import finish
+from harness.execution.reconcile import Source, gathered, read_begun
 from harness.results import store
+from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
-from harness.tuning import failures
+from harness.tuning import feasibility
 from harness.tuning.candidates import Resolve
 from harness.tuning.evaluation import Session, Started, StartFailed, Watch
-from harness.tuning.live_early_stopping import Following, stage_in
-from harness.tuning.load_override import with_stage
-from harness.tuning.study_plan import Task
-from harness.tuning.trial_series import measurement_of
+from harness.tuning.study_plan import Task, with_stage
+from harness.tuning.trial_series import measurement_of, so_far
 from harness.tuning.types import Failure, Measurement
 from harness.units import NS_PER_S
 
@@ -96,11 +99,11 @@ def failure_of(log: Path, line: str) -> Failure:
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     status = _STATUS.search(line)
     killed = "SIGKILL" in line
-    ending = failures.Ending(
+    ending = feasibility.Ending(
         -9 if killed else int(status.group(1)) if status else None, timed_out="not ready within" in line
     )
-    found = failures.classified(text.splitlines() or [line], ending)
-    return found if found.line else failures.failure(found.kind, line)
+    found = feasibility.classified(text.splitlines() or [line], ending)
+    return found if found.line else feasibility.failure(found.kind, line)
 
 
 @dataclass(slots=True)
@@ -162,3 +165,83 @@ class Live:
 def facts_in(log: Path) -> BootFacts:
     """What a log tells of a start."""
     return boot_facts(log.read_text(encoding="utf-8", errors="replace").splitlines()) if log.exists() else BootFacts()
+
+
+_SETTLED_S = 0.1  # after a time until what was answered by then is surely in the spool: workers write in idle moments
+_SPAN = ("stage", "repeat", "start_ns", "stop_ns", "end_ns")
+
+
+def stage_in(folder: Path, requests: Requests, events: Events, row: dict[str, int]) -> StageInput:
+    """The only stage of a result folder, from its rows and its span in the timeline."""
+    told = store.read_json(folder, store.RUN)
+    span = Span(**{name: int(row[name]) for name in _SPAN})
+    slo, stream = told.get("slo") or {}, told.get("stream", True)
+    return StageInput(requests, events, span, told["stages"][0], slo, stream=stream)
+
+
+@dataclass(slots=True)
+class _Spool:
+    """A worker's answers as far as they were read."""
+
+    path: Path
+    end: int = 0
+    known: Decoded | None = None
+
+    def read(self) -> Decoded:
+        """All answers that are there in full by now; each is decoded once."""
+        end = whole_end(self.path, self.end)
+        if self.known is None or end > self.end:
+            new = decode_part(self.path, self.end, end)
+            self.known = new if self.known is None else joined([self.known, new])
+            self.end = end
+        return self.known
+
+
+@dataclass(slots=True)
+class Following:
+    """A load of one stage under way, into a result folder, and who watches it.
+
+    `ended` is what it had shown when it was ruled to be enough; None until then.
+    """
+
+    folder: Path
+    seed: int
+    watch: Watch
+    simulated: bool
+    ended: Measurement | None = None
+    _looks: int = 0
+    _spools: dict[Path, _Spool] = field(default_factory=dict)
+
+    def enough(self) -> bool:
+        """Whether the load can end here: asked of the watch where the time to look has come, else no."""
+        raw = self.folder / store.RAW
+        begun = read_begun(raw)
+        if not begun.begin_ns or self._due(begun.zero_ns) <= self._looks:
+            return False
+        stage = self._stage(raw)
+        looks = self._due(begun.zero_ns + stage.span.start_ns)
+        if looks <= self._looks:
+            return False
+        self._looks = looks
+        part = so_far(stage, looks * self.watch.every_s, self.seed, simulated=self.simulated)
+        if self.watch(part).stop:
+            self.ended = part
+        return self.ended is not None
+
+    def _due(self, begin_ns: int) -> int:
+        """How many times to look have passed since then."""
+        passed_s = (monotonic_ns() - begin_ns) / NS_PER_S - _SETTLED_S
+        return int(passed_s / self.watch.every_s) if self.watch.every_s > 0 else 0
+
+    def _stage(self, raw: Path) -> StageInput:
+        requests, events, timeline = gathered(raw, list(self._sources(raw)))
+        return stage_in(self.folder, requests, events, timeline[0])
+
+    def _sources(self, raw: Path) -> Iterator[Source]:
+        """What each worker has sent and heard; what it heard is read first, as it was sent before."""
+        for number in range(len(list(raw.glob("ledger-*.bin")))):
+            path = raw / f"spool-{number}.bin"
+            decoded = self._spools.setdefault(path, _Spool(path)).read()
+            rows = read_ledger(raw / f"ledger-{number}.bin")
+            whole = len(rows) - int((rows["sent_ns"][-1:] == 0).sum())  # the last row may be half written
+            yield rows[:whole], decoded

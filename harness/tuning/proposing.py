@@ -1,4 +1,4 @@
-"""Which point is worth an engine start next?
+"""Proposals: the next point worth an engine start.
 
 From a pool of candidates that differ in their effective configuration. First the default, then the
 twin's favourites; from then on the point from which a model of what was measured (a Gaussian
@@ -15,15 +15,23 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.tuning import space as spaces
-from harness.tuning.candidates import Candidate, Ground
+from harness.tuning.candidates import Candidate, Ground, rank
 from harness.tuning.feasibility import Lessons
-from harness.tuning.posterior import Observed, Seen, belief_of, believed, doubt_of, engine_part, observed, widened
-from harness.tuning.restarts import rank
+from harness.tuning.posterior import (
+    Observed,
+    Seen,
+    belief_of,
+    believed,
+    doubt_of,
+    engine_part,
+    expected_gain,
+    normal,
+    observed,
+    widened,
+)
 from harness.tuning.sampler import Judged, asked_of_tpe
-from harness.tuning.screening import Agreement, agreement
-from harness.tuning.simulator_screening import Twin
+from harness.tuning.simulator_screening import Agreement, Twin, agreement
 from harness.tuning.study_plan import Problem, Verdict
-from harness.tuning.surrogate import expected_gain, normal
 from harness.tuning.types import COMPLETE, Point, Trial, best
 
 Floats = NDArray[np.float64]

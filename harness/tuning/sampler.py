@@ -1,4 +1,4 @@
-"""What would Optuna's own sampler try next, taught by failures as well as by values?
+"""Optuna's TPE as a source of points, with failures as constraints; translations to Optuna's types.
 
 A study in memory is made from the trials so far, and asked until it names a point that is new. What
 is known already is answered from memory there and then; what is refused is told as a broken

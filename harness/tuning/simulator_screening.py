@@ -1,13 +1,15 @@
-"""How does the twin learn from the first trials how fast this device is?
+"""The simulator as a predictor: what it says of candidates, its calibration by trials, and how well both agree.
 
-Every coefficient of its step time is fitted, under the belief that each is near what the twin began with: what the
-trials say nothing of stays as it is. Least squares of logarithms by Gauss and Newton; the slopes are
-taken once and mended by what each step shows (Broyden, Mathematics of Computation 19, 1965).
+It answers in virtual time with coefficients that are not this device's, so only its order counts: Kendall's τ between
+prediction and measurement is followed as the study goes on. Calibration fits every coefficient of its step time, each
+with a prior near where it began: least squares of logarithms by Gauss and Newton; the slopes are taken once and
+corrected by what each step shows (Broyden, Mathematics of Computation 19, 1965).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +19,73 @@ from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, settings_from_flags
 from harness.simulator.step_cost import TERMS, Terms
+from harness.statistics.intervals import CONFIDENCE
 from harness.tuning.candidates import Candidate
 from harness.tuning.capacity import CAPACITY, LAST_RATE, around, searched
-from harness.tuning.load_override import changed
-from harness.tuning.posterior import wander
-from harness.tuning.study_plan import Problem, Task, Verdict, slo_of, verdict_of
-from harness.tuning.trial_series import LATENCIES
+from harness.tuning.study_plan import Problem, Task, Verdict, changed, slo_of, verdict_of
+from harness.tuning.trial_series import LATENCIES, wander
 from harness.tuning.types import Measurement
 from harness.tuning.virtual_evaluation import VirtualLoad
+from harness.units import significant
+
+FEWEST_PAIRS = 5  # below them the interval of τ spans nearly everything
+LEAST_TAU = 0.1  # an order that is right in 55 of 100 pairs is worth nothing
+RECOVERY = 0.25  # so far above it the twin has to come to be believed again
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Kendall's τ-b of `pairs` trials with its 95 % interval (None where there are too few), and whether to trust."""
+
+    pairs: int
+    tau: float | None = None
+    low: float | None = None
+    high: float | None = None
+    trusted: bool = True
+
+    @property
+    def words(self) -> str:
+        """The agreement in one line."""
+        if self.tau is None or self.low is None or self.high is None:
+            return f"{self.pairs} trials are too few to tell whether the twin orders them rightly"
+        verdict = "it orders candidates" if self.trusted else "dropped: its order misleads"
+        interval = f"95 % CI {significant(self.low, 2)} to {significant(self.high, 2)}"
+        return f"Kendall's τ {significant(self.tau, 2)} ({interval}) over {self.pairs} trials; {verdict}"
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's τ-b of two orders, ties allowed; None where one of them is all ties."""
+    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    upper = np.triu_indices(len(a), 1)
+    x, y = (np.sign(values[upper[0]] - values[upper[1]]) for values in (a, b))
+    untied = float(np.abs(x).sum()) * float(np.abs(y).sum())
+    return float(x @ y) / math.sqrt(untied) if untied else None
+
+
+def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU) -> Agreement:
+    """How predicted and measured values of the trials so far agree, in the order in which they came.
+
+    The interval is Fisher's z with variance 0.437 / (n - 4) (Fieller, Hartley and Pearson, Biometrika 44,
+    1957). Whether the twin is trusted depends on the way there: dropped at `least_tau` or below, it has
+    to come back to 0.25 more.
+    """
+    trusted = True
+    found = Agreement(len(pairs))
+    for count in range(FEWEST_PAIRS, len(pairs) + 1):
+        found = _interval(pairs[:count])
+        if found.tau is not None:
+            trusted = found.tau > (least_tau if trusted else min(least_tau + RECOVERY, 0.9))
+    return Agreement(found.pairs, found.tau, found.low, found.high, trusted)
+
+
+def _interval(pairs: Sequence[tuple[float, float]]) -> Agreement:
+    tau = kendall_tau([one for one, _ in pairs], [other for _, other in pairs])
+    if tau is None or len(pairs) <= 4:
+        return Agreement(len(pairs), tau)
+    middle = math.atanh(max(-0.999, min(0.999, tau)))
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(0.437 / (len(pairs) - 4))
+    return Agreement(len(pairs), tau, math.tanh(middle - reach), math.tanh(middle + reach))
+
 
 Floats = NDArray[np.float64]
 COMPARED: Mapping[str, float] = {"tpot_mean": 1.0, "tpot_p90": 1.0, "ttft_mean": 0.3, "throughput": 0.5}

@@ -1,9 +1,9 @@
-"""What does a derived parameter come to: small arithmetic over other parameters, and nothing else?"""
+"""The space of a study: parameters, points, distances, and derived values by small arithmetic."""
 
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -328,20 +328,3 @@ def _stops(parameter: Parameter, count: int) -> list[Value]:
     if parameter.kind == "choice":
         return list(parameter.values)
     return list(dict.fromkeys(at(parameter, share) for share in np.linspace(0.0, 1.0, count)))
-
-
-def grid(space: Space, count: int) -> Iterator[dict[str, Value]]:
-    """Every combination of choices and of `count` places of every range, conditions applied."""
-
-    def below(place: int, point: dict[str, Value]) -> Iterator[dict[str, Value]]:
-        if place == len(space.parameters):
-            yield point
-            return
-        parameter = space.parameters[place]
-        if not is_active(parameter, {**space.fixed, **point}):
-            yield from below(place + 1, point)
-            return
-        for value in _stops(parameter, count):
-            yield from below(place + 1, {**point, parameter.name: value})
-
-    yield from below(0, {})

@@ -1,4 +1,4 @@
-"""How is a study carried out: propose, claim, start, measure, learn, until the budget is spent?"""
+"""The loop of a study: propose, claim, start, measure, learn, until the budget is spent."""
 
 import hashlib
 import time
@@ -9,14 +9,23 @@ from pathlib import Path
 
 from harness.engines.boot_log import BootFacts
 from harness.errors import EngineError
-from harness.tuning import failures
+from harness.tuning import feasibility
 from harness.tuning.candidates import Ground
 from harness.tuning.capacity import answer_in
 from harness.tuning.coordination import Desk
-from harness.tuning.evaluation import Evaluator, StartFailed
+from harness.tuning.evaluation import (
+    Evaluator,
+    Given,
+    Label,
+    Shown,
+    StartFailed,
+    failed_trial,
+    shown,
+    trial_of,
+    twin_words,
+)
 from harness.tuning.feasibility import Lesson, Lessons
-from harness.tuning.inert_parameters import Dead
-from harness.tuning.measuring import Given, Label, Shown, failed_trial, shown, trial_of, twin_words
+from harness.tuning.parameters import Dead
 from harness.tuning.posterior import engine_part
 from harness.tuning.proposing import Proposal, Proposer
 from harness.tuning.space import sweep
@@ -181,7 +190,7 @@ def _tried(work: Work, proposal: Proposal, trials: list[Trial], devices: tuple[i
                         entries.append(_begun(work, proposal, loads[len(entries)], "sweep"))
         except StartFailed as fault:
             again = fault.failure.retryable and attempt == 1
-            work.say(f"trial {entries[-1].number}: {failures.words(fault.failure)}{'; once more' if again else ''}")
+            work.say(f"trial {entries[-1].number}: {feasibility.words(fault.failure)}{'; once more' if again else ''}")
             if not again:
                 _failed(work, proposal, entries[-1], first.number, fault)
                 return

@@ -1,8 +1,10 @@
-"""How does a study file, with all that it points to, become a problem, or faults with file, line and key?
+"""From a study file, with all that it points to, to a plan, or to faults with file, line and key.
 
-Everything that can be known without an engine is refused here.
+Everything that can be known without starting an engine is refused here.
 """
 
+import asyncio
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.engines import resolve_kind
-from harness.engines.vllm import no_folder
-from harness.errors import HarnessError, InputError, ScenarioError, suggestion
+from harness.engines.interpreter_query import Installed, installed, unknown_flags
+from harness.engines.vllm import environment_of, no_folder
+from harness.errors import InputError, ScenarioError, suggestion
 from harness.scenario.error_messages import Fault, is_secret
 from harness.scenario.loader import (
     LoadedScenario,
@@ -27,11 +30,20 @@ from harness.scenario.stages import Stage, stages_of
 from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.scenario.yaml_document import Override
 from harness.simulator.engine_config import OBEYED, WITHOUT_EFFECT, canonical, settings_from_flags
-from harness.tuning.load_override import body_of, changed, unfit
-from harness.tuning.parameter_ranges import default_parameters
+from harness.tuning.parameters import default_parameters
 from harness.tuning.space import Space, names_in
-from harness.tuning.study_plan import WITHIN_SLO, Problem, Task, limit_of, objective_of, slo_limits
-from harness.tuning.types import ADDITIONAL, ENVIRONMENT, FLAG, LOAD, Parameter, Value
+from harness.tuning.study_plan import (
+    WITHIN_SLO,
+    Problem,
+    Task,
+    body_of,
+    changed,
+    limit_of,
+    objective_of,
+    slo_limits,
+    unfit,
+)
+from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, Parameter, Value
 
 _OWN_FLAGS = ("model", "host", "port", "api_key")
 
@@ -332,4 +344,26 @@ def _value_faults(target: str, item: Any) -> Iterator[Fault]:
             return
 
 
-__all__ = ["FLAG", "HarnessError", "check_any", "open_study", "parameter_of", "space_of"]
+def refuse_unknown(problem: Problem, loaded: LoadedStudy) -> None:
+    """Refuse targets of a space that the engine's interpreter does not know; where it cannot tell, all pass.
+
+    Raises:
+        ScenarioError: a line for each, with the nearest that it knows.
+        EngineError: where there is no such interpreter.
+    """
+    env = environment_of(problem.engine, problem.kind)
+    found = asyncio.run(installed(problem.engine.python or sys.executable, env))
+    loaded.document.refuse([*_faults(loaded, found)])
+
+
+def _faults(loaded: LoadedStudy, found: Installed) -> Iterator[Fault]:
+    for target in loaded.study.space:
+        place, _, key = (name := name_of(target)).partition(".")
+        if place == ADDITIONAL and key:
+            if found.additional_keys and key.partition(".")[0] not in found.additional_keys:
+                yield Fault(
+                    ("space", target), f"vllm-ascend reads no such key; {suggestion(key, found.additional_keys)}"
+                )
+        elif not (place in (ENVIRONMENT, LOAD) and key):
+            for line in unknown_flags({name: 1}, found):
+                yield Fault(("space", target), line.partition(": ")[2])

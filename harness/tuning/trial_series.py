@@ -1,10 +1,11 @@
-"""How does a stage of load become a measurement: metrics by name, and series that can be compared in pairs?
+"""Measurements of loads: metrics by name, series to compare in pairs, parts of a load, and noise between runs.
 
 One definition for runs in virtual and in real time: both go through `harness.analysis.metrics`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from harness.analysis.slo import good
 from harness.analysis.steady_state import is_open
 from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
 from harness.statistics.intervals import percentile_with_failures
+from harness.tuning.study_plan import Problem, Task
 from harness.tuning.types import Measurement
 from harness.units import NS_PER_S
 
@@ -166,3 +168,52 @@ def estimated(part: Measurement, other: Measurement, name: str) -> float:
     if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
         return own
     return whole * own / theirs
+
+
+PACE = 0.015
+"""Relative standard deviation of the pace of runs of one configuration, as devices at rest show it."""
+_PLACES = np.asarray((-1.5, -0.75, 0.0, 0.75, 1.5))
+_WEIGHTS = np.exp(-(_PLACES**2) / 2) / np.exp(-(_PLACES**2) / 2).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Wander:
+    """What runs at other paces come to: the mean value, and the relative standard deviation around it."""
+
+    mean: float
+    deviation: float
+
+
+def wander(problem: Problem, measured: Measurement, name: str) -> Wander | None:
+    """Of an objective, from one measurement; None where it has no such value."""
+    own = measured.metrics.get(name, math.nan)
+    if not math.isfinite(own):
+        return None
+    task = problem.tasks[0]
+    limits = _paced_limits(task)
+    told = limits.keys() <= {*LATENCIES} & measured.series.keys()
+    if name != "goodput" or len(problem.tasks) > 1 or not limits or not told:
+        return Wander(own, PACE)
+    values = _paced_goodput(measured, limits, own, fixed_rate=is_open(task.stage.kind))
+    mean = float(values @ _WEIGHTS)
+    deviation = math.sqrt(float((values - mean) ** 2 @ _WEIGHTS))
+    return Wander(mean, max(deviation / mean, PACE) if mean > 0 else 1.0)
+
+
+def _paced_limits(task: Task) -> dict[str, float]:
+    """Limits by the latencies that series have; in the user's view where a load is open, as the series are."""
+    return {name.rpartition("_")[0].removesuffix("_user"): limit for name, limit in task.scenario.slo.items()}
+
+
+def _paced_goodput(
+    measured: Measurement, limits: Mapping[str, float], own: float, *, fixed_rate: bool
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The goodput at each pace: good requests of all, beside how many are good at the run's own pace."""
+    factors = np.exp(PACE * _PLACES)
+    known = {name: np.asarray(measured.series[name], dtype=np.float64) for name in limits}
+    late = [~(known[name] * factors[:, None] <= limit) & ~np.isnan(known[name]) for name, limit in limits.items()]
+    ended = np.isfinite(np.asarray(measured.series["done"], dtype=np.float64))
+    good = (ended & ~np.logical_or.reduce(late)).sum(axis=1)
+    here = float(good[len(_PLACES) // 2])
+    rates = own * good / here if here else np.zeros(len(_PLACES))
+    return np.asarray(rates if fixed_rate else rates / factors)

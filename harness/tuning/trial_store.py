@@ -1,4 +1,4 @@
-"""Where do trials lie so that nothing is lost: in an Optuna study, in SQLite or PostgreSQL?
+"""Storage of trials: an Optuna study in SQLite or PostgreSQL, safe against kills.
 
 A trial is written before it begins and again when it ends, each in a transaction. Whatever is killed
 loses at most the trial that was running; that one is found, and given up, when the study is resumed.

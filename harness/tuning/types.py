@@ -1,8 +1,8 @@
-"""What do the words of tuning stand for: parameter, point, measurement, failure, trial?
+"""Types of tuning: parameter, point, measurement, failure, trial.
 
-A **parameter** is one thing that may be set; a **point** gives each active parameter a value; a
-**trial** is a point that was tried, under one seed; a **measurement**
-is what one load on a started engine showed. All values are in seconds, requests and tokens.
+A **parameter** is one thing that may be set; a **point** gives each active parameter a value; a **trial** is a point
+that was tried, under one seed; a **measurement** is what one load on a started engine showed. All values are in
+seconds, requests and tokens.
 """
 
 import math

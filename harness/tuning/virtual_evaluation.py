@@ -1,12 +1,13 @@
-"""What would a load show on the simulated engine, in virtual time: a minute of load in a fraction of a second?
+"""Loads and trials on the simulator in virtual time: a minute of load in a fraction of a second.
 
-The same plan, prompts, records and summary as of a real run; only who answers is computed. What
-comes from here is simulated and never a measurement of a device.
+The same plan, prompts, records and summary as of a real run; only who answers is computed. Nothing from here is a
+measurement of a device.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
-from harness.errors import InputError
+from harness.engines.boot_log import BootFacts, boot_facts
+from harness.errors import HarnessError, InputError
 from harness.results.request_table import (
     COLUMNS,
     COMPLETED,
@@ -27,14 +29,19 @@ from harness.results.request_table import (
     Events,
     Requests,
 )
-from harness.scenario.models import Scenario
+from harness.scenario.models import Engine, Scenario
 from harness.scenario.stages import Stage
 from harness.seeds import stream
-from harness.simulator.engine_config import Settings
+from harness.simulator.boot_lines import startup_lines
+from harness.simulator.engine_config import Settings, effective, settings_from_flags
+from harness.simulator.memory import memory_of
 from harness.simulator.step_cost import StepCost, Terms
 from harness.simulator.virtual_time import Arrival, SimulatedRun, StepTimes, simulate
-from harness.tuning.load_override import with_stage
-from harness.tuning.trial_series import measurement_of
+from harness.tuning import feasibility
+from harness.tuning.candidates import START_MINUTES, restart_class
+from harness.tuning.evaluation import Session, Started, StartFailed, Watch
+from harness.tuning.study_plan import Task, with_stage
+from harness.tuning.trial_series import measurement_of, partial_of, times_to_look
 from harness.tuning.types import Measurement
 from harness.units import seconds_to_ns
 from harness.workload import Workload, build
@@ -241,3 +248,65 @@ def _span(traffic: Traffic, requests: Requests) -> Span:
     start_ns = traffic.made.measured_ns if traffic.made.due_ns is not None else int(sent_ns.min(initial=2**62))
     stop_ns = int(max(sent_ns.max(initial=0), requests.due_ns[measured].max(initial=0)))
     return Span(0, 0, min(start_ns, stop_ns), stop_ns, int(requests.done_ns.max(initial=stop_ns)))
+
+
+@dataclass(slots=True)
+class _VirtualSession:
+    """The simulated engine with one configuration."""
+
+    started: Started
+    settings: Settings
+    owner: "Virtual"
+
+    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+        """See Session."""
+        whole = self.owner.load_of(task).measure(
+            self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise
+        )
+        if watch is None:
+            return whole
+        parts = (partial_of(whole, time_s) for time_s in times_to_look(whole, watch.every_s))
+        return next((part for part in parts if watch(part).stop), whole)
+
+
+@dataclass(slots=True)
+class Virtual:
+    """The simulated engine in virtual time: a trial takes a fraction of a second. Nothing from here is measured.
+
+    `terms` replace the coefficients of its step time, `noise` makes runs differ, `device` stands for how the
+    device differs from its specification: it changes the settings of memory and time. `most_requests` cuts loads.
+    """
+
+    terms: Terms | None = None
+    noise: Noise | None = None
+    device: Callable[[Settings], Settings] = field(default=lambda settings: settings)
+    most_requests: int | None = None
+    simulated: bool = True
+    _loads: dict[Path, VirtualLoad] = field(default_factory=dict)
+    _last: Mapping[str, Any] | None = None
+
+    def load_of(self, task: Task) -> VirtualLoad:
+        """The loads of a task, made once."""
+        if task.path not in self._loads:
+            self._loads[task.path] = VirtualLoad(task.scenario, task.path.parent, most_requests=self.most_requests)
+        return self._loads[task.path]
+
+    def left_busy(self) -> bool:
+        """Nothing holds a device here."""
+        return False
+
+    @contextmanager
+    def open(self, engine: Engine, folder: Path) -> Iterator[Session]:  # noqa: ARG002 - nothing is written
+        """See Evaluator."""
+        model = {} if engine.model is None else {"model": engine.model}
+        try:
+            settings = self.device(settings_from_flags({**engine.args, **model}))
+            values = effective(settings)
+            minutes = START_MINUTES[restart_class(self._last, values)]
+            memory = memory_of(settings)
+        except HarnessError as fault:
+            failure = feasibility.classified(fault.lines)
+            raise StartFailed(failure, BootFacts(), START_MINUTES["compile"] / 2) from None
+        self._last = values
+        facts = boot_facts(startup_lines(settings, memory))
+        yield _VirtualSession(Started(minutes, facts, values), settings, self)

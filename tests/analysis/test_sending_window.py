@@ -13,7 +13,7 @@ from harness.analysis.warnings.load import still_filling
 from harness.results.request_table import COMPLETED, WARMUP
 from harness.scenario.loader import load_scenario
 from harness.simulator.engine_config import settings_from_flags
-from harness.tuning.load_override import changed
+from harness.tuning.study_plan import changed
 from harness.tuning.virtual_evaluation import VirtualLoad
 from reports.language import translate
 from tests.made_runs import NO_SAMPLES, answered, closed_run, columns, ns, open_run

@@ -11,7 +11,7 @@ import pytest
 from harness.cli import tune
 from harness.cli.app import main
 from harness.errors import EXIT_DONE, EXIT_INPUT, EXIT_INTERRUPTED
-from tests.tune_problems import written
+from tests.tuning.studies import written
 
 SMALL = {"space": {"max_num_seqs": [4, 8, 16]}, "budget": {"trials": 2}, "confirm": {"best": 1, "repeats": 2}}
 

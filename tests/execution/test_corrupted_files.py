@@ -21,7 +21,7 @@ from tests.execution.test_reconcile import write_raw
 from tests.kernel_results import make_kernels
 from tests.made_runs import run_json
 from tests.result_folder import Run, make_result
-from tests.tune_problems import written
+from tests.tuning.studies import written
 
 ALL = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
 SOME = 8  # cases a file, spread over all its ways

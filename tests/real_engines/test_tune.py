@@ -23,7 +23,7 @@ from harness.tuning.early_stopping import Ruling
 from harness.tuning.evaluation import Watch
 from harness.tuning.live_evaluation import Live
 from tests.hollow import stubs
-from tests.tune_problems import problem_in, written
+from tests.tuning.studies import problem_in, written
 
 pytestmark = pytest.mark.engines
 

@@ -23,7 +23,7 @@ from harness.tuning.capacity import (
     verdict,
 )
 from harness.tuning.types import Limit
-from tests.tune_measurements import measured
+from tests.tuning.measurements import measured
 
 SEARCH = Search(start=4.0, least=0.25, most=256.0)
 

@@ -19,7 +19,7 @@ from harness.tuning.early_stopping import (
     watch,
 )
 from harness.tuning.types import MINIMISE, Limit, Objective
-from tests.tune_measurements import measured, paced
+from tests.tuning.measurements import measured, paced
 
 ALPHA = 0.05
 BLOCKS = 20

@@ -1,22 +1,134 @@
-"""Do failed starts speak against points that would fail for the same reason, and against no others?"""
+"""Is each kind of failure told from the others by log and exit?"""
 
 import pytest
 
+from harness.engines import failure_cause
 from harness.engines.boot_log import BootFacts
-from harness.tuning import failures
+from harness.errors import EngineError
+from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.memory import memory_of
+from harness.tuning import feasibility
 from harness.tuning.candidates import Ground, resolver
-from harness.tuning.feasibility import Lesson, Lessons, is_named
+from harness.tuning.feasibility import (
+    CONFIGURATION,
+    CRASH,
+    DEVICE,
+    HCCL,
+    MEANINGS,
+    MEMORY_AT_CAPTURE,
+    MEMORY_AT_RUN,
+    MEMORY_AT_START,
+    MODEL,
+    PORT,
+    SLO,
+    TIMEOUT,
+    Ending,
+    Lesson,
+    Lessons,
+    classified,
+    failure,
+    is_named,
+    words,
+)
 from harness.tuning.types import Failure
-from tests.tune_problems import problem_in
+from tests.tuning.studies import problem_in
+
+SERVING = "INFO:     Application startup complete."
+CACHE = "NPU KV cache size: 1,234 tokens, Maximum concurrency for 32,768 tokens per request: 1.20x"
+LOGS = {
+    CONFIGURATION: ["vllm serve: error: argument --max-num-seqs: invalid int value: 'x'"],
+    MEMORY_AT_START: ["ValueError: No available memory for the cache blocks. Try increasing gpu_memory_utilization"],
+    MEMORY_AT_CAPTURE: [CACHE, "RuntimeError: NPU out of memory. Tried to allocate 264.00 MiB"],
+    MEMORY_AT_RUN: [
+        CACHE,
+        "init engine (x) took 2 s",
+        SERVING,
+        "RuntimeError: NPU out of memory. Tried to allocate 2 GiB",
+    ],
+    HCCL: ["RuntimeError: HCCL function error: HcclGetRootInfo(&hcclID), error code is 7"],
+    PORT: ["OSError: [Errno 98] Address already in use"],
+    MODEL: ["OSError: /models/x does not appear to have a file named config.json."],
+    DEVICE: ["ImportError: libascend_hal.so: cannot open shared object file: No such file or directory"],
+    CRASH: ["RuntimeError: something else"],
+}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+def test_each_kind_is_told_by_its_log(kind):
+    """Whatever the process and the time before its lines."""
+    lines = [f"(EngineCore pid=7) ERROR 08-22 10:00:09 [core.py:1510] {line}" for line in LOGS[kind][-1:]]
+
+    assert classified(LOGS[kind]).kind == kind
+    assert classified([*LOGS[kind][:-1], *lines]).kind == kind
+    assert LOGS[kind][-1] in classified(LOGS[kind]).line
+
+
+def test_every_kind_of_the_engine_log_has_one_here():
+    """A kind that the log's reader learns is not lost on the way."""
+    assert {classified([]).kind} == {CRASH}
+    assert set(failure_cause.MEANINGS) == set(__import__("harness.tuning.feasibility", fromlist=["x"])._KINDS)
+
+
+def test_the_moment_may_be_to_blame_or_the_point():
+    """Links, ports, time and crashes are tried once more; memory and flags would end the same way."""
+    retried = {kind for kind in MEANINGS if failure(kind).retryable}
+
+    assert retried == {HCCL, PORT, TIMEOUT, CRASH, DEVICE}
+
+
+def test_a_reason_in_the_log_goes_before_the_clock():
+    """It hung after its memory ran out: that is what was wrong."""
+    slow = Ending(timed_out=True)
+
+    assert classified(LOGS[MEMORY_AT_START], slow).kind == MEMORY_AT_START
+    assert classified(["loading weights …"], slow) == failure(TIMEOUT, "loading weights …")
+    assert classified([], slow).kind == TIMEOUT
+
+
+@pytest.mark.parametrize("status", [-9, 137])
+def test_a_kill_is_the_hosts_memory(status):
+    """Nobody else ends an engine so; another time there may be room."""
+    found = classified(["loading weights …"], Ending(status))
+
+    assert (found.kind, found.retryable) == (MEMORY_AT_START, True)
+    assert classified([SERVING], Ending(status)).kind == MEMORY_AT_RUN
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ({"gpu_memory_utilization": 0.3}, MEMORY_AT_START),
+        ({"gpu_memory_utilization": 1.0}, MEMORY_AT_START),
+        ({"gpu_memory_utilization": 0.99, "max_num_seqs": 512, "max_num_batched_tokens": 1024}, MEMORY_AT_CAPTURE),
+        ({"max_num_seqs": 512, "max_num_batched_tokens": 256}, CONFIGURATION),
+        ({"max_model_len": 99999}, CONFIGURATION),
+        ({"block_size": 48, "enable_prefix_caching": False, "enable_chunked_prefill": False}, CONFIGURATION),
+    ],
+)
+def test_the_twins_refusals_are_classified_as_an_engines(flags, kind):
+    """It fails in the engine's own words."""
+    base = {"model": "Qwen/Qwen3-8B", "chip": "910B4", "max_model_len": 32768, "max_num_batched_tokens": 32768}
+    with pytest.raises(EngineError) as told:
+        memory_of(settings_from_flags({**base, **flags}))
+    cache = [CACHE] if kind == MEMORY_AT_CAPTURE else []
+
+    assert classified([*cache, *told.value.lines]).kind == kind
+
+
+def test_a_failure_in_one_line():
+    """Meaning and the engine's own words."""
+    assert words(failure(SLO)) == "it served, and missed the SLO"
+    assert words(failure(PORT, "[Errno 98]")) == "its port was in use: [Errno 98]"
+
 
 SPACE = {
     "gpu_memory_utilization": {"float": [0.3, 0.95]},
     "max_num_seqs": {"int": [2, 64]},
     "block_size": [128, 256],
 }
-CAPTURE = Failure(failures.MEMORY_AT_CAPTURE, retryable=False, line="NPU out of memory while capturing graphs")
+CAPTURE = Failure(feasibility.MEMORY_AT_CAPTURE, retryable=False, line="NPU out of memory while capturing graphs")
 SMALL = Failure(
-    failures.MEMORY_AT_START, retryable=False, line="To serve at least one request with the model's max seq"
+    feasibility.MEMORY_AT_START, retryable=False, line="To serve at least one request with the model's max seq"
 )
 
 
@@ -41,7 +153,7 @@ def test_what_ran_out_of_memory_does_so_with_more(at):
     """A larger share and more requests fail, too; less of either may live."""
     lessons = taught(at(0.8, 16), CAPTURE)
 
-    assert lessons.refuses(at(0.9, 32)).kind == failures.MEMORY_AT_CAPTURE
+    assert lessons.refuses(at(0.9, 32)).kind == feasibility.MEMORY_AT_CAPTURE
     assert lessons.refuses(at(0.7, 32)) is None
     assert lessons.refuses(at(0.9, 8)) is None
 
@@ -50,7 +162,7 @@ def test_a_cache_that_was_too_small_is_so_with_a_smaller_share(at):
     """Here it is the lower share that fails."""
     lessons = taught(at(0.5, 16), SMALL)
 
-    assert lessons.refuses(at(0.4, 16)).kind == failures.MEMORY_AT_START
+    assert lessons.refuses(at(0.4, 16)).kind == feasibility.MEMORY_AT_START
     assert lessons.refuses(at(0.6, 16)) is None
 
 
@@ -65,7 +177,7 @@ def test_the_arithmetic_is_corrected_by_the_logs(at):
 
 def test_a_refused_value_is_refused_again(at):
     """Where the engine named it; other values of the same parameter are not to blame."""
-    refused = Failure(failures.CONFIGURATION, retryable=False, line="ValueError: No common block size for 256.")
+    refused = Failure(feasibility.CONFIGURATION, retryable=False, line="ValueError: No common block size for 256.")
     lessons = taught(at(0.5, 16, block=256), refused)
     assert lessons.taught[0].candidate.point["block_size"] == 256
 

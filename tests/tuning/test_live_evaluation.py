@@ -1,21 +1,31 @@
 """Is an engine started once for a point, asked nothing twice, and are its loads runs of their own?"""
 
+import json
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.client.connection import Exchange
+from harness.client.journal import Ledger, Spool, whole_end
 from harness.engines import vllm
+from harness.execution.reconcile import settle
 from harness.results import store
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
+from harness.tuning import live_evaluation
 from harness.tuning.candidates import Ground, resolver
 from harness.tuning.early_stopping import Ruling
 from harness.tuning.evaluation import Watch
-from harness.tuning.live_evaluation import Live
-from tests.fakes import overheard
-from tests.tune_problems import problem_in
+from harness.tuning.live_evaluation import Following, Live, measured_in
+from harness.tuning.trial_series import look_every_s, partial_of, times_to_look
+from harness.workload import plan
+from harness.workload.plan import StagePlan
+from tests.fakes import answered, event, overheard
+from tests.tuning.measurements import measured
+from tests.tuning.studies import problem_in
 
 FAKE = str(Path(__file__).parent.parent / "fake_engine")
 
@@ -72,3 +82,117 @@ def test_a_start_does_not_ask_what_the_study_was_told(asked, tmp_path):
             assert session.started.effective["max_num_seqs"] == candidate.engine.args["max_num_seqs"]
 
     assert asked == ["versions", "resolve", "versions", "versions"]
+
+
+BEGIN_NS = 10**15
+SECOND_NS = 10**9
+STAGE = Stage("constant", rate=2.0, requests=20)
+GO_ON, STOP = Ruling(stop=False), Ruling(stop=True, why="it is enough")
+
+
+def written(folder, until_s=math.inf):
+    """The raw files of twenty requests of one stage, two a second, as two workers have written them by some time."""
+    raw = folder / store.RAW
+    raw.mkdir(parents=True)
+    told = {"format": 1, "name": "f", "question": "?", "stages": [STAGE.as_dict()], "slo": {"ttft_p90": 1.0}}
+    store.write_json(folder, store.RUN, told)
+    due_ns = np.arange(20, dtype=np.int64) * SECOND_NS // 2
+    plan.save(raw / "plan.npz", (StagePlan(0, 0, 0, STAGE, 50, 0, 20, 0, 0, due_ns),), None)
+    (raw / store.BEGUN).write_text(json.dumps({"number": 0, "begin_ns": BEGIN_NS}) + "\n")
+    for worker in range(2):
+        ledger, spool = Ledger(raw / f"ledger-{worker}.bin"), Spool(raw / f"spool-{worker}.bin")
+        sent = (_exchange(seq, ordinal) for seq, ordinal in enumerate(range(worker, 20, 2)))
+        for one in sorted(sent, key=lambda one: one.done_ns):
+            _write(one, ledger, spool, BEGIN_NS + until_s * SECOND_NS)
+        ledger.close()
+        spool.close()
+    return folder
+
+
+def _exchange(seq, ordinal):
+    """Every third request takes four seconds, the others one; the seventh is refused."""
+    due_ns = BEGIN_NS + ordinal * SECOND_NS // 2
+    one = Exchange(seq, b"", due_ns, lambda _: None)
+    one.sent_ns, one.done_ns = due_ns, due_ns + (4 if ordinal % 3 == 0 else 1) * SECOND_NS
+    one.stamps = [one.done_ns]
+    one.pieces = [answered(event(ids=[1]), event(ids=[2]))]
+    one.failure = "refused" if ordinal == 7 else ""
+    return one
+
+
+def _write(one, ledger, spool, until_ns):
+    if one.sent_ns > until_ns:
+        return
+    ordinal = 2 * (one.due_ns - BEGIN_NS) // SECOND_NS
+    ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1), (8, 2), (one.due_ns, one.due_ns, one.sent_ns))
+    if one.done_ns <= until_ns:
+        spool.append(one)
+
+
+def same(one, other):
+    """Whether two measurements have the same series and metrics, NaN being NaN."""
+    series = all(np.array_equal(one.series[name], other.series[name], equal_nan=True) for name in other.series)
+    return series and one.metrics == pytest.approx(other.metrics, nan_ok=True) and one.load_s == other.load_s
+
+
+def at(monkeypatch, passed_s):
+    """Let the clock show so many seconds since the load's begin, and what a worker takes to write."""
+    now_ns = BEGIN_NS + round((passed_s + 0.101) * SECOND_NS)
+    monkeypatch.setattr(live_evaluation, "monotonic_ns", lambda: now_ns)
+
+
+@pytest.mark.parametrize("passed_s", [3, 6, 9])
+def test_a_load_under_way_shows_what_it_will_have_shown_by_then(tmp_path, monkeypatch, passed_s):
+    """The raw files as they are at a time give the same part of the load as the finished result gives for that time."""
+    seen = []
+    whole = written(tmp_path / "whole")
+    settle(whole)
+    load = Following(
+        written(tmp_path / "now", passed_s + 0.1), 1, Watch(lambda part: seen.append(part) or STOP, 1.0), True
+    )
+    at(monkeypatch, passed_s)
+
+    assert load.enough()
+    assert load.ended is seen[0]
+    assert same(seen[0], partial_of(measured_in(whole, 1, simulated=True), float(passed_s)))
+    assert 0 < np.isfinite(seen[0].series["done"]).sum() < 20
+
+
+def test_a_load_is_looked_at_once_at_each_time_to_look(tmp_path, monkeypatch):
+    """Not before the first, not twice at one; where some were missed, the last of them counts."""
+    seen = []
+    load = Following(written(tmp_path), 1, Watch(lambda part: seen.append(part.load_s) or GO_ON, 2.0), True)
+    for passed_s in (0.0, 1.9, 2.0, 2.1, 3.9, 4.0, 9.0, 9.9):
+        at(monkeypatch, passed_s)
+        assert not load.enough()
+
+    assert seen == [2.0, 4.0, 8.0]
+    assert load.ended is None
+
+
+def test_a_frame_that_is_being_written_is_read_when_it_is_whole(tmp_path):
+    """The end of the whole frames, wherever the file is cut."""
+    spool = Spool(tmp_path / "spool")
+    ends = [0]
+    for seq in range(3):
+        spool.append(_exchange(seq, seq))
+        ends.append((tmp_path / "spool").stat().st_size)
+    spool.close()
+    content = (tmp_path / "spool").read_bytes()
+
+    for size in range(len(content) + 1):
+        (tmp_path / "cut").write_bytes(content[:size])
+        expected = max(end for end in ends if end <= size)
+        assert whole_end(tmp_path / "cut") == expected
+        assert whole_end(tmp_path / "cut", min(ends[1], expected)) == expected
+
+
+def test_looks_are_twentieths_of_the_shortest_rival():
+    """The same times in real and in virtual time: they do not hang on how long the load itself will take."""
+    every_s = look_every_s([measured([5.0, 10.0]), measured([20.0])])
+
+    assert every_s == 0.5
+    assert times_to_look(measured([1.0, 2.0]), every_s) == pytest.approx((0.5, 1.0, 1.5))
+    assert times_to_look(measured([2.2]), every_s) == pytest.approx((0.5, 1.0, 1.5, 2.0))
+    assert len(times_to_look(measured([7.0]))) == 19
+    assert times_to_look(measured([]), look_every_s([])) == ()

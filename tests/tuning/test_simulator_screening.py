@@ -1,17 +1,141 @@
-"""Does the twin judge candidates by what the study is for, and learn from loads that it can repeat?"""
+"""Does the twin find out how fast a device is?"""
 
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from harness.simulator.step_cost import Terms
 from harness.tuning.candidates import Ground, resolver
 from harness.tuning.capacity import LAST_RATE
-from harness.tuning.evaluation import Virtual
-from harness.tuning.measuring import Given, shown
-from harness.tuning.screening import kendall_tau
-from harness.tuning.simulator_screening import twin_of
+from harness.tuning.evaluation import Given, shown
+from harness.tuning.simulator_screening import agreement, calibrated, kendall_tau, scaled, twin_of
 from harness.tuning.study import carry_out
-from tests.tune_problems import problem_in, work_in
+from harness.tuning.virtual_evaluation import Virtual
+from tests.tuning.studies import problem_in, work_in
+
+TERMS = Terms()
+NAMES = list(asdict(TERMS))
+LOG = st.floats(-0.5, 0.5)
+
+
+def told(terms):
+    """Metrics of three imagined loads: bound by computing, by memory, and by the host."""
+    compute, memory, host = 1 / terms.matmul, 1 / terms.weights, terms.step_s * 1e3
+    mixes = ((5.0, 1.0, 0.2), (1.0, 5.0, 0.2), (0.5, 0.5, 3.0))
+    times = [a * compute + b * memory + c * host for a, b, c in mixes]
+    return [{"tpot_mean": time, "ttft_mean": 3 * time, "throughput": 100 / time} for time in times]
+
+
+def slower(**logs):
+    """Coefficients with which what is named takes e^log times as long."""
+    return scaled(TERMS, [logs.get(name, 0.0) for name in NAMES])
+
+
+@given(LOG, LOG, LOG)
+def test_hidden_factors_are_found(compute, memory, host):
+    """From three trials that are bound by different things, what is told becomes what was measured."""
+    measured = told(slower(matmul=compute, weights=memory, step_s=host))
+    found = told(calibrated(TERMS, measured, told))
+
+    assert [row["tpot_mean"] for row in found] == pytest.approx([row["tpot_mean"] for row in measured], rel=0.02)
+
+
+def test_what_the_trials_say_nothing_of_stays_as_it_is():
+    """No metric here depends on attention, on links or on launches."""
+    found = calibrated(TERMS, told(slower(matmul=0.3, step_s=-0.3)), told)
+    silent = [name for name in NAMES if name not in ("matmul", "weights", "step_s")]
+
+    assert found != TERMS
+    assert [getattr(found, name) for name in silent] == pytest.approx([getattr(TERMS, name) for name in silent])
+
+
+def test_longer_is_longer_for_times_and_for_shares():
+    """A share of a peak is divided by the factor, a time multiplied."""
+    found = slower(matmul=math.log(2), step_s=math.log(2))
+
+    assert (found.matmul, found.step_s) == pytest.approx((TERMS.matmul / 2, TERMS.step_s * 2))
+    assert scaled(TERMS, [0.0] * len(NAMES)) == TERMS
+
+
+def test_without_trials_nothing_changes():
+    """The coefficients stay."""
+    assert calibrated(TERMS, [], told) == TERMS
+
+
+def test_an_infinite_latency_does_not_lead_astray():
+    """It says slower, and not by how much."""
+    measured = [{**row, "ttft_mean": math.inf} for row in told(TERMS)]
+    found = calibrated(TERMS, measured, told)
+
+    assert found.matmul == pytest.approx(TERMS.matmul, rel=0.2)
+
+
+numbers = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=20)
+
+
+def counted(pairs):
+    """Kendall's τ-b by its definition."""
+    alike = different = ties_x = ties_y = 0
+    for i, (x, y) in enumerate(pairs):
+        for other_x, other_y in pairs[:i]:
+            product = (x - other_x) * (y - other_y)
+            alike, different = alike + (product > 0), different + (product < 0)
+            ties_x, ties_y = ties_x + (x == other_x), ties_y + (y == other_y)
+    all_pairs = len(pairs) * (len(pairs) - 1) // 2
+    whole = (all_pairs - ties_x) * (all_pairs - ties_y)
+    return (alike - different) / math.sqrt(whole) if whole else None
+
+
+@given(numbers)
+def test_tau_is_what_its_definition_counts(pairs):
+    """Over pairs of pairs, with ties in either order."""
+    tau, expected = kendall_tau([x for x, _ in pairs], [y for _, y in pairs]), counted(pairs)
+
+    assert tau == (None if expected is None else pytest.approx(expected))
+
+
+@given(numbers)
+def test_the_interval_holds_tau(pairs):
+    """And stays between -1 and 1."""
+    found = agreement(pairs)
+
+    if found.low is not None:
+        assert -1 <= found.low <= max(found.tau, -0.999) + 1e-9
+        assert min(found.tau, 0.999) - 1e-9 <= found.high <= 1
+
+
+def test_few_trials_prove_nothing():
+    """Below five the twin is believed, and that is said."""
+    found = agreement([(1, 4), (2, 3), (3, 2), (4, 1)])
+
+    assert found.trusted
+    assert "too few" in found.words
+
+
+def test_a_twin_that_misleads_is_dropped():
+    """Its order is the reverse."""
+    found = agreement([(n, -n) for n in range(8)])
+
+    assert not found.trusted
+    assert "dropped" in found.words
+    assert found.tau == -1
+
+
+def test_it_is_taken_up_again_only_when_it_clearly_helps():
+    """Dropped at 0.1 or below, back at 0.35: not in and out around one value."""
+    misleading = [(n, -n) for n in range(5)]
+    better = misleading + [(10 + n, 10 + n) for n in range(3)]
+    good = misleading + [(10 + n, 10 + n) for n in range(8)]
+
+    assert agreement(better).tau > 0.1
+    assert not agreement(better).trusted
+    assert agreement(good).tau > 0.35
+    assert agreement(good).trusted
+    assert "it orders candidates" in agreement(good).words
+
 
 POINTS = [{"max_num_seqs": seqs} for seqs in (2, 3, 8, 32)]
 

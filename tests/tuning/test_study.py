@@ -12,14 +12,15 @@ from itertools import pairwise
 import pytest
 
 from harness.engines.boot_log import BootFacts
-from harness.tuning import failures
+from harness.tuning import feasibility
 from harness.tuning.confirmation import confirm, entrants
-from harness.tuning.evaluation import StartFailed, Virtual
+from harness.tuning.evaluation import StartFailed
 from harness.tuning.sampler import asked_of_tpe
 from harness.tuning.study import carry_out, spent, words
 from harness.tuning.study_result import conclude, summary_lines
 from harness.tuning.types import COMPLETE, FAILED, STOPPED, Measurement, Trial
-from tests.tune_problems import constraints_of, problem_in, work_in, written
+from harness.tuning.virtual_evaluation import Virtual
+from tests.tuning.studies import constraints_of, problem_in, work_in, written
 
 ALIVE = {"max_num_seqs": {"int": [2, 64], "log": True}, "max_num_batched_tokens": [256, 512, 1024, 2048]}
 
@@ -90,7 +91,7 @@ def test_what_the_moment_is_to_blame_for_is_tried_once_more(done):
     """A crash at the first start is no verdict on the point."""
 
     def dies(_args, start):
-        return failures.failure(failures.CRASH, "it died") if start == 1 else None
+        return feasibility.failure(feasibility.CRASH, "it died") if start == 1 else None
 
     evaluator = Fragile(dies)
     work = done(evaluator, budget={"trials": 3}, stop_early=None)
@@ -104,7 +105,11 @@ def test_failures_are_told_and_their_like_is_avoided(done):
 
     def dies(args, _start):
         too_much = args.get("max_num_seqs", 0) >= 24
-        return failures.failure(failures.MEMORY_AT_CAPTURE, "NPU out of memory while capturing") if too_much else None
+        return (
+            feasibility.failure(feasibility.MEMORY_AT_CAPTURE, "NPU out of memory while capturing")
+            if too_much
+            else None
+        )
 
     evaluator = Fragile(dies)
     work = done(evaluator, budget={"trials": 9})

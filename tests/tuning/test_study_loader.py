@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import ScenarioError
 from harness.tuning.study_loader import check_any, open_study
-from tests.tune_problems import written
+from tests.tuning.studies import written
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = ["name: s", "question: q", "scenario: small.yaml"]

@@ -11,7 +11,7 @@ from harness.errors import InputError
 from harness.tuning.sampler import told_constraints
 from harness.tuning.trial_store import address, as_plain, from_plain, open_book
 from harness.tuning.types import COMPLETE, FAILED, Failure, Measurement, Minutes, Trial
-from tests.tune_problems import constraints_of, problem_in
+from tests.tuning.studies import constraints_of, problem_in
 
 NUMBER = st.floats(-1e6, 1e6).map(lambda value: float(f"{value:.6g}")) | st.just(math.inf)
 WORD = st.text("abcdef", min_size=1, max_size=6)

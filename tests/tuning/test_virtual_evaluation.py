@@ -9,10 +9,10 @@ from harness.errors import InputError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.step_cost import TERMS
 from harness.tuning import virtual_evaluation
-from harness.tuning.load_override import body_of, changed
+from harness.tuning.study_plan import body_of, changed
 from harness.tuning.trial_series import estimated, partial_of, times_to_look
 from harness.tuning.virtual_evaluation import Noise, VirtualLoad
-from tests.tune_problems import problem_in
+from tests.tuning.studies import problem_in
 
 FLAGS = {"model": "Qwen/Qwen2.5-0.5B-Instruct", "max_model_len": 2048}
 

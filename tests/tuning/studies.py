@@ -6,13 +6,13 @@ import yaml
 
 from harness.tuning.candidates import Ground, resolver
 from harness.tuning.coordination import open_desk
-from harness.tuning.evaluation import Virtual
 from harness.tuning.feasibility import Lessons
 from harness.tuning.proposing import Proposer
 from harness.tuning.simulator_screening import twin_of
 from harness.tuning.study import Work
 from harness.tuning.study_loader import open_study
 from harness.tuning.trial_store import address, open_book
+from harness.tuning.virtual_evaluation import Virtual
 
 SCENARIO = {
     "name": "small",

@@ -1,8 +1,8 @@
 """Are points that make the same engine known for the same, and parameters that change nothing found?"""
 
 from harness.tuning.candidates import Ground, engine_of, load_of, resolver
-from harness.tuning.inert_parameters import dead_parameters, settled
-from tests.tune_problems import problem_in
+from harness.tuning.parameters import dead_parameters, settled
+from tests.tuning.studies import problem_in
 
 ASCEND = {"block_size": [128, 256], "max_num_seqs": {"int": [2, 64], "log": True}}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.tuning.posterior import PACE, wander
+from harness.tuning.trial_series import PACE, wander
 from harness.tuning.types import Measurement
-from tests.tune_problems import problem_in
+from tests.tuning.studies import problem_in
 
 SLO = {"ttft_p90": "300ms"}
 

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 import pytest
 
 from harness.engines.boot_log import BootFacts
-from harness.tuning.evaluation import Started
-from harness.tuning.measuring import Given, shown
+from harness.tuning.evaluation import Given, Started, shown
 from harness.tuning.trial_series import partial_of
 from harness.tuning.types import COMPLETE, Trial
-from tests.tune_measurements import measured
-from tests.tune_problems import problem_in, work_in
+from tests.tuning.measurements import measured
+from tests.tuning.studies import problem_in, work_in
 
 BEST = measured([0.1 * (n + 1) for n in range(100)], seed=0)
 

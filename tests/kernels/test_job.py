@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.errors import ResultError
-from harness.kernels.steps import step_mixes
+from harness.kernels.job import step_mixes
 from harness.results import store
 from harness.results.request_table import events_from, requests_from
 from harness.simulator.engine_config import settings_from_flags

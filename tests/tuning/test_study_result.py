@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.tuning.importance import explained, importances
+from harness.tuning.study_result import explained, importances
 
 
 def points(count, seed=3):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.tuning.restarts import CACHE, COMPILE, PARALLEL, SAME, ordered, restart_class
+from harness.tuning.candidates import CACHE, COMPILE, PARALLEL, SAME, ordered, restart_class
 
 BASE = {"max_num_seqs": 64, "gpu_memory_utilization": 0.9, "tensor_parallel_size": 1}
 

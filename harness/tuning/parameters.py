@@ -1,0 +1,184 @@
+"""Parameters of a search: the default ranges for a model and a device, and parameters without any effect."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.scenario.distributions import Count, at_most
+from harness.scenario.models import Engine, Scenario
+from harness.scenario.workload import Synthetic
+from harness.seeds import stream
+from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, settings_from_flags
+from harness.simulator.memory import Memory, memory_of
+from harness.tuning.candidates import Ground
+from harness.tuning.space import Space, at, drawn, pointed
+from harness.tuning.study_plan import Problem
+from harness.tuning.types import Parameter, Point, Value
+
+MOST_REQUESTS = 512
+FEWEST_REQUESTS = 8
+MOST_BATCHED = 32768
+FEWEST_BATCHED = 1024
+SHARES = (0.70, 0.97)
+"""Of gpu_memory_utilization, where the device is not known."""
+_SHARE_STEP = 0.01
+_MORE_THAN_FIT = 4  # times the requests that the cache holds: beyond, all that changes is waiting inside
+
+
+def default_parameters(
+    engine: Engine, kind: str, scenario: Scenario, fixed: Mapping[str, Value], users: int | None = None
+) -> Iterator[Parameter]:
+    """block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens for an engine.
+
+    `users` is how many requests a closed load has under way at once; None where its arrivals set no bound.
+    """
+    args = {**engine.args, **fixed}
+    memory = _memory(engine, args) if kind == "simulator" else None
+    yield Parameter("block_size", "choice", values=block_sizes(kind, args))
+    most = min(_most_requests(scenario, memory), float(max(users or MOST_REQUESTS, 2 * FEWEST_REQUESTS)))
+    yield Parameter("max_num_seqs", "int", FEWEST_REQUESTS, most, 1.0, log=True)
+    low, high = _shares(args, memory)
+    yield Parameter("gpu_memory_utilization", "float", low, high, _SHARE_STEP)
+    yield Parameter("max_num_batched_tokens", "int", *_batched(args, memory), 1.0, log=True)
+
+
+def block_sizes(kind: str, args: Mapping[str, Any]) -> tuple[Value, ...]:
+    """Block sizes that kernels are known to take: on Ascend multiples of 128, elsewhere from 16 on."""
+    on_ascend = kind == "vllm-ascend" or (kind == "simulator" and not str(args.get("chip", "")).startswith("cpu"))
+    return (ASCEND_BLOCK_SIZE, 2 * ASCEND_BLOCK_SIZE, 4 * ASCEND_BLOCK_SIZE) if on_ascend else (16, 32, 64, 128)
+
+
+def _memory(engine: Engine, args: Mapping[str, Any]) -> Memory | None:
+    """The memory of the base configuration on the simulated device; None where it would not start."""
+    try:
+        return memory_of(settings_from_flags(_flags(engine, args)))
+    except HarnessError:
+        return None
+
+
+def _flags(engine: Engine, args: Mapping[str, Any]) -> dict[str, Any]:
+    return {**args, **({} if engine.model is None else {"model": engine.model})}
+
+
+def _most_requests(scenario: Scenario, memory: Memory | None) -> float:
+    """As many as the cache holds a few times over, at typical lengths; a power of two up to 512."""
+    work = scenario.workload
+    if memory is None or not isinstance(work, Synthetic):
+        return float(MOST_REQUESTS)
+    length = max(1, (_middle(work.input_tokens) + _middle(work.output_tokens)))
+    fitting = _MORE_THAN_FIT * memory.cache_tokens / length
+    power = 2.0 ** math.ceil(math.log2(max(fitting, 2 * FEWEST_REQUESTS)))
+    return min(power, float(MOST_REQUESTS))
+
+
+def _middle(count: Count) -> int:
+    return max(1, at_most(count) // 2)
+
+
+def _shares(args: Mapping[str, Any], memory: Memory | None) -> tuple[float, float]:
+    """From what weights and one long request need, up to what is free on an idle device."""
+    if memory is None or "num_gpu_blocks_override" in args or "kv_cache_memory_bytes" in args:
+        return SHARES
+    longest = -(-memory.max_model_len // memory.block_size) * memory.block_bytes
+    needed = memory.weights + memory.activation + memory.outside + longest + memory.block_bytes
+    low = math.ceil(needed / memory.total * 100) / 100
+    high = math.floor(memory.free / memory.total * 100) / 100
+    return (min(max(low, 0.5), high - _SHARE_STEP), high) if low < high else SHARES
+
+
+def _batched(args: Mapping[str, Any], memory: Memory | None) -> tuple[float, float]:
+    """Up to four whole prompts a step; without chunked prefill a step must hold the longest prompt."""
+    length = int(args.get("max_model_len") or 0) or (memory.max_model_len if memory else 8192)
+    low = float(FEWEST_BATCHED) if args.get("enable_chunked_prefill") is not False else float(length)
+    return low, float(max(min(MOST_BATCHED, 4 * length), 2 * low))
+
+
+_BASES = 4
+_VALUES = 4
+_UNLOCKS = {"block_size": {"enable_prefix_caching": False, "enable_chunked_prefill": False}}
+"""What gives a parameter its effect back. vllm-ascend holds blocks at 128 tokens while either is on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A parameter whose values all make the same engine, and why in a line."""
+
+    name: str
+    becomes: Value | None
+    why: str
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        value = "" if self.becomes is None else f" (always {self.becomes})"
+        return f"{self.name} changes nothing here{value}: {self.why}"
+
+
+def dead_parameters(problem: Problem, ground: Ground) -> tuple[Dead, ...]:
+    """Parameters whose every value leads to the same engine, around several points of the space.
+
+    A value that would be refused counts as an engine of its own: failing is an effect.
+    """
+    space, rng = problem.space, stream(problem.study.seed, "dead dimensions")
+    others = [pointed(space, {**{one.name: _first(one) for one in space.parameters}})]
+    bases: list[Point] = [*others, *(drawn(space, _BASES, rng) if space.parameters else [])]
+    # All at once, and the base configuration with them: each call may import vLLM anew.
+    ground.candidates([{}, *(point for one in space.engine for base in bases for point in _varied(space, one, base))])
+    return tuple(found for one in space.engine if (found := _dead(ground, space, one, bases)) is not None)
+
+
+def _first(parameter: Parameter) -> Value:
+    return parameter.values[0] if parameter.kind == "choice" else parameter.low
+
+
+def _varied(space: Space, parameter: Parameter, base: Point) -> list[dict[str, Value]]:
+    if parameter.name not in base:
+        return []
+    return [pointed(space, {**base, parameter.name: value}) for value in _some(parameter)]
+
+
+def _some(parameter: Parameter) -> list[Value]:
+    """A few values over the whole range."""
+    count = len(parameter.values) if parameter.kind == "choice" else _VALUES
+    return list(dict.fromkeys(at(parameter, float(share)) for share in np.linspace(0.0, 1.0, max(count, 2))))
+
+
+def _dead(ground: Ground, space: Space, parameter: Parameter, bases: Sequence[Point]) -> Dead | None:
+    tried = False
+    why, becomes = "no value of it reaches the engine", None
+    for base in bases:
+        found = ground.candidates(_varied(space, parameter, base))
+        sound = [one for one in found if one.resolved.fault is None]
+        if len({one.engine_key for one in sound}) > 1 or (sound and len(sound) < len(found)):
+            return None
+        for one in sound:
+            tried = True
+            change = next((row for row in one.resolved.changed if row.flag == parameter.key), None)
+            why = why if change is None or not change.why else change.why
+            becomes = one.resolved.effective.get(parameter.key, becomes)
+    return Dead(parameter.name, becomes, why) if tried else None
+
+
+def settled(problem: Problem, dead: Sequence[Dead]) -> tuple[Problem, tuple[str, ...]]:
+    """The problem without its dead parameters, or with what unlocks them, and what was done in lines."""
+    lines = []
+    space, unlock = problem.space, problem.study.dead == "unlock"
+    for one in dead:
+        keys = _UNLOCKS.get(one.name) if unlock and problem.kind != "vllm" else None
+        if keys is None:
+            space = space.without([one.name])
+            hint = "; dead: unlock gives it its effect back" if one.name in _UNLOCKS and not unlock else ""
+            lines.append(f"dropped: {one.words}{hint}")
+        else:
+            space = _unlocked(space, keys)
+            lines.append(f"unlocked: {one.words}; {', '.join(f'{key} is off' for key in keys)} in every trial")
+    return replace(problem, space=space), tuple(lines)
+
+
+def _unlocked(space: Space, keys: dict[str, bool]) -> Space:
+    """With prefix caching and chunked prefill off; a step must then hold the longest prompt."""
+    return Space(space.without([*keys]).parameters, {**space.fixed, **keys}, space.derived)
