@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.engines.boot_log import BootFacts, boot_facts
+from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import EngineError, HarnessError
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage

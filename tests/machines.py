@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.telemetry.host_view import Answer, Probe
+from harness.telemetry.environment import CommandOutput, HostView
 
 DATA = Path(__file__).parent / "data" / "npu_smi"
 DRIVER = "/usr/local/Ascend/driver"
@@ -31,7 +31,7 @@ class Machine:
 
     def probe(self):
         """Eyes on this machine."""
-        return Probe(
+        return HostView(
             run=self._run,
             read=self.files.get,
             paths=lambda pattern: sorted(path for path in self.files if fnmatch.fnmatchcase(path, pattern)),
@@ -46,8 +46,8 @@ class Machine:
         words = " ".join(word for word in command if "\n" not in word)
         for start, text in self.commands.items():
             if words.startswith(start):
-                return Answer(0, text)
-        return Answer(None, f"{command[0]}: no such file")
+                return CommandOutput(0, text)
+        return CommandOutput(None, f"{command[0]}: no such file")
 
     def having(self, files=None, commands=None, env=None):
         """With more files, commands and variables."""

@@ -8,7 +8,7 @@ import pytest
 
 from docs.tools import drawing, generated, record
 from harness.doctor import examine
-from harness.doctor.findings import FAULTS, lines_of
+from harness.doctor.findings import FAULTS, finding_lines
 from harness.errors import HarnessError
 from harness.scenario.loader import load_scenario, load_study
 from harness.scenario.models import ENGINE_KINDS, SLO_METRICS
@@ -69,11 +69,11 @@ def test_every_kind_is_in_the_manual():
 
 def test_what_is_shown_of_the_doctor_is_what_it_says():
     """The healthy host and the bare container are those of the doctor's own tests."""
-    host = lines_of(examine(A2.probe(), PYTHON))
+    host = finding_lines(examine(A2.probe(), PYTHON))
     bare = [one for one in examine(BARE_CONTAINER.probe(), PYTHON) if one.state in FAULTS and one.topic != "mounts"]
 
     assert "\n".join(host) in shown("doctor_host")
-    assert "\n".join(lines_of(bare)) in shown("doctor_container")
+    assert "\n".join(finding_lines(bare)) in shown("doctor_container")
 
 
 def test_what_is_shown_of_memory_is_what_the_simulator_says():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.doctor import examine
-from harness.doctor.findings import FAULTS, lines_of
+from harness.doctor.findings import FAULTS, finding_lines
 from tests.machines import A2, BARE_CONTAINER, PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,13 +67,13 @@ def main(names: list[str]) -> None:
 
 def doctor_host() -> str:
     """What the doctor says of a host on which all is well, from its recorded files and commands."""
-    return "\n".join(["$ harness doctor", *lines_of(examine(A2.probe(), PYTHON)), ""])
+    return "\n".join(["$ harness doctor", *finding_lines(examine(A2.probe(), PYTHON)), ""])
 
 
 def doctor_container() -> str:
     """What the doctor says of a container that was started without the NPUs."""
     found = examine(BARE_CONTAINER.probe(), PYTHON)
-    return "\n".join([*lines_of([one for one in found if one.state in FAULTS and one.topic != "mounts"]), ""])
+    return "\n".join([*finding_lines([one for one in found if one.state in FAULTS and one.topic != "mounts"]), ""])
 
 
 def recorded(shown: Shown) -> str:

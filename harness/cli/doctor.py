@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.doctor import examine
-from harness.doctor.findings import FAULTS, Finding, closing_line, lines_of
-from harness.doctor.generate import generation
-from harness.doctor.machine import look
-from harness.doctor.software import ask
+from harness.doctor.findings import FAULTS, Finding, closing_line, finding_lines
+from harness.doctor.hardware import inspect_hardware
+from harness.doctor.software import generation_findings, query_packages
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_GATE, InputError
-from harness.telemetry.host_view import this_machine
+from harness.telemetry.environment import this_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +30,21 @@ def doctor_command(chosen: argparse.Namespace, tell: Callable[[str], None]) -> T
     Raises:
         InputError: where a flag is wrong.
     """
-    probe, python = this_machine(), _interpreter(chosen.python)
+    probe, python = this_host(), _interpreter(chosen.python)
     if chosen.generate is None:
         if chosen.overrides:
             raise InputError("--set is for vLLM's LLM; expected with --generate MODEL")
         found = examine(probe, python)
         strict = chosen.strict and _faulty(found)
-        return Told((*lines_of(found), closing_line(found)), EXIT_GATE if strict else EXIT_DONE)
+        return Told((*finding_lines(found), closing_line(found)), EXIT_GATE if strict else EXIT_DONE)
     args = dict(_pair(text) for text in chosen.overrides)
-    interpreter = ask(probe, python)
+    interpreter = query_packages(probe, python)
     if isinstance(interpreter, str):
         raise InputError(f"--python {python}: cannot be asked for its packages ({interpreter})")
     if interpreter.vllm is not None:
         tell(f"loading {chosen.generate} with vLLM {interpreter.vllm}; this may take minutes")
-    made = list(generation(look(probe), interpreter, chosen.generate, args))
-    return Told(tuple(lines_of(made)), EXIT_ENGINE if _faulty(made) else EXIT_DONE)
+    made = list(generation_findings(inspect_hardware(probe), interpreter, chosen.generate, args))
+    return Told(tuple(finding_lines(made)), EXIT_ENGINE if _faulty(made) else EXIT_DONE)
 
 
 def _interpreter(asked: str | None) -> str:

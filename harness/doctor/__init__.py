@@ -1,12 +1,10 @@
 """What does this machine have, what is missing or wrong, and what mends it?"""
 
 from harness.doctor.findings import MISSING, Finding
-from harness.doctor.links import link_findings
-from harness.doctor.machine import look
-from harness.doctor.npus import npu_findings
+from harness.doctor.hardware import inspect_hardware, link_findings, npu_findings
+from harness.doctor.host_settings import host_findings
 from harness.doctor.software import software_findings
-from harness.doctor.tuning import tuning_findings
-from harness.telemetry.host_view import Probe
+from harness.telemetry.environment import HostView
 
 _NOWHERE = Finding(
     "NPU",
@@ -16,11 +14,11 @@ _NOWHERE = Finding(
 )
 
 
-def examine(probe: Probe, python: str) -> list[Finding]:
+def examine(probe: HostView, python: str) -> list[Finding]:
     """Everything that the doctor looks at, from the hardware up; `python` is the engine's interpreter."""
-    machine = look(probe)
+    machine = inspect_hardware(probe)
     found = list(npu_findings(probe, machine)) if machine.ascend else [_NOWHERE]
     found += software_findings(probe, machine, python)
     found += link_findings(probe, machine)
-    found += tuning_findings(probe, machine)
+    found += host_findings(probe, machine)
     return found

@@ -20,7 +20,7 @@ class Finding:
     mend: str = ""
 
 
-def lines_of(findings: Iterable[Finding]) -> list[str]:
+def finding_lines(findings: Iterable[Finding]) -> list[str]:
     """A line for each finding, and below it, after an arrow, what mends it."""
     told = list(findings)
     wide = max((len(one.topic) for one in told), default=0)

@@ -3,23 +3,22 @@
 from collections.abc import Mapping
 from functools import partial
 
-from harness.engines.attach import attach
-from harness.engines.base import Serving, Start
-from harness.engines.flag_resolution import Resolved
-from harness.engines.simulator import simulate
+from harness.engines.attach import attach_to_server
+from harness.engines.base import RunningEngine, StartEngine
+from harness.engines.flag_resolution import ResolvedFlags
+from harness.engines.simulator import start_simulator
 from harness.engines.vllm import start_vllm
 from harness.scenario.models import Engine
-from harness.telemetry.environment import has_package, npu_devices
-from harness.telemetry.host_view import this_machine
+from harness.telemetry.environment import has_package, npu_devices, this_host
 
 REAL = ("vllm", "vllm-ascend")
-STARTS: Mapping[str, Start] = {
-    "attach": attach,
-    "simulator": simulate,
+STARTS: Mapping[str, StartEngine] = {
+    "attach": attach_to_server,
+    "simulator": start_simulator,
     **{kind: partial(start_vllm, kind=kind) for kind in REAL},
 }
 
-__all__ = ["STARTS", "Serving", "Start", "resolve_kind", "start_of"]
+__all__ = ["STARTS", "RunningEngine", "StartEngine", "resolve_kind", "start_of"]
 
 
 def resolve_kind(engine: Engine) -> tuple[str, str]:
@@ -39,10 +38,10 @@ def _has_ascend(engine: Engine) -> bool:
     if engine.python is None:
         return has_package("vllm-ascend")
     asks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm_ascend') is None)"
-    return this_machine(engine.env).run([engine.python, "-c", asks]).good
+    return this_host(engine.env).run([engine.python, "-c", asks]).good
 
 
-def start_of(kind: str, known: Resolved | None = None) -> Start:
+def start_of(kind: str, known: ResolvedFlags | None = None) -> StartEngine:
     """How engines of a kind are started; `kind` as `resolve_kind` gives it.
 
     `known` is what the engine's flags become, where vLLM was asked already and need not be once more.

@@ -6,6 +6,7 @@ trust and bounds.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from harness.client.connection import Exchange
 from harness.client.events import one_line
 from harness.client.reaching import api_key, target_for
 from harness.clock import MonotonicClock
-from harness.engines.answer_signs import SIGNS
 from harness.errors import EngineError, InputError, suggestion
 from harness.safety import bounds
 from harness.safety.redaction import redact
@@ -25,14 +25,16 @@ from harness.scenario.models import Engine
 from harness.telemetry import server_metrics
 from harness.units import seconds_to_ns
 
-__all__ = ["GONE", "SLOW", "UNWELL", "WELL", "Control", "Served", "api_key", "pick_model"]
+__all__ = ["HEALTHY", "SLOW", "UNHEALTHY", "UNREACHABLE", "ControlClient", "ServedModel", "api_key", "pick_model"]
 
-WELL, UNWELL, GONE, SLOW = "well", "unwell", "gone", "slow"
+HEALTHY, UNHEALTHY, UNREACHABLE, SLOW = "well", "unwell", "gone", "slow"
+# The header, the fingerprint, the owner and the version of harness/simulator/server.py.
+SIMULATOR_MARKS = re.compile(rb"(?i)x-npu-harness-simulated:\s*1|npu-harness[- ]simulator|npu\.harness\.simulator")
 _LATE_OR_LONG = ("timeout", "too_long")  # of an answer: something is there
 _NO_SUCH_PLACE = (403, 404, 405, 410, 501)
 
 
-class NoAnswerError(EngineError):
+class NoResponseError(EngineError):
     """No whole answer came; `failure` is the short stable name of why."""
 
     def __init__(self, line: str, failure: str) -> None:
@@ -41,7 +43,7 @@ class NoAnswerError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model that a server lists: its name, what it was loaded from, and the model that an adapter adds to."""
 
     name: str
@@ -50,7 +52,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ControlResponse:
     """A server's answer to a control call."""
 
     status: int
@@ -67,7 +69,7 @@ class Reply:
         return one_line(self.text[: bounds.KEPT_BYTES]) or "no text"
 
 
-class Control:
+class ControlClient:
     """Control calls to one server; use as `async with`."""
 
     def __init__(self, url: str, engine: Engine | None = None) -> None:
@@ -76,7 +78,7 @@ class Control:
         self._client: transport.Client | None = None
         self.simulated = False
 
-    async def __aenter__(self) -> "Control":
+    async def __aenter__(self) -> "ControlClient":
         clock = MonotonicClock(asyncio.get_running_loop())
         self._client = transport.Client(self._target, clock, seconds_to_ns(bounds.REPLY_S))
         return self
@@ -86,7 +88,7 @@ class Control:
             self._client.cancel_all()
             await self._client.close()
 
-    async def models(self) -> list[Served] | None:
+    async def models(self) -> list[ServedModel] | None:
         """The models that the server lists, or None where it has no such list.
 
         Raises:
@@ -107,7 +109,7 @@ class Control:
 
     async def healthy(self) -> bool:
         """Whether /health answers 200: the server is there, and the engine behind it lives."""
-        return await self.state() == WELL
+        return await self.state() == HEALTHY
 
     async def state(self) -> str:
         """`WELL` where /health answers 200, `UNWELL` where it answers anything else, `GONE` where nothing answers.
@@ -116,11 +118,11 @@ class Control:
         """
         try:
             reply = await self._fetch("GET", "/health")
-        except NoAnswerError as fault:
-            return SLOW if fault.failure in _LATE_OR_LONG else GONE
+        except NoResponseError as fault:
+            return SLOW if fault.failure in _LATE_OR_LONG else UNREACHABLE
         except EngineError:
-            return GONE
-        return WELL if reply.status == 200 else UNWELL
+            return UNREACHABLE
+        return HEALTHY if reply.status == 200 else UNHEALTHY
 
     async def introduce(self) -> None:
         """Let the server say what it is (/version), for its marks; one that has no such place says nothing."""
@@ -163,7 +165,7 @@ class Control:
         """The cache configuration that the engine really runs with, as /metrics tells it."""
         return server_metrics.cache_config(await self.metrics())
 
-    async def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
+    async def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> ControlResponse:
         """The one door for control calls: bounded in bytes and time, as every request is.
 
         Raises:
@@ -183,29 +185,29 @@ class Control:
         await over
         address = self._target.address(path)
         if one.failure:
-            raise NoAnswerError(f"{address}: {_why(one)}; is the server running there?", one.failure)
+            raise NoResponseError(f"{address}: {_why(one)}; is the server running there?", one.failure)
         try:
             return self._reply(b"".join(one.pieces))
         except http1.BadHttpError as fault:
             raise EngineError(f"{address}: {fault}; is the server running there?") from None
 
-    def _reply(self, raw: bytes) -> Reply:
+    def _reply(self, raw: bytes) -> ControlResponse:
         head = http1.final_head(raw)
         assert head is not None  # an answer without one is a failure of the wire
-        self.simulated = self.simulated or head.simulated or SIGNS.search(raw) is not None
+        self.simulated = self.simulated or head.simulated or SIMULATOR_MARKS.search(raw) is not None
         if head.encoding:
             raise http1.BadHttpError(f"the answer is compressed ({head.encoding!r}), which was not asked for")
         if 300 <= head.status < 400:
             raise http1.BadHttpError(f"redirects to {head.location!r}; expected that address in place of this one")
         body = http1.body_of(raw, head)
-        return Reply(head.status, b"".join(raw[a:b] for a, b in zip(body.starts, body.ends, strict=True)))
+        return ControlResponse(head.status, b"".join(raw[a:b] for a, b in zip(body.starts, body.ends, strict=True)))
 
 
-def _served(model: Mapping[str, Any]) -> Served:
+def _served(model: Mapping[str, Any]) -> ServedModel:
     name, parent = model["id"], model.get("parent")
     if not isinstance(name, str) or not name:
         raise TypeError(name)
-    return Served(name, str(model.get("root") or name), parent if isinstance(parent, str) and parent else None)
+    return ServedModel(name, str(model.get("root") or name), parent if isinstance(parent, str) and parent else None)
 
 
 def _why(one: Exchange) -> str:
@@ -216,7 +218,7 @@ def _why(one: Exchange) -> str:
     return redact(one_line(one.message)) or one.failure
 
 
-def pick_model(asked: str | None, served: Sequence[Served], url: str) -> str:
+def pick_model(asked: str | None, served: Sequence[ServedModel], url: str) -> str:
     """The model to ask for: the one named, or the base model where only one is served.
 
     Names of one and the same model are equally good. An adapter is never taken unasked.

@@ -1,29 +1,41 @@
 """How is a server used that somebody else started?"""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from harness.engines.api_client import Control, pick_model
-from harness.engines.base import Serving
-from harness.engines.boot_log import BootFacts
-from harness.engines.flag_resolution import Resolved, started
-from harness.engines.server_identity import look
+import psutil
+
+from harness.client.journal import read_frames
+from harness.engines.api_client import SIMULATOR_MARKS, ControlClient, pick_model
+from harness.engines.base import Listeners, RunningEngine
+from harness.engines.engine_log import BootFacts
+from harness.engines.flag_resolution import ResolvedFlags, started_configuration
+from harness.engines.process import maps_stub_library
 from harness.errors import EngineError
+from harness.results import store
+from harness.safety.redaction import redact
 from harness.scenario.models import Engine
 
 
 @asynccontextmanager
-async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: ARG001 - its log is its owner's
+async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEngine]:  # noqa: ARG001 - its log is its owner's
     """Use the server at `engine.url`; it is neither started nor stopped.
 
     Raises:
         EngineError: where it cannot be reached or does not have the model.
     """
     assert engine.url is not None
-    async with Control(engine.url, engine) as control:
+    async with ControlClient(engine.url, engine) as control:
         served = await control.models()
         if served is None and engine.model is None:
             raise EngineError(
@@ -32,13 +44,13 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
         model = str(engine.model) if served is None else pick_model(engine.model, served, engine.url)
         cache = await control.effective()
         await control.introduce()
-        listeners = await asyncio.get_running_loop().run_in_executor(None, look, engine.url)
+        listeners = await asyncio.get_running_loop().run_in_executor(None, listeners_at, engine.url)
         simulated = control.simulated or listeners.simulated
-    configuration = replace(started({}, Resolved({}), BootFacts(), cache), resolution={})
+    configuration = replace(started_configuration({}, ResolvedFlags({}), BootFacts(), cache), resolution={})
     marks = {"models_listed": False} if served is None else {}
     if engine.tls.insecure:
         marks["certificate_checked"] = False
-    yield Serving(
+    yield RunningEngine(
         "attach",
         engine.url,
         model,
@@ -49,3 +61,93 @@ async def attach(engine: Engine, log: Path) -> AsyncIterator[Serving]:  # noqa: 
         hollow=listeners.hollow,
         listeners=listeners,
     )
+
+
+_HOPS = 3  # from a proxy to the engine behind it
+_HERE = ("::1", "localhost")
+
+
+def listeners_at(url: str) -> Listeners:
+    """The processes that listen at an address; nothing is known of another machine, or of another user's."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if not _is_here(parts.hostname or ""):
+        return Listeners()
+    connections = _connections()
+    found = _behind(port, connections)
+    first = frozenset(_identities(_listening(port, connections)))
+    family = {pid for pid in found for pid in (pid, *_children(pid))}
+    return Listeners(first, any(map(_is_simulator, family)), any(map(maps_stub_library, family)))
+
+
+def _is_here(host: str) -> bool:
+    if host in _HERE or host.startswith("127.") or host == socket.gethostname():
+        return True
+    return any(host == one.address for addresses in psutil.net_if_addrs().values() for one in addresses)
+
+
+def _connections() -> list[Any]:
+    try:
+        return [one for one in psutil.net_connections("tcp") if one.pid and one.pid != os.getpid()]
+    except (psutil.Error, OSError):
+        return []
+
+
+def _listening(port: int, connections: list[Any]) -> set[int]:
+    return {one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
+
+
+def _behind(port: int, connections: list[Any]) -> set[int]:
+    """The processes that listen at a port, and those on this machine that they are connected to in turn."""
+    found: set[int] = set()
+    ports = {port}
+    for _ in range(_HOPS):
+        new = {pid for one in ports for pid in _listening(one, connections)} - found
+        found |= new
+        ports = {one.raddr.port for one in connections if one.pid in new and one.raddr and _is_here(one.raddr.ip)}
+    return found
+
+
+def _identities(pids: set[int]) -> Iterator[tuple[int, float]]:
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            yield pid, psutil.Process(pid).create_time()
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+def _is_simulator(pid: int) -> bool:
+    """Whether a process is `harness serve-sim`, however it was called."""
+    with contextlib.suppress(psutil.Error):
+        words = psutil.Process(pid).cmdline()
+        return "serve-sim" in words and any("harness" in word for word in words[: words.index("serve-sim")])
+    return False
+
+
+RESPONSES_PER_WORKER = 64  # answers of each worker; a balancer has shown all its servers by then
+_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
+
+
+def record_server_marks(folder: Path) -> None:
+    """Add to run.json what the answers in a run's raw folder say of the engine."""
+    simulated, models = False, []
+    for raw in _first_answers(folder / store.RAW):
+        simulated = simulated or SIMULATOR_MARKS.search(raw) is not None
+        named = _MODEL.search(raw)
+        models += [] if named is None else [redact(named.group(1).decode("utf-8", "replace"))]
+    run = store.read_run(folder)
+    engine = dict(run.get("engine") or {})
+    told = {"answered_models": list(dict.fromkeys(models))} if models else {}
+    marks = told | ({"simulated": True} if simulated else {})
+    if any(engine.get(name) != value for name, value in marks.items()):
+        store.write_json(folder, store.RUN, {**run, "engine": engine | marks})
+
+
+def _first_answers(raw: Path) -> Iterator[bytes]:
+    for path in sorted(raw.glob("spool-*.bin")):
+        for frame in islice(read_frames(path), RESPONSES_PER_WORKER):
+            yield b"".join(frame.pieces)

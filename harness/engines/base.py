@@ -6,13 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.engines.effective_config import Configuration
-from harness.engines.server_identity import Listeners
+from harness.engines.effective_config import EngineConfiguration
 from harness.scenario.models import Engine
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class Listeners:
+    """What is known of the processes at an address: who they are, and which marks they bear."""
+
+    identity: frozenset[tuple[int, float]] = frozenset()
+    simulated: bool = False
+    hollow: bool = False
+
+    def is_another(self, later: "Listeners") -> bool:
+        """Whether `later` none of these processes listened any more, but others did."""
+        return bool(self.identity and later.identity) and not self.identity & later.identity
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
     """An engine that answers.
 
     `simulated` is true where its times are computed and not measured. `command` is what started
@@ -30,7 +42,7 @@ class Serving:
     simulated: bool
     reach: Engine = field(default_factory=Engine)
     command: tuple[str, ...] = ()
-    configuration: Configuration = field(default_factory=Configuration)
+    configuration: EngineConfiguration = field(default_factory=EngineConfiguration)
     hollow: bool = False
     listeners: Listeners | None = None
     ending: Callable[[], str | None] = lambda: None
@@ -38,10 +50,10 @@ class Serving:
     marks: Mapping[str, bool] = field(default_factory=dict)
 
 
-class Start(Protocol):
+class StartEngine(Protocol):
     """Brings one kind of engine up, and takes it down when its context ends."""
 
-    def __call__(self, engine: Engine, log: Path) -> AbstractAsyncContextManager[Serving]:
+    def __call__(self, engine: Engine, log: Path) -> AbstractAsyncContextManager[RunningEngine]:
         """Serve `engine`, writing what it prints to `log`.
 
         Raises:

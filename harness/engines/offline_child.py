@@ -25,7 +25,7 @@ _GOOD_ENDS = ("length", "stop")
 _OURS = {"temperature": 0, "ignore_eos": True}  # as in the body of a request to a server
 
 
-class Notes:
+class NotesWriter:
     """Where lines go: each reaches the kernel before the next thing happens."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Notes:
 def main(place: str) -> None:
     """Make every call of a job."""
     job = json.loads(Path(place).read_text(encoding="utf-8"))
-    notes = Notes(job)
+    notes = NotesWriter(job)
     vllm = importlib.import_module("vllm")
     strange = sorted(set(job["sampling"]) - set(_sampling_names(vllm)))
     if strange:
@@ -89,7 +89,7 @@ def _requests(prompts: TextIO, count: int, sampling: Mapping[str, Any], params: 
 class _Call:
     """One call of `LLM.generate`, its answers noted as the engine gives them out."""
 
-    def __init__(self, engine: Any, notes: Notes, number: int, call: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Any, notes: NotesWriter, number: int, call: Mapping[str, Any]) -> None:
         self._engine, self._notes, self._number, self._call = engine, notes, number, call
         self._first = int(getattr(engine.request_counter, "counter", 0))  # ids are counted on from here
         self._done_ns: dict[str, int] = {}
@@ -167,7 +167,7 @@ class _Metrics:
         return {"at_ns": time.monotonic_ns(), "metrics": self.text()}
 
 
-def _scrape(metrics: _Metrics, notes: Notes) -> None:
+def _scrape(metrics: _Metrics, notes: NotesWriter) -> None:
     while True:
         notes.say(metrics.now())
         time.sleep(_SCRAPE_S)

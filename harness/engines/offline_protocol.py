@@ -33,12 +33,12 @@ from harness.workload import Workload
 from harness.workload.plan import StagePlan
 from harness.workload.prompts import Prompt, TokenIds
 
-JOB, PROMPTS, ASKED, NOTES, GO = "offline.json", "prompts.jsonl", "asked.npz", "notes.jsonl", "go"
+JOB, PROMPTS, REQUESTS, NOTES, GO = "offline.json", "prompts.jsonl", "asked.npz", "notes.jsonl", "go"
 _COLUMNS = ("call", "session", "input_asked", "output_asked")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class OfflineCall:
     """One call of `LLM.generate`: the stage that it belongs to, and how many requests it is given."""
 
     number: int  # of the stage's plan
@@ -49,7 +49,7 @@ class Call:
     opens: bool  # whether the stage begins with it
 
 
-class Done(NamedTuple):
+class OfflineAnswer(NamedTuple):
     """One answer as it is noted: when it was whole, its first and last token (MISSING where not known), its counts.
 
     `at_ns` are the times of single tokens where these are known. `error` is empty, or why it failed.
@@ -65,13 +65,13 @@ class Done(NamedTuple):
     at_ns: Sequence[int] = ()
 
 
-def calls_of(plans: Sequence[StagePlan]) -> Iterator[Call]:
+def calls_of(plans: Sequence[StagePlan]) -> Iterator[OfflineCall]:
     """The calls that offline stages make: the warm-up of one first, then what is measured."""
     for made in plans:
         place = (made.number, made.stage_index, made.repeat)
         if made.warm:
-            yield Call(*place, measured=False, requests=made.warm, opens=True)
-        yield Call(*place, measured=True, requests=made.sessions or 0, opens=not made.warm)
+            yield OfflineCall(*place, measured=False, requests=made.warm, opens=True)
+        yield OfflineCall(*place, measured=True, requests=made.sessions or 0, opens=not made.warm)
 
 
 def write_job(raw: Path, plans: Sequence[StagePlan], workload: Workload, **told: Any) -> None:
@@ -86,7 +86,7 @@ def write_job(raw: Path, plans: Sequence[StagePlan], workload: Workload, **told:
             file.write(encoder.encode({"prompt": _told(prompt), "max_tokens": turn.output_tokens}) + b"\n")
     rows = np.asarray(asked, dtype=np.int64).reshape(-1, len(_COLUMNS))
     columns: dict[str, Any] = {name: rows[:, place] for place, name in enumerate(_COLUMNS)}
-    np.savez(raw / ASKED, **columns)
+    np.savez(raw / REQUESTS, **columns)
     write_json(raw, JOB, {**told, "calls": [asdict(call) for call in calls_of(plans)]})
 
 
@@ -106,7 +106,7 @@ def _told(prompt: Prompt) -> Any:
     return prompt.text
 
 
-class Notes:
+class NotesReader:
     """What a program has noted, read as it grows."""
 
     def __init__(self, raw: Path) -> None:
@@ -131,23 +131,23 @@ def _decoded_lines(text: bytes) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def note(raw: Path, **words: Any) -> None:
+def append_note(raw: Path, **words: Any) -> None:
     """Add a line; a line that a killed program left half written is ended first."""
     with (raw / NOTES).open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps(words) + "\n")
 
 
-def answers(raw: Path) -> tuple[NDArray[np.void], Decoded] | None:
+def read_answers(raw: Path) -> tuple[NDArray[np.void], Decoded] | None:
     """Every request that was handed to a call, as a ledger has it (dtype ROW), and its answer; None without a job.
 
     A request whose call ended without its answer has the failure that was noted for that, or none
     where nobody was left to note it.
     """
-    if not (raw / ASKED).exists():
+    if not (raw / REQUESTS).exists():
         return None
-    calls = [Call(**call) for call in read_json(raw, JOB)["calls"]]
+    calls = [OfflineCall(**call) for call in read_json(raw, JOB)["calls"]]
     said = _Said(raw)
-    asked = _asked(raw / ASKED, len(calls))
+    asked = _asked(raw / REQUESTS, len(calls))
     rows = _rows(calls, asked, said.begin_ns)
     return rows, _decoded(rows, said.done_of(asked["call"][: len(rows)]), said.ended)
 
@@ -168,24 +168,26 @@ class _Said:
     def __init__(self, raw: Path) -> None:
         self.begin_ns: dict[int, int] = {}
         self.ended: Mapping[str, Any] | None = None
-        self._done: dict[tuple[int, int], Done] = {}
-        for line in Notes(raw).new():
+        self._done: dict[tuple[int, int], OfflineAnswer] = {}
+        for line in NotesReader(raw).new():
             held(str(raw / NOTES), line, OfflineNote)
             if "done" in line:
-                self._done[line["call"], line["place"]] = held(str(raw / NOTES), line["done"], Done)
+                self._done[line["call"], line["place"]] = held(str(raw / NOTES), line["done"], OfflineAnswer)
             elif "begin_ns" in line:
                 self.begin_ns[line["call"]] = line["begin_ns"]
             elif "ended" in line:
                 self.ended = line
 
-    def done_of(self, calls: NDArray[np.int64]) -> list[Done | None]:
+    def done_of(self, calls: NDArray[np.int64]) -> list[OfflineAnswer | None]:
         """The answer of each row, by the call it belongs to; its place there is that among the call's rows."""
         firsts = np.searchsorted(calls, calls)
         places = np.arange(len(calls)) - firsts
         return [self._done.get(key) for key in zip(calls.tolist(), places.tolist(), strict=True)]
 
 
-def _rows(calls: Sequence[Call], asked: Mapping[str, NDArray[np.int64]], begin_ns: Mapping[int, int]) -> NDArray[Any]:
+def _rows(
+    calls: Sequence[OfflineCall], asked: Mapping[str, NDArray[np.int64]], begin_ns: Mapping[int, int]
+) -> NDArray[Any]:
     """Rows of the calls that began: in one instant all their requests were due, ready and sent."""
     number = asked["call"][np.isin(asked["call"], list(begin_ns))]
     rows = np.zeros(len(number), dtype=ROW)
@@ -199,14 +201,14 @@ def _rows(calls: Sequence[Call], asked: Mapping[str, NDArray[np.int64]], begin_n
     return rows
 
 
-def _decoded(rows: NDArray[np.void], done: Sequence[Done | None], ended: Mapping[str, Any] | None) -> Decoded:
+def _decoded(rows: NDArray[np.void], done: Sequence[OfflineAnswer | None], ended: Mapping[str, Any] | None) -> Decoded:
     integers = {name: array("q") for name in INTEGERS}
     texts: dict[str, list[str]] = {name: [] for name in TEXTS}
     at_ns, tokens = array("q"), array("i")
     for seq, answer in enumerate(done):
         if answer is None and ended is None:
             continue
-        found = answer or Done(ended["at_ns"], MISSING, MISSING, MISSING, MISSING, 0, ended["ended"])  # type: ignore[index] # one of them is there
+        found = answer or OfflineAnswer(ended["at_ns"], MISSING, MISSING, MISSING, MISSING, 0, ended["ended"])  # type: ignore[index] # one of them is there
         events = _events(found)
         message = "" if answer or ended is None else ended["message"]
         for name, value in _integers(seq, int(rows["sent_ns"][seq]), found, len(events)).items():
@@ -223,18 +225,18 @@ def _decoded(rows: NDArray[np.void], done: Sequence[Done | None], ended: Mapping
     )
 
 
-def _events(done: Done) -> list[tuple[int, int]]:
+def _events(done: OfflineAnswer) -> list[tuple[int, int]]:
     """Times and tokens: of single tokens where they are known, else all at the last one's."""
     if done.at_ns:
         return [(at, 1) for at in done.at_ns]
     return [(_last_ns(done), done.output_tokens)] if done.output_tokens else []
 
 
-def _last_ns(done: Done) -> int:
+def _last_ns(done: OfflineAnswer) -> int:
     return done.done_ns if done.last_ns == MISSING else done.last_ns
 
 
-def _integers(seq: int, sent_ns: int, done: Done, events: int) -> dict[str, int]:
+def _integers(seq: int, sent_ns: int, done: OfflineAnswer, events: int) -> dict[str, int]:
     return {
         "seq": seq,
         "ready_ns": sent_ns,

@@ -9,11 +9,16 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
+from harness.clock import monotonic_ns
 from harness.errors import EngineError
 from harness.safety.redaction import redact_file
+from harness.telemetry.npu_smi import parse_info
+from harness.units import NS_PER_S
 
 _STOP_S = 10.0
 
@@ -141,3 +146,67 @@ async def output_of(command: Sequence[str], env: Mapping[str, str], timeout_s: f
                 os.killpg(process.pid, signal.SIGKILL)  # at its end of output it has nothing more to do
         await process.wait()
     return printed.decode("utf-8", "replace")
+
+
+_SLACK_BYTES = 512 << 20  # drivers keep a little for a while, and other tenants breathe
+_ANSWER_S = 20.0
+_WAIT_S = 30.0
+_POLL_S = 0.5
+
+
+async def memory_in_use(program: str | None, devices: Sequence[int] | None) -> Mapping[str, int]:
+    """Bytes in use by device, of those numbered `devices` (None: all), by `npu-smi info`; {} without npu-smi."""
+    if program is None:
+        return {}
+    try:
+        chips = parse_info(await output_of([program, "info"], {}, _ANSWER_S)).chips
+    except OSError:
+        return {}
+    numbers = range(len(chips)) if devices is None else devices
+    return {chips[number].source: chips[number].memory_bytes for number in numbers if number < len(chips)}
+
+
+async def wait_for_memory(program: str | None, devices: Sequence[int] | None, before: Mapping[str, int]) -> list[str]:
+    """Wait until the devices hold hardly more than `before`; those that still do after half a minute."""
+    begin_ns, left = monotonic_ns(), list(before)
+    while left:
+        now = await memory_in_use(program, devices)
+        left = [source for source in before if now.get(source, 0) > before[source] + _SLACK_BYTES]
+        if not left or monotonic_ns() - begin_ns > _WAIT_S * NS_PER_S:
+            break
+        await asyncio.sleep(_POLL_S)
+    return left
+
+
+def log_memory_left(log: Path, left: Sequence[str]) -> None:
+    """Say in the engine's log that memory did not come back."""
+    if left:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"harness: the memory of {', '.join(left)} was not free again {_WAIT_S:g} s after the end\n")
+
+
+STUB_LIBRARY = "libcann_stub.so"
+
+
+def uses_stub_device(group: int) -> bool:
+    """Whether any process of a group has the stand-in's library mapped."""
+    return any(map(maps_stub_library, _members(group)))
+
+
+def maps_stub_library(pid: int) -> bool:
+    """Whether a process has the stand-in's library mapped; of another user's process that is not known."""
+    return STUB_LIBRARY in _maps(pid)
+
+
+def _members(group: int) -> Iterator[int]:
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == group:
+                yield pid
+
+
+def _maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.engines.api_client import Control, pick_model
-from harness.engines.base import Serving
-from harness.engines.boot_log import BootFacts
-from harness.engines.flag_resolution import by_twin, started
+from harness.engines.api_client import ControlClient, pick_model
+from harness.engines.base import RunningEngine
+from harness.engines.engine_log import BootFacts
+from harness.engines.flag_resolution import resolve_by_simulator, started_configuration
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.scenario.models import Engine
@@ -20,7 +20,7 @@ _READY_S = 60.0
 
 
 @asynccontextmanager
-async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
+async def start_simulator(engine: Engine, log: Path) -> AsyncIterator[RunningEngine]:
     """Start `harness serve-sim` with the scenario's engine flags, and stop it at the end.
 
     Raises:
@@ -28,7 +28,7 @@ async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
     """
     asked = [] if engine.model is None else ["--model", engine.model]
     place = ["--host", engine.host, "--port", str(engine.port or 0), "--until-stdin-closes"]
-    resolved = by_twin(engine.model, calibrated(engine))
+    resolved = resolve_by_simulator(engine.model, calibrated_flags(engine))
     args = resolved.args
     command = [sys.executable, "-m", "harness", "serve-sim", *place, *asked, *resolved.words]
     if resolved.wrong:
@@ -39,16 +39,16 @@ async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
     await process.start()
     try:
         url = await process.first_line(min(_READY_S, engine.ready_timeout))
-        async with Control(url) as control:
+        async with ControlClient(url) as control:
             model = pick_model(engine.model, await control.models() or [], url)
             cache = await control.effective()
-        yield Serving(
+        yield RunningEngine(
             "simulator",
             url,
             model,
             simulated=True,
             command=tuple(command),
-            configuration=started(args, resolved, BootFacts(), cache),
+            configuration=started_configuration(args, resolved, BootFacts(), cache),
             ending=process.ending,
             pid=process.pid,
         )
@@ -56,7 +56,7 @@ async def simulate(engine: Engine, log: Path) -> AsyncIterator[Serving]:
         await process.stop()
 
 
-def calibrated(engine: Engine) -> Mapping[str, Any]:
+def calibrated_flags(engine: Engine) -> Mapping[str, Any]:
     """The engine's flags, behind what its `calibration` says of attention.
 
     Raises:

@@ -15,20 +15,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.engines import device_memory, guardian
-from harness.engines.api_client import Control, api_key, pick_model
-from harness.engines.base import Serving
-from harness.engines.boot_log import BootFacts, boot_facts, message_of
-from harness.engines.failure_cause import failure_of
-from harness.engines.flag_resolution import Resolved, examine, started
+from harness.engines import guardian
+from harness.engines import process as device_memory
+from harness.engines.api_client import ControlClient, api_key, pick_model
+from harness.engines.base import RunningEngine
+from harness.engines.engine_log import BootFacts, boot_facts, failure_cause, message_of
+from harness.engines.flag_resolution import ResolvedFlags, examine_flags, started_configuration
 from harness.engines.interpreter_probe import SERVER
-from harness.engines.interpreter_query import refuse_unknown
-from harness.engines.process import EngineProcess
-from harness.engines.stub_device import is_hollow
+from harness.engines.interpreter_query import reject_unknown_flags
+from harness.engines.process import EngineProcess, uses_stub_device
 from harness.errors import EngineError, InputError, suggestion
 from harness.scenario.models import Engine
-from harness.telemetry.ascend import find_npu_smi
-from harness.telemetry.host_view import this_machine
+from harness.telemetry.environment import find_npu_smi, this_host
 
 GRACE_S = 20.0  # a tensor-parallel engine takes that long to leave its devices in order
 _GUARDIAN_S = 30.0
@@ -39,7 +37,9 @@ _LOG_TAIL = 1 << 20  # bytes of a log in which the reason of a death is looked f
 
 
 @asynccontextmanager
-async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | None = None) -> AsyncIterator[Serving]:
+async def start_vllm(
+    engine: Engine, log: Path, *, kind: str, known: ResolvedFlags | None = None
+) -> AsyncIterator[RunningEngine]:
     """Start vLLM with the scenario's flags, yield when it answers, and stop all of it at the end.
 
     `known` is what the flags become where that was asked before; vLLM is then imported by the engine alone.
@@ -49,29 +49,31 @@ async def start_vllm(engine: Engine, log: Path, *, kind: str, known: Resolved | 
         EngineError: where it does not come up; one line with what its log says of the reason.
     """
     env, python = environment_of(engine, kind), engine.python or sys.executable
-    resolved = await checked(engine, kind, python, env, known=known)
+    resolved = await check_flags(engine, kind, python, env, known=known)
     port = _port(engine)
     command = _command(engine, python, port, resolved.words)
-    async with guarded(engine, kind, command, log) as (watch, group):
-        async with Control(_url(engine.host, port), engine) as control:
-            model = await in_time(_answering(engine, control, watch), engine, watch)
+    async with guarded_process(engine, kind, command, log) as (watch, group):
+        async with ControlClient(_url(engine.host, port), engine) as control:
+            model = await within_ready_timeout(_answering(engine, control, watch), engine, watch)
             cache = await control.effective()
-        yield Serving(
+        yield RunningEngine(
             kind,
             _url(engine.host, port),
             model,
             simulated=False,
             reach=engine,
             command=tuple(command),
-            configuration=started(resolved.args, resolved, watch.facts, cache),
-            hollow=is_hollow(group),
+            configuration=started_configuration(resolved.args, resolved, watch.facts, cache),
+            hollow=uses_stub_device(group),
             ending=watch.ending,
             pid=group,
         )
 
 
 @asynccontextmanager
-async def guarded(engine: Engine, kind: str, command: list[str], log: Path) -> AsyncIterator[tuple["Watch", int]]:
+async def guarded_process(
+    engine: Engine, kind: str, command: list[str], log: Path
+) -> AsyncIterator[tuple["EngineWatch", int]]:
     """Run an engine's command under the guardian; who watches it, and its process group.
 
     At the end nothing of it is left, and the devices hold what they held before.
@@ -81,15 +83,15 @@ async def guarded(engine: Engine, kind: str, command: list[str], log: Path) -> A
     """
     words = [sys.executable, "-I", "-S", str(guardian.__file__), str(GRACE_S), *command]
     process = EngineProcess(words, log, environment_of(engine, kind), stop_s=GRACE_S + 15)
-    smi = find_npu_smi(this_machine()) if kind == "vllm-ascend" else None
-    before = await device_memory.held(smi, engine.devices)
-    watch = Watch(process, log)
+    smi = find_npu_smi(this_host()) if kind == "vllm-ascend" else None
+    before = await device_memory.memory_in_use(smi, engine.devices)
+    watch = EngineWatch(process, log)
     await process.start()
     try:
         yield watch, int(await process.first_line(_GUARDIAN_S))
     finally:
         await process.stop()
-        device_memory.note(log, await device_memory.wait_until_back(smi, engine.devices, before))
+        device_memory.log_memory_left(log, await device_memory.wait_for_memory(smi, engine.devices, before))
 
 
 def environment_of(engine: Engine, kind: str) -> dict[str, str]:
@@ -104,32 +106,32 @@ def environment_of(engine: Engine, kind: str) -> dict[str, str]:
     return env | engine.env
 
 
-async def checked(
+async def check_flags(
     engine: Engine,
     kind: str,
     python: str,
     env: Mapping[str, str],
     *,
     usage: str = SERVER,
-    known: Resolved | None = None,
-) -> Resolved:
+    known: ResolvedFlags | None = None,
+) -> ResolvedFlags:
     """What the flags become, once nothing in the scenario speaks against a start; `known` is that if it was asked."""
     if engine.model is None:
         raise InputError(f"engine.model: is missing; kind {kind} expects a model's name or folder")
     for name, key in _OWN_FLAGS.items():
         if name in engine.args:
             raise InputError(f"engine.args.{name}: belongs elsewhere; expected {key}")
-    if (absent := no_folder(engine.model)) is not None:
+    if (absent := missing_folder(engine.model)) is not None:
         raise InputError(f"engine.model: {absent}")
     points = [engine.args] if known is None else []
-    examined = await examine(kind, python, env, engine.model, points, usage=usage)
+    examined = await examine_flags(kind, python, env, engine.model, points, usage=usage)
     found, resolved = examined.installed, known or examined.resolved[0]
     for package, there in (("vllm", found.vllm), ("vllm_ascend", found.ascend or kind != "vllm-ascend")):
         if not there:
             raise EngineError(
                 f"engine.python {python}: has no {package}; expected the interpreter in which it is installed"
             )
-    refuse_unknown(engine.args, found)
+    reject_unknown_flags(engine.args, found)
     if resolved.wrong:
         raise InputError(*resolved.wrong)
     if resolved.fault is not None:
@@ -137,7 +139,7 @@ async def checked(
     return resolved
 
 
-def no_folder(model: str) -> str | None:
+def missing_folder(model: str) -> str | None:
     """What is wrong with a model that looks like a folder and is not there; told without vLLM, which takes its time."""
     folder = Path(model)
     if not model.startswith(("/", "./", "../")) or folder.exists():
@@ -174,7 +176,7 @@ def _command(engine: Engine, python: str, port: int, words: Sequence[str]) -> li
     return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *words]
 
 
-async def in_time(answering: Awaitable[str], engine: Engine, watch: "Watch") -> str:
+async def within_ready_timeout(answering: Awaitable[str], engine: Engine, watch: "EngineWatch") -> str:
     """What an engine's answer is once it is ready.
 
     Raises:
@@ -190,7 +192,7 @@ async def in_time(answering: Awaitable[str], engine: Engine, watch: "Watch") -> 
         ) from None
 
 
-async def _answering(engine: Engine, control: Control, watch: "Watch") -> str:
+async def _answering(engine: Engine, control: ControlClient, watch: "EngineWatch") -> str:
     """The model's name, once /health and a completion of one token have answered."""
     while not await control.healthy():
         await watch.rest()
@@ -202,7 +204,7 @@ async def _answering(engine: Engine, control: Control, watch: "Watch") -> str:
     return model
 
 
-class Watch:
+class EngineWatch:
     """An engine's process and its log, read as it grows."""
 
     def __init__(self, process: EngineProcess, log: Path) -> None:
@@ -249,7 +251,7 @@ class Watch:
             lines = file.read().decode("utf-8", "replace").splitlines()
         if status == 128 + signal.SIGKILL:
             return "it was killed (SIGKILL); the system kills what takes too much memory"
-        return f"{failure_of(lines).words} ({_status(status)})"
+        return f"{failure_cause(lines).words} ({_status(status)})"
 
 
 def _status(status: Any) -> str:

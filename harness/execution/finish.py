@@ -21,7 +21,7 @@ def finish(folder: Path) -> dict[str, Any]:
         ResultError: where the folder holds neither an account nor the raw files of one.
     """
     from harness.analysis.summary import summarize  # noqa: PLC0415 - likewise
-    from harness.engines.answer_signs import note_signs  # noqa: PLC0415 - likewise
+    from harness.engines.attach import record_server_marks  # noqa: PLC0415 - likewise
     from harness.execution.reconcile import settle  # noqa: PLC0415 - pyarrow and numpy load only where a result is written
 
     run = store.read_run(folder)
@@ -35,7 +35,7 @@ def finish(folder: Path) -> dict[str, Any]:
             return _kept(folder)
         _know_secrets(raw)
         settle(folder)
-        note_signs(folder)
+        record_server_marks(folder)
         run = store.read_run(folder)
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
     summary = summarize(

@@ -8,8 +8,8 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from harness.clock import monotonic_ns
-from harness.engines import Serving, offline_protocol
-from harness.engines.offline import Work, begin, start_offline
+from harness.engines import RunningEngine, offline_protocol
+from harness.engines.offline import OfflineWork, begin_calls, start_offline
 from harness.errors import EXIT_ENGINE
 from harness.execution.run_folder import (
     Order,
@@ -41,7 +41,7 @@ async def conduct(order: Order, kind: str) -> Outcome:
     scenario, raw = order.loaded.scenario, order.folder / store.RAW
     workload = workload_of(order, None)
     plans = plan.plan(scenario, workload)
-    work = Work(raw, plans, workload, scenario.extra_body)
+    work = OfflineWork(raw, plans, workload, scenario.extra_body)
     watch = _Watch(order, plans)
     outcome = Outcome()
     with Interrupts() as interrupts:
@@ -60,14 +60,14 @@ async def conduct(order: Order, kind: str) -> Outcome:
     return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
-async def _generated(serving: Serving, watch: "_Watch", interrupts: Interrupts) -> Outcome:
+async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interrupts) -> Outcome:
     """Let the engine's program make its calls, until the last, an interrupt, or its death."""
     stopping = asyncio.Event()
     interrupts.on_first = stopping.set
     async with AsyncExitStack() as stack:
         if not serving.simulated:  # its times are not those of this machine
             await stack.enter_async_context(watching(None, serving, watch.watched))
-        begin(watch.raw)
+        begin_calls(watch.raw)
         while True:
             ending = serving.ending()
             watch.read()  # after the question, so that its last word is heard
@@ -81,7 +81,7 @@ async def _generated(serving: Serving, watch: "_Watch", interrupts: Interrupts) 
             await asyncio.sleep(_POLL_S)
 
 
-async def _leaving(serving: Serving) -> None:
+async def _leaving(serving: RunningEngine) -> None:
     """Give a program that is through the time to leave its devices in order."""
     for _ in range(_LEAVING_POLLS):
         if serving.ending() is not None:
@@ -99,7 +99,7 @@ class _Watch:
         self._order = order
         self._plans = plans
         self._calls = tuple(offline_protocol.calls_of(plans))
-        self._notes = offline_protocol.Notes(self.raw)
+        self._notes = offline_protocol.NotesReader(self.raw)
         self._sent = self._done = 0
 
     def read(self) -> None:
@@ -114,7 +114,7 @@ class _Watch:
         counts = {"sent": self._sent, "in_flight": self._sent - self._done, "done": self._done, "failed": 0}
         self._order.on_sample(0, counts)
 
-    def _begun(self, call: offline_protocol.Call) -> None:
+    def _begun(self, call: offline_protocol.OfflineCall) -> None:
         self._sent += call.requests
         if call.opens:
             self._order.say(plan.announced(self._plans[call.number], self._plans))
@@ -127,7 +127,9 @@ class _Watch:
         if not self.finished:
             died = outcome.exit_code == EXIT_ENGINE
             message = outcome.lines[0] if died else "the run was stopped"
-            offline_protocol.note(self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message)
+            offline_protocol.append_note(
+                self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message
+            )
             note(self._order.folder, stopped_ns=monotonic_ns())
             if died:
                 mark_engine(self._order.folder, died=outcome.lines[0])

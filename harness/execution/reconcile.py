@@ -110,7 +110,7 @@ def _sources(raw: Path) -> Iterator[Source]:
     for number in range(len(list(raw.glob("ledger-*.bin")))):
         rows = read_ledger(raw / f"ledger-{number}.bin")
         yield rows, held_to(rows, decode_spool(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
-    offline = offline_protocol.answers(raw)
+    offline = offline_protocol.read_answers(raw)
     if offline is not None:
         yield offline
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from harness.client.worker_pool import Crew
 from harness.clock import monotonic_ns
-from harness.engines import Serving, resolve_kind, start_of
-from harness.engines.api_client import GONE, SLOW, WELL, Control
-from harness.engines.server_identity import look
+from harness.engines import RunningEngine, resolve_kind, start_of
+from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
+from harness.engines.attach import listeners_at
 from harness.errors import EXIT_ENGINE, HarnessError
 from harness.execution import offline
 from harness.execution.run_folder import (
@@ -80,9 +80,9 @@ async def conduct(order: Order) -> Outcome:
         return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
-async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
+async def _serve(order: Order, serving: RunningEngine, hands: _Hands) -> Outcome:
     scenario = order.loaded.scenario
-    async with Control(serving.url, serving.reach) as control:
+    async with ControlClient(serving.url, serving.reach) as control:
         lexicon = await _lexicon(scenario, serving, control)
         workload = workload_of(order, lexicon)
         plans = plan.plan(scenario, workload)
@@ -109,11 +109,11 @@ async def _serve(order: Order, serving: Serving, hands: _Hands) -> Outcome:
     return outcome
 
 
-async def _look_again(order: Order, serving: Serving) -> None:
+async def _look_again(order: Order, serving: RunningEngine) -> None:
     """Note the marks of a server's processes that show only under load, and whether they are others than before."""
     if serving.listeners is None:
         return
-    now = await asyncio.get_running_loop().run_in_executor(None, look, serving.url)
+    now = await asyncio.get_running_loop().run_in_executor(None, listeners_at, serving.url)
     marks: dict[str, Any] = {name: True for name in ("simulated", "hollow") if getattr(now, name)}
     if serving.listeners.is_another(now):
         marks["restarted"] = "another process listens at its address"
@@ -127,7 +127,7 @@ async def _end(crew: Crew, interrupts: Interrupts) -> None:
     await crew.close()
 
 
-async def _stages(order: Order, serving: Serving, hands: _Hands, plans: tuple[plan.StagePlan, ...]) -> Outcome:
+async def _stages(order: Order, serving: RunningEngine, hands: _Hands, plans: tuple[plan.StagePlan, ...]) -> Outcome:
     """Run every stage in order, until the end, an interrupt, or the engine's death."""
     crew, interrupts = hands.crew, hands.interrupts
 
@@ -152,7 +152,7 @@ async def _stages(order: Order, serving: Serving, hands: _Hands, plans: tuple[pl
     return interrupted(order.folder) if interrupts.count else Outcome()
 
 
-async def _finished(order: Order, crew: Crew, number: int, serving: Serving) -> Outcome | None:
+async def _finished(order: Order, crew: Crew, number: int, serving: RunningEngine) -> Outcome | None:
     """Wait for a stage's last answer; how the run ends with it, None where it goes on.
 
     Where the engine dies meanwhile, nothing more is sent; where the stage has shown enough, it is cut.
@@ -184,19 +184,19 @@ async def _enough(order: Order, waiting: asyncio.Task[None]) -> bool:
     return await asyncio.get_running_loop().run_in_executor(None, order.enough)
 
 
-async def _dying(control: Control, serving: Serving, before: str) -> str | None:
+async def _dying(control: ControlClient, serving: RunningEngine, before: str) -> str | None:
     """Why an engine that was `before` in some state of health is not any more; None where it is as it was.
 
     The server of an engine that is ours outlives its core by a moment, and then tells why itself.
     """
     now = await control.state()
-    if now in (WELL, SLOW) or (now == before and now != GONE):
+    if now in (HEALTHY, SLOW) or (now == before and now != UNREACHABLE):
         return None
     for _ in range(_DYING_POLLS if serving.command else 0):
         if (ending := serving.ending()) is not None:
             return ending
         await asyncio.sleep(_POLL_S)
-    said = "nothing answers there any more" if now == GONE else "its /health says that it is no longer well"
+    said = "nothing answers there any more" if now == UNREACHABLE else "its /health says that it is no longer well"
     return f"the engine at {serving.url} died: {said}"
 
 
@@ -206,7 +206,7 @@ def _on_sample(order: Order, watched: Watched, number: int, sample: dict[str, An
     order.on_sample(number, sample)
 
 
-async def _lexicon(scenario: Scenario, serving: Serving, control: Control) -> Lexicon | None:
+async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Lexicon | None:
     """Words to write chat prompts with, aligned to the server's own tokenizer where it has one."""
     assert scenario.workload is not None
     if scenario.endpoint != "chat" or scenario.workload.kind == "dataset":
@@ -214,7 +214,7 @@ async def _lexicon(scenario: Scenario, serving: Serving, control: Control) -> Le
     return await align(control.tokenize, serving.model)
 
 
-def _write_job(order: Order, serving: Serving, lexicon: Lexicon | None) -> None:
+def _write_job(order: Order, serving: RunningEngine, lexicon: Lexicon | None) -> None:
     """What the workers have to know."""
     scenario = order.loaded.scenario
     job = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import __version__
 from harness.clock import utc_now
-from harness.engines import Serving
+from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.execution.reconcile import read_begun
 from harness.execution.sampler import Watched
@@ -128,7 +128,7 @@ def workers_of(scenario: Scenario) -> int:
     return scenario.workers or max(1, min(8, cores() // 4))
 
 
-def write_plan(order: Order, serving: Serving, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
+def write_plan(order: Order, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
     """Write the plans and complete run.json, before the first request."""
     scenario, raw = order.loaded.scenario, order.folder / store.RAW
     plan.save(raw / "plan.npz", plans, plan.turns_of(plans, workload))

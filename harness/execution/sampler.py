@@ -8,13 +8,12 @@ from urllib.parse import urlsplit
 
 from harness.analysis.warnings.client import PARENT, PAUSED, PAUSED_S
 from harness.clock import monotonic_ns
-from harness.engines import Serving
-from harness.engines.api_client import Control
-from harness.engines.server_identity import look
+from harness.engines import RunningEngine
+from harness.engines.api_client import ControlClient
+from harness.engines.attach import listeners_at
 from harness.telemetry import server_metrics
-from harness.telemetry.ascend import find_npu_smi
 from harness.telemetry.devices import npu_watches, watch_host
-from harness.telemetry.host_view import this_machine
+from harness.telemetry.environment import find_npu_smi, this_host
 from harness.telemetry.npu_smi import Values
 from harness.units import NS_PER_S
 
@@ -35,20 +34,20 @@ class Watched:
 
     def add_metrics(self, at_ns: int, text: str) -> bool:
         """Keep what a text of /metrics says, of the server and of each of its engines; whether it said anything."""
-        found = server_metrics.read(text)
+        found = server_metrics.read_metrics(text)
         for source, values in found.items():
             self.add(at_ns, source, values)
         return bool(found)
 
 
 @asynccontextmanager
-async def watching(control: Control | None, serving: Serving, watched: Watched) -> AsyncIterator[None]:
+async def watching(control: ControlClient | None, serving: RunningEngine, watched: Watched) -> AsyncIterator[None]:
     """Fill `watched` until the context ends; whatever was started for it has ended then. No control, no counters."""
     loop = asyncio.get_running_loop()
     jobs = [watch_host(watched.add, engine_pids(serving))]
     if control is not None:
         jobs += [_scrape(control, watched), _beat(watched)]
-    npu_smi = find_npu_smi(this_machine())
+    npu_smi = find_npu_smi(this_host())
     if npu_smi is not None and uses_npus_here(serving):
         jobs += npu_watches(watched.add, npu_smi)
     tasks = [loop.create_task(job) for job in jobs]
@@ -63,14 +62,14 @@ async def watching(control: Control | None, serving: Serving, watched: Watched) 
             raise one
 
 
-def engine_pids(serving: Serving) -> list[int]:
+def engine_pids(serving: RunningEngine) -> list[int]:
     """The processes of the engine that are on this machine: the one that was started, or those that listen there."""
     if serving.pid is not None:
         return [serving.pid]
-    return sorted(pid for pid, _ in look(serving.url).identity) if serving.kind == "attach" else []
+    return sorted(pid for pid, _ in listeners_at(serving.url).identity) if serving.kind == "attach" else []
 
 
-def uses_npus_here(serving: Serving) -> bool:
+def uses_npus_here(serving: RunningEngine) -> bool:
     """Whether this machine's NPUs are the engine's: neither a simulated engine's nor those of a server elsewhere."""
     here = serving.kind != "attach" or urlsplit(serving.url).hostname in _OWN
     return here and not serving.simulated
@@ -86,7 +85,7 @@ async def _beat(watched: Watched) -> None:
             watched.add(monotonic_ns(), PARENT, {PAUSED: late_s})
 
 
-async def _scrape(control: Control, watched: Watched) -> None:
+async def _scrape(control: ControlClient, watched: Watched) -> None:
     while True:
         text = await control.metrics()
         read = watched.add_metrics(monotonic_ns(), text)

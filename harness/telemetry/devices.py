@@ -18,11 +18,11 @@ from pathlib import Path
 import psutil
 
 from harness.clock import monotonic_ns
-from harness.telemetry.npu_smi import Values, measured, parse_fields, parse_info, watch_columns, watch_reading
+from harness.telemetry.npu_smi import Values, field_values, parse_fields, parse_info, watch_columns, watch_reading
 from harness.units import NS_PER_S
 
-Add = Callable[[int, str, Values], None]
-Work = tuple[float, float]
+AddSample = Callable[[int, str, Values], None]
+CpuTimes = tuple[float, float]
 """CPU time of a process, and how long it was ready to run and others had the cores (s)."""
 
 HOST = "host"
@@ -34,13 +34,13 @@ _ANSWER_S = 20.0
 _STOP_S = 2.0
 
 
-def npu_watches(add: Add, program: str) -> tuple[Coroutine[None, None, None], ...]:
+def npu_watches(add: AddSample, program: str) -> tuple[Coroutine[None, None, None], ...]:
     """What watches all NPUs through npu-smi until cancelled; what each started is gone when it returns."""
     heard: set[str] = set()
     return _follow(add, program, heard), _ask(add, program, heard)
 
 
-async def _follow(add: Add, program: str, heard: set[str]) -> None:
+async def _follow(add: AddSample, program: str, heard: set[str]) -> None:
     """Pass on the rows of `npu-smi info watch`; `heard` gets the devices that they speak of."""
     unbuffered = [found, "-oL"] if (found := shutil.which("stdbuf")) else []  # a pipe makes it print in blocks
     process = await _started([*unbuffered, program, "info", "watch", "-d", f"{_READ_S:g}"])
@@ -60,19 +60,21 @@ async def _follow(add: Add, program: str, heard: set[str]) -> None:
         await _ended(process)
 
 
-async def _ask(add: Add, program: str, heard: set[str]) -> None:
+async def _ask(add: AddSample, program: str, heard: set[str]) -> None:
     """Ask for what is not in those rows; for everything where this npu-smi cannot watch."""
     while True:
         table = parse_info(await _answer([program, "info"]))
         for chip in table.chips:
             place = ["-i", str(chip.npu), "-c", str(chip.chip)]
-            told = [measured(block) for block in parse_fields(await _answer([program, "info", "-t", "common", *place]))]
+            told = [
+                field_values(block) for block in parse_fields(await _answer([program, "info", "-t", "common", *place]))
+            ]
             slow = {
                 "memory_bytes": float(chip.memory_bytes),
                 "memory_total_bytes": float(chip.memory_total_bytes),
                 "healthy": float(chip.health == "OK"),
                 "processes": float(len(table.held_by(chip))),
-                **clock(told[0] if told else {}),
+                **busy_clock(told[0] if told else {}),
             }
             shown = {"watts": chip.watts, "celsius": chip.celsius, "core_share": chip.core_share}
             quick = {} if chip.source in heard else {name: value for name, value in shown.items() if value is not None}
@@ -80,7 +82,7 @@ async def _ask(add: Add, program: str, heard: set[str]) -> None:
         await asyncio.sleep(_ASK_S)
 
 
-def clock(values: Values) -> Values:
+def busy_clock(values: Values) -> Values:
     """The AI cores' clock as a share of its limit, where they are busy and both are known."""
     limit_hz, now_hz = values.get("core_limit_hz", 0.0), values.get("core_hz", 0.0)
     if values.get("core_share", 0.0) < BUSY_SHARE or limit_hz <= 0 or now_hz <= 0:
@@ -134,7 +136,7 @@ async def _answer(command: list[str]) -> str:
     return out.decode("utf-8", "replace")
 
 
-async def watch_host(add: Add, leaders: Sequence[int] = ()) -> None:
+async def watch_host(add: AddSample, leaders: Sequence[int] = ()) -> None:
     """Read the CPU and memory of this machine, and of the processes `leaders` with their children, until cancelled.
 
     `host_cpu_share` is of all cores, `host_steal_share` what the host of a virtual machine took of them,
@@ -142,7 +144,7 @@ async def watch_host(add: Add, leaders: Sequence[int] = ()) -> None:
     busy, `engine_wait_cores` how many more it would, had others not been on them (Linux: run_delay of
     /proc/PID/schedstat).
     """
-    before: Mapping[int, Work] = {}
+    before: Mapping[int, CpuTimes] = {}
     members: list[psutil.Process] = []
     psutil.cpu_percent()
     psutil.cpu_times_percent()
@@ -180,9 +182,9 @@ def _members(leader: int) -> list[psutil.Process]:
         return []
 
 
-def _work(members: list[psutil.Process]) -> dict[int, Work]:
+def _work(members: list[psutil.Process]) -> dict[int, CpuTimes]:
     """What each process worked and waited so far; those that have ended are left out."""
-    found: dict[int, Work] = {}
+    found: dict[int, CpuTimes] = {}
     for member in members:
         with contextlib.suppress(psutil.Error):
             times = member.cpu_times()

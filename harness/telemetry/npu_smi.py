@@ -19,7 +19,7 @@ Values = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
+class NpuChip:
     """One chip of the table; what npu-smi shows as `-` or `NA` is None, shares are of one.
 
     The two chips of an A3 card share the power that is shown at the first.
@@ -42,7 +42,7 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class NpuProcess:
     """A process that holds memory of a chip; `chip` is None where npu-smi does not say which."""
 
     npu: int
@@ -53,14 +53,14 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class NpuTable:
     """What `npu-smi info` shows: its version, the chips, and the processes on them."""
 
     version: str
-    chips: tuple[Chip, ...]
-    holders: tuple[Holder, ...]
+    chips: tuple[NpuChip, ...]
+    holders: tuple[NpuProcess, ...]
 
-    def held_by(self, chip: Chip) -> tuple[Holder, ...]:
+    def held_by(self, chip: NpuChip) -> tuple[NpuProcess, ...]:
         """The processes on a chip."""
         return tuple(one for one in self.holders if one.npu == chip.npu and one.chip in (None, chip.chip))
 
@@ -76,7 +76,7 @@ _UPPER = re.compile(r"(\d+)\s+(\S.*)")
 _LOWER = re.compile(r"(\d+)(?:\s+\d+)?")
 
 
-def parse_info(text: str) -> Table:
+def parse_info(text: str) -> NpuTable:
     """The table of `npu-smi info`; without chips where the text is none."""
     version = _VERSION.search(text)
     rows = [
@@ -86,10 +86,10 @@ def parse_info(text: str) -> Table:
     ]
     cut = next((place for place, cells in enumerate(rows) if "Process id" in " ".join(cells)), len(rows))
     holders = _holders(rows[cut + 1 :], several="Chip" in rows[cut][0]) if cut < len(rows) else iter(())
-    return Table(version.group(1) if version else "", tuple(_chips(rows[:cut])), tuple(holders))
+    return NpuTable(version.group(1) if version else "", tuple(_chips(rows[:cut])), tuple(holders))
 
 
-def _chips(rows: list[list[str]]) -> Iterator[Chip]:
+def _chips(rows: list[list[str]]) -> Iterator[NpuChip]:
     """A chip has two lines, the upper of which names it."""
     upper: list[str] | None = None
     for cells in rows:
@@ -104,7 +104,7 @@ def _chips(rows: list[list[str]]) -> Iterator[Chip]:
                 yield chip
 
 
-def _chip(upper: list[str], lower: list[str]) -> Chip | None:
+def _chip(upper: list[str], lower: list[str]) -> NpuChip | None:
     named, placed = _UPPER.fullmatch(upper[0]), _LOWER.fullmatch(lower[0])
     if named is None or placed is None:
         return None
@@ -112,7 +112,7 @@ def _chip(upper: list[str], lower: list[str]) -> Chip | None:
     pairs = [(int(used), int(total)) for used, total in _PAIR.findall(lower[2])]
     used, total = next((pair for pair in reversed(pairs) if pair[1]), (0, 0))
     core = _number(load[0]) if load else None
-    return Chip(
+    return NpuChip(
         npu=int(named.group(1)),
         chip=int(placed.group(1)),
         name=named.group(2).strip(),
@@ -125,13 +125,13 @@ def _chip(upper: list[str], lower: list[str]) -> Chip | None:
     )
 
 
-def _holders(rows: list[list[str]], *, several: bool) -> Iterator[Holder]:
+def _holders(rows: list[list[str]], *, several: bool) -> Iterator[NpuProcess]:
     """Rows of the process table; its first cell is a card, or a card and its chip."""
     for cells in rows:
         place = cells[0].split()
         if len(cells) == 4 and place and all(word.isdigit() for word in (*place, cells[1], cells[3])):
             chip = int(place[1]) if several and len(place) > 1 else None
-            yield Holder(int(place[0]), chip, int(cells[1]), cells[2], int(cells[3]) * MIB)
+            yield NpuProcess(int(place[0]), chip, int(cells[1]), cells[2], int(cells[3]) * MIB)
 
 
 def _number(text: str) -> float | None:
@@ -157,7 +157,7 @@ _COLUMN = re.compile(r"([A-Za-z][A-Za-z ]*)\([^)]*\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class NpuReading:
     """What one row of `npu-smi info watch` says of one chip."""
 
     source: str
@@ -170,7 +170,7 @@ def watch_columns(line: str) -> tuple[str, ...] | None:
     return names if names[:1] == ("npuid",) else None
 
 
-def watch_reading(columns: tuple[str, ...], line: str) -> Reading | None:
+def watch_reading(columns: tuple[str, ...], line: str) -> NpuReading | None:
     """A row under these columns; None where it does not fit them. Cells without a number are left out."""
     cells = dict(zip(columns, line.split(), strict=False))
     npu, chip = cells.get("npuid", ""), cells.get("chipid", "0")
@@ -178,7 +178,7 @@ def watch_reading(columns: tuple[str, ...], line: str) -> Reading | None:
         return None
     numbers = ((name, _number(cell)) for name, cell in cells.items() if name in _WATCHED)
     values = {_WATCHED[name][0]: number * _WATCHED[name][1] for name, number in numbers if number is not None}
-    return Reading(source_of(int(npu), int(chip)), values)
+    return NpuReading(source_of(int(npu), int(chip)), values)
 
 
 # Keys of `npu-smi info -t usages`, `memory`, `power`, `temp` and `common`, folded and without their unit.
@@ -220,7 +220,7 @@ def parse_fields(text: str) -> tuple[Mapping[str, str], ...]:
     return tuple(blocks)
 
 
-def measured(block: Mapping[str, str]) -> Values:
+def field_values(block: Mapping[str, str]) -> Values:
     """The numbers of a chip's fields by our names: bytes, watts, Celsius, hertz, shares."""
     folded = ((_UNIT.sub("", key).lower(), _number(value)) for key, value in block.items())
     known = ((_FIELDS[key], number) for key, number in folded if key in _FIELDS and number is not None)

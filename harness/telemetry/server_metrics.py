@@ -20,7 +20,7 @@ START_TIME = "process_start_time_seconds"  # of the process that answers: a late
 _LARGEST = 1e18  # of a count: more tokens than any server has made
 
 
-class Series(NamedTuple):
+class MetricSeries(NamedTuple):
     """What a name of /metrics means: the name it is kept under, and how the engines' values are joined."""
 
     name: str
@@ -47,8 +47,8 @@ _RENAMED: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("vllm:prompt_tokens_total", SUM): ("vllm:prompt_tokens",),
     ("vllm:generation_tokens_total", SUM): ("vllm:generation_tokens",),
 }
-SERIES: Mapping[str, Series] = {
-    known: Series(name, join) for (name, join), earlier in _RENAMED.items() for known in (name, *earlier)
+SERIES: Mapping[str, MetricSeries] = {
+    known: MetricSeries(name, join) for (name, join), earlier in _RENAMED.items() for known in (name, *earlier)
 }
 """Every name that is read, with its meaning; of one meaning the newest name first."""
 
@@ -62,7 +62,7 @@ _ESCAPED = re.compile(r"\\(.)")
 Labels = Mapping[str, str]
 
 
-def parse(text: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, str], float]]:
+def parse_samples(text: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, str], float]]:
     """Name, labels and value of every sample line (of these names) whose value is a finite number.
 
     A time or an exemplar after the value is not read.
@@ -90,7 +90,7 @@ def _plain_text(raw: str) -> str:
     return _ESCAPED.sub(lambda match: "\n" if match.group(1) == "n" else match.group(1), raw)
 
 
-def read(text: str) -> dict[str, dict[str, float]]:
+def read_metrics(text: str) -> dict[str, dict[str, float]]:
     """The watched values by source and name: of the server, and of each engine where there are several."""
     engines: dict[str, dict[str, float]] = {}
     for (name, engine), values in _by_engine(text).items():
@@ -101,7 +101,7 @@ def read(text: str) -> dict[str, dict[str, float]]:
         return {}
     own = {f"{SERVER}/{engine}": values for engine, values in sorted(engines.items())}
     kept = own if 1 < len(engines) <= MOST_ENGINES else {}
-    began = [value for _, _, value in parse(text, (START_TIME,))]
+    began = [value for _, _, value in parse_samples(text, (START_TIME,))]
     start = {START_TIME: max(began)} if began else {}
     return {SERVER: _together(list(engines.values())) | start, **kept}
 
@@ -112,7 +112,7 @@ _JOINS = {series.name: series.join for series in SERIES.values()}
 def _by_engine(text: str) -> dict[tuple[str, str], list[float]]:
     """The values of each name and engine, from the newest of the names that are there."""
     rows: dict[str, dict[tuple[str, str], float]] = {}
-    for known, labels, value in parse(text, SERIES):
+    for known, labels, value in parse_samples(text, SERIES):
         if 0 <= value <= (_LARGEST if SERIES[known].join == SUM else 1.0):
             identity = repr(sorted(labels.items()))
             rows.setdefault(known, {})[_engine(labels), identity] = value  # the last of the same series holds
@@ -150,7 +150,7 @@ def cache_configs(text: str) -> dict[str, dict[str, Any]]:
     """By engine, the labels of `vllm:cache_config_info`: block_size, num_gpu_blocks and others, numbers as numbers."""
     return {
         labels.get("engine", ""): {key: _plain(value) for key, value in labels.items()}
-        for _, labels, _ in parse(text, (CACHE_CONFIG,))
+        for _, labels, _ in parse_samples(text, (CACHE_CONFIG,))
     }
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from harness.engines.flag_resolution import Resolved, by_twin, resolve_many
+from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, resolve_many
 from harness.engines.vllm import environment_of
 from harness.scenario.models import Engine
 from harness.tuning.space import key_of
 from harness.tuning.study_plan import Problem
 from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, Point
 
-Resolve = Callable[[Sequence[Engine]], Sequence[Resolved]]
+Resolve = Callable[[Sequence[Engine]], Sequence[ResolvedFlags]]
 """What engines would make of their flags, told without starting them."""
 
 
@@ -24,7 +24,7 @@ class Candidate:
     point: Point
     engine: Engine
     load: Mapping[str, Any]
-    resolved: Resolved
+    resolved: ResolvedFlags
     key: str
     engine_key: str
 
@@ -85,7 +85,7 @@ class Ground:
         except ValueError:
             return None
 
-    def _candidate(self, point: Point, engine: Engine, found: Resolved) -> Candidate:
+    def _candidate(self, point: Point, engine: Engine, found: ResolvedFlags) -> Candidate:
         load = load_of(self.problem, point)
         engine_key = canonical(found.effective, engine.env)
         return Candidate(dict(point), engine, load, found, f"{engine_key} {canonical(load)}", engine_key)
@@ -105,10 +105,10 @@ def resolver(problem: Problem) -> Resolve:
 
     What was resolved once is kept, as importing vLLM takes half a minute.
     """
-    kept: dict[str, Resolved] = {}
+    kept: dict[str, ResolvedFlags] = {}
     resolve = _plain_resolver(problem)
 
-    def remembered(engines: Sequence[Engine]) -> list[Resolved]:
+    def remembered(engines: Sequence[Engine]) -> list[ResolvedFlags]:
         keys = [canonical(engine.args, engine.env) for engine in engines]
         new = {key: engine for key, engine in zip(keys, engines, strict=True) if key not in kept}
         kept.update(zip(new, resolve(list(new.values())) if new else (), strict=True))
@@ -120,20 +120,20 @@ def resolver(problem: Problem) -> Resolve:
 def _plain_resolver(problem: Problem) -> Resolve:
     model = problem.engine.model
 
-    def by_installed(engines: Sequence[Engine]) -> list[Resolved]:
+    def by_installed(engines: Sequence[Engine]) -> list[ResolvedFlags]:
         return asyncio.run(_grouped(problem, engines))
 
     if problem.kind == "simulator":
-        return lambda engines: [by_twin(model, engine.args) for engine in engines]
+        return lambda engines: [resolve_by_simulator(model, engine.args) for engine in engines]
     return by_installed
 
 
-async def _grouped(problem: Problem, engines: Sequence[Engine]) -> list[Resolved]:
+async def _grouped(problem: Problem, engines: Sequence[Engine]) -> list[ResolvedFlags]:
     """One process of the engine's interpreter for each different environment."""
     groups: dict[str, list[int]] = {}
     for place, engine in enumerate(engines):
         groups.setdefault(canonical(engine.env), []).append(place)
-    found: dict[int, Resolved] = {}
+    found: dict[int, ResolvedFlags] = {}
     for places in groups.values():
         first = engines[places[0]]
         # The environment of a start: what holds for the question then holds for the engine.

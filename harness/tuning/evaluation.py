@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.engines.boot_log import BootFacts
+from harness.engines.engine_log import BootFacts
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.scenario.study import CAPACITY

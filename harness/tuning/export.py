@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.engines.flag_kinds import words_of
+from harness.engines.interpreter_probe import flag_words
 from harness.safety.redaction import redact
 from harness.scenario.error_messages import is_secret
 from harness.scenario.models import Engine
@@ -32,7 +32,7 @@ def serve_command(engine: Engine, *, bare: bool = False) -> list[str]:
     """
     args = {name: value for name, value in engine.args.items() if name not in _ONLY_OURS}
     begin = [engine.python, "-m", "vllm.entrypoints.cli.main"] if engine.python and not bare else ["vllm"]
-    return [*begin, "serve", *([engine.model] if engine.model else []), *words_of(args)]
+    return [*begin, "serve", *([engine.model] if engine.model else []), *flag_words(args)]
 
 
 def environment_of(engine: Engine) -> dict[str, str]:

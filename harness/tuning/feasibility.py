@@ -1,6 +1,6 @@
 """Failures of engine starts: their classes, and which candidates would fail by what starts so far have shown.
 
-Causes are read from the log by `harness.engines.failure_cause`; here its kinds become those of tuning, where it matters
+Causes are read from the log by `harness.engines.engine_log`; here its kinds become those of tuning, where it matters
 when memory ran out (at a start: about memory, under load: about the load) and whether the point or the moment is to
 blame. Predictions: the cache size from the memory model, corrected by every start's log; a configuration that asks for
 at least as much memory as one that ran out; a value that an engine refused by name.
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.engines import boot_log, failure_cause
-from harness.engines.boot_log import BootFacts
+from harness.engines import engine_log
+from harness.engines.engine_log import BootFacts
 from harness.errors import HarnessError
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
@@ -50,15 +50,15 @@ RETRYABLE = frozenset({HCCL, PORT, TIMEOUT, CRASH, DEVICE})
 """The moment may be to blame. What memory, flags or the SLO decide is the same the next time."""
 
 _KINDS: Mapping[str, str] = {
-    failure_cause.FLAG: CONFIGURATION,
-    failure_cause.CONFIG: CONFIGURATION,
-    failure_cause.MODEL: MODEL,
-    failure_cause.DEVICE: DEVICE,
-    failure_cause.HCCL: HCCL,
-    failure_cause.PORT: PORT,
-    failure_cause.CAPTURE: MEMORY_AT_CAPTURE,
-    failure_cause.MEMORY: MEMORY_AT_START,
-    failure_cause.CRASH: CRASH,
+    engine_log.FLAG: CONFIGURATION,
+    engine_log.CONFIG: CONFIGURATION,
+    engine_log.MODEL: MODEL,
+    engine_log.DEVICE: DEVICE,
+    engine_log.HCCL: HCCL,
+    engine_log.PORT: PORT,
+    engine_log.CAPTURE: MEMORY_AT_CAPTURE,
+    engine_log.MEMORY: MEMORY_AT_START,
+    engine_log.CRASH: CRASH,
 }
 _KILLED = 9  # the signal by which a kernel that has no memory left ends a process
 
@@ -78,14 +78,14 @@ def classified(lines: Iterable[str], ending: Ending | None = None) -> Failure:
     """
     told = list(lines)
     ending = ending or Ending()
-    found = failure_cause.failure_of(told)
+    found = engine_log.failure_cause(told)
     kind = _KINDS[found.kind]
-    if kind == MEMORY_AT_START and boot_log.boot_facts(told).serves:
+    if kind == MEMORY_AT_START and engine_log.boot_facts(told).serves:
         kind = MEMORY_AT_RUN
     if kind == CRASH and ending.timed_out:
         return failure(TIMEOUT, found.line)
     if kind == CRASH and ending.status in (-_KILLED, 128 + _KILLED):
-        kind = MEMORY_AT_RUN if boot_log.boot_facts(told).serves else MEMORY_AT_START
+        kind = MEMORY_AT_RUN if engine_log.boot_facts(told).serves else MEMORY_AT_START
         return Failure(kind, retryable=True, line=f"killed by signal {_KILLED}, as a host without memory does")
     return failure(kind, found.line)
 

@@ -17,8 +17,8 @@ from harness.analysis.steady_state import Span
 from harness.client.decode import Decoded, decode_part, joined
 from harness.client.journal import read_ledger, whole_end
 from harness.clock import monotonic_ns
-from harness.engines import Serving, start_of
-from harness.engines.boot_log import BootFacts, boot_facts
+from harness.engines import RunningEngine, start_of
+from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
 from harness.execution.finish import finish
@@ -38,7 +38,7 @@ from harness.tuning.types import Failure, Measurement
 from harness.units import NS_PER_S
 
 _STATUS = re.compile(r"exit status (-?\d+)")
-_BUSY = "was not free again"  # how harness.engines.device_memory says that a device's memory did not come back
+_BUSY = "was not free again"  # how harness.engines.process says that a device's memory did not come back
 Say = Callable[[str], None]
 
 
@@ -47,7 +47,7 @@ class _LiveSession:
     """A real engine that is up, and the loop that it lives in."""
 
     started: Started
-    serving: Serving
+    serving: RunningEngine
     loop: asyncio.AbstractEventLoop
     folder: Path
     say: Say
@@ -153,8 +153,12 @@ class Live:
             self._busy = log.exists() and _BUSY in log.read_text(encoding="utf-8", errors="replace")
 
     def _up(
-        self, loop: asyncio.AbstractEventLoop, context: AbstractAsyncContextManager[Serving], log: Path, begin_ns: int
-    ) -> tuple[Serving, bool]:
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: AbstractAsyncContextManager[RunningEngine],
+        log: Path,
+        begin_ns: int,
+    ) -> tuple[RunningEngine, bool]:
         try:
             return completed(loop, context.__aenter__())
         except HarnessError as fault:

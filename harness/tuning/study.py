@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.engines.boot_log import BootFacts
+from harness.engines.engine_log import BootFacts
 from harness.errors import EngineError
 from harness.tuning import feasibility
 from harness.tuning.candidates import Ground

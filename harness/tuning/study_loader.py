@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.engines import resolve_kind
-from harness.engines.interpreter_query import Installed, installed, unknown_flags
-from harness.engines.vllm import environment_of, no_folder
+from harness.engines.interpreter_query import InstalledEngine, query_installed, unknown_flags
+from harness.engines.vllm import environment_of, missing_folder
 from harness.errors import InputError, ScenarioError, suggestion
 from harness.scenario.error_messages import Fault, is_secret
 from harness.scenario.loader import (
@@ -137,7 +137,7 @@ def _between(study: Study, scenarios: Sequence[LoadedScenario], engine: Engine, 
             )
     if kind != "simulator" and engine.model is None:
         yield Fault(("engine", "model"), f"missing; kind {kind} expects a model's name or folder")
-    if kind != "simulator" and engine.model is not None and (told := no_folder(engine.model)) is not None:
+    if kind != "simulator" and engine.model is not None and (told := missing_folder(engine.model)) is not None:
         yield Fault(("scenario",) if study.engine.model is None else ("engine", "model"), told)
     if CAPACITY in study.objective and len(study.objective) > 1:
         yield Fault(
@@ -352,11 +352,11 @@ def refuse_unknown(problem: Problem, loaded: LoadedStudy) -> None:
         EngineError: where there is no such interpreter.
     """
     env = environment_of(problem.engine, problem.kind)
-    found = asyncio.run(installed(problem.engine.python or sys.executable, env))
+    found = asyncio.run(query_installed(problem.engine.python or sys.executable, env))
     loaded.document.refuse([*_faults(loaded, found)])
 
 
-def _faults(loaded: LoadedStudy, found: Installed) -> Iterator[Fault]:
+def _faults(loaded: LoadedStudy, found: InstalledEngine) -> Iterator[Fault]:
     for target in loaded.study.space:
         place, _, key = (name := name_of(target)).partition(".")
         if place == ADDITIONAL and key:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.clock import utc_now
-from harness.engines.flag_kinds import words_of
+from harness.engines.interpreter_probe import flag_words
 from harness.results.store import write_json
 from harness.seeds import stream
 from harness.tuning import export
@@ -184,7 +184,7 @@ def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
         return ["winner: none; no configuration kept every limit"]
     base = work.problem.engine.args
     changed = export.flags_changed(base, winner.candidate.engine.args)
-    told = " ".join(words_of(changed)) or "the base configuration"
+    told = " ".join(flag_words(changed)) or "the base configuration"
     number = "" if winner.number is None else f"trial {winner.number}: "
     drifted = [] if confirmed is None or confirmed.drift is None else [confirmed.drift]
     return [f"winner: {number}{told}", *_why_not_best(trials, winner, work.problem.objectives[0]), *drifted]

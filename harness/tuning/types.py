@@ -142,7 +142,7 @@ class Trial:
     failure is a violation of the limit `starts`. `origin` says who proposed it: default, screened,
     model, sampler, neighbour, sweep or user. `start` numbers the engine start that it was measured in, `twin`
     what the screening had predicted, by objective.
-    `facts` are what the start's log told (see harness.engines.boot_log.BootFacts), memory in GiB.
+    `facts` are what the start's log told (see harness.engines.engine_log.BootFacts), memory in GiB.
     """
 
     number: int

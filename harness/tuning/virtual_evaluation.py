@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
-from harness.engines.boot_log import BootFacts, boot_facts
+from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import HarnessError, InputError
 from harness.results.request_table import (
     COLUMNS,

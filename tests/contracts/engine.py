@@ -9,7 +9,7 @@ import numpy as np
 from harness.client import payload, sse, transport
 from harness.client.connection import Exchange
 from harness.clock import MonotonicClock
-from harness.engines.api_client import Control
+from harness.engines.api_client import ControlClient
 from harness.workload.prompts import TokenIds
 
 
@@ -36,7 +36,7 @@ def listens(url):
 async def check_engine(start, engine, log, *, ends):
     """An engine serves its model, counts exactly, says what it is, and is gone afterwards if it was ours."""
     async with start(engine, log) as serving:
-        async with Control(serving.url) as control:
+        async with ControlClient(serving.url) as control:
             assert serving.model in [model.name for model in await control.models()]
             assert "vllm:" in await control.metrics()
             assert control.simulated == serving.simulated

@@ -9,13 +9,22 @@ import tempfile
 import pytest
 
 from harness.doctor import examine
-from harness.doctor.compatibility import NEWEST, RELEASES, mismatches, release_of, same
-from harness.doctor.findings import FAULTS, Finding, closing_line, lines_of
-from harness.doctor.generate import cause_in, generation, last_json
-from harness.doctor.machine import look
-from harness.doctor.software import INSIDE, Interpreter, ask
-from harness.telemetry.ascend import cann_version
-from harness.telemetry.host_view import this_machine
+from harness.doctor.findings import FAULTS, Finding, closing_line, finding_lines
+from harness.doctor.hardware import inspect_hardware
+from harness.doctor.software import (
+    INSIDE,
+    NEWEST,
+    RELEASES,
+    Interpreter,
+    cause_in,
+    generation_findings,
+    last_json,
+    mismatches,
+    query_packages,
+    release_of,
+    same_version,
+)
+from harness.telemetry.environment import cann_version, this_host
 from tests.machines import A2, A3, BARE_CONTAINER, GOOD, HCCN, NO_DRIVER, PC, PYTHON, TOOLKIT, Machine, packages
 
 NPU_SMI = "/usr/local/bin/npu-smi"
@@ -207,9 +216,9 @@ def test_canns_version_is_found_wherever_it_stands(files, env, version):
 
 def test_builds_of_one_version_are_the_same():
     """What follows a plus sign, the case, and a leading v do not make another version."""
-    assert same("v0.18.0", "0.18.0+empty")
-    assert same("8.3.RC1", "8.3.rc1")
-    assert not same("2.9.0", "2.9.0.post1")
+    assert same_version("v0.18.0", "0.18.0+empty")
+    assert same_version("8.3.RC1", "8.3.rc1")
+    assert not same_version("2.9.0", "2.9.0.post1")
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.vllm_ascend)
@@ -226,7 +235,7 @@ def test_lines_are_aligned_and_the_arrow_is_below():
     """State, topic and text in columns; nothing below a line that needs no mending."""
     told = [Finding("NPU", "ok", "one"), Finding("CPU clock", "wrong", "slow", "mend it")]
 
-    assert lines_of(told) == [
+    assert finding_lines(told) == [
         "ok       NPU        one",
         "wrong    CPU clock  slow",
         "                    -> mend it",
@@ -237,16 +246,16 @@ def test_lines_are_aligned_and_the_arrow_is_below():
 
 def test_this_interpreter_can_be_asked():
     """The text that runs inside an interpreter needs nothing but the standard library."""
-    told = ask(this_machine(), sys.executable)
+    told = query_packages(this_host(), sys.executable)
 
     assert isinstance(told, Interpreter)
     assert told.python == ".".join(map(str, sys.version_info[:3]))
-    assert isinstance(ask(this_machine(), "/no/such/python"), str)
+    assert isinstance(query_packages(this_host(), "/no/such/python"), str)
 
 
 def test_generation_without_vllm_is_one_line_with_the_install_command():
     """Nothing is started where there is no vllm; on an NPU the plug-in is named as well."""
-    (told,) = generation(look(A2.probe()), Interpreter(PYTHON, "3.11.0"), "some/model", {})
+    (told,) = generation_findings(inspect_hardware(A2.probe()), Interpreter(PYTHON, "3.11.0"), "some/model", {})
 
     assert (told.topic, told.state) == ("generate", "missing")
     assert f"{PYTHON} -m pip install vllm=={NEWEST.vllm} && " in told.mend
@@ -288,8 +297,8 @@ def with_fake_vllm(tmp_path, monkeypatch):
 
 def test_a_generation_says_which_platform_was_chosen(with_fake_vllm, tmp_path):
     """Platform, tokens and seconds in one line, and no log left; with an NPU here, another platform is wrong."""
-    (told,) = generation(look(PC.probe()), with_fake_vllm, "good", {})
-    (unused,) = generation(look(A2.probe()), with_fake_vllm, "good", {})
+    (told,) = generation_findings(inspect_hardware(PC.probe()), with_fake_vllm, "good", {})
+    (unused,) = generation_findings(inspect_hardware(A2.probe()), with_fake_vllm, "good", {})
 
     assert told.state == "ok"
     assert re.match(r"vLLM 0\.18\.0 chose platform cpu \(CpuPlatform\) and gave 8 tokens in ", told.text)
@@ -299,7 +308,7 @@ def test_a_generation_says_which_platform_was_chosen(with_fake_vllm, tmp_path):
 
 def test_a_generation_that_fails_tells_the_cause_and_keeps_the_log(with_fake_vllm, tmp_path):
     """The error's own line, the exit status, and where the rest can be read."""
-    (told,) = generation(look(PC.probe()), with_fake_vllm, "bad", {})
+    (told,) = generation_findings(inspect_hardware(PC.probe()), with_fake_vllm, "bad", {})
     (log,) = tmp_path.glob("harness-doctor-*.log")
 
     assert told.text == "ended with status 1: ValueError: max_model_len is too long"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness.engines import STARTS
-from harness.engines.api_client import WELL, Control
+from harness.engines.api_client import HEALTHY, ControlClient
 from harness.errors import EngineError, HarnessError
 from harness.scenario.models import Engine, Paths
 from tests.odd_server import OddServer, sized
@@ -19,7 +19,7 @@ def asked(server, call, engine=None):
     """What a control call to a server gives."""
 
     async def main():
-        async with Control(server.url, engine) as control:
+        async with ControlClient(server.url, engine) as control:
             return await call(control)
 
     return asyncio.run(main())
@@ -125,4 +125,4 @@ def test_health_has_its_route():
     """Where /health lies elsewhere, that is where it is asked for."""
     engine = Engine(kind="attach", url="http://h", paths=Paths(health="/up"))
     with OddServer(lambda path, *_: sized("", "200 OK" if path == "/up" else "404 No")) as server:
-        assert asked(server, lambda control: control.state(), engine) == WELL
+        assert asked(server, lambda control: control.state(), engine) == HEALTHY

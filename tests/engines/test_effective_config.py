@@ -4,12 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engines.boot_log import boot_facts
-from harness.engines.effective_config import Told, by_code, by_rules, changes, confirmed, flat, same, values_of
-from harness.engines.interpreter_query import Answer, Installed
+from harness.engines.effective_config import (
+    FlagValue,
+    confirm,
+    flag_changes,
+    flatten_flags,
+    predict_by_code,
+    predict_by_rules,
+    same_value,
+    values_of,
+)
+from harness.engines.engine_log import boot_facts
+from harness.engines.interpreter_query import ConfigCheck, InstalledEngine
 from harness.telemetry.server_metrics import cache_config
 
-PLAIN, ASCEND = Installed(ascend=False), Installed(versions={"vllm-ascend": "0.23.0"})
+PLAIN, ASCEND = InstalledEngine(ascend=False), InstalledEngine(versions={"vllm-ascend": "0.23.0"})
 LOG = (
     "Initializing a V1 LLM engine (v0.23.0) with config: model='m', dtype=torch.bfloat16, max_seq_len=4096, seed=0",
     "NPU KV cache size: 5,120 tokens",
@@ -19,16 +28,16 @@ LOG = (
 
 def ruled(asked, kind="vllm-ascend", found=ASCEND):
     """Values by the rules."""
-    return values_of(by_rules(kind, asked, found).told)
+    return values_of(predict_by_rules(kind, asked, found).told)
 
 
 def test_the_counters_have_the_last_word_then_the_log_then_what_was_told_before():
     """/metrics over the log over what was known before the start, each value with its source."""
-    before = by_rules("vllm-ascend", {"block_size": 16, "max_num_seqs": 8}, ASCEND).told
+    before = predict_by_rules("vllm-ascend", {"block_size": 16, "max_num_seqs": 8}, ASCEND).told
     cache = {"block_size": 64, "cache_dtype": "auto", "num_gpu_blocks": 40, "engine": 0, "sliding_window": None}
-    told = confirmed(before, boot_facts(LOG), cache)
+    told = confirm(before, boot_facts(LOG), cache)
 
-    assert values_of(confirmed(before, boot_facts([]), {})) == {"block_size": 128, "max_num_seqs": 8}
+    assert values_of(confirm(before, boot_facts([]), {})) == {"block_size": 128, "max_num_seqs": 8}
     assert values_of(told) == {
         "block_size": 64, "kv_cache_dtype": "auto", "num_gpu_blocks": 40, "dtype": "bfloat16", "max_model_len": 4096,
         "seed": 0, "kv_cache_size_tokens": 5120, "version": "0.23.0", "max_num_seqs": 8,
@@ -49,8 +58,8 @@ def test_ascends_block_size_stands_only_where_both_features_are_off():
 def test_a_rewritten_flag_is_a_row_with_its_reason():
     """What was asked, what it is, who says so, and why; a flag that is as asked has none."""
     asked = {"block_size": 16, "max_num_seqs": 8}
-    basis = by_rules("vllm-ascend", asked, ASCEND)
-    (row,) = changes(asked, basis.told, basis)
+    basis = predict_by_rules("vllm-ascend", asked, ASCEND)
+    (row,) = flag_changes(asked, basis.told, basis)
 
     assert (row.flag, row.asked, row.effective, row.source, row.before) == ("block_size", 16, 128, "rule", None)
     assert "128 where prefix caching or chunked prefill is on" in row.why
@@ -58,10 +67,10 @@ def test_a_rewritten_flag_is_a_row_with_its_reason():
 
 def test_an_additional_key_that_nobody_reads_is_named_with_the_nearest():
     """additional_config is read key by key, and others are passed over without a word."""
-    found = Installed(versions={"vllm-ascend": "0.23.0"}, additional_keys=frozenset({"enable_mlapo", "refresh"}))
+    found = InstalledEngine(versions={"vllm-ascend": "0.23.0"}, additional_keys=frozenset({"enable_mlapo", "refresh"}))
     asked = {"additional_config": {"enable_mlap": True, "refresh": True}}
-    basis = by_rules("vllm-ascend", asked, found)
-    (row,) = changes(asked, basis.told, basis)
+    basis = predict_by_rules("vllm-ascend", asked, found)
+    (row,) = flag_changes(asked, basis.told, basis)
 
     assert ruled(asked, found=found) == {"block_size": 128, "additional_config.refresh": True}
     assert (row.flag, row.asked, row.effective) == ("additional_config.enable_mlap", True, None)
@@ -73,17 +82,19 @@ def test_the_engines_own_line_is_the_reason_where_none_is_stated():
     """A line that names the flag in any spelling; without one there is no reason rather than a guess."""
     asked = {"stream_interval": 4, "watermark": 0.5}
     said = ("Watermarking is on", "stream-interval is set to 1 here")
-    basis = by_code(asked, Answer({"stream_interval": 1, "watermark": 0.0}, asked, said), PLAIN)
-    rows = {row.flag: row.why for row in changes(asked, basis.told, basis)}
+    basis = predict_by_code(asked, ConfigCheck({"stream_interval": 1, "watermark": 0.0}, asked, said), PLAIN)
+    rows = {row.flag: row.why for row in flag_changes(asked, basis.told, basis)}
 
     assert rows == {"stream_interval": "stream-interval is set to 1 here", "watermark": ""}
 
 
 def test_a_started_engine_may_differ_from_what_was_told_before():
     """Then the row has all three: asked, told before, and in force; also where nothing was asked."""
-    basis = by_code({"max_model_len": "auto"}, Answer({"max_model_len": 32768, "block_size": 16}, {}), PLAIN)
-    now = confirmed(basis.told, boot_facts(["Using max model len 4096"]), {"block_size": 32})
-    block, length = changes({"max_model_len": "auto"}, now, basis)
+    basis = predict_by_code(
+        {"max_model_len": "auto"}, ConfigCheck({"max_model_len": 32768, "block_size": 16}, {}), PLAIN
+    )
+    now = confirm(basis.told, boot_facts(["Using max model len 4096"]), {"block_size": 32})
+    block, length = flag_changes({"max_model_len": "auto"}, now, basis)
 
     assert (length.asked, length.before, length.effective, length.source) == ("auto", 32768, 4096, "log")
     assert length.why == "as long as the model allows and the KV cache holds"
@@ -97,11 +108,11 @@ def test_flags_go_by_one_name():
         "additional_config": {"a": {"b": 1}}, "compilation_config.cudagraph_capture_sizes": [1],
     }  # fmt: skip
 
-    assert flat(asked) == {
+    assert flatten_flags(asked) == {
         "tensor_parallel_size": 2, "enable_prefix_caching": False, "cudagraph_mode": "FULL",
         "compilation_config.mode": 3, "additional_config.a": {"b": 1}, "cudagraph_capture_sizes": [1],
     }  # fmt: skip
-    assert flat({"compilation_config": "{broken", "additional_config": "3"}) == {
+    assert flatten_flags({"compilation_config": "{broken", "additional_config": "3"}) == {
         "compilation_config": "{broken", "additional_config": "3",
     }  # fmt: skip
 
@@ -116,15 +127,15 @@ def test_flags_go_by_one_name():
 )  # fmt: skip
 def test_values_are_the_same_however_they_are_spelled(one, other, alike):
     """Numbers, shortened numbers, sizes in any order, switches and names of types."""
-    assert same(one, other) is alike
+    assert same_value(one, other) is alike
 
 
 @given(st.dictionaries(st.sampled_from(["max_num_seqs", "seed", "watermark"]), st.integers(0, 10**6)))
 def test_what_stands_as_asked_has_no_row(asked):
     """Whatever is asked, where the engine takes it there is nothing to tell."""
-    basis = by_code(asked, Answer(dict(asked), {}), PLAIN)
+    basis = predict_by_code(asked, ConfigCheck(dict(asked), {}), PLAIN)
 
-    assert changes(asked, basis.told, basis) == ()
+    assert flag_changes(asked, basis.told, basis) == ()
 
 
 def test_several_engines_are_counted_and_each_keeps_its_own_cache():
@@ -137,13 +148,13 @@ def test_several_engines_are_counted_and_each_keeps_its_own_cache():
         for number, blocks in ((0, 70), (1, 69))
     )
     asked = {"data_parallel_size": 2}
-    basis = by_code(asked, Answer({"data_parallel_size": 2}, {}), PLAIN)
-    by_log = confirmed(basis.told, boot_facts(log), {})
-    both = confirmed(basis.told, boot_facts(log), cache_config(metrics))
+    basis = predict_by_code(asked, ConfigCheck({"data_parallel_size": 2}, {}), PLAIN)
+    by_log = confirm(basis.told, boot_facts(log), {})
+    both = confirm(basis.told, boot_facts(log), cache_config(metrics))
 
-    assert changes(asked, by_log, basis) == ()
+    assert flag_changes(asked, by_log, basis) == ()
     assert by_log["data_parallel_size"].value == both["data_parallel_size"].value == 2
     assert both["num_gpu_blocks_by_engine"].value == {"0": 70, "1": 69}
-    assert confirmed({"data_parallel_size": Told(4, "rule")}, boot_facts(log), {})["data_parallel_size"].value == 4
+    assert confirm({"data_parallel_size": FlagValue(4, "rule")}, boot_facts(log), {})["data_parallel_size"].value == 4
     assert boot_facts(log[1:]).cores == 2
     assert boot_facts(["(EngineCore pid=5) x"]).cores is None

@@ -9,8 +9,8 @@ import pytest
 
 from harness import engines
 from harness.engines import STARTS, resolve_kind, start_of
-from harness.engines.api_client import Control, Served, api_key, pick_model
-from harness.engines.flag_kinds import words_of
+from harness.engines.api_client import ControlClient, ServedModel, api_key, pick_model
+from harness.engines.interpreter_probe import flag_words
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.scenario.models import ENGINE_KINDS, Engine
@@ -120,7 +120,7 @@ def test_flags_are_written_as_the_engine_reads_them():
     """Snake case becomes kebab case, switches become --x and --no-x, mappings become JSON, and null is left out."""
     args = {"max_num_seqs": 8, "enforce_eager": True, "enable_prefix_caching": False, "seed": None, "extra": {"a": 1}}
 
-    assert words_of(args) == [
+    assert flag_words(args) == [
         "--max-num-seqs", "8", "--enforce-eager", "--no-enable-prefix-caching", "--extra", '{"a": 1}',
     ]  # fmt: skip
 
@@ -155,14 +155,14 @@ def test_every_kind_can_be_started():
 
 def test_the_model_is_the_one_served_or_the_nearest_is_named():
     """Nothing asked: the base model, whatever adapters are there; several models: the user's choice."""
-    base, alias, adapter = Served("big", "/m"), Served("alias", "/m"), Served("lora", "/l", "big")
+    base, alias, adapter = ServedModel("big", "/m"), ServedModel("alias", "/m"), ServedModel("lora", "/l", "big")
 
     assert pick_model(None, [adapter, base, alias], "url") == "big"
     assert pick_model("lora", [base, adapter], "url") == "lora"
     with pytest.raises(EngineError, match="did you mean 'Qwen3-8B'"):
-        pick_model("Qwen3-8b", [Served("Qwen3-8B", "x"), Served("llama", "y")], "url")
+        pick_model("Qwen3-8b", [ServedModel("Qwen3-8B", "x"), ServedModel("llama", "y")], "url")
     with pytest.raises(InputError, match="--model with one of a, b"):
-        pick_model(None, [Served("a", "a"), Served("b", "b")], "url")
+        pick_model(None, [ServedModel("a", "a"), ServedModel("b", "b")], "url")
     with pytest.raises(InputError, match="--model with one of lora"):
         pick_model(None, [adapter], "url")
 
@@ -184,7 +184,7 @@ def test_tokenize_is_asked_and_its_absence_is_no_fault(standing):
     """The embedded engine counts tokens; where there is nothing, the answer is None."""
 
     async def ask(url):
-        async with Control(url) as control:
+        async with ControlClient(url) as control:
             return await control.tokenize({"model": MODEL, "prompt": "one two", "add_special_tokens": False})
 
     assert asyncio.run(ask(standing))["count"] == 2

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from harness.engines import interpreter_query
-from harness.engines.effective_config import by_code, changes
-from harness.engines.flag_resolution import by_twin, examine, resolve, resolve_many
+from harness.engines.effective_config import flag_changes, predict_by_code
+from harness.engines.flag_resolution import examine_flags, resolve, resolve_by_simulator, resolve_many
 from harness.engines.interpreter_probe import OFFLINE, SERVER
-from harness.engines.interpreter_query import Answer, Installed, installed
-from harness.engines.vllm import checked
+from harness.engines.interpreter_query import ConfigCheck, InstalledEngine, query_installed
+from harness.engines.vllm import check_flags
 from harness.errors import EngineError, InputError
 from harness.scenario.models import Engine
 from tests.fakes import overheard
@@ -103,7 +103,7 @@ def test_one_process_answers_all_and_answers_are_kept(asked):
     """Only new points start another; the flags come with the first."""
     first = resolved({}, {"max_num_seqs": 4}, {})
     again = resolved({"max_num_seqs": 4}, {})
-    has = asyncio.run(installed(sys.executable, {"PYTHONPATH": FAKE}))
+    has = asyncio.run(query_installed(sys.executable, {"PYTHONPATH": FAKE}))
     resolved({"max_num_seqs": 5}, {})
 
     assert again == (first[1], first[0])
@@ -115,7 +115,7 @@ def test_an_engine_without_a_server_has_defaults_of_its_own(asked):
     """It is asked as vLLM's `LLM` would ask, and that answer is not taken for a server's."""
     env = {"PYTHONPATH": FAKE}
     found = [
-        asyncio.run(examine("vllm", sys.executable, env, "m", [{}], usage=usage)).resolved[0]
+        asyncio.run(examine_flags("vllm", sys.executable, env, "m", [{}], usage=usage)).resolved[0]
         for usage in (SERVER, OFFLINE, OFFLINE)
     ]
 
@@ -130,11 +130,11 @@ def test_what_is_known_is_not_asked_before_a_start(asked):
     engine = Engine(kind="vllm", model="m", args={"max_num_seqs": 4})
     strange = engine.model_copy(update={"args": {"max_num_seq": 4}})
 
-    assert asyncio.run(checked(engine, "vllm", sys.executable, env, known=known)) is known
+    assert asyncio.run(check_flags(engine, "vllm", sys.executable, env, known=known)) is known
     with pytest.raises(InputError, match="no such flag"):
-        asyncio.run(checked(strange, "vllm", sys.executable, env, known=known))
+        asyncio.run(check_flags(strange, "vllm", sys.executable, env, known=known))
     with pytest.raises(EngineError, match="would not start"):
-        asyncio.run(checked(engine, "vllm", sys.executable, env, known=bad))
+        asyncio.run(check_flags(engine, "vllm", sys.executable, env, known=bad))
     assert asked.count("resolve") == 1
 
 
@@ -161,7 +161,7 @@ def test_a_refusal_is_kept_only_where_the_model_is_here(asked, tmp_path):
 
 def test_the_twin_resolves_by_its_own_code():
     """Its block size, its memory, its refusals, and the flags that it does not act on."""
-    one = by_twin(MODEL, {"block_size": 16, "max_model_len": "4k", "load_format": "dummy"})
+    one = resolve_by_simulator(MODEL, {"block_size": 16, "max_model_len": "4k", "load_format": "dummy"})
     rows = {row.flag: (row.effective, row.source) for row in one.changed}
 
     assert (one.by, one.effective["block_size"], one.effective["max_model_len"]) == ("twin", 128, 4000)
@@ -206,7 +206,7 @@ def test_a_switch_is_what_was_meant_however_it_is_spelled(meant):
 def test_what_is_neither_on_nor_off_is_no_switch(value):
     """By the installed parser's own list, by the shipped one for the embedded engine."""
     (one,) = resolved({"enforce_eager": value})
-    two = by_twin(MODEL, {"enforce_eager": value, "max_model_len": 2048})
+    two = resolve_by_simulator(MODEL, {"enforce_eager": value, "max_model_len": 2048})
 
     assert one.wrong == two.wrong != ()
     assert "engine.args.enforce_eager: a switch that is" in one.wrong[0]
@@ -215,7 +215,7 @@ def test_what_is_neither_on_nor_off_is_no_switch(value):
 @pytest.mark.parametrize("value", SPELLINGS[False])
 def test_the_embedded_engine_is_asked_for_the_same_switches(value):
     """What it does not act on is typed too."""
-    one = by_twin(MODEL, {"enforce_eager": value, "disable_log_stats": value, "enable_lora": value})
+    one = resolve_by_simulator(MODEL, {"enforce_eager": value, "disable_log_stats": value, "enable_lora": value})
 
     assert one.effective["enforce_eager"] is False
     assert one.words == ("--no-enforce-eager", "--no-disable-log-stats", "--no-enable-lora")
@@ -223,9 +223,9 @@ def test_the_embedded_engine_is_asked_for_the_same_switches(value):
 
 def test_a_switch_that_became_something_else_is_told():
     """What was asked is held against what is in force, not against what a parser read."""
-    asked, answer = {"enforce_eager": False}, Answer({"enforce_eager": True}, {"enforce_eager": True})
-    basis = by_code(asked, answer, Installed())
-    (row,) = changes(asked, basis.told, basis)
+    asked, answer = {"enforce_eager": False}, ConfigCheck({"enforce_eager": True}, {"enforce_eager": True})
+    basis = predict_by_code(asked, answer, InstalledEngine())
+    (row,) = flag_changes(asked, basis.told, basis)
 
     assert (row.asked, row.effective) == (False, True)
 
@@ -239,12 +239,12 @@ def test_a_switch_that_became_something_else_is_told():
 )
 def test_the_embedded_engine_takes_wrong_flags_for_wrong_input(flags, line):
     """As those of a real engine (exit 2), and not for an engine that failed."""
-    assert by_twin("Qwen/Qwen2.5-7B-Instruct", flags).wrong == (line,)
+    assert resolve_by_simulator("Qwen/Qwen2.5-7B-Instruct", flags).wrong == (line,)
 
 
 def test_what_does_not_fit_the_simulated_device_is_no_wrong_input():
     """Too little memory is an engine that does not start (exit 3)."""
-    resolved = by_twin("Qwen/Qwen2.5-72B-Instruct", {})
+    resolved = resolve_by_simulator("Qwen/Qwen2.5-72B-Instruct", {})
 
     assert resolved.fault is not None
     assert resolved.wrong == ()

@@ -59,7 +59,7 @@ def noted(folder, plans, begun, done, ended):
         "".join(json.dumps(line) + "\n" for line in lines) + '{"cut', encoding="utf-8"
     )
     if ended:
-        offline_protocol.note(raw, ended=ended, at_ns=BEGIN_NS + 10_000_000, message="why")
+        offline_protocol.append_note(raw, ended=ended, at_ns=BEGIN_NS + 10_000_000, message="why")
 
 
 @settings(max_examples=20, deadline=None)
@@ -122,7 +122,7 @@ def test_times_that_are_not_known_are_missing(tmp_path):
             [BEGIN_NS + 60, MISSING, MISSING, 9, MISSING, 0, "abort"],
         )
     ):
-        offline_protocol.note(raw, call=0, place=place, done=done)
+        offline_protocol.append_note(raw, call=0, place=place, done=done)
     settle(tmp_path)
     requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
 
@@ -139,4 +139,4 @@ def test_a_run_with_a_server_has_no_job(tmp_path):
     """Nothing is read where there was no program."""
     (tmp_path / store.RAW).mkdir()
 
-    assert offline_protocol.answers(tmp_path / store.RAW) is None
+    assert offline_protocol.read_answers(tmp_path / store.RAW) is None

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from harness.analysis.warnings import load
-from harness.engines import STARTS, stub_device, vllm
-from harness.engines.interpreter_query import Installed, refuse_unknown
-from harness.engines.stub_device import is_hollow
+from harness.engines import STARTS, vllm
+from harness.engines import process as stub_device
+from harness.engines.interpreter_query import InstalledEngine, reject_unknown_flags
+from harness.engines.process import uses_stub_device
 from harness.errors import EngineError, InputError
 from harness.scenario.models import Engine
 from tests.contracts.engine import check_engine, listens
@@ -187,12 +188,12 @@ def test_unknown_flags_are_refused_before_a_start(tmp_path, args, words):
 
 def test_flags_that_are_known_are_let_through():
     """Switched off, as a nested key, or with nothing known about the interpreter."""
-    known = Installed(options=frozenset({"--enable-x", "--no-enable-x", "--compilation-config"}))
-    refuse_unknown({"enable_x": False, "compilation_config.mode": 3}, known)
-    refuse_unknown({"anything": 1}, Installed())
+    known = InstalledEngine(options=frozenset({"--enable-x", "--no-enable-x", "--compilation-config"}))
+    reject_unknown_flags({"enable_x": False, "compilation_config.mode": 3}, known)
+    reject_unknown_flags({"anything": 1}, InstalledEngine())
 
     with pytest.raises(InputError) as caught:
-        refuse_unknown({"enable_y": 1, "compilation_confg": {}}, known)
+        reject_unknown_flags({"enable_y": 1, "compilation_confg": {}}, known)
     assert len(caught.value.lines) == 2
 
 
@@ -207,7 +208,7 @@ def test_a_configuration_that_vllm_refuses_is_told_before_a_start(tmp_path):
 def test_a_model_folder_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
     """Before vLLM is asked anything, with the nearest folder beside it."""
     (tmp_path / "qwen2").mkdir()
-    monkeypatch.setattr(vllm, "examine", None)
+    monkeypatch.setattr(vllm, "examine_flags", None)
     line = refused(engine(model=f"{tmp_path}/qwen"), tmp_path / "engine.log", InputError)
 
     assert line == f"engine.model: there is no {tmp_path}/qwen; did you mean '{tmp_path}/qwen2'?"
@@ -262,7 +263,7 @@ def test_an_address_to_listen_on_is_one_to_ask():
 
 def test_a_stand_in_for_cann_is_seen_in_any_process_of_the_group(tmp_path, monkeypatch):
     """Whatever maps the library makes the engine hollow."""
-    monkeypatch.setattr(stub_device, "STAND_IN", "mapped-by-a-child")
+    monkeypatch.setattr(stub_device, "STUB_LIBRARY", "mapped-by-a-child")
     (tmp_path / "mapped-by-a-child").write_bytes(bytes(4096))
     child = (
         "import mmap, sys\n"
@@ -274,8 +275,8 @@ def test_a_stand_in_for_cann_is_seen_in_any_process_of_the_group(tmp_path, monke
     with subprocess.Popen(program, **pipes, start_new_session=True) as process:
         process.stdout.readline()
 
-        assert is_hollow(process.pid)
-        assert not is_hollow(os.getpgid(0))
+        assert uses_stub_device(process.pid)
+        assert not uses_stub_device(os.getpgid(0))
         process.stdin.close()
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.engines import Serving
-from harness.engines.api_client import GONE, SLOW, UNWELL, WELL
+from harness.engines import RunningEngine
+from harness.engines.api_client import HEALTHY, SLOW, UNHEALTHY, UNREACHABLE
 from harness.execution import run
 
 
@@ -17,20 +17,28 @@ def _dying(before, now, endings, command):
         return now
 
     told = iter(endings)
-    serving = Serving("vllm", "http://127.0.0.1:9", "m", simulated=False, command=command, ending=lambda: next(told))
+    serving = RunningEngine(
+        "vllm", "http://127.0.0.1:9", "m", simulated=False, command=command, ending=lambda: next(told)
+    )
     return asyncio.run(run._dying(SimpleNamespace(state=state), serving, before))
 
 
 @pytest.mark.parametrize(
     ("before", "now", "endings", "command", "expected"),
     [
-        (WELL, WELL, [], ("vllm",), None),
-        (UNWELL, UNWELL, [], (), None),
-        (WELL, SLOW, [], (), None),
-        (WELL, GONE, [None, "the engine died"], ("vllm",), "the engine died"),
-        (WELL, GONE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
-        (UNWELL, GONE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
-        (WELL, UNWELL, [], (), "the engine at http://127.0.0.1:9 died: its /health says that it is no longer well"),
+        (HEALTHY, HEALTHY, [], ("vllm",), None),
+        (UNHEALTHY, UNHEALTHY, [], (), None),
+        (HEALTHY, SLOW, [], (), None),
+        (HEALTHY, UNREACHABLE, [None, "the engine died"], ("vllm",), "the engine died"),
+        (HEALTHY, UNREACHABLE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
+        (UNHEALTHY, UNREACHABLE, [], (), "the engine at http://127.0.0.1:9 died: nothing answers there any more"),
+        (
+            HEALTHY,
+            UNHEALTHY,
+            [],
+            (),
+            "the engine at http://127.0.0.1:9 died: its /health says that it is no longer well",
+        ),
     ],
 )
 def test_an_engine_that_is_no_longer_well_has_died(before, now, endings, command, expected):

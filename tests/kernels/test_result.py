@@ -11,7 +11,7 @@ import pytest
 
 import reports
 from harness.cli.run import run_into
-from harness.engines.simulator import calibrated
+from harness.engines.simulator import calibrated_flags
 from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
 from harness.execution.finish import finish, verdict_lines
 from harness.kernels import child
@@ -313,9 +313,11 @@ def test_measured_kernels_time_the_simulators_attention(tmp_path, fake):
 
     assert found.flags == {"cache_efficiency": pytest.approx(1e9 / chip.bandwidth, rel=1e-3)}
     assert KernelCalibration(3e-6, None).flags == {"cache_efficiency": 3e-6}  # slow as it may be, not nothing
-    assert calibrated(told)["cache_efficiency"] == found.flags["cache_efficiency"]
+    assert calibrated_flags(told)["cache_efficiency"] == found.flags["cache_efficiency"]
     assert (
-        calibrated(told.model_copy(update={"args": {"chip": "cpu-2core", "cache_efficiency": 0.5}}))["cache_efficiency"]
+        calibrated_flags(told.model_copy(update={"args": {"chip": "cpu-2core", "cache_efficiency": 0.5}}))[
+            "cache_efficiency"
+        ]
         == 0.5
     )
     assert slow.terms_of(8, 10_000, ()).decode_attention_s > 7 * fast.terms_of(8, 10_000, ()).decode_attention_s

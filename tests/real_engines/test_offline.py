@@ -8,7 +8,7 @@ import psutil
 import pytest
 import yaml
 
-from harness.engines.boot_log import boot_facts
+from harness.engines.engine_log import boot_facts
 from harness.results import store
 from harness.results.request_table import COMPLETED, FROM_TOKEN_IDS, MEASURED, MISSING
 from tests.engines.test_guardian import wait_until_gone

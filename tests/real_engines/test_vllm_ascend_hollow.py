@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from harness.engines.boot_log import boot_facts
+from harness.engines.engine_log import boot_facts
 from harness.errors import EngineError
 from harness.simulator import chips
 from harness.simulator.engine_config import settings_from_flags

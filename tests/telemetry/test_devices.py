@@ -7,12 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.engines import Serving
+from harness.engines import RunningEngine
 from harness.execution.sampler import uses_npus_here
-from harness.telemetry import ascend, devices
-from harness.telemetry.ascend import find_npu_smi
-from harness.telemetry.devices import clock, npu_watches, watch_host
-from harness.telemetry.host_view import this_machine
+from harness.telemetry import devices, environment
+from harness.telemetry.devices import busy_clock, npu_watches, watch_host
+from harness.telemetry.environment import find_npu_smi, this_host
 
 DATA = Path(__file__).parent.parent / "data" / "npu_smi"
 FAKE = """#!/bin/sh
@@ -152,18 +151,18 @@ def test_a_clock_counts_only_where_the_cores_are_busy():
     """An idle chip is clocked down on purpose; without both clocks nothing can be said."""
     busy = {"core_share": 0.9, "core_hz": 1.2e9, "core_limit_hz": 1.8e9}
 
-    assert clock(busy) == {"busy_clock_share": pytest.approx(2 / 3)}
-    assert clock(busy | {"core_share": 0.1}) == {}
-    assert clock({"core_share": 0.9, "core_hz": 1.2e9}) == {}
+    assert busy_clock(busy) == {"busy_clock_share": pytest.approx(2 / 3)}
+    assert busy_clock(busy | {"core_share": 0.1}) == {}
+    assert busy_clock({"core_share": 0.9, "core_hz": 1.2e9}) == {}
 
 
 def test_npu_smi_is_looked_for_where_the_driver_puts_it(tmp_path, monkeypatch):
     """On the search path first, then in the driver's places, else nowhere."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(ascend, "_NPU_SMI", ())
+    monkeypatch.setattr(environment, "_NPU_SMI", ())
 
-    assert find_npu_smi(this_machine()) is None
-    assert fake_npu_smi(tmp_path) == find_npu_smi(this_machine())
+    assert find_npu_smi(this_host()) is None
+    assert fake_npu_smi(tmp_path) == find_npu_smi(this_host())
 
 
 @pytest.mark.parametrize(
@@ -177,4 +176,4 @@ def test_npu_smi_is_looked_for_where_the_driver_puts_it(tmp_path, monkeypatch):
 )
 def test_only_npus_of_the_measured_engine_are_watched(kind, url, simulated, ours):
     """A server elsewhere has its NPUs elsewhere, and a simulated one has none."""
-    assert uses_npus_here(Serving(kind, url, "model", simulated)) is ours
+    assert uses_npus_here(RunningEngine(kind, url, "model", simulated)) is ours

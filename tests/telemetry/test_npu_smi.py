@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from harness.telemetry.npu_smi import (
     MIB,
-    Holder,
-    measured,
+    NpuProcess,
+    field_values,
     parse_fields,
     parse_info,
     source_of,
@@ -79,8 +79,8 @@ def test_processes_are_told_with_card_and_chip():
     """Rows with a chip and, on newer cards, without one; a line that says that none runs is no process."""
     old, new = parse_info(recorded("info_910b3")), parse_info(recorded("info_950"))
 
-    assert old.holders == (Holder(1, 0, 3428811, "python3.10", 54412 * MIB),)
-    assert new.holders == (Holder(0, None, 2018733, "VLLMWorker_TP", 30212 * MIB),)
+    assert old.holders == (NpuProcess(1, 0, 3428811, "python3.10", 54412 * MIB),)
+    assert new.holders == (NpuProcess(0, None, 2018733, "VLLMWorker_TP", 30212 * MIB),)
     assert old.held_by(old.chips[0]) == ()
     assert new.held_by(new.chips[0]) == new.holders
     assert len(parse_info(recorded("info_26_wide")).holders) == 2
@@ -93,7 +93,7 @@ def test_no_text_breaks_the_parser(text):
     assert columns is not None
 
     assert parse_info(text).chips is not None
-    assert all(measured(block) is not None for block in parse_fields(text))
+    assert all(field_values(block) is not None for block in parse_fields(text))
     assert all(watch_reading(columns, line) is None or line.split() for line in text.splitlines())
 
 
@@ -199,7 +199,7 @@ def test_a_row_that_does_not_fit_its_heading_is_dropped():
 )
 def test_fields_become_numbers_with_units(name, values):
     """Usages of a new and an old driver, common, power, temperature and memory."""
-    blocks = [measured(block) for block in parse_fields(recorded(name))]
+    blocks = [field_values(block) for block in parse_fields(recorded(name))]
 
     assert [block for block in blocks if block] == [pytest.approx(one) for one in values]
 
@@ -208,7 +208,7 @@ def test_each_chip_of_a_card_has_fields_of_its_own():
     """A key that comes again belongs to the next chip."""
     blocks = parse_fields(recorded("usages_a3"))
 
-    assert [(block["Chip ID"], measured(block)["core_share"]) for block in blocks] == [
+    assert [(block["Chip ID"], field_values(block)["core_share"]) for block in blocks] == [
         ("0", pytest.approx(0.71)),
         ("1", pytest.approx(0.69)),
     ]

@@ -13,8 +13,8 @@ from harness.telemetry.server_metrics import (
     SERVER,
     SHARE,
     cache_config,
-    parse,
-    read,
+    parse_samples,
+    read_metrics,
 )
 from harness.telemetry.server_metrics import cache_configs as configs
 
@@ -29,7 +29,7 @@ vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.72
 
 def test_shares_of_two_engines_are_never_added():
     """Counts have a sum; shares have a mean, a maximum, and each its own engine."""
-    found = read(TWO)
+    found = read_metrics(TWO)
 
     assert found[SERVER] == {RUNNING: 7, KV: pytest.approx(0.665), KV + MAXIMUM: 0.72}
     assert (found["server/0"], found["server/1"]) == ({RUNNING: 3, KV: 0.61}, {RUNNING: 4, KV: 0.72})
@@ -37,7 +37,7 @@ def test_shares_of_two_engines_are_never_added():
 
 def test_a_single_engine_is_the_server():
     """Nothing is said twice where there is one engine."""
-    assert read(TWO.replace('engine="1"', 'engine="0"').replace("m", "m")) == {SERVER: {RUNNING: 4, KV: 0.72}}
+    assert read_metrics(TWO.replace('engine="1"', 'engine="0"').replace("m", "m")) == {SERVER: {RUNNING: 4, KV: 0.72}}
 
 
 @pytest.mark.parametrize("known", SERIES)
@@ -46,22 +46,22 @@ def test_every_name_of_vllms_history_is_read(known):
     name, join = SERIES[known]
     value = 0.5 if join == SHARE else 50
 
-    assert read(f'{known}{{model_name="m"}} {value}') == {SERVER: {name: value}}
+    assert read_metrics(f'{known}{{model_name="m"}} {value}') == {SERVER: {name: value}}
 
 
 def test_a_number_under_two_names_counts_once():
     """Releases that renamed a metric show it under both names for a while."""
     text = 'vllm:gpu_prefix_cache_hits_total{engine="0"} 50\nvllm:prefix_cache_hits_total{engine="0"} 60\n'
 
-    assert read(text) == {SERVER: {HITS: 60}}
+    assert read_metrics(text) == {SERVER: {HITS: 60}}
 
 
 def test_a_router_names_its_servers():
     """Where no label is called engine, what else differs tells the engines apart."""
     text = f'{KV}{{server="http://a",model_name="m"}} 0.2\n{KV}{{server="http://b",model_name="m"}} 0.4\n'
 
-    assert read(text)[SERVER] == {KV: pytest.approx(0.3), KV + MAXIMUM: 0.4}
-    assert set(read(text)) == {SERVER, "server/http://a", "server/http://b"}
+    assert read_metrics(text)[SERVER] == {KV: pytest.approx(0.3), KV + MAXIMUM: 0.4}
+    assert set(read_metrics(text)) == {SERVER, "server/http://a", "server/http://b"}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_router_names_its_servers():
 )
 def test_every_form_of_a_sample_is_read(line, value):
     """Exponents, times and exemplars after the value, odd labels; of the same series the last."""
-    assert read(line) == {SERVER: {RUNNING: value}}
+    assert read_metrics(line) == {SERVER: {RUNNING: value}}
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_every_form_of_a_sample_is_read(line, value):
 )
 def test_what_is_no_count_is_left_out(value):
     """Text, no number, or one that no server can have counted."""
-    assert read(f"{RUNNING} {value}\n{KV} 0.5") == {SERVER: {KV: 0.5}}
+    assert read_metrics(f"{RUNNING} {value}\n{KV} 0.5") == {SERVER: {KV: 0.5}}
 
 
 @pytest.mark.parametrize("value", ["1.33", "-0.1", "61", "nan"])
 def test_a_share_lies_between_nothing_and_all(value):
     """What is more than the whole is no share."""
-    assert read(f"{KV} {value}") == {}
+    assert read_metrics(f"{KV} {value}") == {}
 
 
 def test_many_engines_are_joined_and_not_kept():
     """An unbounded number of engines does not become an unbounded file."""
     text = "".join(f'{KV}{{engine="{i}"}} {i / 100}\n{RUNNING}{{engine="{i}"}} 2\n' for i in range(MOST_ENGINES + 1))
-    found = read(text)
+    found = read_metrics(text)
 
     assert set(found) == {SERVER}
     assert found[SERVER] == {KV: pytest.approx(MOST_ENGINES / 200), KV + MAXIMUM: 0.32, RUNNING: 2 * MOST_ENGINES + 2}
@@ -136,11 +136,11 @@ values = st.floats(0, 1, allow_nan=False).map(lambda value: round(value, 6))
 def test_joined_values_stay_between_the_engines_own(engines):
     """A mean share lies between the least and the highest, a sum is all counts, each engine keeps its own."""
     lines = [f'{KV}{{engine="{i}"}} {share!r}\n{RUNNING}{{engine="{i}"}} {n}' for i, (n, share) in enumerate(engines)]
-    found = read("\n".join(lines))
+    found = read_metrics("\n".join(lines))
     shares = [share for _, share in engines]
 
     assert found[SERVER][RUNNING] == sum(n for n, _ in engines)
     assert min(shares) - 1e-12 <= found[SERVER][KV] <= max(shares) + 1e-12
     assert found[SERVER].get(KV + MAXIMUM, shares[0]) == max(shares)
     assert [found[f"server/{i}"][KV] for i in range(len(engines)) if len(engines) > 1] == shares * (len(engines) > 1)
-    assert len(list(parse("\n".join(lines), (KV,)))) == len(engines)
+    assert len(list(parse_samples("\n".join(lines), (KV,)))) == len(engines)

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from harness.engines.boot_log import BootFacts
+from harness.engines.engine_log import BootFacts
 from harness.tuning.evaluation import Given, Started, shown
 from harness.tuning.trial_series import partial_of
 from harness.tuning.types import COMPLETE, Trial

@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.engines import failure_cause
-from harness.engines.boot_log import BootFacts
+from harness.engines import engine_log
+from harness.engines.engine_log import BootFacts
 from harness.errors import EngineError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
@@ -66,7 +66,7 @@ def test_each_kind_is_told_by_its_log(kind):
 def test_every_kind_of_the_engine_log_has_one_here():
     """A kind that the log's reader learns is not lost on the way."""
     assert {classified([]).kind} == {CRASH}
-    assert set(failure_cause.MEANINGS) == set(__import__("harness.tuning.feasibility", fromlist=["x"])._KINDS)
+    assert set(engine_log.MEANINGS) == set(__import__("harness.tuning.feasibility", fromlist=["x"])._KINDS)
 
 
 def test_the_moment_may_be_to_blame_or_the_point():

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from harness.engines.boot_log import BootFacts
+from harness.engines.engine_log import BootFacts
 from harness.tuning import feasibility
 from harness.tuning.confirmation import confirm, entrants
 from harness.tuning.evaluation import StartFailed

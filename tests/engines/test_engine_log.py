@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engines.boot_log import BootFacts, advance, boot_facts, config_values, message_of
-from harness.engines.failure_cause import MEANINGS, failure_of
+from harness.engines.engine_log import (
+    MEANINGS,
+    BootFacts,
+    advance,
+    boot_facts,
+    config_values,
+    failure_cause,
+    message_of,
+)
 from harness.simulator.boot_lines import startup_lines
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
@@ -118,7 +125,7 @@ def test_any_line_is_read_without_a_fault(text):
     known = boot_facts([ENGINE])
 
     assert boot_facts([ENGINE, "x" + text.replace("KV", "")]).version == known.version
-    assert failure_of(text.splitlines()).kind in MEANINGS
+    assert failure_cause(text.splitlines()).kind in MEANINGS
     assert isinstance(config_values(text), dict)
 
 
@@ -166,7 +173,7 @@ def test_a_failure_is_told_by_its_decisive_line(line):
         CORE + "RuntimeError: Worker failed with error 'something', please check the stack trace above",
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}",
     ]
-    failure = failure_of(log)
+    failure = failure_cause(log)
 
     assert (failure.kind, failure.line) == (FAILURES[line], line.strip())
     assert failure.words == f"{MEANINGS[failure.kind]}: {failure.line}"
@@ -177,9 +184,9 @@ def test_memory_that_ends_after_the_cache_is_set_up_ended_in_capture():
     cache, oom = WORKER + "GPU KV cache size: 5 tokens", CORE + "RuntimeError: NPU out of memory."
     started = WORKER + "init engine (profile, create kv cache, warmup model) took 2.28 s"
 
-    assert failure_of([oom]).kind == "out_of_memory"
-    assert failure_of([cache, oom]).kind == "capture"
-    assert failure_of([cache, started, oom]).kind == "out_of_memory"
+    assert failure_cause([oom]).kind == "out_of_memory"
+    assert failure_cause([cache, oom]).kind == "capture"
+    assert failure_cause([cache, started, oom]).kind == "out_of_memory"
 
 
 def test_a_request_that_failed_long_ago_is_not_why_it_died():
@@ -190,16 +197,16 @@ def test_a_request_that_failed_long_ago_is_not_why_it_died():
         WORKER.replace("INFO", "ERROR") + "RuntimeError: call aclnnAdd failed, error code is 161002",
     ]
 
-    assert failure_of(log).line == "RuntimeError: call aclnnAdd failed, error code is 161002"
-    assert failure_of([*log[:2], CORE + "ZeroDivisionError: division by zero"]).kind == "crash"
-    assert failure_of(log[:1]).line.startswith("ValueError: This model's")
+    assert failure_cause(log).line == "RuntimeError: call aclnnAdd failed, error code is 161002"
+    assert failure_cause([*log[:2], CORE + "ZeroDivisionError: division by zero"]).kind == "crash"
+    assert failure_cause(log[:1]).line.startswith("ValueError: This model's")
 
 
 def test_an_engine_that_says_nothing_still_has_a_failure():
     """A kind without a line, or the last thing that it said, cut where it is long."""
-    assert failure_of([]).words == MEANINGS["crash"]
-    assert failure_of(["first", "Segmentation fault"]).line == "Segmentation fault"
-    assert len(failure_of([CORE + "KeyError: " + "x" * 1000]).line) == 400
+    assert failure_cause([]).words == MEANINGS["crash"]
+    assert failure_cause(["first", "Segmentation fault"]).line == "Segmentation fault"
+    assert len(failure_cause([CORE + "KeyError: " + "x" * 1000]).line) == 400
 
 
 NANOBIND = (
@@ -248,11 +255,11 @@ def test_a_death_in_service_is_told_by_what_the_dead_process_said(death):
         *(["(APIServer pid=1) ERROR 08-22 10:00:01 [serving.py:1] ValueError: too long"] if DEATHS[death][0] else []),
     ]
     after = [f"{DEAD}EngineCore encountered an issue. See stack trace (above) for the root cause.", *NANOBIND, *GOING]
-    found = failure_of([*before, *DEATHS[death][0], *after])
+    found = failure_cause([*before, *DEATHS[death][0], *after])
 
     assert (found.kind, found.line) == DEATHS[death][1]
 
 
 def test_leak_notices_alone_are_no_reason():
     """Where nothing else was said, only that it crashed is known."""
-    assert failure_of([*NANOBIND, *GOING]).words == MEANINGS["crash"]
+    assert failure_cause([*NANOBIND, *GOING]).words == MEANINGS["crash"]

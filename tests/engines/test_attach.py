@@ -12,9 +12,10 @@ import pytest
 
 from harness.client.connection import Exchange
 from harness.client.journal import Spool
-from harness.engines import answer_signs, server_identity
-from harness.engines.answer_signs import SIGNS, note_signs
-from harness.engines.server_identity import Listeners, look
+from harness.engines import attach
+from harness.engines.api_client import SIMULATOR_MARKS
+from harness.engines.attach import listeners_at, record_server_marks
+from harness.engines.base import Listeners
 from harness.results import store
 from harness.simulator.response_stream import FINGERPRINT
 from harness.simulator.server import OWNER, SIMULATED_HEADER, VERSION
@@ -54,8 +55,8 @@ def test_a_hidden_engine_is_measured_and_known(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sign", [f"{SIMULATED_HEADER}: 1", OWNER, VERSION, FINGERPRINT])
 def test_one_sign_is_enough(sign):
     """Header, owner of the model list, version, fingerprint: each alone."""
-    assert SIGNS.search(sign.encode())
-    assert SIGNS.search(b'{"system_fingerprint": "vllm-0.32.0-tp2"}') is None
+    assert SIMULATOR_MARKS.search(sign.encode())
+    assert SIMULATOR_MARKS.search(b'{"system_fingerprint": "vllm-0.32.0-tp2"}') is None
 
 
 def _answered(folder, *bodies):
@@ -69,7 +70,7 @@ def _answered(folder, *bodies):
         exchange.pieces, exchange.stamps = [body[:9], body[9:]], [1, 2]
         spool.append(exchange)
     spool.close()
-    note_signs(folder)
+    record_server_marks(folder)
     return store.read_run(folder)["engine"]
 
 
@@ -84,7 +85,7 @@ def test_the_first_answers_tell_the_engine_and_the_model(tmp_path):
 def test_answers_of_a_real_engine_leave_no_mark(tmp_path):
     """A model's name alone changes nothing of what is known; answers far down are not looked at."""
     body = json.dumps({"model": "m"}).encode()
-    found = _answered(tmp_path, *[body] * answer_signs.LOOKED_AT, FINGERPRINT.encode())
+    found = _answered(tmp_path, *[body] * attach.RESPONSES_PER_WORKER, FINGERPRINT.encode())
 
     assert found == {"model": "m", "simulated": False, "answered_models": ["m"]}
 
@@ -100,18 +101,18 @@ def _connection(pid, port, to=None):
 def processes(monkeypatch):
     """Process 1 listens at port 80 and is connected to process 2 at 81, whose child 3 has the hollow library."""
     rows = [_connection(1, 80), _connection(1, 5000, 81), _connection(2, 81), _connection(9, 99)]
-    monkeypatch.setattr(server_identity, "_connections", lambda: rows)
-    monkeypatch.setattr(server_identity, "_children", lambda pid: [3] if pid == 2 else [])
-    monkeypatch.setattr(server_identity, "_identities", lambda pids: ((pid, 0.5) for pid in pids))
-    monkeypatch.setattr(server_identity, "has_stand_in", lambda pid: pid == 3)
-    monkeypatch.setattr(server_identity, "_is_simulator", lambda pid: pid == 9)
+    monkeypatch.setattr(attach, "_connections", lambda: rows)
+    monkeypatch.setattr(attach, "_children", lambda pid: [3] if pid == 2 else [])
+    monkeypatch.setattr(attach, "_identities", lambda pids: ((pid, 0.5) for pid in pids))
+    monkeypatch.setattr(attach, "maps_stub_library", lambda pid: pid == 3)
+    monkeypatch.setattr(attach, "_is_simulator", lambda pid: pid == 9)
 
 
 def test_a_proxy_on_this_machine_is_seen_through(processes):
     """The processes that it is connected to, and their children, count as well; others do not."""
-    assert look("http://127.0.0.1:80") == Listeners(frozenset({(1, 0.5)}), simulated=False, hollow=True)
-    assert look("http://127.0.0.1:99/v1") == Listeners(frozenset({(9, 0.5)}), simulated=True, hollow=False)
-    assert look("http://127.0.0.1:7") == look("http://a.example:80") == Listeners()
+    assert listeners_at("http://127.0.0.1:80") == Listeners(frozenset({(1, 0.5)}), simulated=False, hollow=True)
+    assert listeners_at("http://127.0.0.1:99/v1") == Listeners(frozenset({(9, 0.5)}), simulated=True, hollow=False)
+    assert listeners_at("http://127.0.0.1:7") == listeners_at("http://a.example:80") == Listeners()
 
 
 def test_another_process_at_the_address_is_a_restart():

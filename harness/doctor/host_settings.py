@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.doctor.findings import NOTE, OK, WRONG, Finding
-from harness.doctor.machine import Machine
-from harness.telemetry.host_view import Probe
+from harness.doctor.hardware import Hardware
+from harness.telemetry.environment import HostView
 
 
 @dataclass(frozen=True, slots=True)
-class Advised:
+class AdvisedVariable:
     """A variable that makes serving faster; `several` where only for several chips."""
 
     name: str
@@ -21,13 +21,13 @@ class Advised:
     several: bool = False
 
 
-ADVISED = (
-    Advised("TASK_QUEUE_ENABLE", "1"),
-    Advised("OMP_PROC_BIND", "false"),
-    Advised("OMP_NUM_THREADS", "1"),
-    Advised("HCCL_OP_EXPANSION_MODE", "AIV", several=True),
+ADVISED_VARIABLES = (
+    AdvisedVariable("TASK_QUEUE_ENABLE", "1"),
+    AdvisedVariable("OMP_PROC_BIND", "false"),
+    AdvisedVariable("OMP_NUM_THREADS", "1"),
+    AdvisedVariable("HCCL_OP_EXPANSION_MODE", "AIV", several=True),
 )
-SLOW: Mapping[str, str] = {
+SLOW_VARIABLES: Mapping[str, str] = {
     "ASCEND_LAUNCH_BLOCKING": "every operator is waited for, and graphs cannot be used",
     "HCCL_DETERMINISTIC": "communication is deterministic and slower",
     "LCCL_DETERMINISTIC": "communication is deterministic and slower",
@@ -37,7 +37,7 @@ SLOW: Mapping[str, str] = {
 _OFF = ("", "0", "false", "no", "off")
 
 
-def tuning_findings(probe: Probe, machine: Machine) -> Iterator[Finding]:
+def host_findings(probe: HostView, machine: Hardware) -> Iterator[Finding]:
     """Variables where there is an NPU; clock and memory placement of the host everywhere."""
     if machine.ascend:
         yield from _advised(probe, machine)
@@ -48,8 +48,8 @@ def tuning_findings(probe: Probe, machine: Machine) -> Iterator[Finding]:
     yield from _memory(probe, machine)
 
 
-def _advised(probe: Probe, machine: Machine) -> Iterator[Finding]:
-    wanted = [one for one in ADVISED if not one.several or len(machine.chips) > 1]
+def _advised(probe: HostView, machine: Hardware) -> Iterator[Finding]:
+    wanted = [one for one in ADVISED_VARIABLES if not one.several or len(machine.chips) > 1]
     unset = [one for one in wanted if one.name not in probe.env]
     if unset:
         mend = "export " + " ".join(f"{one.name}={one.value}" for one in unset)
@@ -64,20 +64,20 @@ def _advised(probe: Probe, machine: Machine) -> Iterator[Finding]:
         yield Finding("allocator", NOTE, text, mend)
 
 
-def _slow(probe: Probe) -> Iterator[Finding]:
-    for name, effect in SLOW.items():
+def _slow(probe: HostView) -> Iterator[Finding]:
+    for name, effect in SLOW_VARIABLES.items():
         if probe.env.get(name, "").lower() not in _OFF:
             yield Finding("variables", WRONG, f"{name}={probe.env[name]}: {effect}", f"unset {name}")
 
 
-def _allocator(probe: Probe) -> Iterator[Finding]:
+def _allocator(probe: HostView) -> Iterator[Finding]:
     told = probe.env.get("PYTORCH_NPU_ALLOC_CONF", "")
     if "expandable_segments:true" in told.lower() and "max_split_size_mb" in told:
         text = f"PYTORCH_NPU_ALLOC_CONF={told}: expandable_segments and max_split_size_mb exclude each other"
         yield Finding("variables", WRONG, text, "export PYTORCH_NPU_ALLOC_CONF=expandable_segments:True")
 
 
-def _visible(probe: Probe, machine: Machine) -> Iterator[Finding]:
+def _visible(probe: HostView, machine: Hardware) -> Iterator[Finding]:
     told = probe.env.get("ASCEND_RT_VISIBLE_DEVICES", "")
     numbers = [int(word) for word in told.split(",") if word.strip().isdigit()]
     absent = [number for number in numbers if machine.numbers and number >= len(machine.numbers)]
@@ -88,7 +88,7 @@ def _visible(probe: Probe, machine: Machine) -> Iterator[Finding]:
         yield Finding("variables", WRONG, text, "unset ASCEND_RT_VISIBLE_DEVICES")
 
 
-def _governor(probe: Probe) -> Iterator[Finding]:
+def _governor(probe: HostView) -> Iterator[Finding]:
     paths = probe.paths("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
     told = sorted({word for path in paths if (word := probe.first_line(path))})
     if not told:
@@ -100,7 +100,7 @@ def _governor(probe: Probe) -> Iterator[Finding]:
         yield Finding("CPU clock", WRONG, text, "sudo cpupower frequency-set -g performance")
 
 
-def _memory(probe: Probe, machine: Machine) -> Iterator[Finding]:
+def _memory(probe: HostView, machine: Hardware) -> Iterator[Finding]:
     nodes = len(probe.paths("/sys/devices/system/node/node[0-9]*"))
     if probe.first_line("/proc/sys/kernel/numa_balancing") == "1" and nodes > 1:
         text = f"the kernel moves memory between {nodes} NUMA nodes while the engine runs"

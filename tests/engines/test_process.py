@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engines import device_memory
+from harness.engines import process
 
 TABLE = Path(__file__).parent.parent / "data" / "npu_smi" / "info_910b3.txt"  # 3379 and 57784 MiB in use
 
@@ -33,14 +33,14 @@ def smi(tmp_path):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Half a minute is for real devices."""
-    monkeypatch.setattr(device_memory, "_POLL_S", 0.01)
-    monkeypatch.setattr(device_memory, "_WAIT_S", 5.0)
+    monkeypatch.setattr(process, "_POLL_S", 0.01)
+    monkeypatch.setattr(process, "_WAIT_S", 5.0)
 
 
 def test_it_waits_until_the_memory_is_back(smi):
     """Asked again and again until the devices hold what they held before."""
     program, before = smi(2), {"device-0": 3379 << 20, "device-1": 3379 << 20}
-    left = asyncio.run(device_memory.wait_until_back(program, None, before))
+    left = asyncio.run(process.wait_for_memory(program, None, before))
 
     assert left == []
     assert len((Path(program).parent / "asked").read_text()) == 3
@@ -48,9 +48,9 @@ def test_it_waits_until_the_memory_is_back(smi):
 
 def test_memory_that_stays_is_told_in_the_log(smi, tmp_path, monkeypatch):
     """After the wait, by the device's name."""
-    monkeypatch.setattr(device_memory, "_WAIT_S", 0.0)
-    left = asyncio.run(device_memory.wait_until_back(smi(1000), None, {"device-0": 3379 << 20, "device-1": 0}))
-    device_memory.note(tmp_path / "engine.log", left)
+    monkeypatch.setattr(process, "_WAIT_S", 0.0)
+    left = asyncio.run(process.wait_for_memory(smi(1000), None, {"device-0": 3379 << 20, "device-1": 0}))
+    process.log_memory_left(tmp_path / "engine.log", left)
 
     assert left == ["device-1"]
     assert "the memory of device-1 was not free again" in (tmp_path / "engine.log").read_text()
@@ -60,15 +60,15 @@ def test_only_the_engines_own_devices_count(smi):
     """Those of `engine.devices`; numbers that the machine does not have are passed over."""
     program = smi(1000)
 
-    assert asyncio.run(device_memory.held(program, None)) == {"device-0": 3379 << 20, "device-1": 57784 << 20}
-    assert asyncio.run(device_memory.held(program, [0, 7])) == {"device-0": 3379 << 20}
+    assert asyncio.run(process.memory_in_use(program, None)) == {"device-0": 3379 << 20, "device-1": 57784 << 20}
+    assert asyncio.run(process.memory_in_use(program, [0, 7])) == {"device-0": 3379 << 20}
 
 
 def test_without_npu_smi_there_is_nothing_to_wait_for(tmp_path):
     """No program, or one that cannot be run; and nothing is written."""
-    device_memory.note(tmp_path / "engine.log", [])
+    process.log_memory_left(tmp_path / "engine.log", [])
 
-    assert asyncio.run(device_memory.held(None, None)) == {}
-    assert asyncio.run(device_memory.held("/no/such/npu-smi", None)) == {}
-    assert asyncio.run(device_memory.wait_until_back(None, None, {})) == []
+    assert asyncio.run(process.memory_in_use(None, None)) == {}
+    assert asyncio.run(process.memory_in_use("/no/such/npu-smi", None)) == {}
+    assert asyncio.run(process.wait_for_memory(None, None, {})) == []
     assert not (tmp_path / "engine.log").exists()
