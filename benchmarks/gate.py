@@ -22,7 +22,7 @@ from benchmarks.numbers import Number
 from harness.analysis.client_error import KERNEL, client_error
 from harness.analysis.metrics import latencies
 from harness.analysis.token_gaps import streams
-from harness.execution.finish import finish
+from harness.execution.reconcile import finish
 from harness.results import store
 from harness.results.request_table import COMPLETED
 from harness.selfcheck.exactness import event_gaps_ns

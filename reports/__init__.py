@@ -21,16 +21,16 @@ def write_all(folder: Path, language: str = "en") -> Path:
     Raises:
         ResultError: where the folder is no result, or one of its files is broken.
     """
+    from harness.results.folder import read_files  # noqa: PLC0415 - likewise
     from reports import junit, markdown, page, vllm_bench  # noqa: PLC0415 - pandas and matplotlib load only where something is drawn
     from reports.data import gather  # noqa: PLC0415 - likewise
-    from reports.folder import read  # noqa: PLC0415 - likewise
 
     if "kernels" in store.read_run(folder):
         from reports import kernels_files, kernels_page  # noqa: PLC0415 - likewise
 
         kernels_files.write(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY), language)
         return put_into(kernels_page.write(folder), language)
-    data = gather(read(folder))
+    data = gather(read_files(folder))
     markdown.write(data.result, language)
     junit.write(data.result)
     vllm_bench.write(data)
@@ -70,10 +70,10 @@ def write_trace(folder: Path) -> Path:
     Raises:
         ResultError: where the folder is no result, or one of its files is broken.
     """
+    from harness.results.folder import read_files  # noqa: PLC0415 - likewise
     from reports import trace  # noqa: PLC0415 - likewise
-    from reports.folder import read  # noqa: PLC0415 - likewise
 
-    return trace.write(read(folder))
+    return trace.write(read_files(folder))
 
 
 def write_index(folders: Sequence[Path], language: str = "en") -> Path:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.analysis.client_error import KERNEL
+from harness.results.folder import ResultFiles
 from harness.results.stage_names import in_column
 from harness.units import format_duration, format_share
-from reports.folder import Result
 from reports.tables import Cell
 
 HEADS = (
@@ -22,7 +22,7 @@ HEADS = (
 _NONE = Cell("–")
 
 
-def client_table(result: Result) -> list[list[Cell]]:
+def client_table(result: ResultFiles) -> list[list[Cell]]:
     """A row a stage whose client knew how late it was; empty where there is none."""
     return [_row(stage) for stage in result.stages if (stage.get("client_error") or {}).get("clock") == KERNEL]
 

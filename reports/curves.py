@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from harness.results.folder import number
 from harness.units import format_duration, significant
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.style import scale_of
-from reports.folder import number
 from reports.frames import rate_of
 from reports.glossary import name_of
 from reports.loads import asked_load, same_level

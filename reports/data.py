@@ -7,19 +7,19 @@ import pandas as pd
 
 from harness.analysis.slo import objectives
 from harness.results import store
+from harness.results.folder import ResultFiles
 from harness.results.request_table import Events
 from harness.results.stage_names import in_column
 from reports import frames
 from reports.figures.curve import Limit
 from reports.figures.style import Head
-from reports.folder import Result
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """Everything the figures of one result are drawn from, read and joined once."""
 
-    result: Result
+    result: ResultFiles
     places: pd.DataFrame
     metrics: pd.DataFrame
     latencies: pd.DataFrame
@@ -51,7 +51,7 @@ class Data:
         return Head(title, subtitle, simulated=self.result.simulated)
 
 
-def gather(result: Result) -> Data:
+def gather(result: ResultFiles) -> Data:
     """Read the events and join the frames of a result."""
     places = frames.place_frame(result)
     events = store.read_events(result.folder) if result.events is not None else None

@@ -16,6 +16,7 @@ from harness.analysis.in_flight import mean_in_flight
 from harness.analysis.metrics import latencies
 from harness.analysis.steady_state import is_open
 from harness.analysis.token_gaps import Gaps, streams, token_rates
+from harness.results.folder import ResultFiles, number
 from harness.results.request_table import (
     COLUMNS,
     COMPLETED,
@@ -28,7 +29,6 @@ from harness.results.request_table import (
 )
 from harness.results.stage_names import label, stage_name
 from harness.units import NS_PER_S
-from reports.folder import Result, number
 from reports.loads import short_labels
 from reports.rows import frame_of, frame_of_rows, groups_of, rows_of
 
@@ -50,7 +50,7 @@ _METRIC_COLUMNS = (
 )
 
 
-def place_frame(result: Result) -> pd.DataFrame:
+def place_frame(result: ResultFiles) -> pd.DataFrame:
     """One row a stage and repeat, in the order they ran.
 
     Columns: place, stage, repeat, label, short, is_open, start_s, stop_s, end_s, window_start_s,
@@ -86,7 +86,7 @@ def _place_row(
     }
 
 
-def metric_frame(result: Result) -> pd.DataFrame:
+def metric_frame(result: ResultFiles) -> pd.DataFrame:
     """One row a stage, repeat and metric of the summary: its statistics and the ends of their intervals.
 
     Columns: stage, repeat, metric, offered_rate, request_rate, output_token_rate, then `STATISTICS`, then for
@@ -123,7 +123,7 @@ def _intervals(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {f"{name}_{end}": number(ends[name][i]) for name in BOUNDED for i, end in enumerate(("low", "high"))}
 
 
-def latency_frame(result: Result, places: pd.DataFrame) -> pd.DataFrame:
+def latency_frame(result: ResultFiles, places: pd.DataFrame) -> pd.DataFrame:
     """One row a request: place, phase, status, times in seconds, latencies, and whether its metrics count.
 
     Columns: place (-1 for a stage that never began), phase, status, due_s, sent_s, first_s,
@@ -221,7 +221,7 @@ def _curves(parts: Sequence[tuple[int, Floats, Floats]]) -> pd.DataFrame:
     )
 
 
-def load_frame(result: Result, places: pd.DataFrame, events: Events | None) -> pd.DataFrame:
+def load_frame(result: ResultFiles, places: pd.DataFrame, events: Events | None) -> pd.DataFrame:
     """What was under way over time, in `BINS` equal bins.
 
     Columns: at_s (middle of the bin), in_flight (sent and not over), waiting (due and not sent),
@@ -281,7 +281,7 @@ def cell_of(values: Floats, count: int) -> NDArray[np.int64]:
     return np.where(np.isfinite(values), np.round((values - low) / span * count), -1).astype(np.int64)
 
 
-def error_frame(result: Result, examples: int = 3) -> pd.DataFrame:
+def error_frame(result: ResultFiles, examples: int = 3) -> pd.DataFrame:
     """Failed requests by error name and HTTP status, most frequent first.
 
     Columns: error, http_status, count, stages (their numbers, from 1), first_s (when the first was due),
@@ -303,7 +303,7 @@ def error_frame(result: Result, examples: int = 3) -> pd.DataFrame:
     return frame_of_rows(ordered, ("error", "http_status", "count", "stages", "first_s", "messages"))
 
 
-def series_frame(result: Result, name: str) -> pd.DataFrame:
+def series_frame(result: ResultFiles, name: str) -> pd.DataFrame:
     """One sampled value over time: columns at_s, source, value."""
     own = result.samples[result.samples["name"] == name]
     found = frame_of({"at_s": own["at_ns"] / NS_PER_S, "source": own["source"].astype(str), "value": own["value"]})

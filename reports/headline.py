@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE, is_open
+from harness.results.folder import ResultFiles, number
 from harness.units import format_about, format_count, format_duration, significant
-from reports.folder import Result, number
 from reports.glossary import name_of
 from reports.loads import short_duration, trimmed
 from reports.verdict import held_value, holding
@@ -25,7 +25,7 @@ class Card:
     tone: str = "plain"
 
 
-def answer(result: Result) -> str:
+def answer(result: ResultFiles) -> str:
     """The answer in one sentence, or why there is none."""
     said = result.summary.get("answer")
     return (
@@ -33,7 +33,7 @@ def answer(result: Result) -> str:
     )
 
 
-def key_stage(result: Result) -> tuple[Mapping[str, Any] | None, str]:
+def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:
     """The stage whose figures stand on the cards, and why that one."""
     stages = [stage for stage in result.stages if (stage.get("requests") or {}).get("completed")]
     if not stages:

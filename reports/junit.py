@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
+from harness.results.folder import ResultFiles, number
 from harness.results.stage_names import name_of
 from harness.units import format_count, format_duration
 from reports import headline, verdict
-from reports.folder import Result, number
 from reports.writing import write_text
 
 JUNIT = "junit.xml"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # by XML 1.0
 
 
-def text(result: Result) -> str:
+def text(result: ResultFiles) -> str:
     """junit.xml of a result."""
     name = str(result.run.get("name", ""))
     return document(name + (" (SIMULATED)" if result.simulated else ""), _cases(result, name))
@@ -36,7 +36,7 @@ def document(name: str, cases: Iterable[Xml.Element]) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Xml.tostring(root, encoding="unicode") + "\n"
 
 
-def write(result: Result) -> Path:
+def write(result: ResultFiles) -> Path:
     """Write junit.xml into the result folder; its path."""
     return write_text(result.folder / JUNIT, text(result))
 
@@ -46,7 +46,7 @@ def clean(words: str) -> str:
     return _FORBIDDEN.sub("?", words)
 
 
-def _cases(result: Result, name: str) -> Iterator[Xml.Element]:
+def _cases(result: ResultFiles, name: str) -> Iterator[Xml.Element]:
     yield _verdict_case(result, name)
     for stage in result.stages:
         label = name_of(stage)
@@ -67,7 +67,7 @@ def fail(case: Xml.Element, message: str, kind: str) -> None:
     failure.text = clean(message)
 
 
-def _verdict_case(result: Result, name: str) -> Xml.Element:
+def _verdict_case(result: ResultFiles, name: str) -> Xml.Element:
     case = case_of(name, "the result is valid")
     judged = result.summary.get("verdict") or {}
     if not judged.get("valid", False):

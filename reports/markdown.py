@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.results.folder import ResultFiles
 from harness.results.stage_names import name_of
 from reports import headline, tables, verdict
-from reports.folder import Result
 from reports.language import said_in
 from reports.tables import Column
 from reports.writing import write_text
@@ -19,7 +19,7 @@ SIMULATED = "No hardware was measured; never quote these numbers as a measuremen
 Say = Callable[[str], str]
 
 
-def text(result: Result, language: str = "en") -> str:
+def text(result: ResultFiles, language: str = "en") -> str:
     """summary.md of a result in a language: GitHub's Markdown, every foreign word escaped."""
     return "\n".join(_lines(result, speaker(language))) + "\n"
 
@@ -40,7 +40,7 @@ def simulated_lines(say: Say) -> tuple[str, str]:
     return f"> **SIMULATED.** {say(SIMULATED)}", ""
 
 
-def _lines(result: Result, say: Say) -> Iterator[str]:
+def _lines(result: ResultFiles, say: Say) -> Iterator[str]:
     run = result.run
     if result.simulated:
         yield from simulated_lines(say)
@@ -59,7 +59,7 @@ def _code(words: str) -> str:
     return " ".join(words.replace("`", "'").split())
 
 
-def _doubt_lines(result: Result, say: Say) -> Iterator[str]:
+def _doubt_lines(result: ResultFiles, say: Say) -> Iterator[str]:
     found = verdict.doubts(result)
     for doubt in found:
         said = " ".join(f"{say(place)}: {say(words)}" if place else say(words) for place, words in doubt.said)
@@ -73,7 +73,7 @@ def doubt_line(severity: str, said: str, step: str, say: Say) -> str:
     return f"- **{say(severity)}** {said}" + (f" _{say('Next:')}_ {say(step)}" if step else "")
 
 
-def _table_lines(result: Result, say: Say) -> Iterator[str]:
+def _table_lines(result: ResultFiles, say: Say) -> Iterator[str]:
     table = tables.overview(result)
     heads = [head for column in table.columns for head in _heads(column, say)]
     yield row_of(heads)
@@ -97,6 +97,6 @@ def row_of(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write(result: Result, language: str = "en") -> Path:
+def write(result: ResultFiles, language: str = "en") -> Path:
     """Write summary.md beside the page, in a language; its path."""
     return write_text(result.folder / SUMMARY, text(result, language))

@@ -16,11 +16,11 @@ import jinja2
 from markupsafe import Markup
 
 from harness.results import store
+from harness.results.folder import ResultFiles
 from harness.results.stage_names import name_of
 from harness.units import format_duration
 from reports import client_table, frames, headline, peers, stalling, tables, verdict
 from reports.data import Data
-from reports.folder import Result
 from reports.gallery import draw_all
 from reports.glossary import TERMS
 from reports.palette import stage_variables
@@ -109,7 +109,7 @@ def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:
     }
 
 
-def _reproduction(result: Result) -> dict[str, Any]:
+def _reproduction(result: ResultFiles) -> dict[str, Any]:
     engine = result.run.get("engine") or {}
     return {
         "tokens": tables.token_rows(result),

@@ -7,13 +7,13 @@ import numpy as np
 
 from harness.analysis.interference import PrefillWork, prefill_work
 from harness.analysis.stalls import Pauses, Stall, pauses
+from harness.results.folder import number
 from harness.results.request_table import MISSING
 from harness.results.stage_names import in_column
 from harness.statistics.intervals import Floats
 from harness.telemetry import server_metrics
 from harness.units import NS_PER_S, format_count, format_duration, format_share, significant
 from reports.data import Data
-from reports.folder import number
 from reports.rows import groups_of
 from reports.tables import Cell
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.analysis.steady_state import is_open
 from harness.results import stage_names
+from harness.results.folder import ResultFiles, number
 from harness.results.stage_names import in_column
 from harness.units import (
     format_about,
@@ -18,7 +19,6 @@ from harness.units import (
     significant,
     time_scale,
 )
-from reports.folder import Result, number
 from reports.glossary import METRIC_ORDER, name_of
 from reports.verdict import grew, held_value, judged_statistic, left_out
 
@@ -76,7 +76,7 @@ class StageTable:
     left_out: str = ""
 
 
-def overview(result: Result) -> Table:
+def overview(result: ResultFiles) -> Table:
     """A row a stage: load asked and reached, counts, and the latencies that matter most."""
     stages = result.stages
     by_clock = any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages)
@@ -142,7 +142,7 @@ def _scale(stages: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, str
     return time_scale(max((value for value in found if value == value), default=0.0))  # noqa: PLR0124 - nan is unequal to itself
 
 
-def stage_tables(result: Result) -> list[StageTable]:
+def stage_tables(result: ResultFiles) -> list[StageTable]:
     """Every stage in full."""
     return [_stage_table(place, stage) for place, stage in enumerate(result.stages)]
 
@@ -214,7 +214,7 @@ def needs(found: Mapping[str, Any], name: str) -> str:
     return f"needs {format_about(seconds)} or more" if seconds else ""
 
 
-def token_rows(result: Result) -> list[list[Cell]]:
+def token_rows(result: ResultFiles) -> list[list[Cell]]:
     """The token audit: asked and counted, for prompts and answers."""
     tokens = result.summary.get("tokens") or {}
     rows = []
@@ -231,7 +231,7 @@ def token_rows(result: Result) -> list[list[Cell]]:
     return rows
 
 
-def counted_by(result: Result) -> str:
+def counted_by(result: ResultFiles) -> str:
     """Where token counts came from, in words."""
     words = {
         "token_ids": "from the token ids of every event",
@@ -243,7 +243,7 @@ def counted_by(result: Result) -> str:
     return ", ".join(f"{format_count(n)} requests {words.get(name, name)}" for name, n in found.items() if n)
 
 
-def flag_rows(result: Result) -> list[list[Cell]]:
+def flag_rows(result: ResultFiles) -> list[list[Cell]]:
     """Engine flags: what was asked, what it really became, who says so and why; those that differ are marked."""
     engine = result.run.get("engine") or {}
     asked = {_flag(k): v for k, v in (engine.get("asked") or _command_flags(engine.get("command") or ())).items()}
@@ -295,7 +295,7 @@ def _text(value: Any) -> str:
     return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else str(value)
 
 
-def environment_rows(result: Result) -> list[tuple[str, str]]:
+def environment_rows(result: ResultFiles) -> list[tuple[str, str]]:
     """Where and with what the run was made."""
     found = dict(result.run.get("environment") or {})
     memory = found.pop("memory_bytes", None)
@@ -305,7 +305,7 @@ def environment_rows(result: Result) -> list[tuple[str, str]]:
     return rows + [(f"package {name}", str(version)) for name, version in packages.items()]
 
 
-def run_rows(result: Result) -> list[tuple[str, str]]:
+def run_rows(result: ResultFiles) -> list[tuple[str, str]]:
     """What was run, when, with which seed, and the hashes that tell two runs apart."""
     run, engine = result.run, result.run.get("engine") or {}
     names = {
@@ -322,7 +322,7 @@ def run_rows(result: Result) -> list[tuple[str, str]]:
     return rows + [(name.replace("_sha256", " SHA-256"), str(run[name])) for name in _HASHES if run.get(name)]
 
 
-def client_rows(result: Result) -> list[tuple[str, str]]:
+def client_rows(result: ResultFiles) -> list[tuple[str, str]]:
     """The client that measured: version, processes, and what its selfcheck found."""
     client = result.run.get("client") or {}
     selfcheck = client.get("selfcheck") or {}

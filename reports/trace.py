@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.results.folder import ResultFiles
 from harness.results.request_table import COMPLETED, MISSING
 from harness.results.stage_names import label, stage_name
 from harness.telemetry import server_metrics
-from reports.folder import Result
 from reports.lanes import lanes_of
 from reports.rows import groups_of, rows_of
 from reports.writing import write_text
@@ -39,7 +39,7 @@ _COLUMNS = (
 Event = dict[str, Any]
 
 
-def write(result: Result) -> Path:
+def write(result: ResultFiles) -> Path:
     """Write trace.json into the result folder; its path."""
     zero_ns = zero_of(result)
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events(result, zero_ns))
@@ -48,14 +48,14 @@ def write(result: Result) -> Path:
     return write_text(result.folder / TRACE, text)
 
 
-def zero_of(result: Result) -> int:
+def zero_of(result: ResultFiles) -> int:
     """The earliest time of a request or sample (ns since the run's zero), where that is before zero."""
     sent = result.requests[result.requests["sent_ns"] != MISSING]
     due = sent.loc[sent["due_ns"] != MISSING, "due_ns"]
     return int(min([0, *sent["sent_ns"], *due, *result.samples["at_ns"]]))
 
 
-def events(result: Result, zero_ns: int = 0) -> Iterator[Event]:
+def events(result: ResultFiles, zero_ns: int = 0) -> Iterator[Event]:
     """All trace events of a result, times in microseconds since `zero_ns`."""
     yield from _names(result)
     yield from _slices(result.requests, zero_ns)
@@ -63,7 +63,7 @@ def events(result: Result, zero_ns: int = 0) -> Iterator[Event]:
     yield from _sampled(result.samples, zero_ns)
 
 
-def _names(result: Result) -> Iterator[Event]:
+def _names(result: ResultFiles) -> Iterator[Event]:
     mark = " (SIMULATED)" if result.simulated else ""
     stages = result.run.get("stages") or ()
     processes = {CLIENT: f"requests in flight{mark}", SERVER: f"server{mark}"}

@@ -8,13 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
 from reports import tuning_tables as tables
 from reports.glossary import TERMS
 from reports.headline import Card
 from reports.page import PAGE, environment, moment, policy, script
 from reports.tuning_figures import draw_study
-from reports.tuning_folder import StudyResult, feasible, read_study, value_of
 from reports.verdict import Badge, Doubt
 from reports.writing import write_text
 
@@ -31,12 +31,12 @@ def write(folder: Path) -> Path:
     return write_text(folder / PAGE, render(read_study(folder)))
 
 
-def render(result: StudyResult) -> str:
+def render(result: StudyFiles) -> str:
     """The page of a study as HTML."""
     return environment().get_template("tuning.html").render(_context(result))
 
 
-def _context(result: StudyResult) -> dict[str, Any]:
+def _context(result: StudyFiles) -> dict[str, Any]:
     told = result.told
     return {
         "result": result,
@@ -63,7 +63,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
     }
 
 
-def commands(result: StudyResult) -> Iterator[tuple[str, str]]:
+def commands(result: StudyFiles) -> Iterator[tuple[str, str]]:
     """What to take away, by the name of the file that holds it; the command alone where there are no files."""
     files = result.told.get("files") or {}
     command = (result.told.get("winner") or {}).get("command")
@@ -80,17 +80,17 @@ def _text_of(folder: Path, name: str) -> str:
     return place.read_text(encoding="utf-8", errors="replace")
 
 
-def _names(result: StudyResult) -> list[str]:
+def _names(result: StudyFiles) -> list[str]:
     return [str(objective["name"]) for objective in result.objectives]
 
 
-def _notes(result: StudyResult) -> list[str]:
+def _notes(result: StudyFiles) -> list[str]:
     told = result.told
     dead = [f"{one.get('name')} changes nothing here: {one.get('why')}" for one in told.get("dead") or ()]
     return list(dict.fromkeys([*dead, *map(str, told.get("notes") or ())]))
 
 
-def answer(result: StudyResult) -> str:
+def answer(result: StudyFiles) -> str:
     """What the study found, in a sentence or two."""
     name = str(result.objectives[0]["name"])
     best, default = result.best, result.default
@@ -102,7 +102,7 @@ def answer(result: StudyResult) -> str:
     return f"{found}. {_confirmed(result)}"
 
 
-def _confirmed(result: StudyResult) -> str:
+def _confirmed(result: StudyFiles) -> str:
     told = result.confirmation
     if not told and result.told.get("interrupted"):
         return "The study was interrupted before that was confirmed: a single run each, the best of many, is no proof."
@@ -119,7 +119,7 @@ def _confirmed(result: StudyResult) -> str:
     return f"{again} It is the winner, not trial {result.best.get('number')}, whose single run was best."
 
 
-def badges(result: StudyResult) -> Iterator[Badge]:
+def badges(result: StudyFiles) -> Iterator[Badge]:
     """Whether a winner was confirmed, and how many trials failed."""
     told = result.confirmation
     if result.chosen is not None:
@@ -133,11 +133,11 @@ def badges(result: StudyResult) -> Iterator[Badge]:
         yield Badge(f"{failed} of {len(result.trials)} trials failed", "bad", "#failures")
 
 
-def _failed(result: StudyResult) -> int:
+def _failed(result: StudyFiles) -> int:
     return sum(bool(trial.get("failure")) for trial in result.trials)
 
 
-def doubts(result: StudyResult) -> Iterator[tuple[str, str]]:
+def doubts(result: StudyFiles) -> Iterator[tuple[str, str]]:
     """What stands between these numbers and a decision, each with what to do next."""
     compared = [trial for trial in result.trials if feasible(trial) or trial.get("status") == "stopped"]
     drift = result.confirmation.get("drift")
@@ -153,7 +153,7 @@ def doubts(result: StudyResult) -> Iterator[tuple[str, str]]:
         )
 
 
-def _unconfirmed(result: StudyResult) -> Iterator[tuple[str, str]]:
+def _unconfirmed(result: StudyFiles) -> Iterator[tuple[str, str]]:
     """Why the winner was not confirmed, as far as the study tells it, and what confirms it."""
     wanted = ((result.told.get("study") or {}).get("confirm") or {}).get("best")
     if result.confirmation:
@@ -168,7 +168,7 @@ def _unconfirmed(result: StudyResult) -> Iterator[tuple[str, str]]:
         yield "the winner was not held against the default again", "go on with --resume"
 
 
-def cards(result: StudyResult) -> Iterator[Card]:
+def cards(result: StudyFiles) -> Iterator[Card]:
     """The key figures: best, default, and what they took."""
     for objective in result.objectives[:2]:
         name = str(objective["name"])

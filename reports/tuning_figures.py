@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.results.study import StudyFiles, feasible, value_of
 from harness.units import format_share, significant
 from reports.drawing import Drawing, drawn
 from reports.figures import search
 from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
-from reports.tuning_folder import StudyResult, feasible, value_of
 from reports.tuning_tables import plain_unit
 
 _FEWEST_SAID = 2  # points of what the twin said that make a figure
@@ -27,7 +27,7 @@ class StudyGallery:
     minutes: Drawing | None = None
 
 
-def draw_study(result: StudyResult) -> StudyGallery:
+def draw_study(result: StudyFiles) -> StudyGallery:
     """Every figure that the study has something for."""
     if not result.trials:
         return StudyGallery()
@@ -35,11 +35,11 @@ def draw_study(result: StudyResult) -> StudyGallery:
         return StudyGallery(_history(result), _front(result), _importance(result), _agreement(result), _minutes(result))
 
 
-def _head(result: StudyResult, title: str, subtitle: str = "") -> Head:
+def _head(result: StudyFiles, title: str, subtitle: str = "") -> Head:
     return Head(title, subtitle, simulated=result.marked)
 
 
-def kind_of(result: StudyResult, trial: Mapping[str, Any]) -> str:
+def kind_of(result: StudyFiles, trial: Mapping[str, Any]) -> str:
     """How a trial stands in a figure."""
     if trial.get("failure") is not None or not trial.get("values"):
         return "failed"
@@ -59,7 +59,7 @@ def _tip(trial: Mapping[str, Any], *names: str) -> str:
     return f"trial {trial.get('number')}: {values} ({point or 'the default'})"
 
 
-def _history(result: StudyResult) -> Drawing:
+def _history(result: StudyFiles) -> Drawing:
     name, direction = str(result.objectives[0]["name"]), result.objectives[0].get("direction")
     marks = [
         Mark(float(trial.get("number") or 0), value_of(trial, name), _tip(trial, name), kind_of(result, trial))
@@ -86,7 +86,7 @@ _HISTORY = (
 )
 
 
-def _best_so_far(result: StudyResult, name: str, *, maximise: bool) -> Iterator[tuple[float, float]]:
+def _best_so_far(result: StudyFiles, name: str, *, maximise: bool) -> Iterator[tuple[float, float]]:
     best = math.nan
     for trial in result.trials:
         value = value_of(trial, name)
@@ -96,7 +96,7 @@ def _best_so_far(result: StudyResult, name: str, *, maximise: bool) -> Iterator[
             yield float(trial.get("number") or 0), best
 
 
-def _front(result: StudyResult) -> Drawing | None:
+def _front(result: StudyFiles) -> Drawing | None:
     if len(result.objectives) < 2:
         return None
     one, other = (str(objective["name"]) for objective in result.objectives[:2])
@@ -132,7 +132,7 @@ def _share(row: Mapping[str, Any]) -> Share:
     return Share(str(row.get("name")), share, low, high, chance, bool(row.get("shown")))
 
 
-def _importance(result: StudyResult) -> Drawing | None:
+def _importance(result: StudyFiles) -> Drawing | None:
     rows = [_share(row) for row in result.told.get("importance") or ()]
     if not rows:
         return None
@@ -149,7 +149,7 @@ _IMPORTANCE = (
 )
 
 
-def _agreement(result: StudyResult) -> Drawing | None:
+def _agreement(result: StudyFiles) -> Drawing | None:
     name = str(result.objectives[0]["name"])
     said = [(trial, (trial.get("twin") or {}).get(name)) for trial in result.trials]
     marks = [
@@ -176,7 +176,7 @@ def agreement_words(screening: Mapping[str, Any], count: int) -> str:
     )
 
 
-def _minutes(result: StudyResult) -> Drawing | None:
+def _minutes(result: StudyFiles) -> Drawing | None:
     rows = [
         Spent(str(trial.get("number")), *(float((trial.get("minutes") or {}).get(part) or 0) for part in _PARTS))
         for trial in result.trials

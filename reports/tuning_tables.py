@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness.results.study import StudyFiles, feasible, measured_value, value_of
 from harness.units import format_duration, format_rate, format_share, significant
 from reports.tables import Cell
-from reports.tuning_folder import StudyResult, feasible, measured_value, value_of
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
@@ -39,24 +39,24 @@ def value_parts(name: str, value: float) -> tuple[str, str]:
     return number, unit
 
 
-def trial_heads(result: StudyResult) -> tuple[str | Cell, ...]:
+def trial_heads(result: StudyFiles) -> tuple[str | Cell, ...]:
     """The columns of the table of trials; those of parameters have names from outside."""
     named = (Cell(name, foreign=True) for name in parameters(result))
     return ("Trial", *named, *(str(one["name"]) for one in result.objectives), "Result", "Minutes")
 
 
-def parameters(result: StudyResult) -> tuple[str, ...]:
+def parameters(result: StudyFiles) -> tuple[str, ...]:
     """The parameters that were searched, in the order of the study."""
     named = [str(one["name"]) for one in result.told.get("parameters") or ()]
     return tuple(dict.fromkeys([*named, *(name for trial in result.trials for name in trial.get("point") or {})]))
 
 
-def trial_rows(result: StudyResult) -> list[list[Cell]]:
+def trial_rows(result: StudyFiles) -> list[list[Cell]]:
     """Every trial: what was asked and what that became, its values, its result, its minutes."""
     return [_trial_row(result, trial) for trial in result.trials]
 
 
-def _trial_row(result: StudyResult, trial: Mapping[str, Any]) -> list[Cell]:
+def _trial_row(result: StudyFiles, trial: Mapping[str, Any]) -> list[Cell]:
     minutes = sum(float(value or 0) for value in (trial.get("minutes") or {}).values())
     names = [str(one["name"]) for one in result.objectives]
     return [
@@ -86,7 +86,7 @@ def _asked(trial: Mapping[str, Any], name: str) -> Cell:
     return Cell(str(point[name]), f"became {became}" if changed else "", foreign=True)
 
 
-def _outcome(result: StudyResult, trial: Mapping[str, Any]) -> Cell:
+def _outcome(result: StudyFiles, trial: Mapping[str, Any]) -> Cell:
     failure = trial.get("failure")
     if failure:
         kind = str(failure.get("kind", "failed")).replace("_", " ")
@@ -107,7 +107,7 @@ def _over(name: str, violation: float) -> str:
     return f"{name} {format_share(violation)} over" if violation < 1e6 else f"{name} has no end"
 
 
-def failure_rows(result: StudyResult) -> list[list[Cell]]:
+def failure_rows(result: StudyFiles) -> list[list[Cell]]:
     """Causes of failure with their counts, the trials, and the engine's own words."""
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for trial in result.trials:
@@ -124,7 +124,7 @@ def failure_rows(result: StudyResult) -> list[list[Cell]]:
     ]
 
 
-def confirmation_rows(result: StudyResult) -> Iterator[list[Cell]]:
+def confirmation_rows(result: StudyFiles) -> Iterator[list[Cell]]:
     """Who was run again, what it gained over the default, its worst run, and what it broke."""
     told = result.confirmation
     name = str(result.objectives[0]["name"])
@@ -142,7 +142,7 @@ def confirmation_rows(result: StudyResult) -> Iterator[list[Cell]]:
         ]
 
 
-def _worst(result: StudyResult, values: Sequence[Any]) -> float:
+def _worst(result: StudyFiles, values: Sequence[Any]) -> float:
     """The worst value of some rounds; NaN where one of them has none."""
     known = [float(value) for value in values if isinstance(value, int | float)]
     if not known or len(known) < len(values):
@@ -150,7 +150,7 @@ def _worst(result: StudyResult, values: Sequence[Any]) -> float:
     return max(known) if result.objectives[0].get("direction") == "minimise" else min(known)
 
 
-def fact_rows(result: StudyResult) -> list[tuple[str, str]]:
+def fact_rows(result: StudyFiles) -> list[tuple[str, str]]:
     """What the study was, in short."""
     told = result.told
     study = told.get("study") or {}
@@ -173,7 +173,7 @@ def _limit_text(limit: Mapping[str, Any]) -> str:
     return f"{name} ≥ {value_text(name, float(limit['least']))}" if limit.get("least") is not None else name
 
 
-def space_rows(result: StudyResult) -> list[list[Cell]]:
+def space_rows(result: StudyFiles) -> list[list[Cell]]:
     """The parameters that were searched, their ranges, and the values of the default, the best and the chosen trial."""
     return [
         [

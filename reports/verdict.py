@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.slo import objectives
+from harness.results.folder import ResultFiles
 from harness.results.stage_names import stage_name
 from harness.units import format_count, format_duration
-from reports.folder import Result
 
 TAILS = ("p90", "p95", "p99", "max")
 SEVERITIES = ("invalid", "doubt", "note")  # the gravest first
@@ -31,7 +31,7 @@ class Doubt:
     said: Sequence[tuple[str, str]]
 
 
-def badges(result: Result) -> list[Badge]:
+def badges(result: ResultFiles) -> list[Badge]:
     """The verdict, and whether the limits were met."""
     if not result.summary:
         return [Badge("Unfinished: no summary was written", "bad")]
@@ -49,7 +49,7 @@ def _doubts(count: int) -> str:
     return "1 doubt" if count == 1 else f"{count} doubts"
 
 
-def _limit_badge(result: Result) -> list[Badge]:
+def _limit_badge(result: ResultFiles) -> list[Badge]:
     judged = [stage.get("slo_met") for stage in result.stages if stage.get("slo")]
     if not judged:
         return []
@@ -60,7 +60,7 @@ def _limit_badge(result: Result) -> list[Badge]:
     return [Badge("Limits not met", "bad") if False in judged else Badge("Limits not judged", "warn")]
 
 
-def doubts(result: Result) -> list[Doubt]:
+def doubts(result: ResultFiles) -> list[Doubt]:
     """Doubts by kind, the gravest first."""
     labels = {stage.get("index"): str(stage.get("label", "")) for stage in result.stages}
     kinds: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
@@ -89,7 +89,7 @@ def left_out(stage: Mapping[str, Any]) -> str:
     return f"Latencies are of answered requests: {format_count(failed)} failed ones are left out." if failed else ""
 
 
-def grew(result: Result) -> set[int]:
+def grew(result: ResultFiles) -> set[int]:
     """Numbers of the stages in which a queue grew as long as the load lasted."""
     said = (result.summary.get("verdict") or {}).get("doubts", ())
     return {
@@ -97,7 +97,7 @@ def grew(result: Result) -> set[int]:
     }
 
 
-def judged_statistic(result: Result, metric: str) -> str:
+def judged_statistic(result: ResultFiles, metric: str) -> str:
     """The statistic of a metric that the scenario limits, such as p95; p99 where it limits none that a table has."""
     user = metric.endswith("_user")
     limited = objectives(result.run.get("slo") or {}, open_loop=user)
@@ -105,7 +105,7 @@ def judged_statistic(result: Result, metric: str) -> str:
     return next(known, "p99")
 
 
-def holding(result: Result) -> set[int]:
+def holding(result: ResultFiles) -> set[int]:
     """Numbers of the stages that hold: every repeat met every limit, and no queue grew."""
     growing = grew(result)
     met: dict[int, bool] = {}

@@ -2,7 +2,7 @@
 
 import json
 
-from harness.execution.finish import finish
+from harness.execution.reconcile import finish
 from harness.results import store
 
 CASES = [(batch, tokens) for batch in (1, 8) for tokens in (512, 2048)]

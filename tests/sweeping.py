@@ -117,7 +117,7 @@ def family_of(process):
 
 def account(out):
     """Statuses of all requests, after checking that each planned request is there once."""
-    from harness.execution.finish import finish  # noqa: PLC0415 - not needed where a folder holds nothing
+    from harness.execution.reconcile import finish  # noqa: PLC0415 - not needed where a folder holds nothing
 
     finish(out)
     requests = store.read_requests(out)

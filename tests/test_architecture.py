@@ -53,7 +53,7 @@ UNTURNED = {
 }
 ONLY_IN = {  # library: rooms that may import it
     "aiohttp": ("harness.engines", "harness.simulator"),
-    "pandas": ("reports",),
+    "pandas": ("reports", "harness.results.folder"),
     "matplotlib": ("reports",),
     "jinja2": ("reports",),
     "optuna": ("harness.tuning",),

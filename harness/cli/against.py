@@ -18,8 +18,8 @@ from harness.client.transport import target_of
 from harness.comparison.comparison import compare
 from harness.comparison.repeats import Side, read_side
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, HarnessError, InputError, ScenarioError
-from harness.execution.finish import draw, finish, trace
-from harness.execution.run import Outcome
+from harness.execution.reconcile import draw, finish, trace
+from harness.execution.run import RunOutcome
 from harness.results import store
 from harness.scenario.error_messages import Fault
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
@@ -131,7 +131,7 @@ def _named(turn: _Turn, changes: Sequence[Override]) -> str:
     return f" ({', '.join(change.place.removeprefix('--against ') for change in changes)})"
 
 
-def _run(turn: _Turn, folder: Path, rerun: str, say: Say) -> Outcome:
+def _run(turn: _Turn, folder: Path, rerun: str, say: Say) -> RunOutcome:
     own = folder / turn.side / str(turn.pair + 1)
     own.parent.mkdir(parents=True, exist_ok=True)
     outcome = run_into(turn.loaded, own, rerun, say)

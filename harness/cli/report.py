@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.execution.finish import draw, finish, trace
+from harness.execution.reconcile import draw, finish, trace
 from harness.importers import import_file, is_foreign, name_of
 from harness.results import store
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from harness.client.transport import target_of
 from harness.errors import EXIT_DONE, HarnessError, InputError
-from harness.execution.finish import draw, finish, preload, trace, verdict_lines
 from harness.execution.kernels import conduct_kernels
-from harness.execution.run import Order, Outcome, conduct, open_folder
+from harness.execution.reconcile import draw, finish, preload, trace, verdict_lines
+from harness.execution.run import RunOutcome, RunSpec, conduct, open_folder
 from harness.results import store
 from harness.safety.interrupts import writing
 from harness.scenario.loader import LoadedScenario, load_scenario
@@ -54,7 +54,7 @@ def run_command(chosen: argparse.Namespace, tell: Say) -> Done:
         raise
 
 
-def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outcome:
+def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> RunOutcome:
     """Run a scenario into a new folder of raw files; see `finish` for what becomes of them.
 
     Raises:
@@ -64,7 +64,7 @@ def run_into(loaded: LoadedScenario, folder: Path, rerun: str, say: Say) -> Outc
     from harness.selfcheck.selfcheck import last_selfcheck  # noqa: PLC0415 - selfcheck runs scenarios through this module's caller
 
     with Progress(say) as progress:
-        order = Order(loaded, folder, rerun, progress.say, last_selfcheck(), progress.on_sample, preload)
+        order = RunSpec(loaded, folder, rerun, progress.say, last_selfcheck(), progress.on_sample, preload)
         somebodys = (folder / store.RUN).exists() or (folder / store.RAW).exists()
         try:
             if loaded.scenario.kernels is not None:
@@ -92,7 +92,7 @@ def _drop_if_empty(folder: Path) -> None:
             _RESULTS.rmdir()
 
 
-def _close(folder: Path, outcome: Outcome, chosen: argparse.Namespace) -> Done:
+def _close(folder: Path, outcome: RunOutcome, chosen: argparse.Namespace) -> Done:
     begun = (folder / store.RAW / store.BEGUN).exists()
     if not begun:
         _drop_if_empty(folder)

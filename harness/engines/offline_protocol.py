@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from harness.client.decode import INTEGERS, TEXTS, Decoded
 from harness.client.journal import ROW
 from harness.errors import ResultError
-from harness.results.raw_schema import OfflineNote
-from harness.results.reading import held
+from harness.results.file_schemas import OfflineNoteSchema
 from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
-from harness.results.store import read_json, write_json
+from harness.results.store import convert, read_json, write_json
 from harness.results.table_files import integers_in, read_arrays
 from harness.workload import Workload
 from harness.workload.plan import StagePlan
@@ -170,9 +169,9 @@ class _Said:
         self.ended: Mapping[str, Any] | None = None
         self._done: dict[tuple[int, int], OfflineAnswer] = {}
         for line in NotesReader(raw).new():
-            held(str(raw / NOTES), line, OfflineNote)
+            convert(str(raw / NOTES), line, OfflineNoteSchema)
             if "done" in line:
-                self._done[line["call"], line["place"]] = held(str(raw / NOTES), line["done"], OfflineAnswer)
+                self._done[line["call"], line["place"]] = convert(str(raw / NOTES), line["done"], OfflineAnswer)
             elif "begin_ns" in line:
                 self.begin_ns[line["call"]] = line["begin_ns"]
             elif "ended" in line:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError
-from harness.execution.run import Order, Outcome, open_folder
+from harness.execution.run import RunOutcome, RunSpec, open_folder
 from harness.execution.run_folder import interrupted
 from harness.kernels import child
 from harness.kernels.job import Order as KernelOrder
@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 _KINDS = ("auto", "vllm", "vllm-ascend")
 
 
-def conduct_kernels(order: Order) -> Outcome:
+def conduct_kernels(order: RunSpec) -> RunOutcome:
     """Run an order that has `kernels` into a new folder; raw lines stay there for `finish`.
 
     What was measured is kept when something ends the run.
@@ -46,8 +46,8 @@ def conduct_kernels(order: Order) -> Outcome:
     except EngineError as fault:
         if not (order.folder / store.RAW / store.BEGUN).exists():
             raise
-        return Outcome(EXIT_ENGINE, tuple(fault.lines))
-    return Outcome(EXIT_DONE)
+        return RunOutcome(EXIT_ENGINE, tuple(fault.lines))
+    return RunOutcome(EXIT_DONE)
 
 
 def _note(folder: Path, bench: KernelOrder) -> None:
@@ -58,7 +58,7 @@ def _note(folder: Path, bench: KernelOrder) -> None:
     store.write_json(folder, store.RUN, run)
 
 
-def _measure(order: Order, bench: KernelOrder) -> None:
+def _measure(order: RunSpec, bench: KernelOrder) -> None:
     """Run the cases, each line kept as it comes."""
     engine, kernels = order.loaded.scenario.engine, order.loaded.scenario.kernels
     assert kernels is not None

@@ -12,12 +12,12 @@ from harness.engines import RunningEngine, offline_protocol
 from harness.engines.offline import OfflineWork, begin_calls, start_offline
 from harness.errors import EXIT_ENGINE
 from harness.execution.run_folder import (
-    Order,
-    Outcome,
+    RunOutcome,
+    RunSpec,
+    build_workload,
     interrupted,
-    mark_engine,
-    note,
-    workload_of,
+    note_engine,
+    note_stage,
     write_plan,
     write_samples,
 )
@@ -32,18 +32,18 @@ _POLL_S = 0.2
 _LEAVING_POLLS = 50
 
 
-async def conduct(order: Order, kind: str) -> Outcome:
+async def conduct(order: RunSpec, kind: str) -> RunOutcome:
     """Run an order whose folder is open and whose stages are all offline; raw files stay for `finish`.
 
     Raises:
         HarnessError: where the engine does not come up or cannot do what the scenario asks.
     """
     scenario, raw = order.loaded.scenario, order.folder / store.RAW
-    workload = workload_of(order, None)
+    workload = build_workload(order, None)
     plans = plan.plan(scenario, workload)
     work = OfflineWork(raw, plans, workload, scenario.extra_body)
     watch = _Watch(order, plans)
-    outcome = Outcome()
+    outcome = RunOutcome()
     with Interrupts() as interrupts:
         try:
             loading = asyncio.get_running_loop().run_in_executor(None, order.preload)
@@ -60,7 +60,7 @@ async def conduct(order: Order, kind: str) -> Outcome:
     return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
-async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interrupts) -> Outcome:
+async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interrupts) -> RunOutcome:
     """Let the engine's program make its calls, until the last, an interrupt, or its death."""
     stopping = asyncio.Event()
     interrupts.on_first = stopping.set
@@ -73,11 +73,11 @@ async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interr
             watch.read()  # after the question, so that its last word is heard
             if watch.finished:
                 await _leaving(serving)
-                return Outcome()
+                return RunOutcome()
             if stopping.is_set():
-                return Outcome()
+                return RunOutcome()
             if ending is not None:
-                return Outcome(EXIT_ENGINE, (ending,))
+                return RunOutcome(EXIT_ENGINE, (ending,))
             await asyncio.sleep(_POLL_S)
 
 
@@ -92,7 +92,7 @@ async def _leaving(serving: RunningEngine) -> None:
 class _Watch:
     """What a program has noted so far, and what is sampled meanwhile."""
 
-    def __init__(self, order: Order, plans: tuple[plan.StagePlan, ...]) -> None:
+    def __init__(self, order: RunSpec, plans: tuple[plan.StagePlan, ...]) -> None:
         self.raw = order.folder / store.RAW
         self.watched = Watched()
         self.finished = False
@@ -119,7 +119,7 @@ class _Watch:
         if call.opens:
             self._order.say(plan.announced(self._plans[call.number], self._plans))
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: RunOutcome) -> None:
         """When the program is gone: say of what is unanswered why that is, and write the samples."""
         self.read()
         if not (self.raw / store.BEGUN).exists():
@@ -130,7 +130,7 @@ class _Watch:
             offline_protocol.append_note(
                 self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message
             )
-            note(self._order.folder, stopped_ns=monotonic_ns())
+            note_stage(self._order.folder, stopped_ns=monotonic_ns())
             if died:
-                mark_engine(self._order.folder, died=outcome.lines[0])
+                note_engine(self._order.folder, died=outcome.lines[0])
         write_samples(self._order.folder, self.watched)

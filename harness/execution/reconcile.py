@@ -1,11 +1,13 @@
-"""What became of every request that was planned, whatever died on the way?
+"""Raw files of a run become a result: what became of every planned request, and the summary.
 
-Joins the plan, the ledgers (what was sent) and the spools (what came back), or the notes of a
-program that generated offline, of a run's raw folder into requests.parquet, events.parquet and
-timeline.json. Nothing is lost: scheduled = completed + failed + cancelled + never sent.
+Works from files alone: right after a run, for a run that was killed, or a year later. The plan is joined with the
+journal of every worker (what was sent and what came back), or with the notes of a program that generated offline, into
+requests.parquet, events.parquet and timeline.json. Nothing is lost: scheduled = completed + failed + cancelled +
+never sent.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from harness.client.decode import INTEGERS, TEXTS, Decoded, decode_spool
 from harness.client.journal import read_ledger
 from harness.engines import offline_protocol
 from harness.errors import ResultError
+from harness.kernels import result as kernel_result
 from harness.results import store
-from harness.results.raw_schema import Note
-from harness.results.reading import held, lines_of
+from harness.results.file_schemas import StageNoteSchema
 from harness.results.request_table import (
     ASSUMED,
     CANCELLED,
@@ -35,6 +37,8 @@ from harness.results.request_table import (
     Requests,
     requests_from_columns,
 )  # fmt: skip
+from harness.results.stage_names import stage_name
+from harness.results.store import convert, json_lines
 from harness.workload.plan import StagePlan, load
 
 LOST = "lost"  # sent, but the process that waited for the answer died
@@ -45,7 +49,7 @@ Source = tuple[NDArray[np.void], Decoded]
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class StageStarts:
     """When stages really began and ended (by plan number), and when the run was stopped, in absolute ns.
 
     Only a stage that ends with a call, and not with its last answer, has its end noted.
@@ -61,37 +65,37 @@ class Begun:
         return min(self.begin_ns.values(), default=0)
 
 
-def read_begun(raw: Path) -> Begun:
+def read_stage_starts(raw: Path) -> StageStarts:
     """What the run noted as it went; a line that was cut by a kill is left out."""
     begin_ns: dict[int, int] = {}
     end_ns: dict[int, int] = {}
     stopped_ns = None
-    for place, line in lines_of(raw / store.BEGUN):
-        note = held(place, line, Note)
+    for place, line in json_lines(raw / store.BEGUN):
+        note = convert(place, line, StageNoteSchema)
         if note.number is not None and note.begin_ns is not None:
             begin_ns[note.number] = note.begin_ns
         if note.number is not None and note.end_ns is not None:
             end_ns[note.number] = note.end_ns
         stopped_ns = stopped_ns if note.stopped_ns is None else note.stopped_ns
-    return Begun(begin_ns, stopped_ns, end_ns)
+    return StageStarts(begin_ns, stopped_ns, end_ns)
 
 
-def settle(folder: Path) -> None:
+def reconcile(folder: Path) -> None:
     """Write requests.parquet, events.parquet and timeline.json from a run's raw files."""
     raw = folder / store.RAW
-    requests, events, timeline = gathered(raw, list(_sources(raw)))
+    requests, events, timeline = collect_records(raw, list(_sources(raw)))
     store.write_requests(folder, requests)
     store.write_events(folder, requests.index, events)
     store.write_json(folder, store.TIMELINE, timeline)
 
 
-def gathered(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Events, list[dict[str, int]]]:
+def collect_records(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Events, list[dict[str, int]]]:
     """Every planned request, their token events, and a span for every stage that began, from what each source knows.
 
     What was sent and is not answered yet counts as lost, so that a load under way can be looked at as well.
     """
     plans, turns = load(raw / "plan.npz")
-    begun = read_begun(raw)
+    begun = read_stage_starts(raw)
     parts = [_part(*source) for source in enumerate(sources)]
     sent = [columns for columns, _ in parts]
     unsent = _never_sent(plans, turns, begun, sent)
@@ -109,13 +113,13 @@ def _sources(raw: Path) -> Iterator[Source]:
     """What was sent and what came back, by each worker, or by the program that generated offline."""
     for number in range(len(list(raw.glob("ledger-*.bin")))):
         rows = read_ledger(raw / f"ledger-{number}.bin")
-        yield rows, held_to(rows, decode_spool(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
+        yield rows, matched_answers(rows, decode_spool(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
     offline = offline_protocol.read_answers(raw)
     if offline is not None:
         yield offline
 
 
-def held_to(rows: NDArray[np.void], decoded: Decoded, path: Path) -> Decoded:
+def matched_answers(rows: NDArray[np.void], decoded: Decoded, path: Path) -> Decoded:
     """The answers of a spool, if each is to a request of its ledger, and none has two.
 
     Raises:
@@ -171,7 +175,7 @@ def _status(columns: Columns, answered: NDArray[np.int64]) -> NDArray[np.object_
 
 
 def _never_sent(
-    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: Begun, sent: list[Columns]
+    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: StageStarts, sent: list[Columns]
 ) -> Columns:
     """The requests that were planned and never handed to the wire."""
     missing = _planned_count(plans, turns) != sum(_sent_of_known(plans, part) for part in sent)
@@ -210,7 +214,7 @@ def _sent_of_known(plans: tuple[StagePlan, ...], part: Columns) -> int:
 
 
 def _planned(
-    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: Begun
+    plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: StageStarts
 ) -> Iterator[tuple[int, int, int, int, int, str]]:
     """Every planned request: repeat, stage, session, turn, due (absolute ns or MISSING), phase."""
     place = 0
@@ -238,7 +242,7 @@ def _order(columns: Columns) -> NDArray[np.int64]:
     return np.lexsort((columns["turn"], columns["session"], due, columns["stage"], columns["repeat"]))
 
 
-def _events(parts: list[tuple[Columns, Decoded]], begun: Begun, order: NDArray[np.int64]) -> Events:
+def _events(parts: list[tuple[Columns, Decoded]], begun: StageStarts, order: NDArray[np.int64]) -> Events:
     """Token events in the order of the requests."""
     total = len(order)
     counts, starts = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)
@@ -259,12 +263,12 @@ def _events(parts: list[tuple[Columns, Decoded]], begun: Begun, order: NDArray[n
     return Events(offsets, at_ns[flat], tokens[flat])
 
 
-def _timeline(plans: tuple[StagePlan, ...], begun: Begun, columns: Columns) -> list[dict[str, int]]:
+def _timeline(plans: tuple[StagePlan, ...], begun: StageStarts, columns: Columns) -> list[dict[str, int]]:
     """Measured start, end of sending and last answer of every stage that began, in ns since the zero."""
     return [_span(made, begun, columns) for made in plans if made.number in begun.begin_ns]
 
 
-def _span(made: StagePlan, begun: Begun, columns: Columns) -> dict[str, int]:
+def _span(made: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, int]:
     begin_ns = begun.begin_ns[made.number] - begun.zero_ns
     mine = (columns["stage"] == made.stage_index) & (columns["repeat"] == made.repeat)
     measured = mine & (columns["phase"] == MEASURED) & (columns["sent_ns"] != MISSING)
@@ -288,3 +292,85 @@ def _span(made: StagePlan, begun: Begun, columns: Columns) -> dict[str, int]:
         "stop_ns": stop_ns,
         "end_ns": max(stop_ns, end_ns),
     }
+
+
+def finish(folder: Path) -> dict[str, Any]:
+    """Write the account (where it is still missing) and summary.json of a result folder; the summary.
+
+    Raises:
+        ResultError: where the folder holds neither an account nor the raw files of one.
+    """
+    from harness.analysis.summary import summarize  # noqa: PLC0415 - likewise
+    from harness.engines.attach import record_server_marks  # noqa: PLC0415 - likewise
+
+    run = store.read_run(folder)
+    raw = folder / store.RAW
+    if kernel_result.is_kernels(run):
+        found = kernel_result.finish(folder, run)
+        shutil.rmtree(raw, ignore_errors=True)
+        return found
+    if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
+        if not (raw / "plan.npz").exists():
+            return _kept(folder)
+        _know_secrets(raw)
+        reconcile(folder)
+        record_server_marks(folder)
+        run = store.read_run(folder)
+    timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
+    summary = summarize(
+        store.read_requests(folder), store.read_events(folder), store.read_samples(folder), timeline, run
+    )
+    store.write_json(folder, store.SUMMARY, summary)
+    shutil.rmtree(raw, ignore_errors=True)
+    return summary
+
+
+def _know_secrets(raw: Path) -> None:
+    """Note the secrets that the requests carried, where this process has them too: a server may have told them."""
+    from harness.client.reaching import know_again  # noqa: PLC0415 - pydantic loads only where raw files are read
+
+    if (raw / "job.json").exists():
+        know_again(store.read_json(raw, "job.json").get("reach") or {})
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """The summary of a folder without records: another tool kept none, or they were not kept with it."""
+    if not (folder / store.SUMMARY).exists():
+        raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
+    found: dict[str, Any] = store.read_json(folder, store.SUMMARY)
+    return found
+
+
+def draw(folder: Path, language: str = "en") -> Path:
+    """Draw report.html and its companions from a finished folder in a language; the page's path."""
+    import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
+
+    return reports.write_all(folder, language)
+
+
+def trace(folder: Path) -> Path:
+    """Write trace.json of a finished folder, for Perfetto; its path."""
+    import reports  # noqa: PLC0415 - likewise
+
+    return reports.write_trace(folder)
+
+
+def preload() -> None:
+    """Load what `finish` and `draw` will need, so that neither waits for it at the end."""
+    import harness.analysis.summary  # noqa: F401, PLC0415 - loaded for later
+    import reports  # noqa: PLC0415 - likewise
+
+    reports.preload()
+
+
+def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The answer, the verdict and the doubts as lines for a terminal."""
+    verdict = summary["verdict"]
+    lines = [summary["answer"]]
+    lines.append("valid" if verdict["valid"] else "NOT VALID")
+    labels = {stage.get("index"): str(stage.get("label", "")) for stage in summary.get("stages") or ()}
+    for doubt in verdict["doubts"]:
+        stage = doubt.get("stage")
+        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''), doubt.get('repeat') or 0)}"
+        lines.append(f"{doubt['severity']}{place}: {doubt['text']} {doubt['next']}")
+    return lines

@@ -16,14 +16,14 @@ from harness.engines.attach import listeners_at
 from harness.errors import EXIT_ENGINE, HarnessError
 from harness.execution import offline
 from harness.execution.run_folder import (
-    Order,
-    Outcome,
+    RunOutcome,
+    RunSpec,
+    build_workload,
     interrupted,
-    mark_engine,
-    note,
+    note_engine,
+    note_stage,
     open_folder,
-    workers_of,
-    workload_of,
+    worker_count,
     write_plan,
     write_samples,
 )
@@ -34,7 +34,7 @@ from harness.scenario.models import Scenario
 from harness.workload import plan
 from harness.workload.vocabulary import Lexicon, align
 
-__all__ = ["Order", "Outcome", "conduct", "open_folder"]
+__all__ = ["RunOutcome", "RunSpec", "conduct", "open_folder"]
 
 _POLL_S = 0.2
 _DYING_POLLS = 50
@@ -49,7 +49,7 @@ class _Hands:
     watched: Watched
 
 
-async def conduct(order: Order) -> Outcome:
+async def conduct(order: RunSpec) -> RunOutcome:
     """Run an order whose folder is open; raw files stay in the folder for `finish`.
 
     Raises:
@@ -65,7 +65,7 @@ async def conduct(order: Order) -> Outcome:
     crew = Crew(lambda number, sample: _on_sample(order, watched, number, sample))
     with Interrupts() as interrupts:
         try:
-            await crew.start(order.folder / store.RAW, workers_of(order.loaded.scenario))
+            await crew.start(order.folder / store.RAW, worker_count(order.loaded.scenario))
             loading = asyncio.get_running_loop().run_in_executor(None, order.preload)
             async with start(engine, order.folder / "engine.log") as serving:
                 await loading  # before the load, not during it: it takes a core for half a second
@@ -73,18 +73,18 @@ async def conduct(order: Order) -> Outcome:
         except asyncio.CancelledError:
             if not interrupts.count:
                 raise
-            outcome = Outcome()
+            outcome = RunOutcome()
         finally:
             interrupts.leave()
             await _end(crew, interrupts)
         return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
-async def _serve(order: Order, serving: RunningEngine, hands: _Hands) -> Outcome:
+async def _serve(order: RunSpec, serving: RunningEngine, hands: _Hands) -> RunOutcome:
     scenario = order.loaded.scenario
     async with ControlClient(serving.url, serving.reach) as control:
         lexicon = await _lexicon(scenario, serving, control)
-        workload = workload_of(order, lexicon)
+        workload = build_workload(order, lexicon)
         plans = plan.plan(scenario, workload)
         write_plan(order, serving, workload, plans)
         _write_job(order, serving, lexicon)
@@ -95,10 +95,10 @@ async def _serve(order: Order, serving: RunningEngine, hands: _Hands) -> Outcome
                 await hands.crew.set_up()
                 outcome = await _stages(order, serving, hands, plans)
             await _look_again(order, serving)
-            if outcome == Outcome() and (ending := await _dying(control, serving, before)) is not None:
-                outcome = Outcome(EXIT_ENGINE, (ending,))
+            if outcome == RunOutcome() and (ending := await _dying(control, serving, before)) is not None:
+                outcome = RunOutcome(EXIT_ENGINE, (ending,))
             if outcome.exit_code == EXIT_ENGINE:
-                mark_engine(order.folder, died=outcome.lines[0])
+                note_engine(order.folder, died=outcome.lines[0])
         finally:
             interrupts.leave()
             await _end(hands.crew, interrupts)
@@ -109,7 +109,7 @@ async def _serve(order: Order, serving: RunningEngine, hands: _Hands) -> Outcome
     return outcome
 
 
-async def _look_again(order: Order, serving: RunningEngine) -> None:
+async def _look_again(order: RunSpec, serving: RunningEngine) -> None:
     """Note the marks of a server's processes that show only under load, and whether they are others than before."""
     if serving.listeners is None:
         return
@@ -118,7 +118,7 @@ async def _look_again(order: Order, serving: RunningEngine) -> None:
     if serving.listeners.is_another(now):
         marks["restarted"] = "another process listens at its address"
     if marks:
-        mark_engine(order.folder, **marks)
+        note_engine(order.folder, **marks)
 
 
 async def _end(crew: Crew, interrupts: Interrupts) -> None:
@@ -127,13 +127,15 @@ async def _end(crew: Crew, interrupts: Interrupts) -> None:
     await crew.close()
 
 
-async def _stages(order: Order, serving: RunningEngine, hands: _Hands, plans: tuple[plan.StagePlan, ...]) -> Outcome:
+async def _stages(
+    order: RunSpec, serving: RunningEngine, hands: _Hands, plans: tuple[plan.StagePlan, ...]
+) -> RunOutcome:
     """Run every stage in order, until the end, an interrupt, or the engine's death."""
     crew, interrupts = hands.crew, hands.interrupts
 
     def stop() -> None:
         order.say("stopping: nothing more is sent; waiting for what is in flight (Ctrl-C again leaves at once)")
-        note(order.folder, stopped_ns=monotonic_ns())
+        note_stage(order.folder, stopped_ns=monotonic_ns())
         crew.stop()
 
     interrupts.on_first = stop
@@ -142,17 +144,17 @@ async def _stages(order: Order, serving: RunningEngine, hands: _Hands, plans: tu
         if interrupts.count:
             break
         order.say(plan.announced(made, plans))
-        note(order.folder, number=made.number, begin_ns=crew.begin(made.number))
+        note_stage(order.folder, number=made.number, begin_ns=crew.begin(made.number))
         ended = await _finished(order, crew, made.number, serving)
         if ended is not None:
-            note(order.folder, stopped_ns=monotonic_ns())
+            note_stage(order.folder, stopped_ns=monotonic_ns())
             if ended.exit_code:
                 return ended
             break
-    return interrupted(order.folder) if interrupts.count else Outcome()
+    return interrupted(order.folder) if interrupts.count else RunOutcome()
 
 
-async def _finished(order: Order, crew: Crew, number: int, serving: RunningEngine) -> Outcome | None:
+async def _finished(order: RunSpec, crew: Crew, number: int, serving: RunningEngine) -> RunOutcome | None:
     """Wait for a stage's last answer; how the run ends with it, None where it goes on.
 
     Where the engine dies meanwhile, nothing more is sent; where the stage has shown enough, it is cut.
@@ -172,12 +174,12 @@ async def _finished(order: Order, crew: Crew, number: int, serving: RunningEngin
     try:
         waiting.result()
     except HarnessError as fault:
-        return Outcome(EXIT_ENGINE, ("\n".join(fault.lines),))
+        return RunOutcome(EXIT_ENGINE, ("\n".join(fault.lines),))
     ending = ending or serving.ending()
-    return Outcome(EXIT_ENGINE, (ending,)) if ending is not None else Outcome() if cut else None
+    return RunOutcome(EXIT_ENGINE, (ending,)) if ending is not None else RunOutcome() if cut else None
 
 
-async def _enough(order: Order, waiting: asyncio.Task[None]) -> bool:
+async def _enough(order: RunSpec, waiting: asyncio.Task[None]) -> bool:
     """Whether the order's stage under way has shown enough; looked at beside the loop, which has telemetry to stamp."""
     if order.enough is None or waiting.done():
         return False
@@ -200,7 +202,7 @@ async def _dying(control: ControlClient, serving: RunningEngine, before: str) ->
     return f"the engine at {serving.url} died: {said}"
 
 
-def _on_sample(order: Order, watched: Watched, number: int, sample: dict[str, Any]) -> None:
+def _on_sample(order: RunSpec, watched: Watched, number: int, sample: dict[str, Any]) -> None:
     values = {name: value for name, value in sample.items() if name != "at_ns"}
     watched.add(sample["at_ns"], f"client-{number}", values)
     order.on_sample(number, sample)
@@ -214,7 +216,7 @@ async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlC
     return await align(control.tokenize, serving.model)
 
 
-def _write_job(order: Order, serving: RunningEngine, lexicon: Lexicon | None) -> None:
+def _write_job(order: RunSpec, serving: RunningEngine, lexicon: Lexicon | None) -> None:
     """What the workers have to know."""
     scenario = order.loaded.scenario
     job = {
@@ -225,7 +227,7 @@ def _write_job(order: Order, serving: RunningEngine, lexicon: Lexicon | None) ->
         "model": serving.model,
         "lexicon": None if lexicon is None else _lexicon_values(lexicon),
         "token_counts": _token_counts(scenario),
-        "workers": workers_of(scenario),
+        "workers": worker_count(scenario),
     }
     store.write_json(order.folder / store.RAW, "job.json", job)
 

@@ -16,7 +16,7 @@ from harness import __version__
 from harness.clock import utc_now
 from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
-from harness.execution.reconcile import read_begun
+from harness.execution.reconcile import read_stage_starts
 from harness.execution.sampler import Watched
 from harness.results import store
 from harness.results.request_table import samples_from
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunSpec:
     """What is to be run, into which folder, and who hears of its progress.
 
     `say` gets a line now and then; `on_sample` every sample that a worker takes of itself.
@@ -51,20 +51,20 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended: its exit code, and what went wrong in lines, if anything."""
 
     exit_code: int = EXIT_DONE
     lines: tuple[str, ...] = ()
 
 
-def interrupted(folder: Path) -> Outcome:
+def interrupted(folder: Path) -> RunOutcome:
     """How a run ended that a signal ended: whether there is something to report depends on what had begun."""
     begun = (folder / store.RAW / store.BEGUN).exists()
-    return Outcome(EXIT_INTERRUPTED, (STOPPED if begun else NOTHING,))
+    return RunOutcome(EXIT_INTERRUPTED, (STOPPED if begun else NOTHING,))
 
 
-def open_folder(order: Order) -> None:
+def open_folder(order: RunSpec) -> None:
     """Make the result folder and write run.json, before anything else happens.
 
     Raises:
@@ -102,7 +102,7 @@ def open_folder(order: Order) -> None:
         "environment": environment(),
         "client": {
             "version": __version__,
-            "workers": 0 if scenario.is_offline else workers_of(scenario),
+            "workers": 0 if scenario.is_offline else worker_count(scenario),
             "selfcheck": selfcheck,
         },
         "rerun": order.rerun,
@@ -110,7 +110,7 @@ def open_folder(order: Order) -> None:
     store.write_json(folder, store.RUN, run)
 
 
-def workload_of(order: Order, lexicon: Lexicon | None) -> Workload:
+def build_workload(order: RunSpec, lexicon: Lexicon | None) -> Workload:
     """What the order's scenario sends, in these words where it is a chat."""
     scenario = order.loaded.scenario
     assert scenario.workload is not None
@@ -123,12 +123,12 @@ def workload_of(order: Order, lexicon: Lexicon | None) -> Workload:
     )
 
 
-def workers_of(scenario: Scenario) -> int:
+def worker_count(scenario: Scenario) -> int:
     """As asked, else one for every four cores: a worker needs one, the engine should keep the rest."""
     return scenario.workers or max(1, min(8, cores() // 4))
 
 
-def write_plan(order: Order, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
+def write_plan(order: RunSpec, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
     """Write the plans and complete run.json, before the first request."""
     scenario, raw = order.loaded.scenario, order.folder / store.RAW
     plan.save(raw / "plan.npz", plans, plan.turns_of(plans, workload))
@@ -170,7 +170,7 @@ def _shares_prompts(scenario: Scenario) -> bool:
     return work.kind != "synthetic" or work.prefix is not None
 
 
-def note(folder: Path, **words: int) -> None:
+def note_stage(folder: Path, **words: int) -> None:
     """Note what happens to the stages of a run, in the kernel's hands before this returns."""
     path = folder / store.RAW / store.BEGUN
     with path.open("a", encoding="utf-8") as file:
@@ -179,7 +179,7 @@ def note(folder: Path, **words: int) -> None:
         os.fsync(file.fileno())
 
 
-def mark_engine(folder: Path, **marks: Any) -> None:
+def note_engine(folder: Path, **marks: Any) -> None:
     """Add to what run.json says of the engine, such as `died`: why it ended by itself."""
     run = store.read_json(folder, store.RUN)
     store.write_json(folder, store.RUN, {**run, "engine": {**(run.get("engine") or {}), **marks}})
@@ -189,6 +189,6 @@ def write_samples(folder: Path, watched: Watched) -> None:
     """Write all that was watched, where a stage had begun: before that there is no zero to count from."""
     if not (folder / store.RAW / store.BEGUN).exists():
         return
-    zero_ns = read_begun(folder / store.RAW).zero_ns
+    zero_ns = read_stage_starts(folder / store.RAW).zero_ns
     rows = ((at_ns - zero_ns, source, name, value) for at_ns, source, name, value in watched.rows)
     store.write_samples(folder, samples_from(rows))

@@ -15,7 +15,7 @@ from typing import Any
 from harness import __version__
 from harness.comparison.repeats import Side, read_side, repeats_of
 from harness.errors import ResultError
-from harness.execution.finish import finish
+from harness.execution.reconcile import finish
 from harness.importers.foreign_summary import Benchmark, Foreign, bare_summary
 from harness.importers.guidellm import guidellm
 from harness.importers.vllm_bench import vllm_bench

@@ -11,8 +11,8 @@ from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt
 from harness.errors import ResultError
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, case_name, merged, varying
 from harness.results import store
-from harness.results.kernel_schema import LINES_OF, Event
-from harness.results.reading import held, lines_of
+from harness.results.kernel_schema import LINES_OF, LineSchema
+from harness.results.store import convert, json_lines
 from harness.units import format_share
 
 LINES = "kernels.jsonl"
@@ -60,10 +60,10 @@ def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 def _whole_lines(path: Path) -> list[Row]:
     """All lines about the device or a case but one that a killed run left half written."""
     found: list[Row] = []
-    for place, line in lines_of(path):
-        event = held(place, line, Event).event
+    for place, line in json_lines(path):
+        event = convert(place, line, LineSchema).event
         if event in LINES_OF:
-            held(place, line, LINES_OF[event])
+            convert(place, line, LINES_OF[event])
             found.append(line)
     return found
 

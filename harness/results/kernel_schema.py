@@ -1,10 +1,20 @@
-"""What do readers rely upon in a result of kernels: summary.json, and the lines of a bench?"""
+"""The keys of a kernel result that readers rely on: summary.json, and the lines of a bench."""
 
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from harness.results.summary_schema import Count, Interval, Needs, Number, Object, Place, Positive, Verdict, hold_needed
+from harness.results.file_schemas import (
+    Count,
+    Interval,
+    Needs,
+    Number,
+    Object,
+    Place,
+    Positive,
+    VerdictSchema,
+    hold_needed,
+)
 
 _ROWS: Needs = {
     "measured": ("modes", "work", "throttled"),
@@ -14,7 +24,7 @@ _ROWS: Needs = {
 }
 
 
-class Held(Struct, frozen=True):
+class LimitShareSchema(Struct, frozen=True):
     """How near a measurement comes to one limit."""
 
     bound: str
@@ -23,7 +33,7 @@ class Held(Struct, frozen=True):
     gap_s: Number
 
 
-class Part(Struct, frozen=True):
+class ProcessFiguresSchema(Struct, frozen=True):
     """What one process measured of a case in a mode."""
 
     n: Count
@@ -31,7 +41,7 @@ class Part(Struct, frozen=True):
     ci95_s: Interval | None
 
 
-class Figures(Part, frozen=True):
+class FiguresSchema(ProcessFiguresSchema, frozen=True):
     """What was measured of a case in a mode."""
 
     min_s: Number
@@ -39,14 +49,14 @@ class Figures(Part, frozen=True):
     bytes_per_s: Number
     flops_per_s: Number
     marks: list[str]
-    limits: dict[str, Held]
+    limits: dict[str, LimitShareSchema]
     noise: Number | None = None
     stop: str | None = None
-    repeats: list[Part] | None = None
+    repeats: list[ProcessFiguresSchema] | None = None
     between_runs: Number | None = None
 
 
-class Work(Struct, frozen=True):
+class WorkSchema(Struct, frozen=True):
     """What a case computes and moves."""
 
     flops: Count
@@ -54,14 +64,14 @@ class Work(Struct, frozen=True):
     write_bytes: Count
 
 
-class Errors(Struct, frozen=True):
+class ErrorsSchema(Struct, frozen=True):
     """How far results were off."""
 
     worst: Number | None
     typical: Number | None = None
 
 
-class Labels(Struct, frozen=True):
+class LabelsSchema(Struct, frozen=True):
     """The axes of a case."""
 
     phase: str
@@ -72,18 +82,18 @@ class Labels(Struct, frozen=True):
     kv_tokens: Count | None = None
 
 
-class KernelRow(Struct, frozen=True):
+class KernelRowSchema(Struct, frozen=True):
     """A row of a kernel result."""
 
     case: int
     path: str
     status: str
-    labels: Labels
-    modes: dict[str, Figures]
+    labels: LabelsSchema
+    modes: dict[str, FiguresSchema]
     reason: str | None = None
-    work: Work | None = None
+    work: WorkSchema | None = None
     throttled: bool | None = None
-    errors: Errors | None = None
+    errors: ErrorsSchema | None = None
     repeats: Count = 1
     name: str | None = None
     refused_modes: dict[str, str] = {}
@@ -101,7 +111,7 @@ def hold_row(row: Any) -> None:
         raise ValueError("Object is measured and has no case or no `modes`")
 
 
-class Limits(Struct, frozen=True):
+class DeviceLimitsSchema(Struct, frozen=True):
     """What the device can do at most."""
 
     source: str
@@ -109,7 +119,7 @@ class Limits(Struct, frozen=True):
     flops_per_s: dict[str, Positive]
 
 
-class Device(Struct, frozen=True):
+class DeviceSchema(Struct, frozen=True):
     """Where kernels ran."""
 
     name: str
@@ -119,7 +129,7 @@ class Device(Struct, frozen=True):
     memory_bytes: Count | None = None
 
 
-class Counts(Struct, frozen=True):
+class StatusCountsSchema(Struct, frozen=True):
     """How many cases ended how."""
 
     measured: Count
@@ -128,46 +138,46 @@ class Counts(Struct, frozen=True):
     failed: Count
 
 
-class KernelsTold(Struct, frozen=True):
+class KernelsSchema(Struct, frozen=True):
     """The kernels of summary.json."""
 
-    rows: list[KernelRow]
+    rows: list[KernelRowSchema]
     provider: str
-    device: Device
-    counts: Counts
-    limits: list[Limits]
+    device: DeviceSchema
+    counts: StatusCountsSchema
+    limits: list[DeviceLimitsSchema]
     missing: dict[str, str]
     repeats: Count = 1
     between_runs: Number | None = None
 
 
-class KernelSummary(Struct, frozen=True):
+class KernelSummarySchema(Struct, frozen=True):
     """summary.json of kernels."""
 
-    verdict: Verdict
+    verdict: VerdictSchema
     answer: str
-    kernels: KernelsTold
+    kernels: KernelsSchema
     simulated: bool
 
 
-class Sampled(Figures, frozen=True, kw_only=True):
+class SampledFiguresSchema(FiguresSchema, frozen=True, kw_only=True):
     """What one process measured of a case in a mode, with each sample: launches, and its three times."""
 
     samples: list[tuple[Annotated[int, Meta(ge=1, le=2**62)], Count | None, Count | None, Count | None]]
 
 
-class RowLine(Struct, frozen=True, tag_field="event", tag="row"):
+class RowLineSchema(Struct, frozen=True, tag_field="event", tag="row"):
     """A line of a bench about a case."""
 
     case: Place
     path: str
     status: str
     repeat: Place = 0
-    modes: dict[str, Sampled] = {}
+    modes: dict[str, SampledFiguresSchema] = {}
     reason: str | None = None
-    work: Work | None = None
+    work: WorkSchema | None = None
     throttled: bool = False
-    errors: Errors | None = None
+    errors: ErrorsSchema | None = None
     waited: Number = 0.0
 
     def __post_init__(self) -> None:
@@ -176,18 +186,18 @@ class RowLine(Struct, frozen=True, tag_field="event", tag="row"):
             raise ValueError("Object is measured and is missing `errors`")
 
 
-class DeviceLine(Device, frozen=True, kw_only=True, tag_field="event", tag="device"):
+class DeviceLineSchema(DeviceSchema, frozen=True, kw_only=True, tag_field="event", tag="device"):
     """The line of a bench about its device."""
 
     provider: str
-    limits: list[Limits]
+    limits: list[DeviceLimitsSchema]
     missing: dict[str, str]
 
 
-class Event(Struct, frozen=True):
+class LineSchema(Struct, frozen=True):
     """Any line of a bench."""
 
     event: str
 
 
-LINES_OF: dict[str, Any] = {"row": RowLine, "device": DeviceLine}
+LINES_OF: dict[str, Any] = {"row": RowLineSchema, "device": DeviceLineSchema}

@@ -1,4 +1,4 @@
-"""What is known of every request when it is over?
+"""The record of a request, and the tables of requests, token events and samples.
 
 A `Record` is one flat row; a failure is a field of it, not an exception. `Requests` and
 `Events` hold the same as columns (numpy arrays of one length), for analysis. All times are

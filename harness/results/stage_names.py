@@ -1,4 +1,4 @@
-"""What is a stage called, wherever a person reads of it?
+"""The names of stages, wherever a person reads of one.
 
 A stage has one name: its number, from 1, and its load in the scenario's own numbers, such as
 `stage 2 (poisson 4 req/s)`. Files for programs keep `index` and `stage`, counted from 0, and `label`.

@@ -1,6 +1,6 @@
-"""How do a run's records lie in its folder, and how are they read again?
+"""The files of a run: one writer and one reader of each.
 
-Parquet through pyarrow, one writer and one reader a file. A column of integers has nulls where
+Parquet through pyarrow. A column of integers has nulls where
 `records.MISSING` stands in memory. Every file is written beside its place and moved there, so
 that a file that exists is whole.
 """
@@ -9,8 +9,9 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from harness.clock import utc_now
 from harness.errors import ResultError
-from harness.results.reading import checked
+from harness.results.file_schemas import WROTE, JobSchema, OfflineJobSchema, RunSchema, SummarySchema, TimelineRowSchema
+from harness.results.kernel_schema import KernelSummarySchema
 from harness.results.request_table import (
     CLIENT_COLUMNS,
     COLUMNS,
@@ -241,7 +243,7 @@ def read_json(folder: Path, name: str) -> Any:
     """
     path = folder / name
     try:
-        return checked(str(path), name, _whole_text(path.read_text(encoding="utf-8")))
+        return checked_json(str(path), name, _whole_text(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; expected a result folder of `harness run`") from None
     except (OSError, ValueError, RecursionError) as fault:
@@ -275,3 +277,58 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     except OSError as fault:
         draft.unlink(missing_ok=True)
         raise ResultError(f"{path}: cannot be written ({fault.strerror or fault})") from None
+
+
+SHAPES: dict[str, Any] = {
+    "run.json": RunSchema,
+    "timeline.json": list[TimelineRowSchema],
+    "summary.json": SummarySchema,
+    "job.json": JobSchema,
+    "offline.json": OfflineJobSchema,
+}
+_Shape = TypeVar("_Shape")
+
+
+def convert(place: str, value: Any, shape: type[_Shape], expected: str = WROTE) -> _Shape:
+    """A value from a file (or a line or key of one, as `place` says) as an object of its shape.
+
+    Raises:
+        ResultError: with the place, the key and what was expected of it.
+    """
+    try:
+        return msgspec.convert(value, shape)
+    except (msgspec.ValidationError, OverflowError, RecursionError) as fault:
+        raise ResultError(f"{place}: {fault}; expected {expected}") from None
+
+
+def checked_json(path: str, name: str, value: Any) -> Any:
+    """A JSON file's value, if it has the shape of its name.
+
+    Raises:
+        ResultError: with the file, the key and what was expected of it.
+    """
+    shape = SHAPES.get(name)
+    if shape is SummarySchema and isinstance(value, dict) and "kernels" in value:
+        shape = KernelSummarySchema
+    if shape is not None:
+        convert(path, value, shape)
+    return value
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The JSON lines of a file, each with its place; one that a kill cut short or broke is left out.
+
+    Raises:
+        ResultError: where it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return
+    except OSError as fault:
+        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected a file of JSON lines") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            yield f"{path}:{number}", json.loads(line)
+        except (ValueError, RecursionError):
+            continue

@@ -1,4 +1,4 @@
-"""How are the arrays of a .npz file read, and are they what a reader relies upon?"""
+"""Readers of parquet tables and .npz arrays, which refuse what is not of the expected form."""
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.errors import ResultError
-from harness.results.reading import WROTE
+from harness.results.file_schemas import WROTE
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

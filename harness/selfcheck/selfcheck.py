@@ -23,8 +23,8 @@ import psutil
 from harness import __version__
 from harness.clock import utc_now
 from harness.errors import HarnessError
-from harness.execution.reconcile import settle
-from harness.execution.run import Order, conduct, open_folder
+from harness.execution.reconcile import reconcile
+from harness.execution.run import RunSpec, conduct, open_folder
 from harness.results import store
 from harness.scenario.loader import load_scenario
 from harness.selfcheck.exactness import BEHIND_SHARE, HELD_LIMIT_SHARE, Exactness, exactness
@@ -172,14 +172,14 @@ def drive(text: str, folder: Path) -> None:
     """
     path = folder.with_suffix(".yaml")
     path.write_text(text, encoding="utf-8")
-    order = Order(load_scenario(path), folder, rerun="harness selfcheck", say=lambda _: None)
+    order = RunSpec(load_scenario(path), folder, rerun="harness selfcheck", say=lambda _: None)
     open_folder(order)
     outcome = asyncio.run(conduct(order))
     if outcome.exit_code:
         fault = HarnessError(*outcome.lines)
         fault.exit_code = outcome.exit_code
         raise fault
-    settle(folder)
+    reconcile(folder)
 
 
 def lines(result: dict[str, Any]) -> list[str]:

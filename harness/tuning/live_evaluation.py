@@ -21,8 +21,7 @@ from harness.engines import RunningEngine, start_of
 from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
-from harness.execution.finish import finish
-from harness.execution.reconcile import Source, gathered, read_begun
+from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
 from harness.results import store
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
@@ -63,7 +62,7 @@ class _LiveSession:
         loaded = LoadedScenario(scenario, "", "", task.path, ())
         followed = None if watch is None else Following(folder, seed, watch, self.serving.simulated)
         enough = None if followed is None else followed.enough
-        order = run.Order(loaded, folder, f"harness report {folder}", self.say, enough=enough)
+        order = run.RunSpec(loaded, folder, f"harness report {folder}", self.say, enough=enough)
         run.open_folder(order)
         begin_ns = monotonic_ns()
         try:
@@ -219,7 +218,7 @@ class Following:
     def enough(self) -> bool:
         """Whether the load can end here: asked of the watch where the time to look has come, else no."""
         raw = self.folder / store.RAW
-        begun = read_begun(raw)
+        begun = read_stage_starts(raw)
         if not begun.begin_ns or self._due(begun.zero_ns) <= self._looks:
             return False
         stage = self._stage(raw)
@@ -238,7 +237,7 @@ class Following:
         return int(passed_s / self.watch.every_s) if self.watch.every_s > 0 else 0
 
     def _stage(self, raw: Path) -> StageInput:
-        requests, events, timeline = gathered(raw, list(self._sources(raw)))
+        requests, events, timeline = collect_records(raw, list(self._sources(raw)))
         return stage_in(self.folder, requests, events, timeline[0])
 
     def _sources(self, raw: Path) -> Iterator[Source]:

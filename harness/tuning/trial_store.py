@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.errors import InputError, ResultError
-from harness.results.reading import held
+from harness.results.store import convert
 from harness.safety.redaction import know_password
 from harness.tuning.coordination import patiently
 from harness.tuning.sampler import constrain, directions, suggested, told_constraints, told_values
@@ -232,7 +232,7 @@ def from_plain(number: int, plain: Mapping[str, Any]) -> Trial:
     """
     values = _valued(plain)
     told = values | {"number": number} if isinstance(values, dict) else values
-    trial = held(f"trial {number} of the study's storage", told, Trial, "a trial as `harness tune` wrote it")
+    trial = convert(f"trial {number} of the study's storage", told, Trial, "a trial as `harness tune` wrote it")
     if trial.status not in (COMPLETE, STOPPED, FAILED):
         raise ResultError(f"trial {number} of the study's storage: status {trial.status!r} is not known")
     return trial

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from harness.errors import ResultError
 from harness.results import stage_names
-from harness.results.raw_schema import Head
-from harness.results.reading import WROTE, held
+from harness.results.file_schemas import WROTE, PlanHeadSchema
+from harness.results.store import convert
 from harness.results.table_files import integers_in, read_arrays
 from harness.scenario.models import Scenario, Warmup
 from harness.scenario.stages import Stage
@@ -209,7 +209,7 @@ def load(path: Path) -> tuple[tuple[StagePlan, ...], NDArray[np.int64] | None]:
         told = json.loads(str(arrays["heads"]))
     except (KeyError, ValueError, RecursionError):
         raise ResultError(f"{path}: heads is missing or no JSON; expected {WROTE}") from None
-    plans = tuple(_restored(path, head, arrays) for head in held(f"{path}: heads", told, list[Head]))
+    plans = tuple(_restored(path, head, arrays) for head in convert(f"{path}: heads", told, list[PlanHeadSchema]))
     planned = sum(made.taken or 0 for made in plans)
     turns = integers_in(path, arrays, "turns", planned) if "turns" in arrays else None
     if turns is not None and len(turns) and int(turns.min()) < 0:
@@ -217,8 +217,8 @@ def load(path: Path) -> tuple[tuple[StagePlan, ...], NDArray[np.int64] | None]:
     return plans, turns
 
 
-def _restored(path: Path, head: Head, arrays: Mapping[str, NDArray[Any]]) -> StagePlan:
-    stage, name = held(f"{path}: stage {head.number}", head.stage, Stage), f"due_{head.number}"
+def _restored(path: Path, head: PlanHeadSchema, arrays: Mapping[str, NDArray[Any]]) -> StagePlan:
+    stage, name = convert(f"{path}: stage {head.number}", head.stage, Stage), f"due_{head.number}"
     most = None if head.sessions is None else head.warm + head.sessions
     due_ns = integers_in(path, arrays, name, most) if name in arrays else None
     values = {key: getattr(head, key) for key in head.__struct_fields__}

@@ -8,7 +8,7 @@ import pytest
 import harness.cli.against as against
 from harness.cli.app import main
 from harness.errors import EXIT_INTERRUPTED, HarnessError
-from harness.execution.run import Outcome
+from harness.execution.run import RunOutcome
 from harness.results import store
 from tests.result_folder import Run, make_result
 
@@ -48,7 +48,7 @@ def ran(monkeypatch):
         made = store.read_run(folder)
         digest = f"{loaded.scenario.seed:064x}"
         store.write_json(folder, store.RUN, made | {"payload_sha256": digest, "schedule_sha256": digest})
-        return Outcome(EXIT_INTERRUPTED, ("interrupted",)) if len(seen) == 5 and seen[0][3] == 9 else Outcome()
+        return RunOutcome(EXIT_INTERRUPTED, ("interrupted",)) if len(seen) == 5 and seen[0][3] == 9 else RunOutcome()
 
     monkeypatch.setattr(against, "run_into", run_into)
     monkeypatch.setattr(against, "draw", lambda _folder, _language: None)

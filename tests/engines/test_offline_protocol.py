@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines import offline_protocol
-from harness.execution.reconcile import settle
+from harness.execution.reconcile import reconcile
 from harness.results import store
 from harness.results.request_table import CANCELLED, COMPLETED, FAILED, MEASURED, MISSING, NEVER_SENT
 from harness.scenario.models import Scenario
@@ -80,7 +80,7 @@ def test_no_request_is_lost(sizes, warm, repeats, ended, data):
         places = [(number, place) for number, call in enumerate(made[:begun]) for place in range(call.requests)]
         done = data.draw(st.sets(st.sampled_from(places)))
         noted(folder, plans, begun, done, ended)
-        settle(folder)
+        reconcile(folder)
         requests = store.read_requests(folder)
     left = {"": CANCELLED, CANCELLED: CANCELLED, "engine_died": FAILED}[ended]
 
@@ -123,7 +123,7 @@ def test_times_that_are_not_known_are_missing(tmp_path):
         )
     ):
         offline_protocol.append_note(raw, call=0, place=place, done=done)
-    settle(tmp_path)
+    reconcile(tmp_path)
     requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
 
     assert requests.first_ns.tolist() == [MISSING, 10, MISSING]

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import ResultError
-from harness.execution.finish import draw, finish
+from harness.execution.reconcile import draw, finish
 from harness.results import store
 from tests.result_folder import Run, make_result
 

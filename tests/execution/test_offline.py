@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_INTERRUPTED, EngineError, InputError
-from harness.execution.finish import draw, finish
-from harness.execution.run import Order, conduct, open_folder
+from harness.execution.reconcile import draw, finish
+from harness.execution.run import RunSpec, conduct, open_folder
 from harness.results import store
 from harness.results.request_table import COMPLETED, FROM_TOKEN_IDS, MEASURED, MISSING, WARMUP
 from harness.scenario.loader import load_scenario
@@ -45,7 +45,7 @@ def own_cache(tmp_path_factory):
 
 def opened(folder, load=OFFLINE, **more):
     """The order of a scenario, its result folder open."""
-    order = Order(load_scenario(scenario(folder, load, **more)), folder / "out", "", lambda _line: None)
+    order = RunSpec(load_scenario(scenario(folder, load, **more)), folder / "out", "", lambda _line: None)
     open_folder(order)
     return order
 

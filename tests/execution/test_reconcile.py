@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.client.connection import Exchange
 from harness.client.journal import Ledger, Spool
-from harness.execution.reconcile import settle
+from harness.execution.reconcile import reconcile
 from harness.results import store
 from harness.results.request_table import STATUSES
 from harness.scenario.stages import Stage
@@ -58,7 +58,7 @@ def test_scheduled_is_the_sum_of_all_fates(tmp_path_factory, fates, workers):
     """Each planned request is one row, with the status of its fate, whatever the number of workers."""
     folder = tmp_path_factory.mktemp("run")
     write_raw(folder, fates, workers)
-    settle(folder)
+    reconcile(folder)
     requests = store.read_requests(folder)
 
     expected = {"unsent": "never_sent", "lost": "cancelled"}
@@ -73,7 +73,7 @@ def test_scheduled_is_the_sum_of_all_fates(tmp_path_factory, fates, workers):
 def test_times_count_from_the_runs_zero(tmp_path):
     """Due, sent, token and end times are nanoseconds since the first stage began."""
     write_raw(tmp_path, ["completed", "completed"], workers=2)
-    settle(tmp_path)
+    reconcile(tmp_path)
     requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
 
     assert requests.due_ns.tolist() == [0, 1000]
@@ -86,7 +86,7 @@ def test_times_count_from_the_runs_zero(tmp_path):
 def test_the_timeline_says_when_a_stage_was_measured(tmp_path):
     """From its begin to the last request sent, and on to the last answer."""
     write_raw(tmp_path, ["completed", "completed", "unsent"])
-    settle(tmp_path)
+    reconcile(tmp_path)
 
     assert store.read_json(tmp_path, store.TIMELINE) == [
         {"stage": 0, "repeat": 0, "start_ns": 0, "stop_ns": 1010, "end_ns": 1500}
@@ -98,7 +98,7 @@ def test_turns_that_were_never_reached_are_never_sent(tmp_path):
     write_raw(tmp_path, ["failed"])
     plans, _ = plan.load(tmp_path / store.RAW / "plan.npz")
     plan.save(tmp_path / store.RAW / "plan.npz", plans, np.asarray([3]))
-    settle(tmp_path)
+    reconcile(tmp_path)
     requests = store.read_requests(tmp_path)
 
     assert list(zip(requests.turn, requests.status, strict=True)) == [
@@ -112,7 +112,7 @@ def test_a_run_killed_before_its_first_stage_is_all_never_sent(tmp_path):
     """The plan alone is enough for an account."""
     write_raw(tmp_path, ["unsent", "unsent"])
     (tmp_path / store.RAW / store.BEGUN).unlink()
-    settle(tmp_path)
+    reconcile(tmp_path)
 
     assert store.read_requests(tmp_path).status.tolist() == ["never_sent", "never_sent"]
     assert store.read_json(tmp_path, store.TIMELINE) == []
@@ -122,7 +122,7 @@ def test_a_run_killed_before_its_first_stage_is_all_never_sent(tmp_path):
 def test_tables_come_back_as_they_went(tmp_path, name):
     """Writing what was read gives the same file content again."""
     write_raw(tmp_path, list(FATES))
-    settle(tmp_path)
+    reconcile(tmp_path)
     requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
     (tmp_path / name).unlink()
     store.write_requests(tmp_path, requests)

@@ -8,7 +8,7 @@ import pytest
 from harness.cli.app import main
 from harness.comparison.repeats import read_side
 from harness.errors import ResultError
-from harness.execution.finish import draw, finish
+from harness.execution.reconcile import draw, finish
 from harness.importers import import_file, name_of, read_foreign, side_of
 from harness.importers.vllm_bench import _spread
 from harness.results import store

@@ -13,7 +13,7 @@ import reports
 from harness.cli.run import run_into
 from harness.engines.simulator import calibrated_flags
 from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
-from harness.execution.finish import finish, verdict_lines
+from harness.execution.reconcile import finish, verdict_lines
 from harness.kernels import child
 from harness.kernels.job import order_of
 from harness.kernels.result import find_doubts

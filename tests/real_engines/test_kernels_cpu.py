@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli.run import run_into
 from harness.errors import HarnessError
-from harness.execution.finish import draw, finish
+from harness.execution.reconcile import draw, finish
 from harness.results import store
 from harness.scenario.loader import load_scenario
 

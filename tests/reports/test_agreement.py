@@ -6,13 +6,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.execution.finish import verdict_lines
+from harness.execution.reconcile import verdict_lines
 from harness.results import store
+from harness.results.folder import read_files
 from harness.results.stage_names import name_of
 from harness.units import format_count, format_duration, significant
 from reports import junit, markdown
 from reports.data import gather
-from reports.folder import read
 from reports.headline import cards, key_stage
 from reports.page import render
 from reports.tables import overview
@@ -26,7 +26,7 @@ LIMITS = {"ttft_p95": 2.0, "tpot_p50": 0.08, "e2e_max": 900.0}
 def failing(tmp_path_factory):
     """A run of two stages of which every tenth request fails."""
     run = Run(loads=(3.0, 4.0), duration_s=40, failing=0.12, slo=LIMITS)
-    return read(make_result(tmp_path_factory.mktemp("failing") / "run", run))
+    return read_files(make_result(tmp_path_factory.mktemp("failing") / "run", run))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_counts_rates_and_latencies_of_the_tables_are_those_of_the_summary(faili
 
 def test_no_failure_no_mark(tmp_path):
     """Where every request was answered, nothing is said of those that were not."""
-    result = read(make_result(tmp_path / "run", Run(loads=(1.0,), duration_s=20, failing=0.0, slo=LIMITS)))
+    result = read_files(make_result(tmp_path / "run", Run(loads=(1.0,), duration_s=20, failing=0.0, slo=LIMITS)))
     page = render(gather(result))
 
     assert all(held["failed_counted"] == 0 for stage in result.stages for held in stage["slo"].values())
@@ -125,7 +125,7 @@ def test_a_verdict_of_invalid_stands_first_everywhere(failing):
     }
     store.write_json(failing.folder, store.SUMMARY, summary)
     try:
-        told = read(failing.folder)
+        told = read_files(failing.folder)
         page = render(gather(told))
 
         assert page.index("Not valid") < page.index('id="stages"')

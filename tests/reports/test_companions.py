@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import reports
 from harness.results import store
+from harness.results.folder import read_files
 from reports import junit, markdown, vllm_bench
 from reports.data import gather
-from reports.folder import read
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
 
@@ -101,7 +101,7 @@ def test_an_invalid_or_unfinished_run_fails_its_first_case(sweep, tmp_path):
         store.write_json(folder, store.RUN, store.read_run(sweep))
         if said:
             store.write_json(folder, store.SUMMARY, said)
-        junit.write(read(folder))
+        junit.write(read_files(folder))
         messages.append(cases(folder)["the result is valid"].find("failure").get("type"))
 
     assert messages == ["invalid", "unfinished"]
@@ -117,7 +117,7 @@ def test_letters_that_xml_forbids_do_not_break_the_file(tmp_path):
     }
     summary["stages"][0]["label"] = "\x0b<stage>"
     store.write_json(folder, store.SUMMARY, summary)
-    junit.write(read(folder))
+    junit.write(read_files(folder))
     found = cases(folder)
 
     assert "stage 1 (?<stage>)" in found
@@ -126,7 +126,7 @@ def test_letters_that_xml_forbids_do_not_break_the_file(tmp_path):
 
 def test_vllm_bench_numbers_are_those_of_its_own_formulas(made):
     """Worked out by hand: all measured requests from the first sent to the last answered, tpot over tokens - 1."""
-    (line,) = vllm_bench.text(gather(read(made))).splitlines()
+    (line,) = vllm_bench.text(gather(read_files(made))).splitlines()
     found = json.loads(line)
 
     assert (found["num_prompts"], found["completed"], found["failed"]) == (4, 3, 1)
@@ -152,7 +152,7 @@ def test_vllm_bench_counts_good_requests_over_its_own_time(tmp_path):
     """Goodput there has no window: of three answers one took 0.9 s to its first token, in 3.9 s."""
     run = run_json([LOAD], slo={"ttft_p50": 0.8})
     folder = write_result(tmp_path / "good", run, columns(hand_made()), [span_row(0, 4, 4)])
-    found = json.loads(vllm_bench.text(gather(read(folder))))
+    found = json.loads(vllm_bench.text(gather(read_files(folder))))
 
     assert found["request_goodput"] == pytest.approx(2 / 3.9)
 
@@ -172,7 +172,7 @@ def test_vllm_bench_has_an_object_a_stage_with_every_field(sweep):
 def test_repeats_have_objects_of_their_own(tmp_path):
     """A stage that was run twice gives two objects, each with its own numbers."""
     folder = make_result(tmp_path, Run(loads=(1.0, 2.0), duration_s=10, repeats=2))
-    found = [json.loads(line) for line in vllm_bench.text(gather(read(folder))).splitlines()]
+    found = [json.loads(line) for line in vllm_bench.text(gather(read_files(folder))).splitlines()]
     summary = {(s["index"], s["repeat"]): s for s in store.read_json(folder, store.SUMMARY)["stages"]}
 
     assert [(one["stage"], one["repeat"]) for one in found] == [(0, 0), (1, 0), (0, 1), (1, 1)]
@@ -182,7 +182,7 @@ def test_repeats_have_objects_of_their_own(tmp_path):
 
 def test_a_stage_without_answers_has_null_statistics(made):
     """Nothing answered is not zero milliseconds."""
-    data = gather(read(made))
+    data = gather(read_files(made))
     data.latencies["status"] = "failed"
     found = vllm_bench.stage_object(data, 0)
 
@@ -193,7 +193,7 @@ def test_a_stage_without_answers_has_null_statistics(made):
 
 def test_the_most_requests_in_a_second_count_all_that_touch_it(made):
     """Against counting second by second."""
-    data = gather(read(made))
+    data = gather(read_files(made))
     rng = np.random.default_rng(5)
     times = data.latencies.iloc[[0] * 40].assign(
         sent_s=(sent := rng.uniform(0, 9, 40)), done_s=sent + rng.uniform(0, 3, 40)

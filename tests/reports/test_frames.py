@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.results import store
+from harness.results.folder import read_files
 from harness.results.request_table import WARMUP
 from reports import frames
-from reports.folder import read
 from tests.made_runs import answered, columns, failed, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
 
@@ -20,7 +20,7 @@ LOAD = {"kind": "poisson", "rate": 1.0, "duration_s": 4.0}
 def result(tmp_path_factory):
     """Five requests made by hand: see made_runs.hand_made."""
     folder = tmp_path_factory.mktemp("made")
-    return read(write_result(folder, run_json([LOAD]), columns(hand_made()), [span_row(0, 4, 4)]))
+    return read_files(write_result(folder, run_json([LOAD]), columns(hand_made()), [span_row(0, 4, 4)]))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_latencies_are_those_of_the_contract(result, places):
 
 def test_the_counted_requests_are_those_of_the_summary(tmp_path):
     """As many requests lie under each figure as the summary says its numbers rest on."""
-    made = read(make_result(tmp_path, Run(loads=(2.0, 6.0), duration_s=20, failing=0.05)))
+    made = read_files(make_result(tmp_path, Run(loads=(2.0, 6.0), duration_s=20, failing=0.05)))
     places = frames.place_frame(made)
     found = frames.latency_frame(made, places)
 
@@ -64,7 +64,7 @@ def test_the_counted_requests_are_those_of_the_summary(tmp_path):
 
 def test_metric_rows_carry_the_intervals_of_the_summary(tmp_path):
     """An interval that the summary lacks is nan, one that it has is its two ends."""
-    made = read(make_result(tmp_path, Run(loads=(1.0,), duration_s=450)))
+    made = read_files(make_result(tmp_path, Run(loads=(1.0,), duration_s=450)))
     found = frames.metric_frame(made).set_index("metric")
     ends = {name: made.stages[0][name]["ci95"] for name in found.index}
     known = [name for name, pairs in ends.items() if "mean" in pairs]
@@ -159,7 +159,7 @@ def test_errors_are_grouped_with_examples(tmp_path):
         answered(7, 8.0, [8.5], phase=WARMUP),
     ]
     folder = write_result(tmp_path, run_json([LOAD | {"duration_s": 9.0}]), columns(pairs), [span_row(0, 9, 9)])
-    first, second = frames.error_frame(read(folder)).to_dict("records")
+    first, second = frames.error_frame(read_files(folder)).to_dict("records")
 
     assert (first["error"], first["http_status"], first["count"], first["stages"]) == ("http_500", 500, 6, [1])
     assert first["messages"] == ["message 1", "message 2", "message 3"]
@@ -168,7 +168,7 @@ def test_errors_are_grouped_with_examples(tmp_path):
 
 def test_repeats_of_a_stage_are_places_of_their_own(tmp_path):
     """Requests find the place of their stage and repeat, in the order these ran."""
-    made = read(make_result(tmp_path, Run(loads=(1.0, 2.0), duration_s=10, repeats=2)))
+    made = read_files(make_result(tmp_path, Run(loads=(1.0, 2.0), duration_s=10, repeats=2)))
     places = frames.place_frame(made)
     found = frames.latency_frame(made, places)
     keys = list(zip(places["repeat"], places["stage"], strict=True))

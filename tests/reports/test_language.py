@@ -11,7 +11,7 @@ import pytest
 import reports
 from harness.cli import app
 from harness.errors import InputError
-from harness.execution.finish import draw
+from harness.execution.reconcile import draw
 from reports.language import LANGUAGES, catalogue, is_plain, missing, translate, translated
 from tests.result_folder import Run, make_result
 

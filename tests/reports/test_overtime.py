@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.execution.sampler import Watched
+from harness.results.folder import read_files
 from harness.results.request_table import events_from, samples_from
 from harness.results.store import write_samples
 from reports import stalling
 from reports.data import gather
 from reports.figures.heat import Grid, levels
-from reports.folder import read
 from reports.grids import CELLS, COLUMNS, gap_grid, request_grid
 from reports.lanes import lane_frame, stride
 from reports.shapes import length_bins, shape_points, turn_bins
@@ -118,7 +118,7 @@ def test_turns_are_counted_from_one(tmp_path):
     """The median of each turn is that of its requests."""
     pairs = [answered(2 * i + turn, 0.0, [1.0 + turn, 3.0], turn=turn) for i in range(4) for turn in (0, 1)]
     run = run_json([{"kind": "closed", "concurrency": 4}])
-    data = gather(read(write_result(tmp_path, run, columns(pairs), [span_row(0, 3, 4)])))
+    data = gather(read_files(write_result(tmp_path, run, columns(pairs), [span_row(0, 3, 4)])))
     bins = turn_bins(shape_points(data, "turn", "ttft"))
 
     assert bins[["x", "median", "n"]].to_numpy().tolist() == [[1.0, 1.0, 4.0], [2.0, 2.0, 4.0]]
@@ -141,7 +141,7 @@ def stalled(tmp_path):
         ]
     )
     run = run_json([{"kind": "poisson", "rate": 8.0}])
-    return gather(read(write_result(tmp_path, run, columns(pairs), [span_row(0, 3, 4)], samples)))
+    return gather(read_files(write_result(tmp_path, run, columns(pairs), [span_row(0, 3, 4)], samples)))
 
 
 def test_a_stall_is_told_with_what_else_happened(stalled):
@@ -173,7 +173,7 @@ def test_both_kinds_are_summed_up(stalled):
 
 def test_a_run_without_streams_has_no_pauses(tmp_path):
     """Answers in one piece have no gaps."""
-    data = gather(read(make_result(tmp_path, Run(loads=(2.0,), duration_s=4, stream=False))))
+    data = gather(read_files(make_result(tmp_path, Run(loads=(2.0,), duration_s=4, stream=False))))
 
     assert stalling.stalled(data) == []
     assert stalling.summary([]) == ""
@@ -191,7 +191,7 @@ def test_several_engines_are_shown_each_and_joined(tmp_path):
         watched.add_metrics(ns(second), "\n".join(texts))
     folder = write_result(tmp_path, run_json([{"kind": "constant", "rate": 5.0}]), columns(pairs), [span_row(0, 4, 4)])
     write_samples(folder, samples_from(watched.rows))
-    strips = {strip.name: strip for strip in server_strips(gather(read(folder)))}
+    strips = {strip.name: strip for strip in server_strips(gather(read_files(folder)))}
     shown = {name: {line.name: line.frame["value"].max() for line in strip.lines} for name, strip in strips.items()}
 
     assert shown["requests on the server"] == {"running": 7}

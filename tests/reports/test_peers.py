@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from harness.importers import import_file
+from harness.results.folder import read_files
 from reports import vllm_bench
 from reports.data import gather
-from reports.folder import read
 from reports.peers import WORDS, answers, by_index, linear, mean_of, rows, stepwise, tables, throughput, weighted
 from tests.made_runs import answered, columns, failed, ns, run_json, span_row
 from tests.result_folder import write_result
@@ -29,7 +29,7 @@ def made(tmp_path):
     ]
     run = run_json([{"kind": "poisson", "rate": 1.0, "duration_s": 4.0}])
     folder = write_result(tmp_path, run, columns(pairs), [span_row(0, 4, 5)])
-    return gather(read(folder))
+    return gather(read_files(folder))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def benched(request, tmp_path_factory):
     """A result of `vllm bench serve`, its file imported, and which of its stages: an open loop, a closed one."""
     objects = [json.loads(line) for line in (FILES / "vllm_bench.json").read_text().splitlines()]
     folder = import_file(FILES / "vllm_bench.json", tmp_path_factory.mktemp("vllm") / "out")
-    return objects[request.param], gather(read(folder)), request.param
+    return objects[request.param], gather(read_files(folder)), request.param
 
 
 def test_what_vllm_bench_said_is_what_is_recomputed_from_its_requests(benched):
@@ -176,7 +176,7 @@ def test_the_table_says_of_vllm_bench_what_it_says_itself(benched):
 def test_the_table_says_of_guidellm_what_it_says_itself(tmp_path, place, name, metric):
     """By its own weights and percentiles; its stamps are seconds since 1970, good to a fifth of a microsecond."""
     own = json.loads((FILES / "guidellm.json").read_text())["benchmarks"][place]["metrics"][metric]["successful"]
-    found = answers(gather(read(import_file(FILES / "guidellm.json", tmp_path / "out"))), place)
+    found = answers(gather(read_files(import_file(FILES / "guidellm.json", tmp_path / "out"))), place)
 
     theirs = [own["mean"] / 1e3, own["percentiles"]["p99"] / 1e3]
     assert said("guidellm", name, found) == pytest.approx(theirs, abs=1e-6)
@@ -186,7 +186,7 @@ def test_the_table_says_of_guidellm_what_it_says_itself(tmp_path, place, name, m
 def test_the_rate_of_guidellm_is_over_its_own_window(tmp_path, place):
     """It counts to the end of the time that was asked for, ours to the last answer: so the tokens are the same."""
     own = json.loads((FILES / "guidellm.json").read_text())["benchmarks"][place]
-    found = answers(gather(read(import_file(FILES / "guidellm.json", tmp_path / "out"))), place)
+    found = answers(gather(read_files(import_file(FILES / "guidellm.json", tmp_path / "out"))), place)
     rate = own["metrics"]["output_tokens_per_second"]["successful"]["mean"]
 
     assert rate * own["duration"] == pytest.approx(throughput("guidellm", found) * found.whole_s)

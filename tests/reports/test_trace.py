@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from harness.cli.app import main
+from harness.results.folder import read_files
 from harness.results.request_table import COMPLETED, MISSING
 from reports import trace
-from reports.folder import read
 from reports.trace import events
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
@@ -52,7 +52,7 @@ def test_a_trace_is_written_where_it_is_asked_for(usual, capsys):
 def test_every_event_of_a_trace_is_as_the_format_wants_it(slow):
     """Whole numbers for process and thread, a time that is not negative, a value a counter, names that are known."""
     kinds = Counter()
-    for event in events(read(slow)):
+    for event in events(read_files(slow)):
         kinds[event["ph"]] += 1
         assert (type(event["pid"]), type(event["tid"])) == (int, int)
         assert isinstance(event["ts"], int | float)
@@ -71,7 +71,7 @@ def test_every_event_of_a_trace_is_as_the_format_wants_it(slow):
 
 def test_no_thread_has_the_number_of_a_process(slow):
     """It would be taken for the main one; and each lane has a number and a name of its own."""
-    found = list(events(read(slow)))
+    found = list(events(read_files(slow)))
     lanes = [(event["pid"], event["tid"]) for event in found if event["name"] == "thread_name"]
     threads = {(event["pid"], event["tid"]) for event in found if event["ph"] in "BE"}
 
@@ -83,7 +83,7 @@ def test_no_thread_has_the_number_of_a_process(slow):
 def test_what_lies_before_the_runs_zero_is_in_the_trace(tmp_path):
     """Times count from the earliest one, since Perfetto drops what is negative, and the run's own zero is told."""
     load = {"kind": "poisson", "rate": 1.0, "duration_s": 4.0}
-    result = read(write_result(tmp_path / "made", run_json([load]), columns(hand_made()), [span_row(0, 4, 4)]))
+    result = read_files(write_result(tmp_path / "made", run_json([load]), columns(hand_made()), [span_row(0, 4, 4)]))
     zero_ns = trace.zero_of(result)
     begun = [event for event in events(result, zero_ns) if event["ph"] == "B" and event["name"].startswith("request")]
     told = json.loads(trace.write(result).read_text())
@@ -96,7 +96,7 @@ def test_what_lies_before_the_runs_zero_is_in_the_trace(tmp_path):
 def test_slices_nest_and_lanes_hold_one_request_at_a_time(slow):
     """Every slice that begins ends, innermost first; none begins in a lane before the last request there is over."""
     open_slices, ended = {}, Counter()
-    for event in events(read(slow)):
+    for event in events(read_files(slow)):
         if event["ph"] not in "BE":
             continue
         stack = open_slices.setdefault(event["tid"], [])
@@ -113,7 +113,7 @@ def test_slices_nest_and_lanes_hold_one_request_at_a_time(slow):
 
 def test_a_trace_shows_what_each_request_did(usual):
     """A completed request is prefill and decode as long as its records say; a failed one is named so."""
-    result = read(usual)
+    result = read_files(usual)
     rows = result.requests
     begun = Counter(event["name"].split(" ")[0] for event in events(result) if event["ph"] == "B")
     done = rows["status"] == COMPLETED
@@ -128,7 +128,7 @@ def test_a_trace_shows_what_each_request_did(usual):
 
 def test_the_count_in_flight_returns_to_nothing(usual):
     """The counter goes up and down once for each request, never below zero, and ends at zero."""
-    counts = [event["args"]["requests"] for event in events(read(usual)) if event["name"] == "in flight"]
+    counts = [event["args"]["requests"] for event in events(read_files(usual)) if event["name"] == "in flight"]
 
     assert min(counts) == 0
     assert counts[-1] == 0

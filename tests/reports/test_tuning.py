@@ -9,9 +9,9 @@ import pytest
 
 from harness.cli.app import main
 from harness.errors import ResultError
+from harness.results.study import StudyFiles, feasible, read_study, value_of
 from reports import tuning
 from reports.language import missing
-from reports.tuning_folder import StudyResult, feasible, read_study, value_of
 from tests.reports.test_page import HOSTILE, Page
 
 GOODPUT = [{"name": "goodput", "direction": "maximise"}]
@@ -202,7 +202,7 @@ def test_a_device_that_computes_nothing_is_no_measurement(tmp_path):
 
 def test_values_and_limits_are_read_as_they_are(tmp_path):
     """A trial without a value has none; a stopped one is not measured in full."""
-    result = StudyResult(tmp_path, study())
+    result = StudyFiles(tmp_path, study())
 
     assert math.isnan(value_of(result.trial(2), "goodput"))
     assert [feasible(one) for one in result.trials] == [True, True, False, False, False, True]
@@ -234,7 +234,7 @@ def test_a_study_is_drawn_again_in_chinese(tmp_path):
 
 def doubts_of(trials):
     """What the page doubts of a study with these trials."""
-    return [said for said, _ in tuning.doubts(StudyResult(Path(), study(trials=trials)))]
+    return [said for said, _ in tuning.doubts(StudyFiles(Path(), study(trials=trials)))]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_winner_that_was_not_confirmed_has_the_reason_beside_it(tmp_path, best
     """An interrupt, no confirmation asked for, nothing to confirm: no advice to set what is set; in Chinese too."""
     confirmation = {"entrants": [], "values": {}, "gains": {}, "choice": 0} if "gains" in changes else None
     told = study(confirmation=confirmation, study={"seed": 3, "confirm": {"best": best}})
-    result = StudyResult(tmp_path, told | {"interrupted": changes.get("interrupted", False)})
+    result = StudyFiles(tmp_path, told | {"interrupted": changes.get("interrupted", False)})
     text = tuning.render(result)
 
     assert next(tuning.doubts(result)) == doubt
@@ -273,7 +273,7 @@ def test_engine_time_and_starts_include_the_confirmation(tmp_path):
     """Trials that failed and the rounds of the confirmation count."""
     told = study()
     told["confirmation"] |= {"minutes": 20.0, "starts": 3}
-    result = StudyResult(tmp_path, told)
+    result = StudyFiles(tmp_path, told)
     card = next(card for card in tuning.cards(result) if card.term == "minutes")
 
     assert (card.value, card.note) == ("50.6", "20.0 of them to confirm")
@@ -284,7 +284,7 @@ def test_a_stopped_trial_shows_what_was_measured_and_marks_what_was_not(tmp_path
     """Its own value stands first, what it was taken to become below; it is not the best, whatever that is."""
     told = study()
     told["trials"][3] |= {"values": {"goodput": 99.0, "ttft_p99": 1.0}, "measurement": {"metrics": {"goodput": 0.42}}}
-    result = StudyResult(tmp_path, told)
+    result = StudyFiles(tmp_path, told)
     cell = tuning.tables.trial_rows(result)[3][3]
 
     assert (cell.text, cell.below) == ("0.420 req/s", "extrapolated: 99.0 req/s")
@@ -294,7 +294,7 @@ def test_a_stopped_trial_shows_what_was_measured_and_marks_what_was_not(tmp_path
 def test_best_and_winner_are_one_trial_or_the_page_says_why_not(tmp_path):
     """A winner that is not the best single run is named beside it, with the reason."""
     told = study()
-    alike, unlike = StudyResult(tmp_path, told), StudyResult(tmp_path, study())
+    alike, unlike = StudyFiles(tmp_path, told), StudyFiles(tmp_path, study())
     unlike.told["confirmation"]["entrants"][1]["trial"] = 5
 
     assert "not trial" not in tuning.answer(alike)

@@ -17,8 +17,8 @@ import pytest
 from aiohttp import web
 
 from harness.clock import monotonic_ns
-from harness.execution.reconcile import read_begun, settle
-from harness.execution.run import Order, conduct, open_folder
+from harness.execution.reconcile import read_stage_starts, reconcile
+from harness.execution.run import RunSpec, conduct, open_folder
 from harness.results import store
 from harness.results.request_table import COMPLETED
 from harness.scenario.loader import load_scenario
@@ -88,7 +88,7 @@ async def served(folder):
     runner = web.AppRunner(application(service), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    order = Order(
+    order = RunSpec(
         load_scenario(scenario(folder, f"http://127.0.0.1:{runner.addresses[0][1]}")),
         folder / "out",
         "",
@@ -99,8 +99,8 @@ async def served(folder):
         await conduct(order)
     finally:
         await runner.cleanup()
-    zero_ns = read_begun(order.folder / store.RAW).zero_ns
-    settle(order.folder)
+    zero_ns = read_stage_starts(order.folder / store.RAW).zero_ns
+    reconcile(order.folder)
     return noted, store.read_requests(order.folder), zero_ns
 
 

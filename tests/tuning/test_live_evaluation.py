@@ -11,7 +11,7 @@ import pytest
 from harness.client.connection import Exchange
 from harness.client.journal import Ledger, Spool, whole_end
 from harness.engines import vllm
-from harness.execution.reconcile import settle
+from harness.execution.reconcile import reconcile
 from harness.results import store
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
@@ -146,7 +146,7 @@ def test_a_load_under_way_shows_what_it_will_have_shown_by_then(tmp_path, monkey
     """The raw files as they are at a time give the same part of the load as the finished result gives for that time."""
     seen = []
     whole = written(tmp_path / "whole")
-    settle(whole)
+    reconcile(whole)
     load = Following(
         written(tmp_path / "now", passed_s + 0.1), 1, Watch(lambda part: seen.append(part) or STOP, 1.0), True
     )

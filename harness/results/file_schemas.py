@@ -1,4 +1,4 @@
-"""Which keys of a result's files does a reader rely on, and of which kind are they?
+"""The keys of the files of a run that readers rely on: results, then the raw files of a run under way.
 
 Only what is relied upon is held: files of earlier and later versions have fewer and more keys.
 """
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+WROTE = "the file as `harness run` wrote it"
 Object = dict[str, Any]
 Plain = str | int | float | bool | None
 
@@ -27,7 +28,7 @@ def hold_needed(kind: str, needed: Needs, given: Struct) -> None:
             raise ValueError(f"Object of kind {kind!r} is missing `{key}`")
 
 
-class Row(Struct, frozen=True):
+class TimelineRowSchema(Struct, frozen=True):
     """A row of timeline.json."""
 
     stage: Place
@@ -47,7 +48,7 @@ _LOADS: Needs = {
 }
 
 
-class Load(Struct, frozen=True):
+class LoadSchema(Struct, frozen=True):
     """What a stage asked for."""
 
     kind: str
@@ -64,7 +65,7 @@ class Load(Struct, frozen=True):
         hold_needed(self.kind, _LOADS, self)
 
 
-class Engine(Struct, frozen=True):
+class EngineSchema(Struct, frozen=True):
     """The engine of run.json."""
 
     kind: str | None = None
@@ -79,7 +80,7 @@ class Engine(Struct, frozen=True):
     changed: Any = None
 
 
-class Check(Struct, frozen=True):
+class SelfcheckSchema(Struct, frozen=True):
     """What the client's own check had found."""
 
     floor_ttft_s: Number | None = None
@@ -87,21 +88,21 @@ class Check(Struct, frozen=True):
     ceiling_tokens_per_s: Number | None = None
 
 
-class Client(Struct, frozen=True):
+class ClientSchema(Struct, frozen=True):
     """The client of run.json."""
 
     version: str | None = None
-    selfcheck: Check | None = None
+    selfcheck: SelfcheckSchema | None = None
 
 
-class Environment(Struct, frozen=True):
+class EnvironmentSchema(Struct, frozen=True):
     """The machine of run.json."""
 
     packages: Object | None = None
     npu: list[Any] | None = None
 
 
-class Case(Struct, frozen=True):
+class CaseSchema(Struct, frozen=True):
     """A case of kernels, or a combination that makes none, with its axes by name or as pairs."""
 
     labels: dict[str, Plain] | list[tuple[str, Plain]]
@@ -109,22 +110,22 @@ class Case(Struct, frozen=True):
     reason: str | None = None
 
 
-class Kernels(Struct, frozen=True):
+class KernelCasesSchema(Struct, frozen=True):
     """The kernels of run.json."""
 
-    cases: list[Case]
-    skipped: list[Case]
+    cases: list[CaseSchema]
+    skipped: list[CaseSchema]
 
 
-class Run(Struct, frozen=True):
+class RunSchema(Struct, frozen=True):
     """run.json."""
 
     format: int
     name: str
     question: str
-    stages: list[Load]
-    engine: Engine | None = None
-    client: Client | None = None
+    stages: list[LoadSchema]
+    engine: EngineSchema | None = None
+    client: ClientSchema | None = None
     slo: dict[str, Number] | None = None
     repeats: Annotated[int, Meta(ge=1, le=10**6)] = 1
     notes: list[str] | None = None
@@ -136,13 +137,13 @@ class Run(Struct, frozen=True):
     endpoint: str | None = None
     rerun: str | None = None
     seed: int | None = None
-    environment: Environment | None = None
+    environment: EnvironmentSchema | None = None
     overrides: list[Any] | None = None
     dataset: dict[str, int] | None = None
-    kernels: Kernels | msgspec.UnsetType = msgspec.UNSET
+    kernels: KernelCasesSchema | msgspec.UnsetType = msgspec.UNSET
 
 
-class Doubt(Struct, frozen=True):
+class WarningSchema(Struct, frozen=True):
     """A doubt of a verdict."""
 
     name: str
@@ -153,14 +154,14 @@ class Doubt(Struct, frozen=True):
     repeat: Place | None = None
 
 
-class Verdict(Struct, frozen=True):
+class VerdictSchema(Struct, frozen=True):
     """The verdict of summary.json."""
 
     valid: bool
-    doubts: list[Doubt]
+    doubts: list[WarningSchema]
 
 
-class Values(Struct, frozen=True):
+class MetricSchema(Struct, frozen=True):
     """Values in short, as each metric of a stage has them."""
 
     n: Count | None = None
@@ -177,7 +178,7 @@ class Values(Struct, frozen=True):
     effective_n: Number | None = None
 
 
-class Window(Struct, frozen=True):
+class WindowSchema(Struct, frozen=True):
     """What of a stage was measured."""
 
     start_s: Number | None = None
@@ -187,7 +188,7 @@ class Window(Struct, frozen=True):
     text: str | None = None
 
 
-class RatesWindow(Struct, frozen=True):
+class RatesWindowSchema(Struct, frozen=True):
     """What of a stage its rates count."""
 
     start_ns: Time | None = None
@@ -200,7 +201,7 @@ class RatesWindow(Struct, frozen=True):
     events: Count | None = None
 
 
-class Outcome(Struct, frozen=True):
+class ObjectiveOutcomeSchema(Struct, frozen=True):
     """What became of one limit."""
 
     metric: str | None = None
@@ -210,14 +211,14 @@ class Outcome(Struct, frozen=True):
     failed_counted: Count | None = None
 
 
-class Concurrency(Struct, frozen=True):
+class ConcurrencySchema(Struct, frozen=True):
     """How many were in flight."""
 
     mean: Number | None = None
     max: Number | None = None
 
 
-class ClientError(Struct, frozen=True):
+class ClientErrorSchema(Struct, frozen=True):
     """By how much the client may have been wrong."""
 
     clock: str | None = None
@@ -228,18 +229,18 @@ class ClientError(Struct, frozen=True):
     late_p99_s: Number | None = None
 
 
-class Stage(Struct, frozen=True):
+class StageSchema(Struct, frozen=True):
     """A stage of summary.json."""
 
     index: Place = 0
     repeat: Place = 0
     label: str = ""
-    load: Load | None = None
+    load: LoadSchema | None = None
     requests: dict[str, Count] | None = None
     errors: dict[str, Count] | None = None
     window_s: Number | None = None
-    window: Window | None = None
-    rates_window: RatesWindow | None = None
+    window: WindowSchema | None = None
+    rates_window: RatesWindowSchema | None = None
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     offered_rate: Number | None = None
@@ -250,25 +251,25 @@ class Stage(Struct, frozen=True):
     event_rate: Number | None = None
     goodput: Number | None = None
     slo_met: bool | None = None
-    slo: dict[str, Outcome] | None = None
-    concurrency: Concurrency | None = None
+    slo: dict[str, ObjectiveOutcomeSchema] | None = None
+    concurrency: ConcurrencySchema | None = None
     merged_share: Number | None = None
-    client_error: ClientError | None = None
-    ttft: Values | None = None
-    ttft_user: Values | None = None
-    tpot: Values | None = None
-    itl: Values | None = None
-    chunk_gap: Values | None = None
-    e2e: Values | None = None
-    e2e_user: Values | None = None
-    send_lag: Values | None = None
-    queue_wait: Values | None = None
-    connect: Values | None = None
+    client_error: ClientErrorSchema | None = None
+    ttft: MetricSchema | None = None
+    ttft_user: MetricSchema | None = None
+    tpot: MetricSchema | None = None
+    itl: MetricSchema | None = None
+    chunk_gap: MetricSchema | None = None
+    e2e: MetricSchema | None = None
+    e2e_user: MetricSchema | None = None
+    send_lag: MetricSchema | None = None
+    queue_wait: MetricSchema | None = None
+    connect: MetricSchema | None = None
     little: dict[str, Number | None] | None = None
     energy: Object | None = None
 
 
-class Tokens(Struct, frozen=True):
+class TokensSchema(Struct, frozen=True):
     """Tokens asked for and counted."""
 
     input_asked: Count | None = None
@@ -280,12 +281,87 @@ class Tokens(Struct, frozen=True):
     counted_by: dict[str, Count] | None = None
 
 
-class Summary(Struct, frozen=True):
+class SummarySchema(Struct, frozen=True):
     """summary.json of a load."""
 
-    verdict: Verdict
+    verdict: VerdictSchema
     answer: str
     simulated: bool = False
-    engine: Engine | None = None
-    tokens: Tokens | None = None
-    stages: list[Stage] | None = None
+    engine: EngineSchema | None = None
+    tokens: TokensSchema | None = None
+    stages: list[StageSchema] | None = None
+
+
+class StageNoteSchema(Struct, frozen=True):
+    """A line of begun.jsonl."""
+
+    number: Place | None = None
+    begin_ns: Time | None = None
+    end_ns: Time | None = None
+    stopped_ns: Time | None = None
+
+    def __post_init__(self) -> None:
+        if self.number is None and (self.begin_ns is not None or self.end_ns is not None):
+            raise ValueError("Object missing required field `number`")
+
+
+class PlanHeadSchema(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What plan.npz says of a stage beside its due times."""
+
+    number: Place
+    stage_index: Place
+    repeat: Place
+    stage: Object
+    first_session: Count
+    warm: Count
+    sessions: Count | None
+    measured_ns: Time
+    warm_ns: Time
+
+
+class ReachSchema(Struct, frozen=True):
+    """How the job's server is reached, as far as secrets go."""
+
+    headers: Object | None = None
+    api_key_env: str | None = None
+
+
+class JobSchema(Struct, frozen=True):
+    """job.json."""
+
+    reach: ReachSchema | None = None
+
+
+class OfflineCallSchema(Struct, frozen=True):
+    """A call of offline.json."""
+
+    number: Place
+    stage: Place
+    repeat: Place
+    measured: bool
+    requests: Count
+    opens: bool
+
+
+class OfflineJobSchema(Struct, frozen=True):
+    """offline.json."""
+
+    calls: list[OfflineCallSchema]
+
+
+class OfflineNoteSchema(Struct, frozen=True):
+    """A line of notes.jsonl."""
+
+    call: Place | None = None
+    place: Place | None = None
+    begin_ns: Time | None = None
+    done: list[Any] | None = None
+    ended: str | None = None
+    at_ns: Time | None = None
+    message: str | None = None
+
+    def __post_init__(self) -> None:
+        for first, others in (("begin_ns", ("call",)), ("done", ("call", "place")), ("ended", ("at_ns", "message"))):
+            for key in others if getattr(self, first) is not None else ():
+                if getattr(self, key) is None:
+                    raise ValueError(f"Object with `{first}` is missing `{key}`")

@@ -1,4 +1,4 @@
-"""What does study.json, the result of a tuning study, say?
+"""study.json, the result of a tuning study: what stands in it, its reader, and the keys that readers rely on.
 
 Written by `harness tune` (harness/tuning/study_result.py) into its result folder; every key may be absent, as a
 study that was cut short leaves some out. Times in minutes, metrics as in `harness.tuning.types`. What is read here:
@@ -32,17 +32,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
 
 from harness.errors import ResultError
-from harness.results.reading import held
-from harness.results.study_schema import Study
+from harness.results.file_schemas import Count, Number, Object, Place
+from harness.results.store import convert
 
 STUDY = "study.json"
 
 
 @dataclass(frozen=True, slots=True)
-class StudyResult:
+class StudyFiles:
     """A study's folder and what its study.json holds."""
 
     folder: Path
@@ -110,7 +112,7 @@ class StudyResult:
         return next((trial for trial in self.trials if trial.get("number") == number), None)
 
 
-def read_study(folder: Path) -> StudyResult:
+def read_study(folder: Path) -> StudyFiles:
     """The study in a result folder.
 
     Raises:
@@ -125,8 +127,8 @@ def read_study(folder: Path) -> StudyResult:
         raise ResultError(f"{path}: not JSON: {error}") from None
     if not isinstance(told, dict) or told.get("format") != 1:
         raise ResultError(f"{path}: format {told.get('format') if isinstance(told, dict) else '?'}; expected 1")
-    held(str(path), told, Study, "the file as `harness tune` wrote it")
-    return StudyResult(folder, told)
+    convert(str(path), told, StudySchema, "the file as `harness tune` wrote it")
+    return StudyFiles(folder, told)
 
 
 def value_of(trial: Mapping[str, Any] | None, name: str) -> float:
@@ -145,3 +147,181 @@ def feasible(trial: Mapping[str, Any]) -> bool:
     """Whether it was measured in full and kept every limit."""
     kept = all((value or 0) <= 0 for value in (trial.get("violations") or {}).values())
     return trial.get("status") == "complete" and bool(trial.get("values")) and kept
+
+
+class NotFiniteSchema(Struct, frozen=True):
+    """A value that is not finite."""
+
+    float: str
+
+
+StudyValue = Number | NotFiniteSchema | None
+StudyValues = dict[str, StudyValue]
+
+
+class ObjectiveSchema(Struct, frozen=True):
+    """What was to be best."""
+
+    name: str
+    direction: str = "maximise"
+
+
+class LimitSchema(Struct, frozen=True):
+    """A constraint."""
+
+    name: str
+    most: StudyValue = None
+    least: StudyValue = None
+
+
+class ParameterSchema(Struct, frozen=True):
+    """What was searched."""
+
+    name: str
+    kind: str | None = None
+    low: Number = 0.0
+    high: Number = 0.0
+    log: bool | None = None
+    values: list[Any] | None = None
+
+
+class InertParameterSchema(Struct, frozen=True):
+    """What was found to change nothing."""
+
+    name: str
+    why: str | None = None
+
+
+class FailureSchema(Struct, frozen=True):
+    """Why a trial has no value."""
+
+    kind: str
+    line: str | None = None
+
+
+class MeasurementSchema(Struct, frozen=True):
+    """What a trial's load showed."""
+
+    metrics: StudyValues | None = None
+
+
+class TrialSchema(Struct, frozen=True):
+    """A trial."""
+
+    number: Place
+    status: str
+    point: Object | None = None
+    effective: Object | None = None
+    values: StudyValues | None = None
+    violations: StudyValues | None = None
+    failure: FailureSchema | None = None
+    minutes: dict[str, Number | None] | None = None
+    origin: str | None = None
+    start: int | None = None
+    twin: StudyValues | None = None
+    measurement: MeasurementSchema | None = None
+    extrapolated: bool | None = None
+    cause: str | None = None
+    answer: str | None = None
+
+
+class ImportanceSchema(Struct, frozen=True):
+    """How much of the variance a parameter explains."""
+
+    name: str
+    share: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    chance: Number | None = None
+    shown: bool | None = None
+
+
+class ScreeningSchema(Struct, frozen=True):
+    """How the twin agrees with the trials."""
+
+    pairs: Count = 0
+    tau: StudyValue = None
+    low: StudyValue = None
+    high: StudyValue = None
+    trusted: bool = True
+
+
+class FinalistSchema(Struct, frozen=True):
+    """Who was confirmed; the default has no trial."""
+
+    trial: Place | None = None
+
+
+class GainSchema(Struct, frozen=True):
+    """What was gained over the default."""
+
+    words: str | None = None
+    shown: bool | None = None
+
+
+class ConfirmationSchema(Struct, frozen=True):
+    """The best against the default, in turns."""
+
+    entrants: list[FinalistSchema] | None = None
+    values: dict[str, list[StudyValue]] | None = None
+    gains: dict[str, GainSchema] | None = None
+    choice: Place | None = None
+    broken: dict[str, list[str]] | None = None
+    drift: str | None = None
+    minutes: Number | None = None
+    starts: Count | None = None
+
+
+class WinnerSchema(Struct, frozen=True):
+    """What to serve with."""
+
+    trial: Place | None = None
+    command: list[Any] | None = None
+
+
+class StudyEngineSchema(Struct, frozen=True):
+    """What served."""
+
+    model: str | None = None
+
+
+class ConfirmSchema(Struct, frozen=True):
+    """How the winner is confirmed."""
+
+    best: Count | None = None
+
+
+class StudyFileSchema(Struct, frozen=True):
+    """The study file."""
+
+    seed: int | None = None
+    confirm: ConfirmSchema | None = None
+    budget: dict[str, Number | None] | None = None
+
+
+class StudySchema(Struct, frozen=True):
+    """study.json."""
+
+    format: Literal[1]
+    name: str = ""
+    question: str = ""
+    finished_utc: str | None = None
+    simulated: bool | None = None
+    hollow: bool | None = None
+    interrupted: bool | None = None
+    kind: str | None = None
+    engine: StudyEngineSchema | None = None
+    study: StudyFileSchema | None = None
+    objectives: Annotated[list[ObjectiveSchema], Meta(min_length=1)] | None = None
+    limits: list[LimitSchema] | None = None
+    parameters: list[ParameterSchema] | None = None
+    dead: list[InertParameterSchema] | None = None
+    notes: list[str] | None = None
+    lines: list[str] | None = None
+    trials: list[TrialSchema] | None = None
+    front: list[Place] | None = None
+    importance: list[ImportanceSchema] | None = None
+    screening: ScreeningSchema | None = None
+    confirmation: ConfirmationSchema | None = None
+    winner: WinnerSchema | None = None
+    files: dict[str, str] | None = None

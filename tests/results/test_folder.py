@@ -9,8 +9,8 @@ import pytest
 
 from harness.errors import ResultError
 from harness.results import store
+from harness.results.folder import number, read_files
 from harness.results.request_table import CLIENT_COLUMNS, MISSING
-from reports.folder import number, read
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
 
@@ -26,7 +26,7 @@ def made(tmp_path):
 def test_columns_come_back_as_they_were_written(made):
     """Integers keep MISSING where nothing happened, texts are categories of the same words."""
     requests, _ = columns(hand_made())
-    found = read(made).requests
+    found = read_files(made).requests
 
     assert all(np.array_equal(found[name], getattr(requests, name)) for name in ("due_ns", "first_ns", "input_tokens"))
     assert list(found["status"]) == list(requests.status)
@@ -38,7 +38,7 @@ def test_a_killed_run_is_read_from_what_there_is(made):
     """Without summary, samples and timeline a folder is still a result; the timeline comes from the records."""
     for name in (store.SUMMARY, store.TIMELINE):
         (made / name).unlink()
-    found = read(made)
+    found = read_files(made)
 
     assert found.summary == {}
     assert found.stages == ()
@@ -53,7 +53,7 @@ def test_run_json_alone_is_a_result(made):
     for path in made.iterdir():
         if path.name != store.RUN:
             path.unlink()
-    found = read(made)
+    found = read_files(made)
 
     assert len(found.requests) == len(found.timeline) == 0
     assert "sent_ns" in found.requests
@@ -63,7 +63,7 @@ def test_run_json_alone_is_a_result(made):
 def test_a_folder_without_run_json_is_refused(tmp_path):
     """A line says which file is missing."""
     with pytest.raises(ResultError, match=r"run\.json: no such file"):
-        read(tmp_path)
+        read_files(tmp_path)
 
 
 def test_a_broken_table_is_refused_by_name(made):
@@ -71,7 +71,7 @@ def test_a_broken_table_is_refused_by_name(made):
     (made / store.REQUESTS).write_bytes(b"PAR1 not really")
 
     with pytest.raises(ResultError, match=r"requests\.parquet: cannot be read") as fault:
-        read(made)
+        read_files(made)
     assert "\n" not in str(fault.value)
 
 
@@ -85,12 +85,12 @@ def test_a_simulator_is_never_taken_for_an_engine(made, kind, said, expected):
     run["engine"] |= {"kind": kind, "simulated": said}
     (made / store.RUN).write_text(json.dumps(run))
 
-    assert read(made).simulated is expected
+    assert read_files(made).simulated is expected
 
 
 def test_samples_are_read_in_long_form(tmp_path):
     """Every source and name that was watched is there."""
-    found = read(make_result(tmp_path, Run(loads=(1.0,), duration_s=5))).samples
+    found = read_files(make_result(tmp_path, Run(loads=(1.0,), duration_s=5))).samples
 
     assert {"server", "client-0", "client-1"} == set(found["source"])
     assert {"cpu_share", "loop_lag_s", "vllm:num_requests_running"} <= set(found["name"])
@@ -107,7 +107,7 @@ def test_a_result_without_the_columns_of_kernel_stamps_is_read(tmp_path):
     folder = make_result(tmp_path / "run", Run(loads=(2.0,), duration_s=4))
     table = pq.read_table(folder / store.REQUESTS)
     pq.write_table(table.drop_columns(list(CLIENT_COLUMNS)), folder / store.REQUESTS)
-    found = read(folder)
+    found = read_files(folder)
 
     assert len(found.requests) == table.num_rows
     assert set(found.requests["sent_bound_ns"]) == {MISSING}

@@ -1,6 +1,6 @@
-"""What does a result folder hold, whole or left behind by a killed run?
+"""The files of a result folder as values and data frames, of a whole run or of one that was killed.
 
-Only files come in. What is missing (a run that was stopped before its summary, no samples) is
+What is missing (a run that was stopped before its summary, no samples) is
 empty here, so that a page can still be drawn from what there is.
 """
 
@@ -19,11 +19,10 @@ import pyarrow.compute as pc
 from harness.results import store
 from harness.results.request_table import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from harness.results.table_files import Kinds, read_table
-from reports.rows import frame_of, frame_of_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ResultFiles:
     """The files of a result folder as values.
 
     `requests` has the columns of `records.COLUMNS`, integers int64 with `MISSING`, texts as
@@ -51,7 +50,7 @@ class Result:
         return self.summary.get("stages") or ()
 
 
-def read(folder: Path) -> Result:
+def read_files(folder: Path) -> ResultFiles:
     """Everything of a result folder but the events, which are read in blocks.
 
     Raises:
@@ -60,7 +59,7 @@ def read(folder: Path) -> Result:
     run = _sayable(store.read_run(folder))
     requests = _table(folder / store.REQUESTS, store.REQUEST_KINDS)
     events = folder / store.EVENTS
-    return Result(
+    return ResultFiles(
         folder=folder,
         run=run,
         summary=_json(folder, store.SUMMARY, {}),
@@ -82,11 +81,16 @@ def _sayable(value: Any) -> Any:
 
 def _table(path: Path, columns: Kinds) -> pd.DataFrame:
     if not path.exists():
-        return frame_of({name: _empty(name) for name in columns})
+        return _frame({name: _empty(name) for name in columns})
     table = read_table(path, columns, frozenset(CLIENT_COLUMNS))  # results of before have not these
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
-    return frame_of({name: _values(table[name]) if name in known else unknown for name in columns})
+    return _frame({name: _values(table[name]) if name in known else unknown for name in columns})
+
+
+def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.DataFrame(dict(columns), copy=False)
+    return frame
 
 
 def _empty(name: str) -> Any:
@@ -113,7 +117,7 @@ def _timeline(measured: Sequence[Mapping[str, int]], requests: pd.DataFrame) -> 
     """Columns stage, repeat, start_ns, stop_ns, end_ns; from the records where a killed run left none."""
     columns = ["stage", "repeat", "start_ns", "stop_ns", "end_ns"]
     if measured or not len(requests):
-        return frame_of_rows(measured, columns)
+        return _frame({name: [row[name] for row in measured] for name in columns})
     sent = requests[(requests["sent_ns"] != MISSING) & (requests["phase"] == MEASURED)]
     last_ns = sent[["sent_ns", "last_ns", "done_ns"]].max(axis=1)
     grouped = sent.assign(end_ns=last_ns).groupby(["stage", "repeat"], sort=True)
