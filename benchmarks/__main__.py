@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME...]`: measure, and print a table ready for the README."""
+"""`python -m benchmarks [NAME...]`: measure, and print a table ready for docs/explanation/measured.md."""
 
 import argparse
 import sys

@@ -22,12 +22,18 @@ COLORS = 128
 
 
 def main() -> None:
-    """Run a scenario and a study, and take a picture of each page."""
+    """Run a scenario and a study, and take a picture of each page in both languages."""
     with tempfile.TemporaryDirectory() as folder:
         for name, command in (("run", RUN), ("study", STUDY)):
             out = Path(folder) / name
-            subprocess.run([sys.executable, "-m", "harness", *command, "--out", str(out)], cwd=ROOT, check=True)
-            taken(out / "report.html", PICTURES / f"{name}.png")
+            _harness(*command, "--out", str(out))
+            for language, suffix in (("en", ""), ("zh", ".zh")):
+                _harness("report", str(out), "--lang", language)
+                taken(out / "report.html", PICTURES / f"{name}{suffix}.png")
+
+
+def _harness(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "harness", *words], cwd=ROOT, check=True)
 
 
 def taken(page: Path, picture: Path) -> None:
