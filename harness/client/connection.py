@@ -73,9 +73,6 @@ class Owner(Protocol):
     most_held: int
     """How many of them are too many."""
 
-    def head_of(self, raw: bytes) -> http1.Head | None:
-        """The final head of an answer, or None while it is incomplete."""
-
     def send(self, exchange: Exchange) -> None:
         """Send an exchange on some other connection."""
 
@@ -177,7 +174,7 @@ class Connection:
     def _look_for_head(self, exchange: Exchange) -> None:
         raw = exchange.pieces[0] if len(exchange.pieces) == 1 else b"".join(exchange.pieces)
         try:
-            head = self._owner.head_of(raw)
+            head = http1.usual_head(raw)
         except http1.BadHttpError as fault:
             self.fail("bad_http", str(fault))
             return

@@ -62,6 +62,23 @@ def reads_of(raw: bytes, body: http1.Body, ends: NDArray[np.int64], stamps: Sequ
     return Reads(whole, reach, np.asarray(stamps, dtype=np.int64))
 
 
+def plain_reads(raw: bytes, at: int, ends: NDArray[np.int64], stamps: Sequence[int]) -> Reads | None:
+    """As `reads_of`, of a whole chunked body of the plain form (see `http1.plain_chunks`) that begins at `at`."""
+    plain = http1.plain_chunks(raw, at)
+    if plain is None:
+        return None
+    sizes, chunks = plain
+    lengths = np.fromiter(map(len, chunks), dtype=np.int64, count=len(chunks))
+    lines = np.fromiter(map(len, sizes), dtype=np.int64, count=len(sizes)) + 4  # a size line, and both line ends
+    over = np.concatenate([[at], at + np.cumsum(lines + lengths)])  # where each chunk is over, its line end included
+    before = np.concatenate([[0], np.cumsum(lengths)])  # bytes of the body up to there
+    last = np.searchsorted(over, ends, side="right") - 1  # the last chunk that was over with each read; -1 in the head
+    within = np.append(over[:-1] + lines - 2, len(raw))[last]  # where the bytes of the next begin
+    reach = before[last] + np.clip(ends - within, 0, np.append(lengths, 0)[last])
+    reach[last < 0] = 0
+    return Reads(b"".join(chunks), reach, np.asarray(stamps, dtype=np.int64))
+
+
 def _joined(raw: bytes, starts: Sequence[int], ends: Sequence[int]) -> bytes:
     if len(raw) < LARGE_BYTES:
         return b"".join([raw[start:end] for start, end in zip(starts, ends, strict=True)])

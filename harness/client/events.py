@@ -24,11 +24,11 @@ _FAILED_FINISHES = ("error", "abort", "insufficient_system_resource")
 _FAILED = ("error", "failed")
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Counts by the server so far; any may be missing, and none is checked yet."""
 
     prompt_tokens: int | None = None
@@ -36,7 +36,7 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What a message gains, or all of it."""
 
     content: str | None = None
@@ -50,7 +50,7 @@ class Delta(msgspec.Struct):
     audio: Any = None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One answer's part in an event."""
 
     text: str | None = None
@@ -61,7 +61,7 @@ class Choice(msgspec.Struct):
     error: Any = None
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """One event, or a whole answer; the last two are ours, not the server's."""
 
     choices: list[Choice] | None = None

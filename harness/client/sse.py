@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client import event_stream, http1, payload
+from harness.client import event_stream, http1
 from harness.client.event_stream import BOM, DONE, Batch, Reads, UnreadableError
 from harness.client.events import SOMETHING, Event, event_of, events_of, failure_of, one_line, words_of
 from harness.client.token_counting import Said, count
@@ -44,16 +44,14 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
     """The answer in `pieces`, read at `stamps` (ns); `failure` is what the wire says went wrong, if anything."""
     raw = b"".join(pieces)
     try:
-        head = http1.final_head(raw)
+        head = http1.usual_head(raw)
         if head is None:
             return Answer(error=failure or "truncated", message=message or "the answer ended inside its head")
-        framed = http1.body_of(raw, head)
+        reads, complete = _reads(raw, head, pieces, stamps)
     except http1.BadHttpError as fault:
         return Answer(error=failure or "bad_http", message=message or str(fault))
-    ends = np.cumsum([len(piece) for piece in pieces])
-    reads = event_stream.reads_of(raw, framed, ends, stamps)
     del raw  # a long answer's copies are not all needed at once
-    if not failure and not framed.complete and head.framing != http1.CLOSE:
+    if not failure and not complete and head.framing != http1.CLOSE:
         failure, message = "truncated", "the connection closed before the answer was complete"
     try:
         reads = event_stream.unpacked(reads, head.encoding) if head.encoding and reads.body else reads
@@ -64,11 +62,28 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
         return Answer(http_status=head.status, error=failure or name, message=message or str(fault))
 
 
+def _reads(raw: bytes, head: http1.Head, pieces: Sequence[bytes], stamps: Sequence[int]) -> tuple[Reads, bool]:
+    """The body of an answer with its stamps, and whether it is complete.
+
+    Raises:
+        http1.BadHttpError: where its framing is malformed.
+    """
+    ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
+    if head.framing == http1.CHUNKED:
+        plain = event_stream.plain_reads(raw, head.size, ends, stamps)
+        if plain is not None:
+            return plain, True
+    framed = http1.body_of(raw, head)
+    return event_stream.reads_of(raw, framed, ends, stamps), framed.complete
+
+
 def _refusal(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
     words = _server_words(reads.body[: bounds.KEPT_BYTES])
     if 300 <= head.status < 400 and head.location:
         words = one_line(f"redirects to {head.location}: expected that address where this one is given")
     if head.status in (400, 422):
+        from harness.client import payload  # noqa: PLC0415 - loads scenarios, which whoever only decodes never needs
+
         words += payload.advice(words)
     return Answer(http_status=head.status, error=failure or f"http_{head.status}", message=message or words)
 
@@ -128,10 +143,6 @@ class _Found:
     def look_for_failures(self, events: Sequence[Event]) -> None:
         """The first thing that went wrong is the one that is told."""
         for event in events:
-            if event.choices and event.error is None and len(event.choices) == 1:
-                choice = event.choices[0]
-                if choice.error is None and not choice.finish_reason:
-                    continue  # nearly all
             if event.done:
                 self.whole = True
             words = failure_of(event)
@@ -147,8 +158,7 @@ def _stream(http_status: int, reads: Reads, start: int, wire: tuple[str, str]) -
         datas, ends, done = _events_only(batch)
         events = events_of(datas)
         found.whole = found.whole or done
-        found.look_for_failures(events)
-        found.said.take(events, rows)
+        found.look_for_failures(found.said.take(events, rows))
         rows += len(events)
         places.append(ends)
         if rows > bounds.MAX_EVENTS:
@@ -183,7 +193,7 @@ def _answer(found: _Found, stamps: NDArray[np.int64], wire: tuple[str, str]) -> 
         failure, message = "no_tokens", _without_tokens(said)
     return Answer(
         http_status=found.http_status,
-        at_ns=stamps[list(counted.rows)].tolist() if counted.rows else (),
+        at_ns=_at_rows(stamps, counted.rows),
         tokens=counted.counts,
         input_tokens=said.input_tokens,
         cached_tokens=said.cached_tokens,
@@ -195,6 +205,15 @@ def _answer(found: _Found, stamps: NDArray[np.int64], wire: tuple[str, str]) -> 
         error=failure,
         message=message,
     )
+
+
+def _at_rows(stamps: NDArray[np.int64], rows: Sequence[int]) -> Sequence[int]:
+    """The stamps of some events, whose numbers rise."""
+    if not rows:
+        return ()
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return stamps[rows[0] : rows[-1] + 1].tolist()  # type: ignore[no-any-return]
+    return stamps[list(rows)].tolist()  # type: ignore[no-any-return]
 
 
 def _without_tokens(said: Said) -> str:

@@ -37,43 +37,49 @@ class Said:
     finished: bool = False
     mark: int = 0
 
-    def take(self, events: Sequence[Event], first: int) -> None:
-        """Keep what some events say, of which the first is number `first` of its answer."""
-        mark, usages = self.mark, []
+    def take(self, events: Sequence[Event], first: int) -> list[Event]:
+        """Keep what some events say, of which the first is number `first` of its answer.
+
+        Returns those that may say more than what their one choice gains, such as a failure or the end.
+        """
+        mark, others = self.mark, []
         keep_row, keep_text, keep_mark = self.rows.append, self.texts.append, self.marks.append
         keep_id_row, keep_id_count = self.id_rows.append, self.id_counts.append
         for row, event in enumerate(events, first):
-            usage = event.usage
-            now = None
-            if usage is not None:
-                usages.append(usage)
-                now = usage.completion_tokens
-            choices = event.choices
+            choices, usage = event.choices, event.usage
+            now = None if usage is None else usage.completion_tokens
             if not choices:
+                others.append(event)
                 continue
             choice = choices[0]
-            text = choice.text
-            if text is None:
-                said = choice.delta
-                text = said.content if said is not None else None
-            ids = choice.token_ids
-            if not text or len(choices) > 1:  # all but the plainest events
+            finish, ids, said = choice.finish_reason, choice.token_ids, choice.delta
+            text = choice.text or (said.content if said is not None else None)
+            plain = not finish and event.error is None and choice.error is None and len(choices) == 1
+            if plain and text and ids is None:  # nearly all
+                keep_row(row)
+                keep_text(text)
+                keep_mark(now)
+                mark = mark if now is None else now
+                continue
+            if not plain:
+                others.append(event)
+                self.finished = self.finished or bool(finish)
+            if not text or len(choices) > 1:
                 text, ids = self._look_closer(choices)
             if ids is not None:
                 keep_id_row(row)
                 keep_id_count(len(ids))
                 self.token_ids += ids
-            if choice.finish_reason:
-                self.finished = True
             if text or (now is not None and now != mark and not _opens(choice)):
                 keep_row(row)
                 keep_text(text)
                 keep_mark(now)
                 mark = mark if now is None else now
-            elif not choice.finish_reason and not _opens(choice):
+            elif not finish and not _opens(choice):
                 self.bare.append(row)
         self.mark = mark
-        self._take_usages(usages)
+        self._take_usages([event.usage for event in events if event.usage is not None])
+        return others
 
     def _look_closer(self, choices: Sequence[Choice]) -> tuple[str, list[int] | None]:
         text, ids = content_of(choices)
@@ -138,14 +144,15 @@ def _by_usage(said: Said) -> Counted | None:
 
 def _by_events(said: Said) -> Counted:
     """Events with content share the total; without any content, those that came between role and end."""
-    rows = [row for row, text in zip(said.rows, said.texts, strict=True) if text]
+    rows, total = said.rows, said.total
+    if not all(said.texts):
+        rows = [row for row, text in zip(rows, said.texts, strict=True) if text]
+    if total is None or total == len(rows):
+        return Counted(rows, [1] * len(rows), len(rows), FROM_EVENTS if total is None else ASSUMED)
     rows = rows or sorted({*said.rows, *said.bare})
-    if said.total is None:
-        rows = [row for row, text in zip(said.rows, said.texts, strict=True) if text]
-        return Counted(rows, [1] * len(rows), len(rows), FROM_EVENTS)
     if not rows:
         return Counted((), (), 0, ASSUMED)
-    marks = [-(-said.total * number // len(rows)) for number in range(len(rows) + 1)]  # the first has at least one
+    marks = [-(-total * number // len(rows)) for number in range(len(rows) + 1)]  # the first has at least one
     return _kept(rows, list(map(sub, marks[1:], marks[:-1])), ASSUMED)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 
-from harness.client import http1, kernel_stamps
+from harness.client import kernel_stamps
 from harness.client.connection import Connection, Exchange
 from harness.client.poller import Poller
 from harness.client.stamped_socket import StampedSocket, TlsSocket
@@ -26,7 +26,6 @@ Address = tuple[int, str, int]
 
 _ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
 _SWEEP_NS = 500_000_000
-_USUAL_HEAD_BYTES = 8192
 
 
 def _is_own(family: int, host: str) -> bool:
@@ -53,7 +52,6 @@ class Client:
         self._idle: list[Connection] = []
         self._busy: dict[Exchange, Connection | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heads: dict[bytes, http1.Head] = {}
         self._weighed: dict[Exchange, tuple[int, int]] = {}  # reads and bytes of long answers, when last looked at
         self._timer: asyncio.TimerHandle | None = None
         self.stamps = StampClock()
@@ -194,17 +192,6 @@ class Client:
             exchange.message = _words(fault)
             exchange.done_ns = self.clock.now_ns()
             self.over(exchange)
-
-    def head_of(self, raw: bytes) -> http1.Head | None:
-        """The final head of an answer; equal heads are parsed once, for a server sends few different ones."""
-        end = raw.find(b"\r\n\r\n", 0, _USUAL_HEAD_BYTES)
-        key = raw[: end + 4] if end >= 0 else b""
-        head = self._heads.get(key)
-        if head is None:
-            head = http1.final_head(raw)
-            if head is not None and head.size == len(key) and len(self._heads) < 256:
-                self._heads[key] = head
-        return head
 
     def release(self, connection: Connection) -> None:
         """Take a connection back whose answer is complete."""
