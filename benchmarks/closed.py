@@ -9,7 +9,7 @@ from harness.selfcheck.exactness import HELD_LIMIT_SHARE, TTFT_LIMIT_S, TTFT_LIM
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule
 from harness.units import NS_PER_MS, format_duration, format_rate, format_share
 
-BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+SCHEDULE = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 TOKENS = 100
 GAP_LIMIT_S = 0.004
 CPU_LIMIT_S = 7e-6
@@ -18,7 +18,7 @@ CPU_LIMIT_S = 7e-6
 def closed1000(folder: Path) -> Iterator[Number]:
     """1000 closed streams of 100 tokens at 10 ms, five answers each: about 95,000 tokens/s."""
     load = "closed: {concurrency: 1000, requests: 5000}"
-    found = ran(scenario("closed1000", load, TOKENS), BEAT, folder).exactness(1000)
+    found = ran(scenario("closed1000", load, TOKENS), SCHEDULE, folder).exactness(1000)
     name = "1000 closed streams"
     limit_s = max(TTFT_LIMIT_S, TTFT_LIMIT_SHARE * found.ttft_true_s)
     yield _ttft(name, "2 % or 1 ms", limit_s, found)
@@ -33,13 +33,13 @@ def closed1000(folder: Path) -> Iterator[Number]:
     wanted = 1000 * TOKENS / (0.050 + 0.010 * (TOKENS - 1))
     late = f"{format_rate(found.ceiling_rate, 'tokens/s')}; {format_duration(found.late_p50_s)} late (median)"
     target = f"≥ 97 % of {format_rate(wanted, 'tokens/s')}"
-    yield Number(name, "(what the metronome itself kept)", target, late, found.ceiling_rate >= 0.97 * wanted)
+    yield Number(name, "(what the reference server itself kept)", target, late, found.ceiling_rate >= 0.97 * wanted)
 
 
 def closed100(folder: Path) -> Iterator[Number]:
     """100 closed streams of 100 tokens at 10 ms, five answers each."""
     load = "closed: {concurrency: 100, requests: 500}"
-    found = ran(scenario("closed100", load, TOKENS), BEAT, folder).exactness(100)
+    found = ran(scenario("closed100", load, TOKENS), SCHEDULE, folder).exactness(100)
     yield _ttft("100 closed streams", "1 ms", TTFT_LIMIT_S, found)
 
 

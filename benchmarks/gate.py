@@ -185,8 +185,8 @@ def _as_they_come(change: Callable[[int], object]) -> Iterator[None]:
 
 def _judge(situation: Situation, folder: Path) -> Verdict:
     log = folder.parent / f"{folder.name}.npz"
-    beat = TokenSchedule(first_ns=situation.first_ms * NS_PER_MS, gap_ns=situation.gap_ms * NS_PER_MS)
-    with started(beat, log, life_s=120) as server, situation.disturb():
+    schedule = TokenSchedule(first_ns=situation.first_ms * NS_PER_MS, gap_ns=situation.gap_ms * NS_PER_MS)
+    with started(schedule, log, life_s=120) as server, situation.disturb():
         drive(scenario_text(situation.step, server.url), folder)
     verdict = finish(folder)["verdict"]
     doubts = ", ".join(doubt["name"] for doubt in verdict["doubts"] if doubt["severity"] == INVALID)

@@ -27,7 +27,7 @@ main(parser.parse_args())
 """
 
 
-def peers(beat: TokenSchedule, folder: Path, tokens: int, streams: int, requests: int) -> Iterator[Number]:
+def peers(schedule: TokenSchedule, folder: Path, tokens: int, streams: int, requests: int) -> Iterator[Number]:
     """Mean TTFT of each tool that is given, in a closed loop of `streams` streams, beside what was sent."""
     folder.mkdir(parents=True)
     model = write_tiny_model(folder / "model")
@@ -36,7 +36,7 @@ def peers(beat: TokenSchedule, folder: Path, tokens: int, streams: int, requests
         if not python:
             continue
         log = folder / f"{name.split()[0]}.npz"
-        with started(beat, log, life_s=_LIMIT_S) as server:
+        with started(schedule, log, life_s=_LIMIT_S) as server:
             said_s = run(Path(python), server.url, model, (streams, requests, tokens), folder)
         sent_s = float(read(log).ttft_ns.mean()) / NS_PER_S
         error = f"{'' if said_s < sent_s else '+'}{format_duration(said_s - sent_s)}"
@@ -56,7 +56,7 @@ Load = tuple[int, int, int]
 def _vllm(python: Path, url: str, model: Path, load: Load, folder: Path) -> float:
     streams, requests, tokens = load
     flags = {
-        "backend": "openai", "base-url": url, "model": "metronome", "tokenizer": model, "dataset-name": "random",
+        "backend": "openai", "base-url": url, "model": "reference-server", "tokenizer": model, "dataset-name": "random",
         "random-input-len": 128, "random-output-len": tokens, "num-prompts": requests, "request-rate": "inf",
         "max-concurrency": streams, "result-dir": folder, "result-filename": "vllm.json",
     }  # fmt: skip
@@ -68,7 +68,7 @@ def _vllm(python: Path, url: str, model: Path, load: Load, folder: Path) -> floa
 def _guidellm(python: Path, url: str, model: Path, load: Load, folder: Path) -> float:
     streams, requests, tokens = load
     words = {
-        "--backend": f"kind=openai_http,target={url},model=metronome",
+        "--backend": f"kind=openai_http,target={url},model=reference-server",
         "--profile": f"kind=concurrent,streams={streams}",
         "--constraint": f"kind=max_requests,count={requests}",
         "--tokenizer": f"kind=huggingface_auto,model={model}",
@@ -84,7 +84,7 @@ def _guidellm(python: Path, url: str, model: Path, load: Load, folder: Path) -> 
 def _aiperf(python: Path, url: str, model: Path, load: Load, folder: Path) -> float:
     """Its tokenizers come from a hub at run time: it needs a network, or a cache that has them."""
     streams, requests, tokens = load
-    words = ("profile", "--model", "metronome", "--url", url, "--endpoint-type", "completions", "--streaming")
+    words = ("profile", "--model", "reference-server", "--url", url, "--endpoint-type", "completions", "--streaming")
     sizes = {"concurrency": streams, "request-count": requests, "isl": 128, "osl": tokens, "tokenizer": model}
     options = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     place = folder / "aiperf"

@@ -1,4 +1,4 @@
-"""How is the real command run against a metronome, and what does it use meanwhile?"""
+"""How is the real command run against a reference server, and what does it use meanwhile?"""
 
 import resource
 import subprocess
@@ -25,7 +25,7 @@ name: {name}
 question: How exact is the client?
 seed: 7
 workers: {workers}
-engine: {{model: metronome}}
+engine: {{model: reference-server}}
 workload: {{kind: synthetic, input_tokens: 128, output_tokens: {tokens}}}
 load:
   - {load}
@@ -62,15 +62,15 @@ def scenario(name: str, load: str, tokens: int, workers: int = 1) -> str:
     return SCENARIO.format(name=name, load=load, tokens=tokens, workers=workers)
 
 
-def ran(text: str, beat: TokenSchedule, folder: Path) -> Ran:
-    """Run a scenario through the command line, against a metronome of its own process, into a new folder."""
+def ran(text: str, schedule: TokenSchedule, folder: Path) -> Ran:
+    """Run a scenario through the command line, against a reference server of its own process, into a new folder."""
     folder.mkdir(parents=True)
     (folder / "scenario.yaml").write_text(text, encoding="utf-8")
     out, log = folder / "result", folder / "truth.npz"
     raise_file_limit()
     before_s = children_cpu_s()
-    with started(beat, log, life_s=_LIMIT_S) as metronome:
-        words = ("run", str(folder / "scenario.yaml"), "--url", metronome.url, "--out", str(out), "--quiet")
+    with started(schedule, log, life_s=_LIMIT_S) as server:
+        words = ("run", str(folder / "scenario.yaml"), "--url", server.url, "--out", str(out), "--quiet")
         wall_s, peak_bytes = watched([*command(), *words], folder / "said.txt")
         cpu_s = children_cpu_s() - before_s  # the server has not been waited for yet
     spans = store.read_json(out, store.TIMELINE)

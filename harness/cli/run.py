@@ -15,6 +15,7 @@ from harness.errors import EXIT_DONE, HarnessError, InputError
 from harness.execution.kernels import conduct_kernels
 from harness.execution.reconcile import draw, finish, preload, trace, verdict_lines
 from harness.execution.run import RunOutcome, RunSpec, conduct, open_folder
+from harness.messages import localized
 from harness.results import store
 from harness.safety.interrupts import writing
 from harness.scenario.loader import LoadedScenario, load_scenario
@@ -133,7 +134,7 @@ def selfcheck_command(say: Say) -> list[str]:
     """`harness selfcheck`: measure this client against known token times; lines for stdout."""
     from harness.selfcheck.selfcheck import selfcheck  # noqa: PLC0415 - needs this module's run
 
-    return selfcheck(say)
+    return [localized(line) for line in selfcheck(lambda line: say(localized(line)))]
 
 
 __all__ = ["EXIT_DONE", "Done", "run_command", "run_into", "selfcheck_command"]

@@ -1,7 +1,7 @@
-"""How far is what a client recorded from what the metronome really sent?
+"""The error of a client: its records of one closed loop beside what the reference server really sent.
 
-Both sides are compared in aggregate over one closed loop: the client's records on one side,
-the metronome's log on the other. What differs is the client's own doing (and the loopback's).
+Both sides are compared in aggregate: the client's records on one side, the server's log on the
+other. What differs is the client's own doing (and the loopback's).
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Exactness:
     answer. `token_rate` is what arrived per second from the moment all streams were under way to
     the last request; `ceiling_rate` is what would have, had every stream gone on to its next
     request at once: streams · tokens / mean true duration of an answer. `cpu_s_per_token` is the
-    client's CPU time, NaN where it was not sampled. `late_p50_s` is how late the metronome was.
+    client's CPU time, NaN where it was not sampled. `late_p50_s` is how late the server was.
     """
 
     streams: int
@@ -66,7 +66,7 @@ class Exactness:
 
 
 def exactness(streams: int, requests: Requests, events: Events, samples: Samples, sent: GroundTruth) -> Exactness:
-    """Records of a closed loop beside the log of the metronome that answered it."""
+    """Records of a closed loop beside the log of the reference server that answered it."""
     answered = (requests.sent_ns != MISSING) & (requests.first_ns != MISSING)
     return Exactness(
         streams=streams,

@@ -1,6 +1,6 @@
-"""How exact is this client on this machine, and how much can it carry?
+"""The self check: how exact this client is on this machine, and how much load it carries.
 
-A metronome in a process of its own sends tokens at known times, which the kernel stamps. Gentle
+A reference server in a process of its own sends tokens at known times, which the kernel stamps. Gentle
 loads show the floor, the error that stands on every number this client measures here; harder ones
 the ceiling, the token rate up to which it measures the server and not itself; and one core for
 both, what a client costs a server that it shares cores with.
@@ -25,20 +25,23 @@ from harness.clock import utc_now
 from harness.errors import HarnessError
 from harness.execution.reconcile import reconcile
 from harness.execution.run import RunSpec, conduct, open_folder
+from harness.messages import Message, message
 from harness.results import store
 from harness.scenario.loader import load_scenario
 from harness.selfcheck.exactness import BEHIND_SHARE, HELD_LIMIT_SHARE, Exactness, exactness
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
 from harness.selfcheck.reference_server.process import started
 from harness.telemetry.environment import cores
-from harness.units import NS_PER_MS, NS_PER_S, format_error, format_rate, format_share
+from harness.units import NS_PER_MS, NS_PER_S
 
-BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
-Say = Callable[[str], None]
+SCHEDULE = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
+OnStep = Callable[[Message], None]
+
+_FORMER_NAME = "metronome"  # the reference server in results kept by earlier versions
 
 _SCENARIO = """\
 name: selfcheck
-question: How exact is this client on this machine?
+question: selfcheck
 engine: {{kind: attach, url: "{url}"}}
 workload: {{kind: synthetic, input_tokens: 128, output_tokens: {tokens}}}
 load:
@@ -61,31 +64,31 @@ HARD = (LoadStep(250, 3), LoadStep(500, 3), LoadStep(1000, 3), LoadStep(2000, 3)
 Measure = Callable[[LoadStep, Path], Exactness]
 
 
-def selfcheck(say: Say) -> list[str]:
-    """Measure this client here, keep the result for later runs, and tell it in lines."""
+def selfcheck(on_step: OnStep) -> list[Message]:
+    """Measure this client here, keep the result for later runs, and report it line by line."""
     busy_share = psutil.cpu_percent(interval=1) / 100
-    found = floor_and_ceiling(say) | {"busy_share": busy_share}
-    keep(found)
-    return lines(found)
+    result = floor_and_ceiling(on_step) | {"busy_share": busy_share}
+    keep(result)
+    return lines(result)
 
 
-def floor_and_ceiling(say: Say, measure: Measure | None = None) -> dict[str, Any]:
+def floor_and_ceiling(on_step: OnStep, measure: Measure | None = None) -> dict[str, Any]:
     """Floor and ceiling of this client here, times in seconds, rates per second.
 
-    `limited_by` says what ended the climb: "client" (it fell behind in the next step), "metronome"
-    (it fell behind its beat, so that nothing harder can be told), or "steps" (there are no more).
-    `say` hears of every step.
+    `limited_by` says what ended the climb: "client" (it fell behind in the next step), "server"
+    (the reference server fell behind its schedule: nothing harder can be measured), or "steps" (there are no more).
+    `on_step` is called with a line for every step.
     """
     measure = measure or measure_step
     with tempfile.TemporaryDirectory(prefix="harness-selfcheck-") as folder:
-        gentle = [_said(say, measure(step, Path(folder, str(step.streams)))) for step in GENTLE]
-        climbed, limited_by = _climb(say, measure, Path(folder))
+        gentle = [_reported(on_step, measure(step, Path(folder, str(step.streams)))) for step in GENTLE]
+        climbed, limited_by = _climb(on_step, measure, Path(folder))
         shared = _on_one_core(measure, GENTLE[-1], Path(folder, "shared"))
-    carried = [found for found in (*gentle, *climbed) if found.keeps_up]
-    ceiling = max(carried, key=lambda found: found.token_rate, default=None)
+    carried = [seen for seen in (*gentle, *climbed) if seen.keeps_up]
+    ceiling = max(carried, key=lambda seen: seen.token_rate, default=None)
     return {
-        "floor_ttft_s": max(found.ttft_error_s for found in gentle),
-        "floor_gap_p99_s": max(found.gap_error_s for found in gentle),
+        "floor_ttft_s": max(seen.ttft_error_s for seen in gentle),
+        "floor_gap_p99_s": max(seen.gap_error_s for seen in gentle),
         "ceiling_tokens_per_s": ceiling.token_rate if ceiling else 0.0,
         "ceiling_streams": ceiling.streams if ceiling else 0,
         "limited_by": limited_by,
@@ -93,21 +96,21 @@ def floor_and_ceiling(say: Say, measure: Measure | None = None) -> dict[str, Any
         "workers": max(1, min(8, cores() // 4)),
         "measured_utc": utc_now().isoformat(timespec="seconds"),
         **_here(),
-        "steps": [_numbers(found) for found in (*gentle, *climbed)],
+        "steps": [_numbers(seen) for seen in (*gentle, *climbed)],
     }
 
 
-def _climb(say: Say, measure: Measure, folder: Path) -> tuple[list[Exactness], str]:
+def _climb(on_step: OnStep, measure: Measure, folder: Path) -> tuple[list[Exactness], str]:
     """Harder steps up to the first in which the client falls behind twice: one hiccup of the machine is no limit."""
     climbed: list[Exactness] = []
     for step in HARD:
-        found = _said(say, measure(step, folder / str(step.streams)))
-        if not found.keeps_up:
-            found = _said(say, measure(step, folder / f"{step.streams}-again"))
-        climbed.append(found)
-        if found.late_p50_s > BEAT.gap_ns / NS_PER_S:
-            return climbed, "metronome"
-        if not found.keeps_up:
+        seen = _reported(on_step, measure(step, folder / str(step.streams)))
+        if not seen.keeps_up:
+            seen = _reported(on_step, measure(step, folder / f"{step.streams}-again"))
+        climbed.append(seen)
+        if seen.late_p50_s > SCHEDULE.gap_ns / NS_PER_S:
+            return climbed, "server"
+        if not seen.keeps_up:
             return climbed, "client"
     return climbed, "steps"
 
@@ -134,27 +137,29 @@ def _cost(shared: Exactness, apart: Exactness) -> dict[str, Any]:
     }
 
 
-def _said(say: Say, found: Exactness) -> Exactness:
-    say(
-        f"{_streams(found.streams)}: TTFT {format_error(found.ttft_s)} (sent: {format_error(found.ttft_true_s)}), "
-        f"{format_rate(found.token_rate, 'tokens/s')}, {format_share(found.held_share)} of what was possible"
+def _reported(on_step: OnStep, seen: Exactness) -> Exactness:
+    on_step(
+        message(
+            "selfcheck.step",
+            count=seen.streams,
+            ttft_s=seen.ttft_s,
+            ttft_true_s=seen.ttft_true_s,
+            tokens_per_s=seen.token_rate,
+            share=seen.held_share,
+        )
     )
-    return found
-
-
-def _streams(count: int) -> str:
-    return "1 stream" if count == 1 else f"{count} streams"
+    return seen
 
 
 def measure_step(step: LoadStep, folder: Path) -> Exactness:
-    """Run one step against a metronome of its own.
+    """Run one step against a reference server of its own.
 
     Raises:
         HarnessError: where the run did not come to its end.
     """
     log = folder.with_suffix(".npz")
-    with started(BEAT, log, life_s=120) as metronome:
-        drive(scenario_text(step, metronome.url), folder)
+    with started(SCHEDULE, log, life_s=120) as server:
+        drive(scenario_text(step, server.url), folder)
     parts = (store.read_requests(folder), store.read_events(folder), store.read_samples(folder))
     return exactness(step.streams, *parts, read(log))
 
@@ -182,45 +187,36 @@ def drive(text: str, folder: Path) -> None:
     reconcile(folder)
 
 
-def lines(result: dict[str, Any]) -> list[str]:
+def lines(result: dict[str, Any]) -> list[Message]:
     """The result as lines for a terminal."""
     busy = result.get("busy_share", 0.0)
-    remark = f"other work kept {format_share(busy)} of this machine busy: check again when it is quiet"
+    ttft_s, gap_s = (abs(result[f"floor_{name}_s"]) for name in ("ttft", "gap_p99"))
     return [
-        *([remark] if busy > QUIET_SHARE else []),
-        _exactness(result),
+        *([message("selfcheck.busy", share=busy)] if busy > QUIET_SHARE else []),
+        message("selfcheck.exactness", ttft_s=ttft_s, gap_s=gap_s),
         _capacity(result),
         _sharing(result["shared_core"]),
-        f"kept in {cache_file()} for later runs",
+        message("selfcheck.kept", path=str(cache_file())),
     ]
 
 
-def _exactness(result: dict[str, Any]) -> str:
-    ttft, gap = (format_error(abs(result[f"floor_{name}_s"])) for name in ("ttft", "gap_p99"))
-    return f"Exactness: a mean TTFT is right to {ttft}, and the p99 of the gap between chunks to {gap}."
-
-
-def _capacity(result: dict[str, Any]) -> str:
+def _capacity(result: dict[str, Any]) -> Message:
     if not result["ceiling_streams"]:
-        return "Capacity: none; this client cannot keep up on this machine even at 100 streams: is it busy otherwise?"
-    unheld = f"under {format_share(HELD_LIMIT_SHARE)} of the possible rate is held"
-    reasons = {
-        "client": f"above, {unheld}, or a TTFT is off by over {format_share(BEHIND_SHARE)}",
-        "metronome": "beside the client the metronome can send no more on this machine; the client may carry more",
-        "steps": "the hardest step; it may carry more",
+        return message("selfcheck.no_capacity")
+    limits = {
+        "client": message("selfcheck.limited_by_client", held=HELD_LIMIT_SHARE, behind=BEHIND_SHARE),
+        "server": message("selfcheck.limited_by_server"),
+        "steps": message("selfcheck.limited_by_steps"),
     }
-    rate = format_rate(result["ceiling_tokens_per_s"], "tokens/s")
-    on, reason = _streams(result["ceiling_streams"]), reasons[result["limited_by"]]
-    return f"Capacity: the client carries {rate} on {on} ({reason})."
+    kept = result["limited_by"]
+    limit = limits["server" if kept == _FORMER_NAME else kept]
+    rate = result["ceiling_tokens_per_s"]
+    return message("selfcheck.capacity", tokens_per_s=rate, count=result["ceiling_streams"], limit=limit)
 
 
-def _sharing(cost: dict[str, Any]) -> str:
-    added, lost = max(0.0, cost["ttft_added_s"]), max(0.0, 1 - cost["rate_share"])
-    return (
-        f"Sharing: on one core with the client, a server of {_streams(cost['streams'])} was itself "
-        f"{format_error(added)} slower to its first token and lost {format_share(lost)} of its rate: "
-        "give each cores of its own."
-    )
+def _sharing(cost: dict[str, Any]) -> Message:
+    added_s, lost = max(0.0, cost["ttft_added_s"]), max(0.0, 1 - cost["rate_share"])
+    return message("selfcheck.sharing", count=cost["streams"], added_s=added_s, lost=lost)
 
 
 def cache_file() -> Path:
@@ -231,8 +227,8 @@ def cache_file() -> Path:
 
 def last_selfcheck() -> dict[str, Any] | None:
     """The last result of this host, Python, harness version and number of cores; None where there is none."""
-    found = _kept().get(_key())
-    return found if isinstance(found, dict) else None
+    result = _kept().get(_key())
+    return result if isinstance(result, dict) else None
 
 
 def keep(result: dict[str, Any]) -> None:
@@ -246,17 +242,15 @@ def keep(result: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         store.write_json(path.parent, path.name, {**_kept(), _key(): result})
     except OSError as fault:
-        raise HarnessError(
-            f"{path}: cannot be written ({fault.strerror}); set XDG_CACHE_HOME to a folder that can"
-        ) from None
+        raise HarnessError(message("selfcheck.unwritable", path=str(path), reason=fault.strerror)) from None
 
 
 def _kept() -> dict[str, Any]:
     try:
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
+        results = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return results if isinstance(results, dict) else {}
 
 
 def _here() -> dict[str, Any]:
@@ -273,8 +267,8 @@ def _key() -> str:
     return " ".join(str(value) for value in _here().values())
 
 
-def _numbers(found: Exactness) -> dict[str, Any]:
+def _numbers(seen: Exactness) -> dict[str, Any]:
     """A step as JSON: no NaN."""
     return {
-        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(found).items()
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(seen).items()
     }

@@ -45,7 +45,7 @@ def obeyed(capfd):
 
 
 @pytest.fixture(scope="module")
-def metronome():
+def server():
     """The address of a server with known token times: first token after 20 ms, then one every 5 ms."""
     with subprocess.Popen(
         [sys.executable, "-m", "harness.selfcheck.reference_server",
@@ -110,10 +110,10 @@ def some_sent(out):
     return lambda: ledger.exists() and ledger.stat().st_size > 0
 
 
-def test_a_run_leaves_every_file_and_counts_every_token(tmp_path, metronome):
+def test_a_run_leaves_every_file_and_counts_every_token(tmp_path, server):
     """A run against a server ends with all files of the contract, 50 requests of 10 tokens, and exit 0."""
     done = harness(
-        "run", scenario(tmp_path, CONSTANT), "--url", metronome, "--out", tmp_path / "out", "--quiet", "--trace"
+        "run", scenario(tmp_path, CONSTANT), "--url", server, "--out", tmp_path / "out", "--quiet", "--trace"
     )
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -126,12 +126,12 @@ def test_a_run_leaves_every_file_and_counts_every_token(tmp_path, metronome):
     assert str(tmp_path / "out" / "report.html") in done.stdout
 
 
-def test_the_schedule_does_not_depend_on_the_workers(tmp_path, metronome, obeyed):
+def test_the_schedule_does_not_depend_on_the_workers(tmp_path, server, obeyed):
     """With one, two and three workers the same sessions are due at the same times, and all are answered."""
     path, found = scenario(tmp_path, [{"poisson": {"rate": 80, "requests": 40}}], warmup={"requests": 5}), []
     for workers in (1, 2, 3):
         out = tmp_path / f"out{workers}"
-        done = obeyed("run", path, "--url", metronome, "--out", out, "--set", f"workers={workers}", "--quiet")
+        done = obeyed("run", path, "--url", server, "--out", out, "--set", f"workers={workers}", "--quiet")
         assert done.returncode == 0, done.stderr
         requests = store.read_requests(out)
         found.append((requests.session.tolist(), requests.due_ns.tolist(), requests.phase.tolist()))
@@ -166,13 +166,13 @@ def web_page():
         thread.join()
 
 
-def test_a_server_that_is_no_engine_is_one_line_and_no_result(tmp_path, metronome, web_page, obeyed):
+def test_a_server_that_is_no_engine_is_one_line_and_no_result(tmp_path, server, web_page, obeyed):
     """Nothing listening, a web page, and a model that is not there: exit 3, one line, no folder."""
     path, out = scenario(tmp_path, CONSTANT), tmp_path / "out"
     cases = [
         (["--url", "http://127.0.0.1:9"], "is the server running there?"),
         (["--url", web_page], "expected the model list of an OpenAI-compatible server"),
-        (["--url", metronome, "--model", "metronom"], "did you mean 'metronome'?"),
+        (["--url", server, "--model", "reference-serve"], "did you mean 'reference-server'?"),
     ]
     for words, expected in cases:
         done = obeyed("run", path, *words, "--out", out, "--quiet")
@@ -203,23 +203,23 @@ def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected, obeyed):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_is_never_written_over(tmp_path, metronome, obeyed):
+def test_a_result_is_never_written_over(tmp_path, server, obeyed):
     """A folder that holds a result already, or the raw files of one, is refused and left as it is."""
     path = scenario(tmp_path, CONSTANT)
     for kept in ("result/run.json", "other/raw/somebodys.txt"):
         file = tmp_path / kept
         file.parent.mkdir(parents=True)
         file.write_text("{}")
-        done = obeyed("run", path, "--url", metronome, "--out", tmp_path / kept.split("/")[0])
+        done = obeyed("run", path, "--url", server, "--out", tmp_path / kept.split("/")[0])
 
         assert (done.returncode, "holds a result already" in done.stderr) == (2, True)
         assert file.read_text() == "{}"
 
 
-def test_ctrl_c_once_waits_for_what_is_in_flight_and_reports(tmp_path, metronome):
+def test_ctrl_c_once_waits_for_what_is_in_flight_and_reports(tmp_path, server):
     """Nothing more is sent, nothing sent is lost, the page is there, and the exit is 130."""
     path, out = scenario(tmp_path, LONG), tmp_path / "out"
-    with running("run", path, "--url", metronome, "--out", out, begun=some_sent(out)) as process:
+    with running("run", path, "--url", server, "--out", out, begun=some_sent(out)) as process:
         time.sleep(0.5)
         os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=30)
@@ -232,13 +232,13 @@ def test_ctrl_c_once_waits_for_what_is_in_flight_and_reports(tmp_path, metronome
     assert (out / "report.html").exists()
 
 
-def test_ctrl_c_twice_leaves_at_once_with_a_folder_that_can_be_read(tmp_path, metronome, obeyed):
+def test_ctrl_c_twice_leaves_at_once_with_a_folder_that_can_be_read(tmp_path, server, obeyed):
     """The second Ctrl-C does not wait for answers; `harness report` makes the account afterwards."""
     path, out = (
         scenario(tmp_path, LONG, workload={"kind": "synthetic", "input_tokens": 9, "output_tokens": 9000}),
         tmp_path / "out",
     )
-    with running("run", path, "--url", metronome, "--out", out, begun=some_sent(out)) as process:
+    with running("run", path, "--url", server, "--out", out, begun=some_sent(out)) as process:
         time.sleep(0.3)
         os.kill(process.pid, signal.SIGINT)
         time.sleep(0.3)
@@ -271,10 +271,10 @@ def test_sigkill_leaves_an_account_and_no_orphans(tmp_path, obeyed):
     assert account(out)["completed"] > 0
 
 
-def test_a_dead_worker_is_told_and_its_requests_are_accounted_for(tmp_path, metronome):
+def test_a_dead_worker_is_told_and_its_requests_are_accounted_for(tmp_path, server):
     """One of two workers is killed: exit 3, one line, its requests in flight cancelled as lost."""
     path, out = scenario(tmp_path, LONG, workers=2), tmp_path / "out"
-    with running("run", path, "--url", metronome, "--out", out, begun=some_sent(out)) as process:
+    with running("run", path, "--url", server, "--out", out, begun=some_sent(out)) as process:
         time.sleep(0.5)
         workers = [p for p in psutil.Process(process.pid).children() if "harness.client.worker" in p.cmdline()]
         workers[0].send_signal(signal.SIGKILL)
@@ -328,10 +328,10 @@ def test_a_server_that_dies_is_told_and_reported(tmp_path):
     _not_valid(out)
 
 
-def test_an_api_key_reaches_the_server_and_no_file(tmp_path, metronome, obeyed, monkeypatch):
+def test_an_api_key_reaches_the_server_and_no_file(tmp_path, server, obeyed, monkeypatch):
     """The key is taken from the environment by name; no file and no output of the run holds it."""
     path, out = scenario(tmp_path, CONSTANT), tmp_path / "out"
-    words = ("run", path, "--url", metronome, "--out", out, "--set", "engine.api_key_env=CHECK_KEY")
+    words = ("run", path, "--url", server, "--out", out, "--set", "engine.api_key_env=CHECK_KEY")
     monkeypatch.setenv("CHECK_KEY", SECRET)
     done = obeyed(*words)
 

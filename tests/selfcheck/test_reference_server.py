@@ -1,4 +1,4 @@
-"""Does the metronome send what it says, and say what it sent?"""
+"""The reference server sends what it says, and says what it sent."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from harness.selfcheck.reference_server.ground_truth import GroundTruthLog, Toke
 from harness.selfcheck.reference_server.process import started
 from harness.selfcheck.reference_server.requests import BadRequestError, parse_completion, parse_head, script_of
 
-BEAT = TokenSchedule(first_ns=3_000_000, gap_ns=1_000_000)
+SCHEDULE = TokenSchedule(first_ns=3_000_000, gap_ns=1_000_000)
 COMPLETIONS = b"/v1/completions"
 USAGE = {"include_usage": True, "continuous_usage_stats": True}
 
@@ -51,7 +51,7 @@ def events_of(data):
 
 
 class Caller:
-    """A client socket of a metronome; every receive gives up after ten seconds."""
+    """A client socket of a reference server; every receive gives up after ten seconds."""
 
     def __init__(self, url):
         at = urlsplit(url)
@@ -87,8 +87,8 @@ def page_of(url, path):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A metronome of its own process."""
-    with started(BEAT, tmp_path_factory.mktemp("metronome") / "log.npz", life_s=120) as found:
+    """A reference server of its own process."""
+    with started(SCHEDULE, tmp_path_factory.mktemp("server") / "log.npz", life_s=120) as found:
         yield found
 
 
@@ -214,14 +214,14 @@ def test_pages_say_what_it_is(server, caller):
     models = json.loads(page_of(server.url, b"/v1/models"))
     metrics = page_of(server.url, b"/metrics?x=1")
 
-    assert models["data"][0]["id"] == "metronome"
-    assert b'vllm:num_requests_running{model_name="metronome"} 0\n' in metrics
+    assert models["data"][0]["id"] == "reference-server"
+    assert b'vllm:num_requests_running{model_name="reference-server"} 0\n' in metrics
     assert b"\r\nx-npu-harness-simulated: 1\r\n" in caller.ends(asking())
 
 
-def test_the_log_has_every_write_on_or_after_its_beat(tmp_path):
+def test_the_log_has_every_write_on_or_after_its_due_time(tmp_path):
     """Events are never early, in order within an answer, and each answer has its own row."""
-    with started(BEAT, tmp_path / "log.npz", life_s=60) as server:
+    with started(SCHEDULE, tmp_path / "log.npz", life_s=60) as server:
         callers = [Caller(server.url) for _ in range(5)]
         for count, made in enumerate(callers, 1):
             made.sock.sendall(asking(max_tokens=count))
@@ -234,7 +234,7 @@ def test_the_log_has_every_write_on_or_after_its_beat(tmp_path):
     assert sorted(sent.tokens) == sorted(np.diff(sent.offsets)) == [1, 2, 3, 4, 5]
     assert sent.ended.all()
     assert sent.late_ns.min() >= 0
-    assert sent.ttft_ns.min() >= BEAT.first_ns
+    assert sent.ttft_ns.min() >= SCHEDULE.first_ns
     assert sent.gap_ns.min() > 0
     assert len(sent.gap_ns) == 15 - 5
     assert told["events"] == told["tokens"] == len(sent.sent_ns) == 15
@@ -285,8 +285,8 @@ def test_several_tokens_an_event_end_with_the_rest(tmp_path):
 
 
 def test_it_ends_with_its_own_life(tmp_path):
-    """A metronome outlives neither --life nor the stdin of a tied one."""
-    with started(BEAT, tmp_path / "log.npz", life_s=0.05) as server:
+    """A reference server outlives neither --life nor the stdin of a tied one."""
+    with started(SCHEDULE, tmp_path / "log.npz", life_s=0.05) as server:
         made = Caller(server.url)
         told = made.until(b"never")
         made.close()
@@ -297,7 +297,10 @@ def test_it_ends_with_its_own_life(tmp_path):
 
 def test_one_that_cannot_start_is_an_error(tmp_path, capfd):
     """No address on stdout means that there is no server."""
-    with pytest.raises(EngineError, match="metronome did not start"), started(BEAT, tmp_path / "log.npz", life_s=-1):
+    with (
+        pytest.raises(EngineError, match="reference server did not start"),
+        started(SCHEDULE, tmp_path / "log.npz", life_s=-1),
+    ):
         pass
 
     assert "usage" in capfd.readouterr().err
@@ -354,7 +357,7 @@ def test_answers_share_the_events_of_their_shape(long, short, per_event):
 @given(st.lists(st.lists(st.integers(0, 10**6), max_size=6), max_size=6))
 def test_truth_is_read_as_it_was_written(tmp_path_factory, rows):
     """A log survives its file, and gaps are never taken across answers."""
-    truth = GroundTruthLog(BEAT)
+    truth = GroundTruthLog(SCHEDULE)
     for number, row in enumerate(rows):
         truth.add(number, len(row), array("q", sorted(row)), ended=True)
     path = Path(tmp_path_factory.mktemp("truth")) / "log.npz"
@@ -366,4 +369,4 @@ def test_truth_is_read_as_it_was_written(tmp_path_factory, rows):
     ] or not rows
     assert list(sent.gap_ns) == [gap for row in rows for gap in np.diff(sorted(row))]
     assert list(sent.ttft_ns) == [min(row) - number for number, row in enumerate(rows) if row]
-    assert sent.beat == BEAT
+    assert sent.schedule == SCHEDULE

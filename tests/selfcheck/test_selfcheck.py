@@ -14,6 +14,11 @@ from harness.selfcheck.selfcheck import LoadStep
 SENT_S = 0.050
 
 
+def texts(result):
+    """The lines of a result in English."""
+    return [str(line) for line in selfcheck.lines(result)]
+
+
 def seen(streams, *, error_s=0.0001, held=0.99, late_s=0.0):
     """What a client of these qualities shows at so many streams."""
     ceiling = streams * 96.0
@@ -85,8 +90,8 @@ def test_the_shared_core_is_measured_on_one_core_and_given_back():
         "rate_share": 0.5,
     }
     assert (bound["shared"], bound["100"], os.sched_getaffinity(0)) == ({max(before)}, before, before)
-    assert "2.00 ms" in selfcheck.lines(result)[2]
-    assert "50.0 %" in selfcheck.lines(result)[2]
+    assert "2.00 ms" in texts(result)[2]
+    assert "50.0 %" in texts(result)[2]
 
 
 def test_one_hiccup_is_no_limit():
@@ -97,13 +102,13 @@ def test_one_hiccup_is_no_limit():
     assert machine.folders.count("1000-again") == 1
 
 
-def test_a_metronome_that_falls_behind_ends_the_climb():
+def test_a_reference_server_that_falls_behind_ends_the_climb():
     """The client was exact; what it could do beyond is not known."""
     result, _ = climbed(at_1000=[{"late_s": 0.2}])
     starved, _ = climbed(at_1000=[{"late_s": 0.2, "error_s": 0.01}])
 
-    assert (result["ceiling_streams"], result["limited_by"]) == (1000, "metronome")
-    assert (starved["ceiling_streams"], starved["limited_by"]) == (500, "metronome")
+    assert (result["ceiling_streams"], result["limited_by"]) == (1000, "server")
+    assert (starved["ceiling_streams"], starved["limited_by"]) == (500, "server")
 
 
 def test_the_floor_is_the_worse_of_the_gentle_loads():
@@ -120,21 +125,21 @@ def test_a_client_that_is_never_exact_has_no_ceiling():
     result, _ = climbed(at_1=bad, at_100=bad, at_250=bad)
 
     assert result["ceiling_tokens_per_s"] == 0
-    assert any("cannot keep up on this machine" in line for line in selfcheck.lines(result))
+    assert any("cannot keep up on this machine" in line for line in texts(result))
 
 
 @pytest.mark.parametrize("quality", [{}, {"error_s": 0.01}, {"late_s": 0.2}])
 def test_lines_tell_floor_and_ceiling(cache, quality):
     """Whatever ended the climb, three sentences with numbers and the place they are kept in."""
     result, _ = climbed(at_1000=[quality])
-    told = selfcheck.lines({**result, "busy_share": 0.0})
+    told = texts({**result, "busy_share": 0.0})
 
     assert [line.partition(":")[0] for line in told[:3]] == ["Exactness", "Capacity", "Sharing"]
     assert "100 µs" in told[0]
     assert "tokens/s" in told[1]
     assert str(cache) in told[3]
     assert len(told) == 4
-    assert selfcheck.lines({**result, "busy_share": 0.4})[0].startswith("other work kept 40.0 %")
+    assert texts({**result, "busy_share": 0.4})[0].startswith("other work kept 40.0 %")
 
 
 def test_no_time_is_told_finer_than_a_stamp_can_tell(cache):
@@ -147,9 +152,9 @@ def test_no_time_is_told_finer_than_a_stamp_can_tell(cache):
         "ceiling_streams": 1,
         "limited_by": "client",
     }
-    told = selfcheck.lines(fine | {"shared_core": result["shared_core"] | {"streams": 1, "ttft_added_s": -1.0}})
+    told = texts(fine | {"shared_core": result["shared_core"] | {"streams": 1, "ttft_added_s": -1.0}})
 
-    assert said[0].startswith("1 stream: TTFT 50.0 ms ")
+    assert str(said[0]).startswith("1 stream: TTFT 50.0 ms ")
     assert told[0] == "Exactness: a mean TTFT is right to 5.87 µs, and the p99 of the gap between chunks to under 1 µs."
     assert " on 1 stream (" in told[1]
     assert "a server of 1 stream was itself under 1 µs slower" in told[2]
@@ -201,8 +206,8 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
         selfcheck.keep(climbed()[0])
 
 
-def test_the_real_client_counts_what_the_metronome_sent(tmp_path):
-    """A real run against a real metronome: all answered, and never seen before it was sent."""
+def test_the_real_client_counts_what_the_reference_server_sent(tmp_path):
+    """A real run against a real reference server: all answered, and never seen before it was sent."""
     found = selfcheck.measure_step(LoadStep(3, 2, 5), tmp_path / "step")
 
     assert (found.requests, found.completed) == (6, 6)

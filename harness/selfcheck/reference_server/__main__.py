@@ -22,23 +22,25 @@ BACKLOG = 4096
 
 def main() -> int:
     """Parse, listen, serve, keep the log."""
-    asked = _parser().parse_args()
-    if asked.core is not None:
-        os.sched_setaffinity(0, {asked.core})
+    options = _parser().parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
     _raise_file_limit()
     _tighten_timers()
-    with socket.create_server(("127.0.0.1", asked.port), backlog=BACKLOG) as listener:
+    with socket.create_server(("127.0.0.1", options.port), backlog=BACKLOG) as listener:
         _plain_congestion(listener)
-        stop_fd = _stop_signals(asked.life)
-        beat = TokenSchedule(seconds_to_ns(asked.first), seconds_to_ns(asked.gap), asked.chunk_tokens, asked.model)
-        metronome = TokenServer(listener, beat, (stop_fd, 0) if asked.tied else (stop_fd,))
+        stop_fd = _stop_signals(options.life)
+        schedule = TokenSchedule(
+            seconds_to_ns(options.first), seconds_to_ns(options.gap), options.chunk_tokens, options.model
+        )
+        server = TokenServer(listener, schedule, (stop_fd, 0) if options.tied else (stop_fd,))
         sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
         sys.stdout.flush()
         gc.freeze()
-        gc.disable()  # nothing here makes cycles, and a collection would be a missed beat
-        metronome.run()
-    if asked.log is not None:
-        write(metronome.truth.sent(), asked.log)
+        gc.disable()  # nothing here makes cycles, and a collection would delay a token
+        server.run()
+    if options.log is not None:
+        write(server.truth.sent(), options.log)
     return 0
 
 
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--first", type=parse_duration, default="50ms", help="request read to first token")
     parser.add_argument("--gap", type=parse_duration, default="10ms", help="event to event")
     parser.add_argument("--chunk-tokens", type=int, default=1, help="tokens an event")
-    parser.add_argument("--model", default="metronome", help="the name it answers to")
+    parser.add_argument("--model", default="reference-server", help="the name it answers to")
     parser.add_argument("--log", type=Path, help="where to keep what was sent (.npz)")
     parser.add_argument("--core", type=int, help="stay on this processor core")
     parser.add_argument("--life", type=parse_duration, default="1h", help="end after this long at the latest")
@@ -62,7 +64,7 @@ def _raise_file_limit() -> None:
 
 
 def _plain_congestion(listener: socket.socket) -> None:
-    """Where the system's default is BBR, its pacing would cost half a microsecond a token and play its own beat."""
+    """Where the system's default is BBR, its pacing would cost half a microsecond a token and delay tokens."""
     with contextlib.suppress(OSError):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 

@@ -1,4 +1,4 @@
-"""When did each token really leave the metronome?"""
+"""The ground truth: when each token really left the reference server."""
 
 import json
 import time
@@ -22,7 +22,7 @@ class TokenSchedule:
     first_ns: int
     gap_ns: int
     per_event: int = 1  # tokens an event
-    model: str = "metronome"
+    model: str = "reference-server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class GroundTruth:
     ended: Ints
     offsets: Ints
     sent_ns: Ints
-    beat: TokenSchedule
+    schedule: TokenSchedule
     cpu_ns: int
     held: int
 
@@ -63,15 +63,15 @@ class GroundTruth:
         """Write - grid, of every event."""
         counts = np.diff(self.offsets)
         step = np.arange(len(self.sent_ns)) - np.repeat(self.offsets[:-1], counts)
-        due_ns = np.repeat(self.read_ns, counts) + self.beat.first_ns + step * self.beat.gap_ns
+        due_ns = np.repeat(self.read_ns, counts) + self.schedule.first_ns + step * self.schedule.gap_ns
         return np.asarray(self.sent_ns - due_ns)
 
 
 class GroundTruthLog:
     """The server's log: columns in memory, a row when an answer ends, made into `Sent` when asked for."""
 
-    def __init__(self, beat: TokenSchedule) -> None:
-        self._beat = beat
+    def __init__(self, schedule: TokenSchedule) -> None:
+        self._schedule = schedule
         self._read_ns = array("q")
         self._tokens = array("q")
         self._ended = array("q")
@@ -107,23 +107,23 @@ class GroundTruthLog:
         }
         columns = {name: np.array(values, dtype=np.int64) for name, values in kept.items()}
         cpu_ns = time.process_time_ns() - self._cpu_ns
-        return GroundTruth(**columns, beat=self._beat, cpu_ns=cpu_ns, held=self.held)
+        return GroundTruth(**columns, schedule=self._schedule, cpu_ns=cpu_ns, held=self.held)
 
 
 def write(sent: GroundTruth, path: Path) -> None:
     """Keep what was sent in a .npz file; see `read`."""
-    scalars = {"cpu_ns": sent.cpu_ns, "held": sent.held, "beat": json.dumps(asdict(sent.beat))}
+    scalars = {"cpu_ns": sent.cpu_ns, "held": sent.held, "schedule": json.dumps(asdict(sent.schedule))}
     arrays: dict[str, Any] = {**scalars, **{name: getattr(sent, name) for name in _COLUMNS}}
     with path.open("wb") as file:
         np.savez(file, **arrays)
 
 
 def read(path: Path) -> GroundTruth:
-    """What a metronome logged to a .npz file."""
+    """What a reference server logged to a .npz file."""
     with np.load(path) as kept:
         columns = {name: kept[name] for name in _COLUMNS}
-        beat = TokenSchedule(**json.loads(str(kept["beat"])))
-        return GroundTruth(**columns, beat=beat, cpu_ns=int(kept["cpu_ns"]), held=int(kept["held"]))
+        schedule = TokenSchedule(**json.loads(str(kept["schedule"])))
+        return GroundTruth(**columns, schedule=schedule, cpu_ns=int(kept["cpu_ns"]), held=int(kept["held"]))
 
 
 def summary(sent: GroundTruth) -> dict[str, Any]:

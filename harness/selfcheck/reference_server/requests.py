@@ -1,6 +1,6 @@
-"""What does a request ask the metronome for?
+"""Requests to the reference server, and the bytes that carry each token of an answer.
 
-Nothing is decoded: a prompt may have 100 kB, and the loop that reads it also keeps a beat
+Nothing is decoded: a prompt may have 100 kB, and the loop that reads it also sends tokens on time
 of some microseconds. Keys are found by a byte search; a quote inside a JSON string is
 escaped, so `"max_tokens"` followed by a colon can only be the key.
 """
@@ -151,7 +151,7 @@ def _after_key(body: bytes, key: bytes) -> int:
     return -1
 
 
-FIELDS = b"server: metronome\r\nx-npu-harness-simulated: 1\r\n"  # a run against it says so everywhere
+FIELDS = b"server: reference-server\r\nx-npu-harness-simulated: 1\r\n"  # a run against it says so everywhere
 HEAD = (
     b"HTTP/1.1 200 OK\r\n%bcontent-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n" % FIELDS

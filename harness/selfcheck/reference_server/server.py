@@ -1,4 +1,4 @@
-"""How does the metronome keep its beat for a thousand streams on one core?
+"""The reference server: tokens at known times on a thousand streams from one core.
 
 One epoll loop over non-blocking sockets. Answers wait in two queues, one for first tokens
 and one for the rest: as all have the same `first_ns` and `gap_ns`, appending keeps both
@@ -80,12 +80,12 @@ class ClientConnection:
 class TokenServer:
     """The server; `run` answers until `stop` is called or one of `stop_fds` can be read (or has ended)."""
 
-    def __init__(self, listener: socket.socket, beat: TokenSchedule, stop_fds: Sequence[int] = ()) -> None:
+    def __init__(self, listener: socket.socket, schedule: TokenSchedule, stop_fds: Sequence[int] = ()) -> None:
         listener.setblocking(False)
         enable_accepted(listener)
         self._clock = StampClock()
-        self.truth = GroundTruthLog(beat)
-        self._beat = beat
+        self.truth = GroundTruthLog(schedule)
+        self._schedule = schedule
         self._listener = listener
         self._stop_fds = stop_fds
         self._stopping = False
@@ -121,7 +121,7 @@ class TokenServer:
 
     def _play(self) -> int:
         """Send what is due, a few tokens at most; nanoseconds until the next is due."""
-        firsts, rest, gap_ns = self._firsts, self._rest, self._beat.gap_ns
+        firsts, rest, gap_ns = self._firsts, self._rest, self._schedule.gap_ns
         for _ in range(SENDS_A_TURN):
             queue = rest if not firsts or (rest and rest[0].due_ns <= firsts[0].due_ns) else firsts
             if not queue:
@@ -260,12 +260,12 @@ class TokenServer:
         self._reply(connection, self._page(head.path))
 
     def _begin(self, connection: ClientConnection, ask: CompletionRequest) -> None:
-        connection.script = script_of(ask.shape, self._beat.model, self._beat.per_event)
+        connection.script = script_of(ask.shape, self._schedule.model, self._schedule.per_event)
         connection.ask = ask
         connection.step = 0
         connection.steps = connection.script.steps(ask)
         connection.sent_ns = array("q")
-        connection.due_ns = connection.read_ns + self._beat.first_ns
+        connection.due_ns = connection.read_ns + self._schedule.first_ns
         self._prompt_tokens += ask.shape.prompt_tokens
         self._firsts.append(connection)
 
@@ -273,7 +273,12 @@ class TokenServer:
         if path == b"/health":
             return whole(200, b"")
         if path == b"/v1/models":
-            model = {"id": self._beat.model, "object": "model", "owned_by": "metronome", "max_model_len": 1 << 20}
+            model = {
+                "id": self._schedule.model,
+                "object": "model",
+                "owned_by": "reference-server",
+                "max_model_len": 1 << 20,
+            }
             return whole(200, json.dumps({"object": "list", "data": [model]}).encode())
         if path == b"/truth":
             return whole(200, json.dumps(summary(self.truth.sent())).encode())
@@ -291,13 +296,13 @@ class TokenServer:
             "request_success_total": ("counter", len(self.truth)),
         }
         lines = (
-            f'# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name="{self._beat.model}"}} {value}\n'
+            f'# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name="{self._schedule.model}"}} {value}\n'
             for name, (kind, value) in values.items()
         )
         return "".join(lines)
 
     def _begun(self, playing: list[ClientConnection]) -> int:
-        return sum(connection.step for connection in playing) * self._beat.per_event
+        return sum(connection.step for connection in playing) * self._schedule.per_event
 
     def _reply(self, connection: ClientConnection, data: bytes) -> None:
         self._write(connection, data)
