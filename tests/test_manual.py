@@ -26,6 +26,7 @@ SHIPPED = sorted((ROOT / "scenarios").glob("*.yaml"))
 EXAMPLES = [(page, number) for page in EVERY for number, _ in enumerate(blocks(written(page), "yaml"))]
 SCENARIO = built(DOCS / "reference" / "scenario.md")
 WARNINGS = built(DOCS / "reference" / "warnings.md")
+FILES = {path.name for room in ("harness", "reports", "kernels_bench") for path in (ROOT / room).rglob("*.py")}
 OLD_WORDS = re.compile(r"\b(doubt|doubts|twin|twins|metronome|spool|ledger|crew)\b", re.IGNORECASE)
 SHOWN_TWICE = {"against", "selfcheck", "first_run", "validate"}  # in the tutorial and in a how-to, or in the README
 
@@ -144,8 +145,10 @@ def test_files_that_the_readme_points_to_are_there(language):
 def test_files_of_the_code_that_a_page_names_are_there(page):
     """A path such as harness/client/load.py exists."""
     named = re.findall(r"`((?:harness|reports|kernels_bench|tests|docs|scenarios|benchmarks)/[\w/.-]+)`", text_of(page))
+    short = set(re.findall(r"`(\w+\.py)`", text_of(page)))  # beside a path of the same room
 
     assert [path for path in named if not (ROOT / path).exists()] == []
+    assert short - FILES == set()
 
 
 @pytest.mark.parametrize("page", EVERY, ids=lambda page: f"{page.parent.name}/{page.name}")
