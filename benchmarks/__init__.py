@@ -1,1 +1,1 @@
-"""What can the client do on this machine? Numbers against servers whose truth is known."""
+"""Benchmarks of the harness itself, against servers whose truth is known."""

@@ -16,9 +16,9 @@ from benchmarks.kernels import kernels
 from benchmarks.numbers import Number, machine, table, wait_for_quiet
 from benchmarks.poisson import poisson500
 from benchmarks.reporting import report1m, report10k
+from benchmarks.simulator import simulator_served, simulator_virtual
 from benchmarks.stamps import stamps
 from benchmarks.tuning import tuning
-from benchmarks.twin import twin_served, twin_virtual
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "help": help_,
@@ -32,8 +32,8 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "hostile": hostile,
     "report10k": report10k,
     "report1m": report1m,
-    "twin_virtual": twin_virtual,
-    "twin_served": twin_served,
+    "simulator_virtual": simulator_virtual,
+    "simulator_served": simulator_served,
     "intervals": intervals,
     "compare": compare,
     "tuning": tuning,

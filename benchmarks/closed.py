@@ -1,4 +1,4 @@
-"""Does a closed loop of many streams see what the server sent?"""
+"""Closed loops of many streams: what the client saw beside what the server sent."""
 
 from collections.abc import Iterator
 from pathlib import Path

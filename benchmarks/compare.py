@@ -1,4 +1,4 @@
-"""How often does a comparison see a difference where there is none, and how often one that is there?
+"""False alarms of comparisons, and the changes that they find.
 
 By loads, by what runs differ by on their own (0, 1, 2 %), with like and unlike seeds, one run and five a side, with
 and without earlier results. Whatever the noise, false alarms stay at one in twenty; what is found depends on it, and a
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.compare_runs import LOADS
-from benchmarks.compare_trials import REPEATS, Counts, bank, trials
+from benchmarks.compare_trials import REPEATS, TrialCounts, bank, trials
 from benchmarks.numbers import Number
 from harness.units import format_share
 
@@ -32,7 +32,7 @@ def compare(folder: Path) -> Iterator[Number]:
                 yield _number(f"compare, {load}", noise, trials(made, TRIALS, repeats, how, seed=place), repeats, how)
 
 
-def _number(name: str, noise: float, found: Counts, repeats: int, how: str) -> Number:
+def _number(name: str, noise: float, found: TrialCounts, repeats: int, how: str) -> Number:
     runs = "one run" if repeats == 1 else f"{repeats} runs"
     what = f"runs differ by {format_share(noise)}, {runs} a side, {how.replace('+', ' seeds, ', 1)}"
     if found.refused == found.trials:

@@ -1,4 +1,4 @@
-"""Which runs are compared? Those of the simulated engine in virtual time, made as unlike as real ones are.
+"""Runs to compare: those of the simulator in virtual time, made as unlike as real ones are.
 
 Two runs of it never differ, so it is given what makes runs of a real engine differ: each run is as a whole a little
 faster or slower (a standard deviation of 0, 1 or 2 %), and so is each of its steps (5 %).
@@ -64,7 +64,7 @@ class _NoisyCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Virtual:
+class VirtualRuns:
     """A scenario ready to be run in virtual time."""
 
     scenario: Scenario
@@ -102,7 +102,7 @@ def _timeline(traffic: Traffic, requests: Requests) -> dict[str, int]:
     }
 
 
-def virtual(folder: Path, load: str, seed: int) -> Virtual:
+def virtual(folder: Path, load: str, seed: int) -> VirtualRuns:
     """A scenario with this load under a seed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "scenario.yaml"
@@ -117,7 +117,7 @@ def virtual(folder: Path, load: str, seed: int) -> Virtual:
         for s, due in zip(sessions, due_ns, strict=True)
     )
     digest = hashlib.sha256(f"{load} {seed}".encode()).hexdigest()
-    return Virtual(
+    return VirtualRuns(
         scenario,
         settings_from_flags(scenario.engine.args | {"model": scenario.engine.model}),
         Traffic(made, arrivals, sessions),

@@ -1,4 +1,4 @@
-"""How often does a comparison show what is there, and what is not, over many made-up pairs of sides?
+"""Many random pairs of sides, and how often a comparison of them is right.
 
 Runs are made once a load and noise: some seeds, each several times with noise of its own, once slowed. A trial draws
 seeds and runs from these. What is planted for the stated power is put on the measure itself, which is exact.
@@ -42,7 +42,7 @@ def bank(folder: Path, load: str, noise: float, seeds: range, draws: int = 6) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class TrialCounts:
     """Of trials: alarms without a difference, slow-downs that were found, refusals, what was said to be seen (median
     share) and how often a change of just that size was found."""
 
@@ -54,7 +54,7 @@ class Counts:
     seen: int
 
 
-def trials(made: Bank, count: int, repeats: int, how: str, seed: int) -> Counts:
+def trials(made: Bank, count: int, repeats: int, how: str, seed: int) -> TrialCounts:
     """So many trials; `how` is "paired" or "unlike" seeds, with "+earlier" where there are earlier results."""
     rng = np.random.default_rng(seed)
     plans = [_plan(made, repeats, how, rng) for _ in range(count)]
@@ -70,7 +70,7 @@ def trials(made: Bank, count: int, repeats: int, how: str, seed: int) -> Counts:
             for base, new, _, earlier in plans
         )
     alarms = sum(any(row.verdict in (BETTER, WORSE) for row in rows) for rows in same)
-    return Counts(count, alarms, sum(map(_is_worse, slow)), refused, sees, seen)
+    return TrialCounts(count, alarms, sum(map(_is_worse, slow)), refused, sees, seen)
 
 
 _Plan = tuple[list[Repeat], list[Repeat], list[Repeat], list[Repeat]]

@@ -1,4 +1,4 @@
-"""What do the commands cost beside the load: time to answer, time around a run, memory?"""
+"""The cost of the commands beside the load: time to answer, time around a run, memory."""
 
 import statistics
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Is a result that is called valid right, whatever disturbs the client?
+"""Results that are called valid, held against the truth while the client is disturbed.
 
 Random loads against a reference server, with a random disturbance each: other work on both cores, a worker that
 is stopped again and again, put last in the queue for a core, given a part of a core, or one of too many. A valid
@@ -56,7 +56,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateVerdict:
     """What a run said of itself, and by how much more than it allows it was off: the worst excess over all metrics.
 
     `load` is the machine's load average (one minute) as it ended, `doubts` the names of what made it invalid.
@@ -91,12 +91,12 @@ def gate(folder: Path) -> Iterator[Number]:
     yield Number("client, nothing else at work", "called invalid", "< 1 %", shown, share < 0.01)
 
 
-def _judged(name: str, count: int, draw: Callable[[random.Random], Situation], folder: Path) -> list[Verdict]:
+def _judged(name: str, count: int, draw: Callable[[random.Random], Situation], folder: Path) -> list[GateVerdict]:
     """The verdicts on `count` situations, each drawn by a seed of its own; those in the log are taken from there."""
     known = {}
     if LOG and Path(LOG).exists():
         lines = map(json.loads, Path(LOG).read_text(encoding="utf-8").splitlines())
-        known = {line.pop("situation"): Verdict(**line) for line in lines}
+        known = {line.pop("situation"): GateVerdict(**line) for line in lines}
     verdicts = []
     for number in range(count):
         situation = f"{name} {SEED}/{number}"
@@ -183,7 +183,7 @@ def _as_they_come(change: Callable[[int], object]) -> Iterator[None]:
         yield
 
 
-def _judge(situation: Situation, folder: Path) -> Verdict:
+def _judge(situation: Situation, folder: Path) -> GateVerdict:
     log = folder.parent / f"{folder.name}.npz"
     schedule = TokenSchedule(first_ns=situation.first_ms * NS_PER_MS, gap_ns=situation.gap_ms * NS_PER_MS)
     with started(schedule, log, life_s=120) as server, situation.disturb():
@@ -192,7 +192,7 @@ def _judge(situation: Situation, folder: Path) -> Verdict:
     doubts = ", ".join(doubt["name"] for doubt in verdict["doubts"] if doubt["severity"] == INVALID)
     excess, worst = _excess(folder, read(log))
     shutil.rmtree(folder)
-    return Verdict(situation.kind, bool(verdict["valid"]), excess, worst, os.getloadavg()[0], doubts)
+    return GateVerdict(situation.kind, bool(verdict["valid"]), excess, worst, os.getloadavg()[0], doubts)
 
 
 def _excess(folder: Path, sent: GroundTruth) -> tuple[float, str]:

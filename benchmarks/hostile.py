@@ -1,4 +1,4 @@
-"""How much memory does a whole run take against servers that send without an end, and does it end in time?
+"""Memory and time of a whole run against servers that send without an end.
 
 Each habit is served on loopback for one short run; the memory is the sum over parent and workers,
 looked at twenty times a second. Then `harness report` reads the result again.

@@ -1,4 +1,4 @@
-"""How often does a 95 % interval hold the truth, where one is shown, and how often is one shown?
+"""Coverage of the 95 % intervals: how often one is shown, and how often it holds the truth.
 
 On series whose truth is known, each run being one series in its steady state: independent values,
 autoregressions, queues of one server at four loads, a closed loop, values whose scale wanders slowly,

@@ -1,4 +1,4 @@
-"""Can the times of the kernel bench be trusted: against torch's own timer, and from one run to the next?"""
+"""The times of the kernel bench against torch's own timer, and from one run to the next."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""How is a measured number shown beside its target?"""
+"""A measured number beside its target, as a row of the table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

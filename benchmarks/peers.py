@@ -1,4 +1,4 @@
-"""What other load generators say of the same load, beside the reference server's own log.
+"""Other load generators under the same load, beside the reference server's own log.
 
 Each runs where its interpreter is given in the environment; none is installed by this project.
 """

@@ -1,4 +1,4 @@
-"""Do requests of an open loop leave when they are due, and are they due at the same times for any workers?"""
+"""Requests of an open loop: sent when they are due, and due at the same times for any number of workers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long does a page take, and how much memory, when many requests were sent?"""
+"""The time and memory that a page takes when many requests were sent."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How is the real command run against a reference server, and what does it use meanwhile?"""
+"""The real command, run against a reference server, and what it uses meanwhile."""
 
 import resource
 import subprocess

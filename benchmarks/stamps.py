@@ -1,4 +1,4 @@
-"""Is TTFT right, and what does a token cost, beside the least that any client can cost: a reader in C?
+"""TTFT and the CPU cost of a token, beside the least that any client can cost: a reader in C.
 
 Every client meets a reference server of its own with the same load; the server's log is stamped by the
 kernel (last byte of the request in, each event out). Other tools are measured, too, where their

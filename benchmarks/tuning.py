@@ -1,9 +1,9 @@
-"""How good is the tuner after 20 trials, where the best configuration is known from an exhaustive grid?
+"""The tuner after 20 trials, where the best configuration is known from an exhaustive grid.
 
-Everything in virtual time, on the twin with noise as a device has it: no number here is a measurement of
-hardware. The twin that screens has other coefficients, each off by up to 40 %. The truth of a configuration is its mean
-goodput over runs with noise. Regret is that of whoever leads after the trials by its own run; beside it stands that of
-whom the confirmation leaves as the winner.
+Everything in virtual time, on the simulator with noise as a device has it: no number here is a measurement of
+hardware. The simulator that screens has other coefficients, each off by up to 40 %. The truth of a configuration is
+its mean goodput over runs with noise. Regret is that of whoever leads after the trials by its own run; beside it
+stands that of whom the confirmation leaves as the winner.
 """
 
 import functools
@@ -18,7 +18,17 @@ from pathlib import Path
 
 from benchmarks.numbers import Number
 from benchmarks.tuning_landscapes import SCENARIOS, Served, write_study
-from benchmarks.tuning_searches import TRIALS, Outcome, at_random, by_grid, by_tpe, evenly, searched, truth_of, tuned
+from benchmarks.tuning_searches import (
+    TRIALS,
+    SearchOutcome,
+    at_random,
+    by_grid,
+    by_tpe,
+    evenly,
+    searched,
+    truth_of,
+    tuned,
+)
 from harness.tuning.space import at
 from harness.tuning.study_loader import open_study
 from harness.tuning.study_plan import Problem
@@ -77,7 +87,7 @@ def _steps(parameter: Parameter) -> int:
     return round(octaves * (4 if parameter.name == "max_num_seqs" else 1)) + 1
 
 
-def searches(study: Path, seed: int) -> dict[str, Outcome]:
+def searches(study: Path, seed: int) -> dict[str, SearchOutcome]:
     """Every method on one landscape under one seed."""
     problem, served = served_study(study)
     found = {
@@ -95,7 +105,7 @@ class Landscape:
 
     name: str
     best: Optimum
-    found: Mapping[str, Sequence[Outcome]]
+    found: Mapping[str, Sequence[SearchOutcome]]
 
 
 def tuning(folder: Path, seeds: Sequence[int] = SEEDS) -> Iterator[Number]:
@@ -115,7 +125,7 @@ def tuning(folder: Path, seeds: Sequence[int] = SEEDS) -> Iterator[Number]:
     yield from _across(shown)
 
 
-def _by_method(outcomes: Sequence[Mapping[str, Outcome]]) -> dict[str, list[Outcome]]:
+def _by_method(outcomes: Sequence[Mapping[str, SearchOutcome]]) -> dict[str, list[SearchOutcome]]:
     return {method: [one[method] for one in outcomes] for method in METHODS}
 
 

@@ -1,4 +1,4 @@
-"""What is tuned in the tuning benchmark: three scenarios on the twin, with noise as a device has it?"""
+"""The landscapes of the tuning benchmark: three scenarios on the simulator, with noise as a device has it."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -93,7 +93,7 @@ def write_study(name: str, folder: Path) -> Path:
 
 
 def as_device(settings: Settings) -> Settings:
-    """The settings as the device serves them: its cache is smaller than the arithmetic of the twin says.
+    """The settings as the device serves them: its cache is smaller than the simulator's arithmetic says.
 
     Raises:
         EngineError: the engine would not start there, in its own words.
@@ -112,7 +112,7 @@ def as_device(settings: Settings) -> Settings:
 
 @dataclass(slots=True)
 class Served:
-    """What the measured twin shows, each effective configuration served once: the truth of a landscape."""
+    """What the measured simulator shows, each effective configuration served once: the truth of a landscape."""
 
     kept: dict[str, Measurement | HarnessError] = field(default_factory=dict)
     loads: dict[Path, VirtualLoad] = field(default_factory=dict)
@@ -198,7 +198,7 @@ def _stretched(span_s: float, rng: np.random.Generator) -> Callable[[Floats], Fl
 class _Session:
     started: Started
     settings: Settings
-    owner: "Device"
+    owner: "MeasuredDevice"
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
         """With fresh noise for every run; a watch is asked as often as it wants to be."""
@@ -216,8 +216,8 @@ class _Session:
 
 
 @dataclass(slots=True)
-class Device:
-    """The twin as a device that is measured: what is served is kept, noise is new in every run."""
+class MeasuredDevice:
+    """The simulator as a device that is measured: what is served is kept, noise is new in every run."""
 
     served: Served
     seed: int

@@ -1,4 +1,4 @@
-"""How do the tuner and the searches that it is held against look for the best of a landscape?
+"""The tuner, and the searches that it is compared with.
 
 All get a budget of 20 trials, the default among them. Then each does what a study does: the best two are measured
 again in turns with the default, which stays where no gain is shown.
@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 
-from benchmarks.tuning_landscapes import Device, Served
+from benchmarks.tuning_landscapes import MeasuredDevice, Served
 from harness.errors import HarnessError
 from harness.seeds import stream
 from harness.simulator.engine_config import effective, settings_from_flags
@@ -82,7 +82,7 @@ class Alone:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SearchOutcome:
     """One search: the truth of who led after its trials and of who won the confirmation, its trials, what was saved."""
 
     truth: float
@@ -94,7 +94,7 @@ class Outcome:
     same_winner: bool = True
 
 
-def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> Outcome:
+def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> SearchOutcome:
     """The tuner itself, under a seed."""
     screening = problem.study.screening.model_copy(update={"points": SCREENED_POINTS if screened else 0})
     asked = replace(problem, study=problem.study.model_copy(update={"seed": seed, "screening": screening}))
@@ -104,13 +104,15 @@ def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> Out
     twin = Twin(asked, perturbed(TERMS["A2"], seed)) if screened else None
     proposer = Proposer(asked, ground, Lessons(), twin)
     proposer.open()
-    device = Device(served, seed)
+    device = MeasuredDevice(served, seed)
     shelf = Shelf()
     carry_out(Work(asked, device, shelf, Alone(), ground, proposer, Path()))  # type: ignore[arg-type]
     return _outcome(asked, served, shelf.done, device, proposer)
 
 
-def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: Device, proposer: Proposer) -> Outcome:
+def _outcome(
+    problem: Problem, served: Served, trials: Sequence[Trial], device: MeasuredDevice, proposer: Proposer
+) -> SearchOutcome:
     load_s, whole_s = device.load_s, device.whole_s  # of the trials: the confirmation runs in full
     wholes = iter(device.wholes)
     unstopped = [_in_full(one, next(wholes)) if one.measurement is not None else one for one in trials]
@@ -119,7 +121,7 @@ def _outcome(problem: Problem, served: Served, trials: Sequence[Trial], device: 
     late = trials[SETTLING:]
     contenders = [one.point for one in proposer.contenders(trials) if one.origin != "default"]
     winner = confirmed(problem, device, contenders)
-    return Outcome(
+    return SearchOutcome(
         truth=0.0 if leading is None else truth_of(problem, served, leading.point),
         confirmed=truth_of(problem, served, winner),
         failed_late=sum(trial.failure is not None for trial in late),
@@ -135,7 +137,7 @@ def _in_full(trial: Trial, whole: Measurement) -> Trial:
     return replace(trial, status=COMPLETE, measurement=whole, values={"goodput": whole.metrics["goodput"]})
 
 
-def confirmed(problem: Problem, device: Device, ranked: Sequence[Point]) -> Point:
+def confirmed(problem: Problem, device: MeasuredDevice, ranked: Sequence[Point]) -> Point:
     """Who wins when the best of a ranking are measured again beside the default, as a study confirms them."""
     task, rule = problem.tasks[0], problem.study.confirm
     points = [{}, *ranked[: rule.best]]
@@ -145,7 +147,7 @@ def confirmed(problem: Problem, device: Device, ranked: Sequence[Point]) -> Poin
     return points[chosen(confirmation(values, problem.objectives[0]))]
 
 
-def _measured(problem: Problem, device: Device, task: Task, point: Point) -> float | None:
+def _measured(problem: Problem, device: MeasuredDevice, task: Task, point: Point) -> float | None:
     """The goodput that a run with noise shows; None where the engine does not start."""
     try:
         with device.open(engine_of(problem, point), Path()) as session:
@@ -174,7 +176,7 @@ class Tries:
 
     problem: Problem
     served: Served
-    device: Device
+    device: MeasuredDevice
     values: list[float | None] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
 
@@ -184,7 +186,7 @@ class Tries:
         self.values.append(_measured(self.problem, self.device, self.problem.tasks[0], point))
         return self.values[-1]
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SearchOutcome:
         """The winner among the best that were seen, by its truth."""
         known = [(-value, place) for place, value in enumerate(self.values) if value is not None]
         ranked = [self.points[place] for _, place in sorted(known)]
@@ -196,7 +198,7 @@ class Tries:
             self.served,
             confirmed(self.problem, self.device, [point for point in ranked if point]),
         )
-        return Outcome(truth, winner, sum(value is None for value in late), len(late), len(keys) - len(set(keys)))
+        return SearchOutcome(truth, winner, sum(value is None for value in late), len(late), len(keys) - len(set(keys)))
 
     def _key(self, point: Point) -> str:
         try:
@@ -205,9 +207,11 @@ class Tries:
             return str(point)
 
 
-def searched(problem: Problem, served: Served, seed: int, search: Callable[[Problem, int, Tries], None]) -> Outcome:
+def searched(
+    problem: Problem, served: Served, seed: int, search: Callable[[Problem, int, Tries], None]
+) -> SearchOutcome:
     """One of the other searches: the default first, as for the tuner."""
-    tries = Tries(problem, served, Device(served, seed))
+    tries = Tries(problem, served, MeasuredDevice(served, seed))
     tries.measure({})
     search(problem, seed, tries)
     return tries.outcome()

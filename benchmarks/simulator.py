@@ -1,4 +1,4 @@
-"""How fast is the simulated engine in virtual time, and how punctual in real time?"""
+"""The simulator's speed in virtual time, and its punctuality in real time."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ TOKENS = 1500
 FLAGS = {"model": "Qwen/Qwen2.5-0.5B-Instruct", "max-num-seqs": "104", "max-num-batched-tokens": "8192"}
 
 
-def twin_virtual(folder: Path) -> Iterator[Number]:  # noqa: ARG001 - all benchmarks take one
+def simulator_virtual(folder: Path) -> Iterator[Number]:  # noqa: ARG001 - all benchmarks take one
     """A million output tokens in virtual time, some 200 requests running."""
     rng = np.random.default_rng(1)
     prompts = [rng.integers(1, 100_000, int(length)).tolist() for length in rng.integers(100, 900, 4000)]
@@ -36,19 +36,19 @@ def twin_virtual(folder: Path) -> Iterator[Number]:  # noqa: ARG001 - all benchm
     found: SimulatedRun = simulate(settings_from_flags(flags), arrivals)
     took_s = (time.process_time() - started) * OUTPUT_TOKENS / found.output_tokens
     what = f"a million tokens in virtual time, {found.running.mean():.0f} running"
-    yield Number("twin, virtual", what, "≤ 2 s of one core", format_duration(took_s), took_s <= 2)
+    yield Number("simulator, virtual time", what, "≤ 2 s of one core", format_duration(took_s), took_s <= 2)
 
 
-def twin_served(folder: Path) -> Iterator[Number]:
+def simulator_served(folder: Path) -> Iterator[Number]:
     """Streams of one token a step from `harness serve-sim`, read by a client that only counts bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     rate, shares, cpu_s = asyncio.run(_served())
     what = f"{STREAMS} streams in real time"
-    yield Number("twin, served", what, "≥ 20,000 tokens/s", format_rate(rate, "tokens/s"), rate >= 20_000)
+    yield Number("simulator, served", what, "≥ 20,000 tokens/s", format_rate(rate, "tokens/s"), rate >= 20_000)
     target = "≥ 99 % within 2 ms"
-    yield Number("twin, served", "steps ended in time", target, format_share(shares[0]), shares[0] >= 0.99)
-    yield Number("twin, served", "(last of a step's tokens written)", "as is", _shares(shares[1:]), met=True)
-    yield Number("twin, served", "server CPU a token", "≤ 50 µs", format_duration(cpu_s), cpu_s <= 50e-6)
+    yield Number("simulator, served", "steps ended in time", target, format_share(shares[0]), shares[0] >= 0.99)
+    yield Number("simulator, served", "(last of a step's tokens written)", "as is", _shares(shares[1:]), met=True)
+    yield Number("simulator, served", "server CPU a token", "≤ 50 µs", format_duration(cpu_s), cpu_s <= 50e-6)
 
 
 def _shares(shares: tuple[float, ...]) -> str:
@@ -80,7 +80,7 @@ async def _served() -> tuple[float, tuple[float, ...], float]:
 async def _stream(port: int, number: int) -> None:
     body = json.dumps({"prompt": [number] * 64, "max_tokens": TOKENS, "stream": True}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: twin\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: simulator\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     tail = b""
     while b"[DONE]" not in tail:
         tail = tail[-16:] + await reader.read(65536)
