@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from docs.tools.hooks import filled
+from docs.tools.generated import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

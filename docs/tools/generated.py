@@ -43,6 +43,7 @@ WORDS = {
     },
 }
 MOST_KEYS = 5  # of a part that is shown in its owner's table; larger ones have tables of their own
+MARK = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w.-]+))? -->$", re.MULTILINE)
 DURATION = "ns|us|µs|ms|s|m|min|h"  # part of the schema's pattern for durations
 
 
@@ -212,3 +213,12 @@ def _shown(path: Path) -> str:
 
 SHIPPED = ROOT / "scenarios"
 GENERATORS: dict[str, Callable[[Any, str], str]] = {"keys": keys_of, "commands": commands, "scenarios": scenarios}
+
+
+def filled(markdown: str, language: str) -> str:
+    """A text with its marks replaced.
+
+    Raises:
+        KeyError: where a mark names no generator, or a text has no translation.
+    """
+    return MARK.sub(lambda mark: GENERATORS[mark[1]](mark[2], language), markdown)

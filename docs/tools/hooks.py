@@ -3,6 +3,7 @@
 Generated parts are made at every build and are nowhere committed, so that they cannot be out of date.
 """
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path, outside of any package
 
-from docs.tools.generated import GENERATORS  # noqa: E402 - needs the path above
+import jieba  # noqa: E402 - parts Chinese words for the search
+
+from docs.tools.generated import filled  # noqa: E402 - needs the path above
+
+jieba.setLogLevel(logging.WARNING)
 
 CJK = "\u3000-\u303f\u4e00-\u9fff\uff00-\uffef\u2018-\u201d"
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 BREAK = re.compile(rf"(?<=[{CJK}])\n *(?=[{CJK}])")
-MARK = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w.-]+))? -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_rest: Any) -> str:
@@ -29,12 +33,3 @@ def joined(markdown: str) -> str:
     """A Chinese text without the line breaks inside its sentences, which a browser would show as spaces."""
     parts = FENCE.split(markdown)  # fenced blocks at the odd places
     return "".join(part if number % 2 else BREAK.sub("", part) for number, part in enumerate(parts))
-
-
-def filled(markdown: str, language: str) -> str:
-    """A text with its marks replaced.
-
-    Raises:
-        KeyError: where a mark names no generator, or a text has no translation.
-    """
-    return MARK.sub(lambda mark: GENERATORS[mark[1]](mark[2], language), markdown)
