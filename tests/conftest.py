@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 # Before anything loads numpy, here or in a child: a pool of threads in each of many short processes only costs.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["LC_ALL"] = "C.UTF-8"  # tests read English lines, whatever the language of who runs them
 
 _CALM = (HealthCheck.too_slow,)  # a busy machine is no fault of the test
 

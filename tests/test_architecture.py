@@ -287,7 +287,7 @@ def test_only_the_command_line_prints():
     printers = {
         "harness.cli.app",
         "harness.__main__",
-        "harness.cli.progress",
+        "harness.cli.terminal",
         "kernels_bench.__main__",
         "harness.simulator.__main__",
     }

@@ -1,4 +1,4 @@
-"""What happens when somebody types `harness run --against`: two engines in turn, and which is better?
+"""`harness run --against`: two engines in turn, and their comparison.
 
 Each run is whole: engine up, warm, load, engine down, since two engines seldom fit on one device.
 They take turns as A B B A, so that what drifts meanwhile touches both alike, and the runs of a
@@ -8,37 +8,28 @@ pair share a seed of their own, so that both answer the same requests.
 import argparse
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.cli.compare import compared
-from harness.cli.run import flags_of, run_into
+from harness.cli.run import RESULTS, flags_of, run_into, scenario_of
+from harness.cli.terminal import CommandOutcome, Log, silent
 from harness.client.transport import target_of
 from harness.comparison.comparison import compare
 from harness.comparison.repeats import Side, read_side
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, HarnessError, InputError, ScenarioError
 from harness.execution.reconcile import draw, finish, trace
 from harness.execution.run import RunOutcome
+from harness.messages import message
 from harness.results import store
 from harness.scenario.error_messages import Fault
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from harness.scenario.loader import LoadedScenario, load_scenario
 from harness.scenario.yaml_document import Override, parse_override
 
-Say = Callable[[str], None]
-RESULTS = Path("results")
 PAIRS = 4  # where nobody says how many
 A, B = "a", "b"
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """How it ended: lines for stdout, lines that say why the exit code is not 0, and that code."""
-
-    lines: tuple[str, ...]
-    exit_code: int
-    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +41,36 @@ class _Turn:
     loaded: LoadedScenario
 
 
-def against_command(chosen: argparse.Namespace, tell: Say) -> Against:
+def against_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
     """`harness run --against`: runs in turn into DIR/a and DIR/b, and their comparison in DIR.
 
     Raises:
         HarnessError: where the input is wrong or an engine does not come up; what was run is kept.
     """
-    changes = _changes(chosen)
-    turns = list(_turns(chosen, changes))
-    name = turns[0].loaded.scenario.name
-    folder = chosen.out or store.new_folder(RESULTS, f"{name}-against")
+    changes = _changes(arguments)
+    progress: Log = silent if arguments.quiet else log
+    turns = list(_turns(arguments, changes, log))
+    folder = arguments.out or store.new_folder(RESULTS, f"{turns[0].loaded.scenario.name}-against")
     _refuse_used(folder)
-    say: Say = (lambda _line: None) if chosen.quiet else tell
-    rerun = shlex.join(["harness", *chosen.words])
-    ended = EXIT_DONE
-    for number, turn in enumerate(turns):
-        say(f"run {number + 1}/{len(turns)}: {turn.side.upper()}{_named(turn, changes)}")
-        outcome = _run(turn, folder, rerun, say)
+    rerun = shlex.join(["harness", *arguments.words])
+    exit_code = EXIT_DONE
+    for number, turn in enumerate(turns, 1):
+        own = [change.place.removeprefix("--against ") for change in changes] if turn.side == B else []
+        code = "cli.turn_changed" if own else "cli.turn"
+        changed = {"changes": own} if own else {}
+        progress(message(code, number=number, turns=len(turns), side=turn.side.upper(), **changed))
+        outcome = _run(turn, folder, rerun, progress)
         for line in outcome.lines:
-            tell(line)
+            log(line)
         if outcome.exit_code != EXIT_DONE:
-            ended = outcome.exit_code
+            exit_code = outcome.exit_code
             break
-    return _close(folder, ended, say, chosen)
+    return _close(folder, exit_code, progress, arguments)
 
 
 def _refuse_used(folder: Path) -> None:
     if any((folder / side).exists() for side in (A, B)) or (folder / store.RUN).exists():
-        raise InputError(f"--out {folder}: holds a result already; expected a new or empty folder")
+        raise InputError(message("cli.out_used", folder=str(folder)))
 
 
 def order(pairs: int) -> list[tuple[str, int]]:
@@ -86,29 +79,29 @@ def order(pairs: int) -> list[tuple[str, int]]:
     return [(side, pair) for pair, sides in enumerate(turns) for side in sides]
 
 
-def _turns(chosen: argparse.Namespace, changes: Sequence[Override]) -> Iterator[_Turn]:
-    flags = flags_of(chosen)
-    first = load_scenario(chosen.scenario, chosen.overrides, flags)
-    asked = first.scenario.repeats
-    pairs = asked if asked > 1 or chosen.repeats else PAIRS
+def _turns(arguments: argparse.Namespace, changes: Sequence[Override], log: Log) -> Iterator[_Turn]:
+    flags = flags_of(arguments)
+    first = scenario_of(arguments, flags, log)
+    repeats = first.scenario.repeats
+    pairs = repeats if repeats > 1 or arguments.repeats else PAIRS
     for side, pair in order(pairs):
         # Requests differ from pair to pair, so that no one draw decides; cases of kernels are the same ones.
         shift = 0 if first.scenario.kernels is not None else pair
         seed = Override(("seed",), first.scenario.seed + shift, "--repeats")
         once = Override(("repeats",), 1, "--repeats")
         own = [*flags, seed, once, *(changes if side == B else ())]
-        yield _Turn(side, pair, load_scenario(chosen.scenario, chosen.overrides, own))
+        yield _Turn(side, pair, load_scenario(first.path, arguments.overrides, own))
 
 
-def _changes(chosen: argparse.Namespace) -> list[Override]:
+def _changes(arguments: argparse.Namespace) -> list[Override]:
     """What --against makes of the second engine."""
-    changes = [change for text in chosen.against for change in _change(text)]
+    changes = [change for text in arguments.against for change in _change(text)]
     for change in changes:
         if change.path[0] != "engine":
-            raise InputError(f"{change.place}: changes what is sent; expected a key of engine, or its kind or address")
-    reached = chosen.url or chosen.engine == "attach"
+            raise InputError(message("cli.change_of_load", place=change.place))
+    reached = arguments.url or arguments.engine == "attach"
     if reached and not any(change.path == ("engine", "url") for change in changes):
-        raise InputError(f"{changes[0].place}: a server that runs already keeps its flags; expected its other address")
+        raise InputError(message("cli.change_of_server", place=changes[0].place))
     return changes
 
 
@@ -119,48 +112,42 @@ def _change(text: str) -> list[Override]:
         return [Override(("engine", key), value, place) for key, value in (("kind", "attach"), ("url", url))]
     if "=" not in text:
         return [Override(("engine", "kind"), text, place)]
-    parsed = parse_override(text)
+    parsed = parse_override(text, "--against")
     if isinstance(parsed, Fault):
-        raise ScenarioError(parsed.text.replace("--set", "--against", 1))
-    return [Override(parsed.path, parsed.value, parsed.place.replace("--set", "--against", 1))]
+        raise ScenarioError(parsed.text)
+    return [parsed]
 
 
-def _named(turn: _Turn, changes: Sequence[Override]) -> str:
-    if turn.side == A:
-        return ""
-    return f" ({', '.join(change.place.removeprefix('--against ') for change in changes)})"
-
-
-def _run(turn: _Turn, folder: Path, rerun: str, say: Say) -> RunOutcome:
+def _run(turn: _Turn, folder: Path, rerun: str, log: Log) -> RunOutcome:
     own = folder / turn.side / str(turn.pair + 1)
     own.parent.mkdir(parents=True, exist_ok=True)
-    outcome = run_into(turn.loaded, own, rerun, say)
+    outcome = run_into(turn.loaded, own, rerun, log)
     if (own / store.RAW / store.BEGUN).exists():
         finish(own)
     return outcome
 
 
-def _close(folder: Path, ended: int, say: Say, chosen: argparse.Namespace) -> Against:
+def _close(folder: Path, exit_code: int, log: Log, arguments: argparse.Namespace) -> CommandOutcome:
     """Pages of every run, and the comparison of the pairs that are whole, which says how a whole command ends."""
     runs = {side: {run.parent.name for run in (folder / side).glob(f"*/{store.SUMMARY}")} for side in (A, B)}
     for side, names in runs.items():
         for name in sorted(names):
-            draw(folder / side / name, chosen.lang)
-            if chosen.trace:
+            draw(folder / side / name, arguments.lang)
+            if arguments.trace:
                 trace(folder / side / name)
     whole = runs[A] & runs[B]
-    if ended == EXIT_INTERRUPTED or not whole:
-        say(f"{len(whole)} pairs are whole")
+    if exit_code == EXIT_INTERRUPTED or not whole:
+        log(message("cli.whole_pairs", count=len(whole)))
     if not whole:
-        return Against((), ended or EXIT_INVALID)
+        return CommandOutcome((), exit_code or EXIT_INVALID)
     sides = [_whole(read_side(folder / side), whole) for side in (A, B)]
     try:
         gate = KERNEL_GATE if sides[0].is_kernels else DEFAULT_GATE
-        found = compare(sides[0], sides[1], gate, anyway=True)  # two engines are unlike on purpose
-    except HarnessError as fault:
-        return Against((), ended or fault.exit_code, tuple(fault.lines))
-    done = compared(found, folder, chosen.lang)
-    return Against(done.lines, ended or done.exit_code, done.faults)
+        comparison = compare(sides[0], sides[1], gate, anyway=True)  # two engines are unlike on purpose
+    except HarnessError as error:
+        return CommandOutcome((), exit_code or error.exit_code, tuple(error.messages))
+    outcome = compared(comparison, folder, arguments.lang)
+    return replace(outcome, exit_code=exit_code or outcome.exit_code)
 
 
 def _whole(side: Side, names: set[str]) -> Side:

@@ -1,10 +1,10 @@
-"""What happens when somebody types `harness compare BASE NEW`?"""
+"""`harness compare`: two results against each other, and against a gate."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.analysis.warnings import NOTE
+from harness.cli.terminal import CommandOutcome, Line, Log
 from harness.comparison.comparison import Comparison, compare
 from harness.comparison.describe import table, told
 from harness.comparison.history import earlier_in
@@ -13,6 +13,7 @@ from harness.comparison.measures import KERNEL_TIME
 from harness.comparison.repeats import Side, read_side
 from harness.errors import EXIT_INVALID, InputError
 from harness.importers import is_foreign, side_of
+from harness.messages import message
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate, for_kernels
 from harness.scenario.loader import load_gate
@@ -20,30 +21,21 @@ from harness.scenario.loader import load_gate
 RESULTS = Path("results")
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """How `harness compare` ended: lines for stdout, lines that say why the gate is broken, and the exit code."""
-
-    lines: tuple[str, ...]
-    faults: tuple[str, ...]
-    exit_code: int
-
-
-def compare_command(chosen: argparse.Namespace) -> Compared:
+def compare_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
     """`harness compare`: read both sides, compare, write the page and its companions.
 
     Raises:
         HarnessError: where a side is no result, the two are unlike or one, or the gate is faulty.
     """
-    base, new = _side(chosen.base), _side(chosen.new)
-    gate = _gate(chosen.gate, is_kernels=base.is_kernels)
-    if chosen.base.resolve() == chosen.new.resolve() and not chosen.anyway:  # a gate that could never break
-        raise InputError(f"{chosen.base}: is both BASE and NEW; expected two results, or --anyway")
-    places = (chosen.base.parent, chosen.new.parent, *(getattr(chosen, "history", None) or ()))
-    earlier = [] if base.is_kernels else earlier_in(places, (chosen.base, chosen.new), base)
-    found = compare(base, new, gate, anyway=chosen.anyway, earlier=earlier)
-    folder = chosen.out or store.new_folder(RESULTS, f"compare-{found.name}")
-    return compared(found, folder, chosen.lang)
+    base, new = _side(arguments.base), _side(arguments.new)
+    gate = _gate(arguments.gate, is_kernels=base.is_kernels)
+    if arguments.base.resolve() == arguments.new.resolve() and not arguments.anyway:  # a gate that could never break
+        raise InputError(message("cli.same_result", path=str(arguments.base)))
+    places = (arguments.base.parent, arguments.new.parent, *arguments.history)
+    earlier = [] if base.is_kernels else earlier_in(places, (arguments.base, arguments.new), base)
+    found = compare(base, new, gate, anyway=arguments.anyway, earlier=earlier)
+    folder = arguments.out or store.new_folder(RESULTS, f"compare-{found.name}")
+    return compared(found, folder, arguments.lang)
 
 
 def _gate(path: Path | None, *, is_kernels: bool) -> Gate:
@@ -52,13 +44,13 @@ def _gate(path: Path | None, *, is_kernels: bool) -> Gate:
         return KERNEL_GATE if is_kernels else DEFAULT_GATE
     gate = load_gate(path)
     if is_kernels and KERNEL_TIME not in gate.gate:
-        raise InputError(f"{path}: gate says nothing of kernels; expected {KERNEL_TIME}, such as {KERNEL_TIME}: 5%")
+        raise InputError(message("cli.gate_without_kernels", path=str(path), measure=KERNEL_TIME))
     if not is_kernels and set(gate.gate) == {KERNEL_TIME}:
-        raise InputError(f"{path}: gate says nothing of requests; expected a measure of theirs, such as ttft_p99: 5%")
+        raise InputError(message("cli.gate_without_requests", path=str(path)))
     return for_kernels(gate) if is_kernels else gate
 
 
-def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
+def compared(found: Comparison, folder: Path, language: str = "en") -> CommandOutcome:
     """The files and lines of a comparison, its page in a language.
 
     Raises:
@@ -66,16 +58,18 @@ def compared(found: Comparison, folder: Path, language: str = "en") -> Compared:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to") from None
+    except OSError as error:
+        raise InputError(message("cli.out_not_made", folder=str(folder), reason=error.strerror or str(error))) from None
     import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
 
     page = reports.write_comparison(folder, found, language)
-    faults = tuple(f"regression: {told(row)}, beyond the gate" for row in found.broken)
-    if found.exit_code == EXIT_INVALID:
-        what = f"{len(found.untold)} of {len(found.judged)} measures of the gate" if found.is_valid else NOT_VALID
-        faults = (f"not judged: {what}; exit {EXIT_INVALID}",)
-    return Compared((*lines_of(found), str(page)), faults, found.exit_code)
+    errors: tuple[Line, ...] = tuple(message("cli.regression", row=told(row)) for row in found.broken)
+    if found.exit_code == EXIT_INVALID and found.is_valid:
+        counts = {"unjudged": len(found.untold), "judged": len(found.judged)}
+        errors = (message("cli.not_judged", **counts, exit_code=EXIT_INVALID),)
+    elif found.exit_code == EXIT_INVALID:
+        errors = (message("cli.result_not_valid", reason=NOT_VALID, exit_code=EXIT_INVALID),)
+    return CommandOutcome((*lines_of(found), str(page)), found.exit_code, errors)
 
 
 def lines_of(found: Comparison) -> list[str]:
@@ -90,6 +84,3 @@ def lines_of(found: Comparison) -> list[str]:
 
 def _side(path: Path) -> Side:
     return side_of(path) if is_foreign(path) else read_side(path)
-
-
-__all__ = ["Compared", "Gate", "compare_command", "compared", "lines_of"]

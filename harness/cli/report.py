@@ -1,9 +1,10 @@
-"""What happens when somebody types `harness report DIR...`?"""
+"""`harness report`: the page of each result folder, and the index of several."""
 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.cli.terminal import CommandOutcome, Log
 from harness.errors import HarnessError
 from harness.execution.reconcile import draw, finish, trace
 from harness.importers import import_file, is_foreign, name_of
@@ -15,26 +16,32 @@ COMPARISON = "compare.json"
 STUDY = "study.json"
 
 
-def report_command(chosen: argparse.Namespace) -> Iterator[str]:
+def report_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
     """`harness report`: the page of each result, as it is drawn; the index of several.
 
     Raises:
-        HarnessError: where one of them is no result.
+        HarnessError: where one of them is no result, as its turn comes.
     """
-    paths = chosen.folders if len(chosen.folders) == 1 else [path for path in chosen.folders if not _beside(path)]
+    return CommandOutcome(_pages(arguments))
+
+
+def _pages(arguments: argparse.Namespace) -> Iterator[str]:
+    paths = (
+        arguments.folders if len(arguments.folders) == 1 else [path for path in arguments.folders if not _beside(path)]
+    )
     folders = []
     for path in paths:
         folder = _imported(path) if is_foreign(path) else path
         if _is_study(folder):
-            yield str(_study_page(folder, chosen.lang))
+            yield str(_study_page(folder, arguments.lang))
             continue
         finish(folder)
-        yield str(draw(folder, chosen.lang))
-        if chosen.trace:
+        yield str(draw(folder, arguments.lang))
+        if arguments.trace:
             yield str(trace(folder))
         folders.append(folder)
     if len(folders) > 1:
-        yield str(_index(folders, chosen.lang))
+        yield str(_index(folders, arguments.lang))
 
 
 def _beside(path: Path) -> bool:

@@ -1,39 +1,34 @@
-"""What happens when somebody types `harness serve-sim`?"""
+"""`harness serve-sim`: the embedded engine alone, as an OpenAI-compatible server."""
 
 import asyncio
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from harness.cli.terminal import Log
 from harness.errors import EXIT_DONE, InputError
-
-HELP = """usage: harness serve-sim [MODEL] [--host HOST] [--port PORT] [flags of `vllm serve`]
-
-The embedded engine as an OpenAI-compatible server. Its times are computed, not measured:
-never take its numbers for a measurement. --port 0 takes a free port; the address is the
-first line printed. Flags such as --max-num-seqs 64, --block-size 128, --max-model-len 8192,
---tensor-parallel-size 2 or --no-enable-prefix-caching act as they do in vLLM."""
+from harness.messages import message
 
 
-def serve_command(words: Sequence[str], show: Callable[[str], None], tell: Callable[[str], None]) -> int:
+def serve_command(words: Sequence[str], show: Log, log: Log) -> int:
     """`harness serve-sim`: serve until SIGINT, SIGTERM or, with --until-stdin-closes, the end of stdin.
 
     Raises:
         InputError: where a flag is unknown or its value impossible.
     """
     if "--help" in words or "-h" in words:
-        show(HELP)
+        show(message("cli.serve_sim_help"))
         return EXIT_DONE
     flags = flags_in(words)
     host = str(flags.pop("host", "127.0.0.1"))
     port = flags.pop("port", 8000)
     if not (isinstance(port, str | int) and str(port).isdigit() and int(port) <= 65_535):
-        raise InputError(f"--port {port!r} is no port; expected 0 to 65535, where 0 takes a free one")
+        raise InputError(message("cli.not_a_port", port=str(port)))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(flags, (host, int(port)), (show, tell)))
+        asyncio.run(_serve(flags, (host, int(port)), (show, log)))
     return EXIT_DONE
 
 
@@ -50,13 +45,11 @@ def flags_in(words: Sequence[str]) -> dict[str, Any]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
-            raise InputError(f"serve-sim: {word!r} is no flag; expected such as --max-num-seqs 64")
+            raise InputError(message("cli.not_a_flag", word=word))
         name, given, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name == "model" and name in flags:
-            raise InputError(
-                f"serve-sim: the model is named twice, as {flags[name]!r} and by --model; expected it once"
-            )
+            raise InputError(message("cli.model_twice", model=flags[name]))
         if given:
             flags[name] = value
         elif rest and not rest[0].startswith("--"):
@@ -68,11 +61,11 @@ def flags_in(words: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
-async def _serve(flags: dict[str, Any], place: tuple[str, int], voices: tuple[Callable[[str], None], ...]) -> None:
+async def _serve(flags: dict[str, Any], place: tuple[str, int], outputs: tuple[Log, Log]) -> None:
     from harness.simulator.engine_config import settings_from_flags  # noqa: PLC0415 - likewise
     from harness.simulator.server import serve  # noqa: PLC0415 - aiohttp loads only to serve
 
-    show, tell = voices
+    show, log = outputs
     until_stdin_closes = flags.pop("until_stdin_closes", False) is True
     settings = settings_from_flags(flags)
     task = asyncio.current_task()
@@ -83,5 +76,5 @@ async def _serve(flags: dict[str, Any], place: tuple[str, int], voices: tuple[Ca
     if until_stdin_closes:
         loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else task.cancel())
     with contextlib.suppress(asyncio.CancelledError):
-        await serve(settings, host=place[0], port=place[1], on_ready=show, log=tell)
-    tell("serve-sim: stopped")
+        await serve(settings, host=place[0], port=place[1], on_ready=show, log=log)
+    log(message("cli.serve_sim_stopped"))

@@ -1,20 +1,20 @@
-"""What happens, from words to files, when somebody types `harness tune`?"""
+"""`harness tune`: from a study file to the page of its result."""
 
 import argparse
 import hashlib
 import json
 import shlex
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import harness
+from harness.cli.terminal import CommandOutcome, Log, silent
 from harness.engines import REAL
-from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from harness.errors import EXIT_INTERRUPTED, InputError
+from harness.messages import message
 from harness.results.store import new_folder
 from harness.safety.interrupts import writing
 from harness.scenario.loader import load_study
+from harness.scenario.shipped import find_scenario
 from harness.scenario.yaml_document import Override
 from harness.tuning import study_result
 from harness.tuning.candidates import Ground, Resolve, resolver
@@ -32,46 +32,40 @@ from harness.tuning.study_plan import Problem
 from harness.tuning.trial_store import address, open_book, usable
 from harness.tuning.virtual_evaluation import Noise, Virtual
 
-Say = Callable[[str], None]
+SHIPPED = "tune"  # the study where none is given
 _RESULTS = Path("results")
 _NOISE = (0.01, 0.02)  # of a run and of a step: the simulated engine is not steadier than a real one
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """How `harness tune` ended: lines for stdout, and the exit code."""
-
-    exit_code: int
-    lines: tuple[str, ...]
-
-
-def tune_command(chosen: argparse.Namespace, tell: Say) -> Tuned:
+def tune_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
     """`harness tune`: everything from the study file to the page.
 
     Raises:
         HarnessError: where the study is wrong, or no engine can be started.
     """
-    say: Say = (lambda _line: None) if chosen.quiet else tell
-    path = chosen.study or _shipped()
-    problem = open_study(path, chosen.overrides, _flags(chosen))
+    progress: Log = silent if arguments.quiet else log
+    path = find_scenario(arguments.study or SHIPPED)
+    if arguments.study is None or path != Path(arguments.study):
+        progress(message("cli.study_file", path=str(path)))
+    problem = open_study(path, arguments.overrides, _flags(arguments))
     if problem.kind in REAL:
-        refuse_unknown(problem, load_study(path, chosen.overrides, _flags(chosen)))
-    folder = _folder(chosen, problem)
+        refuse_unknown(problem, load_study(path, arguments.overrides, _flags(arguments)))
+    folder = _folder(arguments, problem)
     with usable():
-        return _carried_out(_work(problem, folder, chosen, say), chosen)
+        return _carried_out(_work(problem, folder, arguments, progress), arguments)
 
 
-def _carried_out(work: Work, chosen: argparse.Namespace) -> Tuned:
+def _carried_out(work: Work, arguments: argparse.Namespace) -> CommandOutcome:
     with work.desk.beating():
         try:
             carry_out(work)
             confirmed = _confirmed(work)
         except KeyboardInterrupt:
-            return _interrupted(work, chosen)
+            return _interrupted(work, arguments)
         if confirmed is None and work.problem.study.confirm.best:
-            return Tuned(EXIT_DONE, ("another worker confirms the winner", str(work.folder)))
+            return CommandOutcome((message("cli.other_worker_confirms"), str(work.folder)))
         with writing(work.say):
-            return Tuned(EXIT_DONE, _concluded(work, confirmed, chosen.lang))
+            return CommandOutcome(_concluded(work, confirmed, arguments.lang))
 
 
 def _concluded(work: Work, confirmed: Confirmed | None, language: str, *, interrupted: bool = False) -> tuple[str, ...]:
@@ -80,83 +74,71 @@ def _concluded(work: Work, confirmed: Confirmed | None, language: str, *, interr
     return (*study_result.conclude(work, confirmed, **marks, interrupted=interrupted), _page(work.folder, language))
 
 
-def _interrupted(work: Work, chosen: argparse.Namespace) -> Tuned:
+def _interrupted(work: Work, arguments: argparse.Namespace) -> CommandOutcome:
     """What was found until somebody pressed Ctrl-C; the trial that was running is tried again on --resume."""
-    asked = [chosen.study, *(word for one in chosen.overrides for word in ("--set", one))]
-    for name in ("trials", "seed"):
-        asked += [f"--{name}", getattr(chosen, name)] if getattr(chosen, name) is not None else []
-    words = [
-        "harness",
-        "tune",
-        *(str(word) for word in asked if word is not None),
-        "--out",
-        str(work.folder),
-        "--resume",
-    ]
-    stored = "" if chosen.storage is None else " with the same --storage"  # an address may hold a password
-    line = f"interrupted; what was measured is kept, and `{shlex.join(words)}`{stored} goes on"
+    line = message("cli.study_interrupted", command=shlex.join(_resuming(work, arguments)))
+    if arguments.storage is not None:  # an address may hold a password
+        line = message("cli.stored_study_interrupted", command=shlex.join(_resuming(work, arguments)))
     if not work.book.trials():
-        return Tuned(EXIT_INTERRUPTED, (line,))
+        return CommandOutcome((line,), EXIT_INTERRUPTED)
     with writing(work.say):
-        return Tuned(EXIT_INTERRUPTED, (*_concluded(work, None, chosen.lang, interrupted=True), line))
+        return CommandOutcome((*_concluded(work, None, arguments.lang, interrupted=True), line), EXIT_INTERRUPTED)
 
 
-def _shipped() -> Path:
-    """The study that comes with the harness.
-
-    Raises:
-        InputError: only the package is here, without its scenarios.
-    """
-    places = (Path("scenarios"), Path(harness.__file__).resolve().parent.parent / "scenarios")
-    found = next((place / "tune.yaml" for place in places if (place / "tune.yaml").exists()), None)
-    if found is None:
-        raise InputError("no study was given and scenarios/tune.yaml is not here; expected `harness tune STUDY.yaml`")
-    return found
+def _resuming(work: Work, arguments: argparse.Namespace) -> list[str]:
+    """The command that goes on with a study."""
+    options = [word for override in arguments.overrides for word in ("--set", override)]
+    for name in ("trials", "seed"):
+        value = getattr(arguments, name)
+        options += [] if value is None else [f"--{name}", str(value)]
+    study = [] if arguments.study is None else [arguments.study]
+    return ["harness", "tune", *study, *options, "--out", str(work.folder), "--resume"]
 
 
-def _flags(chosen: argparse.Namespace) -> list[Override]:
+def _flags(arguments: argparse.Namespace) -> list[Override]:
     """What the command's own flags mean for the study."""
     told = (("trials", ("budget", "trials")), ("storage", ("storage",)), ("seed", ("seed",)))
     return [
-        Override(path, getattr(chosen, name), f"--{name} {getattr(chosen, name)}")
+        Override(path, getattr(arguments, name), f"--{name} {getattr(arguments, name)}")
         for name, path in told
-        if getattr(chosen, name) is not None
+        if getattr(arguments, name) is not None
     ]
 
 
-def _folder(chosen: argparse.Namespace, problem: Problem) -> Path:
+def _folder(arguments: argparse.Namespace, problem: Problem) -> Path:
     """A new folder, or with --resume the one that is there.
 
     Raises:
         InputError: there is nothing to resume, or a study already.
     """
     name = problem.study.name
-    if chosen.resume and chosen.out is None and problem.study.storage is None:
+    if arguments.resume and arguments.out is None and problem.study.storage is None:
         found = sorted(path.parent for path in _RESULTS.glob(f"{name}-*/study.db"))
         if not found:
-            raise InputError(f"--resume: no study {name!r} in {_RESULTS}; expected --out DIR of one that was begun")
+            raise InputError(message("cli.no_study_to_resume", name=name, folder=str(_RESULTS)))
         return found[-1]
-    folder: Path = chosen.out or new_folder(_RESULTS, name)
-    if not chosen.resume and (folder / "study.db").exists():
-        raise InputError(f"--out {folder}: holds a study already; expected --resume, or a new folder")
+    folder: Path = arguments.out or new_folder(_RESULTS, name)
+    if not arguments.resume and (folder / "study.db").exists():
+        raise InputError(message("cli.study_exists", folder=str(folder)))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _work(problem: Problem, folder: Path, chosen: argparse.Namespace, say: Say) -> Work:
+def _work(problem: Problem, folder: Path, arguments: argparse.Namespace, log: Log) -> Work:
     """Everything that is needed to begin, and what is said before the first start."""
-    say(f"engine: {problem.kind}; objective: {', '.join(one.name for one in problem.objectives)}")
+    objectives = [objective.name for objective in problem.objectives]
+    log(message("cli.study_begins", engine=problem.kind, objectives=objectives))
     resolve = resolver(problem)
     dead = dead_parameters(problem, Ground(problem, resolve))
     problem, lines = settled(problem, dead)
     for line in lines:
-        say(line)
+        log(line)
     if not problem.space.parameters:
-        raise InputError(f"{problem.path}: nothing is left to search; {'; '.join(lines)}")
+        raise InputError(message("cli.nothing_to_search", path=str(problem.path), reasons=lines))
     ground = Ground(problem, resolve)
     worker = worker_name()
     url = address(problem.study.storage, folder)
-    resume = chosen.resume or problem.study.storage is not None
+    resume = arguments.resume or problem.study.storage is not None
     book = open_book(problem, url, worker, _fingerprint(problem), resume=resume)
     proposer = Proposer(problem, ground, Lessons(), twin_of(problem))
     proposer.open()
@@ -164,7 +146,7 @@ def _work(problem: Problem, folder: Path, chosen: argparse.Namespace, say: Say) 
     desk = open_desk(url, problem.study.name, worker)
     return Work(
         problem, evaluator, book, desk, ground, proposer, folder,
-        host=socket.gethostname(), say=say, dead=dead, notes=list(lines),
+        host=socket.gethostname(), say=log, dead=dead, notes=list(lines),
     )  # fmt: skip
 
 

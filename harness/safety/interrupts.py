@@ -5,7 +5,6 @@ loop runs, `Interrupts` hears them; while files are written, `writing`; at any o
 KeyboardInterrupt, as Ctrl-C does.
 """
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -13,9 +12,12 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import EXIT_ENGINE, EXIT_INPUT
+
+if TYPE_CHECKING:  # loaded where a loop runs: it takes a third of the time of `harness --help`
+    import asyncio
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "interrupted; what was measured is kept"
@@ -120,6 +122,8 @@ class Interrupts:
         self._handled = _handled(self._hear)
 
     def __enter__(self) -> "Interrupts":
+        import asyncio  # noqa: PLC0415 - see above
+
         self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
         self._handled.__enter__()
         return self
@@ -147,12 +151,14 @@ class Interrupts:
             self._task.cancel()
 
 
-def completed(loop: asyncio.AbstractEventLoop, job: Awaitable[T], *, breakable: bool = True) -> tuple[T, bool]:
+def completed(loop: "asyncio.AbstractEventLoop", job: Awaitable[T], *, breakable: bool = True) -> tuple[T, bool]:
     """Run a job on a loop to its end; what it gave, and whether a signal came meanwhile.
 
     Raises:
         KeyboardInterrupt: after a signal that cancelled it; one that is not breakable is only told.
     """
+    import asyncio  # noqa: PLC0415 - see above
+
     interrupts = Interrupts()
 
     async def heard_of() -> T:

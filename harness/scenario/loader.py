@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from harness.errors import ScenarioError, nearest
+from harness.messages import Message, message
 from harness.scenario.base import Part
 from harness.scenario.cross_checks import faults_between
 from harness.scenario.error_messages import Fault, KeyPath, dotted, explain, show
@@ -43,12 +44,12 @@ class LoadedScenario:
     overrides: tuple[str, ...]
     places: Mapping[KeyPath, str] = field(default_factory=dict)
 
-    def located(self, line: str) -> str:
-        """A fault's line, such as `engine.args.block_size: ...`, behind the place where that value stands."""
-        name = line.partition(": ")[0]
+    def located(self, fault: Message) -> Message:
+        """A fault, such as `engine.args.block_size: ...`, behind the place where that value stands."""
+        name = str(fault).partition(": ")[0]
         flag = name.removeprefix("engine.args.") if name.startswith("engine.args.") else None
         place = None if flag is None else self.places.get(("engine", "args", flag))
-        return line if place is None else f"{place}: {line}"
+        return fault if place is None else message("scenario.at_place", place=place, fault=fault)
 
     def file(self, name: str) -> Path:
         """A file that the scenario names, looked up from the scenario's own folder."""

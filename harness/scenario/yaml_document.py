@@ -246,14 +246,14 @@ class Override:
     place: str
 
 
-def parse_override(text: str) -> Override | Fault:
-    """An override such as `load.0.poisson.rate=3`; its value is YAML."""
+def parse_override(text: str, flag: str = "--set") -> Override | Fault:
+    """An override such as `load.0.poisson.rate=3` of a flag of the command line; its value is YAML."""
     key, equals, word = text.partition("=")
     if not equals or _KEY.fullmatch(key.strip()) is None:
-        return Fault((), f"--set {text}: expected KEY=VALUE, such as load.0.poisson.rate=3")
+        return Fault((), f"{flag} {text}: expected KEY=VALUE, such as load.0.poisson.rate=3")
     path = tuple(_steps(key))
     hidden = "@" in word or any(map(is_secret, _WORD.findall(text)))
-    place = f"--set {key}=…" if hidden else f"--set {text}"
+    place = f"{flag} {key}=…" if hidden else f"{flag} {text}"
     reading = read_value(word)
     if reading.faults:
         return Fault((), f"{place}: {reading.faults[0][1].text}")

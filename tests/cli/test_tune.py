@@ -45,7 +45,7 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
     assert lines[0].endswith(": interrupted before the confirmation; --resume goes on")
     assert "The study was interrupted before that was confirmed" in text
     assert ["the study was interrupted before the confirmation" in text, "confirm.best to 1" in text] == [True, False]
-    assert lines[-1].startswith("interrupted; what was measured is kept")
+    assert lines[-1].startswith("Interrupted. Results saved. Resume with: `harness tune ")
     assert after[0] == EXIT_DONE
     assert (out / "report.html").stat().st_mtime_ns > page
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
@@ -70,7 +70,8 @@ def test_what_the_engine_does_not_know_is_told_before_a_start(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("words", "more"), [((), ""), (("--storage", "sqlite:///{}/s.db"), " with the same --storage")]
+    ("words", "more"),
+    [((), ""), (("--storage", "sqlite:///{}/s.db"), " with the same --storage")],
 )
 def test_an_interrupt_before_the_first_trial_is_one_line(tmp_path, capsys, monkeypatch, words, more):
     """Nothing to report; an address, which may hold a password, is not printed."""
@@ -80,5 +81,7 @@ def test_an_interrupt_before_the_first_trial_is_one_line(tmp_path, capsys, monke
 
     assert code == EXIT_INTERRUPTED
     assert len(lines) == 1
-    assert lines[0].endswith(f"--resume`{more} goes on")
+    assert lines[0].startswith(f"Interrupted. Results saved. Resume{more}{' with' if not more else ''}: `harness tune ")
+    assert lines[0].endswith("--resume`")
+    assert "sqlite" not in lines[0]
     assert "s.db" not in lines[0]

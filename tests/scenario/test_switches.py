@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.messages import plain
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Engine
 from harness.scenario.switches import SWITCHES, is_switch, switch_of, switched
@@ -43,6 +44,6 @@ def test_a_fault_that_the_engine_found_names_its_line(tmp_path):
     """By the flag's one name; lines about anything else stay as they are."""
     loaded = LoadedScenario(None, "", "", tmp_path, (), {("engine", "args", "seed"): "a.yaml:7"})
 
-    assert loaded.located("engine.args.seed: no") == "a.yaml:7: engine.args.seed: no"
-    assert loaded.located("engine.args.other: no") == "engine.args.other: no"
-    assert loaded.located("engine.model: no") == "engine.model: no"
+    assert str(loaded.located(plain("engine.args.seed: no"))) == "a.yaml:7: engine.args.seed: no"
+    assert str(loaded.located(plain("engine.args.other: no"))) == "engine.args.other: no"
+    assert str(loaded.located(plain("engine.model: no"))) == "engine.model: no"

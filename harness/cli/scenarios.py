@@ -1,0 +1,44 @@
+"""`harness scenarios`, `validate` and `schema`: scenario files that ship, and whether a file of the user's is right."""
+
+import argparse
+
+from harness.cli.terminal import CommandOutcome, Log
+from harness.errors import EXIT_INPUT, InputError, suggestion
+from harness.messages import message
+from harness.scenario.json_schema import schema_text
+from harness.scenario.shipped import copy_scenario, find_scenario, shipped_scenarios
+
+
+def scenarios_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+    """`harness scenarios`: the scenarios that ship; `copy NAME [DIR]`: one of them as a file to change.
+
+    Raises:
+        InputError: where there is no such scenario, or a file of that name already.
+    """
+    if arguments.action is None:
+        shipped = shipped_scenarios()
+        width = max(map(len, shipped), default=0)
+        return CommandOutcome([f"{name:<{width}}  {question}" for name, question in shipped.items()])
+    if arguments.action != "copy":
+        raise InputError(
+            message("cli.scenarios_unknown", word=arguments.action, hint=suggestion(arguments.action, ["copy"]))
+        )
+    if arguments.name is None:
+        raise InputError(message("cli.scenarios_no_name", names=list(shipped_scenarios())))
+    return CommandOutcome([str(path) for path in copy_scenario(arguments.name, arguments.folder)])
+
+
+def validate_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+    """`harness validate`: every error of each file, or that it is right."""
+    from harness.tuning.study_loader import check_any  # noqa: PLC0415 - heavy: optuna
+
+    paths = [find_scenario(name) for name in arguments.files]
+    errors = tuple(error for path in paths for error in check_any(path))
+    if errors:
+        return CommandOutcome([], EXIT_INPUT, errors)
+    return CommandOutcome([message("cli.file_ok", path=str(path)) for path in paths])
+
+
+def schema_command(_arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+    """`harness schema`: the JSON Schema of scenario and study files."""
+    return CommandOutcome([schema_text().rstrip("\n")])

@@ -1,0 +1,73 @@
+"""What a command hands to the terminal: its outcome, and the progress of a run while it lasts.
+
+Where stderr is a terminal one line is kept up to date, twice a second; elsewhere (CI) only lines appear.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import EXIT_DONE
+from harness.messages import Message, localized
+
+Line = str | Message
+Log = Callable[[Line], None]
+"""What gets a line for stderr."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandOutcome:
+    """How a command ended: lines for stdout, the exit code, and lines for stderr that explain it."""
+
+    lines: Iterable[Line]
+    exit_code: int = EXIT_DONE
+    errors: tuple[Line, ...] = ()
+
+
+def text_of(line: Line) -> str:
+    """A line in the language of the user."""
+    return localized(line) if isinstance(line, Message) else line
+
+
+def silent(_line: Line) -> None:
+    """The progress of a command with --quiet."""
+
+
+class Progress:
+    """Progress of one run, summed over its workers; use as a context."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._samples: dict[int, dict[str, Any]] = {}
+        self._status: Any = None
+        self._text = ""
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415 - only for a terminal
+
+            self._status = Console(stderr=True).status(localized("cli.starting"))
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def show(self, line: Line) -> None:
+        """A line to keep."""
+        self._samples.clear()
+        self._text = text_of(line)
+        self._log(line)
+        if self._status is not None:
+            self._status.update(self._text)
+
+    def on_sample(self, worker: int, sample: dict[str, Any]) -> None:
+        """What a worker counts now."""
+        self._samples[worker] = sample
+        if self._status is not None:
+            counts = {
+                name: sum(s[name] for s in self._samples.values()) for name in ("sent", "in_flight", "done", "failed")
+            }
+            self._status.update(localized("cli.progress", stage=self._text, **counts))

@@ -1,0 +1,113 @@
+"""Scenario files by name: those that ship with the harness, and the user's own, which come first.
+
+In the repository they stand in scenarios/; a wheel holds them beside this module (see setup.py).
+"""
+
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import InputError, suggestion
+from harness.messages import message
+
+LOCAL = Path("scenarios")  # where a user's own are looked for, beside the working folder itself
+_SCHEMA = "schema.json"  # editors complete keys by it; each file names it in its first line
+_SUFFIXES = (".yaml", ".yml")
+
+
+@cache
+def shipped_folder() -> Path:
+    """The folder of the scenarios that ship."""
+    here = Path(__file__).resolve()
+    return next(path for path in (here.parent / "shipped", here.parents[2] / "scenarios") if path.is_dir())
+
+
+def shipped_scenarios() -> dict[str, str]:
+    """The names of the scenarios and studies that ship, each with the question that it answers."""
+    return {path.stem: str(_read(path)["question"]) for path in sorted(shipped_folder().glob("*.yaml"))}
+
+
+def find_scenario(name: str) -> Path:
+    """The file of a path or a name: the path itself, NAME.yaml here or in scenarios/, else the one that ships.
+
+    A path that does not exist is returned as it is: whoever reads it says what is wrong.
+
+    Raises:
+        InputError: where no scenario has the name, with the nearest.
+    """
+    path = Path(name)
+    if path.is_file() or path.name != name or path.suffix not in ("", *_SUFFIXES):
+        return path
+    for folder in (Path(), LOCAL, shipped_folder()):
+        for candidate in _spellings(path):
+            if (folder / candidate).is_file():
+                return folder / candidate
+    if path.suffix or path.exists():
+        return path
+    names = dict.fromkeys([*_local_names(), *shipped_scenarios()])
+    raise InputError(message("scenario.no_such_scenario", name=name, hint=suggestion(name, names, limit=20)))
+
+
+def copy_scenario(name: str, folder: Path | None = None) -> list[Path]:
+    """Copy a scenario that ships into a folder (the working folder by default), with the files that it names.
+
+    The paths of the copies, the scenario's first.
+
+    Raises:
+        InputError: where none of that name ships, a file stands in the way, or the folder cannot be written.
+    """
+    source = next(
+        (shipped_folder() / one for one in _spellings(Path(name)) if (shipped_folder() / one).is_file()), None
+    )
+    if source is None:
+        raise InputError(
+            message("scenario.not_shipped", name=name, hint=suggestion(name, shipped_scenarios(), limit=20))
+        )
+    target = folder or Path()
+    copies = []
+    for part in (source.name, *_companions(source)):
+        copy = target / part
+        if copy.exists() and part == source.name:
+            raise InputError(message("scenario.copy_exists", path=str(copy)))
+        if not copy.exists():
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(shipped_folder() / part, copy)
+            except OSError as error:
+                raise InputError(
+                    message("scenario.copy_failed", path=str(copy), reason=error.strerror or str(error))
+                ) from None
+            copies.append(copy)
+    return copies
+
+
+def _companions(source: Path) -> Iterator[str]:
+    """The files that a shipped scenario or study reads, and the schema for editors."""
+    tree = _read(source)
+    scenario = tree.get("scenario")
+    if isinstance(scenario, str):
+        yield scenario
+    path = (tree.get("workload") or {}).get("path")
+    if path is not None:
+        yield str(path)
+    yield _SCHEMA
+
+
+def _read(path: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return tree
+
+
+def _spellings(path: Path) -> list[str]:
+    """File names that a name may mean: long-context is in long_context.yaml."""
+    suffixes = [path.suffix] if path.suffix else list(_SUFFIXES)
+    stems = dict.fromkeys([path.stem, path.stem.replace("-", "_"), path.stem.replace("_", "-")])
+    return [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
+
+
+def _local_names() -> list[str]:
+    return [path.stem for folder in (Path(), LOCAL) for path in sorted(folder.glob("*.yaml"))]

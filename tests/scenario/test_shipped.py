@@ -1,0 +1,93 @@
+"""Scenarios are found by name: the user's own first, then those that ship; and copied with all that they name."""
+
+import pytest
+
+from harness.errors import InputError
+from harness.scenario.loader import check_file
+from harness.scenario.shipped import copy_scenario, find_scenario, shipped_folder, shipped_scenarios
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path, monkeypatch):
+    """A working folder with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_each_scenario_that_ships_has_its_question():
+    """One line each, as `harness scenarios` lists them."""
+    shipped = shipped_scenarios()
+
+    assert {"chat", "long_context", "tune", "smoke"} <= set(shipped)
+    assert all(question.endswith("?") and "\n" not in question for question in shipped.values())
+
+
+@pytest.mark.parametrize("name", ["chat", "chat.yaml", "long-context", "long_context", "tune"])
+def test_a_name_finds_the_file_that_ships(name):
+    """In an empty folder, with dashes or underscores."""
+    path = find_scenario(name)
+
+    assert path.parent == shipped_folder()
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("place", ["chat.yaml", "scenarios/chat.yaml", "chat.yml"])
+def test_a_local_file_of_the_name_wins(empty, place):
+    """In the working folder or its scenarios/."""
+    (empty / "scenarios").mkdir()
+    (empty / place).write_text("")
+
+    assert find_scenario("chat").resolve() == (empty / place).resolve()
+
+
+def test_the_working_folder_comes_before_its_scenarios(empty):
+    """The nearest file is meant."""
+    (empty / "scenarios").mkdir()
+    for place in ("chat.yaml", "scenarios/chat.yaml"):
+        (empty / place).write_text("")
+
+    assert str(find_scenario("chat")) == "chat.yaml"
+
+
+@pytest.mark.parametrize("path", ["nowhere/chat.yaml", "chatt.yaml", "./chat.yml", "results/x"])
+def test_a_path_stays_a_path(path):
+    """Whoever reads it says that there is none: only a bare name is looked for elsewhere."""
+    assert str(find_scenario(path)) == path.removeprefix("./") or find_scenario(path).parent == shipped_folder()
+
+
+def test_a_mistyped_name_gets_the_nearest_one(empty):
+    """Of the user's own files as of those that ship."""
+    (empty / "mine.yaml").write_text("")
+    with pytest.raises(InputError, match=r"^cht: no such file, and no scenario of that name; did you mean 'chat'\?$"):
+        find_scenario("cht")
+    with pytest.raises(InputError, match="did you mean 'mine'"):
+        find_scenario("mien")
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_a_copy_is_whole(empty, name):
+    """It can be used where it lies: the trace of a scenario and the scenario of a study come with it."""
+    copies = copy_scenario(name, empty / "mine")
+
+    assert copies[0] == empty / "mine" / f"{name}.yaml"
+    assert all(path.is_file() for path in copies)
+    assert (empty / "mine" / "schema.json") in copies
+    assert check_file(copies[0]) == []
+
+
+def test_a_copy_overwrites_nothing(empty):
+    """Neither the scenario, which is refused, nor what it names, which may be another's already."""
+    (empty / "chat.yaml").write_text("mine")
+    with pytest.raises(InputError, match=r"chat\.yaml: exists already"):
+        copy_scenario("chat")
+    copy_scenario("tune")
+
+    assert (empty / "chat.yaml").read_text() == "mine"
+
+
+def test_only_what_ships_is_copied():
+    """With the nearest name, or the reason why a folder cannot be written."""
+    with pytest.raises(InputError, match=r"^cht: no scenario of that name ships; did you mean 'chat'\?$"):
+        copy_scenario("cht")
+    with pytest.raises(InputError, match="cannot be written"):
+        copy_scenario("chat", shipped_folder() / "chat.yaml")
