@@ -113,6 +113,7 @@ class Poller:
         self._sources: dict[int, Source] = {}
         self._writers: dict[int, Callback] = {}
         self._ticker: Ticker | None = None  # while gathering
+        self._worst_ns = 0  # the latest read since the last look that found all
         self._may_gather = hasattr(select, "epoll")
         self._looks_left, self._reads, self._chosen_ns = _LOOKS, 0, monotonic_ns()
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
@@ -168,7 +169,7 @@ class Poller:
         self._read(ready)
         self._reads += len(ready)
         if len(ready) < _AT_ONCE:
-            self.clear_ns = looked_ns
+            self.clear_ns, self._worst_ns = looked_ns, 0
         elif self._ticker is not None:  # there may be more, from before; the loop's other work has its turn first
             self._loop.call_soon(self._look)
         self._looks_left -= 1
@@ -178,10 +179,10 @@ class Poller:
     def _read(self, ready: Iterable[tuple[int, int]]) -> None:
         """Read each socket that is ready once. This runs for every token, so that nothing in it is a call of ours."""
         sources, offset_ns, now = self._sources, self.clock.offset_ns, monotonic_ns
-        prompt_ns = PROMPT_NS if self._ticker is None else 0
+        lates, others = [self._worst_ns], []
         for fd, mask in ready:
-            if mask & _WRITABLE and (write := self._writers.get(fd)) is not None:
-                write()
+            if mask & _WRITABLE:
+                self._write(fd)
             # One callback may end another's socket: what is not watched any more is passed over.
             if mask == _WRITABLE or (source := sources.get(fd)) is None:
                 continue
@@ -194,12 +195,8 @@ class Poller:
                 source.on_end(fault)
                 continue
             now_ns = now()
-            if not data:
-                source.on_end(None)
-                continue
-            if not control:
-                self._may_gather = False
-                source.on_data(data, now_ns, UNKNOWN, 0)
+            if not data or not control:
+                self._take_unstamped(source, data, now_ns)
                 continue
             # As `kernel_stamps.stamp_of`, in place. Only stamps come as control data here.
             seconds, nanoseconds = timespec(control[0][2])
@@ -207,13 +204,45 @@ class Poller:
             late_ns = now_ns - arrived_ns
             if late_ns < 0:  # within what the relation of the clocks leaves open
                 arrived_ns, late_ns = now_ns, 0
+            lates.append(late_ns)
             if (4 <= len(data) <= source.plain and data[-4] != _CR) or source.is_one_event(data):
                 source.keep_stamp(arrived_ns)
                 source.keep_late(late_ns)
                 source.keep_piece(data)
             else:
-                spread_ns = 0 if late_ns < prompt_ns else max(0, arrived_ns - self.clear_ns)
-                source.on_data(data, arrived_ns, late_ns, spread_ns)
+                others.append((fd, source, data, arrived_ns, late_ns))
+        self._worst_ns = max(lates)
+        if others:
+            self._hand_on(others)
+
+    def _write(self, fd: int) -> None:
+        if (write := self._writers.get(fd)) is not None:
+            write()
+
+    def _take_unstamped(self, source: Source, data: bytes, now_ns: int) -> None:
+        """The end, or bytes of which only the time of their read is known: such are not to wait for a beat."""
+        if data:
+            self._may_gather = False
+            source.on_data(data, now_ns, UNKNOWN, 0)
+        else:
+            source.on_end(None)
+
+    def _hand_on(self, reads: list[tuple[int, Source, bytes, int, int]]) -> None:
+        """Reads that are not plainly one event, once it is known how late the latest of a look was."""
+        for fd, source, data, arrived_ns, late_ns in reads:
+            if self._sources.get(fd) is source:
+                source.on_data(data, arrived_ns, late_ns, self._spread_ns(arrived_ns))
+
+    def _spread_ns(self, arrived_ns: int) -> int:
+        """How much earlier than the last byte of a read its first may have come: not before the last look.
+
+        Nothing where this look was prompt, so that the first byte was waited for. One read alone cannot tell that: of
+        many bytes that had lain there through a stop of this process, the last may have come just before its end.
+        But of several sockets some were late then.
+        """
+        if self._ticker is None and self._worst_ns < PROMPT_NS:
+            return 0
+        return max(0, arrived_ns - self.clear_ns)
 
     def _choose(self, now_ns: int) -> None:
         """Look at every arrival, or gather, by how the last looks went."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.client.poller import LARGE_READ, Poller, Source
+from harness.client.poller import LARGE_READ, PROMPT_NS, Poller, Source
 from harness.client.stamped_socket import StampedSocket
 from harness.clock import StampClock
 
@@ -114,3 +114,39 @@ def test_dense_arrivals_are_gathered_with_their_own_stamps_until_they_grow_spars
     for (_, arrived_ns, late_ns, _), (before_ns, after_ns) in zip(reads, times, strict=True):
         assert before_ns - bound_ns <= arrived_ns <= after_ns + bound_ns
         assert late_ns >= 0
+
+
+@on_linux
+def test_one_late_read_of_a_look_makes_the_others_say_how_much_earlier_they_may_have_begun():
+    """After a stop of the reader one socket's last byte has only just come: it, too, held bytes through the stop."""
+
+    async def scenario():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours, peers = zip(
+                *((socket.create_connection(listener.getsockname()), listener.accept()[0]) for _ in "ab"), strict=True
+            )
+        poller = Poller(asyncio.get_running_loop(), StampClock())
+        reads = {0: [], 1: []}
+        stamped = []
+        for number, sock in enumerate(ours):
+            sock.setblocking(False)
+            stamped.append(StampedSocket(sock, poller, lambda *read, to=reads[number]: to.append(read), nothing))
+        await asyncio.sleep(0)
+        begin_ns = time.monotonic_ns()
+        peers[0].send(b"late")
+        peers[1].send(b"early")
+        while time.monotonic_ns() < begin_ns + 5 * PROMPT_NS:  # this process does not read
+            pass
+        peers[1].send(b"last")
+        await turns_until(lambda: reads[0] and b"".join(read[0] for read in reads[1]) == b"earlylast")
+        for each in (*stamped, *peers, poller):
+            each.close()
+        return begin_ns, reads
+
+    begin_ns, reads = asyncio.run(scenario())
+
+    [(_, _, late_ns, _)] = reads[0]
+    [(data, arrived_ns, _, spread_ns)] = reads[1]
+    assert data == b"earlylast"
+    assert late_ns >= 4 * PROMPT_NS
+    assert arrived_ns - spread_ns <= begin_ns + PROMPT_NS
