@@ -9,9 +9,10 @@ from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what
 from harness.comparison.comparison import Comparison
 from harness.comparison.describe import told, verdict_text
 from harness.comparison.judging import UNTOLD, Row
+from harness.messages import localized
 from reports import junit
 from reports.compare_page import HEADS, badges, cells
-from reports.markdown import MARKS, Say, doubt_line, plain, row_of, simulated_lines, speaker
+from reports.markdown import MARKS, Say, plain, row_of, simulated_lines, speaker, warning_line
 from reports.writing import write_text
 
 MARKDOWN, JUNIT, JSON = "compare.md", "compare.xml", "compare.json"
@@ -33,8 +34,8 @@ def _lines(found: Comparison, say: Say) -> Iterator[str]:
     yield from (say(found.sees), "") if found.sees else ()
     yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}".strip() for badge in badges(found))
     yield ""
-    for doubt in found.doubts:
-        yield doubt_line(doubt.severity, say(doubt.text), doubt.next, say)
+    for warning in found.warnings:
+        yield warning_line(warning.severity, say(localized(warning.text)), localized(warning.next), say)
     yield from ("", *_table(found.judged, say), "")
     sides = f"{plain(found.base.name)} ({say('base')}) · {plain(found.new.name)} ({say('new')})"
     yield f"{sides} · {say('Everything is in compare.html.')}"
@@ -72,7 +73,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "exit_code": found.exit_code,
         "verdict": found.verdict,
         "gate_held": None if len(found.untold) == len(found.judged) else not found.broken,
-        "doubts": [doubt.as_dict() for doubt in found.doubts],
+        "warnings": [warning.as_dict() for warning in found.warnings],
         "measures": [_row(row) for row in (*found.judged, *found.shown)],
         "changes": [{"name": one.name, "base": one.base, "new": one.new} for one in found.changes],
     }

@@ -19,6 +19,7 @@ from harness.comparison.describe import (
 )
 from harness.comparison.judging import BETTER, WORSE, Row
 from harness.comparison.repeats import Side
+from harness.messages import localized
 from harness.units import format_count, format_share
 from reports.drawing import Drawing, drawn
 from reports.figures.forest import Bar, forest
@@ -26,7 +27,7 @@ from reports.figures.style import Head, drawing
 from reports.glossary import TERMS
 from reports.page import environment, moment, policy, script
 from reports.tables import Cell
-from reports.verdict import Badge, Doubt
+from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
 PAGE = "compare.html"
@@ -58,7 +59,10 @@ def _context(found: Comparison) -> dict[str, Any]:
         "script": Markup(script()),  # noqa: S704 - a file of ours
         "title": f"{found.base.name} and {found.new.name}",
         "badges": list(badges(found)),
-        "doubts": [Doubt(doubt.severity, doubt.next, (("", doubt.text),)) for doubt in found.doubts],
+        "warnings": [
+            WarningGroup(warning.severity, localized(warning.next), (("", localized(warning.text)),))
+            for warning in found.warnings
+        ],
         "figure": _figure(found),
         "heads": ("Kernel", *HEADS[1:]) if found.is_kernels else HEADS,
         "judged": by_stage(found.judged),

@@ -83,8 +83,8 @@ TERMS: Mapping[str, Term] = {
         "Offline", "All requests are handed to the engine's own LLM.generate in one call: no server between."
     ),
     "slo": Term("SLO", "A limit that the scenario sets. A failed request counts as infinitely slow against it."),
-    "doubt": Term(
-        "Doubt", "Something about this run that limits what may be concluded from it, with the next step to take."
+    "warning": Term(
+        "Warning", "Something about this run that limits what may be concluded from it, with the next step to take."
     ),
 }
 

@@ -73,9 +73,9 @@ def _verdict_case(result: ResultFiles, name: str) -> Xml.Element:
     if not judged.get("valid", False):
         fail(case, headline.answer(result), "invalid" if result.summary else "unfinished")
     lines = ["SIMULATED: no hardware was measured."] if result.simulated else []
-    for doubt in verdict.doubts(result):
-        said = "\n  ".join(f"{place}: {words}" if place else words for place, words in doubt.said)
-        lines.append(f"{doubt.severity}: {said}" + (f"\n  next: {doubt.next}" if doubt.next else ""))
+    for group in verdict.warnings(result):
+        said = "\n  ".join(f"{place}: {words}" if place else words for place, words in group.said)
+        lines.append(f"{group.severity}: {said}" + (f"\n  next: {group.next}" if group.next else ""))
     if lines:
         Xml.SubElement(case, "system-out").text = clean("\n".join(lines))
     return case

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
+from harness.analysis.warnings import warnings_of
 from harness.kernels.repeats import MEASURED, SKIPPED
 from harness.kernels.result import name_of
+from harness.messages import localized
 from reports import junit, kernels
 from reports.kernels_page import badges
-from reports.markdown import MARKS, SUMMARY, Say, doubt_line, plain, row_of, simulated_lines, speaker
+from reports.markdown import MARKS, SUMMARY, Say, plain, row_of, simulated_lines, speaker, warning_line
 from reports.tables import Cell
 from reports.writing import write_text
 
@@ -30,8 +32,8 @@ def _lines(run: Told, summary: Told, say: Say) -> Iterator[str]:
     yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{say(summary['answer'])}**", "")
     yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}".strip() for badge in badges(summary))
     yield ""
-    for doubt in summary["verdict"]["doubts"]:
-        yield doubt_line(doubt["severity"], say(doubt["text"]), doubt["next"], say)
+    for warning in warnings_of(summary):
+        yield warning_line(warning.severity, say(localized(warning.text)), localized(warning.next), say)
     for heads, rows in (
         (kernels.HEADS, kernels.measured_rows(summary["kernels"]["rows"])),
         (kernels.LOST_HEADS, kernels.lost_rows(summary["kernels"]["rows"])),

@@ -6,13 +6,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from harness.analysis.warnings import warnings_of
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
+from harness.messages import localized
 from harness.results import store
 from harness.units import format_bytes, format_rate, format_share
 from reports import kernels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
-from reports.verdict import Badge, Doubt
+from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
 
@@ -44,7 +46,10 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
             "dark": stage_variables(kernels.COLOURS, dark=True),
         },
         "badges": list(badges(summary)),
-        "doubts": [Doubt(one["severity"], one["next"], (("", one["text"]),)) for one in summary["verdict"]["doubts"]],
+        "warnings": [
+            WarningGroup(one.severity, localized(one.next), (("", localized(one.text)),))
+            for one in warnings_of(summary)
+        ],
         "figures": kernels.draw_all(summary, run),
         "heads": kernels.HEADS,
         "measured": kernels.measured_rows(rows),
@@ -58,7 +63,7 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
 def badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
     """The verdict, and how many cases ended how."""
     valid = summary["verdict"]["valid"]
-    yield Badge("Valid" if valid else "Not valid", "good" if valid else "bad", "#measured" if valid else "#doubts")
+    yield Badge("Valid" if valid else "Not valid", "good" if valid else "bad", "#measured" if valid else "#warnings")
     counts = summary["kernels"]["counts"]
     tones = {MEASURED: "plain", SKIPPED: "plain", WRONG: "bad", FAILED: "warn"}
     for status, tone in tones.items():

@@ -47,7 +47,7 @@ def _lines(result: ResultFiles, say: Say) -> Iterator[str]:
     yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{say(headline.answer(result))}**", "")
     yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}" for badge in verdict.badges(result))
     yield ""
-    yield from _doubt_lines(result, say)
+    yield from _warning_lines(result, say)
     if result.stages:
         yield from _table_lines(result, say)
     name, folder = _code(str(run.get("name", ""))), _code(result.folder.name)
@@ -59,16 +59,16 @@ def _code(words: str) -> str:
     return " ".join(words.replace("`", "'").split())
 
 
-def _doubt_lines(result: ResultFiles, say: Say) -> Iterator[str]:
-    found = verdict.doubts(result)
-    for doubt in found:
-        said = " ".join(f"{say(place)}: {say(words)}" if place else say(words) for place, words in doubt.said)
-        yield doubt_line(doubt.severity, said, doubt.next, say)
+def _warning_lines(result: ResultFiles, say: Say) -> Iterator[str]:
+    found = verdict.warnings(result)
+    for group in found:
+        said = " ".join(f"{say(place)}: {say(words)}" if place else say(words) for place, words in group.said)
+        yield warning_line(group.severity, said, group.next, say)
     if found:
         yield ""
 
 
-def doubt_line(severity: str, said: str, step: str, say: Say) -> str:
+def warning_line(severity: str, said: str, step: str, say: Say) -> str:
     """An item of a list: how grave, what, and the next step where there is one; `said` is Markdown already."""
     return f"- **{say(severity)}** {said}" + (f" _{say('Next:')}_ {say(step)}" if step else "")
 

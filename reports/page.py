@@ -76,7 +76,7 @@ def _context(data: Data) -> dict[str, Any]:
         "is_open": data.is_open,
         "badges": verdict.badges(result),
         "answer": headline.answer(result),
-        "doubts": verdict.doubts(result),
+        "warnings": verdict.warnings(result),
         "cards": headline.cards(stage) if stage else (),
         "card_stage": name_of(stage) if stage else "",
         "card_reason": why,

@@ -15,7 +15,7 @@ from reports.glossary import TERMS
 from reports.headline import Card
 from reports.page import PAGE, environment, moment, policy, script
 from reports.tuning_figures import draw_study
-from reports.verdict import Badge, Doubt
+from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
 _FEW_TRIALS = 6
@@ -49,7 +49,7 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "script": Markup(script()),  # noqa: S704 - a file of ours
         "answer": answer(result),
         "badges": list(badges(result)),
-        "doubts": [Doubt("doubt", next_, (("", text),)) for text, next_ in doubts(result)],
+        "warnings": [WarningGroup("warning", next_, (("", text),)) for text, next_ in study_warnings(result)],
         "cards": list(cards(result)),
         "gallery": draw_study(result),
         "terms": {name: TERMS[name] for name in _names(result) if name in TERMS},
@@ -137,7 +137,7 @@ def _failed(result: StudyFiles) -> int:
     return sum(bool(trial.get("failure")) for trial in result.trials)
 
 
-def doubts(result: StudyFiles) -> Iterator[tuple[str, str]]:
+def study_warnings(result: StudyFiles) -> Iterator[tuple[str, str]]:
     """What stands between these numbers and a decision, each with what to do next."""
     compared = [trial for trial in result.trials if feasible(trial) or trial.get("status") == "stopped"]
     drift = result.confirmation.get("drift")

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.slo import objectives
+from harness.analysis.warnings import warnings_of
+from harness.messages import localized
 from harness.results.folder import ResultFiles
 from harness.results.stage_names import stage_name
 from harness.units import format_count, format_duration
 
 TAILS = ("p90", "p95", "p99", "max")
-SEVERITIES = ("invalid", "doubt", "note")  # the gravest first
+SEVERITIES = ("invalid", "warning", "note")  # the gravest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,8 @@ class Badge:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """Doubts of one kind with their common next step: for each the stage it is about ("" for the run) and its text."""
+class WarningGroup:
+    """Warnings of one kind and their next step: for each the stage it is about ("" for the run) and its text."""
 
     severity: str
     next: str
@@ -36,17 +38,17 @@ def badges(result: ResultFiles) -> list[Badge]:
     if not result.summary:
         return [Badge("Unfinished: no summary was written", "bad")]
     verdict = result.summary.get("verdict") or {}
-    counted = sum(len(doubt.said) for doubt in doubts(result) if doubt.severity == "doubt")
-    target = "#doubts" if doubts(result) else "#stages"
+    counted = sum(len(group.said) for group in warnings(result) if group.severity == "warning")
+    target = "#warnings" if warnings(result) else "#stages"
     if not verdict.get("valid", False):
-        first = Badge("Not valid", "bad", "#doubts")
+        first = Badge("Not valid", "bad", "#warnings")
     else:
-        first = Badge("Valid" if not counted else f"Valid, {_doubts(counted)}", "warn" if counted else "good", target)
+        first = Badge("Valid" if not counted else f"Valid, {_counted(counted)}", "warn" if counted else "good", target)
     return [first, *_limit_badge(result)]
 
 
-def _doubts(count: int) -> str:
-    return "1 doubt" if count == 1 else f"{count} doubts"
+def _counted(count: int) -> str:
+    return "1 warning" if count == 1 else f"{count} warnings"
 
 
 def _limit_badge(result: ResultFiles) -> list[Badge]:
@@ -60,18 +62,17 @@ def _limit_badge(result: ResultFiles) -> list[Badge]:
     return [Badge("Limits not met", "bad") if False in judged else Badge("Limits not judged", "warn")]
 
 
-def doubts(result: ResultFiles) -> list[Doubt]:
-    """Doubts by kind, the gravest first."""
+def warnings(result: ResultFiles) -> list[WarningGroup]:
+    """Warnings by kind, the gravest first."""
     labels = {stage.get("index"): str(stage.get("label", "")) for stage in result.stages}
     kinds: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for doubt in (result.summary.get("verdict") or {}).get("doubts", ()):
-        severity = doubt.get("severity") if doubt.get("severity") in SEVERITIES else "doubt"
-        index = doubt.get("stage")
-        place = "" if index is None else stage_name(index, labels.get(index, ""), doubt.get("repeat") or 0)
-        kind = severity, str(doubt.get("name", "")), str(doubt.get("next") or "")
-        kinds.setdefault(kind, []).append((place, str(doubt.get("text", ""))))
-    found = [Doubt(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]
-    return sorted(found, key=lambda doubt: SEVERITIES.index(doubt.severity))
+    for warning in warnings_of(result.summary):
+        index = warning.stage
+        place = "" if index is None else stage_name(index, labels.get(index, ""), warning.repeat or 0)
+        kind = warning.severity, warning.code, localized(warning.next)
+        kinds.setdefault(kind, []).append((place, localized(warning.text)))
+    found = [WarningGroup(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]
+    return sorted(found, key=lambda group: SEVERITIES.index(group.severity))
 
 
 def held_value(held: Mapping[str, Any]) -> str:
@@ -91,9 +92,10 @@ def left_out(stage: Mapping[str, Any]) -> str:
 
 def grew(result: ResultFiles) -> set[int]:
     """Numbers of the stages in which a queue grew as long as the load lasted."""
-    said = (result.summary.get("verdict") or {}).get("doubts", ())
     return {
-        int(doubt["stage"]) for doubt in said if doubt.get("name") == "queue_grew" and doubt.get("stage") is not None
+        warning.stage
+        for warning in warnings_of(result.summary)
+        if warning.code == "queue_grew" and warning.stage is not None
     }
 
 

@@ -17,7 +17,7 @@ from reports import history_page, kernels_page
 from reports.history import histories
 from tests.kernel_results import make_kernels
 from tests.reports.test_tuning import MEMORY, study, trial
-from tests.result_folder import Run, make_result
+from tests.result_folder import Run, kept_warning, make_result
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 LONG = EVIL + "m" * 160
@@ -80,8 +80,8 @@ def kernels(_place: Path) -> str:
                 cases.append({"labels": labels, "kv_lens": [tokens] * 8})
     for status in ("wrong", "skipped"):
         rows.append(rows[0] | {"status": status, "reason": EVIL, "modes": {}})
-    doubts = [{"severity": "doubt", "text": "3 of 9 measurements stayed noisier than asked for.",
-               "next": "Leave the machine alone, or give kernels.time more."}]  # fmt: skip
+    warnings = [kept_warning("noisy_kernel", "warning", "3 of 9 measurements stayed noisier than asked for.",
+                             "Leave the machine alone, or give kernels.time more.")]  # fmt: skip
     limits = [{"source": source, "bytes_per_s": 1e10, "flops_per_s": {"bfloat16": 1e11 * (1 + more)}}
               for more, source in enumerate(("measured", "chip"))]  # fmt: skip
     device = {"name": EVIL, "cache_bytes": 1 << 25, "facts": {"threads": 2}}
@@ -91,7 +91,7 @@ def kernels(_place: Path) -> str:
         "missing": {"fia": EVIL}, "repeats": 3, "between_runs": 0.013,
     }  # fmt: skip
     summary = {
-        "simulated": False, "verdict": {"valid": False, "doubts": doubts}, "kernels": found,
+        "simulated": False, "verdict": {"valid": False, "warnings": warnings}, "kernels": found,
         "answer": f"8 of 10 cases measured on {EVIL} with vllm_cpu.",
     }  # fmt: skip
     run = {

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.summary import summarize
+from harness.analysis.warnings import Warning
+from harness.messages import plain
 from harness.results import store
 from harness.results.request_table import (
     COLUMNS,
@@ -310,3 +312,8 @@ def fake_samples(run: Run, requests: Requests, timeline) -> Samples:
         np.repeat(np.array([name for _, name in series], dtype=object), n),
         np.concatenate(list(series.values())),
     )
+
+
+def kept_warning(code, severity, text, step, stage=None):
+    """A warning as summary.json has it, its sentences the same in every language."""
+    return Warning(code, severity, plain(text), plain(step), stage).as_dict()

@@ -166,7 +166,7 @@ def test_commands_that_a_page_shows_exist(page):
 def test_every_warning_is_in_the_manual():
     """A reader finds the code of each warning that a result may carry."""
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "harness").rglob("*.py")]
-    codes = {code for source in sources for code in re.findall(r'Doubt\("(\w+)"', source)}
+    codes = {code for source in sources for code in re.findall(r'Warning\(\s*"(\w+)"', source)}
 
     assert codes
     assert codes - words(WARNINGS) == set()

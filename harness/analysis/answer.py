@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import Outcome
 from harness.analysis.steady_state import OFFLINE
-from harness.analysis.warnings import INVALID, Doubt
+from harness.analysis.warnings import INVALID, Warning
 from harness.statistics.intervals import percentile_name
 from harness.units import format_count, format_duration, format_rate
 
@@ -37,7 +37,7 @@ _APART = ("requests", "duration_s")  # how long a stage runs makes no other load
 Level = Sequence[StageSummary]
 
 
-def answer(stages: Sequence[StageSummary], doubts: Sequence[Doubt], *, simulated: bool) -> str:
+def answer(stages: Sequence[StageSummary], doubts: Sequence[Warning], *, simulated: bool) -> str:
     """One sentence for the whole run."""
     invalid = [doubt for doubt in doubts if doubt.severity == INVALID]
     if not any(stage.account.completed for stage in stages):

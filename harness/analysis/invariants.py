@@ -28,7 +28,8 @@ from harness.analysis.members import members
 from harness.analysis.metrics import StageInput, StageSummary
 from harness.analysis.steady_state import ended_ns
 from harness.analysis.token_gaps import tokens_by_row
-from harness.analysis.warnings import INVALID, Doubt, Evidence
+from harness.analysis.warnings import INVALID, Evidence, Warning
+from harness.messages import plain
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Requests
 from harness.units import NS_PER_S, format_count, significant
 
@@ -91,12 +92,15 @@ def little(stage: StageInput, summary: StageSummary) -> Little | None:
     )
 
 
-def invariants(evidence: Evidence) -> Iterator[Doubt]:
+def invariants(evidence: Evidence) -> Iterator[Warning]:
     """What is broken of a stage's invariants."""
     for broken in (_numerators, _identity, _littles_law, _event_tokens):
         for text in broken(evidence.stage, evidence.summary):
-            yield Doubt(
-                "invariant", INVALID, text, "This is a fault of the harness: keep the result folder and report it."
+            yield Warning(
+                "invariant",
+                INVALID,
+                plain(text),
+                plain("This is a fault of the harness: keep the result folder and report it."),
             )
 
 

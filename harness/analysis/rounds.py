@@ -31,12 +31,12 @@ Times = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Whole rounds of `users` in a window that ends at `end_ns`; `doubt` says why they show no steady state."""
+    """Whole rounds of `users` in a window that ends at `end_ns`; `reason` says why they show no steady state."""
 
     users: int
     number: int
     end_ns: int
-    doubt: str = ""
+    reason: str = ""
 
 
 def rounds(requests: Requests, done_ns: Times, start_ns: int, rates_ns: int, end_ns: int) -> Rounds:
@@ -51,10 +51,10 @@ def rounds(requests: Requests, done_ns: Times, start_ns: int, rates_ns: int, end
     whole = len(over) // users if users else 0
     end_ns = int(over[whole * users - 1]) if whole else end_ns
     number = int((sent & (done_ns > start_ns) & (done_ns <= end_ns)).sum()) // users if users else 0
-    return Rounds(users, number, end_ns, _doubt(requests, done_ns, (start_ns, end_ns), users, number))
+    return Rounds(users, number, end_ns, _reason(requests, done_ns, (start_ns, end_ns), users, number))
 
 
-def _doubt(requests: Requests, done_ns: Times, window: tuple[int, int], users: int, number: int) -> str:
+def _reason(requests: Requests, done_ns: Times, window: tuple[int, int], users: int, number: int) -> str:
     own = (requests.phase == MEASURED) & (requests.sent_ns >= window[0]) & (requests.sent_ns <= window[1])
     if number < LEAST_ROUNDS:
         held = "less than one round" if not number else "one round" if number == 1 else f"{number} rounds"

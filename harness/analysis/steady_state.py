@@ -159,9 +159,9 @@ def _whole_rounds(requests: Requests, span: Span, window: Window) -> Window:
     """The window of a closed loop, ended with a whole round of its users; few rounds are not called steady."""
     found = rounds(requests, ended_ns(requests, span.end_ns), window.start_ns, window.rates_ns, window.end_ns)
     window = replace(window, end_ns=found.end_ns)
-    if not found.doubt or not window.steady:
+    if not found.reason or not window.steady:
         return window
-    return replace(_with(window, found.doubt), steady=None)
+    return replace(_with(window, found.reason), steady=None)
 
 
 def _window(requests: Requests, events: Events, span: Span, kind: str) -> Window:

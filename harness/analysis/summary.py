@@ -18,15 +18,15 @@ from harness.analysis.slo import Outcome
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
 from harness.analysis.warnings import INVALID, Evidence
-from harness.analysis.warnings.load import find_doubts
+from harness.analysis.warnings.load import find_warnings
 from harness.errors import ResultError
 from harness.results.request_table import COMPLETED, COUNTS, FROM_EVENTS, MISSING, Events, Requests, Samples
 from harness.results.stage_names import stage_name
+from harness.results.store import FORMAT, SUMMARY_FORMAT
 from harness.statistics.distributions import Distribution
 from harness.telemetry.energy import energy_of
 from harness.units import NS_PER_S
 
-FORMAT = 1
 _SPAN = tuple(field.name for field in fields(Span))
 METRICS = (
     "ttft",
@@ -64,21 +64,21 @@ def summarize(
         raise ResultError(f"{stage_name(spans[-1].stage)} has records; run.json knows {known} stages")
     evidence = [_evidence(requests, events, samples, span, run) for span in spans]
     stages = [one.summary for one in evidence]
-    doubts = find_doubts(evidence, requests, run)
+    warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
     return {
-        "format": FORMAT,
+        "format": SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": answer(stages, doubts, simulated=simulated),
+        "answer": answer(stages, warnings, simulated=simulated),
         "simulated": simulated,
         "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
         | {key: engine[key] for key in ("changed",) if engine.get(key)},
         "repeats": run.get("repeats", 1),
         "verdict": {
-            "valid": not any(doubt.severity == INVALID for doubt in doubts),
-            "doubts": [doubt.as_dict() for doubt in doubts],
+            "valid": not any(warning.severity == INVALID for warning in warnings),
+            "warnings": [warning.as_dict() for warning in warnings],
         },
         "tokens": token_audit(requests),
         "stages": [stage_as_dict(one.summary) | _further(one, simulated=simulated) for one in evidence],

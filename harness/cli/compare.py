@@ -73,12 +73,12 @@ def compared(found: Comparison, folder: Path, language: str = "en") -> CommandOu
 
 
 def lines_of(found: Comparison) -> list[str]:
-    """The answer, the table of what the gate judges (of kernels what changed), and the doubts, for a terminal."""
+    """The answer, the table of what the gate judges (of kernels what changed), and the warnings, for a terminal."""
     rows = [row for row in found.judged if not found.is_kernels or row.broken or row.verdict in (BETTER, WORSE)]
     lines = [*((found.sees,) if found.sees else ()), found.answer, *(table(rows) if rows else ())]
-    for doubt in found.doubts:
-        step = f" {doubt.next}" if doubt.severity != NOTE else ""
-        lines.append(f"{doubt.severity}: {doubt.text}{step}")
+    for warning in found.warnings:
+        step = f" {warning.next}" if warning.severity != NOTE else ""
+        lines.append(f"{warning.severity}: {warning.text}{step}")
     return lines
 
 

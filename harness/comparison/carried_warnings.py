@@ -1,87 +1,81 @@
-"""Which doubts of the runs themselves hold for a comparison of them as well, and is a side not valid at all?
+"""Warnings of the runs themselves that hold for a comparison of them as well, and why a side is not valid.
 
-Repeats and stages mostly share a doubt: it is told once, with the runs and stages that have it.
+Repeats and stages mostly share a warning: it is given once, with the runs and stages that have it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from harness.analysis.warnings import DOUBT, INVALID, Doubt
+from harness.analysis.warnings import INVALID, WARNING, Warning, warnings_of
 from harness.comparison.repeats import Repeat, Side
+from harness.messages import plain
 
 _SIDES = ("BASE", "NEW")
 _OWN = frozenset({"wrong_kernel"})  # costs a kernel its own time, which is judged as lost, and no other's
 _NO_NUMBER = frozenset({"errors", "few_samples", "slo_unmeasured", "unverified"})
-"""Doubts that change no number that is compared; of failed requests and too few samples a comparison tells itself."""
+"""Warnings that change no number that is compared; of failed requests and too few samples a comparison tells itself."""
 _MOST_NAMED = 6  # runs of a side
 _AGAIN = "A difference to an invalid result means nothing: run it again."
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """A doubt of one run: of which side (0: BASE), and as summary.json has it."""
+class _RunWarning:
+    """A warning of one run, and of which side it is (0: BASE)."""
 
     side: int
     run: str
-    doubt: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.doubt.get("name") or self.doubt["text"])
+    warning: Warning
 
 
-def invalid(base: Side, new: Side) -> Iterator[Doubt]:
+def invalid(base: Side, new: Side) -> Iterator[Warning]:
     """Why a side is not valid: then nothing is judged."""
-    for own in _by_name(base, new, _why_invalid):
+    for own in _by_code(base, new, _why_invalid):
         are = "are" if len({one.side for one in own}) > 1 else "is"
-        yield Doubt("invalid", INVALID, f"{_sides(own)} {are} not valid ({_runs(own)}): {_text(own)}", _AGAIN)
+        yield Warning(
+            "invalid", INVALID, plain(f"{_sides(own)} {are} not valid ({_runs(own)}): {_text(own)}"), plain(_AGAIN)
+        )
 
 
-def carried(base: Side, new: Side) -> Iterator[Doubt]:
-    """Doubts of either side's numbers, which are as much doubts of their difference."""
-    for own in _by_name(base, new, _doubted):
+def carried(base: Side, new: Side) -> Iterator[Warning]:
+    """Warnings of either side's numbers, which hold for their difference as well."""
+    for own in _by_code(base, new, _carried):
         both = len({one.side for one in own}) > 1
         where = f"In {_sides(own)}" if both else f"In {_sides(own)} only"
-        mend = str(own[0].doubt.get("next") or "")
-        yield Doubt(own[0].name, DOUBT, f"{where} ({_runs(own)}): {_text(own)}", mend)
+        yield Warning(own[0].warning.code, WARNING, plain(f"{where} ({_runs(own)}): {_text(own)}"), own[0].warning.next)
 
 
-def _why_invalid(run: Repeat) -> list[Mapping[str, Any]]:
-    verdict = run.summary.get("verdict") or {}
-    if verdict.get("valid"):
+def _why_invalid(run: Repeat) -> list[Warning]:
+    if (run.summary.get("verdict") or {}).get("valid"):
         return []
-    found = [one for one in verdict.get("doubts") or () if one["severity"] == INVALID]
-    found = found or [{"name": "not_ended", "text": "its run did not end."}]
-    return [one for one in found if one.get("name") not in _OWN]
+    found = [warning for warning in warnings_of(run.summary) if warning.severity == INVALID]
+    found = found or [Warning("not_ended", INVALID, plain("its run did not end."), plain(""))]
+    return [warning for warning in found if warning.code not in _OWN]
 
 
-def _doubted(run: Repeat) -> list[Mapping[str, Any]]:
-    doubts = (run.summary.get("verdict") or {}).get("doubts") or ()
+def _carried(run: Repeat) -> list[Warning]:
     return [
-        one
-        for one in doubts
-        if (one["severity"] == DOUBT and one.get("name") not in _NO_NUMBER)
-        or (one["severity"] == INVALID and one.get("name") in _OWN)
+        warning
+        for warning in warnings_of(run.summary)
+        if (warning.severity == WARNING and warning.code not in _NO_NUMBER)
+        or (warning.severity == INVALID and warning.code in _OWN)
     ]
 
 
-def _by_name(base: Side, new: Side, pick: Callable[[Repeat], list[Mapping[str, Any]]]) -> list[list[_Told]]:
-    """What was picked of every run, each doubt's own beside each other, in the order in which they come."""
-    found: dict[str, list[_Told]] = {}
+def _by_code(base: Side, new: Side, pick: Callable[[Repeat], list[Warning]]) -> list[list[_RunWarning]]:
+    """What was picked of every run, each warning's own beside each other, in the order in which they come."""
+    found: dict[str, list[_RunWarning]] = {}
     for number, side in enumerate((base, new)):
         for run in side.runs:
-            for doubt in pick(run):
-                told = _Told(number, run.name, doubt)
-                found.setdefault(told.name, []).append(told)
+            for warning in pick(run):
+                found.setdefault(warning.code, []).append(_RunWarning(number, run.name, warning))
     return list(found.values())
 
 
-def _sides(own: Sequence[_Told]) -> str:
+def _sides(own: Sequence[_RunWarning]) -> str:
     return " and ".join(_SIDES[side] for side in sorted({one.side for one in own}))
 
 
-def _runs(own: Sequence[_Told]) -> str:
+def _runs(own: Sequence[_RunWarning]) -> str:
     """The runs that have it: `1, 2, 3`, and where both sides have it `1, 2, 3; 1, 2, 3`."""
     parts = []
     for side in sorted({one.side for one in own}):
@@ -90,10 +84,10 @@ def _runs(own: Sequence[_Told]) -> str:
     return "; ".join(parts)
 
 
-def _text(own: Sequence[_Told]) -> str:
-    """The doubt's words; where runs or stages tell other numbers, those of the first, with the stages before them."""
-    stages = sorted({int(one.doubt["stage"]) + 1 for one in own if one.doubt.get("stage") is not None})
-    several = len({one.doubt["text"] for one in own}) > 1
+def _text(own: Sequence[_RunWarning]) -> str:
+    """The warning's words; where runs or stages tell other numbers, those of the first, with the stages before them."""
+    stages = sorted({one.warning.stage + 1 for one in own if one.warning.stage is not None})
+    several = len({str(one.warning.text) for one in own}) > 1
     first = "of the first: " if several else ""
     where = f"stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))}: " if stages else ""
-    return f"{where}{first}{own[0].doubt['text']}"
+    return f"{where}{first}{own[0].warning.text}"

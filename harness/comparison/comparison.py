@@ -1,17 +1,18 @@
-"""What does a comparison of two results come to: rows, doubts, an answer and an exit code?"""
+"""What does a comparison of two results come to: rows, warnings, an answer and an exit code?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.warnings import DOUBT, INVALID, Doubt
+from harness.analysis.warnings import INVALID, WARNING, Warning
 from harness.comparison.carried_warnings import invalid
 from harness.comparison.comparability import Changed, Unlike, changes, unlike
 from harness.comparison.describe import seen_text, told
 from harness.comparison.judging import ALONE, BETTER, MOVED, NOT_VALID, SAME, UNTOLD, WORSE, Row, judge
 from harness.comparison.matching import aligned
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.warnings import doubts_of, machine_moved
+from harness.comparison.warnings import machine_moved, warnings_of_comparison
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, InputError
+from harness.messages import plain
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate
 
 UNJUDGED = "cannot be judged"  # of the whole, where a side is not valid
@@ -19,7 +20,7 @@ UNJUDGED = "cannot be judged"  # of the whole, where a side is not valid
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sides, every measure of every stage, what else differs, and what to doubt.
+    """Two sides, every measure of every stage, what else differs, and its warnings.
 
     `judged` are the rows that the gate names, `shown` the others; `name` and `question` are those
     of the scenario.
@@ -31,7 +32,7 @@ class Comparison:
     judged: Sequence[Row]
     shown: Sequence[Row]
     changes: Sequence[Changed]
-    doubts: Sequence[Doubt]
+    warnings: Sequence[Warning]
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class Comparison:
     @property
     def is_valid(self) -> bool:
         """Whether both sides are valid; where one is not, nothing is judged."""
-        return all(doubt.severity != INVALID for doubt in self.doubts)
+        return all(warning.severity != INVALID for warning in self.warnings)
 
     @property
     def broken(self) -> Sequence[Row]:
@@ -133,8 +134,11 @@ def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier:
         what = "measurement" if base.is_kernels else "measured stage"
         raise InputError(f"{base.name} and {new.name} share no {what}; expected two runs of one scenario")
     changed = changes(base, new)
-    doubts = [*doubts_of(base, new, gate, rows, changed=changed, earlier=len(earlier)), *_unlike_doubts(apart)]
-    return Comparison(base, new, gate, judged, shown, changed, doubts)
+    warnings = [
+        *warnings_of_comparison(base, new, gate, rows, changed=changed, earlier=len(earlier)),
+        *_unlike_warnings(apart),
+    ]
+    return Comparison(base, new, gate, judged, shown, changed, warnings)
 
 
 def _withheld(row: Row, reason: str) -> Row:
@@ -159,15 +163,20 @@ def _refusal(base: Side, new: Side, apart: Sequence[Unlike]) -> list[str]:
     return lines
 
 
-def _unlike_doubts(apart: Sequence[Unlike]) -> Iterator[Doubt]:
+def _unlike_warnings(apart: Sequence[Unlike]) -> Iterator[Warning]:
     if apart:
         facts = "; ".join(fact.text for fact in apart)
-        yield Doubt("unlike", DOUBT, f"The two are not alike: {facts}.", "Compare runs that differ in one thing.")
+        yield Warning(
+            "unlike",
+            WARNING,
+            plain(f"The two are not alike: {facts}."),
+            plain("Compare runs that differ in one thing."),
+        )
 
 
 def _answer(found: Comparison) -> str:
     if not found.is_valid:
-        return f"No valid comparison: {next(d.text for d in found.doubts if d.severity == INVALID)}"
+        return f"No valid comparison: {next(str(d.text) for d in found.warnings if d.severity == INVALID)}"
     if found.is_kernels:
         return _kernel_answer(found)
     if found.broken:

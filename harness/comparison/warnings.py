@@ -1,17 +1,18 @@
-"""What is there to doubt about a comparison, and what would mend it?"""
+"""The warnings of a comparison, each with the next step."""
 
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.analysis.warnings import DOUBT, NOTE, Doubt
+from harness.analysis.warnings import NOTE, WARNING, Warning
 from harness.comparison.carried_warnings import carried, invalid
 from harness.comparison.comparability import Changed, pairs
 from harness.comparison.describe import allowed_text, seen_text
 from harness.comparison.judging import ALONE, MOVED, NOT_VALID, Row
 from harness.comparison.measures import FAILED_SHARE
 from harness.comparison.repeats import Side
+from harness.messages import plain
 from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
 from harness.units import format_share
@@ -20,9 +21,9 @@ LEAST_FAILURES_APART = 0.01
 MOST_MOVED = 0.05  # of a copy's rate between two runs: more says as much of the kernels' times
 
 
-def doubts_of(
+def warnings_of_comparison(
     base: Side, new: Side, gate: Gate, rows: Sequence[Row], *, changed: Sequence[Changed], earlier: int
-) -> Iterator[Doubt]:
+) -> Iterator[Warning]:
     """Every reason for care, in the order in which a page has them."""
     yield from invalid(base, new)
     yield from _few_runs(base, new, gate, rows, changed)
@@ -33,11 +34,11 @@ def doubts_of(
     yield from _failures(rows)
     yield from carried(base, new)
     if any(bool(repeat.engine.get("simulated")) for repeat in (*base.repeats, *new.repeats)):
-        yield Doubt(
+        yield Warning(
             "simulated",
             NOTE,
-            "The engine was simulated: the numbers come from a model of an NPU.",
-            "Measure a real one.",
+            plain("The engine was simulated: the numbers come from a model of an NPU."),
+            plain("Measure a real one."),
         )
 
 
@@ -54,12 +55,14 @@ def machine_moved(base: Side, new: Side) -> float:
     return moved if abs(moved) > MOST_MOVED else 0.0
 
 
-def _limits_moved(base: Side, new: Side) -> Iterator[Doubt]:
+def _limits_moved(base: Side, new: Side) -> Iterator[Warning]:
     moved = machine_moved(base, new)
     if moved:
         text = f"A plain copy, measured in the same runs, moved {format_share(abs(moved))} "
         text += f"{'more' if moved > 0 else 'fewer'} bytes a second in NEW: the machine was not the same."
-        yield Doubt("machine_moved", DOUBT, text, "Leave the machine alone, and measure both in turn.")
+        yield Warning(
+            "machine_moved", WARNING, plain(text), plain("Leave the machine alone, and measure both in turn.")
+        )
 
 
 def _copy_rate(summary: Mapping[str, Any]) -> float | None:
@@ -67,33 +70,33 @@ def _copy_rate(summary: Mapping[str, Any]) -> float | None:
     return next((float(one["bytes_per_s"]) for one in limits if one["source"] == "measured"), None)
 
 
-def _few_runs(base: Side, new: Side, gate: Gate, rows: Sequence[Row], changed: Sequence[Changed]) -> Iterator[Doubt]:
+def _few_runs(base: Side, new: Side, gate: Gate, rows: Sequence[Row], changed: Sequence[Changed]) -> Iterator[Warning]:
     what = "kernel" if base.is_kernels else "engine"
     step = f"Run each 3 times, in turn: {_command(new, changed)}"
     if any(row.reason == ALONE for row in rows):
         text = f"With one run a side, how far two runs of one {what} differ cannot be seen: nothing of them is judged."
-        yield Doubt("few_repeats", DOUBT, text, step)
+        yield Warning("few_repeats", WARNING, plain(text), plain(step))
     elif gate.between_runs is not None and len(base.repeats) == len(new.repeats) == 1:
         text = f"With one run a side, how far two runs of one {what} differ cannot be seen; "
         text += f"{format_share(gate.between_runs)} is taken for it, as the gate says."
-        yield Doubt("few_repeats", DOUBT, text, step)
+        yield Warning("few_repeats", WARNING, plain(text), plain(step))
     elif not base.is_kernels and any(len(side.runs) == 1 < len(side.repeats) for side in (base, new)):
         text = "The repeats of a side share one start of its engine: what differs from start to start is not seen."
-        yield Doubt("one_start", NOTE, text, step)
+        yield Warning("one_start", NOTE, plain(text), plain(step))
     if pairs(base, new) is None and not base.is_kernels:
         text = "The repeats have no mates that sent the same requests, so what the load did to each counts as noise."
-        yield Doubt("unpaired", NOTE, text, "Run both under the same seeds.")
+        yield Warning("unpaired", NOTE, plain(text), plain("Run both under the same seeds."))
     only = {number for repeat in base.repeats for number in repeat.stages} ^ {
         number for repeat in new.repeats for number in repeat.stages
     }
     if only and base.is_kernels:
         text = f"Only one side has {len(only)} of the measurements."
-        yield Doubt("stages", NOTE, text, "Give both the same axes.")
+        yield Warning("stages", NOTE, plain(text), plain("Give both the same axes."))
     elif only:
         measured = (repeat.stages for repeat in (*base.repeats, *new.repeats))
         labels = {number: str(one.get("label") or "") for stages in measured for number, one in stages.items()}
         names = ", ".join(stage_name(number, labels.get(number, "")) for number in sorted(only))
-        yield Doubt("stages", DOUBT, f"Only one side measured {names}.", "Let both runs end.")
+        yield Warning("stages", WARNING, plain(f"Only one side measured {names}."), plain("Let both runs end."))
 
 
 def _command(new: Side, changed: Sequence[Changed]) -> str:
@@ -104,13 +107,13 @@ def _command(new: Side, changed: Sequence[Changed]) -> str:
     return f"harness run {shlex.quote(file)} --repeats 3 {' '.join(against)}"
 
 
-def _earlier(rows: Sequence[Row], earlier: int) -> Iterator[Doubt]:
+def _earlier(rows: Sequence[Row], earlier: int) -> Iterator[Warning]:
     if earlier and any(row.effect is not None for row in rows):
         text = f"How far two runs of one engine differ is told by {earlier} earlier runs of this scenario as well."
-        yield Doubt("earlier_runs", NOTE, text, "It holds as long as the machine is what it was.")
+        yield Warning("earlier_runs", NOTE, plain(text), plain("It holds as long as the machine is what it was."))
 
 
-def _blind(rows: Sequence[Row], gate: Gate) -> Iterator[Doubt]:
+def _blind(rows: Sequence[Row], gate: Gate) -> Iterator[Warning]:
     """A gate that allows less than the comparison can see holds by chance."""
     blind = [row for row in rows if row.allowed and row.allowed > gate.smallest and row.sees and row.sees > row.allowed]
     if blind:
@@ -119,10 +122,12 @@ def _blind(rows: Sequence[Row], gate: Gate) -> Iterator[Doubt]:
             f"The gate allows {allowed_text(worst.allowed)} of {worst.measure.key} at {worst.place}, "
             f"and changes below {seen_text(worst.sees)} cannot be relied on to be seen."
         )
-        yield Doubt("low_power", DOUBT, text, "Take more repeats, in turn, or let the stages run longer.")
+        yield Warning(
+            "low_power", WARNING, plain(text), plain("Take more repeats, in turn, or let the stages run longer.")
+        )
 
 
-def _unjudged(rows: Sequence[Row]) -> Iterator[Doubt]:
+def _unjudged(rows: Sequence[Row]) -> Iterator[Warning]:
     gated = [row for row in rows if row.allowed is not None]
     untold = [
         row for row in gated if row.effect is None and not row.broken and row.reason not in (ALONE, MOVED, NOT_VALID)
@@ -133,14 +138,22 @@ def _unjudged(rows: Sequence[Row]) -> Iterator[Doubt]:
             f"{len(untold)} of {len(gated)} measures of the gate cannot be judged; "
             f"{first.measure.key} at {first.place}: {first.reason}."
         )
-        yield Doubt("not_judged", DOUBT, text, "Run the stages longer, or name other measures in the gate.")
+        yield Warning(
+            "not_judged", WARNING, plain(text), plain("Run the stages longer, or name other measures in the gate.")
+        )
 
 
-def _failures(rows: Sequence[Row]) -> Iterator[Doubt]:
+def _failures(rows: Sequence[Row]) -> Iterator[Warning]:
     for row in rows:
         if row.measure.metric != FAILED_SHARE or row.base is None or row.new is None:
             continue
         if abs(row.base - row.new) >= LEAST_FAILURES_APART:
             shares = f"{format_share(row.base)} of requests failed in BASE and {format_share(row.new)} in NEW"
             text = f"{shares} at {row.place}: latencies are of those that were answered, which are not the same."
-            yield Doubt("failures", DOUBT, text, "Find out why they failed before you read latencies.", row.stage)
+            yield Warning(
+                "failures",
+                WARNING,
+                plain(text),
+                plain("Find out why they failed before you read latencies."),
+                row.stage,
+            )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis.warnings import warnings_of
 from harness.client.decode import INTEGERS, TEXTS, Decoded, decode_spool
 from harness.client.journal import read_ledger
 from harness.engines import offline_protocol
@@ -364,13 +365,13 @@ def preload() -> None:
 
 
 def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The answer, the verdict and the doubts as lines for a terminal."""
+    """The answer, the verdict and the warnings as lines for a terminal."""
     verdict = summary["verdict"]
     lines = [summary["answer"]]
     lines.append("valid" if verdict["valid"] else "NOT VALID")
     labels = {stage.get("index"): str(stage.get("label", "")) for stage in summary.get("stages") or ()}
-    for doubt in verdict["doubts"]:
-        stage = doubt.get("stage")
-        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''), doubt.get('repeat') or 0)}"
-        lines.append(f"{doubt['severity']}{place}: {doubt['text']} {doubt['next']}")
+    for warning in warnings_of(summary):
+        stage = warning.stage
+        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''), warning.repeat or 0)}"
+        lines.append(f"{warning.severity}{place}: {warning.text} {warning.next}")
     return lines

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.analysis.warnings import DOUBT, NOTE, Doubt
+from harness.analysis.warnings import NOTE, WARNING, Warning
+from harness.messages import plain
 from harness.results.request_table import MISSING, Record
 from harness.results.stage_names import label
+from harness.results.store import SUMMARY_FORMAT
 from harness.units import NS_PER_S, format_duration, format_rate, significant
 
 ERRORED = "errored"
@@ -73,24 +75,26 @@ def load_of(rate: float | None, burstiness: float, users: int, requests: int) ->
 def bare_summary(found: Foreign, run: Mapping[str, Any]) -> dict[str, Any]:
     """summary.json of a file that holds only statistics."""
     stages = [_bare_stage(i, one) for i, one in enumerate(found.benchmarks)]
-    unknown = Doubt(
+    unknown = Warning(
         "imported",
-        DOUBT,
-        f"{found.tool} kept only statistics: whether its client kept up, whether the state was steady and how far "
-        "each number may be off cannot be told.",
-        "Keep single requests too, or run a scenario of ours.",
+        WARNING,
+        plain(
+            f"{found.tool} kept only statistics: whether its client kept up, whether the state was steady and how far "
+            "each number may be off cannot be told."
+        ),
+        plain("Keep single requests too, or run a scenario of ours."),
     )
-    doubts = [unknown, *(Doubt("workload", NOTE, note, "") for note in found.notes)]
+    warnings = [unknown, *(Warning("workload", NOTE, plain(note), plain("")) for note in found.notes)]
     said = f"By {found.tool}: {_said(stages[-1])}."
     return {
-        "format": 1,
+        "format": SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
         "answer": f"Simulated: {said}" if found.simulated else said,
         "simulated": found.simulated,
         "engine": {key: run["engine"].get(key) for key in ("kind", "simulated", "model", "effective")},
         "repeats": 1,
-        "verdict": {"valid": True, "doubts": [doubt.as_dict() for doubt in doubts]},
+        "verdict": {"valid": True, "warnings": [warning.as_dict() for warning in warnings]},
         "tokens": None,
         "stages": stages,
     }

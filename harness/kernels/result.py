@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
 from harness.errors import ResultError
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, case_name, merged, varying
+from harness.messages import plain
 from harness.results import store
 from harness.results.kernel_schema import LINES_OF, LineSchema
 from harness.results.store import convert, json_lines
@@ -96,18 +97,18 @@ def _samples(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
 def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json: the run, its verdict, and a row for every case, path and status."""
     unturned = len(run["kernels"]["cases"]) - len({row["case"] for row in rows if row["case"] >= 0})
-    doubts = [*_unturned(unturned, len(run["kernels"]["cases"])), *find_doubts(rows, device)]
+    warnings = [*_unturned(unturned, len(run["kernels"]["cases"])), *find_warnings(rows, device)]
     counts = Counter(row["status"] for row in rows)
     return {
-        "format": store.FORMAT,
+        "format": store.SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
         "answer": answer(rows, device, unturned),
         "simulated": False,
         "engine": {"kind": device["provider"], "simulated": False, "model": None, "effective": {}},
         "verdict": {
-            "valid": not any(doubt.severity == INVALID for doubt in doubts),
-            "doubts": [doubt.as_dict() for doubt in doubts],
+            "valid": not any(warning.severity == INVALID for warning in warnings),
+            "warnings": [warning.as_dict() for warning in warnings],
         },
         "stages": [],
         "kernels": {
@@ -152,80 +153,99 @@ def name_of(row: Mapping[str, Any]) -> str:
     return str(row.get("name") or case_name(row["labels"], row["path"]))
 
 
-def find_doubts(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Doubt]:
+def find_warnings(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Warning]:
     """What a reader has to know before believing a number."""
     if device["facts"].get("hollow"):  # all else would follow from it
         text = "The device is a stand-in that computes nothing: results were wrong, and nothing was timed."
-        return [Doubt("hollow", INVALID, text, "Run the same scenario on a real NPU with its CANN.")]
+        return [Warning("hollow", INVALID, plain(text), plain("Run the same scenario on a real NPU with its CANN."))]
     found = [*_wrong(rows), *_lost(rows), *_unquiet(rows), *_unlike_runs(rows), *_beaten(rows)]
     if not any(row["status"] == MEASURED for row in rows):
         reason = next((f" (first: {row['reason']})" for row in rows if row.get("reason")), "")
         text = f"No case was measured{reason}."
-        found.append(Doubt("nothing_measured", INVALID, text, "See the table for each reason."))
+        found.append(Warning("nothing_measured", INVALID, plain(text), plain("See the table for each reason.")))
     return found
 
 
-def _unturned(count: int, cases: int) -> list[Doubt]:
+def _unturned(count: int, cases: int) -> list[Warning]:
     """Cases that an end from outside kept from their turn."""
     if not count:
         return []
     text = f"{count} of {cases} cases had no turn: the run was ended before."
-    return [Doubt("interrupted", DOUBT, text, "Let it run to its end, or ask for fewer cases.")]
+    return [Warning("interrupted", WARNING, plain(text), plain("Let it run to its end, or ask for fewer cases."))]
 
 
-def _wrong(rows: Sequence[Row]) -> list[Doubt]:
+def _wrong(rows: Sequence[Row]) -> list[Warning]:
     wrong = [row for row in rows if row["status"] == WRONG]
     if not wrong:
         return []
     paths = ", ".join(sorted({row["path"] for row in wrong}))
     text = f"{len(wrong)} cases gave wrong results and were not timed ({paths}; first: {name_of(wrong[0])}: "
     text += f"{wrong[0]['reason']})."
-    return [Doubt("wrong_kernel", INVALID, text, "Do not serve with these kernels; report them to their vendor.")]
+    return [
+        Warning(
+            "wrong_kernel", INVALID, plain(text), plain("Do not serve with these kernels; report them to their vendor.")
+        )
+    ]
 
 
-def _lost(rows: Sequence[Row]) -> list[Doubt]:
+def _lost(rows: Sequence[Row]) -> list[Warning]:
     lost = [row for row in rows if row["status"] == FAILED]
     if not lost:
         return []
     text = f"{len(lost)} cases failed (first: {name_of(lost[0])}: {lost[0]['reason']})."
-    return [Doubt("failed_case", DOUBT, text, "See engine.log; the other cases are not touched by it.")]
+    return [
+        Warning("failed_case", WARNING, plain(text), plain("See engine.log; the other cases are not touched by it."))
+    ]
 
 
-def _unquiet(rows: Sequence[Row]) -> list[Doubt]:
+def _unquiet(rows: Sequence[Row]) -> list[Warning]:
     """Noisy and throttled measurements, each told once with how many there are."""
     series = [figures for row in rows for figures in row["modes"].values()]
     found = []
     noisy = sum("noisy" in figures["marks"] for figures in series)
     if noisy:
         text = f"{noisy} of {len(series)} measurements stayed noisier than asked for."
-        found.append(Doubt("noisy_kernel", DOUBT, text, "Leave the machine alone, or give kernels.time more."))
+        found.append(
+            Warning("noisy_kernel", WARNING, plain(text), plain("Leave the machine alone, or give kernels.time more."))
+        )
     crowded = sum("crowded" in figures["marks"] for figures in series)
     if crowded:
         text = f"In {crowded} of {len(series)} measurements a thread waited for a core that another process had."
         found.append(
-            Doubt("crowded_kernel", DOUBT, text, "Leave the machine alone: such times are too long, however alike.")
+            Warning(
+                "crowded_kernel",
+                WARNING,
+                plain(text),
+                plain("Leave the machine alone: such times are too long, however alike."),
+            )
         )
     slowed = sum(bool(row["throttled"]) for row in rows)
     if slowed:
         text = f"The device's clock fell during {slowed} cases."
-        found.append(Doubt("device_throttled", DOUBT, text, "Cool the device, or fix its clock, and run again."))
+        found.append(
+            Warning(
+                "device_throttled", WARNING, plain(text), plain("Cool the device, or fix its clock, and run again.")
+            )
+        )
     bound = sum("launch-bound" in figures["marks"] for figures in series)
     if bound:
         text = f"In {bound} of {len(series)} measurements the device waited for the host to launch."
-        found.append(Doubt("launch_bound", NOTE, text, "Compare with modes: graph, which takes the host out."))
+        found.append(
+            Warning("launch_bound", NOTE, plain(text), plain("Compare with modes: graph, which takes the host out."))
+        )
     return found
 
 
-def _unlike_runs(rows: Sequence[Row]) -> list[Doubt]:
+def _unlike_runs(rows: Sequence[Row]) -> list[Warning]:
     """Processes that differ more from each other than a comparison of single ones takes them to."""
     spread = between_runs(rows)
     if spread is None or spread <= MOST_BETWEEN:
         return []
     text = f"Processes that measured the same differ by {format_share(spread)} (standard deviation over all cases)."
-    return [Doubt("processes_differ", DOUBT, text, "Leave the machine alone, or raise repeats.")]
+    return [Warning("processes_differ", WARNING, plain(text), plain("Leave the machine alone, or raise repeats."))]
 
 
-def _beaten(rows: Sequence[Row]) -> list[Doubt]:
+def _beaten(rows: Sequence[Row]) -> list[Warning]:
     """Cold measurements above the limit of the same run: then it was not the limit."""
     cold = [figures for row in rows for mode, figures in row["modes"].items() if mode == "cold"]
     shares = [figures.get("limits", {}).get("measured", {}).get("fraction") or 0.0 for figures in cold]
@@ -234,7 +254,14 @@ def _beaten(rows: Sequence[Row]) -> list[Doubt]:
         return []
     text = f"{len(above)} of {len(cold)} cold measurements are above the limit measured in this run, by up to "
     text += f"{format_share(max(above))} of it: the device was not left alone while its limits were measured."
-    return [Doubt("limit_beaten", DOUBT, text, "Leave the machine alone and run again; trust times before shares.")]
+    return [
+        Warning(
+            "limit_beaten",
+            WARNING,
+            plain(text),
+            plain("Leave the machine alone and run again; trust times before shares."),
+        )
+    ]
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ A sentence has its parameters in braces, each with how it is written: `{wait_s:d
 
 from harness.messages.language import LANGUAGES, current_language, language, language_of
 from harness.messages.message import Message, Parameter, message, message_from, plain
-from harness.messages.rendering import localized, render
+from harness.messages.rendering import localized, render, stored
 
 __all__ = [
     "LANGUAGES",
@@ -25,4 +25,5 @@ __all__ = [
     "message_from",
     "plain",
     "render",
+    "stored",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from harness.messages.catalogue import catalogue, room_of
 from harness.messages.formats import QUOTE, joined, number
 from harness.messages.language import ENGLISH, current_language
-from harness.messages.message import PLAIN, Message, Parameter
+from harness.messages.message import PLAIN, Message, Parameter, message_from, plain
 
 Mark = Callable[[str], str]  # what a page makes of text from outside, such as <bdi>...</bdi>
 
@@ -34,6 +34,16 @@ def localized(code: str | Message, /, **parameters: Parameter) -> str:
     """The sentence of a message, or of a code with parameters, in the current language."""
     said = code if isinstance(code, Message) else Message(code, parameters)
     return render(said, current_language())
+
+
+def stored(kept: Mapping[str, Any] | None, text: str) -> Message:
+    """A message as a file keeps it; its English text where this version's catalogues lack its code or a parameter."""
+    try:
+        found = message_from(kept or {})
+        render(found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return plain(text)
+    return found
 
 
 def _parts(

@@ -143,13 +143,22 @@ class RunSchema(Struct, frozen=True):
     kernels: KernelCasesSchema | msgspec.UnsetType = msgspec.UNSET
 
 
-class WarningSchema(Struct, frozen=True):
-    """A doubt of a verdict."""
+class MessageSchema(Struct, frozen=True):
+    """A message: the code of a sentence of the catalogues, and what fills it."""
 
-    name: str
+    code: str
+    parameters: Object
+
+
+class WarningSchema(Struct, frozen=True):
+    """A warning of a verdict: its messages, and their English sentences (`text`, `next_text`)."""
+
+    code: str
     severity: str
     text: str
-    next: str
+    next_text: str
+    message: MessageSchema
+    next: MessageSchema
     stage: Place | None = None
     repeat: Place | None = None
 
@@ -158,7 +167,7 @@ class VerdictSchema(Struct, frozen=True):
     """The verdict of summary.json."""
 
     valid: bool
-    doubts: list[WarningSchema]
+    warnings: list[WarningSchema]
 
 
 class MetricSchema(Struct, frozen=True):

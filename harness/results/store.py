@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from harness.clock import utc_now
 from harness.errors import ResultError
 from harness.results.file_schemas import WROTE, JobSchema, OfflineJobSchema, RunSchema, SummarySchema, TimelineRowSchema
+from harness.results.format_1 import in_format_2
 from harness.results.kernel_schema import KernelSummarySchema
 from harness.results.request_table import (
     CLIENT_COLUMNS,
@@ -48,7 +49,8 @@ from harness.results.table_files import (
 )
 from harness.safety.redaction import redact, redact_tree
 
-FORMAT = 1
+FORMAT = 1  # of run.json
+SUMMARY_FORMAT = 2
 RUN = "run.json"
 REQUESTS = "requests.parquet"
 EVENTS = "events.parquet"
@@ -243,7 +245,9 @@ def read_json(folder: Path, name: str) -> Any:
     """
     path = folder / name
     try:
-        return checked_json(str(path), name, _whole_text(path.read_text(encoding="utf-8")))
+        value = _whole_text(path.read_text(encoding="utf-8"))
+        value = in_format_2(str(path), value) if name == SUMMARY else value
+        return checked_json(str(path), name, value)
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; expected a result folder of `harness run`") from None
     except (OSError, ValueError, RecursionError) as fault:

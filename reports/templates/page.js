@@ -27,7 +27,7 @@
   });
   document.addEventListener("keydown", function (event) { if (event.key === "Escape") { hide(); } });
   window.addEventListener("scroll", hide, { passive: true });
-  document.querySelectorAll(".answer, .lead, .fine, .doubts p, figcaption").forEach(function (words) { /* a number stays with its unit */
+  document.querySelectorAll(".answer, .lead, .fine, .warnings p, figcaption").forEach(function (words) { /* a number stays with its unit */
     words.childNodes.forEach(function (part) {
       if (part.nodeType === 3) { part.data = part.data.replace(/(\d) (?=(%|[mµ]?s|req\/s|tokens\/s)(?![\w/]))/g, "$1\u00a0"); }
     });

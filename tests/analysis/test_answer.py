@@ -8,7 +8,8 @@ from harness.analysis.answer import answer
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.slo import Objective, Outcome
 from harness.analysis.steady_state import Span
-from harness.analysis.warnings import Doubt
+from harness.analysis.warnings import Warning
+from harness.messages import plain
 from tests.made_runs import answered, columns, failed, ns
 
 LIMIT = Objective("ttft_p99", "ttft_user", "p99", 5.0)
@@ -30,9 +31,9 @@ def poisson(rate, value, **fields):
     return stage({"kind": "poisson", "rate": rate, "duration_s": 60.0}, (LIMIT, value), **fields)
 
 
-def told(*stages, doubts=(), simulated=False):
+def told(*stages, warnings=(), simulated=False):
     """The answer of some stages."""
-    return answer(stages, doubts, simulated=simulated)
+    return answer(stages, warnings, simulated=simulated)
 
 
 def test_a_sweep_says_up_to_where_the_limit_holds():
@@ -134,9 +135,12 @@ def test_without_limits_output_and_latency_are_told():
 
 def test_an_invalid_run_answers_nothing():
     """The reason stands where the answer would."""
-    doubts = [Doubt("send_lag", "invalid", "Requests left late.", "Use more workers."), Doubt("x", "note", "y.", "z.")]
+    warnings = [
+        Warning("send_lag", "invalid", plain("Requests left late."), plain("Use more workers.")),
+        Warning("x", "note", plain("y."), plain("z.")),
+    ]
 
-    assert told(poisson(1.0, 1.0), doubts=doubts) == "No valid answer: Requests left late."
+    assert told(poisson(1.0, 1.0), warnings=warnings) == "No valid answer: Requests left late."
 
 
 def test_a_simulated_answer_says_so_first():

@@ -30,7 +30,7 @@ def stage(pairs, kind="poisson", span=(0, 4, 10), slo=None):
 def broken(given_, summary=None):
     """What is told of a stage, of its own summary or of another."""
     found = summary or summarize_stage(given_)
-    return [doubt.text for doubt in invariants(Evidence(given_, found, NO_SAMPLES, None))]
+    return [str(warning.text) for warning in invariants(Evidence(given_, found, NO_SAMPLES, None))]
 
 
 @given(st.data(), st.integers(0, 12), st.sampled_from(KINDS))
@@ -105,10 +105,10 @@ def test_each_planted_fault_is_found(fault, seed, kind):
     given_ = stage(pairs, kind, (0, 10, 30))
     found = summarize_stage(given_)
     assume(found.counted.requests > 5)
-    doubts = list(invariants(Evidence(given_, FAULTS[fault](found), NO_SAMPLES, None)))
+    warnings = list(invariants(Evidence(given_, FAULTS[fault](found), NO_SAMPLES, None)))
 
-    assert any(fault in doubt.text for doubt in doubts)
-    assert {doubt.severity for doubt in doubts} == {INVALID}
+    assert any(fault in str(warning.text) for warning in warnings)
+    assert {warning.severity for warning in warnings} == {INVALID}
 
 
 def test_warm_up_that_counts_is_found():
@@ -150,8 +150,8 @@ def test_a_broken_invariant_makes_a_run_invalid():
     requests, events = columns(hand_made())
     events = replace(events, tokens=events.tokens + 1)
     found = summarize(requests, events, NO_SAMPLES, [span_row(0, 4, 5)], run_json([{"kind": "constant", "rate": 1.0}]))
-    doubts = [doubt for doubt in found["verdict"]["doubts"] if doubt["name"] == "invariant"]
+    warnings = [warning for warning in found["verdict"]["warnings"] if warning["code"] == "invariant"]
 
     assert found["verdict"]["valid"] is False
-    assert [doubt["stage"] for doubt in doubts] == [0]
-    assert "request 1 has 3, and its events 6" in doubts[0]["text"]
+    assert [warning["stage"] for warning in warnings] == [0]
+    assert "request 1 has 3, and its events 6" in warnings[0]["text"]

@@ -75,7 +75,7 @@ def test_a_window_of_users_in_step_holds_whole_rounds():
     assert (found.users, found.number) == (4, 3)
     assert ((done_ns > start_ns) & (done_ns <= found.end_ns)).sum() == 12
     assert found.number < LEAST_ROUNDS
-    assert found.doubt.startswith("The window holds 3 rounds of 4 users")
+    assert found.reason.startswith("The window holds 3 rounds of 4 users")
 
 
 def test_less_than_a_round_leaves_the_window():
@@ -84,4 +84,4 @@ def test_less_than_a_round_leaves_the_window():
     found = rounds(requests, requests.done_ns, 0, 0, 5)
 
     assert (found.number, found.end_ns) == (0, 5)
-    assert "less than one round" in found.doubt
+    assert "less than one round" in found.reason

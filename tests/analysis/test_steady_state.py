@@ -106,7 +106,7 @@ def test_the_first_wave_of_a_closed_loop_is_cut():
 
 
 def test_a_first_wave_that_is_too_large_to_cut_is_counted():
-    """Three waves in all leave too little without the first, so it stays and is doubted."""
+    """Three waves in all leave too little without the first, so it stays and raises a warning."""
     window = _window(closed_run(32, 72, lambda _: 2.0, prefill_s=0.01), "closed")
 
     assert window.first_wave == 32

@@ -51,7 +51,7 @@ def test_the_contracts_keys_are_there():
 
     assert found.keys() == top
     assert stage | set(METRICS) <= found["stages"][0].keys()
-    assert found["verdict"].keys() == {"valid", "doubts"}
+    assert found["verdict"].keys() == {"valid", "warnings"}
 
 
 def test_stages_and_repeats_are_kept_apart():
@@ -86,7 +86,7 @@ def test_a_killed_run_without_a_timeline_is_summed_up():
 
     assert found["stages"][0]["requests"]["never_sent"] == 2
     assert found["stages"][0]["window_s"] == pytest.approx(3.0)
-    assert "interrupted" in {doubt["name"] for doubt in found["verdict"]["doubts"]}
+    assert "interrupted" in {warning["code"] for warning in found["verdict"]["warnings"]}
 
 
 def test_a_run_that_died_at_once_is_summed_up():
@@ -124,12 +124,12 @@ def test_all_failed_is_invalid_and_has_no_numbers():
 
 
 def test_a_simulated_run_says_so():
-    """In its own key, its engine, its doubts and its answer."""
+    """In its own key, its engine, its warnings and its answer."""
     found = summed_up(hand_made(), [span_row(0, 4, 5)], engine={"kind": "simulator", "simulated": True, "model": "m"})
 
     assert found["simulated"] is True
     assert found["engine"] == {"kind": "simulator", "simulated": True, "model": "m", "effective": None}
-    assert "simulated" in {doubt["name"] for doubt in found["verdict"]["doubts"]}
+    assert "simulated" in {warning["code"] for warning in found["verdict"]["warnings"]}
     assert found["answer"].startswith("Simulated: ")
 
 

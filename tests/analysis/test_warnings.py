@@ -1,4 +1,4 @@
-"""Does each fault of a run raise its own doubt, and a sound run none?"""
+"""Does each fault of a run raise its own warning, and a sound run none?"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -29,16 +29,16 @@ def sound(count=400):
     return first + [answered(i + 2, at, [at + 0.1 + 0.02 * k for k in range(5)]) for i, at in enumerate(times)]
 
 
-def doubts(pairs, *, load=LOAD, span=(0, 40, 41), samples=CALM, **run):
-    """Name and severity of every doubt of a run."""
+def warnings(pairs, *, load=LOAD, span=(0, 40, 41), samples=CALM, **run):
+    """Name and severity of every warning of a run."""
     run = {"client": {"selfcheck": SELFCHECK}, **run}
     requests, events = columns(pairs)
     found = summarize(requests, events, samples_from(samples), [span_row(*span)], run_json([load], **run))
-    told = found["verdict"]["doubts"]
+    told = found["verdict"]["warnings"]
 
-    assert all(doubt["text"].endswith(".") and doubt["next"].endswith(".") for doubt in told)
-    assert found["verdict"]["valid"] == (not any(doubt["severity"] == "invalid" for doubt in told))
-    return {doubt["name"]: doubt["severity"] for doubt in told}
+    assert all(warning["text"].endswith(".") and warning["next_text"].endswith(".") for warning in told)
+    assert found["verdict"]["valid"] == (not any(warning["severity"] == "invalid" for warning in told))
+    return {warning["code"]: warning["severity"] for warning in told}
 
 
 def altered(change, every=1):
@@ -47,28 +47,29 @@ def altered(change, every=1):
     return [(change(r), events) if r.phase != WARMUP and r.index % every == 0 else (r, events) for r, events in pairs]
 
 
-def test_a_sound_run_raises_no_doubt():
-    """Four hundred steady answers from a real engine, with a calm client and a selfcheck, are not doubted."""
-    assert doubts(sound()) == {}
+def test_a_sound_run_raises_no_warning():
+    """Four hundred steady answers from a real engine, with a calm client and a selfcheck, raises no warning."""
+    assert warnings(sound()) == {}
 
 
-def test_doubts_come_the_gravest_first():
+def test_warnings_come_the_gravest_first():
     """What makes a run invalid is read before what is only good to know."""
     late = altered(lambda r: replace(r, sent_ns=r.sent_ns + ns(0.05)))
-    severities = [SEVERITIES.index(severity) for severity in doubts(late, client={}).values()]
+    severities = [SEVERITIES.index(severity) for severity in warnings(late, client={}).values()]
 
     assert severities == sorted(severities, reverse=True)
     assert len(set(severities)) > 1
 
 
 @pytest.mark.parametrize(
-    ("lag", "every", "severity"), [(0.05, 1, "invalid"), (0.05, 100, "doubt"), (0.004, 1, "doubt"), (0.001, 1, None)]
+    ("lag", "every", "severity"),
+    [(0.05, 1, "invalid"), (0.05, 100, "warning"), (0.004, 1, "warning"), (0.001, 1, None)],
 )
 def test_requests_that_left_late_are_the_clients_fault(lag, every, severity):
-    """Many late by a tenth of the TTFT are invalid; a few, or all by a little, a doubt; a millisecond nothing."""
+    """Many late by a tenth of the TTFT are invalid; a few, or all by a little, a warning; a millisecond nothing."""
     late = altered(lambda r: replace(r, sent_ns=r.sent_ns + ns(lag)), every)
 
-    assert doubts(late).get("send_lag") == severity
+    assert warnings(late).get("send_lag") == severity
 
 
 @pytest.mark.parametrize(
@@ -84,8 +85,8 @@ def test_lateness_stands_beside_what_was_measured(stream, status, beside):
     late = altered(lambda r: replace(r, sent_ns=r.sent_ns + ns(0.004), status=status))
     requests, events = columns(late)
     run = run_json([LOAD], client={"selfcheck": SELFCHECK}, stream=stream)
-    told = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)["verdict"]["doubts"]
-    text = next(doubt["text"] for doubt in told if doubt["name"] == "send_lag")
+    told = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)["verdict"]["warnings"]
+    text = next(warning["text"] for warning in told if warning["code"] == "send_lag")
 
     assert text == f"Requests left the client up to 4.00 ms late (p99){beside}"
     assert translate(text, "zh") is not None
@@ -95,24 +96,24 @@ def test_opening_a_connection_is_not_the_clients_lateness():
     """A request that waited 50 ms for its connection to open was not late."""
     connected = altered(lambda r: replace(r, sent_ns=r.sent_ns + ns(0.05), connect_ns=ns(0.05)))
 
-    assert "send_lag" not in doubts(connected)
+    assert "send_lag" not in warnings(connected)
 
 
 def test_a_single_hiccup_of_a_short_run_is_no_verdict():
-    """One late request of twenty is above any hundredth, and still a doubt only."""
+    """One late request of twenty is above any hundredth, and still a warning only."""
     pairs = sound(20)
     record, events = pairs[7]
     pairs[7] = replace(record, sent_ns=record.sent_ns + ns(0.05)), events
 
-    assert doubts(pairs)["send_lag"] == "doubt"
+    assert warnings(pairs)["send_lag"] == "warning"
 
 
-@pytest.mark.parametrize(("share", "severity"), [(1.0, "invalid"), (0.85, "doubt"), (0.5, None)])
+@pytest.mark.parametrize(("share", "severity"), [(1.0, "invalid"), (0.85, "warning"), (0.5, None)])
 def test_a_full_core_of_the_client_spoils_a_run(share, severity):
-    """A client process at its whole core measured itself; a busy one is doubted."""
+    """A client process at its whole core measured itself; a busy one raises a warning."""
     samples = [(ns(at), "client-1", "cpu_share", share) for at in range(41)]
 
-    assert doubts(sound(), samples=samples).get("client_cpu") == severity
+    assert warnings(sound(), samples=samples).get("client_cpu") == severity
 
 
 def test_only_the_clients_own_samples_within_the_window_count():
@@ -120,15 +121,15 @@ def test_only_the_clients_own_samples_within_the_window_count():
     samples = [(ns(at), "server", "cpu_share", 1.0) for at in range(41)]
     before = [(-ns(at), "client-0", "cpu_share", 1.0) for at in range(1, 41)]
 
-    assert doubts(sound(), samples=samples + before) == {}
+    assert warnings(sound(), samples=samples + before) == {}
 
 
-@pytest.mark.parametrize(("times", "severity"), [(1, "note"), (2, "note"), (10, "doubt")])
+@pytest.mark.parametrize(("times", "severity"), [(1, "note"), (2, "note"), (10, "warning")])
 def test_a_loop_that_woke_late_is_told(times, severity):
-    """A lag of 30 ms of the event loop may have stamped a token late; if it is often late that is a doubt."""
+    """A lag of 30 ms of the event loop may have stamped a token late; if it is often late that is a warning."""
     samples = [(ns(at), "client-0", "loop_lag_s", 0.03 if at < times else 0.001) for at in range(41)]
 
-    assert doubts(sound(), samples=samples) == {"loop_lag": severity}
+    assert warnings(sound(), samples=samples) == {"loop_lag": severity}
 
 
 @pytest.mark.parametrize(
@@ -143,83 +144,83 @@ def test_a_loop_that_woke_late_is_told(times, severity):
 )
 def test_a_client_that_was_stopped_spoils_a_run(source, name, at, lasted, severity):
     """A worker or the leading process that did not run for a second within a stage; before and after it is nothing."""
-    assert doubts(sound(), samples=[(ns(at), source, name, lasted)]).get("paused") == severity
+    assert warnings(sound(), samples=[(ns(at), source, name, lasted)]).get("paused") == severity
 
 
-@pytest.mark.parametrize(("ceiling", "severity"), [(20, "doubt"), (60, "doubt"), (100, None)])
-def test_a_load_near_the_selfchecks_ceiling_is_doubted(ceiling, severity):
-    """Fifty events a second are above 20, above 70 % of 60, and well below 100: never more than a doubt."""
+@pytest.mark.parametrize(("ceiling", "severity"), [(20, "warning"), (60, "warning"), (100, None)])
+def test_a_load_near_the_selfchecks_ceiling_is_a_warning(ceiling, severity):
+    """Fifty events a second are above 20, above 70 % of 60, and well below 100: never more than a warning."""
     selfcheck = {**SELFCHECK, "ceiling_tokens_per_s": ceiling}
 
-    assert doubts(sound(), client={"selfcheck": selfcheck}).get("ceiling") == severity
+    assert warnings(sound(), client={"selfcheck": selfcheck}).get("ceiling") == severity
 
 
 @pytest.mark.parametrize("key", ["floor_ttft_s", "floor_gap_p99_s"])
-def test_latencies_near_the_clients_own_are_doubted(key):
+def test_latencies_near_the_clients_own_is_a_warning(key):
     """A TTFT of 100 ms, or a gap of 20 ms, of which the client may add 15 ms."""
-    assert doubts(sound(), client={"selfcheck": {**SELFCHECK, key: 0.015}}) == {"floor": "doubt"}
+    assert warnings(sound(), client={"selfcheck": {**SELFCHECK, key: 0.015}}) == {"floor": "warning"}
 
 
-@pytest.mark.parametrize(("share", "severity"), [(0.3, "note"), (0.85, "doubt")])
+@pytest.mark.parametrize(("share", "severity"), [(0.3, "note"), (0.85, "warning")])
 def test_events_of_one_read_are_told(share, severity):
     """Events with the same stamp were read together; with a busy client that is its doing."""
     pairs = [(r, ([*at[:2], at[1], *at[3:]], tokens) if len(at) > 3 else (at, tokens)) for r, (at, tokens) in sound()]
     samples = [(ns(at), "client-1", "cpu_share", share) for at in range(41)]
 
-    assert doubts(pairs, samples=samples)["merged_reads"] == severity
+    assert warnings(pairs, samples=samples)["merged_reads"] == severity
 
 
 def test_without_a_selfcheck_nobody_knows_the_client():
     """No selfcheck is a note."""
-    assert doubts(sound(), client={"selfcheck": None}) == {"no_selfcheck": "note"}
-    assert doubts(sound(), client={}) == {"no_selfcheck": "note"}
+    assert warnings(sound(), client={"selfcheck": None}) == {"no_selfcheck": "note"}
+    assert warnings(sound(), client={}) == {"no_selfcheck": "note"}
 
 
 def test_a_simulated_engine_is_said_to_be_one():
     """A simulated run carries a note, and needs no warm-up."""
     engine = {"kind": "simulator", "simulated": True}
 
-    assert doubts(sound()[2:], engine=engine) == {"simulated": "note"}
+    assert warnings(sound()[2:], engine=engine) == {"simulated": "note"}
 
 
 def test_a_cold_start_is_told():
     """Without warm-up the first answers of a real engine may be cold."""
-    assert doubts(sound()[2:]) == {"no_warmup": "note"}
+    assert warnings(sound()[2:]) == {"no_warmup": "note"}
 
 
 def test_failed_requests_are_told_by_name():
-    """A failure in a hundred is a note, more are a doubt."""
+    """A failure in a hundred is a note, more are a warning."""
     few = sound()[:-4] + [failed(398 + i, 39, 39.5, "timeout") for i in range(4)]
     many = sound()[:-8] + [failed(394 + i, 39, 39.5, "timeout") for i in range(8)]
 
-    assert doubts(few)["errors"] == "note"
-    assert doubts(many)["errors"] == "doubt"
+    assert warnings(few)["errors"] == "note"
+    assert warnings(many)["errors"] == "warning"
 
 
 @pytest.mark.parametrize("pairs", [[], [failed(0, 1, 2)], [never_sent(0, 1)]])
 def test_a_run_without_an_answer_measured_nothing(pairs):
     """Where nothing was answered the result is invalid."""
-    assert doubts(pairs)["nothing_measured"] == "invalid"
+    assert warnings(pairs)["nothing_measured"] == "invalid"
 
 
 def test_an_interrupted_stage_is_told():
-    """Requests that were cancelled or never sent are a doubt."""
-    assert doubts([*sound(), never_sent(402, 39.9)]) == {"interrupted": "doubt"}
+    """Requests that were cancelled or never sent are a warning."""
+    assert warnings([*sound(), never_sent(402, 39.9)]) == {"interrupted": "warning"}
 
 
 def test_too_few_answers_for_a_p99_are_told():
-    """298 answers bound no p99, 299 do; it is a doubt where an objective rests on it."""
-    assert doubts(sound(299)) == {}
-    assert doubts(sound(298)) == {"few_samples": "note"}
-    assert doubts(sound(298), slo={"ttft_p99": 5.0}) == {"few_samples": "doubt"}
-    assert doubts(sound(298), slo={"ttft_p95": 5.0}) == {"few_samples": "note"}
+    """298 answers bound no p99, 299 do; it is a warning where an objective rests on it."""
+    assert warnings(sound(299)) == {}
+    assert warnings(sound(298)) == {"few_samples": "note"}
+    assert warnings(sound(298), slo={"ttft_p99": 5.0}) == {"few_samples": "warning"}
+    assert warnings(sound(298), slo={"ttft_p95": 5.0}) == {"few_samples": "note"}
 
 
 def test_a_queue_that_grows_is_told():
     """Above capacity latencies depend on how long the stage ran."""
     pairs = open_run(10, 60, 4, 1.0, np.random.default_rng(1))
 
-    assert doubts(pairs, span=(0, 60, 200))["queue_grew"] == "doubt"
+    assert warnings(pairs, span=(0, 60, 200))["queue_grew"] == "warning"
 
 
 def test_a_stage_without_a_steady_state_is_told():
@@ -227,22 +228,23 @@ def test_a_stage_without_a_steady_state_is_told():
     pairs = closed_run(8, 600, lambda i: 1 + i / 100)
 
     assert (
-        doubts(pairs, load={"kind": "closed", "concurrency": 8}, span=(0, MISSING / 1e9, 400))["not_steady"] == "doubt"
+        warnings(pairs, load={"kind": "closed", "concurrency": 8}, span=(0, MISSING / 1e9, 400))["not_steady"]
+        == "warning"
     )
 
 
 def test_a_first_wave_that_counts_is_told():
     """An offline batch is nothing but a first wave."""
     pairs = closed_run(64, 64, lambda i: 12 + i / 8, prefill_s=0.01)
-    found = doubts(pairs, load={"kind": "closed", "concurrency": 64}, span=(0, 40, 40))
+    found = warnings(pairs, load={"kind": "closed", "concurrency": 64}, span=(0, 40, 40))
 
-    assert found["first_wave"] == "doubt"
+    assert found["first_wave"] == "warning"
     assert "steady_unknown" not in found
 
 
 def test_a_steady_state_that_cannot_be_told_is_a_note():
     """Thirty-one requests tell no steady state."""
-    assert doubts(sound(31)) == {"few_samples": "note", "steady_unknown": "note"}
+    assert warnings(sound(31)) == {"few_samples": "note", "steady_unknown": "note"}
 
 
 def test_a_short_window_is_a_note():
@@ -253,42 +255,42 @@ def test_a_short_window_is_a_note():
         for r, e in pairs
     ]
 
-    assert doubts(moved, span=(0, 8, 9))["short"] == "note"
+    assert warnings(moved, span=(0, 8, 9))["short"] == "note"
 
 
 def test_a_rate_that_was_not_reached_is_told():
     """Requests due within 40 s that took 60 s to send."""
     slow = altered(lambda r: replace(r, ready_ns=r.due_ns * 3 // 2, sent_ns=r.due_ns * 3 // 2))
 
-    assert doubts(slow, span=(0, 60, 61))["offered_rate"] == "doubt"
+    assert warnings(slow, span=(0, 60, 61))["offered_rate"] == "warning"
 
 
 @pytest.mark.parametrize(("field", "name"), [("input_tokens", "input_length"), ("output_asked", "output_length")])
-@pytest.mark.parametrize(("every", "severity"), [(1, "doubt"), (200, "note")])
+@pytest.mark.parametrize(("every", "severity"), [(1, "warning"), (200, "note")])
 def test_lengths_not_as_asked_are_told(field, name, every, severity):
     """Prompts or answers that the server counts otherwise, often or now and then."""
-    assert doubts(altered(lambda r: replace(r, **{field: 77}), every)) == {name: severity}
+    assert warnings(altered(lambda r: replace(r, **{field: 77}), every)) == {name: severity}
 
 
 def test_unknown_lengths_are_no_mismatch():
     """Where the server does not count, or nothing was asked, nothing is compared."""
-    assert doubts(altered(lambda r: replace(r, input_tokens=MISSING, output_asked=MISSING))) == {}
+    assert warnings(altered(lambda r: replace(r, input_tokens=MISSING, output_asked=MISSING))) == {}
 
 
 def test_a_count_of_events_is_no_length():
     """Where the server told no number of tokens, nobody knows whether an answer was as long as asked for."""
     uncounted = altered(lambda r: replace(r, counted_by="events", output_asked=77))
 
-    assert doubts(uncounted) == {"tokens_uncounted": "doubt"}
+    assert warnings(uncounted) == {"tokens_uncounted": "warning"}
 
 
 def test_assumed_tokens_are_told():
-    """Tokens spread over events are a note; a total that is itself a guess is a doubt."""
-    assert doubts(altered(lambda r: replace(r, counted_by="assumed"))) == {"tokens_assumed": "note"}
-    assert doubts(altered(lambda r: replace(r, counted_by="events"))) == {"tokens_uncounted": "doubt"}
+    """Tokens spread over events are a note; a total that is itself a guess is a warning."""
+    assert warnings(altered(lambda r: replace(r, counted_by="assumed"))) == {"tokens_assumed": "note"}
+    assert warnings(altered(lambda r: replace(r, counted_by="events"))) == {"tokens_uncounted": "warning"}
 
 
-@pytest.mark.parametrize(("every", "stream", "severity"), [(1, True, "doubt"), (20, True, "note"), (1, False, None)])
+@pytest.mark.parametrize(("every", "stream", "severity"), [(1, True, "warning"), (20, True, "note"), (1, False, None)])
 def test_answers_that_came_whole_are_told(every, stream, severity):
     """Five tokens in one event, though streaming was asked for: TTFT is that of a whole answer."""
     pairs = [
@@ -298,7 +300,7 @@ def test_answers_that_came_whole_are_told(every, stream, severity):
         for r, events in sound()
     ]
 
-    assert doubts(pairs, stream=stream).get("came_whole") == severity
+    assert warnings(pairs, stream=stream).get("came_whole") == severity
 
 
 @pytest.mark.parametrize(
@@ -314,27 +316,27 @@ def test_prompts_longer_than_asked_get_the_advice_that_helps(endpoint, added, wo
     pairs = altered(lambda r: replace(r, input_tokens=r.input_asked + added))
     requests, events = columns(pairs)
     run = run_json([LOAD], client={"selfcheck": SELFCHECK}, endpoint=endpoint)
-    found = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)["verdict"]["doubts"]
+    found = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)["verdict"]["warnings"]
 
-    assert [(doubt["name"], words in doubt["next"]) for doubt in found] == [("input_length", True)]
+    assert [(warning["code"], words in warning["next_text"]) for warning in found] == [("input_length", True)]
 
 
 def test_an_objective_that_cannot_be_seen_is_told():
     """Answers that are not streamed show no TTFT."""
-    found = doubts(sound(), stream=False, slo={"ttft_p90": 1.0})
+    found = warnings(sound(), stream=False, slo={"ttft_p90": 1.0})
 
-    assert found == {"slo_unmeasured": "doubt", "not_streamed": "note"}
+    assert found == {"slo_unmeasured": "warning", "not_streamed": "note"}
 
 
 def test_resent_requests_are_told():
     """Connections that the server closed while idle."""
-    assert doubts(altered(lambda r: replace(r, resends=1), 10)) == {"resent": "note"}
+    assert warnings(altered(lambda r: replace(r, resends=1), 10)) == {"resent": "note"}
 
 
 def test_a_dataset_that_came_again_is_told():
     """More prompts drawn than there are."""
-    assert doubts(sound(), dataset={"size": 100, "drawn": 400}) == {"dataset_repeated": "doubt"}
-    assert doubts(sound(), dataset={"size": 500, "drawn": 400}) == {}
+    assert warnings(sound(), dataset={"size": 100, "drawn": 400}) == {"dataset_repeated": "warning"}
+    assert warnings(sound(), dataset={"size": 500, "drawn": 400}) == {}
 
 
 def _counters(queries, hits):
@@ -347,30 +349,30 @@ def _counters(queries, hits):
 
 
 @pytest.mark.parametrize(("hits", "shares", "found"), [(50, False, True), (1, False, False), (50, True, False)])
-def test_prompts_that_the_engine_knew_already_are_doubted(hits, shares, found):
-    """Half of all prompt tokens found in the cache is a doubt where prompts share nothing, and only there."""
+def test_prompts_that_the_engine_knew_already_is_a_warning(hits, shares, found):
+    """Half of all prompt tokens found in the cache is a warning where prompts share nothing, and only there."""
     evidence = [SimpleNamespace(samples=_counters(100, hits))]
-    doubts = list(checks.cached_before(evidence, {"shares_prompts": shares}))
+    warnings = list(checks.cached_before(evidence, {"shares_prompts": shares}))
 
-    assert [doubt.name for doubt in doubts] == (["cached_before"] if found else [])
+    assert [warning.code for warning in warnings] == (["cached_before"] if found else [])
 
 
 def test_remarks_of_the_workload_are_notes():
-    """What a workload says of its prompts stands among the doubts."""
-    (doubt,) = checks.remarks(None, {"notes": ["lengths are about right"]})
+    """What a workload says of its prompts stands among the warnings."""
+    (warning,) = checks.remarks(None, {"notes": ["lengths are about right"]})
 
-    assert (doubt.severity, doubt.text) == ("note", "Lengths are about right.")
+    assert (warning.severity, str(warning.text)) == ("note", "Lengths are about right.")
 
 
 def test_rows_that_were_left_out_are_no_matter_of_the_token_audit():
     """The step that is told is about the file."""
-    (doubt,) = checks.remarks(None, {"notes": ["1 row of the file left out: no output tokens"]})
+    (warning,) = checks.remarks(None, {"notes": ["1 row of the file left out: no output tokens"]})
 
-    assert doubt.next == "Mend these rows, or leave it so: the run is of the other rows of the file."
+    assert str(warning.next) == "Mend these rows, or leave it so: the run is of the other rows of the file."
 
 
-def test_doubts_of_a_repeat_name_it():
-    """Two repeats of one stage: each doubt says which of them it is about; a single run has no repeat to name."""
+def test_warnings_of_a_repeat_name_it():
+    """Two repeats of one stage: each warning says which of them it is about; a single run has no repeat to name."""
     pairs = [(replace(record, repeat=repeat, index=2 * record.index + repeat), events)
              for record, events in sound(20) for repeat in (0, 1)]  # fmt: skip
     pairs.sort(key=lambda pair: (pair[0].repeat, pair[0].index))
@@ -378,14 +380,14 @@ def test_doubts_of_a_repeat_name_it():
     requests, events = columns(pairs)
     spans = [span_row(0, 40, 41), span_row(0, 40, 41, repeat=1)]
     found = summarize(requests, events, samples_from(CALM), spans, run_json([LOAD], repeats=2))
-    told = [doubt for doubt in found["verdict"]["doubts"] if doubt["name"] == "few_samples"]
+    told = [warning for warning in found["verdict"]["warnings"] if warning["code"] == "few_samples"]
 
-    assert [(doubt["stage"], doubt["repeat"]) for doubt in told] == [(0, 0), (0, 1)]
+    assert [(warning["stage"], warning["repeat"]) for warning in told] == [(0, 0), (0, 1)]
 
 
 @pytest.mark.parametrize(("times", "found"), [(3, False), (100, True)])
 def test_counts_that_cannot_be_make_a_run_invalid(times, found):
     """A server that counts a hundred times max_tokens in every answer: no rate of tokens means anything."""
-    told = doubts(altered(lambda r: replace(r, output_tokens=times * r.output_asked)))
+    told = warnings(altered(lambda r: replace(r, output_tokens=times * r.output_asked)))
 
     assert (told.get("impossible_tokens") == "invalid") is found

@@ -1,11 +1,11 @@
-"""The verdict on a client whose arrivals the kernel stamps: each fault raises its own doubt, and a sound run none."""
+"""The verdict on a client whose arrivals the kernel stamps: each fault raises its own warning, and a sound run none."""
 
 from dataclasses import replace
 
 import pytest
 
 from harness.results.request_table import WARMUP
-from tests.analysis.test_warnings import CALM, doubts, sound
+from tests.analysis.test_warnings import CALM, sound, warnings
 from tests.made_runs import ns
 
 KNOWN = {"sent_bound_ns": 0, "first_bound_ns": 0, "late_ns": 50_000, "blurred": 0}
@@ -25,58 +25,58 @@ def watched(source, name, value):
     return [*CALM, *((ns(at), source, name, value) for at in range(41))]
 
 
-def test_prompt_client_is_not_doubted():
+def test_prompt_client_is_not_warninged():
     """Kernel stamps with no bound, and nothing else wrong."""
-    assert doubts(stamped()) == {}
+    assert warnings(stamped()) == {}
 
 
-def test_busy_client_with_kernel_stamps_is_doubted_and_not_invalid():
+def test_busy_client_with_kernel_stamps_is_a_warning_and_not_invalid():
     """A full core and a late event loop do not move the kernel's stamps: what they spoil has checks of its own."""
     samples = [(at, source, name, 0.99 if name == "cpu_share" else 0.05) for at, source, name, _ in CALM]
 
-    assert doubts(stamped(), samples=samples) == {"client_cpu": "doubt"}
+    assert warnings(stamped(), samples=samples) == {"client_cpu": "warning"}
 
 
-@pytest.mark.parametrize(("bound_s", "severity"), [(0.0015, None), (0.004, "doubt"), (0.02, "invalid")])
-def test_error_that_matters_is_doubted_and_a_tenth_is_invalid(bound_s, severity):
+@pytest.mark.parametrize(("bound_s", "severity"), [(0.0015, None), (0.004, "warning"), (0.02, "invalid")])
+def test_error_that_matters_is_a_warning_and_a_tenth_is_invalid(bound_s, severity):
     """First tokens of 100 ms that may have come earlier by 1.5, 4 and 20 per cent."""
-    found = doubts(stamped(first_bound_ns=ns(bound_s)))
+    found = warnings(stamped(first_bound_ns=ns(bound_s)))
 
     assert found == ({} if severity is None else {"client_error": severity})
 
 
-def test_few_late_answers_are_a_doubt_about_the_tail_alone():
-    """One answer of thirty with a large bound moves no centre: a doubt, and no invalid result."""
-    assert doubts(stamped(every=30, first_bound_ns=ns(0.09))) == {"client_error": "doubt"}
+def test_few_late_answers_are_a_warning_about_the_tail_alone():
+    """One answer of thirty with a large bound moves no centre: a warning, and no invalid result."""
+    assert warnings(stamped(every=30, first_bound_ns=ns(0.09))) == {"client_error": "warning"}
 
 
 def test_blurred_events_are_told():
     """A tenth of token events that were read late, together with a later one."""
-    found = doubts(stamped(every=2, blurred=1))
+    found = warnings(stamped(every=2, blurred=1))
 
-    assert found["merged_reads"] == "doubt"
+    assert found["merged_reads"] == "warning"
 
 
 def test_kernel_that_gives_no_stamps_is_noted():
     """A client of this version whose reads have no stamps says whose times these are."""
-    assert doubts(sound(), samples=watched("client-0", "clock_bound_s", 1e-6)) == {"reader_stamps": "note"}
+    assert warnings(sound(), samples=watched("client-0", "clock_bound_s", 1e-6)) == {"reader_stamps": "note"}
 
 
 @pytest.mark.parametrize(("step_s", "severity"), [(0.0005, None), (0.2, "invalid")])
 def test_clock_that_was_set_makes_stamps_worthless(step_s, severity):
     """The kernel's stamps are of the wall clock: a step of it in the middle of a run is no small thing."""
-    found = doubts(stamped(), samples=watched("client-0", "clock_step_s", step_s))
+    found = warnings(stamped(), samples=watched("client-0", "clock_step_s", step_s))
 
     assert found == ({} if severity is None else {"clock_step": severity})
 
 
 @pytest.mark.parametrize(
-    ("waited", "severity"), [(0.05, None), (0.2, "doubt"), (0.9, "invalid")], ids=["little", "some", "most"]
+    ("waited", "severity"), [(0.05, None), (0.2, "warning"), (0.9, "invalid")], ids=["little", "some", "most"]
 )
 def test_engine_that_waited_for_the_clients_core_is_told(waited, severity):
     """An engine that waited a fifth or most of the time, beside a client that used so much; idle waits are noise."""
     samples = watched("host", "engine_wait_cores", waited)
-    found = doubts(stamped(), samples=[(*row[:3], 0.5) if row[2] == "cpu_share" else row for row in samples])
+    found = warnings(stamped(), samples=[(*row[:3], 0.5) if row[2] == "cpu_share" else row for row in samples])
 
     assert found == ({} if severity is None else {"engine_starved": severity})
 
@@ -86,10 +86,10 @@ def test_engine_that_waited_for_others_is_not_the_clients_doing():
     samples = watched("host", "engine_wait_cores", 0.9)
     idle = [(*row[:3], 0.005) if row[2] == "cpu_share" else row for row in samples]
 
-    assert doubts(stamped(), samples=idle) == {}
+    assert warnings(stamped(), samples=idle) == {}
 
 
-@pytest.mark.parametrize(("late_s", "severity"), [(0.002, None), (0.01, "doubt"), (0.05, "invalid")])
+@pytest.mark.parametrize(("late_s", "severity"), [(0.002, None), (0.01, "warning"), (0.05, "invalid")])
 def test_users_that_went_on_late_made_a_lighter_load(late_s, severity):
     """In a closed loop a late send is time without load: a share of the answers' 180 ms decides."""
     pairs = [
@@ -98,14 +98,14 @@ def test_users_that_went_on_late_made_a_lighter_load(late_s, severity):
         else (record, events)
         for record, events in stamped()
     ]
-    found = doubts(pairs, load=CLOSED).get("send_lag")
+    found = warnings(pairs, load=CLOSED).get("send_lag")
 
     assert found == severity
 
 
-@pytest.mark.parametrize(("share", "severity"), [(0.01, None), (0.2, "doubt")])
+@pytest.mark.parametrize(("share", "severity"), [(0.01, None), (0.2, "warning")])
 def test_time_that_a_virtual_machine_did_not_get_is_told(share, severity):
     """A hundredth of steal is any cloud's; a fifth slowed whatever ran here."""
-    found = doubts(stamped(), samples=watched("host", "host_steal_share", share))
+    found = warnings(stamped(), samples=watched("host", "host_steal_share", share))
 
     assert found == ({} if severity is None else {"host_stolen": severity})

@@ -1,23 +1,23 @@
-"""Is a run doubted whose engine died, was restarted, or was another than was asked for?"""
+"""Does a run warn whose engine died, was restarted, or was another than was asked for?"""
 
 import pytest
 
 from harness.analysis.warnings.engine import died, flags_in_force, restarted, same_model, unlisted, unverified
 from harness.results.request_table import samples_from
-from tests.analysis.test_warnings import doubts, sound
+from tests.analysis.test_warnings import sound, warnings
 from tests.made_runs import failed, ns
 
 REACHED = [
     (unlisted, "models_listed", "models_unlisted", "note"),
-    (unverified, "certificate_checked", "unverified", "doubt"),
+    (unverified, "certificate_checked", "unverified", "warning"),
 ]
 TOKENS = "vllm:generation_tokens_total"
 
 
 def told(*values, name=TOKENS, source="server", **engine):
-    """Names of the doubts that values of a counter, one a second, raise."""
+    """Names of the warnings that values of a counter, one a second, raise."""
     samples = samples_from([(ns(at), source, name, value) for at, value in enumerate(values)])
-    return [doubt.name for doubt in restarted(samples, {"engine": engine})]
+    return [warning.code for warning in restarted(samples, {"engine": engine})]
 
 
 def failing(share):
@@ -26,25 +26,25 @@ def failing(share):
     for place in range(2, 2 + round(share * 400)):
         record = pairs[place][0]
         pairs[place] = failed(record.index, record.due_ns / 1e9, record.done_ns / 1e9)
-    return doubts(pairs).get("errors")
+    return warnings(pairs).get("errors")
 
 
 @pytest.mark.parametrize(
     ("share", "severity"),
-    [(0.0, None), (0.01, "note"), (0.05, "doubt"), (0.1, "doubt"), (0.11, "invalid"), (0.9, "invalid")],
+    [(0.0, None), (0.01, "note"), (0.05, "warning"), (0.1, "warning"), (0.11, "invalid"), (0.9, "invalid")],
 )
 def test_a_share_of_failures_above_the_limit_is_invalid(share, severity):
-    """One in a hundred is a note, one in ten a doubt, more make the run invalid."""
+    """One in a hundred is a note, one in ten a warning, more make the run invalid."""
     assert failing(share) == severity
 
 
 def test_a_death_makes_the_run_invalid():
     """Even where every request was answered; with the line of the log that decides."""
-    found = doubts(sound(), engine={"died": "the engine died: out of memory: RuntimeError: no (exit status 1)"})
-    (doubt,) = died(None, {"engine": {"died": "the engine died: out of memory."}})
+    found = warnings(sound(), engine={"died": "the engine died: out of memory: RuntimeError: no (exit status 1)"})
+    (warning,) = died(None, {"engine": {"died": "the engine died: out of memory."}})
 
     assert found == {"died": "invalid"}
-    assert doubt.text == "The run did not come to its end: the engine died: out of memory."
+    assert str(warning.text) == "The run did not come to its end: the engine died: out of memory."
 
 
 def test_counters_that_only_grow_are_one_engine():
@@ -79,35 +79,35 @@ def test_only_the_servers_counters_count():
         ("m", ["n"], False), ("m", ["m", "n"], False), ("", ["n"], True), ("a-7b", ["a-72b"], False),
     ],
 )  # fmt: skip
-def test_answers_of_another_model_are_doubted(asked, answered, alike):
+def test_answers_of_another_model_is_a_warning(asked, answered, alike):
     """A folder's or repository's last name is the same model; another name is not."""
     found = list(same_model(None, {"engine": {"model": asked, "answered_models": answered}}))
 
-    assert ([doubt.name for doubt in found] == []) is alike
+    assert ([warning.code for warning in found] == []) is alike
 
 
 @pytest.mark.parametrize(
     ("row", "severity"),
     [
         ({"asked": 16, "effective": 128, "why": "the kernels want it"}, "note"),
-        ({"asked": 16, "effective": 128, "why": ""}, "doubt"),
-        ({"asked": False, "effective": True, "why": "known"}, "doubt"),
-        ({"asked": 1, "effective": None, "why": "nobody reads it"}, "doubt"),
+        ({"asked": 16, "effective": 128, "why": ""}, "warning"),
+        ({"asked": False, "effective": True, "why": "known"}, "warning"),
+        ({"asked": 1, "effective": None, "why": "nobody reads it"}, "warning"),
         ({"asked": "auto", "effective": 128}, None),
         ({"asked": None, "effective": 128, "before": 16}, None),
     ],
 )
 def test_flags_that_are_not_in_force_as_asked_are_told(row, severity):
-    """A rewriting that is known is a note; a switch, a flag without effect, or one without a reason is a doubt."""
+    """A rewriting that is known is a note; a switch, a flag without effect, or one without a reason is a warning."""
     found = list(flags_in_force(None, {"engine": {"changed": [{"flag": "block_size", **row}]}}))
 
-    assert [doubt.severity for doubt in found] == ([] if severity is None else [severity])
+    assert [warning.severity for warning in found] == ([] if severity is None else [severity])
 
 
 @pytest.mark.parametrize(("check", "mark", "name", "severity"), REACHED)
 def test_how_a_server_was_reached_is_told(check, mark, name, severity):
-    """A model asked for unseen is a note, a certificate that nobody checked a doubt; else nothing is said."""
-    found = [(doubt.name, doubt.severity) for doubt in check(None, {"engine": {mark: False}})]
+    """A model asked for unseen is a note, a certificate that nobody checked a warning; else nothing is said."""
+    found = [(warning.code, warning.severity) for warning in check(None, {"engine": {mark: False}})]
 
     assert found == [(name, severity)]
     assert list(check(None, {"engine": {}})) == []

@@ -10,7 +10,7 @@ from harness.cli.app import main
 from harness.errors import EXIT_INTERRUPTED, HarnessError
 from harness.execution.run import RunOutcome
 from harness.results import store
-from tests.result_folder import Run, make_result
+from tests.result_folder import Run, kept_warning, make_result
 
 SCENARIO = """\
 name: pair
@@ -85,17 +85,17 @@ def test_runs_of_a_pair_share_a_seed(scenario, tmp_path, ran, capsys):
     ]  # fmt: skip
     assert found["repeats"] == [3, 3]
     assert found["verdict"] in ("worse", "better and worse")
-    assert "unpaired" not in {doubt["name"] for doubt in found["doubts"]}
+    assert "unpaired" not in {warning["code"] for warning in found["warnings"]}
     assert said.splitlines()[-1] == str(out / "compare.html")
 
 
 def test_a_pair_that_is_not_valid_ends_as_its_comparison_does(scenario, tmp_path, ran, monkeypatch, capsys):
-    """Exit 4 and no regression, and the doubt that all six runs share stands there once."""
+    """Exit 4 and no regression, and the warning that all six runs share stands there once."""
 
     def not_valid(folder, _language):
         summary = store.read_json(folder, store.SUMMARY)
-        doubt = {"name": "hollow", "severity": "invalid", "text": "It computed nothing.", "next": "Do.", "stage": None}
-        store.write_json(folder, store.SUMMARY, summary | {"verdict": {"valid": False, "doubts": [doubt]}})
+        warning = kept_warning("hollow", "invalid", "It computed nothing.", "Do.")
+        store.write_json(folder, store.SUMMARY, summary | {"verdict": {"valid": False, "warnings": [warning]}})
 
     monkeypatch.setattr(against, "draw", not_valid)
     out = tmp_path / "out"

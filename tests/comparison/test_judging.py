@@ -1,4 +1,4 @@
-"""Which verdicts, doubts and refusals come of two sides."""
+"""Which verdicts, warnings and refusals come of two sides."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from harness.comparison.samples import rows_in, sample_of
 from harness.errors import InputError, ResultError
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, Gate
-from tests.result_folder import Run, make_result, write_result
+from tests.result_folder import Run, kept_warning, make_result, write_result
 
 GATE = Gate.model_validate({"gate": {"tpot_mean": "2%", "output_token_rate": "2%", "failed_share": "1%"}})
 LOAD = {"kind": "closed", "concurrency": 4, "requests": 100}
@@ -39,7 +39,7 @@ def repeat(values, number=0, **facts):
         "schedule_sha256": f"s{number}",
         "endpoint": "completions", "engine": {"kind": "vllm", "model": "tiny"}, **facts,
     }  # fmt: skip
-    summary = {"stages": [stage], "verdict": {"valid": True, "doubts": []}}
+    summary = {"stages": [stage], "verdict": {"valid": True, "warnings": []}}
     return repeats_of(f"run-{number}", run, summary, lambda: None)[0]
 
 
@@ -140,23 +140,23 @@ def test_a_measure_that_is_gone_breaks_the_gate():
 
 
 def test_failures_are_judged_by_their_share():
-    """No failures against 20 of 100 in every repeat is worse, and latencies are doubted."""
+    """No failures against 20 of 100 in every repeat is worse, and latencies raises a warning."""
     failing = side("new", [(0.0100, 400.0, 20), (0.0101, 396.0, 22), (0.0099, 404.0, 18), (0.0100, 401.0, 21)])
     found = compare(BASE, failing, GATE)
 
     assert [row.measure.key for row in found.broken] == ["failed_share"]
     assert found.broken[0].ratio == pytest.approx(0.2025)
-    assert "failures" in {doubt.name for doubt in found.doubts}
+    assert "failures" in {warning.code for warning in found.warnings}
 
 
 def test_too_few_requests_cannot_be_told():
-    """The gate's smallest number of requests is a hundred; 99 are not judged, and a doubt says so."""
+    """The gate's smallest number of requests is a hundred; 99 are not judged, and a warning says so."""
     gate = Gate.model_validate({"gate": {"tpot_mean": "2%"}, "samples": 401})
     found = compare(BASE, SLOW, gate)
 
     assert [row.verdict for row in found.judged] == [UNTOLD]
     assert found.judged[0].reason == "BASE has 400 of at least 401"
-    assert "not_judged" in {doubt.name for doubt in found.doubts}
+    assert "not_judged" in {warning.code for warning in found.warnings}
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_too_few_requests_cannot_be_told():
     ],
 )
 def test_unlike_runs_are_refused_by_name(facts, fact):
-    """Each fact that makes two runs unlike is a line of its own; with --anyway it is a doubt."""
+    """Each fact that makes two runs unlike is a line of its own; with --anyway it is a warning."""
     other = side("new", [(0.0100, 400.0)] * 4, **facts)
 
     assert any(fact in one.text for one in unlike(BASE, other))
     with pytest.raises(InputError) as refusal:
         compare(BASE, other, GATE)
     assert any(fact in line for line in refusal.value.lines)
-    assert "unlike" in {doubt.name for doubt in compare(BASE, other, GATE, anyway=True).doubts}
+    assert "unlike" in {warning.code for warning in compare(BASE, other, GATE, anyway=True).warnings}
 
 
 def test_fewer_repeats_of_the_same_are_alike():
@@ -193,13 +193,10 @@ def test_fewer_repeats_of_the_same_are_alike():
     assert unlike(BASE, some) == []
 
 
-def doubted(of, *doubts, valid=True):
-    """The side with these doubts in the verdict of each of its runs."""
-    told = [
-        {"name": name, "severity": severity, "text": text, "next": "Do.", "stage": stage}
-        for name, severity, text, stage in doubts
-    ]
-    verdict = {"valid": valid, "doubts": told}
+def with_warnings(of, *warnings, valid=True):
+    """The side with these warnings in the verdict of each of its runs."""
+    told = [kept_warning(code, severity, text, "Do.", stage) for code, severity, text, stage in warnings]
+    verdict = {"valid": valid, "warnings": told}
     return Side(of.name, [replace(one, summary={**one.summary, "verdict": verdict}) for one in of.repeats])
 
 
@@ -209,32 +206,32 @@ FULL = ("client_cpu", "invalid", "The client was a full core.", None)
 @pytest.mark.parametrize("ended", [True, False])
 def test_an_invalid_side_is_said_and_nothing_is_judged(ended):
     """A comparison with a result that is not valid answers nothing, says why once, breaks no gate and ends with 4."""
-    broken = doubted(BASE, *([FULL] if ended else []), valid=False)
+    broken = with_warnings(BASE, *([FULL] if ended else []), valid=False)
     found = compare(broken, SLOW, GATE)
     why = "The client was a full core." if ended else "its run did not end."
 
     assert found.answer == f"No valid comparison: BASE is not valid (run-0, run-1, run-2, run-3): {why}"
     assert (found.verdict, found.exit_code, found.broken, found.sees) == ("cannot be judged", 4, [], "")
     assert {(row.verdict, row.reason) for row in (*found.judged, *found.shown)} == {(UNTOLD, "a side is not valid")}
-    assert [doubt.name for doubt in found.doubts] == ["invalid"]
+    assert [warning.code for warning in found.warnings] == ["invalid"]
 
 
 def test_a_measure_that_is_gone_from_an_invalid_side_breaks_no_gate():
     """Nothing was answered any more, and the result says itself that it is not valid: 4 and not 1."""
     dead = [replace(one, stages={0: {**one.stages[0], "tpot": {"n": 0, "mean": None}}}) for one in BASE.repeats]
-    found = compare(BASE, doubted(Side("new", dead), FULL, valid=False), GATE)
+    found = compare(BASE, with_warnings(Side("new", dead), FULL, valid=False), GATE)
 
     assert (found.broken, found.exit_code) == ([], 4)
 
 
-def test_a_doubt_that_both_sides_share_is_told_once():
+def test_a_warning_that_both_sides_share_is_told_once():
     """Of eight runs that are not valid for one reason, and of those that tell it with other numbers."""
-    both = [doubted(side, FULL, valid=False) for side in (BASE, SLOW)]
+    both = [with_warnings(side, FULL, valid=False) for side in (BASE, SLOW)]
     runs = "run-0, run-1, run-2, run-3"
     found = compare(*both, GATE)
-    other = compare(both[0], doubted(SLOW, (*FULL[:2], "The client was two cores.", None), valid=False), GATE)
+    other = compare(both[0], with_warnings(SLOW, (*FULL[:2], "The client was two cores.", None), valid=False), GATE)
 
-    said = [doubt.text for one in (found, other) for doubt in one.doubts if doubt.name == "invalid"]
+    said = [str(warning.text) for one in (found, other) for warning in one.warnings if warning.code == "invalid"]
     assert said == [
         f"BASE and NEW are not valid ({runs}; {runs}): {FULL[2]}",
         f"BASE and NEW are not valid ({runs}; {runs}): of the first: {FULL[2]}",
@@ -244,14 +241,14 @@ def test_a_doubt_that_both_sides_share_is_told_once():
 @pytest.mark.parametrize(
     "name", ["cached_before", "client_error", "engine_starved", "dataset_repeated", "tokens_uncounted", "not_yet_known"]
 )
-def test_doubts_of_the_runs_are_doubts_of_their_comparison(name):
+def test_warnings_of_the_runs_are_warnings_of_their_comparison(name):
     """A prefix cache that held the prompts of one side only, and what else changes a number: once, with its step."""
-    doubt = (name, "doubt", "It was so.", None)
+    warning = (name, "warning", "It was so.", None)
     runs = "run-0, run-1, run-2, run-3"
-    sides = [doubted(BASE, doubt), doubted(SLOW, doubt)]
+    sides = [with_warnings(BASE, warning), with_warnings(SLOW, warning)]
     found = [compare(sides[0], SLOW, GATE), compare(BASE, sides[1], GATE), compare(*sides, GATE)]
 
-    carried = [[(one.text, one.next) for one in each.doubts if one.name == name] for each in found]
+    carried = [[(str(one.text), str(one.next)) for one in each.warnings if one.code == name] for each in found]
     assert carried == [
         [(f"In BASE only ({runs}): It was so.", "Do.")],
         [(f"In NEW only ({runs}): It was so.", "Do.")],
@@ -260,11 +257,11 @@ def test_doubts_of_the_runs_are_doubts_of_their_comparison(name):
     assert [each.exit_code for each in found] == [1, 1, 1]
 
 
-def test_a_carried_doubt_names_its_stages_once():
+def test_a_carried_warning_names_its_stages_once():
     """Notes are not carried, nor what changes no number; stages that tell other numbers are told by the first."""
-    rows = [("not_steady", "doubt", f"TTFT rose {n} %.", n) for n in (0, 2)]
-    quiet = [("no_warmup", "note", "Cold.", None), ("few_samples", "doubt", "Few.", 0)]
-    told = [doubt.text for doubt in compare(doubted(BASE, *rows, *quiet), SLOW, GATE).doubts]
+    rows = [("not_steady", "warning", f"TTFT rose {n} %.", n) for n in (0, 2)]
+    quiet = [("no_warmup", "note", "Cold.", None), ("few_samples", "warning", "Few.", 0)]
+    told = [str(warning.text) for warning in compare(with_warnings(BASE, *rows, *quiet), SLOW, GATE).warnings]
 
     assert told == ["In BASE only (run-0, run-1, run-2, run-3): stages 1, 3: of the first: TTFT rose 0 %."]
 

@@ -66,8 +66,8 @@ def test_a_change_beyond_what_runs_differ_by_is_shown(tmp_path):
     assert verdicts(found) == [WORSE, SAME, BETTER, SAME]
     assert found.exit_code == 1
     assert found.answer.startswith("Of 8 measurements of kernels 2 are slower, 2 faster and 0 lost: time of decode, ")
-    assert [doubt.name for doubt in found.doubts] == ["few_repeats"]
-    assert "2.00 % is taken for it, as the gate says" in found.doubts[0].text
+    assert [warning.code for warning in found.warnings] == ["few_repeats"]
+    assert "2.00 % is taken for it, as the gate says" in found.warnings[0].text
 
 
 def test_a_result_beside_itself_shows_nothing(tmp_path):
@@ -90,7 +90,7 @@ def test_repeats_tell_how_far_runs_differ(tmp_path):
 
     assert verdicts(found[0]) == [WORSE] * 4
     assert verdicts(found[1]) == [SAME] * 4
-    assert found[0].doubts == []
+    assert found[0].warnings == []
 
 
 def test_a_folder_of_results_is_a_side_of_repeats(tmp_path):
@@ -169,14 +169,14 @@ def test_what_one_repeat_found_wrong_is_not_measured(tmp_path):
     assert summary["verdict"]["valid"] is False
 
 
-def test_processes_that_differ_are_doubted(tmp_path):
+def test_processes_that_differ_is_a_warning(tmp_path):
     """More than a comparison would take them to differ by; the share is in the summary."""
     noisy = make_kernels(tmp_path / "a", drifting(0.1, 1), repeats=5)[1]
     calm = make_kernels(tmp_path / "b", drifting(0.005, 1), repeats=5)[1]
 
-    assert [doubt["name"] for doubt in noisy["verdict"]["doubts"]] == ["processes_differ"]
+    assert [warning["code"] for warning in noisy["verdict"]["warnings"]] == ["processes_differ"]
     assert noisy["kernels"]["between_runs"] == pytest.approx(0.1, rel=0.5)
-    assert calm["verdict"]["doubts"] == []
+    assert calm["verdict"]["warnings"] == []
     assert make_kernels(tmp_path / "c", steady)[1]["kernels"]["between_runs"] is None
 
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path):
         found = compared(base, new, anyway=True)
         assert len(found.judged) == 2 * len(CASES)
         assert {row.verdict for row in found.judged} == {UNTOLD}
-        assert "unlike" in [doubt.name for doubt in found.doubts]
+        assert "unlike" in [warning.code for warning in found.warnings]
 
 
 def test_a_hollow_result_has_nothing_to_compare(tmp_path):
@@ -235,14 +235,14 @@ def test_kernels_and_requests_are_two_kinds(tmp_path):
             compared(*sides)
 
 
-def test_a_machine_that_moved_is_doubted(tmp_path):
+def test_a_machine_that_moved_is_a_warning(tmp_path):
     """The copy that each run measures says as much of it as of the kernels."""
     base = make_kernels(tmp_path / "a", steady)[0]
     new = make_kernels(tmp_path / "b", steady, rate=0.8e10)[0]
-    found = {doubt.name: doubt.text for doubt in compared(base, new).doubts}
+    found = {warning.code: str(warning.text) for warning in compared(base, new).warnings}
 
     assert "moved 20.0 % fewer bytes a second in NEW" in found["machine_moved"]
-    assert "machine_moved" not in [doubt.name for doubt in compared(base, base).doubts]
+    assert "machine_moved" not in [warning.code for warning in compared(base, base).warnings]
 
 
 def test_a_gate_allows_a_share_of_the_time(tmp_path, capsys):
@@ -325,7 +325,7 @@ def test_cases_that_one_side_lacks_are_counted(tmp_path):
     found = compared(base, new)
 
     assert len(found.judged) == 6
-    assert [doubt.text for doubt in found.doubts if doubt.name == "stages"] == [
+    assert [str(warning.text) for warning in found.warnings if warning.code == "stages"] == [
         "Only one side has 2 of the measurements."
     ]
 

@@ -109,7 +109,7 @@ def test_one_run_a_side_is_refused_with_the_command_that_takes_turns():
     assert {row.reason for row in found.judged} == {ALONE}
     assert (found.exit_code, found.broken, found.sees) == (4, [], "")
     assert found.answer == "Cannot be judged from one run a side: run each 3 times, in turn."
-    assert "harness run SCENARIO.yaml --repeats 3 --against" in found.doubts[0].next
+    assert "harness run SCENARIO.yaml --repeats 3 --against" in found.warnings[0].next
 
 
 def test_earlier_runs_judge_one_run_a_side():
@@ -119,7 +119,7 @@ def test_earlier_runs_judge_one_run_a_side():
 
     assert found.judged[0].verdict == WORSE
     assert found.sees.startswith("This comparison can see changes of ")
-    assert "earlier_runs" in {doubt.name for doubt in found.doubts}
+    assert "earlier_runs" in {warning.code for warning in found.warnings}
 
 
 def test_earlier_runs_are_those_of_the_same_scenario(tmp_path):

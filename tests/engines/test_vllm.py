@@ -281,9 +281,9 @@ def test_a_stand_in_for_cann_is_seen_in_any_process_of_the_group(tmp_path, monke
 
 
 def test_a_hollow_run_is_never_valid():
-    """An engine that computes nothing makes every number void; a real one raises no such doubt."""
-    doubts = list(load.hollow(None, {"engine": {"hollow": True}}))
+    """An engine that computes nothing makes every number void; a real one raises no such warning."""
+    warnings = list(load.hollow(None, {"engine": {"hollow": True}}))
 
-    assert [(doubt.name, doubt.severity) for doubt in doubts] == [("hollow", "invalid")]
+    assert [(warning.code, warning.severity) for warning in warnings] == [("hollow", "invalid")]
     assert list(load.hollow(None, {"engine": {"hollow": False}})) == []
     assert list(load.hollow(None, {})) == []

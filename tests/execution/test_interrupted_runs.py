@@ -96,7 +96,7 @@ def test_a_client_that_was_stopped_is_not_valid(tmp_path, victim):
 
     assert found.code == 0
     assert not verdict["valid"]
-    assert "paused" in [doubt["name"] for doubt in verdict["doubts"]]
+    assert "paused" in [warning["code"] for warning in verdict["warnings"]]
 
 
 @pytest.mark.parametrize("number", ENDING)

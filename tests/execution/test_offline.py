@@ -132,7 +132,7 @@ def test_the_twin_says_that_it_is_one(simulated):
     assert summary["answer"].startswith("Simulated: At 8 requests at once ")
     assert (events.tokens == 1).all()
     assert summary["stages"][0]["itl"]["n"] == 8 * 9
-    assert {doubt["name"] for doubt in summary["verdict"]["doubts"]} <= {"simulated", "few_samples", "short"}
+    assert {warning["code"] for warning in summary["verdict"]["warnings"]} <= {"simulated", "few_samples", "short"}
 
 
 def test_the_page_is_drawn(simulated):
@@ -181,7 +181,7 @@ def test_what_nobody_saw_is_not_there(measured):
 
     assert [stage[name]["n"] for stage in summary["stages"] for name in ("itl", "chunk_gap")] == [0] * 4
     assert [stage["ttft"]["n"] for stage in summary["stages"]] == [8, 20]
-    assert "offline_times" in {doubt["name"] for doubt in summary["verdict"]["doubts"]}
+    assert "offline_times" in {warning["code"] for warning in summary["verdict"]["warnings"]}
     assert summary["stages"][0]["slo"]["e2e_p99"]["met"] is True
     assert {"vllm:num_requests_running", "vllm:generation_tokens_total"} <= set(samples.name)
 

@@ -306,7 +306,7 @@ def _not_valid(out):
     texts = [(out / name).read_text(encoding="utf-8") for name in ("report.html", "summary.md", "junit.xml")]
 
     assert verdict["valid"] is False
-    assert "died" in [doubt["name"] for doubt in verdict["doubts"] if doubt["severity"] == "invalid"]
+    assert "died" in [warning["code"] for warning in verdict["warnings"] if warning["severity"] == "invalid"]
     assert all("The run did not come to its end: the engine" in text for text in texts)
     assert '<failure message="' in texts[2]
 

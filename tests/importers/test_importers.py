@@ -93,8 +93,8 @@ def written(path, *objects):
 
 
 def notes(folder):
-    """The texts of a result's doubts and notes, in one."""
-    return " ".join(doubt["text"] for doubt in store.read_json(folder, store.SUMMARY)["verdict"]["doubts"])
+    """The texts of a result's warnings and notes, in one."""
+    return " ".join(warning["text"] for warning in store.read_json(folder, store.SUMMARY)["verdict"]["warnings"])
 
 
 def test_single_requests_of_vllm_bench_come_over(tmp_path):
@@ -116,7 +116,7 @@ def test_single_requests_of_vllm_bench_come_over(tmp_path):
 
 
 def test_statistics_of_vllm_bench_come_over_where_it_kept_no_more(tmp_path):
-    """Milliseconds become seconds, the rest stays null, and a doubt says what cannot be told; report leaves it so."""
+    """Milliseconds become seconds, the rest stays null, and a warning says what cannot be told; report leaves it so."""
     folder = import_file(written(tmp_path / "r.json", vllm(detailed=False)), tmp_path / "out")
     stage = store.read_json(folder, store.SUMMARY)["stages"][0]
 

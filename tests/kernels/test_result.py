@@ -16,7 +16,7 @@ from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
 from harness.execution.reconcile import finish, verdict_lines
 from harness.kernels import child
 from harness.kernels.job import order_of
-from harness.kernels.result import find_doubts
+from harness.kernels.result import find_warnings
 from harness.results import store
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Engine
@@ -121,13 +121,13 @@ def test_a_run_leaves_samples_a_table_and_a_summary(tmp_path, fake):
     assert finish(folder) == summary  # once more, from the files alone
 
 
-def test_threads_without_a_core_are_a_doubt():
+def test_threads_without_a_core_are_a_warning():
     """Of a busy machine all times are too long, also where they are alike."""
     modes = {mode: {"marks": marks} for mode, marks in {"cold": ["crowded"], "hot": []}.items()}
     row = {"status": "measured", "throttled": False, "modes": modes}
-    doubt = next(one for one in find_doubts([row], {"facts": {}}) if one.name == "crowded_kernel")
+    warning = next(one for one in find_warnings([row], {"facts": {}}) if one.code == "crowded_kernel")
 
-    assert doubt.text == "In 1 of 2 measurements a thread waited for a core that another process had."
+    assert str(warning.text) == "In 1 of 2 measurements a thread waited for a core that another process had."
 
 
 def test_a_process_that_dies_costs_one_case(tmp_path, fake):
@@ -141,7 +141,7 @@ def test_a_process_that_dies_costs_one_case(tmp_path, fake):
         (2, "the process died of SIGSEGV"),
         (7, "the process died of SIGSEGV"),
     ]
-    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["failed_case", "noisy_kernel"]
+    assert [warning["code"] for warning in summary["verdict"]["warnings"]] == ["failed_case", "noisy_kernel"]
     assert len(summary["kernels"]["limits"]) == 1
 
 
@@ -162,12 +162,12 @@ def test_repeats_are_processes_of_their_own(tmp_path, fake):
 
 
 def test_a_run_that_was_ended_says_what_had_no_turn(tmp_path):
-    """What was measured is kept; what was not is counted, and doubted."""
+    """What was measured is kept; what was not is counted, and raises a warning."""
     _, summary = make_kernels(tmp_path / "a", lambda _case, _repeat: 1e-3, cases=6)
 
     assert summary["answer"].startswith("4 of 6 cases measured on A CPU")
-    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["interrupted"]
-    assert summary["verdict"]["doubts"][0]["text"].startswith("2 of 6 cases had no turn")
+    assert [warning["code"] for warning in summary["verdict"]["warnings"]] == ["interrupted"]
+    assert summary["verdict"]["warnings"][0]["text"].startswith("2 of 6 cases had no turn")
 
 
 def test_a_process_that_hangs_is_stopped(tmp_path, fake):
@@ -189,18 +189,18 @@ def test_a_wrong_kernel_makes_the_result_invalid(tmp_path, fake):
 
 def test_a_hollow_device_makes_the_result_invalid():
     """A stand-in that computes nothing publishes nothing."""
-    doubts = find_doubts([], {"facts": {"hollow": "yes"}})
+    warnings = find_warnings([], {"facts": {"hollow": "yes"}})
 
-    assert [doubt.name for doubt in doubts] == ["hollow"]
-    assert {doubt.severity for doubt in doubts} == {"invalid"}
+    assert [warning.code for warning in warnings] == ["hollow"]
+    assert {warning.severity for warning in warnings} == {"invalid"}
 
 
-def test_what_beats_the_measured_limit_is_doubted():
+def test_what_beats_the_measured_limit_is_a_warning():
     """A cold kernel above the limit of its own run shows that the limit is none; a hot one may be, out of the cache."""
 
     def found(**shares):
         modes = {mode: {"marks": [], "limits": {"measured": {"fraction": share}}} for mode, share in shares.items()}
-        return [one.name for one in find_doubts([{"status": "measured", "throttled": False, "modes": modes}], QUIET)]
+        return [one.code for one in find_warnings([{"status": "measured", "throttled": False, "modes": modes}], QUIET)]
 
     assert found(cold=1.2, hot=0.5) == ["limit_beaten"]
     assert found(cold=1.04, hot=3.0) == []
@@ -233,7 +233,7 @@ def test_this_interpreter_has_no_kernels_where_it_has_no_torch(tmp_path):
         list(child.lines(order.job, place))
 
 
-def test_the_page_shows_figures_tables_and_doubts(tmp_path, fake):
+def test_the_page_shows_figures_tables_and_warnings(tmp_path, fake):
     """Roofline, lengths and block sizes with texts in place of pictures; the device's words stay text."""
     folder, _, _ = run(tmp_path, fake(**{"7": "wrong"}))
     page = reports.write_all(folder).read_text(encoding="utf-8")
@@ -254,7 +254,7 @@ def test_the_page_of_nothing_measured_says_why(tmp_path, fake):
 
     assert "<svg" not in page
     assert "Nothing was measured." in page
-    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["nothing_measured"]
+    assert [warning["code"] for warning in summary["verdict"]["warnings"]] == ["nothing_measured"]
 
 
 def test_the_shipped_scenario_makes_cases(tmp_path):

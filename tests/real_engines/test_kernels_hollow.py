@@ -241,7 +241,7 @@ def test_the_harness_publishes_no_time_of_a_hollow_device(harness_run):
 
     assert done.returncode == 4, done.stderr
     assert summary["verdict"]["valid"] is False
-    assert [doubt["name"] for doubt in summary["verdict"]["doubts"]] == ["hollow"]
+    assert [warning["code"] for warning in summary["verdict"]["warnings"]] == ["hollow"]
     assert "a stand-in that computes nothing" in (out / "report.html").read_text(encoding="utf-8")
     assert [limits["source"] for limits in summary["kernels"]["limits"]] == ["chip"]
     assert {(row["status"], row["median_s"], row["bytes_per_s"]) for row in rows} == {("wrong", "", "")}

@@ -148,7 +148,7 @@ def test_the_result_is_a_measurement(measured):
     assert (engine["effective"]["max_num_seqs"], engine["effective"]["max_model_len"]) == (4, 512)
     assert engine["effective"]["block_size"] == 128
     assert [stage["itl"]["n"] for stage in summary["stages"]] == [0, 0]
-    assert "offline_times" in {doubt["name"] for doubt in summary["verdict"]["doubts"]}
+    assert "offline_times" in {warning["code"] for warning in summary["verdict"]["warnings"]}
     assert (measured / "report.html").exists()
 
 

@@ -29,7 +29,7 @@ slo: {ttft_p90: 60s}
 """
 TWINS_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 STARTED = {"command"}  # a server that runs was started by somebody else
-HAPPENED = ("doubts", "pauses", "errors")  # sections whose tables tell what happened, and are there only if it did
+HAPPENED = ("warnings", "pauses", "errors")  # sections whose tables tell what happened, and are there only if it did
 
 
 class _Outline(HTMLParser):

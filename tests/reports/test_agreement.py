@@ -17,7 +17,7 @@ from reports.headline import cards, key_stage
 from reports.page import render
 from reports.tables import overview
 from reports.verdict import held_value
-from tests.result_folder import Run, make_result
+from tests.result_folder import Run, kept_warning, make_result
 
 LIMITS = {"ttft_p95": 2.0, "tpot_p50": 0.08, "e2e_max": 900.0}
 
@@ -112,15 +112,9 @@ def test_no_failure_no_mark(tmp_path):
 
 def test_a_verdict_of_invalid_stands_first_everywhere(failing):
     """The page's badge, the job page, the terminal and the first test case all say that the result is not valid."""
-    doubt = {
-        "name": "engine_died",
-        "severity": "invalid",
-        "text": "The engine died.",
-        "next": "See engine.log.",
-        "stage": None,
-    }
+    warning = kept_warning("engine_died", "invalid", "The engine died.", "See engine.log.")
     summary = failing.summary | {
-        "verdict": {"valid": False, "doubts": [doubt]},
+        "verdict": {"valid": False, "warnings": [warning]},
         "answer": "No valid answer: The engine died.",
     }
     store.write_json(failing.folder, store.SUMMARY, summary)

@@ -17,7 +17,7 @@ from harness.results.folder import read_files
 from reports import junit, markdown, vllm_bench
 from reports.data import gather
 from tests.made_runs import columns, hand_made, run_json, span_row
-from tests.result_folder import Run, make_result, write_result
+from tests.result_folder import Run, kept_warning, make_result, write_result
 
 LOAD = {"kind": "poisson", "rate": 1.0, "duration_s": 4.0}
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
@@ -43,7 +43,7 @@ def cases(folder):
     return {case.get("name"): case for case in root.iter("testcase")}
 
 
-def test_the_job_page_has_answer_doubts_and_a_row_a_stage(sweep):
+def test_the_job_page_has_answer_warnings_and_a_row_a_stage(sweep):
     """The summary's own words and as many table rows as stages."""
     lines = (sweep / "summary.md").read_text().splitlines()
     summary = store.read_json(sweep, store.SUMMARY)
@@ -82,20 +82,20 @@ def test_the_test_view_has_a_case_for_verdict_stages_and_limits(sweep):
     assert "failed counted; the limit is" in next(iter(failures.values()))
 
 
-def test_doubts_are_in_the_output_of_the_verdict(sweep):
-    """Each doubt and its next step, where a CI shows what a test printed."""
+def test_warnings_are_in_the_output_of_the_verdict(sweep):
+    """Each warning and its next step, where a CI shows what a test printed."""
     said = cases(sweep)["the result is valid"].findtext("system-out")
-    doubts = store.read_json(sweep, store.SUMMARY)["verdict"]["doubts"]
+    warnings = store.read_json(sweep, store.SUMMARY)["verdict"]["warnings"]
 
-    assert doubts
-    assert all(doubt["text"] in said and doubt["next"] in said for doubt in doubts)
+    assert warnings
+    assert all(warning["text"] in said and warning["next_text"] in said for warning in warnings)
 
 
 def test_an_invalid_or_unfinished_run_fails_its_first_case(sweep, tmp_path):
     """A verdict that is not valid, and a missing summary, are failures of the first case."""
     summary = store.read_json(sweep, store.SUMMARY)
     messages = []
-    for name, said in (("invalid", summary | {"verdict": {"valid": False, "doubts": []}}), ("unfinished", None)):
+    for name, said in (("invalid", summary | {"verdict": {"valid": False, "warnings": []}}), ("unfinished", None)):
         folder = tmp_path / name
         folder.mkdir()
         store.write_json(folder, store.RUN, store.read_run(sweep))
@@ -113,7 +113,7 @@ def test_letters_that_xml_forbids_do_not_break_the_file(tmp_path):
     summary = store.read_json(folder, store.SUMMARY)
     summary["verdict"] = {
         "valid": False,
-        "doubts": [{"name": "odd", "severity": "doubt", "text": "\x00\x1b[31m<&]]>", "next": "\x08"}],
+        "warnings": [kept_warning("odd", "warning", "\x00\x1b[31m<&]]>", "\x08")],
     }
     summary["stages"][0]["label"] = "\x0b<stage>"
     store.write_json(folder, store.SUMMARY, summary)

@@ -10,7 +10,7 @@ __all__ = ["fake"]  # a fixture
 
 
 def test_a_job_page_and_a_test_view_stand_beside_the_page(tmp_path, fake):
-    """Answer, doubts and a row a measurement; a wrong case fails, a skipped one is skipped, a measured one passes."""
+    """Answer, warnings and a row a measurement; a wrong case fails, a skipped one is skipped, a measured one passes."""
     folder, _, summary = run(tmp_path, fake(**{"7": "wrong", "2": "skipped"}))
     reports.write_all(folder)
     lines = (folder / "summary.md").read_text(encoding="utf-8").splitlines()
@@ -18,7 +18,7 @@ def test_a_job_page_and_a_test_view_stand_beside_the_page(tmp_path, fake):
     rows = summary["kernels"]["rows"]
 
     assert f"**{markdown.plain(summary['answer'])}**" in lines
-    assert sum(line.startswith("- **") for line in lines) == len(summary["verdict"]["doubts"])
+    assert sum(line.startswith("- **") for line in lines) == len(summary["verdict"]["warnings"])
     assert sum(line.startswith("| decode") for line in lines) == sum(max(1, len(row["modes"])) for row in rows)
     assert not any("<b>" in line for line in lines)
     assert len(cases) == 1 + len(rows)

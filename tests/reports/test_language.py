@@ -49,8 +49,8 @@ def test_only_texts_change(page):
     assert paths[0] == paths[1]
     assert '<html lang="zh-Hans">' in chinese
     assert re.search(r"<h1[^>]*>(.*?)</h1>", page)[0] == re.search(r"<h1[^>]*>(.*?)</h1>", chinese)[0]
-    assert "何处存疑" in chinese
-    assert "What to doubt" not in chinese
+    assert "警告" in chinese
+    assert "Warnings" not in chinese
 
 
 def test_english_is_as_it_was(page):
@@ -105,11 +105,11 @@ def test_entries_use_the_slots_they_have():
         assert set(map(int, re.findall(r"\{(\d+)\}", other))) == set(range(count)), pattern.pattern
 
 
-def doubts_of(name):
-    """The texts and next steps of the doubts in a module, `12` for whatever is filled in."""
+def warnings_of(name):
+    """The texts and next steps of the warnings in a module, `12` for whatever is filled in."""
     tree = ast.parse((CHECKS / f"{name}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Doubt":
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Warning":
             yield from (spelled(part) for part in node.args[2:4])
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "text":
             yield spelled(node.value)
@@ -125,9 +125,9 @@ def spelled(node):
 @pytest.mark.parametrize(
     "name", ["warnings/load", "warnings/client", "warnings/tokens", "warnings/engine", "invariants"]
 )
-def test_every_doubt_is_in_the_catalogue(name):
+def test_every_warning_is_in_the_catalogue(name):
     """Also those that no ordinary run has."""
-    told = [text for text in doubts_of(name) if " " in text and not any(part in text for part in FRAGMENTS)]
+    told = [text for text in warnings_of(name) if " " in text and not any(part in text for part in FRAGMENTS)]
     lacking = [text for text in told if translate(text, "zh") is None and translate(f"{text}.", "zh") is None]
 
     assert len(told) > 4

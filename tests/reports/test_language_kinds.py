@@ -12,7 +12,7 @@ from harness.comparison.repeats import Side, read_side
 from harness.scenario.gate import DEFAULT_GATE, Gate
 from reports.language import missing, translated
 from tests.page_kinds import COMPARED, KINDS, kernels_compared
-from tests.result_folder import make_result
+from tests.result_folder import kept_warning, make_result
 
 TAG = r"<(/?[a-z][a-zA-Z0-9]*)"
 
@@ -86,17 +86,18 @@ ENDED = "The stage did not run to its end: {} requests were cancelled and 3 neve
 
 
 @pytest.mark.parametrize("valid", [True, False])
-def test_a_comparison_of_doubted_runs_is_said_in_chinese(tmp_path, valid):
-    """Doubts carried over from one side and from both, failures at a stage by its name, sides that are not valid."""
+def test_a_comparison_of_runs_with_warnings_is_said_in_chinese(tmp_path, valid):
+    """Warnings carried over from one side and from both, failures at a stage by its name, sides that are not valid."""
     usual = replace(COMPARED, question="Does it hold here?", model="m")
     sides = [read_side(make_result(tmp_path / name, replace(usual, failing=share))) for name, share in SHARES.items()]
     for side, cancelled in zip(sides, (1, 2), strict=True):
         rows = [("cached_before", CACHED, None)] if cancelled == 1 else []
         rows += [("interrupted", ENDED.format(cancelled), stage) for stage in (0, 1)]
-        doubts = [dict(zip(("name", "text", "stage"), row, strict=True)) for row in rows]
         verdict = {
             "valid": valid,
-            "doubts": [one | {"severity": "doubt", "next": "Run it again to the end."} for one in doubts],
+            "warnings": [
+                kept_warning(code, "warning", text, "Run it again to the end.", stage) for code, text, stage in rows
+            ],
         }
         side.repeats[0].summary["verdict"] = verdict
     stated = DEFAULT_GATE.model_copy(update={"between_runs": 0.01})

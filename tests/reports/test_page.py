@@ -15,7 +15,7 @@ import pytest
 import reports
 from harness.results import store
 from harness.results.request_table import NEVER_SENT, Events
-from tests.result_folder import Run, make_result, write_result
+from tests.result_folder import Run, kept_warning, make_result, write_result
 
 HOSTILE = (
     "\"><script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>"
@@ -84,16 +84,16 @@ def test_question_answer_and_verdict_come_first(sweep):
     places = [page.text.index(words) for words in (summary["question"], summary["answer"], "Valid")]
 
     assert places == sorted(places)
-    assert max(places) < page.text.index("What to doubt")
+    assert max(places) < page.text.index("Warnings")
 
 
-def test_every_doubt_stands_there_with_its_next_step(sweep):
-    """No doubt of the summary is left out."""
+def test_every_warning_stands_there_with_its_next_step(sweep):
+    """No warning of the summary is left out."""
     page = Page((sweep / "report.html").read_text())
-    doubts = store.read_json(sweep, store.SUMMARY)["verdict"]["doubts"]
+    warnings = store.read_json(sweep, store.SUMMARY)["verdict"]["warnings"]
 
-    assert doubts
-    assert all(doubt["text"] in page.text and doubt["next"] in page.text for doubt in doubts)
+    assert warnings
+    assert all(warning["text"] in page.text and warning["next_text"] in page.text for warning in warnings)
 
 
 def test_a_simulated_run_says_so_everywhere(sweep):
@@ -157,7 +157,7 @@ def test_hostile_words_are_words(tmp_path):
     said = json.loads((folder / store.SUMMARY).read_text())
     said |= {"answer": HOSTILE}
     said["stages"][0] |= {"label": HOSTILE}
-    said["verdict"]["doubts"] = [{"name": HOSTILE, "severity": HOSTILE, "stage": 0, "text": HOSTILE, "next": HOSTILE}]
+    said["verdict"]["warnings"] = [kept_warning(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0)]
     (folder / store.SUMMARY).write_text(json.dumps(said))
     moved = folder.rename(tmp_path / "<script>alert(1)<")
     text, page = drawn(moved)

@@ -232,13 +232,13 @@ def test_a_study_is_drawn_again_in_chinese(tmp_path):
     assert '<html lang="zh-Hans">' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def doubts_of(trials):
-    """What the page doubts of a study with these trials."""
-    return [said for said, _ in tuning.doubts(StudyFiles(Path(), study(trials=trials)))]
+def warnings_of(trials):
+    """The warnings on the page of a study with these trials."""
+    return [said for said, _ in tuning.study_warnings(StudyFiles(Path(), study(trials=trials)))]
 
 
 @pytest.mark.parametrize(
-    ("best", "changes", "doubt"),
+    ("best", "changes", "warning"),
     [
         (2, {"interrupted": True}, ("the study was interrupted before the confirmation", "go on with --resume")),
         (0, {"interrupted": True}, ("the study was interrupted before its end", "go on with --resume")),
@@ -247,26 +247,28 @@ def doubts_of(trials):
         (2, {"gains": {}}, ("there was no trial to hold against the default again", "give it more trials")),
     ],
 )
-def test_a_winner_that_was_not_confirmed_has_the_reason_beside_it(tmp_path, best, changes, doubt):
+def test_a_winner_that_was_not_confirmed_has_the_reason_beside_it(tmp_path, best, changes, warning):
     """An interrupt, no confirmation asked for, nothing to confirm: no advice to set what is set; in Chinese too."""
     confirmation = {"entrants": [], "values": {}, "gains": {}, "choice": 0} if "gains" in changes else None
     told = study(confirmation=confirmation, study={"seed": 3, "confirm": {"best": best}})
     result = StudyFiles(tmp_path, told | {"interrupted": changes.get("interrupted", False)})
     text = tuning.render(result)
 
-    assert next(tuning.doubts(result)) == doubt
+    assert next(tuning.study_warnings(result)) == warning
     assert ("interrupted" in tuning.answer(result)) == ("Interrupted" in text) == ("interrupted" in changes)
     assert missing(text, "zh") == []
 
 
 def test_a_load_that_was_given_up_was_compared():
-    """Two trials in full and four that could not win are a study of six; those that failed leave a doubt."""
+    """Two trials in full and four that could not win are a study of six; those that failed leave a warning."""
     full = [trial(0, 1.0), trial(1, 1.5)]
     lost = [trial(number, 0.7, status="stopped") for number in range(2, 6)]
     broken = [trial(number, None, status="failed", failure=MEMORY) for number in range(4, 6)]
 
-    assert not any(said.startswith("only") for said in doubts_of([*full, *lost]))
-    assert "only 4 trials kept the limits, or served until they could not win" in doubts_of([*full, *lost[:2], *broken])
+    assert not any(said.startswith("only") for said in warnings_of([*full, *lost]))
+    assert "only 4 trials kept the limits, or served until they could not win" in warnings_of(
+        [*full, *lost[:2], *broken]
+    )
 
 
 def test_engine_time_and_starts_include_the_confirmation(tmp_path):

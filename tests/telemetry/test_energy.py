@@ -108,23 +108,23 @@ def test_a_stage_tells_its_energy_where_power_was_sampled():
         ("device_unhealthy", "healthy", 0.0),
     ],
 )
-def test_an_unfit_device_is_a_doubt(name, sampled, value):
-    """A lowered clock under load, a second process, and poor health are told; a fit device is not doubted."""
+def test_an_unfit_device_is_a_warning(name, sampled, value):
+    """A lowered clock under load, a second process, and poor health are told; a fit device raises no warning."""
     calm = power("device-0", lambda _: 300.0, memory_share=0.9, busy_clock_share=1.0, processes=1.0, healthy=1.0)
     told = [(at, source, key, value if key == sampled else old) for at, source, key, old in calm]
 
-    def device_doubts(rows):
-        found = stage_with(rows)["verdict"]["doubts"]
-        return {doubt["name"]: doubt["severity"] for doubt in found if doubt["name"].startswith("device")}
+    def device_warnings(rows):
+        found = stage_with(rows)["verdict"]["warnings"]
+        return {warning["code"]: warning["severity"] for warning in found if warning["code"].startswith("device")}
 
-    assert device_doubts(told) == {name: "doubt"}
-    assert device_doubts(calm) == {}
+    assert device_warnings(told) == {name: "warning"}
+    assert device_warnings(calm) == {}
 
 
-def test_another_users_device_is_not_ours_to_doubt():
+def test_another_users_device_is_not_ours_to_warning():
     """A card that the engine does not use may be shared and slow as it likes."""
     rows = power("device-0", lambda _: 300.0, memory_share=0.9, processes=1.0)
     rows += power("device-1", lambda _: 90.0, memory_share=0.04, processes=3.0, healthy=0.0)
-    names = {doubt["name"] for doubt in stage_with(rows)["verdict"]["doubts"]}
+    names = {warning["code"] for warning in stage_with(rows)["verdict"]["warnings"]}
 
     assert not any(name.startswith("device") for name in names)

@@ -1,44 +1,68 @@
-"""What is a doubt, and what is there to judge a stage by?
+"""Warnings: why a number of a run may not mean what it seems to, and the next step; and what the checks look at.
 
-A doubt is a sentence about why a number may not mean what it seems to, and the next step. An
-`invalid` one says that the client, or nothing, was measured; a `doubt` that the numbers need
-care; a `note` is something a reader should know.
+An `invalid` one says that the client, or nothing, was measured; a `warning` that the numbers need care; a `note` is
+something a reader should know.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from harness.analysis.metrics import StageInput, StageSummary
+from harness.messages import Message, stored
 from harness.results.request_table import Samples
 from harness.statistics.intervals import Floats
 
 NOTE = "note"
-DOUBT = "doubt"
+WARNING = "warning"
 INVALID = "invalid"
-SEVERITIES = (NOTE, DOUBT, INVALID)
+SEVERITIES = (NOTE, WARNING, INVALID)
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class Warning:
     """Why a number may not mean what it seems to (`text`), and what to do about it (`next`).
 
-    `name` is short and stable, `stage` the index of the stage (from 0), or None for the whole run, `repeat` which
+    `code` is short and stable, `stage` the index of the stage (from 0), or None for the whole run, `repeat` which
     repeat of it (from 0), or None where there is one.
     """
 
-    name: str
+    code: str
     severity: str
-    text: str
-    next: str
+    text: Message
+    next: Message
     stage: int | None = None
     repeat: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As summary.json shows it."""
-        return asdict(self)
+        """As summary.json shows it: both messages, and beside each its English sentence."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "stage": self.stage,
+            "repeat": self.repeat,
+            "message": self.text.as_dict(),
+            "text": str(self.text),
+            "next": self.next.as_dict(),
+            "next_text": str(self.next),
+        }
+
+
+def warnings_of(summary: Mapping[str, Any]) -> list[Warning]:
+    """The warnings of a summary.json (of any kind of run), as they stand there."""
+    return [
+        Warning(
+            code=str(kept.get("code") or kept.get("text")),
+            severity=kept["severity"] if kept.get("severity") in SEVERITIES else WARNING,
+            text=stored(kept.get("message"), str(kept.get("text") or "")),
+            next=stored(kept.get("next"), str(kept.get("next_text") or "")),
+            stage=kept.get("stage"),
+            repeat=kept.get("repeat"),
+        )
+        for kept in (summary.get("verdict") or {}).get("warnings") or ()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

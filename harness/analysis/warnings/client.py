@@ -12,7 +12,8 @@ import numpy as np
 from harness.analysis.client_error import KERNEL
 from harness.analysis.members import members
 from harness.analysis.metrics import StageSummary
-from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
+from harness.messages import plain
 from harness.results.request_table import MISSING
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S, format_count, format_duration, format_rate, format_share, significant
@@ -44,7 +45,7 @@ STARVED_INVALID = 0.3
 FEWER = "Use more workers, a faster or less busy client machine, or less load."
 
 
-def cpu(evidence: Evidence) -> Iterator[Doubt]:
+def cpu(evidence: Evidence) -> Iterator[Warning]:
     """A worker whose core was full stamps late: `cpu_share` of the clients."""
     shares = evidence.watched("client", "cpu_share")
     if len(shares) == 0:
@@ -53,16 +54,16 @@ def cpu(evidence: Evidence) -> Iterator[Doubt]:
     if evidence.summary.client.clock == KERNEL:  # stamps do not depend on it; what else it spoils has its own checks
         if full >= 0.5:
             text = f"A client process had no time left on its core in {format_share(full)} of the samples."
-            yield Doubt("client_cpu", DOUBT, text, FEWER)
+            yield Warning("client_cpu", WARNING, plain(text), plain(FEWER))
     elif full >= 0.5:
         text = f"A client process had no time left on its core in {format_share(full)} of the samples: it was measured."
-        yield Doubt("client_cpu", INVALID, text, FEWER)
+        yield Warning("client_cpu", INVALID, plain(text), plain(FEWER))
     elif np.percentile(shares, 90) >= CPU_BUSY:
         text = f"A client process used up to {top} of its core, so some answers may have been stamped late."
-        yield Doubt("client_cpu", DOUBT, text, FEWER)
+        yield Warning("client_cpu", WARNING, plain(text), plain(FEWER))
 
 
-def paused(evidence: Evidence) -> Iterator[Doubt]:
+def paused(evidence: Evidence) -> Iterator[Warning]:
     """A process of the client that was stopped: its heart did not beat."""
     samples, span = evidence.samples, evidence.summary.span
     longest: dict[str, tuple[float, float]] = {}
@@ -79,13 +80,13 @@ def paused(evidence: Evidence) -> Iterator[Doubt]:
             f"{who} did not run for {format_duration(lasted_s)}, up to {significant(at_s)} s after the run began: "
             "the client was stopped, and what came or was due then is late by that."
         )
-        yield Doubt("paused", INVALID, text, NOT_STOPPED)
+        yield Warning("paused", INVALID, plain(text), plain(NOT_STOPPED))
 
 
 NOT_STOPPED = "Run again, and let it run: no Ctrl-Z, no frozen container, no suspended or overloaded client machine."
 
 
-def loop_lag(evidence: Evidence) -> Iterator[Doubt]:
+def loop_lag(evidence: Evidence) -> Iterator[Warning]:
     """An event loop that wakes late stamps late: `loop_lag_s` of the clients."""
     if evidence.summary.client.clock == KERNEL:
         return
@@ -99,10 +100,10 @@ def loop_lag(evidence: Evidence) -> Iterator[Doubt]:
             "stamped late."
         )
         often = late >= LATE_REQUESTS and late > LATE_SAMPLES * len(lags)
-        yield Doubt("loop_lag", DOUBT if often else NOTE, text, FEWER)
+        yield Warning("loop_lag", WARNING if often else NOTE, plain(text), plain(FEWER))
 
 
-def send_lag(evidence: Evidence) -> Iterator[Doubt]:
+def send_lag(evidence: Evidence) -> Iterator[Warning]:
     """Requests that left the client late, opening a connection not counted."""
     lags = _own_lags(evidence)
     if len(lags) == 0:
@@ -118,11 +119,11 @@ def send_lag(evidence: Evidence) -> Iterator[Doubt]:
         f"{format_duration(limit)} late (p99 {format_duration(p99)})"
     )
     if late >= LATE_REQUESTS and late > LATE_SHARE * len(lags):
-        yield Doubt("send_lag", INVALID, f"{text}: the arrivals asked for did not happen.", FEWER)
+        yield Warning("send_lag", INVALID, plain(f"{text}: the arrivals asked for did not happen."), plain(FEWER))
     elif late:
-        yield Doubt("send_lag", DOUBT, f"{text}.", FEWER)
+        yield Warning("send_lag", WARNING, plain(f"{text}."), plain(FEWER))
     elif p99 > _limit(summary, LAG_DOUBT_S, LAG_DOUBT_SHARE):
-        yield Doubt("send_lag", DOUBT, _late(summary, format_duration(p99)), FEWER)
+        yield Warning("send_lag", WARNING, plain(_late(summary, format_duration(p99))), plain(FEWER))
 
 
 def _late(summary: StageSummary, p99: str) -> str:
@@ -136,7 +137,7 @@ def _late(summary: StageSummary, p99: str) -> str:
     return f"Requests left the client up to {p99} late (p99)."
 
 
-def _reaction(summary: StageSummary, lag_s: float) -> Iterator[Doubt]:
+def _reaction(summary: StageSummary, lag_s: float) -> Iterator[Warning]:
     """Users of a closed loop that sent their next request late: the load was lighter than so many users are."""
     e2e_s = summary.metrics["e2e"].mean
     if e2e_s and lag_s > REACTION_DOUBT * e2e_s:
@@ -144,16 +145,18 @@ def _reaction(summary: StageSummary, lag_s: float) -> Iterator[Doubt]:
             f"Users sent their next request {format_duration(lag_s)} late on average, {format_share(lag_s / e2e_s)} of "
             "the time of an answer: the load was lighter than asked for."
         )
-        yield Doubt("send_lag", INVALID if lag_s > REACTION_INVALID * e2e_s else DOUBT, text, FEWER)
+        yield Warning("send_lag", INVALID if lag_s > REACTION_INVALID * e2e_s else WARNING, plain(text), plain(FEWER))
 
 
-def stamps(evidence: Evidence) -> Iterator[Doubt]:
+def stamps(evidence: Evidence) -> Iterator[Warning]:
     """What the client may have added to a latency, by its own account."""
     summary, asked = evidence.summary, {(o.metric, o.statistic) for o in evidence.stage.objectives}
     if summary.client.clock != KERNEL:
         if summary.account.completed and len(evidence.watched("client", "clock_bound_s")):
             text = "The kernel gave no arrival stamps: times are those of the client's own reads."
-            yield Doubt("reader_stamps", NOTE, text, "Measure from Linux, where the kernel stamps what arrives.")
+            yield Warning(
+                "reader_stamps", NOTE, plain(text), plain("Measure from Linux, where the kernel stamps what arrives.")
+            )
         return
     worst = max(_errors_of(summary), default=None)
     if worst is None or worst[0] <= ERROR_DOUBT:
@@ -164,7 +167,7 @@ def stamps(evidence: Evidence) -> Iterator[Doubt]:
         f"The client read answers late: {metric} {statistic}, {format_duration(value_s)}, may be off by "
         f"{format_duration(bound_s)} ({format_share(share)})."
     )
-    yield Doubt("client_error", INVALID if central and share > ERROR_INVALID else DOUBT, text, FEWER)
+    yield Warning("client_error", INVALID if central and share > ERROR_INVALID else WARNING, plain(text), plain(FEWER))
 
 
 def _errors_of(summary: StageSummary) -> Iterator[tuple[float, str, str, float, float]]:
@@ -176,15 +179,20 @@ def _errors_of(summary: StageSummary) -> Iterator[tuple[float, str, str, float, 
                 yield bound_s / value_s, metric, statistic, bound_s, value_s
 
 
-def clock_step(evidence: Evidence) -> Iterator[Doubt]:
+def clock_step(evidence: Evidence) -> Iterator[Warning]:
     """The kernel's stamps are of the wall clock, and somebody set it."""
     step_s = float(evidence.watched("client", "clock_step_s").max(initial=0.0))
     if step_s > CLOCK_STEP_INVALID_S and evidence.summary.client.clock == KERNEL:
         text = f"The wall clock was set by {format_duration(step_s)} during the run: stamps of that moment are wrong."
-        yield Doubt("clock_step", INVALID, text, "Run again; let the clock be slewed and not set while a run goes on.")
+        yield Warning(
+            "clock_step",
+            INVALID,
+            plain(text),
+            plain("Run again; let the clock be slewed and not set while a run goes on."),
+        )
 
 
-def starved(evidence: Evidence) -> Iterator[Doubt]:
+def starved(evidence: Evidence) -> Iterator[Warning]:
     """An engine on the client's host that wanted a core while the client had it, for a part of the time that matters.
 
     The client can have taken no more than it used, and the engine lost no more than it waited: the smaller of both,
@@ -201,11 +209,13 @@ def starved(evidence: Evidence) -> Iterator[Doubt]:
             f"The engine on this host waited for a core for up to {format_share(min(1.0, share))} of the time while "
             "the client had it: it is faster with cores of its own."
         )
-        severity = INVALID if share > STARVED_INVALID else DOUBT
-        yield Doubt("engine_starved", severity, text, "Run the client on another host, or on cores of its own.")
+        severity = INVALID if share > STARVED_INVALID else WARNING
+        yield Warning(
+            "engine_starved", severity, plain(text), plain("Run the client on another host, or on cores of its own.")
+        )
 
 
-def stolen(evidence: Evidence) -> Iterator[Doubt]:
+def stolen(evidence: Evidence) -> Iterator[Warning]:
     """Time that the host of this virtual machine gave to others: whoever wanted a core then was slower."""
     shares = evidence.watched("host", "host_steal_share")
     share = float(shares.mean()) if len(shares) else 0.0
@@ -214,7 +224,7 @@ def stolen(evidence: Evidence) -> Iterator[Doubt]:
             f"This virtual machine was kept from its cores {format_share(share)} of the time: the client, and an "
             "engine on it, were slower for that."
         )
-        yield Doubt("host_stolen", DOUBT, text, "Run on a machine, or on cores, of its own.")
+        yield Warning("host_stolen", WARNING, plain(text), plain("Run on a machine, or on cores, of its own."))
 
 
 def _own_lags(evidence: Evidence) -> Floats:
@@ -229,7 +239,7 @@ def _limit(summary: StageSummary, least_s: float, share: float) -> float:
     return max(least_s, share * (summary.metrics["ttft"].p50 or 0.0))
 
 
-def ceiling(evidence: Evidence) -> Iterator[Doubt]:
+def ceiling(evidence: Evidence) -> Iterator[Warning]:
     """Load near what the last selfcheck reached; its server sends a token an event, so events count."""
     most = (evidence.selfcheck or {}).get("ceiling_tokens_per_s")
     rate = evidence.summary.rates.event
@@ -241,10 +251,10 @@ def ceiling(evidence: Evidence) -> Iterator[Doubt]:
     )
     # A doubt and no verdict: the selfcheck may have been taken on a worse day. What this run's own client
     # shows of itself (its CPU, its lag) decides whether it is valid.
-    yield Doubt("ceiling", DOUBT, f"{text}.", FEWER)
+    yield Warning("ceiling", WARNING, plain(f"{text}."), plain(FEWER))
 
 
-def floor(evidence: Evidence) -> Iterator[Doubt]:
+def floor(evidence: Evidence) -> Iterator[Warning]:
     """Latencies so short that what the client adds, by the last selfcheck, is a tenth of them."""
     selfcheck = evidence.selfcheck or {}
     metrics = evidence.summary.metrics
@@ -259,10 +269,15 @@ def floor(evidence: Evidence) -> Iterator[Doubt]:
                 f"Of {name}, {format_duration(value)}, the client itself may have added {format_duration(added)}, "
                 "as it did in its selfcheck."
             )
-            yield Doubt("floor", DOUBT, text, "Compare such short times only between runs of the same client machine.")
+            yield Warning(
+                "floor",
+                WARNING,
+                plain(text),
+                plain("Compare such short times only between runs of the same client machine."),
+            )
 
 
-def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
+def merged_reads(evidence: Evidence) -> Iterator[Warning]:
     """Events that came in the same read as the one before: read late, or sent together."""
     share, client = evidence.summary.merged_share, evidence.summary.client
     if client.clock == KERNEL:
@@ -271,14 +286,19 @@ def merged_reads(evidence: Evidence) -> Iterator[Doubt]:
                 f"{format_share(client.blurred_share)} of events were read late, together with a later one: gaps "
                 "between single tokens are not exact."
             )
-            yield Doubt("merged_reads", DOUBT, text, FEWER)
+            yield Warning("merged_reads", WARNING, plain(text), plain(FEWER))
     elif share is not None and share > MERGED_SHARE:
         text = (
             f"{format_share(share)} of events came in the same read as the one before: the client or the network "
             "was late, or the server sends several at once. Gaps between single tokens are not exact."
         )
-        severity = DOUBT if evidence.watched("client", "cpu_share").max(initial=0) >= CPU_BUSY else NOTE
-        yield Doubt("merged_reads", severity, text, "Look at the client's CPU and at the server's stream interval.")
+        severity = WARNING if evidence.watched("client", "cpu_share").max(initial=0) >= CPU_BUSY else NOTE
+        yield Warning(
+            "merged_reads",
+            severity,
+            plain(text),
+            plain("Look at the client's CPU and at the server's stream interval."),
+        )
 
 
 CLIENT_CHECKS = (stamps, clock_step, starved, stolen, cpu, paused, loop_lag, send_lag, ceiling, floor, merged_reads)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
+from harness.messages import plain
 from harness.results.request_table import Requests, Samples
 from harness.statistics.intervals import Floats
 from harness.telemetry.energy import chips_in_use, values_of
@@ -20,7 +21,7 @@ FEWEST_READINGS = 2
 ONE_ENGINE = 1  # vLLM has one process on a chip
 
 
-def throttled(evidence: Evidence) -> Iterator[Doubt]:
+def throttled(evidence: Evidence) -> Iterator[Warning]:
     """A chip that lowers its clock under load (heat, or a limit of power) is slower than its kind."""
     inside = _inside(evidence)
     for chip in sorted(chips_in_use(inside)):
@@ -31,26 +32,38 @@ def throttled(evidence: Evidence) -> Iterator[Doubt]:
                 f"{chip} ran below its full clock in {format_count(slow)} of {format_count(len(shares))} readings "
                 f"while it was busy, at {format_share(float(shares.min()))} of it at the lowest: it throttles."
             )
-            yield Doubt("device_throttled", DOUBT, text, "Check cooling and the power limit: npu-smi info -t temp.")
+            yield Warning(
+                "device_throttled",
+                WARNING,
+                plain(text),
+                plain("Check cooling and the power limit: npu-smi info -t temp."),
+            )
 
 
-def shared(evidence: Evidence) -> Iterator[Doubt]:
+def shared(evidence: Evidence) -> Iterator[Warning]:
     """A chip that several processes hold memory of has another user beside the engine."""
     inside = _inside(evidence)
     for chip in sorted(chips_in_use(inside)):
         most = values_of(inside, chip, "processes").max(initial=0.0)
         if most > ONE_ENGINE:
             text = f"{format_count(most)} processes held memory of {chip}: it was shared, and its speed with it."
-            yield Doubt("device_shared", DOUBT, text, "Stop the other process, found with npu-smi info, and run again.")
+            yield Warning(
+                "device_shared",
+                WARNING,
+                plain(text),
+                plain("Stop the other process, found with npu-smi info, and run again."),
+            )
 
 
-def unhealthy(evidence: Evidence) -> Iterator[Doubt]:
+def unhealthy(evidence: Evidence) -> Iterator[Warning]:
     """A chip whose health npu-smi does not call OK."""
     inside = _inside(evidence)
     for chip in sorted(chips_in_use(inside)):
         if values_of(inside, chip, "healthy").min(initial=1.0) < 1:
             text = f"npu-smi did not call {chip} healthy while it was measured."
-            yield Doubt("device_unhealthy", DOUBT, text, "Run harness doctor, and npu-smi info -t health.")
+            yield Warning(
+                "device_unhealthy", WARNING, plain(text), plain("Run harness doctor, and npu-smi info -t health.")
+            )
 
 
 def _inside(evidence: Evidence) -> Samples:
@@ -68,36 +81,48 @@ _LEFT_OPEN = ("auto", "none", "None", -1, "-1")  # values that leave the choice 
 _MOST_NAMES = 3  # of models that answered
 
 
-def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """A run that the death of an engine, or of a worker, has ended: a failing system was measured."""
     line = (run.get("engine") or {}).get("died")
     if line:
         text = f"The run did not come to its end: {str(line).rstrip('.')}."
-        yield Doubt("died", INVALID, text, "Mend what it died of (engine.log has what the engine said), and run again.")
+        yield Warning(
+            "died",
+            INVALID,
+            plain(text),
+            plain("Mend what it died of (engine.log has what the engine said), and run again."),
+        )
 
 
-def unlisted(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+def unlisted(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """A server that lists no models was asked for one by name."""
     if (run.get("engine") or {}).get("models_listed", True) is False:
         text = "The server has no list of models, so the model was asked for by its name alone."
-        yield Doubt("models_unlisted", NOTE, text, "Make sure that this server runs the model you mean to measure.")
+        yield Warning(
+            "models_unlisted",
+            NOTE,
+            plain(text),
+            plain("Make sure that this server runs the model you mean to measure."),
+        )
 
 
-def unverified(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+def unverified(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Any machine may answer where no certificate is checked."""
     if (run.get("engine") or {}).get("certificate_checked", True) is False:
         text = "The server's certificate was not checked (engine.tls.insecure), so any machine may have answered."
-        yield Doubt("unverified", DOUBT, text, "Give the authority that signed it, as engine.tls.ca.")
+        yield Warning("unverified", WARNING, plain(text), plain("Give the authority that signed it, as engine.tls.ca."))
 
 
-def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Answers that name another model than was asked for."""
     engine = run.get("engine") or {}
     asked, told = str(engine.get("model") or ""), engine.get("answered_models") or []
     others = [str(name) for name in told if not _is_same_model(asked, str(name))]
     if asked and others:
         text = f"Answers name another model than the {asked!r} that was asked for: {_names(others)}."
-        yield Doubt("other_model", DOUBT, text, "Make sure that this server runs the model you mean to measure.")
+        yield Warning(
+            "other_model", WARNING, plain(text), plain("Make sure that this server runs the model you mean to measure.")
+        )
 
 
 def _is_same_model(asked: str, told: str) -> bool:
@@ -111,17 +136,22 @@ def _names(names: list[str]) -> str:
     return shown + (f" and {format_count(len(names) - _MOST_NAMES)} more" if len(names) > _MOST_NAMES else "")
 
 
-def restarted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Doubt]:
+def restarted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Warning]:
     """An engine that was another one at the end than at the begin, or several behind one address."""
     told = (run.get("engine") or {}).get("restarted")
     series = list(_series(samples))
     if any(_is_several(values) for _, values in series):
         text = "The counters in /metrics jump back and forth: several servers answer at this address in turn."
-        yield Doubt("several_servers", DOUBT, text, "Give the address of one server, or leave its counters unread.")
+        yield Warning(
+            "several_servers",
+            WARNING,
+            plain(text),
+            plain("Give the address of one server, or leave its counters unread."),
+        )
     elif told or any(_is_restart(name, values) for name, values in series):
         how = str(told) if told else "its counters in /metrics began anew"
         text = f"The engine was restarted while it was measured: {how}."
-        yield Doubt("restarted", INVALID, text, "Find out why in the log of the server, and run again.")
+        yield Warning("restarted", INVALID, plain(text), plain("Find out why in the log of the server, and run again."))
 
 
 def _series(samples: Samples) -> Iterator[tuple[str, Floats]]:
@@ -148,7 +178,7 @@ def _is_several(values: Floats) -> bool:
     return len(falls) > 1 and all(back[:-1])
 
 
-def flags_in_force(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doubt]:
+def flags_in_force(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Flags that an engine runs with otherwise than was asked."""
     engine = run.get("engine") or {}
     rows = [row for row in engine.get("changed") or () if row.get("asked") not in (None, *_LEFT_OPEN)]
@@ -158,8 +188,10 @@ def flags_in_force(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Doub
     grave = any(isinstance(row["asked"], bool) or row.get("effective") is None or not row.get("why") for row in rows)
     shown = ", ".join(str(row["flag"]) for row in rows[:_MOST_NAMES])
     text = f"Flags of the engine are not in force as asked: {shown} ({format_count(len(rows))} in all)."
-    severity = DOUBT if grave and not engine.get("simulated") else NOTE
-    yield Doubt("flags_changed", severity, text, "See Flags asked and in effect on the page, with the reasons.")
+    severity = WARNING if grave and not engine.get("simulated") else NOTE
+    yield Warning(
+        "flags_changed", severity, plain(text), plain("See Flags asked and in effect on the page, with the reasons.")
+    )
 
 
 ENGINE_CHECKS = (died, same_model, flags_in_force, unlisted, unverified)

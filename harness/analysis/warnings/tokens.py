@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.steady_state import OFFLINE
-from harness.analysis.warnings import DOUBT, INVALID, NOTE, Doubt, Evidence
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
+from harness.messages import plain
 from harness.results.request_table import ASSUMED, COMPLETED, FROM_EVENTS, MEASURED, MISSING, Requests
 from harness.units import format_count, format_share
 
@@ -26,7 +27,7 @@ def _done(r: Requests) -> NDArray[np.bool_]:
     return np.asarray((r.phase == MEASURED) & (r.status == COMPLETED), dtype=bool)
 
 
-def lengths(evidence: Evidence) -> Iterator[Doubt]:
+def lengths(evidence: Evidence) -> Iterator[Warning]:
     """Prompts or answers that were not as long as asked for, by the server's own count."""
     r = evidence.stage.requests
     sides = (
@@ -48,10 +49,10 @@ def lengths(evidence: Evidence) -> Iterator[Doubt]:
                 if what == "answers"
                 else _prompts(evidence, added=added)
             )
-            yield Doubt(name, DOUBT if off > LENGTHS_DOUBT * known.sum() else NOTE, text, mend)
+            yield Warning(name, WARNING if off > LENGTHS_DOUBT * known.sum() else NOTE, plain(text), plain(mend))
 
 
-def impossible(evidence: Evidence) -> Iterator[Doubt]:
+def impossible(evidence: Evidence) -> Iterator[Warning]:
     """Answers far longer than max_tokens allows, as the server counts: no rate by its counts is right."""
     r = evidence.stage.requests
     known = _done(r) & (r.output_asked != MISSING) & (r.counted_by != FROM_EVENTS)
@@ -61,8 +62,11 @@ def impossible(evidence: Evidence) -> Iterator[Doubt]:
             f"{format_count(int(over.sum()))} of {format_count(int(known.sum()))} answers hold, as the server counts, "
             f"more than {IMPOSSIBLE} times the tokens that they may have: token rates and times per token mean nothing."
         )
-        yield Doubt(
-            "impossible_tokens", INVALID, text, "See the server's usage; token_counts: assumed counts by events."
+        yield Warning(
+            "impossible_tokens",
+            INVALID,
+            plain(text),
+            plain("See the server's usage; token_counts: assumed counts by events."),
         )
 
 
@@ -73,7 +77,7 @@ def _prompts(evidence: Evidence, *, added: bool) -> str:
     return BOS if added else TOKENIZER
 
 
-def assumed_tokens(evidence: Evidence) -> Iterator[Doubt]:
+def assumed_tokens(evidence: Evidence) -> Iterator[Warning]:
     """Events whose number of tokens the server did not tell, or not in step with what it sent."""
     r = evidence.stage.requests
     done = _done(r)
@@ -84,16 +88,16 @@ def assumed_tokens(evidence: Evidence) -> Iterator[Doubt]:
             f"For {format_share(assumed / done.sum())} of answers the server did not say how many tokens an event "
             "carries: they are spread evenly, and gaps between tokens (itl) are estimates."
         )
-        yield Doubt("tokens_assumed", NOTE, text, mend)
+        yield Warning("tokens_assumed", NOTE, plain(text), plain(mend))
     if uncounted:
         text = (
             f"For {format_share(uncounted / done.sum())} of answers the server told no number of tokens that can be: "
             "each event with content counts as one token, so token rates, TPOT and lengths are estimates."
         )
-        yield Doubt("tokens_uncounted", DOUBT, text, mend)
+        yield Warning("tokens_uncounted", WARNING, plain(text), plain(mend))
 
 
-def came_whole(evidence: Evidence) -> Iterator[Doubt]:
+def came_whole(evidence: Evidence) -> Iterator[Warning]:
     """Answers that were to be streamed and came in one piece."""
     r = evidence.stage.requests
     if not evidence.stage.stream or evidence.stage.load["kind"] == OFFLINE:
@@ -107,7 +111,7 @@ def came_whole(evidence: Evidence) -> Iterator[Doubt]:
             "for: their TTFT is the time of the whole answer, and TPOT and gaps between tokens are not known."
         )
         mend = "Look for a proxy that buffers or compresses, or for a parser that holds the answer back."
-        yield Doubt("came_whole", DOUBT if whole > WHOLE_DOUBT * long.sum() else NOTE, text, mend)
+        yield Warning("came_whole", WARNING if whole > WHOLE_DOUBT * long.sum() else NOTE, plain(text), plain(mend))
 
 
 TOKEN_CHECKS = (impossible, lengths, assumed_tokens, came_whole)
