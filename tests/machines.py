@@ -29,8 +29,8 @@ class Machine:
     env: dict = field(default_factory=dict)
     closed: frozenset = frozenset()
 
-    def probe(self):
-        """Eyes on this machine."""
+    def view(self):
+        """What the doctor sees of this machine."""
         return HostView(
             run=self._run,
             read=self.files.get,

@@ -70,8 +70,8 @@ def test_every_kind_is_in_the_manual():
 
 def test_what_is_shown_of_the_doctor_is_what_it_says():
     """The healthy host and the bare container are those of the doctor's own tests."""
-    host = finding_lines(examine(A2.probe(), PYTHON))
-    bare = [one for one in examine(BARE_CONTAINER.probe(), PYTHON) if one.state in FAULTS and one.topic != "mounts"]
+    host = finding_lines(examine(A2.view(), PYTHON))
+    bare = [row for row in examine(BARE_CONTAINER.view(), PYTHON) if row.severity in FAULTS and row.topic != "mounts"]
 
     assert "\n".join(host) in shown("doctor_host")
     assert "\n".join(finding_lines(bare)) in shown("doctor_container")

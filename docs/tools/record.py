@@ -67,13 +67,13 @@ def main(names: list[str]) -> None:
 
 def doctor_host() -> str:
     """What the doctor says of a host on which all is well, from its recorded files and commands."""
-    return "\n".join(["$ harness doctor", *finding_lines(examine(A2.probe(), PYTHON)), ""])
+    return "\n".join(["$ harness doctor", *finding_lines(examine(A2.view(), PYTHON)), ""])
 
 
 def doctor_container() -> str:
     """What the doctor says of a container that was started without the NPUs."""
-    found = examine(BARE_CONTAINER.probe(), PYTHON)
-    return "\n".join([*finding_lines([one for one in found if one.state in FAULTS and one.topic != "mounts"]), ""])
+    found = examine(BARE_CONTAINER.view(), PYTHON)
+    return "\n".join([*finding_lines([row for row in found if row.severity in FAULTS and row.topic != "mounts"]), ""])
 
 
 def recorded(shown: Shown) -> str:

@@ -13,6 +13,7 @@ from harness.doctor.findings import FAULTS, Finding, closing_line, finding_lines
 from harness.doctor.hardware import inspect_hardware
 from harness.doctor.software import generation_findings, query_packages
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_GATE, InputError
+from harness.messages import Message
 from harness.telemetry.environment import this_host
 
 
@@ -39,7 +40,7 @@ def doctor_command(chosen: argparse.Namespace, tell: Callable[[str], None]) -> T
         return Told((*finding_lines(found), closing_line(found)), EXIT_GATE if strict else EXIT_DONE)
     args = dict(_pair(text) for text in chosen.overrides)
     interpreter = query_packages(probe, python)
-    if isinstance(interpreter, str):
+    if isinstance(interpreter, Message):
         raise InputError(f"--python {python}: cannot be asked for its packages ({interpreter})")
     if interpreter.vllm is not None:
         tell(f"loading {chosen.generate} with vLLM {interpreter.vllm}; this may take minutes")
@@ -55,7 +56,7 @@ def _interpreter(asked: str | None) -> str:
 
 
 def _faulty(found: Iterable[Finding]) -> bool:
-    return any(one.state in FAULTS for one in found)
+    return any(row.severity in FAULTS for row in found)
 
 
 def _pair(text: str) -> tuple[str, Any]:

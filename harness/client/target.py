@@ -4,8 +4,11 @@ A URL with what a scenario says of headers, routes and trust becomes a target; a
 a body become a whole request.
 """
 
+import contextlib
+import socket
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from harness.errors import InputError
@@ -106,6 +109,23 @@ def target_of(
     query = f"?{parts.query}" if parts.query else ""
     port = port or (443 if parts.scheme == "https" else 80)
     return Target(parts.scheme, parts.hostname, port, base, headers, query, (*found, *routes), trust)
+
+
+@lru_cache(maxsize=1024)
+def is_this_host(name: str) -> bool:
+    """Whether a host name or address is this machine's own: a socket can be bound to it. False where it is unknown."""
+    try:
+        rows = socket.getaddrinfo(name, 0, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    return any(_can_bind(family, address) for family, _, _, _, address in rows)
+
+
+def _can_bind(family: int, address: tuple[object, ...]) -> bool:
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind(address)
+        return True
+    return False
 
 
 def _base_of(path: str) -> tuple[str, tuple[tuple[str, str], ...]]:

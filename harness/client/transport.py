@@ -13,7 +13,7 @@ from harness.client import kernel_stamps
 from harness.client.connection import Connection, Exchange
 from harness.client.poller import Poller
 from harness.client.stamped_socket import StampedSocket, TlsSocket
-from harness.client.target import Target, Trust, post_bytes, request_bytes, target_of
+from harness.client.target import Target, Trust, is_this_host, post_bytes, request_bytes, target_of
 from harness.clock import Clock, StampClock
 from harness.errors import EngineError
 from harness.results.request_table import MISSING
@@ -26,15 +26,6 @@ Address = tuple[int, str, int]
 
 _ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
 _SWEEP_NS = 500_000_000
-
-
-def _is_own(family: int, host: str) -> bool:
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
-    return True
 
 
 class Client:
@@ -76,7 +67,7 @@ class Client:
     @property
     def shares_host(self) -> bool:
         """Whether the server is on this host: one of its addresses can be bound here."""
-        return any(_is_own(family, host) for family, host, _ in self._addresses)
+        return any(is_this_host(host) for _, host, _ in self._addresses)
 
     async def open(self, count: int) -> None:
         """Open connections until `count` are idle; a server that refuses is left for the requests to tell."""

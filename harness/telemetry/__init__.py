@@ -1,1 +1,1 @@
-"""What is read of the server, the devices and the host while a run goes on."""
+"""Readings of the server, the devices and the host while a run goes on, and the machine's versions."""

@@ -73,7 +73,7 @@ async def _ask(add: AddSample, program: str, heard: set[str]) -> None:
                 "memory_bytes": float(chip.memory_bytes),
                 "memory_total_bytes": float(chip.memory_total_bytes),
                 "healthy": float(chip.health == "OK"),
-                "processes": float(len(table.held_by(chip))),
+                "processes": float(len(table.processes_on(chip))),
                 **busy_clock(told[0] if told else {}),
             }
             shown = {"watts": chip.watts, "celsius": chip.celsius, "core_share": chip.core_share}

@@ -1,6 +1,6 @@
-"""How is a machine seen: which files, devices, commands and variables?
+"""The machine that a run is made on: its files and commands, its versions, and whether an address is its own.
 
-All reading goes through a `Probe`, so that a machine can also be one that was recorded.
+Files, devices, commands and variables are read through a `HostView`, so that a machine can also be a recorded one.
 """
 
 import importlib.metadata
@@ -21,7 +21,11 @@ import psutil
 
 from harness.telemetry.npu_smi import parse_fields, parse_info
 
-_PATIENCE_S = 30.0
+HOME = "/usr/local/Ascend"
+DRIVER = f"{HOME}/driver"
+_NPU_SMI = ("/usr/local/bin/npu-smi", "/usr/local/sbin/npu-smi")
+_COMMAND_TIMEOUT_S = 30.0
+_PACKAGES = ("vllm", "vllm-ascend", "torch", "torch-npu", "aiohttp", "uvloop", "numpy", "pyarrow", "msgspec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,14 @@ class CommandOutput:
     text: str
 
     @property
-    def good(self) -> bool:
-        """Whether it ran and succeeded."""
+    def succeeded(self) -> bool:
+        """Whether it ran and its exit status is 0."""
         return self.status == 0
 
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """Eyes on a machine: run a command, read a file, list paths, find a program, try to open a device, variables."""
+    """Access to a machine: run a command, read a file, list paths, find a program, try to open a device, variables."""
 
     run: Callable[[Sequence[str]], CommandOutput]
     read: Callable[[str], str | None]
@@ -48,9 +52,9 @@ class HostView:
     may_open: Callable[[str], bool]
     env: Mapping[str, str]
 
-    def program(self, name: str, *places: str) -> str | None:
-        """A program on the search path or in one of the places it is known to be put."""
-        return self.which(name) or next((place for place in places if self.paths(place)), None)
+    def program(self, name: str, *usual_paths: str) -> str | None:
+        """A program on the search path, or at one of the paths where it usually is."""
+        return self.which(name) or next((path for path in usual_paths if self.paths(path)), None)
 
     def first_line(self, path: str) -> str | None:
         """The first line of a file; None where there is none."""
@@ -73,18 +77,18 @@ def this_host(more: Mapping[str, str] | None = None) -> HostView:
 
 def _run(env: Mapping[str, str], command: Sequence[str]) -> CommandOutput:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_PATIENCE_S,
+            timeout=_COMMAND_TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as fault:
         return CommandOutput(None, str(fault))
-    return CommandOutput(done.returncode, done.stdout.decode("utf-8", "replace"))
+    return CommandOutput(process.returncode, process.stdout.decode("utf-8", "replace"))
 
 
 def _read(path: str) -> str | None:
@@ -94,79 +98,72 @@ def _read(path: str) -> str | None:
         return None
 
 
-HOME = "/usr/local/Ascend"
-DRIVER = f"{HOME}/driver"
-_NPU_SMI = ("/usr/local/bin/npu-smi", "/usr/local/sbin/npu-smi")
-
-
-def find_npu_smi(probe: HostView) -> str | None:
+def find_npu_smi(host: HostView) -> str | None:
     """Where npu-smi is; None where it is not."""
-    return probe.program("npu-smi", *_NPU_SMI)
+    return host.program("npu-smi", *_NPU_SMI)
 
 
-def driver_version(probe: HostView) -> str | None:
+def driver_version(host: HostView) -> str | None:
     """The driver's version, from its file."""
-    return key_value(probe, f"{DRIVER}/version.info", "Version")
+    return key_value(host, f"{DRIVER}/version.info", "Version")
 
 
-def firmware_version(probe: HostView, npu_smi: str | None, npu: int | None) -> str | None:
-    """The firmware's version, as the card numbered `npu` tells it, or from its file."""
+def firmware_version(host: HostView, npu_smi: str | None, npu: int | None) -> str | None:
+    """The firmware's version, as npu-smi shows it for the card numbered `npu`, or from its file."""
     if npu_smi is not None and npu is not None:
-        answer = probe.run([npu_smi, "info", "-t", "board", "-i", str(npu)])
-        told = (block.get("Firmware Version") for block in parse_fields(answer.text) if answer.good)
-        found = next((version for version in told if version), None)
-        if found:
-            return found
-    return key_value(probe, f"{HOME}/firmware/version.info", "Version")
+        output = host.run([npu_smi, "info", "-t", "board", "-i", str(npu)])
+        versions = (block.get("Firmware Version") for block in parse_fields(output.text) if output.succeeded)
+        version = next(filter(None, versions), None)
+        if version:
+            return version
+    return key_value(host, f"{HOME}/firmware/version.info", "Version")
 
 
-def cann_version(probe: HostView) -> str | None:
+def cann_version(host: HostView) -> str | None:
     """CANN's version: from its install record, its version.cfg, or the name of its folder."""
-    homes = [probe.env.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")]
-    known = [f"{HOME}/ascend-toolkit/latest", f"{HOME}/cann", *reversed(probe.paths(f"{HOME}/cann-*"))]
-    for home in (home for home in (*homes, *known) if home):
-        records = [*probe.paths(f"{home}/*-linux/ascend_toolkit_install.info"), f"{home}/ascend_toolkit_install.info"]
-        told = next((version for path in records if (version := key_value(probe, path, "version"))), None)
-        config = re.search(r"running_version=\[[^:\]]*:([^\]]+)\]", probe.read(f"{home}/version.cfg") or "")
-        named = re.search(r"/cann-([^/]+)/?$", home) if probe.paths(home) else None
-        if found := told or (config.group(1) if config else None) or (named.group(1) if named else None):
-            return found
+    homes = [host.env.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")]
+    usual = [f"{HOME}/ascend-toolkit/latest", f"{HOME}/cann", *reversed(host.paths(f"{HOME}/cann-*"))]
+    for home in (home for home in (*homes, *usual) if home):
+        records = [*host.paths(f"{home}/*-linux/ascend_toolkit_install.info"), f"{home}/ascend_toolkit_install.info"]
+        recorded = next((version for path in records if (version := key_value(host, path, "version"))), None)
+        config = re.search(r"running_version=\[[^:\]]*:([^\]]+)\]", host.read(f"{home}/version.cfg") or "")
+        named = re.search(r"/cann-([^/]+)/?$", home) if host.paths(home) else None
+        if version := recorded or (config.group(1) if config else None) or (named.group(1) if named else None):
+            return version
     return None
 
 
-def key_value(probe: HostView, path: str, key: str) -> str | None:
+def key_value(host: HostView, path: str, key: str) -> str | None:
     """The value of a `key=value` line of a file; None where there is none."""
-    pairs = (line.partition("=") for line in (probe.read(path) or "").splitlines())
+    pairs = (line.partition("=") for line in (host.read(path) or "").splitlines())
     return next((value.strip() for name, _, value in pairs if name.strip().lower() == key.lower()), None)
-
-
-_PACKAGES = ("vllm", "vllm-ascend", "torch", "torch-npu", "aiohttp", "uvloop", "numpy", "pyarrow", "msgspec")
 
 
 def environment() -> dict[str, Any]:
     """Host, processor, memory, system, Python and package versions of this process's machine."""
+    host = this_host()
     return {
         "host": socket.gethostname(),
-        "cpu": _cpu_model(),
+        "cpu": _cpu_model(host),
         "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "governor": host.first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "npu": npu_devices(),
-        **ascend_versions(this_host()),
+        **ascend_versions(host),
     }
 
 
-def ascend_versions(probe: HostView) -> dict[str, str | None]:
+def ascend_versions(host: HostView) -> dict[str, str | None]:
     """Versions of the NPU's driver and firmware, and of CANN; None where there is none."""
-    npu_smi = find_npu_smi(probe)
-    chips = parse_info(probe.run([npu_smi, "info"]).text).chips if npu_smi is not None else ()
+    npu_smi = find_npu_smi(host)
+    chips = parse_info(host.run([npu_smi, "info"]).text).chips if npu_smi is not None else ()
     return {
-        "driver": driver_version(probe),
-        "firmware": firmware_version(probe, npu_smi, chips[0].npu if chips else None),
-        "cann": cann_version(probe),
+        "driver": driver_version(host),
+        "firmware": firmware_version(host, npu_smi, chips[0].npu if chips else None),
+        "cann": cann_version(host),
     }
 
 
@@ -192,17 +189,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+def _cpu_model(host: HostView) -> str:
+    lines = (host.read("/proc/cpuinfo") or "").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
-
-
-def _first_line(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip().splitlines()[0]
-    except (OSError, IndexError):
-        return None

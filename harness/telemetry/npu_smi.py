@@ -1,4 +1,4 @@
-"""What does npu-smi say, in numbers with units?
+"""npu-smi's output in numbers with units.
 
 Pure: its printed text becomes frozen values. Three forms: the table of `npu-smi info`, the rows
 of `npu-smi info watch`, and the `key : value` lines of `npu-smi info -t TYPE`. Columns have
@@ -58,11 +58,11 @@ class NpuTable:
 
     version: str
     chips: tuple[NpuChip, ...]
-    holders: tuple[NpuProcess, ...]
+    processes: tuple[NpuProcess, ...]
 
-    def held_by(self, chip: NpuChip) -> tuple[NpuProcess, ...]:
+    def processes_on(self, chip: NpuChip) -> tuple[NpuProcess, ...]:
         """The processes on a chip."""
-        return tuple(one for one in self.holders if one.npu == chip.npu and one.chip in (None, chip.chip))
+        return tuple(row for row in self.processes if row.npu == chip.npu and row.chip in (None, chip.chip))
 
 
 def source_of(npu: int, chip: int) -> str:
@@ -85,8 +85,8 @@ def parse_info(text: str) -> NpuTable:
         if line.strip().startswith("|")
     ]
     cut = next((place for place, cells in enumerate(rows) if "Process id" in " ".join(cells)), len(rows))
-    holders = _holders(rows[cut + 1 :], several="Chip" in rows[cut][0]) if cut < len(rows) else iter(())
-    return NpuTable(version.group(1) if version else "", tuple(_chips(rows[:cut])), tuple(holders))
+    processes = _processes(rows[cut + 1 :], several="Chip" in rows[cut][0]) if cut < len(rows) else iter(())
+    return NpuTable(version.group(1) if version else "", tuple(_chips(rows[:cut])), tuple(processes))
 
 
 def _chips(rows: list[list[str]]) -> Iterator[NpuChip]:
@@ -125,7 +125,7 @@ def _chip(upper: list[str], lower: list[str]) -> NpuChip | None:
     )
 
 
-def _holders(rows: list[list[str]], *, several: bool) -> Iterator[NpuProcess]:
+def _processes(rows: list[list[str]], *, several: bool) -> Iterator[NpuProcess]:
     """Rows of the process table; its first cell is a card, or a card and its chip."""
     for cells in rows:
         place = cells[0].split()
@@ -158,7 +158,7 @@ _COLUMN = re.compile(r"([A-Za-z][A-Za-z ]*)\([^)]*\)")
 
 @dataclass(frozen=True, slots=True)
 class NpuReading:
-    """What one row of `npu-smi info watch` says of one chip."""
+    """One row of `npu-smi info watch`: values of one chip."""
 
     source: str
     values: Values

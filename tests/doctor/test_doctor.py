@@ -1,4 +1,4 @@
-"""Does the doctor see what is missing or wrong, and name what mends it?"""
+"""The doctor finds what is missing or wrong, and names what mends it."""
 
 import os
 import re
@@ -24,6 +24,7 @@ from harness.doctor.software import (
     release_of,
     same_version,
 )
+from harness.messages import Message, language, plain
 from harness.telemetry.environment import cann_version, this_host
 from tests.machines import A2, A3, BARE_CONTAINER, GOOD, HCCN, NO_DRIVER, PC, PYTHON, TOOLKIT, Machine, packages
 
@@ -32,12 +33,12 @@ NPU_SMI = "/usr/local/bin/npu-smi"
 
 def faults(machine):
     """Topics and states of what is missing or wrong on a machine."""
-    return {(one.topic, one.state) for one in examine(machine.probe(), PYTHON) if one.state in FAULTS}
+    return {(row.topic, row.severity) for row in examine(machine.view(), PYTHON) if row.severity in FAULTS}
 
 
 def finding(machine, topic, state=None):
     """The first finding of a topic."""
-    return next(one for one in examine(machine.probe(), PYTHON) if one.topic == topic and state in (None, one.state))
+    return next(row for row in examine(machine.view(), PYTHON) if row.topic == topic and state in (None, row.severity))
 
 
 def with_packages(machine, **versions):
@@ -52,30 +53,32 @@ def with_packages(machine, **versions):
 )
 def test_a_healthy_host_has_no_fault(machine, shown):
     """Everything installed, in the environment, of versions that belong together: all lines are ok."""
-    found = examine(machine.probe(), PYTHON)
+    found = examine(machine.view(), PYTHON)
 
-    assert {one.state for one in found} == {"ok"}
-    assert finding(machine, "NPU").text == shown
-    assert finding(machine, "firmware").text == "7.5.0.1.129"
-    assert {"driver", "CANN", "ATB", "vllm-ascend", "versions", "links", "ports", "NUMA"} <= {o.topic for o in found}
+    assert {row.severity for row in found} == {"ok"}
+    assert str(finding(machine, "NPU").message) == shown
+    assert str(finding(machine, "firmware").message) == "7.5.0.1.129"
+    assert {"driver", "CANN", "ATB", "vllm-ascend", "versions", "links", "ports", "NUMA"} <= {
+        row.topic for row in found
+    }
 
 
 def test_a_machine_without_npu_hears_what_it_can_do():
     """One thing is missing, and the next step is a scenario on the embedded engine."""
     assert faults(PC) == {("NPU", "missing")}
-    assert "harness run" in finding(PC, "NPU").mend
+    assert "harness run" in str(finding(PC, "NPU").remedy)
 
 
 def test_cards_without_a_driver_are_seen_on_the_bus():
     """A Huawei accelerator without device files means that the driver is missing; its network card does not count."""
     assert faults(NO_DRIVER) >= {("driver", "missing"), ("CANN", "missing"), ("vllm-ascend", "missing")}
-    assert finding(NO_DRIVER, "driver").text.startswith("cards on the PCI bus: 1, ")
-    assert "npu-driver" in finding(NO_DRIVER, "driver").mend
+    assert str(finding(NO_DRIVER, "driver").message).startswith("cards on the PCI bus: 1, ")
+    assert "npu-driver" in str(finding(NO_DRIVER, "driver").remedy)
 
 
 def test_a_container_without_devices_hears_what_docker_was_not_told():
     """Devices, mounts and shared memory are mended by flags of docker run."""
-    mends = " ".join(one.mend for one in examine(BARE_CONTAINER.probe(), PYTHON) if "docker" in one.mend)
+    mends = " ".join(str(row.remedy) for row in examine(BARE_CONTAINER.view(), PYTHON) if "docker" in str(row.remedy))
 
     assert {("devices", "missing"), ("mounts", "missing"), ("shared memory", "wrong")} <= faults(BARE_CONTAINER)
     assert {"--device", "/dev/davinci0", "/dev/hisi_hdc", "--shm-size=1g"} <= set(mends.split())
@@ -99,8 +102,8 @@ def test_a_container_without_devices_hears_what_docker_was_not_told():
             "wrong",
             "device 0",
         ),
-        (A2.having(commands={f"{HCCN} -i 0 -tls": "dev_id:0, tls switch[1](0:disable)\n"}), "TLS", "wrong", "off"),
-        (A2.having(env={"ASCEND_LAUNCH_BLOCKING": "1"}), "variables", "wrong", "waited for"),
+        (A2.having(commands={f"{HCCN} -i 0 -tls": "dev_id:0, tls switch[1](0:disable)\n"}), "TLS", "wrong", "disabled"),
+        (A2.having(env={"ASCEND_LAUNCH_BLOCKING": "1"}), "variables", "wrong", "synchronous"),
         (A2.having(env={"ASCEND_RT_VISIBLE_DEVICES": "0,5"}), "variables", "wrong", "names 5"),
         (
             A2.having(env={"PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True,max_split_size_mb:250"}),
@@ -123,8 +126,8 @@ def test_each_fault_has_a_line_of_its_own_and_what_mends_it(machine, topic, stat
     told = finding(machine, topic, state)
 
     assert {one for one, _ in faults(machine)} == {topic}
-    assert words in told.text
-    assert told.mend
+    assert words in str(told.message)
+    assert str(told.remedy)
 
 
 def test_an_unhealthy_and_a_held_chip_are_told():
@@ -133,7 +136,7 @@ def test_an_unhealthy_and_a_held_chip_are_told():
     ill = A3.having(commands={f"{NPU_SMI} info": A3.commands[f"{NPU_SMI} info"].replace("| OK ", "| Alarm ", 2)})
 
     assert faults(busy) == {("NPU 1", "wrong")}
-    assert re.search(r"88\.2 % of its memory is held by python3\.10 \(3428811\)", finding(busy, "NPU 1").text)
+    assert re.search(r"88\.2 % of its memory is in use by python3\.10 \(3428811\)", str(finding(busy, "NPU 1").message))
     assert faults(ill) == {("NPU 0", "wrong"), ("NPU 0.1", "wrong")}
 
 
@@ -142,15 +145,15 @@ def test_ports_that_are_all_down_are_a_host_on_its_own():
     down = A2.having(commands={f"{HCCN} -i {number} -link": "link status: DOWN\n" for number in (0, 1)})
 
     assert faults(down) == set()
-    assert finding(down, "ports").state == "note"
+    assert finding(down, "ports").severity == "note"
 
 
 def test_unset_variables_are_one_line_with_one_command():
     """What is advised and not set can be set by pasting one line."""
     bare = A2.lacking("TASK_QUEUE_ENABLE", "HCCL_OP_EXPANSION_MODE")
 
-    assert finding(bare, "variables").mend == "export TASK_QUEUE_ENABLE=1 HCCL_OP_EXPANSION_MODE=AIV"
-    assert finding(bare, "variables").state == "note"
+    assert str(finding(bare, "variables").remedy) == "export TASK_QUEUE_ENABLE=1 HCCL_OP_EXPANSION_MODE=AIV"
+    assert finding(bare, "variables").severity == "note"
 
 
 @pytest.mark.parametrize(
@@ -165,18 +168,18 @@ def test_unset_variables_are_one_line_with_one_command():
 )
 def test_versions_that_do_not_belong_together_are_told(changed, words):
     """Each version that the table does not give is a line, with what installs the right one."""
-    told = [one for one in examine(with_packages(A2, **{**GOOD, **changed}).probe(), PYTHON) if one.topic == "versions"]
+    told = [row for row in examine(with_packages(A2, **{**GOOD, **changed}).view(), PYTHON) if row.topic == "versions"]
 
-    assert any(words in one.text for one in told)
-    assert all(one.state == "wrong" and one.mend for one in told)
+    assert any(words in str(row.message) for row in told)
+    assert all(row.severity == "wrong" and str(row.remedy) for row in told)
 
 
 def test_a_release_that_is_not_in_the_table_is_no_fault():
     """A newer vllm-ascend than this table knows is said to be unknown."""
     told = finding(with_packages(A2, **GOOD | {"vllm_ascend": "0.99.0"}), "versions")
 
-    assert told.state == "note"
-    assert NEWEST.vllm_ascend in told.mend
+    assert told.severity == "note"
+    assert NEWEST.vllm_ascend in str(told.remedy)
 
 
 def test_packages_that_are_missing_are_installed_by_what_is_told():
@@ -184,7 +187,7 @@ def test_packages_that_are_missing_are_installed_by_what_is_told():
     machine = with_packages(A2, platforms=())
 
     assert {("vllm", "missing"), ("torch-npu", "missing"), ("vllm-ascend", "missing")} == faults(machine)
-    assert finding(machine, "vllm").mend == f"{PYTHON} -m pip install vllm=={NEWEST.vllm}"
+    assert str(finding(machine, "vllm").remedy) == f"{PYTHON} -m pip install vllm=={NEWEST.vllm}"
 
 
 def test_a_plug_in_that_is_not_registered_is_wrong():
@@ -194,10 +197,10 @@ def test_a_plug_in_that_is_not_registered_is_wrong():
 
 def test_an_interpreter_that_cannot_be_asked_is_one_line():
     """A wrong --python says so, and the rest is still looked at."""
-    found = examine(PC.lacking(f"{PYTHON}*").probe(), PYTHON)
+    found = examine(PC.lacking(f"{PYTHON}*").view(), PYTHON)
 
-    assert [one.state for one in found if one.topic == "Python"] == ["wrong"]
-    assert any(one.topic == "NUMA" for one in found)
+    assert [row.severity for row in found if row.topic == "Python"] == ["wrong"]
+    assert any(row.topic == "NUMA" for row in found)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_an_interpreter_that_cannot_be_asked_is_one_line():
 )  # fmt: skip
 def test_canns_version_is_found_wherever_it_stands(files, env, version):
     """In the install record, in version.cfg, or in the name of its folder."""
-    assert cann_version(Machine(files, env=env).probe()) == version
+    assert cann_version(Machine(files, env=env).view()) == version
 
 
 def test_builds_of_one_version_are_the_same():
@@ -233,7 +236,7 @@ def test_each_release_of_the_table_is_found_and_belongs_to_itself(release):
 
 def test_lines_are_aligned_and_the_arrow_is_below():
     """State, topic and text in columns; nothing below a line that needs no mending."""
-    told = [Finding("NPU", "ok", "one"), Finding("CPU clock", "wrong", "slow", "mend it")]
+    told = [Finding("NPU", "ok", plain("one")), Finding("CPU clock", "wrong", plain("slow"), plain("mend it"))]
 
     assert finding_lines(told) == [
         "ok       NPU        one",
@@ -241,7 +244,19 @@ def test_lines_are_aligned_and_the_arrow_is_below():
         "                    -> mend it",
     ]
     assert closing_line(told) == "1 wrong: see the arrows."
-    assert closing_line(told[:1]) == "Nothing is missing or wrong."
+    assert closing_line(told[:1]) == "All checks passed."
+
+
+def test_every_finding_can_be_read_in_chinese():
+    """Topics, severities and texts are of the current language, and columns are those of a terminal."""
+    machine = A2.lacking("ASCEND_HOME_PATH", "TASK_QUEUE_ENABLE")
+    with language("zh"):
+        lines = finding_lines(examine(machine.view(), PYTHON))
+        closing = closing_line(examine(machine.view(), PYTHON))
+
+    assert any(line.startswith("异常     CANN") and "当前 shell 未加载其环境变量" in line for line in lines)
+    assert any(line.startswith("提示     环境变量") for line in lines)
+    assert closing == "1 项异常，请按箭头后的提示处理。"
 
 
 def test_this_interpreter_can_be_asked():
@@ -250,16 +265,16 @@ def test_this_interpreter_can_be_asked():
 
     assert isinstance(told, Interpreter)
     assert told.python == ".".join(map(str, sys.version_info[:3]))
-    assert isinstance(query_packages(this_host(), "/no/such/python"), str)
+    assert isinstance(query_packages(this_host(), "/no/such/python"), Message)
 
 
 def test_generation_without_vllm_is_one_line_with_the_install_command():
     """Nothing is started where there is no vllm; on an NPU the plug-in is named as well."""
-    (told,) = generation_findings(inspect_hardware(A2.probe()), Interpreter(PYTHON, "3.11.0"), "some/model", {})
+    (told,) = generation_findings(inspect_hardware(A2.view()), Interpreter(PYTHON, "3.11.0"), "some/model", {})
 
-    assert (told.topic, told.state) == ("generate", "missing")
-    assert f"{PYTHON} -m pip install vllm=={NEWEST.vllm} && " in told.mend
-    assert "vllm-ascend" in told.mend
+    assert (told.topic, told.severity) == ("generate", "missing")
+    assert f"{PYTHON} -m pip install vllm=={NEWEST.vllm} && " in str(told.remedy)
+    assert "vllm-ascend" in str(told.remedy)
 
 
 FAKE_VLLM = """
@@ -297,22 +312,22 @@ def with_fake_vllm(tmp_path, monkeypatch):
 
 def test_a_generation_says_which_platform_was_chosen(with_fake_vllm, tmp_path):
     """Platform, tokens and seconds in one line, and no log left; with an NPU here, another platform is wrong."""
-    (told,) = generation_findings(inspect_hardware(PC.probe()), with_fake_vllm, "good", {})
-    (unused,) = generation_findings(inspect_hardware(A2.probe()), with_fake_vllm, "good", {})
+    (told,) = generation_findings(inspect_hardware(PC.view()), with_fake_vllm, "good", {})
+    (unused,) = generation_findings(inspect_hardware(A2.view()), with_fake_vllm, "good", {})
 
-    assert told.state == "ok"
-    assert re.match(r"vLLM 0\.18\.0 chose platform cpu \(CpuPlatform\) and gave 8 tokens in ", told.text)
-    assert (unused.state, "the NPU was not used" in unused.text) == ("wrong", True)
+    assert told.severity == "ok"
+    assert re.match(r"vLLM 0\.18\.0 chose platform cpu \(CpuPlatform\) and generated 8 tokens in ", str(told.message))
+    assert (unused.severity, "the NPU was not used" in str(unused.message)) == ("wrong", True)
     assert list(tmp_path.glob("harness-doctor-*")) == []
 
 
 def test_a_generation_that_fails_tells_the_cause_and_keeps_the_log(with_fake_vllm, tmp_path):
     """The error's own line, the exit status, and where the rest can be read."""
-    (told,) = generation_findings(inspect_hardware(PC.probe()), with_fake_vllm, "bad", {})
+    (told,) = generation_findings(inspect_hardware(PC.view()), with_fake_vllm, "bad", {})
     (log,) = tmp_path.glob("harness-doctor-*.log")
 
-    assert told.text == "ended with status 1: ValueError: max_model_len is too long"
-    assert told.mend == f"less {log}"
+    assert str(told.message) == "ended with status 1: ValueError: max_model_len is too long"
+    assert str(told.remedy) == f"less {log}"
     assert "Traceback" in log.read_text(encoding="utf-8")
 
 
@@ -343,7 +358,7 @@ def test_the_cause_is_the_error_that_others_follow_from():
     assert cause_in(text) == "ValueError: No available memory for the cache blocks."
     assert cause_in(INVALID) == "Value error, User-specified max_model_len (99) is greater than 8."
     assert cause_in("Killed\n") == "Killed"
-    assert cause_in("") == "it said nothing"
+    assert cause_in("") == ""
     assert last_json('{"a": 1}\nfarewell\n') == {"a": 1}
     assert last_json("[1]\nnothing\n") is None
 
@@ -367,7 +382,7 @@ def test_an_interpreter_may_be_given_by_a_relative_path(tmp_path):
 def test_the_command_prints_lines_and_exits_by_what_was_asked():
     """0 whatever is found; with --strict 1 where something is missing, as the closing line says; 2 on a wrong flag."""
     told, strict, wrong = doctor(), doctor("--strict"), doctor("--set", "a=1")
-    healthy = told.stdout.splitlines()[-1] == "Nothing is missing or wrong."
+    healthy = told.stdout.splitlines()[-1] == "All checks passed."
 
     assert (told.returncode, told.stderr) == (0, "")
     assert all(re.match(r"(ok|note|missing|wrong) |\s+-> ", line) for line in told.stdout.splitlines()[:-1])

@@ -79,11 +79,11 @@ def test_processes_are_told_with_card_and_chip():
     """Rows with a chip and, on newer cards, without one; a line that says that none runs is no process."""
     old, new = parse_info(recorded("info_910b3")), parse_info(recorded("info_950"))
 
-    assert old.holders == (NpuProcess(1, 0, 3428811, "python3.10", 54412 * MIB),)
-    assert new.holders == (NpuProcess(0, None, 2018733, "VLLMWorker_TP", 30212 * MIB),)
-    assert old.held_by(old.chips[0]) == ()
-    assert new.held_by(new.chips[0]) == new.holders
-    assert len(parse_info(recorded("info_26_wide")).holders) == 2
+    assert old.processes == (NpuProcess(1, 0, 3428811, "python3.10", 54412 * MIB),)
+    assert new.processes == (NpuProcess(0, None, 2018733, "VLLMWorker_TP", 30212 * MIB),)
+    assert old.processes_on(old.chips[0]) == ()
+    assert new.processes_on(new.chips[0]) == new.processes
+    assert len(parse_info(recorded("info_26_wide")).processes) == 2
 
 
 @given(st.text(alphabet=st.sampled_from("| +-=0123456789/ANPUChipOKProcess id\n"), max_size=400))
