@@ -19,7 +19,7 @@ from harness.scenario.models import Scenario
 from harness.simulator.engine_config import Settings, settings_from_flags
 from harness.simulator.step_cost import StepCost
 from harness.simulator.virtual_time import Arrival, simulate
-from harness.tuning.virtual_evaluation import Traffic, records_of
+from harness.tuning.virtual_evaluation import VirtualTraffic, client_records
 from harness.workload import build, plan
 
 SLOWER = 1.05
@@ -69,7 +69,7 @@ class VirtualRuns:
 
     scenario: Scenario
     settings: Settings
-    traffic: Traffic
+    traffic: VirtualTraffic
     schedule: str
 
     def repeat(self, factor: float, run_noise: float, noise: np.random.Generator) -> Repeat:
@@ -77,7 +77,7 @@ class VirtualRuns:
         stage = self.scenario.stages[0]
         cost = _NoisyCost(StepCost(self.settings), factor, run_noise, noise)
         found = simulate(self.settings, self.traffic.arrivals, concurrency=stage.concurrency, cost=cost)  # type: ignore[arg-type]
-        requests, events = records_of(self.traffic, found)
+        requests, events = client_records(self.traffic, found)
         run = {
             "format": 1, "name": self.scenario.name, "question": self.scenario.question, "slo": {}, "stream": True,
             "stages": [stage.as_dict()], "repeats": 1, "seed": self.scenario.seed, "endpoint": "completions",
@@ -89,7 +89,7 @@ class VirtualRuns:
         return repeats_of("virtual", run, summary, lambda: Records(requests, events, timeline))[0]
 
 
-def _timeline(traffic: Traffic, requests: Requests) -> dict[str, int]:
+def _timeline(traffic: VirtualTraffic, requests: Requests) -> dict[str, int]:
     measured = requests.phase == MEASURED
     sent_ns = requests.sent_ns[measured]
     start = traffic.made.measured_ns if traffic.made.due_ns is not None else int(sent_ns.min())
@@ -120,6 +120,6 @@ def virtual(folder: Path, load: str, seed: int) -> VirtualRuns:
     return VirtualRuns(
         scenario,
         settings_from_flags(scenario.engine.args | {"model": scenario.engine.model}),
-        Traffic(made, arrivals, sessions),
+        VirtualTraffic(made, arrivals, sessions),
         digest,
     )

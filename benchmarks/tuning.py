@@ -29,10 +29,10 @@ from benchmarks.tuning_searches import (
     truth_of,
     tuned,
 )
-from harness.tuning.space import at
-from harness.tuning.study_loader import open_study
-from harness.tuning.study_plan import Problem
-from harness.tuning.types import Parameter, Point
+from harness.tuning.space import value_at
+from harness.tuning.study_loader import load_study_plan
+from harness.tuning.study_plan import StudyPlan
+from harness.tuning.types import Point, TunableParameter
 from harness.units import format_share, significant
 
 SEEDS = range(10)
@@ -57,9 +57,9 @@ class Optimum:
 
 
 @functools.cache
-def served_study(study: Path) -> tuple[Problem, Served]:
+def served_study(study: Path) -> tuple[StudyPlan, Served]:
     """The study of a landscape, and what was served of it by this process."""
-    return open_study(study), Served()
+    return load_study_plan(study), Served()
 
 
 def exhaustive(study: Path) -> Optimum:
@@ -75,13 +75,13 @@ def exhaustive(study: Path) -> Optimum:
     return Optimum(value, where, truth_of(problem, served, {}), inner)
 
 
-def _is_inside(problem: Problem, served: Served, where: Point, one: Parameter, value: float) -> bool:
+def _is_inside(problem: StudyPlan, served: Served, where: Point, one: TunableParameter, value: float) -> bool:
     """Whether an optimum lies within a range so that it is worse at both of its ends."""
-    ends = [truth_of(problem, served, {**where, one.name: at(one, share)}) for share in (0.0, 1.0)]
+    ends = [truth_of(problem, served, {**where, one.name: value_at(one, share)}) for share in (0.0, 1.0)]
     return max(ends) < (1 - INSIDE) * value
 
 
-def _steps(parameter: Parameter) -> int:
+def _steps(parameter: TunableParameter) -> int:
     """Values of a range by factors: four an octave of requests, as fine as the space is, one an octave of tokens."""
     octaves = math.log2(parameter.high / parameter.low)
     return round(octaves * (4 if parameter.name == "max_num_seqs" else 1)) + 1

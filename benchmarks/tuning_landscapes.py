@@ -20,9 +20,9 @@ from harness.simulator.engine_config import Settings, effective, settings_from_f
 from harness.simulator.memory import memory_of
 from harness.tuning import feasibility
 from harness.tuning.candidates import START_MINUTES, restart_class
-from harness.tuning.evaluation import Started, StartFailed, Watch
+from harness.tuning.evaluation import EarlyStopCheck, StartedEngine, StartFailed
 from harness.tuning.study_plan import Task
-from harness.tuning.trial_series import partial_of, times_to_look
+from harness.tuning.trial_series import look_times, partial_measurement
 from harness.tuning.types import Measurement
 from harness.tuning.virtual_evaluation import VirtualLoad
 
@@ -180,7 +180,7 @@ def noisy(truth: Measurement, limits: Mapping[str, float], seed: int, run: int) 
         good &= ~(series[metric] > most)
     series["good"] = good.astype(float)
     given = replace(truth, series={name: tuple(values.tolist()) for name, values in series.items()})
-    told = partial_of(given, float(at(np.asarray(truth.load_s))))
+    told = partial_measurement(given, float(at(np.asarray(truth.load_s))))
     return replace(told, stopped=False)
 
 
@@ -196,16 +196,16 @@ def _stretched(span_s: float, rng: np.random.Generator) -> Callable[[Floats], Fl
 
 @dataclass(slots=True)
 class _Session:
-    started: Started
+    started: StartedEngine
     settings: Settings
     owner: "MeasuredDevice"
 
-    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+    def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """With fresh noise for every run; a watch is asked as often as it wants to be."""
         whole = self.owner.noisy(task, stage, self.settings, seed)
         self.owner.wholes.append(whole)
-        for time_s in times_to_look(whole, watch.every_s) if watch is not None else ():
-            part = partial_of(whole, time_s)
+        for time_s in look_times(whole, watch.every_s) if watch is not None else ():
+            part = partial_measurement(whole, time_s)
             if watch is not None and watch(part).stop:
                 self.owner.load_s += time_s
                 self.owner.whole_s += whole.load_s
@@ -250,7 +250,7 @@ class MeasuredDevice:
         except HarnessError as fault:
             captured = ["NPU KV cache size: 1 tokens"] if "while capturing" in fault.lines[0] else []
             raise StartFailed(
-                feasibility.classified([*captured, *fault.lines]), BootFacts(), START_MINUTES["compile"] / 2
+                feasibility.classify_failure([*captured, *fault.lines]), BootFacts(), START_MINUTES["compile"] / 2
             ) from None
         self.last = values
-        yield _Session(Started(minutes, boot_facts(startup_lines(settings, memory)), values), settings, self)
+        yield _Session(StartedEngine(minutes, boot_facts(startup_lines(settings, memory)), values), settings, self)

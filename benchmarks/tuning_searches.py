@@ -17,18 +17,18 @@ from harness.errors import HarnessError
 from harness.seeds import stream
 from harness.simulator.engine_config import effective, settings_from_flags
 from harness.simulator.step_cost import TERMS
-from harness.tuning.candidates import Ground, canonical, engine_of, resolver
-from harness.tuning.confirmation import chosen, confirmation, turns
+from harness.tuning.candidates import CandidateResolver, canonical_json, engine_of, flag_resolver
+from harness.tuning.confirmation import choose_winner, confirmation_turns, gains_over_default
 from harness.tuning.evaluation import StartFailed
-from harness.tuning.feasibility import Lessons
-from harness.tuning.parameters import dead_parameters, settled
+from harness.tuning.feasibility import Feasibility
+from harness.tuning.parameters import find_inert_parameters, without_inert
 from harness.tuning.proposing import Proposer
-from harness.tuning.sampler import suggested
-from harness.tuning.simulator_screening import Twin, perturbed
-from harness.tuning.space import at, pointed
-from harness.tuning.study import Work, carry_out
-from harness.tuning.study_plan import Problem, Task
-from harness.tuning.types import COMPLETE, Measurement, Parameter, Point, Trial, best
+from harness.tuning.sampler import suggest_point
+from harness.tuning.simulator_screening import SimulatorScreener, perturb_terms
+from harness.tuning.space import active_point, value_at
+from harness.tuning.study import StudyContext, run_study
+from harness.tuning.study_plan import StudyPlan, Task
+from harness.tuning.types import COMPLETE, Measurement, Point, Trial, TunableParameter, best_trial
 
 TRIALS = 20
 SETTLING = 5  # trials whose failures do not count
@@ -69,7 +69,7 @@ class Alone:
     def alive(self) -> set[str]:
         return {self.worker}
 
-    def forget(self, alive: set[str], kept: Sequence[str]) -> None:
+    def release_dead(self, alive: set[str], kept: Sequence[str]) -> None:
         """There is nobody else."""
 
     def release(self, digest: str) -> None:
@@ -94,30 +94,30 @@ class SearchOutcome:
     same_winner: bool = True
 
 
-def tuned(problem: Problem, served: Served, seed: int, *, screened: bool) -> SearchOutcome:
+def tuned(problem: StudyPlan, served: Served, seed: int, *, screened: bool) -> SearchOutcome:
     """The tuner itself, under a seed."""
     screening = problem.study.screening.model_copy(update={"points": SCREENED_POINTS if screened else 0})
     asked = replace(problem, study=problem.study.model_copy(update={"seed": seed, "screening": screening}))
-    ground = Ground(asked, resolver(asked))
-    asked, _ = settled(asked, dead_parameters(asked, ground))
-    ground = Ground(asked, resolver(asked))
-    twin = Twin(asked, perturbed(TERMS["A2"], seed)) if screened else None
-    proposer = Proposer(asked, ground, Lessons(), twin)
+    ground = CandidateResolver(asked, flag_resolver(asked))
+    asked, _ = without_inert(asked, find_inert_parameters(asked, ground))
+    ground = CandidateResolver(asked, flag_resolver(asked))
+    twin = SimulatorScreener(asked, perturb_terms(TERMS["A2"], seed)) if screened else None
+    proposer = Proposer(asked, ground, Feasibility(), twin)
     proposer.open()
     device = MeasuredDevice(served, seed)
     shelf = Shelf()
-    carry_out(Work(asked, device, shelf, Alone(), ground, proposer, Path()))  # type: ignore[arg-type]
+    run_study(StudyContext(asked, device, shelf, Alone(), ground, proposer, Path()))  # type: ignore[arg-type]
     return _outcome(asked, served, shelf.done, device, proposer)
 
 
 def _outcome(
-    problem: Problem, served: Served, trials: Sequence[Trial], device: MeasuredDevice, proposer: Proposer
+    problem: StudyPlan, served: Served, trials: Sequence[Trial], device: MeasuredDevice, proposer: Proposer
 ) -> SearchOutcome:
     load_s, whole_s = device.load_s, device.whole_s  # of the trials: the confirmation runs in full
     wholes = iter(device.wholes)
     unstopped = [_in_full(one, next(wholes)) if one.measurement is not None else one for one in trials]
-    leading, whole = (best(runs, problem.objectives[0]) for runs in (trials, unstopped))
-    keys = [canonical(trial.effective) for trial in trials]
+    leading, whole = (best_trial(runs, problem.objectives[0]) for runs in (trials, unstopped))
+    keys = [canonical_json(trial.effective) for trial in trials]
     late = trials[SETTLING:]
     contenders = [one.point for one in proposer.contenders(trials) if one.origin != "default"]
     winner = confirmed(problem, device, contenders)
@@ -137,17 +137,17 @@ def _in_full(trial: Trial, whole: Measurement) -> Trial:
     return replace(trial, status=COMPLETE, measurement=whole, values={"goodput": whole.metrics["goodput"]})
 
 
-def confirmed(problem: Problem, device: MeasuredDevice, ranked: Sequence[Point]) -> Point:
+def confirmed(problem: StudyPlan, device: MeasuredDevice, ranked: Sequence[Point]) -> Point:
     """Who wins when the best of a ranking are measured again beside the default, as a study confirms them."""
     task, rule = problem.tasks[0], problem.study.confirm
     points = [{}, *ranked[: rule.best]]
     values: dict[int, list[float | None]] = {who: [] for who in range(len(points))}
-    for turn in turns(range(len(points)), rule.repeats, problem.study.seed):
+    for turn in confirmation_turns(range(len(points)), rule.repeats, problem.study.seed):
         values[turn.who].append(_measured(problem, device, task, points[turn.who]))
-    return points[chosen(confirmation(values, problem.objectives[0]))]
+    return points[choose_winner(gains_over_default(values, problem.objectives[0]))]
 
 
-def _measured(problem: Problem, device: MeasuredDevice, task: Task, point: Point) -> float | None:
+def _measured(problem: StudyPlan, device: MeasuredDevice, task: Task, point: Point) -> float | None:
     """The goodput that a run with noise shows; None where the engine does not start."""
     try:
         with device.open(engine_of(problem, point), Path()) as session:
@@ -156,7 +156,7 @@ def _measured(problem: Problem, device: MeasuredDevice, task: Task, point: Point
         return None
 
 
-def truth_of(problem: Problem, served: Served, point: Point) -> float:
+def truth_of(problem: StudyPlan, served: Served, point: Point) -> float:
     """The goodput that a configuration has in the mean over runs; 0 where the engine would not start."""
     task = problem.tasks[0]
     try:
@@ -165,7 +165,7 @@ def truth_of(problem: Problem, served: Served, point: Point) -> float:
         return 0.0
 
 
-def _settings(problem: Problem, point: Point) -> Any:
+def _settings(problem: StudyPlan, point: Point) -> Any:
     engine = engine_of(problem, point)
     return settings_from_flags({**engine.args, "model": engine.model})
 
@@ -174,7 +174,7 @@ def _settings(problem: Problem, point: Point) -> Any:
 class Tries:
     """What the other searches do with a point: start, measure with noise, note."""
 
-    problem: Problem
+    problem: StudyPlan
     served: Served
     device: MeasuredDevice
     values: list[float | None] = field(default_factory=list)
@@ -208,7 +208,7 @@ class Tries:
 
 
 def searched(
-    problem: Problem, served: Served, seed: int, search: Callable[[Problem, int, Tries], None]
+    problem: StudyPlan, served: Served, seed: int, search: Callable[[StudyPlan, int, Tries], None]
 ) -> SearchOutcome:
     """One of the other searches: the default first, as for the tuner."""
     tries = Tries(problem, served, MeasuredDevice(served, seed))
@@ -217,27 +217,27 @@ def searched(
     return tries.outcome()
 
 
-def at_random(problem: Problem, seed: int, tries: Tries) -> None:
+def at_random(problem: StudyPlan, seed: int, tries: Tries) -> None:
     """Points drawn evenly."""
     rng = stream(seed, "random search")
     for _ in range(TRIALS - 1):
-        shares = {one.name: at(one, float(rng.random())) for one in problem.space.parameters}
-        tries.measure(pointed(problem.space, shares))
+        shares = {one.name: value_at(one, float(rng.random())) for one in problem.space.parameters}
+        tries.measure(active_point(problem.space, shares))
 
 
-def by_tpe(problem: Problem, seed: int, tries: Tries) -> None:
+def by_tpe(problem: StudyPlan, seed: int, tries: Tries) -> None:
     """Optuna's TPE as it comes; failures are failed trials."""
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     for _ in range(TRIALS - 1):
         trial = study.ask()
-        value = tries.measure(suggested(trial, problem.space))
+        value = tries.measure(suggest_point(trial, problem.space))
         if value is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, value)
 
 
-def by_grid(problem: Problem, seed: int, tries: Tries) -> None:  # noqa: ARG001
+def by_grid(problem: StudyPlan, seed: int, tries: Tries) -> None:  # noqa: ARG001
     """As vLLM's auto_tune: from 0.98 down to the first share that starts, then requests by tokens a step."""
     space = {one.name: one for one in problem.space.parameters}
     most = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
@@ -251,6 +251,6 @@ def by_grid(problem: Problem, seed: int, tries: Tries) -> None:  # noqa: ARG001
             tries.measure(point)
 
 
-def evenly(parameter: Parameter, count: int) -> list[Any]:
+def evenly(parameter: TunableParameter, count: int) -> list[Any]:
     """So many values of a range, its ends among them."""
-    return [at(parameter, place / (count - 1)) for place in range(count)]
+    return [value_at(parameter, place / (count - 1)) for place in range(count)]

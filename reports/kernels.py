@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.kernels.repeats import MEASURED, case_name, varying
-from harness.kernels.result import name_of
+from harness.kernels.repeats import MEASURED, case_name, varying_axes
+from harness.kernels.result import row_name
 from harness.units import format_count, format_duration, format_rate, format_share, significant
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
@@ -86,7 +86,7 @@ def _roofline(rows: Sequence[Row], summary: Mapping[str, Any]) -> Iterator[Drawi
     colours = {colour_of(number, len(phases)): phase_name(phase) for number, phase in enumerate(phases)}
     names = {colour: name for colour, name in colours.items() if any(spot.colour == colour for spot in spots)}
     said = f"{len(spots)} cases under {', '.join(roof.name for roof in roofs)}. " + "; ".join(
-        f"{name_of(row)}: {format_share(_fraction(mode_of(row)[1]))} of the measured limit" for row in rows[:8]
+        f"{row_name(row)}: {format_share(_fraction(mode_of(row)[1]))} of the measured limit" for row in rows[:8]
     )
     caption = "A dot on the slope waits for memory, one under the flat roof for arithmetic; the distance up is the gap."
     yield drawn(roofline(spots, roofs, names, head), "roofline", head, said, caption)
@@ -194,7 +194,7 @@ def _said(lines: Sequence[Line], what: str, *, times: bool = False) -> str:
 
 def measured_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     """The table of what was measured, a line for each case, path and mode."""
-    differing = varying(row["labels"] for row in rows)
+    differing = varying_axes(row["labels"] for row in rows)
     return [
         [_case(row, differing), *_cells(row, mode, figures)] for row in rows for mode, figures in row["modes"].items()
     ]
@@ -230,7 +230,7 @@ def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]
 
 def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     """The table of what was skipped, wrong or failed; of what was measured the modes that could not be."""
-    differing = varying(row["labels"] for row in rows)
+    differing = varying_axes(row["labels"] for row in rows)
     lost = [(row, row["status"], row["reason"]) for row in rows if row["status"] != MEASURED]
     modes = [
         (row, "skipped", f"{mode}: {reason}")

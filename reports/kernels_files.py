@@ -7,7 +7,7 @@ from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what
 
 from harness.analysis.warnings import warnings_of
 from harness.kernels.repeats import MEASURED, SKIPPED
-from harness.kernels.result import name_of
+from harness.kernels.result import row_name
 from harness.messages import localized
 from reports import junit, kernels
 from reports.kernels_page import badges
@@ -56,7 +56,7 @@ def _cases(name: str, summary: Told) -> Iterator[Xml.Element]:
         junit.fail(verdict, str(summary["answer"]), "invalid")
     yield verdict
     for row in summary["kernels"]["rows"]:
-        case = junit.case_of(f"{name}.kernels", name_of(row))
+        case = junit.case_of(f"{name}.kernels", row_name(row))
         if row["status"] == SKIPPED:
             Xml.SubElement(case, "skipped", message=junit.clean(str(row["reason"])))
         elif row["status"] != MEASURED:

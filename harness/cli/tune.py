@@ -17,20 +17,20 @@ from harness.scenario.loader import load_study
 from harness.scenario.shipped import find_scenario
 from harness.scenario.yaml_document import Override
 from harness.tuning import study_result
-from harness.tuning.candidates import Ground, Resolve, resolver
-from harness.tuning.confirmation import Confirmed, confirm
-from harness.tuning.coordination import open_desk, worker_name
+from harness.tuning.candidates import CandidateResolver, ResolveFlags, flag_resolver
+from harness.tuning.confirmation import Confirmation, confirm
+from harness.tuning.coordination import open_coordinator, worker_name
 from harness.tuning.evaluation import Evaluator
-from harness.tuning.feasibility import Lessons
-from harness.tuning.live_evaluation import Live
-from harness.tuning.parameters import dead_parameters, settled
+from harness.tuning.feasibility import Feasibility
+from harness.tuning.live_evaluation import LiveEvaluator
+from harness.tuning.parameters import find_inert_parameters, without_inert
 from harness.tuning.proposing import Proposer
-from harness.tuning.simulator_screening import twin_of
-from harness.tuning.study import Work, carry_out, digest, leased
-from harness.tuning.study_loader import open_study, refuse_unknown
-from harness.tuning.study_plan import Problem
-from harness.tuning.trial_store import address, open_book, usable
-from harness.tuning.virtual_evaluation import Noise, Virtual
+from harness.tuning.simulator_screening import screener_for
+from harness.tuning.study import StudyContext, claim_digest, leased_devices, run_study
+from harness.tuning.study_loader import load_study_plan, refuse_unknown_targets
+from harness.tuning.study_plan import StudyPlan
+from harness.tuning.trial_store import open_trial_store, storage_url, translate_storage_errors
+from harness.tuning.virtual_evaluation import SimulatedNoise, VirtualEvaluator
 
 SHIPPED = "tune"  # the study where none is given
 _RESULTS = Path("results")
@@ -47,45 +47,47 @@ def tune_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
     path = find_scenario(arguments.study or SHIPPED)
     if arguments.study is None or path != Path(arguments.study):
         progress(message("cli.study_file", path=str(path)))
-    problem = open_study(path, arguments.overrides, _flags(arguments))
+    problem = load_study_plan(path, arguments.overrides, _flags(arguments))
     if problem.kind in REAL:
-        refuse_unknown(problem, load_study(path, arguments.overrides, _flags(arguments)))
+        refuse_unknown_targets(problem, load_study(path, arguments.overrides, _flags(arguments)))
     folder = _folder(arguments, problem)
-    with usable():
+    with translate_storage_errors():
         return _carried_out(_work(problem, folder, arguments, progress), arguments)
 
 
-def _carried_out(work: Work, arguments: argparse.Namespace) -> CommandOutcome:
-    with work.desk.beating():
+def _carried_out(work: StudyContext, arguments: argparse.Namespace) -> CommandOutcome:
+    with work.coordinator.heartbeat():
         try:
-            carry_out(work)
+            run_study(work)
             confirmed = _confirmed(work)
         except KeyboardInterrupt:
             return _interrupted(work, arguments)
         if confirmed is None and work.problem.study.confirm.best:
             return CommandOutcome((message("cli.other_worker_confirms"), str(work.folder)))
-        with writing(work.say):
+        with writing(work.on_progress):
             return CommandOutcome(_concluded(work, confirmed, arguments.lang))
 
 
-def _concluded(work: Work, confirmed: Confirmed | None, language: str, *, interrupted: bool = False) -> tuple[str, ...]:
+def _concluded(
+    work: StudyContext, confirmed: Confirmation | None, language: str, *, interrupted: bool = False
+) -> tuple[str, ...]:
     """Write what is left of the study, and draw its page; the lines for a terminal."""
     marks = {name: bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow")}
-    return (*study_result.conclude(work, confirmed, **marks, interrupted=interrupted), _page(work.folder, language))
+    return (*study_result.write_result(work, confirmed, **marks, interrupted=interrupted), _page(work.folder, language))
 
 
-def _interrupted(work: Work, arguments: argparse.Namespace) -> CommandOutcome:
+def _interrupted(work: StudyContext, arguments: argparse.Namespace) -> CommandOutcome:
     """What was found until somebody pressed Ctrl-C; the trial that was running is tried again on --resume."""
     line = message("cli.study_interrupted", command=shlex.join(_resuming(work, arguments)))
     if arguments.storage is not None:  # an address may hold a password
         line = message("cli.stored_study_interrupted", command=shlex.join(_resuming(work, arguments)))
-    if not work.book.trials():
+    if not work.store.trials():
         return CommandOutcome((line,), EXIT_INTERRUPTED)
-    with writing(work.say):
+    with writing(work.on_progress):
         return CommandOutcome((*_concluded(work, None, arguments.lang, interrupted=True), line), EXIT_INTERRUPTED)
 
 
-def _resuming(work: Work, arguments: argparse.Namespace) -> list[str]:
+def _resuming(work: StudyContext, arguments: argparse.Namespace) -> list[str]:
     """The command that goes on with a study."""
     options = [word for override in arguments.overrides for word in ("--set", override)]
     for name in ("trials", "seed"):
@@ -97,15 +99,15 @@ def _resuming(work: Work, arguments: argparse.Namespace) -> list[str]:
 
 def _flags(arguments: argparse.Namespace) -> list[Override]:
     """What the command's own flags mean for the study."""
-    told = (("trials", ("budget", "trials")), ("storage", ("storage",)), ("seed", ("seed",)))
+    options = (("trials", ("budget", "trials")), ("storage", ("storage",)), ("seed", ("seed",)))
     return [
         Override(path, getattr(arguments, name), f"--{name} {getattr(arguments, name)}")
-        for name, path in told
+        for name, path in options
         if getattr(arguments, name) is not None
     ]
 
 
-def _folder(arguments: argparse.Namespace, problem: Problem) -> Path:
+def _folder(arguments: argparse.Namespace, problem: StudyPlan) -> Path:
     """A new folder, or with --resume the one that is there.
 
     Raises:
@@ -124,60 +126,60 @@ def _folder(arguments: argparse.Namespace, problem: Problem) -> Path:
     return folder
 
 
-def _work(problem: Problem, folder: Path, arguments: argparse.Namespace, log: Log) -> Work:
+def _work(problem: StudyPlan, folder: Path, arguments: argparse.Namespace, log: Log) -> StudyContext:
     """Everything that is needed to begin, and what is said before the first start."""
     objectives = [objective.name for objective in problem.objectives]
     log(message("cli.study_begins", engine=problem.kind, objectives=objectives))
-    resolve = resolver(problem)
-    dead = dead_parameters(problem, Ground(problem, resolve))
-    problem, lines = settled(problem, dead)
+    resolve = flag_resolver(problem)
+    inert = find_inert_parameters(problem, CandidateResolver(problem, resolve))
+    problem, lines = without_inert(problem, inert)
     for line in lines:
         log(line)
     if not problem.space.parameters:
         raise InputError(message("cli.nothing_to_search", path=str(problem.path), reasons=lines))
-    ground = Ground(problem, resolve)
+    resolver = CandidateResolver(problem, resolve)
     worker = worker_name()
-    url = address(problem.study.storage, folder)
+    url = storage_url(problem.study.storage, folder)
     resume = arguments.resume or problem.study.storage is not None
-    book = open_book(problem, url, worker, _fingerprint(problem), resume=resume)
-    proposer = Proposer(problem, ground, Lessons(), twin_of(problem))
+    store = open_trial_store(problem, url, worker, _fingerprint(problem), resume=resume)
+    proposer = Proposer(problem, resolver, Feasibility(), screener_for(problem))
     proposer.open()
     evaluator = _evaluator(problem, resolve)
-    desk = open_desk(url, problem.study.name, worker)
-    return Work(
-        problem, evaluator, book, desk, ground, proposer, folder,
-        host=socket.gethostname(), say=log, dead=dead, notes=list(lines),
+    coordinator = open_coordinator(url, problem.study.name, worker)
+    return StudyContext(
+        problem, evaluator, store, coordinator, resolver, proposer, folder,
+        host=socket.gethostname(), on_progress=log, inert=inert, notes=list(lines),
     )  # fmt: skip
 
 
-def _evaluator(problem: Problem, resolve: Resolve) -> Evaluator:
-    """Virtual time for the simulated engine, where its loads are of single requests; else a real start."""
+def _evaluator(problem: StudyPlan, resolve: ResolveFlags) -> Evaluator:
+    """VirtualEvaluator time for the simulated engine, where its loads are of single requests; else a real start."""
     single = all(
-        one.scenario.workload is not None and one.scenario.workload.kind != "conversation" for one in problem.tasks
+        task.scenario.workload is not None and task.scenario.workload.kind != "conversation" for task in problem.tasks
     )
     if problem.kind == "simulator" and single:
-        return Virtual(noise=Noise(*_NOISE, problem.study.seed))
-    return Live(problem.kind, resolve)
+        return VirtualEvaluator(noise=SimulatedNoise(*_NOISE, problem.study.seed))
+    return LiveEvaluator(problem.kind, resolve)
 
 
-def _fingerprint(problem: Problem) -> str:
+def _fingerprint(problem: StudyPlan) -> str:
     """What must be the same for a study to be gone on with: all but the budget and how the winner is confirmed."""
-    told = problem.study.model_dump(mode="json", exclude={"budget", "confirm", "storage", "devices", "question"})
-    scenarios = [one.scenario.model_dump(mode="json") for one in problem.tasks]
-    return hashlib.sha256(json.dumps([told, scenarios], sort_keys=True, default=str).encode()).hexdigest()
+    options = problem.study.model_dump(mode="json", exclude={"budget", "confirm", "storage", "devices", "question"})
+    scenarios = [task.scenario.model_dump(mode="json") for task in problem.tasks]
+    return hashlib.sha256(json.dumps([options, scenarios], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _confirmed(work: Work) -> Confirmed | None:
+def _confirmed(work: StudyContext) -> Confirmation | None:
     """The confirmation, by the one worker that gets to it; None for the others, or where there is none to make."""
     if not work.problem.study.confirm.best:
         return None
     if work.problem.study.storage is not None:
-        waiting = {worker for worker, _ in work.book.running().values()} & work.desk.alive()
-        if waiting or not work.desk.claim(digest("confirmation")):
+        waiting = {worker for worker, _ in work.store.running().values()} & work.coordinator.alive()
+        if waiting or not work.coordinator.claim(claim_digest("confirmation")):
             return None
-    with leased(work) as devices:
+    with leased_devices(work) as devices:
         work.devices = devices
-        return confirm(work, work.book.trials())
+        return confirm(work, work.store.trials())
 
 
 def _page(folder: Path, language: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.comparison.repeats import Repeat, Side
-from harness.kernels.repeats import ALWAYS, axes_text, varying
+from harness.kernels.repeats import ALWAYS_NAMED, axes_label, varying_axes
 
 _Key = tuple[tuple[str, Any], ...]
 _HEADING = ("phase", "mode", "path")
@@ -45,7 +45,7 @@ def aligned(base: Side, new: Side) -> tuple[Side, Side]:
         keys.setdefault(_key(axes, left_out), _heading(axes, left_out))
     headings = list(dict.fromkeys(keys.values()))
     numbers = {key: place for place, key in enumerate(sorted(keys, key=lambda key: headings.index(keys[key])))}
-    differing = varying(dict(key) for key in keys)
+    differing = varying_axes(dict(key) for key in keys)
     sides = [[_numbered(one, numbers, left_out, differing) for one in side.repeats] for side in (base, new)]
     return replace(base, repeats=sides[0]), replace(new, repeats=sides[1])
 
@@ -76,4 +76,4 @@ def _heading(axes: Mapping[str, Any], left_out: Collection[str]) -> str:
 
 def _named(axes: Mapping[str, Any], left_out: Collection[str], differing: Collection[str]) -> dict[str, str]:
     """The heading under which a measurement stands, and its own name there."""
-    return {"label": _heading(axes, left_out), "part": axes_text(axes, {*ALWAYS, *differing} - set(left_out))}
+    return {"label": _heading(axes, left_out), "part": axes_label(axes, {*ALWAYS_NAMED, *differing} - set(left_out))}

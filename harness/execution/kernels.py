@@ -11,9 +11,9 @@ from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError
 from harness.execution.run import RunOutcome, RunSpec, open_folder
 from harness.execution.run_folder import interrupted
 from harness.kernels import child
-from harness.kernels.job import Order as KernelOrder
-from harness.kernels.job import order_of
-from harness.kernels.repeats import MEASURED, case_name, varying
+from harness.kernels.job import KernelPlan as KernelOrder
+from harness.kernels.job import kernel_plan
+from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import LINES
 from harness.results import store
 from harness.scenario.models import Engine
@@ -36,7 +36,7 @@ def conduct_kernels(order: RunSpec) -> RunOutcome:
     kind = loaded.scenario.engine.kind
     if kind not in _KINDS:
         raise InputError(f"{loaded.path}: kernels run in an engine's interpreter; kind {kind} has none, expected auto")
-    bench = order_of(loaded)
+    bench = kernel_plan(loaded)
     open_folder(order)
     _note(order.folder, bench)
     try:
@@ -63,12 +63,12 @@ def _measure(order: RunSpec, bench: KernelOrder) -> None:
     engine, kernels = order.loaded.scenario.engine, order.loaded.scenario.kernels
     assert kernels is not None
     log = order.folder / "engine.log"
-    place = child.Place(engine.python or sys.executable, _environment(engine), log, kernels.timeout)
+    place = child.BenchEnvironment(engine.python or sys.executable, _environment(engine), log, kernels.timeout)
     raw = order.folder / store.RAW
     repeats = order.loaded.scenario.repeats
     told = _Teller(order.say, [asdict(case) for case in bench.job.cases], repeats)
     with (raw / LINES).open("w", encoding="utf-8") as file:
-        for line in child.lines(bench.job, place, repeats):
+        for line in child.bench_lines(bench.job, place, repeats):
             (raw / store.BEGUN).touch()
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -95,7 +95,7 @@ class _Teller:
         if line["event"] == "device":
             self.say(f"kernels: {line['provider']} on {line['name']}, {len(self.cases)} cases")
         elif line["event"] == "row":
-            differing = varying(dict(case["labels"]) for case in self.cases)
+            differing = varying_axes(dict(case["labels"]) for case in self.cases)
             name = case_name(dict(self.cases[line["case"]]["labels"]), line["path"], differing)
             repeat = f"repeat {line['repeat'] + 1}/{self.repeats}, " if self.repeats > 1 else ""
             self.say(f"{repeat}{line['case'] + 1}/{len(self.cases)} {name}: {_outcome(line)}")

@@ -307,7 +307,7 @@ def finish(folder: Path) -> dict[str, Any]:
     run = store.read_run(folder)
     raw = folder / store.RAW
     if kernel_result.is_kernels(run):
-        found = kernel_result.finish(folder, run)
+        found = kernel_result.write_kernel_result(folder, run)
         shutil.rmtree(raw, ignore_errors=True)
         return found
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():

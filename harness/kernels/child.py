@@ -38,7 +38,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BenchEnvironment:
     """Where the bench runs: which interpreter, with what beside the inherited environment, and where it may talk."""
 
     python: str
@@ -48,7 +48,7 @@ class Place:
     """How long to wait for the next line once cases run."""
 
 
-def lines(job: Job, place: Place, repeats: int = 1) -> Iterator[Line]:
+def bench_lines(job: Job, place: BenchEnvironment, repeats: int = 1) -> Iterator[Line]:
     """The lines of a job: one `device` line, then a `row` for each repeat, case and path, lost cases included.
 
     Each repeat is a process of its own, held to the limits that the first one measured; a case on which a process
@@ -70,7 +70,7 @@ def lines(job: Job, place: Place, repeats: int = 1) -> Iterator[Line]:
             told = True
 
 
-def _repeat_lines(job: Job, place: Place) -> Iterator[Line]:
+def _repeat_lines(job: Job, place: BenchEnvironment) -> Iterator[Line]:
     """The lines of one repeat; a `device` line from each of its processes."""
     for _ in range(MOST_DEATHS):
         end: Line = {}
@@ -91,7 +91,7 @@ def _repeat_lines(job: Job, place: Place) -> Iterator[Line]:
     raise EngineError(f"the kernel bench died on {MOST_DEATHS} cases; see {place.log}")
 
 
-def _lost(end: Line, place: Place) -> int:
+def _lost(end: Line, place: BenchEnvironment) -> int:
     """The case on which a process died; an EngineError where it was none, or where no provider is there."""
     if end["event"] == "fault" and end.get("asked"):
         raise InputError(end["reason"])
@@ -109,14 +109,14 @@ def _measured(line: Line) -> Any:
     return next((Limits(**limits) for limits in line["limits"] if limits["source"] == "measured"), None)
 
 
-def _unavailable(place: Place, reason: str) -> str:
+def _unavailable(place: BenchEnvironment, reason: str) -> str:
     return (
         f"no kernels to measure with {place.python}: {reason}; expected an interpreter that has vLLM or torch, "
         "such as --set engine.python=/path/to/bin/python"
     )
 
 
-def _process_lines(job: Job, place: Place) -> Iterator[Line]:
+def _process_lines(job: Job, place: BenchEnvironment) -> Iterator[Line]:
     """Lines of one process; the last one is `done`, `fault`, or `ended` with how it ended."""
     from kernels_bench.job import tree_of  # noqa: PLC0415 - a room of its own
 
@@ -134,7 +134,7 @@ def _process_lines(job: Job, place: Place) -> Iterator[Line]:
             reader.join(STOP_S)
 
 
-def _started(place: Place, job: Path, log: IO[bytes]) -> subprocess.Popen[str]:
+def _started(place: BenchEnvironment, job: Path, log: IO[bytes]) -> subprocess.Popen[str]:
     import kernels_bench  # noqa: PLC0415 - a room of its own: where it lies
 
     ours = str(Path(str(kernels_bench.__file__)).parent.parent)

@@ -186,14 +186,14 @@ _DEVICE_NAMES = {"A3": "910_93"}  # how the device calls itself, where that is n
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class KernelPlan:
     """What a scenario wants measured: the job, and the combinations that make no case."""
 
     job: Job
     skipped: tuple[Skipped, ...]
 
 
-def order_of(loaded: LoadedScenario) -> Order:
+def kernel_plan(loaded: LoadedScenario) -> KernelPlan:
     """The order of a scenario that has `kernels`.
 
     Raises:
@@ -236,7 +236,7 @@ def order_of(loaded: LoadedScenario) -> Order:
         rule=Rule(kernels.noise, kernels.min_samples, kernels.max_samples, max_time_s=kernels.time),
         chips=_chips(),
     )
-    return Order(job, skipped)
+    return KernelPlan(job, skipped)
 
 
 def _axis(value: Any) -> Any:

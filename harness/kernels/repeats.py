@@ -20,10 +20,10 @@ _WORDS = {
     "dtype": "{}",
     "order": "{}",
 }  # in the order in which they are said
-ALWAYS = ("batch", "kv_tokens", "step", "block_size")
+ALWAYS_NAMED = ("batch", "kv_tokens", "step", "block_size")
 
 
-def varying(cases: Iterable[Labels]) -> frozenset[str]:
+def varying_axes(cases: Iterable[Labels]) -> frozenset[str]:
     """The axes by which these cases differ: without them two of them would have one name."""
     seen: dict[str, set[Any]] = {}
     for labels in cases:
@@ -32,14 +32,14 @@ def varying(cases: Iterable[Labels]) -> frozenset[str]:
     return frozenset(name for name, values in seen.items() if len(values) > 1)
 
 
-def axes_text(labels: Labels, axes: Collection[str]) -> str:
+def axes_label(labels: Labels, axes: Collection[str]) -> str:
     """`batch 8, 2048 KV tokens, block size 32`: these axes of a case, those that it has."""
     return ", ".join(words.format(labels[name]) for name, words in _WORDS.items() if name in axes and name in labels)
 
 
 def case_name(labels: Labels, path: str, differing: Collection[str] = ()) -> str:
     """`decode, batch 8, 2048 KV tokens, block size 32, fia`; `differing` axes are said, too."""
-    parts = (str(labels.get("phase", "")), axes_text(labels, {*ALWAYS, *differing}), path)
+    parts = (str(labels.get("phase", "")), axes_label(labels, {*ALWAYS_NAMED, *differing}), path)
     return ", ".join(part for part in parts if part)
 
 
@@ -48,7 +48,7 @@ _WORST = (WRONG, FAILED, SKIPPED)  # what makes a case of several repeats not me
 Row = dict[str, Any]
 
 
-def merged(rows: Iterable[Row]) -> list[Row]:
+def merge_repeats(rows: Iterable[Row]) -> list[Row]:
     """A row for each case and path, from those of each repeat; what one repeat lost or found wrong is not measured."""
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
@@ -109,7 +109,7 @@ def _held(limits: Mapping[str, Any], seconds: float) -> Row:
     return {**limits, "fraction": ideal_s / seconds, "gap_s": seconds - ideal_s}
 
 
-def between_runs(rows: Iterable[Mapping[str, Any]]) -> float | None:
+def process_spread(rows: Iterable[Mapping[str, Any]]) -> float | None:
     """By which share processes differ on one case: the root of the mean square over all cases; None: one process."""
     known = [figures.get("between_runs") for row in rows for figures in row["modes"].values()]
     squares = [spread**2 for spread in known if spread is not None]

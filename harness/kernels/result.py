@@ -9,7 +9,17 @@ from typing import Any
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
 from harness.errors import ResultError
-from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, Row, between_runs, case_name, merged, varying
+from harness.kernels.repeats import (
+    FAILED,
+    MEASURED,
+    SKIPPED,
+    WRONG,
+    Row,
+    case_name,
+    merge_repeats,
+    process_spread,
+    varying_axes,
+)
 from harness.messages import plain
 from harness.results import store
 from harness.results.kernel_schema import LINES_OF, LineSchema
@@ -29,7 +39,7 @@ def is_kernels(run: Mapping[str, Any]) -> bool:
     return "kernels" in run
 
 
-def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     """Write kernels.parquet, kernels.csv and summary.json from the lines of a run; the summary.
 
     Raises:
@@ -49,8 +59,8 @@ def finish(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     for row in seen:
         for figures in row["modes"].values():
             figures.pop("samples")
-    rows += merged(seen)
-    differing = varying(row["labels"] for row in rows)
+    rows += merge_repeats(seen)
+    differing = varying_axes(row["labels"] for row in rows)
     rows = [row | {"name": case_name(row["labels"], row["path"], differing)} for row in rows]
     summary = summarize(rows, device, run)
     store.write_text(folder, CSV, csv_text(rows))
@@ -118,7 +128,7 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
             "missing": device["missing"],
             "counts": {status: counts[status] for status in STATUSES},
             "repeats": max((row.get("repeats", 1) for row in rows), default=1),
-            "between_runs": between_runs(rows),
+            "between_runs": process_spread(rows),
             "rows": list(rows),
         },
     }
@@ -136,8 +146,8 @@ def answer(rows: Sequence[Row], device: Mapping[str, Any], unturned: int = 0) ->
         return f"{head}."
     best, worst = max(shares, key=lambda one: one[0]), min(shares, key=lambda one: one[0])
     return (
-        f"{head}: {format_share(worst[0])} of the measured limit at worst ({name_of(worst[1])}), "
-        f"{format_share(best[0])} at best ({name_of(best[1])})."
+        f"{head}: {format_share(worst[0])} of the measured limit at worst ({row_name(worst[1])}), "
+        f"{format_share(best[0])} at best ({row_name(best[1])})."
     )
 
 
@@ -148,7 +158,7 @@ def _share(row: Row) -> float | None:
     return None if share is None else float(share)
 
 
-def name_of(row: Mapping[str, Any]) -> str:
+def row_name(row: Mapping[str, Any]) -> str:
     """A case in a few words: `decode, batch 8, 2048 KV tokens, fia`, and what else differs between the run's cases."""
     return str(row.get("name") or case_name(row["labels"], row["path"]))
 
@@ -179,7 +189,7 @@ def _wrong(rows: Sequence[Row]) -> list[Warning]:
     if not wrong:
         return []
     paths = ", ".join(sorted({row["path"] for row in wrong}))
-    text = f"{len(wrong)} cases gave wrong results and were not timed ({paths}; first: {name_of(wrong[0])}: "
+    text = f"{len(wrong)} cases gave wrong results and were not timed ({paths}; first: {row_name(wrong[0])}: "
     text += f"{wrong[0]['reason']})."
     return [
         Warning(
@@ -192,7 +202,7 @@ def _lost(rows: Sequence[Row]) -> list[Warning]:
     lost = [row for row in rows if row["status"] == FAILED]
     if not lost:
         return []
-    text = f"{len(lost)} cases failed (first: {name_of(lost[0])}: {lost[0]['reason']})."
+    text = f"{len(lost)} cases failed (first: {row_name(lost[0])}: {lost[0]['reason']})."
     return [
         Warning("failed_case", WARNING, plain(text), plain("See engine.log; the other cases are not touched by it."))
     ]
@@ -238,7 +248,7 @@ def _unquiet(rows: Sequence[Row]) -> list[Warning]:
 
 def _unlike_runs(rows: Sequence[Row]) -> list[Warning]:
     """Processes that differ more from each other than a comparison of single ones takes them to."""
-    spread = between_runs(rows)
+    spread = process_spread(rows)
     if spread is None or spread <= MOST_BETWEEN:
         return []
     text = f"Processes that measured the same differ by {format_share(spread)} (standard deviation over all cases)."

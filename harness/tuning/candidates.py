@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, resolve_many
 from harness.engines.vllm import environment_of
 from harness.scenario.models import Engine
-from harness.tuning.space import key_of
-from harness.tuning.study_plan import Problem
+from harness.tuning.space import point_key
+from harness.tuning.study_plan import StudyPlan
 from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, Point
 
-Resolve = Callable[[Sequence[Engine]], Sequence[ResolvedFlags]]
+ResolveFlags = Callable[[Sequence[Engine]], Sequence[ResolvedFlags]]
 """What engines would make of their flags, told without starting them."""
 
 
@@ -29,7 +29,7 @@ class Candidate:
     engine_key: str
 
 
-def engine_of(problem: Problem, point: Point) -> Engine:
+def engine_of(problem: StudyPlan, point: Point) -> Engine:
     """The base engine with what a point sets.
 
     Raises:
@@ -51,23 +51,23 @@ def engine_of(problem: Problem, point: Point) -> Engine:
     return problem.engine.model_copy(update={"args": args, "env": env})
 
 
-def load_of(problem: Problem, point: Point) -> dict[str, Any]:
+def load_changes(problem: StudyPlan, point: Point) -> dict[str, Any]:
     """What a point changes of the load, by the names of a scenario file."""
     values = problem.space.values(point)
     return {name.partition(".")[2]: value for name, value in values.items() if name.startswith(LOAD + ".")}
 
 
 @dataclass(slots=True)
-class Ground:
+class CandidateResolver:
     """All that is known of points without starting anything; what was resolved once is kept."""
 
-    problem: Problem
-    resolve: Resolve
+    problem: StudyPlan
+    resolve: ResolveFlags
     _kept: dict[str, Candidate] = field(default_factory=dict)
 
     def candidates(self, points: Sequence[Point]) -> list[Candidate]:
         """The points as candidates, in their order; those whose derived values cannot be computed are left out."""
-        asked = {key_of(point): point for point in points}
+        asked = {point_key(point): point for point in points}
         new = {key: point for key, point in asked.items() if key not in self._kept}
         engines = {key: made for key, point in new.items() if (made := self._engine(point)) is not None}
         resolved = self.resolve(list(engines.values())) if engines else ()
@@ -86,12 +86,12 @@ class Ground:
             return None
 
     def _candidate(self, point: Point, engine: Engine, found: ResolvedFlags) -> Candidate:
-        load = load_of(self.problem, point)
-        engine_key = canonical(found.effective, engine.env)
-        return Candidate(dict(point), engine, load, found, f"{engine_key} {canonical(load)}", engine_key)
+        load = load_changes(self.problem, point)
+        engine_key = canonical_json(found.effective, engine.env)
+        return Candidate(dict(point), engine, load, found, f"{engine_key} {canonical_json(load)}", engine_key)
 
 
-def canonical(*parts: Mapping[str, Any]) -> str:
+def canonical_json(*parts: Mapping[str, Any]) -> str:
     """Mappings as text that is equal for equal ones; what is None is not there."""
     return json.dumps(
         [{name: value for name, value in part.items() if value is not None} for part in parts],
@@ -100,7 +100,7 @@ def canonical(*parts: Mapping[str, Any]) -> str:
     )
 
 
-def resolver(problem: Problem) -> Resolve:
+def flag_resolver(problem: StudyPlan) -> ResolveFlags:
     """How engines of the problem's kind are resolved: by the twin's own code, or by the installed vLLM's.
 
     What was resolved once is kept, as importing vLLM takes half a minute.
@@ -109,7 +109,7 @@ def resolver(problem: Problem) -> Resolve:
     resolve = _plain_resolver(problem)
 
     def remembered(engines: Sequence[Engine]) -> list[ResolvedFlags]:
-        keys = [canonical(engine.args, engine.env) for engine in engines]
+        keys = [canonical_json(engine.args, engine.env) for engine in engines]
         new = {key: engine for key, engine in zip(keys, engines, strict=True) if key not in kept}
         kept.update(zip(new, resolve(list(new.values())) if new else (), strict=True))
         return [kept[key] for key in keys]
@@ -117,7 +117,7 @@ def resolver(problem: Problem) -> Resolve:
     return remembered
 
 
-def _plain_resolver(problem: Problem) -> Resolve:
+def _plain_resolver(problem: StudyPlan) -> ResolveFlags:
     model = problem.engine.model
 
     def by_installed(engines: Sequence[Engine]) -> list[ResolvedFlags]:
@@ -128,11 +128,11 @@ def _plain_resolver(problem: Problem) -> Resolve:
     return by_installed
 
 
-async def _grouped(problem: Problem, engines: Sequence[Engine]) -> list[ResolvedFlags]:
+async def _grouped(problem: StudyPlan, engines: Sequence[Engine]) -> list[ResolvedFlags]:
     """One process of the engine's interpreter for each different environment."""
     groups: dict[str, list[int]] = {}
     for place, engine in enumerate(engines):
-        groups.setdefault(canonical(engine.env), []).append(place)
+        groups.setdefault(canonical_json(engine.env), []).append(place)
     found: dict[int, ResolvedFlags] = {}
     for places in groups.values():
         first = engines[places[0]]
@@ -170,19 +170,19 @@ def restart_class(before: Mapping[str, Any] | None, after: Mapping[str, Any]) ->
     return CACHE if changed <= _CACHE_ONLY else COMPILE
 
 
-def rank(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> int:
+def restart_rank(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> int:
     """The class as a number, dearer ones higher."""
     return _RANKS.index(restart_class(before, after))
 
 
-def ordered(
+def cheapest_order(
     items: Sequence[Item], configuration: Callable[[Item], Mapping[str, Any]], before: Mapping[str, Any] | None
 ) -> list[Item]:
     """The items so that each start costs little after the one before: the cheapest next, the earlier among equals."""
     left, found = list(items), []
     while left:
         last = before
-        place = min(range(len(left)), key=lambda i: (rank(last, configuration(left[i])), i))
+        place = min(range(len(left)), key=lambda i: (restart_rank(last, configuration(left[i])), i))
         found.append(left.pop(place))
         before = configuration(found[-1])
     return found

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.statistics.intervals import batch_error, batch_starts
 from harness.statistics.time_series import autocorrelation_factor
-from harness.tuning.types import Limit, Measurement
+from harness.tuning.types import Constraint, Measurement
 from harness.units import significant
 
 CONFIDENCE = 0.9  # that the bracket of a search holds the capacity
@@ -31,7 +31,7 @@ LAST_RATE = "capacity_rate"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class RateProbe:
     """One load at one rate (requests/s): by how much the SLO was missed (0 or less: kept), and its standard error."""
 
     rate: float
@@ -40,7 +40,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class CapacitySearch:
     """Where to look: the first rate, the least and the most that may be tried, requests/s.
 
     `precision` is how far apart the ends of the bracket may lie, as a share; `repeats` how often
@@ -58,7 +58,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CapacityAnswer:
     """The end of a search: `low` keeps the SLO (None: no rate does), `high` breaks it (None: no rate does).
 
     `kind` is CAPACITY where both are as close as asked, ABOVE where even the most that may be tried
@@ -89,22 +89,22 @@ class Answer:
 
 REACH = 16.0
 """Times the stage's own rate, up and down, is a capacity looked for."""
-Measure = Callable[[float, int], Measurement]
+MeasureAtRate = Callable[[float, int], Measurement]
 """A load at a rate (requests/s), the how-maniest of its search."""
 
 
-def around(rate: float) -> Search:
+def search_around(rate: float) -> CapacitySearch:
     """The search that begins at a stage's own rate."""
-    return Search(rate, rate / REACH, rate * REACH)
+    return CapacitySearch(rate, rate / REACH, rate * REACH)
 
 
-def searched(measure: Measure, search: Search, limits: Sequence[Limit]) -> Measurement:
+def find_capacity(measure: MeasureAtRate, search: CapacitySearch, limits: Sequence[Constraint]) -> Measurement:
     """The capacity under limits as a measurement: the last load's, with the answer; the time is that of all loads."""
-    probes: list[Probe] = []
+    probes: list[RateProbe] = []
     found: list[Measurement] = []
-    while not isinstance(step := next_step(search, probes), Answer):
+    while not isinstance(step := next_step(search, probes), CapacityAnswer):
         measured = measure(step, len(probes))
-        probe = probe_of(measured, step, limits)
+        probe = rate_probe(measured, step, limits)
         probes.append(replace(probe, error=0.0) if search.certain else probe)
         found.append(measured)
     told = {
@@ -117,16 +117,16 @@ def searched(measure: Measure, search: Search, limits: Sequence[Limit]) -> Measu
     return replace(found[-1], metrics=metrics, series={}, load_s=sum(one.load_s for one in found))
 
 
-def answer_in(metrics: Mapping[str, float]) -> str | None:
+def answer_from_metrics(metrics: Mapping[str, float]) -> str | None:
     """What a search answered, in words, from the metrics of its measurement; None where none was made."""
     if _ANSWER not in metrics:
         return None
     high = metrics["capacity_high"]
     kind = _KINDS[int(metrics[_ANSWER])]
-    return Answer(kind, metrics[CAPACITY] or None, high if math.isfinite(high) else None, 0).words
+    return CapacityAnswer(kind, metrics[CAPACITY] or None, high if math.isfinite(high) else None, 0).words
 
 
-def verdict(probes: Sequence[Probe]) -> bool | None:
+def keeps_slo(probes: Sequence[RateProbe]) -> bool | None:
     """Whether one rate keeps the SLO, by all its probes; None where their noise does not tell."""
     if any(math.isinf(probe.excess) for probe in probes):
         return False
@@ -136,28 +136,28 @@ def verdict(probes: Sequence[Probe]) -> bool | None:
     return True if mean + reach <= 0 else False if mean - reach > 0 else None
 
 
-def next_step(search: Search, probes: Sequence[Probe]) -> float | Answer:
+def next_step(search: CapacitySearch, probes: Sequence[RateProbe]) -> float | CapacityAnswer:
     """The next rate to try, or the answer."""
     if not probes:
         return min(max(search.start, search.least), search.most)
     low, high = bracket(probes)
     kept, broken, spent = low or None, high if high < math.inf else None, len(probes)
     if low >= search.most:
-        return Answer(ABOVE, kept, None, spent)
+        return CapacityAnswer(ABOVE, kept, None, spent)
     if high <= search.least:
-        return Answer(BELOW, None, broken, spent)
+        return CapacityAnswer(BELOW, None, broken, spent)
     if low > 0 and high <= low * (1 + search.precision):
-        return Answer(CAPACITY, kept, broken, spent)
+        return CapacityAnswer(CAPACITY, kept, broken, spent)
     wanted = _wanted(search, probes, low, high) if spent < search.probes else None
-    return Answer(UNRESOLVED, kept, broken, spent) if wanted is None else wanted
+    return CapacityAnswer(UNRESOLVED, kept, broken, spent) if wanted is None else wanted
 
 
-def bracket(probes: Sequence[Probe]) -> tuple[float, float]:
+def bracket(probes: Sequence[RateProbe]) -> tuple[float, float]:
     """The highest rate with every rate up to it keeping the SLO, and the lowest with every rate from it on breaking it.
 
     0 and infinity where there is none. Rates that decide nothing, or contradict others, lie between.
     """
-    judged = [(rate, verdict(found)) for rate, found in _by_rate(probes)]
+    judged = [(rate, keeps_slo(found)) for rate, found in _by_rate(probes)]
     low, high = 0.0, math.inf
     worst_broken = min((rate for rate, met in judged if met is False), default=math.inf)
     best_kept = max((rate for rate, met in judged if met), default=0.0)
@@ -169,12 +169,12 @@ def bracket(probes: Sequence[Probe]) -> tuple[float, float]:
     return low, high
 
 
-def _by_rate(probes: Sequence[Probe]) -> list[tuple[float, list[Probe]]]:
+def _by_rate(probes: Sequence[RateProbe]) -> list[tuple[float, list[RateProbe]]]:
     rates = sorted({probe.rate for probe in probes})
     return [(rate, [probe for probe in probes if probe.rate == rate]) for rate in rates]
 
 
-def _wanted(search: Search, probes: Sequence[Probe], low: float, high: float) -> float | None:
+def _wanted(search: CapacitySearch, probes: Sequence[RateProbe], low: float, high: float) -> float | None:
     """Of the rates strictly inside the bracket: one to repeat, else a new one, else None."""
     inside = [(rate, len(found)) for rate, found in _by_rate(probes) if low < rate < high]
     tired = [rate for rate, count in inside if count >= search.repeats]
@@ -190,7 +190,7 @@ def _wanted(search: Search, probes: Sequence[Probe], low: float, high: float) ->
     return _beside(search, [max(low, search.least / 2), *tired, min(high, search.most * 2)])
 
 
-def _beside(search: Search, rates: Sequence[float]) -> float | None:
+def _beside(search: CapacitySearch, rates: Sequence[float]) -> float | None:
     """The middle of the wider outermost gap around rates that decide nothing; None where both are narrow."""
     gaps = [(upper / lower, lower, upper) for lower, upper in (rates[:2], rates[-2:])]
     ratio, lower, upper = max(gaps)
@@ -200,7 +200,7 @@ def _beside(search: Search, rates: Sequence[float]) -> float | None:
     return middle if lower < middle < upper and middle not in rates else None
 
 
-def probe_of(measurement: Measurement, rate: float, limits: Sequence[Limit]) -> Probe:
+def rate_probe(measurement: Measurement, rate: float, limits: Sequence[Constraint]) -> RateProbe:
     """One load as a probe: of all limits the one that is missed the most surely.
 
     Of a percentile counts the share of requests above the limit, beyond what the percentile leaves;
@@ -212,7 +212,7 @@ def probe_of(measurement: Measurement, rate: float, limits: Sequence[Limit]) -> 
     return max(found, key=lambda probe: probe.excess / probe.error if probe.error else math.copysign(1e9, probe.excess))
 
 
-def _against(measurement: Measurement, rate: float, limit: Limit) -> Probe:
+def _against(measurement: Measurement, rate: float, limit: Constraint) -> RateProbe:
     metric, _, statistic = limit.name.rpartition("_")
     values = np.asarray(measurement.series.get(metric, ()), dtype=np.float64)
     values = values[~np.isnan(values)]
@@ -221,12 +221,12 @@ def _against(measurement: Measurement, rate: float, limit: Limit) -> Probe:
         # One request more on each side (Agresti and Coull 1998): none above of few is no proof.
         share = (above.sum() + 1) / (len(values) + 2)
         error = math.sqrt(share * (1 - share) / len(values) * autocorrelation_factor(above))
-        return Probe(rate, float(share - (1 - float(statistic[1:]) / 100)), error)
+        return RateProbe(rate, float(share - (1 - float(statistic[1:]) / 100)), error)
     excess = limit.violation(measurement.metrics[limit.name])
-    return Probe(rate, excess, _mean_error(values, limit) if statistic == "mean" else 0.0)
+    return RateProbe(rate, excess, _mean_error(values, limit) if statistic == "mean" else 0.0)
 
 
-def _mean_error(values: NDArray[np.float64], limit: Limit) -> float:
+def _mean_error(values: NDArray[np.float64], limit: Constraint) -> float:
     starts = batch_starts(len(values)) if len(values) else np.zeros(0, dtype=np.int64)
     if len(starts) < 2 or not np.isfinite(values).all():
         return 0.0

@@ -16,11 +16,11 @@ import numpy as np
 
 from harness.statistics.intervals import CONFIDENCE, student_t
 from harness.statistics.time_series import trend
-from harness.tuning.candidates import Candidate, canonical, ordered
-from harness.tuning.evaluation import Given, Session, StartFailed, load_measured
-from harness.tuning.study import Work, digest
-from harness.tuning.study_plan import Verdict
-from harness.tuning.types import LOAD, Objective, Trial, Value
+from harness.tuning.candidates import Candidate, canonical_json, cheapest_order
+from harness.tuning.evaluation import EngineSession, EvaluationContext, StartFailed, measure_load
+from harness.tuning.study import StudyContext, claim_digest
+from harness.tuning.study_plan import TrialScores
+from harness.tuning.types import LOAD, ParameterValue, StudyObjective, Trial
 from harness.units import significant
 
 DEFAULT = 0
@@ -28,7 +28,7 @@ FEWEST_ROUNDS = 3  # of two rounds the interval would be thirteen standard error
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ConfirmationTurn:
     """One measurement of the confirmation: which round, who (0: the default, 1…: a candidate), under which seed."""
 
     round: int
@@ -36,17 +36,17 @@ class Turn:
     seed: int
 
 
-def turns(order: Sequence[int], rounds: int, seed: int) -> tuple[Turn, ...]:
+def confirmation_turns(order: Sequence[int], rounds: int, seed: int) -> tuple[ConfirmationTurn, ...]:
     """All measurements of those in `order`: each round goes through it the other way than the one before."""
     return tuple(
-        Turn(number, who, seed + number)
+        ConfirmationTurn(number, who, seed + number)
         for number in range(rounds)
         for who in (order if number % 2 == 0 else reversed(order))
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Gain:
+class GainEstimate:
     """How a candidate compares with the default: a ratio (1.18: 18 % better), its interval, its worst round.
 
     `low` and `high` are None where there were too few rounds, or where one gave no value. `best` and `worst` are the
@@ -92,9 +92,9 @@ def _interval(low: float, high: float) -> str:
     return " to ".join(f"{'-' if end < 0 else '+'}{significant(abs(end), 2)}" for end in ends)
 
 
-def gain(
-    defaults: Sequence[float | None], candidates: Sequence[float | None], objective: Objective, compared: int = 1
-) -> Gain:
+def estimate_gain(
+    defaults: Sequence[float | None], candidates: Sequence[float | None], objective: StudyObjective, compared: int = 1
+) -> GainEstimate:
     """The gain of one candidate over the default, value by value of the same round (None, or infinite: it failed).
 
     `compared` is how many candidates are held against the default: each interval is then so wide
@@ -107,9 +107,9 @@ def gain(
     failed = len(rounds) - len(ratios)
     ends = (own[-1], own[0]) if own else (None, None)
     if not ratios or failed:
-        return Gain(None, None, None, len(rounds), *ends, failed)
+        return GainEstimate(None, None, None, len(rounds), *ends, failed)
     low, high = _reach(ratios, compared)
-    return Gain(math.exp(sum(ratios) / len(ratios)), low, high, len(rounds), *ends)
+    return GainEstimate(math.exp(sum(ratios) / len(ratios)), low, high, len(rounds), *ends)
 
 
 def _usable(value: float | None) -> bool:
@@ -125,19 +125,21 @@ def _reach(ratios: Sequence[float], compared: int) -> tuple[float | None, float 
     return math.exp(mean - reach), math.exp(mean + reach)
 
 
-def chosen(gains: Mapping[int, Gain]) -> int:
+def choose_winner(gains: Mapping[int, GainEstimate]) -> int:
     """Who is taken: of the candidates that are shown to be better the one that gains most, else the default (0)."""
     shown = {who: one.ratio or 0.0 for who, one in gains.items() if one.shown}
     return max(shown, key=lambda who: (shown[who], -who), default=DEFAULT)
 
 
-def confirmation(values: Mapping[int, Sequence[float | None]], objective: Objective) -> dict[int, Gain]:
+def gains_over_default(
+    values: Mapping[int, Sequence[float | None]], objective: StudyObjective
+) -> dict[int, GainEstimate]:
     """The gain of each candidate (1…) over the default (0), from their values round by round."""
     candidates = [who for who in values if who != DEFAULT]
-    return {who: gain(values[DEFAULT], values[who], objective, len(candidates)) for who in sorted(candidates)}
+    return {who: estimate_gain(values[DEFAULT], values[who], objective, len(candidates)) for who in sorted(candidates)}
 
 
-def drift(values: Sequence[float]) -> str | None:
+def drift_warning(values: Sequence[float]) -> str | None:
     """What the default's own values say of the machine: a trend over the rounds, or None where there is none.
 
     The slope's t has to exceed that of a 99 % interval, since every confirmation is looked at.
@@ -156,35 +158,35 @@ _FRESH = 1_000_003  # so far from the trials' seed are those of the confirmation
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class Finalist:
     """Who is confirmed: the trial that it was (number None: the default), its engine and its load."""
 
     number: int | None
     candidate: Candidate
-    load: Mapping[str, Value]
+    load: Mapping[str, ParameterValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmation:
     """What the confirmation showed, by who (0 the default, 1… the entrants): values round by round, gains, the choice.
 
     `broken` names who missed a limit in some round, `minutes` is the engine time that it took, in `starts`
     starts of an engine, those that failed too.
     """
 
-    entrants: tuple[Entrant, ...]
+    finalists: tuple[Finalist, ...]
     values: Mapping[int, tuple[float | None, ...]]
-    gains: Mapping[int, Gain]
+    gains: Mapping[int, GainEstimate]
     choice: int
     broken: Mapping[int, tuple[str, ...]]
-    drift: str | None
+    drift_warning: str | None
     minutes: float
     starts: int = 0
 
     @property
-    def winner(self) -> Entrant:
+    def winner(self) -> Finalist:
         """Who is taken: the default where no gain was shown."""
-        return self.entrants[self.choice]
+        return self.finalists[self.choice]
 
     @property
     def words(self) -> str:
@@ -197,7 +199,7 @@ class Confirmed:
         return f"{found.words}{worst}"
 
 
-def entrants(work: Work, trials: Sequence[Trial]) -> tuple[Entrant, ...]:
+def finalists(work: StudyContext, trials: Sequence[Trial]) -> tuple[Finalist, ...]:
     """The default, the trial whose own run was best, and those that are believed to be, each engine once.
 
     The best of many runs was lucky as well as good: who is second by its own run may be neither.
@@ -205,30 +207,30 @@ def entrants(work: Work, trials: Sequence[Trial]) -> tuple[Entrant, ...]:
     default = work.proposer.default()
     ranked = [one for one in work.proposer.contenders(trials) if one.origin != "default"]
     base = next((_load_of(one) for one in trials if one.origin == "default"), {})
-    found = [Entrant(None, default, base)]
+    found = [Finalist(None, default, base)]
     for trial in ranked:
         point = {name: value for name, value in trial.point.items() if not name.startswith(LOAD + ".")}
-        candidate = work.ground.one(point)
+        candidate = work.resolver.one(point)
         if candidate is not None and candidate.engine_key not in {one.candidate.engine_key for one in found}:
-            found.append(Entrant(trial.number, candidate, _load_of(trial)))
+            found.append(Finalist(trial.number, candidate, _load_of(trial)))
     return tuple(found[: work.problem.study.confirm.best + 1])
 
 
-def _in_turn(found: Sequence[Entrant]) -> list[int]:
+def _in_turn(found: Sequence[Finalist]) -> list[int]:
     """The default, and after it the others so that each start costs little after the one before, in every round."""
     effective = [one.candidate.resolved.effective for one in found]
-    return [DEFAULT, *ordered(range(1, len(found)), lambda who: effective[who], effective[DEFAULT])]
+    return [DEFAULT, *cheapest_order(range(1, len(found)), lambda who: effective[who], effective[DEFAULT])]
 
 
-def _load_of(trial: Trial) -> dict[str, Value]:
+def _load_of(trial: Trial) -> dict[str, ParameterValue]:
     return {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")}
 
 
-def confirm(work: Work, trials: Sequence[Trial]) -> Confirmed:
+def confirm(work: StudyContext, trials: Sequence[Trial]) -> Confirmation:
     """Measure all entrants in turns; an engine stays up where the next turn is its own."""
-    found = entrants(work, trials)
+    found = finalists(work, trials)
     seed = (work.problem.study.seed + _FRESH) % 2**63
-    order = turns(_in_turn(found), work.problem.study.confirm.repeats, seed) if len(found) > 1 else ()
+    order = confirmation_turns(_in_turn(found), work.problem.study.confirm.repeats, seed) if len(found) > 1 else ()
     rounds: dict[int, list[float | None]] = {who: [] for who in range(len(found))}
     broken: dict[int, set[str]] = {who: set() for who in range(len(found))}
     minutes, starts = 0.0, 0
@@ -238,16 +240,16 @@ def confirm(work: Work, trials: Sequence[Trial]) -> Confirmed:
             minutes, starts = minutes + heard.minutes, starts + heard.starts
             rounds[turn.who].append(heard.value)
             broken[turn.who] |= {*heard.broken}
-    gains = confirmation(rounds, work.problem.objectives[0])
-    sound = {who: gain for who, gain in gains.items() if not broken[who]}
+    gains = gains_over_default(rounds, work.problem.objectives[0])
+    sound = {who: estimate_gain for who, estimate_gain in gains.items() if not broken[who]}
     known = [value for value in rounds[DEFAULT] if value is not None]
-    return Confirmed(
-        entrants=found,
+    return Confirmation(
+        finalists=found,
         values={who: tuple(values) for who, values in rounds.items()},
         gains=gains,
-        choice=chosen(sound),
+        choice=choose_winner(sound),
         broken={who: tuple(sorted(names)) for who, names in broken.items() if names},
-        drift=drift(known) if len(known) == len(rounds[DEFAULT]) else None,
+        drift_warning=drift_warning(known) if len(known) == len(rounds[DEFAULT]) else None,
         minutes=minutes,
         starts=starts,
     )
@@ -263,10 +265,10 @@ class _Heard:
     starts: int
 
 
-def _heard(work: Work, engines: "_Engines", entrant: Entrant, turn: Turn) -> _Heard:
+def _heard(work: StudyContext, engines: "_Engines", entrant: Finalist, turn: ConfirmationTurn) -> _Heard:
     """A turn as the book has it from before the study was interrupted, or measured now and written into the book."""
-    name = f"{turn.seed} {digest(canonical(entrant.load) + entrant.candidate.key)[:16]}"
-    known = work.book.noted(_TURNS) or {}
+    name = f"{turn.seed} {claim_digest(canonical_json(entrant.load) + entrant.candidate.key)[:16]}"
+    known = work.store.attribute(_TURNS) or {}
     if name in known:
         told = known[name]
         return _Heard(told["value"], tuple(told["broken"]), told["minutes"], told.get("starts", 0))
@@ -275,8 +277,10 @@ def _heard(work: Work, engines: "_Engines", entrant: Entrant, turn: Turn) -> _He
     starts = engines.starts - before
     value = None if verdict is None else verdict.values[work.problem.objectives[0].name]
     broken = tuple(limit for limit, by in (verdict.violations if verdict else {}).items() if by > 0)
-    work.book.note(_TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes, "starts": starts}})
-    work.say(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(value)}")
+    work.store.set_attribute(
+        _TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes, "starts": starts}}
+    )
+    work.on_progress(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(value)}")
     return _Heard(value, broken, minutes, starts)
 
 
@@ -291,10 +295,10 @@ def _value(value: float | None) -> str:
 class _Engines:
     """One engine at a time, kept up for as long as the turns are its own."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: StudyContext) -> None:
         self._work = work
         self._stack = ExitStack()
-        self._session: Session | None = None
+        self._session: EngineSession | None = None
         self._who: int | None = None
         self._starts = 0
 
@@ -304,14 +308,14 @@ class _Engines:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def measured(self, entrant: Entrant, who: int, seed: int) -> tuple[Verdict | None, float]:
+    def measured(self, entrant: Finalist, who: int, seed: int) -> tuple[TrialScores | None, float]:
         """Values of one turn (None: it failed), and the minutes that it took."""
         work = self._work
         try:
             minutes = self._turn_to(entrant, who)
-            given = Given(work.problem, work.evaluator, (), seed, self._folder)
+            given = EvaluationContext(work.problem, work.evaluator, (), seed, self._folder)
             assert self._session is not None
-            measured = load_measured(given, self._session, entrant.load)
+            measured = measure_load(given, self._session, entrant.load)
         except StartFailed as fault:
             self._stack.close()
             self._who = None
@@ -327,7 +331,7 @@ class _Engines:
     def _folder(self) -> Path:
         return self._work.folder / "confirmation" / f"start-{self._starts}"
 
-    def _turn_to(self, entrant: Entrant, who: int) -> float:
+    def _turn_to(self, entrant: Finalist, who: int) -> float:
         """Have this entrant's engine up; the minutes of its start, 0 where it is up already."""
         if self._who == who:
             return 0.0

@@ -22,7 +22,7 @@ LEASE_S = 60.0
 """How long a lease, and the word that a worker lives, holds without a heartbeat."""
 _RESTS_S = (0.2, 0.5, 1.0, 2.0)
 _META = sql.MetaData()
-Made = TypeVar("Made")
+Created = TypeVar("Created")
 CLAIMS = sql.Table(
     "harness_claims",
     _META,
@@ -47,7 +47,7 @@ WORKERS = sql.Table(
 
 
 @dataclass(slots=True)
-class Desk:
+class Coordinator:
     """One worker's place at the database where claims and leases lie."""
 
     engine: sql.Engine
@@ -67,7 +67,7 @@ class Desk:
         with self.engine.begin() as told:
             told.execute(sql.delete(CLAIMS).where(here))
 
-    def forget(self, alive: Collection[str], kept: Collection[str]) -> None:
+    def release_dead(self, alive: Collection[str], kept: Collection[str]) -> None:
         """Free what workers that no longer live had: claims that they did not finish, and devices.
 
         `kept` are the digests of trials that ended.
@@ -90,7 +90,7 @@ class Desk:
                 taken.append(device)
         if len(taken) == count:
             return tuple(taken)
-        self.give_back(taken)
+        self.release_devices(taken)
         return None
 
     def _taken(self, device: str) -> bool:
@@ -102,7 +102,7 @@ class Desk:
             )
         return bool(done.rowcount)
 
-    def give_back(self, devices: Sequence[str]) -> None:
+    def release_devices(self, devices: Sequence[str]) -> None:
         """End the lease of devices."""
         with self.engine.begin() as told:
             mine = DEVICES.c.device.in_(list(devices)) & (DEVICES.c.worker == self.worker)
@@ -123,10 +123,10 @@ class Desk:
         """Workers whose heart has beaten lately; one of this host that is gone is known to be dead at once."""
         with self.engine.connect() as told:
             rows = told.execute(sql.select(WORKERS.c.worker).where(WORKERS.c.until_s >= self._now()))
-            return {str(row[0]) for row in rows if not is_gone(str(row[0]))}
+            return {str(row[0]) for row in rows if not is_dead(str(row[0]))}
 
     @contextmanager
-    def beating(self) -> Iterator[None]:
+    def heartbeat(self) -> Iterator[None]:
         """Keep this worker and its leases alive for as long as the context lasts."""
         self._beat()
         heart = threading.Thread(target=self._beats, name="tune heartbeat", daemon=True)
@@ -174,13 +174,13 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-def is_gone(worker: str) -> bool:
+def is_dead(worker: str) -> bool:
     """Whether a worker was a process of this host that is no longer there; false where that cannot be told."""
     host, _, number = worker.rpartition(":")[0].rpartition(":")
     return host == socket.gethostname() and number.isdigit() and not psutil.pid_exists(int(number))
 
 
-def open_desk(url: str, study: str, worker: str, lease_s: float = LEASE_S) -> Desk:
+def open_coordinator(url: str, study: str, worker: str, lease_s: float = LEASE_S) -> Coordinator:
     """A worker's place; makes the tables where they are not there."""
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     engine = sql.create_engine(url, **options)
@@ -189,11 +189,11 @@ def open_desk(url: str, study: str, worker: str, lease_s: float = LEASE_S) -> De
         with engine.begin() as told:
             _META.create_all(told)
 
-    patiently(make)
-    return Desk(engine, study, worker, lease_s)
+    retry_on_conflict(make)
+    return Coordinator(engine, study, worker, lease_s)
 
 
-def patiently(make: Callable[[], Made]) -> Made:
+def retry_on_conflict(make: Callable[[], Created]) -> Created:
     """What `make` makes in a database, tried again where another worker makes the same at the same moment."""
     for rest_s in _RESTS_S:
         try:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from harness.statistics.intervals import percentile_of, student_t
 from harness.statistics.time_series import autocorrelation_factor
-from harness.tuning.types import Limit, Measurement, Objective
+from harness.tuning.types import Constraint, Measurement, StudyObjective
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ SPREAD = 4.0  # variance of the effects that the bet expects, in variances of a 
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class StopDecision:
     """Whether to stop a trial, why, by how much evidence (1 / alpha stops), after how many requests of both."""
 
     stop: bool
@@ -71,7 +71,7 @@ def evidence_against(differences: Floats) -> float:
     return math.exp(min(exponent / alike, 700.0))
 
 
-def foreseen_behind(differences: Floats, planned: int, error: float) -> bool:
+def predicted_to_lose(differences: Floats, planned: int, error: float) -> bool:
     """Whether the sum over all `planned` blocks will be above 0, the rest foretold from the differences so far.
 
     It is told so when the chance that it ends at or below 0 is no more than `error`, as far as it can be told from
@@ -102,7 +102,7 @@ def _resemblance(differences: Floats) -> float:
     return (1 + alike) / (1 - alike)
 
 
-def blocks_of(values: Floats, size: int) -> Floats:
+def block_means(values: Floats, size: int) -> Floats:
     """Means of whole blocks of consecutive values; NaN values are left out, a block of nothing else is NaN."""
     whole = values[: len(values) // size * size].reshape(-1, size)
     counts = np.maximum((~np.isnan(whole)).sum(axis=1), 0)
@@ -117,11 +117,11 @@ def block_size(requests: int) -> int:
 
 _NEVER_S = 1e9  # for what failed, and has no end
 
-Worse = Callable[[Measurement, Measurement, int, int], Floats]
+PairedComparison = Callable[[Measurement, Measurement, int, int], Floats]
 """Trial, incumbent, requests that both have, block size: by how much the trial is worse, block by block."""
 
 
-def settled(measurement: Measurement) -> int:
+def answered_prefix(measurement: Measurement) -> int:
     """How many requests from the first on are answered or failed: up to there nothing is missing."""
     missing = np.flatnonzero(np.isnan(np.asarray(measurement.series.get("done", ()), dtype=np.float64)))
     return int(missing[0]) if len(missing) else len(measurement.series.get("done", ()))
@@ -184,23 +184,23 @@ def _bounded(values: Floats) -> Floats:
     return np.clip(np.nan_to_num(values, nan=0.0, posinf=10.0, neginf=-10.0), -10.0, 10.0)
 
 
-def _later(metric: str, statistic: str) -> Worse:
+def _later(metric: str, statistic: str) -> PairedComparison:
     """Of a latency's mean its log ratio; of a percentile the share of requests above the incumbent's."""
 
     def mean(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
-        own, other = (blocks_of(_first(one, metric, count), size) for one in (trial, incumbent))
+        own, other = (block_means(_first(one, metric, count), size) for one in (trial, incumbent))
         return _bounded(np.log(own / other))
 
     def percentile(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
         own, other = (_first(one, metric, count) for one in (trial, incumbent))
         known = np.asarray(incumbent.series[metric], dtype=np.float64)
         line = percentile_of(np.sort(known[~np.isnan(known)]), float(statistic[1:]))
-        return _bounded(blocks_of((own > line).astype(np.float64) - (other > line), size))
+        return _bounded(block_means((own > line).astype(np.float64) - (other > line), size))
 
     return mean if statistic == "mean" else percentile
 
 
-def comparison(objective: str) -> Worse | None:
+def latency_comparison(objective: str) -> PairedComparison | None:
     """How latencies are compared request by request; None where pairs of requests say nothing of an objective."""
     metric, _, statistic = objective.rpartition("_")
     if metric in ("ttft", "tpot", "e2e") and (statistic == "mean" or statistic[1:].replace(".", "", 1).isdigit()):
@@ -208,7 +208,7 @@ def comparison(objective: str) -> Worse | None:
     return None
 
 
-def differences_of(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> Floats:
+def block_differences(trial: Measurement, incumbent: Measurement, objective: str, margin: float = 0.0) -> Floats:
     """By how much the trial is worse than the incumbent in each block so far; empty where nothing can be compared.
 
     `margin` is by which share it may be worse: of rates and mean latencies as a ratio, of requests above a percentile
@@ -216,9 +216,9 @@ def differences_of(trial: Measurement, incumbent: Measurement, objective: str, m
     """
     if objective in _COUNTED:
         return _behind(trial, incumbent, objective, margin) if trial.seed == incumbent.seed else np.zeros(0)
-    compared = comparison(objective)
+    compared = latency_comparison(objective)
     planned = len(incumbent.series.get("done", ()))
-    count, size = min(settled(trial), settled(incumbent)), block_size(planned)
+    count, size = min(answered_prefix(trial), answered_prefix(incumbent)), block_size(planned)
     if compared is None or trial.seed != incumbent.seed or count < FEWEST_BLOCKS * size:
         return np.zeros(0)
     allowed = math.log1p(margin) if objective.endswith("_mean") else margin
@@ -235,13 +235,13 @@ def _planned(trial: Measurement, incumbent: Measurement, objective: str, blocks:
     return max(blocks, math.ceil(BLOCKS * min(max(theirs / max(own, 1), 1.0), 2.0)) - skipped)
 
 
-def race(
+def compare_with_incumbents(
     trial: Measurement,
     incumbents: Sequence[Measurement],
-    objectives: Sequence[Objective],
+    objectives: Sequence[StudyObjective],
     alpha: float = ALPHA,
     margin: float = 0.0,
-) -> Ruling:
+) -> StopDecision:
     """Whether the trial cannot win: one incumbent beats it in every objective, or would in the end.
 
     However often one looks, a trial that is as good as every incumbent in some objective is stopped by the first
@@ -253,27 +253,27 @@ def race(
     share = alpha / max(1, len(incumbents))
     most = 1.0
     for number, incumbent in enumerate(incumbents):
-        worse = [differences_of(trial, incumbent, one.name, margin) for one in objectives]
+        worse = [block_differences(trial, incumbent, one.name, margin) for one in objectives]
         if not all(len(one) for one in worse):
             continue
         least = min(evidence_against(one) for one in worse)
         most = max(most, least)
         if least * _BEATEN * share >= 1:
-            return Ruling(True, f"beaten by incumbent {number} in {names}", least, settled(trial))
+            return StopDecision(True, f"beaten by incumbent {number} in {names}", least, answered_prefix(trial))
         if all(
-            foreseen_behind(one, _planned(trial, incumbent, named.name, len(one)), (1 - _BEATEN) * share)
+            predicted_to_lose(one, _planned(trial, incumbent, named.name, len(one)), (1 - _BEATEN) * share)
             for one, named in zip(worse, objectives, strict=True)
         ):
-            return Ruling(True, f"would end behind incumbent {number} in {names}", least, settled(trial))
-    return Ruling(stop=False, evidence=most, requests=settled(trial))
+            return StopDecision(True, f"would end behind incumbent {number} in {names}", least, answered_prefix(trial))
+    return StopDecision(stop=False, evidence=most, requests=answered_prefix(trial))
 
 
-def certain_breach(trial: Measurement, limits: Sequence[Limit], planned: int) -> Ruling:
+def constraint_breach(trial: Measurement, limits: Sequence[Constraint], planned: int) -> StopDecision:
     """Whether a limit on a percentile is broken whatever the rest of the `planned` requests will show.
 
     No statistics: once more requests lie above the limit than the percentile leaves, it is decided.
     """
-    count = settled(trial)
+    count = answered_prefix(trial)
     for limit in limits:
         metric, _, statistic = limit.name.rpartition("_")
         if metric not in trial.series or not statistic[1:].replace(".", "", 1).isdigit() or limit.most == math.inf:
@@ -281,22 +281,22 @@ def certain_breach(trial: Measurement, limits: Sequence[Limit], planned: int) ->
         above = int((_first(trial, metric, count) > limit.most).sum())
         if above > math.ceil(planned * (1 - float(statistic[1:]) / 100)):
             why = f"{limit.name} cannot stay within its limit: {above} of {planned} requests are above it"
-            return Ruling(stop=True, why=why, evidence=math.inf, requests=count)
-    return Ruling(stop=False, requests=count)
+            return StopDecision(stop=True, why=why, evidence=math.inf, requests=count)
+    return StopDecision(stop=False, requests=count)
 
 
-def watch(
+def stopping_rule(
     incumbents: Sequence[Measurement],
-    objectives: Sequence[Objective],
-    limits: Sequence[Limit] = (),
+    objectives: Sequence[StudyObjective],
+    limits: Sequence[Constraint] = (),
     alpha: float = ALPHA,
     margin: float = 0.0,
-) -> Callable[[Measurement], Ruling]:
+) -> Callable[[Measurement], StopDecision]:
     """What a benchmark asks now and then with what it has so far."""
 
-    def ruling(trial: Measurement) -> Ruling:
+    def ruling(trial: Measurement) -> StopDecision:
         planned = max((len(one.series.get("done", ())) for one in incumbents), default=0)
-        broken = certain_breach(trial, limits, planned) if planned else Ruling(stop=False)
-        return broken if broken.stop else race(trial, incumbents, objectives, alpha, margin)
+        broken = constraint_breach(trial, limits, planned) if planned else StopDecision(stop=False)
+        return broken if broken.stop else compare_with_incumbents(trial, incumbents, objectives, alpha, margin)
 
     return ruling

@@ -17,33 +17,33 @@ from harness.scenario.study import CAPACITY
 from harness.seeds import entropy
 from harness.tuning import capacity
 from harness.tuning.candidates import Candidate
-from harness.tuning.early_stopping import Ruling, watch
-from harness.tuning.study_plan import Problem, Task, Verdict, changed, slo_of, verdict_of
-from harness.tuning.trial_series import estimated, look_every_s
+from harness.tuning.early_stopping import StopDecision, stopping_rule
+from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_constraints, with_changes
+from harness.tuning.trial_series import extrapolated, look_interval_s
 from harness.tuning.types import (
     COMPLETE,
     FAILED,
     LOAD,
     STOPPED,
-    Failure,
     Measurement,
-    Minutes,
-    Objective,
+    ParameterValue,
     Point,
+    StudyObjective,
     Trial,
-    Value,
-    front,
+    TrialFailure,
+    TrialMinutes,
+    pareto_front,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class EarlyStopCheck:
     """Asked every `every_s` seconds of a load with what it has shown so far: whether to end it."""
 
-    judge: Callable[[Measurement], Ruling]
+    judge: Callable[[Measurement], StopDecision]
     every_s: float
 
-    def __call__(self, part: Measurement) -> Ruling:
+    def __call__(self, part: Measurement) -> StopDecision:
         """What is ruled of a part of a load."""
         return self.judge(part)
 
@@ -51,13 +51,13 @@ class Watch:
 class StartFailed(Exception):  # noqa: N818 - a result of a trial, not a fault of ours
     """An engine did not come up, or died: why, what its log told, and how many minutes that took."""
 
-    def __init__(self, failure: Failure, facts: BootFacts, minutes: float) -> None:
+    def __init__(self, failure: TrialFailure, facts: BootFacts, minutes: float) -> None:
         super().__init__(failure.line)
         self.failure, self.facts, self.minutes = failure, facts, minutes
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedEngine:
     """An engine that is up: how long it took, what its log tells, what is in force, and how it was started."""
 
     minutes: float
@@ -66,12 +66,12 @@ class Started:
     command: tuple[str, ...] = ()
 
 
-class Session(Protocol):
+class EngineSession(Protocol):
     """An engine that is up."""
 
-    started: Started
+    started: StartedEngine
 
-    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+    def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """What a stage of a task shows.
 
         Raises:
@@ -84,7 +84,7 @@ class Evaluator(Protocol):
 
     simulated: bool
 
-    def open(self, engine: Engine, folder: Path) -> AbstractContextManager[Session]:
+    def open(self, engine: Engine, folder: Path) -> AbstractContextManager[EngineSession]:
         """An engine for as long as the context lasts; what it writes goes to `folder`.
 
         Raises:
@@ -99,10 +99,10 @@ _TOLD = ("available_kv_gib", "kv_cache_tokens", "total_gib", "weights_gib", "act
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class EvaluationContext:
     """What a start is measured under: the trials so far, the seed of all loads, and where it may write."""
 
-    problem: Problem
+    problem: StudyPlan
     evaluator: Evaluator
     trials: Sequence[Trial]
     seed: int
@@ -110,19 +110,21 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class LoadResult:
     """What one load on a started engine came to."""
 
-    load: Mapping[str, Value]
-    verdict: Verdict
+    load: Mapping[str, ParameterValue]
+    verdict: TrialScores
     measured: Measurement
-    minutes: Minutes
+    minutes: TrialMinutes
     effective: Mapping[str, Any]
     facts: Mapping[str, Any]
     stopped: bool
 
 
-def shown(given: Given, candidate: Candidate, loads: Sequence[Mapping[str, Value]]) -> Generator[Shown, None, None]:
+def measure_loads(
+    given: EvaluationContext, candidate: Candidate, loads: Sequence[Mapping[str, ParameterValue]]
+) -> Generator[LoadResult, None, None]:
     """Start the candidate's engine once and measure it under every load; the start counts for the first.
 
     Raises:
@@ -131,75 +133,82 @@ def shown(given: Given, candidate: Candidate, loads: Sequence[Mapping[str, Value
     with given.evaluator.open(candidate.engine, given.folder) as session:
         start = session.started.minutes
         for load in loads:
-            found = load_measured(given, session, load, _watch(given, load))
+            found = measure_load(given, session, load, _watch(given, load))
             yield replace(
                 found,
                 minutes=replace(found.minutes, start=start),
                 effective={**candidate.resolved.effective, **session.started.effective},
-                facts=facts_of(session.started.facts),
+                facts=logged_facts(session.started.facts),
             )
             start = 0.0
 
 
-def facts_of(facts: Any) -> dict[str, Any]:
+def logged_facts(facts: Any) -> dict[str, Any]:
     """What a start's log told and a later one may learn from."""
     told = asdict(facts)
     return {name: told[name] for name in _TOLD if told.get(name) is not None}
 
 
-def load_measured(given: Given, session: Session, load: Mapping[str, Value], watched: Watch | None = None) -> Shown:
+def measure_load(
+    given: EvaluationContext,
+    session: EngineSession,
+    load: Mapping[str, ParameterValue],
+    watched: EarlyStopCheck | None = None,
+) -> LoadResult:
     """What one load shows on an engine that is up, for every task.
 
     Raises:
         StartFailed: the engine died on the way.
     """
-    problem, seed = given.problem, seed_of(given.seed, load)
+    problem, seed = given.problem, load_seed(given.seed, load)
     measure = _searched if problem.study.objective == (CAPACITY,) else _run
-    measured = [measure(session, task, changed(task.stage, _keys(load)), seed, watched) for task in problem.tasks]
-    verdict = verdict_of(problem, measured)
+    measured = [measure(session, task, with_changes(task.stage, _keys(load)), seed, watched) for task in problem.tasks]
+    verdict = score(problem, measured)
     stopped = any(one.stopped for one in measured)
     if stopped:
         verdict = _as_far_as(problem, verdict, measured[0], incumbents(given, load))
-    minutes = Minutes(load=sum(one.load_s for one in measured) / 60)
-    return Shown(load, verdict, _merged(measured), minutes, {}, {}, stopped)
+    minutes = TrialMinutes(load=sum(one.load_s for one in measured) / 60)
+    return LoadResult(load, verdict, _merged(measured), minutes, {}, {}, stopped)
 
 
-def seed_of(seed: int, load: Mapping[str, Value]) -> int:
+def load_seed(seed: int, load: Mapping[str, ParameterValue]) -> int:
     """The seed of a load: loads of one sweep send different prompts, so that none is answered from the prefix cache."""
     return seed if not load else entropy(seed, f"load {sorted(load.items())}") % 2**53
 
 
-def _keys(load: Mapping[str, Value]) -> dict[str, Value]:
+def _keys(load: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
     return {name.removeprefix(LOAD + "."): value for name, value in load.items()}
 
 
-def _run(session: Session, task: Task, stage: Stage, seed: int, watched: Watch | None) -> Measurement:
+def _run(session: EngineSession, task: Task, stage: Stage, seed: int, watched: EarlyStopCheck | None) -> Measurement:
     return session.measure(task, stage, seed, watched)
 
 
-def _searched(session: Session, task: Task, stage: Stage, seed: int, _watched: Watch | None) -> Measurement:
+def _searched(
+    session: EngineSession, task: Task, stage: Stage, seed: int, _watched: EarlyStopCheck | None
+) -> Measurement:
     """The capacity under the task's SLO, searched over rates on the engine that is up."""
 
     def measure(rate: float, number: int) -> Measurement:
         return session.measure(task, replace(stage, rate=rate), seed + number)
 
-    return capacity.searched(measure, capacity.around(stage.rate or 1.0), slo_of(task))
+    return capacity.find_capacity(measure, capacity.search_around(stage.rate or 1.0), slo_constraints(task))
 
 
-def incumbents(given: Given, load: Mapping[str, Value]) -> list[Trial]:
+def incumbents(given: EvaluationContext, load: Mapping[str, ParameterValue]) -> list[Trial]:
     """The trials that a new one has to beat under this load: the front of those measured with the same seed."""
     alike = [
         trial
         for trial in given.trials
         if trial.measurement is not None
-        and trial.measurement.seed == seed_of(given.seed, load)
+        and trial.measurement.seed == load_seed(given.seed, load)
         and trial.measurement.series
         and {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")} == dict(load)
     ]
-    return list(front(alike, given.problem.objectives))
+    return list(pareto_front(alike, given.problem.objectives))
 
 
-def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
+def _watch(given: EvaluationContext, load: Mapping[str, ParameterValue]) -> EarlyStopCheck | None:
     """What ends a load that cannot win; None where nothing may, or nothing is there to compare with."""
     problem = given.problem
     rule = problem.study.stop_early
@@ -208,20 +217,20 @@ def _watch(given: Given, load: Mapping[str, Value]) -> Watch | None:
     found = [one.measurement for one in incumbents(given, load) if one.measurement is not None]
     if not found:
         return None
-    ruling = watch(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
-    return Watch(ruling, look_every_s(found))
+    ruling = stopping_rule(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
+    return EarlyStopCheck(ruling, look_interval_s(found))
 
 
-def _as_far_as(problem: Problem, verdict: Verdict, part: Measurement, known: Sequence[Trial]) -> Verdict:
+def _as_far_as(problem: StudyPlan, verdict: TrialScores, part: Measurement, known: Sequence[Trial]) -> TrialScores:
     """Values of a load that was ended early, by how it did beside the best one up to the same moment."""
     other = next((one.measurement for one in known if one.measurement is not None), None)
     if other is None:
         return verdict
-    values = {one.name: _no_better(one, estimated(part, other, one.name), other) for one in problem.objectives}
-    return Verdict(values, verdict.violations)
+    values = {one.name: _no_better(one, extrapolated(part, other, one.name), other) for one in problem.objectives}
+    return TrialScores(values, verdict.violations)
 
 
-def _no_better(objective: Objective, value: float, other: Measurement) -> float:
+def _no_better(objective: StudyObjective, value: float, other: Measurement) -> float:
     """An estimate of what was stopped for being worse: at best as good as that by which it was judged."""
     line = other.metrics.get(objective.name, math.nan)
     return line if math.isfinite(line) and objective.better(value, line) else value
@@ -236,7 +245,7 @@ def _merged(measured: Sequence[Measurement]) -> Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class TrialLabel:
     """What a trial is called: number, who proposed it, the number of its start, and what the twin had said."""
 
     number: int
@@ -245,7 +254,7 @@ class Label:
     twin: Mapping[str, float]
 
 
-def trial_of(label: Label, point: Point, found: Shown, seed: int) -> Trial:
+def measured_trial(label: TrialLabel, point: Point, found: LoadResult, seed: int) -> Trial:
     """A load that was measured, as a trial."""
     return Trial(
         number=label.number,
@@ -264,7 +273,7 @@ def trial_of(label: Label, point: Point, found: Shown, seed: int) -> Trial:
     )
 
 
-def failed_trial(label: Label, point: Point, effective: Mapping[str, Any], fault: StartFailed, seed: int) -> Trial:
+def failed_trial(label: TrialLabel, point: Point, effective: Mapping[str, Any], fault: StartFailed, seed: int) -> Trial:
     """A start that gave nothing, as a trial."""
     return Trial(
         number=label.number,
@@ -272,16 +281,16 @@ def failed_trial(label: Label, point: Point, effective: Mapping[str, Any], fault
         effective=effective,
         status=FAILED,
         failure=fault.failure,
-        minutes=Minutes(start=fault.minutes),
+        minutes=TrialMinutes(start=fault.minutes),
         seed=seed,
         origin=label.origin,
         start=label.start,
         twin=label.twin,
-        facts=facts_of(fault.facts),
+        facts=logged_facts(fault.facts),
     )
 
 
-def twin_words(said: Verdict | None) -> dict[str, float]:
+def flat_prediction(said: TrialScores | None) -> dict[str, float]:
     """What the twin said, flat: values by objective, violations under `limit NAME`."""
     if said is None:
         return {}

@@ -40,14 +40,14 @@ def environment_of(engine: Engine) -> dict[str, str]:
     return {name: value for name, value in engine.env.items() if not is_secret(name)}
 
 
-def text(engine: Engine, remarks: Sequence[str] = ()) -> str:
+def command_text(engine: Engine, remarks: Sequence[str] = ()) -> str:
     """The command as one line, with its environment before it."""
     env = [f"{name}={shlex.quote(value)}" for name, value in environment_of(engine).items()]
     line = " ".join([*env, shlex.join(serve_command(engine))])
     return "\n".join([*(f"# {remark}" for remark in remarks), line]) + "\n"
 
 
-def script(engine: Engine, remarks: Sequence[str] = ()) -> str:
+def shell_script(engine: Engine, remarks: Sequence[str] = ()) -> str:
     """A shell script that serves; arguments to it are added to the command."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(engine).items()]
     words = _folded(serve_command(engine))
@@ -56,7 +56,7 @@ def script(engine: Engine, remarks: Sequence[str] = ()) -> str:
     return "\n".join([*head, *exports, f'exec {words} "$@"']) + "\n"
 
 
-def docker(engine: Engine, devices: int, remarks: Sequence[str] = ()) -> str:
+def docker_command(engine: Engine, devices: int, remarks: Sequence[str] = ()) -> str:
     """A docker line for vllm-ascend's own image, with the device files that it needs."""
     numbers = engine.devices or tuple(range(devices))
     options = ["--rm", "--network=host", "--shm-size=1g"]
@@ -94,11 +94,11 @@ def _folded(command: Sequence[str]) -> str:
     return " \\\n  ".join(lines)
 
 
-def write(folder: Path, kind: str, engine: Engine, devices: int, remarks: Sequence[str]) -> dict[str, str]:
+def write_winner_files(folder: Path, kind: str, engine: Engine, devices: int, remarks: Sequence[str]) -> dict[str, str]:
     """Write winner.txt, winner.sh and, of vllm-ascend, winner.docker.sh; what each holds, by name."""
-    files = {"winner.txt": text(engine, remarks), "winner.sh": script(engine, remarks)}
+    files = {"winner.txt": command_text(engine, remarks), "winner.sh": shell_script(engine, remarks)}
     if kind == WITH_IMAGE:
-        files["winner.docker.sh"] = docker(engine, devices, remarks)
+        files["winner.docker.sh"] = docker_command(engine, devices, remarks)
     for name, content in files.items():
         (folder / name).write_text(redact(content), encoding="utf-8")
     (folder / "winner.sh").chmod(0o755)

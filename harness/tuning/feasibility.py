@@ -23,7 +23,7 @@ from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
 from harness.tuning.candidates import Candidate
-from harness.tuning.types import Failure, Value
+from harness.tuning.types import ParameterValue, TrialFailure
 
 CONFIGURATION, MODEL, DEVICE = "configuration", "model", "device"
 MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN = (
@@ -64,38 +64,38 @@ _KILLED = 9  # the signal by which a kernel that has no memory left ends a proce
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EngineEnding:
     """How an engine ended: its exit status (negative: by that signal; None: it lived), and whether it was too slow."""
 
     status: int | None = None
     timed_out: bool = False
 
 
-def classified(lines: Iterable[str], ending: Ending | None = None) -> Failure:
+def classify_failure(lines: Iterable[str], ending: EngineEnding | None = None) -> TrialFailure:
     """The failure that an engine's log and its end tell.
 
     A reason in the log goes before the clock: an engine that hangs after its memory ran out was not slow.
     """
     told = list(lines)
-    ending = ending or Ending()
+    ending = ending or EngineEnding()
     found = engine_log.failure_cause(told)
     kind = _KINDS[found.kind]
     if kind == MEMORY_AT_START and engine_log.boot_facts(told).serves:
         kind = MEMORY_AT_RUN
     if kind == CRASH and ending.timed_out:
-        return failure(TIMEOUT, found.line)
+        return failure_of_kind(TIMEOUT, found.line)
     if kind == CRASH and ending.status in (-_KILLED, 128 + _KILLED):
         kind = MEMORY_AT_RUN if engine_log.boot_facts(told).serves else MEMORY_AT_START
-        return Failure(kind, retryable=True, line=f"killed by signal {_KILLED}, as a host without memory does")
-    return failure(kind, found.line)
+        return TrialFailure(kind, retryable=True, line=f"killed by signal {_KILLED}, as a host without memory does")
+    return failure_of_kind(kind, found.line)
 
 
-def failure(kind: str, line: str = "") -> Failure:
+def failure_of_kind(kind: str, line: str = "") -> TrialFailure:
     """A failure of a known kind."""
-    return Failure(kind, kind in RETRYABLE, line)
+    return TrialFailure(kind, kind in RETRYABLE, line)
 
 
-def words(one: Failure) -> str:
+def failure_line(one: TrialFailure) -> str:
     """The failure in one line."""
     meaning = MEANINGS.get(one.kind, one.kind)
     return f"{meaning}: {one.line}" if one.line else meaning
@@ -110,12 +110,12 @@ _BELIEF = (0.3, 0.1)  # GiB: how far offset and slope (an 8k tokens) of the corr
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class StartRecord:
     """One start: what was asked and became of it, what its log told, and why it failed, if it did."""
 
     candidate: Candidate
     facts: BootFacts
-    failure: Failure | None = None
+    failure: TrialFailure | None = None
 
     @property
     def flags(self) -> Mapping[str, Any]:
@@ -124,56 +124,56 @@ class Lesson:
 
 
 @dataclass(slots=True)
-class Lessons:
+class Feasibility:
     """All starts so far, and what follows from them."""
 
-    taught: list[Lesson] = field(default_factory=list)
+    starts_seen: list[StartRecord] = field(default_factory=list)
 
-    def add(self, lesson: Lesson) -> None:
+    def add(self, lesson: StartRecord) -> None:
         """One more start."""
-        self.taught.append(lesson)
+        self.starts_seen.append(lesson)
 
-    def refuses(self, candidate: Candidate) -> Failure | None:
+    def predicted_failure(self, candidate: Candidate) -> TrialFailure | None:
         """Why a candidate is predicted not to serve; None where nothing speaks against it."""
         if candidate.resolved.fault is not None:
-            return classified([candidate.resolved.fault])
-        failed = [one for one in self.taught if one.failure is not None]
+            return classify_failure([candidate.resolved.fault])
+        failed = [one for one in self.starts_seen if one.failure is not None]
         for lesson in failed:
             why = _dominated(lesson, candidate) or _blamed(lesson, candidate)
             if why is not None:
                 return why
         return self._too_small(candidate)
 
-    def beyond(self, candidate: Candidate) -> float:
+    def memory_excess(self, candidate: Candidate) -> float:
         """By which share of the device's memory a candidate asks for more than any start that came up; 0 unasked.
 
         What a start takes beside its share (graphs, fragments) no arithmetic knows before one has failed.
         A doubling of the requests, for each of whose batches a graph is captured, counts as a hundredth.
         """
         own = _flags(candidate)
-        served = [one.flags for one in self.taught if one.failure is None]
+        served = [one.flags for one in self.starts_seen if one.failure is None]
         if not served or not _number(own, SHARE) > 0:
             return 0.0
         return min(_more(own, theirs) for theirs in served)
 
-    def _too_small(self, candidate: Candidate) -> Failure | None:
+    def _too_small(self, candidate: Candidate) -> TrialFailure | None:
         """Whether the corrected cache does not hold one request of the longest length."""
-        expected, needed = self.cache_gib(candidate), _needed_gib(candidate, self.taught)
+        expected, needed = self.cache_gib(candidate), _needed_gib(candidate, self.starts_seen)
         if expected is None or needed is None or expected >= needed * (1 - _MARGIN):
             return None
-        line = f"{expected:.2f} GiB of cache expected, by {len(self.taught)} start-up logs; {needed:.2f} needed"
-        return failure(MEMORY_AT_START, line)
+        line = f"{expected:.2f} GiB of cache expected, by {len(self.starts_seen)} start-up logs; {needed:.2f} needed"
+        return failure_of_kind(MEMORY_AT_START, line)
 
     def cache_gib(self, candidate: Candidate) -> float | None:
         """The cache that the arithmetic expects (GiB), corrected by the logs; None where neither tells."""
-        prior = _prior_gib(candidate, self.taught)
+        prior = _prior_gib(candidate, self.starts_seen)
         if prior is None:
             return None
         seen = [
             (one, expected)
-            for one in self.taught
+            for one in self.starts_seen
             if one.facts.available_kv_gib is not None
-            and (expected := _prior_gib(one.candidate, self.taught)) is not None
+            and (expected := _prior_gib(one.candidate, self.starts_seen)) is not None
         ]
         if not seen:
             return prior
@@ -198,7 +198,7 @@ def _row(candidate: Candidate) -> list[float]:
     return [1.0, float(_flags(candidate).get(TOKENS) or 0) / 8192]
 
 
-def _prior_gib(candidate: Candidate, taught: Sequence[Lesson]) -> float | None:
+def _prior_gib(candidate: Candidate, taught: Sequence[StartRecord]) -> float | None:
     """By the twin's arithmetic for the simulated device; else the share of the memory that the logs tell of."""
     flags = _flags(candidate)
     total = next((one.facts.total_gib for one in taught if one.facts.total_gib is not None), None)
@@ -220,7 +220,7 @@ def _twins_gib(flags: str) -> float | None:
         return None
 
 
-def _needed_gib(candidate: Candidate, taught: Sequence[Lesson]) -> float | None:
+def _needed_gib(candidate: Candidate, taught: Sequence[StartRecord]) -> float | None:
     """The cache of one request of the longest length, by what a logged token took."""
     length = _flags(candidate).get("max_model_len")
     sizes = [
@@ -231,7 +231,7 @@ def _needed_gib(candidate: Candidate, taught: Sequence[Lesson]) -> float | None:
     return None if not sizes or not isinstance(length, int) else length * float(np.median(sizes))
 
 
-def _dominated(lesson: Lesson, candidate: Candidate) -> Failure | None:
+def _dominated(lesson: StartRecord, candidate: Candidate) -> TrialFailure | None:
     """Whether a candidate asks at least as much of memory as one that had too little."""
     assert lesson.failure is not None
     if lesson.failure.kind not in (MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN):
@@ -244,7 +244,7 @@ def _dominated(lesson: Lesson, candidate: Candidate) -> Failure | None:
     more = all(_number(own, name) >= _number(theirs, name) for name in (TOKENS, REQUESTS))
     if not (share and more):
         return None
-    return failure(lesson.failure.kind, f"asks no less of memory than one that failed: {lesson.failure.line}")
+    return failure_of_kind(lesson.failure.kind, f"asks no less of memory than one that failed: {lesson.failure.line}")
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -265,18 +265,18 @@ def _number(flags: Mapping[str, Any], name: str) -> float:
     )
 
 
-def _blamed(lesson: Lesson, candidate: Candidate) -> Failure | None:
+def _blamed(lesson: StartRecord, candidate: Candidate) -> TrialFailure | None:
     """Whether a candidate has a value that an engine refused by name."""
     assert lesson.failure is not None
     if lesson.failure.kind != CONFIGURATION:
         return None
     for name, value in lesson.candidate.point.items():
         if candidate.point.get(name) == value and is_named(name, value, lesson.failure.line):
-            return failure(CONFIGURATION, f"{name} {value} was refused before: {lesson.failure.line}")
+            return failure_of_kind(CONFIGURATION, f"{name} {value} was refused before: {lesson.failure.line}")
     return None
 
 
-def is_named(name: str, value: Value, line: str) -> bool:
+def is_named(name: str, value: ParameterValue, line: str) -> bool:
     """Whether a line blames this value of this parameter: both stand in it."""
     spoken = re.escape(name.rpartition(".")[2]).replace("_", "[ _-]")
     return (

@@ -29,11 +29,11 @@ from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.tuning import feasibility
-from harness.tuning.candidates import Resolve
-from harness.tuning.evaluation import Session, Started, StartFailed, Watch
+from harness.tuning.candidates import ResolveFlags
+from harness.tuning.evaluation import EarlyStopCheck, EngineSession, StartedEngine, StartFailed
 from harness.tuning.study_plan import Task, with_stage
-from harness.tuning.trial_series import measurement_of, so_far
-from harness.tuning.types import Failure, Measurement
+from harness.tuning.trial_series import measurement_of, measurement_so_far
+from harness.tuning.types import Measurement, TrialFailure
 from harness.units import NS_PER_S
 
 _STATUS = re.compile(r"exit status (-?\d+)")
@@ -45,14 +45,14 @@ Say = Callable[[str], None]
 class _LiveSession:
     """A real engine that is up, and the loop that it lives in."""
 
-    started: Started
+    started: StartedEngine
     serving: RunningEngine
     loop: asyncio.AbstractEventLoop
     folder: Path
-    say: Say
+    on_progress: Say
     loads: int = 0
 
-    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+    def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """See Session. Of a load that is ended early, what is in flight is given up."""
         self.loads += 1
         folder = self.folder / f"load-{self.loads}"
@@ -60,9 +60,9 @@ class _LiveSession:
         engine = Engine(kind="attach", url=self.serving.url, model=self.serving.model, **told)
         scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
         loaded = LoadedScenario(scenario, "", "", task.path, ())
-        followed = None if watch is None else Following(folder, seed, watch, self.serving.simulated)
+        followed = None if watch is None else LiveLoadMonitor(folder, seed, watch, self.serving.simulated)
         enough = None if followed is None else followed.enough
-        order = run.RunSpec(loaded, folder, f"harness report {folder}", self.say, enough=enough)
+        order = run.RunSpec(loaded, folder, f"harness report {folder}", self.on_progress, enough=enough)
         run.open_folder(order)
         begin_ns = monotonic_ns()
         try:
@@ -77,44 +77,44 @@ class _LiveSession:
         finish(folder)
         if followed is not None and followed.ended is not None:
             return replace(followed.ended, folder=folder.name)
-        return measured_in(folder, seed, simulated=self.serving.simulated)
+        return measurement_in(folder, seed, simulated=self.serving.simulated)
 
     def _died(self, line: str, begin_ns: int) -> StartFailed:
         """Of an engine that died under a load: what the load took, and the start where no earlier load counts it."""
         minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60 + (self.started.minutes if self.loads == 1 else 0.0)
-        return StartFailed(failure_of(self.folder / "engine.log", line), self.started.facts, minutes)
+        return StartFailed(failure_from_log(self.folder / "engine.log", line), self.started.facts, minutes)
 
 
-def measured_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
+def measurement_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
     """The measurement of a finished result folder of one stage."""
     row = store.read_json(folder, store.TIMELINE)[0]
-    stage = stage_in(folder, store.read_requests(folder), store.read_events(folder), row)
+    stage = stage_input(folder, store.read_requests(folder), store.read_events(folder), row)
     found = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
     return replace(found, folder=folder.name)
 
 
-def failure_of(log: Path, line: str) -> Failure:
+def failure_from_log(log: Path, line: str) -> TrialFailure:
     """Why an engine failed, by its log and what was said of its end."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     status = _STATUS.search(line)
     killed = "SIGKILL" in line
-    ending = feasibility.Ending(
+    ending = feasibility.EngineEnding(
         -9 if killed else int(status.group(1)) if status else None, timed_out="not ready within" in line
     )
-    found = feasibility.classified(text.splitlines() or [line], ending)
-    return found if found.line else feasibility.failure(found.kind, line)
+    found = feasibility.classify_failure(text.splitlines() or [line], ending)
+    return found if found.line else feasibility.failure_of_kind(found.kind, line)
 
 
 @dataclass(slots=True)
-class Live:
+class LiveEvaluator:
     """Real engines of one kind, or the simulated one in real time.
 
     `resolve` tells what an engine's flags become, and has kept what it told: no start asks for that again.
     """
 
     kind: str
-    resolve: Resolve | None = None
-    say: Say = lambda _line: None
+    resolve: ResolveFlags | None = None
+    on_progress: Say = lambda _line: None
     simulated: bool = False
     hollow: bool = False
     _busy: bool = field(default=False)
@@ -124,7 +124,7 @@ class Live:
         return self._busy
 
     @contextmanager
-    def open(self, engine: Engine, folder: Path) -> Iterator[Session]:
+    def open(self, engine: Engine, folder: Path) -> Iterator[EngineSession]:
         """See Evaluator."""
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "engine.log"
@@ -138,11 +138,11 @@ class Live:
             serving, interrupted = self._up(loop, context, log, begin_ns)
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
             self.simulated, self.hollow = serving.simulated, serving.hollow
-            started = Started(minutes, facts_in(log), serving.configuration.effective, serving.command)
+            started = StartedEngine(minutes, facts_from_log(log), serving.configuration.effective, serving.command)
             try:
                 if interrupted:
                     raise KeyboardInterrupt
-                yield _LiveSession(started, serving, loop, folder, self.say)
+                yield _LiveSession(started, serving, loop, folder, self.on_progress)
             finally:
                 _, interrupted = completed(loop, context.__aexit__(None, None, None), breakable=False)
             if interrupted:
@@ -162,10 +162,10 @@ class Live:
             return completed(loop, context.__aenter__())
         except HarnessError as fault:
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
-            raise StartFailed(failure_of(log, " ".join(fault.lines)), facts_in(log), minutes) from None
+            raise StartFailed(failure_from_log(log, " ".join(fault.lines)), facts_from_log(log), minutes) from None
 
 
-def facts_in(log: Path) -> BootFacts:
+def facts_from_log(log: Path) -> BootFacts:
     """What a log tells of a start."""
     return boot_facts(log.read_text(encoding="utf-8", errors="replace").splitlines()) if log.exists() else BootFacts()
 
@@ -174,7 +174,7 @@ _SETTLED_S = 0.1  # after a time until what was answered by then is surely in th
 _SPAN = ("stage", "repeat", "start_ns", "stop_ns", "end_ns")
 
 
-def stage_in(folder: Path, requests: Requests, events: Events, row: dict[str, int]) -> StageInput:
+def stage_input(folder: Path, requests: Requests, events: Events, row: dict[str, int]) -> StageInput:
     """The only stage of a result folder, from its rows and its span in the timeline."""
     told = store.read_json(folder, store.RUN)
     span = Span(**{name: int(row[name]) for name in _SPAN})
@@ -201,7 +201,7 @@ class _Spool:
 
 
 @dataclass(slots=True)
-class Following:
+class LiveLoadMonitor:
     """A load of one stage under way, into a result folder, and who watches it.
 
     `ended` is what it had shown when it was ruled to be enough; None until then.
@@ -209,7 +209,7 @@ class Following:
 
     folder: Path
     seed: int
-    watch: Watch
+    watch: EarlyStopCheck
     simulated: bool
     ended: Measurement | None = None
     _looks: int = 0
@@ -226,7 +226,7 @@ class Following:
         if looks <= self._looks:
             return False
         self._looks = looks
-        part = so_far(stage, looks * self.watch.every_s, self.seed, simulated=self.simulated)
+        part = measurement_so_far(stage, looks * self.watch.every_s, self.seed, simulated=self.simulated)
         if self.watch(part).stop:
             self.ended = part
         return self.ended is not None
@@ -238,7 +238,7 @@ class Following:
 
     def _stage(self, raw: Path) -> StageInput:
         requests, events, timeline = collect_records(raw, list(self._sources(raw)))
-        return stage_in(self.folder, requests, events, timeline[0])
+        return stage_input(self.folder, requests, events, timeline[0])
 
     def _sources(self, raw: Path) -> Iterator[Source]:
         """What each worker has sent and heard; what it heard is read first, as it was sent before."""

@@ -14,39 +14,39 @@ from harness.scenario.workload import Synthetic
 from harness.seeds import stream
 from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, settings_from_flags
 from harness.simulator.memory import Memory, memory_of
-from harness.tuning.candidates import Ground
-from harness.tuning.space import Space, at, drawn, pointed
-from harness.tuning.study_plan import Problem
-from harness.tuning.types import Parameter, Point, Value
+from harness.tuning.candidates import CandidateResolver
+from harness.tuning.space import Space, active_point, latin_hypercube, value_at
+from harness.tuning.study_plan import StudyPlan
+from harness.tuning.types import ParameterValue, Point, TunableParameter
 
 MOST_REQUESTS = 512
 FEWEST_REQUESTS = 8
 MOST_BATCHED = 32768
 FEWEST_BATCHED = 1024
-SHARES = (0.70, 0.97)
+MEMORY_SHARES = (0.70, 0.97)
 """Of gpu_memory_utilization, where the device is not known."""
 _SHARE_STEP = 0.01
 _MORE_THAN_FIT = 4  # times the requests that the cache holds: beyond, all that changes is waiting inside
 
 
 def default_parameters(
-    engine: Engine, kind: str, scenario: Scenario, fixed: Mapping[str, Value], users: int | None = None
-) -> Iterator[Parameter]:
+    engine: Engine, kind: str, scenario: Scenario, fixed: Mapping[str, ParameterValue], users: int | None = None
+) -> Iterator[TunableParameter]:
     """block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens for an engine.
 
     `users` is how many requests a closed load has under way at once; None where its arrivals set no bound.
     """
     args = {**engine.args, **fixed}
     memory = _memory(engine, args) if kind == "simulator" else None
-    yield Parameter("block_size", "choice", values=block_sizes(kind, args))
+    yield TunableParameter("block_size", "choice", values=block_sizes(kind, args))
     most = min(_most_requests(scenario, memory), float(max(users or MOST_REQUESTS, 2 * FEWEST_REQUESTS)))
-    yield Parameter("max_num_seqs", "int", FEWEST_REQUESTS, most, 1.0, log=True)
+    yield TunableParameter("max_num_seqs", "int", FEWEST_REQUESTS, most, 1.0, log=True)
     low, high = _shares(args, memory)
-    yield Parameter("gpu_memory_utilization", "float", low, high, _SHARE_STEP)
-    yield Parameter("max_num_batched_tokens", "int", *_batched(args, memory), 1.0, log=True)
+    yield TunableParameter("gpu_memory_utilization", "float", low, high, _SHARE_STEP)
+    yield TunableParameter("max_num_batched_tokens", "int", *_batched(args, memory), 1.0, log=True)
 
 
-def block_sizes(kind: str, args: Mapping[str, Any]) -> tuple[Value, ...]:
+def block_sizes(kind: str, args: Mapping[str, Any]) -> tuple[ParameterValue, ...]:
     """Block sizes that kernels are known to take: on Ascend multiples of 128, elsewhere from 16 on."""
     on_ascend = kind == "vllm-ascend" or (kind == "simulator" and not str(args.get("chip", "")).startswith("cpu"))
     return (ASCEND_BLOCK_SIZE, 2 * ASCEND_BLOCK_SIZE, 4 * ASCEND_BLOCK_SIZE) if on_ascend else (16, 32, 64, 128)
@@ -82,12 +82,12 @@ def _middle(count: Count) -> int:
 def _shares(args: Mapping[str, Any], memory: Memory | None) -> tuple[float, float]:
     """From what weights and one long request need, up to what is free on an idle device."""
     if memory is None or "num_gpu_blocks_override" in args or "kv_cache_memory_bytes" in args:
-        return SHARES
+        return MEMORY_SHARES
     longest = -(-memory.max_model_len // memory.block_size) * memory.block_bytes
     needed = memory.weights + memory.activation + memory.outside + longest + memory.block_bytes
     low = math.ceil(needed / memory.total * 100) / 100
     high = math.floor(memory.free / memory.total * 100) / 100
-    return (min(max(low, 0.5), high - _SHARE_STEP), high) if low < high else SHARES
+    return (min(max(low, 0.5), high - _SHARE_STEP), high) if low < high else MEMORY_SHARES
 
 
 def _batched(args: Mapping[str, Any], memory: Memory | None) -> tuple[float, float]:
@@ -104,11 +104,11 @@ _UNLOCKS = {"block_size": {"enable_prefix_caching": False, "enable_chunked_prefi
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class InertParameter:
     """A parameter whose values all make the same engine, and why in a line."""
 
     name: str
-    becomes: Value | None
+    becomes: ParameterValue | None
     why: str
 
     @property
@@ -118,36 +118,38 @@ class Dead:
         return f"{self.name} changes nothing here{value}: {self.why}"
 
 
-def dead_parameters(problem: Problem, ground: Ground) -> tuple[Dead, ...]:
+def find_inert_parameters(problem: StudyPlan, ground: CandidateResolver) -> tuple[InertParameter, ...]:
     """Parameters whose every value leads to the same engine, around several points of the space.
 
     A value that would be refused counts as an engine of its own: failing is an effect.
     """
     space, rng = problem.space, stream(problem.study.seed, "dead dimensions")
-    others = [pointed(space, {**{one.name: _first(one) for one in space.parameters}})]
-    bases: list[Point] = [*others, *(drawn(space, _BASES, rng) if space.parameters else [])]
+    others = [active_point(space, {**{one.name: _first(one) for one in space.parameters}})]
+    bases: list[Point] = [*others, *(latin_hypercube(space, _BASES, rng) if space.parameters else [])]
     # All at once, and the base configuration with them: each call may import vLLM anew.
     ground.candidates([{}, *(point for one in space.engine for base in bases for point in _varied(space, one, base))])
     return tuple(found for one in space.engine if (found := _dead(ground, space, one, bases)) is not None)
 
 
-def _first(parameter: Parameter) -> Value:
+def _first(parameter: TunableParameter) -> ParameterValue:
     return parameter.values[0] if parameter.kind == "choice" else parameter.low
 
 
-def _varied(space: Space, parameter: Parameter, base: Point) -> list[dict[str, Value]]:
+def _varied(space: Space, parameter: TunableParameter, base: Point) -> list[dict[str, ParameterValue]]:
     if parameter.name not in base:
         return []
-    return [pointed(space, {**base, parameter.name: value}) for value in _some(parameter)]
+    return [active_point(space, {**base, parameter.name: value}) for value in _some(parameter)]
 
 
-def _some(parameter: Parameter) -> list[Value]:
+def _some(parameter: TunableParameter) -> list[ParameterValue]:
     """A few values over the whole range."""
     count = len(parameter.values) if parameter.kind == "choice" else _VALUES
-    return list(dict.fromkeys(at(parameter, float(share)) for share in np.linspace(0.0, 1.0, max(count, 2))))
+    return list(dict.fromkeys(value_at(parameter, float(share)) for share in np.linspace(0.0, 1.0, max(count, 2))))
 
 
-def _dead(ground: Ground, space: Space, parameter: Parameter, bases: Sequence[Point]) -> Dead | None:
+def _dead(
+    ground: CandidateResolver, space: Space, parameter: TunableParameter, bases: Sequence[Point]
+) -> InertParameter | None:
     tried = False
     why, becomes = "no value of it reaches the engine", None
     for base in bases:
@@ -160,10 +162,10 @@ def _dead(ground: Ground, space: Space, parameter: Parameter, bases: Sequence[Po
             change = next((row for row in one.resolved.changed if row.flag == parameter.key), None)
             why = why if change is None or not change.why else change.why
             becomes = one.resolved.effective.get(parameter.key, becomes)
-    return Dead(parameter.name, becomes, why) if tried else None
+    return InertParameter(parameter.name, becomes, why) if tried else None
 
 
-def settled(problem: Problem, dead: Sequence[Dead]) -> tuple[Problem, tuple[str, ...]]:
+def without_inert(problem: StudyPlan, dead: Sequence[InertParameter]) -> tuple[StudyPlan, tuple[str, ...]]:
     """The problem without its dead parameters, or with what unlocks them, and what was done in lines."""
     lines = []
     space, unlock = problem.space, problem.study.dead == "unlock"

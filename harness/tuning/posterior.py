@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.seeds import stream
-from harness.tuning.space import Space, encoded, gaps
-from harness.tuning.study_plan import Problem, Verdict
-from harness.tuning.trial_series import wander
-from harness.tuning.types import LOAD, MAXIMISE, STOPPED, Objective, Point, Trial
+from harness.tuning.space import Space, distances, encode
+from harness.tuning.study_plan import StudyPlan, TrialScores
+from harness.tuning.trial_series import run_to_run_noise
+from harness.tuning.types import LOAD, MAXIMISE, STOPPED, Point, StudyObjective, Trial
 
 Floats = NDArray[np.float64]
 _LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5)
@@ -28,7 +28,7 @@ _SLOPE_DEVIATION = 0.5  # how far the twin's slope may be from 1 before observat
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class GaussianProcess:
     """A fitted process: `weights` over the observed rows, in the scale of the observations.
 
     `scale` is the variance of the process, in units of `spread` squared.
@@ -65,7 +65,7 @@ def trend_columns(count: int, cheap: Floats | None) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _Data:
     """Observations in units of their own spread; `doubt` is the variance that each has beyond the common noise."""
 
     rows: Floats
@@ -75,14 +75,14 @@ class _Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Guess:
+class _Hyperparameters:
     """What is searched for: a length for each column, the variance of the process, and that of the noise."""
 
     lengths: tuple[float, ...]
     scale: float
     noise: float
 
-    def others(self, place: int) -> list["_Guess"]:
+    def others(self, place: int) -> list["_Hyperparameters"]:
         """The same with other values of one of them."""
         columns = len(self.lengths)
         if place == columns:
@@ -92,7 +92,7 @@ class _Guess:
         return [replace(self, lengths=(*self.lengths[:place], one, *self.lengths[place + 1 :])) for one in _LENGTHS]
 
 
-def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats | None = None) -> Process:
+def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats | None = None) -> GaussianProcess:
     """The most likely process of some observations.
 
     `cheap` is what the twin says of the same rows, in their scale; `doubt` the standard deviation, in that scale, by
@@ -100,8 +100,8 @@ def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats
     """
     spread = float(values.std()) if len(values) > 1 and values.std() > 0 else 1.0
     unsure = np.zeros(len(rows)) if doubt is None else (doubt / spread) ** 2
-    shown = _Shown(rows, values / spread, None if cheap is None else cheap / spread, unsure)
-    guess = _Guess((0.6,) * rows.shape[1], 1.0, 1e-2)
+    shown = _Data(rows, values / spread, None if cheap is None else cheap / spread, unsure)
+    guess = _Hyperparameters((0.6,) * rows.shape[1], 1.0, 1e-2)
     best = _negative_likelihood(shown, guess)[0]
     for place in _ROUNDS * list(range(rows.shape[1] + 2)):
         tries = [(_negative_likelihood(shown, one)[0], one) for one in guess.others(place)]
@@ -113,7 +113,7 @@ def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats
     return replace(process, weights=process.weights * spread, beta=process.beta * units, spread=spread)
 
 
-def _negative_likelihood(shown: _Shown, guess: _Guess) -> tuple[float, Process]:
+def _negative_likelihood(shown: _Data, guess: _Hyperparameters) -> tuple[float, GaussianProcess]:
     """The negative logarithm of the posterior of a guess, and the process that it makes."""
     rows, count, lengths = shown.rows, len(shown.rows), np.asarray(guess.lengths)
     columns = trend_columns(count, shown.cheap)
@@ -127,29 +127,29 @@ def _negative_likelihood(shown: _Shown, guess: _Guess) -> tuple[float, Process]:
     left = target - scaled @ beta
     likelihood = float(left @ left) / 2 + float(np.log(np.diag(lower)).sum())
     weights = np.linalg.solve(lower.T, left)
-    return likelihood + _unlikely(guess), Process(rows, lengths, guess.scale, lower, weights, beta, 1.0)
+    return likelihood + _unlikely(guess), GaussianProcess(rows, lengths, guess.scale, lower, weights, beta, 1.0)
 
 
-def _unlikely(guess: _Guess) -> float:
+def _unlikely(guess: _Hyperparameters) -> float:
     """How far a guess is from what is believed without observations: log-normal, with factors of 3, 10 and 20."""
     lengths = sum((math.log(one / 0.6) / math.log(3)) ** 2 for one in guess.lengths)
     scale, noise = math.log(guess.scale) / math.log(10), math.log(guess.noise / 1e-2) / 3
     return (lengths + scale**2 + noise**2) / 2
 
 
-def expected_gain(mean: Floats, deviation: Floats, best: float) -> Floats:
+def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
     """Expected improvement below `best`, of normal beliefs; less is better."""
     ratio = (best - mean) / deviation
     density = np.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)
-    return np.asarray(deviation * (ratio * normal(ratio) + density))
+    return np.asarray(deviation * (ratio * normal_cdf(ratio) + density))
 
 
-def normal(values: Floats) -> Floats:
+def normal_cdf(values: Floats) -> Floats:
     """The standard normal distribution function."""
     return np.asarray([0.5 * math.erfc(-value / math.sqrt(2)) for value in values.tolist()])
 
 
-def normalised(values: Sequence[float]) -> Floats:
+def with_finite_worst(values: Sequence[float]) -> Floats:
     """Values as floats, infinite ones as far beyond the worst finite one as that is from the best."""
     found = np.asarray(values, dtype=np.float64)
     finite = found[np.isfinite(found)]
@@ -167,7 +167,7 @@ _REACH = 0.3  # in the unit cube: so far from all that was tried, a model's devi
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What one engine showed, at the load where it was best: `broken` sums what it violates."""
 
     point: Point
@@ -175,29 +175,29 @@ class Seen:
     values: Mapping[str, float]
     violations: Mapping[str, float]
     twin: Mapping[str, float]
-    twin_violations: Mapping[str, float]
+    predicted_violations: Mapping[str, float]
     broken: float
     cost: float
     stopped: bool = False
-    wander: float = 0.0
+    run_deviation: float = 0.0
     """By which share of its value other runs of it would differ (standard deviation)."""
-    course: tuple[float, ...] | None = None
+    step_signature: tuple[float, ...] | None = None
     """How the twin sees its load go: the same where every step is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ModelInputs:
     """All that a belief is made from: the engines seen, and what the twin says of the candidates (None: not asked)."""
 
-    problem: Problem
+    problem: StudyPlan
     space: Space
-    seen: Sequence[Seen]
-    cheap: Sequence[Verdict | None] | None
+    seen: Sequence[Observation]
+    cheap: Sequence[TrialScores | None] | None
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
+class Posterior:
     """What is believed of candidates: mean and deviation of their cost, of which less is better.
 
     `best` is the least cost so far that keeps all limits (None: none does), `limits` are mean and
@@ -210,34 +210,34 @@ class Belief:
     limits: tuple[tuple[Floats, Floats], ...]
 
 
-def observed(problem: Problem, trials: Sequence[Trial]) -> list[Seen]:
+def observations_of(problem: StudyPlan, trials: Sequence[Trial]) -> list[Observation]:
     """The engines that gave values, in the order in which they were first tried."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.values:
-            groups.setdefault(repr(sorted(engine_part(trial.point).items())), []).append(trial)
+            groups.setdefault(repr(sorted(engine_point(trial.point).items())), []).append(trial)
     return [_seen(problem, group) for group in groups.values()]
 
 
-def engine_part(point: Point) -> dict[str, Any]:
+def engine_point(point: Point) -> dict[str, Any]:
     """A point without its load."""
     return {name: value for name, value in point.items() if not name.startswith(LOAD + ".")}
 
 
-def _seen(problem: Problem, group: Sequence[Trial]) -> Seen:
+def _seen(problem: StudyPlan, group: Sequence[Trial]) -> Observation:
     first = problem.objectives[0]
 
     def worth(trial: Trial) -> tuple[float, float]:
         return _broken(trial.violations), first.cost(trial.values[first.name])
 
     trial = min(group, key=worth)
-    steady = None if trial.measurement is None else wander(problem, trial.measurement, first.name)
+    steady = None if trial.measurement is None else run_to_run_noise(problem, trial.measurement, first.name)
     stopped = trial.status == STOPPED
     values = dict(trial.values) if steady is None or stopped else {**trial.values, first.name: steady.mean}
     twin = {name: value for name, value in trial.twin.items() if not name.startswith("limit ")}
     limits = {name.partition(" ")[2]: value for name, value in trial.twin.items() if name.startswith("limit ")}
-    return Seen(
-        engine_part(trial.point), trial.effective, values, trial.violations, twin, limits,
+    return Observation(
+        engine_point(trial.point), trial.effective, values, trial.violations, twin, limits,
         _broken(trial.violations), first.cost(values[first.name]), stopped, 0.0 if steady is None else steady.deviation,
     )  # fmt: skip
 
@@ -246,13 +246,13 @@ def _broken(violations: Mapping[str, float]) -> float:
     return sum(max(0.0, value) for value in violations.values())
 
 
-def _logarithm(objective: Objective, values: Sequence[float]) -> Floats:
+def _logarithm(objective: StudyObjective, values: Sequence[float]) -> Floats:
     """Values as costs on a scale of factors; what is far below the best counts as that bad and no worse."""
     known = [value for value in values if math.isfinite(value) and value > 0]
     if objective.direction == MAXIMISE:
         floor = _FLOOR * max(known, default=1.0)
         return np.asarray([-math.log(max(value, floor)) for value in values])
-    return normalised([math.log(value) if 0 < value < math.inf else math.inf for value in values])
+    return with_finite_worst([math.log(value) if 0 < value < math.inf else math.inf for value in values])
 
 
 def _violation(value: float) -> float:
@@ -260,48 +260,48 @@ def _violation(value: float) -> float:
     return math.log1p(max(value, -0.95)) if math.isfinite(value) else math.inf
 
 
-def belief_of(told: Observed, rows: Floats) -> Belief:
+def posterior_of(told: ModelInputs, rows: Floats) -> Posterior:
     """The belief about candidates, given as encoded rows."""
     seen, count = told.seen, len(rows)
     if len(seen) < _ENOUGH:
-        return Belief(np.zeros(count), np.ones(count), None, ())
-    known = encoded(told.space, [one.point for one in seen])
+        return Posterior(np.zeros(count), np.ones(count), None, ())
+    known = encode(told.space, [one.point for one in seen])
     costs, cheap = _costs(told)
     shift = float(costs.mean())
-    unsure = np.asarray([math.hypot(_EARLY_DOUBT * one.stopped, one.wander) for one in seen])
+    unsure = np.asarray([math.hypot(_EARLY_DOUBT * one.stopped, one.run_deviation) for one in seen])
     process = fit(known, costs - shift, None if cheap is None else cheap[: len(seen)], unsure)
     mean, deviation = process.at(rows, None if cheap is None else cheap[len(seen) :])
     fitted, _ = process.at(known, None if cheap is None else cheap[: len(seen)])
     kept = [place for place, one in enumerate(seen) if one.broken <= 0 and not one.stopped]
     best = float(min(fitted[place] for place in kept)) if kept else None
-    return Belief(mean, deviation, best, tuple(_limits(told, known, rows)))
+    return Posterior(mean, deviation, best, tuple(_limits(told, known, rows)))
 
 
-def believed(problem: Problem, space: Space, seen: Sequence[Seen]) -> Floats:
+def posterior_costs(problem: StudyPlan, space: Space, seen: Sequence[Observation]) -> Floats:
     """What is believed of the cost of each engine seen, after all of them, the twin's word included where it is told.
 
     The best of many runs was lucky, too: what neighbours showed, and what the twin expects, takes some of that back.
     """
-    told = [Verdict(one.twin, one.twin_violations) for one in seen]
+    told = [TrialScores(one.twin, one.predicted_violations) for one in seen]
     cheap = told if all(one.values for one in told) else None
-    rows = encoded(space, [one.point for one in seen])
+    rows = encode(space, [one.point for one in seen])
     if len(seen) < _ENOUGH or len(problem.objectives) > 1:
         return np.asarray([one.cost for one in seen])
-    return belief_of(Observed(problem, space, seen, cheap, 0), rows).mean
+    return posterior_of(ModelInputs(problem, space, seen, cheap, 0), rows).mean
 
 
-def widened(belief: Belief, rows: Floats, known: Floats) -> Belief:
+def inflate_uncertainty(belief: Posterior, rows: Floats, known: Floats) -> Posterior:
     """The belief of one who explores: far from all that was tried, as unsure as candidates differ among each other.
 
     A process that was fitted to few points near each other holds itself for surer than it may be.
     """
-    far = gaps(rows, known).min(axis=1)
+    far = distances(rows, known).min(axis=1)
     spread = max(float(belief.mean.std()), float(belief.deviation.max()))
     deviation = np.maximum(belief.deviation, spread * (1 - np.exp(-((far / _REACH) ** 2))))
-    return Belief(belief.mean, deviation, belief.best, belief.limits)
+    return Posterior(belief.mean, deviation, belief.best, belief.limits)
 
 
-def doubt_of(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
+def failure_probability(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
     """How likely candidates are to fail for reasons that nothing explains, by engines that did and did not.
 
     Near one that failed it is high; and a process through failures (1) and successes (0) finds out along
@@ -309,7 +309,7 @@ def doubt_of(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
     """
     if not failed.any():
         return np.zeros(len(rows))
-    near = 0.8 * np.exp(-((gaps(rows, known[failed]) / 0.15) ** 2)).max(axis=1)
+    near = 0.8 * np.exp(-((distances(rows, known[failed]) / 0.15) ** 2)).max(axis=1)
     if failed.all():
         return np.asarray(near)
     share = float(failed.mean())
@@ -317,7 +317,7 @@ def doubt_of(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
     return np.asarray(np.maximum(near, np.clip(mean + share, 0.0, 0.97)))
 
 
-def _costs(told: Observed) -> tuple[Floats, Floats | None]:
+def _costs(told: ModelInputs) -> tuple[Floats, Floats | None]:
     """One cost of every engine seen; and of those and the candidates what the twin says, in the same scale.
 
     Several objectives are weighed at random each time, so that the whole front is looked for
@@ -346,44 +346,46 @@ def _joined(costs: Floats, weights: Floats) -> Floats:
     return np.asarray(weighed.max(axis=0) + 0.05 * weighed.sum(axis=0)) if len(weights) > 1 else costs[0]
 
 
-def _asked(told: Observed, of_seen: Callable[[Seen], Mapping[str, float]], name: str) -> list[float | None] | None:
+def _asked(
+    told: ModelInputs, of_seen: Callable[[Observation], Mapping[str, float]], name: str
+) -> list[float | None] | None:
     """What the twin said of the engines seen, by name; None where it was not asked of all of them."""
     found = [of_seen(one).get(name) for one in told.seen]
     return None if told.cheap is None or None in found else found
 
 
-def _twin_values(told: Observed, objective: Objective) -> list[float] | None:
+def _twin_values(told: ModelInputs, objective: StudyObjective) -> list[float] | None:
     """What the twin says of the engines seen and then of the candidates; one that would not start is the worst."""
     asked = _asked(told, lambda one: one.twin, objective.name)
     if asked is None or told.cheap is None:
         return None
     lost = 0.0 if objective.direction == MAXIMISE else math.inf
-    return [*map(float, filter_none(asked)), *(lost if v is None else v.values[objective.name] for v in told.cheap)]
+    return [*map(float, known_values(asked)), *(lost if v is None else v.values[objective.name] for v in told.cheap)]
 
 
-def _twin_violations(told: Observed, name: str) -> list[float] | None:
+def _twin_violations(told: ModelInputs, name: str) -> list[float] | None:
     """The same for a limit."""
-    asked = _asked(told, lambda one: one.twin_violations, name)
+    asked = _asked(told, lambda one: one.predicted_violations, name)
     if asked is None or told.cheap is None:
         return None
-    found = [*filter_none(asked), *(math.inf if v is None else v.violations.get(name, 0.0) for v in told.cheap)]
+    found = [*known_values(asked), *(math.inf if v is None else v.violations.get(name, 0.0) for v in told.cheap)]
     return [_violation(value) for value in found]
 
 
-def filter_none(values: Sequence[float | None]) -> list[float]:
+def known_values(values: Sequence[float | None]) -> list[float]:
     """The values that are there."""
     return [value for value in values if value is not None]
 
 
-def _limits(told: Observed, known: Floats, rows: Floats) -> list[tuple[Floats, Floats]]:
+def _limits(told: ModelInputs, known: Floats, rows: Floats) -> list[tuple[Floats, Floats]]:
     """The belief about each limit that some engine has come near to."""
     found = []
     for name in dict.fromkeys(name for one in told.seen for name in one.violations):
-        values = normalised([_violation(one.violations.get(name, 0.0)) for one in told.seen])
+        values = with_finite_worst([_violation(one.violations.get(name, 0.0)) for one in told.seen])
         if values.max() < -0.5:
             continue
         cheap = _twin_violations(told, name)
-        column = None if cheap is None else normalised(cheap)
+        column = None if cheap is None else with_finite_worst(cheap)
         shift = float(values.mean())
         process = fit(known, values - shift, None if column is None else column[: len(known)] - shift)
         mean, deviation = process.at(rows, None if column is None else column[len(known) :] - shift)

@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.tuning import space as spaces
-from harness.tuning.candidates import Candidate, Ground, rank
-from harness.tuning.feasibility import Lessons
+from harness.tuning.candidates import Candidate, CandidateResolver, restart_rank
+from harness.tuning.feasibility import Feasibility
 from harness.tuning.posterior import (
-    Observed,
-    Seen,
-    belief_of,
-    believed,
-    doubt_of,
-    engine_part,
-    expected_gain,
-    normal,
-    observed,
-    widened,
+    ModelInputs,
+    Observation,
+    engine_point,
+    expected_improvement,
+    failure_probability,
+    inflate_uncertainty,
+    normal_cdf,
+    observations_of,
+    posterior_costs,
+    posterior_of,
 )
-from harness.tuning.sampler import Judged, asked_of_tpe
-from harness.tuning.simulator_screening import Agreement, Twin, agreement
-from harness.tuning.study_plan import Problem, Verdict
-from harness.tuning.types import COMPLETE, Point, Trial, best
+from harness.tuning.sampler import PointCheck, suggest_with_tpe
+from harness.tuning.simulator_screening import SimulatorAgreement, SimulatorScreener, agreement
+from harness.tuning.study_plan import StudyPlan, TrialScores
+from harness.tuning.types import COMPLETE, Point, Trial, best_trial
 
 Floats = NDArray[np.float64]
 FAVOURITES = 4  # of the twin, tried before a model is asked
@@ -62,17 +62,17 @@ class Proposal:
 
     candidate: Candidate
     origin: str
-    twin: Verdict | None
+    twin: TrialScores | None
 
 
 @dataclass(slots=True)
 class Proposer:
     """Keeps the pool; everything else it is told each time."""
 
-    problem: Problem
-    ground: Ground
-    lessons: Lessons
-    twin: Twin | None = None
+    problem: StudyPlan
+    resolver: CandidateResolver
+    feasibility: Feasibility
+    twin: SimulatorScreener | None = None
     pool: dict[str, Candidate] = field(default_factory=dict)
     same: int = 0
     refused: int = 0
@@ -84,28 +84,28 @@ class Proposer:
         rng = stream(study.seed, "pool")
         count = study.screening.points if self.twin is not None else _PLAIN_POOL
         engine_space = self._space()
-        points = spaces.drawn(engine_space, count, rng)
+        points = spaces.latin_hypercube(engine_space, count, rng)
         base = self.default()
         points += spaces.neighbours(engine_space, base.point, max(AROUND, count // 5), rng)
         self._join(points)
 
     def default(self) -> Candidate:
         """The base configuration as a candidate: its point says what the engine has by itself."""
-        found = self.ground.one({})
+        found = self.resolver.one({})
         assert found is not None
         told = found.resolved.effective
         space = self._space()
         named = {one.name: spaces.default_value(one, told.get(one.key)) for one in space.parameters}
         values = {name: value for name, value in named.items() if value is not None}
         return Candidate(
-            spaces.pointed(space, values), found.engine, found.load, found.resolved, found.key, found.engine_key
+            spaces.active_point(space, values), found.engine, found.load, found.resolved, found.key, found.engine_key
         )
 
     def _space(self) -> spaces.Space:
         return spaces.Space(self.problem.space.engine, self.problem.space.fixed, self.problem.space.derived)
 
     def _join(self, points: Sequence[Point]) -> None:
-        for found in self.ground.candidates(points):
+        for found in self.resolver.candidates(points):
             if found.resolved.fault is not None:
                 self.refused += 1
             elif found.engine_key in self.pool:
@@ -142,9 +142,9 @@ class Proposer:
         if due <= self.calibrated:
             return
         self.calibrated = due
-        rows = spaces.encoded(self._space(), [engine_part(one.point) for one in known])
+        rows = spaces.encode(self._space(), [engine_point(one.point) for one in known])
         least = min(range(len(known)), key=lambda place: self._cost_of(known[place]))
-        chosen = [known[place] for place in spaces.spread_out(rows, (0, least), _FITTED)]
+        chosen = [known[place] for place in spaces.farthest_points(rows, (0, least), _FITTED)]
         pairs = [(found, one.measurement) for one in chosen if (found := self._exact(one)) is not None]
         self.twin.calibrate([(found, measured) for found, measured in pairs if measured is not None])
 
@@ -154,42 +154,46 @@ class Proposer:
 
     def _exact(self, trial: Trial) -> Candidate | None:
         """The candidate of a trial: of the default the base configuration itself, which its point only rounds."""
-        return self.ground.one({} if trial.origin == "default" else trial.point)
+        return self.resolver.one({} if trial.origin == "default" else trial.point)
 
-    def _seen(self, trials: Sequence[Trial]) -> list[Seen]:
+    def _seen(self, trials: Sequence[Trial]) -> list[Observation]:
         """The engines seen, with what the twin says of them now."""
-        found = observed(self.problem, trials)
+        found = observations_of(self.problem, trials)
         if self.twin is None:
             return found
-        default = next((engine_part(one.point) for one in trials if one.origin == "default"), None)
-        made = [self.ground.one({} if one.point == default else one.point) for one in found]
+        default = next((engine_point(one.point) for one in trials if one.origin == "default"), None)
+        made = [self.resolver.one({} if one.point == default else one.point) for one in found]
         return [one if engine is None else self._told(one, engine) for one, engine in zip(found, made, strict=True)]
 
-    def _told(self, one: Seen, engine: Candidate) -> Seen:
+    def _told(self, one: Observation, engine: Candidate) -> Observation:
         """An engine that was seen, with the twin's word; as it is where the twin has none."""
         told = self._says(engine)
         if told is None or self.twin is None:
             return one
-        course = self.twin.course(engine)
-        return replace(one, twin=told.values, twin_violations=told.violations, course=course)
+        course = self.twin.step_signature(engine)
+        return replace(one, twin=told.values, predicted_violations=told.violations, step_signature=course)
 
-    def _says(self, candidate: Candidate) -> Verdict | None:
-        return None if self.twin is None else self.twin.says(candidate)
+    def _says(self, candidate: Candidate) -> TrialScores | None:
+        return None if self.twin is None else self.twin.predict(candidate)
 
     def _open_ones(self, taken: Collection[str]) -> list[Candidate]:
         """Candidates that were not tried and that nothing speaks against."""
-        return [one for key, one in self.pool.items() if key not in taken and self.lessons.refuses(one) is None]
+        return [
+            one
+            for key, one in self.pool.items()
+            if key not in taken and self.feasibility.predicted_failure(one) is None
+        ]
 
-    def _early(self, seen: Sequence[Seen], taken: Collection[str]) -> Proposal | None:
+    def _early(self, seen: Sequence[Observation], taken: Collection[str]) -> Proposal | None:
         """The twin's favourites, far from each other; without it, points spread over the space."""
         wanted = FAVOURITES if self._trusted(seen).trusted and self.twin is not None else UNSCREENED
         if len(taken) > wanted:
             return None
         left = self._open_ones(taken)
         ranked = self._ranked(self._unlike(left, seen) or left) if self.twin is not None else left
-        rows = spaces.encoded(self._space(), [one.point for one in ranked])
-        known = spaces.encoded(self._space(), [one.point for one in seen])
-        for candidate, gap in zip(ranked, spaces.gaps(rows, known).min(axis=1, initial=math.inf), strict=True):
+        rows = spaces.encode(self._space(), [one.point for one in ranked])
+        known = spaces.encode(self._space(), [one.point for one in seen])
+        for candidate, gap in zip(ranked, spaces.distances(rows, known).min(axis=1, initial=math.inf), strict=True):
             if gap >= _FAR:
                 return Proposal(candidate, "screened" if self.twin is not None else "spread", self._says(candidate))
         return Proposal(ranked[0], "screened", self._says(ranked[0])) if ranked else None
@@ -211,21 +215,21 @@ class Proposer:
         self._calibrate(trials)
         seen = self._seen(trials)
         if not self._trusted(seen).trusted:
-            seen = [replace(one, twin={}, twin_violations={}) for one in seen]
-        costs = believed(self.problem, self._space(), seen)
-        place = {spaces.key_of(one.point): cost for one, cost in zip(seen, costs.tolist(), strict=True)}
-        leading = best(trials, self.problem.objectives[0])
+            seen = [replace(one, twin={}, predicted_violations={}) for one in seen]
+        costs = posterior_costs(self.problem, self._space(), seen)
+        place = {spaces.point_key(one.point): cost for one, cost in zip(seen, costs.tolist(), strict=True)}
+        leading = best_trial(trials, self.problem.objectives[0])
         known = [one for one in trials if one.status == COMPLETE and one.feasible]
         return sorted(
             known,
-            key=lambda one: (one is not leading, place[spaces.key_of(engine_part(one.point))], self._cost_of(one)),
+            key=lambda one: (one is not leading, place[spaces.point_key(engine_point(one.point))], self._cost_of(one)),
         )
 
-    def agreement(self, trials: Sequence[Trial]) -> Agreement:
+    def agreement(self, trials: Sequence[Trial]) -> SimulatorAgreement:
         """How the twin's order and that of the trials agree."""
         return self._trusted(self._seen(trials))
 
-    def _trusted(self, seen: Sequence[Seen]) -> Agreement:
+    def _trusted(self, seen: Sequence[Observation]) -> SimulatorAgreement:
         first = self.problem.objectives[0]
         pairs = [
             (first.cost(one.twin[first.name]), first.cost(one.values[first.name]))
@@ -236,27 +240,27 @@ class Proposer:
 
     def _by_tpe(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
         """What Optuna's TPE asks for, the first that is new and not refused; known ones are answered from memory."""
-        known = {found.engine_key: one for one in trials if (found := self.ground.one(engine_part(one.point)))}
+        known = {found.engine_key: one for one in trials if (found := self.resolver.one(engine_point(one.point)))}
 
-        def judge(point: Point) -> Judged:
+        def judge(point: Point) -> PointCheck:
             found = self._near(point)
             if found is None or found.engine_key in taken:
                 return False, None if found is None else known.get(found.engine_key)
-            return self.lessons.refuses(found) is None and self._sure([found], number)[0], None
+            return self.feasibility.predicted_failure(found) is None and self._sure([found], number)[0], None
 
-        point = asked_of_tpe(self.problem, self._space(), trials, judge, number)
+        point = suggest_with_tpe(self.problem, self._space(), trials, judge, number)
         found = None if point is None else self._near(point)
         return None if found is None else Proposal(found, "sampler", self._says(found))
 
     def _near(self, point: Point) -> Candidate | None:
         """The candidate of a point: its own where resolving is cheap, else the nearest of the pool."""
         if self.problem.kind == "simulator" or not self.pool:
-            return self.ground.one(point)
+            return self.resolver.one(point)
         places = list(self.pool.values())
-        rows = spaces.encoded(self._space(), [point, *(one.point for one in places)])
-        return places[int(spaces.gaps(rows[:1], rows[1:]).argmin())]
+        rows = spaces.encode(self._space(), [point, *(one.point for one in places)])
+        return places[int(spaces.distances(rows[:1], rows[1:]).argmin())]
 
-    def _extend(self, seen: Sequence[Seen], number: int) -> None:
+    def _extend(self, seen: Sequence[Observation], number: int) -> None:
         """Neighbours of the best join the pool, and others where no twin has to judge them; if resolving is cheap."""
         if self.problem.kind != "simulator":
             return
@@ -264,13 +268,13 @@ class Proposer:
         alone = self.twin is None or not self._trusted(seen).trusted
         ranked = sorted((one for one in seen if one.values), key=lambda one: (one.broken, one.cost))
         for one in ranked[:1]:
-            self._join(spaces.steps(self._space(), one.point))
+            self._join(spaces.axis_steps(self._space(), one.point))
         for one in ranked[:2]:
             self._join(spaces.neighbours(self._space(), one.point, AROUND if alone else AROUND // 2, rng))
         if alone:
-            self._join(spaces.drawn(self._space(), _FRESH, rng))
+            self._join(spaces.latin_hypercube(self._space(), _FRESH, rng))
 
-    def _by_model(self, seen: Sequence[Seen], taken: Collection[str], number: int) -> Proposal | None:
+    def _by_model(self, seen: Sequence[Observation], taken: Collection[str], number: int) -> Proposal | None:
         left = self._open_ones(taken)
         if not left:
             return None
@@ -282,7 +286,7 @@ class Proposer:
         gains = self._gains(left, seen, number)
         near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
         last = seen[-1].effective if seen else None
-        place = min(near, key=lambda i: (rank(last, left[i].resolved.effective), -gains[i]))
+        place = min(near, key=lambda i: (restart_rank(last, left[i].resolved.effective), -gains[i]))
         return Proposal(left[place], "model", self._says(left[place]))
 
     def _climbs(self, number: int) -> bool:
@@ -294,59 +298,61 @@ class Proposer:
         trials = self.problem.study.budget.trials
         return trials is not None and number >= _CLOSING * trials
 
-    def _unlike(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
+    def _unlike(self, left: Sequence[Candidate], seen: Sequence[Observation]) -> list[Candidate]:
         """Candidates that would teach something: neither next to one that was measured, nor by the twin the same."""
-        rows = spaces.encoded(self._space(), [one.point for one in left])
-        tried = spaces.encoded(self._space(), [one.point for one in seen])
-        gaps = spaces.gaps(rows, tried).min(axis=1, initial=math.inf)
+        rows = spaces.encode(self._space(), [one.point for one in left])
+        tried = spaces.encode(self._space(), [one.point for one in seen])
+        gaps = spaces.distances(rows, tried).min(axis=1, initial=math.inf)
         apart = [one for one, gap in zip(left, gaps, strict=True) if gap >= _APART]
         if self.twin is None:
             return apart
-        known = {one.course for one in seen if one.course}
-        return [one for one in apart if self.twin.course(one) not in known]
+        known = {one.step_signature for one in seen if one.step_signature}
+        return [one for one in apart if self.twin.step_signature(one) not in known]
 
-    def _near_best(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
+    def _near_best(self, left: Sequence[Candidate], seen: Sequence[Observation]) -> list[Candidate]:
         """Candidates a step or two away from the best that was measured in full."""
         whole = [one for one in seen if not one.stopped]
         if not whole:
             return []
         least = min(whole, key=lambda one: (one.broken, one.cost))
-        rows = spaces.encoded(self._space(), [least.point, *(one.point for one in left)])
-        gaps = spaces.gaps(rows[1:], rows[:1])[:, 0]
+        rows = spaces.encode(self._space(), [least.point, *(one.point for one in left)])
+        gaps = spaces.distances(rows[1:], rows[:1])[:, 0]
         return [one for one, gap in zip(left, gaps, strict=True) if gap <= _NEAR]
 
-    def _gains(self, left: Sequence[Candidate], seen: Sequence[Seen], number: int) -> Floats:
+    def _gains(self, left: Sequence[Candidate], seen: Sequence[Observation], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
         said = None if self._climbs(number) else self._cheap(left, seen)
-        told = Observed(self.problem, self._space(), seen, said, number)
-        rows = spaces.encoded(self._space(), [one.point for one in left])
-        belief = belief_of(told, rows)
+        told = ModelInputs(self.problem, self._space(), seen, said, number)
+        rows = spaces.encode(self._space(), [one.point for one in left])
+        belief = posterior_of(told, rows)
         if self._closes(number):
             belief = replace(belief, deviation=_CLOSING_DOUBT * belief.deviation)
         elif number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and seen:
-            belief = widened(belief, rows, spaces.encoded(self._space(), [one.point for one in seen]))
+            belief = inflate_uncertainty(belief, rows, spaces.encode(self._space(), [one.point for one in seen]))
         chance = self._serving(left)
         for mean, deviation in belief.limits:
-            chance *= normal(-mean / deviation)
+            chance *= normal_cdf(-mean / deviation)
         if belief.best is None:
             return np.asarray(chance + 1e-12)
-        return np.asarray(expected_gain(belief.mean, belief.deviation, belief.best) * chance + 1e-300)
+        return np.asarray(expected_improvement(belief.mean, belief.deviation, belief.best) * chance + 1e-300)
 
     def _serving(self, candidates: Sequence[Candidate]) -> Floats:
         """How likely each candidate comes up: by failures near it, and by how far it reaches beyond what served."""
-        taught = self.lessons.taught
-        rows = spaces.encoded(self._space(), [one.point for one in candidates])
-        known = spaces.encoded(self._space(), [one.candidate.point for one in taught])
-        doubt = doubt_of(rows, known, np.asarray([one.failure is not None for one in taught], dtype=np.bool_))
-        further = np.asarray([self.lessons.beyond(one) for one in candidates])
+        taught = self.feasibility.starts_seen
+        rows = spaces.encode(self._space(), [one.point for one in candidates])
+        known = spaces.encode(self._space(), [one.candidate.point for one in taught])
+        doubt = failure_probability(
+            rows, known, np.asarray([one.failure is not None for one in taught], dtype=np.bool_)
+        )
+        further = np.asarray([self.feasibility.memory_excess(one) for one in candidates])
         return np.asarray((1 - doubt) * np.exp(-further / _STEP_SHARE))
 
     def _sure(self, candidates: Sequence[Candidate], number: int) -> list[bool]:
         """Which candidates may be tried: all at first, later those that are likely to come up."""
         return [number < SETTLED_AT or bool(chance >= _SURE) for chance in self._serving(candidates)]
 
-    def _cheap(self, left: Sequence[Candidate], seen: Sequence[Seen]) -> list[Verdict | None] | None:
+    def _cheap(self, left: Sequence[Candidate], seen: Sequence[Observation]) -> list[TrialScores | None] | None:
         """What the twin says of the candidates, where it is there and still trusted."""
         if self.twin is None or not self._trusted(seen).trusted:
             return None
-        return [self.twin.says(one) for one in left]
+        return [self.twin.predict(one) for one in left]

@@ -17,20 +17,20 @@ from optuna.study import StudyDirection
 
 from harness.seeds import entropy
 from harness.tuning.space import Space, is_active
-from harness.tuning.study_plan import Problem
-from harness.tuning.types import FAILED, MAXIMISE, Objective, Parameter, Point, Trial, Value
+from harness.tuning.study_plan import StudyPlan
+from harness.tuning.types import FAILED, MAXIMISE, ParameterValue, Point, StudyObjective, Trial, TunableParameter
 
 STARTS = "starts"
 """The constraint that a failed trial breaks."""
 _ASKED = 25
 _CONSTRAINTS = "constraints"  # where Optuna 4 and 5 both read a trial's constraints
-Judged = tuple[bool, Trial | None]
+PointCheck = tuple[bool, Trial | None]
 """Whether a point may be tried; if not, the trial that answers it from memory (None: it is refused)."""
 
 optuna.logging.set_verbosity(logging.ERROR)  # what is to be said is said by the harness
 
 
-def distribution(parameter: Parameter) -> BaseDistribution:
+def optuna_distribution(parameter: TunableParameter) -> BaseDistribution:
     """A parameter's range as Optuna knows it."""
     if parameter.kind == "choice":
         return CategoricalDistribution(parameter.values)
@@ -47,45 +47,47 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(parameter.low, high_end, log=parameter.log, step=step_size)
 
 
-def directions(objectives: Sequence[Objective]) -> list[StudyDirection]:
+def optuna_directions(objectives: Sequence[StudyObjective]) -> list[StudyDirection]:
     """Optuna's words for which way is better."""
     return [StudyDirection.MAXIMIZE if one.direction == MAXIMISE else StudyDirection.MINIMIZE for one in objectives]
 
 
-def told_values(objectives: Sequence[Objective], trial: Trial, trials: Sequence[Trial]) -> list[float]:
+def optuna_values(objectives: Sequence[StudyObjective], trial: Trial, trials: Sequence[Trial]) -> list[float]:
     """The values that Optuna is told: the trial's own; of one without, the worst so far, as plots stay readable."""
     return [_finite(one, trial.values.get(one.name, math.nan), trials) for one in objectives]
 
 
-def _finite(objective: Objective, value: float, trials: Sequence[Trial]) -> float:
+def _finite(objective: StudyObjective, value: float, trials: Sequence[Trial]) -> float:
     if math.isfinite(value):
         return value
     known = [one.values[objective.name] for one in trials if math.isfinite(one.values.get(objective.name, math.nan))]
     return max(known, key=objective.cost, default=0.0)
 
 
-def told_constraints(trial: Trial) -> dict[str, float]:
+def optuna_constraints(trial: Trial) -> dict[str, float]:
     """The constraints that Optuna is told: violations by limit, and whether it served at all."""
     broken = {name: min(value, 1e9) for name, value in trial.violations.items()}
     return {STARTS: 0.0 if trial.values else 1.0, **broken}
 
 
-def asked_of_tpe(
-    problem: Problem, space: Space, trials: Sequence[Trial], judge: Callable[[Point], Judged], number: int
+def suggest_with_tpe(
+    problem: StudyPlan, space: Space, trials: Sequence[Trial], judge: Callable[[Point], PointCheck], number: int
 ) -> Point | None:
     """The first point that TPE asks for and `judge` lets pass; None where it names none in some tries."""
-    study = optuna.create_study(directions=directions(problem.objectives), sampler=_tpe(problem.study.seed, number))
+    study = optuna.create_study(
+        directions=optuna_directions(problem.objectives), sampler=_tpe(problem.study.seed, number)
+    )
     for trial in trials:
         _teach(study, problem, space, trial, trials)
     for _ in range(_ASKED):
         asked = study.ask()
-        point = suggested(asked, space)
+        point = suggest_point(asked, space)
         passed, memory = judge(point)
         if passed:
             return point
         answer = memory or Trial(0, point, {}, FAILED)
-        constrain(asked, told_constraints(answer))
-        study.tell(asked, told_values(problem.objectives, answer, trials))
+        set_constraints(asked, optuna_constraints(answer))
+        study.tell(asked, optuna_values(problem.objectives, answer, trials))
     return None
 
 
@@ -98,9 +100,9 @@ def _tpe(seed: int, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=entropy(seed, "tpe", number) % 2**32, n_startup_trials=5, **options)
 
 
-def suggested(trial: optuna.trial.Trial, space: Space) -> dict[str, Value]:
+def suggest_point(trial: optuna.trial.Trial, space: Space) -> dict[str, ParameterValue]:
     """A point as Optuna's trial names it; inactive parameters are not asked for."""
-    point: dict[str, Value] = {}
+    point: dict[str, ParameterValue] = {}
     for one in space.parameters:
         if not is_active(one, {**space.fixed, **point}):
             continue
@@ -108,11 +110,11 @@ def suggested(trial: optuna.trial.Trial, space: Space) -> dict[str, Value]:
             chosen: Any = trial.suggest_categorical(one.name, one.values)
             point[one.name] = chosen
         elif one.kind == "int":
-            asked = distribution(one)
+            asked = optuna_distribution(one)
             assert isinstance(asked, IntDistribution)
             point[one.name] = trial.suggest_int(one.name, asked.low, asked.high, step=asked.step, log=asked.log)
         else:
-            real = distribution(one)
+            real = optuna_distribution(one)
             assert isinstance(real, FloatDistribution)
             point[one.name] = round(
                 trial.suggest_float(one.name, real.low, real.high, step=real.step, log=real.log), 10
@@ -120,20 +122,20 @@ def suggested(trial: optuna.trial.Trial, space: Space) -> dict[str, Value]:
     return point
 
 
-def _teach(study: optuna.Study, problem: Problem, space: Space, trial: Trial, trials: Sequence[Trial]) -> None:
+def _teach(study: optuna.Study, problem: StudyPlan, space: Space, trial: Trial, trials: Sequence[Trial]) -> None:
     """Put a trial into the study in memory."""
     known = {one.name: one for one in space.parameters}
     params = {name: value for name, value in trial.point.items() if name in known}
     frozen = optuna.trial.create_trial(
         params=params,
-        distributions={name: distribution(known[name]) for name in params},
-        values=told_values(problem.objectives, trial, trials),
-        system_attrs={_CONSTRAINTS: list(told_constraints(trial).values())},
+        distributions={name: optuna_distribution(known[name]) for name in params},
+        values=optuna_values(problem.objectives, trial, trials),
+        system_attrs={_CONSTRAINTS: list(optuna_constraints(trial).values())},
     )
     study.add_trial(frozen)
 
 
-def constrain(trial: optuna.trial.Trial, constraints: Mapping[str, float]) -> None:
+def set_constraints(trial: optuna.trial.Trial, constraints: Mapping[str, float]) -> None:
     """Tell a running trial's constraints: as a list, which Optuna 4, 5 and the dashboard read alike."""
     number = trial._trial_id  # noqa: SLF001 - Optuna 4 has no public way to do this outside of a sampler
     trial.storage.set_trial_system_attr(number, _CONSTRAINTS, list(constraints.values()))

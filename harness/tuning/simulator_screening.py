@@ -21,9 +21,9 @@ from harness.simulator.engine_config import Settings, settings_from_flags
 from harness.simulator.step_cost import TERMS, Terms
 from harness.statistics.intervals import CONFIDENCE
 from harness.tuning.candidates import Candidate
-from harness.tuning.capacity import CAPACITY, LAST_RATE, around, searched
-from harness.tuning.study_plan import Problem, Task, Verdict, changed, slo_of, verdict_of
-from harness.tuning.trial_series import LATENCIES, wander
+from harness.tuning.capacity import CAPACITY, LAST_RATE, find_capacity, search_around
+from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_constraints, with_changes
+from harness.tuning.trial_series import LATENCIES, run_to_run_noise
 from harness.tuning.types import Measurement
 from harness.tuning.virtual_evaluation import VirtualLoad
 from harness.units import significant
@@ -34,7 +34,7 @@ RECOVERY = 0.25  # so far above it the twin has to come to be believed again
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class SimulatorAgreement:
     """Kendall's τ-b of `pairs` trials with its 95 % interval (None where there are too few), and whether to trust."""
 
     pairs: int
@@ -62,7 +62,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
     return float(x @ y) / math.sqrt(untied) if untied else None
 
 
-def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU) -> Agreement:
+def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU) -> SimulatorAgreement:
     """How predicted and measured values of the trials so far agree, in the order in which they came.
 
     The interval is Fisher's z with variance 0.437 / (n - 4) (Fieller, Hartley and Pearson, Biometrika 44,
@@ -70,21 +70,21 @@ def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU
     to come back to 0.25 more.
     """
     trusted = True
-    found = Agreement(len(pairs))
+    found = SimulatorAgreement(len(pairs))
     for count in range(FEWEST_PAIRS, len(pairs) + 1):
         found = _interval(pairs[:count])
         if found.tau is not None:
             trusted = found.tau > (least_tau if trusted else min(least_tau + RECOVERY, 0.9))
-    return Agreement(found.pairs, found.tau, found.low, found.high, trusted)
+    return SimulatorAgreement(found.pairs, found.tau, found.low, found.high, trusted)
 
 
-def _interval(pairs: Sequence[tuple[float, float]]) -> Agreement:
+def _interval(pairs: Sequence[tuple[float, float]]) -> SimulatorAgreement:
     tau = kendall_tau([one for one, _ in pairs], [other for _, other in pairs])
     if tau is None or len(pairs) <= 4:
-        return Agreement(len(pairs), tau)
+        return SimulatorAgreement(len(pairs), tau)
     middle = math.atanh(max(-0.999, min(0.999, tau)))
     reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(0.437 / (len(pairs) - 4))
-    return Agreement(len(pairs), tau, math.tanh(middle - reach), math.tanh(middle + reach))
+    return SimulatorAgreement(len(pairs), tau, math.tanh(middle - reach), math.tanh(middle + reach))
 
 
 Floats = NDArray[np.float64]
@@ -98,23 +98,23 @@ _ROUNDS = 8
 _WORTH = 0.02  # of what is off: less to be gained ends the search
 _NAMES = Terms.__slots__
 
-Predict = Callable[[Terms], Sequence[Mapping[str, float]]]
+PredictMetrics = Callable[[Terms], Sequence[Mapping[str, float]]]
 """What the twin with some coefficients says of every trial that is compared, by metric."""
 
 
-def scaled(terms: Terms, logs: Sequence[float]) -> Terms:
+def scale_terms(terms: Terms, logs: Sequence[float]) -> Terms:
     """Coefficients with which all that each of them stands for takes e^log times as long; shares of a peak divide."""
     times = {name: math.exp(log if name.endswith("_s") else -log) for name, log in zip(_NAMES, logs, strict=True)}
     return replace(terms, **{name: getattr(terms, name) * factor for name, factor in times.items()})
 
 
-def calibrated(terms: Terms, measured: Sequence[Mapping[str, float]], predict: Predict) -> Terms:
+def calibrate_terms(terms: Terms, measured: Sequence[Mapping[str, float]], predict: PredictMetrics) -> Terms:
     """The coefficients under which the twin's word is nearest to what was measured; as they are where nothing is."""
     if not measured:
         return terms
 
     def off(logs: Floats) -> Floats:
-        return _residuals(measured, predict(scaled(terms, logs.tolist())), logs)
+        return _residuals(measured, predict(scale_terms(terms, logs.tolist())), logs)
 
     logs = np.zeros(len(_NAMES))
     left = off(logs)
@@ -131,7 +131,7 @@ def calibrated(terms: Terms, measured: Sequence[Mapping[str, float]], predict: P
         logs, left = moved, here
         if settled:
             break
-    return scaled(terms, logs.tolist())
+    return scale_terms(terms, logs.tolist())
 
 
 def _along(off: Callable[[Floats], Floats], logs: Floats, left: Floats, step: Floats) -> tuple[Floats, Floats] | None:
@@ -163,15 +163,15 @@ def _ratio(said: float | None, seen: float | None) -> float:
 OFF = 0.4
 """By how much each coefficient of a screening twin is off, at most, where it stands for another device."""
 _COARSE = 0.1  # of a capacity that only ranks candidates
-Course = tuple[float, ...]
+StepSignature = tuple[float, ...]
 """How a load goes, in numbers that are the same where every step is."""
 
 
-def _course(measured: Measurement) -> Course:
+def _course(measured: Measurement) -> StepSignature:
     return (measured.load_s, *(measured.metrics.get(f"{name}_mean", 0.0) for name in LATENCIES))
 
 
-def perturbed(terms: Terms, seed: int, off: float = OFF) -> Terms:
+def perturb_terms(terms: Terms, seed: int, off: float = OFF) -> Terms:
     """Coefficients each of which is wrong by a factor between 1 - off and 1 + off, drawn by seed."""
     rng = stream(seed, "twin's errors")
     names = Terms.__slots__
@@ -183,16 +183,16 @@ def perturbed(terms: Terms, seed: int, off: float = OFF) -> Terms:
 
 
 @dataclass(slots=True)
-class Twin:
+class SimulatorScreener:
     """The simulated engine as a cheap source; what it has said is kept until it is calibrated anew."""
 
-    problem: Problem
+    problem: StudyPlan
     terms: Terms
-    _said: dict[str, Verdict | None] = field(default_factory=dict)
-    _courses: dict[str, Course] = field(default_factory=dict)
+    _said: dict[str, TrialScores | None] = field(default_factory=dict)
+    _courses: dict[str, StepSignature] = field(default_factory=dict)
     _loads: list[VirtualLoad] = field(default_factory=list)
 
-    def says(self, candidate: Candidate) -> Verdict | None:
+    def predict(self, candidate: Candidate) -> TrialScores | None:
         """Values and violations by name; None where it would not start, or cannot serve this."""
         if candidate.key not in self._said:
             measured = self._measured(candidate, self.terms)
@@ -201,22 +201,22 @@ class Twin:
                 self._courses[candidate.key] = tuple(value for one in measured for value in _course(one))
         return self._said[candidate.key]
 
-    def _verdict(self, measured: Sequence[Measurement]) -> Verdict:
+    def _verdict(self, measured: Sequence[Measurement]) -> TrialScores:
         """What is measured in the mean over the paces that runs have, as the one of a trial is not known."""
-        told = verdict_of(self.problem, measured)
+        told = score(self.problem, measured)
         if len(measured) > 1:
             return told
-        steady = {name: wander(self.problem, measured[0], name) for name in told.values}
+        steady = {name: run_to_run_noise(self.problem, measured[0], name) for name in told.values}
         means = {name: one.mean for name, one in steady.items() if one is not None}
-        return Verdict({**told.values, **means}, told.violations)
+        return TrialScores({**told.values, **means}, told.violations)
 
-    def course(self, candidate: Candidate) -> Course | None:
+    def step_signature(self, candidate: Candidate) -> StepSignature | None:
         """How its load goes, as a value that is the same for two candidates where every step of theirs is.
 
         A cache that holds more than is ever asked of it is such a case: whatever the coefficients are, it changes
         nothing. None where the twin would not start.
         """
-        self.says(candidate)
+        self.predict(candidate)
         return self._courses.get(candidate.key)
 
     def calibrate(self, seen: Sequence[tuple[Candidate, Measurement]]) -> None:
@@ -227,7 +227,7 @@ class Twin:
             told = [self._measured(candidate, terms, found) for candidate, found in known]
             return [{} if one is None else one[0].metrics for one in told]
 
-        self.terms = calibrated(self.terms, [found.metrics for _, found in known], predict)
+        self.terms = calibrate_terms(self.terms, [found.metrics for _, found in known], predict)
         self._said.clear()
         self._courses.clear()
 
@@ -243,7 +243,7 @@ class Twin:
                 self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in problem.tasks]
             settings = settings_from_flags({**args, **model})
             return [
-                self._shown(load, task, stage_of(task.stage, candidate), _Speed(settings, terms), like)
+                self._shown(load, task, candidate_stage(task.stage, candidate), _Speed(settings, terms), like)
                 for load, task in zip(self._loads, problem.tasks, strict=True)
             ]
         except HarnessError:
@@ -261,7 +261,9 @@ class Twin:
             return at(stage.rate)
         if like is not None:
             return at(like.metrics[LAST_RATE])
-        return searched(at, replace(around(stage.rate or 1.0), precision=_COARSE, certain=True), slo_of(task))
+        return find_capacity(
+            at, replace(search_around(stage.rate or 1.0), precision=_COARSE, certain=True), slo_constraints(task)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +274,12 @@ class _Speed:
     terms: Terms
 
 
-def stage_of(stage: Stage, candidate: Candidate) -> Stage:
+def candidate_stage(stage: Stage, candidate: Candidate) -> Stage:
     """A task's stage as a candidate changes it."""
-    return changed(stage, candidate.load)
+    return with_changes(stage, candidate.load)
 
 
-def twin_of(problem: Problem) -> Twin | None:
+def screener_for(problem: StudyPlan) -> SimulatorScreener | None:
     """The twin that screens a problem, None where it is turned off or does not know the model.
 
     A study on the simulated engine is screened by a twin whose coefficients are off, as a device's would be.
@@ -291,4 +293,6 @@ def twin_of(problem: Problem) -> Twin | None:
     except HarnessError:
         return None
     terms = TERMS[family]
-    return Twin(problem, perturbed(terms, problem.study.seed) if problem.kind == "simulator" else terms)
+    return SimulatorScreener(
+        problem, perturb_terms(terms, problem.study.seed) if problem.kind == "simulator" else terms
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.tuning.types import LOAD, Parameter, Point, Value
+from harness.tuning.types import LOAD, ParameterValue, Point, TunableParameter
 
 _Number = int | float
 _BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -25,7 +25,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = {"min": min, "max": max, "round": rou
 _LONGEST = 200
 
 
-def names_in(text: str) -> frozenset[str]:
+def expression_names(text: str) -> frozenset[str]:
     """The parameters that an expression reads.
 
     Raises:
@@ -34,7 +34,7 @@ def names_in(text: str) -> frozenset[str]:
     return frozenset(node.id for node in ast.walk(_parsed(text)) if isinstance(node, ast.Name)) - _CALLS.keys()
 
 
-def value_of(text: str, values: Mapping[str, Any]) -> _Number:
+def evaluate_expression(text: str, values: Mapping[str, Any]) -> _Number:
     """The value of an expression where parameters have these values.
 
     Raises:
@@ -84,7 +84,7 @@ def _value(node: ast.AST, values: Mapping[str, Any]) -> Any:
 
 _FINEST = 4  # values an octave where whole numbers are searched by factors: 8 10 12 14 16 20 …
 _DRAWS = 64
-Table = Mapping[str, Mapping[str, Value]]
+Table = Mapping[str, Mapping[str, ParameterValue]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +94,17 @@ class Space:
     A derived value is arithmetic over parameters (text), or a table {parameter: {its value as text: value}}.
     """
 
-    parameters: tuple[Parameter, ...]
-    fixed: Mapping[str, Value] = field(default_factory=dict)
+    parameters: tuple[TunableParameter, ...]
+    fixed: Mapping[str, ParameterValue] = field(default_factory=dict)
     derived: Mapping[str, str | Table] = field(default_factory=dict)
 
     @property
-    def engine(self) -> tuple[Parameter, ...]:
+    def engine(self) -> tuple[TunableParameter, ...]:
         """Those that need an engine of their own."""
         return tuple(one for one in self.parameters if one.place != LOAD)
 
     @property
-    def load(self) -> tuple[Parameter, ...]:
+    def load(self) -> tuple[TunableParameter, ...]:
         """Those of the load, which change within one engine start."""
         return tuple(one for one in self.parameters if one.place == LOAD)
 
@@ -112,21 +112,21 @@ class Space:
         """The space without some parameters."""
         return Space(tuple(one for one in self.parameters if one.name not in names), self.fixed, self.derived)
 
-    def values(self, point: Point) -> dict[str, Value]:
+    def values(self, point: Point) -> dict[str, ParameterValue]:
         """All that a point sets: fixed, asked and derived values.
 
         Raises:
             ValueError: a derived value that cannot be computed.
         """
-        known: dict[str, Value] = {**self.fixed, **point}
+        known: dict[str, ParameterValue] = {**self.fixed, **point}
         for name, rule in self.derived.items():
-            found = value_of(rule, known) if isinstance(rule, str) else _looked_up(name, rule, known)
+            found = evaluate_expression(rule, known) if isinstance(rule, str) else _looked_up(name, rule, known)
             if found is not None:
                 known[name] = found
         return known
 
 
-def _looked_up(name: str, table: Table, known: Mapping[str, Value]) -> Value | None:
+def _looked_up(name: str, table: Table, known: Mapping[str, ParameterValue]) -> ParameterValue | None:
     other, rows = next(iter(table.items()))
     if other not in known:
         return None
@@ -136,35 +136,35 @@ def _looked_up(name: str, table: Table, known: Mapping[str, Value]) -> Value | N
     return rows[key]
 
 
-def _text(value: Value) -> str:
+def _text(value: ParameterValue) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def is_active(parameter: Parameter, values: Mapping[str, Value]) -> bool:
+def is_active(parameter: TunableParameter, values: Mapping[str, ParameterValue]) -> bool:
     """Whether a parameter's condition holds among the values of those before it."""
     return all(name in values and values[name] in allowed for name, allowed in parameter.when.items())
 
 
-def pointed(space: Space, values: Mapping[str, Value]) -> dict[str, Value]:
+def active_point(space: Space, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
     """The point of full values: inactive parameters are left out."""
-    point: dict[str, Value] = {}
+    point: dict[str, ParameterValue] = {}
     for parameter in space.parameters:
         if parameter.name in values and is_active(parameter, {**space.fixed, **point}):
             point[parameter.name] = values[parameter.name]
     return point
 
 
-def at(parameter: Parameter, share: float) -> Value:
+def value_at(parameter: TunableParameter, share: float) -> ParameterValue:
     """The value at a place in [0, 1] of a parameter's range."""
     share = min(max(share, 0.0), 1.0)
     if parameter.kind == "choice":
         return parameter.values[min(int(share * len(parameter.values)), len(parameter.values) - 1)]
     low, high = parameter.low, parameter.high
     value = math.exp(math.log(low) + share * math.log(high / low)) if parameter.log else low + share * (high - low)
-    return snapped(parameter, value)
+    return snap(parameter, value)
 
 
-def snapped(parameter: Parameter, value: float) -> Value:
+def snap(parameter: TunableParameter, value: float) -> ParameterValue:
     """The nearest value that a range has: on its steps, and round where it goes by factors."""
     step = parameter.step
     if step:
@@ -176,7 +176,7 @@ def snapped(parameter: Parameter, value: float) -> Value:
     return round(min(max(value, parameter.low), parameter.high), 10)
 
 
-def share_of(parameter: Parameter, value: Value) -> float:
+def share_of(parameter: TunableParameter, value: ParameterValue) -> float:
     """The place of a value in its parameter's range, 0 to 1; the nearest one where it is outside."""
     if parameter.kind == "choice":
         place = next((i for i, known in enumerate(parameter.values) if _same(known, value)), None)
@@ -189,11 +189,11 @@ def share_of(parameter: Parameter, value: Value) -> float:
     return min(max((number - low) / (high - low), 0.0), 1.0)
 
 
-def _same(one: Value, other: Value) -> bool:
+def _same(one: ParameterValue, other: ParameterValue) -> bool:
     return type(one) is type(other) and one == other
 
 
-def default_value(parameter: Parameter, told: Any) -> Value | None:
+def default_value(parameter: TunableParameter, told: Any) -> ParameterValue | None:
     """What the engine's own value is called in this parameter's range: itself, or the nearest there is.
 
     None where no value of the range is near it: what runs is then told by the effective configuration alone.
@@ -201,11 +201,11 @@ def default_value(parameter: Parameter, told: Any) -> Value | None:
     if parameter.kind == "choice":
         return _nearest_choice(parameter, told)
     if isinstance(told, int | float) and not isinstance(told, bool):
-        return at(parameter, share_of(parameter, told))
+        return value_at(parameter, share_of(parameter, told))
     return None
 
 
-def _nearest_choice(parameter: Parameter, told: Any) -> Value | None:
+def _nearest_choice(parameter: TunableParameter, told: Any) -> ParameterValue | None:
     """The choice that is the value, in whatever spelling, or the nearest number; None where there is neither."""
     same = (value for value in parameter.values if told is not None and _text(value) == _text(told))
     found = next((value for value in parameter.values if _same(told, value)), next(same, None))
@@ -216,27 +216,27 @@ def _nearest_choice(parameter: Parameter, told: Any) -> Value | None:
     return None
 
 
-def drawn(space: Space, count: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+def latin_hypercube(space: Space, count: int, rng: np.random.Generator) -> list[dict[str, ParameterValue]]:
     """So many points spread evenly over every parameter (a Latin hypercube), repeated ones left out."""
     shares = np.stack([(rng.permutation(count) + rng.random(count)) / count for _ in space.parameters], axis=1)
     points = [
-        pointed(space, {one.name: at(one, share) for one, share in zip(space.parameters, row, strict=True)})
+        active_point(space, {one.name: value_at(one, share) for one, share in zip(space.parameters, row, strict=True)})
         for row in shares
     ]
-    return unique(points)
+    return unique_points(points)
 
 
-def unique(points: Sequence[Mapping[str, Value]]) -> list[dict[str, Value]]:
+def unique_points(points: Sequence[Mapping[str, ParameterValue]]) -> list[dict[str, ParameterValue]]:
     """The points, each once, in their order."""
-    return list({key_of(point): dict(point) for point in reversed(points)}.values())[::-1]
+    return list({point_key(point): dict(point) for point in reversed(points)}.values())[::-1]
 
 
-def key_of(point: Mapping[str, Any]) -> str:
+def point_key(point: Mapping[str, Any]) -> str:
     """A point as text that is equal for equal points."""
     return repr(sorted((name, value) for name, value in point.items()))
 
 
-def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator) -> list[dict[str, ParameterValue]]:
     """Points that differ from one in one or two parameters, mostly by a little."""
     found = []
     for _ in range(count):
@@ -245,49 +245,49 @@ def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator)
         for place in rng.permutation(len(space.parameters))[:changes]:
             one = space.parameters[place]
             values[one.name] = _moved(one, values[one.name], rng)
-        found.append(pointed(space, values))
-    return [one for one in unique(found) if one != dict(point)]
+        found.append(active_point(space, values))
+    return [one for one in unique_points(found) if one != dict(point)]
 
 
-def steps(space: Space, point: Point) -> list[dict[str, Value]]:
+def axis_steps(space: Space, point: Point) -> list[dict[str, ParameterValue]]:
     """Points that are a step or two away from one along one range: a tenth and a fifth of it, up and down."""
     found = []
     for one in space.parameters:
         if one.kind == "choice" or one.name not in point:
             continue
         here = share_of(one, point[one.name])
-        found += [pointed(space, {**point, one.name: at(one, here + by)}) for by in (-0.2, -0.1, 0.1, 0.2)]
-    return [found for found in unique(found) if found != dict(point)]
+        found += [active_point(space, {**point, one.name: value_at(one, here + by)}) for by in (-0.2, -0.1, 0.1, 0.2)]
+    return [found for found in unique_points(found) if found != dict(point)]
 
 
-def _all_values(space: Space, point: Point, rng: np.random.Generator) -> dict[str, Value]:
-    return {one.name: point.get(one.name, at(one, float(rng.random()))) for one in space.parameters}
+def _all_values(space: Space, point: Point, rng: np.random.Generator) -> dict[str, ParameterValue]:
+    return {one.name: point.get(one.name, value_at(one, float(rng.random()))) for one in space.parameters}
 
 
-def _moved(parameter: Parameter, value: Value, rng: np.random.Generator) -> Value:
+def _moved(parameter: TunableParameter, value: ParameterValue, rng: np.random.Generator) -> ParameterValue:
     """Another value of a parameter: the next ones of an order, any of a choice of words."""
     if parameter.kind == "choice" and not _is_ordered(parameter):
         others = [one for one in parameter.values if not _same(one, value)]
         return others[int(rng.integers(len(others)))] if others else value
     here = share_of(parameter, value)
     for _ in range(_DRAWS):
-        moved = at(parameter, here + float(rng.normal(0.0, 0.15)))
+        moved = value_at(parameter, here + float(rng.normal(0.0, 0.15)))
         if not _same(moved, value):
             return moved
     return value
 
 
-def _is_ordered(parameter: Parameter) -> bool:
+def _is_ordered(parameter: TunableParameter) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in parameter.values)
 
 
-def encoded(space: Space, points: Sequence[Point]) -> NDArray[np.float64]:
+def encode(space: Space, points: Sequence[Point]) -> NDArray[np.float64]:
     """Points as rows of numbers in [0, 1]: a column for each order, one for each word of a choice; 0.5 if inactive."""
     columns = [_column(one, points) for one in space.parameters]
     return np.concatenate(columns, axis=1) if columns else np.zeros((len(points), 0))
 
 
-def _column(parameter: Parameter, points: Sequence[Point]) -> NDArray[np.float64]:
+def _column(parameter: TunableParameter, points: Sequence[Point]) -> NDArray[np.float64]:
     name = parameter.name
     if parameter.kind != "choice" or _is_ordered(parameter):
         rows = [[share_of(parameter, point[name]) if name in point else 0.5] for point in points]
@@ -297,34 +297,34 @@ def _column(parameter: Parameter, points: Sequence[Point]) -> NDArray[np.float64
     return np.asarray(rows, dtype=np.float64).reshape(len(points), len(words))
 
 
-def gaps(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+def distances(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far each row is from each of the others, in the unit cube."""
     return np.asarray(np.sqrt(((rows[:, None, :] - others[None, :, :]) ** 2).sum(axis=2)))
 
 
-def spread_out(rows: NDArray[np.float64], first: Sequence[int], count: int) -> list[int]:
+def farthest_points(rows: NDArray[np.float64], first: Sequence[int], count: int) -> list[int]:
     """Places of up to `count` rows: the first ones given, then each time the row farthest from all taken."""
     taken = list(dict.fromkeys(first))[:count]
     while len(taken) < min(count, len(rows)):
-        far = gaps(rows, rows[taken]).min(axis=1)
+        far = distances(rows, rows[taken]).min(axis=1)
         far[taken] = -1.0
         taken.append(int(far.argmax()))
     return taken
 
 
-def sweep(space: Space, count: int) -> list[dict[str, Value]]:
+def load_sweep(space: Space, count: int) -> list[dict[str, ParameterValue]]:
     """All that one engine start measures of the load: every choice, and `count` places of every range."""
-    points: list[dict[str, Value]] = [{}]
+    points: list[dict[str, ParameterValue]] = [{}]
     for parameter in space.load:
         points = [
             {**point, parameter.name: value} if is_active(parameter, point) else point
             for point in points
             for value in _stops(parameter, count)
         ]
-    return unique(points)
+    return unique_points(points)
 
 
-def _stops(parameter: Parameter, count: int) -> list[Value]:
+def _stops(parameter: TunableParameter, count: int) -> list[ParameterValue]:
     if parameter.kind == "choice":
         return list(parameter.values)
-    return list(dict.fromkeys(at(parameter, share) for share in np.linspace(0.0, 1.0, count)))
+    return list(dict.fromkeys(value_at(parameter, share) for share in np.linspace(0.0, 1.0, count)))

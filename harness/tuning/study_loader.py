@@ -31,19 +31,19 @@ from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.scenario.yaml_document import Override
 from harness.simulator.engine_config import OBEYED, WITHOUT_EFFECT, canonical, settings_from_flags
 from harness.tuning.parameters import default_parameters
-from harness.tuning.space import Space, names_in
+from harness.tuning.space import Space, expression_names
 from harness.tuning.study_plan import (
     WITHIN_SLO,
-    Problem,
+    StudyPlan,
     Task,
-    body_of,
-    changed,
-    limit_of,
+    constraint_of,
+    held_slo,
     objective_of,
-    slo_limits,
-    unfit,
+    stage_body,
+    unfit_reason,
+    with_changes,
 )
-from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, Parameter, Value
+from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, ParameterValue, TunableParameter
 
 _OWN_FLAGS = ("model", "host", "port", "api_key")
 
@@ -52,14 +52,14 @@ def check_any(path: Path) -> list[str]:
     """A line for each fault of a scenario or study file, and of the scenarios that a study names."""
     try:
         if is_study(read_document(path, (), (), "a scenario or a study")):
-            open_study(path)
+            load_study_plan(path)
             return []
     except ScenarioError as error:
         return list(error.lines)
     return check_file(path)
 
 
-def open_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> Problem:
+def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> StudyPlan:
     """The problem of a study file.
 
     Raises:
@@ -79,11 +79,11 @@ def open_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Overri
             one.path,
             stage,
             listed.weight,
-            slo_limits(study, one.scenario),
+            held_slo(study, one.scenario),
         )
         for one, stage, listed in zip(scenarios, stages, study.files, strict=True)
     )
-    return Problem(
+    return StudyPlan(
         study=study,
         path=path,
         tasks=tasks,
@@ -91,7 +91,7 @@ def open_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Overri
         kind=kind,
         space=space_of(study, engine, kind, tasks[0].scenario),
         objectives=tuple(objective_of(name) for name in study.objective),
-        limits=tuple(limit_of(name, value) for name, value in study.constraints.items()),
+        limits=tuple(constraint_of(name, value) for name, value in study.constraints.items()),
     )
 
 
@@ -148,7 +148,7 @@ def _between(study: Study, scenarios: Sequence[LoadedScenario], engine: Engine, 
 def _unfit(study: Study, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
     spot = ("scenario",) if study.load is None else ("load",)
     for stage in stages:
-        told = unfit(stage, for_capacity=CAPACITY in study.objective, served=kind != "simulator")
+        told = unfit_reason(stage, for_capacity=CAPACITY in study.objective, served=kind != "simulator")
         if told is not None:
             yield Fault(spot, told)
 
@@ -158,27 +158,27 @@ def _stage(study: Study, scenario: Scenario) -> Stage:
     return stages_of(study.load)[-1] if study.load is not None else scenario.stages[-1]
 
 
-def parameter_of(name: str, item: Any) -> Parameter | None:
+def parameter_of(name: str, item: Any) -> TunableParameter | None:
     """A line of the space as a parameter; None for a fixed or derived value."""
     if isinstance(item, tuple):
-        return Parameter(name, "choice", values=item)
+        return TunableParameter(name, "choice", values=item)
     if not isinstance(item, Dimension) or item.derive is not None:
         return None
-    when = {name_of(other): _many(allowed) for other, allowed in item.when.items()}
+    when = {target_name(other): _many(allowed) for other, allowed in item.when.items()}
     if item.choice is not None:
-        return Parameter(name, "choice", values=item.choice, when=when)
+        return TunableParameter(name, "choice", values=item.choice, when=when)
     ends = item.int_ or item.float_
     assert ends is not None
     kind = "int" if item.int_ is not None else "float"
     step = item.step or (1.0 if kind == "int" else 0.0)
-    return Parameter(name, kind, float(ends[0]), float(ends[1]), step, log=item.log, when=when)
+    return TunableParameter(name, kind, float(ends[0]), float(ends[1]), step, log=item.log, when=when)
 
 
-def _many(allowed: Any) -> tuple[Value, ...]:
+def _many(allowed: Any) -> tuple[ParameterValue, ...]:
     return allowed if isinstance(allowed, tuple) else (allowed,)
 
 
-def name_of(target: str) -> str:
+def target_name(target: str) -> str:
     """A target under its one name: flags in snake case, as vLLM calls them in full."""
     first = target.partition(".")[0]
     return target if "." in target and first in (ADDITIONAL, ENVIRONMENT, LOAD) else canonical(target)
@@ -186,7 +186,7 @@ def name_of(target: str) -> str:
 
 def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Space:
     """The study's space with the default parameters that it does not mention."""
-    own = {name_of(target): item for target, item in study.space.items()}
+    own = {target_name(target): item for target, item in study.space.items()}
     parameters = [made for name, item in own.items() if (made := parameter_of(name, item)) is not None]
     fixed = {name: item for name, item in own.items() if not isinstance(item, Dimension | tuple)}
     derived = {n: i.derive for n, i in own.items() if isinstance(i, Dimension) and i.derive is not None}
@@ -198,14 +198,14 @@ def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Spa
 
 def _users(study: Study, scenario: Scenario) -> int | None:
     """The most requests at once; None without a bound: an open load, one that is swept, or several scenarios."""
-    swept = any(name_of(target).startswith(LOAD + ".") for target in study.space)
+    swept = any(target_name(target).startswith(LOAD + ".") for target in study.space)
     if swept or len(study.files) > 1 or study.objective == (CAPACITY,):
         return None
     stage = _stage(study, scenario)
     return stage.concurrency or stage.max_concurrency
 
 
-def _in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
+def _in_order(parameters: Sequence[TunableParameter]) -> list[TunableParameter]:
     """Conditions after what they hang on; those of a circle as they stand."""
     left, placed = list(parameters), []
     while left:
@@ -219,7 +219,7 @@ def _in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
 def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
     names: dict[str, str] = {}
     for target, item in study.space.items():
-        name = name_of(target)
+        name = target_name(target)
         if name in names:
             yield Fault(("space", target), f"stands twice, as {names[name]} too; expected it once")
         names[name] = target
@@ -232,7 +232,7 @@ def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stag
         if isinstance(item, Dimension):
             yield from _condition_faults(study, target, item, names)
             yield from _derive_faults(target, item, {*names, *engine.args})
-        if kind == "simulator" and name_of(target) in OBEYED:
+        if kind == "simulator" and target_name(target) in OBEYED:
             yield from _value_faults(target, item)
 
 
@@ -253,10 +253,10 @@ def _load_faults(target: str, name: str, item: Any, stages: Sequence[Stage]) -> 
         (item,) if made is None else made.values or (_typed(made, made.low), _typed(made, made.high))
     )
     for stage in stages:
-        body = body_of(stage)
+        body = stage_body(stage)
         for value in ends:
             try:
-                changed(stage, {key: value})
+                with_changes(stage, {key: value})
             except ValidationError as error:
                 kinds = [one["type"] for one in error.errors()]
                 told = (
@@ -268,26 +268,26 @@ def _load_faults(target: str, name: str, item: Any, stages: Sequence[Stage]) -> 
                 return
 
 
-def _typed(parameter: Parameter, value: float) -> Value:
+def _typed(parameter: TunableParameter, value: float) -> ParameterValue:
     return int(value) if parameter.kind == "int" else value
 
 
 def _condition_faults(study: Study, target: str, item: Dimension, names: Mapping[str, str]) -> Iterator[Fault]:
     for other, allowed in item.when.items():
         spot = ("space", target, "when", other)
-        if name_of(other) not in names:
+        if target_name(other) not in names:
             yield Fault(
-                spot, f"not in the space; {suggestion(name_of(other), names) if names else 'expected a parameter'}"
+                spot, f"not in the space; {suggestion(target_name(other), names) if names else 'expected a parameter'}"
             )
         elif other == target:
             yield Fault(spot, "hangs on itself; expected another parameter")
         else:
-            yield from _value_of_other(spot, study.space[names[name_of(other)]], _many(allowed))
+            yield from _value_of_other(spot, study.space[names[target_name(other)]], _many(allowed))
     if _circle(study, target):
         yield Fault(("space", target, "when"), "conditions in a circle; expected an end")
 
 
-def _value_of_other(spot: tuple[Any, ...], item: Any, allowed: Sequence[Value]) -> Iterator[Fault]:
+def _value_of_other(spot: tuple[Any, ...], item: Any, allowed: Sequence[ParameterValue]) -> Iterator[Fault]:
     made = parameter_of("other", item)
     if made is None or made.kind != "choice":
         return
@@ -298,13 +298,13 @@ def _value_of_other(spot: tuple[Any, ...], item: Any, allowed: Sequence[Value]) 
 
 def _circle(study: Study, target: str) -> bool:
     """Whether following conditions from a parameter leads back to it."""
-    by_name = {name_of(name): item for name, item in study.space.items()}
+    by_name = {target_name(name): item for name, item in study.space.items()}
     seen: set[str] = set()
-    open_ = [name_of(target)]
+    open_ = [target_name(target)]
     while open_:
         item = by_name.get(open_.pop())
-        for other in map(name_of, item.when if isinstance(item, Dimension) else ()):
-            if other == name_of(target):
+        for other in map(target_name, item.when if isinstance(item, Dimension) else ()):
+            if other == target_name(target):
                 return len(seen) > 0 or other not in (item.when if isinstance(item, Dimension) else ())
             if other not in seen:
                 seen.add(other)
@@ -316,7 +316,7 @@ def _derive_faults(target: str, item: Dimension, known: set[str]) -> Iterator[Fa
     if item.derive is None:
         return
     try:
-        needed = names_in(item.derive) if isinstance(item.derive, str) else frozenset(item.derive)
+        needed = expression_names(item.derive) if isinstance(item.derive, str) else frozenset(item.derive)
     except ValueError as fault:
         yield Fault(("space", target, "derive"), str(fault))
         return
@@ -332,19 +332,19 @@ def _derive_faults(target: str, item: Dimension, known: set[str]) -> Iterator[Fa
 
 def _value_faults(target: str, item: Any) -> Iterator[Fault]:
     """Values that no engine would take, told by the embedded engine's own reading of flags."""
-    made = parameter_of(name_of(target), item)
+    made = parameter_of(target_name(target), item)
     if isinstance(item, Dimension) and made is None:
         return
     values = (item,) if made is None else made.values or (_typed(made, made.low), _typed(made, made.high))
     for value in values:
         try:
-            settings_from_flags({name_of(target): value})
+            settings_from_flags({target_name(target): value})
         except InputError as fault:
             yield Fault(("space", target), fault.lines[0].partition(": ")[2] or fault.lines[0])
             return
 
 
-def refuse_unknown(problem: Problem, loaded: LoadedStudy) -> None:
+def refuse_unknown_targets(problem: StudyPlan, loaded: LoadedStudy) -> None:
     """Refuse targets of a space that the engine's interpreter does not know; where it cannot tell, all pass.
 
     Raises:
@@ -358,7 +358,7 @@ def refuse_unknown(problem: Problem, loaded: LoadedStudy) -> None:
 
 def _faults(loaded: LoadedStudy, found: InstalledEngine) -> Iterator[Fault]:
     for target in loaded.study.space:
-        place, _, key = (name := name_of(target)).partition(".")
+        place, _, key = (name := target_name(target)).partition(".")
         if place == ADDITIONAL and key:
             if found.additional_keys and key.partition(".")[0] not in found.additional_keys:
                 yield Fault(

@@ -12,7 +12,7 @@ from harness.scenario.models import Engine, Scenario
 from harness.scenario.stages import OFFLINE, LoadItem, Stage
 from harness.scenario.study import CAPACITY, RATES, Study
 from harness.tuning.space import Space
-from harness.tuning.types import MAXIMISE, MINIMISE, Limit, Measurement, Objective
+from harness.tuning.types import MAXIMISE, MINIMISE, Constraint, Measurement, StudyObjective
 
 WITHIN_SLO = ("goodput", CAPACITY)
 """Objectives that are made from the scenario's SLO."""
@@ -26,11 +26,11 @@ class Task:
     path: Path
     stage: Stage
     weight: float
-    limits: tuple[Limit, ...]
+    limits: tuple[Constraint, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class StudyPlan:
     """A study with all that its file points to.
 
     `engine` is the base: the first scenario's with what the study changes; `kind` is what `auto`
@@ -43,46 +43,46 @@ class Problem:
     engine: Engine
     kind: str
     space: Space
-    objectives: tuple[Objective, ...]
-    limits: tuple[Limit, ...]
+    objectives: tuple[StudyObjective, ...]
+    limits: tuple[Constraint, ...]
 
     @property
-    def all_limits(self) -> tuple[Limit, ...]:
+    def all_limits(self) -> tuple[Constraint, ...]:
         """Constraints of the study and of its scenarios."""
         return tuple(dict.fromkeys([*self.limits, *(limit for task in self.tasks for limit in task.limits)]))
 
 
-def slo_of(task: Task) -> tuple[Limit, ...]:
+def slo_constraints(task: Task) -> tuple[Constraint, ...]:
     """The scenario's own SLO as limits, whether or not the study holds trials to it."""
-    return tuple(Limit(name, most=value) for name, value in task.scenario.slo.items())
+    return tuple(Constraint(name, most=value) for name, value in task.scenario.slo.items())
 
 
-def objective_of(name: str) -> Objective:
+def objective_of(name: str) -> StudyObjective:
     """An objective by its metric: more of a rate is better, less of all else."""
-    return Objective(name, MAXIMISE if name in (*RATES, CAPACITY) else MINIMISE)
+    return StudyObjective(name, MAXIMISE if name in (*RATES, CAPACITY) else MINIMISE)
 
 
-def limit_of(name: str, value: float) -> Limit:
+def constraint_of(name: str, value: float) -> Constraint:
     """A constraint by its metric: a rate at least, all else at most."""
-    return Limit(name, least=value) if name in RATES else Limit(name, most=value)
+    return Constraint(name, least=value) if name in RATES else Constraint(name, most=value)
 
 
-def slo_limits(study: Study, scenario: Scenario) -> tuple[Limit, ...]:
+def held_slo(study: Study, scenario: Scenario) -> tuple[Constraint, ...]:
     """The scenario's SLO as constraints, where the study keeps it and no objective is made from it."""
     if not study.hold_slo or set(study.objective) <= set(WITHIN_SLO):
         return ()
-    return tuple(Limit(name, most=value) for name, value in scenario.slo.items())
+    return tuple(Constraint(name, most=value) for name, value in scenario.slo.items())
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrialScores:
     """What measurements of all tasks come to: values by objective, violations by limit."""
 
     values: Mapping[str, float]
     violations: Mapping[str, float]
 
 
-def verdict_of(problem: Problem, measured: Sequence[Measurement]) -> Verdict:
+def score(problem: StudyPlan, measured: Sequence[Measurement]) -> TrialScores:
     """One measurement a task, in their order: weighted geometric means, and the worst violation of each limit."""
     weights = [task.weight for task in problem.tasks]
     metrics = [{**one.metrics, **_cost(problem, one)} for one in measured]
@@ -95,10 +95,10 @@ def verdict_of(problem: Problem, measured: Sequence[Measurement]) -> Verdict:
         for limit in (*problem.limits, *task.limits):
             value = found.get(limit.name, math.inf if limit.most < math.inf else 0.0)
             violations[limit.name] = max(violations.get(limit.name, -math.inf), limit.violation(value))
-    return Verdict(values, violations)
+    return TrialScores(values, violations)
 
 
-def _cost(problem: Problem, measured: Measurement) -> dict[str, float]:
+def _cost(problem: StudyPlan, measured: Measurement) -> dict[str, float]:
     """The price of a million output tokens, from devices, their price an hour and the tokens they gave."""
     rate = measured.metrics.get("throughput", 0.0)
     devices = problem.study.devices_per_trial
@@ -121,7 +121,7 @@ _FILE_KEY = {"rate_to": "to", "duration_s": "duration"}
 _WITH_RATE = ("poisson", "constant", "gamma")
 
 
-def body_of(stage: Stage) -> dict[str, Any]:
+def stage_body(stage: Stage) -> dict[str, Any]:
     """A stage as a scenario file writes its body."""
     body = {_FILE_KEY.get(name, name): value for name, value in stage.as_dict().items() if name != "kind"}
     if stage.kind == "ramp":
@@ -129,18 +129,18 @@ def body_of(stage: Stage) -> dict[str, Any]:
     return body
 
 
-def item_of(stage: Stage) -> dict[str, Any]:
+def stage_item(stage: Stage) -> dict[str, Any]:
     """A stage as an item of a scenario's `load`."""
-    return {stage.kind: body_of(stage)}
+    return {stage.kind: stage_body(stage)}
 
 
 def with_stage(scenario: Scenario, stage: Stage, seed: int) -> Scenario:
     """The scenario with this stage as its only load, run once, under another seed."""
-    item = _ITEM.validate_python(item_of(stage))
+    item = _ITEM.validate_python(stage_item(stage))
     return scenario.model_copy(update={"load": (item,), "seed": seed, "repeats": 1})
 
 
-def changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
+def with_changes(stage: Stage, changes: Mapping[str, Any]) -> Stage:
     """A stage with some values of its body changed, by the names of a scenario file.
 
     Raises:
@@ -148,12 +148,12 @@ def changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
     """
     if not changes:
         return stage
-    body = body_of(stage) | dict(changes)
+    body = stage_body(stage) | dict(changes)
     item = _ITEM.validate_python({stage.kind: body})
     return Scenario.model_construct(load=(item,)).stages[0]
 
 
-def unfit(stage: Stage, *, for_capacity: bool, served: bool) -> str | None:
+def unfit_reason(stage: Stage, *, for_capacity: bool, served: bool) -> str | None:
     """Why a stage cannot show a capacity, or anything of an engine that is served; None where it can."""
     if for_capacity and stage.kind not in _WITH_RATE:
         return f"capacity is searched over rates, and {stage.kind} has not one; expected {', '.join(_WITH_RATE)}"

@@ -19,13 +19,22 @@ from harness.engines.interpreter_probe import flag_words
 from harness.results.store import write_json
 from harness.seeds import stream
 from harness.tuning import export
-from harness.tuning.capacity import answer_in
-from harness.tuning.confirmation import Confirmed, Entrant
-from harness.tuning.feasibility import words as failure_words
-from harness.tuning.study import Work
-from harness.tuning.study_plan import Problem
-from harness.tuning.trial_store import as_plain
-from harness.tuning.types import COMPLETE, FAILED, STOPPED, Objective, Trial, Value, best, front
+from harness.tuning.capacity import answer_from_metrics
+from harness.tuning.confirmation import Confirmation, Finalist
+from harness.tuning.feasibility import failure_line as failure_words
+from harness.tuning.study import StudyContext
+from harness.tuning.study_plan import StudyPlan
+from harness.tuning.trial_store import trial_as_json
+from harness.tuning.types import (
+    COMPLETE,
+    FAILED,
+    STOPPED,
+    ParameterValue,
+    StudyObjective,
+    Trial,
+    best_trial,
+    pareto_front,
+)
 from harness.units import significant
 
 Floats = NDArray[np.float64]
@@ -35,7 +44,7 @@ DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Importance:
+class ParameterImportance:
     """Of one parameter: the share of variance that it explains, its 90 % interval, and whether chance would not do.
 
     `chance` is what 95 of 100 parameters without any effect would stay below.
@@ -53,7 +62,9 @@ class Importance:
         return self.share > self.chance
 
 
-def importances(points: Sequence[Mapping[str, Value]], costs: Sequence[float], seed: int = 0) -> tuple[Importance, ...]:
+def importances(
+    points: Sequence[Mapping[str, ParameterValue]], costs: Sequence[float], seed: int = 0
+) -> tuple[ParameterImportance, ...]:
     """The importance of every parameter that took more than one value, the largest first; () of too few trials.
 
     `costs` are the trials' values, whichever way is better. Absence of a parameter counts as a value of its own.
@@ -68,17 +79,19 @@ def importances(points: Sequence[Mapping[str, Value]], costs: Sequence[float], s
     return tuple(sorted(found, key=lambda one: (-one.share, one.name)))
 
 
-def _importance(name: str, column: Sequence[Value | None], values: Floats, seed: int) -> Importance:
+def _importance(name: str, column: Sequence[ParameterValue | None], values: Floats, seed: int) -> ParameterImportance:
     rng = stream(seed, f"importance of {name}")
     design = _design(column)
     n = len(values)
-    drawn = [explained(design[rows], values[rows]) for rows in rng.integers(0, n, (DRAWS, n))]
-    dealt = [explained(design, rng.permutation(values)) for _ in range(DRAWS)]
+    drawn = [adjusted_r2(design[rows], values[rows]) for rows in rng.integers(0, n, (DRAWS, n))]
+    dealt = [adjusted_r2(design, rng.permutation(values)) for _ in range(DRAWS)]
     low, high = np.quantile(drawn, [0.05, 0.95])
-    return Importance(name, explained(design, values), float(low), float(high), float(np.quantile(dealt, 0.95)))
+    return ParameterImportance(
+        name, adjusted_r2(design, values), float(low), float(high), float(np.quantile(dealt, 0.95))
+    )
 
 
-def _design(column: Sequence[Value | None]) -> Floats:
+def _design(column: Sequence[ParameterValue | None]) -> Floats:
     """The columns of the regression: rank and its square of numbers, else one a value."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
         _, ranks = np.unique(np.asarray(column, dtype=np.float64), return_inverse=True)
@@ -89,7 +102,7 @@ def _design(column: Sequence[Value | None]) -> Floats:
     return np.asarray([[float(str(value) == kind) for kind in kinds] for value in column])
 
 
-def explained(design: Floats, values: Floats) -> float:
+def adjusted_r2(design: Floats, values: Floats) -> float:
     """Adjusted R² of a least-squares fit, never below 0; 0 where there is nothing to explain."""
     left = values - values.mean()
     whole = float(left @ left)
@@ -105,22 +118,22 @@ FORMAT = 1
 FILE = "study.json"
 
 
-def conclude(
-    work: Work,
-    confirmed: Confirmed | None,
+def write_result(
+    work: StudyContext,
+    confirmed: Confirmation | None,
     *,
     simulated: bool,
     hollow: bool = False,
     interrupted: bool = False,
 ) -> list[str]:
     """Write study.json and the winner's files; the lines for a terminal."""
-    trials = work.book.trials()
+    trials = work.store.trials()
     winner = confirmed.winner if confirmed is not None else _best_entrant(work, trials)
     lines = summary_lines(work, trials, confirmed, simulated=simulated or hollow, interrupted=interrupted)
     remarks = [line.replace("\n", " ") for line in lines[:2]]
     files: Mapping[str, str] = {}
     if winner is not None:
-        written = export.write(
+        written = export.write_winner_files(
             work.folder, work.problem.kind, winner.candidate.engine, work.problem.study.devices_per_trial, remarks
         )
         files = {name: name for name in written}
@@ -131,12 +144,12 @@ def conclude(
     return lines
 
 
-def _best_entrant(work: Work, trials: Sequence[Trial]) -> Entrant | None:
-    found = best(trials, work.problem.objectives[0])
-    candidate = None if found is None else work.ground.one(_engine_point(found))
+def _best_entrant(work: StudyContext, trials: Sequence[Trial]) -> Finalist | None:
+    found = best_trial(trials, work.problem.objectives[0])
+    candidate = None if found is None else work.resolver.one(_engine_point(found))
     if found is None or candidate is None:
         return None
-    return Entrant(found.number, work.proposer.default() if found.origin == "default" else candidate, {})
+    return Finalist(found.number, work.proposer.default() if found.origin == "default" else candidate, {})
 
 
 def _engine_point(trial: Trial) -> dict[str, Any]:
@@ -144,7 +157,12 @@ def _engine_point(trial: Trial) -> dict[str, Any]:
 
 
 def summary_lines(
-    work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, *, simulated: bool, interrupted: bool = False
+    work: StudyContext,
+    trials: Sequence[Trial],
+    confirmed: Confirmation | None,
+    *,
+    simulated: bool,
+    interrupted: bool = False,
 ) -> list[str]:
     """What was found, in a few lines: the gain first."""
     problem = work.problem
@@ -159,16 +177,18 @@ def summary_lines(
         head = f"{mark}{objective.name}: not confirmed against the default"
     lines = [head, *_winner_lines(work, trials, confirmed)]
     lines += (
-        [f"Pareto front: {_points(front(trials, problem.objectives), problem)}"] if len(problem.objectives) > 1 else []
+        [f"Pareto front: {_points(pareto_front(trials, problem.objectives), problem)}"]
+        if len(problem.objectives) > 1
+        else []
     )
-    lines.append(_count_line(trials, confirmed, work.book.cut_off()))
-    lines += [f"{one.words}" for one in work.dead]
+    lines.append(_count_line(trials, confirmed, work.store.interrupted_count()))
+    lines += [f"{one.words}" for one in work.inert]
     if work.proposer.twin is not None:
         lines.append(f"screening: {work.proposer.agreement(trials).words}")
     return lines + list(dict.fromkeys(work.notes))
 
 
-def _points(trials: Sequence[Trial], problem: Problem) -> str:
+def _points(trials: Sequence[Trial], problem: StudyPlan) -> str:
     points = (
         f"trial {one.number} ({', '.join(f'{o.name} {significant(one.values[o.name])}' for o in problem.objectives)})"
         for one in trials
@@ -176,7 +196,7 @@ def _points(trials: Sequence[Trial], problem: Problem) -> str:
     return "; ".join(points) or "none"
 
 
-def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None) -> list[str]:
+def _winner_lines(work: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None) -> list[str]:
     if confirmed is not None and confirmed.gains and confirmed.winner.number is None:
         return ["winner: the default configuration, as no other was shown to be better"]
     winner = confirmed.winner if confirmed is not None and confirmed.gains else _best_entrant(work, trials)
@@ -186,19 +206,19 @@ def _winner_lines(work: Work, trials: Sequence[Trial], confirmed: Confirmed | No
     changed = export.flags_changed(base, winner.candidate.engine.args)
     told = " ".join(flag_words(changed)) or "the base configuration"
     number = "" if winner.number is None else f"trial {winner.number}: "
-    drifted = [] if confirmed is None or confirmed.drift is None else [confirmed.drift]
+    drifted = [] if confirmed is None or confirmed.drift_warning is None else [confirmed.drift_warning]
     return [f"winner: {number}{told}", *_why_not_best(trials, winner, work.problem.objectives[0]), *drifted]
 
 
-def _why_not_best(trials: Sequence[Trial], winner: Entrant, objective: Objective) -> list[str]:
+def _why_not_best(trials: Sequence[Trial], winner: Finalist, objective: StudyObjective) -> list[str]:
     """Why the trial whose single run was best is not the winner, where it is not."""
-    found = best(trials, objective)
+    found = best_trial(trials, objective)
     if found is None or winner.number in (None, found.number):
         return []
     return [f"trial {found.number} had the best single run, but gained less when both were run in turns"]
 
 
-def _count_line(trials: Sequence[Trial], confirmed: Confirmed | None, cut_off: int) -> str:
+def _count_line(trials: Sequence[Trial], confirmed: Confirmation | None, cut_off: int) -> str:
     """Trials, starts and minutes, the confirmation's and those of failed starts with them."""
     counts = {status: sum(trial.status == status for trial in trials) for status in (COMPLETE, STOPPED, FAILED)}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -212,7 +232,9 @@ def _count_line(trials: Sequence[Trial], confirmed: Confirmed | None, cut_off: i
     )
 
 
-def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winner: Entrant | None) -> dict[str, Any]:
+def _told(
+    work: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None, winner: Finalist | None
+) -> dict[str, Any]:
     problem = work.problem
     objective = problem.objectives[0]
     known = [trial for trial in trials if trial.values and math.isfinite(trial.values[objective.name])]
@@ -227,11 +249,11 @@ def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winn
         "objectives": [asdict(one) for one in problem.objectives],
         "limits": [asdict(one) for one in problem.all_limits],
         "parameters": [asdict(one) for one in problem.space.parameters],
-        "dead": [asdict(one) for one in work.dead],
+        "dead": [asdict(one) for one in work.inert],
         "notes": work.notes,
         "pool": {"different": len(work.proposer.pool), "same": work.proposer.same, "refused": work.proposer.refused},
         "trials": [_trial(one) for one in trials],
-        "front": [one.number for one in front(trials, problem.objectives)],
+        "front": [one.number for one in pareto_front(trials, problem.objectives)],
         "screening": None if work.proposer.twin is None else asdict(work.proposer.agreement(trials)),
         "importance": [
             asdict(one) | {"shown": one.shown}
@@ -247,7 +269,7 @@ def _told(work: Work, trials: Sequence[Trial], confirmed: Confirmed | None, winn
 def _trial(one: Trial) -> dict[str, Any]:
     """A trial as study.json has it; the values of one that was stopped early are extrapolated."""
     marks = {"extrapolated": one.status == STOPPED, "cause": _cause(one), "answer": _answer(one)}
-    return {"number": one.number, **as_plain(one), **marks}
+    return {"number": one.number, **trial_as_json(one), **marks}
 
 
 def _cause(trial: Trial) -> str | None:
@@ -256,10 +278,10 @@ def _cause(trial: Trial) -> str | None:
 
 def _answer(trial: Trial) -> str | None:
     """What a search for a capacity answered."""
-    return None if trial.measurement is None else answer_in(trial.measurement.metrics)
+    return None if trial.measurement is None else answer_from_metrics(trial.measurement.metrics)
 
 
-def _winner(problem: Problem, winner: Entrant) -> dict[str, Any]:
+def _winner(problem: StudyPlan, winner: Finalist) -> dict[str, Any]:
     return {
         "trial": winner.number,
         "point": dict(winner.candidate.point),
@@ -270,10 +292,10 @@ def _winner(problem: Problem, winner: Entrant) -> dict[str, Any]:
     }
 
 
-def _confirmation(found: Confirmed) -> dict[str, Any]:
+def _confirmation(found: Confirmation) -> dict[str, Any]:
     return {
         "entrants": [
-            {"trial": one.number, "point": dict(one.candidate.point), "load": dict(one.load)} for one in found.entrants
+            {"trial": one.number, "point": dict(one.candidate.point), "load": dict(one.load)} for one in found.finalists
         ],
         "values": {str(who): list(values) for who, values in found.values.items()},
         "gains": {
@@ -281,7 +303,7 @@ def _confirmation(found: Confirmed) -> dict[str, Any]:
         },
         "choice": found.choice,
         "broken": {str(who): list(names) for who, names in found.broken.items()},
-        "drift": found.drift,
+        "drift": found.drift_warning,
         "minutes": found.minutes,
         "starts": found.starts,
         "words": found.words,

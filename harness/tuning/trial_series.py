@@ -15,7 +15,7 @@ from harness.analysis.slo import good
 from harness.analysis.steady_state import is_open
 from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
 from harness.statistics.intervals import percentile_with_failures
-from harness.tuning.study_plan import Problem, Task
+from harness.tuning.study_plan import StudyPlan, Task
 from harness.tuning.types import Measurement
 from harness.units import NS_PER_S
 
@@ -40,10 +40,10 @@ def measurement_of(
     return Measurement(metrics, plain, load_s, seed, simulated=simulated)
 
 
-def so_far(stage: StageInput, time_s: float, seed: int, *, simulated: bool) -> Measurement:
+def measurement_so_far(stage: StageInput, time_s: float, seed: int, *, simulated: bool) -> Measurement:
     """What a stage that is under way had shown `time_s` after its measuring began; see `partial_of`."""
     series = {name: tuple(values.tolist()) for name, values in series_of(stage, stage.span.start_ns).items()}
-    return partial_of(Measurement({}, series, time_s, seed, simulated=simulated), time_s)
+    return partial_measurement(Measurement({}, series, time_s, seed, simulated=simulated), time_s)
 
 
 def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
@@ -101,12 +101,12 @@ def _outcomes(summary: StageSummary) -> dict[str, float]:
 LOOKS = 20
 
 
-def look_every_s(others: Sequence[Measurement]) -> float:
+def look_interval_s(others: Sequence[Measurement]) -> float:
     """How often to look at a load that races against others: twenty times in the shortest of them; 0: never."""
     return min((_last_s(one) for one in others), default=0.0) / LOOKS
 
 
-def times_to_look(whole: Measurement, every_s: float | None = None) -> tuple[float, ...]:
+def look_times(whole: Measurement, every_s: float | None = None) -> tuple[float, ...]:
     """When to look at a load (seconds from its begin): not at its end, nothing can be saved there.
 
     Every `every_s`; twenty times in the load itself where that is not told.
@@ -122,7 +122,7 @@ def _last_s(whole: Measurement) -> float:
     return max((time for time in whole.series.get("done", ()) if math.isfinite(time)), default=0.0)
 
 
-def partial_of(whole: Measurement, time_s: float) -> Measurement:
+def partial_measurement(whole: Measurement, time_s: float) -> Measurement:
     """What a load had shown at a time: requests without their last token by then are NaN in every series."""
     there = [not time > time_s for time in whole.series["done"]]
     series = {
@@ -153,7 +153,7 @@ def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str,
     return told | _statistics(views, np.zeros(int(ended.sum()), dtype=bool))
 
 
-def estimated(part: Measurement, other: Measurement, name: str) -> float:
+def extrapolated(part: Measurement, other: Measurement, name: str) -> float:
     """A metric of a load that was ended early: that of another, full load, times how both did so far.
 
     So far is until each had answered as many requests: both have their beginning in it, and neither more of its end.
@@ -162,29 +162,29 @@ def estimated(part: Measurement, other: Measurement, name: str) -> float:
     others = sorted(time for time in other.series.get("done", ()) if math.isfinite(time))
     if not ended or not others:
         return part.metrics.get(name, math.nan)
-    then = partial_of(other, others[min(len(ended), len(others)) - 1])
-    own, theirs = partial_of(part, max(ended)).metrics.get(name, math.nan), then.metrics.get(name, math.nan)
+    then = partial_measurement(other, others[min(len(ended), len(others)) - 1])
+    own, theirs = partial_measurement(part, max(ended)).metrics.get(name, math.nan), then.metrics.get(name, math.nan)
     whole = other.metrics.get(name, math.nan)
     if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
         return own
     return whole * own / theirs
 
 
-PACE = 0.015
+PACE_DEVIATION = 0.015
 """Relative standard deviation of the pace of runs of one configuration, as devices at rest show it."""
 _PLACES = np.asarray((-1.5, -0.75, 0.0, 0.75, 1.5))
 _WEIGHTS = np.exp(-(_PLACES**2) / 2) / np.exp(-(_PLACES**2) / 2).sum()
 
 
 @dataclass(frozen=True, slots=True)
-class Wander:
+class RunToRunNoise:
     """What runs at other paces come to: the mean value, and the relative standard deviation around it."""
 
     mean: float
     deviation: float
 
 
-def wander(problem: Problem, measured: Measurement, name: str) -> Wander | None:
+def run_to_run_noise(problem: StudyPlan, measured: Measurement, name: str) -> RunToRunNoise | None:
     """Of an objective, from one measurement; None where it has no such value."""
     own = measured.metrics.get(name, math.nan)
     if not math.isfinite(own):
@@ -193,11 +193,11 @@ def wander(problem: Problem, measured: Measurement, name: str) -> Wander | None:
     limits = _paced_limits(task)
     told = limits.keys() <= {*LATENCIES} & measured.series.keys()
     if name != "goodput" or len(problem.tasks) > 1 or not limits or not told:
-        return Wander(own, PACE)
+        return RunToRunNoise(own, PACE_DEVIATION)
     values = _paced_goodput(measured, limits, own, fixed_rate=is_open(task.stage.kind))
     mean = float(values @ _WEIGHTS)
     deviation = math.sqrt(float((values - mean) ** 2 @ _WEIGHTS))
-    return Wander(mean, max(deviation / mean, PACE) if mean > 0 else 1.0)
+    return RunToRunNoise(mean, max(deviation / mean, PACE_DEVIATION) if mean > 0 else 1.0)
 
 
 def _paced_limits(task: Task) -> dict[str, float]:
@@ -209,7 +209,7 @@ def _paced_goodput(
     measured: Measurement, limits: Mapping[str, float], own: float, *, fixed_rate: bool
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The goodput at each pace: good requests of all, beside how many are good at the run's own pace."""
-    factors = np.exp(PACE * _PLACES)
+    factors = np.exp(PACE_DEVIATION * _PLACES)
     known = {name: np.asarray(measured.series[name], dtype=np.float64) for name in limits}
     late = [~(known[name] * factors[:, None] <= limit) & ~np.isnan(known[name]) for name, limit in limits.items()]
     ended = np.isfinite(np.asarray(measured.series["done"], dtype=np.float64))

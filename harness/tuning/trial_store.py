@@ -18,19 +18,19 @@ from optuna.trial import TrialState
 from harness.errors import InputError, ResultError
 from harness.results.store import convert
 from harness.safety.redaction import know_password
-from harness.tuning.coordination import patiently
-from harness.tuning.sampler import constrain, directions, suggested, told_constraints, told_values
-from harness.tuning.space import Space, pointed
-from harness.tuning.study_plan import Problem
+from harness.tuning.coordination import retry_on_conflict
+from harness.tuning.sampler import optuna_constraints, optuna_directions, optuna_values, set_constraints, suggest_point
+from harness.tuning.space import Space, active_point
+from harness.tuning.study_plan import StudyPlan
 from harness.tuning.types import COMPLETE, FAILED, STOPPED, Point, Trial
 
 TRIAL, FINGERPRINT, WORKER = "harness", "harness_study", "harness_worker"
-Handle = optuna.trial.Trial
+TrialHandle = optuna.trial.Trial
 _ENDLESS = ("inf", "-inf", "nan")
 _MOST_IN_SERIES = 5000  # requests whose single values are kept in the database
 
 
-def address(storage: str | None, folder: Path) -> str:
+def storage_url(storage: str | None, folder: Path) -> str:
     """The database of a study: as asked, else a file in its folder.
 
     Raises:
@@ -57,17 +57,17 @@ def _driver() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class TrialStore:
     """The lasting record of one study."""
 
     study: optuna.Study
-    problem: Problem
+    problem: StudyPlan
     worker: str
 
     def begin(self, point: Point, engine_key: str, origin: str) -> tuple[int, optuna.trial.Trial]:
         """Write that a point is being tried; its number, and the handle that `end` takes."""
         space = self.problem.space
-        shown = pointed(space, {one.name: point[one.name] for one in space.parameters if one.name in point})
+        shown = active_point(space, {one.name: point[one.name] for one in space.parameters if one.name in point})
         trial = self._asked(shown)
         trial.set_user_attr(WORKER, self.worker)
         trial.set_user_attr("engine_key", engine_key)
@@ -81,22 +81,22 @@ class Book:
             self.study.sampler = optuna.samplers.PartialFixedSampler(dict(point), plain)
         trial = self.study.ask()
         known = tuple(one for one in self.problem.space.parameters if one.name in point)
-        suggested(trial, Space(known, {**self.problem.space.fixed, **point}))
+        suggest_point(trial, Space(known, {**self.problem.space.fixed, **point}))
         return trial
 
     def end(self, handle: optuna.trial.Trial, trial: Trial) -> None:
         """Write what became of it."""
-        handle.set_user_attr(TRIAL, as_plain(trial))
+        handle.set_user_attr(TRIAL, trial_as_json(trial))
         for name, value in _shown(trial).items():
             handle.set_user_attr(name, value)
-        constrain(handle, told_constraints(trial))
-        self.study.tell(handle, told_values(self.problem.objectives, trial, self.trials()))
+        set_constraints(handle, optuna_constraints(trial))
+        self.study.tell(handle, optuna_values(self.problem.objectives, trial, self.trials()))
 
-    def give_up(self, number: int) -> None:
+    def abandon(self, number: int) -> None:
         """Write that a running trial was lost."""
         self.study.tell(number, state=TrialState.FAIL)
 
-    def cut_off(self) -> int:
+    def interrupted_count(self) -> int:
         """How many trials were begun and never ended, as their worker was killed."""
         frozen = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         return sum(TRIAL not in one.user_attrs for one in frozen)
@@ -104,7 +104,7 @@ class Book:
     def trials(self) -> list[Trial]:
         """The trials that have ended, in the order of their numbers."""
         frozen = self.study.get_trials(deepcopy=False)
-        return [from_plain(one.number, one.user_attrs[TRIAL]) for one in frozen if TRIAL in one.user_attrs]
+        return [trial_from_json(one.number, one.user_attrs[TRIAL]) for one in frozen if TRIAL in one.user_attrs]
 
     def engine_keys(self) -> dict[int, str]:
         """The effective configuration of every trial that has ended, by number."""
@@ -119,16 +119,16 @@ class Book:
             number: (str(told.get(WORKER, "")), str(told.get("engine_key", ""))) for number, told in attributes.items()
         }
 
-    def note(self, name: str, value: Any) -> None:
+    def set_attribute(self, name: str, value: Any) -> None:
         """Keep a word about the study."""
         self.study.set_user_attr(name, _jsonable(value))
 
-    def noted(self, name: str) -> Any:
+    def attribute(self, name: str) -> Any:
         """A word about the study; None where there is none."""
         return _valued(self.study.user_attrs.get(name))
 
 
-def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resume: bool) -> Book:
+def open_trial_store(problem: StudyPlan, url: str, worker: str, fingerprint: str, *, resume: bool) -> TrialStore:
     """The record of a study: a new one, or with `resume` the one that is there.
 
     Raises:
@@ -136,7 +136,7 @@ def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resu
     """
     name = problem.study.name
     try:
-        study = patiently(lambda: _created(problem, url, resume=resume))
+        study = retry_on_conflict(lambda: _created(problem, url, resume=resume))
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(f"study {name!r} is in the storage already; expected --resume, or another name") from None
     except InputError:
@@ -144,11 +144,11 @@ def open_book(problem: Problem, url: str, worker: str, fingerprint: str, *, resu
     except Exception as fault:  # noqa: BLE001 - whatever a database driver raises means that it cannot be used
         told = next(iter(str(fault).splitlines()), type(fault).__name__)
         raise InputError(f"--storage: the database cannot be used ({told[:200]})") from None
-    book = Book(study, problem, worker)
-    kept = book.noted(FINGERPRINT)
+    book = TrialStore(study, problem, worker)
+    kept = book.attribute(FINGERPRINT)
     if kept is None:
-        book.note(FINGERPRINT, fingerprint)
-        book.note("question", problem.study.question)
+        book.set_attribute(FINGERPRINT, fingerprint)
+        book.set_attribute("question", problem.study.question)
         with _settled():
             study.set_metric_names([one.name for one in problem.objectives])
     elif kept != fingerprint:
@@ -174,11 +174,11 @@ def _shown(trial: Trial) -> dict[str, Any]:
     return {"status": trial.status, "minutes": round(trial.minutes.total, 3), **misses, **cause}
 
 
-def _created(problem: Problem, url: str, *, resume: bool) -> optuna.Study:
+def _created(problem: StudyPlan, url: str, *, resume: bool) -> optuna.Study:
     # A file may be locked for a while by a heartbeat, where the disk is slow.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-    told = directions(problem.objectives)
+    told = optuna_directions(problem.objectives)
     study = optuna.create_study(study_name=problem.study.name, storage=storage, directions=told, load_if_exists=resume)
     study.get_trials(deepcopy=False)  # so that a broken database is found here
     _ = study.user_attrs
@@ -188,7 +188,7 @@ def _created(problem: Problem, url: str, *, resume: bool) -> optuna.Study:
 
 
 @contextmanager
-def usable() -> Iterator[None]:
+def translate_storage_errors() -> Iterator[None]:
     """For what goes on with a database, which may break under it.
 
     Raises:
@@ -203,7 +203,7 @@ def usable() -> Iterator[None]:
         raise InputError(f"--storage: the database cannot be used ({told[:200]})") from None
 
 
-def as_plain(trial: Trial) -> dict[str, Any]:
+def trial_as_json(trial: Trial) -> dict[str, Any]:
     """A trial as values of JSON; long series are left out."""
     plain = asdict(trial)
     measured = plain["measurement"]
@@ -224,7 +224,7 @@ def _jsonable(value: Any) -> Any:
     return value if isinstance(value, bool | int | str) or value is None else str(value)
 
 
-def from_plain(number: int, plain: Mapping[str, Any]) -> Trial:
+def trial_from_json(number: int, plain: Mapping[str, Any]) -> Trial:
     """The trial that `as_plain` wrote.
 
     Raises:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Value = bool | int | float | str
-Point = Mapping[str, Value]
+ParameterValue = bool | int | float | str
+Point = Mapping[str, ParameterValue]
 """Asked values by parameter name: `block_size`, `additional_config.KEY`, `env.NAME`, `load.KEY`.
 A parameter whose condition does not hold is left out. The empty point is the base configuration."""
 
@@ -25,7 +25,7 @@ MAXIMISE, MINIMISE = "maximise", "minimise"
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class TunableParameter:
     """One thing that may be set.
 
     `kind` is int, float or choice. Of int and float `low` and `high` are both included, `step` is 0
@@ -40,8 +40,8 @@ class Parameter:
     high: float = 0.0
     step: float = 0.0
     log: bool = False
-    values: tuple[Value, ...] = ()
-    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    values: tuple[ParameterValue, ...] = ()
+    when: Mapping[str, tuple[ParameterValue, ...]] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -56,7 +56,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class StudyObjective:
     """What is to be best: the name of a metric (see `Measurement`), and which way is better."""
 
     name: str
@@ -72,7 +72,7 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class Constraint:
     """A constraint: a metric has to stay at or below `most` (or at or above `least`)."""
 
     name: str
@@ -87,7 +87,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class TrialFailure:
     """Why a trial gave no value: its class, whether another try may end otherwise, the line."""
 
     kind: str
@@ -120,7 +120,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Minutes:
+class TrialMinutes:
     """Where the time of a trial went."""
 
     start: float = 0.0
@@ -151,8 +151,8 @@ class Trial:
     status: str
     values: Mapping[str, float] = field(default_factory=dict)
     violations: Mapping[str, float] = field(default_factory=dict)
-    failure: Failure | None = None
-    minutes: Minutes = field(default_factory=Minutes)
+    failure: TrialFailure | None = None
+    minutes: TrialMinutes = field(default_factory=TrialMinutes)
     seed: int = 0
     origin: str = "sampler"
     start: int | None = None
@@ -166,13 +166,13 @@ class Trial:
         return bool(self.values) and all(violation <= 0 for violation in self.violations.values())
 
 
-def best(trials: Sequence[Trial], objective: Objective) -> Trial | None:
+def best_trial(trials: Sequence[Trial], objective: StudyObjective) -> Trial | None:
     """The feasible trial, measured in full, with the best value of one objective; the earliest among equals."""
     known = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
     return min(known, key=lambda trial: objective.cost(trial.values[objective.name]), default=None)
 
 
-def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:
+def pareto_front(trials: Sequence[Trial], objectives: Sequence[StudyObjective]) -> tuple[Trial, ...]:
     """The feasible trials, measured in full, that no other beats in every objective, in their order."""
     known = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
     costs = [tuple(one.cost(trial.values[one.name]) for one in objectives) for trial in known]

@@ -39,9 +39,9 @@ from harness.simulator.step_cost import StepCost, Terms
 from harness.simulator.virtual_time import Arrival, SimulatedRun, StepTimes, simulate
 from harness.tuning import feasibility
 from harness.tuning.candidates import START_MINUTES, restart_class
-from harness.tuning.evaluation import Session, Started, StartFailed, Watch
+from harness.tuning.evaluation import EarlyStopCheck, EngineSession, StartedEngine, StartFailed
 from harness.tuning.study_plan import Task, with_stage
-from harness.tuning.trial_series import measurement_of, partial_of, times_to_look
+from harness.tuning.trial_series import look_times, measurement_of, partial_measurement
 from harness.tuning.types import Measurement
 from harness.units import seconds_to_ns
 from harness.workload import Workload, build
@@ -53,7 +53,7 @@ _COURSES_BYTES = 200_000_000  # of loads whose steps are kept, to be timed again
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class VirtualTraffic:
     """One stage of load as the engine will see it: its plan, and the arrivals it asks for, warm-up first."""
 
     made: planning.StagePlan
@@ -62,7 +62,7 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
+class SimulatedNoise:
     """What makes two runs of one configuration differ: relative standard deviations.
 
     `run` shifts a whole run, `step` each step; both are log-normal and drawn from `seed`.
@@ -76,7 +76,7 @@ class Noise:
 class _NoisyCost:
     """The time of steps, with noise."""
 
-    def __init__(self, cost: StepCost, noise: Noise, seed: int, settings: Settings) -> None:
+    def __init__(self, cost: StepCost, noise: SimulatedNoise, seed: int, settings: Settings) -> None:
         rng = stream(noise.seed, f"step noise of {settings}", seed)
         self._cost = cost
         shift = rng.normal(0.0, noise.run)
@@ -104,7 +104,7 @@ class VirtualLoad:
                 f"scenario {scenario.name}: turns wait for answers; expected a workload of single requests"
             )
         self._scenario, self._folder, self._most = scenario, folder, most_requests
-        self._kept: dict[tuple[Stage, int, int | None], Traffic] = {}
+        self._kept: dict[tuple[Stage, int, int | None], VirtualTraffic] = {}
         self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], SimulatedRun] = OrderedDict()
         self._held = 0
 
@@ -115,7 +115,7 @@ class VirtualLoad:
         seed: int,
         *,
         terms: Terms | None = None,
-        noise: Noise | None = None,
+        noise: SimulatedNoise | None = None,
     ) -> Measurement:
         """What the stage shows on an engine with these settings.
 
@@ -126,7 +126,7 @@ class VirtualLoad:
         cost = StepCost(settings, terms)
         noisy = cost if noise is None else _NoisyCost(cost, noise, seed, settings)
         traffic, found = self._served(settings, stage, seed, noisy)
-        requests, events = records_of(traffic, found)
+        requests, events = client_records(traffic, found)
         requests, events = _within(requests, events, stage)
         span = _span(traffic, requests)
         slo = dict(self._scenario.slo)
@@ -134,7 +134,9 @@ class VirtualLoad:
         preempted = float(found.preemptions.sum())
         return measurement_of(given, summarize_stage(given), seed, simulated=True, preemptions=preempted)
 
-    def _served(self, settings: Settings, stage: Stage, seed: int, cost: StepTimes) -> tuple[Traffic, SimulatedRun]:
+    def _served(
+        self, settings: Settings, stage: Stage, seed: int, cost: StepTimes
+    ) -> tuple[VirtualTraffic, SimulatedRun]:
         """Until a closed loop by time has sent its last request; others at once."""
         count = None
         if stage.kind == "closed" and stage.requests is None:
@@ -147,7 +149,7 @@ class VirtualLoad:
             count *= 2
 
     def _simulated(
-        self, key: tuple[Settings, Stage, int, int | None], traffic: Traffic, cost: StepTimes
+        self, key: tuple[Settings, Stage, int, int | None], traffic: VirtualTraffic, cost: StepTimes
     ) -> SimulatedRun:
         """Served, or where only the pace is another than the last time, timed again."""
         if key in self._courses:
@@ -164,7 +166,7 @@ class VirtualLoad:
             self._held -= oldest.course.size if oldest.course is not None else 0
         return found
 
-    def _traffic(self, stage: Stage, seed: int, count: int | None) -> Traffic:
+    def _traffic(self, stage: Stage, seed: int, count: int | None) -> VirtualTraffic:
         key = (stage, seed, count)
         if key not in self._kept:
             if len(self._kept) > 8:
@@ -172,7 +174,7 @@ class VirtualLoad:
             self._kept[key] = self._made(stage, seed, count)
         return self._kept[key]
 
-    def _made(self, stage: Stage, seed: int, count: int | None) -> Traffic:
+    def _made(self, stage: Stage, seed: int, count: int | None) -> VirtualTraffic:
         scenario = self._scenario
         assert scenario.workload is not None
         workload = build(scenario.workload, endpoint="completions", seed=seed, lexicon=None, folder=self._folder)
@@ -181,7 +183,7 @@ class VirtualLoad:
         return _cut(made, workload, self._most)
 
 
-def _cut(made: planning.StagePlan, workload: Workload, most: int | None) -> Traffic:
+def _cut(made: planning.StagePlan, workload: Workload, most: int | None) -> VirtualTraffic:
     taken = made.taken or 0
     if most is not None:
         taken = min(taken, made.warm + most)
@@ -190,7 +192,7 @@ def _cut(made: planning.StagePlan, workload: Workload, most: int | None) -> Traf
     arrivals = tuple(
         _arrival(workload, int(session), int(due)) for session, due in zip(sessions, due_ns[:taken], strict=True)
     )
-    return Traffic(made, arrivals, sessions)
+    return VirtualTraffic(made, arrivals, sessions)
 
 
 def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
@@ -199,7 +201,7 @@ def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
     return Arrival(due_ns, prompt.ids.tolist(), workload.session(session).turns[0].output_tokens)
 
 
-def records_of(traffic: Traffic, found: SimulatedRun) -> tuple[Requests, Events]:
+def client_records(traffic: VirtualTraffic, found: SimulatedRun) -> tuple[Requests, Events]:
     """What a client would have recorded of the requests, warm-up included."""
     size, made = len(traffic.arrivals), traffic.made
     counts = np.asarray([len(times) for times in found.token_ns], dtype=np.int64)
@@ -223,7 +225,7 @@ def records_of(traffic: Traffic, found: SimulatedRun) -> tuple[Requests, Events]
     return Requests(**columns), events
 
 
-def _times(traffic: Traffic, found: SimulatedRun) -> dict[str, NDArray[Any]]:
+def _times(traffic: VirtualTraffic, found: SimulatedRun) -> dict[str, NDArray[Any]]:
     """When each request was due, sent and answered; in a closed loop it is due when it is sent."""
     first = np.asarray([int(times[0]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
     last = np.asarray([int(times[-1]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
@@ -241,7 +243,7 @@ def _within(requests: Requests, events: Events, stage: Stage) -> tuple[Requests,
     return requests.take(kept), events.take(kept)
 
 
-def _span(traffic: Traffic, requests: Requests) -> Span:
+def _span(traffic: VirtualTraffic, requests: Requests) -> Span:
     """From the end of the warm-up to the last request sent, and to the last answer."""
     measured = requests.phase == MEASURED
     sent_ns = requests.sent_ns[measured]
@@ -254,23 +256,23 @@ def _span(traffic: Traffic, requests: Requests) -> Span:
 class _VirtualSession:
     """The simulated engine with one configuration."""
 
-    started: Started
+    started: StartedEngine
     settings: Settings
-    owner: "Virtual"
+    owner: "VirtualEvaluator"
 
-    def measure(self, task: Task, stage: Stage, seed: int, watch: Watch | None = None) -> Measurement:
+    def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """See Session."""
         whole = self.owner.load_of(task).measure(
             self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise
         )
         if watch is None:
             return whole
-        parts = (partial_of(whole, time_s) for time_s in times_to_look(whole, watch.every_s))
+        parts = (partial_measurement(whole, time_s) for time_s in look_times(whole, watch.every_s))
         return next((part for part in parts if watch(part).stop), whole)
 
 
 @dataclass(slots=True)
-class Virtual:
+class VirtualEvaluator:
     """The simulated engine in virtual time: a trial takes a fraction of a second. Nothing from here is measured.
 
     `terms` replace the coefficients of its step time, `noise` makes runs differ, `device` stands for how the
@@ -278,7 +280,7 @@ class Virtual:
     """
 
     terms: Terms | None = None
-    noise: Noise | None = None
+    noise: SimulatedNoise | None = None
     device: Callable[[Settings], Settings] = field(default=lambda settings: settings)
     most_requests: int | None = None
     simulated: bool = True
@@ -296,7 +298,7 @@ class Virtual:
         return False
 
     @contextmanager
-    def open(self, engine: Engine, folder: Path) -> Iterator[Session]:  # noqa: ARG002 - nothing is written
+    def open(self, engine: Engine, folder: Path) -> Iterator[EngineSession]:  # noqa: ARG002 - nothing is written
         """See Evaluator."""
         model = {} if engine.model is None else {"model": engine.model}
         try:
@@ -305,8 +307,8 @@ class Virtual:
             minutes = START_MINUTES[restart_class(self._last, values)]
             memory = memory_of(settings)
         except HarnessError as fault:
-            failure = feasibility.classified(fault.lines)
+            failure = feasibility.classify_failure(fault.lines)
             raise StartFailed(failure, BootFacts(), START_MINUTES["compile"] / 2) from None
         self._last = values
         facts = boot_facts(startup_lines(settings, memory))
-        yield _VirtualSession(Started(minutes, facts, values), settings, self)
+        yield _VirtualSession(StartedEngine(minutes, facts, values), settings, self)

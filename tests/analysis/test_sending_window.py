@@ -13,7 +13,7 @@ from harness.analysis.warnings.load import still_filling
 from harness.results.request_table import COMPLETED, WARMUP
 from harness.scenario.loader import load_scenario
 from harness.simulator.engine_config import settings_from_flags
-from harness.tuning.study_plan import changed
+from harness.tuning.study_plan import with_changes
 from harness.tuning.virtual_evaluation import VirtualLoad
 from reports.language import translate
 from tests.made_runs import NO_SAMPLES, answered, closed_run, columns, ns, open_run
@@ -63,9 +63,9 @@ def test_an_engine_that_fills_its_batch_does_not_look_slower():
     settings = settings_from_flags({"model": scenario.engine.model, **scenario.engine.args})
     load = VirtualLoad(scenario, CAPACITY.parent)
     base = scenario.stages[-1]
-    stages = [changed(base, {"rate": rate}) for rate in (16.0, 24.0, 40.0)]
+    stages = [with_changes(base, {"rate": rate}) for rate in (16.0, 24.0, 40.0)]
     found = [load.measure(settings, stage, 6).metrics["request_rate"] for stage in stages]
-    long_run = load.measure(settings, changed(base, {"rate": 24.0, "duration": 75.0}), 6).metrics["request_rate"]
+    long_run = load.measure(settings, with_changes(base, {"rate": 24.0, "duration": 75.0}), 6).metrics["request_rate"]
 
     assert found[1:] == pytest.approx([long_run] * 2, rel=0.05)
     assert min(found[1:]) > found[0] > 15.0

@@ -15,7 +15,7 @@ from harness.comparison.comparison import compare
 from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE
 from harness.comparison.repeats import read_side
 from harness.errors import InputError
-from harness.kernels.repeats import between_runs, merged
+from harness.kernels.repeats import merge_repeats, process_spread
 from harness.results import store
 from harness.scenario.gate import KERNEL_GATE, Gate, for_kernels
 from harness.statistics.difference import by_ranks
@@ -148,7 +148,7 @@ def test_repeats_become_one_row():
         for seconds in (1.0, 4.0)
     ]  # fmt: skip
     row = {"case": 0, "path": "p", "status": "measured", "reason": None, "throttled": False, "errors": {"worst": 0.1}}
-    (found,) = merged([row | {"repeat": place, "modes": {"hot": one}} for place, one in enumerate(figures)])
+    (found,) = merge_repeats([row | {"repeat": place, "modes": {"hot": one}} for place, one in enumerate(figures)])
     hot = found["modes"]["hot"]
 
     assert (hot["median_s"], hot["n"], hot["min_s"]) == (pytest.approx(2), 20, 1)
@@ -156,7 +156,7 @@ def test_repeats_become_one_row():
     assert hot["limits"]["measured"]["fraction"] == pytest.approx(0.25)
     assert hot["between_runs"] == pytest.approx(math.log(4) / math.sqrt(2))
     assert hot["ci95_s"][1] / 2 == pytest.approx(math.exp(12.7062 * math.log(4) / 2), rel=1e-4)
-    assert between_runs([found]) == hot["between_runs"]
+    assert process_spread([found]) == hot["between_runs"]
 
 
 def test_what_one_repeat_found_wrong_is_not_measured(tmp_path):

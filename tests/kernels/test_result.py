@@ -15,7 +15,7 @@ from harness.engines.simulator import calibrated_flags
 from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
 from harness.execution.reconcile import finish, verdict_lines
 from harness.kernels import child
-from harness.kernels.job import order_of
+from harness.kernels.job import kernel_plan
 from harness.kernels.result import find_warnings
 from harness.results import store
 from harness.scenario.loader import load_scenario
@@ -226,11 +226,11 @@ def test_this_interpreter_has_no_kernels_where_it_has_no_torch(tmp_path):
     pytest.importorskip("harness")
     if any((Path(place) / "torch").is_dir() for place in sys.path):
         pytest.skip("torch is installed here")
-    order = order_of(scenario(tmp_path, THREE))
-    place = child.Place(sys.executable, {}, tmp_path / "log", 60.0)
+    order = kernel_plan(scenario(tmp_path, THREE))
+    place = child.BenchEnvironment(sys.executable, {}, tmp_path / "log", 60.0)
 
     with pytest.raises(EngineError, match="torch_reference: there is no torch here"):
-        list(child.lines(order.job, place))
+        list(child.bench_lines(order.job, place))
 
 
 def test_the_page_shows_figures_tables_and_warnings(tmp_path, fake):
@@ -259,7 +259,7 @@ def test_the_page_of_nothing_measured_says_why(tmp_path, fake):
 
 def test_the_shipped_scenario_makes_cases(tmp_path):
     """Every combination of its axes, some of them ragged, none skipped."""
-    order = order_of(load_scenario(SHIPPED))
+    order = kernel_plan(load_scenario(SHIPPED))
     ragged = [case for case in order.job.cases if len(set(case.kv_lens)) > 1]
 
     assert len(order.job.cases) == 36
@@ -291,13 +291,13 @@ def test_axes_without_any_case_are_refused(tmp_path):
     with pytest.raises(
         InputError, match="no combination makes a case: 3 KV heads do not divide 8 heads; expected 2 or 4"
     ):
-        order_of(scenario(tmp_path, "heads: 8\nkv_heads: 3\nhead_size: 64\n"))
+        kernel_plan(scenario(tmp_path, "heads: 8\nkv_heads: 3\nhead_size: 64\n"))
 
 
 def test_an_unknown_model_has_a_nearest_one(tmp_path):
     """The presets that there are, or the shape itself."""
     with pytest.raises(InputError, match=r"kernels.model: 'Qwen2.5-8B' has no preset; did you mean"):
-        order_of(scenario(tmp_path, "model: Qwen2.5-8B\n"))
+        kernel_plan(scenario(tmp_path, "model: Qwen2.5-8B\n"))
 
 
 def test_measured_kernels_time_the_simulators_attention(tmp_path, fake):

@@ -19,9 +19,9 @@ import yaml
 from harness.results import store
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
-from harness.tuning.early_stopping import Ruling
-from harness.tuning.evaluation import Watch
-from harness.tuning.live_evaluation import Live
+from harness.tuning.early_stopping import StopDecision
+from harness.tuning.evaluation import EarlyStopCheck
+from harness.tuning.live_evaluation import LiveEvaluator
 from tests.hollow import stubs
 from tests.tuning.studies import problem_in, written
 
@@ -109,8 +109,8 @@ def test_a_load_on_a_real_engine_is_cut(vllm_python, tiny_model, tmp_path):
     (task,) = problem.tasks
     env = {"HF_HUB_OFFLINE": "1"}
     engine = Engine(kind="vllm", model=str(tiny_model), python=vllm_python, args=FLAGS, env=env, ready_timeout=600.0)
-    watch = Watch(lambda part: Ruling(stop=np.isfinite(part.series["done"]).sum() > 8), 0.5)
-    with Live("vllm").open(engine, tmp_path / "trial") as session:
+    watch = EarlyStopCheck(lambda part: StopDecision(stop=np.isfinite(part.series["done"]).sum() > 8), 0.5)
+    with LiveEvaluator("vllm").open(engine, tmp_path / "trial") as session:
         part = session.measure(task, task.stage, 1, watch)
         after = session.measure(task, Stage("closed", concurrency=1, requests=3), 2)
     (told,) = (stage["requests"] for stage in store.read_json(tmp_path / "trial" / "load-1", store.SUMMARY)["stages"])

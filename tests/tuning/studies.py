@@ -4,15 +4,15 @@ from pathlib import Path
 
 import yaml
 
-from harness.tuning.candidates import Ground, resolver
-from harness.tuning.coordination import open_desk
-from harness.tuning.feasibility import Lessons
+from harness.tuning.candidates import CandidateResolver, flag_resolver
+from harness.tuning.coordination import open_coordinator
+from harness.tuning.feasibility import Feasibility
 from harness.tuning.proposing import Proposer
-from harness.tuning.simulator_screening import twin_of
-from harness.tuning.study import Work
-from harness.tuning.study_loader import open_study
-from harness.tuning.trial_store import address, open_book
-from harness.tuning.virtual_evaluation import Virtual
+from harness.tuning.simulator_screening import screener_for
+from harness.tuning.study import StudyContext
+from harness.tuning.study_loader import load_study_plan
+from harness.tuning.trial_store import open_trial_store, storage_url
+from harness.tuning.virtual_evaluation import VirtualEvaluator
 
 SCENARIO = {
     "name": "small",
@@ -50,18 +50,18 @@ def written(folder: Path, *, scenario=None, **study) -> Path:
 
 def problem_in(folder: Path, **study):
     """The problem of such a study."""
-    return open_study(written(folder, **study))
+    return load_study_plan(written(folder, **study))
 
 
-def work_in(folder: Path, problem, worker="worker", evaluator=None) -> Work:
+def work_in(folder: Path, problem, worker="worker", evaluator=None) -> StudyContext:
     """Everything to carry a problem out with, its book in the folder."""
-    url = address(None, folder)
-    ground = Ground(problem, resolver(problem))
-    proposer = Proposer(problem, ground, Lessons(), twin_of(problem))
+    url = storage_url(None, folder)
+    ground = CandidateResolver(problem, flag_resolver(problem))
+    proposer = Proposer(problem, ground, Feasibility(), screener_for(problem))
     proposer.open()
-    book = open_book(problem, url, worker, "same", resume=True)
-    desk = open_desk(url, problem.study.name, worker)
-    return Work(problem, evaluator or Virtual(), book, desk, ground, proposer, folder)
+    book = open_trial_store(problem, url, worker, "same", resume=True)
+    desk = open_coordinator(url, problem.study.name, worker)
+    return StudyContext(problem, evaluator or VirtualEvaluator(), book, desk, ground, proposer, folder)
 
 
 def constraints_of(frozen):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.tuning.candidates import CACHE, COMPILE, PARALLEL, SAME, ordered, restart_class
+from harness.tuning.candidates import CACHE, COMPILE, PARALLEL, SAME, cheapest_order, restart_class
 
 BASE = {"max_num_seqs": 64, "gpu_memory_utilization": 0.9, "tensor_parallel_size": 1}
 
@@ -29,6 +29,6 @@ def test_configurations_that_share_graphs_come_together():
         {"gpu_memory_utilization": 0.8},
         {"max_num_seqs": 32, "gpu_memory_utilization": 0.7},
     ]
-    found = ordered(points, lambda point: {**BASE, **point}, BASE)
+    found = cheapest_order(points, lambda point: {**BASE, **point}, BASE)
 
     assert found == [points[1], points[0], points[2]]

@@ -7,15 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.tuning.confirmation import chosen, confirmation, drift, gain, turns
-from harness.tuning.types import MINIMISE, Objective
+from harness.tuning.confirmation import (
+    choose_winner,
+    confirmation_turns,
+    drift_warning,
+    estimate_gain,
+    gains_over_default,
+)
+from harness.tuning.types import MINIMISE, StudyObjective
 
-RATE, LATENCY = Objective("throughput"), Objective("ttft_p99", MINIMISE)
+RATE, LATENCY = StudyObjective("throughput"), StudyObjective("ttft_p99", MINIMISE)
 
 
 def test_turns_mirror_each_other_on_fresh_arrivals():
     """ABBA, and all of a round under the same seed."""
-    order = turns([0, 2, 1], rounds=2, seed=100)
+    order = confirmation_turns([0, 2, 1], rounds=2, seed=100)
 
     assert [turn.who for turn in order] == [0, 2, 1, 1, 2, 0]
     assert [turn.seed for turn in order] == [100, 100, 100, 101, 101, 101]
@@ -25,7 +31,7 @@ def test_turns_mirror_each_other_on_fresh_arrivals():
 def test_a_linear_drift_cancels(candidates, pairs):
     """Over an even number of rounds everybody's mean place is the same."""
     places = {who: [] for who in range(candidates + 1)}
-    for place, turn in enumerate(turns(range(candidates + 1), 2 * pairs, 0)):
+    for place, turn in enumerate(confirmation_turns(range(candidates + 1), 2 * pairs, 0)):
         places[turn.who].append(place)
 
     assert len({sum(found) for found in places.values()}) == 1
@@ -35,7 +41,7 @@ def test_a_gain_is_said_with_its_interval():
     """18 % better in each round, with a little noise."""
     base = [100.0, 102.0, 98.0, 101.0]
     own = [118.0, 121.0, 115.0, 120.0]
-    found = gain(base, own, RATE)
+    found = estimate_gain(base, own, RATE)
 
     assert found.shown
     assert found.words == "+18 % (95 % CI 17-19)"
@@ -44,7 +50,7 @@ def test_a_gain_is_said_with_its_interval():
 
 def test_no_difference_is_said_so():
     """1 % between noisy runs."""
-    found = gain([100.0, 90.0, 110.0], [99.0, 95.0, 108.0], RATE)
+    found = estimate_gain([100.0, 90.0, 110.0], [99.0, 95.0, 108.0], RATE)
 
     assert not found.shown
     assert found.words.startswith("no difference shown (+0.86 %")
@@ -53,7 +59,7 @@ def test_no_difference_is_said_so():
 
 def test_of_a_latency_less_is_a_gain():
     """Half the TTFT is a gain of 100 %; the worst run is the slowest."""
-    found = gain([2.0, 2.0, 2.0], [1.0, 1.01, 0.99], LATENCY)
+    found = estimate_gain([2.0, 2.0, 2.0], [1.0, 1.01, 0.99], LATENCY)
 
     assert found.ratio == pytest.approx(2.0, rel=0.01)
     assert found.worst == 1.01
@@ -61,7 +67,7 @@ def test_of_a_latency_less_is_a_gain():
 
 def test_a_loss_is_said_too():
     """Worse, and surely so."""
-    found = gain([100.0, 101.0, 99.0], [80.0, 82.0, 78.0], RATE)
+    found = estimate_gain([100.0, 101.0, 99.0], [80.0, 82.0, 78.0], RATE)
 
     assert not found.shown
     assert found.words == "-20 % (95 % CI -23 to -17)"
@@ -70,7 +76,7 @@ def test_a_loss_is_said_too():
 @pytest.mark.parametrize("failed", [None, math.inf, 0.0, math.nan])
 def test_a_round_that_failed_is_not_left_out_quietly(failed):
     """A candidate that died once was not shown to be better."""
-    found = gain([1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, failed], RATE)
+    found = estimate_gain([1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, failed], RATE)
 
     assert not found.shown
     assert found.words == "no difference shown: 1 of 4 rounds failed"
@@ -78,11 +84,11 @@ def test_a_round_that_failed_is_not_left_out_quietly(failed):
 
 def test_two_rounds_are_too_few():
     """They are shown, without a claim."""
-    found = gain([1.0, 1.0], [2.0, 2.1], RATE)
+    found = estimate_gain([1.0, 1.0], [2.0, 2.1], RATE)
 
     assert not found.shown
     assert "too few for an interval" in found.words
-    assert gain([], [], RATE).words == "no difference shown: no round was measured"
+    assert estimate_gain([], [], RATE).words == "no difference shown: no round was measured"
 
 
 def test_of_equals_few_are_called_winners():
@@ -91,7 +97,7 @@ def test_of_equals_few_are_called_winners():
     claims = 0
     for _ in range(400):
         values = {who: np.exp(rng.normal(0, 0.05, 4)).tolist() for who in range(4)}
-        claims += chosen(confirmation(values, RATE)) != 0
+        claims += choose_winner(gains_over_default(values, RATE)) != 0
 
     assert claims / 400 <= 0.05
 
@@ -100,7 +106,7 @@ def test_more_candidates_ask_for_more():
     """The same rounds, held against the default alone or beside four others."""
     base, own = [100.0, 101.0, 99.0, 100.0], [106.0, 104.0, 103.0, 108.0]
 
-    assert gain(base, own, RATE, compared=5).low < gain(base, own, RATE).low
+    assert estimate_gain(base, own, RATE, compared=5).low < estimate_gain(base, own, RATE).low
 
 
 def test_the_best_that_is_shown_is_taken():
@@ -108,8 +114,8 @@ def test_the_best_that_is_shown_is_taken():
     base = [100.0, 101.0, 99.0, 100.0]
     values = {0: base, 1: [110.0, 111.0, 109.0, 110.0], 2: [90.0, 190.0, 80.0, 150.0]}
 
-    assert chosen(confirmation(values, RATE)) == 1
-    assert chosen({}) == 0
+    assert choose_winner(gains_over_default(values, RATE)) == 1
+    assert choose_winner({}) == 0
 
 
 def test_a_drift_of_the_machine_is_told():
@@ -117,6 +123,6 @@ def test_a_drift_of_the_machine_is_told():
     rng = np.random.default_rng(1)
     steady = rng.normal(100, 1, 8)
 
-    assert drift(steady.tolist()) is None
-    assert "changed by -" in drift((steady - 5 * np.arange(8)).tolist())
-    assert drift([1.0, 2.0]) is None
+    assert drift_warning(steady.tolist()) is None
+    assert "changed by -" in drift_warning((steady - 5 * np.arange(8)).tolist())
+    assert drift_warning([1.0, 2.0]) is None

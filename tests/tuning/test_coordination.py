@@ -5,7 +5,7 @@ import threading
 import pytest
 import sqlalchemy as sql
 
-from harness.tuning.coordination import DEVICES, WORKERS, open_desk
+from harness.tuning.coordination import DEVICES, WORKERS, open_coordinator
 
 LONG_AGO_S = 0.0
 
@@ -18,7 +18,7 @@ def url(tmp_path):
 
 def desk(url, worker):
     """One worker's desk."""
-    return open_desk(url, "study", worker)
+    return open_coordinator(url, "study", worker)
 
 
 def test_a_point_is_claimed_once(url):
@@ -41,7 +41,7 @@ def test_a_device_is_leased_to_one_worker(url):
     assert one.lease(["a", "b", "c"], 2) == ("a", "b")
     assert other.lease(["a", "b", "c"], 2) is None
     assert other.lease(["a", "b", "c"], 1) == ("c",)
-    one.give_back(["a", "b"])
+    one.release_devices(["a", "b"])
     assert other.lease(["a", "b"], 2) == ("a", "b")
 
 
@@ -54,10 +54,10 @@ def test_a_lease_without_a_heartbeat_runs_out(url):
     with dead.engine.begin() as told:
         told.execute(sql.update(DEVICES).values(until_s=LONG_AGO_S))
         told.execute(sql.insert(WORKERS).values(worker="dead", until_s=LONG_AGO_S))
-    with alive.beating():
+    with alive.heartbeat():
         assert alive.alive() == {"alive"}
         assert alive.lease(["a"], 1) == ("a",)
-        alive.forget(alive.alive(), ["done"])
+        alive.release_dead(alive.alive(), ["done"])
 
     assert alive.claim("lost")
     assert not alive.claim("done")
@@ -66,7 +66,7 @@ def test_a_lease_without_a_heartbeat_runs_out(url):
 def test_a_heart_keeps_leases_and_its_end_frees_them(url):
     """While it beats nobody else gets the device; afterwards anybody does."""
     one, other = desk(url, "one"), desk(url, "other")
-    with one.beating():
+    with one.heartbeat():
         one.lease(["a"], 1)
         one._beat()
         assert other.lease(["a"], 1) is None
@@ -79,7 +79,7 @@ def test_a_quarantined_device_is_nobodys(url):
     one = desk(url, "one")
     one.lease(["a"], 1)
     one.quarantine("a", "its memory was not free again")
-    one.give_back(["a"])
+    one.release_devices(["a"])
 
     assert one.lease(["a"], 1) is None
     assert one.quarantined() == {"a": "its memory was not free again"}

@@ -8,22 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.tuning.early_stopping import (
+    answered_prefix,
+    block_differences,
     block_size,
-    certain_breach,
-    comparison,
-    differences_of,
+    compare_with_incumbents,
+    constraint_breach,
     evidence_against,
-    foreseen_behind,
-    race,
-    settled,
-    watch,
+    latency_comparison,
+    predicted_to_lose,
+    stopping_rule,
 )
-from harness.tuning.types import MINIMISE, Limit, Objective
+from harness.tuning.types import MINIMISE, Constraint, StudyObjective
 from tests.tuning.measurements import measured, paced
 
 ALPHA = 0.05
 BLOCKS = 20
-THROUGHPUT, TTFT = Objective("throughput"), Objective("ttft_mean", MINIMISE)
+THROUGHPUT, TTFT = StudyObjective("throughput"), StudyObjective("ttft_mean", MINIMISE)
 
 
 def stopped_after(differences):
@@ -75,7 +75,7 @@ def test_what_would_end_ahead_is_rarely_foreseen_behind(effect, alike):
     for place in range(1, BLOCKS):
         rows[:, place] = alike * rows[:, place - 1] + math.sqrt(1 - alike**2) * rows[:, place]
     ahead = [row for row in rows + effect if row.sum() <= 0]
-    stopped = sum(any(foreseen_behind(row[:n], BLOCKS, ALPHA) for n in range(4, BLOCKS)) for row in ahead)
+    stopped = sum(any(predicted_to_lose(row[:n], BLOCKS, ALPHA) for n in range(4, BLOCKS)) for row in ahead)
 
     assert stopped <= ALPHA * len(rows)
     assert len(ahead) > 20
@@ -85,7 +85,7 @@ def test_what_is_clearly_behind_is_foreseen_early():
     """One and a half deviations of a block: stopped before two thirds of the benchmark, nearly always."""
     rng = np.random.default_rng(22)
     rows = rng.normal(1.5, 1.0, size=(200, BLOCKS))
-    looks = [next((n for n in range(4, BLOCKS) if foreseen_behind(row[:n], BLOCKS, ALPHA)), None) for row in rows]
+    looks = [next((n for n in range(4, BLOCKS) if predicted_to_lose(row[:n], BLOCKS, ALPHA)), None) for row in rows]
     found = [look for look in looks if look is not None]
 
     assert len(found) >= 190
@@ -94,9 +94,9 @@ def test_what_is_clearly_behind_is_foreseen_early():
 
 def test_foresight_needs_differences():
     """Nothing differs, or the sum is not above 0: nothing is foreseen."""
-    assert not foreseen_behind(np.zeros(10), BLOCKS, ALPHA)
-    assert not foreseen_behind(-np.ones(10), BLOCKS, ALPHA)
-    assert foreseen_behind(np.ones(10), BLOCKS, ALPHA)
+    assert not predicted_to_lose(np.zeros(10), BLOCKS, ALPHA)
+    assert not predicted_to_lose(-np.ones(10), BLOCKS, ALPHA)
+    assert predicted_to_lose(np.ones(10), BLOCKS, ALPHA)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.floats(1e-3, 1e3))
@@ -111,7 +111,7 @@ def test_evidence_knows_no_unit(values, factor):
 def test_equal_values_are_no_evidence():
     """The same configuration in virtual time differs by nothing at all."""
     assert evidence_against(np.zeros(20)) == 1.0
-    assert race(paced([1.0] * 100), [paced([1.0] * 100)], [THROUGHPUT]).stop is False
+    assert compare_with_incumbents(paced([1.0] * 100), [paced([1.0] * 100)], [THROUGHPUT]).stop is False
 
 
 def test_a_slow_trial_is_stopped_and_a_fast_one_is_not():
@@ -120,11 +120,11 @@ def test_a_slow_trial_is_stopped_and_a_fast_one_is_not():
     noise = rng.normal(1.0, 0.05, (2, 100))
     base, slow, fast = noise[0], noise[1] * 1.2, noise[1] * 0.8
 
-    found = race(paced(slow[:40]), [paced(base)], [THROUGHPUT])
+    found = compare_with_incumbents(paced(slow[:40]), [paced(base)], [THROUGHPUT])
     assert found.stop
     assert found.requests == 40
     assert "throughput" in found.why
-    assert not race(paced(fast[:40]), [paced(base)], [THROUGHPUT]).stop
+    assert not compare_with_incumbents(paced(fast[:40]), [paced(base)], [THROUGHPUT]).stop
 
 
 def test_several_objectives_stop_only_what_is_beaten_in_all():
@@ -134,19 +134,21 @@ def test_several_objectives_stop_only_what_is_beaten_in_all():
     ends = np.cumsum(rng.normal(1.3, 0.02, 60))
     early, late = rng.normal(0.5, 0.05, 60).tolist(), rng.normal(1.5, 0.05, 60).tolist()
 
-    assert not race(measured(ends, ttft=early), [base], [THROUGHPUT, TTFT]).stop
-    assert race(measured(ends, ttft=late), [base], [THROUGHPUT, TTFT]).stop
+    assert not compare_with_incumbents(measured(ends, ttft=early), [base], [THROUGHPUT, TTFT]).stop
+    assert compare_with_incumbents(measured(ends, ttft=late), [base], [THROUGHPUT, TTFT]).stop
 
 
 def test_more_incumbents_ask_for_more_evidence():
     """Each may err with its part of the error only: here what is foretold has to do."""
     rng = np.random.default_rng(6)
     base, trial = paced(rng.normal(1, 0.1, 100)), paced(rng.normal(1.2, 0.1, 60))
-    alone = race(trial, [base], [THROUGHPUT])
+    alone = compare_with_incumbents(trial, [base], [THROUGHPUT])
 
     assert alone.why.startswith("beaten")
     assert alone.evidence < 505 / ALPHA
-    assert not race(trial, [base, *[paced([9.0] * 100)] * 100], [THROUGHPUT]).why.startswith("beaten")
+    assert not compare_with_incumbents(trial, [base, *[paced([9.0] * 100)] * 100], [THROUGHPUT]).why.startswith(
+        "beaten"
+    )
 
 
 def test_within_the_margin_nothing_is_stopped():
@@ -154,8 +156,8 @@ def test_within_the_margin_nothing_is_stopped():
     rng = np.random.default_rng(12)
     base, trial = paced(rng.normal(1, 0.02, 100)), paced(rng.normal(1.1, 0.02, 80))
 
-    assert race(trial, [base], [THROUGHPUT]).stop
-    assert not race(trial, [base], [THROUGHPUT], margin=0.2).stop
+    assert compare_with_incumbents(trial, [base], [THROUGHPUT]).stop
+    assert not compare_with_incumbents(trial, [base], [THROUGHPUT], margin=0.2).stop
 
 
 def test_what_takes_long_does_not_hold_back_the_count_of_the_rest():
@@ -164,9 +166,9 @@ def test_what_takes_long_does_not_hold_back_the_count_of_the_rest():
     base = measured([150.0, *np.cumsum(rng.normal(1, 0.05, 149))])
     slow = measured([math.nan, *np.cumsum(rng.normal(2, 0.05, 45))])
 
-    assert settled(slow) == 0
-    assert race(slow, [base], [THROUGHPUT]).stop
-    assert race(slow, [base], [Objective("goodput")]).stop
+    assert answered_prefix(slow) == 0
+    assert compare_with_incumbents(slow, [base], [THROUGHPUT]).stop
+    assert compare_with_incumbents(slow, [base], [StudyObjective("goodput")]).stop
 
 
 def test_of_equal_servers_few_are_stopped_that_would_end_ahead():
@@ -176,7 +178,9 @@ def test_of_equal_servers_few_are_stopped_that_would_end_ahead():
     for _ in range(200):
         base, trial = (np.cumsum(rng.exponential(1.0, 100)) for _ in range(2))
         looks = [measured(trial[trial <= trial[-1] * look / 20]) for look in range(4, 20)]
-        wrong += trial[-1] <= base[-1] and any(race(one, [measured(base)], [THROUGHPUT]).stop for one in looks)
+        wrong += trial[-1] <= base[-1] and any(
+            compare_with_incumbents(one, [measured(base)], [THROUGHPUT]).stop for one in looks
+        )
 
     assert wrong <= ALPHA * 200
 
@@ -185,14 +189,14 @@ def test_another_seed_is_no_pair():
     """Request 7 of another seed is another request."""
     other = measured(range(1, 101), seed=2)
 
-    assert not len(differences_of(paced([9.0] * 60), other, "throughput"))
+    assert not len(block_differences(paced([9.0] * 60), other, "throughput"))
 
 
 def test_latencies_are_compared_as_far_as_nothing_is_missing():
     """A request still under way may be the slow one: what comes after it waits."""
     trial = measured([1, 2, math.nan, 4, 5])
 
-    assert settled(trial) == 2
+    assert answered_prefix(trial) == 2
 
 
 def test_in_a_closed_loop_goodput_counts_the_time():
@@ -202,8 +206,8 @@ def test_in_a_closed_loop_goodput_counts_the_time():
     patient = measured(np.cumsum(rng.normal(4, 0.05, 80)))
     quick = measured(np.cumsum(rng.normal(0.4, 0.05, 80)), good=[1.0, 0.0, 0.0, 0.0] * 20)
 
-    assert race(patient, [base], [Objective("goodput")]).stop
-    assert not race(quick, [base], [Objective("goodput")]).stop
+    assert compare_with_incumbents(patient, [base], [StudyObjective("goodput")]).stop
+    assert not compare_with_incumbents(quick, [base], [StudyObjective("goodput")]).stop
 
 
 @pytest.mark.parametrize("objective", ["throughput", "request_rate", "goodput", "ttft_p99", "tpot_mean", "e2e_p90"])
@@ -218,13 +222,13 @@ def test_what_can_be_compared_is_stopped_when_worse(objective):
         series = {**run.series, "e2e": tuple((noisy[0] * 3).tolist())}
         return type(run)(run.metrics, series, run.load_s, run.seed)
 
-    assert race(one(1.5, 80), [one(1.0, 100)], [Objective(objective)]).stop
+    assert compare_with_incumbents(one(1.5, 80), [one(1.0, 100)], [StudyObjective(objective)]).stop
 
 
 def test_what_has_no_pairs_is_never_stopped():
     """A capacity is found over many rates: no request of it has a partner."""
-    assert comparison("capacity") is None
-    assert not race(paced([9.0] * 90), [paced([1.0] * 100)], [Objective("capacity")]).stop
+    assert latency_comparison("capacity") is None
+    assert not compare_with_incumbents(paced([9.0] * 90), [paced([1.0] * 100)], [StudyObjective("capacity")]).stop
 
 
 def test_a_failed_request_is_no_crash_of_the_test():
@@ -232,17 +236,17 @@ def test_a_failed_request_is_no_crash_of_the_test():
     base = paced([1.0] * 100)
     trial = measured([math.inf] * 40, ttft=[math.inf] * 40)
 
-    assert race(trial, [base], [THROUGHPUT, TTFT]).evidence >= 1.0
+    assert compare_with_incumbents(trial, [base], [THROUGHPUT, TTFT]).evidence >= 1.0
 
 
 def test_a_limit_that_cannot_be_kept_any_more_ends_the_trial():
     """Of 100 planned requests a p90 leaves ten above; the eleventh decides."""
-    limit = [Limit("ttft_p90", most=1.0)]
+    limit = [Constraint("ttft_p90", most=1.0)]
     eleven = measured(range(1, 31), ttft=[2.0] * 11 + [0.1] * 19)
 
-    assert certain_breach(eleven, limit, planned=100).stop
-    assert not certain_breach(measured(range(1, 31), ttft=[2.0] * 10 + [0.1] * 20), limit, planned=100).stop
-    assert watch([paced([1.0] * 100)], [THROUGHPUT], limit)(eleven).stop
+    assert constraint_breach(eleven, limit, planned=100).stop
+    assert not constraint_breach(measured(range(1, 31), ttft=[2.0] * 10 + [0.1] * 20), limit, planned=100).stop
+    assert stopping_rule([paced([1.0] * 100)], [THROUGHPUT], limit)(eleven).stop
 
 
 def test_blocks_are_whole_and_the_benchmark_has_about_twenty():

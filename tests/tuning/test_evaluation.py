@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import pytest
 
 from harness.engines.engine_log import BootFacts
-from harness.tuning.evaluation import Given, Started, shown
-from harness.tuning.trial_series import partial_of
+from harness.tuning.evaluation import EvaluationContext, StartedEngine, measure_loads
+from harness.tuning.trial_series import partial_measurement
 from harness.tuning.types import COMPLETE, Trial
 from tests.tuning.measurements import measured
 from tests.tuning.studies import problem_in, work_in
@@ -20,7 +20,7 @@ class Recorded:
     simulated = True
 
     def __init__(self, shows):
-        self.shows, self.started, self.watch = shows, Started(1.0, BootFacts(), {}), None
+        self.shows, self.started, self.watch = shows, StartedEngine(1.0, BootFacts(), {}), None
 
     @contextmanager
     def open(self, _engine, _folder):
@@ -38,13 +38,13 @@ def found(folder, shows, **study):
     problem = problem_in(folder, **study)
     best = Trial(0, {}, {}, COMPLETE, values={"throughput": BEST.metrics["throughput"]}, measurement=BEST)
     work, engine = work_in(folder, problem), Recorded(shows)
-    given = Given(problem, engine, [best], problem.study.seed, folder)
-    return next(shown(given, work.proposer.default(), [{}])), engine
+    given = EvaluationContext(problem, engine, [best], problem.study.seed, folder)
+    return next(measure_loads(given, work.proposer.default(), [{}])), engine
 
 
 def slower(by):
     """A load like the best one whose requests all end later by this factor, as it is halfway through the best."""
-    return partial_of(measured([by * 0.1 * (n + 1) for n in range(100)], seed=0), 9.5)
+    return partial_measurement(measured([by * 0.1 * (n + 1) for n in range(100)], seed=0), 9.5)
 
 
 def test_an_estimate_is_by_how_the_best_did_up_to_then(tmp_path):
@@ -95,8 +95,8 @@ def test_the_studys_least_agreement_rules_the_twin(tmp_path, least_tau, trusted)
     problem = problem_in(tmp_path, screening={"points": 4, "least_tau": least_tau})
     proposer = work_in(tmp_path, problem).proposer
     values = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0]
-    candidates = proposer.ground.candidates([{"max_num_seqs": 4 + n} for n in range(6)])
-    said = sorted((proposer.twin.says(one).values["throughput"], place) for place, one in enumerate(candidates))
+    candidates = proposer.resolver.candidates([{"max_num_seqs": 4 + n} for n in range(6)])
+    said = sorted((proposer.twin.predict(one).values["throughput"], place) for place, one in enumerate(candidates))
     rank = {place: number for number, (_, place) in enumerate(said)}
     trials = [
         Trial(place, one.point, one.resolved.effective, COMPLETE, values={"throughput": values[rank[place]]})

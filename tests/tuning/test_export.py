@@ -18,7 +18,7 @@ ENGINE = Engine(
 
 def test_the_text_is_the_command_with_its_environment():
     """Read by a shell it gives the words of `vllm serve`; flags of the simulated engine alone are left out."""
-    words = shlex.split(export.text(ENGINE))
+    words = shlex.split(export.command_text(ENGINE))
 
     assert words[:2] == ["TASK_QUEUE_ENABLE=1", "NOTE=two words"]
     assert words[2:5] == ["vllm", "serve", "Qwen/Qwen2.5-7B-Instruct"]
@@ -33,7 +33,7 @@ def test_the_script_runs_the_same_command(tmp_path):
     stand_in.write_text('#!/bin/sh\nprintf "%s|" "$NOTE" "$@"\n', encoding="utf-8")
     stand_in.chmod(0o755)
     script = tmp_path / "winner.sh"
-    script.write_text(export.script(ENGINE, ["SIMULATED"]), encoding="utf-8")
+    script.write_text(export.shell_script(ENGINE, ["SIMULATED"]), encoding="utf-8")
     ran = subprocess.run(
         ["/bin/sh", str(script), "--port", "9"],
         capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
@@ -44,7 +44,7 @@ def test_the_script_runs_the_same_command(tmp_path):
 
 def test_the_docker_line_has_the_devices_that_the_image_needs():
     """The card, the three managers, and the driver's files."""
-    line = export.docker(ENGINE, 2)
+    line = export.docker_command(ENGINE, 2)
 
     for part in (
         "--device=/dev/davinci0", "--device=/dev/davinci1", "--device=/dev/davinci_manager", "--device=/dev/devmm_svm",
@@ -54,7 +54,9 @@ def test_the_docker_line_has_the_devices_that_the_image_needs():
     assert "/dev/davinci2" not in line
 
 
-@pytest.mark.parametrize("made", [export.text(ENGINE), export.script(ENGINE), export.docker(ENGINE, 1)])
+@pytest.mark.parametrize(
+    "made", [export.command_text(ENGINE), export.shell_script(ENGINE), export.docker_command(ENGINE, 1)]
+)
 def test_no_secret_is_written(made):
     """A variable that holds one is left out."""
     assert "hf_secret" not in made
@@ -70,14 +72,14 @@ def test_the_winner_names_its_interpreter_or_says_what_it_needs():
     own = ENGINE.model_copy(update={"python": "/opt/engine/bin/python"})
 
     assert export.serve_command(own)[:4] == ["/opt/engine/bin/python", "-m", "vllm.entrypoints.cli.main", "serve"]
-    assert "needs vllm on PATH" not in export.script(own)
-    assert "needs vllm on PATH" in export.script(ENGINE)
-    assert "/opt/engine" not in export.docker(own, 1)
+    assert "needs vllm on PATH" not in export.shell_script(own)
+    assert "needs vllm on PATH" in export.shell_script(ENGINE)
+    assert "/opt/engine" not in export.docker_command(own, 1)
 
 
 @pytest.mark.parametrize("kind", ["vllm", "simulator", "vllm-ascend"])
 def test_a_docker_line_is_for_vllm_ascend_only(kind, tmp_path):
     """The image holds vllm-ascend and nothing else."""
-    found = export.write(tmp_path, kind, ENGINE, 1, [])
+    found = export.write_winner_files(tmp_path, kind, ENGINE, 1, [])
 
     assert ("winner.docker.sh" in found) == (tmp_path / "winner.docker.sh").exists() == (kind == "vllm-ascend")

@@ -8,7 +8,7 @@ from harness.errors import EngineError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
 from harness.tuning import feasibility
-from harness.tuning.candidates import Ground, resolver
+from harness.tuning.candidates import CandidateResolver, flag_resolver
 from harness.tuning.feasibility import (
     CONFIGURATION,
     CRASH,
@@ -22,15 +22,15 @@ from harness.tuning.feasibility import (
     PORT,
     SLO,
     TIMEOUT,
-    Ending,
-    Lesson,
-    Lessons,
-    classified,
-    failure,
+    EngineEnding,
+    Feasibility,
+    StartRecord,
+    classify_failure,
+    failure_line,
+    failure_of_kind,
     is_named,
-    words,
 )
-from harness.tuning.types import Failure
+from harness.tuning.types import TrialFailure
 from tests.tuning.studies import problem_in
 
 SERVING = "INFO:     Application startup complete."
@@ -58,40 +58,40 @@ def test_each_kind_is_told_by_its_log(kind):
     """Whatever the process and the time before its lines."""
     lines = [f"(EngineCore pid=7) ERROR 08-22 10:00:09 [core.py:1510] {line}" for line in LOGS[kind][-1:]]
 
-    assert classified(LOGS[kind]).kind == kind
-    assert classified([*LOGS[kind][:-1], *lines]).kind == kind
-    assert LOGS[kind][-1] in classified(LOGS[kind]).line
+    assert classify_failure(LOGS[kind]).kind == kind
+    assert classify_failure([*LOGS[kind][:-1], *lines]).kind == kind
+    assert LOGS[kind][-1] in classify_failure(LOGS[kind]).line
 
 
 def test_every_kind_of_the_engine_log_has_one_here():
     """A kind that the log's reader learns is not lost on the way."""
-    assert {classified([]).kind} == {CRASH}
+    assert {classify_failure([]).kind} == {CRASH}
     assert set(engine_log.MEANINGS) == set(__import__("harness.tuning.feasibility", fromlist=["x"])._KINDS)
 
 
 def test_the_moment_may_be_to_blame_or_the_point():
     """Links, ports, time and crashes are tried once more; memory and flags would end the same way."""
-    retried = {kind for kind in MEANINGS if failure(kind).retryable}
+    retried = {kind for kind in MEANINGS if failure_of_kind(kind).retryable}
 
     assert retried == {HCCL, PORT, TIMEOUT, CRASH, DEVICE}
 
 
 def test_a_reason_in_the_log_goes_before_the_clock():
     """It hung after its memory ran out: that is what was wrong."""
-    slow = Ending(timed_out=True)
+    slow = EngineEnding(timed_out=True)
 
-    assert classified(LOGS[MEMORY_AT_START], slow).kind == MEMORY_AT_START
-    assert classified(["loading weights …"], slow) == failure(TIMEOUT, "loading weights …")
-    assert classified([], slow).kind == TIMEOUT
+    assert classify_failure(LOGS[MEMORY_AT_START], slow).kind == MEMORY_AT_START
+    assert classify_failure(["loading weights …"], slow) == failure_of_kind(TIMEOUT, "loading weights …")
+    assert classify_failure([], slow).kind == TIMEOUT
 
 
 @pytest.mark.parametrize("status", [-9, 137])
 def test_a_kill_is_the_hosts_memory(status):
     """Nobody else ends an engine so; another time there may be room."""
-    found = classified(["loading weights …"], Ending(status))
+    found = classify_failure(["loading weights …"], EngineEnding(status))
 
     assert (found.kind, found.retryable) == (MEMORY_AT_START, True)
-    assert classified([SERVING], Ending(status)).kind == MEMORY_AT_RUN
+    assert classify_failure([SERVING], EngineEnding(status)).kind == MEMORY_AT_RUN
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_the_twins_refusals_are_classified_as_an_engines(flags, kind):
         memory_of(settings_from_flags({**base, **flags}))
     cache = [CACHE] if kind == MEMORY_AT_CAPTURE else []
 
-    assert classified([*cache, *told.value.lines]).kind == kind
+    assert classify_failure([*cache, *told.value.lines]).kind == kind
 
 
 def test_a_failure_in_one_line():
     """Meaning and the engine's own words."""
-    assert words(failure(SLO)) == "it served, and missed the SLO"
-    assert words(failure(PORT, "[Errno 98]")) == "its port was in use: [Errno 98]"
+    assert failure_line(failure_of_kind(SLO)) == "it served, and missed the SLO"
+    assert failure_line(failure_of_kind(PORT, "[Errno 98]")) == "its port was in use: [Errno 98]"
 
 
 SPACE = {
@@ -126,8 +126,8 @@ SPACE = {
     "max_num_seqs": {"int": [2, 64]},
     "block_size": [128, 256],
 }
-CAPTURE = Failure(feasibility.MEMORY_AT_CAPTURE, retryable=False, line="NPU out of memory while capturing graphs")
-SMALL = Failure(
+CAPTURE = TrialFailure(feasibility.MEMORY_AT_CAPTURE, retryable=False, line="NPU out of memory while capturing graphs")
+SMALL = TrialFailure(
     feasibility.MEMORY_AT_START, retryable=False, line="To serve at least one request with the model's max seq"
 )
 
@@ -136,7 +136,7 @@ SMALL = Failure(
 def at(tmp_path):
     """Candidates by share of memory and number of requests."""
     problem = problem_in(tmp_path, space=SPACE)
-    ground = Ground(problem, resolver(problem))
+    ground = CandidateResolver(problem, flag_resolver(problem))
 
     def candidate(share, requests, block=128):
         return ground.one({"gpu_memory_utilization": share, "max_num_seqs": requests, "block_size": block})
@@ -146,29 +146,29 @@ def at(tmp_path):
 
 def taught(candidate, failure, **facts):
     """What one start has taught."""
-    return Lessons([Lesson(candidate, BootFacts(**facts), failure)])
+    return Feasibility([StartRecord(candidate, BootFacts(**facts), failure)])
 
 
 def test_what_ran_out_of_memory_does_so_with_more(at):
     """A larger share and more requests fail, too; less of either may live."""
     lessons = taught(at(0.8, 16), CAPTURE)
 
-    assert lessons.refuses(at(0.9, 32)).kind == feasibility.MEMORY_AT_CAPTURE
-    assert lessons.refuses(at(0.7, 32)) is None
-    assert lessons.refuses(at(0.9, 8)) is None
+    assert lessons.predicted_failure(at(0.9, 32)).kind == feasibility.MEMORY_AT_CAPTURE
+    assert lessons.predicted_failure(at(0.7, 32)) is None
+    assert lessons.predicted_failure(at(0.9, 8)) is None
 
 
 def test_a_cache_that_was_too_small_is_so_with_a_smaller_share(at):
     """Here it is the lower share that fails."""
     lessons = taught(at(0.5, 16), SMALL)
 
-    assert lessons.refuses(at(0.4, 16)).kind == feasibility.MEMORY_AT_START
-    assert lessons.refuses(at(0.6, 16)) is None
+    assert lessons.predicted_failure(at(0.4, 16)).kind == feasibility.MEMORY_AT_START
+    assert lessons.predicted_failure(at(0.6, 16)) is None
 
 
 def test_the_arithmetic_is_corrected_by_the_logs(at):
     """A start that found 3 GiB less than expected makes all others expect about as much less."""
-    plain = Lessons()
+    plain = Feasibility()
     expected = plain.cache_gib(at(0.5, 16))
     lessons = taught(at(0.6, 16), None, available_kv_gib=plain.cache_gib(at(0.6, 16)) - 3, kv_cache_tokens=100_000)
 
@@ -177,9 +177,9 @@ def test_the_arithmetic_is_corrected_by_the_logs(at):
 
 def test_a_refused_value_is_refused_again(at):
     """Where the engine named it; other values of the same parameter are not to blame."""
-    refused = Failure(feasibility.CONFIGURATION, retryable=False, line="ValueError: No common block size for 256.")
+    refused = TrialFailure(feasibility.CONFIGURATION, retryable=False, line="ValueError: No common block size for 256.")
     lessons = taught(at(0.5, 16, block=256), refused)
-    assert lessons.taught[0].candidate.point["block_size"] == 256
+    assert lessons.starts_seen[0].candidate.point["block_size"] == 256
 
     assert is_named("block_size", 256, refused.line)
     assert not is_named("block_size", 25, refused.line)
@@ -189,19 +189,19 @@ def test_a_refused_value_is_refused_again(at):
 def test_what_the_flags_alone_forbid_is_refused_before_any_start(tmp_path):
     """More requests than tokens in a step never start."""
     problem = problem_in(tmp_path, space={"max_num_seqs": [8, 64], "max_num_batched_tokens": [32, 2048]})
-    ground = Ground(problem, resolver(problem))
+    ground = CandidateResolver(problem, flag_resolver(problem))
 
-    assert Lessons().refuses(ground.one({"max_num_seqs": 64, "max_num_batched_tokens": 32})) is not None
-    assert Lessons().refuses(ground.one({"max_num_seqs": 8, "max_num_batched_tokens": 32})) is None
+    assert Feasibility().predicted_failure(ground.one({"max_num_seqs": 64, "max_num_batched_tokens": 32})) is not None
+    assert Feasibility().predicted_failure(ground.one({"max_num_seqs": 8, "max_num_batched_tokens": 32})) is None
 
 
 def test_a_start_reaches_beyond_those_that_served_by_its_share_and_its_graphs(at):
     """What asks for no more than one that came up reaches nowhere; failures teach nothing of it."""
     lessons = taught(at(0.8, 16), None)
-    lessons.add(Lesson(at(0.95, 64), BootFacts(), CAPTURE))
+    lessons.add(StartRecord(at(0.95, 64), BootFacts(), CAPTURE))
 
-    assert lessons.beyond(at(0.8, 16)) == 0
-    assert lessons.beyond(at(0.7, 8)) == 0
-    assert lessons.beyond(at(0.9, 16)) == pytest.approx(0.1)
-    assert lessons.beyond(at(0.8, 64)) == pytest.approx(0.02)
-    assert Lessons().beyond(at(0.9, 16)) == 0
+    assert lessons.memory_excess(at(0.8, 16)) == 0
+    assert lessons.memory_excess(at(0.7, 8)) == 0
+    assert lessons.memory_excess(at(0.9, 16)) == pytest.approx(0.1)
+    assert lessons.memory_excess(at(0.8, 64)) == pytest.approx(0.02)
+    assert Feasibility().memory_excess(at(0.9, 16)) == 0

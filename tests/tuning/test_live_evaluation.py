@@ -16,11 +16,11 @@ from harness.results import store
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.tuning import live_evaluation
-from harness.tuning.candidates import Ground, resolver
-from harness.tuning.early_stopping import Ruling
-from harness.tuning.evaluation import Watch
-from harness.tuning.live_evaluation import Following, Live, measured_in
-from harness.tuning.trial_series import look_every_s, partial_of, times_to_look
+from harness.tuning.candidates import CandidateResolver, flag_resolver
+from harness.tuning.early_stopping import StopDecision
+from harness.tuning.evaluation import EarlyStopCheck
+from harness.tuning.live_evaluation import LiveEvaluator, LiveLoadMonitor, measurement_in
+from harness.tuning.trial_series import look_interval_s, look_times, partial_measurement
 from harness.workload import plan
 from harness.workload.plan import StagePlan
 from tests.fakes import answered, event, overheard
@@ -43,9 +43,9 @@ def test_a_live_load_that_cannot_win_is_cut(tmp_path):
         load={"constant": {"rate": 20, "requests": 400}},
     )  # fmt: skip
     (task,) = problem.tasks
-    watch = Watch(lambda part: Ruling(stop=np.isfinite(part.series["done"]).sum() > 2), 0.2)
+    watch = EarlyStopCheck(lambda part: StopDecision(stop=np.isfinite(part.series["done"]).sum() > 2), 0.2)
     engine = Engine(kind="simulator", model=problem.engine.model, args=problem.engine.args)
-    with Live("simulator").open(engine, tmp_path / "trial") as session:
+    with LiveEvaluator("simulator").open(engine, tmp_path / "trial") as session:
         part = session.measure(task, task.stage, 1, watch)
         again = session.measure(task, Stage("constant", rate=20.0, requests=4), 2)
     told = statuses(tmp_path / "trial" / "load-1")
@@ -73,9 +73,9 @@ def test_a_start_does_not_ask_what_the_study_was_told(asked, tmp_path):
     engine = {"kind": "vllm", "model": "m", "python": sys.executable, "args": {"max_num_seqs": 4}}
     env = {"PYTHONPATH": FAKE, "FAKE_VLLM": "serve"}
     problem = problem_in(tmp_path, scenario={"engine": {**engine, "env": env}})
-    resolve = resolver(problem)
-    candidates = Ground(problem, resolve).candidates([{}, {"max_num_seqs": 8}])
-    live = Live("vllm", resolve)
+    resolve = flag_resolver(problem)
+    candidates = CandidateResolver(problem, resolve).candidates([{}, {"max_num_seqs": 8}])
+    live = LiveEvaluator("vllm", resolve)
     for number, candidate in enumerate(candidates):
         leased = candidate.engine.model_copy(update={"devices": (number,)})
         with live.open(leased, tmp_path / f"trial-{number}") as session:
@@ -87,7 +87,7 @@ def test_a_start_does_not_ask_what_the_study_was_told(asked, tmp_path):
 BEGIN_NS = 10**15
 SECOND_NS = 10**9
 STAGE = Stage("constant", rate=2.0, requests=20)
-GO_ON, STOP = Ruling(stop=False), Ruling(stop=True, why="it is enough")
+GO_ON, STOP = StopDecision(stop=False), StopDecision(stop=True, why="it is enough")
 
 
 def written(folder, until_s=math.inf):
@@ -147,21 +147,23 @@ def test_a_load_under_way_shows_what_it_will_have_shown_by_then(tmp_path, monkey
     seen = []
     whole = written(tmp_path / "whole")
     reconcile(whole)
-    load = Following(
-        written(tmp_path / "now", passed_s + 0.1), 1, Watch(lambda part: seen.append(part) or STOP, 1.0), True
+    load = LiveLoadMonitor(
+        written(tmp_path / "now", passed_s + 0.1), 1, EarlyStopCheck(lambda part: seen.append(part) or STOP, 1.0), True
     )
     at(monkeypatch, passed_s)
 
     assert load.enough()
     assert load.ended is seen[0]
-    assert same(seen[0], partial_of(measured_in(whole, 1, simulated=True), float(passed_s)))
+    assert same(seen[0], partial_measurement(measurement_in(whole, 1, simulated=True), float(passed_s)))
     assert 0 < np.isfinite(seen[0].series["done"]).sum() < 20
 
 
 def test_a_load_is_looked_at_once_at_each_time_to_look(tmp_path, monkeypatch):
     """Not before the first, not twice at one; where some were missed, the last of them counts."""
     seen = []
-    load = Following(written(tmp_path), 1, Watch(lambda part: seen.append(part.load_s) or GO_ON, 2.0), True)
+    load = LiveLoadMonitor(
+        written(tmp_path), 1, EarlyStopCheck(lambda part: seen.append(part.load_s) or GO_ON, 2.0), True
+    )
     for passed_s in (0.0, 1.9, 2.0, 2.1, 3.9, 4.0, 9.0, 9.9):
         at(monkeypatch, passed_s)
         assert not load.enough()
@@ -189,10 +191,10 @@ def test_a_frame_that_is_being_written_is_read_when_it_is_whole(tmp_path):
 
 def test_looks_are_twentieths_of_the_shortest_rival():
     """The same times in real and in virtual time: they do not hang on how long the load itself will take."""
-    every_s = look_every_s([measured([5.0, 10.0]), measured([20.0])])
+    every_s = look_interval_s([measured([5.0, 10.0]), measured([20.0])])
 
     assert every_s == 0.5
-    assert times_to_look(measured([1.0, 2.0]), every_s) == pytest.approx((0.5, 1.0, 1.5))
-    assert times_to_look(measured([2.2]), every_s) == pytest.approx((0.5, 1.0, 1.5, 2.0))
-    assert len(times_to_look(measured([7.0]))) == 19
-    assert times_to_look(measured([]), look_every_s([])) == ()
+    assert look_times(measured([1.0, 2.0]), every_s) == pytest.approx((0.5, 1.0, 1.5))
+    assert look_times(measured([2.2]), every_s) == pytest.approx((0.5, 1.0, 1.5, 2.0))
+    assert len(look_times(measured([7.0]))) == 19
+    assert look_times(measured([]), look_interval_s([])) == ()

@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.tuning.posterior import Seen, believed, expected_gain, fit, matern, normalised
-from harness.tuning.study import carry_out
-from harness.tuning.types import best
+from harness.tuning.posterior import Observation, expected_improvement, fit, matern, posterior_costs, with_finite_worst
+from harness.tuning.study import run_study
+from harness.tuning.types import best_trial
 from tests.tuning.studies import problem_in, work_in
 
 SEQS = (2, 4, 8, 16, 24, 32, 48, 64)
 
 
-def seen_with(values, wander=0.05, twin=()):
+def seen_with(values, run_deviation=0.05, twin=()):
     """Engines that differ in max_num_seqs, with the throughput that each showed, and what the twin says."""
     told = twin or [None] * len(values)
     return [
-        Seen(
+        Observation(
             {"max_num_seqs": seqs}, {}, {"throughput": value}, {}, {} if said is None else {"throughput": said}, {},
-            0.0, -value, wander=wander,
+            0.0, -value, run_deviation=run_deviation,
         )
         for seqs, value, said in zip(SEQS, values, told, strict=True)
     ]  # fmt: skip
@@ -33,7 +33,7 @@ def problem(tmp_path):
 
 def order_of(problem, seen):
     """Their numbers of requests, the best first."""
-    costs = believed(problem, problem.space, seen)
+    costs = posterior_costs(problem, problem.space, seen)
     return [SEQS[place] for place in costs.argsort()]
 
 
@@ -43,8 +43,8 @@ HILL = (10, 20, 40, 90, 95, 92, 40, 30)
 
 def test_what_the_twin_does_not_expect_is_believed_less(problem):
     """A run that shines where all of the twin's other words were right counts as lucky, not as the best."""
-    plain = order_of(problem, seen_with(LUCKY, wander=0.4))
-    told = order_of(problem, seen_with(LUCKY, wander=0.4, twin=HILL))
+    plain = order_of(problem, seen_with(LUCKY, run_deviation=0.4))
+    told = order_of(problem, seen_with(LUCKY, run_deviation=0.4, twin=HILL))
 
     assert plain.index(64) < told.index(64)
     assert told[0] in (16, 24, 32)
@@ -61,18 +61,18 @@ def test_of_a_few_engines_each_is_believed_itself(problem):
     """Two say nothing of each other."""
     seen = seen_with(LUCKY)[:2]
 
-    assert believed(problem, problem.space, seen).tolist() == [-10, -20]
+    assert posterior_costs(problem, problem.space, seen).tolist() == [-10, -20]
 
 
 def test_the_best_run_is_confirmed_and_then_what_is_believed_to_be_best(tmp_path):
     """Contenders are the trials in full, each once; the first is the one that leads by its own run."""
     work = work_in(tmp_path, problem_in(tmp_path, budget={"trials": 8}))
-    with work.desk.beating():
-        carry_out(work)
-    trials = work.book.trials()
+    with work.coordinator.heartbeat():
+        run_study(work)
+    trials = work.store.trials()
     found = work.proposer.contenders(trials)
 
-    assert found[0] == best(trials, work.problem.objectives[0])
+    assert found[0] == best_trial(trials, work.problem.objectives[0])
     assert sorted(one.number for one in found) == [one.number for one in trials if one.status == "complete"]
 
 
@@ -142,13 +142,13 @@ def test_the_correlation_is_that_of_a_distance(seed):
 def test_the_expected_gain_is_the_mean_of_gains():
     """The closed form is the average over draws."""
     draws = np.random.default_rng(0).normal(0.2, 0.5, 400_000)
-    gain = expected_gain(np.asarray([0.2]), np.asarray([0.5]), 0.1)[0]
+    gain = expected_improvement(np.asarray([0.2]), np.asarray([0.5]), 0.1)[0]
 
     assert gain == pytest.approx(np.maximum(0.1 - draws, 0).mean(), rel=0.01)
 
 
 def test_infinite_costs_are_worse_than_all_finite_ones():
     """They take part, and stay comparable."""
-    found = normalised([1.0, float("inf"), 3.0])
+    found = with_finite_worst([1.0, float("inf"), 3.0])
 
     assert found.tolist() == [1.0, 5.0, 3.0]

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.step_cost import Terms
-from harness.tuning.candidates import Ground, resolver
+from harness.tuning.candidates import CandidateResolver, flag_resolver
 from harness.tuning.capacity import LAST_RATE
-from harness.tuning.evaluation import Given, shown
-from harness.tuning.simulator_screening import agreement, calibrated, kendall_tau, scaled, twin_of
-from harness.tuning.study import carry_out
-from harness.tuning.virtual_evaluation import Virtual
+from harness.tuning.evaluation import EvaluationContext, measure_loads
+from harness.tuning.simulator_screening import agreement, calibrate_terms, kendall_tau, scale_terms, screener_for
+from harness.tuning.study import run_study
+from harness.tuning.virtual_evaluation import VirtualEvaluator
 from tests.tuning.studies import problem_in, work_in
 
 TERMS = Terms()
@@ -31,21 +31,21 @@ def told(terms):
 
 def slower(**logs):
     """Coefficients with which what is named takes e^log times as long."""
-    return scaled(TERMS, [logs.get(name, 0.0) for name in NAMES])
+    return scale_terms(TERMS, [logs.get(name, 0.0) for name in NAMES])
 
 
 @given(LOG, LOG, LOG)
 def test_hidden_factors_are_found(compute, memory, host):
     """From three trials that are bound by different things, what is told becomes what was measured."""
     measured = told(slower(matmul=compute, weights=memory, step_s=host))
-    found = told(calibrated(TERMS, measured, told))
+    found = told(calibrate_terms(TERMS, measured, told))
 
     assert [row["tpot_mean"] for row in found] == pytest.approx([row["tpot_mean"] for row in measured], rel=0.02)
 
 
 def test_what_the_trials_say_nothing_of_stays_as_it_is():
     """No metric here depends on attention, on links or on launches."""
-    found = calibrated(TERMS, told(slower(matmul=0.3, step_s=-0.3)), told)
+    found = calibrate_terms(TERMS, told(slower(matmul=0.3, step_s=-0.3)), told)
     silent = [name for name in NAMES if name not in ("matmul", "weights", "step_s")]
 
     assert found != TERMS
@@ -57,18 +57,18 @@ def test_longer_is_longer_for_times_and_for_shares():
     found = slower(matmul=math.log(2), step_s=math.log(2))
 
     assert (found.matmul, found.step_s) == pytest.approx((TERMS.matmul / 2, TERMS.step_s * 2))
-    assert scaled(TERMS, [0.0] * len(NAMES)) == TERMS
+    assert scale_terms(TERMS, [0.0] * len(NAMES)) == TERMS
 
 
 def test_without_trials_nothing_changes():
     """The coefficients stay."""
-    assert calibrated(TERMS, [], told) == TERMS
+    assert calibrate_terms(TERMS, [], told) == TERMS
 
 
 def test_an_infinite_latency_does_not_lead_astray():
     """It says slower, and not by how much."""
     measured = [{**row, "ttft_mean": math.inf} for row in told(TERMS)]
-    found = calibrated(TERMS, measured, told)
+    found = calibrate_terms(TERMS, measured, told)
 
     assert found.matmul == pytest.approx(TERMS.matmul, rel=0.2)
 
@@ -147,16 +147,16 @@ def capacity(tmp_path):
         tmp_path, space={"max_num_seqs": {"int": [2, 64], "log": True}}, objective="capacity",
         load={"poisson": {"rate": 20, "requests": 60}},
     )  # fmt: skip
-    candidates = Ground(problem, resolver(problem)).candidates(POINTS)
-    given = Given(problem, Virtual(), (), problem.study.seed, tmp_path)
-    return problem, candidates, [next(shown(given, one, [{}])).measured for one in candidates]
+    candidates = CandidateResolver(problem, flag_resolver(problem)).candidates(POINTS)
+    given = EvaluationContext(problem, VirtualEvaluator(), (), problem.study.seed, tmp_path)
+    return problem, candidates, [next(measure_loads(given, one, [{}])).measured for one in candidates]
 
 
 def test_a_capacity_is_searched_in_virtual_time_as_on_an_engine(capacity):
     """The twin's coefficients are off, but its order of candidates is that of the search on the engine."""
     problem, candidates, measured = capacity
-    twin = twin_of(problem)
-    said = [twin.says(one).values["capacity"] for one in candidates]
+    twin = screener_for(problem)
+    said = [twin.predict(one).values["capacity"] for one in candidates]
 
     assert kendall_tau(said, [one.metrics["capacity"] for one in measured]) > 0.6
     assert said[0] < said[-1]
@@ -165,10 +165,10 @@ def test_a_capacity_is_searched_in_virtual_time_as_on_an_engine(capacity):
 def test_the_twin_learns_from_the_last_load_of_a_search(capacity):
     """It repeats that load at the same rate; with the device's speed it comes to the device's capacities."""
     problem, candidates, measured = capacity
-    twin = twin_of(problem)
-    before = [twin.says(one).values["capacity"] for one in candidates]
+    twin = screener_for(problem)
+    before = [twin.predict(one).values["capacity"] for one in candidates]
     twin.calibrate(list(zip(candidates, measured, strict=True)))
-    after = [twin.says(one).values["capacity"] for one in candidates]
+    after = [twin.predict(one).values["capacity"] for one in candidates]
     truth = [one.metrics["capacity"] for one in measured]
 
     assert all(one.metrics[LAST_RATE] > 0 for one in measured)
@@ -185,9 +185,9 @@ def test_screening_of_no_points_has_no_twin(tmp_path):
     problem = problem_in(tmp_path)
     unknown = problem.engine.model_copy(update={"model": "some/unknown-model"})
 
-    assert twin_of(problem) is not None
-    assert twin_of(problem_in(tmp_path, screening={"points": 0})) is None
-    assert twin_of(replace(problem, engine=unknown)) is None
+    assert screener_for(problem) is not None
+    assert screener_for(problem_in(tmp_path, screening={"points": 0})) is None
+    assert screener_for(replace(problem, engine=unknown)) is None
 
 
 def test_a_cache_that_is_never_full_changes_no_step(tmp_path):
@@ -196,8 +196,8 @@ def test_a_cache_that_is_never_full_changes_no_step(tmp_path):
     points = [
         {"gpu_memory_utilization": share, "max_num_seqs": most} for share, most in ((0.7, 24), (0.9, 24), (0.9, 4))
     ]
-    twin, candidates = twin_of(problem), Ground(problem, resolver(problem)).candidates(points)
-    less, more, fewer = (twin.course(one) for one in candidates)
+    twin, candidates = screener_for(problem), CandidateResolver(problem, flag_resolver(problem)).candidates(points)
+    less, more, fewer = (twin.step_signature(one) for one in candidates)
 
     assert candidates[0].engine_key != candidates[1].engine_key
     assert less == more
@@ -210,6 +210,6 @@ def test_what_the_twin_sees_go_alike_is_tried_last(tmp_path, seed):
     shares = [round(0.6 + 0.04 * step, 2) for step in range(8)]
     space = {"gpu_memory_utilization": shares, "max_num_seqs": [4, 12, 24]}
     work = work_in(tmp_path, problem_in(tmp_path, seed=seed, space=space, budget={"trials": 4}))
-    carry_out(work)
+    run_study(work)
 
-    assert {trial.point["max_num_seqs"] for trial in work.book.trials()[1:]} == {4, 12, 24}
+    assert {trial.point["max_num_seqs"] for trial in work.store.trials()[1:]} == {4, 12, 24}

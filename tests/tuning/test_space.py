@@ -6,40 +6,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.tuning import space as spaces
-from harness.tuning.space import Space, names_in, value_of
-from harness.tuning.types import Parameter
+from harness.tuning.space import Space, evaluate_expression, expression_names
+from harness.tuning.types import TunableParameter
 
-NUMBERS = Parameter("max_num_seqs", "int", 8, 512, 1, log=True)
-SHARE = Parameter("gpu_memory_utilization", "float", 0.8, 0.95, 0.01)
-SWITCH = Parameter("enable_chunked_prefill", "choice", values=(True, False))
-HANGING = Parameter("long_prefill_token_threshold", "choice", values=(0, 512), when={"enable_chunked_prefill": (True,)})
-LOAD = Parameter("load.concurrency", "choice", values=(4, 8))
+NUMBERS = TunableParameter("max_num_seqs", "int", 8, 512, 1, log=True)
+SHARE = TunableParameter("gpu_memory_utilization", "float", 0.8, 0.95, 0.01)
+SWITCH = TunableParameter("enable_chunked_prefill", "choice", values=(True, False))
+HANGING = TunableParameter(
+    "long_prefill_token_threshold", "choice", values=(0, 512), when={"enable_chunked_prefill": (True,)}
+)
+LOAD = TunableParameter("load.concurrency", "choice", values=(4, 8))
 SPACE = Space((NUMBERS, SHARE, SWITCH, HANGING))
 
 
 @given(st.sampled_from([NUMBERS, SHARE, SWITCH, HANGING]), st.floats(0, 1))
 def test_a_value_is_found_again_at_its_place(parameter, share):
     """The value at the place of a value is that value."""
-    value = spaces.at(parameter, share)
+    value = spaces.value_at(parameter, share)
 
-    assert spaces.at(parameter, min(spaces.share_of(parameter, value) + 1e-9, 1.0)) == value
+    assert spaces.value_at(parameter, min(spaces.share_of(parameter, value) + 1e-9, 1.0)) == value
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40))
 def test_drawn_points_lie_within_their_ranges(seed, count):
     """Every number is in its range, every choice one of its values, and no point stands twice."""
-    points = spaces.drawn(SPACE, count, np.random.default_rng(seed))
+    points = spaces.latin_hypercube(SPACE, count, np.random.default_rng(seed))
 
     assert all(8 <= point["max_num_seqs"] <= 512 for point in points)
     assert all(0.8 <= point["gpu_memory_utilization"] <= 0.95 for point in points)
-    assert len({spaces.key_of(point) for point in points}) == len(points)
+    assert len({spaces.point_key(point) for point in points}) == len(points)
 
 
 @given(st.integers(0, 2**32))
 def test_a_parameter_whose_condition_fails_is_not_in_the_point(seed):
     """It is there exactly where chunked prefill is on, also among neighbours."""
     rng = np.random.default_rng(seed)
-    points = spaces.drawn(SPACE, 10, rng)
+    points = spaces.latin_hypercube(SPACE, 10, rng)
     points += spaces.neighbours(SPACE, points[0], 10, rng)
 
     assert all(("long_prefill_token_threshold" in point) == point["enable_chunked_prefill"] for point in points)
@@ -59,7 +61,7 @@ def test_steps_differ_in_one_range_by_a_tenth_or_a_fifth():
     """Up and down, as far as the range goes; a switch has no steps, and the point itself is none."""
     plain = Space((NUMBERS, SHARE, SWITCH))
     point = {"max_num_seqs": 8, "gpu_memory_utilization": 0.9, "enable_chunked_prefill": True}
-    found = spaces.steps(plain, point)
+    found = spaces.axis_steps(plain, point)
     numbers = sorted(one["max_num_seqs"] for one in found if one["max_num_seqs"] != 8)
 
     assert all(sum(one[name] != point[name] for name in point) == 1 for one in found)
@@ -72,9 +74,9 @@ def test_rows_are_spread_out():
     """Those asked for come first, then each time the one farthest from all that are taken; no more than there are."""
     rows = np.asarray([[0.0], [0.1], [1.0], [0.5]])
 
-    assert spaces.spread_out(rows, (0,), 3) == [0, 2, 3]
-    assert spaces.spread_out(rows, (1, 1), 2) == [1, 2]
-    assert sorted(spaces.spread_out(rows, (0, 3), 9)) == [0, 1, 2, 3]
+    assert spaces.farthest_points(rows, (0,), 3) == [0, 2, 3]
+    assert spaces.farthest_points(rows, (1, 1), 2) == [1, 2]
+    assert sorted(spaces.farthest_points(rows, (0, 3), 9)) == [0, 1, 2, 3]
 
 
 def test_derived_values_follow_the_point():
@@ -97,7 +99,7 @@ def test_derived_values_follow_the_point():
 
 def test_what_is_like_is_near_in_numbers():
     """A step of a range is nearer than its other end; two words are equally far."""
-    rows = spaces.encoded(
+    rows = spaces.encode(
         SPACE,
         [
             {"max_num_seqs": number, "gpu_memory_utilization": 0.9, "enable_chunked_prefill": False}
@@ -112,8 +114,8 @@ def test_what_is_like_is_near_in_numbers():
 
 def test_loads_are_swept_and_engines_are_not():
     """A sweep holds every choice of the load; parameters of the engine are not in it."""
-    assert spaces.sweep(Space((NUMBERS, LOAD)), 4) == [{"load.concurrency": 4}, {"load.concurrency": 8}]
-    assert spaces.sweep(SPACE, 4) == [{}]
+    assert spaces.load_sweep(Space((NUMBERS, LOAD)), 4) == [{"load.concurrency": 4}, {"load.concurrency": 8}]
+    assert spaces.load_sweep(SPACE, 4) == [{}]
 
 
 def test_a_value_outside_the_range_becomes_the_nearest():
@@ -125,8 +127,8 @@ def test_a_value_outside_the_range_becomes_the_nearest():
 
 def test_the_default_of_a_choice_is_what_runs():
     """The same value in whatever spelling, else the nearest number; no choice that the engine does not run with."""
-    words = Parameter("dtype", "choice", values=("float16", "bfloat16"))
-    numbers = Parameter("block_size", "choice", values=(16, 64, 128))
+    words = TunableParameter("dtype", "choice", values=("float16", "bfloat16"))
+    numbers = TunableParameter("block_size", "choice", values=(16, 64, 128))
 
     assert spaces.default_value(words, "bfloat16") == "bfloat16"
     assert spaces.default_value(SWITCH, "false") is False
@@ -153,12 +155,12 @@ def test_arithmetic_is_that_of_python(text):
     """Sums, products and max come to what Python's own evaluation says."""
     values = {"a": 3, "b": 5}
 
-    assert value_of(text, values) == eval(text, {"max": max}, values)
+    assert evaluate_expression(text, values) == eval(text, {"max": max}, values)
 
 
 def test_what_an_expression_reads_is_known():
     """Functions are not parameters."""
-    assert names_in("min(a * 2, b // 3)") == {"a", "b"}
+    assert expression_names("min(a * 2, b // 3)") == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -168,10 +170,10 @@ def test_what_an_expression_reads_is_known():
 def test_nothing_but_arithmetic_is_let_in(text):
     """Names of attributes, calls of anything else, texts and powers are refused before they run."""
     with pytest.raises(ValueError, match="is no arithmetic"):
-        value_of(text, {"a": 1, "b": 1})
+        evaluate_expression(text, {"a": 1, "b": 1})
 
 
 def test_a_division_by_zero_is_told():
     """It is a fault of the point, not of the program."""
     with pytest.raises(ValueError, match="has no value here"):
-        value_of("1 // a", {"a": 0})
+        evaluate_expression("1 // a", {"a": 0})

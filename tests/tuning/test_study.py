@@ -13,13 +13,13 @@ import pytest
 
 from harness.engines.engine_log import BootFacts
 from harness.tuning import feasibility
-from harness.tuning.confirmation import confirm, entrants
+from harness.tuning.confirmation import confirm, finalists
 from harness.tuning.evaluation import StartFailed
-from harness.tuning.sampler import asked_of_tpe
-from harness.tuning.study import carry_out, spent, words
-from harness.tuning.study_result import conclude, summary_lines
+from harness.tuning.sampler import suggest_with_tpe
+from harness.tuning.study import budget_spent, run_study, trial_line
+from harness.tuning.study_result import summary_lines, write_result
 from harness.tuning.types import COMPLETE, FAILED, STOPPED, Measurement, Trial
-from harness.tuning.virtual_evaluation import Virtual
+from harness.tuning.virtual_evaluation import VirtualEvaluator
 from tests.tuning.studies import constraints_of, problem_in, work_in, written
 
 ALIVE = {"max_num_seqs": {"int": [2, 64], "log": True}, "max_num_batched_tokens": [256, 512, 1024, 2048]}
@@ -31,7 +31,7 @@ class Fragile:
     simulated = True
 
     def __init__(self, dies):
-        self.dies, self.inner, self.starts = dies, Virtual(), []
+        self.dies, self.inner, self.starts = dies, VirtualEvaluator(), []
 
     def left_busy(self):
         """Never."""
@@ -60,8 +60,8 @@ def done(tmp_path):
     def made(evaluator=None, **study):
         problem = problem_in(tmp_path, **{"space": ALIVE, **study})
         work = work_in(tmp_path, problem, evaluator=evaluator)
-        with work.desk.beating():
-            carry_out(work)
+        with work.coordinator.heartbeat():
+            run_study(work)
         return work
 
     return made
@@ -71,7 +71,7 @@ def test_the_default_is_first_and_no_engine_is_tried_twice(done):
     """Trial 0 is the base configuration; effective configurations all differ."""
     evaluator = Fragile(never)
     work = done(evaluator)
-    trials = work.book.trials()
+    trials = work.store.trials()
 
     assert trials[0].origin == "default"
     assert evaluator.starts[0] == {"max_model_len": 2048}
@@ -82,7 +82,7 @@ def test_the_default_is_first_and_no_engine_is_tried_twice(done):
 def test_a_study_finds_better_than_the_default(done):
     """Where the default is bad: with room for two requests, almost anything is faster."""
     work = done(engine={"args": {"max_num_seqs": 2}}, budget={"trials": 6})
-    values = [trial.values["throughput"] for trial in work.book.trials()]
+    values = [trial.values["throughput"] for trial in work.store.trials()]
 
     assert max(values) > 2 * values[0]
 
@@ -91,13 +91,13 @@ def test_what_the_moment_is_to_blame_for_is_tried_once_more(done):
     """A crash at the first start is no verdict on the point."""
 
     def dies(_args, start):
-        return feasibility.failure(feasibility.CRASH, "it died") if start == 1 else None
+        return feasibility.failure_of_kind(feasibility.CRASH, "it died") if start == 1 else None
 
     evaluator = Fragile(dies)
     work = done(evaluator, budget={"trials": 3}, stop_early=None)
 
     assert len(evaluator.starts) == 4
-    assert [trial.status for trial in work.book.trials()] == [COMPLETE] * 3
+    assert [trial.status for trial in work.store.trials()] == [COMPLETE] * 3
 
 
 def test_failures_are_told_and_their_like_is_avoided(done):
@@ -106,19 +106,19 @@ def test_failures_are_told_and_their_like_is_avoided(done):
     def dies(args, _start):
         too_much = args.get("max_num_seqs", 0) >= 24
         return (
-            feasibility.failure(feasibility.MEMORY_AT_CAPTURE, "NPU out of memory while capturing")
+            feasibility.failure_of_kind(feasibility.MEMORY_AT_CAPTURE, "NPU out of memory while capturing")
             if too_much
             else None
         )
 
     evaluator = Fragile(dies)
     work = done(evaluator, budget={"trials": 9})
-    trials = work.book.trials()
+    trials = work.store.trials()
     failed = [trial for trial in trials if trial.status == FAILED]
 
     assert failed
     assert sum(trial.number >= 5 for trial in failed) <= 1
-    assert [constraints_of(one)[0] for one in work.book.study.get_trials()] == [one.status == FAILED for one in trials]
+    assert [constraints_of(one)[0] for one in work.store.study.get_trials()] == [one.status == FAILED for one in trials]
 
 
 def test_loads_are_swept_within_one_start(tmp_path):
@@ -126,9 +126,9 @@ def test_loads_are_swept_within_one_start(tmp_path):
     problem = problem_in(tmp_path, space={**ALIVE, "load.concurrency": [4, 24]}, budget={"trials": 4})
     evaluator = Fragile(never)
     work = work_in(tmp_path, problem, evaluator=evaluator)
-    with work.desk.beating():
-        carry_out(work)
-    trials = work.book.trials()
+    with work.coordinator.heartbeat():
+        run_study(work)
+    trials = work.store.trials()
 
     assert len(evaluator.starts) == 2
     assert [trial.point["load.concurrency"] for trial in trials] == [4, 24, 4, 24]
@@ -140,20 +140,20 @@ def test_the_budget_ends_a_study_by_any_of_its_measures(tmp_path):
     """Trials, starts or minutes, whichever is reached first."""
     trial = Trial(0, {}, {}, COMPLETE, start=0)
 
-    assert spent(problem_in(tmp_path, budget={"starts": 1}), [trial], 0)
-    assert not spent(problem_in(tmp_path, budget={"starts": 2, "trials": 9}), [trial], 0)
-    assert spent(problem_in(tmp_path, budget={"starts": 2, "trials": 9}), [trial], 1)
-    assert not spent(problem_in(tmp_path, budget={"minutes": 1}), [trial], 0)
+    assert budget_spent(problem_in(tmp_path, budget={"starts": 1}), [trial], 0)
+    assert not budget_spent(problem_in(tmp_path, budget={"starts": 2, "trials": 9}), [trial], 0)
+    assert budget_spent(problem_in(tmp_path, budget={"starts": 2, "trials": 9}), [trial], 1)
+    assert not budget_spent(problem_in(tmp_path, budget={"minutes": 1}), [trial], 0)
 
 
 def test_a_space_smaller_than_the_budget_is_tried_whole(tmp_path):
     """And the study says so instead of repeating itself."""
     problem = problem_in(tmp_path, space={"max_num_seqs": [4, 8]}, budget={"trials": 9})
     work = work_in(tmp_path, problem)
-    with work.desk.beating():
-        carry_out(work)
+    with work.coordinator.heartbeat():
+        run_study(work)
 
-    assert len(work.book.trials()) == 3
+    assert len(work.store.trials()) == 3
     assert any("every configuration that differs was tried" in note for note in work.notes)
 
 
@@ -168,14 +168,14 @@ def test_capacity_is_searched_within_a_start(tmp_path):
     )
     evaluator = Fragile(never)
     work = work_in(tmp_path, problem, evaluator=evaluator)
-    with work.desk.beating():
-        carry_out(work)
-    trials = work.book.trials()
+    with work.coordinator.heartbeat():
+        run_study(work)
+    trials = work.store.trials()
 
     assert len(evaluator.starts) == 2
     assert all(trial.values["capacity"] > 0 for trial in trials)
     assert all(trial.measurement.metrics["capacity_high"] > trial.values["capacity"] for trial in trials)
-    assert all(re.search(r"capacity .* req/s", words(trial)) for trial in trials)
+    assert all(re.search(r"capacity .* req/s", trial_line(trial)) for trial in trials)
 
 
 def test_a_stopped_trial_says_what_is_extrapolated():
@@ -184,18 +184,18 @@ def test_a_stopped_trial_says_what_is_extrapolated():
     stopped = Trial(2, {"n": 8}, {}, STOPPED, {"goodput": 5.06}, measurement=shown)
     unseen = replace(stopped, measurement=None)
 
-    assert words(stopped) == "trial 2 (sampler): goodput 5.06 (extrapolated; 1.85 so far), stopped early; n 8"
-    assert "goodput 5.06 (extrapolated), stopped early" in words(unseen)
+    assert trial_line(stopped) == "trial 2 (sampler): goodput 5.06 (extrapolated; 1.85 so far), stopped early; n 8"
+    assert "goodput 5.06 (extrapolated), stopped early" in trial_line(unseen)
 
 
 def test_the_winner_is_confirmed_on_other_arrivals(done):
     """In turns with the default; the gain has an interval, and study.json and the script are there."""
     work = done(engine={"args": {"max_num_seqs": 2}}, budget={"trials": 5})
-    trials = work.book.trials()
+    trials = work.store.trials()
     found = confirm(work, trials)
-    lines = conclude(work, found, simulated=True)
+    lines = write_result(work, found, simulated=True)
 
-    assert next(one.number for one in entrants(work, trials)) is None
+    assert next(one.number for one in finalists(work, trials)) is None
     assert found.gains[1].low > 1
     assert lines[0].startswith("SIMULATED")
     assert "95 % CI" in lines[0]
@@ -209,7 +209,7 @@ class Interrupted:
     simulated = True
 
     def __init__(self, at):
-        self.at, self.inner, self.loads, self.served = at, Virtual(), 0, []
+        self.at, self.inner, self.loads, self.served = at, VirtualEvaluator(), 0, []
 
     @contextmanager
     def open(self, engine, folder):
@@ -230,7 +230,7 @@ class Interrupted:
 def test_a_confirmation_that_was_interrupted_is_gone_on_with(done):
     """Turns that were measured are not measured again; what comes out is what it would have been without a break."""
     work = done(budget={"trials": 4}, confirm={"best": 2, "repeats": 3}, stop_early=None)
-    trials = work.book.trials()
+    trials = work.store.trials()
     work.evaluator = Interrupted(6)
     with pytest.raises(KeyboardInterrupt):
         confirm(work, trials)
@@ -251,11 +251,11 @@ def test_entrants_stand_so_that_starts_are_cheap(done):
         budget={"trials": 5}, confirm={"best": 3, "repeats": 2}, screening={"points": 0}, stop_early=None,
     )  # fmt: skip
     work.evaluator = Interrupted(None)
-    found = confirm(work, work.book.trials())
+    found = confirm(work, work.store.trials())
     flags = [one.get("max_num_seqs") for one in work.evaluator.served]
     changes = sum(one != other for one, other in pairwise(flags))
 
-    assert {one.candidate.engine.args.get("max_num_seqs") for one in found.entrants} == {4, 8}
+    assert {one.candidate.engine.args.get("max_num_seqs") for one in found.finalists} == {4, 8}
     assert len(flags) == 7
     assert changes == 2
 
@@ -263,7 +263,7 @@ def test_entrants_stand_so_that_starts_are_cheap(done):
 def test_without_a_better_one_the_default_stays(done):
     """No difference is no win."""
     work = done(budget={"trials": 2})
-    lines = summary_lines(work, work.book.trials(), None, simulated=True)
+    lines = summary_lines(work, work.store.trials(), None, simulated=True)
 
     assert "not confirmed" in lines[0]
 
@@ -277,7 +277,7 @@ def test_tpe_names_only_what_may_be_tried(tmp_path):
         told.append(point["max_num_seqs"])
         return point["max_num_seqs"] == 16, None
 
-    point = asked_of_tpe(problem, problem.space, [], judge, 1)
+    point = suggest_with_tpe(problem, problem.space, [], judge, 1)
 
     assert point == {"max_num_seqs": 16}
     assert told[-1] == 16
@@ -285,23 +285,23 @@ def test_tpe_names_only_what_may_be_tried(tmp_path):
 
 def killed_at(path, out, trials, when):
     """Run a study as a process, and kill it as soon as it has said `when`."""
-    words = [sys.executable, "-m", "harness", "tune", str(path), "--out", str(out), "--trials", str(trials)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    trial_line = [sys.executable, "-m", "harness", "tune", str(path), "--out", str(out), "--trials", str(trials)]
+    process = subprocess.Popen(trial_line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     for line in process.stderr:
         if when in line:
             break
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    return words
+    return trial_line
 
 
 def test_a_study_that_was_killed_is_gone_on_with(tmp_path):
     """SIGKILL loses at most the running trial; --resume measures the rest and no point twice."""
     path = written(tmp_path, space=ALIVE, budget={"trials": 6}, confirm={"best": 0})
     out = tmp_path / "out"
-    words = killed_at(path, out, 6, "trial 2")
-    done = subprocess.run([*words, "--resume"], capture_output=True, text=True, check=False, timeout=120)
+    trial_line = killed_at(path, out, 6, "trial 2")
+    done = subprocess.run([*trial_line, "--resume"], capture_output=True, text=True, check=False, timeout=120)
 
     assert done.returncode == 0, done.stderr
     assert "trial 0" not in done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ScenarioError
-from harness.tuning.study_loader import check_any, open_study
+from harness.tuning.study_loader import check_any, load_study_plan
 from tests.tuning.studies import written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def test_an_objective_within_an_slo_needs_one(tmp_path):
     path = written(tmp_path, scenario={"slo": {}}, objective="goodput")
 
     with pytest.raises(ScenarioError, match=r"study.yaml:\d+: objective\[0\]: goodput is counted within an SLO"):
-        open_study(path)
+        load_study_plan(path)
 
 
 def test_a_scenario_that_is_not_there_is_named(tmp_path):
@@ -101,7 +101,7 @@ def test_a_scenario_that_is_not_there_is_named(tmp_path):
 
 def test_the_shipped_study_opens_with_ranges_that_suit_its_model():
     """The four default parameters are there, and no range ends beyond what the device has."""
-    problem = open_study(ROOT / "scenarios" / "tune.yaml")
+    problem = load_study_plan(ROOT / "scenarios" / "tune.yaml")
     ranges = {one.name: one for one in problem.space.parameters}
 
     assert {"block_size", "max_num_seqs", "gpu_memory_utilization", "max_num_batched_tokens"} <= ranges.keys()
@@ -112,8 +112,8 @@ def test_the_shipped_study_opens_with_ranges_that_suit_its_model():
 def test_no_more_requests_are_searched_than_users_send(tmp_path):
     """In a closed loop a larger max_num_seqs changes only the memory for graphs; swept users set no bound."""
     block = {"block_size": [128]}
-    plain = open_study(written(tmp_path, defaults=True, space=block))
-    swept = open_study(written(tmp_path, defaults=True, space={**block, "load.concurrency": [24, 48]}))
+    plain = load_study_plan(written(tmp_path, defaults=True, space=block))
+    swept = load_study_plan(written(tmp_path, defaults=True, space={**block, "load.concurrency": [24, 48]}))
     highs = [{p.name: p.high for p in one.space.parameters}["max_num_seqs"] for one in (plain, swept)]
 
     assert highs[0] == 24
@@ -139,7 +139,7 @@ def test_weights_and_limits_are_read(tmp_path):
         "scenario: small.yaml", "scenario: [{file: small.yaml, weight: 2}, {file: small.yaml}]"
     )
     path.write_text(text, encoding="utf-8")
-    problem = open_study(path)
+    problem = load_study_plan(path)
 
     assert [task.weight for task in problem.tasks] == [2, 1]
     assert {(limit.name, limit.most, limit.least) for limit in problem.all_limits} == {

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.tuning.study_result import explained, importances
+from harness.tuning.study_result import adjusted_r2, importances
 
 
 def points(count, seed=3):
@@ -82,4 +82,4 @@ def test_conditional_parameters_may_be_absent():
 
 def test_nothing_is_explained_of_nothing():
     """All costs the same."""
-    assert explained(np.ones((8, 2)), np.full(8, 0.1)) == 0.0
+    assert adjusted_r2(np.ones((8, 2)), np.full(8, 0.1)) == 0.0

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.tuning.sampler import told_constraints
-from harness.tuning.trial_store import address, as_plain, from_plain, open_book
-from harness.tuning.types import COMPLETE, FAILED, Failure, Measurement, Minutes, Trial
+from harness.tuning.sampler import optuna_constraints
+from harness.tuning.trial_store import open_trial_store, storage_url, trial_as_json, trial_from_json
+from harness.tuning.types import COMPLETE, FAILED, Measurement, Trial, TrialFailure, TrialMinutes
 from tests.tuning.studies import constraints_of, problem_in
 
 NUMBER = st.floats(-1e6, 1e6).map(lambda value: float(f"{value:.6g}")) | st.just(math.inf)
@@ -30,8 +30,8 @@ TRIAL = st.builds(
     status=st.just(COMPLETE),
     values=st.dictionaries(WORD, NUMBER, max_size=2),
     violations=st.dictionaries(WORD, NUMBER, max_size=2),
-    failure=st.none() | st.builds(Failure, kind=WORD, retryable=st.booleans(), line=WORD),
-    minutes=st.builds(Minutes, start=NUMBER, load=NUMBER),
+    failure=st.none() | st.builds(TrialFailure, kind=WORD, retryable=st.booleans(), line=WORD),
+    minutes=st.builds(TrialMinutes, start=NUMBER, load=NUMBER),
     measurement=st.none() | MEASURED,
 )
 
@@ -39,7 +39,7 @@ TRIAL = st.builds(
 @given(TRIAL)
 def test_a_trial_is_read_back_as_it_was(trial):
     """Through plain values of JSON, infinite ones among them."""
-    assert from_plain(trial.number, as_plain(trial)) == trial
+    assert trial_from_json(trial.number, trial_as_json(trial)) == trial
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def problem(tmp_path):
 
 def book_of(problem, folder, *, resume=False, fingerprint="same"):
     """The record in a folder."""
-    return open_book(problem, address(None, folder), "worker", fingerprint, resume=resume)
+    return open_trial_store(problem, storage_url(None, folder), "worker", fingerprint, resume=resume)
 
 
 def test_what_ended_is_there_when_the_book_is_opened_again(problem, tmp_path):
@@ -60,7 +60,7 @@ def test_what_ended_is_there_when_the_book_is_opened_again(problem, tmp_path):
     number, handle = book.begin(point, "key 1", "screened")
     book.end(handle, Trial(number, point, {}, COMPLETE, values={"throughput": 5.0}))
     other, handle = book.begin({**point, "max_num_seqs": 9}, "key 2", "model")
-    failure = Failure("crash", retryable=True, line="it died")
+    failure = TrialFailure("crash", retryable=True, line="it died")
     book.end(handle, Trial(other, point, {}, FAILED, failure=failure))
     again = book_of(problem, tmp_path, resume=True)
 
@@ -80,7 +80,7 @@ def test_a_trial_that_never_ended_is_seen_as_running(problem, tmp_path):
     again = book_of(problem, tmp_path, resume=True)
     assert again.running() == {number: ("worker", "key")}
 
-    again.give_up(number)
+    again.abandon(number)
 
     assert again.running() == {}
     assert again.trials() == []
@@ -99,11 +99,11 @@ def test_another_study_is_not_gone_on_with(problem, tmp_path):
 def test_an_address_without_a_database_is_refused(tmp_path):
     """It says what was expected."""
     with pytest.raises(InputError, match="expected an address"):
-        address("study.db", tmp_path)
+        storage_url("study.db", tmp_path)
 
 
 def test_a_trial_with_values_breaks_no_constraint_of_its_own():
     """Violations are told by limit beside it."""
     trial = Trial(0, {}, {}, COMPLETE, values={"throughput": 1.0}, violations={"ttft_p99": 0.5})
 
-    assert told_constraints(trial) == {"starts": 0.0, "ttft_p99": 0.5}
+    assert optuna_constraints(trial) == {"starts": 0.0, "ttft_p99": 0.5}

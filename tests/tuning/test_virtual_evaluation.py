@@ -9,9 +9,9 @@ from harness.errors import InputError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.step_cost import TERMS
 from harness.tuning import virtual_evaluation
-from harness.tuning.study_plan import body_of, changed
-from harness.tuning.trial_series import estimated, partial_of, times_to_look
-from harness.tuning.virtual_evaluation import Noise, VirtualLoad
+from harness.tuning.study_plan import stage_body, with_changes
+from harness.tuning.trial_series import extrapolated, look_times, partial_measurement
+from harness.tuning.virtual_evaluation import SimulatedNoise, VirtualLoad
 from tests.tuning.studies import problem_in
 
 FLAGS = {"model": "Qwen/Qwen2.5-0.5B-Instruct", "max_model_len": 2048}
@@ -90,7 +90,7 @@ def test_a_closed_loop_by_time_ends_by_time(task, load):
 
 def test_noise_makes_two_engines_differ_and_one_repeat_itself(task, load):
     """It belongs to configuration and seed."""
-    noise = Noise(run=0.05, step=0.02, seed=3)
+    noise = SimulatedNoise(run=0.05, step=0.02, seed=3)
     settings = settings_from_flags(FLAGS)
     plain = load.measure(settings, task.stage, 1)
     one, again = (load.measure(settings, task.stage, 1, noise=noise) for _ in range(2))
@@ -112,18 +112,18 @@ def test_turns_that_wait_for_answers_are_not_served(task):
 def test_a_part_of_a_load_holds_what_had_ended(task, load):
     """Later requests are NaN in every series; the part's rate is over the time so far."""
     whole = load.measure(settings_from_flags(FLAGS), task.stage, 1)
-    half = partial_of(whole, times_to_look(whole)[9])
+    half = partial_measurement(whole, look_times(whole)[9])
     ended = sum(not math.isnan(done) for done in half.series["done"])
 
     assert half.stopped
     assert 0 < ended < 48
     assert half.metrics["request_rate"] == pytest.approx(ended / half.load_s)
-    assert estimated(half, whole, "throughput") == pytest.approx(whole.metrics["throughput"])
+    assert extrapolated(half, whole, "throughput") == pytest.approx(whole.metrics["throughput"])
 
 
 def test_a_load_is_changed_by_the_names_of_the_file(task):
     """As a scenario writes them; what it does not have is refused."""
-    assert changed(task.stage, {"concurrency": 3}).concurrency == 3
-    assert body_of(task.stage) == {"concurrency": 24, "requests": 48}
+    assert with_changes(task.stage, {"concurrency": 3}).concurrency == 3
+    assert stage_body(task.stage) == {"concurrency": 24, "requests": 48}
     with pytest.raises(ValueError, match="rate"):
-        changed(task.stage, {"rate": 1.0})
+        with_changes(task.stage, {"rate": 1.0})
