@@ -107,6 +107,8 @@ def _default(value: Mapping[str, Any]) -> str:
     default = value.get("default")
     if default is None or isinstance(default, dict):
         return "–"
+    if isinstance(default, str):
+        return f"`{default}`"
     return f"`{default:g}s`" if _is_duration(value) else f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
@@ -116,6 +118,8 @@ def _is_duration(value: Mapping[str, Any]) -> bool:
 
 def _expected(value: Mapping[str, Any]) -> str:
     """What a key takes: choices, a type with its bounds, or keys; empty for parts with a table of their own."""
+    if any("discriminator" in one for one in (value, *value.get("anyOf", ()))):
+        return ""
     return ", ".join(dict.fromkeys(_shapes(value)))
 
 
