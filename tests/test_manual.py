@@ -154,7 +154,7 @@ def test_files_of_the_code_that_a_page_names_are_there(page):
 @pytest.mark.parametrize("page", EVERY, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_commands_that_a_page_shows_exist(page):
     """Each `harness ...` of a shell block is a command with flags that it takes."""
-    choices, _ = generated._subcommands()
+    choices, _ = generated.subcommands()
     lines = "\n".join(blocks(text_of(page), "sh")).replace("\\\n", " ").splitlines()
     shown = [shlex.split(line, comments=True) for line in lines if line.startswith("harness ")]
 

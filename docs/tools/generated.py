@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
-from harness.cli.app import _parser
+from harness.cli.parser import SERVE_SIM, _parser
+from harness.messages import language as in_language
+from harness.messages import localized
 from harness.scenario.json_schema import schema_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,7 @@ WORDS = {
         "below": "见下文",
     },
 }
+SHARED = ("help", "lang")  # arguments of every command
 MOST_KEYS = 5  # of a part that is shown in its owner's table; larger ones have tables of their own
 MARK = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w.-]+))? -->$", re.MULTILINE)
 DURATION = "ns|us|µs|ms|s|m|min|h"  # part of the schema's pattern for durations
@@ -158,44 +161,46 @@ def _plain(value: Mapping[str, Any] | str) -> str:
 
 
 def commands(_name: str | None, language: str) -> str:
-    """Each command with its usage and a table of its arguments."""
-    choices, helps = _subcommands()
-    return "\n\n".join(_command(name, choices[name], helps[name], language) for name in choices)
+    """Each command with its usage and a table of its arguments, by the parser in the reader's language."""
+    with in_language(language):
+        choices, helps = subcommands()
+        return "\n\n".join(_command(name, choices[name], helps[name], WORDS[language]) for name in choices)
 
 
-def _subcommands() -> tuple[dict[str, argparse.ArgumentParser], dict[str, str]]:
+def subcommands() -> tuple[dict[str, argparse.ArgumentParser], dict[str, str]]:
+    """The parser of each command and its line in `harness --help`."""
     actions = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
     helps = {one.dest: one.help or "" for one in actions[0]._choices_actions}
     return dict(actions[0].choices), helps
 
 
-def _command(name: str, parser: argparse.ArgumentParser, english: str, language: str) -> str:
-    usage = textwrap.fill(
-        re.sub(r"\s+", " ", parser.format_usage().removeprefix("usage: ")).strip(),
-        width=96, subsequent_indent=" " * 4, break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
-    parts = [f"## harness {name}", described("commands", name, _sentence(english), language)]
-    if name != "serve-sim":  # takes any flag of `vllm serve` and reads its own
-        parts += [f"```text\n{usage}\n```"]
-    if parser.description:
-        parts += [described("notes", name, parser.description, language)]
-    rows = [_argument_row(name, one, language) for one in parser._actions if one.dest != "help" and one.help]
+def _command(name: str, parser: argparse.ArgumentParser, summary: str, words: Mapping[str, str]) -> str:
+    heading = f"## harness {name} {{ #{name} }}"
+    if name == SERVE_SIM:  # takes any flag of `vllm serve` and reads its own
+        return f"{heading}\n\n```text\n{localized('cli.serve_sim_help')}\n```"
+    parts = [heading, parser.description or summary, f"```text\n{_usage(parser)}\n```"]
+    rows = [_argument_row(one) for one in parser._actions if one.dest not in SHARED]
     if rows:
-        parts += [_table([WORDS[language]["argument"], WORDS[language]["meaning"]], rows)]
+        parts += [_table([words["argument"], words["meaning"]], rows)]
     return "\n\n".join(parts)
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+def _usage(parser: argparse.ArgumentParser) -> str:
+    """How a command is typed, in lines of a page's width."""
+    words = re.sub(r"\s+", " ", parser.format_usage())
+    return textwrap.fill(
+        words[words.index("harness ") :].strip(),
+        width=96,
+        subsequent_indent=" " * 4,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
-def _argument_row(command: str, action: argparse.Action, language: str) -> list[str]:
+def _argument_row(action: argparse.Action) -> list[str]:
     takes = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
     name = action.option_strings[-1] if action.option_strings else ""
-    if action.choices:
-        takes = f"{{{','.join(map(str, action.choices))}}}"
-    key = name or str(action.metavar or action.dest)
-    return [f"`{f'{name} {takes}'.strip()}`", described("arguments", f"{command} {key}", action.help or "", language)]
+    return [f"`{f'{name} {takes}'.strip()}`", action.help or ""]
 
 
 def scenarios(_name: str | None, language: str) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "docs" / "pictures"
-RUN = ("run", "scenarios/chat.yaml", "--engine", "simulator", "--quiet")
-STUDY = ("tune", "scenarios/tune.yaml", "--quiet")
+RUN = ("run", "chat", "--engine", "simulator", "--quiet")
+STUDY = ("tune", "tune", "--quiet")
 WIDTH, HEIGHT = 1200, 1500
 MOST_BYTES = 300_000
 COLORS = 128

@@ -33,7 +33,7 @@ class Shown:
 
 
 COMMANDS = {
-    "first_run": Shown("harness run scenarios/long_context.yaml"),
+    "first_run": Shown("harness run long_context"),
     "doctor_laptop": Shown("harness doctor"),
     "serve_sim": Shown(
         "harness serve-sim Qwen/Qwen2.5-7B-Instruct --max-model-len 32768", until="Starting vLLM server"
@@ -42,13 +42,11 @@ COMMANDS = {
         "harness serve-sim Qwen/Qwen2.5-72B-Instruct\n"
         "harness serve-sim Qwen/Qwen2.5-14B-Instruct --max-model-len 32768 --gpu-memory-utilization 0.5"
     ),
-    "block_size": Shown(
-        "harness run scenarios/smoke.yaml --engine simulator --set engine.args.block_size=16", keep="engine:"
-    ),
+    "block_size": Shown("harness run smoke --engine simulator --set engine.args.block_size=16", keep="engine:"),
     "validate": Shown("harness validate mistyped.yaml"),
-    "offline": Shown("harness run scenarios/offline_batch.yaml"),
+    "offline": Shown("harness run offline_batch"),
     "against": Shown(
-        "harness run scenarios/offline_batch.yaml --set load.0.offline.requests=256 --repeats 3 "
+        "harness run offline_batch --set load.0.offline.requests=256 --repeats 3 "
         "--against engine.args.max_num_seqs=64 --quiet"
     ),
     "tune": Shown("harness tune", keep=r"^(?!harness: (trial|confirmation))|trial (0|1|14) |confirmation round 5"),
