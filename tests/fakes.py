@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-from harness.client.connection import Exchange
-from harness.client.prepared import Draft
+from harness.client.connection import InFlightRequest
+from harness.client.load import PreparedRequest
 from harness.engines import interpreter_query
 from harness.workload import Session, Turn
 
@@ -39,7 +39,7 @@ def answered(*events):
 
 @dataclass
 class FakeWire:
-    """Answers every exchange after a fixed service time, in the clock's time; counts what is under way."""
+    """Answers every request after a fixed service time, in the clock's time; counts what is under way."""
 
     clock: object
     service_ns: int
@@ -48,28 +48,28 @@ class FakeWire:
     busy: dict = field(default_factory=dict)
     most: int = 0
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, request: InFlightRequest) -> None:
         """Stamp the start and promise an answer."""
-        exchange.sent_ns = self.clock.now_ns()
-        self.busy[exchange] = True
+        request.sent_ns = self.clock.now_ns()
+        self.busy[request] = True
         self.most = max(self.most, len(self.busy))
-        self.clock.call_at(exchange.sent_ns + self.service_ns, lambda: self._answer(exchange))
+        self.clock.call_at(request.sent_ns + self.service_ns, lambda: self._answer(request))
 
-    def _answer(self, exchange):
-        if exchange not in self.busy:
+    def _answer(self, request):
+        if request not in self.busy:
             return
-        del self.busy[exchange]
-        exchange.done_ns = self.clock.now_ns()
-        exchange.failure = self.failure
-        exchange.pieces, exchange.stamps = [self.answer], [exchange.done_ns]
-        exchange.on_done(exchange)
+        del self.busy[request]
+        request.done_ns = self.clock.now_ns()
+        request.failure = self.failure
+        request.pieces, request.stamps = [self.answer], [request.done_ns]
+        request.on_done(request)
 
     def cancel_all(self) -> None:
         """Give up everything in flight."""
-        for exchange in list(self.busy):
-            del self.busy[exchange]
-            exchange.failure, exchange.done_ns = "cancelled", self.clock.now_ns()
-            exchange.on_done(exchange)
+        for request in list(self.busy):
+            del self.busy[request]
+            request.failure, request.done_ns = "cancelled", self.clock.now_ns()
+            request.on_done(request)
 
 
 @dataclass
@@ -79,18 +79,18 @@ class FakeBooks:
     started: list = field(default_factory=list)
     ended: list = field(default_factory=list)
 
-    def sent(self, exchange, draft) -> None:
+    def sent(self, request, prepared) -> None:
         """Keep a start."""
-        self.started.append((exchange, draft))
+        self.started.append((request, prepared))
 
-    def over(self, exchange) -> None:
+    def over(self, request) -> None:
         """Keep an end."""
-        self.ended.append(exchange)
+        self.ended.append(request)
 
 
 def one_turn(index, *, measured=True):
-    """A draft of a session of one request."""
-    return Draft(Session(index, (Turn(8, 4, 0),)), 0, b"request", 8, 4, measured)
+    """A prepared of a session of one request."""
+    return PreparedRequest(Session(index, (Turn(8, 4, 0),)), 0, b"request", 8, 4, measured)
 
 
 def overheard(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What passes between the load and the wire for one request: its bytes, and the stamped bytes of its answer?"""
+"""A request in flight and its connection: when its bytes were handed over, and when the answer's came back."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,8 +11,8 @@ from harness.results.request_table import MISSING
 from harness.safety import bounds
 
 
-class Exchange:
-    """One request on its way: built before it is due, filled in by the wire, over when `on_done` is called.
+class InFlightRequest:
+    """One request on its way: built before it is due, filled in by the transport, over when `on_done` is called.
 
     Mutable on purpose, and with slots: this is the only value of the hot path. `pieces` are the
     raw bytes of the answer as the socket gave them, `stamps` when the kernel had each (or, where it
@@ -28,7 +28,7 @@ class Exchange:
         "ready_ns", "resends", "sent_bound_ns", "sent_ns", "seq", "spreads", "stamps",
     )  # fmt: skip
 
-    def __init__(self, seq: int, payload: bytes, due_ns: int, on_done: "Callable[[Exchange], None]") -> None:
+    def __init__(self, seq: int, payload: bytes, due_ns: int, on_done: "Callable[[InFlightRequest], None]") -> None:
         self.seq = seq
         self.payload = payload
         self.due_ns = due_ns
@@ -73,8 +73,8 @@ class Owner(Protocol):
     most_held: int
     """How many of them are too many."""
 
-    def send(self, exchange: Exchange) -> None:
-        """Send an exchange on some other connection."""
+    def send(self, request: InFlightRequest) -> None:
+        """Send a request on some other connection."""
 
     def release(self, connection: "Connection") -> None:
         """Take back a connection that is free again."""
@@ -82,26 +82,26 @@ class Owner(Protocol):
     def forget(self, connection: "Connection") -> None:
         """Drop a connection that is gone."""
 
-    def over(self, exchange: Exchange) -> None:
-        """Take note that an exchange has ended."""
+    def over(self, request: InFlightRequest) -> None:
+        """Take note that a request has ended."""
 
 
 class Connection:
-    """One connection, carrying one exchange at a time over a channel that is given to it once it is open."""
+    """One connection, carrying one request at a time over a channel that is given to it once it is open."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._now_ns = owner.clock.now_ns
         self._channel: Channel | None = None
-        self._exchange: Exchange | None = None
-        self._head: http1.Head | None = None
+        self._exchange: InFlightRequest | None = None
+        self._head: http1.ResponseHead | None = None
         self._walk = http1.ChunkWalk()
         self._left = self._size = self._walked = 0
         self._used = False
         self._in_chunks = False  # inside a chunked answer whose head is known: the hot path
 
     def open(self, channel: Channel) -> None:
-        """Carry exchanges over this channel from now on."""
+        """Carry requests over this channel from now on."""
         self._channel = channel
 
     @property
@@ -109,70 +109,70 @@ class Connection:
         """Whether a request may be written to it."""
         return self._channel is not None
 
-    def start(self, exchange: Exchange) -> None:
+    def start(self, request: InFlightRequest) -> None:
         """Hand the request's bytes over, and stamp when they left."""
         assert self._channel is not None
-        self._exchange = exchange
+        self._exchange = request
         self._head = None
         self._in_chunks = False
         self._size = 0
-        exchange.sent_ns, exchange.sent_bound_ns = self._channel.send(exchange.payload)
+        request.sent_ns, request.sent_bound_ns = self._channel.send(request.payload)
 
     def data_received(self, data: bytes, arrived_ns: int, late_ns: int, spread_ns: int) -> None:
         """Keep, and look for the end; a channel in the clear calls this only for what is not plainly one event."""
-        exchange, size = self._exchange, len(data)
-        if exchange is not None:
+        request, size = self._exchange, len(data)
+        if request is not None:
             if spread_ns:
-                exchange.spreads += (len(exchange.pieces), spread_ns)
-            exchange.stamps.append(arrived_ns)
-            exchange.lates.append(late_ns)
-            exchange.pieces.append(data)
+                request.spreads += (len(request.pieces), spread_ns)
+            request.stamps.append(arrived_ns)
+            request.lates.append(late_ns)
+            request.pieces.append(data)
         # Most reads are one event in a chunk of its own, with nothing to look for.
         if not self._in_chunks or size < 4 or size > LARGE_READ or data[-4] == _CR:  # as the last chunk ends
             self._look_closer(data)
 
     def _look_closer(self, data: bytes) -> None:
-        exchange, head = self._exchange, self._head
-        if exchange is None:  # bytes that nobody asked for: this connection is not to be trusted again
+        request, head = self._exchange, self._head
+        if request is None:  # bytes that nobody asked for: this connection is not to be trusted again
             self.close()
             return
         self._size += len(data)
         self._owner.held += len(data)
         if head is None:
-            self._look_for_head(exchange)
+            self._look_for_head(request)
         elif head.framing == http1.CHUNKED:
             if data.endswith(_LAST_CHUNK) or len(data) < 4:
-                self._look_for_end(exchange, head)
+                self._look_for_end(request, head)
         elif head.framing == http1.LENGTH:
             self._left -= len(data)
             if self._left <= 0:
-                self._finish(exchange, reusable=self._left == 0)
-        if self._exchange is exchange:
-            self._watch_size(exchange)
+                self._finish(request, reusable=self._left == 0)
+        if self._exchange is request:
+            self._watch_size(request)
 
-    def _watch_size(self, exchange: Exchange) -> None:
+    def _watch_size(self, request: InFlightRequest) -> None:
         """A flood comes in large reads; what comes in small ones is watched from time to time (`Client`)."""
         crowded = self._owner.held > self._owner.most_held and self._size > bounds.FAIR_BYTES
-        limit = self.limit_of(exchange)
+        limit = self.limit_of(request)
         if self._size > limit:
             self.fail_too_long(limit)
-        elif crowded and self._size > bounds.explained_bytes(exchange.asked):
+        elif crowded and self._size > bounds.explained_bytes(request.asked):
             self.fail_too_long(self._size)
 
-    def limit_of(self, exchange: Exchange) -> int:
+    def limit_of(self, request: InFlightRequest) -> int:
         """The most bytes that the answer under way may take."""
         refused = self._head is not None and not 200 <= self._head.status < 300
-        return bounds.ERROR_BYTES if refused else bounds.answer_bytes(exchange.asked)
+        return bounds.ERROR_BYTES if refused else bounds.answer_bytes(request.asked)
 
     def fail_too_long(self, size: int) -> None:
-        """End the exchange because its answer passed so many bytes."""
+        """End the request because its answer passed so many bytes."""
         what = "the answer"
         if self._head is not None and not 200 <= self._head.status < 300:
             what = f"the body of an answer with status {self._head.status}"
         self.fail("too_long", f"{what} passed {size / (1 << 20):.3g} MiB without an end")
 
-    def _look_for_head(self, exchange: Exchange) -> None:
-        raw = exchange.pieces[0] if len(exchange.pieces) == 1 else b"".join(exchange.pieces)
+    def _look_for_head(self, request: InFlightRequest) -> None:
+        raw = request.pieces[0] if len(request.pieces) == 1 else b"".join(request.pieces)
         try:
             head = http1.usual_head(raw)
         except http1.BadHttpError as fault:
@@ -183,85 +183,85 @@ class Connection:
         self._head = head
         self._in_chunks = head.framing == http1.CHUNKED
         if self._in_chunks and not head.encoding and self._channel is not None:
-            self._channel.keep(exchange.pieces, exchange.stamps, exchange.lates)
+            self._channel.keep(request.pieces, request.stamps, request.lates)
         if head.framing == http1.LENGTH:
             self._left = head.length - (len(raw) - head.size)
             if self._left <= 0:
-                self._finish(exchange, reusable=self._left == 0)
+                self._finish(request, reusable=self._left == 0)
         elif head.framing == http1.CHUNKED:
-            self._walk, self._walked = http1.ChunkWalk(), len(exchange.pieces)
-            self._walk_on(raw[head.size :], exchange, head)
+            self._walk, self._walked = http1.ChunkWalk(), len(request.pieces)
+            self._walk_on(raw[head.size :], request, head)
 
-    def _look_for_end(self, exchange: Exchange, head: http1.Head) -> None:
+    def _look_for_end(self, request: InFlightRequest, head: http1.ResponseHead) -> None:
         """Whether the chunked answer is complete, now that its tail looks like an end."""
-        if exchange.pieces[-1].endswith(_DONE_END):
-            self._finish(exchange, reusable=head.keep_alive)
+        if request.pieces[-1].endswith(_DONE_END):
+            self._finish(request, reusable=head.keep_alive)
             return
-        raw = b"".join(exchange.pieces[self._walked :])
-        self._walked = len(exchange.pieces)
-        self._walk_on(raw, exchange, head)
+        raw = b"".join(request.pieces[self._walked :])
+        self._walked = len(request.pieces)
+        self._walk_on(raw, request, head)
 
-    def _walk_on(self, raw: bytes, exchange: Exchange, head: http1.Head) -> None:
+    def _walk_on(self, raw: bytes, request: InFlightRequest, head: http1.ResponseHead) -> None:
         try:
             beyond = self._walk.feed(raw)
         except http1.BadHttpError as fault:
             self.fail("bad_http", str(fault))
             return
         if beyond is not None:
-            self._finish(exchange, reusable=head.keep_alive and beyond == 0)
+            self._finish(request, reusable=head.keep_alive and beyond == 0)
 
-    def _finish(self, exchange: Exchange, *, reusable: bool) -> None:
+    def _finish(self, request: InFlightRequest, *, reusable: bool) -> None:
         assert self._head is not None
         self._let_go()
         self._used = True
-        exchange.done_ns = exchange.stamps[-1]
+        request.done_ns = request.stamps[-1]
         if reusable and self._head.keep_alive:
             self._owner.release(self)
         else:
             self.close()
-        self._owner.over(exchange)
+        self._owner.over(request)
 
-    def _let_go(self) -> Exchange | None:
-        exchange, self._exchange = self._exchange, None
+    def _let_go(self) -> InFlightRequest | None:
+        request, self._exchange = self._exchange, None
         self._in_chunks = False
         if self._channel is not None:
             self._channel.keep_no_more()
         self._owner.held -= self._size
         self._size = 0
-        return exchange
+        return request
 
     def fail(self, failure: str, message: str) -> None:
-        """End the exchange with a failure, and the connection with it."""
-        exchange = self._let_go()
+        """End the request with a failure, and the connection with it."""
+        request = self._let_go()
         self.close()
-        if exchange is not None:
+        if request is not None:
             if failure in ("too_long", "bad_http"):
-                exchange.cut()
-            exchange.failure, exchange.message = failure, message
-            exchange.done_ns = self._now_ns()
-            self._owner.over(exchange)
+                request.cut()
+            request.failure, request.message = failure, message
+            request.done_ns = self._now_ns()
+            self._owner.over(request)
 
     def connection_lost(self, exc: OSError | None) -> None:
         """The end of an answer without framing, a stale connection to send again on, or a failure."""
         self._channel = None
         self._owner.forget(self)
-        exchange = self._let_go()
-        if exchange is None:
+        request = self._let_go()
+        if request is None:
             return
         if exc is None and self._head is not None and self._head.framing == http1.CLOSE:
-            exchange.done_ns = exchange.stamps[-1]
-            self._owner.over(exchange)
-        elif self._used and not exchange.pieces and exchange.resends == 0:
+            request.done_ns = request.stamps[-1]
+            self._owner.over(request)
+        elif self._used and not request.pieces and request.resends == 0:
             # The server closed an idle connection while the request was on its way to it
             # (RFC 9112 section 9.3.1): it was never looked at, so it goes out once more.
-            exchange.resends += 1
-            self._owner.send(exchange)
+            request.resends += 1
+            self._owner.send(request)
         else:
-            cut = bool(exchange.pieces)
-            exchange.failure = "truncated" if cut and exc is None else "reset"
-            exchange.message = str(exc or "the server closed the connection") + (" inside the answer" if cut else "")
-            exchange.done_ns = self._now_ns()
-            self._owner.over(exchange)
+            cut = bool(request.pieces)
+            request.failure = "truncated" if cut and exc is None else "reset"
+            request.message = str(exc or "the server closed the connection") + (" inside the answer" if cut else "")
+            request.done_ns = self._now_ns()
+            self._owner.over(request)
 
     def close(self) -> None:
         """Close at once; what is still unsent is dropped."""

@@ -1,4 +1,4 @@
-"""How exactly the events of an answer are stamped, from how its reads went.
+"""The journal of a worker decoded to columns, and how exactly each answer is stamped.
 
 The kernel stamps the last byte of a read. An event that was read together with a later one is known to have come
 no later than that, and no earlier than the first byte may have: the spread of its read.
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.client import sse
-from harness.client.journal import Frame, frame_starts, read_frames, spool_size
+from harness.client.journal import Frame, answers_size, frame_starts, read_frames
 from harness.results.request_table import MISSING
 from harness.safety.redaction import know_all, known
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StampQuality:
     """What is uncertain about one answer's stamps, in ns.
 
     `first_bound_ns` is how much earlier than its stamp the first token event may have come, `late_ns` how late the
@@ -39,13 +39,13 @@ class Reading:
     blurred: int
 
 
-UNKNOWN = Reading(MISSING, MISSING, MISSING)
+UNKNOWN = StampQuality(MISSING, MISSING, MISSING)
 """Of an answer without the kernel's stamps."""
 
 
-def reading(
+def stamp_quality(
     at_ns: Sequence[int], sent_ns: int, stamps: Sequence[int], lates: Sequence[int], spreads: Sequence[int]
-) -> Reading:
+) -> StampQuality:
     """The uncertainty of an answer whose token events arrived `at_ns`, from its reads.
 
     Args:
@@ -59,7 +59,7 @@ def reading(
         return UNKNOWN
     late_ns = max(lates)
     if not spreads:
-        return Reading(0, late_ns, 0)
+        return StampQuality(0, late_ns, 0)
     first_bound_ns = blurred = 0
     for place, spread_ns in zip(spreads[::2], spreads[1::2], strict=True):
         stamp_ns = stamps[place]
@@ -71,10 +71,10 @@ def reading(
         if begin == 0:
             before_ns = stamps[place - 1] if place else sent_ns
             first_bound_ns = max(0, min(spread_ns, stamp_ns - before_ns))
-    return Reading(first_bound_ns, late_ns, blurred)
+    return StampQuality(first_bound_ns, late_ns, blurred)
 
 
-_WORTH_A_PROCESS = 96 << 20  # bytes of spool that take longer to decode than a process to start
+_WORTH_A_PROCESS = 96 << 20  # bytes of answers that take longer to decode than a process to start
 INTEGERS = (
     "seq", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns", "connect_ns", "resends", "input_tokens",
     "cached_tokens", "output_tokens", "first_tokens", "events", "http_status", "sent_bound_ns", "first_bound_ns",
@@ -84,7 +84,7 @@ TEXTS = ("counted_by", "error", "message")
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedAnswers:
     """Answers as columns, in the order of their ends; `integers` by name, int64, times absolute ns.
 
     Row i owns the next `integers["events"][i]` entries of `at_ns` (int64) and `tokens` (int32).
@@ -96,10 +96,10 @@ class Decoded:
     tokens: NDArray[np.int32]
 
 
-def decode_spool(path: Path) -> Decoded:
-    """All answers of a spool; several processes share a large one."""
+def decode_journal(path: Path) -> DecodedAnswers:
+    """All answers of a journal; several processes share a large one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    parts = max(1, min(cores, spool_size(path) // _WORTH_A_PROCESS))
+    parts = max(1, min(cores, answers_size(path) // _WORTH_A_PROCESS))
     if parts == 1:
         return decode_part(path, 0, None)
     ranges = frame_starts(path, parts)
@@ -130,8 +130,8 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def decode_part(path: Path, start: int, stop: int | None) -> Decoded:
-    """The answers whose frames begin in a byte range of a spool."""
+def decode_part(path: Path, start: int, stop: int | None) -> DecodedAnswers:
+    """The answers whose frames begin in a byte range of a journal."""
     integers = {name: array("q") for name in INTEGERS}
     texts: dict[str, list[str]] = {name: [] for name in TEXTS}
     at_ns, tokens = array("q"), array("i")
@@ -145,7 +145,7 @@ def decode_part(path: Path, start: int, stop: int | None) -> Decoded:
         texts["message"].append(answer.message)
         at_ns.extend(answer.at_ns)
         tokens.extend(answer.tokens)
-    return Decoded(
+    return DecodedAnswers(
         {name: np.array(integers[name], dtype=np.int64) for name in INTEGERS},
         texts,
         np.array(at_ns, dtype=np.int64),
@@ -153,10 +153,10 @@ def decode_part(path: Path, start: int, stop: int | None) -> Decoded:
     )
 
 
-def _row(frame: Frame, answer: sse.Answer) -> tuple[int, ...]:
+def _row(frame: Frame, answer: sse.DecodedAnswer) -> tuple[int, ...]:
     at_ns = answer.at_ns
     streamed = bool(at_ns) and answer.streamed
-    exact = reading(at_ns, frame.sent_ns, frame.stamps, frame.lates, frame.spreads)
+    exact = stamp_quality(at_ns, frame.sent_ns, frame.stamps, frame.lates, frame.spreads)
     return (
         frame.seq,
         frame.ready_ns,
@@ -179,9 +179,9 @@ def _row(frame: Frame, answer: sse.Answer) -> tuple[int, ...]:
     )
 
 
-def joined(parts: Sequence[Decoded]) -> Decoded:
+def joined(parts: Sequence[DecodedAnswers]) -> DecodedAnswers:
     """The answers of one part after those of another."""
-    return Decoded(
+    return DecodedAnswers(
         {name: np.concatenate([part.integers[name] for part in parts]) for name in INTEGERS},
         {name: [text for part in parts for text in part.texts[name]] for name in TEXTS},
         np.concatenate([part.at_ns for part in parts]),

@@ -1,4 +1,4 @@
-"""Which bytes of an answer's body came when, and what were they before a proxy compressed them?
+"""The body of an answer and its events, each with the stamp of the read that completed it.
 
 Pure. A body is what the framing holds, joined; of each read it is known how far into the body it
 reached, so that any position leads back to its stamp. A compressed body is unpacked read by read
@@ -96,8 +96,8 @@ def unpacked(reads: Reads, encoding: str) -> Reads:
         UnreadableError: where the encoding is not known, the bytes are not of it, or become too many.
     """
     if encoding not in (*_GZIP, *_DEFLATE):
-        told = f"the answer is compressed with {encoding[:40]}, which was not asked for"
-        raise UnreadableError("content_encoding", f"{told}; turn that off at the server or proxy")
+        reason = f"the answer is compressed with {encoding[:40]}, which was not requested"
+        raise UnreadableError("content_encoding", f"{reason}; turn that off at the server or proxy")
     bits = 31 if encoding in _GZIP else 15 if _has_zlib_head(reads.body) else -15
     stream, parts, size, at = zlib.decompressobj(bits), [], 0, 0
     reach = np.zeros(len(reads.reach), dtype=np.int64)
@@ -126,7 +126,7 @@ _LINE = re.compile(rb"([^\r\n]+)(?:\r\n|\n|\r|$)")
 _STREAM_BEGIN = re.compile(rb"\s*(?:(?:data|event|id|retry|error)\s*:|:)")
 
 Batch = tuple[list[bytes], NDArray[np.int64], bool]  # data, their ends in the body, and whether the last is a tail
-Found = list[tuple[bytes, int]]  # data, and the position in the body where it was complete
+DataEnds = list[tuple[bytes, int]]  # data, and the position in the body where it was complete
 
 
 def begins_as_stream(body: bytes) -> bool:
@@ -165,17 +165,17 @@ def _plain_events(piece: bytes, offset: int) -> Batch | None:
 
 
 def _odd_events(piece: bytes, offset: int) -> Batch:
-    found: Found = []
+    complete: DataEnds = []
     start = 0
     for match in _EVENT_END.finditer(piece):
-        found += _data(piece[start : match.start()], offset + start, offset + match.end(1))
+        complete += _data(piece[start : match.start()], offset + start, offset + match.end(1))
         start = match.end()
     last = _data(piece[start:], offset + start, offset + len(piece))
-    found += last
-    return [data for data, _ in found], np.asarray([end for _, end in found], dtype=np.int64), bool(last)
+    complete += last
+    return [data for data, _ in complete], np.asarray([end for _, end in complete], dtype=np.int64), bool(last)
 
 
-def _data(block: bytes, start: int, end: int) -> Found:
+def _data(block: bytes, start: int, end: int) -> DataEnds:
     """What one raw event carries: nothing, its data, or several where single line ends part them.
 
     It begins at `start` in the body, and was complete at `end`.
@@ -185,7 +185,7 @@ def _data(block: bytes, start: int, end: int) -> Found:
     """
     if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
         return [(block[6:].strip(), end)] if block[6:].strip() else []
-    datas: Found = []
+    datas: DataEnds = []
     errors, name = [], b""
     for number, line in enumerate(_LINE.finditer(block)):
         if number > MAX_EVENTS:
@@ -220,5 +220,5 @@ def _is_json(data: bytes) -> bool:
 
 def _as_error(words: bytes) -> bytes:
     """An error told by the stream itself, in the form that errors have as data."""
-    told = words if _is_json(words) else msgspec.json.encode(words.decode("utf-8", "replace"))
-    return b'{"error": ' + told + b"}"
+    data = words if _is_json(words) else msgspec.json.encode(words.decode("utf-8", "replace"))
+    return b'{"error": ' + data + b"}"

@@ -1,4 +1,4 @@
-"""What does one JSON event of an OpenAI-like server say?
+"""One JSON event of an OpenAI-like server, strict where it is fast and lenient where servers differ.
 
 Pure. Events of the usual schema are read strictly and in one call, which is fast. One that differs
 is read leniently: what cannot be understood (null, a list of parts, an object nobody knows) says
@@ -50,7 +50,7 @@ class Delta(msgspec.Struct, gc=False):
     audio: Any = None
 
 
-class Choice(msgspec.Struct, gc=False):
+class EventChoice(msgspec.Struct, gc=False):
     """One answer's part in an event."""
 
     text: str | None = None
@@ -61,10 +61,10 @@ class Choice(msgspec.Struct, gc=False):
     error: Any = None
 
 
-class Event(msgspec.Struct, gc=False):
+class StreamEvent(msgspec.Struct, gc=False):
     """One event, or a whole answer; the last two are ours, not the server's."""
 
-    choices: list[Choice] | None = None
+    choices: list[EventChoice] | None = None
     usage: Usage | None = None
     error: Any = None
     detail: Any = None
@@ -77,13 +77,13 @@ class Event(msgspec.Struct, gc=False):
     done: bool = msgspec.field(default=False, name="npu-harness done")
 
 
-_decode = msgspec.json.Decoder(Event).decode
-_decode_all = msgspec.json.Decoder(list[Event]).decode
+_decode = msgspec.json.Decoder(StreamEvent).decode
+_decode_all = msgspec.json.Decoder(list[StreamEvent]).decode
 
 
-def events_of(datas: Sequence[bytes]) -> list[Event]:
+def events_of(datas: Sequence[bytes]) -> list[StreamEvent]:
     """Events from their JSON: all in one call, which is much faster; one by one where any is odd."""
-    events: list[Event] = []
+    events: list[StreamEvent] = []
     joined = b",".join(datas)
     if len(joined) < 2 * LARGE_BYTES:  # else one of them is large
         with contextlib.suppress(ValueError, RecursionError):
@@ -91,22 +91,22 @@ def events_of(datas: Sequence[bytes]) -> list[Event]:
     return events if len(events) == len(datas) else [event_of(data) for data in datas]
 
 
-def event_of(data: bytes) -> Event:
+def event_of(data: bytes) -> StreamEvent:
     """One event, by the usual schema or else leniently; text that is no JSON object says nothing."""
     if not data.lstrip().startswith(b"{"):
-        return Event(done=data.strip() == DONE)
+        return StreamEvent(done=data.strip() == DONE)
     if len(data) > LARGE_BYTES and sum(map(data.count, (b"{", b"[", b","))) > MAX_PARTS:
-        return Event(malformed=f"an event of more than {MAX_PARTS} parts")
+        return StreamEvent(malformed=f"an event of more than {MAX_PARTS} parts")
     try:
         return _decode(data)
     except (ValueError, RecursionError):
         pass
     try:
-        told = json.loads(data.decode("utf-8", "replace"), parse_int=_number, parse_constant=_nothing)
+        value = json.loads(data.decode("utf-8", "replace"), parse_int=_number, parse_constant=_nothing)
     except (ValueError, RecursionError) as fault:
         shown = one_line(data[: 64 * MESSAGE_CHARS].decode("utf-8", "replace"), 80)
-        return Event(malformed=f"{one_line(str(fault))} in {shown}")
-    return _lenient(told) if isinstance(told, dict) else Event()
+        return StreamEvent(malformed=f"{one_line(str(fault))} in {shown}")
+    return _lenient(value) if isinstance(value, dict) else StreamEvent()
 
 
 def _number(digits: str) -> int | None:
@@ -117,25 +117,25 @@ def _nothing(_name: str) -> None:
     """NaN and the infinities count nothing."""
 
 
-def _lenient(told: dict[str, Any]) -> Event:
-    choices, usage = told.get("choices"), told.get("usage")
-    return Event(
+def _lenient(value: dict[str, Any]) -> StreamEvent:
+    choices, usage = value.get("choices"), value.get("usage")
+    return StreamEvent(
         choices=[_choice(one) for one in choices if isinstance(one, dict)] if isinstance(choices, list) else None,
         usage=_usage(usage) if isinstance(usage, dict) else None,
-        error=told.get("error"),
-        detail=told.get("detail"),
-        object=_text(told.get("object")),
-        message=_text(told.get("message")),
-        code=told.get("code"),
-        type=_text(told.get("type")),
-        status=told.get("status"),
+        error=value.get("error"),
+        detail=value.get("detail"),
+        object=_text(value.get("object")),
+        message=_text(value.get("message")),
+        code=value.get("code"),
+        type=_text(value.get("type")),
+        status=value.get("status"),
     )
 
 
-def _usage(told: Mapping[str, Any]) -> Usage:
-    details = told.get("prompt_tokens_details")
+def _usage(value: Mapping[str, Any]) -> Usage:
+    details = value.get("prompt_tokens_details")
     cached = _whole(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(_whole(told.get("prompt_tokens")), _whole(told.get("completion_tokens")), _Details(cached))
+    return Usage(_whole(value.get("prompt_tokens")), _whole(value.get("completion_tokens")), _Details(cached))
 
 
 def _whole(value: object) -> int | None:
@@ -147,64 +147,64 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _choice(told: Mapping[str, Any]) -> Choice:
-    finish, ids = told.get("finish_reason"), told.get("token_ids")
-    error = told.get("error")
+def _choice(value: Mapping[str, Any]) -> EventChoice:
+    finish, ids = value.get("finish_reason"), value.get("token_ids")
+    error = value.get("error")
     if isinstance(finish, dict):  # {"type": "abort", "message": ...}
         error = error or (finish if finish.get("type") in _FAILED_FINISHES else None)
         finish = finish.get("type", "unknown")
-    return Choice(
-        text=_text(told.get("text")) or None,
-        delta=_delta(told.get("delta")),
-        message=_delta(told.get("message")),
+    return EventChoice(
+        text=_text(value.get("text")) or None,
+        delta=_delta(value.get("delta")),
+        message=_delta(value.get("message")),
         token_ids=ids if isinstance(ids, list) and all(type(one) is int for one in ids) else None,
         finish_reason=_text(finish) or None,
         error=error,
     )
 
 
-def _delta(told: object) -> Delta | None:
-    if isinstance(told, str):
-        return Delta(content=told)
-    if not isinstance(told, dict):
+def _delta(value: object) -> Delta | None:
+    if isinstance(value, str):
+        return Delta(content=value)
+    if not isinstance(value, dict):
         return None
-    texts = {name: _text(told.get(name)) for name in (*_TEXTS, "role")}
-    return Delta(**texts, **{name: told.get(name) for name in _CALLS})
+    texts = {name: _text(value.get(name)) for name in (*_TEXTS, "role")}
+    return Delta(**texts, **{name: value.get(name) for name in _CALLS})
 
 
-def _text(told: object) -> str | None:
+def _text(value: object) -> str | None:
     """Text, or that of a list of parts; None where it is neither. Half surrogates are made printable."""
-    if isinstance(told, str):
-        return told.encode("utf-8", "replace").decode()
-    if isinstance(told, list):
-        parts = [_text(_part(one)) or (SOMETHING if one else "") for one in told]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        parts = [_text(_part(one)) or (SOMETHING if one else "") for one in value]
         return "".join(parts)
     return None
 
 
-def _part(told: object) -> object:
+def _part(value: object) -> object:
     """The text of a part, {"type": "text", "text": "..."}."""
-    value = told.get("text", told.get("content")) if isinstance(told, dict) else told
-    return value if isinstance(value, str) else None
+    inner = value.get("text", value.get("content")) if isinstance(value, dict) else value
+    return inner if isinstance(inner, str) else None
 
 
-def content_of(choices: Sequence[Choice]) -> tuple[str, list[int] | None]:
+def content_of(choices: Sequence[EventChoice]) -> tuple[str, list[int] | None]:
     """Text (or a mark that there is content) and token ids of all choices of an event."""
     texts, ids = [], None
     for choice in choices:
-        said = choice.delta or choice.message
-        texts.append(choice.text or (_said(said) if said is not None else ""))
+        delta = choice.delta or choice.message
+        texts.append(choice.text or (_delta_text(delta) if delta is not None else ""))
         if choice.token_ids is not None:
             ids = [*(ids or ()), *choice.token_ids]
     return "".join(texts), ids
 
 
-def _said(said: Delta) -> str:
-    text = next((text for name in _TEXTS if (text := getattr(said, name))), "")
-    return text or (SOMETHING if any(getattr(said, name) for name in _CALLS) else "")
+def _delta_text(delta: Delta) -> str:
+    text = next((text for name in _TEXTS if (text := getattr(delta, name))), "")
+    return text or (SOMETHING if any(getattr(delta, name) for name in _CALLS) else "")
 
 
-def failure_of(event: Event) -> str | None:
+def failure_of(event: StreamEvent) -> str | None:
     """The server's words where an event says that the answer failed, else None."""
     if not _is_empty(event.error):
         return words_of(event.error)
@@ -221,24 +221,24 @@ def failure_of(event: Event) -> str | None:
     return words_of(event.detail) if not _is_empty(event.detail) and event.usage is None else None
 
 
-def _is_empty(told: object, depth: int = 0) -> bool:
+def _is_empty(value: object, depth: int = 0) -> bool:
     """Whether an error says nothing: null, "", 0, {}, or a container of only such."""
     if depth > 8:
         return False
-    if isinstance(told, dict):
-        return all(_is_empty(value, depth + 1) for value in told.values())
-    return all(_is_empty(value, depth + 1) for value in told) if isinstance(told, list) else not told
+    if isinstance(value, dict):
+        return all(_is_empty(value, depth + 1) for value in value.values())
+    return all(_is_empty(value, depth + 1) for value in value) if isinstance(value, list) else not value
 
 
-def words_of(told: object) -> str:
+def words_of(value: object) -> str:
     """The server's own message in an error of any of the usual forms, in one line."""
-    while isinstance(told, dict):
-        inner = next((told[name] for name in ("error", "message", "detail") if told.get(name)), None)
+    while isinstance(value, dict):
+        inner = next((value[name] for name in ("error", "message", "detail") if value.get(name)), None)
         if inner is None:
             break
-        told = inner
+        value = inner
     try:
-        text = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return "an error too deep to show"
     return one_line(text.encode("utf-8", "replace").decode())

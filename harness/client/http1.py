@@ -1,6 +1,6 @@
-"""Where does an HTTP/1.1 answer begin, how is it framed, and where does it end?
+"""HTTP/1.1 answers: where one begins, how it is framed, and where it ends.
 
-Pure: bytes in, values out. The wire client asks only for the end; the decoder walks the
+Pure: bytes in, values out. The transport asks only for the end; the decoder walks the
 framing again, in full, after the answer is complete (RFC 9112).
 """
 
@@ -31,7 +31,7 @@ class BadHttpError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """Status line and the headers that decide how the body is read.
 
     `size` is where the body begins: the length of the head in bytes, its blank line and interim
@@ -50,7 +50,7 @@ class Head:
     simulated: bool = False
 
 
-def usual_head(raw: bytes) -> Head | None:
+def usual_head(raw: bytes) -> ResponseHead | None:
     """As `final_head`; equal heads are parsed once, for a server sends few different ones.
 
     Raises:
@@ -62,11 +62,11 @@ def usual_head(raw: bytes) -> Head | None:
 
 
 @lru_cache(maxsize=256)
-def _head_alone(raw: bytes) -> Head | None:
+def _head_alone(raw: bytes) -> ResponseHead | None:
     return final_head(raw)
 
 
-def final_head(raw: bytes) -> Head | None:
+def final_head(raw: bytes) -> ResponseHead | None:
     """The head of the answer at the start of `raw`, interim (1xx) ones passed over; None while it is not all there.
 
     Raises:
@@ -83,7 +83,7 @@ def final_head(raw: bytes) -> Head | None:
     raise BadHttpError(f"over {bounds.INTERIM_HEADS} interim answers (1xx) before the answer")
 
 
-def parse_head(raw: bytes, at: int = 0) -> Head | None:
+def parse_head(raw: bytes, at: int = 0) -> ResponseHead | None:
     """The head that begins at `at` in `raw`, or None while its blank line has not arrived.
 
     Raises:
@@ -102,7 +102,7 @@ def parse_head(raw: bytes, at: int = 0) -> Head | None:
     framing, length = _framing(status, headers)
     connection = headers.get(b"connection", b"").lower()
     keep_alive = b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection)
-    return Head(
+    return ResponseHead(
         status,
         framing,
         length,
@@ -191,7 +191,7 @@ class Body:
     end: int
 
 
-def body_of(raw: bytes, head: Head) -> Body:
+def body_of(raw: bytes, head: ResponseHead) -> Body:
     """The body that follows `head` in `raw`, as far as it has arrived.
 
     Raises:

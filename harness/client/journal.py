@@ -1,7 +1,7 @@
-"""What was handed to the wire, even if this process is killed the next instant?
+"""The journal of a run: what was sent and what came back, whole even if a process is killed the next instant.
 
 A table in a memory-mapped file: a row is written at every send, costs about a microsecond, and
-is in the kernel's hands at once, so that it outlives SIGKILL. Together with the spool of answers
+is in the kernel's hands at once, so that it outlives SIGKILL. Together with the journal of answers
 it accounts for every request.
 """
 
@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client.connection import Exchange
+from harness.client.connection import InFlightRequest
 from harness.errors import ResultError
+from harness.messages import message
 from harness.safety.redaction import blanked, redact
 
 ROW = np.dtype(
@@ -41,7 +42,7 @@ _MOST = {"stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}  # so th
 _ROWS_A_GROWTH = 65_536  # times 64 bytes: a multiple of every page size
 
 
-class Ledger:
+class SentJournal:
     """The growing table of one worker; row number = the request's `seq`.
 
     Times are absolute monotonic nanoseconds.
@@ -59,7 +60,7 @@ class Ledger:
         asked: tuple[int, int],
         times: tuple[int, int, int],
     ) -> None:
-        """Write the row of a request that was just handed to the wire.
+        """Write the row of a request that was just handed to the transport.
 
         Args:
             seq: its number in this worker.
@@ -88,7 +89,7 @@ class Ledger:
         self._file.close()
 
 
-def read_ledger(path: Path) -> NDArray[np.void]:
+def read_sent(path: Path) -> NDArray[np.void]:
     """The rows that were written, as an array of dtype ROW; a row's place in the file is its `seq`.
 
     Raises:
@@ -97,13 +98,22 @@ def read_ledger(path: Path) -> NDArray[np.void]:
     try:
         rows = np.fromfile(path, dtype=ROW)
     except OSError as fault:
-        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected the file of a worker") from None
+        raise ResultError(message("client.journal_unreadable", path=str(path), reason=fault.strerror)) from None
     rows = rows[: int((rows["written"] != 0).sum())]
     for name, most in _MOST.items():
         if len(rows) and not 0 <= rows[name].min() <= rows[name].max() <= most:
-            raise ResultError(f"{path}: {name} is {rows[name].min()} to {rows[name].max()}; expected 0 to {most}")
+            raise ResultError(
+                message(
+                    "client.journal_range",
+                    path=str(path),
+                    column=name,
+                    least=int(rows[name].min()),
+                    most=int(rows[name].max()),
+                    limit=most,
+                )
+            )
     if not (rows["written"] == 1).all():
-        raise ResultError(f"{path}: written is no 1 in all rows that are used; expected the file of a worker")
+        raise ResultError(message("client.journal_rows", path=str(path)))
     return rows
 
 
@@ -112,7 +122,7 @@ _MESSAGE_CHARS = 2000
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """One finished exchange; times are absolute monotonic nanoseconds, `seq` its number in its worker."""
+    """One finished request; times are absolute monotonic nanoseconds, `seq` its number in its worker."""
 
     seq: int
     ready_ns: int
@@ -133,36 +143,36 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-def frame_of(exchange: Exchange) -> Frame:
-    """What a spool keeps of a finished exchange."""
+def answer_frame(request: InFlightRequest) -> Frame:
+    """What the journal keeps of a finished request."""
     return Frame(
-        exchange.seq,
-        exchange.ready_ns,
-        exchange.sent_ns,
-        exchange.done_ns,
-        exchange.connect_ns,
-        exchange.resends,
-        exchange.failure,
-        redact(exchange.message)[:_MESSAGE_CHARS],
-        blanked(exchange.pieces),
-        exchange.stamps,
-        exchange.lates,
-        exchange.spreads,
-        exchange.sent_bound_ns,
+        request.seq,
+        request.ready_ns,
+        request.sent_ns,
+        request.done_ns,
+        request.connect_ns,
+        request.resends,
+        request.failure,
+        redact(request.message)[:_MESSAGE_CHARS],
+        blanked(request.pieces),
+        request.stamps,
+        request.lates,
+        request.spreads,
+        request.sent_bound_ns,
     )
 
 
-class Spool:
-    """The file that a worker's finished exchanges go to; each append reaches the kernel before it returns."""
+class AnswerJournal:
+    """The file that a worker's finished requests go to; each append reaches the kernel before it returns."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self._buffer = bytearray()
 
-    def append(self, exchange: Exchange) -> None:
-        """Write one finished exchange."""
+    def append(self, request: InFlightRequest) -> None:
+        """Write one finished request."""
         buffer = self._buffer
-        _encode_into(frame_of(exchange), buffer, _LENGTH.size)
+        _encode_into(answer_frame(request), buffer, _LENGTH.size)
         _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
         self._file.write(buffer)
 
@@ -172,7 +182,7 @@ class Spool:
 
 
 def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-    """The frames whose first byte lies in [start, stop) of a spool; a last frame that was cut is left out.
+    """The frames whose first byte lies in [start, stop) of a journal; a last frame that was cut is left out.
 
     Raises:
         ResultError: where it cannot be read or holds what no worker writes.
@@ -191,7 +201,7 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator
 
 
 def opened(path: Path) -> BinaryIO:
-    """A spool, to be read.
+    """A journal of answers, to be read.
 
     Raises:
         ResultError: where it cannot be.
@@ -199,11 +209,11 @@ def opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as fault:
-        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected the answers of a worker") from None
+        raise ResultError(message("client.journal_unreadable", path=str(path), reason=fault.strerror)) from None
 
 
-def spool_size(path: Path) -> int:
-    """Bytes of a spool; see `opened`."""
+def answers_size(path: Path) -> int:
+    """Bytes of a journal of answers; see `opened`."""
     with opened(path) as file:
         return os.fstat(file.fileno()).st_size
 
@@ -212,9 +222,11 @@ def _frame(path: Path, body: bytes) -> Frame:
     try:
         frame = _decode(body)
     except msgspec.DecodeError as fault:
-        raise ResultError(f"{path}: a frame is no answer ({fault}); expected the answers of a worker") from None
+        raise ResultError(message("client.journal_frame", path=str(path), reason=str(fault))) from None
     if len(frame.pieces) != len(frame.stamps):
-        raise ResultError(f"{path}: {len(frame.pieces)} pieces have {len(frame.stamps)} stamps; expected one each")
+        raise ResultError(
+            message("client.journal_stamps", path=str(path), pieces=len(frame.pieces), stamps=len(frame.stamps))
+        )
     return frame
 
 
@@ -232,7 +244,7 @@ def whole_end(path: Path, start: int = 0) -> int:
 
 
 def frame_starts(path: Path, parts: int) -> list[tuple[int, int]]:
-    """Byte ranges that cut a spool into about equal `parts` at frame borders."""
+    """Byte ranges that cut a journal of answers into about equal `parts` at frame borders."""
     borders = [0]
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,67 +1,134 @@
-"""How does load reach the engine: open loop by the clock, or closed loop by the answers?
+"""Load: open loops by the clock, closed loops by the answers, with every request prepared before it is due.
 
-Open loop: every session starts at its absolute due time, whether or not earlier answers have
-come; behind `max_concurrency` it queues and keeps its due time. Closed loop: so many users, each
-of whom sends when its last answer has come. All by callbacks, without a task per request. Never
-is a due time moved: what is late is sent at once, and its lateness is recorded.
+Requests are prepared ahead, in the order in which they will be taken, up to a budget of bytes; the
+room that a taken one leaves is filled again in short idle moments.
 """
 
 import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from harness.client import sse
-from harness.client.connection import Exchange
-from harness.client.prepared import Draft, Drafts
+from harness.client.connection import InFlightRequest
 from harness.clock import Clock
 from harness.results.request_table import CANCELLED
-from harness.workload import Reply
+from harness.workload import Reply, Session
 from harness.workload.plan import StagePlan
+
+BUDGET_BYTES = 32 << 20
+BUDGET_COUNT = 8192
+_SLICE_NS = 300_000  # one refill holds the event loop no longer than this, plus one request
+_PAUSE_NS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request ready to be sent: whole HTTP bytes, and what was asked for in tokens."""
+
+    session: Session
+    turn: int
+    payload: bytes
+    input_asked: int
+    output_asked: int
+    measured: bool
+
+
+class PreparedRequests:
+    """The first turns of the sessions that one worker takes in a stage, in order."""
+
+    def __init__(self, ordinals: Iterator[int], write: Callable[[int], PreparedRequest], clock: Clock) -> None:
+        self._ordinals = ordinals
+        self._write = write
+        self._clock = clock
+        self._ready: deque[PreparedRequest] = deque()
+        self._bytes = 0
+        self._exhausted = False
+        self._refilling = False
+
+    def fill(self) -> None:
+        """Prepare requests until the budget is reached or there are no more; before the start, without haste."""
+        while self._wanted():
+            self._write_one()
+
+    def take(self) -> PreparedRequest | None:
+        """The next request; None where there are no more sessions."""
+        if not self._ready and not self._exhausted:
+            self._write_one()
+        if not self._ready:
+            return None
+        prepared = self._ready.popleft()
+        self._bytes -= len(prepared.payload)
+        if not self._refilling and not self._exhausted:
+            self._refilling = True
+            self._clock.call_at(self._clock.now_ns() + _PAUSE_NS, self._refill)
+        return prepared
+
+    def _refill(self) -> None:
+        until_ns = self._clock.now_ns() + _SLICE_NS
+        while self._wanted():
+            self._write_one()
+            if self._clock.now_ns() >= until_ns:
+                self._clock.call_at(self._clock.now_ns() + _PAUSE_NS, self._refill)
+                return
+        self._refilling = False
+
+    def _wanted(self) -> bool:
+        return not self._exhausted and self._bytes < BUDGET_BYTES and len(self._ready) < BUDGET_COUNT
+
+    def _write_one(self) -> None:
+        ordinal = next(self._ordinals, None)
+        if ordinal is None:
+            self._exhausted = True
+            return
+        prepared = self._write(ordinal)
+        self._ready.append(prepared)
+        self._bytes += len(prepared.payload)
+
 
 # A user whose request could not even be carried out waits before the next: a dead engine is not to be
 # hammered with thousands of refused connections a second.
 _FAILED_PAUSE_NS = 100_000_000
 
 
-class Wire(Protocol):
-    """What carries exchanges: sends at once, and calls `on_done` when it is over."""
+class Transport(Protocol):
+    """What carries requests: sends at once, and calls `on_done` when it is over."""
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, request: InFlightRequest) -> None:
         """Send now; `sent_ns` is stamped when the bytes are handed over."""
 
     def cancel_all(self) -> None:
         """Give up everything in flight."""
 
 
-class Books(Protocol):
+class LoggedRequests(Protocol):
     """Where every request is written down, as it is sent and when it is over."""
 
-    def sent(self, exchange: Exchange, draft: Draft) -> None:
-        """A request was handed to the wire."""
+    def sent(self, request: InFlightRequest, prepared: PreparedRequest) -> None:
+        """A request was handed to the transport."""
 
-    def over(self, exchange: Exchange) -> None:
+    def over(self, request: InFlightRequest) -> None:
         """A request has ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kit:
-    """What a stage works with in one worker: `write` makes the draft of a later turn."""
+class LoadContext:
+    """What a stage works with in one worker: `write` prepares the request of a later turn."""
 
     clock: Clock
-    wire: Wire
-    books: Books
-    drafts: Drafts
-    write: Callable[[Draft, tuple[Reply, ...]], Draft]
+    transport: Transport
+    log: LoggedRequests
+    prepared: PreparedRequests
+    write: Callable[[PreparedRequest, tuple[Reply, ...]], PreparedRequest]
     seqs: "itertools.count[int]"
 
 
 @dataclass(slots=True)
 class _Job:
-    draft: Draft
+    prepared: PreparedRequest
     replies: tuple[Reply, ...]
     user: int = -1
 
@@ -69,10 +136,10 @@ class _Job:
 class StageLoad:
     """One stage of one repeat, as one worker runs it."""
 
-    def __init__(self, plan: StagePlan, kit: Kit, users: int) -> None:
+    def __init__(self, plan: StagePlan, context: LoadContext, users: int) -> None:
         """`users` is this worker's share of a closed loop's users; an open loop has none."""
         self._plan = plan
-        self._kit = kit
+        self._context = context
         self._users = users
         self._cap = plan.stage.max_concurrency
         self._jobs: dict[int, _Job] = {}
@@ -84,7 +151,7 @@ class StageLoad:
         self._stop_ns: int | None = None  # a closed loop by time takes no new request from here on
         self._stopping = False
         self._all_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._alarm = kit.clock.alarm(self._ring)
+        self._alarm = context.clock.alarm(self._ring)
         self.sent = 0
         self.done = 0
         self.failed = 0
@@ -94,7 +161,7 @@ class StageLoad:
 
         Args:
             begin_ns: when the stage begins, warm-up included.
-            arrivals: this worker's due times from the begin, in the order of its drafts; empty in a closed loop.
+            arrivals: this worker's due times from the begin, in the order of its prepared; empty in a closed loop.
         """
         self._begin_ns = begin_ns
         self._arrivals = deque(arrivals)
@@ -125,9 +192,9 @@ class StageLoad:
         if duration_s is not None:
             self._stop_ns = self._begin_ns + self._plan.warm_ns + round(duration_s * 1e9)
         for user in range(self._users):
-            draft = self._kit.drafts.take()
-            if draft is not None:
-                self._put(self._begin_ns, _Job(draft, (), user))
+            prepared = self._context.prepared.take()
+            if prepared is not None:
+                self._put(self._begin_ns, _Job(prepared, (), user))
 
     def _put(self, due_ns: int, job: _Job) -> None:
         heapq.heappush(self._agenda, (due_ns, next(self._ties), job))
@@ -144,14 +211,14 @@ class StageLoad:
 
     def _ring(self) -> None:
         """Start everything that is due by now, in order of due times."""
-        while (next_ns := self._next_ns()) is not None and next_ns <= self._kit.clock.now_ns():
+        while (next_ns := self._next_ns()) is not None and next_ns <= self._context.clock.now_ns():
             if self._agenda and self._agenda[0][0] == next_ns:
                 self._offer(next_ns, heapq.heappop(self._agenda)[2])
             else:
                 self._arrivals.popleft()
-                draft = self._kit.drafts.take()
-                if draft is not None:
-                    self._offer(next_ns, _Job(draft, ()))
+                prepared = self._context.prepared.take()
+                if prepared is not None:
+                    self._offer(next_ns, _Job(prepared, ()))
         self._set_alarm()
         self._end_if_over()
 
@@ -164,31 +231,31 @@ class StageLoad:
             self._start(due_ns, due_ns, job)
 
     def _start(self, due_ns: int, ready_ns: int, job: _Job) -> None:
-        exchange = Exchange(next(self._kit.seqs), job.draft.payload, due_ns, self._over)
-        exchange.asked = job.draft.output_asked
-        exchange.ready_ns = ready_ns
-        self._jobs[exchange.seq] = job
+        request = InFlightRequest(next(self._context.seqs), job.prepared.payload, due_ns, self._over)
+        request.asked = job.prepared.output_asked
+        request.ready_ns = ready_ns
+        self._jobs[request.seq] = job
         self.sent += 1
-        self._kit.wire.send(exchange)
-        self._kit.books.sent(exchange, job.draft)
+        self._context.transport.send(request)
+        self._context.log.sent(request, job.prepared)
 
-    def _over(self, exchange: Exchange) -> None:
-        job = self._jobs.pop(exchange.seq)
+    def _over(self, request: InFlightRequest) -> None:
+        job = self._jobs.pop(request.seq)
         self.done += 1
-        self.failed += exchange.failure not in ("", CANCELLED)
-        self._kit.books.over(exchange)
+        self.failed += request.failure not in ("", CANCELLED)
+        self._context.log.over(request)
         if not self._stopping:
-            self._go_on(exchange, job)
+            self._go_on(request, job)
         self._end_if_over()
 
-    def _go_on(self, exchange: Exchange, job: _Job) -> None:
+    def _go_on(self, request: InFlightRequest, job: _Job) -> None:
         """What an answer sets free: the session's next turn, its user's next session, a queued request."""
-        now_ns = exchange.done_ns
-        follow = self._next_turn(exchange, job)
+        now_ns = request.done_ns
+        follow = self._next_turn(request, job)
         if follow is None and job.user >= 0:
-            draft = self._kit.drafts.take()
-            pause_ns = _FAILED_PAUSE_NS if exchange.failure else 0
-            follow = (now_ns + pause_ns, _Job(draft, (), job.user)) if draft is not None else None
+            prepared = self._context.prepared.take()
+            pause_ns = _FAILED_PAUSE_NS if request.failure else 0
+            follow = (now_ns + pause_ns, _Job(prepared, (), job.user)) if prepared is not None else None
         if follow is not None:
             due_ns, next_job = follow
             if due_ns <= now_ns and self._cap is None:
@@ -200,18 +267,18 @@ class StageLoad:
             due_ns, queued = self._queue.popleft()
             self._start(due_ns, now_ns, queued)
 
-    def _next_turn(self, exchange: Exchange, job: _Job) -> tuple[int, _Job] | None:
+    def _next_turn(self, request: InFlightRequest, job: _Job) -> tuple[int, _Job] | None:
         """The session's next turn and when it is due; None where it is over, or its answer failed."""
-        turns = job.draft.session.turns
-        number = job.draft.turn + 1
-        if number >= len(turns) or exchange.failure:
+        turns = job.prepared.session.turns
+        number = job.prepared.turn + 1
+        if number >= len(turns) or request.failure:
             return None
-        answer = sse.decode(exchange.pieces, exchange.stamps)
+        answer = sse.decode(request.pieces, request.stamps)
         if answer.error:
             return None
         replies = (*job.replies, Reply(answer.token_ids, answer.text))
-        draft = self._kit.write(job.draft, replies)
-        return exchange.done_ns + turns[number].think_ns, _Job(draft, replies, job.user)
+        prepared = self._context.write(job.prepared, replies)
+        return request.done_ns + turns[number].think_ns, _Job(prepared, replies, job.user)
 
     def _end_if_over(self) -> None:
         waiting = bool(self._agenda or self._queue or self._arrivals)

@@ -1,4 +1,4 @@
-"""What JSON asks an OpenAI-compatible server for exactly so many tokens?"""
+"""The JSON body that asks an OpenAI-compatible server for exactly so many tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -44,7 +44,7 @@ The last number (ns) is a bound, 0 where the read was prompt: of the bytes of a 
 """
 
 
-class Source:
+class ReadableSocket:
     """A socket as the poller reads it: what it is read by, and where its reads go.
 
     A read that is plainly one event inside a chunked answer goes to the three lists of `keep`, any other to
@@ -110,7 +110,7 @@ class Poller:
         self.clock = clock
         self.clear_ns = 0
         self._loop = loop
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[int, ReadableSocket] = {}
         self._writers: dict[int, Callback] = {}
         self._ticker: Ticker | None = None  # while gathering
         self._worst_ns = 0  # the latest read since the last look that found all
@@ -126,7 +126,7 @@ class Poller:
         """Whether it looks at a steady beat, and not at every arrival."""
         return self._ticker is not None
 
-    def watch(self, fd: int, source: Source) -> None:
+    def watch(self, fd: int, source: ReadableSocket) -> None:
         """Read `source` whenever `fd` can be read, has ended, or failed."""
         self._sources[fd] = source
         if self._epoll is None:

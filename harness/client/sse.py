@@ -1,4 +1,4 @@
-"""When did which tokens of an answer arrive?
+"""Answers decoded: which tokens arrived when, counts, and what failed.
 
 Pure: the raw bytes of one answer and the stamp of each socket read become token events, the
 server's own counts, and a failure name. Runs after the stream has ended, never while others
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from harness.client import event_stream, http1
 from harness.client.event_stream import BOM, DONE, Batch, Reads, UnreadableError
-from harness.client.events import SOMETHING, Event, event_of, events_of, failure_of, one_line, words_of
-from harness.client.token_counting import Said, count
+from harness.client.events import SOMETHING, StreamEvent, event_of, events_of, failure_of, one_line, words_of
+from harness.client.token_counting import AnswerContents, count
 from harness.results.request_table import ASSUMED, FROM_EVENTS, MISSING
 from harness.safety import bounds
 
-_CUT = ("truncated", "reset")  # what the wire says of a connection that closed inside an answer
+_CUT = ("truncated", "reset")  # what the transport says of a connection that closed inside an answer
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DecodedAnswer:
     """What an answer said: its token events (stamp in ns, tokens), counts, reply, and failure name."""
 
     http_status: int = MISSING
@@ -40,29 +40,29 @@ class Answer:
     message: str = ""
 
 
-def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", message: str = "") -> Answer:
-    """The answer in `pieces`, read at `stamps` (ns); `failure` is what the wire says went wrong, if anything."""
+def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", message: str = "") -> DecodedAnswer:
+    """The answer in `pieces`, read at `stamps` (ns); `failure` is what the transport says went wrong, if anything."""
     raw = b"".join(pieces)
     try:
         head = http1.usual_head(raw)
         if head is None:
-            return Answer(error=failure or "truncated", message=message or "the answer ended inside its head")
+            return DecodedAnswer(error=failure or "truncated", message=message or "the answer ended inside its head")
         reads, complete = _reads(raw, head, pieces, stamps)
     except http1.BadHttpError as fault:
-        return Answer(error=failure or "bad_http", message=message or str(fault))
+        return DecodedAnswer(error=failure or "bad_http", message=message or str(fault))
     del raw  # a long answer's copies are not all needed at once
     if not failure and not complete and head.framing != http1.CLOSE:
         failure, message = "truncated", "the connection closed before the answer was complete"
     try:
         reads = event_stream.unpacked(reads, head.encoding) if head.encoding and reads.body else reads
-        decoded = _said if head.status // 100 == 2 else _refusal
+        decoded = _read_answer if head.status // 100 == 2 else _refusal
         return decoded(head, reads, failure, message)
     except UnreadableError as fault:
         name = fault.name if head.status // 100 == 2 else f"http_{head.status}"
-        return Answer(http_status=head.status, error=failure or name, message=message or str(fault))
+        return DecodedAnswer(http_status=head.status, error=failure or name, message=message or str(fault))
 
 
-def _reads(raw: bytes, head: http1.Head, pieces: Sequence[bytes], stamps: Sequence[int]) -> tuple[Reads, bool]:
+def _reads(raw: bytes, head: http1.ResponseHead, pieces: Sequence[bytes], stamps: Sequence[int]) -> tuple[Reads, bool]:
     """The body of an answer with its stamps, and whether it is complete.
 
     Raises:
@@ -77,7 +77,7 @@ def _reads(raw: bytes, head: http1.Head, pieces: Sequence[bytes], stamps: Sequen
     return event_stream.reads_of(raw, framed, ends, stamps), framed.complete
 
 
-def _refusal(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
+def _refusal(head: http1.ResponseHead, reads: Reads, failure: str, message: str) -> DecodedAnswer:
     words = _server_words(reads.body[: bounds.KEPT_BYTES])
     if 300 <= head.status < 400 and head.location:
         words = one_line(f"redirects to {head.location}: expected that address where this one is given")
@@ -85,7 +85,7 @@ def _refusal(head: http1.Head, reads: Reads, failure: str, message: str) -> Answ
         from harness.client import payload  # noqa: PLC0415 - loads scenarios, which whoever only decodes never needs
 
         words += payload.advice(words)
-    return Answer(http_status=head.status, error=failure or f"http_{head.status}", message=message or words)
+    return DecodedAnswer(http_status=head.status, error=failure or f"http_{head.status}", message=message or words)
 
 
 def _server_words(body: bytes) -> str:
@@ -96,7 +96,7 @@ def _server_words(body: bytes) -> str:
         return one_line(body.decode("utf-8", "replace"))
 
 
-def _said(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
+def _read_answer(head: http1.ResponseHead, reads: Reads, failure: str, message: str) -> DecodedAnswer:
     """An answer of a good status: a stream where its body begins as one, else one JSON value."""
     start = len(BOM) if reads.body.startswith(BOM) else 0
     body = reads.body[start:] if start else reads.body
@@ -108,20 +108,20 @@ def _said(head: http1.Head, reads: Reads, failure: str, message: str) -> Answer:
     return _whole(head, reads, event, (failure, message))
 
 
-def _whole(head: http1.Head, reads: Reads, event: Event, wire: tuple[str, str]) -> Answer:
+def _whole(head: http1.ResponseHead, reads: Reads, event: StreamEvent, failure_seen: tuple[str, str]) -> DecodedAnswer:
     """An answer that came in one JSON body: all its tokens arrive with its last byte."""
-    failure, message = wire
+    failure, message = failure_seen
     words = failure_of(event)
     if words is None and event.choices is None and event.usage is None:
         shown = one_line(reads.body[: bounds.KEPT_BYTES].decode("utf-8", "replace"), 120)
         said = f"{head.content_type or 'a body of no type'} where a JSON answer was expected: {shown}"
         if len(reads.body) > bounds.LARGE_BYTES and event.malformed:
             said = event.malformed
-        return Answer(http_status=head.status, error=failure or "not_json", message=message or said)
-    said_so_far = Said()
-    said_so_far.take([event], 0)
-    found = _Found(head.status, said_so_far, "" if words is None else "error_body", words or "", whole=True)
-    answer = _answer(found, np.asarray([reads.last_stamp], dtype=np.int64), wire)
+        return DecodedAnswer(http_status=head.status, error=failure or "not_json", message=message or said)
+    whole_contents = AnswerContents()
+    whole_contents.take([event], 0)
+    contents = _Contents(head.status, whole_contents, "" if words is None else "error_body", words or "", whole=True)
+    answer = _answer(contents, np.asarray([reads.last_stamp], dtype=np.int64), failure_seen)
     if not answer.error and answer.counted_by == FROM_EVENTS:
         return replace(
             answer, error="not_counted", message="a whole answer without usage: its tokens cannot be counted"
@@ -130,17 +130,17 @@ def _whole(head: http1.Head, reads: Reads, event: Event, wire: tuple[str, str]) 
 
 
 @dataclass(slots=True)
-class _Found:
+class _Contents:
     """An answer's events in short: what they said, what went wrong first, and whether it was whole."""
 
     http_status: int
-    said: Said
+    said: AnswerContents
     error: str = ""
     message: str = ""
     whole: bool = False
     streamed: bool = False
 
-    def look_for_failures(self, events: Sequence[Event]) -> None:
+    def look_for_failures(self, events: Sequence[StreamEvent]) -> None:
         """The first thing that went wrong is the one that is told."""
         for event in events:
             if event.done:
@@ -151,22 +151,22 @@ class _Found:
                 self.message = event.malformed or words or ""
 
 
-def _stream(http_status: int, reads: Reads, start: int, wire: tuple[str, str]) -> Answer:
-    found, rows = _Found(http_status, Said(), streamed=True), 0
+def _stream(http_status: int, reads: Reads, start: int, failure_seen: tuple[str, str]) -> DecodedAnswer:
+    contents, rows = _Contents(http_status, AnswerContents(), streamed=True), 0
     places: list[NDArray[np.int64]] = []
     for batch in event_stream.batches(reads.body, start):
         datas, ends, done = _events_only(batch)
         events = events_of(datas)
-        found.whole = found.whole or done
-        found.look_for_failures(found.said.take(events, rows))
+        contents.whole = contents.whole or done
+        contents.look_for_failures(contents.said.take(events, rows))
         rows += len(events)
         places.append(ends)
         if rows > bounds.MAX_EVENTS:
-            found.error, found.message = "too_long", f"the answer has more than {bounds.MAX_EVENTS} events"
+            contents.error, contents.message = "too_long", f"the answer has more than {bounds.MAX_EVENTS} events"
             break
-    found.whole = found.whole or (found.said.finished and not wire[0])
+    contents.whole = contents.whole or (contents.said.finished and not failure_seen[0])
     positions = places[0] if len(places) == 1 else np.concatenate([np.zeros(0, dtype=np.int64), *places])
-    return _answer(found, reads.stamps_at(positions), wire)
+    return _answer(contents, reads.stamps_at(positions), failure_seen)
 
 
 def _events_only(batch: Batch) -> tuple[list[bytes], NDArray[np.int64], bool]:
@@ -182,17 +182,17 @@ def _events_only(batch: Batch) -> tuple[list[bytes], NDArray[np.int64], bool]:
     return [datas[number] for number in kept], ends[kept], True
 
 
-def _answer(found: _Found, stamps: NDArray[np.int64], wire: tuple[str, str]) -> Answer:
+def _answer(contents: _Contents, stamps: NDArray[np.int64], failure_seen: tuple[str, str]) -> DecodedAnswer:
     """Everything said, with the failure that stands above all others; `stamps` are those of all events."""
-    said, counted, (failure, message) = found.said, count(found.said), wire
-    if not failure or (failure in _CUT and (found.whole or found.error)):
-        failure, message = found.error, found.message  # which say more than that the server went away
-    if not failure and not found.whole:
+    said, counted, (failure, message) = contents.said, count(contents.said), failure_seen
+    if not failure or (failure in _CUT and (contents.whole or contents.error)):
+        failure, message = contents.error, contents.message  # which say more than that the server went away
+    if not failure and not contents.whole:
         failure, message = "truncated", "the stream ended without [DONE] or a finish_reason"
     elif not failure and counted.total == 0:
         failure, message = "no_tokens", _without_tokens(said)
-    return Answer(
-        http_status=found.http_status,
+    return DecodedAnswer(
+        http_status=contents.http_status,
         at_ns=_at_rows(stamps, counted.rows),
         tokens=counted.counts,
         input_tokens=said.input_tokens,
@@ -201,7 +201,7 @@ def _answer(found: _Found, stamps: NDArray[np.int64], wire: tuple[str, str]) -> 
         counted_by=counted.counted_by,
         token_ids=tuple(said.token_ids) if said.token_ids else None,
         text="".join(said.texts).replace(SOMETHING, ""),
-        streamed=found.streamed,
+        streamed=contents.streamed,
         error=failure,
         message=message,
     )
@@ -216,7 +216,7 @@ def _at_rows(stamps: NDArray[np.int64], rows: Sequence[int]) -> Sequence[int]:
     return stamps[list(rows)].tolist()  # type: ignore[no-any-return]
 
 
-def _without_tokens(said: Said) -> str:
+def _without_tokens(said: AnswerContents) -> str:
     if said.total:
         return f"the server counted {said.total} tokens, but no event carried any"
     return "the answer carried no token"

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from harness.client import kernel_stamps
 from harness.client.kernel_stamps import late_stamp, stamped_send
-from harness.client.poller import READ_BYTES, OnData, OnEnd, Poller, Source
+from harness.client.poller import READ_BYTES, OnData, OnEnd, Poller, ReadableSocket
 from harness.clock import monotonic_ns
 
 
@@ -42,7 +42,7 @@ class StampedSocket:
         self._poller = poller
         self._on_end = on_end
         self._unsent = bytearray()
-        self._source = Source(sock.recvmsg, on_data, self._take_stamps, self._end)
+        self._source = ReadableSocket(sock.recvmsg, on_data, self._take_stamps, self._end)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stamped = kernel_stamps.enable(sock, sends=True)

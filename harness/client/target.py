@@ -1,17 +1,23 @@
-"""Where do requests go, and which bytes reach that place?
+"""The target of requests: address, routes, headers, trust and secrets, and the bytes that reach it.
 
 A URL with what a scenario says of headers, routes and trust becomes a target; a target, a path and
 a body become a whole request.
 """
 
 import contextlib
+import os
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness.errors import InputError
+from harness.messages import Message, message
+from harness.safety import redaction
+from harness.scenario.models import Engine, FromEnvironment
 
 ROUTES = {
     "completions": "/v1/completions",
@@ -20,7 +26,6 @@ ROUTES = {
     "metrics": "/metrics",
     "health": "/health",
 }
-_EXPECTED = "expected such as http://127.0.0.1:8000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Trust:
             if self.ca is not None:
                 context.load_verify_locations(self.ca)
         except OSError as fault:  # ssl.SSLError is one
-            raise InputError(f"engine.tls.ca {self.ca}: {fault}; expected a file of PEM certificates") from None
+            raise InputError(message("client.certificates", path=self.ca, reason=str(fault))) from None
         if self.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
@@ -100,11 +105,11 @@ def target_of(
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError as fault:
-        raise InputError(f"--url {url!r}: {fault}; {_EXPECTED}") from None
+        raise InputError(message("client.url_invalid", url=url, reason=str(fault))) from None
     if parts.username or parts.password:
-        raise InputError("--url carries a user name or password; expected an api_key_env in the scenario instead")
+        raise InputError(message("client.url_credentials"))
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable():
-        raise InputError(f"--url {url!r} is no address; {_EXPECTED}")
+        raise InputError(message("client.url_no_address", url=url))
     base, found = _base_of(parts.path.rstrip("/"))
     query = f"?{parts.query}" if parts.query else ""
     port = port or (443 if parts.scheme == "https" else 80)
@@ -160,3 +165,60 @@ def request_bytes(method: str, target: Target, path: str, body: bytes = b"") -> 
     lines = [own.get(name.lower(), (name, value)) for name, value in fields.items()]
     head = "".join(f"{name}: {value}\r\n" for name, value in lines)
     return f"{method} {target.place(path)} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
+
+
+def target_for(url: str, engine: Engine) -> Target:
+    """The target at `url` with what the engine's keys say of reaching it; its secrets are known from then on.
+
+    Raises:
+        InputError: where the address is none, or a variable is not set.
+    """
+    headers = [(name, _value(name, value)) for name, value in engine.headers.items()]
+    key = api_key(engine.api_key_env)
+    if key and not any(name.lower() == "authorization" for name, _ in headers):
+        headers.insert(0, ("Authorization", f"Bearer {key}"))
+    routes = tuple((ROUTES[name], path) for name, path in engine.paths if path is not None)
+    trust = Trust(engine.tls.ca, insecure=engine.tls.insecure)
+    return target_of(url, tuple(headers), routes, trust)
+
+
+def _value(name: str, value: str | FromEnvironment) -> str:
+    if isinstance(value, str):
+        return value
+    return secret_of(value.from_env, f"engine.headers.{name}", message("client.header_value"))
+
+
+def api_key(name: str | None) -> str:
+    """The key in the environment variable `name`; the key itself is never written anywhere.
+
+    Raises:
+        InputError: where the variable is named but not set.
+    """
+    return "" if name is None else secret_of(name, "engine.api_key_env", message("client.api_key"))
+
+
+def secret_of(variable: str, key: str, content: Message) -> str:
+    """What an environment variable holds, noted as a secret; `key` of the scenario names it.
+
+    Raises:
+        InputError: where it is not set, or cannot be sent.
+    """
+    secret = os.environ.get(variable, "")
+    if not secret:
+        raise InputError(message("client.variable_unset", key=key, variable=variable, content=content))
+    if not secret.isascii() or not secret.isprintable():
+        raise InputError(message("client.secret_not_ascii", key=key, variable=variable))
+    redaction.know(secret, variable)
+    scheme, _, credentials = secret.partition(" ")
+    if scheme.lower() in ("bearer", "basic") and credentials:
+        redaction.know(credentials, variable)
+    return secret
+
+
+def know_again(reach: Mapping[str, Any]) -> None:
+    """Note the secrets that the keys of a run's engine name, as far as they are in this environment."""
+    named = [(reach.get("headers") or {}).values(), [{"from_env": reach.get("api_key_env")}]]
+    for value in (value for values in named for value in values):
+        variable = value.get("from_env") if isinstance(value, dict) else None
+        if isinstance(variable, str) and os.environ.get(variable):
+            secret_of(variable, "engine", message("client.api_key"))

@@ -1,4 +1,4 @@
-"""How many tokens did each event of an answer carry, and how is that known?
+"""The number of tokens in each event of an answer, and how it is known.
 
 Token ids are counted where every event has them and they add up to the server's total. Else the
 server's running usage is trusted, as long as it is cumulative and in step with the content. Else
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import sub
 
-from harness.client.events import SOMETHING, Choice, Event, Usage, content_of, token_count
+from harness.client.events import SOMETHING, EventChoice, StreamEvent, Usage, content_of, token_count
 from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 
 _ENDED_UNSEEN = 1  # token that ends an answer, which many servers count though no event carries it
 
 
 @dataclass(slots=True)
-class Said:
+class AnswerContents:
     """What the choices of an answer's events have said so far.
 
     Row by row: the number of the event (`rows`), its text, and the server's running count with it
@@ -37,7 +37,7 @@ class Said:
     finished: bool = False
     mark: int = 0
 
-    def take(self, events: Sequence[Event], first: int) -> list[Event]:
+    def take(self, events: Sequence[StreamEvent], first: int) -> list[StreamEvent]:
         """Keep what some events say, of which the first is number `first` of its answer.
 
         Returns those that may say more than what their one choice gains, such as a failure or the end.
@@ -81,7 +81,7 @@ class Said:
         self._take_usages([event.usage for event in events if event.usage is not None])
         return others
 
-    def _look_closer(self, choices: Sequence[Choice]) -> tuple[str, list[int] | None]:
+    def _look_closer(self, choices: Sequence[EventChoice]) -> tuple[str, list[int] | None]:
         text, ids = content_of(choices)
         self.finished = self.finished or any(choice.finish_reason for choice in choices)
         return text or (SOMETHING if ids else ""), ids
@@ -96,13 +96,13 @@ class Said:
         self.cached_tokens = self.cached_tokens if cached is None else cached
 
 
-def _opens(choice: Choice) -> bool:
+def _opens(choice: EventChoice) -> bool:
     """Whether an event's choice tells the role: before any token, however early it comes."""
     return choice.delta is not None and choice.delta.role is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class TokenCounts:
     """Events that carried tokens (`rows`, in order), how many each, their sum, and how that is known."""
 
     rows: Sequence[int]
@@ -111,12 +111,12 @@ class Counted:
     counted_by: str
 
 
-def count(said: Said) -> Counted:
+def count(said: AnswerContents) -> TokenCounts:
     """The tokens of an answer's events, by the best evidence there is."""
     return _by_ids(said) or _by_usage(said) or _by_events(said)
 
 
-def _by_ids(said: Said) -> Counted | None:
+def _by_ids(said: AnswerContents) -> TokenCounts | None:
     counted = sum(said.id_counts)
     if not counted or (said.total is not None and said.total != counted):
         return None
@@ -126,7 +126,7 @@ def _by_ids(said: Said) -> Counted | None:
     return _kept(said.id_rows, said.id_counts, FROM_TOKEN_IDS)
 
 
-def _by_usage(said: Said) -> Counted | None:
+def _by_usage(said: AnswerContents) -> TokenCounts | None:
     """By the running usage: it never falls, rises with the content, and ends at the total."""
     marks, total = said.marks, said.total
     if not marks or total is None or None in marks:
@@ -135,28 +135,28 @@ def _by_usage(said: Said) -> Counted | None:
     missing = total - (marks[-1] or 0)
     if min(counts) > 0 and 0 <= missing <= _ENDED_UNSEEN:
         counts[-1] += missing
-        return Counted(said.rows, counts, total, FROM_USAGE)
+        return TokenCounts(said.rows, counts, total, FROM_USAGE)
     silent = counts.count(0)  # events with a part of a token, or with what the one before was counted for
     if min(counts) < 0 or counts[0] == 0 or missing or 2 * silent > len(counts):
         return None
     return _kept(said.rows, counts, FROM_USAGE)
 
 
-def _by_events(said: Said) -> Counted:
+def _by_events(said: AnswerContents) -> TokenCounts:
     """Events with content share the total; without any content, those that came between role and end."""
     rows, total = said.rows, said.total
     if not all(said.texts):
         rows = [row for row, text in zip(rows, said.texts, strict=True) if text]
     if total is None or total == len(rows):
-        return Counted(rows, [1] * len(rows), len(rows), FROM_EVENTS if total is None else ASSUMED)
+        return TokenCounts(rows, [1] * len(rows), len(rows), FROM_EVENTS if total is None else ASSUMED)
     rows = rows or sorted({*said.rows, *said.bare})
     if not rows:
-        return Counted((), (), 0, ASSUMED)
+        return TokenCounts((), (), 0, ASSUMED)
     marks = [-(-total * number // len(rows)) for number in range(len(rows) + 1)]  # the first has at least one
     return _kept(rows, list(map(sub, marks[1:], marks[:-1])), ASSUMED)
 
 
-def _kept(rows: Sequence[int], counts: Sequence[int], counted_by: str) -> Counted:
+def _kept(rows: Sequence[int], counts: Sequence[int], counted_by: str) -> TokenCounts:
     """Only the events that carried a token."""
     pairs = [(row, tokens) for row, tokens in zip(rows, counts, strict=True) if tokens > 0]
-    return Counted([row for row, _ in pairs], [tokens for _, tokens in pairs], sum(counts), counted_by)
+    return TokenCounts([row for row, _ in pairs], [tokens for _, tokens in pairs], sum(counts), counted_by)

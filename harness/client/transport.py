@@ -1,4 +1,4 @@
-"""How do request bytes reach a server, and when exactly did its bytes come back?
+"""The client of one target: it sends request bytes and stamps what comes back.
 
 The client of one target: it keeps connections, opens what is missing, and times out what takes
 too long. A request's bytes are complete before it is due, and each connection stamps for itself
@@ -10,12 +10,13 @@ import socket
 import ssl
 
 from harness.client import kernel_stamps
-from harness.client.connection import Connection, Exchange
+from harness.client.connection import Connection, InFlightRequest
 from harness.client.poller import Poller
 from harness.client.stamped_socket import StampedSocket, TlsSocket
 from harness.client.target import Target, Trust, is_this_host, post_bytes, request_bytes, target_of
 from harness.clock import Clock, StampClock
 from harness.errors import EngineError
+from harness.messages import message
 from harness.results.request_table import MISSING
 from harness.safety import bounds
 
@@ -41,9 +42,11 @@ class Client:
         self._tls = target.trust.context() if target.scheme == "https" else None
         self._addresses: list[Address] = []
         self._idle: list[Connection] = []
-        self._busy: dict[Exchange, Connection | None] = {}
+        self._busy: dict[InFlightRequest, Connection | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._weighed: dict[Exchange, tuple[int, int]] = {}  # reads and bytes of long answers, when last looked at
+        self._weighed: dict[
+            InFlightRequest, tuple[int, int]
+        ] = {}  # reads and bytes of long answers, when last looked at
         self._timer: asyncio.TimerHandle | None = None
         self.stamps = StampClock()
         self._stamping = kernel_stamps.switch_on()
@@ -59,7 +62,9 @@ class Client:
         try:
             found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as fault:
-            raise EngineError(f"{self._target.url}: host {self._target.host!r} is not known ({fault})") from None
+            raise EngineError(
+                message("client.unknown_host", url=self._target.url, host=self._target.host, reason=str(fault))
+            ) from None
         self._addresses = list(
             dict.fromkeys((family, str(place[0]), int(place[1])) for family, _, _, _, place in found)
         )
@@ -87,39 +92,39 @@ class Client:
         """Exchanges begun and not over."""
         return len(self._busy)
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, request: InFlightRequest) -> None:
         """Send a request now: on an idle connection, or on a new one as soon as it is open."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
-                self._track(exchange, connection)
-                connection.start(exchange)
+                self._track(request, connection)
+                connection.start(request)
                 return
-        self._track(exchange, None)
-        task = asyncio.get_running_loop().create_task(self._send_on_new(exchange))
+        self._track(request, None)
+        task = asyncio.get_running_loop().create_task(self._send_on_new(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _track(self, exchange: Exchange, connection: Connection | None) -> None:
-        self._busy[exchange] = connection
+    def _track(self, request: InFlightRequest, connection: Connection | None) -> None:
+        self._busy[request] = connection
         if self._timer is None:
             self._set_timer(self.clock.now_ns() + self._timeout_ns)
 
     def _set_timer(self, expiry_ns: int) -> None:
         self._timer = self.clock.call_at(min(expiry_ns, self.clock.now_ns() + _SWEEP_NS), self._look_after)
 
-    async def _send_on_new(self, exchange: Exchange) -> None:
+    async def _send_on_new(self, request: InFlightRequest) -> None:
         begun_ns = self.clock.now_ns()
         try:
             connection = await self._connect()
         except (OSError, EngineError) as fault:
-            self._not_connected(exchange, fault)
+            self._not_connected(request, fault)
             return
-        exchange.connect_ns += self.clock.now_ns() - begun_ns
-        if exchange in self._busy:
-            del self._busy[exchange]  # it begins now: behind all that have begun before
-            self._busy[exchange] = connection
-            connection.start(exchange)
+        request.connect_ns += self.clock.now_ns() - begun_ns
+        if request in self._busy:
+            del self._busy[request]  # it begins now: behind all that have begun before
+            self._busy[request] = connection
+            connection.start(request)
         else:  # timed out or given up while connecting
             self._idle.append(connection)
 
@@ -171,18 +176,18 @@ class Client:
         connection.open(channel)
         channel.start(sock, self._poller)
 
-    def _not_connected(self, exchange: Exchange, fault: Exception) -> None:
+    def _not_connected(self, request: InFlightRequest, fault: Exception) -> None:
         names: tuple[tuple[type[Exception], str], ...] = (
             (ssl.SSLError, "tls"),
             (ConnectionRefusedError, "refused"),
             (ConnectionResetError, "reset"),
             (TimeoutError, "connect_timeout"),
         )
-        if exchange in self._busy:
-            exchange.failure = next((name for kind, name in names if isinstance(fault, kind)), "no_connection")
-            exchange.message = _words(fault)
-            exchange.done_ns = self.clock.now_ns()
-            self.over(exchange)
+        if request in self._busy:
+            request.failure = next((name for kind, name in names if isinstance(fault, kind)), "no_connection")
+            request.message = _words(fault)
+            request.done_ns = self.clock.now_ns()
+            self.over(request)
 
     def release(self, connection: Connection) -> None:
         """Take a connection back whose answer is complete."""
@@ -193,52 +198,52 @@ class Client:
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def over(self, exchange: Exchange) -> None:
-        """An exchange has ended, one way or the other."""
-        self._busy.pop(exchange, None)
-        exchange.on_done(exchange)
+    def over(self, request: InFlightRequest) -> None:
+        """A request has ended, one way or the other."""
+        self._busy.pop(request, None)
+        request.on_done(request)
 
     def _look_after(self) -> None:
-        """Fail what is too old or too long; exchanges are in the order of their begin, so the oldest come first."""
+        """Fail what is too old or too long; requests are in the order of their begin, so the oldest come first."""
         self._timer = None
         self._sweep()
         now_ns = self.clock.now_ns()
         while self._busy:
-            exchange = next(iter(self._busy))
-            begun_ns = exchange.sent_ns if exchange.sent_ns != MISSING else exchange.ready_ns
+            request = next(iter(self._busy))
+            begun_ns = request.sent_ns if request.sent_ns != MISSING else request.ready_ns
             if begun_ns + self._timeout_ns > now_ns:
                 self._set_timer(begun_ns + self._timeout_ns)
                 return
-            self._give_up(exchange, "timeout", f"no complete answer within {self._timeout_ns / 1e9:g} s")
+            self._give_up(request, "timeout", f"no complete answer within {self._timeout_ns / 1e9:g} s")
 
     def _sweep(self) -> None:
         """End floods that come in many small reads, which the connections do not count: they are the hot path."""
         odd = [(e, c) for e, c in self._busy.items() if len(e.pieces) > bounds.usual_reads(e.asked) and c is not None]
         weighed, self._weighed = self._weighed, {}
         held = 0
-        for exchange, connection in odd:
-            reads, (known, size) = len(exchange.pieces), weighed.get(exchange, (0, 0))
-            size += sum(map(len, exchange.pieces[known:]))
-            self._weighed[exchange] = reads, size
-            beyond = size + reads * bounds.READ_BYTES - bounds.explained_bytes(exchange.asked)
+        for request, connection in odd:
+            reads, (known, size) = len(request.pieces), weighed.get(request, (0, 0))
+            size += sum(map(len, request.pieces[known:]))
+            self._weighed[request] = reads, size
+            beyond = size + reads * bounds.READ_BYTES - bounds.explained_bytes(request.asked)
             held += max(0, beyond)
             crowded = held > self.most_held and beyond > bounds.FAIR_BYTES
-            if crowded or size + reads * bounds.READ_BYTES > connection.limit_of(exchange):
+            if crowded or size + reads * bounds.READ_BYTES > connection.limit_of(request):
                 connection.fail_too_long(size)
 
     def cancel_all(self) -> None:
         """Give up everything in flight, as cancelled."""
-        for exchange in list(self._busy):
-            self._give_up(exchange, "cancelled", "the run was stopped")
+        for request in list(self._busy):
+            self._give_up(request, "cancelled", "the run was stopped")
 
-    def _give_up(self, exchange: Exchange, failure: str, message: str) -> None:
-        connection = self._busy.get(exchange)
+    def _give_up(self, request: InFlightRequest, failure: str, words: str) -> None:
+        connection = self._busy.get(request)
         if connection is not None:
-            connection.fail(failure, message)
-        if exchange in self._busy:  # still connecting
-            exchange.failure, exchange.message = failure, message
-            exchange.done_ns = self.clock.now_ns()
-            self.over(exchange)
+            connection.fail(failure, words)
+        if request in self._busy:  # still connecting
+            request.failure, request.message = failure, words
+            request.done_ns = self.clock.now_ns()
+            self.over(request)
 
     async def close(self) -> None:
         """Close every connection and wait for what was still connecting."""

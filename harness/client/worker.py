@@ -1,8 +1,8 @@
-"""What does one load-generating process do: prepare a stage, run it on a word, report, and never print?
+"""One load-generating process: it prepares a stage, runs it on command and reports; it never prints.
 
-Started by the crew (harness/client/worker_pool.py) as `python -m harness.client.worker RAW_FOLDER NUMBER`. Commands
-come as JSON lines on stdin, answers go as JSON lines to stdout; the end of stdin means that the
-parent is gone, and ends the process.
+Started by the worker pool (harness/client/worker_pool.py) as `python -m harness.client.worker RAW_FOLDER
+NUMBER`. Commands come as JSON lines on stdin, answers go as JSON lines to stdout; the end of stdin means
+that the parent is gone, and ends the process.
 """
 
 import asyncio
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.client import payload, transport
-from harness.client.connection import Exchange
-from harness.client.journal import Ledger, Spool
-from harness.client.load import Kit, StageLoad
-from harness.client.prepared import Draft, Drafts
-from harness.client.reaching import target_for
+from harness.client.connection import InFlightRequest
+from harness.client.journal import AnswerJournal, SentJournal
+from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, StageLoad
+from harness.client.target import target_for
 from harness.clock import MonotonicClock
 from harness.errors import HarnessError
 from harness.scenario.models import Engine, Scenario
@@ -34,22 +33,22 @@ from harness.workload.vocabulary import Lexicon
 
 RESERVE = 16  # connections an open loop keeps open and free, so that a burst need not wait for handshakes
 _SAMPLE_NS = 250_000_000
-_PULSE_NS = 20_000_000
+_SAMPLING_NS = 20_000_000
 _NICE = -10
 _END_S = 5.0  # everything in flight was just given up; nothing may keep a worker whose parent is gone
 _WATCH_S = 0.5
-_SPOOL_PAUSE_NS = 2_000_000
-_SPOOL_AT_ONCE = 12  # about 0.2 ms: other streams are stamped no later than that
+_WRITE_PAUSE_NS = 2_000_000
+_WRITES_AT_ONCE = 12  # about 0.2 ms: other streams are stamped no later than that
 
 
-class Books:
-    """Writes every request to the ledger as it goes, and its answer to the spool in idle moments."""
+class RequestLog:
+    """Writes every request to the journal as it goes, and its answer in idle moments."""
 
     def __init__(self, raw: Path, number: int, clock: MonotonicClock) -> None:
-        self._ledger = Ledger(raw / f"ledger-{number}.bin")
-        self._spool = Spool(raw / f"spool-{number}.bin")
+        self._sent = SentJournal(raw / f"ledger-{number}.bin")
+        self._answers = AnswerJournal(raw / f"spool-{number}.bin")
         self._clock = clock
-        self._finished: deque[Exchange] = deque()
+        self._finished: deque[InFlightRequest] = deque()
         self._place = (0, 0, 0)
         self.last_sent_ns = 0
 
@@ -57,53 +56,53 @@ class Books:
         """What follows belongs to this stage; measured is what is due after a warm-up by time."""
         self._place = (plan.stage_index, plan.repeat, begin_ns + plan.warm_ns)
 
-    def sent(self, exchange: Exchange, draft: Draft) -> None:
-        """Write the ledger's row."""
+    def sent(self, request: InFlightRequest, prepared: PreparedRequest) -> None:
+        """Write the row of a sent request."""
         stage, repeat, measured_ns = self._place
-        measured = int(draft.measured and exchange.due_ns >= measured_ns)
-        self.last_sent_ns = exchange.sent_ns
-        self._ledger.write(
-            exchange.seq,
-            (stage, repeat, draft.session.index, draft.turn, measured),
-            (draft.input_asked, draft.output_asked),
-            (exchange.due_ns, exchange.ready_ns, exchange.sent_ns),
+        measured = int(prepared.measured and request.due_ns >= measured_ns)
+        self.last_sent_ns = request.sent_ns
+        self._sent.write(
+            request.seq,
+            (stage, repeat, prepared.session.index, prepared.turn, measured),
+            (prepared.input_asked, prepared.output_asked),
+            (request.due_ns, request.ready_ns, request.sent_ns),
         )
 
-    def over(self, exchange: Exchange) -> None:
-        """Keep a finished exchange for the spool."""
+    def over(self, request: InFlightRequest) -> None:
+        """Keep a finished request for the journal."""
         if not self._finished:
-            self._clock.call_at(self._clock.now_ns() + _SPOOL_PAUSE_NS, self._write_some)
-        self._finished.append(exchange)
+            self._clock.call_at(self._clock.now_ns() + _WRITE_PAUSE_NS, self._write_some)
+        self._finished.append(request)
 
     def _write_some(self) -> None:
-        for _ in range(min(_SPOOL_AT_ONCE, len(self._finished))):
-            self._spool.append(self._finished.popleft())
+        for _ in range(min(_WRITES_AT_ONCE, len(self._finished))):
+            self._answers.append(self._finished.popleft())
         if self._finished:
-            self._clock.call_at(self._clock.now_ns() + _SPOOL_PAUSE_NS, self._write_some)
+            self._clock.call_at(self._clock.now_ns() + _WRITE_PAUSE_NS, self._write_some)
 
     def flush(self) -> None:
         """Write all that is finished."""
         while self._finished:
-            self._spool.append(self._finished.popleft())
+            self._answers.append(self._finished.popleft())
 
     def close(self) -> None:
         """Write what is left and close."""
         self.flush()
-        self._ledger.close()
-        self._spool.close()
+        self._sent.close()
+        self._answers.close()
 
 
-class Author:
+class RequestBuilder:
     """Writes requests: the workload's prompts as whole HTTP requests to one target."""
 
     def __init__(self, job: dict[str, Any], scenario: Scenario) -> None:
         assert scenario.workload is not None
-        lexicon = Lexicon(**job["lexicon"]) if job["lexicon"] else None
+        vocabulary = Lexicon(**job["lexicon"]) if job["lexicon"] else None
         self.workload = build(
             scenario.workload,
             endpoint=scenario.endpoint,
             seed=scenario.seed,
-            lexicon=lexicon,
+            lexicon=vocabulary,
             folder=Path(job["scenario_folder"]),
         )
         self.target = target_for(job["url"], Engine.model_validate(job["reach"]))
@@ -116,26 +115,26 @@ class Author:
         )
         self._path = payload.path(scenario.endpoint)
 
-    def first(self, plan: StagePlan, ordinal: int) -> Draft:
-        """The draft of the first turn of the session taken as `ordinal`."""
+    def first(self, plan: StagePlan, ordinal: int) -> PreparedRequest:
+        """The request of the first turn of the session taken as `ordinal`."""
         session = self.workload.session(plan.session(ordinal))
-        return self._draft(Draft(session, 0, b"", 0, 0, ordinal >= plan.warm), 0, ())
+        return self._draft(PreparedRequest(session, 0, b"", 0, 0, ordinal >= plan.warm), 0, ())
 
-    def next(self, before: Draft, replies: tuple[Reply, ...]) -> Draft:
-        """The draft of the turn after `before`, whose history holds these replies."""
+    def next(self, before: PreparedRequest, replies: tuple[Reply, ...]) -> PreparedRequest:
+        """The request of the turn after `before`, whose history holds these replies."""
         return self._draft(before, before.turn + 1, replies)
 
-    def _draft(self, like: Draft, number: int, replies: tuple[Reply, ...]) -> Draft:
+    def _draft(self, like: PreparedRequest, number: int, replies: tuple[Reply, ...]) -> PreparedRequest:
         session = like.session
         turn = session.turns[number]
         prompt = self.workload.prompt(session.index, number, replies)
         body = payload.body(prompt, turn.output_tokens, self._options)
         payload_bytes = transport.post_bytes(self.target, self._path, body)
-        return Draft(session, number, payload_bytes, prompt.input_tokens, turn.output_tokens, like.measured)
+        return PreparedRequest(session, number, payload_bytes, prompt.input_tokens, turn.output_tokens, like.measured)
 
 
 class Worker:
-    """One load-generating process: its connections, its books, and the stage it is running."""
+    """One load-generating process: its connections, its log and the stage it is running."""
 
     def __init__(self, raw: Path, number: int) -> None:
         job = json.loads((raw / "job.json").read_text(encoding="utf-8"))
@@ -143,21 +142,21 @@ class Worker:
         self._number, self._workers = number, job["workers"]
         self._plans, _ = load(raw / "plan.npz")
         self._clock = MonotonicClock(asyncio.get_running_loop())
-        self._author = Author(job, self._scenario)
+        self._builder = RequestBuilder(job, self._scenario)
         timeout_ns = seconds_to_ns(self._scenario.timeout)
-        self._client = transport.Client(self._author.target, self._clock, timeout_ns, self._workers)
-        self._books = Books(raw, number, self._clock)
+        self._client = transport.Client(self._builder.target, self._clock, timeout_ns, self._workers)
+        self._log = RequestLog(raw, number, self._clock)
         self._seqs = itertools.count()
         self._stage: StageLoad | None = None
         self._stopping = False
-        self._pulse = Pulse(self._clock)
+        self._monitor = SelfMonitor(self._clock)
 
     async def serve(self, commands: asyncio.StreamReader) -> None:
-        """Obey commands until there are no more."""
+        """Carry out commands until there are no more."""
         await self._client.resolve()
         if not self._client.shares_host:
-            _go_first()
-        say(ready=-1)
+            _raise_priority()
+        report(ready=-1)
         running: asyncio.Task[None] | None = None
         while line := await commands.readline():
             command = json.loads(line)
@@ -175,7 +174,7 @@ class Worker:
         if running is not None:
             await asyncio.wait({running}, timeout=_END_S)
         await self._client.close()
-        self._books.close()
+        self._log.close()
 
     def _stop(self) -> None:
         self._stopping = True
@@ -183,48 +182,48 @@ class Worker:
             self._stage.stop()
 
     async def _prepare(self, plan: StagePlan) -> None:
-        """Write drafts and open connections, so that nothing of it is left for the stage."""
-        drafts = Drafts(
+        """Prepare requests and open connections, so that nothing of it is left for the stage."""
+        prepared = PreparedRequests(
             plan.ordinals(self._number, self._workers),
-            lambda ordinal: self._author.first(plan, ordinal),
+            lambda ordinal: self._builder.first(plan, ordinal),
             self._clock,
         )
         users = plan.users(self._number, self._workers)
-        drafts.fill()
+        prepared.fill()
         await self._client.open(users or RESERVE)
-        kit = Kit(self._clock, self._client, self._books, drafts, self._author.next, self._seqs)
-        self._stage = StageLoad(plan, kit, users)
+        context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.next, self._seqs)
+        self._stage = StageLoad(plan, context, users)
         gc.collect()
         gc.freeze()
         gc.disable()  # a collection in mid-run would be stamped onto the streams it holds up
-        say(ready=plan.number)
+        report(ready=plan.number)
 
     async def _run(self, number: int, begin_ns: int) -> None:
         assert self._stage is not None
         plan, stage = self._plans[number], self._stage
-        self._books.begin(plan, begin_ns)
+        self._log.begin(plan, begin_ns)
         arrivals: list[int] = []
         if plan.due_ns is not None:
             arrivals = [int(plan.due_ns[ordinal]) for ordinal in plan.ordinals(self._number, self._workers)]
-        self._pulse.start(stage, self._client, RESERVE if plan.stage.is_open else 0)
+        self._monitor.start(stage, self._client, RESERVE if plan.stage.is_open else 0)
         if self._stopping:
             stage.stop()
         try:
             await stage.run(begin_ns, arrivals)
         finally:
-            self._pulse.stop()
+            self._monitor.stop()
             gc.enable()
             gc.unfreeze()
-        self._books.flush()
-        say(over=number, last_sent_ns=self._books.last_sent_ns)
+        self._log.flush()
+        report(over=number, last_sent_ns=self._log.last_sent_ns)
 
 
-class Pulse:
+class SelfMonitor:
     """Samples this process while it works: CPU, how late its event loop is, what is under way."""
 
     def __init__(self, clock: MonotonicClock) -> None:
         self._clock = clock
-        self._alarm = clock.alarm(self._beat)
+        self._alarm = clock.alarm(self._on_tick)
         self._stage: StageLoad | None = None
         self._client: transport.Client | None = None
         self._reserve = 0
@@ -243,15 +242,15 @@ class Pulse:
         """Take the last sample and rest."""
         if self._stage is not None:
             now_ns = self._clock.now_ns()
-            self._lag_ns = max(self._lag_ns, now_ns - self._due_ns)  # a beat that is overdue as the stage ends
+            self._lag_ns = max(self._lag_ns, now_ns - self._due_ns)  # a tick that is overdue as the stage ends
             self._sample(now_ns)
         self._stage = None
 
     def _next(self) -> None:
-        self._due_ns = self._clock.now_ns() + _PULSE_NS
+        self._due_ns = self._clock.now_ns() + _SAMPLING_NS
         self._alarm.set(self._due_ns)
 
-    def _beat(self) -> None:
+    def _on_tick(self) -> None:
         if self._stage is None or self._client is None:
             return
         now_ns = self._clock.now_ns()
@@ -267,7 +266,7 @@ class Pulse:
         assert self._stage is not None
         assert self._client is not None
         cpu_s, span_s = time.process_time(), max(1, now_ns - self._sampled_ns) / 1e9
-        say(
+        report(
             sample={
                 "at_ns": now_ns,
                 "cpu_s": cpu_s,
@@ -284,10 +283,10 @@ class Pulse:
         self._sampled_ns, self._cpu_s, self._lag_ns = now_ns, cpu_s, 0
 
 
-def say(**words: Any) -> None:
-    """One JSON line to the crew; a crew that is gone is told by the end of stdin."""
+def report(**fields: Any) -> None:
+    """One JSON line to the worker pool; one that is gone is noticed by the end of stdin."""
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(words) + "\n")
+        sys.stdout.write(json.dumps(fields) + "\n")
         sys.stdout.flush()
 
 
@@ -299,10 +298,10 @@ async def _main(raw: Path, number: int) -> None:
         if await commands.readline():  # the word that the job is written; until then the engine may still be starting
             await Worker(raw, number).serve(commands)
     except HarnessError as fault:
-        say(error=list(fault.lines), exit_code=fault.exit_code)
+        report(error=list(fault.lines), exit_code=fault.exit_code)
 
 
-def _go_first() -> None:
+def _raise_priority() -> None:
     """Ask for priority where that is allowed, on a host that is the client's own: requests leave when they are due.
 
     Never beside the server: a client that outranks it takes its cores, and measures a slower server.
@@ -313,7 +312,7 @@ def _go_first() -> None:
 
 
 def main() -> None:
-    """Entry of the process; signals to end, also those sent to a whole group of processes, are the crew's to tell."""
+    """Entry of the process; signals to end, also those sent to a whole group of processes, are the pool's to handle."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
     raw, number = Path(sys.argv[1]), int(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Who starts the load-generating processes, tells them when, and hears what they say?"""
+"""The load-generating processes: started, commanded and listened to."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class _Member:
     gone: bool = False
 
 
-class Crew:
+class WorkerPool:
     """The worker processes of one run, one command for all."""
 
     def __init__(self, on_sample: Callable[[int, dict[str, Any]], None]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from harness.client import http1, transport
-from harness.client.connection import Exchange
+from harness.client.connection import InFlightRequest
 from harness.client.events import one_line
-from harness.client.reaching import api_key, target_for
+from harness.client.target import api_key, target_for
 from harness.clock import MonotonicClock
 from harness.errors import EngineError, InputError, suggestion
 from harness.safety import bounds
@@ -172,15 +172,15 @@ class ControlClient:
             EngineError: where no whole answer comes.
         """
         assert self._client is not None
-        over: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        over: asyncio.Future[InFlightRequest] = asyncio.get_running_loop().create_future()
 
-        def ended(exchange: Exchange) -> None:
+        def ended(request: InFlightRequest) -> None:
             if not over.done():
-                over.set_result(exchange)
+                over.set_result(request)
 
         data = b"" if body is None else msgspec.json.encode(body)
         payload = transport.request_bytes(method, self._target, path, data)
-        one = Exchange(0, payload, self._client.clock.now_ns(), ended)
+        one = InFlightRequest(0, payload, self._client.clock.now_ns(), ended)
         self._client.send(one)
         await over
         address = self._target.address(path)
@@ -210,7 +210,7 @@ def _served(model: Mapping[str, Any]) -> ServedModel:
     return ServedModel(name, str(model.get("root") or name), parent if isinstance(parent, str) and parent else None)
 
 
-def _why(one: Exchange) -> str:
+def _why(one: InFlightRequest) -> str:
     if one.failure == "timeout":
         return f"no answer within {bounds.REPLY_S:g} s"
     if one.failure in ("refused", "no_connection", "connect_timeout"):

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client.decode import INTEGERS, TEXTS, Decoded
+from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers
 from harness.client.journal import ROW
 from harness.errors import ResultError
 from harness.results.file_schemas import OfflineNoteSchema
@@ -136,7 +136,7 @@ def append_note(raw: Path, **words: Any) -> None:
         file.write("\n" + json.dumps(words) + "\n")
 
 
-def read_answers(raw: Path) -> tuple[NDArray[np.void], Decoded] | None:
+def read_answers(raw: Path) -> tuple[NDArray[np.void], DecodedAnswers] | None:
     """Every request that was handed to a call, as a ledger has it (dtype ROW), and its answer; None without a job.
 
     A request whose call ended without its answer has the failure that was noted for that, or none
@@ -200,7 +200,9 @@ def _rows(
     return rows
 
 
-def _decoded(rows: NDArray[np.void], done: Sequence[OfflineAnswer | None], ended: Mapping[str, Any] | None) -> Decoded:
+def _decoded(
+    rows: NDArray[np.void], done: Sequence[OfflineAnswer | None], ended: Mapping[str, Any] | None
+) -> DecodedAnswers:
     integers = {name: array("q") for name in INTEGERS}
     texts: dict[str, list[str]] = {name: [] for name in TEXTS}
     at_ns, tokens = array("q"), array("i")
@@ -216,7 +218,7 @@ def _decoded(rows: NDArray[np.void], done: Sequence[OfflineAnswer | None], ended
             texts[name].append(text)
         at_ns.extend(at for at, _ in events)
         tokens.extend(count for _, count in events)
-    return Decoded(
+    return DecodedAnswers(
         {name: np.array(column, dtype=np.int64) for name, column in integers.items()},
         texts,
         np.array(at_ns, dtype=np.int64),

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.warnings import warnings_of
-from harness.client.decode import INTEGERS, TEXTS, Decoded, decode_spool
-from harness.client.journal import read_ledger
+from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers, decode_journal
+from harness.client.journal import read_sent
 from harness.engines import offline_protocol
 from harness.errors import ResultError
 from harness.kernels import result as kernel_result
@@ -45,7 +45,7 @@ from harness.workload.plan import StagePlan, load
 LOST = "lost"  # sent, but the process that waited for the answer died
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
 Columns = dict[str, NDArray[Any]]
-Source = tuple[NDArray[np.void], Decoded]
+Source = tuple[NDArray[np.void], DecodedAnswers]
 """The rows of what one process sent (the ledger's), and the answers that came back to it."""
 
 
@@ -113,14 +113,14 @@ def collect_records(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Eve
 def _sources(raw: Path) -> Iterator[Source]:
     """What was sent and what came back, by each worker, or by the program that generated offline."""
     for number in range(len(list(raw.glob("ledger-*.bin")))):
-        rows = read_ledger(raw / f"ledger-{number}.bin")
-        yield rows, matched_answers(rows, decode_spool(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
+        rows = read_sent(raw / f"ledger-{number}.bin")
+        yield rows, matched_answers(rows, decode_journal(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
     offline = offline_protocol.read_answers(raw)
     if offline is not None:
         yield offline
 
 
-def matched_answers(rows: NDArray[np.void], decoded: Decoded, path: Path) -> Decoded:
+def matched_answers(rows: NDArray[np.void], decoded: DecodedAnswers, path: Path) -> DecodedAnswers:
     """The answers of a spool, if each is to a request of its ledger, and none has two.
 
     Raises:
@@ -132,7 +132,7 @@ def matched_answers(rows: NDArray[np.void], decoded: Decoded, path: Path) -> Dec
     return decoded
 
 
-def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, Decoded]]:
+def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, DecodedAnswers]]:
     """One worker's requests as columns, and its decoded answers with the row that each belongs to."""
     rows, decoded = source
     size = len(rows)
@@ -243,7 +243,7 @@ def _order(columns: Columns) -> NDArray[np.int64]:
     return np.lexsort((columns["turn"], columns["session"], due, columns["stage"], columns["repeat"]))
 
 
-def _events(parts: list[tuple[Columns, Decoded]], begun: StageStarts, order: NDArray[np.int64]) -> Events:
+def _events(parts: list[tuple[Columns, DecodedAnswers]], begun: StageStarts, order: NDArray[np.int64]) -> Events:
     """Token events in the order of the requests."""
     total = len(order)
     counts, starts = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)
@@ -328,7 +328,7 @@ def finish(folder: Path) -> dict[str, Any]:
 
 def _know_secrets(raw: Path) -> None:
     """Note the secrets that the requests carried, where this process has them too: a server may have told them."""
-    from harness.client.reaching import know_again  # noqa: PLC0415 - pydantic loads only where raw files are read
+    from harness.client.target import know_again  # noqa: PLC0415 - pydantic loads only where raw files are read
 
     if (raw / "job.json").exists():
         know_again(store.read_json(raw, "job.json").get("reach") or {})

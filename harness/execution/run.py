@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from harness.client.worker_pool import Crew
+from harness.client.worker_pool import WorkerPool
 from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, resolve_kind, start_of
 from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
@@ -44,7 +44,7 @@ _DYING_POLLS = 50
 class _Hands:
     """What a run works with: its workers, the user's interrupts, and what is sampled."""
 
-    crew: Crew
+    crew: WorkerPool
     interrupts: Interrupts
     watched: Watched
 
@@ -62,7 +62,7 @@ async def conduct(order: RunSpec) -> RunOutcome:
         return await offline.conduct(order, kind)
     start = start_of(kind)
     watched = Watched()
-    crew = Crew(lambda number, sample: _on_sample(order, watched, number, sample))
+    crew = WorkerPool(lambda number, sample: _on_sample(order, watched, number, sample))
     with Interrupts() as interrupts:
         try:
             await crew.start(order.folder / store.RAW, worker_count(order.loaded.scenario))
@@ -121,7 +121,7 @@ async def _look_again(order: RunSpec, serving: RunningEngine) -> None:
         note_engine(order.folder, **marks)
 
 
-async def _end(crew: Crew, interrupts: Interrupts) -> None:
+async def _end(crew: WorkerPool, interrupts: Interrupts) -> None:
     if interrupts.count > 1:
         crew.kill()
     await crew.close()
@@ -154,7 +154,7 @@ async def _stages(
     return interrupted(order.folder) if interrupts.count else RunOutcome()
 
 
-async def _finished(order: RunSpec, crew: Crew, number: int, serving: RunningEngine) -> RunOutcome | None:
+async def _finished(order: RunSpec, crew: WorkerPool, number: int, serving: RunningEngine) -> RunOutcome | None:
     """Wait for a stage's last answer; how the run ends with it, None where it goes on.
 
     Where the engine dies meanwhile, nothing more is sent; where the stage has shown enough, it is cut.

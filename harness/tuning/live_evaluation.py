@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
-from harness.client.decode import Decoded, decode_part, joined
-from harness.client.journal import read_ledger, whole_end
+from harness.client.decode import DecodedAnswers, decode_part, joined
+from harness.client.journal import read_sent, whole_end
 from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, start_of
 from harness.engines.engine_log import BootFacts, boot_facts
@@ -188,9 +188,9 @@ class _Spool:
 
     path: Path
     end: int = 0
-    known: Decoded | None = None
+    known: DecodedAnswers | None = None
 
-    def read(self) -> Decoded:
+    def read(self) -> DecodedAnswers:
         """All answers that are there in full by now; each is decoded once."""
         end = whole_end(self.path, self.end)
         if self.known is None or end > self.end:
@@ -245,6 +245,6 @@ class LiveLoadMonitor:
         for number in range(len(list(raw.glob("ledger-*.bin")))):
             path = raw / f"spool-{number}.bin"
             decoded = self._spools.setdefault(path, _Spool(path)).read()
-            rows = read_ledger(raw / f"ledger-{number}.bin")
+            rows = read_sent(raw / f"ledger-{number}.bin")
             whole = len(rows) - int((rows["sent_ns"][-1:] == 0).sum())  # the last row may be half written
             yield rows[:whole], decoded

@@ -3,34 +3,34 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.client.decode import UNKNOWN, reading
+from harness.client.decode import UNKNOWN, stamp_quality
 
 MS = 1_000_000
 
 
 def test_prompt_reads_leave_nothing_open():
     """Where no read was late, the first token is exact and no event is blurred."""
-    found = reading([10, 20], 0, [10, 20], [3, 5], [])
+    found = stamp_quality([10, 20], 0, [10, 20], [3, 5], [])
 
     assert (found.first_bound_ns, found.late_ns, found.blurred) == (0, 5, 0)
 
 
 def test_without_kernel_stamps_nothing_is_known():
     """A read without a stamp makes the answer's uncertainty unknown, and so does an answer without reads."""
-    assert reading([10], 0, [10, 20], [-1, 5], []) == UNKNOWN
-    assert reading([], 0, [], [], []) == UNKNOWN
+    assert stamp_quality([10], 0, [10, 20], [-1, 5], []) == UNKNOWN
+    assert stamp_quality([], 0, [], [], []) == UNKNOWN
 
 
 def test_server_that_sends_two_tokens_at_once_is_not_blamed():
     """Two events in one prompt read are no blur: they came together."""
-    assert reading([10, 10], 0, [10], [2], []).blurred == 0
+    assert stamp_quality([10, 10], 0, [10], [2], []).blurred == 0
 
 
 def test_first_token_in_a_late_read_is_bounded_by_the_read_before_and_by_the_send():
     """A first event that shares a late read came after the request left, and after the read before."""
-    assert reading([50, 50, 60], 0, [50, 60], [9, 1], [0, 999]).first_bound_ns == 50
-    assert reading([50, 50, 60], 0, [30, 50, 60], [0, 9, 1], [1, 999]).first_bound_ns == 20
-    assert reading([50, 50, 60], 0, [30, 50, 60], [0, 9, 1], [1, 7]).first_bound_ns == 7
+    assert stamp_quality([50, 50, 60], 0, [50, 60], [9, 1], [0, 999]).first_bound_ns == 50
+    assert stamp_quality([50, 50, 60], 0, [30, 50, 60], [0, 9, 1], [1, 999]).first_bound_ns == 20
+    assert stamp_quality([50, 50, 60], 0, [30, 50, 60], [0, 9, 1], [1, 7]).first_bound_ns == 7
 
 
 @st.composite
@@ -59,7 +59,7 @@ def histories(draw):
 def test_truth_lies_within_the_bound(history):
     """Whenever a reader looks, the first token's true arrival is within the bound, and blurred events are counted."""
     arrivals, at_ns, stamps, lates, spreads = history
-    found = reading(at_ns, 0, stamps, lates, spreads)
+    found = stamp_quality(at_ns, 0, stamps, lates, spreads)
 
     assert at_ns[0] - found.first_bound_ns <= arrivals[0] <= at_ns[0]
     assert found.blurred == sum(true != stamp for true, stamp in zip(arrivals, at_ns, strict=True))

@@ -7,16 +7,16 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client.connection import Exchange
-from harness.client.journal import Ledger, Spool, frame_starts, read_frames, read_ledger
+from harness.client.connection import InFlightRequest
+from harness.client.journal import AnswerJournal, SentJournal, frame_starts, read_frames, read_sent
 
 READS = st.lists(st.tuples(st.binary(max_size=50), st.integers(0, 2**62)), max_size=6)
 FAILURES = st.sampled_from(["", "reset", "timeout"])
 
 
-def exchange(seq, reads, failure="", message=""):
-    """A finished exchange that came in some reads."""
-    one = Exchange(seq, b"", 5, lambda _: None)
+def request(seq, reads, failure="", message=""):
+    """A finished request that came in some reads."""
+    one = InFlightRequest(seq, b"", 5, lambda _: None)
     one.ready_ns, one.sent_ns, one.done_ns, one.connect_ns, one.resends = 6, 7, 8, 9, seq % 2
     one.pieces, one.stamps = [piece for piece, _ in reads], [stamp for _, stamp in reads]
     one.failure, one.message = failure, message
@@ -26,7 +26,7 @@ def exchange(seq, reads, failure="", message=""):
 def spooled(exchanges, folder):
     """A spool of exchanges."""
     path = Path(folder) / "spool"
-    spool = Spool(path)
+    spool = AnswerJournal(path)
     for one in exchanges:
         spool.append(one)
     spool.close()
@@ -37,7 +37,7 @@ def spooled(exchanges, folder):
 @given(st.lists(st.tuples(READS, FAILURES, st.text(max_size=20)), max_size=6))
 def test_frames_come_back_as_they_went(told):
     """Reading a spool is the inverse of writing it."""
-    exchanges = [exchange(seq, *words) for seq, words in enumerate(told)]
+    exchanges = [request(seq, *words) for seq, words in enumerate(told)]
     with tempfile.TemporaryDirectory() as folder:
         frames = list(read_frames(spooled(exchanges, folder)))
 
@@ -52,8 +52,8 @@ def test_frames_come_back_as_they_went(told):
 def test_a_spool_that_was_cut_loses_only_its_last_frame(reads, data):
     """Whatever byte a kill ends the file at, every frame that was whole is read, and nothing else."""
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [spooled([exchange(seq, one)], folder).stat().st_size for seq, one in enumerate(reads)]
-        path = spooled([exchange(seq, one) for seq, one in enumerate(reads)], folder)
+        sizes = [spooled([request(seq, one)], folder).stat().st_size for seq, one in enumerate(reads)]
+        path = spooled([request(seq, one) for seq, one in enumerate(reads)], folder)
         raw = path.read_bytes()
         cut = data.draw(st.integers(0, len(raw)))
         path.write_bytes(raw[:cut])
@@ -67,7 +67,7 @@ def test_a_spool_that_was_cut_loses_only_its_last_frame(reads, data):
 def test_parts_of_a_spool_cover_it_once(reads, parts):
     """Cut at frame borders for several processes, a spool's parts hold each frame exactly once."""
     with tempfile.TemporaryDirectory() as folder:
-        path = spooled([exchange(seq, one) for seq, one in enumerate(reads)], folder)
+        path = spooled([request(seq, one) for seq, one in enumerate(reads)], folder)
         ranges = frame_starts(path, parts)
         found = [frame.seq for start, stop in ranges for frame in read_frames(path, start, stop)]
 
@@ -77,10 +77,10 @@ def test_parts_of_a_spool_cover_it_once(reads, parts):
 
 def test_the_ledger_has_every_row_before_it_is_closed(tmp_path):
     """A row is in the file as soon as it is written, also past the first growth: nothing waits for a close."""
-    ledger = Ledger(tmp_path / "ledger")
+    ledger = SentJournal(tmp_path / "ledger")
     for seq in range(70_000):
         ledger.write(seq, (1, 2, seq + 10, 3, 1), (100, 50), (seq, seq + 1, seq + 2))
-    rows = read_ledger(tmp_path / "ledger")
+    rows = read_sent(tmp_path / "ledger")
 
     assert len(rows) == 70_000
     last = rows[-1]
@@ -96,6 +96,6 @@ def test_the_ledger_has_every_row_before_it_is_closed(tmp_path):
 
 def test_an_empty_ledger_has_no_rows(tmp_path):
     """A worker that sent nothing leaves an empty account."""
-    Ledger(tmp_path / "ledger").close()
+    SentJournal(tmp_path / "ledger").close()
 
-    assert len(read_ledger(tmp_path / "ledger")) == 0
+    assert len(read_sent(tmp_path / "ledger")) == 0

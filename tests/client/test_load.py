@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client.load import Kit, StageLoad
-from harness.client.prepared import Draft, Drafts
+from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, StageLoad
 from harness.clock import LoopClock
 from harness.scenario.stages import Stage
 from harness.workload import Session, Turn
@@ -28,48 +27,48 @@ def stage_plan(stage, sessions, due_ns=None, warm=0, warm_ns=0):
 
 
 def play(plan, *, users=0, service_ns=S, failure="", session=None, during=None):
-    """Run a stage against a wire of fixed service time; its books and its wire."""
+    """Run a stage against a wire of fixed service time; its log and its wire."""
 
     async def main():
         clock = LoopClock(asyncio.get_running_loop())
-        wire, books = FakeWire(clock, service_ns, failure=failure), FakeBooks()
+        wire, log = FakeWire(clock, service_ns, failure=failure), FakeBooks()
         make = session or (lambda ordinal: one_turn(ordinal, measured=ordinal >= plan.warm))
-        drafts = Drafts(plan.ordinals(0, 1), make, clock)
-        drafts.fill()
-        kit = Kit(clock, wire, books, drafts, next_turn, itertools.count())
-        load = StageLoad(plan, kit, users)
+        prepared = PreparedRequests(plan.ordinals(0, 1), make, clock)
+        prepared.fill()
+        context = LoadContext(clock, wire, log, prepared, next_turn, itertools.count())
+        load = StageLoad(plan, context, users)
         arrivals = [] if plan.due_ns is None else plan.due_ns.tolist()
         if during is not None:
             during(clock, load, wire)
         await load.run(BEGIN_NS, arrivals)
-        return books, wire
+        return log, wire
 
     return run_virtually(main)
 
 
 def next_turn(before, replies):
-    """A draft of the next turn that carries how many replies it knows."""
-    return Draft(before.session, before.turn + 1, b"%d" % len(replies), 8, 4, before.measured)
+    """A prepared of the next turn that carries how many replies it knows."""
+    return PreparedRequest(before.session, before.turn + 1, b"%d" % len(replies), 8, 4, before.measured)
 
 
 def test_open_loop_sends_at_due_times_whatever_the_answers_do():
     """Ten thousand requests over an hour go out at their due times though each answer takes an hour."""
     due_ns = np.sort(np.random.default_rng(1).integers(0, 3600 * S, 10_000))
-    books, wire = play(stage_plan(Stage("poisson", rate=3.0), 10_000, due_ns), service_ns=3600 * S)
+    log, wire = play(stage_plan(Stage("poisson", rate=3.0), 10_000, due_ns), service_ns=3600 * S)
 
-    sent = np.asarray([exchange.sent_ns for exchange, _ in books.started])
+    sent = np.asarray([request.sent_ns for request, _ in log.started])
     assert np.abs(sent - BEGIN_NS - due_ns).max() < 1000
-    assert [exchange.due_ns for exchange, _ in books.started] == (BEGIN_NS + due_ns).tolist()
+    assert [request.due_ns for request, _ in log.started] == (BEGIN_NS + due_ns).tolist()
     assert wire.most > 9_000
-    assert len(books.ended) == 10_000
+    assert len(log.ended) == 10_000
 
 
 def test_a_cap_queues_without_losing_due_times():
     """Behind max_concurrency a request keeps its due time; it is ready when a slot is free."""
     plan = stage_plan(Stage("constant", rate=10.0, max_concurrency=2), 6, [i * S // 10 for i in range(6)])
-    books, wire = play(plan, service_ns=S)
+    log, wire = play(plan, service_ns=S)
 
-    started = [exchange for exchange, _ in books.started]
+    started = [request for request, _ in log.started]
     assert wire.most == 2
     assert [e.due_ns - BEGIN_NS for e in started] == [i * S // 10 for i in range(6)]
     ready = [(e.ready_ns - BEGIN_NS) / S for e in started]
@@ -79,31 +78,31 @@ def test_a_cap_queues_without_losing_due_times():
 
 def test_closed_loop_holds_its_users_and_its_count():
     """Three users send ten requests: never more than three at a time, each due when the last answer came."""
-    books, wire = play(stage_plan(Stage("closed", concurrency=3, requests=10), 10), users=3)
+    log, wire = play(stage_plan(Stage("closed", concurrency=3, requests=10), 10), users=3)
 
-    starts = sorted((e.sent_ns - BEGIN_NS) / S for e, _ in books.started)
+    starts = sorted((e.sent_ns - BEGIN_NS) / S for e, _ in log.started)
     assert wire.most == 3
     assert starts == pytest.approx([0, 0, 0, 1, 1, 1, 2, 2, 2, 3], abs=1e-6)
-    ends = {round(e.done_ns / 1000) for e in books.ended}
-    later = [e for e, _ in books.started if e.due_ns > BEGIN_NS]
+    ends = {round(e.done_ns / 1000) for e in log.ended}
+    later = [e for e, _ in log.started if e.due_ns > BEGIN_NS]
     assert all(round(e.due_ns / 1000) in ends for e in later)
 
 
 def test_closed_loop_by_time_takes_no_request_after_its_end():
     """With five seconds of load nothing is due at or after five seconds, and the rest is answered."""
-    books, _ = play(stage_plan(Stage("closed", concurrency=2, duration_s=5.0), None), users=2)
+    log, _ = play(stage_plan(Stage("closed", concurrency=2, duration_s=5.0), None), users=2)
 
-    assert len(books.started) == 10
-    assert max(e.due_ns for e, _ in books.started) < BEGIN_NS + 5 * S
-    assert len(books.ended) == 10
+    assert len(log.started) == 10
+    assert max(e.due_ns for e, _ in log.started) < BEGIN_NS + 5 * S
+    assert len(log.ended) == 10
 
 
 def test_warm_up_hands_over_without_draining():
     """The first measured request goes out while warm-up requests are still being answered."""
-    books, wire = play(stage_plan(Stage("closed", concurrency=4, requests=8), 8, warm=6), users=4)
+    log, wire = play(stage_plan(Stage("closed", concurrency=4, requests=8), 8, warm=6), users=4)
 
-    measured = [e for e, draft in books.started if draft.measured]
-    warm = [e for e, draft in books.started if not draft.measured]
+    measured = [e for e, prepared in log.started if prepared.measured]
+    warm = [e for e, prepared in log.started if not prepared.measured]
     assert (len(warm), len(measured)) == (6, 8)
     assert min(e.sent_ns for e in measured) < max(e.done_ns for e in warm)
     assert wire.most == 4
@@ -112,31 +111,33 @@ def test_warm_up_hands_over_without_draining():
 def test_a_conversation_waits_for_its_answer_and_its_think_time():
     """Turn k + 1 is due one think time after the answer to turn k, and knows k + 1 replies."""
     talk = Session(0, tuple(Turn(8, 4, think) for think in (0, 2 * S, 3 * S)))
-    books, _ = play(stage_plan(Stage("constant", rate=1.0), 1, [0]), session=lambda _: Draft(talk, 0, b"0", 8, 4, True))
+    log, _ = play(
+        stage_plan(Stage("constant", rate=1.0), 1, [0]), session=lambda _: PreparedRequest(talk, 0, b"0", 8, 4, True)
+    )
 
-    assert [(e.due_ns - BEGIN_NS) / S for e, _ in books.started] == pytest.approx([0, 3, 7], abs=1e-6)
-    assert [draft.payload for _, draft in books.started] == [b"0", b"1", b"2"]
+    assert [(e.due_ns - BEGIN_NS) / S for e, _ in log.started] == pytest.approx([0, 3, 7], abs=1e-6)
+    assert [prepared.payload for _, prepared in log.started] == [b"0", b"1", b"2"]
 
 
 def test_a_conversation_ends_where_a_turn_fails():
     """After a failed answer there is no history to go on with."""
     talk = Session(0, (Turn(8, 4, 0), Turn(8, 4, 0)))
-    books, _ = play(
+    log, _ = play(
         stage_plan(Stage("constant", rate=1.0), 1, [0]),
-        session=lambda _: Draft(talk, 0, b"0", 8, 4, True),
+        session=lambda _: PreparedRequest(talk, 0, b"0", 8, 4, True),
         failure="reset",
     )
 
-    assert len(books.started) == 1
+    assert len(log.started) == 1
 
 
 def test_users_of_a_dead_engine_do_not_hammer_it():
     """A user whose request failed at once waits before the next: some ten a second, not thousands."""
-    books, _ = play(
+    log, _ = play(
         stage_plan(Stage("closed", concurrency=1, duration_s=1.0), None), users=1, service_ns=1000, failure="refused"
     )
 
-    assert len(books.started) == 10
+    assert len(log.started) == 10
 
 
 def test_stop_sends_nothing_more_and_waits_for_what_is_in_flight():
@@ -146,10 +147,10 @@ def test_stop_sends_nothing_more_and_waits_for_what_is_in_flight():
         clock.call_at(BEGIN_NS + 5 * S // 2, load.stop)
 
     plan = stage_plan(Stage("constant", rate=1.0), 10, [i * S for i in range(10)])
-    books, _ = play(plan, service_ns=10 * S, during=stop_later)
+    log, _ = play(plan, service_ns=10 * S, during=stop_later)
 
-    assert len(books.started) == 3
-    assert [e.failure for e in books.ended] == ["", "", ""]
+    assert len(log.started) == 3
+    assert [e.failure for e in log.ended] == ["", "", ""]
 
 
 @settings(max_examples=60, deadline=None)
@@ -168,10 +169,10 @@ def test_everything_sent_is_over_once_and_nothing_is_early(due_ms, cap, service_
 
     due_ns = [ms * S // 1000 for ms in sorted(due_ms)]
     plan = stage_plan(Stage("poisson", rate=1.0, max_concurrency=cap), len(due_ns), due_ns)
-    books, wire = play(plan, service_ns=service_ms * S // 1000, during=during)
+    log, wire = play(plan, service_ns=service_ms * S // 1000, during=during)
 
-    started = [e for e, _ in books.started]
-    assert sorted(e.seq for e in started) == sorted(e.seq for e in books.ended)
+    started = [e for e, _ in log.started]
+    assert sorted(e.seq for e in started) == sorted(e.seq for e in log.ended)
     assert all(e.due_ns <= e.ready_ns and e.sent_ns >= e.ready_ns - 1 for e in started)
     assert cap is None or wire.most <= cap
     assert stop_ms is not None or len(started) == len(due_ns)

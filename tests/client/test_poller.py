@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.client.poller import LARGE_READ, PROMPT_NS, Poller, Source
+from harness.client.poller import LARGE_READ, PROMPT_NS, Poller, ReadableSocket
 from harness.client.stamped_socket import StampedSocket
 from harness.clock import StampClock
 
@@ -22,7 +22,7 @@ def nothing(*_):
 
 def a_source():
     """A source whose reads may be kept."""
-    source = Source(nothing, nothing, nothing, nothing)
+    source = ReadableSocket(nothing, nothing, nothing, nothing)
     source.keep([], [], [])
     return source
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.client import sse
-from harness.client.connection import Connection, Exchange
+from harness.client.connection import Connection, InFlightRequest
 from harness.client.transport import Client, Target, post_bytes, target_of
 from harness.clock import MonotonicClock
 from harness.errors import EngineError, InputError
@@ -94,9 +94,9 @@ async def _unwound():
 
 
 async def exchange_on(client, target, seq=0):
-    """One exchange, from sent to over."""
+    """One request, from sent to over."""
     over = asyncio.get_running_loop().create_future()
-    one = Exchange(seq, post_bytes(target, "/v1/completions", b"{}"), 0, over.set_result)
+    one = InFlightRequest(seq, post_bytes(target, "/v1/completions", b"{}"), 0, over.set_result)
     client.send(one)
     return await over
 
@@ -115,9 +115,9 @@ def exchanges(answer, count=1, *, timeout_ns=TIMEOUT_NS, tls=None, host="127.0.0
     return run(main)
 
 
-def decoded(exchange):
-    """What an exchange's answer said."""
-    return sse.decode(exchange.pieces, exchange.stamps, exchange.failure, exchange.message)
+def decoded(request):
+    """What a request's answer said."""
+    return sse.decode(request.pieces, request.stamps, request.failure, request.message)
 
 
 def test_one_connection_carries_many_requests():
@@ -246,7 +246,7 @@ async def _endless(_server, reader, writer):
     ],
 )
 def test_every_way_to_fail_is_a_record_with_a_name(answer, error):
-    """Whatever a server does, the exchange ends once, with a short stable name."""
+    """Whatever a server does, the request ends once, with a short stable name."""
     (one,), _ = exchanges(answer, timeout_ns=300_000_000)
 
     assert decoded(one).error == error
@@ -262,7 +262,7 @@ def test_a_flood_in_small_reads_is_counted_from_time_to_time():
         client = Client(Target("http", "h", 1, ""), clock, TIMEOUT_NS)
         ended = []
         for asked, reads in ((10, 5000), (5000, 5000)):
-            connection, one = Connection(client), Exchange(asked, b"", 0, ended.append)
+            connection, one = Connection(client), InFlightRequest(asked, b"", 0, ended.append)
             one.asked, one.pieces, one.stamps = asked, [bytes(8000)] * reads, [1] * reads
             connection._exchange = one
             client._busy[one] = connection

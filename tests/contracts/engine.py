@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from harness.client import payload, sse, transport
-from harness.client.connection import Exchange
+from harness.client.connection import InFlightRequest
 from harness.clock import MonotonicClock
 from harness.engines.api_client import ControlClient
 from harness.workload.prompts import TokenIds
@@ -20,7 +20,7 @@ async def answer_of(serving, *, stream=True, output_tokens=5):
     body = payload.body(TokenIds(np.arange(300, 308, dtype=np.int32)), output_tokens, options)
     client = transport.Client(target, MonotonicClock(asyncio.get_running_loop()), 30_000_000_000)
     over = asyncio.get_running_loop().create_future()
-    client.send(Exchange(0, transport.post_bytes(target, payload.path("completions"), body), 0, over.set_result))
+    client.send(InFlightRequest(0, transport.post_bytes(target, payload.path("completions"), body), 0, over.set_result))
     one = await over
     await client.close()
     return sse.decode(one.pieces, one.stamps, one.failure, one.message)

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from harness.client.connection import Exchange
-from harness.client.journal import Spool
+from harness.client.connection import InFlightRequest
+from harness.client.journal import AnswerJournal
 from harness.engines import attach
 from harness.engines.api_client import SIMULATOR_MARKS
 from harness.engines.attach import listeners_at, record_server_marks
@@ -64,11 +64,11 @@ def _answered(folder, *bodies):
     (folder / store.RAW).mkdir()
     run = {"format": 1, "name": "marks", "question": "Which engine?", "stages": []}
     store.write_json(folder, store.RUN, run | {"engine": {"model": "m", "simulated": False}})
-    spool = Spool(folder / store.RAW / "spool-0.bin")
+    spool = AnswerJournal(folder / store.RAW / "spool-0.bin")
     for number, body in enumerate(bodies):
-        exchange = Exchange(number, b"", 0, lambda _: None)
-        exchange.pieces, exchange.stamps = [body[:9], body[9:]], [1, 2]
-        spool.append(exchange)
+        request = InFlightRequest(number, b"", 0, lambda _: None)
+        request.pieces, request.stamps = [body[:9], body[9:]], [1, 2]
+        spool.append(request)
     spool.close()
     record_server_marks(folder)
     return store.read_run(folder)["engine"]

@@ -186,6 +186,6 @@ def test_helpers_that_were_killed_are_done_without(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     path = tmp_path / "spool"
     path.write_bytes(b"abc")
-    decode.decode_spool(path)
+    decode.decode_journal(path)
 
     assert parts == [[0, 1, 2]]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client.connection import Exchange
-from harness.client.journal import Ledger, Spool
+from harness.client.connection import InFlightRequest
+from harness.client.journal import AnswerJournal, SentJournal
 from harness.execution.reconcile import reconcile
 from harness.results import store
 from harness.results.request_table import STATUSES
@@ -35,12 +35,16 @@ def write_raw(folder, fates, workers=1):
 
 
 def _write_worker(raw, worker, shares):
-    ledger, spool, seqs = Ledger(raw / f"ledger-{worker}.bin"), Spool(raw / f"spool-{worker}.bin"), itertools.count()
+    ledger, spool, seqs = (
+        SentJournal(raw / f"ledger-{worker}.bin"),
+        AnswerJournal(raw / f"spool-{worker}.bin"),
+        itertools.count(),
+    )
     for ordinal, fate in shares:
         if fate == "unsent":
             continue
         due_ns = ZERO_NS + ordinal * 1000
-        one = Exchange(next(seqs), b"", due_ns, lambda _: None)
+        one = InFlightRequest(next(seqs), b"", due_ns, lambda _: None)
         one.sent_ns, one.done_ns = due_ns + 10, due_ns + 500
         ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1), (8, 2), (due_ns, due_ns, one.sent_ns))
         if fate != "lost":

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.client.connection import Exchange
-from harness.client.journal import Ledger, Spool, whole_end
+from harness.client.connection import InFlightRequest
+from harness.client.journal import AnswerJournal, SentJournal, whole_end
 from harness.engines import vllm
 from harness.execution.reconcile import reconcile
 from harness.results import store
@@ -100,7 +100,7 @@ def written(folder, until_s=math.inf):
     plan.save(raw / "plan.npz", (StagePlan(0, 0, 0, STAGE, 50, 0, 20, 0, 0, due_ns),), None)
     (raw / store.BEGUN).write_text(json.dumps({"number": 0, "begin_ns": BEGIN_NS}) + "\n")
     for worker in range(2):
-        ledger, spool = Ledger(raw / f"ledger-{worker}.bin"), Spool(raw / f"spool-{worker}.bin")
+        ledger, spool = SentJournal(raw / f"ledger-{worker}.bin"), AnswerJournal(raw / f"spool-{worker}.bin")
         sent = (_exchange(seq, ordinal) for seq, ordinal in enumerate(range(worker, 20, 2)))
         for one in sorted(sent, key=lambda one: one.done_ns):
             _write(one, ledger, spool, BEGIN_NS + until_s * SECOND_NS)
@@ -112,7 +112,7 @@ def written(folder, until_s=math.inf):
 def _exchange(seq, ordinal):
     """Every third request takes four seconds, the others one; the seventh is refused."""
     due_ns = BEGIN_NS + ordinal * SECOND_NS // 2
-    one = Exchange(seq, b"", due_ns, lambda _: None)
+    one = InFlightRequest(seq, b"", due_ns, lambda _: None)
     one.sent_ns, one.done_ns = due_ns, due_ns + (4 if ordinal % 3 == 0 else 1) * SECOND_NS
     one.stamps = [one.done_ns]
     one.pieces = [answered(event(ids=[1]), event(ids=[2]))]
@@ -174,7 +174,7 @@ def test_a_load_is_looked_at_once_at_each_time_to_look(tmp_path, monkeypatch):
 
 def test_a_frame_that_is_being_written_is_read_when_it_is_whole(tmp_path):
     """The end of the whole frames, wherever the file is cut."""
-    spool = Spool(tmp_path / "spool")
+    spool = AnswerJournal(tmp_path / "spool")
     ends = [0]
     for seq in range(3):
         spool.append(_exchange(seq, seq))
