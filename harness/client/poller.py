@@ -219,7 +219,7 @@ class Poller:
         if (write := self._writers.get(fd)) is not None:
             write()
 
-    def _take_unstamped(self, source: Source, data: bytes, now_ns: int) -> None:
+    def _take_unstamped(self, source: ReadableSocket, data: bytes, now_ns: int) -> None:
         """The end, or bytes of which only the time of their read is known: such are not to wait for a beat."""
         if data:
             self._may_gather = False
@@ -227,7 +227,7 @@ class Poller:
         else:
             source.on_end(None)
 
-    def _hand_on(self, reads: list[tuple[int, Source, bytes, int, int]]) -> None:
+    def _hand_on(self, reads: list[tuple[int, ReadableSocket, bytes, int, int]]) -> None:
         """Reads that are not plainly one event, once it is known how late the latest of a look was."""
         for fd, source, data, arrived_ns, late_ns in reads:
             if self._sources.get(fd) is source:
