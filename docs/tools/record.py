@@ -90,11 +90,12 @@ def _printed(line: str, shown: Shown, folder: str) -> str:
     ) as process:
         assert process.stdout is not None
         for printed in process.stdout:
-            lines.append(printed.rstrip("\n"))
+            lines.append(printed.rstrip("\n").replace(str(ROOT), "/npu-harness"))
             if shown.until and shown.until in printed:
                 process.terminate()
                 break
         process.wait(DURATION_S)
+    assert not any(text.startswith("Traceback") for text in lines), "\n".join(lines)
     return "\n".join([*_kept(lines, shown.keep), ""])
 
 
