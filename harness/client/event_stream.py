@@ -8,6 +8,7 @@ and keeps its stamps.
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -68,14 +69,14 @@ def plain_reads(raw: bytes, at: int, ends: NDArray[np.int64], stamps: Sequence[i
     if plain is None:
         return None
     sizes, chunks = plain
-    lengths = np.fromiter(map(len, chunks), dtype=np.int64, count=len(chunks))
-    lines = np.fromiter(map(len, sizes), dtype=np.int64, count=len(sizes)) + 4  # a size line, and both line ends
-    over = np.concatenate([[at], at + np.cumsum(lines + lengths)])  # where each chunk is over, its line end included
-    before = np.concatenate([[0], np.cumsum(lengths)])  # bytes of the body up to there
-    last = np.searchsorted(over, ends, side="right") - 1  # the last chunk that was over with each read; -1 in the head
-    within = np.append(over[:-1] + lines - 2, len(raw))[last]  # where the bytes of the next begin
-    reach = before[last] + np.clip(ends - within, 0, np.append(lengths, 0)[last])
-    reach[last < 0] = 0
+    count = len(chunks) + 1  # and one of no bytes, behind the last
+    lengths = np.fromiter(chain(map(len, chunks), (0,)), dtype=np.int64, count=count)
+    spans = np.fromiter(chain(map(len, sizes), (0,)), dtype=np.int64, count=count) + lengths + 4  # with both line ends
+    before = np.cumsum(lengths) - lengths  # bytes of the body before each chunk
+    begins = np.cumsum(spans) - spans + at  # where its size line begins in `raw`
+    last = np.maximum(np.searchsorted(begins, ends, side="right") - 1, 0)  # the chunk that each read ended in
+    over = ends - (begins + spans - lengths - 2)[last]  # how far in
+    reach = before[last] + np.minimum(np.maximum(over, 0), lengths[last])
     return Reads(b"".join(chunks), reach, np.asarray(stamps, dtype=np.int64))
 
 
@@ -120,6 +121,7 @@ def _has_zlib_head(body: bytes) -> bool:
 
 
 DONE = b"[DONE]"
+_LINE_FEED = 10
 BOM = b"\xef\xbb\xbf"
 _EVENT_END = re.compile(rb"((?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r))[\r\n]*")
 _LINE = re.compile(rb"([^\r\n]+)(?:\r\n|\n|\r|$)")
@@ -158,7 +160,9 @@ def _plain_events(piece: bytes, offset: int) -> Batch | None:
     if not (piece.startswith(b"data: ") and piece.endswith(blank)):
         return None
     datas = piece[6 : -len(blank)].split(blank + b"data: ")
-    if piece.count(b"\n") != 2 * len(datas) or piece.count(b"\r") != (len(blank) - 2) * len(datas) or b"" in datas:
+    line_ends = np.count_nonzero(np.frombuffer(piece, dtype=np.uint8) == _LINE_FEED)
+    returns = piece.count(b"\r") if b"\r" in piece else 0
+    if line_ends != 2 * len(datas) or returns != (len(blank) - 2) * len(datas) or b"" in datas:
         return None
     ends = np.cumsum(np.fromiter(map(len, datas), dtype=np.int64, count=len(datas)) + (6 + len(blank)))
     return datas, ends + offset if offset else ends, False

@@ -2,11 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.client import http1
+from harness.client import event_stream, http1
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -147,3 +148,28 @@ def test_the_walk_finds_the_same_end_in_any_pieces(parts, trailer, beyond, cuts)
     found = [walk.feed(raw[a:b] + (beyond if b == len(raw) else b"")) for a, b in itertools.pairwise(places)]
 
     assert (found[:-1], found[-1]) == ([None] * (len(found) - 1), len(beyond))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), max_size=8), st.data())
+def test_reads_lead_to_the_same_bytes_by_the_quick_way_and_by_the_walk(parts, data):
+    """Wherever an answer was cut into reads, each reaches equally far into the body by either way."""
+    raw = CHUNKED + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    cuts = data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=6)) | {len(raw)}
+    ends, stamps = np.asarray(sorted(cuts), dtype=np.int64), list(range(len(cuts)))
+    quick = event_stream.plain_reads(raw, len(CHUNKED), ends, stamps)
+    walked = event_stream.reads_of(raw, http1.Body(*chunk_places(parts), complete=True, end=len(raw)), ends, stamps)
+
+    assert quick is not None or any(b"\r\n" in part for part in parts)
+    if quick is not None:
+        assert quick.body == walked.body == b"".join(parts)
+        assert quick.reach.tolist() == walked.reach.tolist()
+
+
+def chunk_places(parts):
+    """Where the chunks of a body begin and end in the raw bytes."""
+    starts, ends, at = [], [], len(CHUNKED)
+    for part in parts:
+        starts.append(at + len(b"%x\r\n" % len(part)))
+        ends.append(starts[-1] + len(part))
+        at = ends[-1] + 2
+    return starts, ends
