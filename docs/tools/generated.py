@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from docs.tools import warnings
 from harness.cli.parser import SERVE_SIM, _parser
 from harness.messages import language as in_language
 from harness.messages import localized
@@ -31,6 +32,10 @@ WORDS = {
         "file": "file",
         "question": "question",
         "below": "below",
+        "code": "code",
+        "severity": "severity",
+        "says": "what it says",
+        "next": "what to do",
     },
     "zh": {
         "key": "键",
@@ -42,6 +47,10 @@ WORDS = {
         "file": "文件",
         "question": "要回答的问题",
         "below": "见下文",
+        "code": "代码",
+        "severity": "级别",
+        "says": "内容",
+        "next": "怎么办",
     },
 }
 SHARED = ("help", "lang")  # arguments of every command
@@ -221,7 +230,20 @@ def _shown(path: Path) -> str:
 
 
 SHIPPED = ROOT / "scenarios"
-GENERATORS: dict[str, Callable[[Any, str], str]] = {"keys": keys_of, "commands": commands, "scenarios": scenarios}
+
+
+def sentences(_name: str | None, language: str) -> str:
+    """Every warning with its severities, its sentences and its next step, by the catalogue."""
+    word = WORDS[language]
+    return _table([word["code"], word["severity"], word["says"], word["next"]], warnings.rows(language))
+
+
+GENERATORS: dict[str, Callable[[Any, str], str]] = {
+    "keys": keys_of,
+    "commands": commands,
+    "scenarios": scenarios,
+    "warnings": sentences,
+}
 
 
 def filled(markdown: str, language: str) -> str:

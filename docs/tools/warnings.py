@@ -1,0 +1,107 @@
+"""The warnings that the code can give: code, severities, and their sentences from the catalogue, read from the source.
+
+A warning is a call `Warning(code, severity, text, next, ...)`; `text` and `next` are messages, or names of them.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.messages.catalogue import catalogue, room_of
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASS = "Warning"
+SEVERITIES = {"NOTE": "note", "WARNING": "warning", "INVALID": "invalid"}
+PLACEHOLDER = re.compile(r"\{(\w+)[^{}]*\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One place in the code that gives a warning: its code, severities, and the codes of its sentences."""
+
+    code: str
+    severities: tuple[str, ...]
+    texts: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+@functools.cache
+def given() -> tuple[Given, ...]:
+    """Every warning of the source, in the order of files and lines."""
+    paths = sorted((ROOT / "harness").rglob("*.py"))
+    return tuple(one for path in paths for one in _in_module(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def codes() -> set[str]:
+    """The codes of all warnings."""
+    return {one.code for one in given()}
+
+
+def _in_module(tree: ast.Module) -> Iterator[Given]:
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for call in (node for node in ast.walk(function) if _is_warning(node)):
+            scopes = (function, tree)
+            code, severity, text, step = (*call.args, *[None] * 4)[:4]
+            if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                yield Given(
+                    code.value,
+                    tuple(value for name, value in SEVERITIES.items() if severity and name in _names(severity, scopes)),
+                    tuple(dict.fromkeys(_messages(text, scopes))),
+                    tuple(dict.fromkeys(_messages(step, scopes))),
+                )
+
+
+def _is_warning(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == CLASS
+
+
+def _names(node: ast.AST, scopes: tuple[ast.AST, ...]) -> set[str]:
+    """Names in an expression, and in what they were assigned."""
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return names | {name for own in names for value in _assigned(own, scopes) for name in _names(value, ())}
+
+
+def _messages(node: ast.AST | None, scopes: tuple[ast.AST, ...]) -> Iterator[str]:
+    """Codes of the messages that an expression makes, by itself or through names."""
+    for part in ast.walk(node) if node is not None else ():
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "message":
+            yield from (one.value for one in part.args[:1] if isinstance(one, ast.Constant))
+        elif isinstance(part, ast.Name):
+            for value in _assigned(part.id, scopes):
+                yield from _messages(value, ())
+
+
+def _assigned(name: str, scopes: tuple[ast.AST, ...]) -> Iterator[ast.AST]:
+    """What a name is assigned in these scopes."""
+    for scope in scopes:
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+                yield node.value
+
+
+def rows(language: str) -> list[list[str]]:
+    """A row for each code: code, severities, what it says and what to do, with placeholders in italics."""
+    merged: dict[str, list[Given]] = {}
+    for one in given():
+        merged.setdefault(one.code, []).append(one)
+    return [
+        [
+            f"`{code}`",
+            ", ".join(name for name in SEVERITIES.values() if any(name in one.severities for one in merged[code])),
+            _sentences([text for one in merged[code] for text in one.texts], language),
+            _sentences([step for one in merged[code] for step in one.steps], language),
+        ]
+        for code in sorted(merged)
+    ]
+
+
+def _sentences(found: list[str], language: str) -> str:
+    return "<br>".join(_sentence(code, language) for code in dict.fromkeys(found))
+
+
+def _sentence(code: str, language: str) -> str:
+    forms = catalogue(language, room_of(code)).sentences.get(code, (code,))
+    return PLACEHOLDER.sub(r"*\1*", forms[-1])
