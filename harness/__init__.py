@@ -1,3 +1,67 @@
-"""npu-harness: benchmarking and performance tuning of vLLM on Ascend NPUs."""
+"""npu-harness: benchmarking and performance tuning of vLLM on Ascend NPUs.
+
+    scenario = harness.load_scenario("scenarios/chat.yaml", set={"load.0.poisson.rate": 4})
+    result = harness.run(scenario, url="http://127.0.0.1:8000", out="results/x")   # or `await harness.run_async(...)`
+    result.valid, result.warnings, result.summary.stages[0].ttft.p99, result.requests()
+
+Names load what they need when they are first used, so that `harness --help` answers at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.analysis.warnings import Warning
+    from harness.api.comparing import compare
+    from harness.api.result import Result, read_result, report
+    from harness.api.running import load_scenario, run, run_async
+    from harness.api.tuning import StudyResult, tune, tune_async
+    from harness.api.values import Latency, Stage, Summary
+    from harness.comparison.comparison import Comparison
+    from harness.errors import HarnessError
+    from harness.messages import language
 
 __version__ = "0.1.0"
+__all__ = [
+    "Comparison",
+    "HarnessError",
+    "Latency",
+    "Result",
+    "Stage",
+    "StudyResult",
+    "Summary",
+    "Warning",
+    "__version__",
+    "compare",
+    "language",
+    "load_scenario",
+    "read_result",
+    "report",
+    "run",
+    "run_async",
+    "tune",
+    "tune_async",
+]
+_MODULES = {
+    "harness.analysis.warnings": ("Warning",),
+    "harness.api.comparing": ("compare",),
+    "harness.api.result": ("Result", "read_result", "report"),
+    "harness.api.running": ("load_scenario", "run", "run_async"),
+    "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
+    "harness.api.values": ("Latency", "Stage", "Summary"),
+    "harness.comparison.comparison": ("Comparison",),
+    "harness.errors": ("HarnessError",),
+    "harness.messages": ("language",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that defines it."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,6 +4,7 @@ HarnessError                 one line: what, where, what was expected, the neare
 ├── InputError               a file, flag or value is wrong                       exit 2
 │   └── ScenarioError        one or more faults in a YAML file, a line each       exit 2
 ├── EngineError              the engine did not start, cannot be reached or died  exit 3
+├── RunInterruptedError      a signal ended a run before its first request        exit 130
 └── ResultError              a result folder cannot be read or taken for a result exit 2
 
 A failed request is data (a record with an error name), never an exception. Anything
@@ -63,6 +64,12 @@ class EngineError(HarnessError):
     """The engine did not start, cannot be reached, or died."""
 
     exit_code = EXIT_ENGINE
+
+
+class RunInterruptedError(HarnessError):
+    """A signal ended a run before its first request: there is no result."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class ResultError(HarnessError):

@@ -12,19 +12,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.api.comparing import compare_turns
+from harness.api.result import RESULTS
+from harness.api.running import RunOptions, run_loaded, url_overrides
 from harness.cli.compare import compared
-from harness.cli.run import RESULTS, flags_of, run_into, scenario_of
-from harness.cli.terminal import CommandOutcome, Log, silent
-from harness.client.transport import target_of
-from harness.comparison.comparison import compare
+from harness.cli.run import flags_of, scenario_of
+from harness.cli.terminal import CommandOutcome, Log, Progress, silent
 from harness.comparison.repeats import Side, read_side
-from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, HarnessError, InputError, ScenarioError
-from harness.execution.reconcile import draw, finish, trace
-from harness.execution.run import RunOutcome
+from harness.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_INVALID,
+    HarnessError,
+    InputError,
+    RunInterruptedError,
+    ScenarioError,
+)
 from harness.messages import message
 from harness.results import store
 from harness.scenario.error_messages import Fault
-from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from harness.scenario.loader import LoadedScenario, load_scenario
 from harness.scenario.yaml_document import Override, parse_override
 
@@ -53,19 +59,17 @@ def against_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
     folder = arguments.out or store.new_folder(RESULTS, f"{turns[0].loaded.scenario.name}-against")
     _refuse_used(folder)
     rerun = shlex.join(["harness", *arguments.words])
+    options = RunOptions(None, rerun, arguments.trace, progress, on_problem=log)
     exit_code = EXIT_DONE
     for number, turn in enumerate(turns, 1):
         own = [change.place.removeprefix("--against ") for change in changes] if turn.side == B else []
         code = "cli.turn_changed" if own else "cli.turn"
         changed = {"changes": own} if own else {}
         progress(message(code, number=number, turns=len(turns), side=turn.side.upper(), **changed))
-        outcome = _run(turn, folder, rerun, progress)
-        for line in outcome.lines:
-            log(line)
-        if outcome.exit_code != EXIT_DONE:
-            exit_code = outcome.exit_code
+        exit_code = _run(turn, folder, options)
+        if exit_code != EXIT_DONE:
             break
-    return _close(folder, exit_code, progress, arguments)
+    return _close(folder, exit_code, progress)
 
 
 def _refuse_used(folder: Path) -> None:
@@ -108,8 +112,7 @@ def _changes(arguments: argparse.Namespace) -> list[Override]:
 def _change(text: str) -> list[Override]:
     place = f"--against {text}"
     if re.match(r"https?://", text):
-        url = target_of(text).url
-        return [Override(("engine", key), value, place) for key, value in (("kind", "attach"), ("url", url))]
+        return [change for change in url_overrides(text, place) if change.path[-1] != "model"]
     if "=" not in text:
         return [Override(("engine", "kind"), text, place)]
     parsed = parse_override(text, "--against")
@@ -118,35 +121,33 @@ def _change(text: str) -> list[Override]:
     return [parsed]
 
 
-def _run(turn: _Turn, folder: Path, rerun: str, log: Log) -> RunOutcome:
-    own = folder / turn.side / str(turn.pair + 1)
-    own.parent.mkdir(parents=True, exist_ok=True)
-    outcome = run_into(turn.loaded, own, rerun, log)
-    if (own / store.RAW / store.BEGUN).exists():
-        finish(own)
-    return outcome
+def _run(turn: _Turn, folder: Path, options: RunOptions) -> int:
+    """Run one turn into its own folder; its exit code. One that is interrupted before its first request leaves none."""
+    out = folder / turn.side / str(turn.pair + 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with Progress(options.on_progress) as progress:
+            own = replace(options, out=out, on_progress=progress.show, on_sample=progress.on_sample)
+            return run_loaded(turn.loaded, own).exit_code
+    except RunInterruptedError as error:
+        for line in error.messages:
+            options.on_problem(line)
+        return error.exit_code
 
 
-def _close(folder: Path, exit_code: int, log: Log, arguments: argparse.Namespace) -> CommandOutcome:
-    """Pages of every run, and the comparison of the pairs that are whole, which says how a whole command ends."""
+def _close(folder: Path, exit_code: int, log: Log) -> CommandOutcome:
+    """The comparison of the pairs that are whole, which says how a whole command ends."""
     runs = {side: {run.parent.name for run in (folder / side).glob(f"*/{store.SUMMARY}")} for side in (A, B)}
-    for side, names in runs.items():
-        for name in sorted(names):
-            draw(folder / side / name, arguments.lang)
-            if arguments.trace:
-                trace(folder / side / name)
     whole = runs[A] & runs[B]
     if exit_code == EXIT_INTERRUPTED or not whole:
         log(message("cli.whole_pairs", count=len(whole)))
     if not whole:
         return CommandOutcome((), exit_code or EXIT_INVALID)
-    sides = [_whole(read_side(folder / side), whole) for side in (A, B)]
     try:
-        gate = KERNEL_GATE if sides[0].is_kernels else DEFAULT_GATE
-        comparison = compare(sides[0], sides[1], gate, anyway=True)  # two engines are unlike on purpose
+        comparison = compare_turns(*(_whole(read_side(folder / side), whole) for side in (A, B)))
     except HarnessError as error:
         return CommandOutcome((), exit_code or error.exit_code, tuple(error.messages))
-    outcome = compared(comparison, folder, arguments.lang)
+    outcome = compared(comparison, folder)
     return replace(outcome, exit_code=exit_code or outcome.exit_code)
 
 

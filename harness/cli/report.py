@@ -1,19 +1,15 @@
 """`harness report`: the page of each result folder, and the index of several."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from harness.api.result import TRACE, is_study, report, report_index
 from harness.cli.terminal import CommandOutcome, Log
-from harness.errors import HarnessError
-from harness.execution.reconcile import draw, finish, trace
-from harness.importers import import_file, is_foreign, name_of
 from harness.results import store
 
-RESULTS = Path("results")
 _DRAWN = (".html", ".md", ".xml")  # beside results, where `results/*` is asked for
 COMPARISON = "compare.json"
-STUDY = "study.json"
 
 
 def report_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
@@ -26,22 +22,20 @@ def report_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
 
 
 def _pages(arguments: argparse.Namespace) -> Iterator[str]:
-    paths = (
-        arguments.folders if len(arguments.folders) == 1 else [path for path in arguments.folders if not _beside(path)]
-    )
+    several = len(arguments.folders) > 1
     folders = []
-    for path in paths:
-        folder = _imported(path) if is_foreign(path) else path
-        if _is_study(folder):
-            yield str(_study_page(folder, arguments.lang))
+    for path in arguments.folders:
+        if several and _beside(path):
             continue
-        finish(folder)
-        yield str(draw(folder, arguments.lang))
+        page = report(path, trace=arguments.trace)
+        yield str(page)
+        if is_study(path):
+            continue
         if arguments.trace:
-            yield str(trace(folder))
-        folders.append(folder)
+            yield str(page.parent / TRACE)
+        folders.append(page.parent)
     if len(folders) > 1:
-        yield str(_index(folders, arguments.lang))
+        yield str(report_index(folders))
 
 
 def _beside(path: Path) -> bool:
@@ -49,29 +43,3 @@ def _beside(path: Path) -> bool:
     if path.is_dir():
         return (path / COMPARISON).exists() and not (path / store.RUN).exists()
     return path.suffix in _DRAWN
-
-
-def _is_study(path: Path) -> bool:
-    """Whether a folder holds what `harness tune` found, and no run."""
-    return (path / STUDY).exists() and not (path / store.RUN).exists()
-
-
-def _study_page(folder: Path, language: str) -> Path:
-    import reports  # noqa: PLC0415 - a room of its own
-
-    return reports.write_study(folder, language)
-
-
-def _imported(path: Path) -> Path:
-    folder = store.new_folder(RESULTS, name_of(path))
-    try:
-        return import_file(path, folder)
-    except HarnessError:
-        folder.rmdir()
-        raise
-
-
-def _index(folders: Sequence[Path], language: str) -> Path:
-    import reports  # noqa: PLC0415 - a room of its own
-
-    return reports.write_index(folders, language)

@@ -1,7 +1,7 @@
-"""How does an offline scenario become a result folder: engine up, one call a stage, engine down?
+"""Load without a server: engine up, one call of its own `LLM.generate` a stage, engine down.
 
-The sibling of harness/execution/run.py for load without a server. The engine's own program makes the calls and
-notes what happens (harness/engines/offline_protocol.py); here it is only watched, and interrupted where the user wants.
+The engine's own program makes the calls and notes what happens (harness/engines/offline_protocol.py); here it is only
+watched, and interrupted where the user wants.
 """
 
 import asyncio
@@ -32,24 +32,24 @@ _POLL_S = 0.2
 _LEAVING_POLLS = 50
 
 
-async def conduct(order: RunSpec, kind: str) -> RunOutcome:
-    """Run an order whose folder is open and whose stages are all offline; raw files stay for `finish`.
+async def run_offline(spec: RunSpec, kind: str) -> RunOutcome:
+    """Run a spec whose folder is open and whose stages are all offline; raw files stay for `finish`.
 
     Raises:
         HarnessError: where the engine does not come up or cannot do what the scenario asks.
     """
-    scenario, raw = order.loaded.scenario, order.folder / store.RAW
-    workload = build_workload(order, None)
+    scenario, raw = spec.loaded.scenario, spec.folder / store.RAW
+    workload = build_workload(spec, None)
     plans = plan.plan(scenario, workload)
     work = OfflineWork(raw, plans, workload, scenario.extra_body)
-    watch = _Watch(order, plans)
+    watch = _Watch(spec, plans)
     outcome = RunOutcome()
     with Interrupts() as interrupts:
         try:
-            loading = asyncio.get_running_loop().run_in_executor(None, order.preload)
-            async with start_offline(scenario.engine, kind, order.folder / "engine.log", work) as serving:
+            loading = asyncio.get_running_loop().run_in_executor(None, spec.preload)
+            async with start_offline(scenario.engine, kind, spec.folder / "engine.log", work) as serving:
                 await loading  # before the load, not during it: it takes a core for half a second
-                write_plan(order, serving, workload, plans)
+                write_plan(spec, serving, workload, plans)
                 outcome = await _generated(serving, watch, interrupts)
                 interrupts.leave()
         except asyncio.CancelledError:
@@ -57,7 +57,7 @@ async def conduct(order: RunSpec, kind: str) -> RunOutcome:
                 raise
         finally:
             watch.close(outcome)
-    return interrupted(order.folder) if interrupts.count and not outcome.exit_code else outcome
+    return interrupted(spec.folder) if interrupts.count and not outcome.exit_code else outcome
 
 
 async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interrupts) -> RunOutcome:
@@ -92,11 +92,11 @@ async def _leaving(serving: RunningEngine) -> None:
 class _Watch:
     """What a program has noted so far, and what is sampled meanwhile."""
 
-    def __init__(self, order: RunSpec, plans: tuple[plan.StagePlan, ...]) -> None:
-        self.raw = order.folder / store.RAW
+    def __init__(self, spec: RunSpec, plans: tuple[plan.StagePlan, ...]) -> None:
+        self.raw = spec.folder / store.RAW
         self.watched = Watched()
         self.finished = False
-        self._order = order
+        self._spec = spec
         self._plans = plans
         self._calls = tuple(offline_protocol.calls_of(plans))
         self._notes = offline_protocol.NotesReader(self.raw)
@@ -112,12 +112,12 @@ class _Watch:
             self._done += "done" in line
             self.finished = self.finished or "finished" in line
         counts = {"sent": self._sent, "in_flight": self._sent - self._done, "done": self._done, "failed": 0}
-        self._order.on_sample(0, counts)
+        self._spec.on_sample(0, counts)
 
     def _begun(self, call: offline_protocol.OfflineCall) -> None:
         self._sent += call.requests
         if call.opens:
-            self._order.say(plan.announced(self._plans[call.number], self._plans))
+            self._spec.on_progress(plan.announced(self._plans[call.number], self._plans))
 
     def close(self, outcome: RunOutcome) -> None:
         """When the program is gone: say of what is unanswered why that is, and write the samples."""
@@ -130,7 +130,7 @@ class _Watch:
             offline_protocol.append_note(
                 self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message
             )
-            note_stage(self._order.folder, stopped_ns=monotonic_ns())
+            note_stage(self._spec.folder, stopped_ns=monotonic_ns())
             if died:
-                note_engine(self._order.folder, died=outcome.lines[0])
-        write_samples(self._order.folder, self.watched)
+                note_engine(self._spec.folder, died=outcome.lines[0])
+        write_samples(self._spec.folder, self.watched)

@@ -7,7 +7,7 @@ never sent.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.warnings import warnings_of
 from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers, decode_journal
 from harness.client.journal import read_sent
 from harness.engines import offline_protocol
@@ -38,7 +37,6 @@ from harness.results.request_table import (
     Requests,
     requests_from_columns,
 )  # fmt: skip
-from harness.results.stage_names import stage_name
 from harness.results.store import convert, json_lines
 from harness.workload.plan import StagePlan, load
 
@@ -340,38 +338,3 @@ def _kept(folder: Path) -> dict[str, Any]:
         raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
     found: dict[str, Any] = store.read_json(folder, store.SUMMARY)
     return found
-
-
-def draw(folder: Path, language: str = "en") -> Path:
-    """Draw report.html and its companions from a finished folder in a language; the page's path."""
-    import reports  # noqa: PLC0415 - a room of its own: pandas and matplotlib load only where a page is drawn
-
-    return reports.write_all(folder, language)
-
-
-def trace(folder: Path) -> Path:
-    """Write trace.json of a finished folder, for Perfetto; its path."""
-    import reports  # noqa: PLC0415 - likewise
-
-    return reports.write_trace(folder)
-
-
-def preload() -> None:
-    """Load what `finish` and `draw` will need, so that neither waits for it at the end."""
-    import harness.analysis.summary  # noqa: F401, PLC0415 - loaded for later
-    import reports  # noqa: PLC0415 - likewise
-
-    reports.preload()
-
-
-def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The answer, the verdict and the warnings as lines for a terminal."""
-    verdict = summary["verdict"]
-    lines = [summary["answer"]]
-    lines.append("valid" if verdict["valid"] else "NOT VALID")
-    labels = {stage.get("index"): str(stage.get("label", "")) for stage in summary.get("stages") or ()}
-    for warning in warnings_of(summary):
-        stage = warning.stage
-        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''), warning.repeat or 0)}"
-        lines.append(f"{warning.severity}{place}: {warning.text} {warning.next}")
-    return lines

@@ -27,14 +27,14 @@ from harness.telemetry.environment import cores, environment
 from harness.workload import Workload, build, plan
 from harness.workload.vocabulary import Lexicon
 
-Say = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
     """What is to be run, into which folder, and who hears of its progress.
 
-    `say` gets a line now and then; `on_sample` every sample that a worker takes of itself.
+    `on_progress` gets a line now and then; `on_sample` every sample that a worker takes of itself.
     `preload` is called in a thread of its own while the engine starts: time to load what the
     page will need. `enough` is asked now and then while a stage runs, in a thread of its own: whether what it has
     shown is enough, so that the run ends there and what is in flight is given up.
@@ -43,7 +43,7 @@ class RunSpec:
     loaded: LoadedScenario
     folder: Path
     rerun: str
-    say: Say
+    on_progress: OnProgress
     selfcheck: dict[str, Any] | None = None
     on_sample: Callable[[int, dict[str, Any]], None] = lambda _worker, _sample: None
     preload: Callable[[], None] = lambda: None
@@ -64,13 +64,13 @@ def interrupted(folder: Path) -> RunOutcome:
     return RunOutcome(EXIT_INTERRUPTED, (STOPPED if begun else NOTHING,))
 
 
-def open_folder(order: RunSpec) -> None:
+def open_folder(spec: RunSpec) -> None:
     """Make the result folder and write run.json, before anything else happens.
 
     Raises:
         HarnessError: where the folder cannot be made, or holds a result already.
     """
-    folder, loaded = order.folder, order.loaded
+    folder, loaded = spec.folder, spec.loaded
     # A folder called raw is made here and removed at the end: one that was there before is somebody's.
     if (folder / store.RUN).exists() or (folder / store.RAW).exists():
         raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder")
@@ -83,7 +83,7 @@ def open_folder(order: RunSpec) -> None:
             f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to"
         ) from None
     scenario = loaded.scenario
-    selfcheck = None if scenario.is_offline else order.selfcheck  # no client stands between
+    selfcheck = None if scenario.is_offline else spec.selfcheck  # no client stands between
     run = {
         "format": store.FORMAT,
         "name": scenario.name,
@@ -105,21 +105,21 @@ def open_folder(order: RunSpec) -> None:
             "workers": 0 if scenario.is_offline else worker_count(scenario),
             "selfcheck": selfcheck,
         },
-        "rerun": order.rerun,
+        "rerun": spec.rerun,
     }
     store.write_json(folder, store.RUN, run)
 
 
-def build_workload(order: RunSpec, lexicon: Lexicon | None) -> Workload:
-    """What the order's scenario sends, in these words where it is a chat."""
-    scenario = order.loaded.scenario
+def build_workload(spec: RunSpec, lexicon: Lexicon | None) -> Workload:
+    """What the spec's scenario sends, in these words where it is a chat."""
+    scenario = spec.loaded.scenario
     assert scenario.workload is not None
     return build(
         scenario.workload,
         endpoint=scenario.endpoint,
         seed=scenario.seed,
         lexicon=lexicon,
-        folder=order.loaded.path.parent,
+        folder=spec.loaded.path.parent,
     )
 
 
@@ -128,11 +128,11 @@ def worker_count(scenario: Scenario) -> int:
     return scenario.workers or max(1, min(8, cores() // 4))
 
 
-def write_plan(order: RunSpec, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
+def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
     """Write the plans and complete run.json, before the first request."""
-    scenario, raw = order.loaded.scenario, order.folder / store.RAW
+    scenario, raw = spec.loaded.scenario, spec.folder / store.RAW
     plan.save(raw / "plan.npz", plans, plan.turns_of(plans, workload))
-    run = store.read_json(order.folder, store.RUN)
+    run = store.read_json(spec.folder, store.RUN)
     run |= {
         "payload_sha256": hashlib.sha256(
             json.dumps([workload.fingerprint(), scenario.endpoint, scenario.stream, scenario.extra_body]).encode()
@@ -153,9 +153,9 @@ def write_plan(order: RunSpec, serving: RunningEngine, workload: Workload, plans
             **serving.configuration.as_dict(),
         },
     }
-    store.write_json(order.folder, store.RUN, run)
+    store.write_json(spec.folder, store.RUN, run)
     for line in serving.configuration.lines():
-        order.say(f"engine: {line}")
+        spec.on_progress(f"engine: {line}")
 
 
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from harness.results import store
 from harness.results.request_table import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from harness.results.study import StudyFiles
 from harness.results.table_files import Kinds, read_table
 
 
@@ -124,6 +126,53 @@ def _timeline(measured: Sequence[Mapping[str, int]], requests: pd.DataFrame) -> 
     found = grouped.agg(start_ns=("due_ns", "min"), stop_ns=("sent_ns", "max"), end_ns=("end_ns", "max"))
     ordered: pd.DataFrame = found.reset_index()[columns]
     return ordered
+
+
+def request_frame(folder: Path) -> pd.DataFrame:
+    """requests.parquet as a frame: whole numbers as Int64, <NA> where there is no value; texts as categories.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
+    table = read_table(folder / store.REQUESTS, store.REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
+    unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
+    known = set(table.column_names)
+    columns = {name: _values(table[name]) if name in known else unknown for name in store.REQUEST_KINDS}
+    return _frame({name: values if name in TEXT_COLUMNS else _nullable(values) for name, values in columns.items()})
+
+
+def _nullable(values: NDArray[np.int64]) -> Any:
+    return pd.arrays.IntegerArray(values, values == MISSING)
+
+
+def sample_frame(folder: Path) -> pd.DataFrame:
+    """samples.parquet as a frame; empty where nothing was watched."""
+    return _table(folder / store.SAMPLES, store.SAMPLE_KINDS)
+
+
+def kernel_frame(folder: Path) -> pd.DataFrame:
+    """kernels.parquet as a frame.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
+    return _frame(store.read_kernel_samples(folder))
+
+
+def trial_frame(study: StudyFiles) -> pd.DataFrame:
+    """The trials of a study, a row each: number, status, minutes, then parameters and metrics by name."""
+    rows = [
+        {
+            "number": trial.get("number"),
+            "status": trial.get("status"),
+            "minutes": sum(float(value or 0) for value in (trial.get("minutes") or {}).values()),
+            **(trial.get("point") or {}),
+            **(trial.get("values") or {}),
+        }
+        for trial in study.trials
+    ]
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
 
 
 def number(value: Any) -> float:

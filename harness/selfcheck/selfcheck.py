@@ -24,7 +24,7 @@ from harness import __version__
 from harness.clock import utc_now
 from harness.errors import HarnessError
 from harness.execution.reconcile import reconcile
-from harness.execution.run import RunSpec, conduct, open_folder
+from harness.execution.run import RunSpec, open_folder, run_load
 from harness.messages import Message, message
 from harness.results import store
 from harness.scenario.loader import load_scenario
@@ -177,9 +177,9 @@ def drive(text: str, folder: Path) -> None:
     """
     path = folder.with_suffix(".yaml")
     path.write_text(text, encoding="utf-8")
-    order = RunSpec(load_scenario(path), folder, rerun="harness selfcheck", say=lambda _: None)
+    order = RunSpec(load_scenario(path), folder, rerun="harness selfcheck", on_progress=lambda _: None)
     open_folder(order)
-    outcome = asyncio.run(conduct(order))
+    outcome = asyncio.run(run_load(order))
     if outcome.exit_code:
         fault = HarnessError(*outcome.lines)
         fault.exit_code = outcome.exit_code

@@ -66,7 +66,7 @@ class _LiveSession:
         run.open_folder(order)
         begin_ns = monotonic_ns()
         try:
-            outcome = self.loop.run_until_complete(run.conduct(order))
+            outcome = self.loop.run_until_complete(run.run_load(order))
         except HarnessError as fault:
             raise self._died(fault.lines[0], begin_ns) from None
         if outcome.exit_code == EXIT_INTERRUPTED:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import tune
+from harness.api import tuning as tune
 from harness.cli.app import main
 from harness.errors import EXIT_DONE, EXIT_INPUT, EXIT_INTERRUPTED
 from tests.tuning.studies import written

@@ -2,13 +2,13 @@
 
 import argparse
 import json
+from types import SimpleNamespace
 
 import pytest
 
 import harness.cli.against as against
 from harness.cli.app import main
 from harness.errors import EXIT_INTERRUPTED, HarnessError
-from harness.execution.run import RunOutcome
 from harness.results import store
 from tests.result_folder import Run, kept_warning, make_result
 
@@ -34,7 +34,8 @@ def ran(monkeypatch):
     """Runs that only write a made-up result: an engine with fewer slots is slower. What was run, in order."""
     seen = []
 
-    def run_into(loaded, folder, _rerun, _say):
+    def run_loaded(loaded, options):
+        folder = options.out
         engine = loaded.scenario.engine
         seen.append(
             (folder.parent.name, folder.name, loaded.scenario.seed, engine.args.get("max_num_seqs"), engine.kind)
@@ -48,10 +49,9 @@ def ran(monkeypatch):
         made = store.read_run(folder)
         digest = f"{loaded.scenario.seed:064x}"
         store.write_json(folder, store.RUN, made | {"payload_sha256": digest, "schedule_sha256": digest})
-        return RunOutcome(EXIT_INTERRUPTED, ("interrupted",)) if len(seen) == 5 and seen[0][3] == 9 else RunOutcome()
+        return SimpleNamespace(exit_code=EXIT_INTERRUPTED if len(seen) == 5 and seen[0][3] == 9 else 0)
 
-    monkeypatch.setattr(against, "run_into", run_into)
-    monkeypatch.setattr(against, "draw", lambda _folder, _language: None)
+    monkeypatch.setattr(against, "run_loaded", run_loaded)
     return seen
 
 
@@ -91,13 +91,16 @@ def test_runs_of_a_pair_share_a_seed(scenario, tmp_path, ran, capsys):
 
 def test_a_pair_that_is_not_valid_ends_as_its_comparison_does(scenario, tmp_path, ran, monkeypatch, capsys):
     """Exit 4 and no regression, and the warning that all six runs share stands there once."""
+    made = against.run_loaded
 
-    def not_valid(folder, _language):
+    def not_valid(loaded, options):
+        result, folder = made(loaded, options), options.out
         summary = store.read_json(folder, store.SUMMARY)
         warning = kept_warning("hollow", "invalid", "It computed nothing.", "Do.")
         store.write_json(folder, store.SUMMARY, summary | {"verdict": {"valid": False, "warnings": [warning]}})
+        return result
 
-    monkeypatch.setattr(against, "draw", not_valid)
+    monkeypatch.setattr(against, "run_loaded", not_valid)
     out = tmp_path / "out"
     code, said, err = told(
         capsys, "run", scenario, "--repeats", 3, "--against", "engine.args.max_num_seqs=1", "--out", out
@@ -180,6 +183,6 @@ def test_an_engine_that_does_not_come_up_ends_it(scenario, tmp_path, monkeypatch
     def fails(*_words):
         raise HarnessError("no such engine")
 
-    monkeypatch.setattr(against, "run_into", fails)
+    monkeypatch.setattr(against, "run_loaded", fails)
 
     assert told(capsys, "run", scenario, "--against", "vllm", "--out", tmp_path / "out")[0] == 2

@@ -2,8 +2,9 @@
 
 import pytest
 
+from harness.api.result import draw
 from harness.errors import ResultError
-from harness.execution.reconcile import draw, finish
+from harness.execution.reconcile import finish
 from harness.results import store
 from tests.result_folder import Run, make_result
 

@@ -13,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
+from harness.api.result import draw
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_INTERRUPTED, EngineError, InputError
-from harness.execution.reconcile import draw, finish
-from harness.execution.run import RunSpec, conduct, open_folder
+from harness.execution.reconcile import finish
+from harness.execution.run import RunSpec, open_folder, run_load
 from harness.results import store
 from harness.results.request_table import COMPLETED, FROM_TOKEN_IDS, MEASURED, MISSING, WARMUP
 from harness.scenario.loader import load_scenario
@@ -52,7 +53,7 @@ def opened(folder, load=OFFLINE, **more):
 
 def conducted(order):
     """How an order ended, and its result folder, without a page."""
-    outcome = asyncio.run(conduct(order))
+    outcome = asyncio.run(run_load(order))
     finish(order.folder)
     return outcome, order.folder
 
@@ -213,7 +214,7 @@ def test_an_engine_that_dies_is_told_and_what_it_did_is_kept(tmp_path):
 def test_a_start_that_fails_is_one_line(tmp_path):
     """The engine's own reason, and not the source that says it in a traceback."""
     with pytest.raises(EngineError) as refused:
-        asyncio.run(conduct(opened(tmp_path, FOUR, engine=fake("config"))))
+        asyncio.run(run_load(opened(tmp_path, FOUR, engine=fake("config"))))
     (line,) = refused.value.lines
 
     assert "the configuration was refused: ValueError: No common block size for 16 (ASCEND: [128])." in line
@@ -223,7 +224,7 @@ def test_what_the_twin_refuses_is_refused_before_a_start(tmp_path):
     """In the engine's own words, with no program started."""
     engine = {"kind": "simulator", "model": "Qwen/Qwen2.5-72B-Instruct"}
     with pytest.raises(EngineError, match="No available memory"):
-        asyncio.run(conduct(opened(tmp_path, FOUR, engine=engine)))
+        asyncio.run(run_load(opened(tmp_path, FOUR, engine=engine)))
 
     assert not (tmp_path / "out" / "engine.log").exists()
 
@@ -231,7 +232,7 @@ def test_what_the_twin_refuses_is_refused_before_a_start(tmp_path):
 def test_a_sampling_parameter_that_is_none_is_refused(tmp_path):
     """Before a model is loaded, with the nearest that there is."""
     with pytest.raises(InputError) as refused:
-        asyncio.run(conduct(opened(tmp_path, FOUR, engine=fake("serve"), extra_body={"top_pp": 0.9})))
+        asyncio.run(run_load(opened(tmp_path, FOUR, engine=fake("serve"), extra_body={"top_pp": 0.9})))
     (line,) = refused.value.lines
 
     assert line == "extra_body.top_pp: LLM.generate has no such sampling parameter; did you mean 'top_p'?"

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from harness.api.result import draw
 from harness.cli.app import main
 from harness.comparison.repeats import read_side
 from harness.errors import ResultError
-from harness.execution.reconcile import draw, finish
+from harness.execution.reconcile import finish
 from harness.importers import import_file, name_of, read_foreign, side_of
 from harness.importers.vllm_bench import _spread
 from harness.results import store

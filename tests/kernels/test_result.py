@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import reports
-from harness.cli.run import run_into
+from harness.cli.run import verdict_lines
 from harness.engines.simulator import calibrated_flags
 from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
-from harness.execution.reconcile import finish, verdict_lines
+from harness.execution.reconcile import finish
+from harness.execution.run import RunSpec, execute
 from harness.kernels import child
 from harness.kernels.job import kernel_plan
 from harness.kernels.result import find_warnings
@@ -98,7 +99,7 @@ THREE = "batch: [1, 2]\nkv_tokens: [64, 128]\nblock_size: [32, 128]\ntimeout: 60
 def run(tmp_path, python, keys=THREE):
     """Run a scenario with the fake and finish it; the folder, the outcome and the summary."""
     folder = tmp_path / "out"
-    outcome = run_into(scenario(tmp_path, keys, python), folder, "harness run k.yaml", lambda _line: None)
+    outcome = execute(RunSpec(scenario(tmp_path, keys, python), folder, "harness run k.yaml", lambda _line: None))
     return folder, outcome, finish(folder)
 
 
@@ -149,7 +150,7 @@ def test_repeats_are_processes_of_their_own(tmp_path, fake):
     """Held to the limits of the first one; a case on which one died is not tried again, and the others go on."""
     loaded = load_scenario(scenario_file(tmp_path, THREE), ["repeats=3", f"engine.python={fake(**{'2': 'die'})}"])
     told = []
-    run_into(loaded, tmp_path / "out", "harness run k.yaml", told.append)
+    execute(RunSpec(loaded, tmp_path / "out", "harness run k.yaml", told.append))
     kernels = finish(tmp_path / "out")["kernels"]
     rates = {row["modes"]["hot"]["n"] for row in kernels["rows"] if row["modes"]}
 

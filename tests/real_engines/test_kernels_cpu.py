@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.run import run_into
+from harness.api.result import draw
 from harness.errors import HarnessError
-from harness.execution.reconcile import draw, finish
+from harness.execution.reconcile import finish
+from harness.execution.run import RunSpec, execute
 from harness.results import store
 from harness.scenario.loader import load_scenario
 
@@ -162,7 +163,7 @@ def test_a_scenario_of_kernels_runs_to_a_page(vllm_python, tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(SMALL.replace("PYTHON", str(vllm_python)), encoding="utf-8")
     folder = tmp_path / "out"
-    run_into(load_scenario(path), folder, "harness run small.yaml", lambda _line: None)
+    execute(RunSpec(load_scenario(path), folder, "harness run small.yaml", lambda _line: None))
     summary = finish(folder)
     rows = summary["kernels"]["rows"]
     page = draw(folder).read_text(encoding="utf-8")
@@ -242,7 +243,7 @@ def test_what_the_provider_does_not_have_is_told_before_anything_runs(vllm_pytho
     path.write_text(SMALL.replace("PYTHON", str(vllm_python)), encoding="utf-8")
 
     with pytest.raises(HarnessError, match=re.escape(told)):
-        run_into(load_scenario(path, [change]), tmp_path / "out", "harness run small.yaml", lambda _line: None)
+        execute(RunSpec(load_scenario(path, [change]), tmp_path / "out", "harness run small.yaml", lambda _line: None))
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -251,7 +252,7 @@ def test_a_mode_that_a_device_lacks_is_skipped(vllm_python, tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(SMALL.replace("PYTHON", str(vllm_python)), encoding="utf-8")
     changes = ["kernels.modes=graph", "kernels.block_size=32", "kernels.batch=1", "kernels.phase=decode"]
-    run_into(load_scenario(path, changes), tmp_path / "out", "harness run small.yaml", lambda _line: None)
+    execute(RunSpec(load_scenario(path, changes), tmp_path / "out", "harness run small.yaml", lambda _line: None))
     rows = finish(tmp_path / "out")["kernels"]["rows"]
 
     assert {(row["status"], row["reason"]) for row in rows} == {("skipped", "graph: a CPU has no graphs")}

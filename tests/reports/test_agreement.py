@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.execution.reconcile import verdict_lines
+from harness.cli.run import verdict_lines
 from harness.results import store
 from harness.results.folder import read_files
 from harness.results.stage_names import name_of

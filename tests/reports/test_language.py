@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import reports
+from harness.api.result import draw
 from harness.cli import app
 from harness.errors import InputError
-from harness.execution.reconcile import draw
+from harness.messages import language
 from reports.language import LANGUAGES, catalogue, is_plain, missing, translate, translated
 from tests.result_folder import Run, make_result
 
@@ -32,6 +33,12 @@ def page(request, tmp_path_factory):
     """The English page of one kind of run."""
     folder = make_result(tmp_path_factory.mktemp(request.param), RUNS[request.param])
     return reports.write_all(folder).read_text(encoding="utf-8")
+
+
+def _in_chinese(folder):
+    """The page of a result in Chinese."""
+    with language("zh"):
+        return draw(folder)
 
 
 def test_no_text_is_missing(page):
@@ -149,7 +156,7 @@ def test_a_folder_is_drawn_in_chinese(tmp_path):
     """The page of a folder, as `harness report --lang zh` draws it."""
     folder = make_result(tmp_path, Run(loads=(2.0,), duration_s=4))
 
-    assert '<html lang="zh-Hans">' in draw(folder, "zh").read_text(encoding="utf-8")
+    assert '<html lang="zh-Hans">' in _in_chinese(folder).read_text(encoding="utf-8")
 
 
 ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")
@@ -158,7 +165,7 @@ ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")
 def test_the_job_page_is_in_the_language_of_the_page(tmp_path):
     """summary.md has no three English words in a row but the scenario's own question; English is as it was."""
     folder = make_result(tmp_path, replace(RUNS["sweep"], question="Does it hold here?", model="m", message="lost"))
-    draw(folder, "zh")
+    _in_chinese(folder)
     chinese = (folder / "summary.md").read_text(encoding="utf-8")
     draw(folder)
     english = (folder / "summary.md").read_text(encoding="utf-8")

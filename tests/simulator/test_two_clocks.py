@@ -18,7 +18,7 @@ from aiohttp import web
 
 from harness.clock import monotonic_ns
 from harness.execution.reconcile import read_stage_starts, reconcile
-from harness.execution.run import RunSpec, conduct, open_folder
+from harness.execution.run import RunSpec, open_folder, run_load
 from harness.results import store
 from harness.results.request_table import COMPLETED
 from harness.scenario.loader import load_scenario
@@ -96,7 +96,7 @@ async def served(folder):
     )
     open_folder(order)
     try:
-        await conduct(order)
+        await run_load(order)
     finally:
         await runner.cleanup()
     zero_ns = read_stage_starts(order.folder / store.RAW).zero_ns

@@ -7,7 +7,7 @@ import pytest
 
 from harness.engines import RunningEngine
 from harness.engines.api_client import HEALTHY, SLOW, UNHEALTHY, UNREACHABLE
-from harness.execution import run
+from harness.execution import serve
 
 
 def _dying(before, now, endings, command):
@@ -20,7 +20,7 @@ def _dying(before, now, endings, command):
     serving = RunningEngine(
         "vllm", "http://127.0.0.1:9", "m", simulated=False, command=command, ending=lambda: next(told)
     )
-    return asyncio.run(run._dying(SimpleNamespace(state=state), serving, before))
+    return asyncio.run(serve._dying(SimpleNamespace(state=state), serving, before))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,219 @@
+"""The result of a run in Python: read from its folder, shown in a notebook, drawn as a page."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.analysis.warnings import NOTE, Warning
+from harness.api.values import Latency, Stage, Summary, summary_from
+from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, HarnessError
+from harness.execution.reconcile import finish
+from harness.importers import import_file, is_foreign, name_of
+from harness.messages import current_language, localized
+from harness.results import store
+from harness.results.study import STUDY
+from harness.units import format_duration, significant
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = Path("results")
+TRACE = "trace.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished result folder and its numbers.
+
+    `exit_code` says how the run ended: 0, 3 where the engine died under load, 130 where it was interrupted; `reasons`
+    says why in lines. Both are 0 and empty of a result that was read. `page` is report.html where it was drawn.
+    """
+
+    folder: Path
+    summary: Summary
+    page: Path | None = None
+    exit_code: int = EXIT_DONE
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether its numbers may be used: no warning is of severity invalid."""
+        return self.summary.valid
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """All warnings, those of each stage included."""
+        return self.summary.warnings
+
+    @property
+    def slo_met(self) -> bool:
+        """Whether no stage missed a limit of the scenario."""
+        return all(stage.slo_met is not False for stage in self.summary.stages)
+
+    def status(self, *, strict: bool = False, enforce_slo: bool = False) -> int:
+        """The exit code for a script: how the run ended, else 4 where it is not valid, 1 where an SLO is missed."""
+        if self.exit_code == EXIT_DONE and strict and not self.valid:
+            return EXIT_INVALID
+        if self.exit_code == EXIT_DONE and enforce_slo and not self.slo_met:
+            return EXIT_GATE
+        return self.exit_code
+
+    def requests(self) -> "pd.DataFrame":
+        """A row a request; columns and units as in harness.results.request_table, -1 where there is no value.
+
+        Raises:
+            ResultError: where the folder has no records of requests, as that of kernels has none.
+        """
+        from harness.results.folder import request_frame  # noqa: PLC0415 - pandas loads only where a frame is wanted
+
+        return request_frame(self.folder)
+
+    def samples(self) -> "pd.DataFrame":
+        """What was watched meanwhile, in long form: at_ns since the run's zero, source, name, value."""
+        from harness.results.folder import sample_frame  # noqa: PLC0415 - likewise
+
+        return sample_frame(self.folder)
+
+    def kernels(self) -> "pd.DataFrame":
+        """A row a sample of a run of kernels: repeat, case, path, mode, sample, launches and times in ns.
+
+        Raises:
+            ResultError: where the run was none of kernels.
+        """
+        from harness.results.folder import kernel_frame  # noqa: PLC0415 - likewise
+
+        return kernel_frame(self.folder)
+
+    def __str__(self) -> str:
+        """The answer, and whether it is valid."""
+        return f"{self.summary.answer} ({'valid' if self.valid else 'NOT VALID'})"
+
+    def _repr_html_(self) -> str:
+        """The answer, the table of stages and the warnings, for a notebook."""
+        return _html(self)
+
+
+def read_result(path: "str | Path") -> Result:
+    """The result in a folder of `harness run`; of a run that was killed, what it had measured until then.
+
+    `path` may also be a result file of `vllm bench serve` or guidellm: its folder is written below `results`.
+
+    Raises:
+        ResultError: where it is no result.
+    """
+    folder = _imported(Path(path)) if is_foreign(Path(path)) else Path(path)
+    summary = store.read_json(folder, store.SUMMARY) if (folder / store.SUMMARY).exists() else finish(folder)
+    page = folder / "report.html"
+    return Result(folder, summary_from(summary), page if page.exists() else None)
+
+
+def report(result: "Result | str | Path", *, trace: bool = False) -> Path:
+    """Draw the page of a result or a study in the current language, without any load; the page's path.
+
+    With `trace` also trace.json, for Perfetto or chrome://tracing. The summary is computed again from the records.
+
+    Raises:
+        ResultError: where it is no result.
+    """
+    path = result.folder if isinstance(result, Result) else Path(result)
+    if is_study(path):
+        return draw_study(path)
+    folder = _imported(path) if is_foreign(path) else path
+    finish(folder)
+    return draw(folder, trace=trace)
+
+
+def report_index(folders: Sequence[Path]) -> Path:
+    """Draw index.html, the history of several results, where they lie together; its path.
+
+    Raises:
+        ResultError: where one of them is no finished result.
+    """
+    import reports  # noqa: PLC0415 - pandas and matplotlib load only where a page is drawn
+
+    return reports.write_index(folders, current_language())
+
+
+def draw(folder: Path, *, trace: bool = False) -> Path:
+    """Draw report.html and its companions of a finished folder, with `trace` also trace.json; the page's path."""
+    import reports  # noqa: PLC0415 - likewise
+
+    page = reports.write_all(folder, current_language())
+    if trace:
+        reports.write_trace(folder)
+    return page
+
+
+def draw_study(folder: Path) -> Path:
+    """Draw the page of a study; its path."""
+    import reports  # noqa: PLC0415 - likewise
+
+    return reports.write_study(folder, current_language())
+
+
+def preload() -> None:
+    """Load what `finish` and `draw` will need, so that neither waits for it at the end of a run."""
+    import harness.analysis.summary  # noqa: F401, PLC0415 - loaded for later
+    import reports  # noqa: PLC0415 - likewise
+
+    reports.preload()
+
+
+def is_study(path: Path) -> bool:
+    """Whether a folder holds what `harness tune` found, and no run."""
+    return (path / STUDY).exists() and not (path / store.RUN).exists()
+
+
+def _imported(path: Path) -> Path:
+    folder = store.new_folder(RESULTS, name_of(path))
+    try:
+        return import_file(path, folder)
+    except HarnessError:
+        folder.rmdir()
+        raise
+
+
+_HEADS = ("Stage", "Requests/s", "Output tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "SLO")
+_KEPT = {None: "", True: "kept", False: "missed"}
+
+
+def _html(result: Result) -> str:
+    summary = result.summary
+    state = "valid" if result.valid else "<strong>NOT VALID</strong>"
+    parts = [f"<p><strong>{html.escape(summary.answer)}</strong> ({state})</p>"]
+    if summary.stages:
+        head = "".join(f"<th>{name}</th>" for name in _HEADS)
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _row(s))}</tr>" for s in summary.stages
+        )
+        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
+    worth = [warning for warning in summary.warnings if warning.severity != NOTE or warning.code == "simulated"]
+    items = "".join(
+        f"<li>{html.escape(f'{each.severity}: {localized(each.text)} {localized(each.next)}')}</li>" for each in worth
+    )
+    return "".join([*parts, f"<ul>{items}</ul>" if items else ""])
+
+
+def _sentence(warning: Warning) -> str:
+    return f"{warning.severity}: {localized(warning.text)} {localized(warning.next)}"
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+
+
+def _row(stage: Stage) -> list[str]:
+    name = f"{stage.index + 1}: {stage.label}" + (f", repeat {stage.repeat + 1}" if stage.repeat else "")
+    times = [_duration(latency, statistic) for latency in (stage.ttft, stage.tpot) for statistic in ("p50", "p99")]
+    return [name, _rate(stage.request_rate), _rate(stage.output_token_rate), *times, _KEPT[stage.slo_met]]
+
+
+def _duration(latency: Latency | None, statistic: str) -> str:
+    value: Any = getattr(latency, statistic, None)
+    return "–" if value is None else format_duration(value)
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else significant(value)

@@ -1,0 +1,235 @@
+"""Load on a server: engine up, workers ready, stages in turn, telemetry beside them, engine down.
+
+Everything that is learnt goes to files at once, so that a run that dies at any moment can still be reported.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from harness.client.worker_pool import WorkerPool
+from harness.clock import monotonic_ns
+from harness.engines import RunningEngine, start_of
+from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
+from harness.engines.attach import listeners_at
+from harness.errors import EXIT_ENGINE, HarnessError
+from harness.execution.run_folder import (
+    RunOutcome,
+    RunSpec,
+    build_workload,
+    interrupted,
+    note_engine,
+    note_stage,
+    worker_count,
+    write_plan,
+    write_samples,
+)
+from harness.execution.sampler import Watched, watching
+from harness.results import store
+from harness.safety.interrupts import Interrupts
+from harness.scenario.models import Scenario
+from harness.workload import plan
+from harness.workload.vocabulary import Lexicon, align
+
+_POLL_S = 0.2
+_DYING_POLLS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _RunContext:
+    """What a run works with: its workers, the user's interrupts, and what is sampled."""
+
+    pool: WorkerPool
+    interrupts: Interrupts
+    watched: Watched
+
+
+async def run_served(spec: RunSpec, kind: str) -> RunOutcome:
+    """Run the stages of a spec whose folder is open against an engine of this kind; raw files stay for `finish`.
+
+    Raises:
+        HarnessError: where the engine does not come up or cannot do what the scenario asks.
+    """
+    engine = spec.loaded.scenario.engine
+    start = start_of(kind)
+    watched = Watched()
+    pool = WorkerPool(lambda number, sample: _on_sample(spec, watched, number, sample))
+    with Interrupts() as interrupts:
+        try:
+            await pool.start(spec.folder / store.RAW, worker_count(spec.loaded.scenario))
+            loading = asyncio.get_running_loop().run_in_executor(None, spec.preload)
+            async with start(engine, spec.folder / "engine.log") as serving:
+                await loading  # before the load, not during it: it takes a core for half a second
+                outcome = await _serve(spec, serving, _RunContext(pool, interrupts, watched))
+        except asyncio.CancelledError:
+            if not interrupts.count:
+                raise
+            outcome = RunOutcome()
+        finally:
+            interrupts.leave()
+            await _end(pool, interrupts)
+        return interrupted(spec.folder) if interrupts.count and not outcome.exit_code else outcome
+
+
+async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) -> RunOutcome:
+    scenario = spec.loaded.scenario
+    async with ControlClient(serving.url, serving.reach) as control:
+        lexicon = await _lexicon(scenario, serving, control)
+        workload = build_workload(spec, lexicon)
+        plans = plan.plan(scenario, workload)
+        write_plan(spec, serving, workload, plans)
+        _write_job(spec, serving, lexicon)
+        watched, interrupts = context.watched, context.interrupts
+        before = await control.state()
+        try:
+            async with watching(control, serving, watched):
+                await context.pool.set_up()
+                outcome = await _stages(spec, serving, context, plans)
+            await _look_again(spec, serving)
+            if outcome == RunOutcome() and (ending := await _dying(control, serving, before)) is not None:
+                outcome = RunOutcome(EXIT_ENGINE, (ending,))
+            if outcome.exit_code == EXIT_ENGINE:
+                note_engine(spec.folder, died=outcome.lines[0])
+        finally:
+            interrupts.leave()
+            await _end(context.pool, interrupts)
+            if interrupts.count < 2:
+                text = await control.metrics()
+                watched.add_metrics(monotonic_ns(), text)
+            write_samples(spec.folder, watched)
+    return outcome
+
+
+async def _look_again(spec: RunSpec, serving: RunningEngine) -> None:
+    """Note the marks of a server's processes that show only under load, and whether they are others than before."""
+    if serving.listeners is None:
+        return
+    now = await asyncio.get_running_loop().run_in_executor(None, listeners_at, serving.url)
+    marks: dict[str, Any] = {name: True for name in ("simulated", "hollow") if getattr(now, name)}
+    if serving.listeners.is_another(now):
+        marks["restarted"] = "another process listens at its address"
+    if marks:
+        note_engine(spec.folder, **marks)
+
+
+async def _end(pool: WorkerPool, interrupts: Interrupts) -> None:
+    if interrupts.count > 1:
+        pool.kill()
+    await pool.close()
+
+
+async def _stages(
+    spec: RunSpec, serving: RunningEngine, context: _RunContext, plans: tuple[plan.StagePlan, ...]
+) -> RunOutcome:
+    """Run every stage in order, until the end, an interrupt, or the engine's death."""
+    pool, interrupts = context.pool, context.interrupts
+
+    def stop() -> None:
+        spec.on_progress("stopping: nothing more is sent; waiting for what is in flight (Ctrl-C again leaves at once)")
+        note_stage(spec.folder, stopped_ns=monotonic_ns())
+        pool.stop()
+
+    interrupts.on_first = stop
+    for made in plans:
+        await pool.prepare(made.number)
+        if interrupts.count:
+            break
+        spec.on_progress(plan.announced(made, plans))
+        note_stage(spec.folder, number=made.number, begin_ns=pool.begin(made.number))
+        ended = await _finished(spec, pool, made.number, serving)
+        if ended is not None:
+            note_stage(spec.folder, stopped_ns=monotonic_ns())
+            if ended.exit_code:
+                return ended
+            break
+    return interrupted(spec.folder) if interrupts.count else RunOutcome()
+
+
+async def _finished(spec: RunSpec, pool: WorkerPool, number: int, serving: RunningEngine) -> RunOutcome | None:
+    """Wait for a stage's last answer; how the run ends with it, None where it goes on.
+
+    Where the engine dies meanwhile, nothing more is sent; where the stage has shown enough, it is cut.
+    """
+    waiting = asyncio.get_running_loop().create_task(pool.finished(number))
+    ending: str | None = None
+    cut = False
+    try:
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=_POLL_S)
+            if ending is None and (ending := serving.ending()) is not None:
+                pool.stop()
+            elif not cut and ending is None and (cut := await _enough(spec, waiting)):
+                pool.cut()
+    finally:
+        waiting.cancel()  # nobody waits for it any more where the run itself was cancelled
+    try:
+        waiting.result()
+    except HarnessError as fault:
+        return RunOutcome(EXIT_ENGINE, ("\n".join(fault.lines),))
+    ending = ending or serving.ending()
+    return RunOutcome(EXIT_ENGINE, (ending,)) if ending is not None else RunOutcome() if cut else None
+
+
+async def _enough(spec: RunSpec, waiting: asyncio.Task[None]) -> bool:
+    """Whether the spec's stage under way has shown enough; looked at beside the loop, which has telemetry to stamp."""
+    if spec.enough is None or waiting.done():
+        return False
+    return await asyncio.get_running_loop().run_in_executor(None, spec.enough)
+
+
+async def _dying(control: ControlClient, serving: RunningEngine, before: str) -> str | None:
+    """Why an engine that was `before` in some state of health is not any more; None where it is as it was.
+
+    The server of an engine that is ours outlives its core by a moment, and then tells why itself.
+    """
+    now = await control.state()
+    if now in (HEALTHY, SLOW) or (now == before and now != UNREACHABLE):
+        return None
+    for _ in range(_DYING_POLLS if serving.command else 0):
+        if (ending := serving.ending()) is not None:
+            return ending
+        await asyncio.sleep(_POLL_S)
+    said = "nothing answers there any more" if now == UNREACHABLE else "its /health says that it is no longer well"
+    return f"the engine at {serving.url} died: {said}"
+
+
+def _on_sample(spec: RunSpec, watched: Watched, number: int, sample: dict[str, Any]) -> None:
+    values = {name: value for name, value in sample.items() if name != "at_ns"}
+    watched.add(sample["at_ns"], f"client-{number}", values)
+    spec.on_sample(number, sample)
+
+
+async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Lexicon | None:
+    """Words to write chat prompts with, aligned to the server's own tokenizer where it has one."""
+    assert scenario.workload is not None
+    if scenario.endpoint != "chat" or scenario.workload.kind == "dataset":
+        return None
+    return await align(control.tokenize, serving.model)
+
+
+def _write_job(spec: RunSpec, serving: RunningEngine, lexicon: Lexicon | None) -> None:
+    """What the workers have to know."""
+    scenario = spec.loaded.scenario
+    job = {
+        "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "scenario_folder": str(spec.loaded.path.parent.resolve()),
+        "url": serving.url,
+        "reach": serving.reach.model_dump(mode="json", exclude_defaults=True),
+        "model": serving.model,
+        "lexicon": None if lexicon is None else _lexicon_values(lexicon),
+        "token_counts": _token_counts(scenario),
+        "workers": worker_count(scenario),
+    }
+    store.write_json(spec.folder / store.RAW, "job.json", job)
+
+
+def _lexicon_values(lexicon: Lexicon) -> dict[str, Any]:
+    return {name: getattr(lexicon, name) for name in lexicon.__slots__}
+
+
+def _token_counts(scenario: Scenario) -> str:
+    """How tokens are counted: a conversation by token ids needs the ids of its answers, to send them back."""
+    assert scenario.workload is not None
+    if scenario.workload.kind == "conversation" and scenario.endpoint == "completions":
+        return "token_ids"
+    return scenario.token_counts
