@@ -76,7 +76,7 @@ def test_what_the_engine_does_not_know_is_told_before_a_start(tmp_path, capsys, 
 def test_an_interrupt_before_the_first_trial_is_one_line(tmp_path, capsys, monkeypatch, words, more):
     """Nothing to report; an address, which may hold a password, is not printed."""
     path = written(tmp_path, **SMALL)
-    monkeypatch.setattr(tune, "carry_out", interrupted)
+    monkeypatch.setattr(tune, "run_study", interrupted)
     code, lines = told(capsys, path, "--out", tmp_path / "out", *(word.format(tmp_path) for word in words))
 
     assert code == EXIT_INTERRUPTED
