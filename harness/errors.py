@@ -79,8 +79,8 @@ class ResultError(HarnessError):
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice a mistyped word most likely meant, or None where nothing is near."""
     by_folded = {choice.lower().replace("-", "_"): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
-    return by_folded[found[0]] if found else None
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
 
 
 def suggestion(word: str, choices: Iterable[str], *, limit: int = 12) -> Message:

@@ -120,7 +120,9 @@ def _nothing(_name: str) -> None:
 def _lenient(value: dict[str, Any]) -> StreamEvent:
     choices, usage = value.get("choices"), value.get("usage")
     return StreamEvent(
-        choices=[_choice(one) for one in choices if isinstance(one, dict)] if isinstance(choices, list) else None,
+        choices=[_choice(choice) for choice in choices if isinstance(choice, dict)]
+        if isinstance(choices, list)
+        else None,
         usage=_usage(usage) if isinstance(usage, dict) else None,
         error=value.get("error"),
         detail=value.get("detail"),
@@ -157,7 +159,7 @@ def _choice(value: Mapping[str, Any]) -> EventChoice:
         text=_text(value.get("text")) or None,
         delta=_delta(value.get("delta")),
         message=_delta(value.get("message")),
-        token_ids=ids if isinstance(ids, list) and all(type(one) is int for one in ids) else None,
+        token_ids=ids if isinstance(ids, list) and all(type(token_id) is int for token_id in ids) else None,
         finish_reason=_text(finish) or None,
         error=error,
     )
@@ -177,7 +179,7 @@ def _text(value: object) -> str | None:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):
-        parts = [_text(_part(one)) or (SOMETHING if one else "") for one in value]
+        parts = [_text(_part(part)) or (SOMETHING if part else "") for part in value]
         return "".join(parts)
     return None
 

@@ -89,14 +89,14 @@ def parse_head(raw: bytes, at: int = 0) -> ResponseHead | None:
     Raises:
         BadHttpError: where the bytes cannot become an HTTP/1.x head, or it is too long.
     """
-    found = _BLANK_LINE.search(raw, at, at + bounds.HEAD_BYTES)
-    if found is None:
+    match = _BLANK_LINE.search(raw, at, at + bounds.HEAD_BYTES)
+    if match is None:
         if not raw.startswith(b"HTTP/1."[: len(raw) - at], at):
             raise BadHttpError(f"not an HTTP/1.1 answer: {printable(raw[at : at + bounds.HEAD_BYTES], 60)}")
         if len(raw) - at >= bounds.HEAD_BYTES:
             raise BadHttpError(f"the head passed {bounds.HEAD_BYTES >> 10} KiB without an end")
         return None
-    first, *lines = _LINE_END.split(raw[at : found.start()].removesuffix(b"\r"))
+    first, *lines = _LINE_END.split(raw[at : match.start()].removesuffix(b"\r"))
     status, version = _status_line(first)
     headers = _headers(lines)
     framing, length = _framing(status, headers)
@@ -108,7 +108,7 @@ def parse_head(raw: bytes, at: int = 0) -> ResponseHead | None:
         length,
         keep_alive and framing != CLOSE,
         _text(headers, b"content-type").partition(";")[0].strip().lower(),
-        found.end(),
+        match.end(),
         encoding=_text(headers, b"content-encoding").lower().replace("identity", ""),
         location=_text(headers, b"location"),
         simulated=headers.get(b"x-npu-harness-simulated") == b"1",
@@ -120,24 +120,24 @@ def _text(headers: dict[bytes, bytes], name: bytes) -> str:
 
 
 def _status_line(line: bytes) -> tuple[int, bytes]:
-    found = _STATUS.fullmatch(line)
-    if found is None:
+    match = _STATUS.fullmatch(line)
+    if match is None:
         raise BadHttpError(f"not an HTTP/1.1 status line: {printable(line, 60)}")
-    status = int(found[2])
+    status = int(match[2])
     if status == 101:
         raise BadHttpError("the server switches protocols (101), which nobody asked for")
-    return status, found[1]
+    return status, match[1]
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     """Fields by lower-case name; the values of one that stands several times are joined by commas."""
     fields: dict[bytes, bytes] = {}
     for line in _unfolded(lines):
-        found = _FIELD.fullmatch(line)
-        if found is None:
+        match = _FIELD.fullmatch(line)
+        if match is None:
             raise BadHttpError(f"not a header: {printable(line, 60)}")
-        name = found[1].lower()
-        fields[name] = fields[name] + b", " + found[2] if name in fields else found[2]
+        name = match[1].lower()
+        fields[name] = fields[name] + b", " + match[2] if name in fields else match[2]
     return fields
 
 
@@ -166,12 +166,12 @@ def _framing(status: int, headers: dict[bytes, bytes]) -> tuple[str, int]:
     return (CLOSE, 0) if size is None else (LENGTH, size)
 
 
-def _content_length(told: bytes) -> int:
+def _content_length(fields: bytes) -> int:
     """The one length that is told, however often it is (RFC 9112 section 6.3)."""
-    lengths = {part.strip() for part in told.split(b",")}
+    lengths = {part.strip() for part in fields.split(b",")}
     length = lengths.pop()
     if lengths:
-        raise BadHttpError(f"several content-lengths: {printable(told, 40)}")
+        raise BadHttpError(f"several content-lengths: {printable(fields, 40)}")
     if not length.isdigit() or len(length) > bounds.LENGTH_DIGITS:
         raise BadHttpError(f"content-length is not a number of bytes: {printable(length, 40)}")
     return int(length)
@@ -281,10 +281,10 @@ def _size_line(raw: bytes, at: int) -> tuple[int, int] | None:
         if len(raw) - at >= bounds.CHUNK_LINE_BYTES:
             raise BadHttpError(f"a chunk's size line passed {bounds.CHUNK_LINE_BYTES >> 10} KiB without an end")
         return None
-    found = _SIZE.fullmatch(raw, at, end)
-    if found is None:
+    match = _SIZE.fullmatch(raw, at, end)
+    if match is None:
         raise BadHttpError(f"not a chunk size: {printable(raw[at:end], 40)}")
-    return int(found[1], 16), end + 2
+    return int(match[1], 16), end + 2
 
 
 def _end_of_trailers(raw: bytes, at: int) -> int | None:

@@ -57,7 +57,7 @@ class SentJournal:
         self,
         seq: int,
         identity: tuple[int, int, int, int, int],
-        asked: tuple[int, int],
+        tokens: tuple[int, int],
         times: tuple[int, int, int],
     ) -> None:
         """Write the row of a request that was just handed to the transport.
@@ -65,7 +65,7 @@ class SentJournal:
         Args:
             seq: its number in this worker.
             identity: stage, repeat, session, turn, and 1 where it is measured (0: warm-up).
-            asked: input and output tokens.
+            tokens: of input and output, as requested.
             times: due, ready and sent (or MISSING while its connection opens), in ns.
         """
         part, row = divmod(seq, _ROWS_A_GROWTH)
@@ -73,7 +73,7 @@ class SentJournal:
             self._grow()
         stage, repeat, session, turn, measured = identity
         _PACK.pack_into(
-            self._maps[part], row * _PACK.size, 1, stage, repeat, turn, measured, *asked, 0, session, *times
+            self._maps[part], row * _PACK.size, 1, stage, repeat, turn, measured, *tokens, 0, session, *times
         )
 
     def _grow(self) -> None:

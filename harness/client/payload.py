@@ -48,7 +48,7 @@ def body(prompt: Prompt, output_tokens: int, options: Options) -> bytes:
     Sampling is greedy, so that a repeated run does the same work; `max_tokens` is the name that
     servers of every age know on both endpoints.
     """
-    asked = {
+    fields = {
         "model": options.model,
         **_told(prompt),
         "max_tokens": output_tokens,
@@ -57,7 +57,7 @@ def body(prompt: Prompt, output_tokens: int, options: Options) -> bytes:
         "stream": options.stream,
         **_counting(options),
     }
-    return msgspec.json.encode(_merged(asked, options.extra_body))
+    return msgspec.json.encode(_merged(fields, options.extra_body))
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,10 +114,10 @@ def _whole(head: http1.ResponseHead, reads: Reads, event: StreamEvent, failure_s
     words = failure_of(event)
     if words is None and event.choices is None and event.usage is None:
         shown = one_line(reads.body[: bounds.KEPT_BYTES].decode("utf-8", "replace"), 120)
-        said = f"{head.content_type or 'a body of no type'} where a JSON answer was expected: {shown}"
+        reason = f"{head.content_type or 'a body of no type'} where a JSON answer was expected: {shown}"
         if len(reads.body) > bounds.LARGE_BYTES and event.malformed:
-            said = event.malformed
-        return DecodedAnswer(http_status=head.status, error=failure or "not_json", message=message or said)
+            reason = event.malformed
+        return DecodedAnswer(http_status=head.status, error=failure or "not_json", message=message or reason)
     whole_contents = AnswerContents()
     whole_contents.take([event], 0)
     contents = _Contents(head.status, whole_contents, "" if words is None else "error_body", words or "", whole=True)
@@ -184,23 +184,23 @@ def _events_only(batch: Batch) -> tuple[list[bytes], NDArray[np.int64], bool]:
 
 def _answer(contents: _Contents, stamps: NDArray[np.int64], failure_seen: tuple[str, str]) -> DecodedAnswer:
     """Everything said, with the failure that stands above all others; `stamps` are those of all events."""
-    said, counted, (failure, message) = contents.said, count(contents.said), failure_seen
+    said_contents, counted, (failure, message) = contents.said, count(contents.said), failure_seen
     if not failure or (failure in _CUT and (contents.whole or contents.error)):
         failure, message = contents.error, contents.message  # which say more than that the server went away
     if not failure and not contents.whole:
         failure, message = "truncated", "the stream ended without [DONE] or a finish_reason"
     elif not failure and counted.total == 0:
-        failure, message = "no_tokens", _without_tokens(said)
+        failure, message = "no_tokens", _without_tokens(said_contents)
     return DecodedAnswer(
         http_status=contents.http_status,
         at_ns=_at_rows(stamps, counted.rows),
         tokens=counted.counts,
-        input_tokens=said.input_tokens,
-        cached_tokens=said.cached_tokens,
+        input_tokens=said_contents.input_tokens,
+        cached_tokens=said_contents.cached_tokens,
         output_tokens=counted.total,
         counted_by=counted.counted_by,
-        token_ids=tuple(said.token_ids) if said.token_ids else None,
-        text="".join(said.texts).replace(SOMETHING, ""),
+        token_ids=tuple(said_contents.token_ids) if said_contents.token_ids else None,
+        text="".join(said_contents.texts).replace(SOMETHING, ""),
         streamed=contents.streamed,
         error=failure,
         message=message,
@@ -216,7 +216,7 @@ def _at_rows(stamps: NDArray[np.int64], rows: Sequence[int]) -> Sequence[int]:
     return stamps[list(rows)].tolist()  # type: ignore[no-any-return]
 
 
-def _without_tokens(said: AnswerContents) -> str:
-    if said.total:
-        return f"the server counted {said.total} tokens, but no event carried any"
+def _without_tokens(contents: AnswerContents) -> str:
+    if contents.total:
+        return f"the server counted {contents.total} tokens, but no event carried any"
     return "the answer carried no token"

@@ -138,14 +138,14 @@ class TlsSocket:
             except ssl.SSLError:
                 await loop.sock_sendall(sock, self._to_peer.read())  # the alert that tells the peer why
                 raise
-            if said := self._to_peer.read():
-                await loop.sock_sendall(sock, said)
+            if ours := self._to_peer.read():
+                await loop.sock_sendall(sock, ours)
             if done:
                 return
-            told = await loop.sock_recv(sock, READ_BYTES)
-            if not told:
+            theirs = await loop.sock_recv(sock, READ_BYTES)
+            if not theirs:
                 raise ConnectionResetError("the server closed the connection during the TLS handshake")
-            self._from_peer.write(told)
+            self._from_peer.write(theirs)
 
     def keep(self, pieces: list[bytes], stamps: list[int], lates: list[int]) -> None:
         """Of no use here: what is read has to be decrypted first."""

@@ -110,10 +110,10 @@ def target_of(
         raise InputError(message("client.url_credentials"))
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable():
         raise InputError(message("client.url_no_address", url=url))
-    base, found = _base_of(parts.path.rstrip("/"))
+    base, own_routes = _base_of(parts.path.rstrip("/"))
     query = f"?{parts.query}" if parts.query else ""
     port = port or (443 if parts.scheme == "https" else 80)
-    return Target(parts.scheme, parts.hostname, port, base, headers, query, (*found, *routes), trust)
+    return Target(parts.scheme, parts.hostname, port, base, headers, query, (*own_routes, *routes), trust)
 
 
 @lru_cache(maxsize=1024)

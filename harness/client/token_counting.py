@@ -52,8 +52,8 @@ class AnswerContents:
                 others.append(event)
                 continue
             choice = choices[0]
-            finish, ids, said = choice.finish_reason, choice.token_ids, choice.delta
-            text = choice.text or (said.content if said is not None else None)
+            finish, ids, delta = choice.finish_reason, choice.token_ids, choice.delta
+            text = choice.text or (delta.content if delta is not None else None)
             plain = not finish and event.error is None and choice.error is None and len(choices) == 1
             if plain and text and ids is None:  # nearly all
                 keep_row(row)
@@ -89,8 +89,8 @@ class AnswerContents:
     def _take_usages(self, usages: Sequence[Usage]) -> None:
         """The last counts that can be such, each on its own."""
         self.total = next((n for u in reversed(usages) if (n := token_count(u.completion_tokens))), self.total)
-        asked = next((n for u in reversed(usages) if (n := token_count(u.prompt_tokens))), None)
-        self.input_tokens = self.input_tokens if asked is None else asked
+        prompt_tokens = next((n for u in reversed(usages) if (n := token_count(u.prompt_tokens))), None)
+        self.input_tokens = self.input_tokens if prompt_tokens is None else prompt_tokens
         details = usages[-1].prompt_tokens_details if usages else None
         cached = token_count(details.cached_tokens) if details else None
         self.cached_tokens = self.cached_tokens if cached is None else cached
@@ -111,45 +111,45 @@ class TokenCounts:
     counted_by: str
 
 
-def count(said: AnswerContents) -> TokenCounts:
+def count(contents: AnswerContents) -> TokenCounts:
     """The tokens of an answer's events, by the best evidence there is."""
-    return _by_ids(said) or _by_usage(said) or _by_events(said)
+    return _by_ids(contents) or _by_usage(contents) or _by_events(contents)
 
 
-def _by_ids(said: AnswerContents) -> TokenCounts | None:
-    counted = sum(said.id_counts)
-    if not counted or (said.total is not None and said.total != counted):
+def _by_ids(contents: AnswerContents) -> TokenCounts | None:
+    counted = sum(contents.id_counts)
+    if not counted or (contents.total is not None and contents.total != counted):
         return None
-    known = set(said.id_rows)
-    if any(text and row not in known for row, text in zip(said.rows, said.texts, strict=True)):
+    known = set(contents.id_rows)
+    if any(text and row not in known for row, text in zip(contents.rows, contents.texts, strict=True)):
         return None
-    return _kept(said.id_rows, said.id_counts, FROM_TOKEN_IDS)
+    return _kept(contents.id_rows, contents.id_counts, FROM_TOKEN_IDS)
 
 
-def _by_usage(said: AnswerContents) -> TokenCounts | None:
+def _by_usage(contents: AnswerContents) -> TokenCounts | None:
     """By the running usage: it never falls, rises with the content, and ends at the total."""
-    marks, total = said.marks, said.total
+    marks, total = contents.marks, contents.total
     if not marks or total is None or None in marks:
         return None
     counts = list(map(sub, marks, [0, *marks[:-1]]))
     missing = total - (marks[-1] or 0)
     if min(counts) > 0 and 0 <= missing <= _ENDED_UNSEEN:
         counts[-1] += missing
-        return TokenCounts(said.rows, counts, total, FROM_USAGE)
+        return TokenCounts(contents.rows, counts, total, FROM_USAGE)
     silent = counts.count(0)  # events with a part of a token, or with what the one before was counted for
     if min(counts) < 0 or counts[0] == 0 or missing or 2 * silent > len(counts):
         return None
-    return _kept(said.rows, counts, FROM_USAGE)
+    return _kept(contents.rows, counts, FROM_USAGE)
 
 
-def _by_events(said: AnswerContents) -> TokenCounts:
+def _by_events(contents: AnswerContents) -> TokenCounts:
     """Events with content share the total; without any content, those that came between role and end."""
-    rows, total = said.rows, said.total
-    if not all(said.texts):
-        rows = [row for row, text in zip(rows, said.texts, strict=True) if text]
+    rows, total = contents.rows, contents.total
+    if not all(contents.texts):
+        rows = [row for row, text in zip(rows, contents.texts, strict=True) if text]
     if total is None or total == len(rows):
         return TokenCounts(rows, [1] * len(rows), len(rows), FROM_EVENTS if total is None else ASSUMED)
-    rows = rows or sorted({*said.rows, *said.bare})
+    rows = rows or sorted({*contents.rows, *contents.bare})
     if not rows:
         return TokenCounts((), (), 0, ASSUMED)
     marks = [-(-total * number // len(rows)) for number in range(len(rows) + 1)]  # the first has at least one

@@ -60,13 +60,13 @@ class Client:
         """
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+            addresses = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as fault:
             raise EngineError(
                 message("client.unknown_host", url=self._target.url, host=self._target.host, reason=str(fault))
             ) from None
         self._addresses = list(
-            dict.fromkeys((family, str(place[0]), int(place[1])) for family, _, _, _, place in found)
+            dict.fromkeys((family, str(place[0]), int(place[1])) for family, _, _, _, place in addresses)
         )
 
     @property

@@ -119,15 +119,15 @@ class WorkerPool:
     async def _listen(self, number: int, member: _Member) -> None:
         assert member.process.stdout is not None
         while line := await member.process.stdout.readline():
-            said = json.loads(line)
-            if "sample" in said:
-                self._on_sample(number, said["sample"])
-            elif "ready" in said:
-                member.ready.add(said["ready"])
-            elif "over" in said:
-                member.over.add(said["over"])
-            elif "error" in said:
-                member.error = said["error"]
+            report = json.loads(line)
+            if "sample" in report:
+                self._on_sample(number, report["sample"])
+            elif "ready" in report:
+                member.ready.add(report["ready"])
+            elif "over" in report:
+                member.over.add(report["over"])
+            elif "error" in report:
+                member.error = report["error"]
             self._changed.set()
         member.gone = True
         self._changed.set()

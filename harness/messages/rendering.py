@@ -16,34 +16,34 @@ def _unmarked(text: str) -> str:
     return text
 
 
-def render(said: Message, language: str = ENGLISH, *, own: Mark = _unmarked, outside: Mark = _unmarked) -> str:
+def render(message: Message, language: str = ENGLISH, *, own: Mark = _unmarked, outside: Mark = _unmarked) -> str:
     """The sentence of a message; `own` is applied to our words, `outside` to texts that are parameters.
 
     Raises:
         KeyError: where the code is in no catalogue, or a parameter that the sentence names is missing.
     """
-    if said.code == PLAIN:
-        return outside(str(said.parameters["text"]))
-    count = said.parameters.get("count")
+    if message.code == PLAIN:
+        return outside(str(message.parameters["text"]))
+    count = message.parameters.get("count")
     count = float(count) if isinstance(count, int | float) else None
-    sentence = catalogue(language, room_of(said.code)).sentence(said.code, count)
-    return "".join(_parts(sentence, said.parameters, language, (own, outside)))
+    sentence = catalogue(language, room_of(message.code)).sentence(message.code, count)
+    return "".join(_parts(sentence, message.parameters, language, (own, outside)))
 
 
 def localized(code: str | Message, /, **parameters: Parameter) -> str:
     """The sentence of a message, or of a code with parameters, in the current language."""
-    said = code if isinstance(code, Message) else Message(code, parameters)
-    return render(said, current_language())
+    message = code if isinstance(code, Message) else Message(code, parameters)
+    return render(message, current_language())
 
 
 def stored(kept: Mapping[str, Any] | None, text: str) -> Message:
     """A message as a file keeps it; its English text where this version's catalogues lack its code or a parameter."""
     try:
-        found = message_from(kept or {})
-        render(found)
+        message = message_from(kept or {})
+        render(message)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return plain(text)
-    return found
+    return message
 
 
 def _parts(
@@ -71,5 +71,5 @@ def _value(value: Parameter, spec: str, language: str, marks: tuple[Mark, Mark])
 
 def placeholders(sentence: str) -> dict[str, str]:
     """The parameters that a sentence names, each with its format."""
-    found: dict[str, Any] = {name: spec for _, name, spec, _ in string.Formatter().parse(sentence) if name is not None}
-    return found
+    names: dict[str, Any] = {name: spec for _, name, spec, _ in string.Formatter().parse(sentence) if name is not None}
+    return names

@@ -95,7 +95,7 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
         yield  # only the main thread hears signals
         return
     before = {number: signal.getsignal(number) for number in ENDING}
-    chosen = [one for one in ENDING if one != signal.SIGHUP or before[one] is not signal.SIG_IGN]
+    chosen = [number for number in ENDING if number != signal.SIGHUP or before[number] is not signal.SIG_IGN]
     for number in chosen:
         signal.signal(number, handler)
     try:

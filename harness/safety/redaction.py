@@ -99,9 +99,9 @@ def redact_tree(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(key) if isinstance(key, str) else key: redact_tree(one) for key, one in value.items()}
+        return {redact(key) if isinstance(key, str) else key: redact_tree(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redact_tree(one) for one in value]
+        return [redact_tree(item) for item in value]
     return value
 
 

@@ -34,8 +34,8 @@ class BlockPool:
 
     def find(self, content: int) -> int | None:
         """A block with that content hash, the first remembered where there are several."""
-        found = self._cached.get(content)
-        return next(iter(found)) if isinstance(found, dict) else found
+        cached = self._cached.get(content)
+        return next(iter(cached)) if isinstance(cached, dict) else cached
 
     def evictable(self, blocks: Iterable[int]) -> int:
         """How many of these remembered blocks nobody holds, so that holding them uses up free ones."""
@@ -80,21 +80,21 @@ class BlockPool:
     def remember(self, block: int, content: int) -> None:
         """Let later requests find this full block by its content hash."""
         self._hashes[block] = content
-        found = self._cached.get(content)
-        if found is None:
+        cached = self._cached.get(content)
+        if cached is None:
             self._cached[content] = block
-        elif isinstance(found, dict):
-            found[block] = None
+        elif isinstance(cached, dict):
+            cached[block] = None
         else:
-            self._cached[content] = {found: None, block: None}
+            self._cached[content] = {cached: None, block: None}
 
     def _forget(self, block: int) -> None:
         content = self._hashes[block]
         self._hashes[block] = NO_HASH
-        found = self._cached[content]
-        if isinstance(found, dict):
-            del found[block]
-            if found:
+        cached = self._cached[content]
+        if isinstance(cached, dict):
+            del cached[block]
+            if cached:
                 return
         del self._cached[content]
 

@@ -28,8 +28,8 @@ class KernelCalibration:
     @property
     def flags(self) -> dict[str, float]:
         """As flags of the simulated engine."""
-        found = {"cache_efficiency": self.cache, "attention_efficiency": self.attention}
-        return {name: float(f"{share:.4g}") for name, share in found.items() if share is not None}
+        shares = {"cache_efficiency": self.cache, "attention_efficiency": self.attention}
+        return {name: float(f"{share:.4g}") for name, share in shares.items() if share is not None}
 
 
 def read_calibration(folder: Path, chip: ChipSpec) -> KernelCalibration:
@@ -50,10 +50,10 @@ def read_calibration(folder: Path, chip: ChipSpec) -> KernelCalibration:
         wanted = message("simulator.device_npu" if chip.is_ascend else "simulator.device_cpu")
         place = {"folder": str(folder), "device": device["name"], "chip": chip.name}
         raise InputError(message("simulator.calibration_device", **place, expected=wanted))
-    found = calibration_from(summary["kernels"]["rows"], chip)
-    if not found.flags:
+    calibration = calibration_from(summary["kernels"]["rows"], chip)
+    if not calibration.flags:
         raise InputError(message("simulator.calibration_no_case", folder=str(folder)))
-    return found
+    return calibration
 
 
 def calibration_from(rows: list[Mapping[str, Any]], chip: ChipSpec) -> KernelCalibration:

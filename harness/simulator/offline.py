@@ -62,8 +62,8 @@ def _add(path: Path, lines: "Iterator[Mapping[str, Any]] | list[Mapping[str, Any
 
 def _arrivals(prompts: TextIO, count: int, vocab: int) -> list[Arrival]:
     """The next prompts, all at the begin."""
-    asked = [json.loads(line) for line in islice(prompts, count)]
-    return [Arrival(0, _ids(one["prompt"], vocab), one["max_tokens"]) for one in asked]
+    requests = [json.loads(line) for line in islice(prompts, count)]
+    return [Arrival(0, _ids(request["prompt"], vocab), request["max_tokens"]) for request in requests]
 
 
 def _ids(prompt: Any, vocab: int) -> "array[int]":

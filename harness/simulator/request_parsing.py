@@ -25,8 +25,8 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer to a client, no
 
 def _refused(message: str, parameter: str, value: Any = None) -> Refusal:
     """What vLLM's own checks say: the message, then the parameter and, where it tells, its value."""
-    told = f"parameter={parameter}" if value is None else f"parameter={parameter}, value={value}"
-    return Refusal(f"{message} ({told})", param=parameter)
+    place = f"parameter={parameter}" if value is None else f"parameter={parameter}, value={value}"
+    return Refusal(f"{message} ({place})", param=parameter)
 
 
 def malformed(place: str, kind: str, message: str, given: Any = None) -> Refusal:

@@ -202,17 +202,17 @@ class Scheduler:
     def _admit(self, step: SchedulerStep, budget: int, cap: int) -> None:
         while budget > 0 and self.waiting and len(self.running) < self._max_running:
             request = self.waiting[0]
-            found = self._cached_prefix(request)
-            hit = len(found) * self.limits.block_size
+            cached = self._cached_prefix(request)
+            hit = len(cached) * self.limits.block_size
             new = request.num_tokens - hit
             if 0 < cap < new:
                 new = cap
             if not self.limits.chunked_prefill and new > budget:
                 return
             new = min(new, budget)
-            if not self._fits(request, found, hit + new):
+            if not self._fits(request, cached, hit + new):
                 return
-            self._start(request, found, new)
+            self._start(request, cached, new)
             budget -= new
             step.scheduled.append(request)
             step.admitted.append(request)
@@ -224,33 +224,33 @@ class Scheduler:
 
     def _cached_prefix(self, request: Request) -> list[int]:
         """Remembered blocks of its first tokens; the last token is always computed anew."""
-        found: list[int] = []
+        cached: list[int] = []
         if not self.limits.prefix_caching:
-            return found
+            return cached
         for index in range((request.num_tokens - 1) // self.limits.block_size):
             block = self.pool.find(self._hash(request, index))
             if block is None:
                 break
-            found.append(block)
-        return found
+            cached.append(block)
+        return cached
 
-    def _fits(self, request: Request, found: list[int], tokens: int) -> bool:
+    def _fits(self, request: Request, cached: list[int], tokens: int) -> bool:
         """Whether free blocks suffice for these tokens, and for the whole prompt where that is asked."""
         size, longest = self.limits.block_size, self.limits.max_model_len
         if self.limits.reserve_full_prompt:
             tokens = max(tokens, request.num_tokens)
-        need = max(0, -(-min(tokens, longest) // size) - len(found)) + self.pool.evictable(found)
+        need = max(0, -(-min(tokens, longest) // size) - len(cached)) + self.pool.evictable(cached)
         watermark = self._watermark if self.running else 0
         return need + watermark <= self.pool.free
 
-    def _start(self, request: Request, found: list[int], new: int) -> None:
+    def _start(self, request: Request, cached: list[int], new: int) -> None:
         size = self.limits.block_size
-        hit = len(found) * size
-        self.pool.hold(found)
-        request.blocks = found
-        request.remembered = len(found)
+        hit = len(cached) * size
+        self.pool.hold(cached)
+        request.blocks = cached
+        request.remembered = len(cached)
         request.computed = hit + new
-        self._give(request, -(-request.computed // size) - len(found))
+        self._give(request, -(-request.computed // size) - len(cached))
         request.next_full = (request.remembered + 1) * size
         request.hit, request.taken, request.running = hit, new, True
         if request.computed >= request.next_full:

@@ -31,8 +31,8 @@ def words(text: str) -> list[str]:
 def pieces(text: str) -> list[str]:
     """The same with `Ġ` before each word that a space precedes, as byte-level vocabularies write it."""
     return [
-        ("Ġ" if found.start() and text[found.start() - 1].isspace() else "") + found.group()
-        for found in _WORD.finditer(text)
+        ("Ġ" if match.start() and text[match.start() - 1].isspace() else "") + match.group()
+        for match in _WORD.finditer(text)
     ]
 
 

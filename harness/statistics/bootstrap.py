@@ -38,44 +38,52 @@ class RunValues:
 
 @dataclass(frozen=True, slots=True)
 class Estimand:
-    """What is asked of samples: a statistic (`mean`, `p99`, …), as a ratio or as a difference of shares."""
+    """What samples are to show: a statistic (`mean`, `p99`, …), as a ratio or as a difference of shares."""
 
     statistic: str
     ratio: bool = True
 
 
 def by_blocks(
-    base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand, *, paired: bool, between: float, seed: int = 0
+    base: Sequence[RunValues],
+    new: Sequence[RunValues],
+    estimand: Estimand,
+    *,
+    paired: bool,
+    between: float,
+    seed: int = 0,
 ) -> Effect | None:
     """The effect of few runs a side, from blocks of their requests; None where they are too few.
 
     Args:
         base: a sample a run.
         new: likewise; where `paired`, its i-th run sent what the i-th of base sent.
-        asked: the statistic and its scale.
+        estimand: the statistic and its scale.
         paired: whether runs are to be drawn together.
         between: by which share two runs of one engine are taken to differ (standard deviation):
             one run cannot tell.
         seed: of the draws.
     """
-    found = _paired(base, new, asked, seed) if paired else _apart(base, new, asked, seed)
-    if found is None:
+    drawn = _paired(base, new, estimand, seed) if paired else _apart(base, new, estimand, seed)
+    if drawn is None:
         return None
-    draws, blocks, widening = found
-    estimate = float(np.mean([_point(one, asked) for one in new]) - np.mean([_point(one, asked) for one in base]))
+    draws, blocks, widening = drawn
+    estimate = float(
+        np.mean([_point(sample, estimand) for sample in new]) - np.mean([_point(sample, estimand) for sample in base])
+    )
     known = draws[np.isfinite(draws)]
     if not math.isfinite(estimate) or len(known) < REPLICATES // 2:
         return None
     square = float(known.var(ddof=1)) * blocks / (blocks - 1) * widening
-    square += between**2 * (1 / len(base) + 1 / len(new)) if asked.ratio else 0.0
+    square += between**2 * (1 / len(base) + 1 / len(new)) if estimand.ratio else 0.0
     return Effect(estimate, math.sqrt(square), blocks - 1)
 
 
 _Drawn = tuple[Floats, int, float]  # replicates of the effect, blocks behind each, widening of their variance
 
 
-def _paired(base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand, seed: int) -> _Drawn | None:
-    parts = [_together((a, b), asked, seed + i) for i, (a, b) in enumerate(zip(base, new, strict=True))]
+def _paired(base: Sequence[RunValues], new: Sequence[RunValues], estimand: Estimand, seed: int) -> _Drawn | None:
+    parts = [_together((a, b), estimand, seed + i) for i, (a, b) in enumerate(zip(base, new, strict=True))]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
@@ -83,8 +91,8 @@ def _paired(base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand
     return draws, min(blocks for _, blocks, _ in known), max(widening for _, _, widening in known)
 
 
-def _apart(base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand, seed: int) -> _Drawn | None:
-    parts = [_together((one,), asked, seed) for one in (*base, *new)]
+def _apart(base: Sequence[RunValues], new: Sequence[RunValues], estimand: Estimand, seed: int) -> _Drawn | None:
+    parts = [_together((sample,), estimand, seed) for sample in (*base, *new)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
@@ -93,7 +101,7 @@ def _apart(base: Sequence[RunValues], new: Sequence[RunValues], asked: Estimand,
     return draws, min(blocks for _, blocks, _ in known), max(widening for _, _, widening in known)
 
 
-def _together(samples: Sequence[RunValues], asked: Estimand, seed: int) -> tuple[list[Floats], int, float] | None:
+def _together(samples: Sequence[RunValues], estimand: Estimand, seed: int) -> tuple[list[Floats], int, float] | None:
     """Replicates of the statistic of each sample, drawn with the same blocks; None where the values are too few."""
     fewest = min(len(sample.values) for sample in samples)
     blocks = min(MOST_BATCHES, math.isqrt(fewest))
@@ -108,8 +116,8 @@ def _together(samples: Sequence[RunValues], asked: Estimand, seed: int) -> tuple
         blocks = max(FEWEST_BLOCKS, blocks * 3 // 4)
     rng = stream(seed, "blocks", blocks, *(_digest(sample) for sample in samples[:1] if len(samples) == 1))
     weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), REPLICATES)
-    found = [replicates(one.values, number, weights, asked) for one, number in zip(samples, of, strict=True)]
-    return found, blocks, alike
+    drawn = [replicates(sample.values, number, weights, estimand) for sample, number in zip(samples, of, strict=True)]
+    return drawn, blocks, alike
 
 
 def _digest(sample: RunValues) -> int:
@@ -134,16 +142,16 @@ def _series(samples: Sequence[RunValues], of: Sequence[Counts], blocks: int) -> 
     return total
 
 
-def replicates(values: Floats, number: Counts, weights: Counts, asked: Estimand) -> Floats:
+def replicates(values: Floats, number: Counts, weights: Counts, estimand: Estimand) -> Floats:
     """The statistic of each draw (a row of `weights`: how often each block was drawn), NaN where nothing was."""
     blocks = weights.shape[1]
-    if asked.statistic == "mean":
+    if estimand.statistic == "mean":
         sums = np.bincount(number, weights=values, minlength=blocks)
         counts = np.bincount(number, minlength=blocks).astype(np.float64)
-        found = _shares(weights.astype(np.float64) @ sums, weights.astype(np.float64) @ counts)
+        statistics = _shares(weights.astype(np.float64) @ sums, weights.astype(np.float64) @ counts)
     else:
-        found = _percentiles(values, number, weights, float(asked.statistic[1:]))
-    return _scaled(found, asked)
+        statistics = _percentiles(values, number, weights, float(estimand.statistic[1:]))
+    return _scaled(statistics, estimand)
 
 
 def _shares(sums: Floats, counts: Floats) -> Floats:
@@ -160,20 +168,20 @@ def _percentiles(values: Floats, number: Counts, weights: Counts, percent: float
     counts = np.bincount(number * len(edges) + at, minlength=blocks * len(edges)).reshape(blocks, len(edges))
     reached = np.cumsum(weights.astype(np.float64) @ counts, axis=1)
     wanted = (reached[:, -1:] - 1) * percent / 100 + 1
-    found = edges[np.argmax(reached >= wanted - 1e-9, axis=1)]
-    return np.where(reached[:, -1] > 0, found, np.nan)
+    percentiles = edges[np.argmax(reached >= wanted - 1e-9, axis=1)]
+    return np.where(reached[:, -1] > 0, percentiles, np.nan)
 
 
-def _point(sample: RunValues, asked: Estimand) -> float:
+def _point(sample: RunValues, estimand: Estimand) -> float:
     """The statistic of a whole sample, on the scale of the effect."""
-    if asked.statistic == "mean":
+    if estimand.statistic == "mean":
         value = float(sample.values.mean())
     else:
-        value = float(np.percentile(sample.values, float(asked.statistic[1:])))
-    return float(_scaled(np.asarray([value]), asked)[0])
+        value = float(np.percentile(sample.values, float(estimand.statistic[1:])))
+    return float(_scaled(np.asarray([value]), estimand)[0])
 
 
-def _scaled(values: Floats, asked: Estimand) -> Floats:
-    if not asked.ratio:
+def _scaled(values: Floats, estimand: Estimand) -> Floats:
+    if not estimand.ratio:
         return values
     return np.log(np.where(values > 0, values, np.nan))

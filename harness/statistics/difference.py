@@ -82,7 +82,7 @@ def by_ranks(base: Sequence[Floats], new: Sequence[Floats], between: float) -> E
     are those of Satterthwaite (Biometrics Bulletin 2, 1946), `between` being no estimate.
     """
     sides = [[_log_median(values) for values in side] for side in (base, new)]
-    known = [[one for one in side if one is not None] for side in sides]
+    known = [[median for median in side if median is not None] for side in sides]
     if any(len(known[place]) < len(side) for place, side in enumerate(sides)):
         return None
     parts = [(error**2 / len(side) ** 2, dof) for side in known for _, error, dof in side]

@@ -70,10 +70,10 @@ class Bounds:
 
     def at_ranks(self, value_of: Callable[[float], float]) -> "Bounds":
         """The same with values in place of ranks; the mean's ends are values already."""
-        found = {
+        intervals = {
             name: ends if name == MEAN else (value_of(ends[0]), value_of(ends[1])) for name, ends in self.ci95.items()
         }
-        return replace(self, ci95=found)
+        return replace(self, ci95=intervals)
 
 
 def distribution(values: Floats, starts: NDArray[np.int64] | None = None) -> Distribution:
@@ -112,8 +112,8 @@ def _bounds_of(
     for name, point in points.items():
         marks = (values <= point).astype(np.float64)
         below[name] = marks if starts is None else np.add.reduceat(marks, starts)
-    found = bounds(sums, counts, below, negative=bool(ordered[0] < 0))
-    return found.at_ranks(lambda rank: float(ordered[int(rank) - 1]))
+    ranked = bounds(sums, counts, below, negative=bool(ordered[0] < 0))
+    return ranked.at_ranks(lambda rank: float(ordered[int(rank) - 1]))
 
 
 def bounds(sums: Floats, counts: Floats, below: Mapping[str, Floats], *, negative: bool) -> Bounds:
@@ -133,13 +133,13 @@ def bounds(sums: Floats, counts: Floats, below: Mapping[str, Floats], *, negativ
     if alike.lacking > 1:
         lacks = {name: _ranks_lack(alike, counts, part, name) for name, part in below.items()}
         return Bounds({}, {MEAN: alike.lacking, **lacks}, alike.effective)
-    found: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     needed = {}
     reach = _t(alike) * alike.widening(UNSEEN_MEAN) * _error(left, counts, alike.times)
     if negative or reach == 0:
-        found[MEAN] = (mean - reach, mean + reach)
+        intervals[MEAN] = (mean - reach, mean + reach)
     elif reach < mean:
-        found[MEAN] = (mean - reach, mean / (1 - reach / mean))
+        intervals[MEAN] = (mean - reach, mean / (1 - reach / mean))
     else:
         needed[MEAN] = (reach / mean / NARROW) ** 2
     for name, part in below.items():
@@ -147,8 +147,8 @@ def bounds(sums: Floats, counts: Floats, below: Mapping[str, Floats], *, negativ
         if ranks is None:
             needed[name] = _ranks_lack(alike, counts, part, name)
         else:
-            found[name] = ranks
-    return Bounds(found, needed, alike.effective)
+            intervals[name] = ranks
+    return Bounds(intervals, needed, alike.effective)
 
 
 def _level(name: str) -> float:

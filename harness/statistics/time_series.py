@@ -73,9 +73,11 @@ def autocorrelation_of(series: Floats) -> Autocorrelation:
     views = [points, _ranks(points)]
     known = [correlations(view) for view in views]
     uneven = max(_growth_of_means(view, FEW_BATCHES) for view in views)
-    alike = uneven > SURE_UNEVEN or any(_is_alike(found) for found in known)
-    found = [_summed(one) for one in known] + [_growth_of_means(view, MORE_BATCHES) for view in views]
-    times = max(1.0, growth * max(*found, uneven if alike else 1.0))
+    alike = uneven > SURE_UNEVEN or any(_is_alike(factors) for factors in known)
+    factors = [_summed(series_correlations) for series_correlations in known] + [
+        _growth_of_means(view, MORE_BATCHES) for view in views
+    ]
+    times = max(1.0, growth * max(*factors, uneven if alike else 1.0))
     return Autocorrelation(n, times, alike)
 
 
@@ -93,8 +95,8 @@ def correlations(series: Floats) -> Floats:
     left = series - series.mean()
     size = 1 << (2 * n - 1).bit_length()
     waves = np.fft.rfft(left, size)
-    found = np.fft.irfft(waves.real**2 + waves.imag**2, size)[:n]
-    return np.asarray(found / found[0]) if found[0] > 0 else np.eye(1, n)[0]
+    products = np.fft.irfft(waves.real**2 + waves.imag**2, size)[:n]
+    return np.asarray(products / products[0]) if products[0] > 0 else np.eye(1, n)[0]
 
 
 def _thinned(series: Floats) -> tuple[Floats, float]:

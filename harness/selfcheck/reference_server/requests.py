@@ -199,10 +199,10 @@ class AnswerScript:
 
     def last(self, ask: CompletionRequest) -> bytes:
         """The bytes of the last event of an answer and all that follows it."""
-        found = self._lasts.get(ask)
-        if found is None:
-            found = self._lasts[ask] = self._ending(ask) if ask.streamed else whole(200, self._unstreamed(ask))
-        return found
+        event = self._lasts.get(ask)
+        if event is None:
+            event = self._lasts[ask] = self._ending(ask) if ask.streamed else whole(200, self._unstreamed(ask))
+        return event
 
     def steps(self, ask: CompletionRequest) -> int:
         """Events of an answer; an unstreamed answer is one."""
@@ -222,14 +222,14 @@ class AnswerScript:
 
     def _unstreamed(self, ask: CompletionRequest) -> bytes:
         text = " tok" * ask.tokens
-        said = {"message": {"role": "assistant", "content": text}} if self._shape.chat else {"text": text}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": "length"}
+        content = {"message": {"role": "assistant", "content": text}} if self._shape.chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": "length"}
         return json.dumps(self._object([choice], ask.tokens, "")).encode()
 
     def _event(self, begin: int, end: int, finish: str | None) -> bytes:
         text = " tok" * (end - begin)
-        said = {"delta": {"content": text}} if self._shape.chat else {"text": text}
-        choice: dict[str, Any] = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+        content = {"delta": {"content": text}} if self._shape.chat else {"text": text}
+        choice: dict[str, Any] = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
         if self._shape.token_ids:
             choice["token_ids"] = [_TOKEN_ID + position for position in range(begin, end)]
         return self._data([choice], end if self._shape.continuous else None)
