@@ -51,7 +51,6 @@ LOOSE = {"__init__", "__main__", "errors", "units", "clock", "seeds"}  # modules
 # Directions that are still to be turned round.
 UNTURNED = {
     ("harness.scenario.gate", "harness.comparison.measures"),
-    ("harness.scenario.cross_checks", "harness.workload.data_files"),
 }
 ONLY_IN = {  # library: rooms that may import it
     "aiohttp": ("harness.engines", "harness.simulator"),

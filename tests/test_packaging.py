@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.scenario.shipped import shipped_folder, shipped_scenarios
+from harness.scenario.files import shipped_folder, shipped_scenarios
 from tests.real_engines.environments import RECIPES, interpreter
 
 ROOT = Path(__file__).resolve().parent.parent

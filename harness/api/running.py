@@ -165,7 +165,7 @@ def _options(
 def _spec(loaded: LoadedScenario, options: RunOptions) -> RunSpec:
     from harness.selfcheck.selfcheck import last_selfcheck  # noqa: PLC0415 - the self check runs scenarios itself
 
-    redaction.know_environment()
+    redaction.register_environment()
     folder = options.out or store.new_folder(RESULTS, loaded.scenario.name)
     return RunSpec(loaded, folder, options.rerun, options.on_progress, last_selfcheck(), options.on_sample, preload)
 

@@ -144,7 +144,7 @@ def run_study_file(path: Path, options: TuneOptions) -> StudyResult:
     Raises:
         HarnessError: where the study is wrong, or no engine can be started.
     """
-    redaction.know_environment()
+    redaction.register_environment()
     problem = load_study_plan(path, options.overrides, options.flags)
     if problem.kind in REAL:
         refuse_unknown_targets(problem, load_study(path, options.overrides, options.flags))

@@ -17,7 +17,7 @@ from harness.api.result import RESULTS
 from harness.api.running import RunOptions, run_loaded, url_overrides
 from harness.cli.compare import compared
 from harness.cli.run import flags_of, scenario_of
-from harness.cli.terminal import CommandOutcome, Log, Progress, silent
+from harness.cli.terminal import CommandOutcome, OutputLog, Progress, silent
 from harness.comparison.repeats import Side, read_side
 from harness.errors import (
     EXIT_DONE,
@@ -47,14 +47,14 @@ class _Turn:
     loaded: LoadedScenario
 
 
-def against_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
+def against_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
     """`harness run --against`: runs in turn into DIR/a and DIR/b, and their comparison in DIR.
 
     Raises:
         HarnessError: where the input is wrong or an engine does not come up; what was run is kept.
     """
     changes = _changes(arguments)
-    progress: Log = silent if arguments.quiet else log
+    progress: OutputLog = silent if arguments.quiet else log
     turns = list(_turns(arguments, changes, log))
     folder = arguments.out or store.new_folder(RESULTS, f"{turns[0].loaded.scenario.name}-against")
     _refuse_used(folder)
@@ -83,7 +83,7 @@ def order(pairs: int) -> list[tuple[str, int]]:
     return [(side, pair) for pair, sides in enumerate(turns) for side in sides]
 
 
-def _turns(arguments: argparse.Namespace, changes: Sequence[Override], log: Log) -> Iterator[_Turn]:
+def _turns(arguments: argparse.Namespace, changes: Sequence[Override], log: OutputLog) -> Iterator[_Turn]:
     flags = flags_of(arguments)
     first = scenario_of(arguments, flags, log)
     repeats = first.scenario.repeats
@@ -135,7 +135,7 @@ def _run(turn: _Turn, folder: Path, options: RunOptions) -> int:
         return error.exit_code
 
 
-def _close(folder: Path, exit_code: int, log: Log) -> CommandOutcome:
+def _close(folder: Path, exit_code: int, log: OutputLog) -> CommandOutcome:
     """The comparison of the pairs that are whole, which says how a whole command ends."""
     runs = {side: {run.parent.name for run in (folder / side).glob(f"*/{store.SUMMARY}")} for side in (A, B)}
     whole = runs[A] & runs[B]

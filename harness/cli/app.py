@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli.parser import SERVE_SIM, parse, split_language
-from harness.cli.terminal import CommandOutcome, Line, text_of
+from harness.cli.terminal import CommandOutcome, OutputLine, text_of
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.messages import LANGUAGES, language, language_of, message
 from harness.safety import interrupts, redaction
@@ -32,11 +32,11 @@ _COMMANDS = {  # the module of harness.cli and its function from arguments and a
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry of `harness`; exits with the code that the outcome has."""
     words = list(sys.argv[1:] if argv is None else argv)
-    redaction.know_environment()
+    redaction.register_environment()
     requested, rest = split_language(words)
     with language(requested if requested in LANGUAGES else language_of(os.environ)):
         code = _exit_code(words, requested, rest)
-    raise SystemExit(interrupts.exit_code(code))
+    raise SystemExit(interrupts.shell_exit_code(code))
 
 
 def _exit_code(words: list[str], requested: str | None, rest: list[str]) -> int:
@@ -48,7 +48,7 @@ def _exit_code(words: list[str], requested: str | None, rest: list[str]) -> int:
             _log(line)
         return error.exit_code
     except KeyboardInterrupt:
-        _log(message("cli.ended_by", signal=interrupts.heard()))
+        _log(message("cli.ended_by", signal=interrupts.signal_name()))
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has had enough
         sys.stderr.close()
@@ -72,14 +72,14 @@ def _carry_out(words: list[str], requested: str | None, rest: list[str]) -> int:
     return outcome.exit_code
 
 
-def _print(line: Line) -> None:
+def _print(line: OutputLine) -> None:
     print(text_of(line), flush=True)
 
 
-def _print_error(line: Line) -> None:
+def _print_error(line: OutputLine) -> None:
     print(text_of(line), file=sys.stderr, flush=True)
 
 
-def _log(line: Line) -> None:
+def _log(line: OutputLine) -> None:
     with contextlib.suppress(OSError):  # a terminal that is gone must not end what is being measured
         _print_error(f"harness: {text_of(line)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.analysis.warnings import NOTE
 from harness.api.comparing import compare, draw_comparison
 from harness.api.result import RESULTS
-from harness.cli.terminal import CommandOutcome, Line, Log
+from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog
 from harness.comparison.comparison import Comparison
 from harness.comparison.describe import table, told
 from harness.comparison.judging import BETTER, NOT_VALID, WORSE
@@ -15,7 +15,7 @@ from harness.messages import message
 from harness.results import store
 
 
-def compare_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+def compare_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
     """`harness compare`: read both sides, compare, write the page and its companions.
 
     Raises:
@@ -34,7 +34,7 @@ def compared(comparison: Comparison, folder: Path) -> CommandOutcome:
         InputError: where the folder cannot be made.
     """
     page = draw_comparison(comparison, folder)
-    errors: tuple[Line, ...] = tuple(message("cli.regression", row=told(row)) for row in comparison.broken)
+    errors: tuple[OutputLine, ...] = tuple(message("cli.regression", row=told(row)) for row in comparison.broken)
     if comparison.exit_code == EXIT_INVALID and comparison.is_valid:
         counts = {"unjudged": len(comparison.untold), "judged": len(comparison.judged)}
         errors = (message("cli.not_judged", **counts, exit_code=EXIT_INVALID),)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from harness.cli.terminal import CommandOutcome, Log
+from harness.cli.terminal import CommandOutcome, OutputLog
 from harness.doctor import examine
 from harness.doctor.findings import FAULTS, Finding, closing_line, finding_lines
 from harness.doctor.hardware import inspect_hardware
@@ -17,7 +17,7 @@ from harness.messages import Message, message
 from harness.telemetry.environment import this_host
 
 
-def doctor_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
+def doctor_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
     """Check the machine, or with --generate that vLLM generates.
 
     Raises:

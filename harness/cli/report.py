@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.api.result import TRACE, is_study, report, report_index
-from harness.cli.terminal import CommandOutcome, Log
+from harness.cli.terminal import CommandOutcome, OutputLog
 from harness.results import store
 
 _DRAWN = (".html", ".md", ".xml")  # beside results, where `results/*` is asked for
 COMPARISON = "compare.json"
 
 
-def report_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+def report_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
     """`harness report`: the page of each result, as it is drawn; the index of several.
 
     Raises:

@@ -9,17 +9,17 @@ from typing import Any
 from harness.analysis.warnings import warnings_of
 from harness.api.result import TRACE
 from harness.api.running import RunOptions, run_loaded, url_overrides
-from harness.cli.terminal import CommandOutcome, Log, Progress, silent
+from harness.cli.terminal import CommandOutcome, OutputLog, Progress, silent
 from harness.errors import InputError
 from harness.messages import message
 from harness.results import store
 from harness.results.stage_names import stage_name
+from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario, load_scenario
-from harness.scenario.shipped import find_scenario
 from harness.scenario.yaml_document import Override
 
 
-def run_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
+def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
     """`harness run`: everything from the scenario file to the page; with --against, two engines in turn.
 
     Raises:
@@ -50,7 +50,7 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def scenario_of(arguments: argparse.Namespace, flags: list[Override], log: Log) -> LoadedScenario:
+def scenario_of(arguments: argparse.Namespace, flags: list[Override], log: OutputLog) -> LoadedScenario:
     """The scenario of a command line: a file, or one found by its name, which is then said.
 
     Raises:
@@ -62,7 +62,7 @@ def scenario_of(arguments: argparse.Namespace, flags: list[Override], log: Log) 
     return load_scenario(path, arguments.overrides, flags)
 
 
-def _progress(arguments: argparse.Namespace, log: Log) -> Log:
+def _progress(arguments: argparse.Namespace, log: OutputLog) -> OutputLog:
     return silent if arguments.quiet else log
 
 
@@ -81,7 +81,7 @@ def flags_of(arguments: argparse.Namespace) -> list[Override]:
     return flags + [Override((key,), value, f"--{key} {value}") for key, value in numbers if value is not None]
 
 
-def selfcheck_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
+def selfcheck_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
     """`harness selfcheck`: this client measured against known token times."""
     from harness.selfcheck.selfcheck import selfcheck  # noqa: PLC0415 - only this command needs it
 

@@ -2,14 +2,14 @@
 
 import argparse
 
-from harness.cli.terminal import CommandOutcome, Log
+from harness.cli.terminal import CommandOutcome, OutputLog
 from harness.errors import EXIT_INPUT, InputError, suggestion
 from harness.messages import message
+from harness.scenario.files import copy_scenario, find_scenario, shipped_scenarios
 from harness.scenario.json_schema import schema_text
-from harness.scenario.shipped import copy_scenario, find_scenario, shipped_scenarios
 
 
-def scenarios_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+def scenarios_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
     """`harness scenarios`: the scenarios that ship; `copy NAME [DIR]`: one of them as a file to change.
 
     Raises:
@@ -28,7 +28,7 @@ def scenarios_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcom
     return CommandOutcome([str(path) for path in copy_scenario(arguments.name, arguments.folder)])
 
 
-def validate_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+def validate_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
     """`harness validate`: every error of each file, or that it is right."""
     from harness.tuning.study_loader import check_any  # noqa: PLC0415 - heavy: optuna
 
@@ -39,6 +39,6 @@ def validate_command(arguments: argparse.Namespace, _log: Log) -> CommandOutcome
     return CommandOutcome([message("cli.file_ok", path=str(path)) for path in paths])
 
 
-def schema_command(_arguments: argparse.Namespace, _log: Log) -> CommandOutcome:
+def schema_command(_arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
     """`harness schema`: the JSON Schema of scenario and study files."""
     return CommandOutcome([schema_text().rstrip("\n")])

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from harness.cli.terminal import Log
+from harness.cli.terminal import OutputLog
 from harness.errors import EXIT_DONE, InputError
 from harness.messages import message
 
 
-def serve_command(words: Sequence[str], show: Log, log: Log) -> int:
+def serve_command(words: Sequence[str], show: OutputLog, log: OutputLog) -> int:
     """`harness serve-sim`: serve until SIGINT, SIGTERM or, with --until-stdin-closes, the end of stdin.
 
     Raises:
@@ -61,7 +61,7 @@ def flags_in(words: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
-async def _serve(flags: dict[str, Any], place: tuple[str, int], outputs: tuple[Log, Log]) -> None:
+async def _serve(flags: dict[str, Any], place: tuple[str, int], outputs: tuple[OutputLog, OutputLog]) -> None:
     from harness.simulator.engine_config import settings_from_flags  # noqa: PLC0415 - likewise
     from harness.simulator.server import serve  # noqa: PLC0415 - aiohttp loads only to serve
 

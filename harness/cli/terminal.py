@@ -11,8 +11,8 @@ from typing import Any
 from harness.errors import EXIT_DONE
 from harness.messages import Message, localized
 
-Line = str | Message
-Log = Callable[[Line], None]
+OutputLine = str | Message
+OutputLog = Callable[[OutputLine], None]
 """What gets a line for stderr."""
 
 
@@ -20,24 +20,24 @@ Log = Callable[[Line], None]
 class CommandOutcome:
     """How a command ended: lines for stdout, the exit code, and lines for stderr that explain it."""
 
-    lines: Iterable[Line]
+    lines: Iterable[OutputLine]
     exit_code: int = EXIT_DONE
-    errors: tuple[Line, ...] = ()
+    errors: tuple[OutputLine, ...] = ()
 
 
-def text_of(line: Line) -> str:
+def text_of(line: OutputLine) -> str:
     """A line in the language of the user."""
     return localized(line) if isinstance(line, Message) else line
 
 
-def silent(_line: Line) -> None:
+def silent(_line: OutputLine) -> None:
     """The progress of a command with --quiet."""
 
 
 class Progress:
     """Progress of one run, summed over its workers; use as a context."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: OutputLog) -> None:
         self._log = log
         self._samples: dict[int, dict[str, Any]] = {}
         self._status: Any = None
@@ -55,7 +55,7 @@ class Progress:
         if self._status is not None:
             self._status.stop()
 
-    def show(self, line: Line) -> None:
+    def show(self, line: OutputLine) -> None:
         """A line to keep."""
         self._samples.clear()
         self._text = text_of(line)

@@ -4,21 +4,21 @@ import argparse
 from pathlib import Path
 
 from harness.api.tuning import TuneOptions, run_study_file
-from harness.cli.terminal import CommandOutcome, Line, Log, silent
+from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, silent
 from harness.messages import message
-from harness.scenario.shipped import find_scenario
+from harness.scenario.files import find_scenario
 from harness.scenario.yaml_document import Override
 
 SHIPPED = "tune"  # the study where none is given
 
 
-def tune_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
+def tune_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
     """`harness tune`: everything from the study file to the page.
 
     Raises:
         HarnessError: where the study is wrong, or no engine can be started.
     """
-    progress: Log = silent if arguments.quiet else log
+    progress: OutputLog = silent if arguments.quiet else log
     path = find_scenario(arguments.study or SHIPPED)
     if arguments.study is None or path != Path(arguments.study):
         progress(message("cli.study_file", path=str(path)))
@@ -26,7 +26,7 @@ def tune_command(arguments: argparse.Namespace, log: Log) -> CommandOutcome:
         arguments.overrides, _flags(arguments), arguments.out, arguments.resume, progress, _command(arguments)
     )
     result = run_study_file(path, options)
-    lines: list[Line] = [*result.lines, *([] if result.page is None else [str(result.page)]), *result.next_steps]
+    lines: list[OutputLine] = [*result.lines, *([] if result.page is None else [str(result.page)]), *result.next_steps]
     return CommandOutcome(lines, result.exit_code)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from harness.client import sse
 from harness.client.journal import Frame, answers_size, frame_starts, read_frames
 from harness.results.request_table import MISSING
-from harness.safety.redaction import know_all, known
+from harness.safety.redaction import register_secrets, registered_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def decode_journal(path: Path) -> DecodedAnswers:
         return decode_part(path, 0, None)
     ranges = frame_starts(path, parts)
     with ProcessPoolExecutor(
-        len(ranges), mp_context=get_context("spawn"), initializer=_help, initargs=(known(),)
+        len(ranges), mp_context=get_context("spawn"), initializer=_help, initargs=(registered_secrets(),)
     ) as pool:
         # This process decodes the first part itself while the others do theirs.
         futures = [pool.submit(decode_part, path, start, stop) for start, stop in ranges[1:]]
@@ -117,7 +117,7 @@ def decode_journal(path: Path) -> DecodedAnswers:
 
 def _help(secrets: Mapping[str, str]) -> None:
     """What a helping process does first: know the secrets, leave signals to its parent, and end when that is gone."""
-    know_all(secrets)
+    register_secrets(secrets)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()

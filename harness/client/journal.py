@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.client.connection import InFlightRequest
 from harness.errors import ResultError
 from harness.messages import message
-from harness.safety.redaction import blanked, redact
+from harness.safety.redaction import blank_secrets, redact
 
 ROW = np.dtype(
     [
@@ -154,7 +154,7 @@ def answer_frame(request: InFlightRequest) -> Frame:
         request.resends,
         request.failure,
         redact(request.message)[:_MESSAGE_CHARS],
-        blanked(request.pieces),
+        blank_secrets(request.pieces),
         request.stamps,
         request.lates,
         request.spreads,

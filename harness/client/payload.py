@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import FROM_TOKEN_IDS, FROM_USAGE
-from harness.workload.prompts import Messages, Prompt, TokenIds
+from harness.workload.prompts import ChatPrompt, Prompt, TokenPrompt
 
 # Four characters a number, blanks before it: white space that JSON allows.
 _FOUR_DIGITS = np.frombuffer("".join(f"{n:4d}" for n in range(10_000)).encode(), dtype=np.uint32)
@@ -79,9 +79,9 @@ def advice(words: str) -> str:
 
 
 def _told(prompt: Prompt) -> dict[str, Any]:
-    if isinstance(prompt, TokenIds):
+    if isinstance(prompt, TokenPrompt):
         return {"prompt": _json_ids(prompt.ids)}
-    return {"messages": prompt.messages} if isinstance(prompt, Messages) else {"prompt": prompt.text}
+    return {"messages": prompt.messages} if isinstance(prompt, ChatPrompt) else {"prompt": prompt.text}
 
 
 def _json_ids(ids: NDArray[np.int32]) -> Any:

@@ -208,10 +208,10 @@ def secret_of(variable: str, key: str, content: Message) -> str:
         raise InputError(message("client.variable_unset", key=key, variable=variable, content=content))
     if not secret.isascii() or not secret.isprintable():
         raise InputError(message("client.secret_not_ascii", key=key, variable=variable))
-    redaction.know(secret, variable)
+    redaction.register_secret(secret, variable)
     scheme, _, credentials = secret.partition(" ")
     if scheme.lower() in ("bearer", "basic") and credentials:
-        redaction.know(credentials, variable)
+        redaction.register_secret(credentials, variable)
     return secret
 
 

@@ -29,7 +29,7 @@ from harness.scenario.models import Engine, Scenario
 from harness.units import seconds_to_ns
 from harness.workload import Reply, build
 from harness.workload.plan import StagePlan, load
-from harness.workload.vocabulary import Lexicon
+from harness.workload.vocabulary import Vocabulary
 
 RESERVE = 16  # connections an open loop keeps open and free, so that a burst need not wait for handshakes
 _SAMPLE_NS = 250_000_000
@@ -97,7 +97,7 @@ class RequestBuilder:
 
     def __init__(self, job: dict[str, Any], scenario: Scenario) -> None:
         assert scenario.workload is not None
-        vocabulary = Lexicon(**job["lexicon"]) if job["lexicon"] else None
+        vocabulary = Vocabulary(**job["lexicon"]) if job["lexicon"] else None
         self.workload = build(
             scenario.workload,
             endpoint=scenario.endpoint,

@@ -30,7 +30,7 @@ from harness.results.store import convert, read_json, write_json
 from harness.results.table_files import integers_in, read_arrays
 from harness.workload import Workload
 from harness.workload.plan import StagePlan
-from harness.workload.prompts import Prompt, TokenIds
+from harness.workload.prompts import Prompt, TokenPrompt
 
 JOB, PROMPTS, REQUESTS, NOTES, GO = "offline.json", "prompts.jsonl", "asked.npz", "notes.jsonl", "go"
 _COLUMNS = ("call", "session", "input_asked", "output_asked")
@@ -99,7 +99,7 @@ def _ordinals(plans: Sequence[StagePlan]) -> Iterator[tuple[int, StagePlan, int]
 
 
 def _told(prompt: Prompt) -> Any:
-    if isinstance(prompt, TokenIds):
+    if isinstance(prompt, TokenPrompt):
         return prompt.ids.tolist()
     assert not hasattr(prompt, "messages"), "an offline stage has no chat"
     return prompt.text

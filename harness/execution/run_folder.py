@@ -25,7 +25,7 @@ from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Scenario
 from harness.telemetry.environment import cores, environment
 from harness.workload import Workload, build, plan
-from harness.workload.vocabulary import Lexicon
+from harness.workload.vocabulary import Vocabulary
 
 OnProgress = Callable[[str], None]
 
@@ -110,7 +110,7 @@ def open_folder(spec: RunSpec) -> None:
     store.write_json(folder, store.RUN, run)
 
 
-def build_workload(spec: RunSpec, lexicon: Lexicon | None) -> Workload:
+def build_workload(spec: RunSpec, lexicon: Vocabulary | None) -> Workload:
     """What the spec's scenario sends, in these words where it is a chat."""
     scenario = spec.loaded.scenario
     assert scenario.workload is not None

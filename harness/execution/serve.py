@@ -29,7 +29,7 @@ from harness.results import store
 from harness.safety.interrupts import Interrupts
 from harness.scenario.models import Scenario
 from harness.workload import plan
-from harness.workload.vocabulary import Lexicon, align
+from harness.workload.vocabulary import Vocabulary, calibrate
 
 _POLL_S = 0.2
 _DYING_POLLS = 50
@@ -199,15 +199,15 @@ def _on_sample(spec: RunSpec, watched: Watched, number: int, sample: dict[str, A
     spec.on_sample(number, sample)
 
 
-async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Lexicon | None:
+async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Vocabulary | None:
     """Words to write chat prompts with, aligned to the server's own tokenizer where it has one."""
     assert scenario.workload is not None
     if scenario.endpoint != "chat" or scenario.workload.kind == "dataset":
         return None
-    return await align(control.tokenize, serving.model)
+    return await calibrate(control.tokenize, serving.model)
 
 
-def _write_job(spec: RunSpec, serving: RunningEngine, lexicon: Lexicon | None) -> None:
+def _write_job(spec: RunSpec, serving: RunningEngine, lexicon: Vocabulary | None) -> None:
     """What the workers have to know."""
     scenario = spec.loaded.scenario
     job = {
@@ -223,7 +223,7 @@ def _write_job(spec: RunSpec, serving: RunningEngine, lexicon: Lexicon | None) -
     store.write_json(spec.folder / store.RAW, "job.json", job)
 
 
-def _lexicon_values(lexicon: Lexicon) -> dict[str, Any]:
+def _lexicon_values(lexicon: Vocabulary) -> dict[str, Any]:
     return {name: getattr(lexicon, name) for name in lexicon.__slots__}
 
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from harness.errors import InputError, ResultError, suggestion
 from harness.results import store
 from harness.results.request_table import Events, Requests
-from harness.scenario.distributions import Count, LogNormalItem, NormalItem, UniformItem, bounds
 from harness.scenario.kernels import Kernels, many
 from harness.scenario.loader import LoadedScenario
+from harness.scenario.workload import CountSpec, LogNormalItem, NormalItem, UniformItem, bounds
 from harness.simulator.chips import CHIPS
 from harness.statistics.intervals import Floats
 from harness.workload.lengths import token_lengths
@@ -270,7 +270,7 @@ def _shapes(kernels: Kernels) -> list[tuple[str, Shape]]:
     return found
 
 
-def _kv_lengths(count: Count, seed: int) -> KvLengths:
+def _kv_lengths(count: CountSpec, seed: int) -> KvLengths:
     from kernels_bench.axes import KvLengths  # noqa: PLC0415 - a room of its own
 
     if isinstance(count, int):
@@ -280,7 +280,7 @@ def _kv_lengths(count: Count, seed: int) -> KvLengths:
     return KvLengths(_named(count), lambda batch: tuple(drawn.at(index) for index in range(batch)))
 
 
-def _named(count: Count) -> str:
+def _named(count: CountSpec) -> str:
     """A distribution in a word of a table."""
     if isinstance(count, UniformItem):
         return f"{count.uniform[0]}–{count.uniform[1]} ragged"

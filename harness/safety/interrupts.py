@@ -27,12 +27,12 @@ _heard: list[int] = []  # a process has one set of signals; the first decides ho
 T = TypeVar("T")
 
 
-def exit_code(code: int) -> int:
+def shell_exit_code(code: int) -> int:
     """The exit status of an outcome: after a signal 128 + its number, as in a shell, unless something else failed."""
     return 128 + _heard[0] if _heard and code not in (EXIT_INPUT, EXIT_ENGINE) else code
 
 
-def heard() -> str:
+def signal_name() -> str:
     """The name of the first signal that was heard; Ctrl-C where it was none that we know of."""
     return signal.Signals(_heard[0]).name if _heard and _heard[0] != signal.SIGINT else "Ctrl-C"
 

@@ -28,43 +28,43 @@ def names_secret(name: str) -> bool:
     return _NAME.fullmatch(plain) is not None or plain in words or plain.endswith(("_key", "_authorization", "_token"))
 
 
-def know(secret: str, name: str) -> None:
+def register_secret(secret: str, name: str) -> None:
     """Note a secret; `name` says in its place what stood there, such as its environment variable."""
     if len(secret) >= 3:
         _shown[secret] = _shown[quote(secret, safe="")] = f"<{name}>"  # as addresses carry it, too
 
 
-def known() -> dict[str, str]:
+def registered_secrets() -> dict[str, str]:
     """The secrets that are known, for a process that helps this one."""
     return dict(_shown)
 
 
-def know_all(shown: Mapping[str, str]) -> None:
+def register_secrets(shown: Mapping[str, str]) -> None:
     """Note what another process knows."""
     _shown.update(shown)
 
 
-def forget_all() -> None:
+def forget_secrets() -> None:
     """Forget every secret."""
     _shown.clear()
 
 
-def know_environment(environment: Mapping[str, str] = os.environ) -> None:
+def register_environment(environment: Mapping[str, str] = os.environ) -> None:
     """Note what stands in the environment under names such as HF_TOKEN: engines inherit it."""
     for name, value in environment.items():
         if _NAME.fullmatch(name) and len(value) >= _FEWEST_FOUND:
-            know(value, name)
+            register_secret(value, name)
 
 
-def know_password(url: str) -> None:
+def register_password(url: str) -> None:
     """Note the password that an address carries."""
     try:
         password = urlsplit(url).password
     except ValueError:
         return
     if password:
-        know(password, "password")
-        know(unquote(password), "password")
+        register_secret(password, "password")
+        register_secret(unquote(password), "password")
 
 
 def redact(text: str) -> str:
@@ -77,15 +77,15 @@ def redact(text: str) -> str:
     return text
 
 
-def blanked(pieces: list[bytes]) -> list[bytes]:
+def blank_secrets(pieces: list[bytes]) -> list[bytes]:
     """The pieces of an answer with stars in place of secrets: no byte moves to another piece."""
     if not _shown:
         return pieces
     raw = clean = b"".join(pieces)
     for secret in _shown:
-        known = secret.encode()
-        if known in clean:
-            clean = clean.replace(known, b"*" * len(known))
+        registered_secrets = secret.encode()
+        if registered_secrets in clean:
+            clean = clean.replace(registered_secrets, b"*" * len(registered_secrets))
     if clean is raw:
         return pieces
     ends = list(itertools.accumulate(map(len, pieces)))

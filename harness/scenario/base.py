@@ -23,7 +23,7 @@ LONGEST_S = 30 * 86400.0
 T = TypeVar("T")
 
 
-class Part(BaseModel):
+class FileModel(BaseModel):
     """A mapping of a scenario file: frozen, no unknown keys, no value taken for one of another type.
 
     Validated with a dict as context, it notes there which class read which mapping (by identity),
@@ -113,5 +113,5 @@ Name = Annotated[
 ]
 """A name that is safe in a file name and in a table."""
 
-Text = Annotated[str, Field(min_length=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 """Text that is not empty."""

@@ -9,13 +9,19 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.safety.redaction import names_secret
-from harness.scenario.distributions import Count, at_most, bounds
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
-from harness.scenario.models import Scenario, split_objective
+from harness.scenario.files import find_data_file
+from harness.scenario.models import Scenario, is_switch, neither, split_objective
 from harness.scenario.stages import OFFLINE, stages_of
-from harness.scenario.switches import is_switch, neither
-from harness.scenario.workload import Conversation, Dataset, Synthetic, TraceWork
-from harness.workload import data_files
+from harness.scenario.workload import (
+    ConversationWorkload,
+    CountSpec,
+    DatasetWorkload,
+    SyntheticWorkload,
+    TraceWorkload,
+    at_most,
+    bounds,
+)
 
 MOST_REQUESTS = 10_000_000
 MOST_STAGES = 1000
@@ -75,7 +81,7 @@ def _hidden(path: KeyPath, values: Any) -> Iterator[Fault]:
 
 def _prefix(scenario: Scenario) -> Iterator[Fault]:
     work = scenario.workload
-    if not isinstance(work, Synthetic) or work.prefix is None:
+    if not isinstance(work, SyntheticWorkload) or work.prefix is None:
         return
     longest = bounds(work.input_tokens)[1]
     if longest is not None and work.prefix.tokens >= longest:
@@ -99,16 +105,16 @@ def _context(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _longest_request(work: Any) -> int | None:
-    if isinstance(work, Synthetic):
+    if isinstance(work, SyntheticWorkload):
         return at_most(work.input_tokens) + at_most(work.output_tokens)
-    if isinstance(work, Conversation):
+    if isinstance(work, ConversationWorkload):
         system = 0 if work.prefix is None else work.prefix.tokens
         return system + at_most(work.turns) * (at_most(work.input_tokens) + at_most(work.output_tokens))
     return None
 
 
 def _objectives(scenario: Scenario) -> Iterator[Fault]:
-    answers: Count | None = getattr(scenario.workload, "output_tokens", None)
+    answers: CountSpec | None = getattr(scenario.workload, "output_tokens", None)
     for key in scenario.slo:
         metric = split_objective(key)[0]
         if not scenario.stream and metric in _STREAMED:
@@ -155,7 +161,7 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
         yield Fault(("engine", "kind"), text)
     if scenario.endpoint != "completions":
         yield Fault(("endpoint",), "an offline stage sends token ids, and no chat; expected completions")
-    if isinstance(scenario.workload, Conversation):
+    if isinstance(scenario.workload, ConversationWorkload):
         text = "an offline stage sends everything at once, and a turn waits for an answer; expected another workload"
         yield Fault(("workload", "kind"), text)
     if scenario.warmup is not None and scenario.warmup.duration is not None:
@@ -169,9 +175,9 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _files(scenario: Scenario, folder: Path) -> Iterator[Fault]:
-    if not isinstance(scenario.workload, Dataset | TraceWork):
+    if not isinstance(scenario.workload, DatasetWorkload | TraceWorkload):
         return
     try:
-        data_files.find(scenario.workload.path, folder)
+        find_data_file(scenario.workload.path, folder)
     except InputError as error:
         yield Fault(("workload", "path"), str(error))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import nearest, suggestion
-from harness.scenario.base import LONGEST_S, Part
+from harness.scenario.base import LONGEST_S, FileModel
 from harness.scenario.workload import WORKLOAD_KINDS
 
 KeyPath = tuple[str | int, ...]
@@ -53,7 +53,7 @@ def show(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def at(tree: Any, path: KeyPath) -> Any:
+def value_at(tree: Any, path: KeyPath) -> Any:
     """The value at a path; None where there is none."""
     for step in path:
         if step not in _steps_of(tree):
@@ -66,7 +66,7 @@ def _steps_of(value: Any) -> Collection[Any]:
     return value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
 
 
-def explain(errors: Iterable[Mapping[str, Any]], tree: Any, readers: Mapping[int, type[Part]]) -> list[Fault]:
+def faults_of(errors: Iterable[Mapping[str, Any]], tree: Any, readers: Mapping[int, type[FileModel]]) -> list[Fault]:
     """Pydantic's errors about `tree` as faults, without those that only follow from another.
 
     `readers` says which class read which mapping, by the mapping's identity.
@@ -85,16 +85,16 @@ def _below(path: KeyPath, parent: KeyPath) -> bool:
     return len(path) > len(parent) and path[: len(parent)] == parent
 
 
-def _meant(fault: Fault, tree: Any, readers: Mapping[int, type[Part]]) -> str | None:
+def _meant(fault: Fault, tree: Any, readers: Mapping[int, type[FileModel]]) -> str | None:
     return nearest(str(fault.path[-1]), _keys(tree, fault.path[:-1], readers))
 
 
-def _keys(tree: Any, path: KeyPath, readers: Mapping[int, type[Part]]) -> dict[str, str]:
-    reader = readers.get(id(at(tree, path)))
+def _keys(tree: Any, path: KeyPath, readers: Mapping[int, type[FileModel]]) -> dict[str, str]:
+    reader = readers.get(id(value_at(tree, path)))
     return reader.keys() if reader is not None else {}
 
 
-def _explain_one(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[Part]]) -> Fault:
+def _explain_one(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
     kind, path = error["type"], _path(error, tree)
     if kind == "extra_forbidden":
         return Fault(path, f"unknown key; {suggestion(str(path[-1]), _keys(tree, path[:-1], readers))}")
@@ -103,16 +103,16 @@ def _explain_one(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type
     if kind == "union_tag_not_found":
         return Fault((*path, "kind"), f"missing; expected {_either(WORKLOAD_KINDS)}")
     if kind == "union_tag_invalid":
-        return _no_such_kind(error["ctx"], at(tree, path), path)
+        return _no_such_kind(error["ctx"], value_at(tree, path), path)
     if kind == "value_error":
-        return Fault(path, _own_words(error, at(tree, path), path))
-    return Fault(path, _type_words(error, at(tree, path), path))
+        return Fault(path, _own_words(error, value_at(tree, path), path))
+    return Fault(path, _type_words(error, value_at(tree, path), path))
 
 
-def _missing(path: KeyPath, tree: Any, readers: Mapping[int, type[Part]]) -> Fault:
+def _missing(path: KeyPath, tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
     last = path[-1]
     if isinstance(last, int):
-        return Fault(path[:-1], f"expected {last + 1} values, got {len(at(tree, path[:-1]))}")
+        return Fault(path[:-1], f"expected {last + 1} values, got {len(value_at(tree, path[:-1]))}")
     what = _keys(tree, path[:-1], readers).get(last, "a value")
     what = what[:1].lower() + what[1:].partition(";")[0].rstrip(".")
     return Fault(path, f"missing; expected {what}")
@@ -140,7 +140,7 @@ def _path(error: Mapping[str, Any], tree: Any) -> KeyPath:
     """The error's place, without the names of union arms, which stand in no file."""
     path: KeyPath = ()
     for step in error["loc"]:
-        if step in _steps_of(at(tree, path)):
+        if step in _steps_of(value_at(tree, path)):
             path = (*path, step)
     last = error["loc"][-1] if error["loc"] else None
     return (*path, last) if error["type"] == "missing" and last is not None else path

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from harness.comparison.measures import KERNEL_TIME, PATTERN, measure_of
-from harness.scenario.base import Part
+from harness.scenario.base import FileModel
 
 _SHARE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")
 
@@ -23,7 +23,7 @@ def _share(value: Any) -> float:
     return float(found[1]) / 100
 
 
-Share = Annotated[
+PercentShare = Annotated[
     float,
     BeforeValidator(_share),
     Field(ge=0, lt=1),
@@ -32,7 +32,7 @@ Share = Annotated[
 """A share in per cent, such as `5%`."""
 
 Allowed = Annotated[
-    dict[Annotated[str, AfterValidator(_measured)], Share],
+    dict[Annotated[str, AfterValidator(_measured)], PercentShare],
     Field(min_length=1),
     WithJsonSchema(
         {
@@ -45,18 +45,18 @@ Allowed = Annotated[
 ]
 
 
-class Gate(Part):
+class Gate(FileModel):
     """Which measures a new run is held to, and how much worse each may be."""
 
     gate: Allowed
     """How much worse each measure may be, such as ttft_p99: 5%; failed_share is allowed in points."""
     samples: Annotated[int, Field(ge=1, le=10_000_000)] = 30
     """The fewest requests on each side of a stage (samples of a kernel) for a measure to be judged."""
-    confidence: Share = 0.95
+    confidence: PercentShare = 0.95
     """How sure a difference has to be over all measures and stages together."""
-    smallest: Share = 0.005
+    smallest: PercentShare = 0.005
     """The smallest difference worth telling; one is shown where it is surely larger, either way."""
-    between_runs: Share | None = None
+    between_runs: PercentShare | None = None
     """How far two runs of one engine differ (standard deviation), where you know it; used where no repeats tell."""
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from harness.scenario.base import Duration, OneOrMany, Part, Text
-from harness.scenario.distributions import Count
+from harness.scenario.base import Duration, FileModel, NonEmptyText, OneOrMany
+from harness.scenario.workload import CountSpec
 
 PHASES = ("decode", "prefill", "chunked_prefill", "mixed", "mla_decode", "kv_write")
 
@@ -14,16 +14,16 @@ Some = Annotated[int, Field(ge=1, le=1_048_576)]
 Heads = Annotated[int, Field(ge=1, le=1024)]
 
 
-class Kernels(Part):
+class Kernels(FileModel):
     """Microbenchmarks of attention and cache kernels; every list is an axis, the cases are their product."""
 
     provider: Literal["auto", "torch_npu", "vllm_cpu", "torch_reference"] = "auto"
     """Whose kernels: auto takes torch_npu where there is an NPU, else vLLM's for CPUs, else plain torch."""
-    paths: OneOrMany[Text] = ()
+    paths: OneOrMany[NonEmptyText] = ()
     """Operators of the provider to run, such as fia or pa; all that compute a phase by default."""
     phase: OneOrMany[Phase] = "decode"
     """What the engine's step does: decode, prefill, chunked_prefill, mixed, mla_decode, or kv_write."""
-    model: OneOrMany[Text] = ()
+    model: OneOrMany[NonEmptyText] = ()
     """Models whose attention shapes are taken, such as Qwen2.5-7B; or give heads, kv_heads and head_size."""
     tensor_parallel_size: OneOrMany[Some] = 1
     """Devices that a model's heads are divided over; one device's part is measured."""
@@ -37,7 +37,7 @@ class Kernels(Part):
     """Sequences in the step."""
     query_tokens: OneOrMany[Some] = 512
     """New tokens of a sequence that prefills behind its context, or is written; not for decode and prefill."""
-    kv_tokens: OneOrMany[Count] = (512, 2048, 8192)
+    kv_tokens: OneOrMany[CountSpec] = (512, 2048, 8192)
     """Tokens of a sequence in the cache, new ones included: numbers, or distributions for ragged batches."""
     dtype: OneOrMany[Literal["float32", "bfloat16", "float16"]] = "bfloat16"
     """The type of queries, keys and values."""
@@ -47,7 +47,7 @@ class Kernels(Part):
     """Where a sequence's blocks lie: one after another, or at random over the whole cache."""
     cache_gib: Annotated[float, Field(gt=0, le=4096)] | None = None
     """Size of the cache in GiB; as large as a cold measurement needs by default."""
-    steps_of: Text | None = None
+    steps_of: NonEmptyText | None = None
     """A result folder: the batches that its engine ran become cases, beside those of the axes."""
     steps: Annotated[int, Field(ge=1, le=64)] = 8
     """How many of that folder's steps."""

@@ -10,23 +10,23 @@ from pydantic import ValidationError
 
 from harness.errors import ScenarioError, nearest
 from harness.messages import Message, message
-from harness.scenario.base import Part
+from harness.scenario.base import FileModel
 from harness.scenario.cross_checks import faults_between
-from harness.scenario.error_messages import Fault, KeyPath, dotted, explain, show
+from harness.scenario.error_messages import Fault, KeyPath, dotted, faults_of, show
 from harness.scenario.gate import Gate
 from harness.scenario.models import Scenario, flag_name
 from harness.scenario.study import STUDY_KEYS, Study
 from harness.scenario.yaml_document import (
     MOST_CHARACTERS,
     Override,
-    Reading,
+    ParsedYaml,
     apply_override,
     parse_override,
     read_value,
 )
 
 _MOST_BYTES = 4 * MOST_CHARACTERS
-PartOf = TypeVar("PartOf", bound=Part)
+PartOf = TypeVar("PartOf", bound=FileModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _decoded(raw: bytes, path: Path) -> str:
 _SCENARIO = "a scenario, with name, question, workload and load"
 
 
-def _mapping(reading: Reading, path: Path, expected: str) -> dict[str, Any]:
+def _mapping(reading: ParsedYaml, path: Path, expected: str) -> dict[str, Any]:
     """The file's keys and values, where it is YAML and a mapping at all."""
     _refuse([_line(f"{path}:{mark.line}", fault) for mark, fault in reading.faults])
     if reading.value is None:
@@ -234,11 +234,11 @@ def validated(model: type[PartOf], document: Document) -> PartOf:
     Raises:
         ScenarioError: with one line for each fault.
     """
-    readers: dict[int, type[Part]] = {}
+    readers: dict[int, type[FileModel]] = {}
     try:
         return model.model_validate(document.tree, context=readers)
     except ValidationError as error:
-        faults = explain(error.errors(include_url=False), document.tree, readers)
+        faults = faults_of(error.errors(include_url=False), document.tree, readers)
     raise ScenarioError(*_lines(faults, document.places))
 
 

@@ -1,6 +1,7 @@
 """What is a scenario, as a checked value?"""
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,11 +19,11 @@ from pydantic import (
 
 from harness.errors import suggestion
 from harness.safety.redaction import names_secret
-from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
+from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching
+from harness.scenario.error_messages import show
 from harness.scenario.kernels import Kernels
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
-from harness.scenario.switches import switched
-from harness.scenario.workload import Workload
+from harness.scenario.workload import WorkloadSpec
 
 ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
 SLO_METRICS = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user")
@@ -77,9 +78,9 @@ def _with_keys(pattern: str, values: dict[str, Any]) -> WithJsonSchema:
     )
 
 
-Objective = Annotated[str, AfterValidator(_slo_key)]
+SloKey = Annotated[str, AfterValidator(_slo_key)]
 Slo = Annotated[
-    dict[Objective, Duration],
+    dict[SloKey, Duration],
     _with_keys(rf"({'|'.join(SLO_METRICS)})_({_STATISTIC.replace('?:', '')})", DURATION_SCHEMA),
 ]
 Flag = Annotated[str, AfterValidator(matching(rf"(--)?{_FLAG}", "a flag such as max_model_len"))]
@@ -97,7 +98,7 @@ Header = Annotated[
 Route = Annotated[str, AfterValidator(matching(r"/[!-~]*", "a path from the server's root, such as /v1/models"))]
 
 
-class FromEnvironment(Part):
+class FromEnvironment(FileModel):
     """A value that is not written in the file."""
 
     from_env: Variable
@@ -111,16 +112,16 @@ HeaderValue = Annotated[
 ]
 
 
-class Tls(Part):
+class Tls(FileModel):
     """How an https server is trusted."""
 
-    ca: Text | None = None
+    ca: NonEmptyText | None = None
     """A file of certificates (PEM) that are trusted beside the system's."""
     insecure: bool = False
     """Whether any certificate is taken, also one that nobody vouches for."""
 
 
-class Paths(Part):
+class Paths(FileModel):
     """Paths of a server whose routes differ from vLLM's, from its root."""
 
     completions: Route | None = None
@@ -135,12 +136,12 @@ class Paths(Part):
     """In place of /health."""
 
 
-class Engine(Part):
+class Engine(FileModel):
     """Which engine serves, and how it is started or reached."""
 
     kind: Literal["auto", "simulator", "vllm-ascend", "vllm", "attach"] = "auto"
     """What serves; auto is vllm-ascend where an NPU is found, else the simulator."""
-    model: Text | None = None
+    model: NonEmptyText | None = None
     """The model's name, such as Qwen/Qwen2.5-7B-Instruct."""
     args: Flags = Field(default_factory=dict)
     """Any flags of `vllm serve`, as max_model_len or max-model-len."""
@@ -157,19 +158,19 @@ class Engine(Part):
     """How an https server is trusted; for kind attach."""
     paths: Paths = Paths()
     """Paths of a server whose routes differ; for kind attach."""
-    python: Text | None = None
+    python: NonEmptyText | None = None
     """The interpreter that has vLLM installed; this one by default."""
     env: Variables = Field(default_factory=dict)
     """Environment variables for the engine, beside those it inherits."""
     devices: Many[Annotated[int, Field(ge=0, le=4095)]] | None = None
     """The numbers of the devices the engine may use; all by default."""
-    host: Text = "127.0.0.1"
+    host: NonEmptyText = "127.0.0.1"
     """The address the engine listens on."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """The port the engine listens on; a free one by default."""
     ready_timeout: Duration = 1800.0
     """How long the engine may take until it answers, such as 30m."""
-    calibration: Text | None = None
+    calibration: NonEmptyText | None = None
     """A result folder of kernels, by which the simulator's attention is timed; for kind simulator or auto."""
 
     @field_validator("args")
@@ -200,7 +201,7 @@ class Engine(Part):
 _NOTHING: dict[str, Any] = {"headers": {}, "tls": Tls(), "paths": Paths()}
 
 
-class Warmup(Part):
+class Warmup(FileModel):
     """Load before the first measured stage, recorded and marked but not counted."""
 
     requests: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -215,7 +216,7 @@ class Warmup(Part):
         return self
 
 
-class Scenario(Part):
+class Scenario(FileModel):
     """One question to an engine: what work, how much of it, and what is good enough."""
 
     model_config = ConfigDict(
@@ -246,7 +247,7 @@ class Scenario(Part):
     """Where the number of tokens of an event comes from."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """More keys for the body of each request, such as temperature."""
-    workload: Workload | None = None
+    workload: WorkloadSpec | None = None
     """What is sent: prompts, answers and how they share."""
     load: Annotated[tuple[LoadItem, ...], Field(min_length=1, strict=False)] | None = None
     """When it is sent: stages, run in order, each measured on its own."""
@@ -289,3 +290,60 @@ class Scenario(Part):
     def is_offline(self) -> bool:
         """Whether requests go to the engine's own `LLM.generate`, and not to a server."""
         return any(stage.kind == OFFLINE for stage in self.stages)
+
+
+_TRUE, _FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
+# The switches of vLLM 0.23 to 0.32 and of the embedded engine, for where no interpreter can be asked.
+SWITCHES = frozenset(
+    """
+    aggregate-engine-logging allow-credentials allow-deprecated-quantization async-scheduling
+    cohere-is-reasoning-model cudagraph-metrics data-parallel-external-lb data-parallel-hybrid-lb
+    data-parallel-multi-port-external-lb dcp-q-replicate disable-cascade-attn disable-chunked-mm-input
+    disable-custom-all-reduce disable-fastapi-docs disable-frontend-multiprocessing
+    disable-hybrid-kv-cache-manager disable-log-stats disable-nccl-for-dp-synchronization
+    disable-sliding-window disable-uvicorn-access-log enable-auto-tool-choice enable-batch-sharded-sampling
+    enable-chunked-prefill enable-cumem-allocator enable-dbo enable-elastic-ep enable-ep-weight-filter
+    enable-eplb enable-expert-parallel enable-fault-tolerance enable-flash-late-interaction
+    enable-flashinfer-autotune enable-force-include-usage enable-hc-sp enable-layerwise-nvtx-tracing
+    enable-log-deltas enable-log-outputs enable-log-requests enable-logging-iteration-details enable-lora
+    enable-mamba-cache-stochastic-rounding enable-mamba-shared-prefix-checkpoint enable-mfu-metrics
+    enable-mixed-moe-lora-format enable-mm-embeds enable-moe-shared-loras enable-nccl-comm-suspend
+    enable-offline-docs enable-per-request-metrics enable-prefix-caching enable-prompt-embeds
+    enable-prompt-tokens-details enable-request-id-headers enable-return-routed-experts enable-scale-out
+    enable-server-load-tracking enable-shm-tensor-arena enable-sleep-mode enable-ssl-refresh
+    enable-tokenizer-info-endpoint enable-tower-connector-lora enable-trace-replay enforce-eager
+    exclude-tools-when-tool-choice-none fail-on-environ-validation fully-sharded-loras grpc headless
+    interleave-mm-strings jit-monitor-verbose kv-cache-metrics kv-sharing-fast-prefill language-model-only
+    log-error-stack long-prefill-token-threshold-adaptive mm-device-do-normalize mm-encoder-only numa-bind
+    ray-workers-use-nsight return-sampling-mask return-tokens-as-token-ids scheduler-reserve-full-isl
+    skip-mm-profiling skip-tokenizer-init sleep-mode-offload-cudagraph specialize-active-lora
+    swa-bounded-replay tokens-only trust-remote-code trust-request-chat-template trust-request-mm-kwargs
+    use-fp64-gumbel use-replayssm use-tqdm-on-load
+    """.replace("-", "_").split()
+)
+
+
+def switch_of(value: Any) -> bool | None:
+    """What a value means for a switch: true, on, yes, 1, or their opposites; None where it means neither."""
+    text = str(value).strip().lower()
+    return True if text in _TRUE else False if text in _FALSE else None
+
+
+def switched(args: Mapping[str, Any], switches: Collection[str] = SWITCHES) -> dict[str, Any]:
+    """Flags with every switch as true or false; what means neither is left as it is."""
+    return {name: _meant(value) if is_switch(name, switches) else value for name, value in args.items()}
+
+
+def is_switch(name: str, switches: Collection[str] = SWITCHES) -> bool:
+    """Whether a flag is a switch, or the `no_` form of one."""
+    return name in switches or name.removeprefix("no_") in switches
+
+
+def _meant(value: Any) -> Any:
+    meant = switch_of(value)
+    return value if meant is None or value is None else meant
+
+
+def neither(value: Any) -> str:
+    """What is wrong with a value that a switch cannot have."""
+    return f"a switch that is {show(value)}; expected true or false"

@@ -10,18 +10,18 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.scenario.base import Duration, OneOrMany, Part, one_key
+from harness.scenario.base import Duration, FileModel, OneOrMany, one_key
 
 Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 EndRate = Annotated[float, Field(ge=0, le=1_000_000)]
 Factor = Annotated[float, Field(gt=0, le=1_000_000)]
-Whole = Annotated[int, Field(ge=1, le=10_000_000)]
+RequestCount = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
-class _Bounded(Part):
+class _Bounded(FileModel):
     """A stage that ends after so many requests, or after so long."""
 
-    requests: OneOrMany[Whole] | None = None
+    requests: OneOrMany[RequestCount] | None = None
     """How many requests the stage sends; instead of duration."""
     duration: OneOrMany[Duration] | None = None
     """How long requests are sent, such as 60s; instead of requests."""
@@ -36,7 +36,7 @@ class _Bounded(Part):
 class Closed(_Bounded):
     """So many users; each sends its next request when the last is answered."""
 
-    concurrency: OneOrMany[Whole]
+    concurrency: OneOrMany[RequestCount]
     """How many requests are in flight at a time."""
 
 
@@ -45,7 +45,7 @@ class Constant(_Bounded):
 
     rate: OneOrMany[Rate]
     """Requests a second."""
-    max_concurrency: OneOrMany[Whole] | None = None
+    max_concurrency: OneOrMany[RequestCount] | None = None
     """The most requests in flight; others wait and keep their due times."""
 
 
@@ -54,7 +54,7 @@ class Poisson(_Bounded):
 
     rate: OneOrMany[Rate]
     """Requests a second, on average."""
-    max_concurrency: OneOrMany[Whole] | None = None
+    max_concurrency: OneOrMany[RequestCount] | None = None
     """The most requests in flight; others wait and keep their due times."""
 
 
@@ -65,11 +65,11 @@ class Gamma(_Bounded):
     """Requests a second, on average."""
     burstiness: OneOrMany[Annotated[float, Field(gt=0, le=1000)]]
     """The shape of the gaps: 1 is Poisson, below 1 comes in bursts, above 1 is calmer."""
-    max_concurrency: OneOrMany[Whole] | None = None
+    max_concurrency: OneOrMany[RequestCount] | None = None
     """The most requests in flight; others wait and keep their due times."""
 
 
-class Ramp(Part):
+class Ramp(FileModel):
     """Poisson arrivals whose rate changes linearly over the duration."""
 
     from_: Annotated[OneOrMany[EndRate], Field(alias="from")]
@@ -78,7 +78,7 @@ class Ramp(Part):
     """Requests a second at the end."""
     duration: OneOrMany[Duration]
     """How long the change takes, such as 120s."""
-    max_concurrency: OneOrMany[Whole] | None = None
+    max_concurrency: OneOrMany[RequestCount] | None = None
     """The most requests in flight; others wait and keep their due times."""
 
     @model_validator(mode="after")
@@ -88,65 +88,65 @@ class Ramp(Part):
         return self
 
 
-class Trace(Part):
+class TraceReplay(FileModel):
     """Arrivals at the trace's own times."""
 
     speed: OneOrMany[Factor] = 1.0
     """How many times as fast as recorded."""
-    max_concurrency: OneOrMany[Whole] | None = None
+    max_concurrency: OneOrMany[RequestCount] | None = None
     """The most requests in flight; others wait and keep their due times."""
 
 
-class Offline(Part):
+class Offline(FileModel):
     """All requests at once, in one call of the engine's own `LLM.generate`: no server, no arrivals."""
 
-    requests: OneOrMany[Whole]
+    requests: OneOrMany[RequestCount]
     """How many requests the call is given."""
 
 
-class ClosedItem(Part):
+class ClosedItem(FileModel):
     """A closed-loop stage: so many users."""
 
     closed: Closed
     """So many users; each sends its next request when the last is answered."""
 
 
-class ConstantItem(Part):
+class ConstantItem(FileModel):
     """An open-loop stage with equal gaps."""
 
     constant: Constant
     """Requests at equal distances."""
 
 
-class PoissonItem(Part):
+class PoissonItem(FileModel):
     """An open-loop stage with independent arrivals."""
 
     poisson: Poisson
     """Independent arrivals: exponential gaps."""
 
 
-class GammaItem(Part):
+class GammaItem(FileModel):
     """An open-loop stage with burstier or calmer arrivals."""
 
     gamma: Gamma
     """Gaps from a gamma distribution."""
 
 
-class RampItem(Part):
+class RampItem(FileModel):
     """An open-loop stage with a changing rate."""
 
     ramp: Ramp
     """Poisson arrivals whose rate changes linearly."""
 
 
-class TraceItem(Part):
+class TraceItem(FileModel):
     """An open-loop stage with recorded arrivals."""
 
-    trace: Trace
+    trace: TraceReplay
     """Arrivals at the trace's own times."""
 
 
-class OfflineItem(Part):
+class OfflineItem(FileModel):
     """A batch without a server: one call of `LLM.generate`."""
 
     offline: Offline
@@ -159,7 +159,7 @@ BY_ANSWERS = ("closed", OFFLINE)  # kinds without due times
 
 
 def _kind_of(data: Any) -> str:
-    if isinstance(data, Part):
+    if isinstance(data, FileModel):
         return next(iter(type(data).model_fields))
     return one_key(data)
 

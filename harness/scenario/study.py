@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from harness.errors import suggestion
-from harness.scenario.base import DURATION_SCHEMA, Duration, Many, Name, Part, Text, matching
+from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching
 from harness.scenario.models import SLO_METRICS, Flag, Flags, Variables
 from harness.scenario.stages import LoadItem
 from harness.units import parse_duration
@@ -71,7 +71,7 @@ def _ordered(ends: tuple[float, float] | None) -> None:
         raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] holds one value; expected a range, or the value alone")
 
 
-class Dimension(Part):
+class Dimension(FileModel):
     """What one parameter may be: a range of numbers, a choice, or what follows from others."""
 
     int_: Annotated[tuple[int, int], Field(strict=False)] | None = Field(default=None, alias="int")
@@ -80,7 +80,7 @@ class Dimension(Part):
     """The least and the largest number, both included, such as [0.8, 0.95]."""
     choice: Many[Scalar] | None = None
     """The values it may have."""
-    derive: Text | dict[str, dict[str, Scalar]] | None = None
+    derive: NonEmptyText | dict[str, dict[str, Scalar]] | None = None
     """What it follows from: arithmetic over other parameters such as "max_num_seqs * 16", or a table
     {parameter: {value: its value}}."""
     log: bool = False
@@ -121,13 +121,15 @@ SpaceItem = Annotated[
     | Annotated[Scalar, Tag("one value")],
     Discriminator(_dimension_kind),
 ]
-Target = Annotated[str, AfterValidator(matching(_TARGET, "a flag, additional_config.KEY, env.NAME or load.KEY"))]
+ParameterTarget = Annotated[
+    str, AfterValidator(matching(_TARGET, "a flag, additional_config.KEY, env.NAME or load.KEY"))
+]
 
 
-class WeightedScenario(Part):
+class WeightedScenario(FileModel):
     """One of several scenarios that a study serves."""
 
-    file: Text
+    file: NonEmptyText
     """The scenario file, looked up from the study's folder."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """How much it counts, relative to the others."""
@@ -137,14 +139,14 @@ def _scenario_kind(data: Any) -> str:
     return "a list of files and weights" if isinstance(data, list | tuple) else "a file"
 
 
-class EngineChange(Part):
+class EngineChange(FileModel):
     """What a study changes of its scenario's engine."""
 
     kind: Literal["auto", "simulator", "vllm-ascend", "vllm"] | None = None
     """What serves."""
-    model: Text | None = None
+    model: NonEmptyText | None = None
     """The model's name."""
-    python: Text | None = None
+    python: NonEmptyText | None = None
     """The interpreter that has vLLM installed."""
     args: Flags = Field(default_factory=dict)
     """Flags of `vllm serve` that hold for every trial."""
@@ -154,7 +156,7 @@ class EngineChange(Part):
     """How long the engine may take until it answers."""
 
 
-class Budget(Part):
+class Budget(FileModel):
     """How much may be tried; what is reached first ends the study."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -165,7 +167,7 @@ class Budget(Part):
     """How many engine starts."""
 
 
-class Confirm(Part):
+class Confirm(FileModel):
     """How the winner is confirmed against the default."""
 
     best: Annotated[int, Field(ge=0, le=20)] = 2
@@ -174,7 +176,7 @@ class Confirm(Part):
     """How many times each, in turns with the default, on arrivals of their own."""
 
 
-class Screening(Part):
+class Screening(FileModel):
     """How the simulated engine ranks candidates before any is started."""
 
     points: Annotated[int, Field(ge=0, le=100_000)] = 64
@@ -185,7 +187,7 @@ class Screening(Part):
     """The agreement with the trials (Kendall's tau) below which it is no longer listened to."""
 
 
-class StopEarly(Part):
+class StopEarly(FileModel):
     """When a trial that cannot win is ended inside its load."""
 
     error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -194,13 +196,13 @@ class StopEarly(Part):
     """By which share a trial may be worse than the best and still not be stopped."""
 
 
-Limits = Annotated[
+ObjectiveLimits = Annotated[
     dict[Annotated[str, AfterValidator(_metric)], Annotated[float, BeforeValidator(_limit), Field(ge=0)]],
     WithJsonSchema({"type": "object", "additionalProperties": DURATION_SCHEMA}),
 ]
 
 
-class Study(Part):
+class Study(FileModel):
     """One search: which configuration serves a scenario best."""
 
     name: Name
@@ -210,7 +212,7 @@ class Study(Part):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """The seed of everything random."""
     scenario: Annotated[
-        Annotated[Text, Tag("a file")]
+        Annotated[NonEmptyText, Tag("a file")]
         | Annotated[
             tuple[WeightedScenario, ...], Field(min_length=1, strict=False), Tag("a list of files and weights")
         ],
@@ -221,7 +223,7 @@ class Study(Part):
     """What is changed of the scenario's engine for every trial."""
     load: LoadItem | None = None
     """The load that trials are measured under; the scenario's last stage by default."""
-    space: Annotated[dict[Target, SpaceItem], Field(default_factory=dict)]
+    space: Annotated[dict[ParameterTarget, SpaceItem], Field(default_factory=dict)]
     """What may be set: flags by name, additional_config.KEY, env.NAME or load.KEY; a value alone is fixed."""
     defaults: bool = True
     """Whether block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens are searched, too."""
@@ -234,7 +236,7 @@ class Study(Part):
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ] = ("goodput",)
     """What is to be best, such as [throughput] or [throughput, ttft_p99]; several give a Pareto front."""
-    constraints: Limits = Field(default_factory=dict)
+    constraints: ObjectiveLimits = Field(default_factory=dict)
     """Limits to keep: latencies, cost and failed at most, rates at least."""
     hold_slo: bool = True
     """Whether the scenario's SLO is kept as well, where the objective is not made from it."""
@@ -248,7 +250,7 @@ class Study(Part):
     """How candidates are ranked before they are started."""
     stop_early: StopEarly | None = StopEarly()
     """When a trial that cannot win is ended; nothing to run all in full."""
-    storage: Text | None = None
+    storage: NonEmptyText | None = None
     """Where trials are kept: an address such as postgresql://host/db; a file in the result folder by default."""
     devices: (
         Annotated[

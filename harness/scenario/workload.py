@@ -1,30 +1,163 @@
-"""How is the work written in a scenario: what prompts, how long, and how they share?"""
+"""The workload of a scenario: kinds of prompts and answers, with lengths as numbers or distributions."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.scenario.base import Duration, Part, Text
-from harness.scenario.distributions import MOST_TOKENS, Count
+from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, one_key
+
+MOST_TOKENS = 10_000_000
+
+TokenCount = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+
+
+class Normal(FileModel):
+    """A normal distribution, rounded, kept within [min, max]."""
+
+    mean: Annotated[float, Field(gt=0, le=MOST_TOKENS)]
+    """The mean, before bounds."""
+    sd: Annotated[float, Field(ge=0, le=MOST_TOKENS)]
+    """The standard deviation, before bounds."""
+    min: TokenCount = 1
+    """The least value; lower draws become it."""
+    max: TokenCount | None = None
+    """The largest value; higher draws become it."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Normal":
+        _check_bounds(self.min, self.max)
+        return self
+
+
+class LogNormal(FileModel):
+    """A log-normal distribution, rounded, kept within [min, max]."""
+
+    median: Annotated[float, Field(gt=0, le=MOST_TOKENS)]
+    """The median, before bounds."""
+    sigma: Annotated[float, Field(ge=0, le=5)]
+    """The standard deviation of the logarithm: 0.5 is moderate, 1 has a long tail."""
+    min: TokenCount = 1
+    """The least value; lower draws become it."""
+    max: TokenCount | None = None
+    """The largest value; higher draws become it."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "LogNormal":
+        _check_bounds(self.min, self.max)
+        return self
+
+
+class WeightedChoice(FileModel):
+    """One of these values, by weight."""
+
+    values: Many[TokenCount]
+    """The values to choose from."""
+    weights: Many[Annotated[float, Field(ge=0, le=1e9)]] | None = None
+    """How often each value is chosen, relative to the others; all alike where none are given."""
+
+    @model_validator(mode="after")
+    def _matching(self) -> "WeightedChoice":
+        if self.weights is not None and (len(self.weights) != len(self.values) or sum(self.weights) <= 0):
+            raise ValueError(f"expected {len(self.values)} weights, one a value, not all of them 0")
+        return self
+
+
+class UniformItem(FileModel):
+    """Whole numbers of [a, b], both included, all equally likely."""
+
+    uniform: Annotated[tuple[TokenCount, TokenCount], Field(strict=False)]
+    """The least and the largest value, such as [64, 512]."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "UniformItem":
+        low, high = self.uniform
+        if low > high:
+            raise ValueError(f"uniform [{low}, {high}] is upside down; expected [{high}, {low}]")
+        return self
+
+
+class NormalItem(FileModel):
+    """A normal distribution of whole numbers."""
+
+    normal: Normal
+    """Mean, sd, min and max."""
+
+
+class LogNormalItem(FileModel):
+    """A log-normal distribution of whole numbers."""
+
+    lognormal: LogNormal
+    """Median, sigma, min and max."""
+
+
+class ChoiceItem(FileModel):
+    """A choice of whole numbers."""
+
+    choice: WeightedChoice
+    """Values and their weights."""
+
+
+def _check_bounds(low: int, high: int | None) -> None:
+    if high is not None and low > high:
+        raise ValueError(f"min {low} is above max {high}; expected min at or below max")
+
+
+def _kind_of(data: Any) -> str:
+    if isinstance(data, FileModel):
+        return next(iter(type(data).model_fields))
+    return "a whole number" if isinstance(data, int | float) and not isinstance(data, bool) else one_key(data)
+
+
+CountSpec = Annotated[
+    Annotated[TokenCount, Tag("a whole number")]
+    | Annotated[UniformItem, Tag("uniform")]
+    | Annotated[NormalItem, Tag("normal")]
+    | Annotated[LogNormalItem, Tag("lognormal")]
+    | Annotated[ChoiceItem, Tag("choice")],
+    Discriminator(_kind_of),
+]
+"""A whole number, or a distribution of them."""
+
+
+def bounds(count: CountSpec) -> tuple[int, int | None]:
+    """The least and the largest value that can be drawn; None where there is no largest."""
+    if isinstance(count, int):
+        return count, count
+    if isinstance(count, UniformItem):
+        return count.uniform
+    if isinstance(count, ChoiceItem):
+        return min(count.choice.values), max(count.choice.values)
+    body = count.normal if isinstance(count, NormalItem) else count.lognormal
+    return body.min, body.max
+
+
+def at_most(count: CountSpec) -> int:
+    """The largest value that can be drawn, or the middle of a distribution that has no largest."""
+    low, high = bounds(count)
+    if high is not None:
+        return high
+    if isinstance(count, NormalItem):
+        return max(round(count.normal.mean), low)
+    return max(round(count.lognormal.median) if isinstance(count, LogNormalItem) else low, low)
+
 
 WORKLOAD_KINDS = ("synthetic", "conversation", "dataset", "trace")
 TRACE_FORMATS = ("mooncake", "bailian", "burstgpt", "azure")
 DATASET_FORMATS = ("sharegpt", "jsonl")
 
 TokenId = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
-Whole = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 
 
-class Prefix(Part):
+class Prefix(FileModel):
     """The beginning of prompts that requests share."""
 
-    tokens: Whole
+    tokens: TokenCount
     """How many first tokens are the same for all requests of a group."""
-    groups: Whole = 1
+    groups: TokenCount = 1
     """How many different beginnings there are; requests take one at random."""
 
 
-class _Random(Part):
+class _Random(FileModel):
     """Workloads whose contents are drawn at random."""
 
     vocabulary: Annotated[tuple[TokenId, TokenId], Field(strict=False)] = (256, 4000)
@@ -38,20 +171,20 @@ class _Random(Part):
         return self
 
 
-class Synthetic(_Random):
+class SyntheticWorkload(_Random):
     """Random prompts of exact lengths."""
 
     kind: Literal["synthetic"]
     """The kind of work: synthetic."""
-    input_tokens: Count
+    input_tokens: CountSpec
     """The length of a prompt, prefix included: a whole number or a distribution."""
-    output_tokens: Count
+    output_tokens: CountSpec
     """The length of an answer: a whole number or a distribution."""
     prefix: Prefix | None = None
     """The beginning that prompts share."""
 
 
-class Exponential(Part):
+class Exponential(FileModel):
     """Exponentially distributed with this mean."""
 
     exponential: Duration
@@ -68,16 +201,16 @@ ThinkTime = Annotated[
 ]
 
 
-class Conversation(_Random):
+class ConversationWorkload(_Random):
     """Sessions of several turns; each turn sends the whole history and a new message."""
 
     kind: Literal["conversation"]
     """The kind of work: conversation."""
-    turns: Count
+    turns: CountSpec
     """The number of turns of a session: a whole number or a distribution."""
-    input_tokens: Count
+    input_tokens: CountSpec
     """The length of each new message: a whole number or a distribution."""
-    output_tokens: Count
+    output_tokens: CountSpec
     """The length of an answer: a whole number or a distribution."""
     prefix: Prefix | None = None
     """The system prompt that sessions share, before the first message."""
@@ -85,34 +218,36 @@ class Conversation(_Random):
     """The pause between an answer and the next message: a duration, or {exponential: 5s}; none by default."""
 
 
-class Dataset(Part):
+class DatasetWorkload(FileModel):
     """Prompts from a file: ShareGPT's JSON, or JSONL with `prompt` and `output_tokens`."""
 
     kind: Literal["dataset"]
     """The kind of work: dataset."""
-    path: Text
+    path: NonEmptyText
     """The file, looked up from the scenario file's folder."""
     format: Literal["sharegpt", "jsonl"] | None = None
     """The file's format; recognised by its content where not given."""
-    output_tokens: Count | None = None
+    output_tokens: CountSpec | None = None
     """The length of an answer, in place of the file's own."""
     shuffle: bool = False
     """Whether prompts are taken in random order."""
-    limit: Whole | None = None
+    limit: TokenCount | None = None
     """How many prompts are read; all by default."""
 
 
-class TraceWork(_Random):
+class TraceWorkload(_Random):
     """Lengths, sharing and arrival times recorded elsewhere."""
 
     kind: Literal["trace"]
     """The kind of work: trace."""
-    path: Text
+    path: NonEmptyText
     """The file, looked up from the scenario file's folder."""
     format: Literal["mooncake", "bailian", "burstgpt", "azure"] | None = None
     """The file's format; recognised by its content where not given."""
-    limit: Whole | None = None
+    limit: TokenCount | None = None
     """How many requests are read; all by default."""
 
 
-Workload = Annotated[Synthetic | Conversation | Dataset | TraceWork, Field(discriminator="kind")]
+WorkloadSpec = Annotated[
+    SyntheticWorkload | ConversationWorkload | DatasetWorkload | TraceWorkload, Field(discriminator="kind")
+]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from harness.errors import nearest, suggestion
-from harness.scenario.error_messages import Fault, KeyPath, at, dotted, is_secret, show
+from harness.scenario.error_messages import Fault, KeyPath, dotted, is_secret, show, value_at
 from harness.scenario.models import flag_name
 
 MOST_CHARACTERS = 1_000_000
@@ -35,7 +35,7 @@ _ANCHOR = re.compile(r"(?<=&)[\w-]+")
 _TEXT = "tag:yaml.org,2002:str"
 
 
-class Mark(NamedTuple):
+class Position(NamedTuple):
     """A place in the text; both count from 1."""
 
     line: int
@@ -43,40 +43,40 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedYaml:
     """A YAML text as plain values, the mark of each by its path, and what is wrong with it."""
 
     value: Any = None
-    marks: dict[KeyPath, Mark] = field(default_factory=dict)
-    faults: list[tuple[Mark, Fault]] = field(default_factory=list)
+    marks: dict[KeyPath, Position] = field(default_factory=dict)
+    faults: list[tuple[Position, Fault]] = field(default_factory=list)
 
 
-def read_value(text: str) -> Reading:
+def read_value(text: str) -> ParsedYaml:
     """The one value of a YAML text; `value` is None where `faults` are found."""
     if len(text) > MOST_CHARACTERS:
-        return _unreadable(Mark(1, 1), f"too long; expected at most {MOST_CHARACTERS} characters")
+        return _unreadable(Position(1, 1), f"too long; expected at most {MOST_CHARACTERS} characters")
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
     except RecursionError:
-        return _unreadable(Mark(1, 1), f"nested too deeply; expected at most {DEEPEST} levels")
+        return _unreadable(Position(1, 1), f"nested too deeply; expected at most {DEEPEST} levels")
     except yaml.YAMLError as error:
         return _unreadable(*_syntax(error, text))
-    reading = Reading()
+    reading = ParsedYaml()
     if node is None:
         return reading
     value = _Reader(reading, itertools.count(1), set()).read(node, ())
-    return Reading(value, reading.marks, reading.faults)
+    return ParsedYaml(value, reading.marks, reading.faults)
 
 
-def _unreadable(mark: Mark, text: str) -> Reading:
-    return Reading(faults=[(mark, Fault((), text))])
+def _unreadable(mark: Position, text: str) -> ParsedYaml:
+    return ParsedYaml(faults=[(mark, Fault((), text))])
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """Turns nodes into values; keeps count, because aliases can multiply a short text without end."""
 
-    reading: Reading
+    reading: ParsedYaml
     counter: Iterator[int]
     open: set[int]
 
@@ -139,8 +139,8 @@ class _Reader:
         return self._refuse(node, path, doubtful) if doubtful else resolve(node.value)
 
 
-def _mark(mark: Any) -> Mark:
-    return Mark(mark.line + 1, mark.column + 1)
+def _mark(mark: Any) -> Position:
+    return Position(mark.line + 1, mark.column + 1)
 
 
 def resolve(word: str) -> Any:
@@ -195,12 +195,12 @@ _SYNTAX = (
 )
 
 
-def _syntax(error: yaml.YAMLError, text: str) -> tuple[Mark, str]:
+def _syntax(error: yaml.YAMLError, text: str) -> tuple[Position, str]:
     """Where and why a text is not YAML."""
     if not isinstance(error, yaml.MarkedYAMLError):
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position) + 1
-        return Mark(line, 1), "a control character; expected printable text"
+        return Position(line, 1), "a control character; expected printable text"
     problem = f"{error.context or ''}: {error.problem or ''}"
     mark = _mark(error.problem_mark or error.context_mark)
     if "undefined alias" in problem:
@@ -213,7 +213,7 @@ def _syntax(error: yaml.YAMLError, text: str) -> tuple[Mark, str]:
     )
 
 
-def _where(error: yaml.MarkedYAMLError, words: str) -> Mark:
+def _where(error: yaml.MarkedYAMLError, words: str) -> Position:
     """The line that begins what is never closed, or else the line where reading stopped."""
     begun = error.context_mark if "is not closed" in words else None
     return _mark(begun or error.problem_mark or error.context_mark)
@@ -274,7 +274,7 @@ def _step(quoted: str | None, position: str | None, name: str) -> str | int:
 
 def as_spelled(tree: Any, path: KeyPath) -> KeyPath:
     """The path in the file's own spelling where it leads to a flag: max-model-len for max_model_len."""
-    flags = at(tree, path[:2])
+    flags = value_at(tree, path[:2])
     if path[:2] != ("engine", "args") or len(path) < 3 or not isinstance(flags, dict):
         return path
     asked = flag_name(str(path[2]))

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.scenario.distributions import Count, at_most
 from harness.scenario.models import Engine, Scenario
-from harness.scenario.workload import Synthetic
+from harness.scenario.workload import CountSpec, SyntheticWorkload, at_most
 from harness.seeds import stream
 from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, settings_from_flags
 from harness.simulator.memory import Memory, memory_of
@@ -67,7 +66,7 @@ def _flags(engine: Engine, args: Mapping[str, Any]) -> dict[str, Any]:
 def _most_requests(scenario: Scenario, memory: Memory | None) -> float:
     """As many as the cache holds a few times over, at typical lengths; a power of two up to 512."""
     work = scenario.workload
-    if memory is None or not isinstance(work, Synthetic):
+    if memory is None or not isinstance(work, SyntheticWorkload):
         return float(MOST_REQUESTS)
     length = max(1, (_middle(work.input_tokens) + _middle(work.output_tokens)))
     fitting = _MORE_THAN_FIT * memory.cache_tokens / length
@@ -75,7 +74,7 @@ def _most_requests(scenario: Scenario, memory: Memory | None) -> float:
     return min(power, float(MOST_REQUESTS))
 
 
-def _middle(count: Count) -> int:
+def _middle(count: CountSpec) -> int:
     return max(1, at_most(count) // 2)
 
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from harness.errors import InputError, ResultError
 from harness.results.store import convert
-from harness.safety.redaction import know_password
+from harness.safety.redaction import register_password
 from harness.tuning.coordination import retry_on_conflict
 from harness.tuning.sampler import optuna_constraints, optuna_directions, optuna_values, set_constraints, suggest_point
 from harness.tuning.space import Space, active_point
@@ -38,7 +38,7 @@ def storage_url(storage: str | None, folder: Path) -> str:
     """
     if storage is None:
         return f"sqlite:///{(folder / 'study.db').resolve()}"
-    know_password(storage)
+    register_password(storage)
     head, mark, rest = storage.partition("://")
     if not mark:
         raise InputError("--storage: expected an address such as postgresql://user@host/database or sqlite:///study.db")

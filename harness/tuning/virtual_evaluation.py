@@ -46,7 +46,7 @@ from harness.tuning.types import Measurement
 from harness.units import seconds_to_ns
 from harness.workload import Workload, build
 from harness.workload import plan as planning
-from harness.workload.prompts import TokenIds
+from harness.workload.prompts import TokenPrompt
 
 _FIRST_GUESS = 8  # requests a user, where a closed loop ends by time
 _COURSES_BYTES = 200_000_000  # of loads whose steps are kept, to be timed again
@@ -197,7 +197,7 @@ def _cut(made: planning.StagePlan, workload: Workload, most: int | None) -> Virt
 
 def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
     prompt = workload.prompt(session, 0)
-    assert isinstance(prompt, TokenIds)
+    assert isinstance(prompt, TokenPrompt)
     return Arrival(due_ns, prompt.ids.tolist(), workload.session(session).turns[0].output_tokens)
 
 

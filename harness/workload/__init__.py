@@ -16,20 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.scenario import workload as written
+from harness.scenario.files import find_data_file
 from harness.seeds import stream
 from harness.units import format_count
 from harness.workload import data_files
-from harness.workload.conversation import Conversation
-from harness.workload.dataset import SHAREGPT, Wanted, read_dataset
+from harness.workload.dataset import SHAREGPT, DatasetContents, RowRequirements, read_dataset
 from harness.workload.lengths import think_times_ns, token_lengths
-from harness.workload.prompts import Message, Messages, Prompt, Reply, Session, Text, TokenIds, Turn
-from harness.workload.recorded import Replayed, Retraced
-from harness.workload.synthetic import Medium, Synthetic, Tokens, Words, shared_prefix, source
-from harness.workload.trace import read_trace
-from harness.workload.vocabulary import APPROXIMATE, Lexicon
+from harness.workload.prompts import ChatMessage, ChatPrompt, Prompt, Reply, Session, TextPrompt, TokenPrompt, Turn
+from harness.workload.synthetic import (
+    ConversationContents,
+    PromptMedium,
+    SyntheticContents,
+    TokenMedium,
+    WordMedium,
+    random_source,
+    shared_prefix,
+)
+from harness.workload.trace import TraceContents, read_trace
+from harness.workload.vocabulary import APPROXIMATE, Vocabulary
 
 __all__ = [
-    "Message", "Messages", "Prompt", "Reply", "Session", "Text", "TokenIds", "Turn", "Workload", "build",
+    "ChatMessage", "ChatPrompt", "Prompt", "Reply", "Session", "TextPrompt", "TokenPrompt", "Turn", "Workload", "build",
 ]  # fmt: skip
 
 CHAT = "chat"
@@ -91,7 +98,7 @@ class Workload:
 
 
 def _prompt_bytes(prompt: Prompt) -> bytes:
-    if isinstance(prompt, TokenIds):
+    if isinstance(prompt, TokenPrompt):
         return prompt.ids.astype("<i4").tobytes()
     return msgspec.json.encode(prompt)
 
@@ -102,14 +109,14 @@ class _Setting:
 
     chat: bool
     seed: int
-    lexicon: Lexicon
+    lexicon: Vocabulary
     folder: Path
 
-    def medium(self, vocabulary: tuple[int, int]) -> Medium:
+    def medium(self, vocabulary: tuple[int, int]) -> PromptMedium:
         low, end = vocabulary
-        return Words(self.lexicon) if self.chat else Tokens(low, end - low)
+        return WordMedium(self.lexicon) if self.chat else TokenMedium(low, end - low)
 
-    def identity(self, spec: written.Workload, file: Path | None = None) -> str:
+    def identity(self, spec: written.WorkloadSpec, file: Path | None = None) -> str:
         """Canonical JSON of what contents follow from: a file counts by its bytes, not by its name."""
         facts: dict[str, Any] = {
             "chat": self.chat,
@@ -126,7 +133,9 @@ class _Setting:
         return ("prompts are only about as long as asked: the server confirmed no words of one token each",)
 
 
-def build(spec: written.Workload, *, endpoint: str, seed: int, lexicon: Lexicon | None, folder: Path) -> Workload:
+def build(
+    spec: written.WorkloadSpec, *, endpoint: str, seed: int, lexicon: Vocabulary | None, folder: Path
+) -> Workload:
     """The workload of a scenario.
 
     Args:
@@ -142,25 +151,25 @@ def build(spec: written.Workload, *, endpoint: str, seed: int, lexicon: Lexicon 
     return BUILDERS[spec.kind](spec, _Setting(endpoint == CHAT, seed, lexicon or APPROXIMATE, folder))
 
 
-def _synthetic(spec: written.Synthetic, setting: _Setting) -> Workload:
+def _synthetic(spec: written.SyntheticWorkload, setting: _Setting) -> Workload:
     medium = setting.medium(spec.vocabulary)
-    contents = Synthetic(
+    contents = SyntheticContents(
         medium=medium,
-        prefix=shared_prefix(spec.prefix, source(setting.seed, "prefix")),
-        own=source(setting.seed, "prompt"),
+        prefix=shared_prefix(spec.prefix, random_source(setting.seed, "prefix")),
+        own=random_source(setting.seed, "prompt"),
         inputs=token_lengths(spec.input_tokens, setting.seed, "input_tokens"),
         outputs=token_lengths(spec.output_tokens, setting.seed, "output_tokens"),
     )
     return Workload(contents, medium.exact, setting.identity(spec), setting.notes())
 
 
-def _conversation(spec: written.Conversation, setting: _Setting) -> Workload:
+def _conversation(spec: written.ConversationWorkload, setting: _Setting) -> Workload:
     seed = setting.seed
-    contents = Conversation(
+    contents = ConversationContents(
         medium=setting.medium(spec.vocabulary),
-        prefix=shared_prefix(spec.prefix, source(seed, "prefix")),
-        own=source(seed, "prompt"),
-        scripted=source(seed, "reply"),
+        prefix=shared_prefix(spec.prefix, random_source(seed, "prefix")),
+        own=random_source(seed, "prompt"),
+        scripted=random_source(seed, "reply"),
         turns=token_lengths(spec.turns, seed, "turns"),
         inputs=token_lengths(spec.input_tokens, seed, "input_tokens"),
         outputs=token_lengths(spec.output_tokens, seed, "output_tokens"),
@@ -172,11 +181,11 @@ def _conversation(spec: written.Conversation, setting: _Setting) -> Workload:
     return Workload(contents, not setting.chat, setting.identity(spec), notes, single_turn=False)
 
 
-def _dataset(spec: written.Dataset, setting: _Setting) -> Workload:
-    file = data_files.find(spec.path, setting.folder)
+def _dataset(spec: written.DatasetWorkload, setting: _Setting) -> Workload:
+    file = find_data_file(spec.path, setting.folder)
     dataset = read_dataset(
         file,
-        Wanted(plain_text=not setting.chat, output_tokens=spec.output_tokens is None),
+        RowRequirements(plain_text=not setting.chat, output_tokens=spec.output_tokens is None),
         format=spec.format,
         limit=spec.limit,
         shuffle=stream(setting.seed, "dataset") if spec.shuffle else None,
@@ -187,14 +196,14 @@ def _dataset(spec: written.Dataset, setting: _Setting) -> Workload:
         outputs = token_lengths(spec.output_tokens, setting.seed, "output_tokens")
     elif dataset.format == SHAREGPT:
         notes += ("lengths of answers are estimated from the characters of the recorded ones",)
-    return Workload(Replayed(dataset.entries, setting.chat, outputs), False, setting.identity(spec, file), notes)
+    return Workload(DatasetContents(dataset.entries, setting.chat, outputs), False, setting.identity(spec, file), notes)
 
 
-def _trace(spec: written.TraceWork, setting: _Setting) -> Workload:
-    file = data_files.find(spec.path, setting.folder)
+def _trace(spec: written.TraceWorkload, setting: _Setting) -> Workload:
+    file = find_data_file(spec.path, setting.folder)
     trace = read_trace(file, spec.format, spec.limit)
     medium = setting.medium(spec.vocabulary)
-    contents = Retraced(trace, medium, source(setting.seed, "block"), source(setting.seed, "prompt"))
+    contents = TraceContents(trace, medium, random_source(setting.seed, "block"), random_source(setting.seed, "prompt"))
     notes = setting.notes() + _skipped(trace.skipped)
     return Workload(contents, medium.exact, setting.identity(spec, file), notes, due_ns=trace.due_ns)
 

@@ -18,7 +18,7 @@ from harness.units import NS_PER_S, format_count, seconds_to_ns
 MAX_ARRIVALS = 10_000_000
 _BLOCK = 4096  # gaps are drawn so many at a time, whatever the length: that makes a longer stage append
 
-Draw = Callable[[int], NDArray[np.float64]]
+DrawGaps = Callable[[int], NDArray[np.float64]]
 
 
 def due_times(
@@ -86,7 +86,7 @@ def _ramp(stage: Stage, rng: np.random.Generator) -> NDArray[np.float64]:
     return 2.0 * unit / (start + np.sqrt(np.maximum(start * start + 2.0 * slope * unit, 0.0)))
 
 
-def _summed(first: float, draw: Draw, end: float, most: int | None) -> NDArray[np.float64]:
+def _summed(first: float, draw: DrawGaps, end: float, most: int | None) -> NDArray[np.float64]:
     """Running sums of gaps from `first` on, up to `end` or at least `most` of them."""
     blocks, last, count = [np.array([first])], first, 1
     while last < end and count < (MAX_ARRIVALS + 1 if most is None else most):

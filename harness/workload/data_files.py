@@ -9,33 +9,12 @@ from typing import Any
 
 import msgspec
 
-from harness.errors import InputError, nearest
+from harness.errors import InputError
 
 LEFT_OUT = "of the file left out: "  # in a remark on rows that were
 
 
-def find(path: str, folder: Path) -> Path:
-    """The file that a path means, looked up from `folder` where it is relative.
-
-    Raises:
-        InputError: where there is no such file, with the nearest name beside it.
-    """
-    found = folder / Path(path).expanduser()
-    if found.is_file():
-        return found
-    near = nearest(found.name, _names_in(found.parent))
-    hint = f"did you mean {near!r}?" if near else "expected a file"
-    raise InputError(f"{found}: {'not a file' if found.exists() else 'no such file'}; {hint}")
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in folder.iterdir() if path.is_file())
-    except OSError:
-        return []
-
-
-def fault(path: Path, place: int | str, text: str) -> InputError:
+def row_error(path: Path, place: int | str, text: str) -> InputError:
     """The one-line error of a data file; `place` is a line number, or words such as `item 3`."""
     return InputError(f"{path}:{place}: {text}" if isinstance(place, int) else f"{path}: {place}: {text}")
 
@@ -65,9 +44,9 @@ def json_object(path: Path, place: int | str, raw: bytes | msgspec.Raw, expected
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise fault(path, place, f"not JSON ({error}); expected {expected}") from error
+        raise row_error(path, place, f"not JSON ({error}); expected {expected}") from error
     if not isinstance(value, dict):
-        raise fault(path, place, f"found {type(value).__name__}; expected {expected}")
+        raise row_error(path, place, f"found {type(value).__name__}; expected {expected}")
     return value
 
 
@@ -122,18 +101,18 @@ def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int
     names = [name.strip() for name in header]
     for column in columns:
         if column not in names:
-            raise fault(path, 1, f"column {column!r} is missing; expected {', '.join(columns)}")
+            raise row_error(path, 1, f"column {column!r} is missing; expected {', '.join(columns)}")
     return [names.index(column) for column in columns]
 
 
-def whole(value: Any, most: int) -> int | None:
+def whole_number(value: Any, most: int) -> int | None:
     """A number that is whole and from 0 to `most`, also where it is written as 20.0; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         return None
     return int(value) if value == int(value) else None
 
 
-class Skips:
+class SkippedRows:
     """Which rows of a file were left out: how many for a plain reason, how many that could not be read, and the first.
 
     A file of somebody else's has odd rows; they are counted and told, and do not end a run.

@@ -1,4 +1,4 @@
-"""Which prompts does a file of other people's conversations hold, and how long were the answers?
+"""Prompts of other people's conversations from a file, and the lengths of the answers.
 
 ShareGPT (a JSON array, or a conversation a line) gives its first question and the length of the
 reply, as other load generators take it. JSON lines give `prompt` or `messages`, and
@@ -16,18 +16,19 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.results.request_table import MISSING
-from harness.scenario.distributions import MOST_TOKENS
+from harness.scenario.workload import MOST_TOKENS
 from harness.workload.data_files import (
-    Skips,
-    fault,
+    SkippedRows,
     first_line,
     json_object,
     missing_or,
     numbered_lines,
     read_bytes,
-    whole,
+    row_error,
+    whole_number,
 )
-from harness.workload.prompts import USER, Message
+from harness.workload.lengths import Lengths
+from harness.workload.prompts import USER, ChatMessage, ChatPrompt, Prompt, Reply, Session, TextPrompt, Turn
 from harness.workload.vocabulary import estimated_tokens
 
 SHAREGPT = "sharegpt"
@@ -39,14 +40,14 @@ _JSONL_ROW = "a JSON object a line with prompt (or messages) and output_tokens"
 _ASKERS = ("human", "user")
 _ANSWERERS = ("gpt", "assistant", "chatgpt", "bing", "bard")
 
-Place = int | str  # a line number, or "item 3" of an array
+RowPlace = int | str  # a line number, or "item 3" of an array
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DatasetPrompt:
     """One prompt of a file: its messages, and the length of the answer (MISSING where not known)."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     output_tokens: int
 
 
@@ -54,13 +55,13 @@ class Entry:
 class Dataset:
     """Prompts in the order in which they are to be sent; `skipped` counts left-out rows by reason."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[DatasetPrompt, ...]
     skipped: Mapping[str, int]
     format: str
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RowRequirements:
     """What a dataset's rows must have: one plain text each, or a length of the answer, or neither."""
 
     plain_text: bool
@@ -69,7 +70,7 @@ class Wanted:
 
 def read_dataset(
     path: Path,
-    wanted: Wanted,
+    wanted: RowRequirements,
     *,
     format: str | None = None,  # noqa: A002 - the scenario's key
     limit: int | None = None,
@@ -83,8 +84,8 @@ def read_dataset(
     rows = _rows(path)
     name = format or _detect(path, rows)
     order = range(len(rows)) if shuffle is None else shuffle.permutation(len(rows)).tolist()
-    entries: list[Entry] = []
-    skips = Skips()
+    entries: list[DatasetPrompt] = []
+    skips = SkippedRows()
     for number in order:
         place, raw = rows[number]
         try:
@@ -104,7 +105,7 @@ def read_dataset(
     return Dataset(tuple(entries), skips.as_dict(), name)
 
 
-def _rows(path: Path) -> Sequence[tuple[Place, bytes | msgspec.Raw]]:
+def _rows(path: Path) -> Sequence[tuple[RowPlace, bytes | msgspec.Raw]]:
     """The undecoded objects of a JSON array or of JSON lines, each with its place."""
     if not first_line(path).startswith(b"["):
         return list(numbered_lines(path))
@@ -116,10 +117,10 @@ def _rows(path: Path) -> Sequence[tuple[Place, bytes | msgspec.Raw]]:
     return [(f"item {number}", raw) for number, raw in enumerate(items, 1)]
 
 
-def _detect(path: Path, rows: Sequence[tuple[Place, bytes | msgspec.Raw]]) -> str:
+def _detect(path: Path, rows: Sequence[tuple[RowPlace, bytes | msgspec.Raw]]) -> str:
     if not rows:
         raise InputError(f"{path}: the array is empty; expected {_SHAREGPT_ITEM}")
-    skips = Skips()
+    skips = SkippedRows()
     for place, raw in rows:
         try:
             return _format_of(path, place, raw)
@@ -128,38 +129,38 @@ def _detect(path: Path, rows: Sequence[tuple[Place, bytes | msgspec.Raw]]) -> st
     raise skips.nothing(InputError(f"{path}: no usable prompts; expected {_JSONL_ROW}"))
 
 
-def _format_of(path: Path, place: Place, raw: bytes | msgspec.Raw) -> str:
+def _format_of(path: Path, place: RowPlace, raw: bytes | msgspec.Raw) -> str:
     row = json_object(path, place, raw, f"{_SHAREGPT_ITEM} (ShareGPT), or {_JSONL_ROW}")
     if "conversations" in row:
         return SHAREGPT
     if "prompt" in row or "messages" in row:
         return JSONL
     found = f"neither conversations (ShareGPT) nor prompt or messages is there; expected {_JSONL_ROW}"
-    raise fault(path, place, found)
+    raise row_error(path, place, found)
 
 
-def _sharegpt(path: Path, place: Place, raw: bytes | msgspec.Raw) -> Entry | None:
+def _sharegpt(path: Path, place: RowPlace, raw: bytes | msgspec.Raw) -> DatasetPrompt | None:
     """The first question that has an answer, and about how long that is; None where there is none."""
     row = json_object(path, place, raw, _SHAREGPT_ITEM)
     told = row.get("conversations")
     if not isinstance(told, list):
-        raise fault(path, place, f"{missing_or(row, 'conversations')}; expected a list of messages")
+        raise row_error(path, place, f"{missing_or(row, 'conversations')}; expected a list of messages")
     for (asker, question), (answerer, answer) in itertools.pairwise(_spoken(path, place, told)):
         if asker in _ASKERS and answerer in _ANSWERERS and question.strip() and answer.strip():
-            return Entry((Message(USER, question),), estimated_tokens(answer))
+            return DatasetPrompt((ChatMessage(USER, question),), estimated_tokens(answer))
     return None
 
 
-def _spoken(path: Path, place: Place, told: list[Any]) -> Iterator[tuple[str, str]]:
+def _spoken(path: Path, place: RowPlace, told: list[Any]) -> Iterator[tuple[str, str]]:
     """Who says what, by `from` and `value`, or by `role` and `content`."""
     for number, message in enumerate(told):
         if not isinstance(message, dict):
-            raise fault(path, place, f"conversations[{number}]: not an object; expected a text")
+            raise row_error(path, place, f"conversations[{number}]: not an object; expected a text")
         names = ("role", "content") if "role" in message and "from" not in message else ("from", "value")
         speaker, text = message.get(names[0]), _text(message.get(names[1]))
         if not isinstance(speaker, str) or text is None:
             wrong = names[1] if isinstance(speaker, str) else names[0]
-            raise fault(path, place, f"conversations[{number}]: {missing_or(message, wrong)}; expected a text")
+            raise row_error(path, place, f"conversations[{number}]: {missing_or(message, wrong)}; expected a text")
         yield speaker, text
 
 
@@ -174,37 +175,37 @@ def _text(value: Any) -> str | None:
     return "".join(texts) if parts and len(texts) == len(parts) else None
 
 
-def _jsonl(path: Path, place: Place, raw: bytes | msgspec.Raw, wanted: Wanted) -> Entry:
+def _jsonl(path: Path, place: RowPlace, raw: bytes | msgspec.Raw, wanted: RowRequirements) -> DatasetPrompt:
     row = json_object(path, place, raw, _JSONL_ROW)
-    length = whole(row.get("output_tokens"), MOST_TOKENS) if wanted.output_tokens else MISSING
+    length = whole_number(row.get("output_tokens"), MOST_TOKENS) if wanted.output_tokens else MISSING
     if not length:
         expected = "expected a whole number of at least 1, or output_tokens in the scenario"
-        raise fault(path, place, f"{missing_or(row, 'output_tokens')}; {expected}")
-    return Entry(_messages(path, place, row, wanted), length)
+        raise row_error(path, place, f"{missing_or(row, 'output_tokens')}; {expected}")
+    return DatasetPrompt(_messages(path, place, row, wanted), length)
 
 
-def _messages(path: Path, place: Place, row: dict[str, Any], wanted: Wanted) -> tuple[Message, ...]:
+def _messages(path: Path, place: RowPlace, row: dict[str, Any], wanted: RowRequirements) -> tuple[ChatMessage, ...]:
     """What a row says: its messages where it has them and the endpoint takes them, else its prompt."""
     if "messages" in row and not (wanted.plain_text and "prompt" in row):
         if wanted.plain_text:
-            raise fault(path, place, "prompt is missing; expected a text (messages need endpoint chat)")
+            raise row_error(path, place, "prompt is missing; expected a text (messages need endpoint chat)")
         return _told(path, place, row)
     prompt = row.get("prompt")
     if not isinstance(prompt, str) or not prompt:
-        raise fault(path, place, f"{missing_or(row, 'prompt')}; expected a text")
-    return (Message(USER, prompt),)
+        raise row_error(path, place, f"{missing_or(row, 'prompt')}; expected a text")
+    return (ChatMessage(USER, prompt),)
 
 
-def _told(path: Path, place: Place, row: dict[str, Any]) -> tuple[Message, ...]:
+def _told(path: Path, place: RowPlace, row: dict[str, Any]) -> tuple[ChatMessage, ...]:
     told = row["messages"]
     if isinstance(told, list):
         told = [_plain_parts(message) for message in told]
     try:
-        messages = msgspec.convert(told, tuple[Message, ...])
+        messages = msgspec.convert(told, tuple[ChatMessage, ...])
     except msgspec.ValidationError as error:
-        raise fault(path, place, f"messages: {error}; expected a list of {{role, content}}") from error
+        raise row_error(path, place, f"messages: {error}; expected a list of {{role, content}}") from error
     if not messages:
-        raise fault(path, place, "messages is empty; expected a list of {role, content}")
+        raise row_error(path, place, "messages is empty; expected a list of {role, content}")
     return messages
 
 
@@ -214,3 +215,30 @@ def _plain_parts(message: Any) -> Any:
         return message
     text = _text(message.get("content"))
     return message if text is None else {**message, "content": text}
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetContents:
+    """The prompts of a data set, then from the first again; only the server knows their tokens."""
+
+    entries: tuple[DatasetPrompt, ...]
+    chat: bool
+    outputs: Lengths | None
+
+    @property
+    def size(self) -> int:
+        """How many prompts there are."""
+        return len(self.entries)
+
+    def session(self, index: int) -> Session:
+        """One request; only the length of its answer is known."""
+        entry = self.entries[index % len(self.entries)]
+        output_tokens = entry.output_tokens if self.outputs is None else self.outputs.at(index)
+        return Session(index, (Turn(MISSING, output_tokens),))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
+        """The prompt as it stands in the file."""
+        entry = self.entries[index % len(self.entries)]
+        if self.chat:
+            return ChatPrompt(entry.messages)
+        return TextPrompt(entry.messages[0].content)

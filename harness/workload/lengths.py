@@ -10,8 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
-from harness.scenario.distributions import MOST_TOKENS, ChoiceItem, Count, LogNormalItem, NormalItem, UniformItem
-from harness.scenario.workload import Exponential, ThinkTime
+from harness.scenario.workload import (
+    MOST_TOKENS,
+    ChoiceItem,
+    CountSpec,
+    Exponential,
+    LogNormalItem,
+    NormalItem,
+    ThinkTime,
+    UniformItem,
+)
 from harness.seeds import stream
 from harness.units import NS_PER_S, format_count, seconds_to_ns
 
@@ -45,7 +53,7 @@ class Lengths:
         return block
 
 
-def token_lengths(count: Count, seed: int, name: str) -> Lengths:
+def token_lengths(count: CountSpec, seed: int, name: str) -> Lengths:
     """Numbers of tokens (or turns) as a scenario's count says, each at least 1.
 
     Raises:
@@ -75,7 +83,7 @@ def think_times_ns(think: ThinkTime | None, seed: int, name: str) -> Lengths:
     return Lengths(sample, seed, name)
 
 
-def _sample_count(count: Count, rng: np.random.Generator, size: int) -> NDArray[np.float64 | np.int64]:
+def _sample_count(count: CountSpec, rng: np.random.Generator, size: int) -> NDArray[np.float64 | np.int64]:
     """Draws of a count before they are checked and made whole numbers."""
     if isinstance(count, UniformItem):
         return rng.integers(count.uniform[0], count.uniform[1] + 1, size)

@@ -33,7 +33,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     """One message of a chat."""
 
     role: str
@@ -41,7 +41,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TokenIds:
+class TokenPrompt:
     """A prompt as token ids (int32); `scripted` of them stand for replies whose ids are not known."""
 
     ids: NDArray[np.int32]
@@ -54,7 +54,7 @@ class TokenIds:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextPrompt:
     """A prompt as a text; `input_tokens` is MISSING where only the server knows."""
 
     text: str
@@ -62,15 +62,15 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Messages:
+class ChatPrompt:
     """A prompt as a chat; `input_tokens` counts the template too, MISSING where only the server knows."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     input_tokens: int = MISSING
     scripted: int = 0  # words that stand for replies which never came
 
 
-Prompt = TokenIds | Text | Messages
+Prompt = TokenPrompt | TextPrompt | ChatPrompt
 
 
 @dataclass(frozen=True, slots=True)

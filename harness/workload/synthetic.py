@@ -1,4 +1,4 @@
-"""What stands in a random prompt: which draws, told as token ids or as words?
+"""Random prompts, of single requests and of conversations: draws, as token ids or as words.
 
 Contents are draws of a counter-based generator: draw j of a place is a fixed function of the
 seed, the name and the place, with no state, so any prompt is made alone, in any process, on any
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from harness.scenario.workload import Prefix
 from harness.seeds import entropy
 from harness.workload.lengths import Lengths
-from harness.workload.prompts import ASSISTANT, USER, Message, Messages, Prompt, Reply, Session, TokenIds, Turn
-from harness.workload.vocabulary import Lexicon, estimated_tokens
+from harness.workload.prompts import ASSISTANT, USER, ChatMessage, ChatPrompt, Prompt, Reply, Session, TokenPrompt, Turn
+from harness.workload.vocabulary import Vocabulary, estimated_tokens
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -63,7 +63,7 @@ def _mixed_int(state: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RandomSource:
     """Draws that belong to a seed and a name, reachable by place (such as session and turn)."""
 
     key: int
@@ -88,9 +88,9 @@ class Source:
         return key
 
 
-def source(seed: int, name: str) -> Source:
+def random_source(seed: int, name: str) -> RandomSource:
     """The source of a seed and a name."""
-    return Source(entropy(seed, name) & _MASK)
+    return RandomSource(entropy(seed, name) & _MASK)
 
 
 def _below(draws: Draws, count: int) -> NDArray[np.uint64]:
@@ -98,11 +98,11 @@ def _below(draws: Draws, count: int) -> NDArray[np.uint64]:
     return _upper(draws * np.uint64(count))
 
 
-Part = Draws | Reply
+PromptPart = Draws | Reply
 """A message that was drawn, or a reply that came."""
 
 
-class Medium(Protocol):
+class PromptMedium(Protocol):
     """How draws are told to an endpoint, and how many tokens they are there."""
 
     @property
@@ -118,12 +118,12 @@ class Medium(Protocol):
     def carries(self, reply: Reply) -> bool:
         """Whether a reply can be told back to this endpoint."""
 
-    def prompt(self, parts: Sequence[Part]) -> Prompt:
+    def prompt(self, parts: Sequence[PromptPart]) -> Prompt:
         """The prompt that is made of a message, a reply, a message, …; replies that never came are draws."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenMedium:
     """Draws as token ids of [low, low + span): exact without any tokenizer."""
 
     low: int
@@ -142,13 +142,13 @@ class Tokens:
         """Only where the server gave its ids."""
         return reply.token_ids is not None
 
-    def prompt(self, parts: Sequence[Part]) -> TokenIds:
+    def prompt(self, parts: Sequence[PromptPart]) -> TokenPrompt:
         """All parts one after the other."""
         told = [self._ids(part) for part in parts]
         scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
-        return TokenIds(told[0] if len(told) == 1 else np.concatenate(told), scripted)
+        return TokenPrompt(told[0] if len(told) == 1 else np.concatenate(told), scripted)
 
-    def _ids(self, part: Part) -> NDArray[np.int32]:
+    def _ids(self, part: PromptPart) -> NDArray[np.int32]:
         if isinstance(part, Reply):
             return np.array(part.token_ids, dtype=np.int32)
         ids = _below(part, self.span).astype(np.int32)
@@ -156,10 +156,10 @@ class Tokens:
         return ids
 
 
-class Words:
+class WordMedium:
     """Draws as words of a lexicon: as exact as the lexicon is."""
 
-    def __init__(self, lexicon: Lexicon) -> None:
+    def __init__(self, lexicon: Vocabulary) -> None:
         self.exact = lexicon.exact
         self._lexicon = lexicon
         self._words = np.array(lexicon.words, dtype=object)
@@ -176,14 +176,16 @@ class Words:
         """Only where it has a text."""
         return bool(reply.text)
 
-    def prompt(self, parts: Sequence[Part]) -> Messages:
+    def prompt(self, parts: Sequence[PromptPart]) -> ChatPrompt:
         """A message a part, by turns of user and assistant."""
-        told = tuple(Message(ASSISTANT if place % 2 else USER, self._text(part)) for place, part in enumerate(parts))
+        told = tuple(
+            ChatMessage(ASSISTANT if place % 2 else USER, self._text(part)) for place, part in enumerate(parts)
+        )
         drawn = sum(_tokens_of(part) for part in parts)
         scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
-        return Messages(told, self.input_tokens(drawn, (len(parts) + 1) // 2), scripted)
+        return ChatPrompt(told, self.input_tokens(drawn, (len(parts) + 1) // 2), scripted)
 
-    def _text(self, part: Part) -> str:
+    def _text(self, part: PromptPart) -> str:
         if isinstance(part, Reply):
             return part.text
         words = self._words[_below(part, len(self._words))].tolist()
@@ -191,7 +193,7 @@ class Words:
         return " ".join(words)
 
 
-def _tokens_of(part: Part) -> int:
+def _tokens_of(part: PromptPart) -> int:
     if not isinstance(part, Reply):
         return len(part)
     return estimated_tokens(part.text) if part.token_ids is None else len(part.token_ids)
@@ -201,7 +203,7 @@ def _tokens_of(part: Part) -> int:
 class SharedPrefix:
     """The beginnings that sessions share: each takes one of `groups` at random."""
 
-    source: Source
+    source: RandomSource
     tokens: int = 0
     groups: int = 1
 
@@ -214,18 +216,18 @@ class SharedPrefix:
         return self.source.pick(self.groups, 0, index)
 
 
-def shared_prefix(prefix: Prefix | None, source: Source) -> SharedPrefix:
+def shared_prefix(prefix: Prefix | None, source: RandomSource) -> SharedPrefix:
     """What a scenario says of shared beginnings: none, or so many tokens in so many groups."""
     return SharedPrefix(source) if prefix is None else SharedPrefix(source, prefix.tokens, prefix.groups)
 
 
 @dataclass(frozen=True, slots=True)
-class Synthetic:
+class SyntheticContents:
     """Random prompts. The prefix is part of the asked length, and at least one token follows it."""
 
-    medium: Medium
+    medium: PromptMedium
     prefix: SharedPrefix
-    own: Source
+    own: RandomSource
     inputs: Lengths
     outputs: Lengths
     size: int | None = None
@@ -244,3 +246,53 @@ class Synthetic:
 
     def _drawn(self, index: int) -> int:
         return max(self.medium.drawn_tokens(self.inputs.at(index)), self.prefix.tokens + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationContents:
+    """Sessions of turns: each prompt is the prefix, all messages and replies so far, and a new message.
+
+    A reply that the endpoint cannot be told back (no token ids on completions, no text on chat)
+    is replaced by scripted draws of the length that was asked for; the prompt counts them.
+    """
+
+    medium: PromptMedium
+    prefix: SharedPrefix
+    own: RandomSource
+    scripted: RandomSource
+    turns: Lengths
+    inputs: Lengths
+    outputs: Lengths
+    thinks_ns: Lengths
+    size: int | None = None
+
+    def session(self, index: int) -> Session:
+        """The turns of a session, as if every answer had the length that is asked for."""
+        told: list[Turn] = []
+        drawn = self.prefix.tokens
+        for turn in range(self.turns.at(index)):
+            drawn += self.inputs.at(index, turn)
+            output_tokens = self.outputs.at(index, turn)
+            think_ns = self.thinks_ns.at(index, turn) if turn else 0
+            told.append(Turn(self.medium.input_tokens(drawn, turn + 1), output_tokens, think_ns))
+            drawn += output_tokens
+        return Session(index, tuple(told))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:
+        """The history with the actual `replies` to earlier turns, and the new message."""
+        parts: list[PromptPart] = [self._opening(index)]
+        for number in range(turn):
+            reply = replies[number] if number < len(replies) else None
+            if reply is None or not self.medium.carries(reply):
+                parts.append(self.scripted.draws(self.outputs.at(index, number), index, number))
+            else:
+                parts.append(reply)
+            parts.append(self._message(index, number + 1))
+        return self.medium.prompt(parts)
+
+    def _opening(self, index: int) -> Draws:
+        message = self._message(index, 0)
+        return message if self.prefix.tokens == 0 else np.concatenate([self.prefix.draws(index), message])
+
+    def _message(self, index: int, turn: int) -> Draws:
+        return self.own.draws(self.inputs.at(index, turn), index, turn)

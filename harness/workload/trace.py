@@ -1,4 +1,4 @@
-"""Which requests did somebody else's users send, when, and what did they share?
+"""Traces: the requests that other people's users sent, when, and which beginnings they shared.
 
 Mooncake (JSON lines, times in ms, hashes of 512-token blocks), Bailian (the same fields, but
 seconds and 16-token blocks), BurstGPT (CSV, seconds) and Azure (CSV, dates) become one `Trace`.
@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -20,19 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
-from harness.scenario.distributions import MOST_TOKENS
+from harness.scenario.workload import MOST_TOKENS
 from harness.units import NS_PER_MS, NS_PER_S
 from harness.workload.data_files import (
-    Skips,
+    SkippedRows,
     csv_names,
     csv_rows,
-    fault,
     first_line,
     json_object,
     missing_or,
     numbered_lines,
-    whole,
+    row_error,
+    whole_number,
 )
+from harness.workload.prompts import Prompt, Reply, Session, Turn
+from harness.workload.synthetic import Draws, PromptMedium, RandomSource
 
 NO_OUTPUT = "no output tokens"  # BurstGPT writes failed requests so
 NO_INPUT = "no input tokens"
@@ -67,7 +69,7 @@ class Trace:
         return len(self.due_ns)
 
 
-class Row(NamedTuple):
+class TraceRow(NamedTuple):
     """One row of a file: ns since any zero, tokens, and block hashes where it has them."""
 
     at_ns: int
@@ -76,11 +78,11 @@ class Row(NamedTuple):
     hash_ids: NDArray[np.int64] | None
 
 
-class Format(NamedTuple):
+class TraceFormat(NamedTuple):
     """How a format is read: its lines, the row of a line, and the tokens of a hashed block (0: no hashes)."""
 
     lines: Callable[[Path], Iterator[tuple[int, Any]]]
-    row: Callable[[Path, int, Any], Row]
+    row: Callable[[Path, int, Any], TraceRow]
     block_tokens: int
 
 
@@ -91,7 +93,7 @@ def read_trace(path: Path, format: str | None = None, limit: int | None = None) 
         InputError: with file, line and what was expected.
     """
     name = format or detect(path)
-    skips = Skips()
+    skips = SkippedRows()
     kept = list(itertools.islice(_usable(path, FORMATS[name], skips), limit))
     if not kept:
         raise skips.nothing(InputError(f"{path}: no usable rows; expected rows with input and output tokens"))
@@ -122,7 +124,7 @@ def detect(path: Path) -> str:
     for name, columns in (("burstgpt", _BURSTGPT_COLUMNS), ("azure", _AZURE_COLUMNS)):
         if names.issuperset(columns):
             return name
-    raise fault(
+    raise row_error(
         path,
         1,
         f"not a known trace; expected {_fields(_MOONCAKE_FIELDS)} (Mooncake), "
@@ -134,7 +136,7 @@ def _fields(names: tuple[str, ...]) -> str:
     return f"a JSON object a line with {', '.join(names)}"
 
 
-def _usable(path: Path, how: Format, skips: Skips) -> Iterator[Row]:
+def _usable(path: Path, how: TraceFormat, skips: SkippedRows) -> Iterator[TraceRow]:
     """Rows that ask and answer something; `skips` gets the others, as far as the file is read."""
     for number, line in how.lines(path):
         try:
@@ -150,26 +152,26 @@ def _usable(path: Path, how: Format, skips: Skips) -> Iterator[Row]:
             yield row
 
 
-def _hashes(rows: list[Row]) -> tuple[NDArray[np.int64], ...] | None:
+def _hashes(rows: list[TraceRow]) -> tuple[NDArray[np.int64], ...] | None:
     if all(row.hash_ids is None for row in rows):
         return None
     none = np.empty(0, dtype=np.int64)
     return tuple(none if row.hash_ids is None else row.hash_ids for row in rows)
 
 
-def _json_row(path: Path, number: int, line: bytes, unit_ns: int) -> Row:
+def _json_row(path: Path, number: int, line: bytes, unit_ns: int) -> TraceRow:
     row = json_object(path, number, line, _fields(_MOONCAKE_FIELDS))
     at = row.get("timestamp")
     if not isinstance(at, int | float) or isinstance(at, bool) or not abs(at) <= _LARGEST:
-        raise fault(path, number, f"{missing_or(row, 'timestamp')}; expected a number")
+        raise row_error(path, number, f"{missing_or(row, 'timestamp')}; expected a number")
     asked, answered = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
-    return Row(round(at * unit_ns), asked, answered, _hash_ids(path, number, row))
+    return TraceRow(round(at * unit_ns), asked, answered, _hash_ids(path, number, row))
 
 
 def _whole_field(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
-    value = whole(row.get(name), MOST_TOKENS)
+    value = whole_number(row.get(name), MOST_TOKENS)
     if value is None:
-        raise fault(path, number, f"{missing_or(row, name)}; expected a whole number of tokens")
+        raise row_error(path, number, f"{missing_or(row, name)}; expected a whole number of tokens")
     return value
 
 
@@ -180,23 +182,23 @@ def _hash_ids(path: Path, number: int, row: Mapping[str, Any]) -> NDArray[np.int
         return np.array(msgspec.convert(row["hash_ids"], list[int]), dtype=np.int64)
     except (msgspec.ValidationError, OverflowError) as error:
         found = missing_or(row, "hash_ids")
-        raise fault(path, number, f"{found}; expected a list of whole numbers") from error
+        raise row_error(path, number, f"{found}; expected a list of whole numbers") from error
 
 
 def _csv_row(
     path: Path, number: int, cells: list[str], *, columns: tuple[str, str, str], instant: Callable[..., int]
-) -> Row:
+) -> TraceRow:
     _, asked, answered = columns
     at, context, generated = cells
     input_tokens = _tokens(path, number, asked, context)
-    return Row(instant(path, number, at), input_tokens, _tokens(path, number, answered, generated), None)
+    return TraceRow(instant(path, number, at), input_tokens, _tokens(path, number, answered, generated), None)
 
 
 def _tokens(path: Path, number: int, column: str, text: str) -> int:
     """A cell that holds a whole number; `12.0` is one, as data frames write it."""
-    value = whole(_number(path, number, column, text), MOST_TOKENS)
+    value = whole_number(_number(path, number, column, text), MOST_TOKENS)
     if value is None:
-        raise fault(path, number, f"{column} is {text[:40]!r}; expected a whole number of tokens")
+        raise row_error(path, number, f"{column} is {text[:40]!r}; expected a whole number of tokens")
     return value
 
 
@@ -206,7 +208,7 @@ def _number(path: Path, number: int, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST:  # nor NaN
-        raise fault(path, number, f"{column} is {text[:40]!r}; expected a number")
+        raise row_error(path, number, f"{column} is {text[:40]!r}; expected a number")
     return value
 
 
@@ -216,12 +218,12 @@ def _seconds_ns(path: Path, number: int, text: str) -> int:
 
 def _date_ns(path: Path, number: int, text: str) -> int:
     """Nanoseconds since 1970 of `2023-11-16 18:17:03.9799600`, exactly; UTC where no offset is given."""
-    whole, fraction, offset = match.groups() if (match := _DATE.fullmatch(text.strip())) else ("", "", "")
+    whole_number, fraction, offset = match.groups() if (match := _DATE.fullmatch(text.strip())) else ("", "", "")
     try:
-        moment = datetime.fromisoformat(whole + _offset(offset)) - _EPOCH
+        moment = datetime.fromisoformat(whole_number + _offset(offset)) - _EPOCH
     except ValueError:
         expected = "expected a date such as 2023-11-16 18:17:03.9799600"
-        raise fault(path, number, f"TIMESTAMP is {text!r}; {expected}") from None
+        raise row_error(path, number, f"TIMESTAMP is {text!r}; {expected}") from None
     return moment // timedelta(seconds=1) * NS_PER_S + int((fraction or "").ljust(9, "0"))
 
 
@@ -232,13 +234,57 @@ def _offset(text: str | None) -> str:
     return text if ":" in text else f"{text[:3]}:{text[3:]}"
 
 
-def _csv_format(columns: tuple[str, str, str], instant: Callable[..., int]) -> Format:
-    return Format(partial(csv_rows, columns=columns), partial(_csv_row, columns=columns, instant=instant), 0)
+def _csv_format(columns: tuple[str, str, str], instant: Callable[..., int]) -> TraceFormat:
+    return TraceFormat(partial(csv_rows, columns=columns), partial(_csv_row, columns=columns, instant=instant), 0)
 
 
-FORMATS: dict[str, Format] = {
-    "mooncake": Format(numbered_lines, partial(_json_row, unit_ns=NS_PER_MS), 512),
-    "bailian": Format(numbered_lines, partial(_json_row, unit_ns=NS_PER_S), 16),
+FORMATS: dict[str, TraceFormat] = {
+    "mooncake": TraceFormat(numbered_lines, partial(_json_row, unit_ns=NS_PER_MS), 512),
+    "bailian": TraceFormat(numbered_lines, partial(_json_row, unit_ns=NS_PER_S), 16),
     "burstgpt": _csv_format(_BURSTGPT_COLUMNS, _seconds_ns),
     "azure": _csv_format(_AZURE_COLUMNS, _date_ns),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContents:
+    """Requests with the lengths of a trace, which share what the recorded ones shared.
+
+    Session i takes row i modulo the rows. When the rows begin again their blocks get new
+    contents, so that a second pass does not find the first in the server's cache.
+    """
+
+    trace: Trace
+    medium: PromptMedium
+    shared: RandomSource
+    own: RandomSource
+    size: int | None = None
+
+    @property
+    def due_ns(self) -> NDArray[np.int64]:
+        """When each row arrived, in ns from the first."""
+        return self.trace.due_ns
+
+    def session(self, index: int) -> Session:
+        """One request, with its row's lengths."""
+        row = index % len(self.trace)
+        input_tokens = self.medium.input_tokens(self._drawn(row), 1)
+        return Session(index, (Turn(input_tokens, int(self.trace.output_tokens[row])),))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
+        """The blocks that the row's hashes name, cut to its length; what no hash names is its own."""
+        drawn = self._drawn(index % len(self.trace))
+        known = self._blocks(index, drawn)
+        own = self.own.draws(drawn - len(known), index)
+        return self.medium.prompt([np.concatenate([known, own]) if len(known) else own])
+
+    def _drawn(self, row: int) -> int:
+        return self.medium.drawn_tokens(int(self.trace.input_tokens[row]))
+
+    def _blocks(self, index: int, drawn: int) -> Draws:
+        round_, row = divmod(index, len(self.trace))
+        if self.trace.hash_ids is None:
+            return np.empty(0, dtype=np.uint64)
+        size = self.trace.block_tokens
+        names = self.trace.hash_ids[row][: -(-drawn // size)]
+        return self.shared.blocks(names, size, round_)[:drawn]

@@ -16,7 +16,7 @@ from harness.seeds import stream
 from harness.workload.prompts import ASSISTANT, USER
 
 Tokenize = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
-Count = Callable[..., Awaitable[int]]
+CountTokens = Callable[..., Awaitable[int]]
 
 _FEWEST_WORDS = 32
 _OPENERS_TRIED = 48
@@ -48,7 +48,7 @@ CANDIDATES = tuple(_CANDIDATES.split())
 
 
 @dataclass(frozen=True, slots=True)
-class Lexicon:
+class Vocabulary:
     """Words of one token each, and the tokens that a chat template adds to them.
 
     `overhead_tokens` belong to a conversation of one user message, `exchange_tokens` to each
@@ -67,7 +67,7 @@ class Lexicon:
         return self.overhead_tokens + (turns - 1) * self.exchange_tokens
 
 
-APPROXIMATE = Lexicon(CANDIDATES, 0, exact=False, openers=CANDIDATES[:_OPENERS_TRIED])
+APPROXIMATE = Vocabulary(CANDIDATES, 0, exact=False, openers=CANDIDATES[:_OPENERS_TRIED])
 
 
 def estimated_tokens(text: str) -> int:
@@ -76,7 +76,7 @@ def estimated_tokens(text: str) -> int:
     return max(1, round(ascii_count / 4 + (len(text) - ascii_count) / 1.5))
 
 
-async def align(tokenize: Tokenize, model: str) -> Lexicon:
+async def calibrate(tokenize: Tokenize, model: str) -> Vocabulary:
     """The lexicon of a server's model, found by about a hundred small calls to its /tokenize.
 
     `tokenize` posts a JSON body to the server's /tokenize and returns its answer, or None where
@@ -91,11 +91,11 @@ async def align(tokenize: Tokenize, model: str) -> Lexicon:
     if len(words) < _FEWEST_WORDS or not openers:
         return replace(APPROXIMATE, overhead_tokens=base - 1)
     exchange = await count(openers[:1], openers[:1], openers[:1]) - base - 2
-    lexicon = Lexicon(words, base - 1, exact=True, openers=openers, exchange_tokens=max(exchange, 0))
+    lexicon = Vocabulary(words, base - 1, exact=True, openers=openers, exchange_tokens=max(exchange, 0))
     return replace(lexicon, exact=await _holds(count, lexicon))
 
 
-def _counter(tokenize: Tokenize, model: str) -> Count:
+def _counter(tokenize: Tokenize, model: str) -> CountTokens:
     """Tokens of a conversation of messages, each given as its words, by turns of user and assistant."""
     left = itertools.count(_MOST_CALLS, -1)
 
@@ -113,7 +113,7 @@ def _counter(tokenize: Tokenize, model: str) -> Count:
     return count
 
 
-async def _openers(count: Count) -> tuple[tuple[str, ...], int]:
+async def _openers(count: CountTokens) -> tuple[tuple[str, ...], int]:
     """Words that may begin a message, and the tokens of a conversation of one of them."""
     counts: dict[str, int] = {}
     for word in CANDIDATES[:_OPENERS_TRIED]:
@@ -124,7 +124,7 @@ async def _openers(count: Count) -> tuple[tuple[str, ...], int]:
     return tuple(word for word, tokens in counts.items() if tokens == base), base
 
 
-async def _words(count: Count, openers: Sequence[str], base: int) -> tuple[str, ...]:
+async def _words(count: CountTokens, openers: Sequence[str], base: int) -> tuple[str, ...]:
     """Candidates that count as one token after a space, less those that merge with others."""
 
     async def fits(words: Sequence[str]) -> bool:
@@ -167,7 +167,7 @@ async def _misfits(fits: Callable[[Sequence[str]], Awaitable[bool]], words: Sequ
     return found or {words[half - 1], words[half]}
 
 
-async def _holds(count: Count, lexicon: Lexicon) -> bool:
+async def _holds(count: CountTokens, lexicon: Vocabulary) -> bool:
     """Whether random texts of several lengths have exactly the tokens that the lexicon says."""
     rng = stream(0, "lexicon")
     for size in _VERIFIED_WORDS:

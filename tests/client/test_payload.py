@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from harness.client import payload
 from harness.client.payload import Options
-from harness.workload.prompts import Message, Messages, Text, TokenIds
+from harness.workload.prompts import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 
-IDS = TokenIds(np.array([256, 3999, 0, 17], dtype=np.int32))
+IDS = TokenPrompt(np.array([256, 3999, 0, 17], dtype=np.int32))
 
 
 def options(**changes):
@@ -40,7 +40,7 @@ def test_a_completion_of_token_ids():
 
 def test_a_chat():
     """Messages go with their roles."""
-    body = told(Messages((Message("system", 'Be "short".'), Message("user", "你好"))), endpoint="chat")
+    body = told(ChatPrompt((ChatMessage("system", 'Be "short".'), ChatMessage("user", "你好"))), endpoint="chat")
 
     assert body["messages"] == [{"role": "system", "content": 'Be "short".'}, {"role": "user", "content": "你好"}]
     assert "prompt" not in body
@@ -48,7 +48,7 @@ def test_a_chat():
 
 def test_a_text():
     """A data set's prompt on completions is a string."""
-    assert told(Text("Hi\n\u2028"))["prompt"] == "Hi\n\u2028"
+    assert told(TextPrompt("Hi\n\u2028"))["prompt"] == "Hi\n\u2028"
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,15 @@ def test_a_refusal_that_names_a_key_of_ours_says_how_to_leave_it_out(words, expe
 @given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 9999), max_size=300))
 def test_ids_are_read_back_as_they_were(ids):
     """Whatever the ids, the JSON says them: the fast way for small ones, the plain way for others."""
-    assert told(TokenIds(np.array(ids, dtype=np.int32)))["prompt"] == ids
+    assert told(TokenPrompt(np.array(ids, dtype=np.int32)))["prompt"] == ids
 
 
 @given(st.lists(st.integers(0, 9999), min_size=1, max_size=300))
 def test_small_ids_cost_five_bytes_each(ids):
     """Blanks make every number as wide: no more than the comma beyond four digits."""
-    empty = len(payload.body(TokenIds(np.array([], dtype=np.int32)), 5, options()))
+    empty = len(payload.body(TokenPrompt(np.array([], dtype=np.int32)), 5, options()))
 
-    assert len(payload.body(TokenIds(np.array(ids, dtype=np.int32)), 5, options())) == empty + 5 * len(ids) - 1
+    assert len(payload.body(TokenPrompt(np.array(ids, dtype=np.int32)), 5, options())) == empty + 5 * len(ids) - 1
 
 
 def test_paths():

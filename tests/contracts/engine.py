@@ -10,14 +10,14 @@ from harness.client import payload, sse, transport
 from harness.client.connection import InFlightRequest
 from harness.clock import MonotonicClock
 from harness.engines.api_client import ControlClient
-from harness.workload.prompts import TokenIds
+from harness.workload.prompts import TokenPrompt
 
 
 async def answer_of(serving, *, stream=True, output_tokens=5):
     """What the engine answers to a prompt of eight tokens, through the client that measures."""
     target = transport.target_of(serving.url)
     options = payload.Options(serving.model, "completions", stream, "usage", {})
-    body = payload.body(TokenIds(np.arange(300, 308, dtype=np.int32)), output_tokens, options)
+    body = payload.body(TokenPrompt(np.arange(300, 308, dtype=np.int32)), output_tokens, options)
     client = transport.Client(target, MonotonicClock(asyncio.get_running_loop()), 30_000_000_000)
     over = asyncio.get_running_loop().create_future()
     client.send(InFlightRequest(0, transport.post_bytes(target, payload.path("completions"), body), 0, over.set_result))

@@ -13,7 +13,7 @@ from harness.client import decode
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED
 from harness.results import store
 from harness.safety import interrupts
-from harness.safety.interrupts import ENDING, NOTHING, completed, exit_code, listening, writing
+from harness.safety.interrupts import ENDING, NOTHING, completed, listening, shell_exit_code, writing
 from tests.sweeping import MOMENTS, REQUESTS, account, child_of, ended, sent
 
 SIGNALS = {"SIGTERM": (signal.SIGTERM, 1), "SIGHUP": (signal.SIGHUP, 1), "two SIGINT": (signal.SIGINT, 2)}
@@ -105,7 +105,11 @@ def test_a_command_hears_every_signal_as_ctrl_c(number):
     with pytest.raises(KeyboardInterrupt), listening():
         signal.raise_signal(number)
 
-    assert (exit_code(EXIT_INTERRUPTED), exit_code(0), exit_code(EXIT_ENGINE)) == (128 + number, 128 + number, 3)
+    assert (shell_exit_code(EXIT_INTERRUPTED), shell_exit_code(0), shell_exit_code(EXIT_ENGINE)) == (
+        128 + number,
+        128 + number,
+        3,
+    )
 
 
 def test_the_first_signal_lets_results_be_written():
@@ -120,7 +124,7 @@ def test_the_first_signal_lets_results_be_written():
         with pytest.raises(KeyboardInterrupt), writing(said.append):
             signal.raise_signal(signal.SIGTERM)
 
-        assert exit_code(0) == 128 + signal.SIGHUP
+        assert shell_exit_code(0) == 128 + signal.SIGHUP
 
 
 def test_handlers_are_as_before_afterwards(monkeypatch):
@@ -138,7 +142,7 @@ def test_handlers_are_as_before_afterwards(monkeypatch):
     finally:
         signal.signal(signal.SIGHUP, kept)
 
-    assert exit_code(0) == 0
+    assert shell_exit_code(0) == 0
 
 
 def test_a_signal_cancels_what_starts_and_waits_for_what_ends():

@@ -11,7 +11,15 @@ from harness.cli.app import main
 from harness.client.sse import decode
 from harness.errors import InputError
 from harness.safety import redaction
-from harness.safety.redaction import blanked, know, know_environment, know_password, names_secret, redact, redact_file
+from harness.safety.redaction import (
+    blank_secrets,
+    names_secret,
+    redact,
+    redact_file,
+    register_environment,
+    register_password,
+    register_secret,
+)
 from tests.execution.test_run import scenario
 from tests.fakes import answered
 from tests.odd_server import OddServer, sized
@@ -24,15 +32,15 @@ BURST = [{"constant": {"rate": 20, "requests": 5}}]
 @pytest.fixture(autouse=True)
 def nothing_known():
     """Each test knows only its own secrets."""
-    redaction.forget_all()
+    redaction.forget_secrets()
     yield
-    redaction.forget_all()
+    redaction.forget_secrets()
 
 
 def test_known_secrets_are_named_where_they_stood():
     """A long secret goes wherever it stands, a short one only as a word; what is not known stays."""
-    know("hunter22x", "PASSWORD")
-    know("abc", "KEY")
+    register_secret("hunter22x", "PASSWORD")
+    register_secret("abc", "KEY")
 
     assert redact("xhunter22x abc abcd") == "x<PASSWORD> <KEY> abcd"
     assert InputError("no abc").lines == ("no <KEY>",)
@@ -45,8 +53,8 @@ def test_foreign_words_stay_on_one_line():
 
 def test_secrets_are_found_in_environment_and_addresses():
     """By the names that hold secrets, where the value is long enough to be one; passwords decoded and not."""
-    know_environment({"HF_TOKEN": "hf_0123456789", "MY_API_KEY": "short", "HOME": "/home/somebody"})
-    know_password("postgresql://me:p%40ssword@h/db")
+    register_environment({"HF_TOKEN": "hf_0123456789", "MY_API_KEY": "short", "HOME": "/home/somebody"})
+    register_password("postgresql://me:p%40ssword@h/db")
 
     assert redact("hf_0123456789 short /home/somebody p@ssword") == "<HF_TOKEN> short /home/somebody <password>"
 
@@ -63,7 +71,7 @@ def test_names_tell_secrets(name, is_one):
 
 def test_a_secret_is_found_as_addresses_and_headers_carry_it():
     """Percent-encoded in an address, and in lower case where a header's value was made so."""
-    know("sK/7+Secret", "KEY")
+    register_secret("sK/7+Secret", "KEY")
 
     assert redact("http://h/?k=sK%2F7%2BSecret and sk/7+secret") == "http://h/?k=<KEY> and <KEY>"
 
@@ -71,7 +79,7 @@ def test_a_secret_is_found_as_addresses_and_headers_carry_it():
 @given(st.integers(0, 400), st.sampled_from(["401 No", "200 OK", "200 {key}", "HTTP {key}"]), st.booleans())
 def test_no_message_is_cut_inside_a_secret(before, status, chunked):
     """Whatever stands before it, and wherever: no half of a secret is left by a cut."""
-    know(SECRET, "KEY")
+    register_secret(SECRET, "KEY")
     pad, line = "x" * before, status.replace("{key}", "x" * before + SECRET)
     body = f"{pad[:9]}\r\n{pad}{SECRET}" if chunked else pad + SECRET
     more = ["Transfer-Encoding: chunked"] if chunked else []
@@ -83,8 +91,8 @@ def test_no_message_is_cut_inside_a_secret(before, status, chunked):
 @given(st.lists(st.sampled_from([b"", b"a", b"s3cr", b"et99", b"s3cret99", b"bb"])))
 def test_blanked_pieces_keep_their_lengths(pieces):
     """No byte moves to another piece, and no secret is left, wherever it was cut."""
-    know("s3cret99", "KEY")
-    clean = blanked(pieces)
+    register_secret("s3cret99", "KEY")
+    clean = blank_secrets(pieces)
 
     assert [len(piece) for piece in clean] == [len(piece) for piece in pieces]
     assert b"s3cret99" not in b"".join(clean)
@@ -93,7 +101,7 @@ def test_blanked_pieces_keep_their_lengths(pieces):
 def test_a_log_keeps_its_lines_without_the_secret(tmp_path, monkeypatch):
     """Also where the secret lies across the blocks that are read."""
     monkeypatch.setattr(redaction, "_BLOCK", 256)
-    know(SECRET, "KEY")
+    register_secret(SECRET, "KEY")
     log = tmp_path / "engine.log"
     log.write_text(f"{'x' * 240}{SECRET}\n{'y' * 500}{SECRET}")
     redact_file(log)

@@ -7,14 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from harness.scenario.distributions import Count, at_most, bounds
 from harness.scenario.stages import STAGE_KINDS, LoadItem, Stage, expand, stages_of
-from harness.scenario.workload import DATASET_FORMATS, TRACE_FORMATS, Dataset, TraceWork
+from harness.scenario.workload import (
+    DATASET_FORMATS,
+    TRACE_FORMATS,
+    CountSpec,
+    DatasetWorkload,
+    TraceWorkload,
+    at_most,
+    bounds,
+)
 from harness.workload.arrivals import PROCESSES
 from harness.workload.trace import FORMATS
 
 ITEM = TypeAdapter(LoadItem)
-COUNT = TypeAdapter(Count)
+COUNT = TypeAdapter(CountSpec)
 
 
 def stages(item):
@@ -70,7 +77,8 @@ def test_what_can_be_written_can_be_done():
 
 
 @pytest.mark.parametrize(
-    ("part", "kind", "formats"), [(TraceWork, "trace", TRACE_FORMATS), (Dataset, "dataset", DATASET_FORMATS)]
+    ("part", "kind", "formats"),
+    [(TraceWorkload, "trace", TRACE_FORMATS), (DatasetWorkload, "dataset", DATASET_FORMATS)],
 )
 def test_every_format_can_be_named(part, kind, formats):
     """The formats that are known may stand in a file."""

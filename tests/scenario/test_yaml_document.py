@@ -6,7 +6,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness.scenario.yaml_document import MOST_CHARACTERS, Mark, read_value, resolve
+from harness.scenario.yaml_document import MOST_CHARACTERS, Position, read_value, resolve
 
 PLAIN = st.recursive(
     st.none()
@@ -77,10 +77,10 @@ def test_places_count_from_one():
     """A key's place is where the key stands, an item's where the item stands."""
     marks = read_value("a:\n  b: [1,\n   {c: 2}]\n").marks
 
-    assert marks[()] == Mark(1, 1)
-    assert marks["a", "b"] == Mark(2, 3)
-    assert marks["a", "b", 1] == Mark(3, 4)
-    assert marks["a", "b", 1, "c"] == Mark(3, 5)
+    assert marks[()] == Position(1, 1)
+    assert marks["a", "b"] == Position(2, 3)
+    assert marks["a", "b", 1] == Position(3, 4)
+    assert marks["a", "b", 1, "c"] == Position(3, 5)
 
 
 def test_an_alias_is_a_value_of_its_own():

@@ -1,4 +1,4 @@
-"""Are data files found, and faults in them told by file, line and what was expected?"""
+"""Errors in data files name file and line, and what was expected."""
 
 import hashlib
 
@@ -6,30 +6,6 @@ import pytest
 
 from harness.errors import InputError
 from harness.workload import data_files
-
-
-def test_a_relative_path_is_looked_up_from_the_folder(tmp_path):
-    """A scenario's data lies beside the scenario, wherever the program is started."""
-    (tmp_path / "trace.jsonl").write_text("{}")
-
-    assert data_files.find("trace.jsonl", tmp_path) == tmp_path / "trace.jsonl"
-    assert data_files.find(str(tmp_path / "trace.jsonl"), tmp_path / "elsewhere") == tmp_path / "trace.jsonl"
-
-
-def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
-    """A mistyped name is answered with the file that was likely meant."""
-    (tmp_path / "sharegpt.json").write_text("[]")
-
-    with pytest.raises(InputError, match=r"shargpt.json: no such file; did you mean 'sharegpt.json'\?"):
-        data_files.find("shargpt.json", tmp_path)
-    with pytest.raises(InputError, match=r"no such file; expected a file"):
-        data_files.find("nowhere/else.json", tmp_path)
-
-
-def test_a_folder_is_not_a_file(tmp_path):
-    """Naming a folder is told as such."""
-    with pytest.raises(InputError, match="not a file; expected a file"):
-        data_files.find(str(tmp_path), tmp_path)
 
 
 def test_lines_keep_their_numbers(tmp_path):

@@ -8,12 +8,12 @@ import pytest
 from harness.errors import InputError
 from harness.results.request_table import MISSING
 from harness.workload import dataset as datasets
-from harness.workload.dataset import Wanted, read_dataset
-from harness.workload.prompts import Message
+from harness.workload.dataset import RowRequirements, read_dataset
+from harness.workload.prompts import ChatMessage
 
 DATA = Path(__file__).parent.parent / "data"
-TEXTS = Wanted(plain_text=True, output_tokens=True)
-CHATS = Wanted(plain_text=False, output_tokens=True)
+TEXTS = RowRequirements(plain_text=True, output_tokens=True)
+CHATS = RowRequirements(plain_text=False, output_tokens=True)
 
 
 def written(tmp_path, text):
@@ -29,8 +29,8 @@ def test_sharegpt_gives_the_first_question_that_was_answered():
 
     assert dataset.format == datasets.SHAREGPT
     assert [entry.messages for entry in dataset.entries] == [
-        (Message("user", "What is a page table?"),),
-        (Message("user", "什么是分页?"),),
+        (ChatMessage("user", "What is a page table?"),),
+        (ChatMessage("user", "什么是分页?"),),
     ]
     assert [entry.output_tokens for entry in dataset.entries] == [15, 9]
     assert dataset.skipped == {datasets.NO_PAIR: 1}
@@ -51,7 +51,7 @@ def test_json_lines_give_prompts_and_exact_answers():
 
     assert [entry.messages[0].content for entry in texts.entries] == ["Name three rivers.", "Translate: good morning."]
     assert [entry.output_tokens for entry in texts.entries] == [12, 5]
-    assert chats.entries[0].messages == (Message("user", "Name three rivers."),)
+    assert chats.entries[0].messages == (ChatMessage("user", "Name three rivers."),)
     assert [message.role for message in chats.entries[1].messages] == ["system", "user"]
 
 
@@ -59,7 +59,7 @@ def test_answers_need_no_length_where_the_scenario_gives_one(tmp_path):
     """output_tokens may be left out of the file where it is not wanted."""
     path = written(tmp_path, '{"prompt": "Hi"}\n')
 
-    assert read_dataset(path, Wanted(plain_text=True, output_tokens=False)).entries[0].output_tokens == MISSING
+    assert read_dataset(path, RowRequirements(plain_text=True, output_tokens=False)).entries[0].output_tokens == MISSING
 
 
 def test_shuffling_takes_another_part_of_the_file(tmp_path):
@@ -168,7 +168,7 @@ def test_role_and_content_are_from_and_value(tmp_path):
 )
 def test_a_length_is_asked_of_the_file_only_where_it_is_needed(row, wanted, tokens, tmp_path):
     """5.0 is 5; where the scenario sets the length, whatever the file says of it is not read."""
-    (entry,) = read_dataset(written(tmp_path, row), Wanted(plain_text=True, output_tokens=wanted)).entries
+    (entry,) = read_dataset(written(tmp_path, row), RowRequirements(plain_text=True, output_tokens=wanted)).entries
 
     assert entry.output_tokens == tokens
 
@@ -179,5 +179,5 @@ def test_parts_of_a_message_are_one_text(tmp_path):
     lines = [f'{{"messages": [{{"role": "user", "content": [{part}]}}], "output_tokens": 4}}' for part in parts]
     dataset = read_dataset(written(tmp_path, "\n".join(lines)), CHATS)
 
-    assert [entry.messages for entry in dataset.entries] == [(Message("user", "hi there"),)]
+    assert [entry.messages for entry in dataset.entries] == [(ChatMessage("user", "hi there"),)]
     assert list(dataset.skipped.values()) == [1]

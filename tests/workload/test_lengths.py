@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from harness.errors import InputError
-from harness.scenario.distributions import Count
-from harness.scenario.workload import Exponential
+from harness.scenario.workload import CountSpec, Exponential
 from harness.workload.lengths import BLOCK, think_times_ns, token_lengths
 
-COUNT = TypeAdapter(Count)
+COUNT = TypeAdapter(CountSpec)
 
 
 def lengths(written, seed=1, name="input_tokens"):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.workload import vocabulary as lexicon_module
-from harness.workload.synthetic import Words, source
-from harness.workload.vocabulary import APPROXIMATE, CANDIDATES, Lexicon, align, estimated_tokens
+from harness.workload.synthetic import WordMedium, random_source
+from harness.workload.vocabulary import APPROXIMATE, CANDIDATES, Vocabulary, calibrate, estimated_tokens
 
 
 class FakeServer:
@@ -50,7 +50,7 @@ class FakeServer:
 
 def aligned(server):
     """The lexicon that a server's answers give."""
-    return asyncio.run(align(server, "model"))
+    return asyncio.run(calibrate(server, "model"))
 
 
 def test_an_ordinary_vocabulary_is_exact():
@@ -165,10 +165,10 @@ def test_candidates_are_plain_words_without_repeats():
 def test_a_lexicon_survives_a_json_file():
     """Workers get it as plain values, and make the same prompts of it."""
     lexicon = aligned(FakeServer())
-    again = Lexicon(**json.loads(json.dumps(dataclasses.asdict(lexicon))))
-    draws = source(1, "x").draws(50)
+    again = Vocabulary(**json.loads(json.dumps(dataclasses.asdict(lexicon))))
+    draws = random_source(1, "x").draws(50)
 
-    assert Words(again).prompt([draws]) == Words(lexicon).prompt([draws])
+    assert WordMedium(again).prompt([draws]) == WordMedium(lexicon).prompt([draws])
 
 
 @given(st.text(max_size=200), st.text(max_size=50))

@@ -10,14 +10,14 @@ from pydantic import TypeAdapter
 
 from harness.errors import InputError
 from harness.results.request_table import MISSING
-from harness.scenario.workload import Workload
+from harness.scenario.workload import WorkloadSpec
 from harness.workload import build
-from harness.workload.prompts import Message, Messages, Reply, Text, TokenIds
-from harness.workload.vocabulary import APPROXIMATE, Lexicon
+from harness.workload.prompts import ChatMessage, ChatPrompt, Reply, TextPrompt, TokenPrompt
+from harness.workload.vocabulary import APPROXIMATE, Vocabulary
 
 DATA = Path(__file__).parent.parent / "data"
-SPEC = TypeAdapter(Workload)
-LEXICON = Lexicon(tuple(f"w{n}" for n in range(100)), 9, exact=True, openers=("So", "Now"), exchange_tokens=7)
+SPEC = TypeAdapter(WorkloadSpec)
+LEXICON = Vocabulary(tuple(f"w{n}" for n in range(100)), 9, exact=True, openers=("So", "Now"), exchange_tokens=7)
 
 SYNTHETIC = {"kind": "synthetic", "input_tokens": {"uniform": [20, 60]}, "output_tokens": {"uniform": [1, 9]}}
 CONVERSATION = {
@@ -41,20 +41,20 @@ def made(written, endpoint="completions", seed=1, lexicon=LEXICON):
 
 def ids(prompt):
     """The token ids of a prompt."""
-    assert isinstance(prompt, TokenIds)
+    assert isinstance(prompt, TokenPrompt)
     assert prompt.ids.dtype == np.int32
     return prompt.ids.tolist()
 
 
 def words(prompt):
     """The words of each message of a prompt."""
-    assert isinstance(prompt, Messages)
+    assert isinstance(prompt, ChatPrompt)
     return [message.content.split(" ") for message in prompt.messages]
 
 
 def told(prompt):
     """What a prompt says, as a value to compare."""
-    return ids(prompt) if isinstance(prompt, TokenIds) else prompt
+    return ids(prompt) if isinstance(prompt, TokenPrompt) else prompt
 
 
 def shared(one, other):
@@ -280,7 +280,7 @@ def test_a_chat_tells_replies_as_the_assistant():
     prompt = workload.prompt(index, 2, [Reply(None, "Good day."), Reply(None, "")])
 
     assert [message.role for message in prompt.messages] == ["user", "assistant", "user", "assistant", "user"]
-    assert prompt.messages[1] == Message("assistant", "Good day.")
+    assert prompt.messages[1] == ChatMessage("assistant", "Good day.")
     assert len(words(prompt)[3]) == prompt.scripted == turns[1].output_tokens
     assert not workload.exact
 
@@ -359,7 +359,7 @@ def test_a_data_set_repeats_when_it_ends():
     workload = made(DATASET)
 
     assert workload.size == 2
-    assert workload.prompt(2, 0) == workload.prompt(0, 0) == Text("What is a page table?")
+    assert workload.prompt(2, 0) == workload.prompt(0, 0) == TextPrompt("What is a page table?")
     assert workload.session(3).turns[0].input_tokens == MISSING
     assert workload.session(3).turns == workload.session(1).turns
     assert not workload.exact
@@ -370,7 +370,7 @@ def test_a_data_set_on_chat_is_messages():
     """A row's messages are told as they are."""
     workload = made({"kind": "dataset", "path": "prompts.jsonl"}, "chat")
 
-    assert workload.prompt(1, 0).messages[0] == Message("system", "You translate.")
+    assert workload.prompt(1, 0).messages[0] == ChatMessage("system", "You translate.")
     assert workload.notes == ()
 
 

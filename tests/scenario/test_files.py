@@ -3,8 +3,8 @@
 import pytest
 
 from harness.errors import InputError
+from harness.scenario.files import copy_scenario, find_data_file, find_scenario, shipped_folder, shipped_scenarios
 from harness.scenario.loader import check_file
-from harness.scenario.shipped import copy_scenario, find_scenario, shipped_folder, shipped_scenarios
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,27 @@ def test_only_what_ships_is_copied():
         copy_scenario("cht")
     with pytest.raises(InputError, match="cannot be written"):
         copy_scenario("chat", shipped_folder() / "chat.yaml")
+
+
+def test_a_relative_path_is_looked_up_from_the_folder(tmp_path):
+    """A scenario's data lies beside the scenario, wherever the program is started."""
+    (tmp_path / "trace.jsonl").write_text("{}")
+
+    assert find_data_file("trace.jsonl", tmp_path) == tmp_path / "trace.jsonl"
+    assert find_data_file(str(tmp_path / "trace.jsonl"), tmp_path / "elsewhere") == tmp_path / "trace.jsonl"
+
+
+def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
+    """A mistyped name is answered with the file that was likely meant."""
+    (tmp_path / "sharegpt.json").write_text("[]")
+
+    with pytest.raises(InputError, match=r"shargpt.json: no such file; did you mean 'sharegpt.json'\?"):
+        find_data_file("shargpt.json", tmp_path)
+    with pytest.raises(InputError, match=r"no such file; expected a file"):
+        find_data_file("nowhere/else.json", tmp_path)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    """Naming a folder is told as such."""
+    with pytest.raises(InputError, match="not a file; expected a file"):
+        find_data_file(str(tmp_path), tmp_path)

@@ -1,4 +1,4 @@
-"""Scenario files by name: those that ship with the harness, and the user's own, which come first.
+"""Where files are found: scenarios by name, the user's own before those that ship, and the data files that they name.
 
 In the repository they stand in scenarios/; a wheel holds them beside this module (see setup.py).
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from harness.errors import InputError, suggestion
-from harness.messages import message
+from harness.errors import InputError, nearest, suggestion
+from harness.messages import Message, message
 
 LOCAL = Path("scenarios")  # where a user's own are looked for, beside the working folder itself
 _SCHEMA = "schema.json"  # editors complete keys by it; each file names it in its first line
@@ -111,3 +111,31 @@ def _spellings(path: Path) -> list[str]:
 
 def _local_names() -> list[str]:
     return [path.stem for folder in (Path(), LOCAL) for path in sorted(folder.glob("*.yaml"))]
+
+
+def find_data_file(path: str, folder: Path) -> Path:
+    """The file that a scenario names, looked up from `folder` where its path is relative.
+
+    Raises:
+        InputError: where there is no such file, with the nearest name beside it.
+    """
+    file = folder / Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(missing_file(file))
+    return file
+
+
+def missing_file(file: Path) -> Message:
+    """That there is no such file, with the nearest name beside it."""
+    near = nearest(file.name, _names_in(file.parent))
+    hint = message("scenario.expected_a_file") if near is None else message("errors.did_you_mean", near=near)
+    if file.exists():
+        return message("scenario.not_a_file", path=str(file), hint=hint)
+    return message("scenario.no_such_file", path=str(file), hint=hint)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []

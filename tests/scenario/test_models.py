@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from harness.messages import plain
 from harness.scenario.loader import LoadedScenario
-from harness.scenario.models import Engine
-from harness.scenario.switches import SWITCHES, is_switch, switch_of, switched
+from harness.scenario.models import SWITCHES, Engine, is_switch, switch_of, switched
 
 
 @pytest.mark.parametrize(
