@@ -1,4 +1,4 @@
-"""What time is it, and when should something happen?
+"""Clocks: the one monotonic clock, alarms to absolute times, and the relation of other clocks to it.
 
 One monotonic clock (CLOCK_MONOTONIC, the same in every process of a machine) in integer
 nanoseconds. Wall time appears once, in run.json; and the kernel's stamps of what arrives are of it, so

@@ -1,4 +1,4 @@
-"""How does one seed become many independent random streams?
+"""Independent random streams from one seed and a name.
 
 A stream is known by the scenario's seed, a name ("arrivals", "lengths") and whole numbers such
 as a stage or a block. Every worker that asks for the same stream gets the same one, and a new

@@ -1,4 +1,4 @@
-"""How do texts become numbers with units, and numbers become texts?
+"""Numbers with units from texts, and texts from numbers.
 
 The only place that makes text of numbers. Inside the project times are integer
 nanoseconds (`_ns`) or float seconds (`_s`), sizes are bytes, rates are per second.

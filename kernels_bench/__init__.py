@@ -1,1 +1,1 @@
-"""How fast are the paged-attention kernels, and how far from the hardware's limit?"""
+"""Benchmarks of paged-attention kernels, beside the hardware's limits."""

@@ -1,4 +1,4 @@
-"""Which cases do the axes of a scenario make, and which of them make no sense?
+"""Cases from the axes of a scenario, and which of them make no sense.
 
 Every combination of values becomes a case or, with its reason, a skipped one: nothing falls out of the table.
 """

@@ -1,4 +1,4 @@
-"""How is a case run from beginning to end: taken or refused, made, checked, and only then timed?
+"""A case from beginning to end: taken or refused, made, checked, and only then timed.
 
 Every outcome is a row. A case that fails costs itself and nothing else.
 """

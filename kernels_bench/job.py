@@ -1,4 +1,4 @@
-"""What was ordered? The JSON that a parent process writes, as checked values."""
+"""The job: the JSON that a parent process writes, as checked values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields

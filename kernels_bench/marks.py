@@ -1,4 +1,4 @@
-"""What makes a measured time doubtful? Marks from its samples and from what the device told."""
+"""Marks of an unsure time, from its samples and from what the device told."""
 
 from collections.abc import Mapping, Sequence
 

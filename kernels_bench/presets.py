@@ -1,4 +1,4 @@
-"""Which attention shapes do well-known models have, on one device of a tensor-parallel group?"""
+"""The attention shapes of well-known models, on one device of a tensor-parallel group."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

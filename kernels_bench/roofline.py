@@ -1,4 +1,4 @@
-"""How far is a time from the hardware's limit, and which limit is it?"""
+"""How far a time is from the hardware's limit, and which limit that is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

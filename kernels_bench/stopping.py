@@ -1,4 +1,4 @@
-"""When are there enough samples? A rule on numbers alone: no clock, no device."""
+"""When there are enough samples: a rule on numbers alone, without clock or device."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How long does a launch take? Warm-up, batches long enough to be timed, samples until they agree."""
+"""The time of a launch: warm-up, batches long enough to be timed, samples until they agree."""
 
 import gc
 import itertools

@@ -1,4 +1,4 @@
-"""Is an output right? Tolerances by dtype, and the verdict on the errors that were found."""
+"""Whether an output is right: tolerances by dtype, and the verdict on the errors found."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How long did threads wait for a core that another process had? By the scheduler's own account.
+"""How long threads waited for a core that another process had, by the scheduler's own account.
 
 Threads that wait at a barrier for one that has no core make a kernel of 30 µs take 8 ms, and every time alike: spread
 alone does not tell.

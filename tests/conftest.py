@@ -1,4 +1,4 @@
-"""How do the property tests draw their examples, and how many threads has a process under test?
+"""How property tests draw their examples, and how many threads a process under test has.
 
 CI must not fail by the luck of a draw on a commit that changed nothing, so the examples of `make test`
 follow from the tests themselves. `make fuzz` draws fresh ones, many of them: that is where new bugs are found.

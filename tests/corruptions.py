@@ -1,4 +1,4 @@
-"""In which ways can a file be broken? Every way that its kind knows, each as a change to a folder."""
+"""Every way in which a file of a result can be broken, as a change to a folder."""
 
 import copy
 import io

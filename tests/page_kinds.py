@@ -1,4 +1,4 @@
-"""What do pages look like that are none of a single run: a comparison, an index, kernels, a study?
+"""Pages that are of no single run: a comparison, an index, kernels, a study.
 
 Made, hostile and long: every name and text from outside would run if it were markup.
 """

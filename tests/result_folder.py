@@ -1,4 +1,4 @@
-"""What does the folder of a finished run look like? A realistic one from seeded fake records."""
+"""The folder of a finished run, made from seeded fake records."""
 
 import heapq
 from collections.abc import Sequence

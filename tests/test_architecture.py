@@ -1,4 +1,4 @@
-"""Does the code keep the house: rooms, cycles, sizes, forbidden imports, one clock?"""
+"""The rules of the house: rooms, cycles, sizes, forbidden imports, words, one clock."""
 
 import ast
 import functools

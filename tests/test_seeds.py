@@ -1,4 +1,4 @@
-"""Are random streams independent by seed, name and keys, and the same everywhere?"""
+"""Random streams are independent by seed, name and keys, and the same everywhere."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""How much of anything that a server sends is read, at most?
+"""Bounds of what is read from a server.
 
 Every bound of foreign bytes stands here: of answers, of control calls, and of what is decoded. Each is
 far above what real servers send. A breach is a named failure of one request, or one line for the user,

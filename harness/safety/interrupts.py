@@ -1,4 +1,4 @@
-"""What does a signal to end mean: once, stop and report what there is; twice, leave at once?
+"""Signals to end: the first stops and reports what there is, the second leaves at once.
 
 Ctrl-C (SIGINT), SIGTERM and a closed terminal (SIGHUP) mean the same at every moment of a command. While an event
 loop runs, `Interrupts` hears them; while files are written, `writing`; at any other time they raise

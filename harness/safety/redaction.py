@@ -1,4 +1,4 @@
-"""Which secrets does this process know, and how are they kept out of whatever it writes or says?
+"""Secrets that this process knows, kept out of whatever it writes or prints.
 
 Servers tell keys back in their refusals, and engines log what they were given. Each process notes
 the secrets that it knows; foreign text passes `redact` where it enters, and so does every error and

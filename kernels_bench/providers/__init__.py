@@ -1,4 +1,4 @@
-"""Who can run a case? One module a provider, found by name and loaded only when asked for."""
+"""Kernel providers: one module each, found by name and loaded only when needed."""
 
 import importlib
 from collections.abc import Mapping

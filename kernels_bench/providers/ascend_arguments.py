@@ -1,4 +1,4 @@
-"""With which numbers, lists and names is an operator of an Ascend NPU called for a case? Pure, without torch.
+"""The numbers, lists and names with which an operator of an Ascend NPU is called. Pure, without torch.
 
 Tensors are added by the modules that make the calls. Each function gives keywords as the serving plug-in
 vllm-ascend gives them, so that what is timed here is what an engine launches.

@@ -1,4 +1,4 @@
-"""How are the operators of the older library ATB called: paged attention, MLA decode, and the cache writes?"""
+"""Calls of the operators of the older library ATB: paged attention, MLA decode, and the cache writes."""
 
 from functools import partial
 from typing import Any

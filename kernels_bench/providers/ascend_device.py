@@ -1,4 +1,4 @@
-"""What does an Ascend NPU tell of itself: memory, cache, clock, temperature, and whether it is there at all?"""
+"""What an Ascend NPU tells of itself: memory, cache, clock, temperature, and whether it is there at all."""
 
 import os
 import re

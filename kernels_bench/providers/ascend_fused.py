@@ -1,4 +1,4 @@
-"""How is the fused attention of an Ascend NPU called: paged or dense, first and second version?
+"""Calls of the fused attention of an Ascend NPU: paged or dense, first and second version.
 
 Calls go through the `.out` overloads with outputs and workspaces made beforehand, as in the plug-in's graph mode,
 so that a launch allocates nothing and poison in the output shows what was not written. The operator, its shapes and

@@ -1,4 +1,4 @@
-"""How is a launch on an Ascend NPU captured in a graph and replayed, with and without new lengths?
+"""Launches on an Ascend NPU captured in a graph and replayed, with and without new lengths.
 
 The lengths of attention are lists on the host and part of the captured task. A plain replay computes the captured
 lengths again, which is what a kernel's own time needs. An engine, whose lengths grow with every step, has each

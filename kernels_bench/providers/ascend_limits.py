@@ -1,4 +1,4 @@
-"""Which cases may an operator of an Ascend NPU be given? Its documented limits, one rule a function, without torch.
+"""The documented limits of an NPU's operators, one rule a function. Without torch.
 
 A limit that is broken on the device may end the whole process, not the call alone, so that every rule is held before
 anything is launched. Of two limits for blocks the stricter one is taken. Heads of 128 and 192 are documented for layout

@@ -1,4 +1,4 @@
-"""What is a kernel provider? The one protocol, and the values that pass through it."""
+"""The protocol of a kernel provider, and the values that pass through it."""
 
 from __future__ import annotations
 

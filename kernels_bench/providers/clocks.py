@@ -1,4 +1,4 @@
-"""How long did a batch of launches take? The host's clock, and a pair of device events where there are some."""
+"""The time of a batch of launches: the host's clock, or a pair of device events where there are some."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns

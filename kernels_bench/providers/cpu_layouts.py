@@ -1,4 +1,4 @@
-"""How do vLLM's CPU kernels lay out a paged cache, by the instruction set that they were chosen for?
+"""The layouts of a paged cache of vLLM's CPU kernels, by the instruction set they were chosen for.
 
 All take keys and values as [blocks, kv_heads, block_size, head_size] and put their numbers there in an order of their
 own. Read from vLLM's csrc/cpu/cpu_attn_vec.hpp, cpu_attn_vec16.hpp and cpu_attn_amx.hpp; that a layout stands here is

@@ -1,4 +1,4 @@
-"""What does a GPU tell of itself, and how are its events and graphs made? For `torch_reference` on a GPU."""
+"""What a GPU tells of itself, and its events and graphs, for `torch_reference` on a GPU."""
 
 import subprocess
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What does a kernel get? Fresh random tensors of a case on a paged cache, made from a seed."""
+"""Inputs of a kernel: fresh random tensors of a case on a paged cache, made from a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""What can this device do, measured now: a copy for its bandwidth, a matrix product for its arithmetic?
+"""What this device can do, measured now: a copy for its bandwidth, a matrix product for its arithmetic.
 
 The best of some samples counts, not the middle: a limit is what the device can do, undisturbed.
 """

@@ -1,4 +1,4 @@
-"""What does a CPU tell of itself: name, free memory, last-level cache, clock?"""
+"""What a CPU tells of itself: name, free memory, last-level cache, clock."""
 
 import re
 from collections.abc import Mapping

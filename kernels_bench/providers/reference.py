@@ -1,4 +1,4 @@
-"""What is the right answer? Attention in float32, spelled out, on the very same paged cache."""
+"""The right answer: attention in float32, spelled out, on the very same paged cache."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How fast are the attention and cache operators of an Ascend NPU, called as vllm-ascend calls them?"""
+"""The attention and cache operators of an Ascend NPU, called as vllm-ascend calls them."""
 
 from __future__ import annotations
 

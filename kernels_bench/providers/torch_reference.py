@@ -1,4 +1,4 @@
-"""How fast is plain torch on a paged cache, on a CPU or a GPU? A baseline that runs everywhere."""
+"""Plain torch on a paged cache, on a CPU or a GPU: a baseline that runs everywhere."""
 
 import functools
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How fast are vLLM's own CPU kernels, called as its CPU backend calls them?"""
+"""vLLM's own CPU kernels, called as its CPU backend calls them."""
 
 import functools
 from collections.abc import Mapping, Sequence

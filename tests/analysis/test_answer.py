@@ -1,4 +1,4 @@
-"""Does the one sentence say what the numbers say?"""
+"""The answer of a run says what its numbers say."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Is the number under way at a time counted right?"""
+"""The number of requests in flight, on average and at most."""
 
 import numpy as np
 import pytest

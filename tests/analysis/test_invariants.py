@@ -1,4 +1,4 @@
-"""Do the numbers of a stage keep what must hold between them, and is it told where they do not?"""
+"""What must hold between the numbers of a stage, and the warning where it does not."""
 
 from dataclasses import replace
 

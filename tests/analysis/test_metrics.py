@@ -1,4 +1,4 @@
-"""Are the numbers of a stage those that the definitions give?"""
+"""The numbers of a stage are those that the definitions give."""
 
 from dataclasses import replace
 

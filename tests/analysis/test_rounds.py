@@ -1,4 +1,4 @@
-"""Is a closed loop called steady only where its numbers are those of a very long one?"""
+"""A closed loop is called steady only where its numbers are those of a very long one."""
 
 from functools import cache
 

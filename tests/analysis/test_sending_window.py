@@ -1,4 +1,4 @@
-"""Do rates say what an engine can do, and nothing of how a stage began?"""
+"""Rates say what an engine can do, and nothing of how a stage began."""
 
 from dataclasses import replace
 from pathlib import Path

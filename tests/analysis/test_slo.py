@@ -1,4 +1,4 @@
-"""Are limits held to the right view, with failures infinite, and is goodput fair?"""
+"""Limits hold for the right view, failures count as infinite, and goodput follows from both."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Are pauses of the whole server told apart from slow single answers?"""
+"""Pauses of the whole server are kept apart from slow single answers."""
 
 import numpy as np
 import pytest

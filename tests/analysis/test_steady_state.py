@@ -1,4 +1,4 @@
-"""Is the measured part of a stage the one that shows the engine in its steady state?"""
+"""The measured part of a stage is the one that shows the engine in its steady state."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Is summary.json what the contract says, whatever a run left behind?"""
+"""summary.json is what the contract says, whatever a run left behind."""
 
 import json
 from dataclasses import replace

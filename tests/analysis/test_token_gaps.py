@@ -1,4 +1,4 @@
-"""Are gaps and arrivals inside the answers those of the events?"""
+"""Gaps and arrivals inside answers are those of their events."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Does each fault of a run raise its own warning, and a sound run none?"""
+"""Each fault of a run raises its own warning, and a sound run raises none."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Does a run warn whose engine died, was restarted, or was another than was asked for?"""
+"""Warnings about the engine: it died, was restarted, or was not the one requested."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Do the CI files that ship do what they say: run, publish, gate?"""
+"""The CI files that ship run, publish and gate."""
 
 import os
 import shutil

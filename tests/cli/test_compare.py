@@ -1,4 +1,4 @@
-"""Does `harness compare` say when there was nothing that it could judge?"""
+"""`harness compare` says when there was nothing it could judge."""
 
 import argparse
 from dataclasses import replace

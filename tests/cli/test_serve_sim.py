@@ -1,4 +1,4 @@
-"""Does `harness serve-sim` read its words as `vllm serve` does?"""
+"""`harness serve-sim` reads its words as `vllm serve` does."""
 
 import pytest
 

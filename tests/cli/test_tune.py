@@ -1,4 +1,4 @@
-"""What does somebody who typed `harness tune` see when it ends before its end?"""
+"""`harness tune`, ended before its end."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Is the framing of HTTP/1.1 answers read as RFC 9112 says?"""
+"""The framing of HTTP/1.1 answers, as RFC 9112 has it."""
 
 import itertools
 

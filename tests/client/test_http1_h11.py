@@ -1,4 +1,4 @@
-"""Does the reader of HTTP/1.1 accept and refuse what another implementation of it does (h11)?"""
+"""Our reader of HTTP/1.1 accepts and refuses what another implementation of it (h11) does."""
 
 import h11
 from hypothesis import example, given

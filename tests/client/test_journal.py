@@ -1,4 +1,4 @@
-"""Does what was finished or sent survive in the files, whatever was cut off?"""
+"""What was finished or sent survives in the files, whatever was cut off."""
 
 import itertools
 import tempfile

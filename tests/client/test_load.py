@@ -1,4 +1,4 @@
-"""Does the load keep its due times, its cap and its users, in virtual time?"""
+"""The load keeps its due times, its cap and its users, in virtual time."""
 
 import asyncio
 import itertools

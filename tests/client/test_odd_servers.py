@@ -1,4 +1,4 @@
-"""Is every server with an odd habit read right: its tokens, their times, its failures?"""
+"""Servers with odd habits are read right: their tokens, times and failures."""
 
 import random
 import zlib

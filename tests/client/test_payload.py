@@ -1,4 +1,4 @@
-"""Does a request's body say what was meant, in JSON that any server reads?"""
+"""A request's body says what was meant, in JSON that any server reads."""
 
 import json
 

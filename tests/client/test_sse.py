@@ -1,4 +1,4 @@
-"""Are tokens counted and stamped as they came, wherever the bytes were cut?"""
+"""Tokens are counted and stamped as they came, wherever the bytes were cut."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Does the client find the end of every answer, and give every failure its name?"""
+"""The client finds the end of every answer, and gives every failure its name."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Does a load worker end when its parent is gone?"""
+"""A load worker ends when its parent is gone."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Which kernels are said to have changed from one result to another, and on what grounds?"""
+"""Kernels that changed from one result to another, and on what grounds that is said."""
 
 import json
 import math

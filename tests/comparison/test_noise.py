@@ -1,4 +1,4 @@
-"""What tells a comparison how far two runs differ, and what does it say that it can see?"""
+"""What tells a comparison how far two runs differ, and the smallest change it can see."""
 
 import numpy as np
 import pytest

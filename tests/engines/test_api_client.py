@@ -1,4 +1,4 @@
-"""Do control calls reach any server as requests do, and survive whatever it sends?"""
+"""Control calls reach any server as requests do, and survive whatever it sends."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Is a simulated or hollow engine known by any one sign, whatever hides the others?"""
+"""A simulated engine, or one on a stub device, is known by any one sign."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Is it told right what an engine's flags really became, who says so, and why?"""
+"""What an engine's flags really became, the source of that, and the reason."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Is what an engine's log says of its start read right, in every wording?"""
+"""What an engine's log says of its start, in every wording."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Are engines started, reached, told apart and stopped as they should be?"""
+"""Engines are started, reached, identified and stopped."""
 
 import asyncio
 import subprocess

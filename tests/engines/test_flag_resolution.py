@@ -1,4 +1,4 @@
-"""Is it known before a start what an engine makes of its flags, and is it asked no more often than needed?"""
+"""What an engine makes of its flags is known before a start, with no more questions than needed."""
 
 import asyncio
 import sys

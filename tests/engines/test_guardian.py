@@ -1,4 +1,4 @@
-"""Does the guardian end exactly what it started, whatever becomes of the harness?"""
+"""The guardian ends exactly what it started, whatever becomes of the harness."""
 
 import signal
 import subprocess

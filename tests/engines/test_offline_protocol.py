@@ -1,4 +1,4 @@
-"""Is every request of an offline run accounted for, whatever its program managed to note?"""
+"""Every request of an offline run is accounted for, whatever its program managed to write."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""Is it seen when device memory has come back, and told when it has not?"""
+"""Device memory that has come back is noticed, and reported where it has not."""
 
 import asyncio
 from pathlib import Path

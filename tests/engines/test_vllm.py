@@ -1,4 +1,4 @@
-"""Is a vLLM started, watched and stopped as it should be, and told when it fails? With a stand-in for vLLM."""
+"""A vLLM (here a stand-in) is started, watched and stopped, and its failures are reported."""
 
 import asyncio
 import os

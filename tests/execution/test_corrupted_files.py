@@ -1,4 +1,4 @@
-"""Does a result folder with a broken file end in one line, and never in a traceback?
+"""A result folder with a broken file ends in one line, and never in a traceback.
 
 Every file of a run, of a run that was killed, of kernels and of a study is broken in every way that
 `tests.corruptions` knows. `make test` takes some of them, without figures; `make fuzz` takes all, with them.

@@ -1,4 +1,4 @@
-"""What becomes of a folder of which only a part is left?"""
+"""Folders of which only a part is left."""
 
 import pytest
 

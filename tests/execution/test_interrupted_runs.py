@@ -1,4 +1,4 @@
-"""Is anything lost or left behind, whoever of a run is ended, by which signal, at whatever moment?
+"""Nothing is lost or left behind, whichever process is ended, by which signal, at whatever moment.
 
 The moments that differ most are tried here; all of them in `pytest -m engines`.
 """

@@ -1,4 +1,4 @@
-"""Does an offline scenario run as it should: one call a stage, every request accounted for, whatever happens?"""
+"""Offline scenarios: one call a stage, every request accounted for, whatever happens."""
 
 import asyncio
 import json

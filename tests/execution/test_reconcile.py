@@ -1,4 +1,4 @@
-"""Is every planned request accounted for, whatever was sent, answered, cut or killed?"""
+"""Every planned request is accounted for, whatever was sent, answered, cut or killed."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Does `harness run` end as it should, whatever happens to server, client or user?"""
+"""`harness run` ends as it should, whatever happens to server, client or user."""
 
 import contextlib
 import http.server

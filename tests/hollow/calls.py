@@ -1,4 +1,4 @@
-"""What does torch_npu do on the hollow CANN? Runs in an interpreter that has it, prints JSON."""
+"""What torch_npu does on the stub CANN; runs in an interpreter that has it, prints JSON."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which line does each path of the kernel bench leave in the call log? Of the cases of tests/hollow/kernels.py.
+"""The line that each path of the kernel bench leaves in the call log, for the cases of tests/hollow/kernels.py.
 
 Operators, shapes, types, placement, lists and numbers are those that the plug-in gives.
 """

@@ -1,4 +1,4 @@
-"""What do the kernel paths of an NPU launch on the hollow CANN? Runs in the engine's interpreter, prints JSON.
+"""What the kernel paths of an NPU launch on the stub CANN; runs in the engine's interpreter, prints JSON.
 
 Beside `main`, which calls every path once with a call log of its own, these are the timings that nothing publishes:
 the provider's clock on a queue whose operators take a known time.

@@ -1,4 +1,4 @@
-"""How does the real torch_npu come to load where there is no CANN?
+"""How the real torch_npu is loaded where there is no CANN.
 
 Every symbol that its libraries leave undefined and nobody provides, and every CANN function that
 they look up by name, becomes a stub in `libcann_stub.so` that logs its call and answers 0. What must

@@ -1,4 +1,4 @@
-"""Are the steps that are read from the tokens of a run those that its engine ran?"""
+"""Steps read from the tokens of a run are those that its engine ran."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What becomes of a kernel scenario: its order, its child and whatever that does, its files and its page?"""
+"""A kernel scenario from its job to its files and its page, whatever its child does."""
 
 import csv
 import json

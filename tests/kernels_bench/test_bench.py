@@ -1,4 +1,4 @@
-"""What is refused before anything runs, and what does a case that fails cost?"""
+"""What is refused before anything runs, and the cost of a case that fails."""
 
 from dataclasses import replace
 

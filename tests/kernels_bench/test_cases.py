@@ -1,4 +1,4 @@
-"""Do axes make the cases that are meant, with their work counted right and nonsense skipped with a reason?"""
+"""Axes make the cases that are meant, with their work counted right and nonsense skipped with a reason."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Are the calls of an NPU's operators planned rightly, where no NPU and no torch is needed to tell?"""
+"""The calls of an NPU's operators are planned right, without an NPU and without torch."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Does sampling stop when it should, mark what is doubtful, and rotate what it launches?"""
+"""Sampling stops when it should, marks what is unsure, and rotates what it launches."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""Which engines are here to be tested, and on what do they run?"""
+"""The engines that are here to be tested, and what they run on."""
 
 import pytest
 

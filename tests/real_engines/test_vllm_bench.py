@@ -1,4 +1,4 @@
-"""Is vllm-bench.json what `vllm bench serve` writes, and does vLLM's own code read it?
+"""vllm-bench.json is what `vllm bench serve` writes, and vLLM's own code reads it.
 
 The real `vllm bench serve` and `harness run` send the same load to the same embedded engine.
 """

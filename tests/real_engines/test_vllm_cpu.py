@@ -1,4 +1,4 @@
-"""Does the harness start, load, read and stop a real vLLM, here its CPU engine with a tiny model?"""
+"""A real vLLM is started, loaded, read and stopped: its CPU engine with a tiny model."""
 
 import json
 import socket

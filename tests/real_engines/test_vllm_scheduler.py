@@ -1,4 +1,4 @@
-"""Do random traces go through the simulated scheduler as through the real one of an installed vLLM?"""
+"""Random traces go through the simulated scheduler as through the real one of an installed vLLM."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which model does a real engine serve in tests? A folder with a shape and a tokenizer, and no weights.
+"""The model that real engines serve in tests: a folder with a shape and a tokenizer, and no weights.
 
 The shape is tests/data/tiny_qwen2; the tokenizer knows bytes alone. With `--load-format dummy` vLLM
 draws the weights.

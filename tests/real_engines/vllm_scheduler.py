@@ -1,4 +1,4 @@
-"""Which steps does the real vLLM scheduler take for a trace?
+"""The steps that the real vLLM scheduler takes for a trace.
 
 Runs in the interpreter of an installed vLLM: `python vllm_scheduler.py TRACE.json...` prints what
 `python -m harness.simulator TRACE.json...` prints, from `vllm.v1.core.sched.scheduler.Scheduler` driven

@@ -1,4 +1,4 @@
-"""Does a browser show the page as it is meant: no complaint, no request, no sideways scroll, in every light?"""
+"""A browser shows the page as it is meant: no complaint, no request, no sideways scroll, in light and dark."""
 
 import functools
 import html

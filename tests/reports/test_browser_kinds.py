@@ -1,4 +1,4 @@
-"""Does a browser show pages of every kind as they are meant: comparison, index, kernels, study?"""
+"""A browser shows pages of every kind as they are meant: comparison, index, kernels, study."""
 
 import functools
 import html

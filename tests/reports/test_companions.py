@@ -1,4 +1,4 @@
-"""What do a CI job page, a CI test view and tools for `vllm bench serve` get to read?"""
+"""What a CI job page, a CI test view and tools for `vllm bench serve` get to read."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""Does the page show what NPUs and host did, where it was sampled?"""
+"""The page shows what NPUs and host did, where it was sampled."""
 
 import reports
 from harness.results import store

@@ -1,4 +1,4 @@
-"""What do figures share, and what becomes of them on a page?"""
+"""What figures share, and what becomes of them on a page."""
 
 import re
 from xml.etree import ElementTree as ET

@@ -1,4 +1,4 @@
-"""Does the page show what became of the engine's flags, who says so and why?"""
+"""The page shows what became of the engine's flags, by which source and why."""
 
 from types import SimpleNamespace
 

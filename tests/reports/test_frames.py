@@ -1,4 +1,4 @@
-"""Which table lies under each figure? The numbers of a run that is worked out by hand."""
+"""The table under each figure: the numbers of a run that is worked out by hand."""
 
 import numpy as np
 import pandas as pd

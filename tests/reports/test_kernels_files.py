@@ -1,4 +1,4 @@
-"""What do a CI job page and a CI test view read of a kernel bench?"""
+"""What a CI job page and a CI test view read of a kernel bench."""
 
 from xml.etree import ElementTree as ET
 

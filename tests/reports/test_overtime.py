@@ -1,4 +1,4 @@
-"""Is the data under the swim lane, the heat map, the figures by request and the table of pauses right?"""
+"""The data under the swim lanes, the heat map, the figures by request and the table of pauses."""
 
 import numpy as np
 import pandas as pd

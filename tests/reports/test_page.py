@@ -1,4 +1,4 @@
-"""What stands on the page, whatever a run left behind and whoever wrote its words?"""
+"""What stands on the page, whatever a run left behind and whoever wrote its words."""
 
 import base64
 import hashlib

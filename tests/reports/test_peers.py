@@ -1,4 +1,4 @@
-"""Are other tools' numbers what these tools would have computed?
+"""Other tools' numbers are what these tools would have computed.
 
 By pencil and paper for small streams; and by what `vllm bench serve` 0.32.0 and guidellm 0.8.1 themselves said of the
 requests in their result files (tests/data/peers; the server was the embedded engine, so its times are simulated).

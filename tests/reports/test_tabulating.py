@@ -1,4 +1,4 @@
-"""Which columns stand at the right, and where does a long name break?"""
+"""Which columns stand at the right, and where a long name breaks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Is trace.json what Perfetto reads: every request, in order, none of it dropped?
+"""trace.json is what Perfetto reads: every request, in order, none of it dropped.
 
 What is held here is what Perfetto's own trace processor asked for when these traces were loaded in it: it dropped
 times before zero, and named lanes of asynchronous slices after the first request in them.

@@ -1,4 +1,4 @@
-"""What stands on the page of a tuning study, whatever the study left behind and whoever wrote its words?"""
+"""What stands on the page of a tuning study, whatever the study left behind and whoever wrote its words."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What does a result folder hold, whole or left behind by a killed run?"""
+"""What a result folder holds, whole or left behind by a killed run."""
 
 import json
 import math

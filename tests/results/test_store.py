@@ -1,4 +1,4 @@
-"""Are events read from a folder as they were written into it?"""
+"""Events are read from a folder as they were written into it."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Do secrets stay out of everything that is written or said?"""
+"""Secrets stay out of everything that is written or printed."""
 
 import itertools
 

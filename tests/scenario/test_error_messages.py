@@ -1,4 +1,4 @@
-"""Is every fault of a scenario file told in one exact line: place, key, what, and what was expected?"""
+"""Every fault of a scenario file is one exact line: place, key, what, and what was expected."""
 
 import re
 from pathlib import Path

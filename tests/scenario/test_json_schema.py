@@ -1,4 +1,4 @@
-"""Do the JSON Schema, the shipped files and the loader agree?"""
+"""The JSON Schema, the shipped files and the loader agree."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Does a scenario file become what it says, with overrides in place?"""
+"""A scenario file becomes what it says, with overrides in place."""
 
 import hashlib
 from pathlib import Path

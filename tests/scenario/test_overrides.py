@@ -1,4 +1,4 @@
-"""Does `--set` change what it says, and is what it cannot change told?"""
+"""`--set` changes what it says, and what it cannot change is an error."""
 
 import pytest
 from hypothesis import given

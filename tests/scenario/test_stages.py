@@ -1,4 +1,4 @@
-"""Which stages and counts does a scenario's shorthand mean?"""
+"""The stages and counts that a scenario's shorthand means."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Is a YAML text read as it is meant, and is every value's place known?"""
+"""A YAML text is read as it is meant, and every value's place is known."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Is the distance between records and truth what was put between them?"""
+"""The error between records and ground truth is the one that was put between them."""
 
 from array import array
 

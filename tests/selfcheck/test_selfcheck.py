@@ -1,4 +1,4 @@
-"""Does the self-check find the floor and the ceiling, and keep them for the machine they hold on?"""
+"""The self check finds the floor and the ceiling, and keeps them for the machine they hold on."""
 
 import json
 import os

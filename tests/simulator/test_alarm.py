@@ -1,4 +1,4 @@
-"""Does the alarm never ring early, whatever clock it has?"""
+"""The alarm never rings early, whatever clock it has."""
 
 import asyncio
 from pathlib import Path

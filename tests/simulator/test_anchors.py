@@ -1,4 +1,4 @@
-"""How near are predicted to published figures?"""
+"""Predicted figures beside published ones."""
 
 import statistics
 

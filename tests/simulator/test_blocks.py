@@ -1,4 +1,4 @@
-"""Does the block pool keep vLLM's order of reuse?"""
+"""The block pool keeps vLLM's order of reuse."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What do the flags of `vllm serve` become in the simulated engine?"""
+"""What the flags of `vllm serve` become in the simulated engine."""
 
 import json
 

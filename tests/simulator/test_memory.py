@@ -1,4 +1,4 @@
-"""Does the simulated engine start, or refuse to, as the real one on that device?"""
+"""The simulated engine starts, or refuses to, as the real one on that device."""
 
 import re
 

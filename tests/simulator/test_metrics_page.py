@@ -1,4 +1,4 @@
-"""Is /metrics what a Prometheus parser reads?"""
+"""/metrics is what a Prometheus parser reads."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Does a trace go through the simulated scheduler as through the real one?"""
+"""A trace goes through the simulated scheduler as through the real one."""
 
 import json
 from pathlib import Path

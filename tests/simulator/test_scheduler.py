@@ -1,4 +1,4 @@
-"""Does the simulated scheduler keep vLLM's rules?"""
+"""The simulated scheduler keeps vLLM's rules."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Does the simulated engine answer HTTP as vLLM's server does?"""
+"""The simulated engine answers HTTP as vLLM's server does."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Does the time of a step follow the terms it is made of?"""
+"""The time of a step follows the terms it is made of."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Is a load that is timed again the load that would have been served at that pace?"""
+"""A load that is timed again is the load that would have been served at that pace."""
 
 from dataclasses import replace
 

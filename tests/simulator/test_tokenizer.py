@@ -1,4 +1,4 @@
-"""Do texts become tokens and back as stated?"""
+"""Texts become tokens and back as stated."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Do the HTTP server in real time and the simulation in virtual time give the same times for the same trace?
+"""The HTTP server in real time and the simulation in virtual time give the same times for the same trace.
 
 The server answers a real client over a socket. Its steps are noted as they happen, and so is which
 step first sees each request. A timer that wakes late lets a request join a step that in virtual time

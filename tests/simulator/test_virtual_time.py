@@ -1,4 +1,4 @@
-"""Does the engine keep the same times in virtual and in real time?"""
+"""The engine keeps the same times in virtual and in real time."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Do statistics have the intervals that hold, and only those?"""
+"""Statistics have the intervals that hold, and only those."""
 
 import math
 

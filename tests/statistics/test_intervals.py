@@ -1,4 +1,4 @@
-"""Are percentiles, intervals and tests of series what they say?"""
+"""Percentiles, intervals and tests of series are what they say."""
 
 import math
 

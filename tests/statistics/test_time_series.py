@@ -1,4 +1,4 @@
-"""Is it told how many independent values a series is worth?"""
+"""How many independent values a series is worth, where it settles, and its trend."""
 
 import numpy as np
 import pytest

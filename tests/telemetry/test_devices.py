@@ -1,4 +1,4 @@
-"""Do samples of NPUs and host arrive, and is everything that was started gone afterwards?"""
+"""Samples of NPUs and host arrive, and everything that was started is gone afterwards."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Is energy the integral of power over the cards in use, and is it absent where that is not known?"""
+"""Energy is the integral of power over the cards in use, and absent where that is not known."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Is it written down on what machine and with which versions a run was made?"""
+"""The machine and the versions of a run are written down."""
 
 from harness.telemetry import environment
 from tests.machines import A2, NO_DRIVER, PC, Machine

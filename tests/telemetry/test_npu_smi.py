@@ -1,4 +1,4 @@
-"""Are all forms of npu-smi's output read, whatever its version and chip?"""
+"""All forms of npu-smi's output are read, whatever its version and chip."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Is /metrics read as its names mean it, whatever stands in it?"""
+"""/metrics is read as its names mean it, whatever stands in it."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Is it known what a restart costs, and is the cheap one taken first?"""
+"""What a restart costs, and that the cheap one is taken first."""
 
 import pytest
 

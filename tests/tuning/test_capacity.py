@@ -1,4 +1,4 @@
-"""Is the capacity found between rates that keep the SLO and rates that break it, and is noise admitted?"""
+"""The capacity lies between rates that keep the SLO and rates that break it, and noise is admitted."""
 
 import math
 

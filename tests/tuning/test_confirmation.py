@@ -1,4 +1,4 @@
-"""Is a winner called better only where it is, and by how much?"""
+"""A winner is called better only where it is, and by how much."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Do two workers ever have the same point or the same device?"""
+"""Two workers never have the same point or the same device."""
 
 import threading
 

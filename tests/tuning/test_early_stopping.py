@@ -1,4 +1,4 @@
-"""Does a race stop losers early, and winners no more often than it says?"""
+"""Losing trials are stopped early, and winning ones no more often than stated."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Is a load that was ended early told for no better than it was, and ended by the rules of its own study?"""
+"""A load that was ended early is reported as no better than it was, and ended by the rules of its own study."""
 
 from contextlib import contextmanager
 

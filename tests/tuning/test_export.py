@@ -1,4 +1,4 @@
-"""Is what the user takes away the winner's own command, whole and without a secret?"""
+"""What the user takes away is the winner's own command, whole and without a secret."""
 
 import shlex
 import subprocess

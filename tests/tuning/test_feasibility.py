@@ -1,4 +1,4 @@
-"""Is each kind of failure told from the others by log and exit?"""
+"""Each kind of failure is known from the others by log and exit."""
 
 import pytest
 

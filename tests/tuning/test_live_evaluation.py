@@ -1,4 +1,4 @@
-"""Is an engine started once for a point, asked nothing twice, and are its loads runs of their own?"""
+"""An engine is started once for a point, resolved once, and its loads are runs of their own."""
 
 import json
 import math

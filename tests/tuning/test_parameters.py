@@ -1,4 +1,4 @@
-"""Are points that make the same engine known for the same, and parameters that change nothing found?"""
+"""Points that make the same engine are known for the same, and inert parameters are found."""
 
 from harness.tuning.candidates import CandidateResolver, engine_of, flag_resolver, load_changes
 from harness.tuning.parameters import find_inert_parameters, without_inert

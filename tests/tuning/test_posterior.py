@@ -1,4 +1,4 @@
-"""What is believed of engines after all that was seen: less of luck, more of what neighbours show?"""
+"""What the model says of engines after all trials: less of luck, more of what neighbours show."""
 
 import numpy as np
 import pytest

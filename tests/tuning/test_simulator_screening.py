@@ -1,4 +1,4 @@
-"""Does the twin find out how fast a device is?"""
+"""The simulator learns how fast a device is."""
 
 import math
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""Are points drawn within their ranges, conditions held, and places and values each other's inverse?"""
+"""Points are drawn within their ranges, conditions hold, and places and values are each other's inverse."""
 
 import numpy as np
 import pytest

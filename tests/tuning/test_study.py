@@ -1,4 +1,4 @@
-"""Does a study spend its budget well, learn from failures, and survive being killed?"""
+"""A study spends its budget well, learns from failures, and survives being killed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Is a bad study refused with file, line and key before anything starts, and a good one opened whole?"""
+"""A bad study is refused with file, line and key before anything starts, and a good one is loaded whole."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Are the parameters that decide told from those that do not, with so few trials?"""
+"""Parameters that decide are known from those that do not, with so few trials."""
 
 import math
 

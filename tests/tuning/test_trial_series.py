@@ -1,4 +1,4 @@
-"""Is it known how far a value wanders from run to run?"""
+"""How far a value wanders from run to run."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Is a trial read back as it was written, and a study gone on with only where it is the same?"""
+"""A trial is read back as it was written, and a study is resumed only where it is the same."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Does a load in virtual time show what the same load would show a client?"""
+"""A load in virtual time shows what the same load would show a client."""
 
 import math
 from dataclasses import replace

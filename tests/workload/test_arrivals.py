@@ -1,4 +1,4 @@
-"""Do due times follow the process that was asked for, and nothing else?"""
+"""Due times follow the arrival process of the scenario, and nothing else."""
 
 import dataclasses
 

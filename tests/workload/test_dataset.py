@@ -1,4 +1,4 @@
-"""Are prompts of data sets read as their makers meant, and faults told by place and field?"""
+"""Prompts of data sets are read as their makers meant, and faults reported by place and field."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Are lengths distributed as the scenario says, and each a function of its place alone?"""
+"""Lengths are distributed as the scenario says, and each is a function of its place alone."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Is what is due fixed by the seed alone, and is every session somebody's?"""
+"""What is due is fixed by the seed alone, and every session belongs to one worker."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Are recorded traces read with their own units, and faults told by file and line?"""
+"""Recorded traces are read with their own units, and faults reported by file and line."""
 
 import re
 from datetime import datetime, timezone

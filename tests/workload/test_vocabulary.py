@@ -1,4 +1,4 @@
-"""Are the words of a lexicon one token each, and does it know when they are not?"""
+"""The words of a vocabulary are one token each, and it knows when they are not."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Do prompts have the lengths, the sharing and the history that a scenario asks for?"""
+"""Prompts have the lengths, the sharing and the history that a scenario asks for."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How do Triton kernels launch where there is no Triton for the device? Not at all.
+"""Triton kernels where there is no Triton for the device: they do not launch.
 
 vLLM's stand-in for an absent Triton refuses launches; here a kernel's launcher does nothing instead.
 """

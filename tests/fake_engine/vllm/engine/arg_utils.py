@@ -1,4 +1,4 @@
-"""What does the stand-in make of its flags? FAKE_VLLM says how its configuration code ends."""
+"""What the stand-in makes of its flags; FAKE_VLLM says how its configuration code ends."""
 
 import logging
 import os

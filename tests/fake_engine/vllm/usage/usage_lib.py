@@ -1,4 +1,4 @@
-"""For what is the stand-in used?"""
+"""The usage contexts of the stand-in."""
 
 import enum
 

@@ -1,4 +1,4 @@
-"""What does the plug-in call of CANN's Python interface? One copy, which copies nothing here."""
+"""What the plug-in calls of CANN's Python interface: one copy, which copies nothing here."""
 
 
 def memcpy(*arguments):

@@ -1,3 +1,3 @@
-"""What does vLLM's import of torchvision need? Names: no image is ever transformed here."""
+"""The names that vLLM's import of torchvision needs: no image is ever transformed here."""
 
 __version__ = "0.28.0"

@@ -1,4 +1,4 @@
-"""What is an unknown name of torchvision? An empty class of that name."""
+"""Any name of torchvision: an empty class of that name."""
 
 
 def named(name):

@@ -1,4 +1,4 @@
-"""Which flags does the stand-in know?"""
+"""The flags that the stand-in knows."""
 
 import argparse
 
