@@ -74,7 +74,7 @@ def stamp_quality(
     return StampQuality(first_bound_ns, late_ns, blurred)
 
 
-_WORTH_A_PROCESS = 96 << 20  # bytes of answers that take longer to decode than a process to start
+_WORTH_A_PROCESS = 128 << 20  # bytes of answers that take longer to decode than a process to start
 INTEGERS = (
     "seq", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns", "connect_ns", "resends", "input_tokens",
     "cached_tokens", "output_tokens", "first_tokens", "events", "http_status", "sent_bound_ns", "first_bound_ns",

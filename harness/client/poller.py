@@ -29,6 +29,7 @@ _AT_ONCE = 48  # about 0.2 ms of reads; then the loop's other work (requests tha
 _LOOKS = 64  # after so many the manner is chosen anew
 _DENSE_NS = 150_000  # looks that follow each other closer than this on average are gathered
 _SPARSE = 2 * _LOOKS  # as few reads in so many beats are not worth gathering
+_SHORT = 4  # where one of so many reads begins or ends an answer, a closed loop would feel the beat
 _CR = 13
 
 _NONE = -1
@@ -115,7 +116,7 @@ class Poller:
         self._ticker: Ticker | None = None  # while gathering
         self._worst_ns = 0  # the latest read since the last look that found all
         self._may_gather = hasattr(select, "epoll")
-        self._looks_left, self._reads, self._chosen_ns = _LOOKS, 0, monotonic_ns()
+        self._looks_left, self._reads, self._handed_on, self._chosen_ns = _LOOKS, 0, 0, monotonic_ns()
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
         if self._epoll is not None:
             self._poll = self._epoll.poll
@@ -213,6 +214,7 @@ class Poller:
                 others.append((fd, source, data, arrived_ns, late_ns))
         self._worst_ns = max(lates)
         if others:
+            self._handed_on += len(others)
             self._hand_on(others)
 
     def _write(self, fd: int) -> None:
@@ -247,13 +249,14 @@ class Poller:
     def _choose(self, now_ns: int) -> None:
         """Look at every arrival, or gather, by how the last looks went."""
         span_ns, reads = now_ns - self._chosen_ns, self._reads
-        self._looks_left, self._reads, self._chosen_ns = _LOOKS, 0, now_ns
+        short = self._handed_on * _SHORT > reads
+        self._looks_left, self._reads, self._handed_on, self._chosen_ns = _LOOKS, 0, 0, now_ns
         assert self._epoll is not None
-        if self._ticker is not None and (reads <= _SPARSE or not self._may_gather):
+        if self._ticker is not None and (reads <= _SPARSE or short or not self._may_gather):
             self._ticker.close()
             self._ticker = None
             self._loop.add_reader(self._epoll.fileno(), self._look)
-        elif self._ticker is None and self._may_gather and span_ns < _LOOKS * _DENSE_NS:
+        elif self._ticker is None and self._may_gather and not short and span_ns < _LOOKS * _DENSE_NS:
             self._loop.remove_reader(self._epoll.fileno())
             self._ticker = Ticker(self._loop, BEAT_NS, self._look)
 

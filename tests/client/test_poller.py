@@ -77,43 +77,74 @@ async def turns_until(holds):
     raise AssertionError("did not happen")
 
 
-@on_linux
-def test_dense_arrivals_are_gathered_with_their_own_stamps_until_they_grow_sparse():
-    """Messages that come at every turn of the loop make it gather; each read has the kernel's time; then it stops."""
+class Talk:
+    """A socket that a poller reads into lists, and its peer."""
 
-    async def scenario():
+    def __init__(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             ours = socket.create_connection(listener.getsockname())
-            peer, _ = listener.accept()
+            self.peer, _ = listener.accept()
         ours.setblocking(False)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        poller = Poller(asyncio.get_running_loop(), StampClock())
-        reads, sent, times = [], [], []
-        stamped = StampedSocket(ours, poller, lambda *read: reads.append(read), nothing)
+        self.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.poller = Poller(asyncio.get_running_loop(), StampClock())
+        self.pieces, self.stamps, self.lates, self.sent, self.times = [], [], [], [], []
+        self.socket = StampedSocket(ours, self.poller, self._on_data, nothing)
 
-        async def say(word):
-            sent.append(word)
-            before_ns = time.monotonic_ns()
-            peer.send(word)
-            times.append((before_ns, time.monotonic_ns()))
-            await turns_until(lambda: sum(len(read[0]) for read in reads) == sum(map(len, sent)))
+    def _on_data(self, data, arrived_ns, late_ns, _spread_ns):
+        self.pieces.append(data)
+        self.stamps.append(arrived_ns)
+        self.lates.append(late_ns)
 
-        while not poller.gathers:
-            await say(b"dense")
-        await say(b"gathered")
-        await turns_until(lambda: not poller.gathers)
-        await say(b"prompt")
-        stamped.close()
-        peer.close()
-        poller.close()
-        return reads, sent, times, poller.clock.bound_ns
+    async def say(self, word):
+        """Send one message, and wait until it is read."""
+        self.sent.append(word)
+        before_ns = time.monotonic_ns()
+        self.peer.send(word)
+        self.times.append((before_ns, time.monotonic_ns()))
+        await turns_until(lambda: len(self.pieces) == len(self.sent))
 
-    reads, sent, times, bound_ns = asyncio.run(scenario())
+    def close(self):
+        """Close both ends and the poller."""
+        for each in (self.socket, self.peer, self.poller):
+            each.close()
 
-    assert [read[0] for read in reads] == sent
-    for (_, arrived_ns, late_ns, _), (before_ns, after_ns) in zip(reads, times, strict=True):
+
+@on_linux
+def test_dense_arrivals_are_gathered_with_their_own_stamps_until_they_grow_sparse():
+    """Events that come at every turn of the loop make it gather; each read has the kernel's time; then it stops."""
+
+    async def scenario():
+        talk = Talk()
+        talk.socket.keep(talk.pieces, talk.stamps, talk.lates)
+        while not talk.poller.gathers:
+            await talk.say(event(100))
+        await talk.say(event(110))
+        await turns_until(lambda: not talk.poller.gathers)
+        await talk.say(event(120))
+        talk.close()
+        return talk
+
+    talk = asyncio.run(scenario())
+
+    bound_ns = talk.poller.clock.bound_ns
+    assert talk.pieces == talk.sent
+    for arrived_ns, (before_ns, after_ns) in zip(talk.stamps, talk.times, strict=True):
         assert before_ns - bound_ns <= arrived_ns <= after_ns + bound_ns
-        assert late_ns >= 0
+    assert min(talk.lates) >= 0
+
+
+@on_linux
+def test_begins_and_ends_of_answers_are_not_gathered():
+    """Where most reads are handed on, as of answers of a token or two, each is read as it comes."""
+
+    async def scenario():
+        talk = Talk()
+        for _ in range(200):
+            await talk.say(event(100))
+            assert not talk.poller.gathers
+        talk.close()
+
+    asyncio.run(scenario())
 
 
 @on_linux
