@@ -4,22 +4,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.analysis.client_error import KERNEL
+from harness.messages import localized
 from harness.results.folder import ResultFiles
 from harness.results.stage_names import in_column
 from harness.units import format_duration, format_share
 from reports.tables import Cell
+from reports.texts import elsewhere
 
-HEADS = (
-    "Stage",
-    "Arrivals stamped by",
-    "First tokens exact",
-    "Events blurred",
-    "Read late, p50 / p99",
-    "TTFT mean",
-    "TPOT mean",
-    "ITL p99",
-)
 _NONE = Cell("–")
+
+
+def heads() -> list[str]:
+    """The columns of `client_table`."""
+    return [
+        localized("page.stages.stage"),
+        localized("page.client.stamps"),
+        localized("page.client.first_exact"),
+        localized("page.client.blurred"),
+        localized("page.client.read_late"),
+        "TTFT mean",
+        "TPOT mean",
+        "ITL p99",
+    ]
 
 
 def client_table(result: ResultFiles) -> list[list[Cell]]:
@@ -31,8 +37,8 @@ def _row(stage: Mapping[str, Any]) -> list[Cell]:
     error = stage["client_error"]
     late = (error.get("late_p50_s"), error.get("late_p99_s"))
     return [
-        Cell(in_column(stage.get("index") or 0, str(stage.get("label") or "")), foreign=True),
-        Cell("kernel"),
+        Cell(elsewhere(in_column(stage.get("index") or 0, str(stage.get("label") or "")))),
+        Cell(localized("page.client.kernel")),
         Cell(format_share(error.get("first_exact"))),
         Cell(format_share(error.get("blurred_share"))),
         _NONE if None in late else Cell(" / ".join(map(format_duration, late))),

@@ -1,4 +1,4 @@
-"""What do a CI job page, a CI test view and a program read of a comparison?"""
+"""compare.md, compare.xml and compare.json: a comparison for a CI job page, a CI test view and programs."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,51 +11,61 @@ from harness.comparison.describe import told, verdict_text
 from harness.comparison.judging import UNTOLD, Row
 from harness.messages import localized
 from reports import junit
-from reports.compare_page import HEADS, badges, cells
-from reports.markdown import MARKS, Say, plain, row_of, simulated_lines, speaker, warning_line
+from reports.compare_page import badges, cells, groups_of_warnings, heads
+from reports.markdown import MARKS, plain, row_of, simulated_lines, warning_line
+from reports.texts import elsewhere
 from reports.writing import write_text
 
 MARKDOWN, JUNIT, JSON = "compare.md", "compare.xml", "compare.json"
 FORMAT = 1
 
 
-def write(folder: Path, found: Comparison, language: str = "en") -> None:
-    """Write compare.md in a language, compare.xml and compare.json into a folder."""
-    write_text(folder / MARKDOWN, "\n".join(_lines(found, speaker(language))) + "\n")
-    suite = f"{found.name} compared" + (" (SIMULATED)" if found.simulated else "")
+def write(folder: Path, found: Comparison) -> None:
+    """Write compare.md, compare.xml and compare.json into a folder."""
+    write_text(folder / MARKDOWN, "\n".join(_lines(found)) + "\n")
+    suite = localized("page_compare.suite", name=found.name) + (" (SIMULATED)" if found.simulated else "")
     write_text(folder / JUNIT, junit.document(suite, _cases(found)))
     write_text(folder / JSON, json.dumps(as_dict(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _lines(found: Comparison, say: Say) -> Iterator[str]:
+def _lines(found: Comparison) -> Iterator[str]:
     if found.simulated:
-        yield from simulated_lines(say)
-    yield from (f"## {plain(found.question)}", "", f"**{say(found.answer)}**", "")
-    yield from (say(found.sees), "") if found.sees else ()
-    yield " · ".join(f"{MARKS[badge.tone]} {say(badge.text)}".strip() for badge in badges(found))
+        yield from simulated_lines()
+    yield from (f"## {plain(found.question)}", "", f"**{plain(elsewhere(found.answer))}**", "")
+    yield from (plain(elsewhere(found.sees)), "") if found.sees else ()
+    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(found))
     yield ""
-    for warning in found.warnings:
-        yield warning_line(warning.severity, say(localized(warning.text)), localized(warning.next), say)
-    yield from ("", *_table(found.judged, say), "")
-    sides = f"{plain(found.base.name)} ({say('base')}) · {plain(found.new.name)} ({say('new')})"
-    yield f"{sides} · {say('Everything is in compare.html.')}"
+    for warning in groups_of_warnings(found):
+        yield warning_line(warning)
+    yield from ("", *_table(found.judged), "")
+    sides = localized("page_compare.sides", base=found.base.name, new=found.new.name)
+    yield f"{plain(sides)} · {plain(localized('page.everything_in', file='compare.html'))}"
 
 
-def _table(rows: Sequence[Row], say: Say) -> Iterator[str]:
-    yield row_of([say(head) for head in ("Stage", *HEADS)])  # of kernels: what they have in common, and which it is
-    yield row_of([":--", ":--", *["--:"] * (len(HEADS) - 2), ":--"])
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    columns = heads(localized("page_compare.measure"))
+    # Of kernels the first column is what they have in common.
+    yield row_of([plain(head) for head in (localized("page.stages.stage"), *columns)])
+    yield row_of([":--", ":--", *["--:"] * (len(columns) - 2), ":--"])
     for row in rows:
-        yield row_of([say(row.heading), *(say(cell.text) for cell in cells(row))])
+        yield row_of([plain(elsewhere(row.heading)), *(plain(cell.text) for cell in cells(row))])
 
 
 def _cases(found: Comparison) -> Iterator[Xml.Element]:
     """A case a measure of the gate: it fails where the gate is broken, and is skipped where it cannot be judged."""
     for row in found.judged:
-        case = junit.case_of(f"{found.name}.compare", f"{row.measure.key} at {row.place}")
+        case = junit.case_of(
+            f"{found.name}.compare",
+            localized("page_compare.measure_at", measure=row.measure.key, stage=elsewhere(row.place)),
+        )
         if row.broken:
-            junit.fail(case, f"{told(row)}: {verdict_text(row)}", "regression")
+            junit.fail(
+                case,
+                localized("page.warnings.at", place=elsewhere(told(row)), text=elsewhere(verdict_text(row))),
+                "regression",
+            )
         elif row.verdict == UNTOLD:
-            Xml.SubElement(case, "skipped", message=row.reason)
+            Xml.SubElement(case, "skipped", message=elsewhere(row.reason))
         yield case
 
 

@@ -1,4 +1,4 @@
-"""How does a comparison become one HTML file?"""
+"""The page of a comparison: one HTML file."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.comparison.comparison import Comparison
+from harness.comparison.comparison import UNJUDGED, Comparison
 from harness.comparison.describe import (
     allowed_text,
     change_text,
@@ -17,9 +17,9 @@ from harness.comparison.describe import (
     value_text,
     verdict_text,
 )
-from harness.comparison.judging import BETTER, WORSE, Row
+from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE, Row
 from harness.comparison.repeats import Side
-from harness.messages import localized
+from harness.messages import Message, localized
 from harness.units import format_count, format_share
 from reports.drawing import Drawing, drawn
 from reports.figures.forest import Bar, forest
@@ -27,17 +27,37 @@ from reports.figures.style import Head, drawing
 from reports.glossary import TERMS
 from reports.page import environment, moment, policy, script
 from reports.tables import Cell
+from reports.texts import elsewhere
 from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
 PAGE = "compare.html"
 MOST_DRAWN = 40  # measurements of kernels in the figure; the table has all
-HEADS = ("Measure", "Base", "New", "Change", "Interval", "Can see", "Allowed", "Verdict")
-_ADJUSTED = "for equal work"
+_HEADS = (
+    "page_compare.base_head",
+    "page_compare.new_head",
+    "page_compare.change",
+    "page_compare.interval",
+    "page_compare.can_see",
+    "page_compare.allowed",
+    "page_compare.verdict",
+)
 _SAID = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
-_RUN_WORDS = {False: ("Engine", "Model"), True: ("Provider", "Device")}
 _TONES = {WORSE: "bad", BETTER: "good"}
-_MARKS = {BETTER: "good", WORSE: "bad", "better and worse": "bad"}
+_VERDICTS = {  # of the whole: its code and its tone
+    BETTER: ("page_compare.verdict_better", "good"),
+    WORSE: ("page_compare.verdict_worse", "bad"),
+    SAME: ("page_compare.verdict_same", "plain"),
+    UNTOLD: ("page_compare.verdict_unknown", "plain"),
+    UNJUDGED: ("page_compare.verdict_unknown", "plain"),
+}
+_BOTH = ("page_compare.verdict_both", "bad")
+_ROW_VERDICTS = {
+    BETTER: "page_compare.row_better",
+    WORSE: "page_compare.row_worse",
+    SAME: "page_compare.row_same",
+    UNTOLD: "page_compare.row_unknown",
+}
 
 
 def write(folder: Path, found: Comparison) -> Path:
@@ -57,35 +77,58 @@ def _context(found: Comparison) -> dict[str, Any]:
         "colours": None,
         "policy": policy(),
         "script": Markup(script()),  # noqa: S704 - a file of ours
-        "title": f"{found.base.name} and {found.new.name}",
+        "title": localized("page_compare.title", base=found.base.name, new=found.new.name),
+        "answer": elsewhere(found.answer),
+        "sees": elsewhere(found.sees),
         "badges": list(badges(found)),
-        "warnings": [
-            WarningGroup(warning.severity, localized(warning.next), (("", localized(warning.text)),))
-            for warning in found.warnings
-        ],
+        "warnings": groups_of_warnings(found),
         "figure": _figure(found),
-        "heads": ("Kernel", *HEADS[1:]) if found.is_kernels else HEADS,
+        "heads": heads(localized("page_compare.kernel" if found.is_kernels else "page_compare.measure")),
         "judged": by_stage(found.judged),
         "shown": by_stage(found.shown),
         "changes": [tuple(Cell(text, foreign=True) for text in (one.name, one.base, one.new)) for one in found.changes],
-        "runs": [row for name, side in (("base", found.base), ("new", found.new)) for row in _run_rows(name, side)],
+        "runs": [row for name, side in _sides(found) for row in _run_rows(name, side)],
         "gate": _gate_rows(found),
         "terms": {} if found.is_kernels else {key: TERMS[key] for key in _SAID if key in TERMS},
-        "run_heads": ("Side", "Folder", "Started", *_RUN_WORDS[found.is_kernels], "Result"),
+        "run_heads": _run_heads(kernels=found.is_kernels),
     }
+
+
+def heads(first: str) -> list[str]:
+    """The columns of `cells`, below this name of the first."""
+    return [first, *(localized(code) for code in _HEADS)]
+
+
+def _run_heads(*, kernels: bool) -> list[str]:
+    what = (
+        ("page_compare.provider", "page_compare.device") if kernels else ("page_compare.engine", "page_compare.model")
+    )
+    codes = ("page_compare.side", "page_compare.folder", "page.started", *what, "page.result")
+    return [localized(code) for code in codes]
+
+
+def _sides(found: Comparison) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    return (localized("page_compare.base"), found.base), (localized("page_compare.new"), found.new)
+
+
+def groups_of_warnings(found: Comparison) -> list[WarningGroup]:
+    """The warnings of a comparison."""
+    return [WarningGroup(row.severity, row.next, [("", row.text)]) for row in found.warnings]
 
 
 def badges(found: Comparison) -> Iterator[Badge]:
     """The verdict of the whole, and whether the gate holds."""
-    yield Badge(found.verdict.capitalize(), _MARKS.get(found.verdict, "plain"), "#judged")
+    code, tone = _VERDICTS.get(found.verdict, _BOTH)
+    yield Badge(localized(code), tone, "#judged")
     if found.broken:
-        yield Badge(f"Gate broken by {len(found.broken)}", "bad", "#judged")
+        yield Badge(localized("page_compare.gate_broken", count=len(found.broken)), "bad", "#judged")
     elif len(found.untold) == len(found.judged):
-        yield Badge("Nothing for the gate to judge", "warn", "#judged")
+        yield Badge(localized("page_compare.gate_nothing"), "warn", "#judged")
     elif found.untold:
-        yield Badge(f"Gate held, {len(found.untold)} of {len(found.judged)} not judged", "warn", "#judged")
+        text = localized("page_compare.gate_partly", untold=len(found.untold), judged=len(found.judged))
+        yield Badge(text, "warn", "#judged")
     else:
-        yield Badge("Gate held", "good", "#judged")
+        yield Badge(localized("page_compare.gate_held"), "good", "#judged")
 
 
 def by_stage(rows: Sequence[Row]) -> list[tuple[str, list[list[Cell]]]]:
@@ -93,22 +136,41 @@ def by_stage(rows: Sequence[Row]) -> list[tuple[str, list[list[Cell]]]]:
     groups: dict[tuple[int | None, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((None if row.part else row.stage, row.heading), []).append(row)
-    return [(label, [cells(row) for row in own]) for (_, label), own in groups.items()]
+    return [(elsewhere(label), [cells(row) for row in own]) for (_, label), own in groups.items()]
 
 
 def cells(row: Row) -> list[Cell]:
-    """One row as `HEADS` names its cells."""
+    """One row, as `heads` names its cells."""
     counts = " / ".join(format_count(count) for count in row.counts)
     return [
-        Cell(row.part or name_of(row.measure), f"n {counts}", foreign=bool(row.part)),
+        Cell(row.part or elsewhere(name_of(row.measure)), f"n {counts}", foreign=bool(row.part)),
         Cell(value_text(row.measure, row.base)),
         Cell(value_text(row.measure, row.new)),
-        Cell(change_text(row), _ADJUSTED if row.adjusted else "", tone=_TONES.get(row.verdict, "plain")),
-        Cell(interval_text(row)),
+        Cell(
+            elsewhere(change_text(row)),
+            localized("page_compare.equal_work") if row.adjusted else "",
+            tone=_TONES.get(row.verdict, "plain"),
+        ),
+        Cell(elsewhere(interval_text(row))),
         Cell(seen_text(row.sees)),
         Cell(allowed_text(row.allowed)),
-        Cell(verdict_text(row), tone=_TONES.get(row.verdict, "plain")),
+        Cell(_verdict_text(row), tone=_TONES.get(row.verdict, "plain")),
     ]
+
+
+def _verdict_text(row: Row) -> str:
+    text = verdict_text(row)
+    return verdict_name(row.verdict) if text == row.verdict else elsewhere(text)
+
+
+def verdict_message(verdict: str) -> Message:
+    """How the verdict on a measure is called."""
+    return Message(_ROW_VERDICTS[verdict])
+
+
+def verdict_name(verdict: str) -> str:
+    """The same in the current language."""
+    return localized(verdict_message(verdict))
 
 
 def _figure(found: Comparison) -> Drawing | None:
@@ -116,20 +178,25 @@ def _figure(found: Comparison) -> Drawing | None:
     bars = list(_bars(rows))
     if all(bar.change is None for bar in bars):
         return None
-    more = f"; the {len(rows)} that changed most" if len(rows) < len(found.judged) else ""
-    head = Head(_TITLES[found.is_kernels], f"dot and interval; dashed: what the gate allows{more}",
-                simulated=found.simulated)  # fmt: skip
-    said = "; ".join(
-        f"{row.place if row.part else f'{name_of(row.measure)} at {row.place}'}: {change_text(row)}, {row.verdict}"
-        for row in rows
-    )
+    subtitle = localized("page_compare.figure_subtitle")
+    if len(rows) < len(found.judged):
+        subtitle = localized("page_compare.figure_subtitle_some", shown=len(rows))
+    title = localized("page_compare.figure_kernels" if found.is_kernels else "page_compare.figure")
+    head = Head(title, subtitle, simulated=found.simulated)
+    words = localized("page_compare.figure_description", rows=[_words(row) for row in rows])
+    caption = localized("page_compare.figure_caption", smallest=allowed_text(found.gate.smallest))
     with drawing():
-        return drawn(
-            forest(bars, head), "forest", head, f"{said}.", _CAPTION.format(smallest=allowed_text(found.gate.smallest))
-        )
+        return drawn(forest(bars, head), "forest", head, words, caption)
 
 
-_TITLES = {False: "Change of each measure from base to new", True: "Change of each kernel's time from base to new"}
+def _words(row: Row) -> str:
+    """A row of the figure in its alternative text."""
+    name = row.place
+    if not row.part:
+        measure, stage = elsewhere(name_of(row.measure)), elsewhere(row.place)
+        name = localized("page_compare.measure_at", measure=measure, stage=stage)
+    change = elsewhere(change_text(row))
+    return localized("page_compare.figure_row", name=name, change=change, verdict=verdict_name(row.verdict))
 
 
 def _drawn(rows: Sequence[Row]) -> list[Row]:
@@ -138,26 +205,22 @@ def _drawn(rows: Sequence[Row]) -> list[Row]:
     return sorted(largest, key=lambda row: row.stage)
 
 
-_CAPTION = (
-    "A filled dot is a difference that is shown: its interval lies wholly beyond {smallest} either way. Right of 0 is "
-    "more: worse for times and failures, better for rates."
-)
-
-
 def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
     stage: int | str | None = None
     for row in rows:
         heading = row.heading
         if heading != stage:
             stage = heading
-            yield Bar(row.heading)
-        name = _short(row.part) or name_of(row.measure)
+            yield Bar(elsewhere(row.heading))
+        name = _short(row.part) or elsewhere(name_of(row.measure))
+        tone = _TONES.get(row.verdict, "plain")
         if row.ratio is None or row.low is None or row.high is None:
-            yield Bar(name, verdict=row.verdict)
+            yield Bar(name, verdict=verdict_name(row.verdict), tone=tone)
             continue
         change, low, high = (_percent(row, value) for value in (row.ratio, row.low, row.high))
         allowed = None if row.allowed is None else 100 * row.allowed * (-1 if row.measure.more_is_better else 1)
-        yield Bar(name, change, low, high, "worse: gate broken" if row.broken else row.verdict, allowed)
+        verdict = localized("page_compare.worse_broken") if row.broken else verdict_name(row.verdict)
+        yield Bar(name, change, low, high, verdict, allowed, tone)
 
 
 def _short(part: str) -> str:
@@ -180,21 +243,22 @@ def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
             Cell(run.name, foreign=True),
             Cell(moment(str(run.run.get("started_utc") or "")) or "–"),
             *(Cell(str(word or "–"), foreign=True) for word in words),
-            Cell("valid" if valid else "not valid", tone="plain" if valid else "bad"),
+            Cell(localized("page.valid_cell" if valid else "page.invalid_cell"), tone="plain" if valid else "bad"),
         ]
 
 
 def _gate_rows(found: Comparison) -> list[tuple[str, str]]:
     gate = found.gate
-    of = "kernel" if found.is_kernels else "engine"
+    kernels = found.is_kernels
+    fewest = "page_compare.fewest_kernel" if kernels else "page_compare.fewest_stage"
+    noise = "page_compare.noise_kernel" if kernels else "page_compare.noise_engine"
     return [
-        ("fewest samples a kernel" if found.is_kernels else "fewest requests a stage", format_count(gate.samples)),
-        ("confidence over all measures", format_share(gate.confidence)),
-        ("smallest difference worth telling", allowed_text(gate.smallest)),
+        (localized(fewest), format_count(gate.samples)),
+        (localized("page_compare.confidence"), format_share(gate.confidence)),
+        (localized("page_compare.smallest"), allowed_text(gate.smallest)),
+        *([(localized(noise), format_share(gate.between_runs))] if gate.between_runs is not None else ()),
         *(
-            [(f"two runs of one {of} differ by", format_share(gate.between_runs))]
-            if gate.between_runs is not None
-            else ()
+            (localized("page_compare.allowance", measure=key), allowed_text(allowed))
+            for key, allowed in gate.gate.items()
         ),
-        *((f"{key} may be worse by", allowed_text(allowed)) for key, allowed in gate.gate.items()),
     ]

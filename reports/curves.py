@@ -1,4 +1,4 @@
-"""How does latency change with load? The page's first figure and its sisters."""
+"""Latency against load: the first figure of a run's page and its sisters."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from harness.messages import localized
 from harness.results.folder import number
-from harness.units import format_duration, significant
+from harness.units import format_duration
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
@@ -49,25 +50,43 @@ def further_curves(data: Data) -> Iterator[Drawing]:
 
 def curve(data: Data, metric: str) -> Drawing:
     """One metric against the rate offered (closed: reached), or side by side where all stages ask for the same rate."""
-    rate, unit = ("offered_rate", "requests/s") if data.is_open else ("output_token_rate", "output tokens/s")
+    rate = "offered_rate" if data.is_open else "output_token_rate"
     by_stage = same_level(data.result.run.get("stages") or ())
     tail = judged_statistic(data.result, metric)
     table = _points(data, metric, "stage" if by_stage else rate, tail)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
     bracket = _capacity(data, rate) if not by_stage and (limits or metric == _hero_metric(data)) else None
     scale = scale_of(table["tail"].to_numpy(dtype=np.float64), times=True)
-    against = "against offered load" if data.is_open else "against throughput"
-    title = f"{name_of(metric)} {'by stage' if by_stage else against}"
-    head = data.head(title, f"{scale.unit}: {tail} filled, p50 hollow, bars are 95 % intervals")
-    across = "" if by_stage else f"{unit} {'offered' if data.is_open else 'reached'}"
-    figure = throughput_latency(Throughput(table, tail, across, limits, bracket), head)
-    points = "; ".join(
-        f"{short}: {format_duration(p50)} / {format_duration(high)}"
-        for short, p50, high in rows_of(table, "short", "p50", "tail")
+    head = data.head(
+        _title(metric, by_stage=by_stage, is_open=data.is_open),
+        localized("figures.curve.subtitle", unit=scale.unit, tail=tail),
     )
-    said = f"p50 / {tail} of {points}.{limit_words(limits)}{_knee_words(bracket, unit)}"
-    caption = _BY_STAGE if by_stage else _OFFERED if data.is_open else _REACHED
-    return drawn(figure, f"curve-{metric}", head, said, caption)
+    axis = "figures.curve.requests_offered" if data.is_open else "figures.curve.tokens_reached"
+    across = "" if by_stage else localized(axis)
+    figure = throughput_latency(Throughput(table, tail, across, limits, bracket), head)
+    points = [
+        localized("figures.curve.point", stage=short, p50_s=p50, tail_s=high)
+        for short, p50, high in rows_of(table, "short", "p50", "tail")
+    ]
+    description = localized("figures.curve.description", tail=tail, points=points)
+    unit = "req/s" if data.is_open else "tokens/s"
+    texts = [description, *limit_words(limits), *([_knee_words(bracket, unit)] if bracket else [])]
+    return drawn(figure, f"curve-{metric}", head, " ".join(texts), _caption(by_stage=by_stage, is_open=data.is_open))
+
+
+def _title(metric: str, *, by_stage: bool, is_open: bool) -> str:
+    name = name_of(metric)
+    if by_stage:
+        return localized("figures.curve.by_stage", metric=name)
+    if is_open:
+        return localized("figures.curve.by_offered", metric=name)
+    return localized("figures.curve.by_throughput", metric=name)
+
+
+def _caption(*, by_stage: bool, is_open: bool) -> str:
+    if by_stage:
+        return localized("figures.curve.side_by_side")
+    return localized("figures.curve.offered") if is_open else localized("figures.curve.reached")
 
 
 def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
@@ -81,17 +100,6 @@ def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
     table = rows.assign(rate=rows[rate], done=done, short=rows["stage"].map(data.names), tail=rows[tail], **ends)
     known: pd.DataFrame = table.dropna(subset=["rate", "p50"])
     return known
-
-
-_REACHED = (
-    "Each point is a stage, named by the load that was asked; across, the rate that was really reached. "
-    "Where points stop moving right, the engine is full."
-)
-_OFFERED = (
-    "Each point is a stage; across, the rate at which requests were offered. The vertical stroke marks the rate at "
-    "which they were answered. Where strokes fall behind their points, the engine is full."
-)
-_BY_STAGE = "All stages ask for the same rate and differ in something else, so they stand side by side."
 
 
 def _capacity(data: Data, rate: str) -> Capacity | None:
@@ -122,23 +130,24 @@ def saturation(loads: Sequence[tuple[float, float]], offered: Mapping[float, flo
     for (asked, reached), (more, got) in pairwise(steps):
         if got - reached < share * (more - asked) / 2:
             ends = (reached, max(got, reached * 1.02)) if offered is None else (offered[asked], offered[more])
-            return Capacity(*ends, "more load brings little more")
+            return Capacity(*ends, "figures.curve.saturates")
     return None
 
 
 _FEWEST_STEPS = 3
 
 
-def _knee_words(knee: Capacity | None, unit: str) -> str:
-    """The knee as the end of an alternative text."""
-    if knee is None:
-        return ""
-    return f" {knee.words.capitalize()} between {significant(knee.held)} and {significant(knee.broken)} {unit}."
+def _knee_words(knee: Capacity, unit: str) -> str:
+    """The knee as a sentence of an alternative text."""
+    if knee.code == "figures.curve.saturates":
+        return localized("figures.curve.saturates_description", held=knee.held, broken=knee.broken, unit=unit)
+    return localized("figures.curve.limits_break_description", held=knee.held, broken=knee.broken, unit=unit)
 
 
-def limit_words(limits: Sequence[Limit]) -> str:
-    """The limits as the end of an alternative text."""
-    return "".join(f" Limit on {limit.statistic}: {format_duration(limit.seconds)}." for limit in limits)
+def limit_words(limits: Sequence[Limit]) -> list[str]:
+    """The limits as sentences of an alternative text."""
+    code = "figures.curve.limit_description"
+    return [localized(code, statistic=limit.statistic, limit_s=limit.seconds) for limit in limits]
 
 
 def _ladder(data: Data) -> Drawing | None:
@@ -149,14 +158,11 @@ def _ladder(data: Data) -> Drawing | None:
         return None
     rungs = table.reset_index().assign(name=[name_of(metric) for metric in table.index])
     scale = scale_of(rungs["p99"].to_numpy(dtype=np.float64), times=True)
-    head = data.head("Percentiles of the one stage", f"{scale.unit}: p50 hollow, p90 and p99 filled")
+    head = data.head(localized("figures.ladder.title"), localized("figures.ladder.subtitle", unit=scale.unit))
     figure = ladder(rungs, head, limits_of(data))
-    words = "; ".join(
-        f"{name}: {', '.join(format_duration(value) for value in values)}"
+    series = [
+        localized("figures.percentiles_of", name=name, values=[format_duration(value) for value in values])
         for name, *values in rows_of(rungs, "name", "p50", "p90", "p99")
-    )
-    caption = (
-        "A single stage has no throughput-latency curve. Give the load a list, such as rate: [1, 2, 4], and each value "
-        "becomes a stage and a point on it."
-    )
-    return drawn(figure, "ladder", head, f"p50, p90, p99 of {words}.", caption)
+    ]
+    words = localized("figures.percentiles", series=series)
+    return drawn(figure, "ladder", head, words, localized("figures.ladder.caption"))

@@ -1,4 +1,4 @@
-"""What are all figures and tables of one result drawn from, read and joined once?"""
+"""Everything that the figures and tables of one result are drawn from, read and joined once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is a figure on the page: an SVG with a title, an alternative text and a way to read it?"""
+"""A figure on the page: an SVG with a title, an alternative text and a caption."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which table lies under each figure?
+"""The tables under the figures of a run.
 
 Pure: a `Result` becomes pandas frames. Times are seconds since the run's zero unless a column
 says otherwise; latencies are seconds, missing ones NaN, defined in harness.analysis.metrics.

@@ -1,4 +1,4 @@
-"""Which figures does this result have?"""
+"""All figures of one result."""
 
 import gc
 from collections.abc import Iterator, Sequence

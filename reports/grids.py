@@ -1,4 +1,4 @@
-"""How many latencies of which size fell into which stretch of the run?"""
+"""Latencies counted by size and by stretch of the run."""
 
 import numpy as np
 import pandas as pd

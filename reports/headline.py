@@ -1,14 +1,17 @@
-"""What does a reader see first: the answer, and the key figures of the stage that matters most?"""
+"""What stands at the top of a page: the answer, and the key figures of the stage that matters most."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE, is_open
+from harness.messages import current_language, localized
+from harness.messages.formats import joined
 from harness.results.folder import ResultFiles, number
-from harness.units import format_about, format_count, format_duration, significant
+from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
 from reports.loads import short_duration, trimmed
+from reports.texts import elsewhere
 from reports.verdict import held_value, holding
 
 
@@ -27,10 +30,8 @@ class Card:
 
 def answer(result: ResultFiles) -> str:
     """The answer in one sentence, or why there is none."""
-    said = result.summary.get("answer")
-    return (
-        str(said) if said else "The run ended before its numbers could be summed up. What was recorded is shown below."
-    )
+    text = result.summary.get("answer")
+    return elsewhere(str(text)) if text else localized("page.answer.none")
 
 
 def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:
@@ -43,10 +44,10 @@ def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:
     if len(result.stages) == 1:
         return stages[0], ""
     if met:
-        return max(_middles(met), key=_throughput), "the stage with the most throughput that held every limit"
+        return max(_middles(met), key=_throughput), localized("page.cards.most_within_limits")
     if any(stage.get("slo") for stage in stages):
-        return min(_middles(stages), key=_throughput), "the stage with the least throughput; none held every limit"
-    return max(_middles(stages), key=_throughput), "the stage with the most output tokens per second"
+        return min(_middles(stages), key=_throughput), localized("page.cards.least_none_within_limits")
+    return max(_middles(stages), key=_throughput), localized("page.cards.most_output")
 
 
 def _middles(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -65,24 +66,35 @@ def cards(stage: Mapping[str, Any]) -> list[Card]:
     """Key figures of one stage."""
     load = stage.get("load") or {}
     by_clock = is_open(str(load.get("kind")))
-    asked = f"asked {trimmed(load['rate'])}" if "rate" in load else _at_once(load)
     if stage.get("offered_rate") is not None:
-        asked = f"{significant(number(stage['offered_rate']))} offered"
+        note = localized("page.cards.offered", rate=number(stage["offered_rate"]))
+    else:
+        note = localized("page.cards.requested_rate", rate=trimmed(load["rate"])) if "rate" in load else _at_once(load)
     concurrency = stage.get("concurrency") or {}
-    in_flight = f"{significant(number(concurrency.get('mean')))} in flight on average"
+    in_flight = localized("page.cards.in_flight", mean=number(concurrency.get("mean")))
     latencies = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
     return [
-        Card("request_rate", "Request rate", significant(number(stage.get("request_rate"))), "req/s", asked),
-        Card("output_token_rate", "Output", significant(number(stage.get("output_token_rate"))), "tokens/s", in_flight),
+        Card("request_rate", localized("page.cards.request_rate"), _rate(stage, "request_rate"), "req/s", note),
+        Card(
+            "output_token_rate",
+            localized("page.cards.output"),
+            _rate(stage, "output_token_rate"),
+            "tokens/s",
+            in_flight,
+        ),
         *(_latency_card(stage, metric) for metric in latencies),
-        _answered(stage.get("requests") or {}),
+        _completed(stage.get("requests") or {}),
     ]
 
 
+def _rate(stage: Mapping[str, Any], name: str) -> str:
+    return significant(number(stage.get(name)))
+
+
 def _at_once(load: Mapping[str, Any]) -> str:
-    return (
-        f"{load['requests']} at once" if load.get("kind") == OFFLINE else f"{load.get('concurrency', '')} users".strip()
-    )
+    if load.get("kind") == OFFLINE:
+        return localized("page.cards.batch", requests=load["requests"])
+    return localized("page.cards.users", users=load["concurrency"]) if "concurrency" in load else ""
 
 
 def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
@@ -94,47 +106,48 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     value, _, unit = format_duration(found.get(statistic)).rpartition(" ")
     pair = (found.get("ci95") or {}).get(statistic)
     notes = (
-        f"95 %: {interval(pair)}" if pair else _too_short(found, statistic),
-        _answered_only(stage, held.get(statistic)),
+        localized("page.cards.interval", interval=interval(pair)) if pair else _too_short(found, statistic),
+        _completed_only(stage, held.get(statistic)),
     )
     return Card(
         term=metric,
         label=f"{name_of(metric)} {statistic}",
         value=value or unit,
         unit=unit if value else "",
-        note="; ".join(filter(None, notes)),
-        judged="" if limit is None else f"limit {short_duration(limit)}",
+        note=joined([note for note in notes if note], "parts", current_language()),
+        judged="" if limit is None else localized("page.cards.limit", limit=short_duration(limit)),
         tone=_TONES[met],
     )
 
 
 def _too_short(found: Mapping[str, Any], statistic: str) -> str:
     seconds = (found.get("needed_s") or {}).get(statistic)
-    return f"no 95 % interval: run too short, needs {format_about(seconds)} or more" if seconds else ""
+    return localized("page.cards.no_interval", needed_s=seconds) if seconds else ""
 
 
-def _answered_only(stage: Mapping[str, Any], held: Mapping[str, Any] | None) -> str:
-    """That a percentile is of answered requests, where some failed, and what its limit is held to instead."""
+def _completed_only(stage: Mapping[str, Any], held: Mapping[str, Any] | None) -> str:
+    """That a percentile is of completed requests, where some failed, and what its limit is held to instead."""
     if not (stage.get("requests") or {}).get("failed"):
         return ""
-    return "of answered requests" + (f"; held to the limit: {held_value(held)}" if held else "")
+    if not held:
+        return localized("page.cards.of_completed")
+    return localized("page.cards.of_completed_limited", value=held_value(held))
 
 
 _TONES = {None: "plain", True: "good", False: "bad"}
 
 
-def _answered(requests: Mapping[str, Any]) -> Card:
-    missing = {name: requests.get(name) or 0 for name in ("failed", "cancelled", "never_sent")}
-    lost = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in missing.items() if count)
-    of = f"of {format_count(requests.get('scheduled'))}"
+def _completed(requests: Mapping[str, Any]) -> Card:
+    codes = {"failed": "page.cards.failed", "cancelled": "page.cards.cancelled", "never_sent": "page.cards.never_sent"}
+    lost = [localized(code, requests=requests[name]) for name, code in codes.items() if requests.get(name)]
     return Card(
-        "answered",
-        "Answered",
-        format_count(requests.get("completed")),
-        of,
-        "",
-        lost or "none lost",
-        "bad" if lost else "plain",
+        term="completed",
+        label=localized("page.cards.completed"),
+        value=format_count(requests.get("completed")),
+        unit=localized("page.cards.of_scheduled", scheduled=requests.get("scheduled")),
+        note="",
+        judged=joined(lost, "list", current_language()) or localized("page.cards.none_lost"),
+        tone="bad" if lost else "plain",
     )
 
 

@@ -1,4 +1,4 @@
-"""How did a scenario's results move over runs and versions, and at which run was a change shown?"""
+"""Results of a scenario over runs and versions, and the runs at which they changed significantly."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +14,11 @@ from harness.comparison.judging import BETTER, WORSE, Row, judge
 from harness.comparison.matching import aligned
 from harness.comparison.measures import Measure, in_view, measure_of, value_of
 from harness.comparison.repeats import Side, read_side
+from harness.messages import localized
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
+from reports.compare_page import verdict_name
 from reports.rows import frame_of_rows
+from reports.texts import elsewhere
 
 SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
 
@@ -78,10 +81,17 @@ def told(entry: Entry) -> Iterator[tuple[str, str]]:
     """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
     if entry.side.is_kernels:
         for verdict, count in Counter(row.verdict for row in entry.changed).items():
-            yield f"{verdict}: {count} kernel times", verdict
+            yield localized("page_history.kernel_changes", verdict=verdict_name(verdict), kernels=count), verdict
         return
     for row in entry.changed:
-        yield f"{row.verdict}: {name_of(row.measure)} at {row.place} {change_text(row)}", row.verdict
+        text = localized(
+            "page_history.change_of",
+            verdict=verdict_name(row.verdict),
+            measure=elsewhere(name_of(row.measure)),
+            stage=elsewhere(row.place),
+            change=elsewhere(change_text(row)),
+        )
+        yield text, row.verdict
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:

@@ -1,4 +1,4 @@
-"""How do several results become one index page: trends, changes, links?"""
+"""The index page of several results: trends, changes, links."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,8 @@ from markupsafe import Markup
 from harness.comparison.describe import name_of, unit_of
 from harness.comparison.judging import WORSE
 from harness.comparison.measures import FAILED_SHARE, Measure, in_view, measure_of
+from harness.messages import localized
+from reports.compare_page import verdict_message
 from reports.drawing import Drawing, drawn
 from reports.figures.style import Head, drawing, scale_of
 from reports.figures.trend import trend_lines
@@ -19,6 +21,7 @@ from reports.history import SHOWN, Entry, History, histories, told
 from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
+from reports.texts import elsewhere, markup
 from reports.writing import write_text
 
 INDEX = "index.html"
@@ -69,13 +72,20 @@ def _shown(history: History, number: int, place: Path) -> dict[str, Any]:
     }
 
 
-def _changed(history: History) -> str:
-    """At how many runs a change was shown, and at which last; empty where there is none."""
+def _changed(history: History) -> Markup | None:
+    """At how many runs a change was found, and at which last; None where there is none."""
     runs = [run for run, entry in enumerate(history.entries, 1) if entry.changed]
     if not runs:
-        return ""
-    kinds = " and ".join(sorted({row.verdict for row in history.entries[runs[-1] - 1].changed}))
-    return f"a change was shown at {len(runs)} of {len(history.entries)} runs, last at run {runs[-1]}: {kinds}"
+        return None
+    verdicts = sorted({row.verdict for row in history.entries[runs[-1] - 1].changed})
+    return markup(
+        "page_history.changed_at",
+        name=history.name,
+        changed=len(runs),
+        runs=len(history.entries),
+        last=runs[-1],
+        kinds=[verdict_message(verdict) for verdict in verdicts],
+    )
 
 
 def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
         "started": moment(str(entry.run.get("started_utc") or "")),
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
-        "answer": str(entry.summary.get("answer") or ""),
+        "answer": elsewhere(str(entry.summary.get("answer") or "")),
         "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in told(entry)],
     }
 
@@ -97,6 +107,15 @@ def _unit(measure: Measure, frame: pd.DataFrame) -> str:
     if measure.metric == FAILED_SHARE:
         return "%"
     return scale_of(frame["value"].to_numpy(dtype="float64"), times=measure.is_latency).unit or unit_of(measure)
+
+
+def _words(name: str, history: History, frame: pd.DataFrame) -> str:
+    """The runs at which a measure changed, as the alternative text of its figure."""
+    runs = frame.loc[frame["verdict"] != "", "run"].unique().tolist()
+    if not runs:
+        return localized("page_history.figure_no_change", measure=name, runs=len(history.entries))
+    changes = [localized("page_history.run", run=run) for run in runs]
+    return localized("page_history.figure", measure=name, runs=len(history.entries), changes=changes)
 
 
 def _figures(history: History, number: int) -> Iterator[Drawing]:
@@ -108,10 +127,10 @@ def _figures(history: History, number: int) -> Iterator[Drawing]:
         if measure.metric == FAILED_SHARE:
             frame = frame.assign(value=100 * frame["value"])
         unit = _unit(measure, frame)
-        name = name_of(measure)
-        head = Head(name, f"{unit + ', ' if unit else ''}by run", simulated=history.simulated)
-        said = "; ".join(f"run {run}" for run in frame.loc[frame["verdict"] != "", "run"].unique())
-        text = f"{name} over {len(history.entries)} runs. Changes shown at: {said or 'none'}."
+        name = elsewhere(name_of(measure))
+        by_run = localized("page_history.unit_by_run", unit=unit) if unit else localized("page_history.by_run")
+        head = Head(name, by_run, simulated=history.simulated)
+        text = _words(name, history, frame)
         with drawing():
             figure = trend_lines(frame, len(history.entries), head, times=measure.is_latency)
             yield drawn(figure, f"trend-{number}-{key}", head, text)

@@ -1,4 +1,4 @@
-"""What does a CI test view show of a run? A test case for the verdict, every stage and every limit."""
+"""junit.xml, which a CI test view shows: a test case for the verdict, every stage and every limit."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
+from harness.messages import localized
 from harness.results.folder import ResultFiles, number
 from harness.results.stage_names import name_of
 from harness.units import format_count, format_duration
 from reports import headline, verdict
+from reports.markdown import warning_texts
+from reports.tables import count_name
+from reports.texts import elsewhere, sentence_text, severity_name
 from reports.writing import write_text
 
 JUNIT = "junit.xml"
@@ -49,7 +53,7 @@ def clean(words: str) -> str:
 def _cases(result: ResultFiles, name: str) -> Iterator[Xml.Element]:
     yield _verdict_case(result, name)
     for stage in result.stages:
-        label = name_of(stage)
+        label = elsewhere(name_of(stage))
         yield _stage_case(stage, f"{name}.stages", label)
         for key, held in (stage.get("slo") or {}).items():
             yield _limit_case(key, held, f"{name}.limits", label)
@@ -68,14 +72,17 @@ def fail(case: Xml.Element, message: str, kind: str) -> None:
 
 
 def _verdict_case(result: ResultFiles, name: str) -> Xml.Element:
-    case = case_of(name, "the result is valid")
+    case = case_of(name, localized("page.junit.valid"))
     judged = result.summary.get("verdict") or {}
     if not judged.get("valid", False):
         fail(case, headline.answer(result), "invalid" if result.summary else "unfinished")
-    lines = ["SIMULATED: no hardware was measured."] if result.simulated else []
+    lines = [localized("page.simulated.junit")] if result.simulated else []
     for group in verdict.warnings(result):
-        said = "\n  ".join(f"{place}: {words}" if place else words for place, words in group.said)
-        lines.append(f"{group.severity}: {said}" + (f"\n  next: {group.next}" if group.next else ""))
+        first, *others = warning_texts(group)
+        lines.append(localized("page.warnings.at", place=severity_name(group.severity), text=first))
+        lines += [f"  {text}" for text in others]
+        step = sentence_text(group.next)
+        lines += [f"  {localized('page.junit.next', step=step)}"] if step else []
     if lines:
         Xml.SubElement(case, "system-out").text = clean("\n".join(lines))
     return case
@@ -85,20 +92,24 @@ def _stage_case(stage: Mapping[str, Any], group: str, label: str) -> Xml.Element
     case = case_of(group, label, number(stage.get("window_s")))
     requests = stage.get("requests") or {}
     if not requests.get("sent"):
-        Xml.SubElement(case, "skipped", message="nothing was sent")
+        Xml.SubElement(case, "skipped", message=localized("page.junit.nothing_sent"))
     elif not requests.get("completed"):
-        fail(case, f"none of {format_count(requests['sent'])} requests was answered", "unanswered")
-    counts = ", ".join(f"{key.replace('_', ' ')} {format_count(value)}" for key, value in requests.items())
+        fail(case, localized("page.junit.none_completed", sent=requests["sent"]), "unanswered")
+    counts = ", ".join(f"{count_name(key)} {format_count(value)}" for key, value in requests.items())
     Xml.SubElement(case, "system-out").text = counts
     return case
 
 
 def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xml.Element:
     limit = format_duration(held.get("limit"))
-    case = case_of(group, f"{key} within {limit} at {label}")
+    case = case_of(group, localized("page.junit.limit_case", limit=key, allowed=limit, stage=label))
     met = held.get("met")
     if met is None:
-        Xml.SubElement(case, "skipped", message="there was nothing to measure it by")
+        Xml.SubElement(case, "skipped", message=localized("page.junit.not_measured"))
     elif not met:
-        fail(case, f"{key}: {verdict.held_value(held)}; the limit is {limit}", "limit")
+        fail(
+            case,
+            localized("page.junit.limit_missed", limit=key, value=verdict.held_value(held), allowed=limit),
+            "limit",
+        )
     return case

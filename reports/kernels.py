@@ -1,4 +1,4 @@
-"""What do the figures and tables of a kernel bench show, taken from its summary?"""
+"""Figures and tables of a kernel bench, from its summary."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 
 from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import row_name
-from harness.units import format_count, format_duration, format_rate, format_share, significant
+from harness.messages import current_language, localized
+from harness.messages.formats import joined
+from harness.units import format_count, format_duration, format_rate, format_share
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
@@ -15,21 +17,63 @@ from reports.headline import interval
 from reports.tables import Cell
 
 Row = Mapping[str, Any]
-HEADS = (
-    "Case",
-    "Mode",
-    "Time a launch",
-    "n",
-    "Host launch",
-    "Bytes/s",
-    "FLOP/s",
-    "Of the limit",
-    "Marks",
-)
-LOST_HEADS = ("Case", "Status", "Why")
+_PHASES = {
+    "decode": "page_kernels.phase_decode",
+    "prefill": "page_kernels.phase_prefill",
+    "chunked_prefill": "page_kernels.phase_chunked_prefill",
+    "kv_write": "page_kernels.phase_kv_write",
+    "verify": "page_kernels.phase_verify",
+    "mixed": "page_kernels.phase_mixed",
+    "step": "page_kernels.phase_step",
+    "mla_decode": "page_kernels.phase_mla_decode",
+    "mla_prefill": "page_kernels.phase_mla_prefill",
+}
+_MODES = {"cold": "page_kernels.cold", "hot": "page_kernels.hot", "graph": "page_kernels.graph"}
+_MARKS = {
+    "noisy": "page_kernels.noisy",
+    "drifting": "page_kernels.drifting",
+    "faster-later": "page_kernels.faster_later",
+    "slower-later": "page_kernels.slower_later",
+    "launch-bound": "page_kernels.launch_bound",
+    "partly-cached": "page_kernels.partly_cached",
+    "crowded": "page_kernels.crowded",
+    "throttled": "page_kernels.throttled",
+}
+_STATUSES = {
+    "measured": "page_kernels.status_measured",
+    "skipped": "page_kernels.status_skipped",
+    "wrong": "page_kernels.status_wrong",
+    "failed": "page_kernels.status_failed",
+}
+_BOUNDS = {"compute": "page_kernels.bound_compute", "memory": "page_kernels.bound_memory"}
 _MOST_LINES = 6  # in one small figure
 COLOURS = 8  # phases, batches or cases: the most kinds of lines or dots of any figure
 _NAMED = 17  # letters of a line's name
+
+
+def heads() -> list[str]:
+    """The columns of `measured_rows`."""
+    return [
+        localized("page_kernels.case"),
+        localized("page_kernels.mode"),
+        localized("page_kernels.time"),
+        "n",
+        localized("page_kernels.host_launch"),
+        localized("page_kernels.bytes"),
+        "FLOP/s",
+        localized("page_kernels.of_limit"),
+        localized("page_kernels.marks"),
+    ]
+
+
+def lost_heads() -> list[str]:
+    """The columns of `lost_rows`."""
+    return [localized("page_kernels.case"), localized("page_kernels.status"), localized("page_kernels.why")]
+
+
+def _named(name: str, codes: Mapping[str, str]) -> str:
+    """A word of the bench by its code, as it is where it has none."""
+    return localized(codes[name]) if name in codes else name
 
 
 def draw_all(summary: Mapping[str, Any], run: Mapping[str, Any]) -> list[Drawing]:
@@ -51,12 +95,8 @@ def colour_of(number: int, count: int) -> int:
 
 
 def phase_name(phase: str) -> str:
-    """`chunked prefill`, `KV write`."""
-    return " ".join("KV" if word == "kv" else word for word in phase.split("_"))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """`Chunked prefill`, `KV write`."""
+    return _named(phase, _PHASES)
 
 
 def mode_of(row: Row) -> tuple[str, Mapping[str, Any]]:
@@ -82,18 +122,20 @@ def _roofline(rows: Sequence[Row], summary: Mapping[str, Any]) -> Iterator[Drawi
     ]
     if not spots or not roofs:
         return
-    head = Head("Under the roofline", "each dot a case; full line: copy and matrix product measured in this run")
+    head = Head(localized("page_kernels.roofline"), localized("page_kernels.roofline_subtitle"))
     colours = {colour_of(number, len(phases)): phase_name(phase) for number, phase in enumerate(phases)}
     names = {colour: name for colour, name in colours.items() if any(spot.colour == colour for spot in spots)}
-    said = f"{len(spots)} cases under {', '.join(roof.name for roof in roofs)}. " + "; ".join(
-        f"{row_name(row)}: {format_share(_fraction(mode_of(row)[1]))} of the measured limit" for row in rows[:8]
-    )
-    caption = "A dot on the slope waits for memory, one under the flat roof for arithmetic; the distance up is the gap."
-    yield drawn(roofline(spots, roofs, names, head), "roofline", head, said, caption)
+    total = localized("page_kernels.roofline_cases", cases=len(spots), roofs=[roof.name for roof in roofs])
+    shares = [
+        localized("page_kernels.roofline_case", name=row_name(row), share=_fraction(mode_of(row)[1]))
+        for row in rows[:8]
+    ]
+    text = f"{total} {joined(shares, 'parts', current_language())}"
+    yield drawn(roofline(spots, roofs, names, head), "roofline", head, text, localized("page_kernels.roofline_caption"))
 
 
 def _roof_name(source: str) -> str:
-    return "measured" if source == "measured" else "data sheet"
+    return localized("page_kernels.roof_measured" if source == "measured" else "page_kernels.roof_sheet")
 
 
 def _fraction(figures: Mapping[str, Any]) -> float | None:
@@ -110,10 +152,10 @@ def _lengths(rows: Sequence[Row], cases: Sequence[Mapping[str, Any]]) -> Iterato
         lines = list(_lines(same, lambda row: float(cases[row["case"]]["kv_lens"][0])))
         if any(len(line.x) > 1 for line in lines):
             head = Head(
-                f"{_capital(phase_name(key[0]))}: time by KV length",
-                f"{key[1]}, {key[2]}, block size {size}, {key[3]}",
+                localized("page_kernels.by_length", phase=phase_name(key[0])),
+                localized("page_kernels.by_length_subtitle", model=key[1], dtype=key[2], size=size, path=key[3]),
             )
-            yield drawn(against_length(lines, head), f"length-{number}", head, _said(lines, "KV tokens", times=True))
+            yield drawn(against_length(lines, head), f"length-{number}", head, _length_words(lines))
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[Drawing]:
@@ -124,15 +166,13 @@ def _blocks(rows: Sequence[Row]) -> Iterator[Drawing]:
             continue
         lines = list(_relative(group, sizes))
         head = Head(
-            f"{_capital(phase_name(key[0]))}: effect of block size",
-            f"times the best of each case; {key[1]}, {key[3]}",
+            localized("page_kernels.by_block", phase=phase_name(key[0])),
+            localized("page_kernels.by_block_subtitle", model=key[1], path=key[3]),
         )
         if lines:
             figure = against_block(lines, sizes, head)
-            yield drawn(figure, f"block-{number}", head, _said(lines, "of the sizes"), _BLOCKS)
-
-
-_BLOCKS = "A line is a batch and its KV tokens; 1 is the time of its best block size."
+            caption = localized("page_kernels.by_block_caption")
+            yield drawn(figure, f"block-{number}", head, _block_words(lines, sizes), caption)
 
 
 def _grouped(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[tuple[str, ...], list[Row]]]:
@@ -150,7 +190,9 @@ def _lines(rows: Sequence[Row], place: Any) -> Iterator[Line]:
         own = {place(row): row for row in rows if row["labels"]["batch"] == batch}
         x = sorted(own)
         colour = colour_of(number, len(batches))
-        yield _line(f"batch {batch}", colour, x, [mode_of(own[at])[1] for at in x], [1.0] * len(x))
+        yield _line(
+            localized("page_kernels.batch", batch=batch), colour, x, [mode_of(own[at])[1] for at in x], [1.0] * len(x)
+        )
 
 
 def _relative(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Line]:
@@ -180,16 +222,24 @@ def _line(
     return Line(name, number, np.asarray(x), y / over, ends[:, 0] / over, ends[:, 1] / over)
 
 
-def _said(lines: Sequence[Line], what: str, *, times: bool = False) -> str:
-    """The numbers of a figure in words."""
-    return "; ".join(
-        f"{line.name}: "
-        + ", ".join(
-            f"{format_duration(y) if times else significant(y)} at {x:g} {what}"
-            for x, y in zip(line.x, line.y, strict=True)
-        )
-        for line in lines
-    )
+def _length_words(lines: Sequence[Line]) -> str:
+    """The times of a figure over KV length, as its alternative text."""
+    series = []
+    for line in lines:
+        pairs = zip(line.x.tolist(), line.y.tolist(), strict=True)
+        points = [localized("page_kernels.point_length", value_s=y, tokens=f"{x:g}") for x, y in pairs]
+        series.append(localized("page_kernels.series", name=line.name, points=points))
+    return joined(series, "parts", current_language())
+
+
+def _block_words(lines: Sequence[Line], sizes: Sequence[int]) -> str:
+    """The ratios of a figure over block sizes, as its alternative text."""
+    series = []
+    for line in lines:
+        pairs = zip(line.x.tolist(), line.y.tolist(), strict=True)
+        points = [localized("page_kernels.point_block", value=y, size=sizes[int(x)]) for x, y in pairs]
+        series.append(localized("page_kernels.series", name=line.name, points=points))
+    return joined(series, "parts", current_language())
 
 
 def measured_rows(rows: Sequence[Row]) -> list[list[Cell]]:
@@ -205,15 +255,19 @@ def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
     shares = [f"{format_share(limits['fraction'])}" for _, limits in held]
     marks = [*figures["marks"], *(["throttled"] if row["throttled"] else [])]
     return [
-        Cell(mode),
+        Cell(_named(mode, _MODES)),
         Cell(format_duration(figures["median_s"]), interval(figures["ci95_s"])),
         Cell(format_count(figures["n"])),
         Cell(format_duration(figures["launch_s"])),
         Cell(format_rate(figures["bytes_per_s"] / 1e9, "GB/s")),
         Cell(format_rate(figures["flops_per_s"] / 1e9, "GFLOP/s") if row["work"]["flops"] else "–"),
-        Cell(shares[0] if shares else "–", "; ".join(_bounds(held, shares))),
-        Cell(", ".join(marks) or "–", tone="bad" if marks else "plain"),
+        Cell(shares[0] if shares else "–", joined(list(_bounds(held, shares)), "parts", current_language())),
+        Cell(_mark_names(marks) or "–", tone="bad" if marks else "plain"),
     ]
+
+
+def _mark_names(marks: Sequence[str]) -> str:
+    return joined([_named(mark, _MARKS) for mark in marks], "list", current_language())
 
 
 def _case(row: Row, differing: Collection[str]) -> Cell:
@@ -223,9 +277,9 @@ def _case(row: Row, differing: Collection[str]) -> Cell:
 def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]) -> Iterator[str]:
     """What the limit is one of, and how near the data sheet's one is."""
     if held:
-        yield f"bound by {held[0][1]['bound']}"
+        yield _named(held[0][1]["bound"], _BOUNDS)
     if len(shares) > 1:
-        yield f"data sheet: {shares[1]}"
+        yield localized("page_kernels.data_sheet_share", share=shares[1])
 
 
 def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
@@ -233,7 +287,7 @@ def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     differing = varying_axes(row["labels"] for row in rows)
     lost = [(row, row["status"], row["reason"]) for row in rows if row["status"] != MEASURED]
     modes = [
-        (row, "skipped", f"{mode}: {reason}")
+        (row, "skipped", localized("page_kernels.mode_refused", mode=mode, reason=reason))
         for row in rows
         if row["status"] == MEASURED
         for mode, reason in row.get("refused_modes", {}).items()
@@ -241,7 +295,7 @@ def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     return [
         [
             _case(row, differing),
-            Cell(status, tone="plain" if status == "skipped" else "bad"),
+            Cell(_named(status, _STATUSES), tone="plain" if status == "skipped" else "bad"),
             Cell(reason, foreign=True),
         ]
         for row, status, reason in (*lost, *modes)

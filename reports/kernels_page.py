@@ -1,4 +1,4 @@
-"""How does the result of a kernel bench become one HTML file?"""
+"""The page of a kernel bench: one HTML file."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +12,10 @@ from harness.messages import localized
 from harness.results import store
 from harness.units import format_bytes, format_rate, format_share
 from reports import kernels
+from reports.facts import environment_name
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
+from reports.texts import elsewhere
 from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
@@ -37,6 +39,7 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
     return {
         "run": run,
         "summary": summary,
+        "answer": elsewhere(str(summary["answer"])),
         "simulated": summary["simulated"],
         "started": moment(str(run.get("started_utc") or "")),
         "policy": policy(),
@@ -46,51 +49,65 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
             "dark": stage_variables(kernels.COLOURS, dark=True),
         },
         "badges": list(badges(summary)),
-        "warnings": [
-            WarningGroup(one.severity, localized(one.next), (("", localized(one.text)),))
-            for one in warnings_of(summary)
-        ],
+        "warnings": groups_of_warnings(summary),
         "figures": kernels.draw_all(summary, run),
-        "heads": kernels.HEADS,
+        "heads": kernels.heads(),
         "measured": kernels.measured_rows(rows),
-        "lost_heads": kernels.LOST_HEADS,
+        "lost_heads": kernels.lost_heads(),
         "lost": kernels.lost_rows(rows),
         "device": list(_device_rows(summary["kernels"])),
         "machine": list(_machine_rows(run)),
     }
 
 
+def groups_of_warnings(summary: Mapping[str, Any]) -> list[WarningGroup]:
+    """The warnings of a kernel bench."""
+    return [WarningGroup(row.severity, row.next, [("", row.text)]) for row in warnings_of(summary)]
+
+
+_COUNTS = {
+    MEASURED: ("plain", "page_kernels.badge_measured"),
+    SKIPPED: ("plain", "page_kernels.badge_skipped"),
+    WRONG: ("bad", "page_kernels.badge_wrong"),
+    FAILED: ("warn", "page_kernels.badge_failed"),
+}
+
+
 def badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
     """The verdict, and how many cases ended how."""
     valid = summary["verdict"]["valid"]
-    yield Badge("Valid" if valid else "Not valid", "good" if valid else "bad", "#measured" if valid else "#warnings")
+    if valid:
+        yield Badge(localized("page.valid"), "good", "#measured")
+    else:
+        yield Badge(localized("page.not_valid"), "bad", "#warnings")
     counts = summary["kernels"]["counts"]
-    tones = {MEASURED: "plain", SKIPPED: "plain", WRONG: "bad", FAILED: "warn"}
-    for status, tone in tones.items():
+    for status, (tone, code) in _COUNTS.items():
         if counts[status]:
-            yield Badge(f"{counts[status]} {status}", tone, "#measured" if status == MEASURED else "#lost")
+            yield Badge(localized(code, cases=counts[status]), tone, "#measured" if status == MEASURED else "#lost")
 
 
 def _device_rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     device = told["device"]
-    yield "Provider", told["provider"]
-    yield "Device", device["name"]
-    yield "Last-level cache", format_bytes(device["cache_bytes"])
+    yield localized("page_compare.provider"), told["provider"]
+    yield localized("page_kernels.device"), device["name"]
+    yield localized("page_kernels.cache"), format_bytes(device["cache_bytes"])
     if told.get("between_runs") is not None:
-        yield "Fresh processes", str(told.get("repeats", 1))
-        yield "They differ by", format_share(told["between_runs"])
+        yield localized("page_kernels.processes"), str(told.get("repeats", 1))
+        yield localized("page_kernels.between_runs"), format_share(told["between_runs"])
     for limits in told["limits"]:
-        source = "Measured" if limits["source"] == "measured" else "Data sheet"
-        yield f"{source}: bandwidth", format_rate(limits["bytes_per_s"] / 1e9, "GB/s")
+        measured = limits["source"] == "measured"
+        bandwidth = "page_kernels.measured_bandwidth" if measured else "page_kernels.sheet_bandwidth"
+        product = "page_kernels.measured_product" if measured else "page_kernels.sheet_product"
+        yield localized(bandwidth), format_rate(limits["bytes_per_s"] / 1e9, "GB/s")
         for dtype, rate in limits["flops_per_s"].items():
-            yield f"{source}: {dtype} product", format_rate(rate / 1e12, "TFLOP/s")
+            yield localized(product, dtype=dtype), format_rate(rate / 1e12, "TFLOP/s")
     yield from ((str(name), str(value)) for name, value in device["facts"].items())
-    yield from ((f"Missing: {name}", reason) for name, reason in told["missing"].items())
+    yield from ((localized("page_kernels.missing", name=name), reason) for name, reason in told["missing"].items())
 
 
 def _machine_rows(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     machine = run.get("environment") or {}
     for name in ("host", "cpu", "cores", "os", "cann"):
         if machine.get(name):
-            yield name, str(machine[name])
-    yield "Run again", str(run.get("rerun") or "")
+            yield environment_name(name), str(machine[name])
+    yield localized("page_kernels.run_again"), str(run.get("rerun") or "")

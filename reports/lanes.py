@@ -1,4 +1,4 @@
-"""Which requests stand in the swim lane, and in which lane each?"""
+"""The requests of the swim lanes, and the lane of each."""
 
 import heapq
 import math

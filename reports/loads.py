@@ -1,12 +1,15 @@
-"""How is a stage called in a label?"""
+"""Short names of stages, numbers and limits, for labels and ticks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE
+from harness.messages import current_language, localized
+from harness.messages.formats import joined
 from harness.results.stage_names import label
 from harness.units import significant, time_scale
+from reports.texts import elsewhere
 
 
 def trimmed(value: float) -> str:
@@ -36,27 +39,44 @@ def short_labels(loads: Sequence[Mapping[str, Any]]) -> list[str]:
     words = [_words(load, differing or _LEVELS) for load in loads]
     often = Counter(words)
     return [
-        word if word and often[word] == 1 else f"{i + 1}: {word or label(loads[i])}" for i, word in enumerate(words)
+        word if word and often[word] == 1 else f"{i + 1}: {word or elsewhere(label(loads[i]))}"
+        for i, word in enumerate(words)
     ]
 
 
 _WORDS = {
-    "kind": "{}",
-    "rate": "{} req/s",
-    "rate_to": "to {} req/s",
-    "concurrency": "{} users",
-    "speed": "×{} speed",
-    "burstiness": "burst {}",
-    "max_concurrency": "at most {}",
-    "requests": "{} requests",
-    "duration_s": "{} s",
+    "kind": "",
+    "rate": "page.load.short_rate",
+    "rate_to": "page.load.short_rate_to",
+    "concurrency": "page.load.short_users",
+    "speed": "page.load.short_speed",
+    "burstiness": "page.load.short_burst",
+    "max_concurrency": "page.load.short_most",
+    "requests": "page.load.short_requests",
+    "duration_s": "page.load.short_duration",
+}
+_KINDS = {
+    "poisson": "page.load.kind_poisson",
+    "constant": "page.load.kind_constant",
+    "closed": "page.load.kind_closed",
+    "gamma": "page.load.kind_gamma",
+    "ramp": "page.load.kind_ramp",
+    "trace": "page.load.kind_trace",
+    "offline": "page.load.kind_offline",
 }
 _LEVELS = ("rate", "rate_to", "concurrency", "speed")
 
 
 def _words(load: Mapping[str, Any], names: Sequence[str]) -> str:
-    said = [_WORDS[name].format(_value(load[name])) for name in names if load.get(name) is not None]
-    return ", ".join(said)
+    parts = [_part(name, load[name]) for name in names if load.get(name) is not None]
+    return joined(parts, "list", current_language())
+
+
+def _part(name: str, value: Any) -> str:
+    """One setting of a load in a word or two."""
+    if name == "kind":
+        return localized(_KINDS[value]) if value in _KINDS else str(value)
+    return localized(_WORDS[name], value=_value(value))
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""How does a result folder become one HTML file?
+"""The page of a result folder: one HTML file.
 
 Everything stands in the file: styles, figures, a few lines of script. A content security policy
 in its head forbids every request and every other script, so that no text of a scenario, model or
@@ -15,16 +15,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from harness.messages import localized
 from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.results.stage_names import name_of
 from harness.units import format_duration
-from reports import client_table, frames, headline, peers, stalling, tables, verdict
+from reports import client_table, facts, frames, headline, peers, stalling, tables, verdict
 from reports.data import Data
 from reports.gallery import draw_all
 from reports.glossary import TERMS
 from reports.palette import stage_variables
 from reports.tabulating import breakable, column_kinds
+from reports.texts import elsewhere, is_hash, markup, sentence, severity_name
 from reports.writing import write_text
 
 PAGE = "report.html"
@@ -54,6 +56,11 @@ def environment() -> jinja2.Environment:
     made.filters["duration"] = format_duration
     made.filters["column_kinds"] = column_kinds
     made.filters["breakable"] = breakable
+    made.filters["severity"] = severity_name
+    made.filters["sentence"] = sentence
+    made.filters["is_hash"] = is_hash
+    made.globals["t"] = markup  # a sentence as HTML
+    made.globals["attr"] = localized  # a sentence as plain text, for an attribute
     return made
 
 
@@ -78,8 +85,7 @@ def _context(data: Data) -> dict[str, Any]:
         "answer": headline.answer(result),
         "warnings": verdict.warnings(result),
         "cards": headline.cards(stage) if stage else (),
-        "card_stage": name_of(stage) if stage else "",
-        "card_reason": why,
+        "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": draw_all(data, stalling.marks(stalled)),
         **_pauses(data, stalled),
         "overview": tables.overview(result),
@@ -87,6 +93,16 @@ def _context(data: Data) -> dict[str, Any]:
         "errors": frames.error_frame(result).to_dict("records"),
         **_reproduction(result),
     }
+
+
+def _card_heading(stage: Mapping[str, Any], reason: str) -> str:
+    """Which stage the cards are of, and why that one."""
+    name = elsewhere(name_of(stage))
+    return (
+        localized("page.cards.at_because", stage=name, reason=reason)
+        if reason
+        else localized("page.cards.at", stage=name)
+    )
 
 
 def _whole(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,12 +115,12 @@ def _whole(run: Mapping[str, Any]) -> dict[str, Any]:
 def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:
     return {
         "pauses": stalling.summary(stalled),
-        "stall_heads": stalling.HEADS,
+        "stall_heads": stalling.heads(),
         "stalls": stalling.stall_rows(data, stalled),
         "interference": stalling.interference_rows(data, stalled),
-        "single_heads": stalling.SINGLE_HEADS,
+        "single_heads": stalling.single_heads(),
         "single_gaps": stalling.single_rows(data, stalled),
-        "peer_heads": peers.HEADS,
+        "peer_heads": peers.heads(),
         "peers": peers.tables(data),
     }
 
@@ -112,14 +128,14 @@ def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:
 def _reproduction(result: ResultFiles) -> dict[str, Any]:
     engine = result.run.get("engine") or {}
     return {
-        "tokens": tables.token_rows(result),
-        "counted_by": tables.counted_by(result),
-        "flags": tables.flag_rows(result),
+        "tokens": facts.token_rows(result),
+        "counted_by": facts.counted_by(result),
+        "flags": facts.flag_rows(result),
         "command": " ".join(map(str, engine.get("command") or ())),
-        "environment": tables.environment_rows(result),
-        "run_rows": tables.run_rows(result),
-        "client_rows": tables.client_rows(result),
-        "client_heads": client_table.HEADS,
+        "environment": facts.environment_rows(result),
+        "run_rows": facts.run_rows(result),
+        "client_rows": facts.client_rows(result),
+        "client_heads": client_table.heads(),
         "client_errors": client_table.client_table(result),
         "summary_missing": not result.summary,
         "files": _files(result.folder),

@@ -1,4 +1,4 @@
-"""Which colours mean what, on light, dark and paper, for eyes of every kind?
+"""Colours and what they mean, on light, dark and paper, for eyes of every kind.
 
 Figures are drawn in stand-in colours that never appear on a page: `svg.inline` turns each into
 a CSS variable, so that one drawing suits light, dark and print. Stages are a ramp that changes

@@ -1,4 +1,4 @@
-"""What would other tools have called these latencies, and which number would each have printed?
+"""The numbers that other tools would have printed for these responses, under their own names.
 
 Recomputed from this run's own events, over all measured requests that completed, from sending to
 the end (no window), as those tools do. Where one of them decides by what only its own client
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.token_gaps import Mask, gap_batches
+from harness.messages import localized
 from harness.results.request_table import COMPLETED, MEASURED, Events
 from harness.results.stage_names import stage_name
 from harness.statistics.intervals import Floats, percentile_of
@@ -20,8 +21,8 @@ from harness.units import NS_PER_S, format_duration, format_rate
 from reports.data import Data
 from reports.rows import rows_of
 from reports.tables import Cell
+from reports.texts import elsewhere
 
-HEADS = ("Tool", "Its word", "Mean", "p99", "How it is computed")
 MOST_GAPS = 4_000_000  # pooled gaps that are sorted; beyond, p99 comes from every k-th request
 
 
@@ -53,7 +54,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A tool's name of a latency: its values, their weights, how a percentile is read, and the formula in words."""
+    """A tool's name of a latency: its values, their weights, how a percentile is read, and the code of its formula."""
 
     tool: str
     name: str
@@ -164,19 +165,19 @@ def weighted(values: Floats, weights: Floats | None, percent: float) -> float:
     return float(low + (high - low) * (at - int(at)))
 
 
-_SENT = "first token - sent"
-_TPOT = "(last - first token) / (tokens - 1), of each request"
-_NTPOT = "(last token - sent) / tokens, of each request"
-_ENDING = "(end of stream - first token) / (tokens - 1); 0 for a single token, and averaged in"
-_POOLED = "gaps between events, pooled"
-_POOLED_END = "gaps between events, pooled, the one before the end of the stream included"
+_SENT = "page.tools.from_sent"
+_TPOT = "page.tools.tpot"
+_NTPOT = "page.tools.ntpot"
+_ENDING = "page.tools.to_stream_end"
+_POOLED = "page.tools.event_gaps"
+_POOLED_END = "page.tools.event_gaps_and_end"
 WORDS: Sequence[Word] = (
     Word("vllm bench serve", "TTFT", _ttft, _SENT, linear),
     Word("vllm bench serve", "ITL", _chunk_gaps, _POOLED, linear),
     Word("vllm bench serve", "TPOT", _decode_gap, _TPOT, linear),
-    Word("guidellm", "TTFT", _ttft, "first token - headers written, connecting left out", stepwise),
-    Word("guidellm", "ITL", _decode_gap_by_tokens, f"{_TPOT}, weighted by tokens - 1", stepwise),
-    Word("guidellm", "TPOT", _per_token_by_tokens, f"{_NTPOT}, weighted by tokens", stepwise),
+    Word("guidellm", "TTFT", _ttft, "page.tools.from_headers", stepwise),
+    Word("guidellm", "ITL", _decode_gap_by_tokens, "page.tools.tpot_weighted", stepwise),
+    Word("guidellm", "TPOT", _per_token_by_tokens, "page.tools.ntpot_weighted", stepwise),
     Word("aiperf", "TTFT", _ttft, _SENT, linear),
     Word("aiperf", "ITL", _decode_gap, _TPOT, linear),
     Word("aiperf", "ICL", _chunk_gaps, _POOLED, linear),
@@ -185,7 +186,7 @@ WORDS: Sequence[Word] = (
         "inference-perf",
         "ITL",
         _gaps_with_zeros,
-        "gaps between tokens, pooled; 0 between tokens of one event",
+        "page.tools.token_gaps",
         weighted,
     ),
     Word("inference-perf", "TPOT", _decode_gap, _TPOT, linear),
@@ -198,18 +199,29 @@ WORDS: Sequence[Word] = (
     Word("AISBench", "TPOT", _decode_gap_with_tail, _ENDING, linear),
 )
 _RATES = {
-    "vllm bench serve": "tokens / (last end - first sent)",
-    "guidellm": "tokens / (last end - first sent), its window left uncut",
-    "aiperf": "tokens / (last end - first sent)",
-    "inference-perf": "tokens / length of the stage",
-    "evalscope": "tokens / (last end - first sent)",
-    "AISBench": "tokens / (last end - first sent)",
+    "vllm bench serve": "page.tools.rate",
+    "guidellm": "page.tools.rate_uncut",
+    "aiperf": "page.tools.rate",
+    "inference-perf": "page.tools.rate_of_stage",
+    "evalscope": "page.tools.rate",
+    "AISBench": "page.tools.rate",
 }
 
 
 def mean_of(values: Floats, weights: Floats | None) -> float:
     """The mean, weighted where there are weights."""
     return float(np.average(values, weights=weights))
+
+
+def heads() -> list[str]:
+    """The columns of `rows`."""
+    return [
+        localized("page.tools.tool"),
+        localized("page.tools.name"),
+        localized("page.tools.mean"),
+        "p99",
+        localized("page.tools.definition"),
+    ]
 
 
 def rows(found: Answers) -> list[list[Cell]]:
@@ -225,13 +237,13 @@ def _tool_rows(tool: str, found: Answers) -> Iterator[list[Cell]]:
         shown = ["–", "–"]
         if len(values) and (weights is None or weights.sum() > 0):
             shown = [format_duration(mean_of(values, weights)), format_duration(word.percentile(values, weights, 99.0))]
-        yield [Cell(tool), Cell(word.name), *map(Cell, shown), Cell(word.formula)]
+        yield [Cell(tool), Cell(word.name), *map(Cell, shown), Cell(localized(word.formula))]
     yield [
         Cell(tool),
-        Cell("output throughput"),
+        Cell(localized("page.tools.output_throughput")),
         Cell(format_rate(throughput(tool, found), "tokens/s")),
         Cell(""),
-        Cell(_RATES[tool]),
+        Cell(localized(_RATES[tool])),
     ]
 
 
@@ -245,5 +257,5 @@ def tables(data: Data) -> list[tuple[str, list[list[Cell]]]]:
     """For each stage its name and rows; a repeated stage by its first repeat."""
     first = data.places[~data.places["stage"].duplicated()] if len(data.places) else pd.DataFrame()
     places = rows_of(first, "place", "stage", "label") if len(first) else ()
-    found = [(stage_name(stage, label), answers(data, place)) for place, stage, label in places]
+    found = [(elsewhere(stage_name(stage, label)), answers(data, place)) for place, stage, label in places]
     return [(label, rows(known)) for label, known in found if known is not None]

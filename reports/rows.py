@@ -1,4 +1,4 @@
-"""How are frames made from columns, and walked through by rows and groups?
+"""Frames made from columns, and walked through by rows and groups.
 
 pandas does all of this; here it is typed, and rows come as plain Python values, some ten times
 faster than `itertuples` on the few rows that a page has.

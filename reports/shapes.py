@@ -1,13 +1,13 @@
-"""How does latency depend on the request itself: on the length of its prompt, and on its turn?"""
+"""Latency against properties of the request: the length of its prompt, and its turn."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
+from harness.messages import localized
 from harness.results.request_table import MISSING
 from harness.statistics.intervals import order_ranks, percentile_of
-from harness.units import format_count, format_duration
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
 from reports.figures.shape import Shape, shape_figure
@@ -90,21 +90,14 @@ def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
     points = shape_points(data, by, metric)
     alone = _alone(points)
     scale = scale_of(points["value"].to_numpy(dtype=np.float64), times=True)
-    what = "turn" if by == "turn" else "prompt length"
-    head = data.head(
-        f"{name_of(metric)} by {what}", f"{scale.unit}: dots are requests, lines medians with 95 % intervals"
-    )
+    by_turn = by == "turn"
+    title = "figures.shape.by_turn" if by_turn else "figures.shape.by_length"
+    head = data.head(localized(title, metric=name_of(metric)), localized("figures.shape.subtitle", unit=scale.unit))
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
-    shape = Shape(alone, bins, what if by == "turn" else "prompt tokens", data.names, limits)
+    shape = Shape(alone, bins, by_turn=by_turn, names=data.names, limits=limits)
     figure = shape_figure(shape, scale, head)
-    caption = _TURNS if by == "turn" else _LENGTHS
+    caption = localized("figures.shape.turns" if by_turn else "figures.shape.lengths")
     return drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
-
-
-_LENGTHS = "Requests that count, in bins of about equally many. Intervals take the requests of a bin for independent."
-_TURNS = (
-    "Requests that count, by their place in the conversation. Intervals take the requests of a turn for independent."
-)
 
 
 def _alone(points: pd.DataFrame) -> pd.DataFrame:
@@ -120,10 +113,12 @@ def _words(data: Data, by: str, bins: pd.DataFrame) -> str:
     parts = []
     for stage, own in groups_of(bins, "stage"):
         ends = own.iloc[[0, -1]] if len(own) > 1 else own
-        said = ", ".join(f"{format_duration(median)} at {_place(by, x)}" for x, median in rows_of(ends, "x", "median"))
-        parts.append(f"{data.names.get(stage, stage)}: {said}")
-    return f"Median of {'; '.join(parts)}."
+        values = [_point(by, x, median) for x, median in rows_of(ends, "x", "median")]
+        parts.append(localized("figures.percentiles_of", name=str(data.names.get(stage, stage)), values=values))
+    return localized("figures.shape.description", series=parts)
 
 
-def _place(by: str, x: float) -> str:
-    return f"turn {x:.0f}" if by == "turn" else f"{format_count(x)} tokens"
+def _point(by: str, x: float, median_s: float) -> str:
+    if by == "turn":
+        return localized("figures.shape.at_turn", median_s=median_s, turn=round(x))
+    return localized("figures.shape.at_length", median_s=median_s, tokens=x)

@@ -1,10 +1,12 @@
-"""How are the latencies of each stage spread?"""
+"""Distributions of the latencies of each stage."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
+from harness.messages import current_language, localized
+from harness.messages.formats import joined
 from harness.units import format_duration
 from reports import frames
 from reports.curves import limit_words
@@ -12,7 +14,6 @@ from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
 from reports.figures.percentiles import Spread, percentile_curves
 from reports.figures.style import scale_of
-from reports.glossary import name_of
 from reports.rows import frame_of_rows, groups_of, rows_of
 
 _NOTHING = frames.percentile_frame({})
@@ -36,28 +37,30 @@ def spreads(data: Data) -> Iterator[Drawing]:
 def _spread(data: Data, metric: str, curves: pd.DataFrame, others: pd.DataFrame) -> Drawing:
     scale = scale_of(np.concatenate([curves["value"], others["value"]]), times=True)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
-    what = f"{scale.unit} by percentile of {'gaps' if metric == 'itl' else 'requests'}"
-    head = data.head(_title(metric), f"{what}; {_VIEWS}" if len(others) else what)
+    by = "figures.spread.by_gap" if metric == "itl" else "figures.spread.by_request"
+    subtitle = [localized(by, unit=scale.unit), *([localized("figures.spread.views")] if len(others) else [])]
+    head = data.head(_TITLES[metric], joined(subtitle, "parts", current_language()))
     figure = percentile_curves(Spread(curves, others, _interval_frame(data, metric), data.names, limits), scale, head)
-    words = f"p50, p90, p99 of {_percentile_words(data, metric)}.{limit_words(limits)}"
+    words = [localized("figures.percentiles", series=_percentile_words(data, metric)), *limit_words(limits)]
     if len(others):
-        words += f" From sent: {_percentile_words(data, metric.removesuffix('_user'))}."
-    return drawn(figure, f"spread-{metric}", head, words)
+        series = _percentile_words(data, metric.removesuffix("_user"))
+        words.append(localized("figures.percentiles_from_sent", series=series))
+    return drawn(figure, f"spread-{metric}", head, " ".join(words))
 
 
-_VIEWS = "solid from due, dashed from sent"
+_TITLES = {"ttft": "TTFT", "ttft_user": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E", "e2e_user": "E2E"}
 
 
-def _title(metric: str) -> str:
-    return name_of(metric).removesuffix(" from due").removesuffix(" from sent")
-
-
-def _percentile_words(data: Data, metric: str) -> str:
+def _percentile_words(data: Data, metric: str) -> list[str]:
     own = data.metrics[data.metrics["metric"] == metric]
-    return "; ".join(
-        f"{data.names.get(stage, stage)}: {', '.join(format_duration(value) for value in values)}"
+    return [
+        localized(
+            "figures.percentiles_of",
+            name=str(data.names.get(stage, stage)),
+            values=[format_duration(value) for value in values],
+        )
         for stage, *values in rows_of(own, "stage", "p50", "p90", "p99")
-    )
+    ]
 
 
 def _interval_frame(data: Data, metric: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Which pauses did all answers share, what else happened then, and which were a single request's own?"""
+"""Pauses that all responses shared, what else happened then, and pauses of single requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,47 @@ import numpy as np
 
 from harness.analysis.interference import PrefillWork, prefill_work
 from harness.analysis.stalls import Pauses, Stall, pauses
+from harness.messages import current_language, localized
+from harness.messages.formats import joined
 from harness.results.folder import number
 from harness.results.request_table import MISSING
 from harness.results.stage_names import in_column
 from harness.statistics.intervals import Floats
 from harness.telemetry import server_metrics
-from harness.units import NS_PER_S, format_count, format_duration, format_share, significant
+from harness.units import NS_PER_S, format_count, format_duration, significant
 from reports.data import Data
 from reports.rows import groups_of
 from reports.tables import Cell
+from reports.texts import elsewhere
 
 SHOWN = 8  # rows of a table; the figure marks all
 KV_FULL = 0.95
 LATE_LOOP_S = 0.01  # of the client's own event loop: then the pause may be the client's
 MARKED = 400  # bands in a figure
-HEADS = ("When", "Stage", "How long", "Streams hit", "What else happened")
-SINGLE_HEADS = ("Request", "Stage", "Long gaps", "Longest", "At")
+_HEADS = (
+    "page.pauses.when",
+    "page.stages.stage",
+    "page.pauses.how_long",
+    "page.pauses.streams",
+    "page.pauses.also",
+)
+_SINGLE_HEADS = (
+    "page.pauses.request",
+    "page.stages.stage",
+    "page.pauses.long_gaps",
+    "page.pauses.longest",
+    "page.pauses.at",
+)
+
+
+def heads() -> list[str]:
+    """The columns of `stall_rows` and `interference_rows`."""
+    return [localized(code) for code in _HEADS]
+
+
+def single_heads() -> list[str]:
+    """The columns of `single_rows`."""
+    return [localized(code) for code in _SINGLE_HEADS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +91,16 @@ def summary(found: Sequence[Stalled]) -> str:
     requests = sum(len(np.unique(one.found.single.row)) for one in found)
     prefills = _interference(found)
     if not stalls and not single and not prefills:
-        return "No answer paused for long."
-    first = f"{format_count(len(stalls))} stalls of the server, {_in_all(stalls)} in all." if stalls else _NO_STALL
-    rest = f"{format_count(single)} long gaps of single requests, in {format_count(requests)} requests."
+        return localized("page.pauses.none")
+    first = localized("page.pauses.no_stall")
+    if stalls:
+        first = localized("page.pauses.stalls_sum", stalls=len(stalls), total_s=_total_s(stalls))
+    rest = localized("page.pauses.single_sum", gaps=single, requests=requests)
     return " ".join(filter(None, (first, prefills, rest)))
 
 
-_NO_STALL = "No stall of the server."
-
-
-def _in_all(stalls: Sequence[Stall]) -> str:
-    return format_duration(sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S)
+def _total_s(stalls: Sequence[Stall]) -> float:
+    return sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S
 
 
 def _interference(found: Sequence[Stalled]) -> str:
@@ -85,8 +109,7 @@ def _interference(found: Sequence[Stalled]) -> str:
     alone = sum(len(one.found.interfered.row) for one in found)
     if not shared and not alone:
         return ""
-    text = f"Prefill interference: {format_count(len(shared))} pauses of many streams, {_in_all(shared)} in all"
-    return f"{text}, and {format_count(alone)} long gaps of single requests."
+    return localized("page.pauses.interference_sum", pauses=len(shared), total_s=_total_s(shared), gaps=alone)
 
 
 def stall_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
@@ -107,10 +130,10 @@ def _worst(data: Data, every: Sequence[tuple[int, Stall]]) -> list[list[Cell]]:
 def _row(data: Data, stage: int, stall: Stall) -> list[Cell]:
     return [
         Cell(_moment(stall.start_ns)),
-        Cell(str(data.titles.get(stage, in_column(stage)))),
+        Cell(elsewhere(str(data.titles.get(stage, in_column(stage))))),
         Cell(format_duration((stall.end_ns - stall.start_ns) / NS_PER_S)),
-        Cell(f"{stall.hit} of {stall.streams}"),
-        Cell("; ".join(causes(data, stall)) or "nothing that was sampled"),
+        Cell(localized("page.pauses.hit_of", hit=stall.hit, streams=stall.streams)),
+        Cell(joined(causes(data, stall), "parts", current_language()) or localized("page.pauses.nothing_sampled")),
     ]
 
 
@@ -124,17 +147,17 @@ def causes(data: Data, stall: Stall) -> list[str]:
     found = []
     prompts, tokens = _prefilling(data, stall)
     if prompts:
-        found.append(f"prompts before their first token: {format_count(prompts)}, of {format_count(tokens)} tokens")
+        found.append(localized("page.pauses.prefilling", prompts=prompts, tokens=tokens))
     risen = _around(data, "vllm:num_preemptions_total", stall)
     if len(risen) > 1 and risen[-1] > risen[0]:
-        found.append(f"{format_count(risen[-1] - risen[0])} preemptions")
+        found.append(localized("page.pauses.preemptions", preemptions=float(risen[-1] - risen[0])))
     full = _around(data, f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}", stall)  # of several engines
     full = full if len(full) else _around(data, "vllm:kv_cache_usage_perc", stall)
     if full.max(initial=0) >= KV_FULL:
-        found.append(f"KV cache {format_share(float(full.max()))} full")
+        found.append(localized("page.pauses.kv_full", share=float(full.max())))
     late = _around(data, "loop_lag_s", stall, before=False)
     if late.max(initial=0) >= LATE_LOOP_S:
-        found.append(f"the client's own event loop was {format_duration(float(late.max()))} late")
+        found.append(localized("page.pauses.client_late", late_s=float(late.max())))
     return found
 
 
@@ -169,7 +192,7 @@ def single_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
     return [
         [
             Cell(f"#{index[row]}"),
-            Cell(str(data.titles.get(stage, in_column(stage)))),
+            Cell(elsewhere(str(data.titles.get(stage, in_column(stage))))),
             Cell(format_count(count)),
             Cell(format_duration(longest_ns / NS_PER_S)),
             Cell(_moment(at_ns)),

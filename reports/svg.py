@@ -1,4 +1,4 @@
-"""How does a figure become SVG that can stand in a page with others?
+"""A figure as SVG that can stand in a page with others.
 
 matplotlib writes a document of its own: XML head, metadata with addresses, names that every
 figure repeats, six digits after the point. What remains here is one `<svg>` with a title and a

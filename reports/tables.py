@@ -1,29 +1,36 @@
-"""What stands in the tables of the page, as text with its units chosen once a row or column?"""
+"""The tables of a run's page, as text with its units chosen once a row or column."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.steady_state import is_open
+from harness.messages import localized
 from harness.results import stage_names
 from harness.results.folder import ResultFiles, number
 from harness.results.stage_names import in_column
 from harness.units import (
-    format_about,
-    format_bytes,
     format_count,
     format_duration,
-    format_error,
     format_rate,
-    format_share,
     significant,
     time_scale,
 )
 from reports.glossary import METRIC_ORDER, name_of
+from reports.texts import elsewhere
 from reports.verdict import grew, held_value, judged_statistic, left_out
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
-_HASHES = ("scenario_sha256", "payload_sha256", "schedule_sha256")
+_COUNTS = {
+    "scheduled": "page.counts.scheduled",
+    "sent": "page.counts.sent",
+    "completed": "page.counts.completed",
+    "failed": "page.counts.failed",
+    "cancelled": "page.counts.cancelled",
+    "never_sent": "page.counts.never_sent",
+    "warmup": "page.counts.warmup",
+    "in_window": "page.counts.in_window",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +91,15 @@ def overview(result: ResultFiles) -> Table:
     shown = {metric: ("p50", judged_statistic(result, metric)) for metric in metrics}
     scales = {metric: _scale(stages, metric) for metric in metrics}
     columns = [
-        Column("", "Stage"),
-        *([Column("offered_rate", "Offered", "req/s")] if by_clock else []),
-        Column("request_rate", "Rate", "req/s"),
-        Column("output_token_rate", "Output", "tokens/s"),
-        Column("concurrency", "In flight", "mean"),
-        Column("", "Answered"),
-        Column("", "Failed"),
+        Column("", localized("page.stages.stage")),
+        *([Column("offered_rate", localized("page.stages.offered"), "req/s")] if by_clock else []),
+        Column("request_rate", localized("page.stages.rate"), "req/s"),
+        Column("output_token_rate", localized("page.stages.output"), "tokens/s"),
+        Column("concurrency", localized("page.stages.in_flight"), localized("page.stages.mean")),
+        Column("", localized("page.cards.completed")),
+        Column("", localized("page.stages.failed")),
         *(Column(metric, name_of(metric), scales[metric][1], shown[metric]) for metric in metrics),
-        Column("slo", "Limits"),
+        Column("slo", localized("page.stages.limits")),
     ]
     picked = [(metric, name, scales[metric][0]) for metric in metrics for name in shown[metric]]
     growing = grew(result)
@@ -106,34 +113,46 @@ def _overview_row(
     failed = requests.get("failed") or 0
     unanswered = sum(requests.get(name) or 0 for name in ("cancelled", "never_sent"))
     return [
-        Cell(in_column(stage.get("index") or 0, str(stage.get("label") or "")), _repeat(stage)),
+        Cell(elsewhere(in_column(stage.get("index") or 0, str(stage.get("label") or ""))), _repeat(stage)),
         *([Cell(significant(number(stage.get("offered_rate"))))] if by_clock else []),
         Cell(significant(number(stage.get("request_rate")))),
         Cell(significant(number(stage.get("output_token_rate")))),
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
-        Cell(format_count(requests.get("completed")), f"{format_count(unanswered)} cut short" if unanswered else ""),
-        Cell(format_count(failed), "left out of latencies" if failed else "", tone="bad" if failed else "plain"),
+        Cell(format_count(requests.get("completed")), _cut_short(unanswered)),
+        _failed_cell(failed),
         *(_statistic(stage.get(metric) or {}, name, size, short=True) for metric, name, size in picked),
         _limits_cell(stage, growing),
     ]
 
 
+def _cut_short(requests: int) -> str:
+    return localized("page.stages.cut_short", requests=requests) if requests else ""
+
+
+def _failed_cell(failed: int) -> Cell:
+    return Cell(format_count(failed), localized("page.stages.left_out_short"), "bad") if failed else Cell("0")
+
+
 def _repeat(stage: Mapping[str, Any]) -> str:
-    return f"repeat {stage['repeat'] + 1}" if stage.get("repeat") else ""
+    return localized("page.stages.repeat", number=stage["repeat"] + 1) if stage.get("repeat") else ""
 
 
 def _limits_cell(stage: Mapping[str, Any], growing: set[int]) -> Cell:
-    queue = "the queue grew" if stage.get("index") in growing else ""
+    queue = localized("page.stages.queue_grew") if stage.get("index") in growing else ""
     if not stage.get("slo"):
         return Cell("–", queue)
     missed = [key for key, held in stage["slo"].items() if held.get("met") is False]
     if missed:
-        return Cell("missed", ", ".join(missed), "bad")
-    unknown = any(held.get("met") is None for held in stage["slo"].values())
-    return Cell("unknown" if unknown else "met", queue, "plain" if unknown or queue else "good")
+        return Cell(localized("page.stages.missed"), ", ".join(missed), "bad")
+    if any(held.get("met") is None for held in stage["slo"].values()):
+        return Cell(localized("page.stages.unknown"), queue)
+    return Cell(localized("page.stages.met"), queue, "plain" if queue else "good")
 
 
-_VERDICTS = {True: Cell("met", tone="good"), False: Cell("missed", tone="bad"), None: Cell("unknown")}
+def _verdict(met: Any) -> Cell:
+    if met is None:
+        return Cell(localized("page.stages.unknown"))
+    return Cell(localized("page.stages.met"), tone="good") if met else Cell(localized("page.stages.missed"), tone="bad")
 
 
 def _scale(stages: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, str]:
@@ -149,19 +168,19 @@ def stage_tables(result: ResultFiles) -> list[StageTable]:
 
 def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
     window = stage.get("window") or {}
-    counts = [(name.replace("_", " "), format_count(value)) for name, value in (stage.get("requests") or {}).items()]
+    counts = [(count_name(name), format_count(value)) for name, value in (stage.get("requests") or {}).items()]
     counts += [
-        ("goodput", format_rate(stage.get("goodput"), "req/s")),
-        ("prompt tokens", format_count(stage.get("input_tokens"))),
-        ("output tokens", format_count(stage.get("output_tokens"))),
-        ("all tokens", format_rate(stage.get("total_token_rate"), "tokens/s")),
-        ("most in flight", format_count((stage.get("concurrency") or {}).get("max"))),
+        (localized("page.counts.goodput"), format_rate(stage.get("goodput"), "req/s")),
+        (localized("page.counts.prompt_tokens"), format_count(stage.get("input_tokens"))),
+        (localized("page.counts.output_tokens"), format_count(stage.get("output_tokens"))),
+        (localized("page.counts.all_tokens"), format_rate(stage.get("total_token_rate"), "tokens/s")),
+        (localized("page.counts.most_in_flight"), format_count((stage.get("concurrency") or {}).get("max"))),
         *_energy(stage.get("energy")),
     ]
     return StageTable(
         index=place,
-        label=stage_names.name_of(stage),
-        window=" ".join(filter(None, (window.get("text"), (stage.get("rates_window") or {}).get("text")))),
+        label=elsewhere(stage_names.name_of(stage)),
+        window=_window_text(stage),
         steady=window.get("steady"),
         counts=counts,
         metrics=_metric_table(stage),
@@ -171,22 +190,38 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
     )
 
 
+def count_name(name: str) -> str:
+    """How a count of requests is called."""
+    return localized(_COUNTS[name]) if name in _COUNTS else name
+
+
+def _window_text(stage: Mapping[str, Any]) -> str:
+    """How the window of a stage was found, and where its rates begin."""
+    texts = ((stage.get(name) or {}).get("text") for name in ("window", "rates_window"))
+    return " ".join(elsewhere(str(text)) for text in texts if text)
+
+
 def _energy(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Power and energy of the NPUs in use, where it is known."""
     if told is None:
         return []
     per_token = format_rate(told.get("joules_per_output_token"), "J")
-    return [("NPU energy per output token", per_token), ("NPU power", format_rate(told.get("mean_watts"), "W"))]
+    power = format_rate(told.get("mean_watts"), "W")
+    return [(localized("page.counts.energy"), per_token), (localized("page.counts.power"), power)]
 
 
 def _limit_row(key: str, held: Mapping[str, Any]) -> list[Cell]:
     met = held.get("met")
-    return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), _VERDICTS[met]]
+    return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), _verdict(met)]
 
 
 def _metric_table(stage: Mapping[str, Any]) -> Table:
     present = [metric for metric in METRIC_ORDER if (stage.get(metric) or {}).get("n")]
-    columns = [Column("", "Metric"), Column("", "n"), *(Column("p99" if n != "mean" else "", n) for n in _SHOWN)]
+    columns = [
+        Column("", localized("page.stages.metric")),
+        Column("", "n"),
+        *(Column("p99" if n != "mean" else "", n) for n in _SHOWN),
+    ]
     columns += [Column("", "std"), Column("", "min"), Column("", "max")]
     return Table(columns, [_metric_row(metric, stage[metric]) for metric in present])
 
@@ -211,140 +246,4 @@ def _statistic(found: Mapping[str, Any], name: str, size: float, *, short: bool 
 def needs(found: Mapping[str, Any], name: str) -> str:
     """How long a run would do for an interval that is withheld; empty where none is."""
     seconds = (found.get("needed_s") or {}).get(name)
-    return f"needs {format_about(seconds)} or more" if seconds else ""
-
-
-def token_rows(result: ResultFiles) -> list[list[Cell]]:
-    """The token audit: asked and counted, for prompts and answers."""
-    tokens = result.summary.get("tokens") or {}
-    rows = []
-    for side, label in (("input", "Prompt tokens"), ("output", "Output tokens")):
-        asked, counted = tokens.get(f"{side}_asked"), tokens.get(f"{side}_counted")
-        if asked is None and counted is None:
-            continue
-        wrong = tokens.get(f"{side}_mismatched") or 0
-        share = number(counted) / number(asked) if asked else float("nan")
-        other = Cell(format_count(wrong), tone="bad" if wrong else "plain")
-        rows.append(
-            [Cell(label), Cell(format_count(asked)), Cell(format_count(counted)), Cell(format_share(share)), other]
-        )
-    return rows
-
-
-def counted_by(result: ResultFiles) -> str:
-    """Where token counts came from, in words."""
-    words = {
-        "token_ids": "from the token ids of every event",
-        "usage": "from the server's usage counts",
-        "assumed": "by the server's total, spread over the events",
-        "events": "taken as one token an event",
-    }
-    found = (result.summary.get("tokens") or {}).get("counted_by") or {}
-    return ", ".join(f"{format_count(n)} requests {words.get(name, name)}" for name, n in found.items() if n)
-
-
-def flag_rows(result: ResultFiles) -> list[list[Cell]]:
-    """Engine flags: what was asked, what it really became, who says so and why; those that differ are marked."""
-    engine = result.run.get("engine") or {}
-    asked = {_flag(k): v for k, v in (engine.get("asked") or _command_flags(engine.get("command") or ())).items()}
-    effective = {_flag(key): value for key, value in (engine.get("effective") or {}).items()}
-    changed = {_flag(row["flag"]): row for row in engine.get("changed") or ()}
-    sources = {_flag(key): source for key, source in (engine.get("sources") or {}).items()}
-    names = sorted({*asked, *effective, *changed})
-    rows = (_flag_row(name, asked.get(name), effective.get(name), changed.get(name)) for name in names)
-    return [[*row, Cell(str(sources.get(name, "–")), foreign=True)] for name, row in zip(names, rows, strict=True)]
-
-
-def _flag(name: str) -> str:
-    return str(name).removeprefix("--").replace("-", "_")
-
-
-def _flag_row(name: str, asked: Any, effective: Any, change: Mapping[str, Any] | None) -> list[Cell]:
-    """Of a run that does not tell its changes, a difference of texts is one."""
-    differs = asked is not None and effective is not None and _text(asked) != _text(effective)
-    known = {"why": "differs" if differs else ""} if change is None else change
-    before = known.get("before")
-    told = "" if before is None else f"{_text(before)} was expected before the start"
-    words = "; ".join(filter(None, [known["why"], told])) or ("differs" if change else "")
-    bad = differs if change is None else str(asked).lower() not in ("auto", "none", "-1") or before is not None
-    tone = "bad" if bad else "plain"
-    return [
-        Cell(name, foreign=True),
-        Cell(_text(asked), foreign=True),
-        Cell(_text(effective), words, tone, foreign=True),
-    ]
-
-
-def _command_flags(command: Sequence[str]) -> dict[str, Any]:
-    """Flags and values of a command line, `--name value` or `--name=value`; a flag alone is true."""
-    found: dict[str, Any] = {}
-    for word, after in zip(command, [*command, "--"][1:], strict=True):
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            found[name] = value if equals else (True if after.startswith("--") else after)
-    return found
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
-    return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else str(value)
-
-
-def environment_rows(result: ResultFiles) -> list[tuple[str, str]]:
-    """Where and with what the run was made."""
-    found = dict(result.run.get("environment") or {})
-    memory = found.pop("memory_bytes", None)
-    packages = found.pop("packages", None) or {}
-    rows = [(name.replace("_", " "), _text(value)) for name, value in found.items() if value not in (None, [], {}, "")]
-    rows += [("memory", format_bytes(memory))] if memory is not None else []
-    return rows + [(f"package {name}", str(version)) for name, version in packages.items()]
-
-
-def run_rows(result: ResultFiles) -> list[tuple[str, str]]:
-    """What was run, when, with which seed, and the hashes that tell two runs apart."""
-    run, engine = result.run, result.run.get("engine") or {}
-    names = {
-        "started_utc": "started (UTC)",
-        "scenario_file": "scenario",
-        "seed": "seed",
-        "repeats": "repeats",
-        "endpoint": "endpoint",
-    }
-    rows = [(label, _text(run[key])) for key, label in names.items() if run.get(key) is not None]
-    rows += [("streaming", _text(run["stream"]))] if "stream" in run else []
-    rows += [("overrides", _text(run["overrides"]))] if run.get("overrides") else []
-    rows += [(f"engine {key}", _text(engine[key])) for key in ("kind", "model", "url") if engine.get(key)]
-    return rows + [(name.replace("_sha256", " SHA-256"), str(run[name])) for name in _HASHES if run.get(name)]
-
-
-def client_rows(result: ResultFiles) -> list[tuple[str, str]]:
-    """The client that measured: version, processes, and what its selfcheck found."""
-    client = result.run.get("client") or {}
-    selfcheck = client.get("selfcheck") or {}
-    rows = [(name, _text(client[name])) for name in ("version", "workers") if client.get(name) is not None]
-    plain = {key: value for key, value in selfcheck.items() if isinstance(value, str | int | float)}
-    return rows + [(f"selfcheck: {_words(key)}", _measured(key, value)) for key, value in plain.items()]
-
-
-def _words(key: str) -> str:
-    return key.removesuffix("_per_s").removesuffix("_s").replace("_", " ")
-
-
-def _measured(key: str, value: Any) -> str:
-    """A value in the unit that its name ends with."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return _text(value)
-    if key.endswith("_per_s"):
-        return f"{significant(value)} per second"
-    return (
-        format_error(value)
-        if key.endswith("_s")
-        else format_count(value)
-        if isinstance(value, int)
-        else significant(value)
-    )
+    return localized("page.stages.needs", needed_s=seconds) if seconds else ""

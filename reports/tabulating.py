@@ -1,4 +1,4 @@
-"""How do the columns of a table stand: which hold numbers, which words, and where may a long name break?"""
+"""Kinds of the columns of a table: which hold numbers, which words; and where a long name may break."""
 
 import re
 from collections.abc import Sequence

@@ -1,13 +1,14 @@
-"""What happened when: the load and its answers, the server's own series, this client's health?"""
+"""Figures over time: the load and its responses, the server's own series, the client's health."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from harness.messages import localized
 from harness.results.request_table import WARMUP
 from harness.telemetry import server_metrics
-from harness.units import format_rate, significant, time_scale
+from harness.units import time_scale
 from reports import frames
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
@@ -33,30 +34,25 @@ def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
     points = frames.scatter_frame(data.latencies, metric)
     stages = data.places.set_index("place")["stage"]
     points = points.assign(stage=points["place"].map(stages).fillna(0))
-    under_way = [Line("in flight", _line(load, "in_flight"), filled=True)]
+    under_way = [Line(localized("figures.time.in_flight"), _line(load, "in_flight"), filled=True)]
     if data.is_open and float(load["waiting"].max()) > 0.5:
-        under_way.append(Line("due, not yet sent", _line(load, "waiting"), QUEUE))
+        under_way.append(Line(localized("figures.time.due_not_sent"), _line(load, "waiting"), QUEUE))
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
+    latency = localized("figures.time.latency", metric=name_of(metric), unit=unit_of(points["value"], limits))
     strips: list[Strip | Points] = [
-        Strip("requests in flight", under_way),
-        Strip("output tokens per second", [Line("tokens/s", _line(load, "token_rate"), filled=True)]),
-        Points(
-            f"{name_of(metric)}, {unit_of(points['value'], limits)}, by the time each request was due", points, limits
-        ),
+        Strip(localized("figures.time.requests_in_flight"), under_way),
+        Strip(localized("figures.time.token_rate"), [Line("tokens/s", _line(load, "token_rate"), filled=True)]),
+        Points(latency, points, limits),
     ]
-    head = data.head("Requests and tokens over time")
+    head = data.head(localized("figures.time.title"))
     figure = over_time(strips, data.places, warm_frame(data), head, stalls)
-    failed = int((points["kind"] == "failed").sum())
-    words = (
-        f"At most {significant(float(load['in_flight'].max()))} requests in flight and "
-        f"{format_rate(float(load['token_rate'].max()), 'tokens/s')}; {failed} failed requests marked."
+    words = localized(
+        "figures.time.description",
+        in_flight=float(load["in_flight"].max()),
+        tokens=float(load["token_rate"].max()),
+        failed=int((points["kind"] == "failed").sum()),
     )
-    caption = (
-        "Shaded: the window each stage is measured in. Hatched: warm-up. Each dot is a request, in its stage's colour "
-        "where it counts and grey where it does not; a cross on the upper edge is a failure. Dots on the same spot are "
-        "drawn once. Requests and tokens are all that there were, warm-up included."
-    )
-    return drawn(figure, "over-time", head, words, caption)
+    return drawn(figure, "over-time", head, words, localized("figures.time.caption"))
 
 
 def _line(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -80,45 +76,55 @@ def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | N
         return None
     sent, _ = counted(data.latencies)
     own = [*server_strips(data), *device_strips(data)]
-    strips: list[Strip | Points | Lanes | Heat] = [Lanes("requests, each in a lane of its own", frame), *own]
-    head = data.head("Requests in their phases, over what the server showed")
+    strips: list[Strip | Points | Lanes | Heat] = [Lanes(localized("figures.lanes.name"), frame), *own]
+    head = data.head(localized("figures.lanes.title"))
     figure = over_time(strips, data.places, warm_frame(data), head, stalls)
-    lost = int(frame["failed"].sum())
-    shown = f"{len(frame)} of {sent} requests in {int(frame['lane'].max()) + 1} lanes, {lost} failed."
-    words = "; ".join(f"{strip.name}: at most {_most(strip)}" for strip in own)
-    every = stride(sent)
-    caption = (
-        f"{'Every request' if every == 1 else f'One request in {every}, in the order of due times'}: a thin line until "
-        "it is sent, then queued and prefilled (which cannot be told apart from outside), then decoding; a cross "
-        f"is a failure.{_STALL_WORDS if len(stalls) else ''} Below, from the server's own /metrics, npu-smi and the "
-        "host's kernel, about once a second."
+    shown = localized(
+        "figures.lanes.description",
+        shown=len(frame),
+        sent=sent,
+        lanes=int(frame["lane"].max()) + 1,
+        failed=int(frame["failed"].sum()),
     )
-    return drawn(figure, "lanes", head, f"{shown} {words}." if words else shown, caption)
+    description = f"{shown} {_most_words(own)}" if own else shown
+    return drawn(figure, "lanes", head, description, _lanes_caption(stride(sent), stalled=len(stalls) > 0))
 
 
-_STALL_WORDS = " Bands are stalls of the server."
+def _lanes_caption(every: int, *, stalled: bool) -> str:
+    phases = localized("figures.lanes.phases")
+    texts = [
+        localized("figures.lanes.every", phases=phases)
+        if every == 1
+        else localized("figures.lanes.some", every=every, phases=phases),
+        *([localized("figures.stalls")] if stalled else []),
+        localized("figures.lanes.below"),
+    ]
+    return " ".join(texts)
 
 
 def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:
     """Where the time to the first token and the gaps between tokens lay over time."""
     span_s = float(min(0.0, data.places["start_s"].min())), float(data.places["end_s"].max())
     metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
-    grids = [(name_of(metric), request_grid(data.latencies, metric, span_s), "requests")]
+    grids = [(name_of(metric), request_grid(data.latencies, metric, span_s), _REQUESTS)]
     range_s = _gap_range(data)
     if data.events is not None and data.streams and range_s is not None:
-        grids.append(("ITL", gap_grid(data.events, span_s, range_s), "gaps"))
-    panels = [(name, grid, what, _log_scale(grid)) for name, grid, what in grids if grid is not None]
+        grids.append(("ITL", gap_grid(data.events, span_s, range_s), _GAPS))
+    panels = [(name, grid, codes, _log_scale(grid)) for name, grid, codes in grids if grid is not None]
     if not panels:
         return None
-    strips = [Heat(f"{name}, {scale.unit}, {what} by colour", grid, scale) for name, grid, what, scale in panels]
-    head = data.head("Latency over time")
+    strips = [
+        Heat(localized(title, metric=name, unit=scale.unit), grid, scale) for name, grid, (title, _), scale in panels
+    ]
+    head = data.head(localized("figures.heat.title"))
     figure = over_time(strips, data.places, warm_frame(data), head, stalls)
-    words = " ".join(f"{name}: at most {grid.most} {what} in a cell." for name, grid, what, _ in panels)
-    caption = (
-        "Each cell is a stretch of time and of latency; the darker (on dark paper, the lighter), the more fell there. "
-        f"The line is p50, the dashed line p95 of each stretch.{_STALL_WORDS if len(stalls) else ''}"
-    )
-    return drawn(figure, "heat", head, words, caption)
+    words = " ".join(localized(most, metric=name, most=grid.most) for name, grid, (_, most), _ in panels)
+    caption = [localized("figures.heat.caption"), *([localized("figures.stalls")] if len(stalls) else [])]
+    return drawn(figure, "heat", head, words, " ".join(caption))
+
+
+_REQUESTS = ("figures.heat.requests", "figures.heat.most_requests")  # of a panel: its name, and its fullest cell
+_GAPS = ("figures.heat.gaps", "figures.heat.most_gaps")
 
 
 def _log_scale(grid: Grid) -> Scale:
@@ -136,14 +142,17 @@ def _gap_range(data: Data) -> tuple[float, float] | None:
 
 def server_strips(data: Data) -> list[Strip]:
     """What the server said of itself: queue, cache, preemptions."""
-    gauges = ("running", "vllm:num_requests_running"), ("waiting", "vllm:num_requests_waiting")
+    gauges = (
+        (localized("figures.series.running"), "vllm:num_requests_running"),
+        (localized("figures.series.waiting"), "vllm:num_requests_waiting"),
+    )
     cache = "vllm:kv_cache_usage_perc"
     found = (
-        _gauges(data, "requests on the server", gauges),
-        _by_engine(data, "running requests of each engine", gauges[0][1]),
-        _joined_share(data, "KV cache in use, %", cache),
-        _by_engine(data, "KV cache in use of each engine, %", cache, 0.01),
-        _counter(data, "preemptions per second", "vllm:num_preemptions_total"),
+        _gauges(data, localized("figures.series.requests"), gauges),
+        _by_engine(data, localized("figures.series.running_by_engine"), gauges[0][1]),
+        _joined_share(data, localized("figures.series.kv_cache"), cache),
+        _by_engine(data, localized("figures.series.kv_cache_by_engine"), cache, 0.01),
+        _counter(data, localized("figures.series.preemptions"), "vllm:num_preemptions_total"),
     )
     return [strip for strip in found if strip is not None]
 
@@ -151,12 +160,12 @@ def server_strips(data: Data) -> list[Strip]:
 def device_strips(data: Data) -> list[Strip]:
     """What the NPUs and the host did meanwhile: load, memory, power, heat."""
     found = (
-        _share(data, "AI cores of the busiest NPU, %", "core_share"),
-        _share(data, "memory in use on the fullest NPU, %", "memory_share"),
-        _share(data, "memory bandwidth of the busiest NPU, %", "memory_bandwidth_share"),
-        _gauges(data, "power of all NPUs, W", (("power", "watts"),)),
-        _highest(data, "the hottest NPU, °C", "celsius"),
-        _share(data, "CPU of the host, % of all cores", "host_cpu_share"),
+        _share(data, localized("figures.series.ai_cores"), "core_share"),
+        _share(data, localized("figures.series.npu_memory"), "memory_share"),
+        _share(data, localized("figures.series.npu_bandwidth"), "memory_bandwidth_share"),
+        _gauges(data, localized("figures.series.npu_power"), ((localized("figures.series.power"), "watts"),)),
+        _highest(data, localized("figures.series.npu_heat"), "celsius"),
+        _share(data, localized("figures.series.host_cpu"), "host_cpu_share"),
     )
     return [strip for strip in found if strip is not None]
 
@@ -166,16 +175,12 @@ def client(data: Data) -> Drawing | None:
     strips = [
         strip
         for strip in (
-            _share(data, "CPU of the busiest client process, % of a core", "cpu_share"),
+            _share(data, localized("figures.client.cpu"), "cpu_share"),
             _lag(data, "loop_lag_s"),
         )
         if strip is not None
     ]
-    caption = (
-        "Near 100 % of a core, or with a lag that shows beside the latencies, "
-        "it is the client that is measured and not the server."
-    )
-    return _sampled(data, strips, "This client's own health", "client", caption)
+    return _sampled(data, strips, localized("figures.client.title"), "client", localized("figures.client.caption"))
 
 
 def _sampled(data: Data, strips: Sequence[Strip], title: str, name: str, caption: str) -> Drawing | None:
@@ -183,12 +188,17 @@ def _sampled(data: Data, strips: Sequence[Strip], title: str, name: str, caption
         return None
     head = data.head(title)
     figure = over_time(strips, data.places, warm_frame(data), head)
-    words = "; ".join(f"{strip.name}: at most {_most(strip)}" for strip in strips)
-    return drawn(figure, f"{name}-over-time", head, f"{words}.", caption)
+    return drawn(figure, f"{name}-over-time", head, _most_words(strips), caption)
 
 
-def _most(strip: Strip) -> str:
-    return significant(max(float(line.frame["value"].max()) for line in strip.lines) / strip.size)
+def _most_words(strips: Sequence[Strip]) -> str:
+    """The highest value of each strip, as the end of an alternative text."""
+    series = [localized("figures.series.most", name=strip.name, most=_most(strip)) for strip in strips]
+    return localized("figures.series.description", series=series)
+
+
+def _most(strip: Strip) -> float:
+    return max(float(line.frame["value"].max()) for line in strip.lines) / strip.size
 
 
 def _gauges(data: Data, name: str, parts: Sequence[tuple[str, str]]) -> Strip | None:
@@ -212,8 +222,8 @@ def _joined_share(data: Data, name: str, sampled: str) -> Strip | None:
     highest = _series(data, sampled + server_metrics.MAXIMUM, "max")
     if not len(highest):
         return _share(data, name, sampled)
-    mean = Line("mean of engines", _series(data, sampled, "max"), filled=True)
-    return Strip(name, [mean, Line("highest", highest, QUEUE)], at_least=1.0, size=0.01)
+    mean = Line(localized("figures.series.mean_of_engines"), _series(data, sampled, "max"), filled=True)
+    return Strip(name, [mean, Line(localized("figures.series.highest"), highest, QUEUE)], at_least=1.0, size=0.01)
 
 
 def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip | None:
@@ -223,7 +233,11 @@ def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip 
     if not 1 < len(engines) <= len(_ENGINE_COLOURS):
         return None
     lines = [
-        Line(f"engine {source.removeprefix(_ENGINE)}", frame[frame["source"] == source], colour)
+        Line(
+            localized("figures.series.engine", name=source.removeprefix(_ENGINE)),
+            frame[frame["source"] == source],
+            colour,
+        )
         for source, colour in zip(engines, _ENGINE_COLOURS, strict=False)
     ]
     return Strip(name, lines, size=size)
@@ -239,9 +253,7 @@ def _lag(data: Data, sampled: str) -> Strip | None:
     if not len(frame):
         return None
     size, unit = time_scale(max(float(frame["value"].max()), 1e-3))
-    return Strip(
-        f"how late the client's event loop was at worst, {unit}", [Line("lag", frame)], at_least=size, size=size
-    )
+    return Strip(localized("figures.client.lag", unit=unit), [Line("lag", frame)], at_least=size, size=size)
 
 
 def _counter(data: Data, name: str, sampled: str) -> Strip | None:

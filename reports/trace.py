@@ -1,4 +1,4 @@
-"""What does a run look like in Perfetto or chrome://tracing?
+"""trace.json: a run for Perfetto or chrome://tracing.
 
 The JSON form of Chrome's trace events: each stage is a process, each lane that it needs a thread,
 each request a slice in one of them, with what it did within (queued, prefill, decode); beside it
@@ -15,22 +15,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.messages import localized
 from harness.results.folder import ResultFiles
 from harness.results.request_table import COMPLETED, MISSING
 from harness.results.stage_names import label, stage_name
 from harness.telemetry import server_metrics
 from reports.lanes import lanes_of
 from reports.rows import groups_of, rows_of
+from reports.texts import elsewhere
 from reports.writing import write_text
 
 TRACE = "trace.json"
 CLIENT, SERVER, FIRST_STAGE = 1, 2, 10  # process numbers, in the order in which they are shown
 _LANES = 100_000  # lanes of a process begin at so many times its number: two threads of one number are one to some
 _GAUGES = {  # a counter is shown as its name and its series, one after the other
-    "vllm:num_requests_running": ("running", "requests", 1.0),
-    "vllm:num_requests_waiting": ("waiting", "requests", 1.0),
-    "vllm:kv_cache_usage_perc": ("KV cache", "% in use", 100.0),
-    f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}": ("KV cache of the fullest engine", "% in use", 100.0),
+    "vllm:num_requests_running": ("figures.series.running", "figures.trace.series", 1.0),
+    "vllm:num_requests_waiting": ("figures.series.waiting", "figures.trace.series", 1.0),
+    "vllm:kv_cache_usage_perc": ("figures.trace.kv_cache", "figures.trace.in_use", 100.0),
+    f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}": ("figures.trace.kv_cache_most", "figures.trace.in_use", 100.0),
 }
 _COLUMNS = (
     *("index", "stage", "repeat", "phase", "status", "error", "due_ns", "sent_ns", "first_ns", "last_ns", "done_ns"),
@@ -66,8 +68,11 @@ def events(result: ResultFiles, zero_ns: int = 0) -> Iterator[Event]:
 def _names(result: ResultFiles) -> Iterator[Event]:
     mark = " (SIMULATED)" if result.simulated else ""
     stages = result.run.get("stages") or ()
-    processes = {CLIENT: f"requests in flight{mark}", SERVER: f"server{mark}"}
-    processes |= {FIRST_STAGE + i: f"{stage_name(i, label(load))}{mark}" for i, load in enumerate(stages)}
+    processes = {
+        CLIENT: localized("figures.trace.requests_in_flight", mark=mark),
+        SERVER: localized("figures.trace.server", mark=mark),
+    }
+    processes |= {FIRST_STAGE + i: f"{elsewhere(stage_name(i, label(load)))}{mark}" for i, load in enumerate(stages)}
     for pid, name in processes.items():
         yield _named("process_name", pid, 0, {"name": name})
         yield _named("process_sort_index", pid, 0, {"sort_index": pid})
@@ -91,7 +96,9 @@ def _slices(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
         pid = FIRST_STAGE + int(number)
         lanes = lanes_of(stage["begun_ns"].tolist(), stage["end_ns"].tolist())
         for lane in range(max(lanes) + 1):
-            yield _named("thread_name", pid, pid * _LANES + lane, {"name": f"lane {lane + 1}"})
+            yield _named(
+                "thread_name", pid, pid * _LANES + lane, {"name": localized("figures.trace.lane", lane=lane + 1)}
+            )
             yield _named("thread_sort_index", pid, pid * _LANES + lane, {"sort_index": lane})
         for lane, row in zip(lanes, rows_of(stage, "begun_ns", "end_ns", *_COLUMNS), strict=True):
             one = dict(zip(_COLUMNS, row[2:], strict=True))
@@ -107,7 +114,9 @@ def _slices(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
 
 def _request(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[Event]:
     """The slice of a request and those within, begins and ends in order, `ts` in ns."""
-    name = f"request {one['index']}" + ("" if one["status"] == COMPLETED else f" {one['status']}")
+    name = localized("figures.trace.request", index=one["index"])
+    if one["status"] != COMPLETED:
+        name = localized("figures.trace.request_lost", index=one["index"], status=one["status"])
     told = {key: one[key] for key in ("phase", "status", "error", "turn", "input_tokens", "output_tokens", "repeat")}
     known = {key: value for key, value in told.items() if value not in (MISSING, "")}
     yield {"ph": "B", "name": name, "ts": begun_ns, "args": known}
@@ -120,13 +129,13 @@ def _request(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[Eve
 def _parts(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[tuple[str, int, int]]:
     """What a request did one after another: waited to be sent, waited for its first token, got the others."""
     if one["sent_ns"] > begun_ns:
-        yield "queued", begun_ns, one["sent_ns"]
+        yield localized("figures.trace.queued"), begun_ns, one["sent_ns"]
     if one["first_ns"] == MISSING:
-        yield "waiting for an answer", one["sent_ns"], end_ns
+        yield localized("figures.trace.waiting"), one["sent_ns"], end_ns
         return
-    yield "prefill", one["sent_ns"], one["first_ns"]
+    yield localized("figures.trace.prefill"), one["sent_ns"], one["first_ns"]
     if one["last_ns"] > one["first_ns"]:
-        yield "decode", one["first_ns"], one["last_ns"]
+        yield localized("figures.trace.decode"), one["first_ns"], one["last_ns"]
 
 
 def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
@@ -142,15 +151,16 @@ def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
             "ph": "C",
             "pid": CLIENT,
             "tid": 0,
-            "name": "in flight",
+            "name": localized("figures.time.in_flight"),
             "ts": _us(at_ns - zero_ns),
-            "args": {"requests": count},
+            "args": {localized("figures.trace.series"): count},
         }
 
 
 def _sampled(samples: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
     """The server's own gauges."""
-    for metric, (name, series, factor) in _GAUGES.items():
+    for metric, (name_code, series_code, factor) in _GAUGES.items():
+        name, series = localized(name_code), localized(series_code)
         known = (samples["name"] == metric) & (samples["source"] == server_metrics.SERVER)
         own = samples[known & np.isfinite(samples["value"])]
         for at_ns, value in rows_of(own, "at_ns", "value"):

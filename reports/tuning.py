@@ -1,4 +1,4 @@
-"""How does a tuning study become one HTML file?"""
+"""The page of a tuning study: one HTML file."""
 
 import math
 import shlex
@@ -8,12 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from harness.messages import Message, current_language, localized, message, plain
+from harness.messages.formats import joined
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
 from reports import tuning_tables as tables
 from reports.glossary import TERMS
 from reports.headline import Card
 from reports.page import PAGE, environment, moment, policy, script
+from reports.texts import elsewhere
 from reports.tuning_figures import draw_study
 from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
@@ -49,7 +52,7 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "script": Markup(script()),  # noqa: S704 - a file of ours
         "answer": answer(result),
         "badges": list(badges(result)),
-        "warnings": [WarningGroup("warning", next_, (("", text),)) for text, next_ in study_warnings(result)],
+        "warnings": [WarningGroup("warning", step, [("", text)]) for text, step in study_warnings(result)],
         "cards": list(cards(result)),
         "gallery": draw_study(result),
         "terms": {name: TERMS[name] for name in _names(result) if name in TERMS},
@@ -68,7 +71,7 @@ def commands(result: StudyFiles) -> Iterator[tuple[str, str]]:
     files = result.told.get("files") or {}
     command = (result.told.get("winner") or {}).get("command")
     if command and not any((result.folder / str(name)).is_file() for name in files.values()):
-        yield "Command", shlex.join(map(str, command))
+        yield localized("page_tuning.use.command"), shlex.join(map(str, command))
     yield from ((str(name), text) for name, told in files.items() if (text := _text_of(result.folder, str(told))))
 
 
@@ -86,8 +89,11 @@ def _names(result: StudyFiles) -> list[str]:
 
 def _notes(result: StudyFiles) -> list[str]:
     told = result.told
-    dead = [f"{one.get('name')} changes nothing here: {one.get('why')}" for one in told.get("dead") or ()]
-    return list(dict.fromkeys([*dead, *map(str, told.get("notes") or ())]))
+    inert = [
+        localized("page_tuning.study.inert", name=str(row.get("name")), reason=str(row.get("why")))
+        for row in told.get("dead") or ()
+    ]
+    return list(dict.fromkeys([*inert, *map(str, told.get("notes") or ())]))
 
 
 def answer(result: StudyFiles) -> str:
@@ -95,99 +101,119 @@ def answer(result: StudyFiles) -> str:
     name = str(result.objectives[0]["name"])
     best, default = result.best, result.default
     if best is None:
-        return f"No trial kept every limit: none of {len(result.trials)} may be taken."
-    found = f"Trial {best.get('number')} reached {name} {tables.value_text(name, value_of(best, name))}"
+        return localized("page_tuning.answer.none", trials=len(result.trials))
+    words = {"trial": best.get("number"), "objective": tables.metric_name(name)}
+    words["value"] = tables.value_text(name, value_of(best, name))
     if default is not None and math.isfinite(value_of(default, name)):
-        found += f", the default {tables.value_text(name, value_of(default, name))}"
-    return f"{found}. {_confirmed(result)}"
+        base = tables.value_text(name, value_of(default, name))
+        return f"{localized('page_tuning.answer.best_and_default', **words, base=base)} {_confirmed(result)}"
+    return f"{localized('page_tuning.answer.best', **words)} {_confirmed(result)}"
 
 
 def _confirmed(result: StudyFiles) -> str:
     told = result.confirmation
     if not told and result.told.get("interrupted"):
-        return "The study was interrupted before that was confirmed: a single run each, the best of many, is no proof."
+        return localized("page_tuning.answer.interrupted")
     if not told:
-        return "That was not confirmed: a single run each, the best of many, is no proof."
+        return localized("page_tuning.answer.unconfirmed")
     gain = (told.get("gains") or {}).get(str(told.get("choice") or 0))
     if result.chosen is None or gain is None:
-        words = "; ".join(str(one.get("words")) for one in (told.get("gains") or {}).values())
-        return f"Run again in turns with the default, none was shown to be better ({words}): keep the default."
+        gains = [elsewhere(str(row.get("words"))) for row in (told.get("gains") or {}).values()]
+        return localized("page_tuning.answer.keep_default", gains=gains)
     taken = result.chosen.get("number")
-    again = f"Run again in turns with the default, trial {taken} was better by {gain['words']}."
+    again = localized("page_tuning.answer.confirmed", trial=taken, gain=elsewhere(str(gain["words"])))
     if result.best is None or result.best.get("number") == taken:
         return again
-    return f"{again} It is the winner, not trial {result.best.get('number')}, whose single run was best."
+    return f"{again} {localized('page_tuning.answer.not_the_best', trial=result.best.get('number'))}"
 
 
 def badges(result: StudyFiles) -> Iterator[Badge]:
     """Whether a winner was confirmed, and how many trials failed."""
     told = result.confirmation
     if result.chosen is not None:
-        yield Badge("Winner confirmed", "good", "#confirmation")
+        yield Badge(localized("page_tuning.badges.confirmed"), "good", "#confirmation")
     elif told:
-        yield Badge("No difference shown", "warn", "#confirmation")
+        yield Badge(localized("page_tuning.badges.same"), "warn", "#confirmation")
     else:
-        yield Badge("Interrupted" if result.told.get("interrupted") else "Not confirmed", "warn", "#confirmation")
+        interrupted = result.told.get("interrupted")
+        code = "page_tuning.badges.interrupted" if interrupted else "page_tuning.badges.unconfirmed"
+        yield Badge(localized(code), "warn", "#confirmation")
     failed = _failed(result)
     if failed:
-        yield Badge(f"{failed} of {len(result.trials)} trials failed", "bad", "#failures")
+        text = localized("page_tuning.badges.failed", failed=failed, trials=len(result.trials))
+        yield Badge(text, "bad", "#failures")
 
 
 def _failed(result: StudyFiles) -> int:
     return sum(bool(trial.get("failure")) for trial in result.trials)
 
 
-def study_warnings(result: StudyFiles) -> Iterator[tuple[str, str]]:
+def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
     """What stands between these numbers and a decision, each with what to do next."""
     compared = [trial for trial in result.trials if feasible(trial) or trial.get("status") == "stopped"]
     drift = result.confirmation.get("drift")
     if drift:
-        yield str(drift), "run the confirmation again on a machine at rest"
+        yield plain(str(drift)), message("page_tuning.warnings.rest")
     yield from _unconfirmed(result)
     if len(compared) < _FEW_TRIALS:
-        yield f"only {len(compared)} trials kept the limits, or served until they could not win", "give it more trials"
+        text = message("page_tuning.warnings.few_trials", trials=len(compared))
+        yield text, message("page_tuning.warnings.more_trials")
     if result.trials and _failed(result) > _MANY_FAILURES * len(result.trials):
-        yield (
-            f"{_failed(result)} of {len(result.trials)} trials failed",
-            "look at their causes below, and narrow the space",
-        )
+        text = message("page_tuning.warnings.failed", failed=_failed(result), trials=len(result.trials))
+        yield text, message("page_tuning.warnings.see_causes")
 
 
-def _unconfirmed(result: StudyFiles) -> Iterator[tuple[str, str]]:
+def _unconfirmed(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
     """Why the winner was not confirmed, as far as the study tells it, and what confirms it."""
     wanted = ((result.told.get("study") or {}).get("confirm") or {}).get("best")
     if result.confirmation:
         return
     if result.told.get("interrupted"):
-        yield f"the study was interrupted before {'the confirmation' if wanted else 'its end'}", "go on with --resume"
+        code = "page_tuning.warnings.interrupted_confirmation" if wanted else "page_tuning.warnings.interrupted"
+        yield message(code), message("page_tuning.warnings.resume")
     elif not wanted:
-        yield "the winner was not held against the default again", "set confirm.best to 1 or more"
+        yield message("page_tuning.warnings.not_compared"), message("page_tuning.warnings.set_confirm")
     elif result.told.get("confirmation"):
-        yield "there was no trial to hold against the default again", "give it more trials"
+        yield message("page_tuning.warnings.no_candidate"), message("page_tuning.warnings.more_trials")
     else:
-        yield "the winner was not held against the default again", "go on with --resume"
+        yield message("page_tuning.warnings.not_compared"), message("page_tuning.warnings.resume")
 
 
 def cards(result: StudyFiles) -> Iterator[Card]:
     """The key figures: best, default, and what they took."""
     for objective in result.objectives[:2]:
         name = str(objective["name"])
-        best = "best single run" if result.confirmation else "best"
-        winner = (("winner", result.chosen),) if result.chosen is not result.best else ()
-        for label, trial in ((best, result.best), *winner, ("default", result.default)):
+        best = "page_tuning.cards.best_single" if result.confirmation else "page_tuning.cards.best"
+        winner = (("page_tuning.cards.winner", result.chosen),) if result.chosen is not result.best else ()
+        for code, trial in ((best, result.best), *winner, ("page_tuning.cards.default", result.default)):
             value = value_of(trial, name)
-            if math.isfinite(value):
-                note = f"trial {(trial or {}).get('number')}"
-                yield Card(name, f"{name}, {label}", *tables.value_parts(name, value), note)
+            if trial is not None and math.isfinite(value):
+                note = localized("page_tuning.confirmation.trial", trial=trial.get("number"))
+                label = localized(code, objective=tables.metric_name(name))
+                yield Card(name, label, *tables.value_parts(name, value), note)
     minutes = result.minutes
     confirming = float((result.told.get("confirmation") or {}).get("minutes") or 0)
-    of_them = f"{significant(confirming)} of them to confirm" if confirming else ""
-    yield Card("trials", "Trials", str(len(result.trials)), "", _statuses(result.trials))
-    yield Card("minutes", "Engine time", significant(minutes) if minutes else "–", "minutes", of_them)
+    of_them = localized("page_tuning.cards.confirming", minutes=confirming) if confirming else ""
+    yield Card("trials", localized("page_tuning.trials.title"), str(len(result.trials)), "", _statuses(result.trials))
+    label, unit = localized("page_tuning.cards.engine_time"), localized("page_tuning.cards.minutes")
+    yield Card("minutes", label, significant(minutes) if minutes else "–", unit, of_them)
+
+
+_STATUSES = {
+    "complete": "page_tuning.counts.complete",
+    "stopped": "page_tuning.counts.stopped",
+    "failed": "page_tuning.counts.failed",
+}
 
 
 def _statuses(trials: Sequence[Any]) -> str:
     counts: dict[str, int] = {}
     for trial in trials:
         counts[str(trial.get("status"))] = counts.get(str(trial.get("status")), 0) + 1
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
+    return joined([_status_count(status, trials) for status, trials in counts.items()], "list", current_language())
+
+
+def _status_count(status: str, trials: int) -> str:
+    if status in _STATUSES:
+        return localized(_STATUSES[status], trials=trials)
+    return localized("page_tuning.counts.other", trials=trials, status=status)

@@ -1,19 +1,20 @@
-"""Which figures does a tuning study have?"""
+"""The figures of a tuning study."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.messages import localized
 from harness.results.study import StudyFiles, feasible, value_of
-from harness.units import format_share, significant
+from harness.units import significant
 from reports.drawing import Drawing, drawn
 from reports.figures import search
 from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
-from reports.tuning_tables import plain_unit
+from reports.tuning_tables import metric_name, plain_unit
 
-_FEWEST_SAID = 2  # points of what the twin said that make a figure
+_FEWEST_PREDICTED = 2  # predictions of the simulator that make a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,15 @@ def kind_of(result: StudyFiles, trial: Mapping[str, Any]) -> str:
 
 
 def _tip(trial: Mapping[str, Any], *names: str) -> str:
-    point = ", ".join(f"{name} {value}" for name, value in (trial.get("point") or {}).items())
-    taken = " (extrapolated)" if trial.get("status") == "stopped" else ""
-    values = ", ".join(f"{name} {significant(value_of(trial, name))}{taken}" for name in names)
-    return f"trial {trial.get('number')}: {values} ({point or 'the default'})"
+    point = [f"{name} {value}" for name, value in (trial.get("point") or {}).items()]
+    code = "page_tuning.tip.extrapolated" if trial.get("status") == "stopped" else "page_tuning.tip.value"
+    values = [localized(code, objective=metric_name(name), value=value_of(trial, name)) for name in names]
+    return localized(
+        "page_tuning.tip.trial",
+        trial=trial.get("number"),
+        values=values,
+        point=point or [localized("page_tuning.tip.default")],
+    )
 
 
 def _history(result: StudyFiles) -> Drawing:
@@ -66,24 +72,18 @@ def _history(result: StudyFiles) -> Drawing:
         for trial in result.trials
     ]
     best = list(_best_so_far(result, name, maximise=direction != "minimise"))
-    more = "more" if direction != "minimise" else "less"
     head = _head(
         result,
-        f"{_with_unit(name)} of every trial",
-        f"{more} is better; the line is the best so far that keeps every limit",
+        localized("page_tuning.history.title", objective=_with_unit(name)),
+        localized("page_tuning.history.less" if direction == "minimise" else "page_tuning.history.more"),
     )
     figure = search.history(marks, best, "", head)
     failed = sum(mark.kind == "failed" for mark in marks)
-    said = f"{len(marks)} trials, {failed} failed."
+    words = localized("page_tuning.history.count", trials=len(marks), failed=failed)
     if best:
-        said += f" The best {name} went from {significant(best[0][1])} to {significant(best[-1][1])}."
-    return drawn(figure, "history", head, said, _HISTORY)
-
-
-_HISTORY = (
-    "Filled: measured in full; ringed grey: stopped early, since it could not win; ringed red: a limit is broken; "
-    "crosses: failed, or never started; the diamond is the default, the large dot the best."
-)
+        ends = {"first": best[0][1], "last": best[-1][1]}
+        words += f" {localized('page_tuning.history.best', objective=metric_name(name), **ends)}"
+    return drawn(figure, "history", head, words, localized("page_tuning.history.caption"))
 
 
 def _best_so_far(result: StudyFiles, name: str, *, maximise: bool) -> Iterator[tuple[float, float]]:
@@ -109,22 +109,22 @@ def _front(result: StudyFiles) -> Drawing | None:
     if not marks:
         return None
     chosen = [(mark.x, mark.y) for mark in marks if mark.kind == "best"]
-    head = _head(result, "Pareto front", "large dots: no other trial is better in every objective")
+    head = _head(result, localized("page_tuning.front.title"), localized("page_tuning.front.subtitle"))
     figure = search.plane(marks, chosen, (_with_unit(one), _with_unit(other)), head)
-    said = f"{len(chosen)} of {len(marks)} trials are on the front of {one} and {other}."
-    return drawn(figure, "front", head, said, _FRONT)
-
-
-_FRONT = (
-    "Large dots joined: the front. Ringed grey: stopped early, since it could not win; ringed red: a limit is broken; "
-    "the diamond is the default. Hover over a dot for its configuration."
-)
+    words = localized(
+        "page_tuning.front.description",
+        front=len(chosen),
+        trials=len(marks),
+        first=metric_name(one),
+        second=metric_name(other),
+    )
+    return drawn(figure, "front", head, words, localized("page_tuning.front.caption"))
 
 
 def _with_unit(name: str) -> str:
     """An objective's name with the unit of its values, where it has one."""
     unit = plain_unit(name)
-    return f"{name}, {unit}" if unit else name
+    return localized("page_tuning.with_unit", objective=metric_name(name), unit=unit) if unit else metric_name(name)
 
 
 def _share(row: Mapping[str, Any]) -> Share:
@@ -136,17 +136,17 @@ def _importance(result: StudyFiles) -> Drawing | None:
     rows = [_share(row) for row in result.told.get("importance") or ()]
     if not rows:
         return None
-    head = _head(result, "Importance", "share of the variance that each parameter explains alone")
-    said = "; ".join(
-        f"{row.name} {format_share(row.share)}{'' if row.shown else ', not told from chance'}" for row in rows
-    )
-    return drawn(search.shares(rows, head), "importance", head, f"{said}.", _IMPORTANCE)
-
-
-_IMPORTANCE = (
-    "Bars with 90 % intervals; the dashed mark is what a parameter without any effect stays below in 95 of 100 "
-    "studies. Grey: not told from chance by these trials."
-)
+    head = _head(result, localized("page_tuning.importance.figure"), localized("page_tuning.importance.subtitle"))
+    texts = [
+        localized(
+            "page_tuning.importance.row" if row.shown else "page_tuning.importance.row_noise",
+            name=row.name,
+            share=row.share,
+        )
+        for row in rows
+    ]
+    words = localized("page_tuning.importance.description", rows=texts)
+    return drawn(search.shares(rows, head), "importance", head, words, localized("page_tuning.importance.caption"))
 
 
 def _agreement(result: StudyFiles) -> Drawing | None:
@@ -157,23 +157,23 @@ def _agreement(result: StudyFiles) -> Drawing | None:
         for trial, told in said
         if isinstance(told, int | float) and math.isfinite(value_of(trial, name))
     ]
-    if len(marks) < _FEWEST_SAID:
+    if len(marks) < _FEWEST_PREDICTED:
         return None
-    head = _head(result, "Predicted and measured", f"{name}; only the order counts")
+    subtitle = localized("page_tuning.agreement.subtitle", objective=metric_name(name))
+    head = _head(result, localized("page_tuning.agreement.title"), subtitle)
     words = agreement_words(result.told.get("screening") or {}, len(marks))
     return drawn(search.agreement(marks, head), "agreement", head, words, words)
 
 
 def agreement_words(screening: Mapping[str, Any], count: int) -> str:
-    """How well the twin ordered the trials, with its interval."""
+    """How well the simulator ordered the trials, with its interval."""
     tau, low, high = (screening.get(key) for key in ("tau", "low", "high"))
     if tau is None or low is None or high is None:
-        return f"{screening.get('pairs', count)} trials are too few to tell whether the twin orders them rightly."
-    kept = "it was listened to to the end" if screening.get("trusted", True) else "it was no longer listened to"
-    interval = f"95 % CI {significant(low, 2)} to {significant(high, 2)}"
-    return (
-        f"Kendall's rank correlation {significant(tau, 2)} ({interval}) over {screening.get('pairs')} engines; {kept}."
-    )
+        return localized("page_tuning.agreement.too_few", pairs=screening.get("pairs", count))
+    trusted = screening.get("trusted", True)
+    code = "page_tuning.agreement.trusted" if trusted else "page_tuning.agreement.distrusted"
+    ends = {name: significant(value, 2) for name, value in (("tau", tau), ("low", low), ("high", high))}
+    return localized(code, pairs=screening.get("pairs"), **ends)
 
 
 def _minutes(result: StudyFiles) -> Drawing | None:
@@ -184,9 +184,10 @@ def _minutes(result: StudyFiles) -> Drawing | None:
     if not any(row.start + row.load + row.other > 0 for row in rows):
         return None
     totals = spent(rows)
-    head = _head(result, "Where each minute went", f"minutes a trial; {significant(sum(totals.values()))} in all")
-    said = ", ".join(f"{significant(total)} minutes {what}" for what, total in totals.items())
-    return drawn(search.minutes(rows, head), "minutes", head, f"{said}.", f"{said}.")
+    subtitle = localized("page_tuning.time.subtitle", total=sum(totals.values()))
+    head = _head(result, localized("page_tuning.time.heading"), subtitle)
+    words = localized("page_tuning.time.description", **totals)
+    return drawn(search.minutes(rows, head), "minutes", head, words, words)
 
 
 _PARTS = ("start", "load", "other")
@@ -195,7 +196,7 @@ _PARTS = ("start", "load", "other")
 def spent(rows: Sequence[Spent]) -> dict[str, float]:
     """The minutes of all trials by what they went into."""
     return {
-        "starting engines": sum(row.start for row in rows),
-        "under load": sum(row.load for row in rows),
-        "otherwise": sum(row.other for row in rows),
+        "start": sum(row.start for row in rows),
+        "load": sum(row.load for row in rows),
+        "other": sum(row.other for row in rows),
     }

@@ -1,12 +1,15 @@
-"""Which tables does a study's page have?"""
+"""The tables of a study's page."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness.messages import current_language, localized
+from harness.messages.formats import joined
 from harness.results.study import StudyFiles, feasible, measured_value, value_of
-from harness.units import format_duration, format_rate, format_share, significant
+from harness.units import format_duration, format_rate, significant
 from reports.tables import Cell
+from reports.texts import elsewhere
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
@@ -17,6 +20,53 @@ _RATES = {
     "goodput": "req/s",
     "capacity": "req/s",
 }
+
+
+_NAMES = {
+    "throughput": "page_tuning.metric.throughput",
+    "total_throughput": "page_tuning.metric.total_throughput",
+    "request_rate": "page_tuning.metric.request_rate",
+    "goodput": "page_tuning.metric.goodput",
+    "capacity": "page_tuning.metric.capacity",
+}
+_ORIGINS = {
+    "default": "page_tuning.origin.default",
+    "screened": "page_tuning.origin.screened",
+    "spread": "page_tuning.origin.spread",
+    "sampler": "page_tuning.origin.sampler",
+    "model": "page_tuning.origin.model",
+}
+_STATUSES = {
+    "complete": "page_tuning.status.complete",
+    "stopped": "page_tuning.status.stopped",
+    "failed": "page_tuning.status.failed",
+}
+_FAILURES = {
+    "configuration": "page_tuning.failures.configuration",
+    "device": "page_tuning.failures.device",
+    "out_of_memory_at_start": "page_tuning.failures.oom_start",
+    "out_of_memory_at_capture": "page_tuning.failures.oom_capture",
+    "out_of_memory_at_run": "page_tuning.failures.oom_run",
+    "port": "page_tuning.failures.port",
+    "timeout": "page_tuning.failures.timeout",
+    "crash": "page_tuning.failures.crash",
+    "slo_missed": "page_tuning.failures.slo_missed",
+}
+_BUDGETS = {
+    "trials": "page_tuning.study.budget_trials",
+    "minutes": "page_tuning.study.budget_minutes",
+    "starts": "page_tuning.study.budget_starts",
+}
+
+
+def _named(name: str, codes: Mapping[str, str]) -> str:
+    """A word of the study by its code; without one as it is, in words."""
+    return localized(codes[name]) if name in codes else name.replace("_", " ")
+
+
+def metric_name(name: str) -> str:
+    """How a metric of a study is called; one without a name of its own by its key, such as `ttft_p99`."""
+    return localized(_NAMES[name]) if name in _NAMES else name
 
 
 def value_text(name: str, value: float) -> str:
@@ -42,7 +92,9 @@ def value_parts(name: str, value: float) -> tuple[str, str]:
 def trial_heads(result: StudyFiles) -> tuple[str | Cell, ...]:
     """The columns of the table of trials; those of parameters have names from outside."""
     named = (Cell(name, foreign=True) for name in parameters(result))
-    return ("Trial", *named, *(str(one["name"]) for one in result.objectives), "Result", "Minutes")
+    objectives = (metric_name(str(objective["name"])) for objective in result.objectives)
+    ends = (localized("page.result"), localized("page_tuning.trials.minutes"))
+    return (localized("page_tuning.trials.trial"), *named, *objectives, *ends)
 
 
 def parameters(result: StudyFiles) -> tuple[str, ...]:
@@ -60,7 +112,7 @@ def _trial_row(result: StudyFiles, trial: Mapping[str, Any]) -> list[Cell]:
     minutes = sum(float(value or 0) for value in (trial.get("minutes") or {}).values())
     names = [str(one["name"]) for one in result.objectives]
     return [
-        Cell(str(trial.get("number")), str(trial.get("origin") or "")),
+        Cell(str(trial.get("number")), _named(str(trial.get("origin") or ""), _ORIGINS)),
         *(_asked(trial, name) for name in parameters(result)),
         *(_value_cell(trial, name) for name in names),
         _outcome(result, trial),
@@ -73,7 +125,8 @@ def _value_cell(trial: Mapping[str, Any], name: str) -> Cell:
     told = value_text(name, value_of(trial, name))
     if trial.get("status") != "stopped":
         return Cell(told)
-    return Cell(value_text(name, measured_value(trial, name)), f"extrapolated: {told}" if told != "–" else "")
+    below = localized("page_tuning.trials.extrapolated", value=told) if math.isfinite(value_of(trial, name)) else ""
+    return Cell(value_text(name, measured_value(trial, name)), below)
 
 
 def _asked(trial: Mapping[str, Any], name: str) -> Cell:
@@ -81,30 +134,40 @@ def _asked(trial: Mapping[str, Any], name: str) -> Cell:
     point, effective = trial.get("point") or {}, trial.get("effective") or {}
     became = effective.get(name)
     if name not in point:
-        return Cell("–" if became is None else str(became), "" if became is None else "by default", foreign=True)
+        if became is None:
+            return Cell("–", foreign=True)
+        return Cell(str(became), localized("page_tuning.trials.by_default"), foreign=True)
     changed = became is not None and str(became) != str(point[name])
-    return Cell(str(point[name]), f"became {became}" if changed else "", foreign=True)
+    return Cell(
+        str(point[name]), localized("page_tuning.trials.became", value=str(became)) if changed else "", foreign=True
+    )
 
 
 def _outcome(result: StudyFiles, trial: Mapping[str, Any]) -> Cell:
     failure = trial.get("failure")
     if failure:
-        kind = str(failure.get("kind", "failed")).replace("_", " ")
+        kind = _named(str(failure.get("kind", "failed")), _FAILURES | _STATUSES)
         return Cell(kind, str(failure.get("line") or ""), "bad", quoted=True)
     broken = {name: value for name, value in (trial.get("violations") or {}).items() if (value or 0) > 0}
     if broken:
-        return Cell("limit broken", "; ".join(_over(name, value) for name, value in broken.items()), "bad")
+        over = joined([_over(name, value) for name, value in broken.items()], "parts", current_language())
+        return Cell(localized("page_tuning.trials.limit_broken"), over, "bad")
     if trial.get("status") == "stopped":
-        return Cell("stopped early", "could not win")
-    answer = str(trial.get("answer") or "")
+        return Cell(localized("page_tuning.trials.stopped_early"), localized("page_tuning.trials.could_not_win"))
+    answer = elsewhere(str(trial.get("answer") or ""))
     if trial is result.chosen or (trial is result.best and not result.confirmation):
-        return Cell("best" if trial is not result.chosen else "winner", answer, tone="good")
-    measured = "best single run" if trial is result.best else "measured"
-    return Cell(measured if feasible(trial) else str(trial.get("status") or "–"), answer)
+        code = "page_tuning.trials.winner" if trial is result.chosen else "page_tuning.trials.best"
+        return Cell(localized(code), answer, tone="good")
+    if not feasible(trial):
+        return Cell(_named(str(trial.get("status") or "–"), _STATUSES), answer)
+    code = "page_tuning.trials.best_single" if trial is result.best else "page_tuning.trials.measured"
+    return Cell(localized(code), answer)
 
 
 def _over(name: str, violation: float) -> str:
-    return f"{name} {format_share(violation)} over" if violation < 1e6 else f"{name} has no end"
+    if violation < 1e6:
+        return localized("page_tuning.trials.over", metric=metric_name(name), share=violation)
+    return localized("page_tuning.trials.unbounded", metric=metric_name(name))
 
 
 def failure_rows(result: StudyFiles) -> list[list[Cell]]:
@@ -115,7 +178,7 @@ def failure_rows(result: StudyFiles) -> list[list[Cell]]:
             by_kind.setdefault(str(trial["failure"].get("kind")), []).append(trial)
     return [
         [
-            Cell(kind.replace("_", " ")),
+            Cell(_named(kind, _FAILURES)),
             Cell(str(len(found))),
             Cell(", ".join(str(trial.get("number")) for trial in found)),
             Cell(str(found[0]["failure"].get("line") or "–"), foreign=True),
@@ -131,15 +194,25 @@ def confirmation_rows(result: StudyFiles) -> Iterator[list[Cell]]:
     values: Mapping[str, Sequence[Any]] = told.get("values") or {}
     for who, entrant in enumerate(told.get("entrants") or ()):
         gain = (told.get("gains") or {}).get(str(who)) or {}
-        broken = ", ".join((told.get("broken") or {}).get(str(who)) or ())
+        broken = list((told.get("broken") or {}).get(str(who)) or ())
         number = entrant.get("trial")
         yield [
-            Cell("default" if number is None else f"trial {number}", "chosen" if who == told.get("choice") else ""),
-            Cell(str(gain.get("words") or "–"), tone="good" if gain.get("shown") else "plain"),
+            _entrant_cell(number, chosen=who == told.get("choice")),
+            Cell(elsewhere(str(gain.get("words") or "–")), tone="good" if gain.get("shown") else "plain"),
             Cell(value_text(name, _worst(result, values.get(str(who)) or ()))),
             Cell(str(len(values.get(str(who)) or ()))),
-            Cell(f"broke {broken}" if broken else "", tone="bad" if broken else "plain"),
+            Cell(
+                localized("page_tuning.confirmation.broke", limits=broken) if broken else "",
+                tone="bad" if broken else "plain",
+            ),
         ]
+
+
+def _entrant_cell(trial: int | None, *, chosen: bool) -> Cell:
+    name = localized("page_tuning.confirmation.default")
+    if trial is not None:
+        name = localized("page_tuning.confirmation.trial", trial=trial)
+    return Cell(name, localized("page_tuning.confirmation.chosen") if chosen else "")
 
 
 def _worst(result: StudyFiles, values: Sequence[Any]) -> float:
@@ -154,16 +227,29 @@ def fact_rows(result: StudyFiles) -> list[tuple[str, str]]:
     """What the study was, in short."""
     told = result.told
     study = told.get("study") or {}
-    budget = ", ".join(f"{value:g} {name}" for name, value in (study.get("budget") or {}).items() if value)
-    limits = ", ".join(_limit_text(limit) for limit in told.get("limits") or ())
+    budget = [_budget_text(name, value) for name, value in (study.get("budget") or {}).items() if value]
+    limits = [_limit_text(limit) for limit in told.get("limits") or ()]
+    objectives = [_objective_text(objective) for objective in result.objectives]
     rows = [
-        ("objectives", ", ".join(f"{one['name']} ({one.get('direction', 'maximise')})" for one in result.objectives)),
-        ("limits", limits),
-        ("budget", budget),
-        ("seed", str(study.get("seed", ""))),
-        ("engine starts", str(result.starts)),
+        (localized("page_tuning.study.objectives"), joined(objectives, "list", current_language())),
+        (localized("page_tuning.study.limits"), joined(limits, "list", current_language())),
+        (localized("page_tuning.study.budget"), joined(budget, "list", current_language())),
+        (localized("page.again.seed"), str(study.get("seed", ""))),
+        (localized("page_tuning.study.starts"), str(result.starts)),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _objective_text(objective: Mapping[str, Any]) -> str:
+    minimise = objective.get("direction") == "minimise"
+    code = "page_tuning.study.minimise" if minimise else "page_tuning.study.maximise"
+    return localized(code, objective=metric_name(str(objective["name"])))
+
+
+def _budget_text(name: str, value: float) -> str:
+    if name in _BUDGETS:
+        return localized(_BUDGETS[name], value=value)
+    return localized("page_tuning.study.budget_other", value=value, name=name)
 
 
 def _limit_text(limit: Mapping[str, Any]) -> str:
@@ -188,7 +274,8 @@ def space_rows(result: StudyFiles) -> list[list[Cell]]:
 def _range_text(one: Mapping[str, Any]) -> str:
     if one.get("kind") == "choice":
         return ", ".join(map(str, one.get("values") or ()))
-    return f"{one.get('low', 0):g} to {one.get('high', 0):g}{', by factors' if one.get('log') else ''}"
+    code = "page_tuning.study.log" if one.get("log") else "page_tuning.study.linear"
+    return localized(code, low=float(one.get("low", 0)), high=float(one.get("high", 0)))
 
 
 def _value_in(trial: Mapping[str, Any] | None, name: str) -> str:

@@ -1,15 +1,16 @@
-"""May the numbers be believed, and were they good enough?"""
+"""The verdict on a result: whether it is valid, what warns of it, and whether its limits were met."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.slo import objectives
-from harness.analysis.warnings import warnings_of
-from harness.messages import localized
+from harness.analysis.warnings import Warning, warnings_of
+from harness.messages import Message, localized
 from harness.results.folder import ResultFiles
 from harness.results.stage_names import stage_name
-from harness.units import format_count, format_duration
+from harness.units import format_duration
+from reports.texts import elsewhere
 
 TAILS = ("p90", "p95", "p99", "max")
 SEVERITIES = ("invalid", "warning", "note")  # the gravest first
@@ -29,26 +30,26 @@ class WarningGroup:
     """Warnings of one kind and their next step: for each the stage it is about ("" for the run) and its text."""
 
     severity: str
-    next: str
-    said: Sequence[tuple[str, str]]
+    next: Message
+    texts: Sequence[tuple[str, Message]]
 
 
 def badges(result: ResultFiles) -> list[Badge]:
     """The verdict, and whether the limits were met."""
     if not result.summary:
-        return [Badge("Unfinished: no summary was written", "bad")]
+        return [Badge(localized("page.badges.unfinished"), "bad")]
     verdict = result.summary.get("verdict") or {}
-    counted = sum(len(group.said) for group in warnings(result) if group.severity == "warning")
+    counted = sum(len(group.texts) for group in warnings(result) if group.severity == "warning")
     target = "#warnings" if warnings(result) else "#stages"
     if not verdict.get("valid", False):
-        first = Badge("Not valid", "bad", "#warnings")
+        first = Badge(localized("page.not_valid"), "bad", "#warnings")
     else:
-        first = Badge("Valid" if not counted else f"Valid, {_counted(counted)}", "warn" if counted else "good", target)
+        first = Badge(_valid(counted), "warn" if counted else "good", target)
     return [first, *_limit_badge(result)]
 
 
-def _counted(count: int) -> str:
-    return "1 warning" if count == 1 else f"{count} warnings"
+def _valid(warnings: int) -> str:
+    return localized("page.badges.valid_with_warnings", count=warnings) if warnings else localized("page.valid")
 
 
 def _limit_badge(result: ResultFiles) -> list[Badge]:
@@ -56,38 +57,50 @@ def _limit_badge(result: ResultFiles) -> list[Badge]:
     if not judged:
         return []
     if all(judged):
-        return [Badge("All limits met", "good")]
+        return [Badge(localized("page.badges.all_limits_met"), "good")]
     if any(judged):
-        return [Badge(f"Limits met in {sum(met is True for met in judged)} of {len(judged)} stages", "warn")]
-    return [Badge("Limits not met", "bad") if False in judged else Badge("Limits not judged", "warn")]
+        met = sum(met is True for met in judged)
+        return [Badge(localized("page.badges.limits_met_in", met=met, stages=len(judged)), "warn")]
+    if False in judged:
+        return [Badge(localized("page.badges.limits_not_met"), "bad")]
+    return [Badge(localized("page.badges.limits_not_judged"), "warn")]
 
 
 def warnings(result: ResultFiles) -> list[WarningGroup]:
     """Warnings by kind, the gravest first."""
     labels = {stage.get("index"): str(stage.get("label", "")) for stage in result.stages}
-    kinds: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    groups: dict[tuple[str, str, str], list[Warning]] = {}
     for warning in warnings_of(result.summary):
-        index = warning.stage
-        place = "" if index is None else stage_name(index, labels.get(index, ""), warning.repeat or 0)
-        kind = warning.severity, warning.code, localized(warning.next)
-        kinds.setdefault(kind, []).append((place, localized(warning.text)))
-    found = [WarningGroup(severity, step, tuple(said)) for (severity, _, step), said in kinds.items()]
-    return sorted(found, key=lambda group: SEVERITIES.index(group.severity))
+        groups.setdefault((warning.severity, warning.code, str(warning.next)), []).append(warning)
+    kinds = [
+        WarningGroup(own[0].severity, own[0].next, [(_place(warning, labels), warning.text) for warning in own])
+        for own in groups.values()
+    ]
+    return sorted(kinds, key=lambda group: SEVERITIES.index(group.severity))
+
+
+def _place(warning: Warning, labels: Mapping[Any, str]) -> str:
+    """The name of the stage that a warning is about; empty where it is about the run."""
+    if warning.stage is None:
+        return ""
+    return elsewhere(stage_name(warning.stage, labels.get(warning.stage, ""), warning.repeat or 0))
 
 
 def held_value(held: Mapping[str, Any]) -> str:
     """The value that a limit is held to: with the failed requests, each of which counts as infinitely late."""
     failed = held.get("failed_counted")
-    counted = f", {format_count(failed)} failed counted" if failed else ""
-    if held.get("value") is None and held.get("met") is False:
-        return f"no bound{counted or ', by failures'}"
-    return f"{format_duration(held.get('value'))}{counted if held.get('value') is not None else ''}"
+    value = held.get("value")
+    if value is None and held.get("met") is False:
+        return localized("page.stages.no_bound_counted", failed=failed) if failed else localized("page.stages.no_bound")
+    if failed and value is not None:
+        return localized("page.stages.value_counted", value_s=value, failed=failed)
+    return format_duration(value)
 
 
 def left_out(stage: Mapping[str, Any]) -> str:
     """Which requests a stage's latencies leave out, where some failed; empty where none did."""
     failed = (stage.get("requests") or {}).get("failed") or 0
-    return f"Latencies are of answered requests: {format_count(failed)} failed ones are left out." if failed else ""
+    return localized("page.stages.left_out", failed=failed) if failed else ""
 
 
 def grew(result: ResultFiles) -> set[int]:

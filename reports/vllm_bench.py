@@ -1,4 +1,4 @@
-"""What would `vllm bench serve --save-result` have written of each stage? For tools that read its files.
+"""vllm-bench.json: what `vllm bench serve --save-result` would have written of each stage, for tools that read it.
 
 One JSON object a stage, a line each, as its `--append-result` separates them. The words mean
 what they mean there: all measured requests of the stage from the first sent to the last

@@ -1,4 +1,4 @@
-"""How does a text get into a result folder?"""
+"""Writing a text into a result folder."""
 
 from pathlib import Path
 

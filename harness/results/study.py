@@ -18,7 +18,7 @@ study that was cut short leaves some out. Times in minutes, metrics as in `harne
                      extrapolated}]                  of a trial that was stopped early, as its values are
     front          [number]                              the Pareto front
     importance     [{name, share, low, high, chance, shown}]  shares of the variance, with 90 % intervals
-    screening      {pairs, tau, low, high, trusted}      how the twin agrees with the trials
+    screening      {pairs, tau, low, high, trusted}      how the simulator agrees with the trials
     confirmation   {entrants: [{trial, point}], values: {who: [value]}, gains: {who: {words, shown, worst, …}}, choice,
                     broken: {who: [limit]}, drift, minutes, starts, words}   who: 0 the default, 1… the entrants
     winner         {trial, point, changed, command}      null where no configuration kept every limit

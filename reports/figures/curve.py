@@ -1,4 +1,4 @@
-"""How does latency change with load? A curve over stages, or a ladder of percentiles where there is one."""
+"""Latency against load: a curve over stages, or a ladder of percentiles where there is one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.units import format_duration, significant
+from harness.messages import localized
+from harness.units import format_duration
 from reports.figures.style import SMALL, Head, apart, limit_line, panel, paper, scale_of, set_scale, ticks
 from reports.loads import short_duration
 from reports.palette import ACCENT, INK, LIMIT, MUTED, SURFACE, stage_colour
@@ -28,11 +29,16 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The knee: between which rates the limits stop holding, or more load stops bringing more; in these words."""
+    """The knee: between which rates the limits stop holding, or more load stops bringing more; and its name's code."""
 
     held: float
     broken: float
-    words: str = "limits stop holding"
+    code: str = "figures.curve.limits_break"
+
+
+def limit_name(limit: Limit) -> str:
+    """A limit as a figure writes it, such as `p99 limit 5 s`."""
+    return localized("figures.limit", statistic=limit.statistic, limit=short_duration(limit.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def throughput_latency(shown: Throughput, head: Head) -> Figure:
         _name_points(axes, points)
     for limit in shown.limits:
         if limit.seconds <= scale.high:
-            limit_line(axes, limit.seconds, f"{limit.statistic} limit {short_duration(limit.seconds)}")
+            limit_line(axes, limit.seconds, limit_name(limit))
     return figure
 
 
@@ -101,7 +107,7 @@ def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> None
         axes.plot([rate] * 2, [low, high], color=own, linewidth=2.2, alpha=0.45, solid_capstyle="round", zorder=3)
         axes.plot([rate], [value], marker="o", markersize=7, color=own if is_tail else SURFACE,
                   markeredgecolor=own, markeredgewidth=1.6, zorder=4,
-                  gid=f"tip:{short}: {name} {format_duration(value)}")  # fmt: skip
+                  gid=_tip("figures.curve.tip", stage=short, statistic=name, value_s=value))  # fmt: skip
 
 
 def _draw_answered(axes: Axes, points: pd.DataFrame) -> None:
@@ -115,7 +121,12 @@ def _draw_answered(axes: Axes, points: pd.DataFrame) -> None:
         own = stage_colour(stage)
         axes.plot([done, rate], [tail] * 2, color=own, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
         axes.plot([done], [tail], marker="|", markersize=13, markeredgewidth=2, color=own, zorder=3,
-                  gid=f"tip:{short}: {significant(done)} req/s answered")  # fmt: skip
+                  gid=_tip("figures.curve.tip_completed", stage=short, rate=done))  # fmt: skip
+
+
+def _tip(code: str, **parameters: str | float) -> str:
+    """The id of a mark, which becomes what hovering over it shows."""
+    return f"tip:{localized(code, **parameters)}"
 
 
 def _name_lines(axes: Axes, shown: Throughput) -> None:
@@ -155,7 +166,7 @@ def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
     axes.text(
         (capacity.held + capacity.broken) / 2,
         high,
-        capacity.words,
+        localized(capacity.code),
         transform=over,
         ha="center",
         color=MUTED,
@@ -180,7 +191,7 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
     for limit in own:
         at = list(rungs["metric"]).index(limit.metric)
         axes.plot([limit.seconds] * 2, [at - 0.3, at + 0.3], color=LIMIT, linewidth=2)
-        axes.text(limit.seconds, at - 0.36, f"{limit.statistic} limit {short_duration(limit.seconds)}", ha="center",
+        axes.text(limit.seconds, at - 0.36, limit_name(limit), ha="center",
                   color=LIMIT, fontsize=10)  # fmt: skip
     return figure
 

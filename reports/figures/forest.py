@@ -1,4 +1,4 @@
-"""By how much does each measure differ, and does its interval leave out no difference?"""
+"""The change of each measure with its interval, no difference in the middle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.style import WIDE, Head, panel, paper, scale_of, ticks
+from harness.messages import localized
+from reports.figures.style import WIDE, Head, panel, paper, scale_of, ticks, width_of
 from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE
 
 ROW = 26  # height of a row
 _LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 10, 34
-_LETTER, _WIDEST_LEFT = 6.4, 420  # room for names longer than those of measures
+_WIDEST_LEFT = 420  # room for names longer than those of measures
 _WIDEST = 60.0  # per cent; intervals beyond end in an arrow
-_COLOURS = {"worse": BAD, "better": ACCENT}
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One measure: its name, change and interval in per cent, verdict, and what the gate allows (signed), if anything.
 
-    A bar without numbers is the heading of those below it.
+    `tone` is good or bad where the difference is significant, else plain. A bar without numbers is the heading of
+    those below it.
     """
 
     name: str
@@ -30,13 +31,14 @@ class Bar:
     high: float = 0.0
     verdict: str = ""
     allowed: float | None = None
+    tone: str = "plain"
 
 
 def forest(bars: Sequence[Bar], head: Head) -> Figure:
     """A row a measure: a dot with its interval, no difference in the middle."""
     height = _TOP + _BOTTOM + ROW * len(bars)
     figure = paper((WIDE, height), head)
-    left = max([_LEFT, *(_LETTER * len(bar.name) + 16 for bar in bars if bar.change is not None)])
+    left = max([_LEFT, *(width_of(bar.name) + 16 for bar in bars if bar.change is not None)])
     axes = panel(figure, (min(left, _WIDEST_LEFT), _TOP, _RIGHT, _BOTTOM))
     reach = _reach(bars)
     axes.set_xlim(-reach, reach)
@@ -60,6 +62,11 @@ def _beyond(bar: Bar) -> str:
     return _signed(f"{bar.change or 0:+,.0f} %")
 
 
+def _tip(bar: Bar) -> str:
+    change, low, high = (f"{value or 0:+.1f}" for value in (bar.change, bar.low, bar.high))
+    return localized("figures.forest.tip", name=bar.name, change=change, low=low, high=high)
+
+
 def _reach(bars: Sequence[Bar]) -> float:
     ends = [abs(end) for bar in bars if bar.change is not None for end in (bar.low, bar.high, bar.change)]
     return min(_WIDEST, 1.12 * max([*ends, 2.0]))
@@ -76,13 +83,13 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     weight = "bold" if bar.change is None and not bar.verdict else "normal"
     axes.text((2 - axes.bbox.x0) / width, row, bar.name, transform=place, color=INK, va="center_baseline",
               fontweight=weight)  # fmt: skip
-    colour = _COLOURS.get(bar.verdict.split(" ")[0].rstrip(":"), MUTED)
+    colour = {"bad": BAD, "good": ACCENT}.get(bar.tone, MUTED)
     axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, va="center_baseline")
     if bar.change is None:
         return
     low, high = max(bar.low, -reach), min(bar.high, reach)
     # Where the number stands beside the arrow, the line ends before it.
-    room = 2 * reach * (24 + _LETTER * len(_beyond(bar))) / width if abs(bar.change) > reach else 0.0
+    room = 2 * reach * (24 + width_of(_beyond(bar))) / width if abs(bar.change) > reach else 0.0
     line = max(low, room - reach), min(high, reach - room)
     if line[0] < line[1]:  # else the whole interval lies beyond what is drawn
         axes.plot(line, [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
@@ -95,7 +102,7 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     if bar.allowed is not None and abs(bar.allowed) < reach:
         axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)
     if abs(bar.change) <= reach:
-        shown = bar.verdict.startswith(("worse", "better"))
+        shown = bar.tone != "plain"
         axes.plot([bar.change], [row], marker="o", markersize=8, color=colour if shown else SURFACE,
                   markeredgecolor=colour, markeredgewidth=1.8, zorder=4,
-                  gid=f"tip:{bar.name}: {bar.change:+.1f} % ({bar.low:+.1f} to {bar.high:+.1f} %)")  # fmt: skip
+                  gid=f"tip:{_tip(bar)}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where do latencies lie over time? Cells of time and latency, the fuller the stronger, with the median on top."""
+"""Latency over time: cells of time and latency, the fuller the stronger, with the median on top."""
 
 from dataclasses import dataclass
 

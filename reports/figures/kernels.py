@@ -1,4 +1,4 @@
-"""How do kernels look: time against KV length, against block size, and under the roofline?"""
+"""Kernels: time against KV length, against block size, and under the roofline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.messages import localized
 from reports.figures.style import (
     SMALL,
     WIDE,
@@ -21,6 +22,7 @@ from reports.figures.style import (
     set_scale,
     ticks,
     uprights,
+    width_of,
 )
 from reports.palette import INK, LIMIT, MUTED, stage_colour
 
@@ -66,13 +68,20 @@ def against_length(lines: Sequence[Line], head: Head) -> Figure:
     set_scale(axes, "y", scale)
     _draw(axes, lines)
     over(axes, scale.unit)
-    axes.text(1, -34 / axes.bbox.height, "KV tokens a sequence", transform=axes.transAxes, ha="right", color=MUTED)
+    axes.text(
+        1,
+        -34 / axes.bbox.height,
+        localized("figures.kernels.length_axis"),
+        transform=axes.transAxes,
+        ha="right",
+        color=MUTED,
+    )
     return figure
 
 
 def _room(lines: Sequence[Line]) -> float:
     """The right margin for the names of lines."""
-    return min(18 + 6.4 * max((len(line.name) for line in lines), default=0), _RIGHT)
+    return min(18 + max((width_of(line.name) for line in lines), default=0), _RIGHT)
 
 
 def against_block(lines: Sequence[Line], sizes: Sequence[int], head: Head) -> Figure:
@@ -83,7 +92,14 @@ def against_block(lines: Sequence[Line], sizes: Sequence[int], head: Head) -> Fi
     ticks(axes, "x", [float(place) for place in range(len(sizes))], [str(size) for size in sizes])
     set_scale(axes, "y", scale_of(_ends(lines), times=False, allow_log=False))
     _draw(axes, lines)
-    axes.text(1, -34 / axes.bbox.height, "block size", transform=axes.transAxes, ha="right", color=MUTED)
+    axes.text(
+        1,
+        -34 / axes.bbox.height,
+        localized("figures.kernels.block_axis"),
+        transform=axes.transAxes,
+        ha="right",
+        color=MUTED,
+    )
     return figure
 
 
@@ -123,7 +139,14 @@ def roofline(spots: Sequence[Spot], roofs: Sequence[Roof], names: Mapping[int, s
     for place, (colour, name) in enumerate(reversed(list(names.items()))):
         axes.text(1 + 12 / axes.bbox.width, (6 + 18 * place) / axes.bbox.height, f"● {name}",
                   transform=axes.transAxes, color=stage_colour(colour))  # fmt: skip
-    axes.text(1, -34 / axes.bbox.height, "FLOPs a byte", transform=axes.transAxes, ha="right", color=MUTED)
+    axes.text(
+        1,
+        -34 / axes.bbox.height,
+        localized("figures.kernels.intensity_axis"),
+        transform=axes.transAxes,
+        ha="right",
+        color=MUTED,
+    )
     over(axes, unit)
     return figure
 

@@ -1,4 +1,4 @@
-"""How did each request spend its time? A lane for each that is under way, its phases one after another."""
+"""Swim lanes: a lane for each request in flight, its phases one after another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
+from harness.messages import localized
 from reports.figures.style import Floats, crosses
 from reports.palette import ACCENT, MUTED, QUEUE
 
 _TALLEST, _LOWEST = 300, 84
-PHASES = ("waiting to be sent", "queued and prefilled", "decoding")
+PHASES = ("figures.lanes.waiting", "figures.lanes.prefill", "figures.lanes.decoding")
 _LOOKS = {PHASES[0]: (MUTED, 0.3), PHASES[1]: (QUEUE, 0.52), PHASES[2]: (ACCENT, 0.82)}  # colour, share of the lane
 
 
@@ -40,7 +41,7 @@ class Lanes:
     @property
     def key(self) -> Sequence[tuple[str, str]]:
         """What the colours mean."""
-        return [(name, colour) for name, (colour, _) in _LOOKS.items()]
+        return [(localized(code), colour) for code, (colour, _) in _LOOKS.items()]
 
 
 def draw_lanes(axes: Axes, lanes: Lanes) -> None:

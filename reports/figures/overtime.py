@@ -1,4 +1,4 @@
-"""What happened when? Panels over one axis of time, stages and their windows marked."""
+"""Panels over one axis of time, stages and their windows marked."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.curve import Limit
+from harness.messages import localized
+from reports.figures.curve import Limit, limit_name
 from reports.figures.heat import Heat, draw_heat
 from reports.figures.lanes import Lanes, draw_lanes
 from reports.figures.style import (
@@ -25,8 +26,9 @@ from reports.figures.style import (
     scale_of,
     set_scale,
     ticks,
+    width_of,
 )
-from reports.loads import short_duration, trimmed
+from reports.loads import trimmed
 from reports.palette import ACCENT, MUTED, STALL, WARM, WINDOW, stage_colour
 from reports.rows import groups_of, rows_of
 
@@ -132,7 +134,7 @@ def _time_axis(axes: Axes, span: tuple[float, float], *, last: bool) -> None:
     places = Scale(0.0, span[1], log=False, parts=9).places
     ticks(axes, "x", places, [trimmed(place) for place in places] if last else [])
     if last:
-        axes.text(1, -36 / axes.bbox.height, "seconds since the run began", transform=axes.transAxes, ha="right",
+        axes.text(1, -36 / axes.bbox.height, localized("figures.time.axis"), transform=axes.transAxes, ha="right",
                   color=MUTED)  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def _name_stages(axes: Axes, places: pd.DataFrame) -> None:
                   solid_capstyle="butt", clip_on=False)  # fmt: skip
         if start_s < free_from_s:
             continue
-        free_from_s = start_s + (len(short) * 6.5 + 8) / axes.bbox.width * width_s
+        free_from_s = start_s + (1.02 * width_of(short) + 8) / axes.bbox.width * width_s
         axes.annotate(short, (start_s, above), xycoords=("data", "axes fraction"), xytext=(0, 4),
                       textcoords="offset points", color=colour, fontweight="bold",
                       annotation_clip=False)  # fmt: skip
@@ -181,7 +183,7 @@ def _key(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
     for name, colour in reversed(entries):
         axes.text(1 - shift / axes.bbox.width, 1 + 7 / axes.bbox.height, name, transform=axes.transAxes, ha="right",
                   color=colour, fontweight="bold")  # fmt: skip
-        shift += 6.6 * len(name) + 12
+        shift += 1.04 * width_of(name) + 12
 
 
 def _points(axes: Axes, strip: Points) -> None:
@@ -198,7 +200,7 @@ def _points(axes: Axes, strip: Points) -> None:
     edge = scale.high / 1.07 if scale.log else scale.high * 0.96
     crosses(axes, frame[failed]["at_s"].to_numpy(), np.full(int(failed.sum()), edge))
     for limit in strip.limits:
-        limit_line(axes, limit.seconds, f"{limit.statistic} limit {short_duration(limit.seconds)}")
+        limit_line(axes, limit.seconds, limit_name(limit))
 
 
 def unit_of(values: pd.Series, limits: Sequence[Limit]) -> str:

@@ -1,4 +1,4 @@
-"""How are latencies spread? A percentile curve for every stage: the whole distribution, its tail in view."""
+"""A percentile curve for every stage: the whole distribution, its tail in view."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.curve import Limit
-from reports.figures.style import SMALL, Head, Scale, apart, limit_line, panel, paper, set_scale, ticks
+from harness.messages import localized
+from reports.figures.curve import Limit, limit_name
+from reports.figures.style import SMALL, Head, Scale, apart, limit_line, panel, paper, set_scale, ticks, width_of
 from reports.loads import short_duration, trimmed
 from reports.palette import LIMIT, MUTED, stage_colour
 from reports.rows import groups_of, rows_of
@@ -54,8 +55,8 @@ def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
 
 def _right_margin(names: Mapping[int, str]) -> float:
     """Room for the names at the right end of the lines."""
-    longest = max(map(len, names.values()), default=0) if len(names) <= _MOST_NAMES else 0
-    return min(16 + 6.4 * longest, 140)
+    longest = max(map(width_of, names.values()), default=0) if len(names) <= _MOST_NAMES else 0
+    return min(16 + longest, 140)
 
 
 def _place(share: float) -> float:
@@ -95,11 +96,11 @@ def _name_curves(axes: Axes, curves: pd.DataFrame, names: Mapping[int, str]) -> 
 
 def _draw_limit(axes: Axes, limit: Limit, scale: Scale) -> None:
     """The limit as a line with a mark at the percentile it binds; beyond the range it is only named."""
-    text = f"{limit.statistic} limit {short_duration(limit.seconds)}"
     if limit.seconds > scale.high:
-        axes.text(0.01, 1, f"{text}: above this range", transform=axes.transAxes, va="top", color=MUTED)
+        text = localized("figures.limit_above", statistic=limit.statistic, limit=short_duration(limit.seconds))
+        axes.text(0.01, 1, text, transform=axes.transAxes, va="top", color=MUTED)
         return
-    limit_line(axes, limit.seconds, text)
+    limit_line(axes, limit.seconds, limit_name(limit))
     if limit.statistic.startswith("p"):
         share = float(limit.statistic[1:]) / 100
         axes.plot([_place(share)], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False)

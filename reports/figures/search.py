@@ -1,4 +1,4 @@
-"""How did a search go: its history, its front, what mattered, where the time went, what was foretold?"""
+"""A search: its history, its front, parameter importance, simulator agreement, and where the time went."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.units import significant
+from harness.messages import localized
 from reports.figures.style import SMALL, WIDE, Head, crosses, over, panel, paper, scale_of, set_scale, ticks
 from reports.palette import ACCENT, BAD, GRID, INK, MUTED, QUEUE, SURFACE, WARM
 
@@ -55,7 +55,7 @@ def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], u
     axes.set_xlim(-0.6, last + 0.6)
     places = sorted({round(last * share / 10) for share in range(11)})
     ticks(axes, "x", places, [str(place) for place in places])
-    _across(axes, "trial")
+    _across(axes, localized("page_tuning.history.axis"))
     if best_so_far:
         x, y = (np.asarray(column, dtype=np.float64) for column in zip(*best_so_far, strict=True))
         axes.step(np.append(x, last), np.append(y, y[-1]), where="post", color=MUTED, linewidth=1.4, zorder=2)
@@ -85,7 +85,7 @@ def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tu
 
 
 def agreement(marks: Sequence[Mark], head: Head) -> Figure:
-    """What was measured against what the twin had said; the diagonal is where both are the same."""
+    """What was measured against what the simulator predicted; the diagonal is where both are the same."""
     figure = paper((SMALL[0], 290), head)
     axes = panel(figure, (52, 32, 18, 46))
     values = np.asarray([value for mark in marks for value in (mark.x, mark.y)], dtype=np.float64)
@@ -93,8 +93,8 @@ def agreement(marks: Sequence[Mark], head: Head) -> Figure:
     for which in ("x", "y"):
         set_scale(axes, which, scale)
     axes.plot([scale.low, scale.high], [scale.low, scale.high], color=GRID, linewidth=1.2, zorder=1)
-    _across(axes, "the twin had said")
-    over(axes, "measured")
+    _across(axes, localized("page_tuning.agreement.predicted"))
+    over(axes, localized("page_tuning.agreement.measured"))
     for mark in marks:
         _mark(axes, mark)
     return figure
@@ -128,7 +128,8 @@ def shares(rows: Sequence[Share], head: Head) -> Figure:
         axes.text(-8 / axes.bbox.width, place, row.name, transform=axes.get_yaxis_transform(), ha="right", color=INK,
                   va="center_baseline")  # fmt: skip
         axes.barh(place, row.share, height=0.5, color=colour, alpha=0.45 if row.shown else 0.25, zorder=2)
-        tip = f"{row.name}: {_per_cent(row.share)} ({_per_cent(row.low)} to {_per_cent(row.high)})"
+        ends = {name: _per_cent(value) for name, value in (("share", row.share), ("low", row.low), ("high", row.high))}
+        tip = localized("page_tuning.importance.tip", name=row.name, **ends)
         axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, zorder=3, gid=f"tip:{tip}")
         axes.plot([row.chance] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=1.2, dashes=(3, 2), zorder=4)
     return figure
@@ -148,7 +149,11 @@ class Spent:
     other: float
 
 
-_PARTS = (("start", QUEUE, "starting"), ("load", ACCENT, "under load"), ("other", WARM, "otherwise"))
+_PARTS = (  # a field of `Spent`, its colour, the codes of its name and of what hovering over it shows
+    ("start", QUEUE, "page_tuning.time.starting", "page_tuning.time.tip_starting"),
+    ("load", ACCENT, "page_tuning.time.under_load", "page_tuning.time.tip_load"),
+    ("other", WARM, "page_tuning.time.otherwise", "page_tuning.time.tip_other"),
+)
 
 
 def minutes(rows: Sequence[Spent], head: Head) -> Figure:
@@ -160,15 +165,15 @@ def minutes(rows: Sequence[Spent], head: Head) -> Figure:
     axes.set_xlim(-0.6, max(len(rows) - 0.4, 0.6))
     step = max(1, len(rows) // 20)
     ticks(axes, "x", list(range(0, len(rows), step)), [rows[place].name for place in range(0, len(rows), step)])
-    _across(axes, "trial")
+    _across(axes, localized("page_tuning.history.axis"))
     for place, row in enumerate(rows):
         foot = 0.0
-        for part, colour, said in _PARTS:
+        for part, colour, _, tip in _PARTS:
             height = getattr(row, part)
             axes.bar(place, height, bottom=foot, width=0.7, color=colour, alpha=0.75, zorder=2,
-                     gid=f"tip:trial {row.name}: {significant(height)} minutes {said}")  # fmt: skip
+                     gid=f"tip:{localized(tip, trial=row.name, minutes=height)}")  # fmt: skip
             foot += height
-    for number, (_, colour, said) in enumerate(_PARTS):
-        axes.text(1 - (2 - number) * 96 / axes.bbox.width, 1 + 14 / axes.bbox.height, f"■ {said}",
+    for number, (_, colour, name, _) in enumerate(_PARTS):
+        axes.text(1 - (2 - number) * 96 / axes.bbox.width, 1 + 14 / axes.bbox.height, f"■ {localized(name)}",
                   transform=axes.transAxes, ha="right", color=colour)  # fmt: skip
     return figure

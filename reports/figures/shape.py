@@ -1,4 +1,4 @@
-"""How does latency depend on a property of the request? Dots, and the medians of bins with their intervals."""
+"""Latency against a property of the request: dots, and the medians of bins with their intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.curve import Limit
+from harness.messages import localized
+from reports.figures.curve import Limit, limit_name
 from reports.figures.style import (
     SMALL,
     Head,
@@ -22,8 +23,8 @@ from reports.figures.style import (
     set_scale,
     ticks,
     uprights,
+    width_of,
 )
-from reports.loads import short_duration
 from reports.palette import MUTED, SURFACE, stage_colour
 from reports.rows import groups_of
 
@@ -34,14 +35,13 @@ _MOST_NAMES = 7
 class Shape:
     """One latency against one property of requests.
 
-    `points` has columns stage, x, value (s); `bins` stage, x, median, low, high; `across` names
-    the property: "turn" is counted in whole numbers, anything else on a logarithmic axis where it
-    spans a factor of 30.
+    `points` has columns stage, x, value (s); `bins` stage, x, median, low, high. `by_turn`: x is the turn, in whole
+    numbers; else it is prompt tokens, on a logarithmic axis where they span a factor of 30.
     """
 
     points: pd.DataFrame
     bins: pd.DataFrame
-    across: str
+    by_turn: bool
     names: Mapping[int, str] = field(default_factory=dict)
     limits: Sequence[Limit] = ()
 
@@ -49,8 +49,8 @@ class Shape:
 def shape_figure(shape: Shape, scale: Scale, head: Head) -> Figure:
     """Requests as pale dots, their medians as lines, a colour a stage."""
     figure = paper((SMALL[0], 250), head)
-    longest = max(map(len, shape.names.values()), default=0) if len(shape.names) <= _MOST_NAMES else 0
-    axes = panel(figure, (44, 14, min(18 + 6.4 * longest, 140), 44))
+    longest = max(map(width_of, shape.names.values()), default=0) if len(shape.names) <= _MOST_NAMES else 0
+    axes = panel(figure, (44, 14, min(18 + longest, 140), 44))
     set_scale(axes, "y", scale)
     _set_across(axes, shape)
     for stage, own in groups_of(shape.points, "stage"):
@@ -59,20 +59,21 @@ def shape_figure(shape: Shape, scale: Scale, head: Head) -> Figure:
     _name_lines(axes, shape, ends)
     for limit in shape.limits:
         if limit.seconds <= scale.high:
-            limit_line(axes, limit.seconds, f"{limit.statistic} limit {short_duration(limit.seconds)}")
+            limit_line(axes, limit.seconds, limit_name(limit))
     return figure
 
 
 def _set_across(axes: Axes, shape: Shape) -> None:
     x = shape.points["x"].to_numpy(dtype=np.float64)
-    if shape.across == "turn":
+    if shape.by_turn:
         most = int(x.max())
         axes.set_xlim(0.5, most + 0.5)
         shown = range(1, most + 1, max(1, most // 10))
         ticks(axes, "x", list(shown), [str(turn) for turn in shown])
     else:
         set_scale(axes, "x", scale_of(x, times=False))
-    axes.text(1, -36 / axes.bbox.height, shape.across, transform=axes.transAxes, ha="right", color=MUTED)
+    name = localized("figures.shape.turn" if shape.by_turn else "figures.shape.prompt_tokens")
+    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
 
 
 def _medians(axes: Axes, stage: int, own: pd.DataFrame) -> tuple[int, float, float]:

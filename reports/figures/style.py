@@ -1,4 +1,4 @@
-"""What do all figures share: paper, type, axes and the way values are written?
+"""What all figures share: paper, type, axes and the way values are written.
 
 Sizes are in SVG units, one a CSS pixel at the figure's own width. A small figure is as wide as a
 phone, so that its type is read there as it is drawn; where there is more room the page draws the
@@ -22,6 +22,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Transform
 from numpy.typing import NDArray
 
+from harness.messages import localized
 from harness.units import time_scale
 from reports.loads import trimmed
 from reports.palette import BAD, GRID, LIMIT, MUTED
@@ -61,7 +62,7 @@ class Head:
     @property
     def full_title(self) -> str:
         """The title, never without the word where a simulator answered."""
-        return f"{self.title} · SIMULATED" if self.simulated else self.title
+        return localized("figures.simulated", title=self.title) if self.simulated else self.title
 
 
 def paper(size: tuple[int, int], head: Head) -> Figure:
@@ -104,6 +105,14 @@ def ticks(axes: Axes, which: str, places: Sequence[float], labels: Sequence[str]
     for place, label in zip(places, labels, strict=False):
         axes.text(place, -17 / height, label, transform=axes.get_xaxis_transform(), ha="center", va="baseline",
                   color=colour)  # fmt: skip
+
+
+def width_of(text: str) -> float:
+    """About how wide a text of a figure is, in SVG units: a Chinese letter is as wide as it is high."""
+    return sum(TYPE if letter > _WIDE_FROM else _NARROW for letter in text)
+
+
+_WIDE_FROM, _NARROW = "\u2e7f", 6.4
 
 
 def over(axes: Axes, name: str) -> None:

@@ -1,10 +1,11 @@
-"""How did one measure move from run to run?"""
+"""One measure from run to run."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.messages import localized
 from harness.units import format_duration, significant
 from reports.figures.style import SMALL, Head, panel, paper, scale_of, set_scale, ticks
 from reports.palette import ACCENT, BAD, stage_colour
@@ -33,7 +34,15 @@ def _draw(axes: Axes, stage: int, rows: pd.DataFrame, *, times: bool) -> None:
     axes.plot(middle.index.to_numpy(), middle.to_numpy(), color=colour, linewidth=1.4, zorder=2)
     for run, value, verdict in rows_of(rows, "run", "value", "verdict"):
         text = format_duration(value) if times else significant(value)
-        axes.plot([run], [value], marker="o", markersize=5, color=colour, zorder=3, gid=f"tip:run {run}: {text}")
+        axes.plot(
+            [run],
+            [value],
+            marker="o",
+            markersize=5,
+            color=colour,
+            zorder=3,
+            gid=f"tip:{localized('page_history.tip', run=run, value=text)}",
+        )
         if verdict in _MARKS:
             tone, mark = _MARKS[verdict]
             axes.plot([run], [value], marker=mark, markersize=12, color=tone, markerfacecolor="none",

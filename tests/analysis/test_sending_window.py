@@ -15,7 +15,7 @@ from harness.scenario.loader import load_scenario
 from harness.simulator.engine_config import settings_from_flags
 from harness.tuning.study_plan import with_changes
 from harness.tuning.virtual_evaluation import VirtualLoad
-from reports.language import translate
+from reports.transitional import translate
 from tests.made_runs import NO_SAMPLES, answered, closed_run, columns, ns, open_run
 
 CAPACITY = Path(__file__).parents[2] / "scenarios" / "capacity.yaml"

@@ -10,7 +10,7 @@ from harness.analysis.summary import summarize
 from harness.analysis.warnings import SEVERITIES
 from harness.analysis.warnings import load as checks
 from harness.results.request_table import MISSING, WARMUP, samples_from
-from reports.language import translate
+from reports.transitional import translate
 from tests.made_runs import answered, closed_run, columns, failed, never_sent, ns, open_run, run_json, span_row
 
 LOAD = {"kind": "poisson", "rate": 10.0, "duration_s": 40.0}

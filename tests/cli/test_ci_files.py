@@ -108,7 +108,7 @@ def test_the_workflow_gates_and_publishes(measured, tmp_path):
     assert "harness: regression: " in said
     assert job.does(steps["Job page"])[0] == 0
     page = (tmp_path / "summary").read_text()
-    assert "Gate broken" in page
+    assert "Gate failed" in page
     assert page.count("**SIMULATED.**") == 2
     assert (tmp_path / "new" / "report.html").exists()
     assert (tmp_path / "compared" / "compare.xml").exists()

@@ -115,7 +115,7 @@ def test_a_pair_that_is_not_valid_ends_as_its_comparison_does(scenario, tmp_path
     (once,) = (line for line in said.splitlines() if line.startswith("invalid: "))
     assert once.startswith("invalid: BASE and NEW are not valid (1, 2, 3; 1, 2, 3): It computed nothing. A difference")
     page, xml = (out / "compare.html").read_text(), (out / "compare.xml").read_text()
-    assert ["Cannot be judged" in page, "Gate broken" in page, "Worse" in page] == [True, False, False]
+    assert ["Cannot be judged" in page, "Gate failed" in page, "Worse" in page] == [True, False, False]
     assert ['failures="0"' in xml, xml.count("a side is not valid")] == [True, 5]
 
 

@@ -360,7 +360,7 @@ def test_the_command_writes_a_page_and_its_companions(runs, tmp_path, capsys):
     assert not found["gate_held"]
     assert int(suite.get("failures")) == sum(row["gate_broken"] for row in found["measures"]) > 0
     assert "SIMULATED" in suite.get("name")
-    assert "Gate broken" in (tmp_path / "c" / "compare.md").read_text()
+    assert "Gate failed" in (tmp_path / "c" / "compare.md").read_text()
     assert "SIMULATED" in (tmp_path / "c" / "compare.html").read_text()
 
 

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import jinja2
 import pytest
 from babel.messages.pofile import read_po
 
@@ -200,3 +201,41 @@ def _told_to_programmers(tree, line):
         and getattr(getattr(node.exc, "func", None), "id", "") in {"ValueError", "TypeError", "KeyError"}
         for node in ast.walk(tree)
     )
+
+
+def letters():
+    """Every letter of the Chinese sentences."""
+    return {letter for forms in entries("zh").values() for form in forms for letter in form}
+
+
+def test_every_sign_is_one_that_chinese_fonts_have():
+    """The fonts that a page names, on Linux, Windows and macOS, all cover GBK; and no rare or traditional letter."""
+    signs = {sign for sign in letters() if sign > "\u2e7f"}
+    hanzi = {letter for letter in signs if letter <= "\u9fff"}
+
+    assert "".join(sorted(signs)).encode("gbk")
+    assert "".join(sorted(hanzi)).encode("gb2312")
+
+
+def template_calls():
+    """Every `t(...)` and `attr(...)` of the templates with a literal code: the template, the code, its parameters."""
+    environment = jinja2.Environment(trim_blocks=True)
+    for path in sorted((ROOT / "reports" / "templates").glob("*.html")):
+        tree = environment.parse(path.read_text(encoding="utf-8"))
+        for call in tree.find_all(jinja2.nodes.Call):
+            name = getattr(call.node, "name", "")
+            if name in {"t", "attr"} and isinstance(call.args[0], jinja2.nodes.Const):
+                yield path.name, call.args[0].value, {word.key for word in call.kwargs}
+
+
+def test_templates_hand_over_what_their_sentences_tell():
+    """No parameter is missing, none is unused, and every code is known."""
+    known = {code: set(placeholders(forms[-1])) for code, forms in entries("en").items()}
+    wrong = [
+        (where, code, words)
+        for where, code, words in template_calls()
+        if code not in known or words - {"count"} != known[code] - {"count"}
+    ]
+
+    assert wrong == []
+    assert len(list(template_calls())) > 100

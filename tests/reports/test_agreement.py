@@ -65,7 +65,7 @@ def test_a_limit_is_held_to_one_value_everywhere(failing, texts):
 
 
 def test_a_percentile_of_answered_requests_says_so_beside_its_limit(failing):
-    """The card has the percentile of the summary, marked as of answered requests, and what its limit is held to."""
+    """The card has the percentile of the summary, marked as of completed requests, and what its limit is held to."""
     stage, _ = key_stage(failing)
     for card in cards(stage):
         if card.term not in ("ttft_user", "tpot", "e2e_user"):
@@ -74,7 +74,7 @@ def test_a_percentile_of_answered_requests_says_so_beside_its_limit(failing):
         held = next(one for one in stage["slo"].values() if one["metric"] == card.term)
 
         assert f"{card.value} {card.unit}" == format_duration(stage[card.term][statistic])
-        assert "of answered requests" in card.note
+        assert "of completed requests" in card.note
         assert held_value(held) in card.note
         assert card.tone == ("good" if held["met"] else "bad")
 
@@ -89,7 +89,7 @@ def test_counts_rates_and_latencies_of_the_tables_are_those_of_the_summary(faili
 
         assert said["Stage"] == f"{stage['index'] + 1}: {stage['label']}"
         assert said["Output"] == significant(stage["output_token_rate"])
-        assert said["Answered"] == format_count(stage["requests"]["completed"])
+        assert said["Completed"] == format_count(stage["requests"]["completed"])
         assert said["Failed"] == format_count(stage["requests"]["failed"])
         assert f"| {' | '.join(markdown.plain(cell.text) for cell in row)} |" in markdown.text(failing)
         for text in (page, job, terminal):
@@ -106,7 +106,7 @@ def test_no_failure_no_mark(tmp_path):
     page = render(gather(result))
 
     assert all(held["failed_counted"] == 0 for stage in result.stages for held in stage["slo"].values())
-    assert "of answered requests" not in page
+    assert "of completed requests" not in page
     assert "failed counted" not in page
 
 

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 import reports
-from reports.language import translated
 from tests.result_folder import Run, make_result
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -115,7 +114,9 @@ def test_nothing_scrolls_sideways(page, tmp_path, width):
 
 def test_a_chinese_page_is_as_wide_as_a_phone(page, tmp_path):
     """In the other language nothing scrolls sideways either, and nothing hostile runs."""
-    chinese = translated(page.read_text(encoding="utf-8"), "zh")
+    folder = tmp_path / "result"
+    shutil.copytree(page.parent, folder)
+    chinese = reports.write_all(folder, "zh").read_text(encoding="utf-8")
     probe = tmp_path / "probe.html"
     probe.write_text(PROBE.format(width=390, page=html.escape(chinese)), encoding="utf-8")
     dom, log = run(tmp_path, "--window-size=600,900", "--dump-dom", probe.as_uri())

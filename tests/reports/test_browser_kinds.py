@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import reports
-from reports.language import translated
+from harness.messages import language
 from tests import page_kinds
 from tests.page_kinds import EVIL
 from tests.reports import test_browser as browser
@@ -89,10 +89,11 @@ def seen(tmp_path_factory):
     place = tmp_path_factory.mktemp("served")
     frames = []
     for kind, make in KINDS.items():
-        page = make(tmp_path_factory.mktemp(kind))
-        for language in ("en", "zh"):
-            name = f"{kind}-{language}"
-            (place / f"{name}.html").write_text(translated(page, language), encoding="utf-8")
+        for lang in ("en", "zh"):
+            name = f"{kind}-{lang}"
+            with language(lang):
+                page = make(tmp_path_factory.mktemp(kind))
+            (place / f"{name}.html").write_text(page, encoding="utf-8")
             frames += [
                 f'<iframe id={name}-{width} src="{name}.html" style="width:{width}px;height:600px;border:0"></iframe>'
                 for width in WIDTHS
@@ -115,7 +116,7 @@ def seen(tmp_path_factory):
     return found, browser.complaints(log), set(asked)
 
 
-@pytest.fixture(params=[f"{kind}-{language}" for kind in KINDS for language in ("en", "zh")])
+@pytest.fixture(params=[f"{kind}-{lang}" for kind in KINDS for lang in ("en", "zh")])
 def page(request, seen):
     """What was found on one page, at each width."""
     return [seen[0][f"{request.param}-{width}"] for width in WIDTHS]
@@ -126,7 +127,7 @@ def test_no_console_complains_and_no_request_leaves_a_page(seen):
     _, complaints, asked = seen
 
     assert complaints == []
-    assert asked == {f"/{kind}-{language}.html" for kind in KINDS for language in ("en", "zh")} | {"/probe.html"}
+    assert asked == {f"/{kind}-{lang}.html" for kind in KINDS for lang in ("en", "zh")} | {"/probe.html"}
 
 
 def test_no_page_scrolls_sideways(page):

@@ -134,9 +134,9 @@ def test_the_rate_of_answers_is_a_second_mark():
     """Where latency stands over the offered rate, a stroke says how many were answered; where none is told, none is."""
     with_marks = curve_svg(shown=Throughput(points().assign(done=[1.0, 2.0, 2.1]), "p99", "requests/s offered"))
 
-    assert with_marks.count("req/s answered") == 3
-    assert "3 req/s: 2.10 req/s answered" in with_marks
-    assert "answered" not in curve_svg()
+    assert with_marks.count("req/s completed") == 3
+    assert "3 req/s: 2.10 req/s completed" in with_marks
+    assert "completed" not in curve_svg()
 
 
 def test_stages_of_one_rate_stand_side_by_side():

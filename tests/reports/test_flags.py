@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reports.tables import flag_rows
+from reports.facts import flag_rows
 
 ENGINE = {
     "asked": {"block_size": 16, "dtype": "auto", "max_num_seqs": 8, "additional_config.enable_mlap": True},

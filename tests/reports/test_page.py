@@ -247,7 +247,7 @@ def test_a_run_without_answers_is_drawn(sweep, tmp_path):
     write_result(folder, run, (rows, none), store.read_json(folder, store.TIMELINE))
     text, page = drawn(folder)
 
-    assert "No key figures: no request was answered." in page.text
+    assert "No key figures: no request completed." in page.text
     assert "Not valid" in page.text
     assert "spread-" not in text
 

@@ -1,0 +1,58 @@
+"""Texts of a page in the language that is current: ours by code, those of other rooms as they come."""
+
+import re
+
+from markupsafe import Markup, escape
+
+from harness.messages import Message, Parameter, current_language, localized, render
+from harness.messages.message import PLAIN
+from reports.transitional import said_in
+
+_HASH = re.compile(r"[0-9a-f]{32,}")
+SEVERITIES = {"invalid": "page.severity.invalid", "warning": "page.severity.warning", "note": "page.severity.note"}
+
+
+def markup(code: str | Message, /, **parameters: Parameter) -> Markup:
+    """A sentence as HTML: everything escaped, parameters that are text from outside isolated in <bdi>."""
+    said = code if isinstance(code, Message) else Message(code, {name: _value(v) for name, v in parameters.items()})
+    return Markup(render(said, current_language(), own=_escaped, outside=_isolated))  # noqa: S704 - every part is escaped
+
+
+def _value(value: Parameter) -> Parameter:
+    """A parameter; what is HTML already counts as text, which is escaped once more."""
+    return str(value) if isinstance(value, Markup) else value
+
+
+def _escaped(text: str) -> str:
+    return str(escape(text))  # a plain string: Markup would escape what it is joined with
+
+
+def _isolated(text: str) -> str:
+    return f"<bdi>{escape(text)}</bdi>"
+
+
+def elsewhere(text: str) -> str:
+    """A text that another room made: in English as it is, else by the table of those that are no messages yet."""
+    return said_in(text, current_language())
+
+
+def sentence(message: Message) -> Markup:
+    """A message of another room as HTML; a plain text by the table of those that are no messages yet."""
+    if message.code == PLAIN:
+        return escape(elsewhere(str(message.parameters["text"])))
+    return markup(message)
+
+
+def sentence_text(message: Message) -> str:
+    """The same as plain text."""
+    return elsewhere(str(message.parameters["text"])) if message.code == PLAIN else localized(message)
+
+
+def severity_name(severity: str) -> str:
+    """How a severity of warnings is called."""
+    return localized(SEVERITIES.get(severity, "page.severity.warning"))
+
+
+def is_hash(value: str) -> bool:
+    """Whether a value is a hash, which a line of a page may break anywhere."""
+    return _HASH.fullmatch(value) is not None
