@@ -68,7 +68,7 @@ def test_the_index_links_every_run_and_escapes_its_names(results, capsys, monkey
         assert f'href="{link}"' in page
     assert "<script>x" not in page
     assert "<b>" not in page
-    assert "a change was shown at 1 of 4 runs" in page
+    assert "changes at 1 of 4 runs" in page
     assert 'role="img"' in page
     assert "http" not in page.replace("http-equiv", "")
 

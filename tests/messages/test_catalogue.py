@@ -211,7 +211,7 @@ def letters():
 def test_every_sign_is_one_that_chinese_fonts_have():
     """The fonts that a page names, on Linux, Windows and macOS, all cover GBK; and no rare or traditional letter."""
     signs = {sign for sign in letters() if sign > "\u2e7f"}
-    hanzi = {letter for letter in signs if letter <= "\u9fff"}
+    hanzi = {letter for letter in signs if letter <= "\u9fff"} - {"\u6607"}  # of Ascend's own name
 
     assert "".join(sorted(signs)).encode("gbk")
     assert "".join(sorted(hanzi)).encode("gb2312")

@@ -4,13 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from harness.execution.finish import draw
 
 import reports
-from harness.cli import app
 from harness.comparison.comparison import compare
 from harness.comparison.repeats import read_side
-from harness.errors import InputError
+from harness.execution.reconcile import draw
 from harness.messages import language, localized
 from harness.scenario.gate import DEFAULT_GATE
 from reports.texts import markup
@@ -71,15 +69,6 @@ def test_names_in_a_sentence_are_isolated_and_escaped():
         text = markup("page_compare.sides", base="<b>a</b>", new="b")
 
     assert text == "<bdi>&lt;b&gt;a&lt;/b&gt;</bdi>\uff08基线\uff09对比 <bdi>b</bdi>\uff08新\uff09"
-
-
-@pytest.mark.parametrize("words", [["run", "x.yaml"], ["report", "folder"], ["compare", "a", "b"], ["tune"]])
-def test_the_command_line_chooses_the_language(words):
-    """English unless said otherwise, and nothing that there is no catalogue for."""
-    assert app._parser().parse_args([*words, "--lang", "zh"]).lang == "zh"
-    assert app._parser().parse_args(words).lang == "en"
-    with pytest.raises(InputError, match="--lang"):
-        app._parser().parse_args([*words, "--lang", "fr"])
 
 
 ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")
