@@ -134,7 +134,7 @@ class _Contents:
     """An answer's events in short: what they said, what went wrong first, and whether it was whole."""
 
     http_status: int
-    said: AnswerContents
+    seen: AnswerContents
     error: str = ""
     message: str = ""
     whole: bool = False
@@ -158,13 +158,13 @@ def _stream(http_status: int, reads: Reads, start: int, failure_seen: tuple[str,
         datas, ends, done = _events_only(batch)
         events = events_of(datas)
         contents.whole = contents.whole or done
-        contents.look_for_failures(contents.said.take(events, rows))
+        contents.look_for_failures(contents.seen.take(events, rows))
         rows += len(events)
         places.append(ends)
         if rows > bounds.MAX_EVENTS:
             contents.error, contents.message = "too_long", f"the answer has more than {bounds.MAX_EVENTS} events"
             break
-    contents.whole = contents.whole or (contents.said.finished and not failure_seen[0])
+    contents.whole = contents.whole or (contents.seen.finished and not failure_seen[0])
     positions = places[0] if len(places) == 1 else np.concatenate([np.zeros(0, dtype=np.int64), *places])
     return _answer(contents, reads.stamps_at(positions), failure_seen)
 
@@ -184,23 +184,23 @@ def _events_only(batch: Batch) -> tuple[list[bytes], NDArray[np.int64], bool]:
 
 def _answer(contents: _Contents, stamps: NDArray[np.int64], failure_seen: tuple[str, str]) -> DecodedAnswer:
     """Everything said, with the failure that stands above all others; `stamps` are those of all events."""
-    said_contents, counted, (failure, message) = contents.said, count(contents.said), failure_seen
+    seen, counted, (failure, message) = contents.seen, count(contents.seen), failure_seen
     if not failure or (failure in _CUT and (contents.whole or contents.error)):
         failure, message = contents.error, contents.message  # which say more than that the server went away
     if not failure and not contents.whole:
         failure, message = "truncated", "the stream ended without [DONE] or a finish_reason"
     elif not failure and counted.total == 0:
-        failure, message = "no_tokens", _without_tokens(said_contents)
+        failure, message = "no_tokens", _without_tokens(seen)
     return DecodedAnswer(
         http_status=contents.http_status,
         at_ns=_at_rows(stamps, counted.rows),
         tokens=counted.counts,
-        input_tokens=said_contents.input_tokens,
-        cached_tokens=said_contents.cached_tokens,
+        input_tokens=seen.input_tokens,
+        cached_tokens=seen.cached_tokens,
         output_tokens=counted.total,
         counted_by=counted.counted_by,
-        token_ids=tuple(said_contents.token_ids) if said_contents.token_ids else None,
-        text="".join(said_contents.texts).replace(SOMETHING, ""),
+        token_ids=tuple(seen.token_ids) if seen.token_ids else None,
+        text="".join(seen.texts).replace(SOMETHING, ""),
         streamed=contents.streamed,
         error=failure,
         message=message,
