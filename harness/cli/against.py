@@ -117,7 +117,7 @@ def _change(text: str) -> list[Override]:
         return [Override(("engine", "kind"), text, place)]
     parsed = parse_override(text, "--against")
     if isinstance(parsed, Fault):
-        raise ScenarioError(parsed.text)
+        raise ScenarioError(parsed.reason)
     return [parsed]
 
 

@@ -1,4 +1,4 @@
-"""How do all parts of a scenario file behave: frozen, strict, and helpful about mistyped keys?"""
+"""What all mappings of a scenario file share: frozen, strict, and helpful about mistyped keys."""
 
 import re
 from collections.abc import Callable
@@ -16,9 +16,12 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from harness.messages import Message, message
 from harness.units import parse_duration
 
+REFUSED = "refused"  # the type of the errors that `refused` makes
 LONGEST_S = 30 * 86400.0
 T = TypeVar("T")
 
@@ -47,18 +50,23 @@ class FileModel(BaseModel):
         return {field.alias or name: field.description or "" for name, field in cls.model_fields.items()}
 
 
+def refused(reason: Message) -> PydanticCustomError:
+    """The error of a validator: what pydantic reports keeps the message in its context."""
+    return PydanticCustomError(REFUSED, "{text}", {"text": str(reason), "reason": reason})
+
+
 def one_key(data: Any) -> str:
     """The single key of a tagged mapping such as `{poisson: {...}}`; "" where it is not of that form."""
     return str(next(iter(data))) if isinstance(data, dict) and len(data) == 1 else ""
 
 
-def matching(pattern: str, expected: str) -> Callable[[str], str]:
-    """A check that the whole text is of this pattern, whose fault says `expected`."""
+def matching(pattern: str, expected: Message) -> Callable[[str], str]:
+    """A check that the whole text is of this pattern, else refused with the message `expected`."""
     compiled = re.compile(pattern)
 
     def check(text: str) -> str:
         if compiled.fullmatch(text) is None:
-            raise ValueError(f"expected {expected}")
+            raise refused(expected)
         return text
 
     return check
@@ -66,8 +74,16 @@ def matching(pattern: str, expected: str) -> Callable[[str], str]:
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("expected a duration such as 60s, 80ms or 5m")  # noqa: TRY004 - pydantic wants ValueError
-    return parse_duration(value)
+        raise refused(message("scenario.expected_duration"))
+    return duration_of(value)
+
+
+def duration_of(value: float | str) -> float:
+    """Seconds of a number or of a text such as `60s`; refused where it is none."""
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise refused(message("scenario.not_a_duration", text=value)) from None
 
 
 def _one_or_many(data: Any) -> str:
@@ -106,7 +122,7 @@ Name = Annotated[
     AfterValidator(
         matching(
             r"[a-z0-9]+(-[a-z0-9]+)*",
-            "small letters and digits, with single dashes between, such as long-context",
+            message("scenario.expected_name"),
         )
     ),
     WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$", "maxLength": 80}),

@@ -1,4 +1,4 @@
-"""Do the parts of a scenario make sense together, and are its files there?
+"""Checks between the parts of a scenario, and of the files that it names.
 
 What each part may hold is in its model; here stands what only shows when parts meet.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.messages import message
 from harness.safety.redaction import names_secret
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
 from harness.scenario.files import find_data_file
@@ -27,7 +28,6 @@ MOST_REQUESTS = 10_000_000
 MOST_STAGES = 1000
 
 _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
-_AUTHORIZATION = "engine.api_key_env for a bearer key, or {from_env: VARIABLE} for the whole value"
 _STREAMED = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap")
 
 
@@ -40,15 +40,15 @@ def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
 def _engine(scenario: Scenario) -> Iterator[Fault]:
     engine = scenario.engine
     if engine.model is None and engine.kind not in ("attach", "simulator") and scenario.kernels is None:
-        yield Fault(("engine", "model"), "missing; expected a model, such as Qwen/Qwen2.5-7B-Instruct")
+        yield Fault(("engine", "model"), message("scenario.model_missing"))
     for flag, value in engine.args.items():
         if flag in _ENGINE_KEY_OF and flag != "api_key":
             yield Fault(
                 ("engine", "args", flag),
-                f"the flag is set by the harness; expected engine.{_ENGINE_KEY_OF[flag]}",
+                message("scenario.flag_of_harness", key=f"engine.{_ENGINE_KEY_OF[flag]}"),
             )
         elif value is None:
-            yield Fault(("engine", "args", flag), "a flag without a value; expected true for a switch")
+            yield Fault(("engine", "args", flag), message("scenario.flag_without_value"))
         elif is_switch(flag) and not isinstance(value, bool):
             yield Fault(("engine", "args", flag), neither(value))
 
@@ -58,13 +58,14 @@ def _secrets(scenario: Scenario) -> Iterator[Fault]:
         if is_secret(name):
             yield Fault(
                 ("engine", "env", name),
-                f"a secret does not belong in a file; expected {name} in the shell, for all to inherit",
+                message("scenario.secret_in_env", name=name),
             )
     for name, value in scenario.engine.headers.items():
         if isinstance(value, str) and (names_secret(name) or value.startswith(("Bearer ", "Basic "))):
-            expected = f"{name}: {{from_env: VARIABLE}}" if name.lower() != "authorization" else _AUTHORIZATION
-            text = f"a secret does not belong in a file; expected {expected}"
-            yield Fault(("engine", "headers", name), text)
+            reason = message("scenario.secret_in_authorization")
+            if name.lower() != "authorization":
+                reason = message("scenario.secret_in_header", name=name)
+            yield Fault(("engine", "headers", name), reason)
     yield from _hidden(("engine", "args"), scenario.engine.args)
     yield from _hidden(("extra_body",), scenario.extra_body)
 
@@ -74,8 +75,7 @@ def _hidden(path: KeyPath, values: Any) -> Iterator[Fault]:
     items = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         if isinstance(key, str) and is_secret(key):
-            expected = "engine.api_key_env, the name of an environment variable"
-            yield Fault((*path, key), f"a secret does not belong in a file; expected {expected}")
+            yield Fault((*path, key), message("scenario.secret_in_file"))
         yield from _hidden((*path, key), value)
 
 
@@ -87,8 +87,7 @@ def _prefix(scenario: Scenario) -> Iterator[Fault]:
     if longest is not None and work.prefix.tokens >= longest:
         yield Fault(
             ("workload", "prefix", "tokens"),
-            f"a prefix of {work.prefix.tokens} tokens fills every prompt, of at most {longest}; "
-            f"expected fewer than {longest}",
+            message("scenario.prefix_too_long", tokens=work.prefix.tokens, longest=longest),
         )
 
 
@@ -100,7 +99,7 @@ def _context(scenario: Scenario) -> Iterator[Fault]:
         return
     yield Fault(
         ("engine", "args", "max_model_len"),
-        f"{limit} tokens are too few: prompt and answer reach {needed}; expected at least {needed}",
+        message("scenario.context_too_short", limit=limit, needed=needed),
     )
 
 
@@ -120,15 +119,15 @@ def _objectives(scenario: Scenario) -> Iterator[Fault]:
         if not scenario.stream and metric in _STREAMED:
             yield Fault(
                 ("slo", key),
-                f"{metric} cannot be told when answers come whole; expected stream: true, or e2e",
+                message("scenario.needs_stream", metric=metric),
             )
         elif metric in ("tpot", "itl", "chunk_gap") and answers is not None and bounds(answers)[1] == 1:
-            yield Fault(("slo", key), f"{metric} needs a second token; expected output_tokens above 1")
+            yield Fault(("slo", key), message("scenario.needs_second_token", metric=metric))
 
 
 def _stages(scenario: Scenario) -> Iterator[Fault]:
     if len(scenario.stages) > MOST_STAGES:
-        yield Fault(("load",), f"{len(scenario.stages)} stages; expected at most {MOST_STAGES}")
+        yield Fault(("load",), message("scenario.too_many_stages", stages=len(scenario.stages), most=MOST_STAGES))
         return
     for index, item in enumerate(scenario.load or ()):
         kind = next(iter(type(item).model_fields))
@@ -136,13 +135,12 @@ def _stages(scenario: Scenario) -> Iterator[Fault]:
         stages = stages_of(item)
         sent = max((stage.expected_requests or 0) for stage in stages)
         if sent > MOST_REQUESTS:
-            yield Fault(path, f"about {sent:.0f} requests in a stage; expected at most {MOST_REQUESTS}")
+            yield Fault(path, message("scenario.too_many_requests", requests=round(sent), most=MOST_REQUESTS))
         for stage in stages:
             if stage.concurrency and stage.requests and stage.requests < stage.concurrency:
                 yield Fault(
                     (*path, "requests"),
-                    f"{stage.requests} requests cannot keep {stage.concurrency} in flight; "
-                    f"expected at least {stage.concurrency}",
+                    message("scenario.fewer_than_concurrent", requests=stage.requests, concurrency=stage.concurrency),
                 )
                 break
 
@@ -154,24 +152,19 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
     kinds = [next(iter(type(item).model_fields)) for item in scenario.load or ()]
     odd = next((index for index, kind in enumerate(kinds) if (kind == OFFLINE) != (kinds[0] == OFFLINE)), None)
     if odd is not None:
-        text = "stages with and without a server stand together; expected offline alone, or without it"
-        yield Fault(("load", odd, kinds[odd]), text)
+        yield Fault(("load", odd, kinds[odd]), message("scenario.offline_and_online"))
     if scenario.engine.kind == "attach":
-        text = "an offline stage needs an engine that is started here; expected simulator, vllm or vllm-ascend"
-        yield Fault(("engine", "kind"), text)
+        yield Fault(("engine", "kind"), message("scenario.offline_attached"))
     if scenario.endpoint != "completions":
-        yield Fault(("endpoint",), "an offline stage sends token ids, and no chat; expected completions")
+        yield Fault(("endpoint",), message("scenario.offline_chat"))
     if isinstance(scenario.workload, ConversationWorkload):
-        text = "an offline stage sends everything at once, and a turn waits for an answer; expected another workload"
-        yield Fault(("workload", "kind"), text)
+        yield Fault(("workload", "kind"), message("scenario.offline_conversation"))
     if scenario.warmup is not None and scenario.warmup.duration is not None:
-        yield Fault(("warmup", "duration"), "an offline stage warms up by a call of so many; expected requests")
+        yield Fault(("warmup", "duration"), message("scenario.offline_warmup"))
     for key in scenario.slo:
         metric = split_objective(key)[0]
         if metric in _STREAMED:
-            yield Fault(
-                ("slo", key), f"nobody waits for a token in an offline stage; expected e2e in place of {metric}"
-            )
+            yield Fault(("slo", key), message("scenario.offline_slo", metric=metric))
 
 
 def _files(scenario: Scenario, folder: Path) -> Iterator[Fault]:
@@ -180,4 +173,4 @@ def _files(scenario: Scenario, folder: Path) -> Iterator[Fault]:
     try:
         find_data_file(scenario.workload.path, folder)
     except InputError as error:
-        yield Fault(("workload", "path"), str(error))
+        yield Fault(("workload", "path"), error.messages[0])

@@ -1,12 +1,13 @@
-"""What is wrong with a value, in plain words on one line?"""
+"""Errors of a scenario file: pydantic's as messages with the key, what was expected and what was found."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import nearest, suggestion
-from harness.scenario.base import LONGEST_S, FileModel
+from harness.messages import Message, message, plain
+from harness.scenario.base import LONGEST_S, REFUSED, FileModel
 from harness.scenario.workload import WORKLOAD_KINDS
 
 KeyPath = tuple[str | int, ...]
@@ -22,10 +23,10 @@ _SECRET = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something wrong at a place of the tree; `text` says what, and what was expected."""
+    """Something wrong at a place of the tree; `reason` says what, and what was expected."""
 
     path: KeyPath
-    text: str
+    reason: Message | str
 
 
 def dotted(path: KeyPath) -> str:
@@ -39,14 +40,14 @@ def is_secret(name: str) -> bool:
     return _SECRET.fullmatch(name.removeprefix("--").replace("-", "_")) is not None
 
 
-def show(value: Any) -> str:
-    """A value as it is named in a fault, cut where it is long."""
+def show(value: Any) -> Message | str:
+    """A value as it is named in an error, cut where it is long."""
     if isinstance(value, dict):
-        return "a mapping" if value else "an empty mapping"
+        return message("scenario.a_mapping") if value else message("scenario.an_empty_mapping")
     if isinstance(value, list):
-        return "a list" if value else "an empty list"
+        return message("scenario.a_list") if value else message("scenario.an_empty_list")
     if value is None:
-        return "nothing"
+        return message("scenario.nothing")
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(_USER.sub("//…@", value)) if isinstance(value, str) else str(value)
@@ -71,13 +72,13 @@ def faults_of(errors: Iterable[Mapping[str, Any]], tree: Any, readers: Mapping[i
 
     `readers` says which class read which mapping, by the mapping's identity.
     """
-    told = [(error["type"], _explain_one(error, tree, readers)) for error in errors]
-    mended = {(f.path[:-1], _meant(f, tree, readers)) for kind, f in told if kind == "extra_forbidden"}
+    faults = [(error["type"], _fault(error, tree, readers)) for error in errors]
+    mended = {(f.path[:-1], _meant(f, tree, readers)) for kind, f in faults if kind == "extra_forbidden"}
     return [
         fault
-        for kind, fault in told
+        for kind, fault in faults
         if not (kind == "missing" and (fault.path[:-1], fault.path[-1]) in mended)
-        and not (kind == "too_short" and any(_below(other.path, fault.path) for _, other in told))
+        and not (kind == "too_short" and any(_below(other.path, fault.path) for _, other in faults))
     ]
 
 
@@ -94,46 +95,59 @@ def _keys(tree: Any, path: KeyPath, readers: Mapping[int, type[FileModel]]) -> d
     return reader.keys() if reader is not None else {}
 
 
-def _explain_one(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
+def _fault(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
     kind, path = error["type"], _path(error, tree)
     if kind == "extra_forbidden":
-        return Fault(path, f"unknown key; {suggestion(str(path[-1]), _keys(tree, path[:-1], readers))}")
+        hint = suggestion(str(path[-1]), _keys(tree, path[:-1], readers))
+        return Fault(path, message("scenario.unknown_key", hint=hint))
     if kind == "missing":
         return _missing(path, tree, readers)
     if kind == "union_tag_not_found":
-        return Fault((*path, "kind"), f"missing; expected {_either(WORKLOAD_KINDS)}")
+        return Fault((*path, "kind"), message("scenario.kind_missing", names=WORKLOAD_KINDS))
     if kind == "union_tag_invalid":
         return _no_such_kind(error["ctx"], value_at(tree, path), path)
-    if kind == "value_error":
-        return Fault(path, _own_words(error, value_at(tree, path), path))
-    return Fault(path, _type_words(error, value_at(tree, path), path))
+    if kind in (REFUSED, "value_error"):
+        return Fault(path, _refusal(error, value_at(tree, path), path))
+    return Fault(path, _wrong_type(error, value_at(tree, path), path))
 
 
 def _missing(path: KeyPath, tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
     last = path[-1]
     if isinstance(last, int):
-        return Fault(path[:-1], f"expected {last + 1} values, got {len(value_at(tree, path[:-1]))}")
-    what = _keys(tree, path[:-1], readers).get(last, "a value")
-    what = what[:1].lower() + what[1:].partition(";")[0].rstrip(".")
-    return Fault(path, f"missing; expected {what}")
+        found = len(value_at(tree, path[:-1]))
+        return Fault(path[:-1], message("scenario.expected_values", values=last + 1, found=found))
+    meaning = _keys(tree, path[:-1], readers).get(last, "a value")
+    meaning = meaning[:1].lower() + meaning[1:].partition(";")[0].rstrip(".")
+    return Fault(path, message("scenario.key_missing", meaning=meaning))
 
 
-def _own_words(error: Mapping[str, Any], found: Any, path: KeyPath) -> str:
-    """What a validator of ours said."""
-    about_key = error["loc"][-1:] == ("[key]",)
-    got = "" if about_key or "secret" in error["msg"] else _got(found, path, error["msg"])
-    return str(error["msg"]).removeprefix("Value error, ") + got
+def _refusal(error: Mapping[str, Any], found: Any, path: KeyPath) -> Message:
+    """What a validator of ours, or of another room, said."""
+    reason = error["ctx"].get("reason") or plain(str(error["msg"]).removeprefix("Value error, "))
+    is_about_key = error["loc"][-1:] == ("[key]",)
+    is_named = isinstance(found, dict | list) or str(show(found)) in str(reason)
+    if is_about_key or is_named or "secret" in reason.code:
+        return reason
+    return _with_found(reason, found, path)
 
 
-def _type_words(error: Mapping[str, Any], found: Any, path: KeyPath) -> str:
+def _wrong_type(error: Mapping[str, Any], found: Any, path: KeyPath) -> Message:
     """What pydantic itself found wrong."""
-    words = _EXPECTED.get(error["type"])
-    if words is None:
-        return str(error["msg"])
-    expected = words(error.get("ctx", {}))
+    expected = _EXPECTED.get(error["type"])
+    if expected is None:
+        return plain(str(error["msg"]))
     if isinstance(found, str):
         expected = _OF_DURATION.get(error["type"], expected)
-    return f"expected {expected}{_got(found, path)}{_hint(error, found)}"
+    reason = _with_found(expected(error.get("ctx", {})), found, path)
+    hint = _hint(error, found)
+    return reason if hint is None else message("scenario.with_hint", reason=reason, hint=hint)
+
+
+def _with_found(reason: Message, found: Any, path: KeyPath) -> Message:
+    """A reason, and what stands in the file, unless it is a secret."""
+    if any(isinstance(step, str) and is_secret(step) for step in path):
+        return reason
+    return message("scenario.got", reason=reason, found=show(found))
 
 
 def _path(error: Mapping[str, Any], tree: Any) -> KeyPath:
@@ -146,65 +160,67 @@ def _path(error: Mapping[str, Any], tree: Any) -> KeyPath:
     return (*path, last) if error["type"] == "missing" and last is not None else path
 
 
-def _got(found: Any, path: KeyPath, message: str = "") -> str:
-    """What stands in the file, unless it is a secret, a whole mapping, or already named."""
-    if any(isinstance(step, str) and is_secret(step) for step in path):
-        return ""
-    if message and (isinstance(found, dict | list) or show(found) in message):
-        return ""
-    return f", got {show(found)}"
-
-
-def _hint(error: Mapping[str, Any], found: Any) -> str:
+def _hint(error: Mapping[str, Any], found: Any) -> Message | None:
     kind = error["type"]
     if kind == "literal_error" and isinstance(found, str):
         near = nearest(found, _QUOTED.findall(error["ctx"]["expected"]))
-        return f"; did you mean {near!r}?" if near else ""
+        return None if near is None else message("errors.did_you_mean", near=near)
     if kind == "tuple_type" and isinstance(found, dict):
-        return "; write '- ' before each item"
+        return message("scenario.write_items")
     if kind == "string_type" and isinstance(found, bool | int | float):
-        return f"; write {show(str(found).lower() if isinstance(found, bool) else str(found))} in quotes"
-    return ""
+        return message("scenario.write_in_quotes", word=str(found).lower() if isinstance(found, bool) else str(found))
+    return None
 
 
 def _no_such_kind(ctx: Mapping[str, Any], found: Any, path: KeyPath) -> Fault:
     """A value that says what it is by `kind`, or by its one key, and says it wrongly."""
     names = _QUOTED.findall(ctx["expected_tags"])
     if ctx["discriminator"] == "'kind'":
-        return Fault((*path, "kind"), f"unknown kind; {suggestion(str(found['kind']), names)}")
+        return Fault((*path, "kind"), message("scenario.unknown_kind", hint=suggestion(str(found["kind"]), names)))
     if isinstance(found, dict) and len(found) == 1:
         key = next(iter(found))
-        return Fault((*path, key), f"unknown key; {suggestion(key, names)}")
-    words = [f"{name}, or" for name in names if " " in name]
+        return Fault((*path, key), message("scenario.unknown_key", hint=suggestion(key, names)))
     keys = [name for name in names if " " not in name]
-    got = f"the keys {', '.join(found)}" if isinstance(found, dict) and found else show(found)
-    return Fault(path, " ".join(["expected", *words, "one key of", _either(keys)]) + f", got {got}")
+    reason = message("scenario.expected_key", names=keys)
+    if len(keys) < len(names):  # the one kind that is no mapping
+        reason = message("scenario.expected_whole_or_key", names=keys)
+    shown = message("scenario.the_keys", names=list(found)) if isinstance(found, dict) and found else show(found)
+    return Fault(path, message("scenario.got", reason=reason, found=shown))
 
 
-def _either(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " or " + names[-1]
+_Expected = Callable[[Mapping[str, Any]], Message]
+_OF_DURATION: dict[str, _Expected] = {
+    "greater_than": lambda _: message("scenario.expected_positive_duration"),
+    "less_than_equal": lambda _: message("scenario.expected_shorter_duration", hours=LONGEST_S / 3600),
+}
 
 
-_OF_DURATION = {"greater_than": "a duration above 0", "less_than_equal": f"a duration of at most {LONGEST_S / 3600:g}h"}
-_Words = Callable[[Mapping[str, Any]], str]
-_EXPECTED: dict[str, _Words] = {
-    "greater_than": lambda ctx: f"a number above {ctx['gt']:g}",
-    "greater_than_equal": lambda ctx: f"a number of at least {ctx['ge']:g}",
-    "less_than": lambda ctx: f"a number below {ctx['lt']}",
-    "less_than_equal": lambda ctx: f"a number of at most {ctx['le']:,g}".replace(",", ""),
-    "finite_number": lambda _: "a finite number",
-    "int_type": lambda _: "a whole number",
-    "int_from_float": lambda _: "a whole number",
-    "float_type": lambda _: "a number",
-    "string_type": lambda _: "text",
-    "bool_type": lambda _: "true or false",
-    "dict_type": lambda _: "a mapping of keys to values",
-    "model_type": lambda _: "a mapping of keys to values",
-    "model_attributes_type": lambda _: "a mapping of keys to values",
-    "tuple_type": lambda _: "a list",
-    "too_short": lambda ctx: f"at least {ctx['min_length']} value{'s' * (ctx['min_length'] > 1)}",
-    "too_long": lambda ctx: f"at most {ctx['max_length']} values",
-    "string_too_short": lambda _: "some text",
-    "string_too_long": lambda ctx: f"at most {ctx['max_length']} characters",
-    "literal_error": lambda ctx: str(ctx["expected"]).replace("'", ""),
+def _mapping(_ctx: Mapping[str, Any]) -> Message:
+    return message("scenario.expected_mapping")
+
+
+def _whole_number(_ctx: Mapping[str, Any]) -> Message:
+    return message("scenario.expected_whole")
+
+
+_EXPECTED: dict[str, _Expected] = {
+    "greater_than": lambda ctx: message("scenario.expected_above", bound=ctx["gt"]),
+    "greater_than_equal": lambda ctx: message("scenario.expected_at_least", bound=ctx["ge"]),
+    "less_than": lambda ctx: message("scenario.expected_below", bound=ctx["lt"]),
+    "less_than_equal": lambda ctx: message("scenario.expected_at_most", bound=ctx["le"]),
+    "finite_number": lambda _: message("scenario.expected_finite"),
+    "int_type": _whole_number,
+    "int_from_float": _whole_number,
+    "float_type": lambda _: message("scenario.expected_number"),
+    "string_type": lambda _: message("scenario.expected_text"),
+    "bool_type": lambda _: message("scenario.expected_switch"),
+    "dict_type": _mapping,
+    "model_type": _mapping,
+    "model_attributes_type": _mapping,
+    "tuple_type": lambda _: message("scenario.expected_list"),
+    "too_short": lambda ctx: message("scenario.expected_more_values", count=ctx["min_length"]),
+    "too_long": lambda ctx: message("scenario.expected_fewer_values", count=ctx["max_length"]),
+    "string_too_short": lambda _: message("scenario.expected_some_text"),
+    "string_too_long": lambda ctx: message("scenario.expected_shorter_text", characters=ctx["max_length"]),
+    "literal_error": lambda ctx: message("scenario.expected_name_of", names=_QUOTED.findall(ctx["expected"])),
 }

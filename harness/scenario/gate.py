@@ -1,4 +1,4 @@
-"""How much worse may a new run be: what may a gate file say?"""
+"""A gate file: how much worse a new run may be, by measure."""
 
 import re
 from typing import Annotated, Any
@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from harness.comparison.measures import KERNEL_TIME, PATTERN, measure_of
-from harness.scenario.base import FileModel
+from harness.messages import message
+from harness.scenario.base import FileModel, refused
 
 _SHARE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")
 
@@ -19,7 +20,7 @@ def _measured(key: str) -> str:
 def _share(value: Any) -> float:
     found = _SHARE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError("expected a share in per cent, such as 5%")
+        raise refused(message("scenario.expected_percent"))
     return float(found[1]) / 100
 
 

@@ -1,4 +1,4 @@
-"""What may stand in a scenario or study file, as a JSON Schema for editors and other tools?"""
+"""The JSON Schema of scenario and study files, for editors and other tools."""
 
 import json
 from typing import Any

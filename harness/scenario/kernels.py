@@ -1,10 +1,11 @@
-"""How are microbenchmarks of attention kernels written in a scenario: axes, shapes, and how well to measure?"""
+"""The kernels of a scenario: microbenchmarks of attention, with axes, shapes, and how well to measure."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from harness.scenario.base import Duration, FileModel, NonEmptyText, OneOrMany
+from harness.messages import message
+from harness.scenario.base import Duration, FileModel, NonEmptyText, OneOrMany, refused
 from harness.scenario.workload import CountSpec
 
 PHASES = ("decode", "prefill", "chunked_prefill", "mixed", "mla_decode", "kv_write")
@@ -70,11 +71,11 @@ class Kernels(FileModel):
     def _one_shape(self) -> "Kernels":
         given = [value is not None for value in (self.heads, self.kv_heads, self.head_size)]
         if any(given) and not all(given):
-            raise ValueError("heads, kv_heads and head_size stand together; expected all three, or a model")
+            raise refused(message("scenario.heads_incomplete"))
         if any(given) and self.model:
-            raise ValueError("model and heads stand together; expected a model, or heads, kv_heads and head_size")
+            raise refused(message("scenario.model_and_heads"))
         if self.min_samples > self.max_samples:
-            raise ValueError(f"min_samples {self.min_samples} is above max_samples {self.max_samples}")
+            raise refused(message("scenario.samples_reversed", least=self.min_samples, most=self.max_samples))
         return self
 
 

@@ -1,4 +1,4 @@
-"""How does a scenario file, with overrides, become a checked `Scenario` or a list of faults?"""
+"""Reading scenario, study and gate files, with overrides: a checked value, or every error with its place."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ class Document:
 
     def refuse(self, faults: Sequence[Fault]) -> None:
         """Raise a ScenarioError with a line for each fault, where there is one."""
-        _refuse(_lines(faults, self.places))
+        _refuse(_located(faults, self.places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class LoadedStudy:
         return self.document.path.parent / name
 
 
-def read_document(path: Path, overrides: Sequence[str], flags: Sequence[Override], expected: str) -> Document:
-    """A file's keys and values with the overrides in place; `expected` names what it should hold.
+def read_document(path: Path, overrides: Sequence[str], flags: Sequence[Override], kind: str) -> Document:
+    """A file's keys and values with the overrides in place; `kind` is what it should hold: scenario, study or gate.
 
     Raises:
         ScenarioError: with one line for each fault.
@@ -93,7 +93,7 @@ def read_document(path: Path, overrides: Sequence[str], flags: Sequence[Override
     raw = _bytes(path)
     text = _decoded(raw, path)
     reading = read_value(text)
-    tree = _mapping(reading, path, expected)
+    tree = _mapping(reading, path, kind)
     places = {_as_read(spot): f"{path}:{mark.line}" for spot, mark in reading.marks.items()}
     changes = [*(parse_override(override) for override in overrides), *flags]
     _refuse([*_applied(changes, tree, places)])
@@ -108,7 +108,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), flags: Sequence[Overri
     Raises:
         ScenarioError: with one line for each fault.
     """
-    document = read_document(path, overrides, flags, "a study, with name, question and scenario")
+    document = read_document(path, overrides, flags, STUDY)
     return LoadedStudy(validated(Study, document), document, tuple(overrides))
 
 
@@ -121,10 +121,10 @@ def load_scenario(path: Path, overrides: Sequence[str] = (), flags: Sequence[Ove
     Raises:
         ScenarioError: with one line for each fault.
     """
-    document = read_document(path, overrides, flags, _SCENARIO)
+    document = read_document(path, overrides, flags, SCENARIO)
     if is_study(document):
         line = document.places[next((key,) for key in STUDY_KEYS if key in document.tree)]
-        raise ScenarioError(f"{line}: this is a study; expected a scenario, or `harness tune {path}`")
+        raise ScenarioError(message("scenario.is_a_study", place=line, path=str(path)))
     scenario = validated(Scenario, document)
     document.refuse(faults_between(scenario, path.parent))
     return LoadedScenario(scenario, document.text, document.sha256, path, tuple(overrides), document.places)
@@ -136,7 +136,7 @@ def load_gate(path: Path) -> Gate:
     Raises:
         ScenarioError: with one line for each fault.
     """
-    return validated(Gate, read_document(path, (), (), "a gate, with measures and what each is allowed"))
+    return validated(Gate, read_document(path, (), (), GATE))
 
 
 def is_study(document: Document) -> bool:
@@ -145,9 +145,9 @@ def is_study(document: Document) -> bool:
 
 
 def check_file(path: Path) -> list[str]:
-    """A line for each fault of a scenario, study or gate file; none where it can be used."""
+    """A line for each error of a scenario, study or gate file, in the current language; none where it can be used."""
     try:
-        document = read_document(path, (), (), _SCENARIO)
+        document = read_document(path, (), (), SCENARIO)
         if is_study(document):
             load_study(path)
         elif "gate" in document.tree:
@@ -155,13 +155,13 @@ def check_file(path: Path) -> list[str]:
         else:
             load_scenario(path)
     except ScenarioError as error:
-        return list(error.lines)
+        return list(error.localized_lines())
     return []
 
 
-def _refuse(lines: Sequence[str]) -> None:
-    if lines:
-        raise ScenarioError(*lines)
+def _refuse(reasons: Sequence[Message | str]) -> None:
+    if reasons:
+        raise ScenarioError(*reasons)
 
 
 def _bytes(path: Path) -> bytes:
@@ -169,15 +169,18 @@ def _bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES + 1)  # no more than shows that it is too long
     except FileNotFoundError:
-        raise ScenarioError(f"{path}: no such file; {_near_scenario(path)}") from None
+        raise ScenarioError(message("scenario.no_such_file", path=str(path), hint=_near_scenario(path))) from None
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read: {(error.strerror or '').lower()}; expected a YAML file") from None
+        reason = (error.strerror or "").lower()
+        raise ScenarioError(message("scenario.cannot_be_read", path=str(path), reason=reason)) from None
 
 
-def _near_scenario(path: Path) -> str:
+def _near_scenario(path: Path) -> Message:
     folder = path.parent if path.parent.is_dir() else Path()
     near = nearest(path.stem, [file.stem for file in sorted(folder.glob("*.y*ml"))])
-    return f"did you mean {str(folder / near) + '.yaml'!r}?" if near else "expected a scenario file"
+    if near is None:
+        return message("scenario.expected_scenario_file")
+    return message("errors.did_you_mean", near=f"{folder / near}.yaml")
 
 
 def _decoded(raw: bytes, path: Path) -> str:
@@ -185,20 +188,25 @@ def _decoded(raw: bytes, path: Path) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ScenarioError(f"{path}:{line}: not UTF-8; expected a text file saved as UTF-8") from None
+        raise ScenarioError(message("scenario.not_utf8", place=f"{path}:{line}")) from None
 
 
-_SCENARIO = "a scenario, with name, question, workload and load"
+SCENARIO, STUDY, GATE = "scenario", "study", "gate"
+_EXPECTED = {  # of a file that is empty, and of one that is no mapping
+    SCENARIO: (message("scenario.a_scenario"), message("scenario.mapping_of_scenario")),
+    STUDY: (message("scenario.a_study"), message("scenario.mapping_of_study")),
+    GATE: (message("scenario.a_gate"), message("scenario.mapping_of_gate")),
+}
 
 
-def _mapping(reading: ParsedYaml, path: Path, expected: str) -> dict[str, Any]:
+def _mapping(reading: ParsedYaml, path: Path, kind: str) -> dict[str, Any]:
     """The file's keys and values, where it is YAML and a mapping at all."""
-    _refuse([_line(f"{path}:{mark.line}", fault) for mark, fault in reading.faults])
+    _refuse([_at(f"{path}:{mark.line}", fault) for mark, fault in reading.faults])
     if reading.value is None:
-        raise ScenarioError(f"{path}: the file is empty; expected {expected}")
+        raise ScenarioError(message("scenario.file_empty", path=str(path), expected=_EXPECTED[kind][0]))
     if not isinstance(reading.value, dict):
-        what = expected.partition(", ")[2]
-        raise ScenarioError(f"{path}:1: expected a mapping {what}".rstrip() + f", got {show(reading.value)}")
+        reason = message("scenario.got", reason=_EXPECTED[kind][1], found=show(reading.value))
+        raise ScenarioError(message("scenario.at_place", place=f"{path}:1", fault=reason))
     return reading.value
 
 
@@ -208,16 +216,16 @@ def _as_read(spot: KeyPath) -> KeyPath:
     return (*spot[:2], flag_name(str(flag[0])), *spot[3:]) if flag else spot
 
 
-def _applied(changes: Sequence[Override | Fault], tree: Any, places: dict[KeyPath, str]) -> list[str]:
+def _applied(changes: Sequence[Override | Fault], tree: Any, places: dict[KeyPath, str]) -> list[Message | str]:
     """The faults of putting each override into the tree; notes in `places` which values came from one."""
-    lines = []
+    reasons: list[Message | str] = []
     for change in changes:
         fault = change if isinstance(change, Fault) else apply_override(tree, change)
         if fault is not None:
-            lines.append(fault.text)
+            reasons.append(fault.reason)
         elif isinstance(change, Override):
             _move(places, change)
-    return lines
+    return reasons
 
 
 def _move(places: dict[KeyPath, str], change: Override) -> None:
@@ -239,14 +247,15 @@ def validated(model: type[PartOf], document: Document) -> PartOf:
         return model.model_validate(document.tree, context=readers)
     except ValidationError as error:
         faults = faults_of(error.errors(include_url=False), document.tree, readers)
-    raise ScenarioError(*_lines(faults, document.places))
+    raise ScenarioError(*_located(faults, document.places))
 
 
-def _lines(faults: Sequence[Fault], places: Mapping[KeyPath, str]) -> list[str]:
-    """The faults as lines, in the order of the file, each said once."""
+def _located(faults: Sequence[Fault], places: Mapping[KeyPath, str]) -> list[Message]:
+    """The faults behind their places, in the order of the file, each once."""
     placed = [(_place(fault.path, places), fault) for fault in faults]
     ordered = sorted(placed, key=_order)
-    return list(dict.fromkeys(_line(place, fault) for place, fault in ordered))
+    reasons = [_at(place, fault) for place, fault in ordered]
+    return list({str(reason): reason for reason in reasons}.values())
 
 
 def _order(placed: tuple[str, Fault]) -> tuple[int, int]:
@@ -262,5 +271,7 @@ def _place(path: KeyPath, places: Mapping[KeyPath, str]) -> str:
     return places[path]
 
 
-def _line(place: str, fault: Fault) -> str:
-    return f"{place}: {dotted(fault.path)}: {fault.text}" if fault.path else f"{place}: {fault.text}"
+def _at(place: str, fault: Fault) -> Message:
+    if not fault.path:
+        return message("scenario.at_place", place=place, fault=fault.reason)
+    return message("scenario.at_key", place=place, key=dotted(fault.path), fault=fault.reason)

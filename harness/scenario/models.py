@@ -1,4 +1,4 @@
-"""What is a scenario, as a checked value?"""
+"""A scenario as a checked value: engine with its flags, objectives, warm-up, and the whole."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from harness.errors import suggestion
+from harness.messages import Message, message
 from harness.safety.redaction import names_secret
-from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching
+from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching, refused
 from harness.scenario.error_messages import show
 from harness.scenario.kernels import Kernels
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
@@ -35,7 +36,8 @@ _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 def _slo_key(key: str) -> str:
     if _SLO_KEY.fullmatch(key) is None:
-        raise ValueError(f"unknown objective; {suggestion(key, [f'{metric}_p99' for metric in SLO_METRICS])}")
+        hint = suggestion(key, [f"{metric}_p99" for metric in SLO_METRICS])
+        raise refused(message("scenario.unknown_objective", hint=hint))
     return key
 
 
@@ -55,9 +57,9 @@ def _reachable_url(url: str) -> str:
     except ValueError:
         secret = whole = False
     if secret:
-        raise ValueError("a secret does not belong in a file; expected an address without user, password and keys")
+        raise refused(message("scenario.secret_in_address"))
     if not whole or re.match(r"https?://\S+$", url) is None:
-        raise ValueError("expected an address such as http://127.0.0.1:8000")
+        raise refused(message("scenario.expected_address"))
     return url
 
 
@@ -83,19 +85,17 @@ Slo = Annotated[
     dict[SloKey, Duration],
     _with_keys(rf"({'|'.join(SLO_METRICS)})_({_STATISTIC.replace('?:', '')})", DURATION_SCHEMA),
 ]
-Flag = Annotated[str, AfterValidator(matching(rf"(--)?{_FLAG}", "a flag such as max_model_len"))]
+Flag = Annotated[str, AfterValidator(matching(rf"(--)?{_FLAG}", message("scenario.expected_flag")))]
 Flags = Annotated[dict[Flag, Any], _with_keys(rf"(--)?{_FLAG}", {})]
-Variable = Annotated[str, AfterValidator(matching(_VARIABLE, "the name of an environment variable"))]
+Variable = Annotated[str, AfterValidator(matching(_VARIABLE, message("scenario.expected_variable")))]
 Variables = Annotated[
     dict[Variable, Annotated[str, BeforeValidator(_as_text)]],
     _with_keys(_VARIABLE, {"type": ["string", "integer"]}),
 ]
 
 
-Header = Annotated[
-    str, AfterValidator(matching(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+", "the name of an HTTP header, such as X-Tenant"))
-]
-Route = Annotated[str, AfterValidator(matching(r"/[!-~]*", "a path from the server's root, such as /v1/models"))]
+Header = Annotated[str, AfterValidator(matching(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+", message("scenario.expected_header")))]
+Route = Annotated[str, AfterValidator(matching(r"/[!-~]*", message("scenario.expected_route")))]
 
 
 class FromEnvironment(FileModel):
@@ -106,7 +106,7 @@ class FromEnvironment(FileModel):
 
 
 HeaderValue = Annotated[
-    Annotated[str, AfterValidator(matching(r"[ -~]*", "plain ASCII")), Tag("plain")]
+    Annotated[str, AfterValidator(matching(r"[ -~]*", message("scenario.expected_ascii"))), Tag("plain")]
     | Annotated[FromEnvironment, Tag("secret")],
     Discriminator(lambda value: "plain" if isinstance(value, str) else "secret"),
 ]
@@ -180,21 +180,21 @@ class Engine(FileModel):
         for spelled, value in args.items():
             flag = flag_name(spelled)
             if flag in flags:
-                raise ValueError(f"{flag} stands twice, as {spelled} and in another spelling; expected it once")
+                raise refused(message("scenario.flag_twice", flag=flag, spelled=spelled))
             flags[flag] = value
         return switched(flags)
 
     @model_validator(mode="after")
     def _reached_or_started(self) -> "Engine":
         if self.kind == "attach" and self.url is None:
-            raise ValueError("kind attach needs url, such as http://127.0.0.1:8000")
+            raise refused(message("scenario.attach_needs_url"))
         if self.kind != "attach" and self.url is not None:
-            raise ValueError(f"url belongs to kind attach, not to {self.kind}; expected kind: attach")
+            raise refused(message("scenario.belongs_to_attach", key="url", kind=self.kind))
         for key in ("headers", "tls", "paths"):
             if self.kind != "attach" and key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
-                raise ValueError(f"{key} belongs to kind attach, not to {self.kind}; expected kind: attach")
+                raise refused(message("scenario.belongs_to_attach", key=key, kind=self.kind))
         if self.calibration is not None and self.kind not in ("simulator", "auto"):
-            raise ValueError(f"calibration belongs to kind simulator, not to {self.kind}; expected kind: simulator")
+            raise refused(message("scenario.belongs_to_simulator", key="calibration", kind=self.kind))
         return self
 
 
@@ -212,7 +212,7 @@ class Warmup(FileModel):
     @model_validator(mode="after")
     def _one_end(self) -> "Warmup":
         if (self.requests is None) == (self.duration is None):
-            raise ValueError("expected either requests or duration, and not both")
+            raise refused(message("scenario.requests_or_duration"))
         return self
 
 
@@ -268,17 +268,17 @@ class Scenario(FileModel):
     def _one_purpose(self) -> "Scenario":
         if self.kernels is not None and (self.workload is not None or self.load is not None):
             other = "load" if self.workload is None else "workload"
-            raise ValueError(f"kernels and {other} stand together; expected kernels alone, or workload and load")
+            raise refused(message("scenario.kernels_and_load", other=other))
         if self.kernels is None and (self.workload is None or self.load is None):
             missing = "workload" if self.workload is None else "load"
-            raise ValueError(f"{missing} is missing; expected workload and load, or kernels")
+            raise refused(message("scenario.purpose_missing", missing=missing))
         return self
 
     @model_validator(mode="after")
     def _trace_has_times(self) -> "Scenario":
         kind = None if self.workload is None else self.workload.kind
         if kind not in (None, "trace") and any(stage.kind == "trace" for stage in self.stages):
-            raise ValueError(f"load trace needs the arrival times of workload kind trace, not {kind}")
+            raise refused(message("scenario.trace_needs_times", kind=kind))
         return self
 
     @property
@@ -344,6 +344,6 @@ def _meant(value: Any) -> Any:
     return value if meant is None or value is None else meant
 
 
-def neither(value: Any) -> str:
+def neither(value: Any) -> Message:
     """What is wrong with a value that a switch cannot have."""
-    return f"a switch that is {show(value)}; expected true or false"
+    return message("scenario.not_a_switch", value=show(value))

@@ -1,4 +1,4 @@
-"""How is load written in a scenario, and which stages does it make?
+"""The load of a scenario: kinds of stages, and the flat stages that they expand to.
 
 Each item of `load` is a mapping of one key, such as `poisson: {rate: [1, 2], duration: 60s}`;
 a list as a value makes a stage of each. `expand` turns items into flat `Stage`s.
@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.scenario.base import Duration, FileModel, OneOrMany, one_key
+from harness.messages import message
+from harness.scenario.base import Duration, FileModel, OneOrMany, one_key, refused
 
 Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 EndRate = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -29,7 +30,7 @@ class _Bounded(FileModel):
     @model_validator(mode="after")
     def _one_end(self) -> Any:
         if (self.requests is None) == (self.duration is None):
-            raise ValueError("expected either requests or duration, and not both")
+            raise refused(message("scenario.requests_or_duration"))
         return self
 
 
@@ -84,7 +85,7 @@ class Ramp(FileModel):
     @model_validator(mode="after")
     def _some_rate(self) -> "Ramp":
         if 0 in _values(self.from_) and 0 in _values(self.to):
-            raise ValueError("from and to are both 0; expected a positive rate at one end")
+            raise refused(message("scenario.ramp_of_nothing"))
         return self
 
 

@@ -1,4 +1,4 @@
-"""What is a study, as a checked value: what may be set, what is to be best, and how much may be tried?"""
+"""A study as a checked value: what may be set, what is to be best, and how much may be tried."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -6,10 +6,21 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from harness.errors import suggestion
-from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching
+from harness.messages import message
+from harness.scenario.base import (
+    DURATION_SCHEMA,
+    Duration,
+    FileModel,
+    Many,
+    Name,
+    NonEmptyText,
+    duration_of,
+    matching,
+    refused,
+)
+from harness.scenario.error_messages import show
 from harness.scenario.models import SLO_METRICS, Flag, Flags, Variables
 from harness.scenario.stages import LoadItem
-from harness.units import parse_duration
 
 RATES = ("throughput", "total_throughput", "request_rate", "goodput")
 """Metrics of which more is better."""
@@ -31,19 +42,20 @@ def is_latency(metric: str) -> bool:
 
 def _objective(name: str) -> str:
     if name not in OBJECTIVES and _LATENCY.fullmatch(name) is None:
-        raise ValueError(f"unknown objective; {suggestion(name, OBJECTIVES)}")
+        raise refused(message("scenario.unknown_objective", hint=suggestion(name, OBJECTIVES)))
     return name
 
 
 def _metric(name: str) -> str:
     known = (*OBJECTIVES, *COSTS)
     if name == CAPACITY or (name not in known and _LATENCY.fullmatch(name) is None):
-        raise ValueError(f"unknown metric; {suggestion(name, [one for one in known if one != CAPACITY])}")
+        hint = suggestion(name, [metric for metric in known if metric != CAPACITY])
+        raise refused(message("scenario.unknown_metric", hint=hint))
     return name
 
 
 def _limit(value: Any) -> Any:
-    return parse_duration(value) if isinstance(value, str) else value
+    return duration_of(value) if isinstance(value, str) else value
 
 
 def _device_numbers(value: Any) -> Any:
@@ -54,21 +66,21 @@ def _device_numbers(value: Any) -> Any:
     for item in value:
         match = _DEVICES.fullmatch(str(item)) if isinstance(item, int | str) and not isinstance(item, bool) else None
         if match is None:
-            raise ValueError(f"expected numbers of devices such as 0 or 0-7, got {item!r}")
+            raise refused(message("scenario.expected_devices", found=show(item)))
         first, last = int(match.group(1)), int(match.group(2) or match.group(1))
         if last < first:
-            raise ValueError(f"devices {item} are upside down; expected {last}-{first}")
+            raise refused(message("scenario.devices_reversed", devices=str(item), first=first, last=last))
         numbers += range(first, last + 1)
     if len(set(numbers)) < len(numbers):
-        raise ValueError("a device stands twice; expected each once")
+        raise refused(message("scenario.device_twice"))
     return numbers
 
 
 def _ordered(ends: tuple[float, float] | None) -> None:
     if ends is not None and ends[0] > ends[1]:
-        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] is upside down; expected [{ends[1]:g}, {ends[0]:g}]")
+        raise refused(message("scenario.range_reversed", low=ends[0], high=ends[1]))
     if ends is not None and ends[0] == ends[1]:
-        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] holds one value; expected a range, or the value alone")
+        raise refused(message("scenario.range_of_one", low=ends[0], high=ends[1]))
 
 
 class Dimension(FileModel):
@@ -94,36 +106,34 @@ class Dimension(FileModel):
     def _one_kind(self) -> "Dimension":
         given = [name for name in ("int_", "float_", "choice", "derive") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("expected one of int, float, choice and derive")
+            raise refused(message("scenario.expected_dimension"))
         _ordered(self.int_)
         _ordered(self.float_)
         ends = self.int_ or self.float_
         if ends is None and (self.log or self.step is not None):
-            raise ValueError("log and step belong to a range; expected int or float")
+            raise refused(message("scenario.log_without_range"))
         if self.log and ends is not None and ends[0] <= 0:
-            raise ValueError(f"a range by factors begins above 0; got {ends[0]:g}")
+            raise refused(message("scenario.log_from_zero", low=ends[0]))
         if self.int_ is not None and self.step is not None and self.step != round(self.step):
-            raise ValueError(f"step {self.step:g} of whole numbers; expected a whole step")
+            raise refused(message("scenario.step_not_whole", step=self.step))
         if self.choice is not None and len(set(map(repr, self.choice))) < len(self.choice):
-            raise ValueError("a value of the choice stands twice; expected each once")
+            raise refused(message("scenario.choice_twice"))
         return self
 
 
 def _dimension_kind(data: Any) -> str:
     if isinstance(data, dict | Dimension):
-        return "a mapping with int, float, choice or derive"
-    return "a list of values" if isinstance(data, list | tuple) else "one value"
+        return "dimension mapping"
+    return "value list" if isinstance(data, list | tuple) else "one value"
 
 
 SpaceItem = Annotated[
-    Annotated[Dimension, Tag("a mapping with int, float, choice or derive")]
-    | Annotated[tuple[Scalar, ...], Field(min_length=1, strict=False), Tag("a list of values")]
+    Annotated[Dimension, Tag("dimension mapping")]
+    | Annotated[tuple[Scalar, ...], Field(min_length=1, strict=False), Tag("value list")]
     | Annotated[Scalar, Tag("one value")],
     Discriminator(_dimension_kind),
 ]
-ParameterTarget = Annotated[
-    str, AfterValidator(matching(_TARGET, "a flag, additional_config.KEY, env.NAME or load.KEY"))
-]
+ParameterTarget = Annotated[str, AfterValidator(matching(_TARGET, message("scenario.expected_target")))]
 
 
 class WeightedScenario(FileModel):
@@ -136,7 +146,7 @@ class WeightedScenario(FileModel):
 
 
 def _scenario_kind(data: Any) -> str:
-    return "a list of files and weights" if isinstance(data, list | tuple) else "a file"
+    return "file list" if isinstance(data, list | tuple) else "a file"
 
 
 class EngineChange(FileModel):
@@ -213,9 +223,7 @@ class Study(FileModel):
     """The seed of everything random."""
     scenario: Annotated[
         Annotated[NonEmptyText, Tag("a file")]
-        | Annotated[
-            tuple[WeightedScenario, ...], Field(min_length=1, strict=False), Tag("a list of files and weights")
-        ],
+        | Annotated[tuple[WeightedScenario, ...], Field(min_length=1, strict=False), Tag("file list")],
         Discriminator(_scenario_kind),
     ]
     """The scenario file, from the study's folder; or several, each with file and weight."""
@@ -268,12 +276,12 @@ class Study(FileModel):
     @model_validator(mode="after")
     def _something_to_set(self) -> "Study":
         if not self.defaults and not any(_searched(item) for item in self.space.values()):
-            raise ValueError("the space is empty; expected a parameter under space, or defaults: true")
+            raise refused(message("scenario.space_empty"))
         if len(set(self.objective)) < len(self.objective):
-            raise ValueError("an objective stands twice; expected each once")
+            raise refused(message("scenario.objective_twice"))
         if self.devices is not None and self.devices_per_trial > len(self.devices):
-            raise ValueError(
-                f"devices_per_trial {self.devices_per_trial} of {len(self.devices)} devices; expected fewer"
+            raise refused(
+                message("scenario.devices_too_few", per_trial=self.devices_per_trial, devices=len(self.devices))
             )
         return self
 

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, one_key
+from harness.messages import message
+from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, one_key, refused
 
 MOST_TOKENS = 10_000_000
 
@@ -58,7 +59,7 @@ class WeightedChoice(FileModel):
     @model_validator(mode="after")
     def _matching(self) -> "WeightedChoice":
         if self.weights is not None and (len(self.weights) != len(self.values) or sum(self.weights) <= 0):
-            raise ValueError(f"expected {len(self.values)} weights, one a value, not all of them 0")
+            raise refused(message("scenario.expected_weights", values=len(self.values)))
         return self
 
 
@@ -72,7 +73,7 @@ class UniformItem(FileModel):
     def _ordered(self) -> "UniformItem":
         low, high = self.uniform
         if low > high:
-            raise ValueError(f"uniform [{low}, {high}] is upside down; expected [{high}, {low}]")
+            raise refused(message("scenario.uniform_reversed", low=low, high=high))
         return self
 
 
@@ -99,7 +100,7 @@ class ChoiceItem(FileModel):
 
 def _check_bounds(low: int, high: int | None) -> None:
     if high is not None and low > high:
-        raise ValueError(f"min {low} is above max {high}; expected min at or below max")
+        raise refused(message("scenario.min_above_max", low=low, high=high))
 
 
 def _kind_of(data: Any) -> str:
@@ -167,7 +168,7 @@ class _Random(FileModel):
     def _wide(self) -> Any:
         low, high = self.vocabulary
         if high - low < 16:
-            raise ValueError(f"vocabulary [{low}, {high}] is too narrow; expected [first, end) at least 16 apart")
+            raise refused(message("scenario.vocabulary_narrow", low=low, high=high))
         return self
 
 

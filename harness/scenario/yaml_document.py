@@ -1,4 +1,4 @@
-"""What does a YAML text say, and where does each value stand?
+"""YAML texts: their values with the place of each, and overrides such as `load.0.poisson.rate=4`.
 
 Plain words are read by the core schema of YAML 1.2, so that `1e3` is a number and nothing but
 `true` and `false` is a switch. A word that older YAML reads otherwise (`on`, `1:30`, `010`) is a
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from harness.errors import nearest, suggestion
+from harness.messages import Message, message
 from harness.scenario.error_messages import Fault, KeyPath, dotted, is_secret, show, value_at
 from harness.scenario.models import flag_name
 
@@ -54,11 +55,11 @@ class ParsedYaml:
 def read_value(text: str) -> ParsedYaml:
     """The one value of a YAML text; `value` is None where `faults` are found."""
     if len(text) > MOST_CHARACTERS:
-        return _unreadable(Position(1, 1), f"too long; expected at most {MOST_CHARACTERS} characters")
+        return _unreadable(Position(1, 1), message("scenario.too_long", most=MOST_CHARACTERS))
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
     except RecursionError:
-        return _unreadable(Position(1, 1), f"nested too deeply; expected at most {DEEPEST} levels")
+        return _unreadable(Position(1, 1), message("scenario.too_deep", most=DEEPEST))
     except yaml.YAMLError as error:
         return _unreadable(*_syntax(error, text))
     reading = ParsedYaml()
@@ -68,8 +69,8 @@ def read_value(text: str) -> ParsedYaml:
     return ParsedYaml(value, reading.marks, reading.faults)
 
 
-def _unreadable(mark: Position, text: str) -> ParsedYaml:
-    return ParsedYaml(faults=[(mark, Fault((), text))])
+def _unreadable(mark: Position, reason: Message) -> ParsedYaml:
+    return ParsedYaml(faults=[(mark, Fault((), reason))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,13 @@ class _Reader:
         self.reading.marks.setdefault(path, _mark(node.start_mark))
         count = next(self.counter)
         if count == MOST_VALUES:
-            self._refuse(node, (), f"aliases multiply to {MOST_VALUES} values; expected fewer")
+            self._refuse(node, (), message("scenario.aliases_multiply", values=MOST_VALUES))
         if count >= MOST_VALUES:
             return None
         if id(node) in self.open:
-            return self._refuse(node, path, "an alias stands inside its own anchor; expected a value that ends")
+            return self._refuse(node, path, message("scenario.alias_in_itself"))
         if len(path) > DEEPEST:
-            return self._refuse(node, path[:8], f"nested too deeply; expected at most {DEEPEST} levels")
+            return self._refuse(node, path[:8], message("scenario.too_deep", most=DEEPEST))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         self.open.add(id(node))
@@ -98,9 +99,9 @@ class _Reader:
         self.open.discard(id(node))
         return value
 
-    def _refuse(self, node: yaml.Node, path: KeyPath, text: str) -> Any:
+    def _refuse(self, node: yaml.Node, path: KeyPath, reason: Message) -> Any:
         """Note a fault; the value that stands in its place is None."""
-        self.reading.faults.append((_mark(node.start_mark), Fault(path, text)))
+        self.reading.faults.append((_mark(node.start_mark), Fault(path, reason)))
         return None
 
     def _list(self, node: yaml.Node, path: KeyPath) -> list[Any]:
@@ -115,28 +116,27 @@ class _Reader:
             spot = (*path, key)
             if key in value:
                 first = self.reading.marks[spot].line
-                self._refuse(key_node, spot, f"the key stands twice, first on line {first}; expected it once")
+                self._refuse(key_node, spot, message("scenario.key_twice", line=first))
             self.reading.marks.setdefault(spot, _mark(key_node.start_mark))
             value[key] = self.read(value_node, spot)
         return value
 
     def _key(self, node: yaml.Node, path: KeyPath) -> Any:
         if not isinstance(node, yaml.ScalarNode):
-            return self._refuse(node, path, "a key is not text; expected a name")
+            return self._refuse(node, path, message("scenario.key_not_text"))
         key = resolve(node.value) if node.style is None else joined(node.value)
         if isinstance(key, str):
             return key
-        word = node.value
-        return self._refuse(node, path, f"the key {word!r} is not text; expected a name, or {word!r} in quotes")
+        return self._refuse(node, path, message("scenario.key_is_value", word=node.value))
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         if node.tag != _TEXT:
-            return self._refuse(node, path, f"tag {node.tag!r} is not read here; expected a plain value")
+            return self._refuse(node, path, message("scenario.yaml_tag", tag=node.tag))
         if node.style is not None:
-            text, doubt = joined(node.value), "half a character; expected whole ones"
-            return text if text is not None else self._refuse(node, path, doubt)
-        doubtful = ambiguous(node.value)
-        return self._refuse(node, path, doubtful) if doubtful else resolve(node.value)
+            text = joined(node.value)
+            return text if text is not None else self._refuse(node, path, message("scenario.half_a_character"))
+        reason = ambiguous(node.value)
+        return self._refuse(node, path, reason) if reason else resolve(node.value)
 
 
 def _mark(mark: Any) -> Position:
@@ -164,43 +164,43 @@ def joined(text: str) -> str | None:
         return None
 
 
-def ambiguous(word: str) -> str | None:
+def ambiguous(word: str) -> Message | None:
     """Why a word without quotes is not to be trusted; None where all versions of YAML agree."""
     switch = _SWITCH.fullmatch(word)
     if switch:
         meant = "true" if switch.group("on") else "false"
-        return f"{word!r} is {meant} in old YAML and a word in new; expected {meant}, or quotes around it"
+        return message("scenario.old_yaml_switch", word=word, meant=meant)
     if _OLD_NUMBER.fullmatch(word):
-        return f"{word!r} is read in two ways by YAML; expected a plain number, or quotes around it"
+        return message("scenario.old_yaml_number", word=word)
     if _ENDLESS.fullmatch(word) or (_REAL.fullmatch(word) and math.isinf(float(word))):
-        return f"expected a finite number, got {show(word)}"
+        return message("scenario.not_finite", found=show(word))
     return None
 
 
 _SYNTAX = (
-    ("expected a single document", "a second document begins here; expected one document a file"),
+    ("expected a single document", message("scenario.second_document")),
     (
         "mapping values are not allowed",
-        "a second ': ' in one value; expected a line of its own for the key, or quotes",
+        message("scenario.second_colon"),
     ),
-    ("could not find expected ':'", "a key without ': ' behind it; expected key: value"),
+    ("could not find expected ':'", message("scenario.key_without_colon")),
     (
         "expected <block end>, but found",
-        "the line does not fit the ones above; expected the same indentation, or a closed bracket",
+        message("scenario.indentation"),
     ),
-    ("expected ',' or ']'", "a list in [ ] is not closed; expected , or ]"),
-    ("expected ',' or '}'", "a mapping in { } is not closed; expected , or }"),
-    ("found unexpected end of stream", "a quote is not closed; expected the same quote again"),
-    ("found duplicate anchor", "an anchor stands twice; expected each anchor once"),
+    ("expected ',' or ']'", message("scenario.list_not_closed")),
+    ("expected ',' or '}'", message("scenario.mapping_not_closed")),
+    ("found unexpected end of stream", message("scenario.quote_not_closed")),
+    ("found duplicate anchor", message("scenario.anchor_twice")),
 )
 
 
-def _syntax(error: yaml.YAMLError, text: str) -> tuple[Position, str]:
+def _syntax(error: yaml.YAMLError, text: str) -> tuple[Position, Message]:
     """Where and why a text is not YAML."""
     if not isinstance(error, yaml.MarkedYAMLError):
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position) + 1
-        return Position(line, 1), "a control character; expected printable text"
+        return Position(line, 1), message("scenario.control_character")
     problem = f"{error.context or ''}: {error.problem or ''}"
     mark = _mark(error.problem_mark or error.context_mark)
     if "undefined alias" in problem:
@@ -208,28 +208,30 @@ def _syntax(error: yaml.YAMLError, text: str) -> tuple[Position, str]:
     if "cannot start any token" in problem:
         return mark, _no_token(problem)
     return next(
-        ((_where(error, words), words) for needle, words in _SYNTAX if needle in problem),
-        (mark, f"not YAML; {error.problem}"),
+        ((_where(error, reason), reason) for needle, reason in _SYNTAX if needle in problem),
+        (mark, message("scenario.not_yaml", problem=str(error.problem))),
     )
 
 
-def _where(error: yaml.MarkedYAMLError, words: str) -> Position:
+def _where(error: yaml.MarkedYAMLError, reason: Message) -> Position:
     """The line that begins what is never closed, or else the line where reading stopped."""
-    begun = error.context_mark if "is not closed" in words else None
+    begun = error.context_mark if reason.code.endswith("_not_closed") else None
     return _mark(begun or error.problem_mark or error.context_mark)
 
 
-def _no_anchor(problem: str, text: str) -> str:
+def _no_anchor(problem: str, text: str) -> Message:
     alias = problem.split("'")[1] if "'" in problem else ""
     near = nearest(alias, [anchor for anchor in _ANCHOR.findall(text) if anchor != alias])
-    return f"alias *{alias} has no anchor; " + (f"did you mean *{near}?" if near else f"expected &{alias} before it")
+    if near is None:
+        return message("scenario.no_anchor", alias=alias)
+    return message("scenario.no_such_anchor", alias=alias, near=near)
 
 
-def _no_token(problem: str) -> str:
+def _no_token(problem: str) -> Message:
     if "\\t" in problem:
-        return "a tab stands where YAML takes spaces; expected spaces"
-    sign = problem.split("'")[1] if "'" in problem else "this"
-    return f"a value cannot begin with {sign}; expected quotes around it"
+        return message("scenario.tab")
+    sign = problem.split("'")[1] if "'" in problem else "?"
+    return message("scenario.cannot_begin", sign=sign)
 
 
 _STEP = re.compile(r'"([^"]*)"|\[(\d+)\]|([^.\[\]"]+_p\d{1,2}\.\d{1,3}|[^.\[\]"]+)')
@@ -250,13 +252,13 @@ def parse_override(text: str, flag: str = "--set") -> Override | Fault:
     """An override such as `load.0.poisson.rate=3` of a flag of the command line; its value is YAML."""
     key, equals, word = text.partition("=")
     if not equals or _KEY.fullmatch(key.strip()) is None:
-        return Fault((), f"{flag} {text}: expected KEY=VALUE, such as load.0.poisson.rate=3")
+        return Fault((), message("scenario.expected_override", place=f"{flag} {text}"))
     path = tuple(_steps(key))
     hidden = "@" in word or any(map(is_secret, _WORD.findall(text)))
     place = f"{flag} {key}=…" if hidden else f"{flag} {text}"
     reading = read_value(word)
     if reading.faults:
-        return Fault((), f"{place}: {reading.faults[0][1].text}")
+        return Fault((), message("scenario.at_place", place=place, fault=reading.faults[0][1].reason))
     return Override(path, reading.value, place)
 
 
@@ -300,20 +302,20 @@ def apply_override(tree: Any, override: Override) -> Fault | None:
 def _wrong_step(here: Any, override: Override, depth: int) -> Fault | None:
     step, name = override.path[depth], dotted(override.path[:depth])
     if isinstance(here, dict) and isinstance(step, int):
-        return _fault(override, f"{name} has no positions; {suggestion(str(step), here)}")
+        return _fault(override, message("scenario.no_positions", key=name, hint=suggestion(str(step), here)))
     if isinstance(here, dict):
         return None
     if not isinstance(here, list):
-        return _fault(override, f"{name} is {show(here)}; expected nothing below it")
+        return _fault(override, message("scenario.nothing_below", key=name, found=show(here)))
     if not isinstance(step, int):
-        return _fault(override, f"{name} is a list; expected a position, such as {name}.0")
+        return _fault(override, message("scenario.expected_position", key=name))
     if step >= len(here):
         return _fault(
             override,
-            f"{name} has {len(here)} of them; expected a position up to {len(here) - 1}",
+            message("scenario.position_too_high", key=name, items=len(here), last=len(here) - 1),
         )
     return None
 
 
-def _fault(override: Override, text: str) -> Fault:
-    return Fault((), f"{override.place}: {text}")
+def _fault(override: Override, reason: Message) -> Fault:
+    return Fault((), message("scenario.at_place", place=override.place, fault=reason))

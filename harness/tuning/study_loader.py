@@ -17,6 +17,7 @@ from harness.engines.vllm import environment_of, missing_folder
 from harness.errors import InputError, ScenarioError, suggestion
 from harness.scenario.error_messages import Fault, is_secret
 from harness.scenario.loader import (
+    SCENARIO,
     LoadedScenario,
     LoadedStudy,
     check_file,
@@ -51,7 +52,7 @@ _OWN_FLAGS = ("model", "host", "port", "api_key")
 def check_any(path: Path) -> list[str]:
     """A line for each fault of a scenario or study file, and of the scenarios that a study names."""
     try:
-        if is_study(read_document(path, (), (), "a scenario or a study")):
+        if is_study(read_document(path, (), (), SCENARIO)):
             load_study_plan(path)
             return []
     except ScenarioError as error:

@@ -1,4 +1,4 @@
-"""Every fault of a scenario file is one exact line: place, key, what, and what was expected."""
+"""Every error of a scenario file is one exact line: place, key, what is wrong, and what was expected."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ScenarioError
+from harness.messages import language
 from harness.scenario.error_messages import dotted, is_secret, show
 from harness.scenario.loader import check_file, load_scenario
 
@@ -49,6 +50,22 @@ def test_a_bad_value_is_told_in_one_line(good, override, line):
 
     place = rf"(--set {re.escape(override)}|--set {override.partition('=')[0]}=…|{good}:\d): "
     assert [re.sub(place, "", told, count=1) for told in caught.value.lines] == [line]
+
+
+@pytest.mark.parametrize(("override", "line"), VALUES)
+def test_a_bad_value_is_told_in_chinese_too(good, override, line):
+    """In one line that has the same places, keys and values, and no English sentence, but what a key means."""
+    with pytest.raises(ScenarioError) as caught, language("zh"):
+        load_scenario(good, [override])
+    with language("zh"):
+        lines = caught.value.localized_lines()
+    place, reason = lines[0].split("：", 1)
+
+    assert len(lines) == 1
+    assert place in (f"--set {override}", f"--set {override.partition('=')[0]}=…") or place.startswith(str(good))
+    assert re.search("[\u4e00-\u9fff]", reason)
+    if ": missing; expected" not in line:
+        assert re.findall(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", reason.replace(override.partition("=")[2], "")) == []
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,12 @@ def test_a_text_without_end_is_refused_unread():
     """More than a million characters are no scenario."""
     reading = read_value("a" * (MOST_CHARACTERS + 1))
 
-    assert [fault.text for _, fault in reading.faults] == ["too long; expected at most 1000000 characters"]
+    assert [str(fault.reason) for _, fault in reading.faults] == ["too long; expected at most 1000000 characters"]
 
 
 def test_depth_without_end_is_refused():
     """Nesting beyond 60 levels is a fault, and beyond Python's stack too."""
-    texts = [read_value(text).faults[0][1].text for text in ("[" * 70 + "]" * 70, "[" * 600)]
+    texts = [str(read_value(text).faults[0][1].reason) for text in ("[" * 70 + "]" * 70, "[" * 600)]
 
     assert texts == ["nested too deeply; expected at most 60 levels"] * 2
 
@@ -109,18 +109,18 @@ def test_control_characters_have_their_line():
     """A character that YAML does not allow is told with its line."""
     mark, fault = read_value("a: 1\nb: \x00\n").faults[0]
 
-    assert (mark.line, fault.text) == (2, "a control character; expected printable text")
+    assert (mark.line, str(fault.reason)) == (2, "a control character; expected printable text")
 
 
 def test_half_a_character_is_refused():
     """Text that could not be written to a file again is a fault where it is read."""
     mark, fault = read_value('a: 1\nb: "\\ud800"\n').faults[0]
 
-    assert (mark.line, fault.text) == (2, "half a character; expected whole ones")
+    assert (mark.line, str(fault.reason)) == (2, "half a character; expected whole ones")
 
 
 def test_a_value_may_not_begin_with_a_sign_of_yaml():
     """The sign is named, and quotes are advised."""
     fault = read_value("a: @home").faults[0][1]
 
-    assert fault.text == "a value cannot begin with @; expected quotes around it"
+    assert str(fault.reason) == "a value cannot begin with @; expected quotes around it"
