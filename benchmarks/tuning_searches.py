@@ -174,7 +174,7 @@ def _settings(problem: StudyPlan, point: Point) -> Any:
 class Tries:
     """What the other searches do with a point: start, measure with noise, note."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     served: Served
     device: MeasuredDevice
     values: list[float | None] = field(default_factory=list)
@@ -183,7 +183,7 @@ class Tries:
     def measure(self, point: Point) -> float | None:
         """The goodput that a run showed; None where the engine did not start."""
         self.points.append(point)
-        self.values.append(_measured(self.problem, self.device, self.problem.tasks[0], point))
+        self.values.append(_measured(self.plan, self.device, self.plan.tasks[0], point))
         return self.values[-1]
 
     def outcome(self) -> SearchOutcome:
@@ -192,17 +192,17 @@ class Tries:
         ranked = [self.points[place] for _, place in sorted(known)]
         keys = [self._key(point) for point in self.points]
         late = self.values[SETTLING:]
-        truth = truth_of(self.problem, self.served, ranked[0]) if ranked else 0.0
+        truth = truth_of(self.plan, self.served, ranked[0]) if ranked else 0.0
         winner = truth_of(
-            self.problem,
+            self.plan,
             self.served,
-            confirmed(self.problem, self.device, [point for point in ranked if point]),
+            confirmed(self.plan, self.device, [point for point in ranked if point]),
         )
         return SearchOutcome(truth, winner, sum(value is None for value in late), len(late), len(keys) - len(set(keys)))
 
     def _key(self, point: Point) -> str:
         try:
-            return str(sorted(effective(_settings(self.problem, point)).items(), key=str))
+            return str(sorted(effective(_settings(self.plan, point)).items(), key=str))
         except HarnessError:
             return str(point)
 

@@ -15,7 +15,7 @@ from harness.api.result import draw_study
 from harness.api.running import Line, OnProgress, ignore, override_words, refuse_running_loop, spoken
 from harness.engines import REAL
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
-from harness.messages import message
+from harness.messages import localized, message
 from harness.results.store import new_folder
 from harness.results.study import StudyFiles, read_study
 from harness.safety import redaction
@@ -160,7 +160,7 @@ def _carried_out(work: StudyContext, options: TuneOptions) -> StudyResult:
             confirmed = _confirmed(work)
         except KeyboardInterrupt:
             return _interrupted(work, options)
-        if confirmed is None and work.problem.study.confirm.best:
+        if confirmed is None and work.plan.study.confirm.best:
             other = (message("cli.other_worker_confirms"), str(work.folder))
             return StudyResult(work.folder, next_steps=other)
         with writing(work.on_progress):
@@ -172,7 +172,7 @@ def _concluded(work: StudyContext, confirmed: Confirmation | None, *, interrupte
     marks = {name: bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow")}
     lines = study_result.write_result(work, confirmed, **marks, interrupted=interrupted)
     page = draw_study(work.folder)
-    return replace(study_result_of(read_study(work.folder)), lines=tuple(lines), page=page)
+    return replace(study_result_of(read_study(work.folder)), lines=tuple(localized(line) for line in lines), page=page)
 
 
 def study_result_of(files: StudyFiles) -> StudyResult:
@@ -196,7 +196,7 @@ def _interrupted(work: StudyContext, options: TuneOptions) -> StudyResult:
     """What was found until somebody pressed Ctrl-C; the trial that was running is tried again when it goes on."""
     command = shlex.join([*options.command, "--out", str(work.folder), "--resume"])
     line = message("cli.study_interrupted", command=command)
-    if work.problem.study.storage is not None:  # an address may hold a password
+    if work.plan.study.storage is not None:  # an address may hold a password
         line = message("cli.stored_study_interrupted", command=command)
     if not work.store.trials():
         return StudyResult(work.folder, interrupted=True, next_steps=(line,), exit_code=EXIT_INTERRUPTED)
@@ -270,9 +270,9 @@ def _fingerprint(problem: StudyPlan) -> str:
 
 def _confirmed(work: StudyContext) -> Confirmation | None:
     """The confirmation, by the one worker that gets to it; None for the others, or where there is none to make."""
-    if not work.problem.study.confirm.best:
+    if not work.plan.study.confirm.best:
         return None
-    if work.problem.study.storage is not None:
+    if work.plan.study.storage is not None:
         waiting = {worker for worker, _ in work.store.running().values()} & work.coordinator.alive()
         if waiting or not work.coordinator.claim(claim_digest("confirmation")):
             return None

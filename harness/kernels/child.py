@@ -58,16 +58,16 @@ def bench_lines(job: Job, place: BenchEnvironment, repeats: int = 1) -> Iterator
         EngineError: where the interpreter or a provider is not there, or processes die one after another.
         InputError: where a path was asked for that the provider does not know.
     """
-    told = False
+    device_reported = False
     for repeat in range(repeats):
         for line in _repeat_lines(job, place):
             if line["event"] == "device":
                 job = replace(job, measured=_measured(line))
             elif not line["path"] and line["status"] == "failed":
                 job = replace(job, without=(*job.without, line["case"]))
-            if line["event"] == "row" or not told:
+            if line["event"] == "row" or not device_reported:
                 yield {**line, "repeat": repeat}
-            told = True
+            device_reported = True
 
 
 def _repeat_lines(job: Job, place: BenchEnvironment) -> Iterator[Line]:

@@ -55,8 +55,8 @@ def step_mixes(folder: Path, count: int) -> list[StepMix]:
 
 def _budget(run: Mapping[str, Any]) -> int:
     effective = (run.get("engine") or {}).get("effective") or {}
-    found = effective.get("max_num_batched_tokens")
-    return found if isinstance(found, int) and found > 0 else CHUNK
+    tokens = effective.get("max_num_batched_tokens")
+    return tokens if isinstance(tokens, int) and tokens > 0 else CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,8 @@ def _told(trail: _Trail) -> tuple[Floats, NDArray[np.bool_], Floats]:
     ended = np.searchsorted(last, trail.at_ns - trail.near_ns)
     come = np.searchsorted(trail.at_ns, trail.at_ns - trail.near_ns)
     load = _upto(prompts[by_first], begun) - _upto((prompts + answers)[by_last], ended) + _upto(trail.tokens, come)
-    chunks = np.asarray([one.at_ns for one in trail.prefills], dtype=np.int64)
-    queries = np.asarray([one.query for one in trail.prefills], dtype=np.int64)
+    chunks = np.asarray([prefill.at_ns for prefill in trail.prefills], dtype=np.int64)
+    queries = np.asarray([prefill.query for prefill in trail.prefills], dtype=np.int64)
     ends = (np.searchsorted(chunks, trail.at_ns + trail.near_ns, side="right"),
             np.searchsorted(chunks, trail.at_ns - trail.near_ns))  # fmt: skip
     prefilled = ends[0] > ends[1]
@@ -165,13 +165,13 @@ def _mix(trail: _Trail, number: int, at_ns: int, share: float) -> StepMix:
     from kernels_bench.axes import StepMix  # noqa: PLC0415 - a room of its own
 
     low_ns, high_ns = at_ns - trail.near_ns, at_ns + trail.near_ns
-    chunks = {one.row: one for one in trail.prefills if low_ns <= one.at_ns <= high_ns}
+    chunks = {prefill.row: prefill for prefill in trail.prefills if low_ns <= prefill.at_ns <= high_ns}
     begun = (trail.first_ns >= 0) & (trail.first_ns <= high_ns) & (trail.last_ns >= low_ns)
     running = [row for row in np.flatnonzero(begun).tolist() if row not in chunks]
     come = trail.at_ns < low_ns
     before = np.bincount(trail.row[come], weights=trail.tokens[come], minlength=len(trail.first_ns))
-    kv = [int(trail.prompts[row] + before[row]) for row in running] + [one.kv for one in chunks.values()]
-    query = [1] * len(running) + [one.query for one in chunks.values()]
+    kv = [int(trail.prompts[row] + before[row]) for row in running] + [chunk.kv for chunk in chunks.values()]
+    query = [1] * len(running) + [chunk.query for chunk in chunks.values()]
     return StepMix(f"step {number + 1}: {len(kv)} sequences", tuple(query), tuple(kv), round(share, 4))
 
 
@@ -219,13 +219,13 @@ def kernel_plan(loaded: LoadedScenario) -> KernelPlan:
         cache_bytes=round((kernels.cache_gib or 0) * (1 << 30)),
         steps=step_mixes(_folder(kernels.steps_of, loaded.path), kernels.steps) if kernels.steps_of else (),
     )
-    made = expand(axes)
-    cases = tuple(one for one in made if isinstance(one, Case))
-    skipped = tuple(one for one in made if isinstance(one, Skipped))
+    expanded = expand(axes)
+    cases = tuple(item for item in expanded if isinstance(item, Case))
+    skipped = tuple(item for item in expanded if isinstance(item, Skipped))
     if not cases:
-        reasons = dict.fromkeys(one.reason for one in skipped)
-        told = (f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons)
-        raise InputError(*itertools.islice(told, MOST_REASONS))
+        reasons = dict.fromkeys(item.reason for item in skipped)
+        lines = (f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons)
+        raise InputError(*itertools.islice(lines, MOST_REASONS))
     job = Job(
         cases=cases,
         provider=kernels.provider,
@@ -246,12 +246,12 @@ def _axis(value: Any) -> Any:
 
 def _folder(written: str, scenario: Path) -> Path:
     """A folder as a shell would find it, or beside the scenario."""
-    found = Path(written) if Path(written).exists() else scenario.parent / written
-    if not found.is_dir():
+    path = Path(written) if Path(written).exists() else scenario.parent / written
+    if not path.is_dir():
         raise InputError(
             f"{scenario}: kernels.steps_of: {written}: no such folder; expected a result folder of `harness run`"
         )
-    return found
+    return path
 
 
 def _shapes(kernels: Kernels) -> list[tuple[str, Shape]]:
@@ -261,13 +261,13 @@ def _shapes(kernels: Kernels) -> list[tuple[str, Shape]]:
         name = f"{kernels.heads}/{kernels.kv_heads} heads of {kernels.head_size}"
         return [(name, Shape(kernels.heads, kernels.kv_heads, kernels.head_size))]
     by_folded = {name.lower(): name for name in PRESETS}
-    found = []
-    for asked in _axis(kernels.model) or (DEFAULT_MODEL,):
-        folded = asked.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
-        if folded not in by_folded:
-            raise InputError(f"kernels.model: {asked!r} has no preset; {suggestion(folded, PRESETS)}, or give heads")
-        found.append((by_folded[folded], PRESETS[by_folded[folded]]))
-    return found
+    shapes = []
+    for model in _axis(kernels.model) or (DEFAULT_MODEL,):
+        name = model.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
+        if name not in by_folded:
+            raise InputError(f"kernels.model: {model!r} has no preset; {suggestion(name, PRESETS)}, or give heads")
+        shapes.append((by_folded[name], PRESETS[by_folded[name]]))
+    return shapes
 
 
 def _kv_lengths(count: CountSpec, seed: int) -> KvLengths:

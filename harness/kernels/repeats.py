@@ -25,11 +25,11 @@ ALWAYS_NAMED = ("batch", "kv_tokens", "step", "block_size")
 
 def varying_axes(cases: Iterable[Labels]) -> frozenset[str]:
     """The axes by which these cases differ: without them two of them would have one name."""
-    seen: dict[str, set[Any]] = {}
+    values_by_axis: dict[str, set[Any]] = {}
     for labels in cases:
         for name, value in labels.items():
-            seen.setdefault(name, set()).add(value)
-    return frozenset(name for name, values in seen.items() if len(values) > 1)
+            values_by_axis.setdefault(name, set()).add(value)
+    return frozenset(name for name, values in values_by_axis.items() if len(values) > 1)
 
 
 def axes_label(labels: Labels, axes: Collection[str]) -> str:
@@ -61,8 +61,8 @@ def _merged(group: Sequence[Row]) -> Row:
     lost = next((row for status in _WORST for row in group if row["status"] == status), None)
     if lost is not None:
         place = f"repeat {lost.get('repeat', 0) + 1}: " if len({row["status"] for row in group}) > 1 else ""
-        kept = {key: value for key, value in lost.items() if key != "repeat"}
-        return kept | {"reason": f"{place}{lost['reason']}", "modes": {}}
+        fields = {key: value for key, value in lost.items() if key != "repeat"}
+        return fields | {"reason": f"{place}{lost['reason']}", "modes": {}}
     modes = [mode for mode in first["modes"] if all(mode in row["modes"] for row in group)]
     return first | {
         "modes": {mode: _pooled([row["modes"][mode] for row in group]) for mode in modes},
@@ -75,23 +75,23 @@ def _merged(group: Sequence[Row]) -> Row:
 
 def _pooled(series: Sequence[Mapping[str, Any]]) -> Row:
     """One mode's figures over its repeats; of a single one they are its own."""
-    own = [{key: one[key] for key in ("n", "median_s", "ci95_s")} for one in series]
-    first = dict(series[0]) | {"repeats": own, "between_runs": None}
+    runs = [{key: figures[key] for key in ("n", "median_s", "ci95_s")} for figures in series]
+    first = dict(series[0]) | {"repeats": runs, "between_runs": None}
     if len(series) == 1:
         return first
-    logs = np.log([one["median_s"] for one in series])
+    logs = np.log([figures["median_s"] for figures in series])
     seconds, spread = float(np.exp(logs.mean())), float(logs.std(ddof=1))
     reach = student_t((1 + CONFIDENCE) / 2, len(logs) - 1) * spread / math.sqrt(len(logs))
     faster = first["median_s"] / seconds
     return first | {
-        "n": sum(one["n"] for one in series),
+        "n": sum(figures["n"] for figures in series),
         "median_s": seconds,
         "ci95_s": [seconds * math.exp(-reach), seconds * math.exp(reach)],
         "between_runs": spread,
-        "min_s": min(one["min_s"] for one in series),
-        "launch_s": float(np.median([one["launch_s"] for one in series])),
+        "min_s": min(figures["min_s"] for figures in series),
+        "launch_s": float(np.median([figures["launch_s"] for figures in series])),
         "noise": _most(series, "noise"),
-        "marks": list(dict.fromkeys(mark for one in series for mark in one["marks"])),
+        "marks": list(dict.fromkeys(mark for figures in series for mark in figures["marks"])),
         "bytes_per_s": first["bytes_per_s"] * faster,
         "flops_per_s": first["flops_per_s"] * faster,
         "limits": {source: _held(limits, seconds) for source, limits in first["limits"].items()},
@@ -99,8 +99,8 @@ def _pooled(series: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _most(series: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    known = [one[key] for one in series]
-    return None if None in known else max(known)
+    values = [figures[key] for figures in series]
+    return None if None in values else max(values)
 
 
 def _held(limits: Mapping[str, Any], seconds: float) -> Row:
@@ -111,6 +111,6 @@ def _held(limits: Mapping[str, Any], seconds: float) -> Row:
 
 def process_spread(rows: Iterable[Mapping[str, Any]]) -> float | None:
     """By which share processes differ on one case: the root of the mean square over all cases; None: one process."""
-    known = [figures.get("between_runs") for row in rows for figures in row["modes"].values()]
-    squares = [spread**2 for spread in known if spread is not None]
+    spreads = [figures.get("between_runs") for row in rows for figures in row["modes"].values()]
+    squares = [spread**2 for spread in spreads if spread is not None]
     return math.sqrt(sum(squares) / len(squares)) if squares else None

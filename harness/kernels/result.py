@@ -45,21 +45,21 @@ def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ResultError: the run ended before its first case.
     """
-    place = folder / store.RAW / LINES
-    if not place.exists():
-        done: dict[str, Any] = store.read_json(folder, store.SUMMARY)
-        return done
-    lines = _whole_lines(place)
+    path = folder / store.RAW / LINES
+    if not path.exists():
+        summary: dict[str, Any] = store.read_json(folder, store.SUMMARY)
+        return summary
+    lines = _whole_lines(path)
     device = next((line for line in lines if line["event"] == "device"), None)
     if device is None:
         raise ResultError(f"{folder}: the run ended before its first case; there is nothing to report")
-    rows = [_skipped(index, one) for index, one in enumerate(run["kernels"]["skipped"])]
-    seen = [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
-    store.write_kernel_samples(folder, _samples(seen))
-    for row in seen:
+    rows = [_skipped(index, combination) for index, combination in enumerate(run["kernels"]["skipped"])]
+    measured_rows = [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
+    store.write_kernel_samples(folder, _samples(measured_rows))
+    for row in measured_rows:
         for figures in row["modes"].values():
             figures.pop("samples")
-    rows += merge_repeats(seen)
+    rows += merge_repeats(measured_rows)
     differing = varying_axes(row["labels"] for row in rows)
     rows = [row | {"name": case_name(row["labels"], row["path"], differing)} for row in rows]
     summary = summarize(rows, device, run)
@@ -70,28 +70,28 @@ def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _whole_lines(path: Path) -> list[Row]:
     """All lines about the device or a case but one that a killed run left half written."""
-    found: list[Row] = []
+    rows: list[Row] = []
     for place, line in json_lines(path):
         event = convert(place, line, LineSchema).event
         if event in LINES_OF:
             convert(place, line, LINES_OF[event])
-            found.append(line)
-    return found
+            rows.append(line)
+    return rows
 
 
-def _skipped(index: int, one: Mapping[str, Any]) -> Row:
+def _skipped(index: int, combination: Mapping[str, Any]) -> Row:
     """The row of a combination that makes no case; its number is negative, so that it is no case's."""
     return {
-        "case": -1 - index, "path": "", "status": SKIPPED, "reason": one["reason"], "modes": {},
-        "labels": dict(one["labels"]), "throttled": False,
+        "case": -1 - index, "path": "", "status": SKIPPED, "reason": combination["reason"], "modes": {},
+        "labels": dict(combination["labels"]), "throttled": False,
     }  # fmt: skip
 
 
 def _labelled(line: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Row:
-    kept = {key: value for key, value in line.items() if key != "event"}
+    fields = {key: value for key, value in line.items() if key != "event"}
     if line["case"] >= len(cases):
         raise ResultError(f"{LINES}: case {line['case']} of {len(cases)}; expected a case of run.json")
-    return {"modes": {}, "throttled": False, **kept, "labels": dict(cases[line["case"]]["labels"])}
+    return {"modes": {}, "throttled": False, **fields, "labels": dict(cases[line["case"]]["labels"])}
 
 
 def _samples(rows: Iterable[Row]) -> list[tuple[Any, ...]]:

@@ -29,14 +29,14 @@ class Candidate:
     engine_key: str
 
 
-def engine_of(problem: StudyPlan, point: Point) -> Engine:
+def engine_of(plan: StudyPlan, point: Point) -> Engine:
     """The base engine with what a point sets.
 
     Raises:
         ValueError: a derived value that cannot be computed.
     """
-    values = problem.space.values(point)
-    args, env = dict(problem.engine.args), dict(problem.engine.env)
+    values = plan.space.values(point)
+    args, env = dict(plan.engine.args), dict(plan.engine.env)
     extra = dict(args.get(ADDITIONAL) or {})
     for name, value in values.items():
         place, _, key = name.partition(".")
@@ -48,12 +48,12 @@ def engine_of(problem: StudyPlan, point: Point) -> Engine:
             args[name] = value
     if extra:
         args[ADDITIONAL] = extra
-    return problem.engine.model_copy(update={"args": args, "env": env})
+    return plan.engine.model_copy(update={"args": args, "env": env})
 
 
-def load_changes(problem: StudyPlan, point: Point) -> dict[str, Any]:
+def load_changes(plan: StudyPlan, point: Point) -> dict[str, Any]:
     """What a point changes of the load, by the names of a scenario file."""
-    values = problem.space.values(point)
+    values = plan.space.values(point)
     return {name.partition(".")[2]: value for name, value in values.items() if name.startswith(LOAD + ".")}
 
 
@@ -61,34 +61,34 @@ def load_changes(problem: StudyPlan, point: Point) -> dict[str, Any]:
 class CandidateResolver:
     """All that is known of points without starting anything; what was resolved once is kept."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     resolve: ResolveFlags
     _kept: dict[str, Candidate] = field(default_factory=dict)
 
     def candidates(self, points: Sequence[Point]) -> list[Candidate]:
         """The points as candidates, in their order; those whose derived values cannot be computed are left out."""
-        asked = {point_key(point): point for point in points}
-        new = {key: point for key, point in asked.items() if key not in self._kept}
-        engines = {key: made for key, point in new.items() if (made := self._engine(point)) is not None}
+        requested = {point_key(point): point for point in points}
+        new = {key: point for key, point in requested.items() if key not in self._kept}
+        engines = {key: engine for key, point in new.items() if (engine := self._engine(point)) is not None}
         resolved = self.resolve(list(engines.values())) if engines else ()
-        for (key, engine), found in zip(engines.items(), resolved, strict=True):
-            self._kept[key] = self._candidate(new[key], engine, found)
-        return [self._kept[key] for key in asked if key in self._kept]
+        for (key, engine), resolution in zip(engines.items(), resolved, strict=True):
+            self._kept[key] = self._candidate(new[key], engine, resolution)
+        return [self._kept[key] for key in requested if key in self._kept]
 
-    def one(self, point: Point) -> Candidate | None:
+    def candidate(self, point: Point) -> Candidate | None:
         """One point as a candidate."""
         return next(iter(self.candidates([point])), None)
 
     def _engine(self, point: Point) -> Engine | None:
         try:
-            return engine_of(self.problem, point)
+            return engine_of(self.plan, point)
         except ValueError:
             return None
 
-    def _candidate(self, point: Point, engine: Engine, found: ResolvedFlags) -> Candidate:
-        load = load_changes(self.problem, point)
-        engine_key = canonical_json(found.effective, engine.env)
-        return Candidate(dict(point), engine, load, found, f"{engine_key} {canonical_json(load)}", engine_key)
+    def _candidate(self, point: Point, engine: Engine, resolved: ResolvedFlags) -> Candidate:
+        load = load_changes(self.plan, point)
+        engine_key = canonical_json(resolved.effective, engine.env)
+        return Candidate(dict(point), engine, load, resolved, f"{engine_key} {canonical_json(load)}", engine_key)
 
 
 def canonical_json(*parts: Mapping[str, Any]) -> str:
@@ -100,47 +100,47 @@ def canonical_json(*parts: Mapping[str, Any]) -> str:
     )
 
 
-def flag_resolver(problem: StudyPlan) -> ResolveFlags:
+def flag_resolver(plan: StudyPlan) -> ResolveFlags:
     """How engines of the problem's kind are resolved: by the twin's own code, or by the installed vLLM's.
 
     What was resolved once is kept, as importing vLLM takes half a minute.
     """
-    kept: dict[str, ResolvedFlags] = {}
-    resolve = _plain_resolver(problem)
+    resolved: dict[str, ResolvedFlags] = {}
+    resolve = _plain_resolver(plan)
 
     def remembered(engines: Sequence[Engine]) -> list[ResolvedFlags]:
         keys = [canonical_json(engine.args, engine.env) for engine in engines]
-        new = {key: engine for key, engine in zip(keys, engines, strict=True) if key not in kept}
-        kept.update(zip(new, resolve(list(new.values())) if new else (), strict=True))
-        return [kept[key] for key in keys]
+        new = {key: engine for key, engine in zip(keys, engines, strict=True) if key not in resolved}
+        resolved.update(zip(new, resolve(list(new.values())) if new else (), strict=True))
+        return [resolved[key] for key in keys]
 
     return remembered
 
 
-def _plain_resolver(problem: StudyPlan) -> ResolveFlags:
-    model = problem.engine.model
+def _plain_resolver(plan: StudyPlan) -> ResolveFlags:
+    model = plan.engine.model
 
     def by_installed(engines: Sequence[Engine]) -> list[ResolvedFlags]:
-        return asyncio.run(_grouped(problem, engines))
+        return asyncio.run(_grouped(plan, engines))
 
-    if problem.kind == "simulator":
+    if plan.kind == "simulator":
         return lambda engines: [resolve_by_simulator(model, engine.args) for engine in engines]
     return by_installed
 
 
-async def _grouped(problem: StudyPlan, engines: Sequence[Engine]) -> list[ResolvedFlags]:
+async def _grouped(plan: StudyPlan, engines: Sequence[Engine]) -> list[ResolvedFlags]:
     """One process of the engine's interpreter for each different environment."""
     groups: dict[str, list[int]] = {}
     for place, engine in enumerate(engines):
         groups.setdefault(canonical_json(engine.env), []).append(place)
-    found: dict[int, ResolvedFlags] = {}
+    resolved: dict[int, ResolvedFlags] = {}
     for places in groups.values():
         first = engines[places[0]]
         # The environment of a start: what holds for the question then holds for the engine.
-        env, points = environment_of(first, problem.kind), [engines[place].args for place in places]
-        told = await resolve_many(problem.kind, first.python, env, str(first.model), points)
-        found |= dict(zip(places, told, strict=True))
-    return [found[place] for place in range(len(engines))]
+        env, points = environment_of(first, plan.kind), [engines[place].args for place in places]
+        resolutions = await resolve_many(plan.kind, first.python, env, str(first.model), points)
+        resolved |= dict(zip(places, resolutions, strict=True))
+    return [resolved[place] for place in range(len(engines))]
 
 
 SAME, CACHE, COMPILE, PARALLEL = "same", "cache", "compile", "parallel"
@@ -179,10 +179,10 @@ def cheapest_order(
     items: Sequence[Item], configuration: Callable[[Item], Mapping[str, Any]], before: Mapping[str, Any] | None
 ) -> list[Item]:
     """The items so that each start costs little after the one before: the cheapest next, the earlier among equals."""
-    left, found = list(items), []
-    while left:
+    remaining, order = list(items), []
+    while remaining:
         last = before
-        place = min(range(len(left)), key=lambda i: (restart_rank(last, configuration(left[i])), i))
-        found.append(left.pop(place))
-        before = configuration(found[-1])
-    return found
+        place = min(range(len(remaining)), key=lambda i: (restart_rank(last, configuration(remaining[i])), i))
+        order.append(remaining.pop(place))
+        before = configuration(order[-1])
+    return order

@@ -15,10 +15,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.messages import Message, message
 from harness.statistics.intervals import batch_error, batch_starts
 from harness.statistics.time_series import autocorrelation_factor
 from harness.tuning.types import Constraint, Measurement
-from harness.units import significant
 
 CONFIDENCE = 0.9  # that the bracket of a search holds the capacity
 _LOOKS = 6  # about two rates of a search lie near the capacity, and each is looked at up to three times
@@ -26,6 +26,12 @@ _LOOKS = 6  # about two rates of a search lie near the capacity, and each is loo
 CAPACITY, UNRESOLVED, ABOVE, BELOW = "capacity", "unresolved", "above", "below"
 _KINDS = (CAPACITY, UNRESOLVED, ABOVE, BELOW)
 _ANSWER = "capacity_answer"
+_MESSAGES = {
+    CAPACITY: "tuning.capacity",
+    UNRESOLVED: "tuning.capacity_unresolved",
+    ABOVE: "tuning.capacity_above",
+    BELOW: "tuning.capacity_below",
+}
 LAST_RATE = "capacity_rate"
 """The metric that tells the rate at which the others were measured."""
 
@@ -76,15 +82,9 @@ class CapacityAnswer:
         return self.low or 0.0
 
     @property
-    def words(self) -> str:
+    def message(self) -> Message:
         """The answer in one line."""
-        low, high = (significant(rate) if rate is not None else "?" for rate in (self.low, self.high))
-        return {
-            CAPACITY: f"{low} req/s (breaks at {high})",
-            ABOVE: f"at least {low} req/s, the most that was tried",
-            BELOW: f"below {high} req/s, the least that was tried",
-            UNRESOLVED: f"unresolved between {low} and {high} req/s: the noise does not allow a closer answer",
-        }[self.kind]
+        return message(_MESSAGES[self.kind], low=self.low, high=self.high)
 
 
 REACH = 16.0
@@ -101,29 +101,29 @@ def search_around(rate: float) -> CapacitySearch:
 def find_capacity(measure: MeasureAtRate, search: CapacitySearch, limits: Sequence[Constraint]) -> Measurement:
     """The capacity under limits as a measurement: the last load's, with the answer; the time is that of all loads."""
     probes: list[RateProbe] = []
-    found: list[Measurement] = []
+    loads: list[Measurement] = []
     while not isinstance(step := next_step(search, probes), CapacityAnswer):
         measured = measure(step, len(probes))
         probe = rate_probe(measured, step, limits)
         probes.append(replace(probe, error=0.0) if search.certain else probe)
-        found.append(measured)
-    told = {
+        loads.append(measured)
+    answer = {
         CAPACITY: step.value,
         "capacity_high": math.inf if step.high is None else step.high,
         _ANSWER: float(_KINDS.index(step.kind)),
         LAST_RATE: probes[-1].rate,
     }
-    metrics = {**found[-1].metrics, **told}
-    return replace(found[-1], metrics=metrics, series={}, load_s=sum(one.load_s for one in found))
+    metrics = {**loads[-1].metrics, **answer}
+    return replace(loads[-1], metrics=metrics, series={}, load_s=sum(load.load_s for load in loads))
 
 
-def answer_from_metrics(metrics: Mapping[str, float]) -> str | None:
-    """What a search answered, in words, from the metrics of its measurement; None where none was made."""
+def answer_from_metrics(metrics: Mapping[str, float]) -> Message | None:
+    """What a search answered, from the metrics of its measurement; None where none was made."""
     if _ANSWER not in metrics:
         return None
     high = metrics["capacity_high"]
     kind = _KINDS[int(metrics[_ANSWER])]
-    return CapacityAnswer(kind, metrics[CAPACITY] or None, high if math.isfinite(high) else None, 0).words
+    return CapacityAnswer(kind, metrics[CAPACITY] or None, high if math.isfinite(high) else None, 0).message
 
 
 def keeps_slo(probes: Sequence[RateProbe]) -> bool | None:
@@ -148,8 +148,8 @@ def next_step(search: CapacitySearch, probes: Sequence[RateProbe]) -> float | Ca
         return CapacityAnswer(BELOW, None, broken, spent)
     if low > 0 and high <= low * (1 + search.precision):
         return CapacityAnswer(CAPACITY, kept, broken, spent)
-    wanted = _wanted(search, probes, low, high) if spent < search.probes else None
-    return CapacityAnswer(UNRESOLVED, kept, broken, spent) if wanted is None else wanted
+    rate = _wanted(search, probes, low, high) if spent < search.probes else None
+    return CapacityAnswer(UNRESOLVED, kept, broken, spent) if rate is None else rate
 
 
 def bracket(probes: Sequence[RateProbe]) -> tuple[float, float]:
@@ -157,7 +157,7 @@ def bracket(probes: Sequence[RateProbe]) -> tuple[float, float]:
 
     0 and infinity where there is none. Rates that decide nothing, or contradict others, lie between.
     """
-    judged = [(rate, keeps_slo(found)) for rate, found in _by_rate(probes)]
+    judged = [(rate, keeps_slo(probes)) for rate, probes in _by_rate(probes)]
     low, high = 0.0, math.inf
     worst_broken = min((rate for rate, met in judged if met is False), default=math.inf)
     best_kept = max((rate for rate, met in judged if met), default=0.0)
@@ -176,7 +176,7 @@ def _by_rate(probes: Sequence[RateProbe]) -> list[tuple[float, list[RateProbe]]]
 
 def _wanted(search: CapacitySearch, probes: Sequence[RateProbe], low: float, high: float) -> float | None:
     """Of the rates strictly inside the bracket: one to repeat, else a new one, else None."""
-    inside = [(rate, len(found)) for rate, found in _by_rate(probes) if low < rate < high]
+    inside = [(rate, len(probes)) for rate, probes in _by_rate(probes) if low < rate < high]
     tired = [rate for rate, count in inside if count >= search.repeats]
     fresh = [rate for rate, count in inside if count < search.repeats]
     if fresh:
@@ -208,8 +208,10 @@ def rate_probe(measurement: Measurement, rate: float, limits: Sequence[Constrain
     """
     if not limits:
         raise ValueError("a capacity is looked for under limits; there are none")
-    found = [_against(measurement, rate, limit) for limit in limits]
-    return max(found, key=lambda probe: probe.excess / probe.error if probe.error else math.copysign(1e9, probe.excess))
+    probes = [_against(measurement, rate, limit) for limit in limits]
+    return max(
+        probes, key=lambda probe: probe.excess / probe.error if probe.error else math.copysign(1e9, probe.excess)
+    )
 
 
 def _against(measurement: Measurement, rate: float, limit: Constraint) -> RateProbe:

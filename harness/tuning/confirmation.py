@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.messages import Message, message
 from harness.statistics.intervals import CONFIDENCE, student_t
 from harness.statistics.time_series import trend
 from harness.tuning.candidates import Candidate, canonical_json, cheapest_order
 from harness.tuning.evaluation import EngineSession, EvaluationContext, StartFailed, measure_load
+from harness.tuning.posterior import engine_point
 from harness.tuning.study import StudyContext, claim_digest
 from harness.tuning.study_plan import TrialScores
 from harness.tuning.types import LOAD, ParameterValue, StudyObjective, Trial
-from harness.units import significant
 
 DEFAULT = 0
 FEWEST_ROUNDS = 3  # of two rounds the interval would be thirteen standard errors wide
@@ -67,29 +68,23 @@ class GainEstimate:
         return self.low is not None and self.low > 1
 
     @property
-    def words(self) -> str:
-        """`+18 % (95 % CI 12-24)`, or that no difference was shown."""
+    def message(self) -> Message:
+        """`+18.0 % (95 % CI +12.0 to +24.0 %)`, or that there is no significant difference."""
+        if self.ratio is None and self.failed:
+            return message("tuning.rounds_failed", failed=self.failed, rounds=self.rounds)
         if self.ratio is None:
-            why = f"{self.failed} of {self.rounds} rounds failed" if self.failed else "no round was measured"
-            return f"no difference shown: {why}"
+            return message("tuning.no_rounds")
+        change = _percent(self.ratio)
         if self.low is None or self.high is None:
-            return f"no difference shown: {_percent(self.ratio)} in {self.rounds} rounds, too few for an interval"
-        interval = f"95 % CI {_interval(self.low, self.high)}"
-        if self.low > 1 or self.high < 1:
-            return f"{_percent(self.ratio)} ({interval})"
-        return f"no difference shown ({_percent(self.ratio)}, {interval})"
+            return message("tuning.too_few_rounds", change=change, rounds=self.rounds)
+        significant = self.low > 1 or self.high < 1
+        code = "tuning.gain" if significant else "tuning.gain_not_significant"
+        return message(code, change=change, low=_percent(self.low), high=_percent(self.high))
 
 
-def _percent(ratio: float) -> str:
-    change = 100 * (ratio - 1)
-    return f"{'+' if change >= 0 else '-'}{significant(abs(change), 2)} %"
-
-
-def _interval(low: float, high: float) -> str:
-    ends = [100 * (end - 1) for end in (low, high)]
-    if ends[0] >= 0:
-        return f"{significant(ends[0], 2)}-{significant(ends[1], 2)}"
-    return " to ".join(f"{'-' if end < 0 else '+'}{significant(abs(end), 2)}" for end in ends)
+def _percent(ratio: float) -> float:
+    """A ratio as a change in per cent."""
+    return 100 * (ratio - 1)
 
 
 def estimate_gain(
@@ -103,9 +98,9 @@ def estimate_gain(
     rounds = list(zip(defaults, candidates, strict=True))
     sign = 1 if objective.better(2.0, 1.0) else -1
     ratios = [sign * math.log(own / base) for base, own in rounds if _usable(base) and _usable(own)]  # type: ignore[operator]
-    own = sorted((one for _, one in rounds if _usable(one)), key=objective.cost)  # type: ignore[arg-type]
+    values = sorted((value for _, value in rounds if _usable(value)), key=objective.cost)  # type: ignore[arg-type]
     failed = len(rounds) - len(ratios)
-    ends = (own[-1], own[0]) if own else (None, None)
+    ends = (values[-1], values[0]) if values else (None, None)
     if not ratios or failed:
         return GainEstimate(None, None, None, len(rounds), *ends, failed)
     low, high = _reach(ratios, compared)
@@ -127,8 +122,8 @@ def _reach(ratios: Sequence[float], compared: int) -> tuple[float | None, float 
 
 def choose_winner(gains: Mapping[int, GainEstimate]) -> int:
     """Who is taken: of the candidates that are shown to be better the one that gains most, else the default (0)."""
-    shown = {who: one.ratio or 0.0 for who, one in gains.items() if one.shown}
-    return max(shown, key=lambda who: (shown[who], -who), default=DEFAULT)
+    significant_gains = {who: gain.ratio or 0.0 for who, gain in gains.items() if gain.shown}
+    return max(significant_gains, key=lambda who: (significant_gains[who], -who), default=DEFAULT)
 
 
 def gains_over_default(
@@ -139,18 +134,17 @@ def gains_over_default(
     return {who: estimate_gain(values[DEFAULT], values[who], objective, len(candidates)) for who in sorted(candidates)}
 
 
-def drift_warning(values: Sequence[float]) -> str | None:
-    """What the default's own values say of the machine: a trend over the rounds, or None where there is none.
+def drift_warning(values: Sequence[float]) -> Message | None:
+    """A trend of the default's own values over the rounds, or None where there is none.
 
     The slope's t has to exceed that of a 99 % interval, since every confirmation is looked at.
     """
     if len(values) < 4:
         return None
-    found = trend(np.asarray(values, dtype=np.float64))
-    if abs(found.significance) <= student_t(0.995, len(values) - 2):
+    fit = trend(np.asarray(values, dtype=np.float64))
+    if abs(fit.significance) <= student_t(0.995, len(values) - 2):
         return None
-    change = _percent(found.last / found.first)
-    return f"the default itself changed by {change} from the first round to the last: the machine was not at rest"
+    return message("tuning.default_drifted", change=_percent(fit.last / fit.first))
 
 
 _TURNS = "harness_turns"  # of the confirmation
@@ -179,7 +173,7 @@ class Confirmation:
     gains: Mapping[int, GainEstimate]
     choice: int
     broken: Mapping[int, tuple[str, ...]]
-    drift_warning: str | None
+    drift_warning: Message | None
     minutes: float
     starts: int = 0
 
@@ -189,75 +183,77 @@ class Confirmation:
         return self.finalists[self.choice]
 
     @property
-    def words(self) -> str:
-        """The gain of the best entrant in one line."""
+    def message(self) -> Message:
+        """The gain of the best finalist in one line."""
         if not self.gains:
-            return "nothing was confirmed"
+            return message("tuning.nothing_confirmed")
         best = self.choice or max(self.gains, key=lambda who: self.gains[who].ratio or 0.0)
-        found = self.gains[best]
-        worst = "" if found.worst is None else f"; its worst run: {significant(found.worst)}"
-        return f"{found.words}{worst}"
+        gain = self.gains[best]
+        return gain.message if gain.worst is None else message("tuning.gain_worst", gain=gain.message, worst=gain.worst)
 
 
-def finalists(work: StudyContext, trials: Sequence[Trial]) -> tuple[Finalist, ...]:
-    """The default, the trial whose own run was best, and those that are believed to be, each engine once.
+def finalists(context: StudyContext, trials: Sequence[Trial]) -> tuple[Finalist, ...]:
+    """The default, the trial whose own run was best, and those with the best posterior, each engine once.
 
     The best of many runs was lucky as well as good: who is second by its own run may be neither.
     """
-    default = work.proposer.default()
-    ranked = [one for one in work.proposer.contenders(trials) if one.origin != "default"]
-    base = next((_load_of(one) for one in trials if one.origin == "default"), {})
-    found = [Finalist(None, default, base)]
+    default = context.proposer.default()
+    ranked = [trial for trial in context.proposer.contenders(trials) if trial.origin != "default"]
+    base = next((_load_of(trial) for trial in trials if trial.origin == "default"), {})
+    selected = [Finalist(None, default, base)]
+    engine_keys = {default.engine_key}
     for trial in ranked:
-        point = {name: value for name, value in trial.point.items() if not name.startswith(LOAD + ".")}
-        candidate = work.resolver.one(point)
-        if candidate is not None and candidate.engine_key not in {one.candidate.engine_key for one in found}:
-            found.append(Finalist(trial.number, candidate, _load_of(trial)))
-    return tuple(found[: work.problem.study.confirm.best + 1])
+        candidate = context.resolver.candidate(engine_point(trial.point))
+        if candidate is not None and candidate.engine_key not in engine_keys:
+            engine_keys.add(candidate.engine_key)
+            selected.append(Finalist(trial.number, candidate, _load_of(trial)))
+    return tuple(selected[: context.plan.study.confirm.best + 1])
 
 
-def _in_turn(found: Sequence[Finalist]) -> list[int]:
+def _in_turn(finalists_: Sequence[Finalist]) -> list[int]:
     """The default, and after it the others so that each start costs little after the one before, in every round."""
-    effective = [one.candidate.resolved.effective for one in found]
-    return [DEFAULT, *cheapest_order(range(1, len(found)), lambda who: effective[who], effective[DEFAULT])]
+    effective = [finalist.candidate.resolved.effective for finalist in finalists_]
+    return [DEFAULT, *cheapest_order(range(1, len(finalists_)), lambda who: effective[who], effective[DEFAULT])]
 
 
 def _load_of(trial: Trial) -> dict[str, ParameterValue]:
     return {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")}
 
 
-def confirm(work: StudyContext, trials: Sequence[Trial]) -> Confirmation:
+def confirm(context: StudyContext, trials: Sequence[Trial]) -> Confirmation:
     """Measure all entrants in turns; an engine stays up where the next turn is its own."""
-    found = finalists(work, trials)
-    seed = (work.problem.study.seed + _FRESH) % 2**63
-    order = confirmation_turns(_in_turn(found), work.problem.study.confirm.repeats, seed) if len(found) > 1 else ()
-    rounds: dict[int, list[float | None]] = {who: [] for who in range(len(found))}
-    broken: dict[int, set[str]] = {who: set() for who in range(len(found))}
+    selected = finalists(context, trials)
+    seed = (context.plan.study.seed + _FRESH) % 2**63
+    order = (
+        confirmation_turns(_in_turn(selected), context.plan.study.confirm.repeats, seed) if len(selected) > 1 else ()
+    )
+    rounds: dict[int, list[float | None]] = {who: [] for who in range(len(selected))}
+    broken: dict[int, set[str]] = {who: set() for who in range(len(selected))}
     minutes, starts = 0.0, 0
-    with _Engines(work) as engines:
+    with _Engines(context) as engines:
         for turn in order:
-            heard = _heard(work, engines, found[turn.who], turn)
-            minutes, starts = minutes + heard.minutes, starts + heard.starts
-            rounds[turn.who].append(heard.value)
-            broken[turn.who] |= {*heard.broken}
-    gains = gains_over_default(rounds, work.problem.objectives[0])
-    sound = {who: estimate_gain for who, estimate_gain in gains.items() if not broken[who]}
-    known = [value for value in rounds[DEFAULT] if value is not None]
+            outcome = _turn_outcome(context, engines, selected[turn.who], turn)
+            minutes, starts = minutes + outcome.minutes, starts + outcome.starts
+            rounds[turn.who].append(outcome.value)
+            broken[turn.who] |= {*outcome.broken}
+    gains = gains_over_default(rounds, context.plan.objectives[0])
+    sound = {who: gain for who, gain in gains.items() if not broken[who]}
+    defaults = [value for value in rounds[DEFAULT] if value is not None]
     return Confirmation(
-        finalists=found,
+        finalists=selected,
         values={who: tuple(values) for who, values in rounds.items()},
         gains=gains,
         choice=choose_winner(sound),
         broken={who: tuple(sorted(names)) for who, names in broken.items() if names},
-        drift_warning=drift_warning(known) if len(known) == len(rounds[DEFAULT]) else None,
+        drift_warning=drift_warning(defaults) if len(defaults) == len(rounds[DEFAULT]) else None,
         minutes=minutes,
         starts=starts,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """What one turn came to: the value (None: it failed), the limits that it broke, and the minutes that it took."""
+class _TurnOutcome:
+    """One turn's value (None: it failed), the limits that it broke, its minutes and engine starts."""
 
     value: float | None
     broken: tuple[str, ...]
@@ -265,38 +261,37 @@ class _Heard:
     starts: int
 
 
-def _heard(work: StudyContext, engines: "_Engines", entrant: Finalist, turn: ConfirmationTurn) -> _Heard:
-    """A turn as the book has it from before the study was interrupted, or measured now and written into the book."""
-    name = f"{turn.seed} {claim_digest(canonical_json(entrant.load) + entrant.candidate.key)[:16]}"
-    known = work.store.attribute(_TURNS) or {}
-    if name in known:
-        told = known[name]
-        return _Heard(told["value"], tuple(told["broken"]), told["minutes"], told.get("starts", 0))
+def _turn_outcome(
+    context: StudyContext, engines: "_Engines", finalist: Finalist, turn: ConfirmationTurn
+) -> _TurnOutcome:
+    """A turn as it was stored before the study was interrupted, or measured and stored now."""
+    name = f"{turn.seed} {claim_digest(canonical_json(finalist.load) + finalist.candidate.key)[:16]}"
+    recorded = context.store.attribute(_TURNS) or {}
+    if name in recorded:
+        known = recorded[name]
+        return _TurnOutcome(known["value"], tuple(known["broken"]), known["minutes"], known.get("starts", 0))
     before = engines.starts
-    verdict, minutes = engines.measured(entrant, turn.who, turn.seed)
+    scores, minutes = engines.measured(finalist, turn.who, turn.seed)
     starts = engines.starts - before
-    value = None if verdict is None else verdict.values[work.problem.objectives[0].name]
-    broken = tuple(limit for limit, by in (verdict.violations if verdict else {}).items() if by > 0)
-    work.store.set_attribute(
-        _TURNS, {**known, name: {"value": value, "broken": broken, "minutes": minutes, "starts": starts}}
-    )
-    work.on_progress(f"confirmation round {turn.round + 1}: {_who(turn.who)} {_value(value)}")
-    return _Heard(value, broken, minutes, starts)
+    value = None if scores is None else scores.values[context.plan.objectives[0].name]
+    broken = tuple(limit for limit, by in (scores.violations if scores else {}).items() if by > 0)
+    stored = {"value": value, "broken": broken, "minutes": minutes, "starts": starts}
+    context.store.set_attribute(_TURNS, {**recorded, name: stored})
+    context.on_progress(_turn_message(turn, value))
+    return _TurnOutcome(value, broken, minutes, starts)
 
 
-def _who(who: int) -> str:
-    return "default" if who == DEFAULT else f"candidate {who}"
-
-
-def _value(value: float | None) -> str:
-    return "failed" if value is None else significant(value)
+def _turn_message(turn: ConfirmationTurn, value: float | None) -> Message:
+    who = message("tuning.default") if turn.who == DEFAULT else message("tuning.candidate", number=turn.who)
+    result = message("tuning.turn_failed") if value is None else message("tuning.turn_value", value=value)
+    return message("tuning.confirmation_round", round=turn.round + 1, who=who, result=result)
 
 
 class _Engines:
     """One engine at a time, kept up for as long as the turns are its own."""
 
-    def __init__(self, work: StudyContext) -> None:
-        self._work = work
+    def __init__(self, context: StudyContext) -> None:
+        self._context = context
         self._stack = ExitStack()
         self._session: EngineSession | None = None
         self._who: int | None = None
@@ -310,12 +305,12 @@ class _Engines:
 
     def measured(self, entrant: Finalist, who: int, seed: int) -> tuple[TrialScores | None, float]:
         """Values of one turn (None: it failed), and the minutes that it took."""
-        work = self._work
+        context = self._context
         try:
             minutes = self._turn_to(entrant, who)
-            given = EvaluationContext(work.problem, work.evaluator, (), seed, self._folder)
+            evaluation = EvaluationContext(context.plan, context.evaluator, (), seed, self._folder)
             assert self._session is not None
-            measured = measure_load(given, self._session, entrant.load)
+            measured = measure_load(evaluation, self._session, entrant.load)
         except StartFailed as fault:
             self._stack.close()
             self._who = None
@@ -329,7 +324,7 @@ class _Engines:
 
     @property
     def _folder(self) -> Path:
-        return self._work.folder / "confirmation" / f"start-{self._starts}"
+        return self._context.folder / "confirmation" / f"start-{self._starts}"
 
     def _turn_to(self, entrant: Finalist, who: int) -> float:
         """Have this entrant's engine up; the minutes of its start, 0 where it is up already."""
@@ -338,8 +333,8 @@ class _Engines:
         self._stack.close()
         self._who, self._starts = None, self._starts + 1
         engine = entrant.candidate.engine
-        if self._work.devices is not None:
-            engine = engine.model_copy(update={"devices": self._work.devices})
-        self._session = self._stack.enter_context(self._work.evaluator.open(engine, self._folder))
+        if self._context.devices is not None:
+            engine = engine.model_copy(update={"devices": self._context.devices})
+        self._session = self._stack.enter_context(self._context.evaluator.open(engine, self._folder))
         self._who = who
         return self._session.started.minutes

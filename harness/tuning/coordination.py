@@ -63,82 +63,82 @@ class Coordinator:
 
     def release(self, digest: str) -> None:
         """Give a point back that was not tried after all."""
-        here = (CLAIMS.c.study == self.study) & (CLAIMS.c.digest == digest) & (CLAIMS.c.worker == self.worker)
-        with self.engine.begin() as told:
-            told.execute(sql.delete(CLAIMS).where(here))
+        mine = (CLAIMS.c.study == self.study) & (CLAIMS.c.digest == digest) & (CLAIMS.c.worker == self.worker)
+        with self.engine.begin() as connection:
+            connection.execute(sql.delete(CLAIMS).where(mine))
 
-    def release_dead(self, alive: Collection[str], kept: Collection[str]) -> None:
+    def release_dead(self, alive: Collection[str], finished: Collection[str]) -> None:
         """Free what workers that no longer live had: claims that they did not finish, and devices.
 
         `kept` are the digests of trials that ended.
         """
-        here = (CLAIMS.c.study == self.study) & CLAIMS.c.worker.not_in(list(alive))
-        with self.engine.begin() as told:
-            told.execute(sql.delete(CLAIMS).where(here & CLAIMS.c.digest.not_in(list(kept))))
-            gone = DEVICES.c.worker.not_in(list(alive))
-            told.execute(sql.update(DEVICES).where(gone).values(worker=None, until_s=0.0))
+        foreign = (CLAIMS.c.study == self.study) & CLAIMS.c.worker.not_in(list(alive))
+        with self.engine.begin() as connection:
+            connection.execute(sql.delete(CLAIMS).where(foreign & CLAIMS.c.digest.not_in(list(finished))))
+            orphaned = DEVICES.c.worker.not_in(list(alive))
+            connection.execute(sql.update(DEVICES).where(orphaned).values(worker=None, until_s=0.0))
 
     def lease(self, devices: Sequence[str], count: int) -> tuple[str, ...] | None:
         """So many of the devices, all or none; None where too few are free."""
-        with self.engine.connect() as told:
-            known = {row[0] for row in told.execute(sql.select(DEVICES.c.device))}
-        for device in [one for one in devices if one not in known]:
+        with self.engine.connect() as connection:
+            registered = {row[0] for row in connection.execute(sql.select(DEVICES.c.device))}
+        for device in [device for device in devices if device not in registered]:
             self._inserted(DEVICES, {"device": device, "worker": None, "until_s": 0.0, "quarantined": None})
-        taken: list[str] = []
+        leased: list[str] = []
         for device in devices:
-            if len(taken) < count and self._taken(device):
-                taken.append(device)
-        if len(taken) == count:
-            return tuple(taken)
-        self.release_devices(taken)
+            if len(leased) < count and self._taken(device):
+                leased.append(device)
+        if len(leased) == count:
+            return tuple(leased)
+        self.release_devices(leased)
         return None
 
     def _taken(self, device: str) -> bool:
         free = DEVICES.c.worker.is_(None) | (DEVICES.c.until_s < self._now())
-        mine = (DEVICES.c.device == device) & DEVICES.c.quarantined.is_(None) & free
-        with self.engine.begin() as told:
-            done = told.execute(
-                sql.update(DEVICES).where(mine).values(worker=self.worker, until_s=self._now() + self.lease_s)
+        available = (DEVICES.c.device == device) & DEVICES.c.quarantined.is_(None) & free
+        with self.engine.begin() as connection:
+            result = connection.execute(
+                sql.update(DEVICES).where(available).values(worker=self.worker, until_s=self._now() + self.lease_s)
             )
-        return bool(done.rowcount)
+        return bool(result.rowcount)
 
     def release_devices(self, devices: Sequence[str]) -> None:
         """End the lease of devices."""
-        with self.engine.begin() as told:
+        with self.engine.begin() as connection:
             mine = DEVICES.c.device.in_(list(devices)) & (DEVICES.c.worker == self.worker)
-            told.execute(sql.update(DEVICES).where(mine).values(worker=None, until_s=0.0))
+            connection.execute(sql.update(DEVICES).where(mine).values(worker=None, until_s=0.0))
 
-    def quarantine(self, device: str, why: str) -> None:
+    def quarantine(self, device: str, reason: str) -> None:
         """Let nobody have a device any more."""
-        with self.engine.begin() as told:
-            told.execute(sql.update(DEVICES).where(DEVICES.c.device == device).values(quarantined=why[:500]))
+        with self.engine.begin() as connection:
+            connection.execute(sql.update(DEVICES).where(DEVICES.c.device == device).values(quarantined=reason[:500]))
 
     def quarantined(self) -> dict[str, str]:
         """Devices in quarantine, and why."""
-        with self.engine.connect() as told:
-            rows = told.execute(sql.select(DEVICES.c.device, DEVICES.c.quarantined))
+        with self.engine.connect() as connection:
+            rows = connection.execute(sql.select(DEVICES.c.device, DEVICES.c.quarantined))
             return {device: why for device, why in rows if why is not None}
 
     def alive(self) -> set[str]:
         """Workers whose heart has beaten lately; one of this host that is gone is known to be dead at once."""
-        with self.engine.connect() as told:
-            rows = told.execute(sql.select(WORKERS.c.worker).where(WORKERS.c.until_s >= self._now()))
+        with self.engine.connect() as connection:
+            rows = connection.execute(sql.select(WORKERS.c.worker).where(WORKERS.c.until_s >= self._now()))
             return {str(row[0]) for row in rows if not is_dead(str(row[0]))}
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
         """Keep this worker and its leases alive for as long as the context lasts."""
         self._beat()
-        heart = threading.Thread(target=self._beats, name="tune heartbeat", daemon=True)
-        heart.start()
+        thread = threading.Thread(target=self._beats, name="tune heartbeat", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             self._over.set()
-            heart.join()
-            with self.engine.begin() as told:
-                told.execute(sql.delete(WORKERS).where(WORKERS.c.worker == self.worker))
-                told.execute(
+            thread.join()
+            with self.engine.begin() as connection:
+                connection.execute(sql.delete(WORKERS).where(WORKERS.c.worker == self.worker))
+                connection.execute(
                     sql.update(DEVICES).where(DEVICES.c.worker == self.worker).values(worker=None, until_s=0.0)
                 )
 
@@ -150,9 +150,9 @@ class Coordinator:
         until = self._now() + self.lease_s
         if not self._known:
             self._known = self._inserted(WORKERS, {"worker": self.worker, "until_s": 0.0})
-        with self.engine.begin() as told:
-            told.execute(sql.update(WORKERS).where(WORKERS.c.worker == self.worker).values(until_s=until))
-            told.execute(sql.update(DEVICES).where(DEVICES.c.worker == self.worker).values(until_s=until))
+        with self.engine.begin() as connection:
+            connection.execute(sql.update(WORKERS).where(WORKERS.c.worker == self.worker).values(until_s=until))
+            connection.execute(sql.update(DEVICES).where(DEVICES.c.worker == self.worker).values(until_s=until))
 
     def _now(self) -> Any:
         """The database's own clock in seconds, as an expression."""
@@ -162,8 +162,8 @@ class Coordinator:
 
     def _inserted(self, table: sql.Table, row: dict[str, Any]) -> bool:
         try:
-            with self.engine.begin() as told:
-                told.execute(sql.insert(table).values(**row))
+            with self.engine.begin() as connection:
+                connection.execute(sql.insert(table).values(**row))
         except sql.exc.IntegrityError:
             return False
         return True
@@ -186,8 +186,8 @@ def open_coordinator(url: str, study: str, worker: str, lease_s: float = LEASE_S
     engine = sql.create_engine(url, **options)
 
     def make() -> None:
-        with engine.begin() as told:
-            _META.create_all(told)
+        with engine.begin() as connection:
+            _META.create_all(connection)
 
     retry_on_conflict(make)
     return Coordinator(engine, study, worker, lease_s)

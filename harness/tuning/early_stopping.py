@@ -35,23 +35,24 @@ from harness.tuning.types import Constraint, Measurement, StudyObjective
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
+BEATEN, PREDICTED_TO_LOSE, BREACH = "beaten", "predicted_to_lose", "constraint_breach"
+"""The rules that stop a trial."""
 BLOCKS = 20  # in a whole benchmark
 SMALLEST_BLOCK = 5
 FEWEST_BLOCKS = 4  # three differences that happen to be alike are no rare event
-_BEATEN = 0.2  # of the error is for being worse in truth, the rest for ending behind
-_FORESEEN_FROM = 6  # blocks: from fewer, how far they scatter is told too badly for an error to be kept
+_BEATEN_SHARE = 0.2  # of the error is for being worse in truth, the rest for ending behind
+_PREDICTED_FROM = 6  # blocks: from fewer, how far they scatter is told too badly for an error to be kept
 _ROUNDING = 1e-18  # variance, as a share of the mean square, that the computer's arithmetic alone makes
 SPREAD = 4.0  # variance of the effects that the bet expects, in variances of a block's difference
 
 
 @dataclass(frozen=True, slots=True)
 class StopDecision:
-    """Whether to stop a trial, why, by how much evidence (1 / alpha stops), after how many requests of both."""
+    """Whether to stop a trial, by which rule (empty: none), and the evidence against it (1 / alpha stops)."""
 
     stop: bool
-    why: str = ""
+    rule: str = ""
     evidence: float = 1.0
-    requests: int = 0
 
 
 def evidence_against(differences: Floats) -> float:
@@ -65,10 +66,10 @@ def evidence_against(differences: Floats) -> float:
     if total <= 0 or square == 0:
         return 1.0
     room = n + 1 / SPREAD
-    shown = min(total**2 / (room * square), 1 - 1e-12)
-    exponent = -n / 2 * math.log1p(-shown) - math.log(room * SPREAD) / 2
-    alike = autocorrelation_factor(differences) if float(differences.var()) > _ROUNDING * square / n else 1.0
-    return math.exp(min(exponent / alike, 700.0))
+    explained = min(total**2 / (room * square), 1 - 1e-12)
+    exponent = -n / 2 * math.log1p(-explained) - math.log(room * SPREAD) / 2
+    factor = autocorrelation_factor(differences) if float(differences.var()) > _ROUNDING * square / n else 1.0
+    return math.exp(min(exponent / factor, 700.0))
 
 
 def predicted_to_lose(differences: Floats, planned: int, error: float) -> bool:
@@ -77,15 +78,15 @@ def predicted_to_lose(differences: Floats, planned: int, error: float) -> bool:
     It is told so when the chance that it ends at or below 0 is no more than `error`, as far as it can be told from
     the blocks so far.
     """
-    n, left = len(differences), planned - len(differences)
+    n, remaining = len(differences), planned - len(differences)
     total = float(differences.sum())
-    if n < _FORESEEN_FROM or total <= 0:
+    if n < _PREDICTED_FROM or total <= 0:
         return False
-    if left <= 0:
+    if remaining <= 0:
         return True
     spread = float(differences.std(ddof=1)) * math.sqrt(_resemblance(differences))
-    ahead = total + left * total / n
-    return ahead > student_t(1 - error, n - 1) * spread * math.sqrt(left + left**2 / n)
+    ahead = total + remaining * total / n
+    return ahead > student_t(1 - error, n - 1) * spread * math.sqrt(remaining + remaining**2 / n)
 
 
 def _resemblance(differences: Floats) -> float:
@@ -94,12 +95,12 @@ def _resemblance(differences: Floats) -> float:
     What one block of time lacks because an answer came a moment late, the next one has too much. A correlation is
     estimated about 1 / n too low from n values (Marriott and Pope, Biometrika 41, 1954), and followed from -0.5 to 0.7.
     """
-    left = differences - differences.mean()
-    square = float(left @ left)
+    residuals = differences - differences.mean()
+    square = float(residuals @ residuals)
     if square <= _ROUNDING * float(differences @ differences):
         return 1.0
-    alike = min(max(float(left[:-1] @ left[1:]) / square + 1 / len(left), -0.5), 0.7)
-    return (1 + alike) / (1 - alike)
+    correlation = min(max(float(residuals[:-1] @ residuals[1:]) / square + 1 / len(residuals), -0.5), 0.7)
+    return (1 + correlation) / (1 - correlation)
 
 
 def block_means(values: Floats, size: int) -> Floats:
@@ -172,12 +173,12 @@ def _behind(trial: Measurement, incumbent: Measurement, objective: str, margin: 
         return np.zeros(0)
     edges = np.arange(count + 1) * whole_s / BLOCKS
     edges[-1] += 1e-9 * whole_s  # a request that ends with the load belongs to it
-    own, theirs = (_brought(one, series, edges) for one in (trial, incumbent))
+    trial_blocks, incumbent_blocks = (_brought(measurement, series, edges) for measurement in (trial, incumbent))
     mean = float(_brought(incumbent, series, np.asarray([0.0, 2 * whole_s]))[0]) / BLOCKS
-    theirs[BLOCKS:] = mean
+    incumbent_blocks[BLOCKS:] = mean
     started = _brought(trial, None, edges) + _brought(incumbent, None, edges)
     first = int(np.flatnonzero(started)[0]) if started.any() else count
-    return np.asarray((theirs / (1 + margin) - own)[first:] / mean) if mean else np.zeros(0)
+    return np.asarray((incumbent_blocks / (1 + margin) - trial_blocks)[first:] / mean) if mean else np.zeros(0)
 
 
 def _bounded(values: Floats) -> Floats:
@@ -188,11 +189,11 @@ def _later(metric: str, statistic: str) -> PairedComparison:
     """Of a latency's mean its log ratio; of a percentile the share of requests above the incumbent's."""
 
     def mean(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
-        own, other = (block_means(_first(one, metric, count), size) for one in (trial, incumbent))
+        own, other = (block_means(_first(measurement, metric, count), size) for measurement in (trial, incumbent))
         return _bounded(np.log(own / other))
 
     def percentile(trial: Measurement, incumbent: Measurement, count: int, size: int) -> Floats:
-        own, other = (_first(one, metric, count) for one in (trial, incumbent))
+        own, other = (_first(measurement, metric, count) for measurement in (trial, incumbent))
         known = np.asarray(incumbent.series[metric], dtype=np.float64)
         line = percentile_of(np.sort(known[~np.isnan(known)]), float(statistic[1:]))
         return _bounded(block_means((own > line).astype(np.float64) - (other > line), size))
@@ -230,9 +231,11 @@ def _planned(trial: Measurement, incumbent: Measurement, objective: str, blocks:
     total = len(incumbent.series["done"])
     if objective not in _COUNTED:
         return total // block_size(total)
-    own, theirs = (int((_ends(one) <= trial.load_s).sum()) for one in (trial, incumbent))
+    answered, incumbent_answered = (
+        int((_ends(measurement) <= trial.load_s).sum()) for measurement in (trial, incumbent)
+    )
     skipped = _blocks_so_far(trial, _last_s(incumbent)) - blocks
-    return max(blocks, math.ceil(BLOCKS * min(max(theirs / max(own, 1), 1.0), 2.0)) - skipped)
+    return max(blocks, math.ceil(BLOCKS * min(max(incumbent_answered / max(answered, 1), 1.0), 2.0)) - skipped)
 
 
 def compare_with_incumbents(
@@ -249,23 +252,24 @@ def compare_with_incumbents(
     each of m incumbents has an equal part, and against one of them all objectives have to agree
     (intersection-union test, Berger 1982).
     """
-    names = ", ".join(one.name for one in objectives)
     share = alpha / max(1, len(incumbents))
     most = 1.0
-    for number, incumbent in enumerate(incumbents):
-        worse = [block_differences(trial, incumbent, one.name, margin) for one in objectives]
-        if not all(len(one) for one in worse):
+    for incumbent in incumbents:
+        worse = [block_differences(trial, incumbent, objective.name, margin) for objective in objectives]
+        if not all(len(differences) for differences in worse):
             continue
-        least = min(evidence_against(one) for one in worse)
+        least = min(evidence_against(differences) for differences in worse)
         most = max(most, least)
-        if least * _BEATEN * share >= 1:
-            return StopDecision(True, f"beaten by incumbent {number} in {names}", least, answered_prefix(trial))
+        if least * _BEATEN_SHARE * share >= 1:
+            return StopDecision(True, BEATEN, least)
         if all(
-            predicted_to_lose(one, _planned(trial, incumbent, named.name, len(one)), (1 - _BEATEN) * share)
-            for one, named in zip(worse, objectives, strict=True)
+            predicted_to_lose(
+                differences, _planned(trial, incumbent, objective.name, len(differences)), (1 - _BEATEN_SHARE) * share
+            )
+            for differences, objective in zip(worse, objectives, strict=True)
         ):
-            return StopDecision(True, f"would end behind incumbent {number} in {names}", least, answered_prefix(trial))
-    return StopDecision(stop=False, evidence=most, requests=answered_prefix(trial))
+            return StopDecision(True, PREDICTED_TO_LOSE, least)
+    return StopDecision(stop=False, evidence=most)
 
 
 def constraint_breach(trial: Measurement, limits: Sequence[Constraint], planned: int) -> StopDecision:
@@ -280,9 +284,8 @@ def constraint_breach(trial: Measurement, limits: Sequence[Constraint], planned:
             continue
         above = int((_first(trial, metric, count) > limit.most).sum())
         if above > math.ceil(planned * (1 - float(statistic[1:]) / 100)):
-            why = f"{limit.name} cannot stay within its limit: {above} of {planned} requests are above it"
-            return StopDecision(stop=True, why=why, evidence=math.inf, requests=count)
-    return StopDecision(stop=False, requests=count)
+            return StopDecision(stop=True, rule=BREACH, evidence=math.inf)
+    return StopDecision(stop=False)
 
 
 def stopping_rule(
@@ -292,10 +295,10 @@ def stopping_rule(
     alpha: float = ALPHA,
     margin: float = 0.0,
 ) -> Callable[[Measurement], StopDecision]:
-    """What a benchmark asks now and then with what it has so far."""
+    """A function from what a load has shown so far to whether to stop it."""
 
     def ruling(trial: Measurement) -> StopDecision:
-        planned = max((len(one.series.get("done", ())) for one in incumbents), default=0)
+        planned = max((len(incumbent.series.get("done", ())) for incumbent in incumbents), default=0)
         broken = constraint_breach(trial, limits, planned) if planned else StopDecision(stop=False)
         return broken if broken.stop else compare_with_incumbents(trial, incumbents, objectives, alpha, margin)
 

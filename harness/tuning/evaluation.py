@@ -102,7 +102,7 @@ _TOLD = ("available_kv_gib", "kv_cache_tokens", "total_gib", "weights_gib", "act
 class EvaluationContext:
     """What a start is measured under: the trials so far, the seed of all loads, and where it may write."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     evaluator: Evaluator
     trials: Sequence[Trial]
     seed: int
@@ -123,20 +123,20 @@ class LoadResult:
 
 
 def measure_loads(
-    given: EvaluationContext, candidate: Candidate, loads: Sequence[Mapping[str, ParameterValue]]
+    evaluation: EvaluationContext, candidate: Candidate, loads: Sequence[Mapping[str, ParameterValue]]
 ) -> Generator[LoadResult, None, None]:
     """Start the candidate's engine once and measure it under every load; the start counts for the first.
 
     Raises:
         StartFailed: it did not come up, or died on the way.
     """
-    with given.evaluator.open(candidate.engine, given.folder) as session:
+    with evaluation.evaluator.open(candidate.engine, evaluation.folder) as session:
         start = session.started.minutes
         for load in loads:
-            found = measure_load(given, session, load, _watch(given, load))
+            result = measure_load(evaluation, session, load, _watch(evaluation, load))
             yield replace(
-                found,
-                minutes=replace(found.minutes, start=start),
+                result,
+                minutes=replace(result.minutes, start=start),
                 effective={**candidate.resolved.effective, **session.started.effective},
                 facts=logged_facts(session.started.facts),
             )
@@ -145,12 +145,12 @@ def measure_loads(
 
 def logged_facts(facts: Any) -> dict[str, Any]:
     """What a start's log told and a later one may learn from."""
-    told = asdict(facts)
-    return {name: told[name] for name in _TOLD if told.get(name) is not None}
+    logged = asdict(facts)
+    return {name: logged[name] for name in _TOLD if logged.get(name) is not None}
 
 
 def measure_load(
-    given: EvaluationContext,
+    evaluation: EvaluationContext,
     session: EngineSession,
     load: Mapping[str, ParameterValue],
     watched: EarlyStopCheck | None = None,
@@ -160,14 +160,14 @@ def measure_load(
     Raises:
         StartFailed: the engine died on the way.
     """
-    problem, seed = given.problem, load_seed(given.seed, load)
-    measure = _searched if problem.study.objective == (CAPACITY,) else _run
-    measured = [measure(session, task, with_changes(task.stage, _keys(load)), seed, watched) for task in problem.tasks]
-    verdict = score(problem, measured)
-    stopped = any(one.stopped for one in measured)
+    plan, seed = evaluation.plan, load_seed(evaluation.seed, load)
+    measure = _searched if plan.study.objective == (CAPACITY,) else _run
+    measured = [measure(session, task, with_changes(task.stage, _keys(load)), seed, watched) for task in plan.tasks]
+    verdict = score(plan, measured)
+    stopped = any(measurement.stopped for measurement in measured)
     if stopped:
-        verdict = _as_far_as(problem, verdict, measured[0], incumbents(given, load))
-    minutes = TrialMinutes(load=sum(one.load_s for one in measured) / 60)
+        verdict = _as_far_as(plan, verdict, measured[0], incumbents(evaluation, load))
+    minutes = TrialMinutes(load=sum(measurement.load_s for measurement in measured) / 60)
     return LoadResult(load, verdict, _merged(measured), minutes, {}, {}, stopped)
 
 
@@ -195,53 +195,62 @@ def _searched(
     return capacity.find_capacity(measure, capacity.search_around(stage.rate or 1.0), slo_constraints(task))
 
 
-def incumbents(given: EvaluationContext, load: Mapping[str, ParameterValue]) -> list[Trial]:
+def incumbents(evaluation: EvaluationContext, load: Mapping[str, ParameterValue]) -> list[Trial]:
     """The trials that a new one has to beat under this load: the front of those measured with the same seed."""
-    alike = [
+    comparable = [
         trial
-        for trial in given.trials
+        for trial in evaluation.trials
         if trial.measurement is not None
-        and trial.measurement.seed == load_seed(given.seed, load)
+        and trial.measurement.seed == load_seed(evaluation.seed, load)
         and trial.measurement.series
         and {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")} == dict(load)
     ]
-    return list(pareto_front(alike, given.problem.objectives))
+    return list(pareto_front(comparable, evaluation.plan.objectives))
 
 
-def _watch(given: EvaluationContext, load: Mapping[str, ParameterValue]) -> EarlyStopCheck | None:
+def _watch(evaluation: EvaluationContext, load: Mapping[str, ParameterValue]) -> EarlyStopCheck | None:
     """What ends a load that cannot win; None where nothing may, or nothing is there to compare with."""
-    problem = given.problem
-    rule = problem.study.stop_early
-    if rule is None or len(problem.tasks) > 1 or problem.study.objective == (CAPACITY,):
+    plan = evaluation.plan
+    rule = plan.study.stop_early
+    if rule is None or len(plan.tasks) > 1 or plan.study.objective == (CAPACITY,):
         return None
-    found = [one.measurement for one in incumbents(given, load) if one.measurement is not None]
-    if not found:
+    measurements = [trial.measurement for trial in incumbents(evaluation, load) if trial.measurement is not None]
+    if not measurements:
         return None
-    ruling = stopping_rule(found, problem.objectives, problem.all_limits, rule.error, rule.margin)
-    return EarlyStopCheck(ruling, look_interval_s(found))
+    ruling = stopping_rule(measurements, plan.objectives, plan.all_limits, rule.error, rule.margin)
+    return EarlyStopCheck(ruling, look_interval_s(measurements))
 
 
-def _as_far_as(problem: StudyPlan, verdict: TrialScores, part: Measurement, known: Sequence[Trial]) -> TrialScores:
+def _as_far_as(
+    plan: StudyPlan, verdict: TrialScores, part: Measurement, incumbent_trials: Sequence[Trial]
+) -> TrialScores:
     """Values of a load that was ended early, by how it did beside the best one up to the same moment."""
-    other = next((one.measurement for one in known if one.measurement is not None), None)
-    if other is None:
+    incumbent = next((trial.measurement for trial in incumbent_trials if trial.measurement is not None), None)
+    if incumbent is None:
         return verdict
-    values = {one.name: _no_better(one, extrapolated(part, other, one.name), other) for one in problem.objectives}
+    values = {
+        objective.name: _no_better(objective, extrapolated(part, incumbent, objective.name), incumbent)
+        for objective in plan.objectives
+    }
     return TrialScores(values, verdict.violations)
 
 
-def _no_better(objective: StudyObjective, value: float, other: Measurement) -> float:
+def _no_better(objective: StudyObjective, value: float, incumbent: Measurement) -> float:
     """An estimate of what was stopped for being worse: at best as good as that by which it was judged."""
-    line = other.metrics.get(objective.name, math.nan)
-    return line if math.isfinite(line) and objective.better(value, line) else value
+    incumbent_value = incumbent.metrics.get(objective.name, math.nan)
+    return incumbent_value if math.isfinite(incumbent_value) and objective.better(value, incumbent_value) else value
 
 
 def _merged(measured: Sequence[Measurement]) -> Measurement:
     """The measurement of a single task as it is; of several, the metrics of each under the task's number."""
     if len(measured) == 1:
         return measured[0]
-    metrics = {f"{name}@{place}": value for place, one in enumerate(measured) for name, value in one.metrics.items()}
-    return replace(measured[0], metrics=metrics, series={}, load_s=sum(one.load_s for one in measured))
+    metrics = {
+        f"{name}@{place}": value
+        for place, measurement in enumerate(measured)
+        for name, value in measurement.metrics.items()
+    }
+    return replace(measured[0], metrics=metrics, series={}, load_s=sum(measurement.load_s for measurement in measured))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,25 +260,25 @@ class TrialLabel:
     number: int
     origin: str
     start: int
-    twin: Mapping[str, float]
+    predicted: Mapping[str, float]
 
 
-def measured_trial(label: TrialLabel, point: Point, found: LoadResult, seed: int) -> Trial:
+def measured_trial(label: TrialLabel, point: Point, result: LoadResult, seed: int) -> Trial:
     """A load that was measured, as a trial."""
     return Trial(
         number=label.number,
         point=dict(point),
-        effective=found.effective,
-        status=STOPPED if found.stopped else COMPLETE,
-        values=found.verdict.values,
-        violations=found.verdict.violations,
-        minutes=found.minutes,
+        effective=result.effective,
+        status=STOPPED if result.stopped else COMPLETE,
+        values=result.verdict.values,
+        violations=result.verdict.violations,
+        minutes=result.minutes,
         seed=seed,
         origin=label.origin,
         start=label.start,
-        twin=label.twin,
-        measurement=found.measured,
-        facts=found.facts,
+        predicted=label.predicted,
+        measurement=result.measured,
+        facts=result.facts,
     )
 
 
@@ -285,13 +294,13 @@ def failed_trial(label: TrialLabel, point: Point, effective: Mapping[str, Any], 
         seed=seed,
         origin=label.origin,
         start=label.start,
-        twin=label.twin,
+        predicted=label.predicted,
         facts=logged_facts(fault.facts),
     )
 
 
-def flat_prediction(said: TrialScores | None) -> dict[str, float]:
+def flat_prediction(prediction: TrialScores | None) -> dict[str, float]:
     """What the twin said, flat: values by objective, violations under `limit NAME`."""
-    if said is None:
+    if prediction is None:
         return {}
-    return {**said.values, **{f"limit {name}": value for name, value in said.violations.items()}}
+    return {**prediction.values, **{f"limit {name}": value for name, value in prediction.violations.items()}}

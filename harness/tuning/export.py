@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.interpreter_probe import flag_words
+from harness.messages import message
 from harness.safety.redaction import redact
 from harness.scenario.error_messages import is_secret
 from harness.scenario.models import Engine
@@ -21,7 +22,6 @@ _DRIVER = (
 )
 _MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
 WITH_IMAGE = "vllm-ascend"  # the one kind of engine that the image below holds
-_ON_PATH = "needs vllm on PATH: activate the environment that it is installed in"
 _ONLY_OURS = ("chip", "start_seconds")  # flags of the simulated engine that vLLM has not
 
 
@@ -51,7 +51,7 @@ def shell_script(engine: Engine, remarks: Sequence[str] = ()) -> str:
     """A shell script that serves; arguments to it are added to the command."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(engine).items()]
     words = _folded(serve_command(engine))
-    needs = [] if engine.python else [_ON_PATH]
+    needs = [] if engine.python else [str(message("tuning.vllm_on_path"))]
     head = ["#!/bin/sh", *(f"# {remark}" for remark in (*remarks, *needs)), "set -e"]
     return "\n".join([*head, *exports, f'exec {words} "$@"']) + "\n"
 

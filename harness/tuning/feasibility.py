@@ -19,6 +19,7 @@ import numpy as np
 from harness.engines import engine_log
 from harness.engines.engine_log import BootFacts
 from harness.errors import HarnessError
+from harness.messages import Message, message, plain
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
@@ -31,20 +32,19 @@ MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN = (
     "out_of_memory_at_capture",
     "out_of_memory_at_run",
 )
-HCCL, PORT, TIMEOUT, CRASH, SLO = "hccl", "port", "timeout", "crash", "slo_missed"
+HCCL, PORT, TIMEOUT, CRASH = "hccl", "port", "timeout", "crash"
 
-MEANINGS: Mapping[str, str] = {
-    CONFIGURATION: "the configuration was refused",
-    MODEL: "the model cannot be loaded",
-    DEVICE: "the device or its software is not usable",
-    MEMORY_AT_START: "out of memory while starting",
-    MEMORY_AT_CAPTURE: "out of memory or streams while graphs were captured",
-    MEMORY_AT_RUN: "out of memory while serving",
-    HCCL: "HCCL, the link between devices, failed",
-    PORT: "its port was in use",
-    TIMEOUT: "it was not ready, or did not answer, in time",
-    CRASH: "it crashed",
-    SLO: "it served, and missed the SLO",
+_MESSAGES: Mapping[str, str] = {
+    CONFIGURATION: "tuning.configuration_refused",
+    MODEL: "tuning.model_not_loaded",
+    DEVICE: "tuning.device_unusable",
+    MEMORY_AT_START: "tuning.memory_at_start",
+    MEMORY_AT_CAPTURE: "tuning.memory_at_capture",
+    MEMORY_AT_RUN: "tuning.memory_at_run",
+    HCCL: "tuning.hccl_failed",
+    PORT: "tuning.port_in_use",
+    TIMEOUT: "tuning.timed_out",
+    CRASH: "tuning.crashed",
 }
 RETRYABLE = frozenset({HCCL, PORT, TIMEOUT, CRASH, DEVICE})
 """The moment may be to blame. What memory, flags or the SLO decide is the same the next time."""
@@ -76,18 +76,18 @@ def classify_failure(lines: Iterable[str], ending: EngineEnding | None = None) -
 
     A reason in the log goes before the clock: an engine that hangs after its memory ran out was not slow.
     """
-    told = list(lines)
+    log = list(lines)
     ending = ending or EngineEnding()
-    found = engine_log.failure_cause(told)
-    kind = _KINDS[found.kind]
-    if kind == MEMORY_AT_START and engine_log.boot_facts(told).serves:
+    cause = engine_log.failure_cause(log)
+    kind = _KINDS[cause.kind]
+    if kind == MEMORY_AT_START and engine_log.boot_facts(log).serves:
         kind = MEMORY_AT_RUN
     if kind == CRASH and ending.timed_out:
-        return failure_of_kind(TIMEOUT, found.line)
+        return failure_of_kind(TIMEOUT, cause.line)
     if kind == CRASH and ending.status in (-_KILLED, 128 + _KILLED):
-        kind = MEMORY_AT_RUN if engine_log.boot_facts(told).serves else MEMORY_AT_START
-        return TrialFailure(kind, retryable=True, line=f"killed by signal {_KILLED}, as a host without memory does")
-    return failure_of_kind(kind, found.line)
+        kind = MEMORY_AT_RUN if engine_log.boot_facts(log).serves else MEMORY_AT_START
+        return TrialFailure(kind, retryable=True, line=str(message("tuning.killed_by_signal", signal=_KILLED)))
+    return failure_of_kind(kind, cause.line)
 
 
 def failure_of_kind(kind: str, line: str = "") -> TrialFailure:
@@ -95,10 +95,11 @@ def failure_of_kind(kind: str, line: str = "") -> TrialFailure:
     return TrialFailure(kind, kind in RETRYABLE, line)
 
 
-def failure_line(one: TrialFailure) -> str:
+def failure_line(failure: TrialFailure) -> Message:
     """The failure in one line."""
-    meaning = MEANINGS.get(one.kind, one.kind)
-    return f"{meaning}: {one.line}" if one.line else meaning
+    code = _MESSAGES.get(failure.kind)
+    meaning = plain(failure.kind) if code is None else message(code)
+    return message("tuning.failure", meaning=meaning, line=failure.line) if failure.line else meaning
 
 
 SHARE, TOKENS, REQUESTS, BLOCK = "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "block_size"
@@ -127,22 +128,21 @@ class StartRecord:
 class Feasibility:
     """All starts so far, and what follows from them."""
 
-    starts_seen: list[StartRecord] = field(default_factory=list)
+    starts: list[StartRecord] = field(default_factory=list)
 
     def add(self, lesson: StartRecord) -> None:
         """One more start."""
-        self.starts_seen.append(lesson)
+        self.starts.append(lesson)
 
-    def predicted_failure(self, candidate: Candidate) -> TrialFailure | None:
-        """Why a candidate is predicted not to serve; None where nothing speaks against it."""
+    def predicted_failure(self, candidate: Candidate) -> str | None:
+        """The kind of failure that is predicted of a candidate; None where nothing speaks against it."""
         if candidate.resolved.fault is not None:
-            return classify_failure([candidate.resolved.fault])
-        failed = [one for one in self.starts_seen if one.failure is not None]
-        for lesson in failed:
-            why = _dominated(lesson, candidate) or _blamed(lesson, candidate)
-            if why is not None:
-                return why
-        return self._too_small(candidate)
+            return classify_failure([candidate.resolved.fault]).kind
+        for record in self.starts:
+            kind = None if record.failure is None else _dominated(record, candidate) or _blamed(record, candidate)
+            if kind is not None:
+                return kind
+        return MEMORY_AT_START if self._too_small(candidate) else None
 
     def memory_excess(self, candidate: Candidate) -> float:
         """By which share of the device's memory a candidate asks for more than any start that came up; 0 unasked.
@@ -150,44 +150,41 @@ class Feasibility:
         What a start takes beside its share (graphs, fragments) no arithmetic knows before one has failed.
         A doubling of the requests, for each of whose batches a graph is captured, counts as a hundredth.
         """
-        own = _flags(candidate)
-        served = [one.flags for one in self.starts_seen if one.failure is None]
-        if not served or not _number(own, SHARE) > 0:
+        flags = _flags(candidate)
+        served = [record.flags for record in self.starts if record.failure is None]
+        if not served or not _number(flags, SHARE) > 0:
             return 0.0
-        return min(_more(own, theirs) for theirs in served)
+        return min(_more(flags, theirs) for theirs in served)
 
-    def _too_small(self, candidate: Candidate) -> TrialFailure | None:
+    def _too_small(self, candidate: Candidate) -> bool:
         """Whether the corrected cache does not hold one request of the longest length."""
-        expected, needed = self.cache_gib(candidate), _needed_gib(candidate, self.starts_seen)
-        if expected is None or needed is None or expected >= needed * (1 - _MARGIN):
-            return None
-        line = f"{expected:.2f} GiB of cache expected, by {len(self.starts_seen)} start-up logs; {needed:.2f} needed"
-        return failure_of_kind(MEMORY_AT_START, line)
+        expected, needed = self.cache_gib(candidate), _needed_gib(candidate, self.starts)
+        return expected is not None and needed is not None and expected < needed * (1 - _MARGIN)
 
     def cache_gib(self, candidate: Candidate) -> float | None:
         """The cache that the arithmetic expects (GiB), corrected by the logs; None where neither tells."""
-        prior = _prior_gib(candidate, self.starts_seen)
+        prior = _prior_gib(candidate, self.starts)
         if prior is None:
             return None
-        seen = [
-            (one, expected)
-            for one in self.starts_seen
-            if one.facts.available_kv_gib is not None
-            and (expected := _prior_gib(one.candidate, self.starts_seen)) is not None
+        logged = [
+            (record, expected)
+            for record in self.starts
+            if record.facts.available_kv_gib is not None
+            and (expected := _prior_gib(record.candidate, self.starts)) is not None
         ]
-        if not seen:
+        if not logged:
             return prior
-        rows = np.asarray([_row(one.candidate) for one, _ in seen])
-        left = np.asarray([(one.facts.available_kv_gib or 0.0) - expected for one, expected in seen])
+        rows = np.asarray([_row(record.candidate) for record, _ in logged])
+        residuals = np.asarray([(record.facts.available_kv_gib or 0.0) - expected for record, expected in logged])
         ridge = np.diag([0.02**2 / belief**2 for belief in _BELIEF])
-        found = np.linalg.solve(rows.T @ rows + ridge, rows.T @ left)
-        return prior + float(np.asarray(_row(candidate)) @ found)
+        coefficients = np.linalg.solve(rows.T @ rows + ridge, rows.T @ residuals)
+        return prior + float(np.asarray(_row(candidate)) @ coefficients)
 
 
-def _more(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
+def _more(flags: Mapping[str, Any], served_flags: Mapping[str, Any]) -> float:
     """By how much more of the memory one asks than the other."""
-    requests = math.log2(max(_number(own, REQUESTS), 1.0) / max(_number(theirs, REQUESTS), 1.0))
-    return max(0.0, _number(own, SHARE) - _number(theirs, SHARE)) + 0.01 * max(0.0, requests)
+    requests = math.log2(max(_number(flags, REQUESTS), 1.0) / max(_number(served_flags, REQUESTS), 1.0))
+    return max(0.0, _number(flags, SHARE) - _number(served_flags, SHARE)) + 0.01 * max(0.0, requests)
 
 
 def _flags(candidate: Candidate) -> Mapping[str, Any]:
@@ -201,9 +198,9 @@ def _row(candidate: Candidate) -> list[float]:
 def _prior_gib(candidate: Candidate, taught: Sequence[StartRecord]) -> float | None:
     """By the twin's arithmetic for the simulated device; else the share of the memory that the logs tell of."""
     flags = _flags(candidate)
-    total = next((one.facts.total_gib for one in taught if one.facts.total_gib is not None), None)
+    total = next((record.facts.total_gib for record in taught if record.facts.total_gib is not None), None)
     if total is not None and SHARE in flags and candidate.resolved.by != "twin":
-        return total * float(flags[SHARE]) - max((one.facts.weights_gib or 0.0 for one in taught), default=0.0)
+        return total * float(flags[SHARE]) - max((record.facts.weights_gib or 0.0 for record in taught), default=0.0)
     if candidate.resolved.by != "twin":
         return None
     return _twins_gib(
@@ -224,35 +221,34 @@ def _needed_gib(candidate: Candidate, taught: Sequence[StartRecord]) -> float | 
     """The cache of one request of the longest length, by what a logged token took."""
     length = _flags(candidate).get("max_model_len")
     sizes = [
-        one.facts.available_kv_gib / one.facts.kv_cache_tokens
-        for one in taught
-        if one.facts.available_kv_gib and one.facts.kv_cache_tokens
+        record.facts.available_kv_gib / record.facts.kv_cache_tokens
+        for record in taught
+        if record.facts.available_kv_gib and record.facts.kv_cache_tokens
     ]
     return None if not sizes or not isinstance(length, int) else length * float(np.median(sizes))
 
 
-def _dominated(lesson: StartRecord, candidate: Candidate) -> TrialFailure | None:
-    """Whether a candidate asks at least as much of memory as one that had too little."""
-    assert lesson.failure is not None
-    if lesson.failure.kind not in (MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN):
+def _dominated(record: StartRecord, candidate: Candidate) -> str | None:
+    """The kind of failure of a start that had too little memory, where a candidate asks for at least as much."""
+    assert record.failure is not None
+    if record.failure.kind not in (MEMORY_AT_START, MEMORY_AT_CAPTURE, MEMORY_AT_RUN):
         return None
-    theirs, own = lesson.flags, _flags(candidate)
-    if not _alike(theirs, own):
+    failed_flags, flags = record.flags, _flags(candidate)
+    if not _alike(failed_flags, flags):
         return None
-    smaller = _TOO_SMALL.search(lesson.failure.line) is not None
-    share = _number(own, SHARE) <= _number(theirs, SHARE) if smaller else _number(own, SHARE) >= _number(theirs, SHARE)
-    more = all(_number(own, name) >= _number(theirs, name) for name in (TOKENS, REQUESTS))
-    if not (share and more):
-        return None
-    return failure_of_kind(lesson.failure.kind, f"asks no less of memory than one that failed: {lesson.failure.line}")
+    share, failed_share = _number(flags, SHARE), _number(failed_flags, SHARE)
+    cache_too_small = _TOO_SMALL.search(record.failure.line) is not None
+    no_better = share <= failed_share if cache_too_small else share >= failed_share
+    more = all(_number(flags, name) >= _number(failed_flags, name) for name in (TOKENS, REQUESTS))
+    return record.failure.kind if no_better and more else None
 
 
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _alike(flags: Mapping[str, Any], other_flags: Mapping[str, Any]) -> bool:
     """Whether all that memory hangs on, beside shares and sizes, is the same."""
     free = (SHARE, TOKENS, REQUESTS)
-    names = {*one, *other} - set(free)
+    names = {*flags, *other_flags} - set(free)
     return all(
-        str(one.get(name)) == str(other.get(name))
+        str(flags.get(name)) == str(other_flags.get(name))
         for name in names
         if not name.startswith(("cudagraph", "num_gpu", "kv_cache_size"))
     )
@@ -265,15 +261,16 @@ def _number(flags: Mapping[str, Any], name: str) -> float:
     )
 
 
-def _blamed(lesson: StartRecord, candidate: Candidate) -> TrialFailure | None:
-    """Whether a candidate has a value that an engine refused by name."""
-    assert lesson.failure is not None
-    if lesson.failure.kind != CONFIGURATION:
+def _blamed(record: StartRecord, candidate: Candidate) -> str | None:
+    """CONFIGURATION where a candidate has a value that an engine refused by name."""
+    assert record.failure is not None
+    if record.failure.kind != CONFIGURATION:
         return None
-    for name, value in lesson.candidate.point.items():
-        if candidate.point.get(name) == value and is_named(name, value, lesson.failure.line):
-            return failure_of_kind(CONFIGURATION, f"{name} {value} was refused before: {lesson.failure.line}")
-    return None
+    refused = (
+        candidate.point.get(name) == value and is_named(name, value, record.failure.line)
+        for name, value in record.candidate.point.items()
+    )
+    return CONFIGURATION if any(refused) else None
 
 
 def is_named(name: str, value: ParameterValue, line: str) -> bool:

@@ -22,6 +22,7 @@ from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
 from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
+from harness.messages import Message
 from harness.results import store
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
@@ -38,7 +39,7 @@ from harness.units import NS_PER_S
 
 _STATUS = re.compile(r"exit status (-?\d+)")
 _BUSY = "was not free again"  # how harness.engines.process says that a device's memory did not come back
-Say = Callable[[str], None]
+OnProgress = Callable[[str | Message], None]
 
 
 @dataclass(slots=True)
@@ -49,20 +50,20 @@ class _LiveSession:
     serving: RunningEngine
     loop: asyncio.AbstractEventLoop
     folder: Path
-    on_progress: Say
+    on_progress: OnProgress
     loads: int = 0
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """See Session. Of a load that is ended early, what is in flight is given up."""
         self.loads += 1
         folder = self.folder / f"load-{self.loads}"
-        told = {name: getattr(self.serving.reach, name) for name in ("api_key_env", "headers", "tls", "paths")}
-        engine = Engine(kind="attach", url=self.serving.url, model=self.serving.model, **told)
+        reach = {name: getattr(self.serving.reach, name) for name in ("api_key_env", "headers", "tls", "paths")}
+        engine = Engine(kind="attach", url=self.serving.url, model=self.serving.model, **reach)
         scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
         loaded = LoadedScenario(scenario, "", "", task.path, ())
-        followed = None if watch is None else LiveLoadMonitor(folder, seed, watch, self.serving.simulated)
-        enough = None if followed is None else followed.enough
-        order = run.RunSpec(loaded, folder, f"harness report {folder}", self.on_progress, enough=enough)
+        monitor = None if watch is None else LiveLoadMonitor(folder, seed, watch, self.serving.simulated)
+        should_stop = None if monitor is None else monitor.enough
+        order = run.RunSpec(loaded, folder, f"harness report {folder}", self.on_progress, enough=should_stop)
         run.open_folder(order)
         begin_ns = monotonic_ns()
         try:
@@ -75,8 +76,8 @@ class _LiveSession:
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
             raise self._died(ending or " ".join(outcome.lines), begin_ns)
         finish(folder)
-        if followed is not None and followed.ended is not None:
-            return replace(followed.ended, folder=folder.name)
+        if monitor is not None and monitor.ended is not None:
+            return replace(monitor.ended, folder=folder.name)
         return measurement_in(folder, seed, simulated=self.serving.simulated)
 
     def _died(self, line: str, begin_ns: int) -> StartFailed:
@@ -89,8 +90,8 @@ def measurement_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
     """The measurement of a finished result folder of one stage."""
     row = store.read_json(folder, store.TIMELINE)[0]
     stage = stage_input(folder, store.read_requests(folder), store.read_events(folder), row)
-    found = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
-    return replace(found, folder=folder.name)
+    measurement = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
+    return replace(measurement, folder=folder.name)
 
 
 def failure_from_log(log: Path, line: str) -> TrialFailure:
@@ -101,8 +102,8 @@ def failure_from_log(log: Path, line: str) -> TrialFailure:
     ending = feasibility.EngineEnding(
         -9 if killed else int(status.group(1)) if status else None, timed_out="not ready within" in line
     )
-    found = feasibility.classify_failure(text.splitlines() or [line], ending)
-    return found if found.line else feasibility.failure_of_kind(found.kind, line)
+    failure = feasibility.classify_failure(text.splitlines() or [line], ending)
+    return failure if failure.line else feasibility.failure_of_kind(failure.kind, line)
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class LiveEvaluator:
 
     kind: str
     resolve: ResolveFlags | None = None
-    on_progress: Say = lambda _line: None
+    on_progress: OnProgress = lambda _line: None
     simulated: bool = False
     hollow: bool = False
     _busy: bool = field(default=False)
@@ -131,8 +132,8 @@ class LiveEvaluator:
         store.write_json(folder, "engine.json", json.loads(engine.model_dump_json(exclude_none=True)))
         begin_ns = monotonic_ns()
         loop = asyncio.new_event_loop()
-        known = None if self.resolve is None else self.resolve([engine])[0]
-        context = start_of(self.kind, known)(engine, log)
+        resolved = None if self.resolve is None else self.resolve([engine])[0]
+        context = start_of(self.kind, resolved)(engine, log)
         self._busy = False
         try:
             serving, interrupted = self._up(loop, context, log, begin_ns)
@@ -176,10 +177,10 @@ _SPAN = ("stage", "repeat", "start_ns", "stop_ns", "end_ns")
 
 def stage_input(folder: Path, requests: Requests, events: Events, row: dict[str, int]) -> StageInput:
     """The only stage of a result folder, from its rows and its span in the timeline."""
-    told = store.read_json(folder, store.RUN)
+    run_info = store.read_json(folder, store.RUN)
     span = Span(**{name: int(row[name]) for name in _SPAN})
-    slo, stream = told.get("slo") or {}, told.get("stream", True)
-    return StageInput(requests, events, span, told["stages"][0], slo, stream=stream)
+    slo, stream = run_info.get("slo") or {}, run_info.get("stream", True)
+    return StageInput(requests, events, span, run_info["stages"][0], slo, stream=stream)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.messages import Message, message
 from harness.scenario.models import Engine, Scenario
 from harness.scenario.workload import CountSpec, SyntheticWorkload, at_most
 from harness.seeds import stream
@@ -65,10 +66,10 @@ def _flags(engine: Engine, args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _most_requests(scenario: Scenario, memory: Memory | None) -> float:
     """As many as the cache holds a few times over, at typical lengths; a power of two up to 512."""
-    work = scenario.workload
-    if memory is None or not isinstance(work, SyntheticWorkload):
+    workload = scenario.workload
+    if memory is None or not isinstance(workload, SyntheticWorkload):
         return float(MOST_REQUESTS)
-    length = max(1, (_middle(work.input_tokens) + _middle(work.output_tokens)))
+    length = max(1, (_middle(workload.input_tokens) + _middle(workload.output_tokens)))
     fitting = _MORE_THAN_FIT * memory.cache_tokens / length
     power = 2.0 ** math.ceil(math.log2(max(fitting, 2 * FEWEST_REQUESTS)))
     return min(power, float(MOST_REQUESTS))
@@ -111,23 +112,27 @@ class InertParameter:
     why: str
 
     @property
-    def words(self) -> str:
+    def message(self) -> Message:
         """In one line."""
-        value = "" if self.becomes is None else f" (always {self.becomes})"
-        return f"{self.name} changes nothing here{value}: {self.why}"
+        if self.becomes is None:
+            return message("tuning.inert", name=self.name, reason=self.why)
+        return message("tuning.inert_value", name=self.name, value=self.becomes, reason=self.why)
 
 
-def find_inert_parameters(problem: StudyPlan, ground: CandidateResolver) -> tuple[InertParameter, ...]:
+def find_inert_parameters(plan: StudyPlan, resolver: CandidateResolver) -> tuple[InertParameter, ...]:
     """Parameters whose every value leads to the same engine, around several points of the space.
 
     A value that would be refused counts as an engine of its own: failing is an effect.
     """
-    space, rng = problem.space, stream(problem.study.seed, "dead dimensions")
-    others = [active_point(space, {**{one.name: _first(one) for one in space.parameters}})]
-    bases: list[Point] = [*others, *(latin_hypercube(space, _BASES, rng) if space.parameters else [])]
+    space, rng = plan.space, stream(plan.study.seed, "dead dimensions")
+    corner = active_point(space, {parameter.name: _first(parameter) for parameter in space.parameters})
+    bases: list[Point] = [corner, *(latin_hypercube(space, _BASES, rng) if space.parameters else [])]
     # All at once, and the base configuration with them: each call may import vLLM anew.
-    ground.candidates([{}, *(point for one in space.engine for base in bases for point in _varied(space, one, base))])
-    return tuple(found for one in space.engine if (found := _dead(ground, space, one, bases)) is not None)
+    resolver.candidates(
+        [{}, *(point for parameter in space.engine for base in bases for point in _varied(space, parameter, base))]
+    )
+    inert = (_inert(resolver, space, parameter, bases) for parameter in space.engine)
+    return tuple(parameter for parameter in inert if parameter is not None)
 
 
 def _first(parameter: TunableParameter) -> ParameterValue:
@@ -146,38 +151,39 @@ def _some(parameter: TunableParameter) -> list[ParameterValue]:
     return list(dict.fromkeys(value_at(parameter, float(share)) for share in np.linspace(0.0, 1.0, max(count, 2))))
 
 
-def _dead(
-    ground: CandidateResolver, space: Space, parameter: TunableParameter, bases: Sequence[Point]
+def _inert(
+    resolver: CandidateResolver, space: Space, parameter: TunableParameter, bases: Sequence[Point]
 ) -> InertParameter | None:
     tried = False
-    why, becomes = "no value of it reaches the engine", None
+    reason, becomes = str(message("tuning.value_not_passed_on")), None
     for base in bases:
-        found = ground.candidates(_varied(space, parameter, base))
-        sound = [one for one in found if one.resolved.fault is None]
-        if len({one.engine_key for one in sound}) > 1 or (sound and len(sound) < len(found)):
+        candidates = resolver.candidates(_varied(space, parameter, base))
+        sound = [candidate for candidate in candidates if candidate.resolved.fault is None]
+        if len({candidate.engine_key for candidate in sound}) > 1 or (sound and len(sound) < len(candidates)):
             return None
-        for one in sound:
+        for candidate in sound:
             tried = True
-            change = next((row for row in one.resolved.changed if row.flag == parameter.key), None)
-            why = why if change is None or not change.why else change.why
-            becomes = one.resolved.effective.get(parameter.key, becomes)
-    return InertParameter(parameter.name, becomes, why) if tried else None
+            change = next((row for row in candidate.resolved.changed if row.flag == parameter.key), None)
+            reason = reason if change is None or not change.why else str(change.why)
+            becomes = candidate.resolved.effective.get(parameter.key, becomes)
+    return InertParameter(parameter.name, becomes, reason) if tried else None
 
 
-def without_inert(problem: StudyPlan, dead: Sequence[InertParameter]) -> tuple[StudyPlan, tuple[str, ...]]:
-    """The problem without its dead parameters, or with what unlocks them, and what was done in lines."""
+def without_inert(plan: StudyPlan, inert: Sequence[InertParameter]) -> tuple[StudyPlan, tuple[Message, ...]]:
+    """The plan without its inert parameters, or with what unlocks them, and what was done in lines."""
     lines = []
-    space, unlock = problem.space, problem.study.dead == "unlock"
-    for one in dead:
-        keys = _UNLOCKS.get(one.name) if unlock and problem.kind != "vllm" else None
+    space, unlock = plan.space, plan.study.dead == "unlock"
+    for parameter in inert:
+        keys = _UNLOCKS.get(parameter.name) if unlock and plan.kind != "vllm" else None
         if keys is None:
-            space = space.without([one.name])
-            hint = "; dead: unlock gives it its effect back" if one.name in _UNLOCKS and not unlock else ""
-            lines.append(f"dropped: {one.words}{hint}")
+            space = space.without([parameter.name])
+            hinted = parameter.name in _UNLOCKS and not unlock
+            code = "tuning.inert_dropped_with_hint" if hinted else "tuning.inert_dropped"
+            lines.append(message(code, parameter=parameter.message))
         else:
             space = _unlocked(space, keys)
-            lines.append(f"unlocked: {one.words}; {', '.join(f'{key} is off' for key in keys)} in every trial")
-    return replace(problem, space=space), tuple(lines)
+            lines.append(message("tuning.inert_unlocked", parameter=parameter.message, flags=list(keys)))
+    return replace(plan, space=space), tuple(lines)
 
 
 def _unlocked(space: Space, keys: dict[str, bool]) -> Space:

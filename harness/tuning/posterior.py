@@ -42,26 +42,26 @@ class GaussianProcess:
     beta: Floats
     spread: float
 
-    def at(self, rows: Floats, cheap: Floats | None = None) -> tuple[Floats, Floats]:
+    def at(self, rows: Floats, simulated: Floats | None = None) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function (without noise) at some rows."""
         across = self.scale * matern(rows, self.rows, self.lengths)
-        mean = trend_columns(len(rows), cheap) @ self.beta + across @ self.weights
+        mean = trend_columns(len(rows), simulated) @ self.beta + across @ self.weights
         solved = np.linalg.solve(self.lower, across.T)
         variance = np.maximum(self.scale - (solved**2).sum(axis=0), 1e-12)
         return mean, self.spread * np.sqrt(variance)
 
 
-def matern(one: Floats, other: Floats, lengths: Floats) -> Floats:
+def matern(rows: Floats, others: Floats, lengths: Floats) -> Floats:
     """The Matérn 5/2 correlation of rows, a length for each column."""
-    gap = (one[:, None, :] - other[None, :, :]) / lengths
+    gap = (rows[:, None, :] - others[None, :, :]) / lengths
     far = math.sqrt(5) * np.sqrt((gap**2).sum(axis=2))
     return np.asarray((1 + far + far**2 / 3) * np.exp(-far))
 
 
-def trend_columns(count: int, cheap: Floats | None) -> Floats:
+def trend_columns(count: int, simulated: Floats | None) -> Floats:
     """What the mean is made of: a constant, and what the cheap source says."""
     ones = np.ones((count, 1))
-    return ones if cheap is None else np.column_stack([ones, cheap])
+    return ones if simulated is None else np.column_stack([ones, simulated])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Data:
 
     rows: Floats
     values: Floats
-    cheap: Floats | None
+    simulated: Floats | None
     doubt: Floats
 
 
@@ -86,54 +86,60 @@ class _Hyperparameters:
         """The same with other values of one of them."""
         columns = len(self.lengths)
         if place == columns:
-            return [replace(self, scale=one) for one in _SCALES]
+            return [replace(self, scale=scale) for scale in _SCALES]
         if place > columns:
-            return [replace(self, noise=one) for one in _NOISES]
-        return [replace(self, lengths=(*self.lengths[:place], one, *self.lengths[place + 1 :])) for one in _LENGTHS]
+            return [replace(self, noise=noise) for noise in _NOISES]
+        return [
+            replace(self, lengths=(*self.lengths[:place], length, *self.lengths[place + 1 :])) for length in _LENGTHS
+        ]
 
 
-def fit(rows: Floats, values: Floats, cheap: Floats | None = None, doubt: Floats | None = None) -> GaussianProcess:
+def fit(
+    rows: Floats, values: Floats, simulated: Floats | None = None, extra_noise: Floats | None = None
+) -> GaussianProcess:
     """The most likely process of some observations.
 
     `cheap` is what the twin says of the same rows, in their scale; `doubt` the standard deviation, in that scale, by
     which each observation is less sure than the rest (none by default).
     """
     spread = float(values.std()) if len(values) > 1 and values.std() > 0 else 1.0
-    unsure = np.zeros(len(rows)) if doubt is None else (doubt / spread) ** 2
-    shown = _Data(rows, values / spread, None if cheap is None else cheap / spread, unsure)
-    guess = _Hyperparameters((0.6,) * rows.shape[1], 1.0, 1e-2)
-    best = _negative_likelihood(shown, guess)[0]
+    unsure = np.zeros(len(rows)) if extra_noise is None else (extra_noise / spread) ** 2
+    data = _Data(rows, values / spread, None if simulated is None else simulated / spread, unsure)
+    current = _Hyperparameters((0.6,) * rows.shape[1], 1.0, 1e-2)
+    best = _negative_likelihood(data, current)[0]
     for place in _ROUNDS * list(range(rows.shape[1] + 2)):
-        tries = [(_negative_likelihood(shown, one)[0], one) for one in guess.others(place)]
-        found, other = min(tries, key=lambda pair: pair[0])
-        if found < best - 1e-9:
-            best, guess = found, other
-    process = _negative_likelihood(shown, guess)[1]
-    units = np.asarray([spread] if cheap is None else [spread, 1.0])  # the slope over the cheap source has no unit
+        tries = [(_negative_likelihood(data, candidate)[0], candidate) for candidate in current.others(place)]
+        likelihood, candidate = min(tries, key=lambda pair: pair[0])
+        if likelihood < best - 1e-9:
+            best, current = likelihood, candidate
+    process = _negative_likelihood(data, current)[1]
+    units = np.asarray([spread] if simulated is None else [spread, 1.0])  # the slope over the cheap source has no unit
     return replace(process, weights=process.weights * spread, beta=process.beta * units, spread=spread)
 
 
-def _negative_likelihood(shown: _Data, guess: _Hyperparameters) -> tuple[float, GaussianProcess]:
+def _negative_likelihood(data: _Data, hyperparameters: _Hyperparameters) -> tuple[float, GaussianProcess]:
     """The negative logarithm of the posterior of a guess, and the process that it makes."""
-    rows, count, lengths = shown.rows, len(shown.rows), np.asarray(guess.lengths)
-    columns = trend_columns(count, shown.cheap)
-    base = guess.scale * matern(rows, rows, lengths) + np.diag(guess.noise + shown.doubt)
+    rows, count, lengths = data.rows, len(data.rows), np.asarray(hyperparameters.lengths)
+    columns = trend_columns(count, data.simulated)
+    base = hyperparameters.scale * matern(rows, rows, lengths) + np.diag(hyperparameters.noise + data.doubt)
     lower: Floats = np.asarray(np.linalg.cholesky(base + 1e-9 * np.eye(count)), dtype=np.float64)
-    scaled, target = np.linalg.solve(lower, columns), np.linalg.solve(lower, shown.values)
+    scaled, target = np.linalg.solve(lower, columns), np.linalg.solve(lower, data.values)
     # A weak belief that the twin's slope is 1, so that two observations cannot turn it round.
-    belief = np.diag([1e-6, *([1 / _SLOPE_DEVIATION**2] * (columns.shape[1] - 1))])
+    precision = np.diag([1e-6, *([1 / _SLOPE_DEVIATION**2] * (columns.shape[1] - 1))])
     prior = np.asarray([0.0, *([1.0] * (columns.shape[1] - 1))])
-    beta = np.linalg.solve(scaled.T @ scaled + belief, scaled.T @ target + belief @ prior)
-    left = target - scaled @ beta
-    likelihood = float(left @ left) / 2 + float(np.log(np.diag(lower)).sum())
-    weights = np.linalg.solve(lower.T, left)
-    return likelihood + _unlikely(guess), GaussianProcess(rows, lengths, guess.scale, lower, weights, beta, 1.0)
+    beta = np.linalg.solve(scaled.T @ scaled + precision, scaled.T @ target + precision @ prior)
+    residuals = target - scaled @ beta
+    likelihood = float(residuals @ residuals) / 2 + float(np.log(np.diag(lower)).sum())
+    weights = np.linalg.solve(lower.T, residuals)
+    return likelihood + _unlikely(hyperparameters), GaussianProcess(
+        rows, lengths, hyperparameters.scale, lower, weights, beta, 1.0
+    )
 
 
-def _unlikely(guess: _Hyperparameters) -> float:
+def _unlikely(hyperparameters: _Hyperparameters) -> float:
     """How far a guess is from what is believed without observations: log-normal, with factors of 3, 10 and 20."""
-    lengths = sum((math.log(one / 0.6) / math.log(3)) ** 2 for one in guess.lengths)
-    scale, noise = math.log(guess.scale) / math.log(10), math.log(guess.noise / 1e-2) / 3
+    lengths = sum((math.log(length / 0.6) / math.log(3)) ** 2 for length in hyperparameters.lengths)
+    scale, noise = math.log(hyperparameters.scale) / math.log(10), math.log(hyperparameters.noise / 1e-2) / 3
     return (lengths + scale**2 + noise**2) / 2
 
 
@@ -151,12 +157,12 @@ def normal_cdf(values: Floats) -> Floats:
 
 def with_finite_worst(values: Sequence[float]) -> Floats:
     """Values as floats, infinite ones as far beyond the worst finite one as that is from the best."""
-    found = np.asarray(values, dtype=np.float64)
-    finite = found[np.isfinite(found)]
+    array = np.asarray(values, dtype=np.float64)
+    finite = array[np.isfinite(array)]
     if len(finite) == 0:
-        return np.zeros(len(found))
+        return np.zeros(len(array))
     worst = float(finite.max() + max(finite.max() - finite.min(), abs(finite.max()) * 0.1, 1e-9))
-    return np.where(np.isfinite(found), found, worst)
+    return np.where(np.isfinite(array), array, worst)
 
 
 _FLOOR = 0.02  # of the best value: below, rates count as equally bad
@@ -174,7 +180,7 @@ class Observation:
     effective: Mapping[str, Any]
     values: Mapping[str, float]
     violations: Mapping[str, float]
-    twin: Mapping[str, float]
+    predicted: Mapping[str, float]
     predicted_violations: Mapping[str, float]
     broken: float
     cost: float
@@ -189,10 +195,10 @@ class Observation:
 class ModelInputs:
     """All that a belief is made from: the engines seen, and what the twin says of the candidates (None: not asked)."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     space: Space
-    seen: Sequence[Observation]
-    cheap: Sequence[TrialScores | None] | None
+    observations: Sequence[Observation]
+    candidate_predictions: Sequence[TrialScores | None] | None
     number: int
 
 
@@ -210,13 +216,13 @@ class Posterior:
     limits: tuple[tuple[Floats, Floats], ...]
 
 
-def observations_of(problem: StudyPlan, trials: Sequence[Trial]) -> list[Observation]:
+def observations_of(plan: StudyPlan, trials: Sequence[Trial]) -> list[Observation]:
     """The engines that gave values, in the order in which they were first tried."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.values:
             groups.setdefault(repr(sorted(engine_point(trial.point).items())), []).append(trial)
-    return [_seen(problem, group) for group in groups.values()]
+    return [_seen(plan, group) for group in groups.values()]
 
 
 def engine_point(point: Point) -> dict[str, Any]:
@@ -224,21 +230,21 @@ def engine_point(point: Point) -> dict[str, Any]:
     return {name: value for name, value in point.items() if not name.startswith(LOAD + ".")}
 
 
-def _seen(problem: StudyPlan, group: Sequence[Trial]) -> Observation:
-    first = problem.objectives[0]
+def _seen(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
+    first = plan.objectives[0]
 
     def worth(trial: Trial) -> tuple[float, float]:
         return _broken(trial.violations), first.cost(trial.values[first.name])
 
     trial = min(group, key=worth)
-    steady = None if trial.measurement is None else run_to_run_noise(problem, trial.measurement, first.name)
+    noise = None if trial.measurement is None else run_to_run_noise(plan, trial.measurement, first.name)
     stopped = trial.status == STOPPED
-    values = dict(trial.values) if steady is None or stopped else {**trial.values, first.name: steady.mean}
-    twin = {name: value for name, value in trial.twin.items() if not name.startswith("limit ")}
-    limits = {name.partition(" ")[2]: value for name, value in trial.twin.items() if name.startswith("limit ")}
+    values = dict(trial.values) if noise is None or stopped else {**trial.values, first.name: noise.mean}
+    prediction = {name: value for name, value in trial.predicted.items() if not name.startswith("limit ")}
+    limits = {name.partition(" ")[2]: value for name, value in trial.predicted.items() if name.startswith("limit ")}
     return Observation(
-        engine_point(trial.point), trial.effective, values, trial.violations, twin, limits,
-        _broken(trial.violations), first.cost(values[first.name]), stopped, 0.0 if steady is None else steady.deviation,
+        engine_point(trial.point), trial.effective, values, trial.violations, prediction, limits,
+        _broken(trial.violations), first.cost(values[first.name]), stopped, 0.0 if noise is None else noise.deviation,
     )  # fmt: skip
 
 
@@ -248,9 +254,9 @@ def _broken(violations: Mapping[str, float]) -> float:
 
 def _logarithm(objective: StudyObjective, values: Sequence[float]) -> Floats:
     """Values as costs on a scale of factors; what is far below the best counts as that bad and no worse."""
-    known = [value for value in values if math.isfinite(value) and value > 0]
+    positive = [value for value in values if math.isfinite(value) and value > 0]
     if objective.direction == MAXIMISE:
-        floor = _FLOOR * max(known, default=1.0)
+        floor = _FLOOR * max(positive, default=1.0)
         return np.asarray([-math.log(max(value, floor)) for value in values])
     return with_finite_worst([math.log(value) if 0 < value < math.inf else math.inf for value in values])
 
@@ -260,48 +266,52 @@ def _violation(value: float) -> float:
     return math.log1p(max(value, -0.95)) if math.isfinite(value) else math.inf
 
 
-def posterior_of(told: ModelInputs, rows: Floats) -> Posterior:
+def posterior_of(inputs: ModelInputs, rows: Floats) -> Posterior:
     """The belief about candidates, given as encoded rows."""
-    seen, count = told.seen, len(rows)
-    if len(seen) < _ENOUGH:
+    observations, count = inputs.observations, len(rows)
+    if len(observations) < _ENOUGH:
         return Posterior(np.zeros(count), np.ones(count), None, ())
-    known = encode(told.space, [one.point for one in seen])
-    costs, cheap = _costs(told)
+    observed = encode(inputs.space, [observation.point for observation in observations])
+    costs, simulated = _costs(inputs)
     shift = float(costs.mean())
-    unsure = np.asarray([math.hypot(_EARLY_DOUBT * one.stopped, one.run_deviation) for one in seen])
-    process = fit(known, costs - shift, None if cheap is None else cheap[: len(seen)], unsure)
-    mean, deviation = process.at(rows, None if cheap is None else cheap[len(seen) :])
-    fitted, _ = process.at(known, None if cheap is None else cheap[: len(seen)])
-    kept = [place for place, one in enumerate(seen) if one.broken <= 0 and not one.stopped]
-    best = float(min(fitted[place] for place in kept)) if kept else None
-    return Posterior(mean, deviation, best, tuple(_limits(told, known, rows)))
+    extra_noise = np.asarray(
+        [math.hypot(_EARLY_DOUBT * observation.stopped, observation.run_deviation) for observation in observations]
+    )
+    process = fit(observed, costs - shift, None if simulated is None else simulated[: len(observations)], extra_noise)
+    mean, deviation = process.at(rows, None if simulated is None else simulated[len(observations) :])
+    fitted, _ = process.at(observed, None if simulated is None else simulated[: len(observations)])
+    complete = [
+        place for place, observation in enumerate(observations) if observation.broken <= 0 and not observation.stopped
+    ]
+    best = float(min(fitted[place] for place in complete)) if complete else None
+    return Posterior(mean, deviation, best, tuple(_limits(inputs, observed, rows)))
 
 
-def posterior_costs(problem: StudyPlan, space: Space, seen: Sequence[Observation]) -> Floats:
+def posterior_costs(plan: StudyPlan, space: Space, observations: Sequence[Observation]) -> Floats:
     """What is believed of the cost of each engine seen, after all of them, the twin's word included where it is told.
 
     The best of many runs was lucky, too: what neighbours showed, and what the twin expects, takes some of that back.
     """
-    told = [TrialScores(one.twin, one.predicted_violations) for one in seen]
-    cheap = told if all(one.values for one in told) else None
-    rows = encode(space, [one.point for one in seen])
-    if len(seen) < _ENOUGH or len(problem.objectives) > 1:
-        return np.asarray([one.cost for one in seen])
-    return posterior_of(ModelInputs(problem, space, seen, cheap, 0), rows).mean
+    predictions = [TrialScores(observation.predicted, observation.predicted_violations) for observation in observations]
+    simulated = predictions if all(prediction.values for prediction in predictions) else None
+    rows = encode(space, [observation.point for observation in observations])
+    if len(observations) < _ENOUGH or len(plan.objectives) > 1:
+        return np.asarray([observation.cost for observation in observations])
+    return posterior_of(ModelInputs(plan, space, observations, simulated, 0), rows).mean
 
 
-def inflate_uncertainty(belief: Posterior, rows: Floats, known: Floats) -> Posterior:
+def inflate_uncertainty(posterior: Posterior, rows: Floats, observed: Floats) -> Posterior:
     """The belief of one who explores: far from all that was tried, as unsure as candidates differ among each other.
 
     A process that was fitted to few points near each other holds itself for surer than it may be.
     """
-    far = distances(rows, known).min(axis=1)
-    spread = max(float(belief.mean.std()), float(belief.deviation.max()))
-    deviation = np.maximum(belief.deviation, spread * (1 - np.exp(-((far / _REACH) ** 2))))
-    return Posterior(belief.mean, deviation, belief.best, belief.limits)
+    far = distances(rows, observed).min(axis=1)
+    spread = max(float(posterior.mean.std()), float(posterior.deviation.max()))
+    deviation = np.maximum(posterior.deviation, spread * (1 - np.exp(-((far / _REACH) ** 2))))
+    return Posterior(posterior.mean, deviation, posterior.best, posterior.limits)
 
 
-def failure_probability(rows: Floats, known: Floats, failed: NDArray[np.bool_]) -> Floats:
+def failure_probability(rows: Floats, observed: Floats, failed: NDArray[np.bool_]) -> Floats:
     """How likely candidates are to fail for reasons that nothing explains, by engines that did and did not.
 
     Near one that failed it is high; and a process through failures (1) and successes (0) finds out along
@@ -309,36 +319,36 @@ def failure_probability(rows: Floats, known: Floats, failed: NDArray[np.bool_]) 
     """
     if not failed.any():
         return np.zeros(len(rows))
-    near = 0.8 * np.exp(-((distances(rows, known[failed]) / 0.15) ** 2)).max(axis=1)
+    near = 0.8 * np.exp(-((distances(rows, observed[failed]) / 0.15) ** 2)).max(axis=1)
     if failed.all():
         return np.asarray(near)
     share = float(failed.mean())
-    mean, _ = fit(known, failed.astype(np.float64) - share).at(rows)
+    mean, _ = fit(observed, failed.astype(np.float64) - share).at(rows)
     return np.asarray(np.maximum(near, np.clip(mean + share, 0.0, 0.97)))
 
 
-def _costs(told: ModelInputs) -> tuple[Floats, Floats | None]:
+def _costs(inputs: ModelInputs) -> tuple[Floats, Floats | None]:
     """One cost of every engine seen; and of those and the candidates what the twin says, in the same scale.
 
     Several objectives are weighed at random each time, so that the whole front is looked for
     (Knowles 2006: the augmented Tchebycheff function).
     """
-    objectives = told.problem.objectives
-    weights = stream(told.problem.study.seed, "weights", told.number).dirichlet(np.ones(len(objectives)))
-    own, twin = [], []
-    for one in objectives:
-        costs = _logarithm(one, [seen.values[one.name] for seen in told.seen])
+    objectives = inputs.plan.objectives
+    weights = stream(inputs.plan.study.seed, "weights", inputs.number).dirichlet(np.ones(len(objectives)))
+    costs_by_objective, simulated_by_objective = [], []
+    for objective in objectives:
+        costs = _logarithm(objective, [seen.values[objective.name] for seen in inputs.observations])
         scale = float(costs.std()) or 1.0
-        own.append((costs - costs.min()) / scale if len(objectives) > 1 else costs)
-        cheap = _twin_values(told, one)
-        if cheap is not None:
-            cheap_costs = _logarithm(one, cheap)
-            twin.append(cheap_costs / scale if len(objectives) > 1 else cheap_costs)
-    joined = _joined(np.asarray(own), weights)
-    if not twin:
-        return joined, None
-    told_costs = _joined(np.asarray(twin), weights)
-    return joined, told_costs - float(told_costs[: len(told.seen)].mean())
+        costs_by_objective.append((costs - costs.min()) / scale if len(objectives) > 1 else costs)
+        simulated = _twin_values(inputs, objective)
+        if simulated is not None:
+            simulated_costs = _logarithm(objective, simulated)
+            simulated_by_objective.append(simulated_costs / scale if len(objectives) > 1 else simulated_costs)
+    joint = _joined(np.asarray(costs_by_objective), weights)
+    if not simulated_by_objective:
+        return joint, None
+    joint_simulated = _joined(np.asarray(simulated_by_objective), weights)
+    return joint, joint_simulated - float(joint_simulated[: len(inputs.observations)].mean())
 
 
 def _joined(costs: Floats, weights: Floats) -> Floats:
@@ -347,29 +357,35 @@ def _joined(costs: Floats, weights: Floats) -> Floats:
 
 
 def _asked(
-    told: ModelInputs, of_seen: Callable[[Observation], Mapping[str, float]], name: str
+    inputs: ModelInputs, of_seen: Callable[[Observation], Mapping[str, float]], name: str
 ) -> list[float | None] | None:
     """What the twin said of the engines seen, by name; None where it was not asked of all of them."""
-    found = [of_seen(one).get(name) for one in told.seen]
-    return None if told.cheap is None or None in found else found
+    predictions = [of_seen(observation).get(name) for observation in inputs.observations]
+    return None if inputs.candidate_predictions is None or None in predictions else predictions
 
 
-def _twin_values(told: ModelInputs, objective: StudyObjective) -> list[float] | None:
+def _twin_values(inputs: ModelInputs, objective: StudyObjective) -> list[float] | None:
     """What the twin says of the engines seen and then of the candidates; one that would not start is the worst."""
-    asked = _asked(told, lambda one: one.twin, objective.name)
-    if asked is None or told.cheap is None:
+    predictions = _asked(inputs, lambda one: one.predicted, objective.name)
+    if predictions is None or inputs.candidate_predictions is None:
         return None
-    lost = 0.0 if objective.direction == MAXIMISE else math.inf
-    return [*map(float, known_values(asked)), *(lost if v is None else v.values[objective.name] for v in told.cheap)]
+    worst = 0.0 if objective.direction == MAXIMISE else math.inf
+    return [
+        *map(float, known_values(predictions)),
+        *(worst if v is None else v.values[objective.name] for v in inputs.candidate_predictions),
+    ]
 
 
-def _twin_violations(told: ModelInputs, name: str) -> list[float] | None:
+def _twin_violations(inputs: ModelInputs, name: str) -> list[float] | None:
     """The same for a limit."""
-    asked = _asked(told, lambda one: one.predicted_violations, name)
-    if asked is None or told.cheap is None:
+    predictions = _asked(inputs, lambda one: one.predicted_violations, name)
+    if predictions is None or inputs.candidate_predictions is None:
         return None
-    found = [*known_values(asked), *(math.inf if v is None else v.violations.get(name, 0.0) for v in told.cheap)]
-    return [_violation(value) for value in found]
+    violations = [
+        *known_values(predictions),
+        *(math.inf if v is None else v.violations.get(name, 0.0) for v in inputs.candidate_predictions),
+    ]
+    return [_violation(value) for value in violations]
 
 
 def known_values(values: Sequence[float | None]) -> list[float]:
@@ -377,17 +393,19 @@ def known_values(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _limits(told: ModelInputs, known: Floats, rows: Floats) -> list[tuple[Floats, Floats]]:
+def _limits(inputs: ModelInputs, observed: Floats, rows: Floats) -> list[tuple[Floats, Floats]]:
     """The belief about each limit that some engine has come near to."""
-    found = []
-    for name in dict.fromkeys(name for one in told.seen for name in one.violations):
-        values = with_finite_worst([_violation(one.violations.get(name, 0.0)) for one in told.seen])
+    posteriors = []
+    for name in dict.fromkeys(name for observation in inputs.observations for name in observation.violations):
+        values = with_finite_worst(
+            [_violation(observation.violations.get(name, 0.0)) for observation in inputs.observations]
+        )
         if values.max() < -0.5:
             continue
-        cheap = _twin_violations(told, name)
-        column = None if cheap is None else with_finite_worst(cheap)
+        simulated = _twin_violations(inputs, name)
+        column = None if simulated is None else with_finite_worst(simulated)
         shift = float(values.mean())
-        process = fit(known, values - shift, None if column is None else column[: len(known)] - shift)
-        mean, deviation = process.at(rows, None if column is None else column[len(known) :] - shift)
-        found.append((mean + shift, np.maximum(deviation, _LEAST_CHANCE)))
-    return found
+        process = fit(observed, values - shift, None if column is None else column[: len(observed)] - shift)
+        mean, deviation = process.at(rows, None if column is None else column[len(observed) :] - shift)
+        posteriors.append((mean + shift, np.maximum(deviation, _LEAST_CHANCE)))
+    return posteriors

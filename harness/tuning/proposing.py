@@ -62,17 +62,17 @@ class Proposal:
 
     candidate: Candidate
     origin: str
-    twin: TrialScores | None
+    predicted: TrialScores | None
 
 
 @dataclass(slots=True)
 class Proposer:
     """Keeps the pool; everything else it is told each time."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     resolver: CandidateResolver
     feasibility: Feasibility
-    twin: SimulatorScreener | None = None
+    screener: SimulatorScreener | None = None
     pool: dict[str, Candidate] = field(default_factory=dict)
     same: int = 0
     refused: int = 0
@@ -80,9 +80,9 @@ class Proposer:
 
     def open(self) -> None:
         """Fill the pool: points spread over the space and around the default; equal engines stand in it once."""
-        study = self.problem.study
+        study = self.plan.study
         rng = stream(study.seed, "pool")
-        count = study.screening.points if self.twin is not None else _PLAIN_POOL
+        count = study.screening.points if self.screener is not None else _PLAIN_POOL
         engine_space = self._space()
         points = spaces.latin_hypercube(engine_space, count, rng)
         base = self.default()
@@ -91,27 +91,35 @@ class Proposer:
 
     def default(self) -> Candidate:
         """The base configuration as a candidate: its point says what the engine has by itself."""
-        found = self.resolver.one({})
-        assert found is not None
-        told = found.resolved.effective
+        candidate = self.resolver.candidate({})
+        assert candidate is not None
+        effective = candidate.resolved.effective
         space = self._space()
-        named = {one.name: spaces.default_value(one, told.get(one.key)) for one in space.parameters}
+        named = {
+            parameter.name: spaces.default_value(parameter, effective.get(parameter.key))
+            for parameter in space.parameters
+        }
         values = {name: value for name, value in named.items() if value is not None}
         return Candidate(
-            spaces.active_point(space, values), found.engine, found.load, found.resolved, found.key, found.engine_key
+            spaces.active_point(space, values),
+            candidate.engine,
+            candidate.load,
+            candidate.resolved,
+            candidate.key,
+            candidate.engine_key,
         )
 
     def _space(self) -> spaces.Space:
-        return spaces.Space(self.problem.space.engine, self.problem.space.fixed, self.problem.space.derived)
+        return spaces.Space(self.plan.space.engine, self.plan.space.fixed, self.plan.space.derived)
 
     def _join(self, points: Sequence[Point]) -> None:
-        for found in self.resolver.candidates(points):
-            if found.resolved.fault is not None:
+        for candidate in self.resolver.candidates(points):
+            if candidate.resolved.fault is not None:
                 self.refused += 1
-            elif found.engine_key in self.pool:
+            elif candidate.engine_key in self.pool:
                 self.same += 1
             else:
-                self.pool[found.engine_key] = found
+                self.pool[candidate.engine_key] = candidate
 
     def propose(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
         """The next candidate, of those whose engine key is not among `taken`; None where none is left.
@@ -122,106 +130,119 @@ class Proposer:
         if default.engine_key not in taken and number == 0:
             return Proposal(default, "default", self._says(default))
         self._calibrate(trials)
-        seen = self._seen(trials)
-        early = self._early(seen, taken)
+        observations = self._seen(trials)
+        early = self._early(observations, taken)
         if early is not None:
             return early
-        alone = self.twin is None or not self._trusted(seen).trusted
+        alone = self.screener is None or not self._trusted(observations).trusted
         by_tpe = self._by_tpe(trials, taken, number) if alone and number % TPE_EVERY == TPE_EVERY - 1 else None
         if by_tpe is not None:
             return by_tpe
-        self._extend(seen, number)
-        return self._by_model(seen, taken, number)
+        self._extend(observations, number)
+        return self._by_model(observations, taken, number)
 
     def _calibrate(self, trials: Sequence[Trial]) -> None:
         """Let the twin learn the device's speed from the default, and again as trials come in that differ from it."""
-        if self.twin is None or len(self.problem.tasks) > 1:
+        if self.screener is None or len(self.plan.tasks) > 1:
             return
-        known = [one for one in trials if one.status == COMPLETE and one.measurement is not None]
-        due = sum(count <= len(known) for count in CALIBRATED_AT)
+        complete = [trial for trial in trials if trial.status == COMPLETE and trial.measurement is not None]
+        due = sum(count <= len(complete) for count in CALIBRATED_AT)
         if due <= self.calibrated:
             return
         self.calibrated = due
-        rows = spaces.encode(self._space(), [engine_point(one.point) for one in known])
-        least = min(range(len(known)), key=lambda place: self._cost_of(known[place]))
-        chosen = [known[place] for place in spaces.farthest_points(rows, (0, least), _FITTED)]
-        pairs = [(found, one.measurement) for one in chosen if (found := self._exact(one)) is not None]
-        self.twin.calibrate([(found, measured) for found, measured in pairs if measured is not None])
+        rows = spaces.encode(self._space(), [engine_point(trial.point) for trial in complete])
+        least = min(range(len(complete)), key=lambda place: self._cost_of(complete[place]))
+        chosen = [complete[place] for place in spaces.farthest_points(rows, (0, least), _FITTED)]
+        pairs = [(candidate, trial.measurement) for trial in chosen if (candidate := self._exact(trial)) is not None]
+        self.screener.calibrate([(candidate, measured) for candidate, measured in pairs if measured is not None])
 
     def _cost_of(self, trial: Trial) -> float:
-        first = self.problem.objectives[0]
+        first = self.plan.objectives[0]
         return first.cost(trial.values.get(first.name, math.nan))
 
     def _exact(self, trial: Trial) -> Candidate | None:
         """The candidate of a trial: of the default the base configuration itself, which its point only rounds."""
-        return self.resolver.one({} if trial.origin == "default" else trial.point)
+        return self.resolver.candidate({} if trial.origin == "default" else trial.point)
 
     def _seen(self, trials: Sequence[Trial]) -> list[Observation]:
         """The engines seen, with what the twin says of them now."""
-        found = observations_of(self.problem, trials)
-        if self.twin is None:
-            return found
-        default = next((engine_point(one.point) for one in trials if one.origin == "default"), None)
-        made = [self.resolver.one({} if one.point == default else one.point) for one in found]
-        return [one if engine is None else self._told(one, engine) for one, engine in zip(found, made, strict=True)]
+        observations = observations_of(self.plan, trials)
+        if self.screener is None:
+            return observations
+        default = next((engine_point(trial.point) for trial in trials if trial.origin == "default"), None)
+        candidates = [
+            self.resolver.candidate({} if observation.point == default else observation.point)
+            for observation in observations
+        ]
+        return [
+            observation if engine is None else self._told(observation, engine)
+            for observation, engine in zip(observations, candidates, strict=True)
+        ]
 
-    def _told(self, one: Observation, engine: Candidate) -> Observation:
+    def _told(self, observation: Observation, engine: Candidate) -> Observation:
         """An engine that was seen, with the twin's word; as it is where the twin has none."""
-        told = self._says(engine)
-        if told is None or self.twin is None:
-            return one
-        course = self.twin.step_signature(engine)
-        return replace(one, twin=told.values, predicted_violations=told.violations, step_signature=course)
+        prediction = self._says(engine)
+        if prediction is None or self.screener is None:
+            return observation
+        course = self.screener.step_signature(engine)
+        return replace(
+            observation, predicted=prediction.values, predicted_violations=prediction.violations, step_signature=course
+        )
 
     def _says(self, candidate: Candidate) -> TrialScores | None:
-        return None if self.twin is None else self.twin.predict(candidate)
+        return None if self.screener is None else self.screener.predict(candidate)
 
     def _open_ones(self, taken: Collection[str]) -> list[Candidate]:
         """Candidates that were not tried and that nothing speaks against."""
         return [
-            one
-            for key, one in self.pool.items()
-            if key not in taken and self.feasibility.predicted_failure(one) is None
+            candidate
+            for key, candidate in self.pool.items()
+            if key not in taken and self.feasibility.predicted_failure(candidate) is None
         ]
 
-    def _early(self, seen: Sequence[Observation], taken: Collection[str]) -> Proposal | None:
+    def _early(self, observations: Sequence[Observation], taken: Collection[str]) -> Proposal | None:
         """The twin's favourites, far from each other; without it, points spread over the space."""
-        wanted = FAVOURITES if self._trusted(seen).trusted and self.twin is not None else UNSCREENED
-        if len(taken) > wanted:
+        initial = FAVOURITES if self._trusted(observations).trusted and self.screener is not None else UNSCREENED
+        if len(taken) > initial:
             return None
-        left = self._open_ones(taken)
-        ranked = self._ranked(self._unlike(left, seen) or left) if self.twin is not None else left
-        rows = spaces.encode(self._space(), [one.point for one in ranked])
-        known = spaces.encode(self._space(), [one.point for one in seen])
-        for candidate, gap in zip(ranked, spaces.distances(rows, known).min(axis=1, initial=math.inf), strict=True):
+        untried = self._open_ones(taken)
+        ranked = self._ranked(self._unlike(untried, observations) or untried) if self.screener is not None else untried
+        rows = spaces.encode(self._space(), [candidate.point for candidate in ranked])
+        observed = spaces.encode(self._space(), [observation.point for observation in observations])
+        for candidate, gap in zip(ranked, spaces.distances(rows, observed).min(axis=1, initial=math.inf), strict=True):
             if gap >= _FAR:
-                return Proposal(candidate, "screened" if self.twin is not None else "spread", self._says(candidate))
+                return Proposal(candidate, "screened" if self.screener is not None else "spread", self._says(candidate))
         return Proposal(ranked[0], "screened", self._says(ranked[0])) if ranked else None
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """By the twin's word, the best first; those it would not start are last."""
 
         def worth(candidate: Candidate) -> tuple[float, float]:
-            said = self._says(candidate)
-            if said is None:
+            prediction = self._says(candidate)
+            if prediction is None:
                 return math.inf, math.inf
-            broken = sum(max(0.0, value) for value in said.violations.values())
-            return broken, sum(one.cost(said.values[one.name]) for one in self.problem.objectives[:1])
+            broken = sum(max(0.0, value) for value in prediction.violations.values())
+            return broken, sum(
+                objective.cost(prediction.values[objective.name]) for objective in self.plan.objectives[:1]
+            )
 
         return sorted(candidates, key=worth)
 
     def contenders(self, trials: Sequence[Trial]) -> list[Trial]:
         """The feasible trials that were measured in full: the best by its own run, then by what is believed of them."""
         self._calibrate(trials)
-        seen = self._seen(trials)
-        if not self._trusted(seen).trusted:
-            seen = [replace(one, twin={}, predicted_violations={}) for one in seen]
-        costs = posterior_costs(self.problem, self._space(), seen)
-        place = {spaces.point_key(one.point): cost for one, cost in zip(seen, costs.tolist(), strict=True)}
-        leading = best_trial(trials, self.problem.objectives[0])
-        known = [one for one in trials if one.status == COMPLETE and one.feasible]
+        observations = self._seen(trials)
+        if not self._trusted(observations).trusted:
+            observations = [replace(observation, predicted={}, predicted_violations={}) for observation in observations]
+        costs = posterior_costs(self.plan, self._space(), observations)
+        place = {
+            spaces.point_key(observation.point): cost
+            for observation, cost in zip(observations, costs.tolist(), strict=True)
+        }
+        leading = best_trial(trials, self.plan.objectives[0])
+        complete = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
         return sorted(
-            known,
+            complete,
             key=lambda one: (one is not leading, place[spaces.point_key(engine_point(one.point))], self._cost_of(one)),
         )
 
@@ -229,65 +250,73 @@ class Proposer:
         """How the twin's order and that of the trials agree."""
         return self._trusted(self._seen(trials))
 
-    def _trusted(self, seen: Sequence[Observation]) -> SimulatorAgreement:
-        first = self.problem.objectives[0]
+    def _trusted(self, observations: Sequence[Observation]) -> SimulatorAgreement:
+        first = self.plan.objectives[0]
         pairs = [
-            (first.cost(one.twin[first.name]), first.cost(one.values[first.name]))
-            for one in seen
-            if first.name in one.twin and first.name in one.values and not one.stopped  # their values are extrapolated
+            (first.cost(observation.predicted[first.name]), first.cost(observation.values[first.name]))
+            for observation in observations
+            if first.name in observation.predicted
+            and first.name in observation.values
+            and not observation.stopped  # their values are extrapolated
         ]
-        return agreement(pairs, self.problem.study.screening.least_tau)
+        return agreement(pairs, self.plan.study.screening.least_tau)
 
     def _by_tpe(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
         """What Optuna's TPE asks for, the first that is new and not refused; known ones are answered from memory."""
-        known = {found.engine_key: one for one in trials if (found := self.resolver.one(engine_point(one.point)))}
+        by_engine = {
+            candidate.engine_key: trial
+            for trial in trials
+            if (candidate := self.resolver.candidate(engine_point(trial.point)))
+        }
 
         def judge(point: Point) -> PointCheck:
-            found = self._near(point)
-            if found is None or found.engine_key in taken:
-                return False, None if found is None else known.get(found.engine_key)
-            return self.feasibility.predicted_failure(found) is None and self._sure([found], number)[0], None
+            candidate = self._near(point)
+            if candidate is None or candidate.engine_key in taken:
+                return False, None if candidate is None else by_engine.get(candidate.engine_key)
+            return self.feasibility.predicted_failure(candidate) is None and self._sure([candidate], number)[0], None
 
-        point = suggest_with_tpe(self.problem, self._space(), trials, judge, number)
-        found = None if point is None else self._near(point)
-        return None if found is None else Proposal(found, "sampler", self._says(found))
+        point = suggest_with_tpe(self.plan, self._space(), trials, judge, number)
+        candidate = None if point is None else self._near(point)
+        return None if candidate is None else Proposal(candidate, "sampler", self._says(candidate))
 
     def _near(self, point: Point) -> Candidate | None:
         """The candidate of a point: its own where resolving is cheap, else the nearest of the pool."""
-        if self.problem.kind == "simulator" or not self.pool:
-            return self.resolver.one(point)
-        places = list(self.pool.values())
-        rows = spaces.encode(self._space(), [point, *(one.point for one in places)])
-        return places[int(spaces.distances(rows[:1], rows[1:]).argmin())]
+        if self.plan.kind == "simulator" or not self.pool:
+            return self.resolver.candidate(point)
+        members = list(self.pool.values())
+        rows = spaces.encode(self._space(), [point, *(candidate.point for candidate in members)])
+        return members[int(spaces.distances(rows[:1], rows[1:]).argmin())]
 
-    def _extend(self, seen: Sequence[Observation], number: int) -> None:
+    def _extend(self, observations: Sequence[Observation], number: int) -> None:
         """Neighbours of the best join the pool, and others where no twin has to judge them; if resolving is cheap."""
-        if self.problem.kind != "simulator":
+        if self.plan.kind != "simulator":
             return
-        rng = stream(self.problem.study.seed, "neighbours", number)
-        alone = self.twin is None or not self._trusted(seen).trusted
-        ranked = sorted((one for one in seen if one.values), key=lambda one: (one.broken, one.cost))
-        for one in ranked[:1]:
-            self._join(spaces.axis_steps(self._space(), one.point))
-        for one in ranked[:2]:
-            self._join(spaces.neighbours(self._space(), one.point, AROUND if alone else AROUND // 2, rng))
+        rng = stream(self.plan.study.seed, "neighbours", number)
+        alone = self.screener is None or not self._trusted(observations).trusted
+        ranked = sorted(
+            (observation for observation in observations if observation.values), key=lambda one: (one.broken, one.cost)
+        )
+        for observation in ranked[:1]:
+            self._join(spaces.axis_steps(self._space(), observation.point))
+        for observation in ranked[:2]:
+            self._join(spaces.neighbours(self._space(), observation.point, AROUND if alone else AROUND // 2, rng))
         if alone:
             self._join(spaces.latin_hypercube(self._space(), _FRESH, rng))
 
-    def _by_model(self, seen: Sequence[Observation], taken: Collection[str], number: int) -> Proposal | None:
-        left = self._open_ones(taken)
-        if not left:
+    def _by_model(self, observations: Sequence[Observation], taken: Collection[str], number: int) -> Proposal | None:
+        untried = self._open_ones(taken)
+        if not untried:
             return None
-        sure = self._sure(left, number)
-        left = [one for one, kept in zip(left, sure, strict=True) if kept] or left
-        left = self._unlike(left, seen) or left
+        likely_to_serve = self._sure(untried, number)
+        untried = [candidate for candidate, kept in zip(untried, likely_to_serve, strict=True) if kept] or untried
+        untried = self._unlike(untried, observations) or untried
         if self._climbs(number):
-            left = self._near_best(left, seen) or left
-        gains = self._gains(left, seen, number)
-        near = [place for place in range(len(left)) if gains[place] >= _NEARLY * gains.max()]
-        last = seen[-1].effective if seen else None
-        place = min(near, key=lambda i: (restart_rank(last, left[i].resolved.effective), -gains[i]))
-        return Proposal(left[place], "model", self._says(left[place]))
+            untried = self._near_best(untried, observations) or untried
+        gains = self._gains(untried, observations, number)
+        near = [place for place in range(len(untried)) if gains[place] >= _NEARLY * gains.max()]
+        last = observations[-1].effective if observations else None
+        place = min(near, key=lambda i: (restart_rank(last, untried[i].resolved.effective), -gains[i]))
+        return Proposal(untried[place], "model", self._says(untried[place]))
 
     def _climbs(self, number: int) -> bool:
         """Whether a trial goes by what was measured alone, near the best."""
@@ -295,64 +324,68 @@ class Proposer:
 
     def _closes(self, number: int) -> bool:
         """Whether a trial is among the last of a budget that is known."""
-        trials = self.problem.study.budget.trials
+        trials = self.plan.study.budget.trials
         return trials is not None and number >= _CLOSING * trials
 
-    def _unlike(self, left: Sequence[Candidate], seen: Sequence[Observation]) -> list[Candidate]:
+    def _unlike(self, candidates: Sequence[Candidate], observations: Sequence[Observation]) -> list[Candidate]:
         """Candidates that would teach something: neither next to one that was measured, nor by the twin the same."""
-        rows = spaces.encode(self._space(), [one.point for one in left])
-        tried = spaces.encode(self._space(), [one.point for one in seen])
-        gaps = spaces.distances(rows, tried).min(axis=1, initial=math.inf)
-        apart = [one for one, gap in zip(left, gaps, strict=True) if gap >= _APART]
-        if self.twin is None:
+        rows = spaces.encode(self._space(), [candidate.point for candidate in candidates])
+        observed = spaces.encode(self._space(), [observation.point for observation in observations])
+        gaps = spaces.distances(rows, observed).min(axis=1, initial=math.inf)
+        apart = [candidate for candidate, gap in zip(candidates, gaps, strict=True) if gap >= _APART]
+        if self.screener is None:
             return apart
-        known = {one.step_signature for one in seen if one.step_signature}
-        return [one for one in apart if self.twin.step_signature(one) not in known]
+        signatures = {observation.step_signature for observation in observations if observation.step_signature}
+        return [candidate for candidate in apart if self.screener.step_signature(candidate) not in signatures]
 
-    def _near_best(self, left: Sequence[Candidate], seen: Sequence[Observation]) -> list[Candidate]:
+    def _near_best(self, candidates: Sequence[Candidate], observations: Sequence[Observation]) -> list[Candidate]:
         """Candidates a step or two away from the best that was measured in full."""
-        whole = [one for one in seen if not one.stopped]
+        whole = [observation for observation in observations if not observation.stopped]
         if not whole:
             return []
-        least = min(whole, key=lambda one: (one.broken, one.cost))
-        rows = spaces.encode(self._space(), [least.point, *(one.point for one in left)])
+        best = min(whole, key=lambda one: (one.broken, one.cost))
+        rows = spaces.encode(self._space(), [best.point, *(candidate.point for candidate in candidates)])
         gaps = spaces.distances(rows[1:], rows[:1])[:, 0]
-        return [one for one, gap in zip(left, gaps, strict=True) if gap <= _NEAR]
+        return [candidate for candidate, gap in zip(candidates, gaps, strict=True) if gap <= _NEAR]
 
-    def _gains(self, left: Sequence[Candidate], seen: Sequence[Observation], number: int) -> Floats:
+    def _gains(self, candidates: Sequence[Candidate], observations: Sequence[Observation], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
-        said = None if self._climbs(number) else self._cheap(left, seen)
-        told = ModelInputs(self.problem, self._space(), seen, said, number)
-        rows = spaces.encode(self._space(), [one.point for one in left])
-        belief = posterior_of(told, rows)
+        predictions = None if self._climbs(number) else self._cheap(candidates, observations)
+        inputs = ModelInputs(self.plan, self._space(), observations, predictions, number)
+        rows = spaces.encode(self._space(), [candidate.point for candidate in candidates])
+        posterior = posterior_of(inputs, rows)
         if self._closes(number):
-            belief = replace(belief, deviation=_CLOSING_DOUBT * belief.deviation)
-        elif number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and seen:
-            belief = inflate_uncertainty(belief, rows, spaces.encode(self._space(), [one.point for one in seen]))
-        chance = self._serving(left)
-        for mean, deviation in belief.limits:
+            posterior = replace(posterior, deviation=_CLOSING_DOUBT * posterior.deviation)
+        elif number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and observations:
+            posterior = inflate_uncertainty(
+                posterior, rows, spaces.encode(self._space(), [observation.point for observation in observations])
+            )
+        chance = self._serving(candidates)
+        for mean, deviation in posterior.limits:
             chance *= normal_cdf(-mean / deviation)
-        if belief.best is None:
+        if posterior.best is None:
             return np.asarray(chance + 1e-12)
-        return np.asarray(expected_improvement(belief.mean, belief.deviation, belief.best) * chance + 1e-300)
+        return np.asarray(expected_improvement(posterior.mean, posterior.deviation, posterior.best) * chance + 1e-300)
 
     def _serving(self, candidates: Sequence[Candidate]) -> Floats:
         """How likely each candidate comes up: by failures near it, and by how far it reaches beyond what served."""
-        taught = self.feasibility.starts_seen
-        rows = spaces.encode(self._space(), [one.point for one in candidates])
-        known = spaces.encode(self._space(), [one.candidate.point for one in taught])
-        doubt = failure_probability(
-            rows, known, np.asarray([one.failure is not None for one in taught], dtype=np.bool_)
+        starts = self.feasibility.starts
+        rows = spaces.encode(self._space(), [candidate.point for candidate in candidates])
+        observed = spaces.encode(self._space(), [record.candidate.point for record in starts])
+        failing = failure_probability(
+            rows, observed, np.asarray([record.failure is not None for record in starts], dtype=np.bool_)
         )
-        further = np.asarray([self.feasibility.memory_excess(one) for one in candidates])
-        return np.asarray((1 - doubt) * np.exp(-further / _STEP_SHARE))
+        further = np.asarray([self.feasibility.memory_excess(candidate) for candidate in candidates])
+        return np.asarray((1 - failing) * np.exp(-further / _STEP_SHARE))
 
     def _sure(self, candidates: Sequence[Candidate], number: int) -> list[bool]:
         """Which candidates may be tried: all at first, later those that are likely to come up."""
         return [number < SETTLED_AT or bool(chance >= _SURE) for chance in self._serving(candidates)]
 
-    def _cheap(self, left: Sequence[Candidate], seen: Sequence[Observation]) -> list[TrialScores | None] | None:
+    def _cheap(
+        self, candidates: Sequence[Candidate], observations: Sequence[Observation]
+    ) -> list[TrialScores | None] | None:
         """What the twin says of the candidates, where it is there and still trusted."""
-        if self.twin is None or not self._trusted(seen).trusted:
+        if self.screener is None or not self._trusted(observations).trusted:
             return None
-        return [self.twin.predict(one) for one in left]
+        return [self.screener.predict(candidate) for candidate in candidates]

@@ -49,19 +49,24 @@ def optuna_distribution(parameter: TunableParameter) -> BaseDistribution:
 
 def optuna_directions(objectives: Sequence[StudyObjective]) -> list[StudyDirection]:
     """Optuna's words for which way is better."""
-    return [StudyDirection.MAXIMIZE if one.direction == MAXIMISE else StudyDirection.MINIMIZE for one in objectives]
+    return [
+        StudyDirection.MAXIMIZE if objective.direction == MAXIMISE else StudyDirection.MINIMIZE
+        for objective in objectives
+    ]
 
 
 def optuna_values(objectives: Sequence[StudyObjective], trial: Trial, trials: Sequence[Trial]) -> list[float]:
     """The values that Optuna is told: the trial's own; of one without, the worst so far, as plots stay readable."""
-    return [_finite(one, trial.values.get(one.name, math.nan), trials) for one in objectives]
+    return [_finite(objective, trial.values.get(objective.name, math.nan), trials) for objective in objectives]
 
 
 def _finite(objective: StudyObjective, value: float, trials: Sequence[Trial]) -> float:
     if math.isfinite(value):
         return value
-    known = [one.values[objective.name] for one in trials if math.isfinite(one.values.get(objective.name, math.nan))]
-    return max(known, key=objective.cost, default=0.0)
+    finite = [
+        trial.values[objective.name] for trial in trials if math.isfinite(trial.values.get(objective.name, math.nan))
+    ]
+    return max(finite, key=objective.cost, default=0.0)
 
 
 def optuna_constraints(trial: Trial) -> dict[str, float]:
@@ -71,23 +76,21 @@ def optuna_constraints(trial: Trial) -> dict[str, float]:
 
 
 def suggest_with_tpe(
-    problem: StudyPlan, space: Space, trials: Sequence[Trial], judge: Callable[[Point], PointCheck], number: int
+    plan: StudyPlan, space: Space, trials: Sequence[Trial], judge: Callable[[Point], PointCheck], number: int
 ) -> Point | None:
     """The first point that TPE asks for and `judge` lets pass; None where it names none in some tries."""
-    study = optuna.create_study(
-        directions=optuna_directions(problem.objectives), sampler=_tpe(problem.study.seed, number)
-    )
+    study = optuna.create_study(directions=optuna_directions(plan.objectives), sampler=_tpe(plan.study.seed, number))
     for trial in trials:
-        _teach(study, problem, space, trial, trials)
+        _teach(study, plan, space, trial, trials)
     for _ in range(_ASKED):
-        asked = study.ask()
-        point = suggest_point(asked, space)
+        trial_ = study.ask()
+        point = suggest_point(trial_, space)
         passed, memory = judge(point)
         if passed:
             return point
         answer = memory or Trial(0, point, {}, FAILED)
-        set_constraints(asked, optuna_constraints(answer))
-        study.tell(asked, optuna_values(problem.objectives, answer, trials))
+        set_constraints(trial_, optuna_constraints(answer))
+        study.tell(trial_, optuna_values(plan.objectives, answer, trials))
     return None
 
 
@@ -103,33 +106,35 @@ def _tpe(seed: int, number: int) -> optuna.samplers.BaseSampler:
 def suggest_point(trial: optuna.trial.Trial, space: Space) -> dict[str, ParameterValue]:
     """A point as Optuna's trial names it; inactive parameters are not asked for."""
     point: dict[str, ParameterValue] = {}
-    for one in space.parameters:
-        if not is_active(one, {**space.fixed, **point}):
+    for parameter in space.parameters:
+        if not is_active(parameter, {**space.fixed, **point}):
             continue
-        if one.kind == "choice":
-            chosen: Any = trial.suggest_categorical(one.name, one.values)
-            point[one.name] = chosen
-        elif one.kind == "int":
-            asked = optuna_distribution(one)
-            assert isinstance(asked, IntDistribution)
-            point[one.name] = trial.suggest_int(one.name, asked.low, asked.high, step=asked.step, log=asked.log)
+        if parameter.kind == "choice":
+            chosen: Any = trial.suggest_categorical(parameter.name, parameter.values)
+            point[parameter.name] = chosen
+        elif parameter.kind == "int":
+            whole = optuna_distribution(parameter)
+            assert isinstance(whole, IntDistribution)
+            point[parameter.name] = trial.suggest_int(
+                parameter.name, whole.low, whole.high, step=whole.step, log=whole.log
+            )
         else:
-            real = optuna_distribution(one)
+            real = optuna_distribution(parameter)
             assert isinstance(real, FloatDistribution)
-            point[one.name] = round(
-                trial.suggest_float(one.name, real.low, real.high, step=real.step, log=real.log), 10
+            point[parameter.name] = round(
+                trial.suggest_float(parameter.name, real.low, real.high, step=real.step, log=real.log), 10
             )
     return point
 
 
-def _teach(study: optuna.Study, problem: StudyPlan, space: Space, trial: Trial, trials: Sequence[Trial]) -> None:
+def _teach(study: optuna.Study, plan: StudyPlan, space: Space, trial: Trial, trials: Sequence[Trial]) -> None:
     """Put a trial into the study in memory."""
-    known = {one.name: one for one in space.parameters}
-    params = {name: value for name, value in trial.point.items() if name in known}
+    parameters = {parameter.name: parameter for parameter in space.parameters}
+    params = {name: value for name, value in trial.point.items() if name in parameters}
     frozen = optuna.trial.create_trial(
         params=params,
-        distributions={name: optuna_distribution(known[name]) for name in params},
-        values=optuna_values(problem.objectives, trial, trials),
+        distributions={name: optuna_distribution(parameters[name]) for name in params},
+        values=optuna_values(plan.objectives, trial, trials),
         system_attrs={_CONSTRAINTS: list(optuna_constraints(trial).values())},
     )
     study.add_trial(frozen)

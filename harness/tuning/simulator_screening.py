@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import HarnessError
+from harness.messages import Message, message
 from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, settings_from_flags
@@ -26,7 +27,6 @@ from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_c
 from harness.tuning.trial_series import LATENCIES, run_to_run_noise
 from harness.tuning.types import Measurement
 from harness.tuning.virtual_evaluation import VirtualLoad
-from harness.units import significant
 
 FEWEST_PAIRS = 5  # below them the interval of τ spans nearly everything
 LEAST_TAU = 0.1  # an order that is right in 55 of 100 pairs is worth nothing
@@ -44,13 +44,12 @@ class SimulatorAgreement:
     trusted: bool = True
 
     @property
-    def words(self) -> str:
+    def message(self) -> Message:
         """The agreement in one line."""
         if self.tau is None or self.low is None or self.high is None:
-            return f"{self.pairs} trials are too few to tell whether the twin orders them rightly"
-        verdict = "it orders candidates" if self.trusted else "dropped: its order misleads"
-        interval = f"95 % CI {significant(self.low, 2)} to {significant(self.high, 2)}"
-        return f"Kendall's τ {significant(self.tau, 2)} ({interval}) over {self.pairs} trials; {verdict}"
+            return message("tuning.agreement_unknown", pairs=self.pairs)
+        code = "tuning.agreement" if self.trusted else "tuning.agreement_dropped"
+        return message(code, tau=self.tau, low=self.low, high=self.high, pairs=self.pairs)
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -70,16 +69,16 @@ def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU
     to come back to 0.25 more.
     """
     trusted = True
-    found = SimulatorAgreement(len(pairs))
+    current = SimulatorAgreement(len(pairs))
     for count in range(FEWEST_PAIRS, len(pairs) + 1):
-        found = _interval(pairs[:count])
-        if found.tau is not None:
-            trusted = found.tau > (least_tau if trusted else min(least_tau + RECOVERY, 0.9))
-    return SimulatorAgreement(found.pairs, found.tau, found.low, found.high, trusted)
+        current = _interval(pairs[:count])
+        if current.tau is not None:
+            trusted = current.tau > (least_tau if trusted else min(least_tau + RECOVERY, 0.9))
+    return SimulatorAgreement(current.pairs, current.tau, current.low, current.high, trusted)
 
 
 def _interval(pairs: Sequence[tuple[float, float]]) -> SimulatorAgreement:
-    tau = kendall_tau([one for one, _ in pairs], [other for _, other in pairs])
+    tau = kendall_tau([predicted for predicted, _ in pairs], [measured for _, measured in pairs])
     if tau is None or len(pairs) <= 4:
         return SimulatorAgreement(len(pairs), tau)
     middle = math.atanh(max(-0.999, min(0.999, tau)))
@@ -117,47 +116,51 @@ def calibrate_terms(terms: Terms, measured: Sequence[Mapping[str, float]], predi
         return _residuals(measured, predict(scale_terms(terms, logs.tolist())), logs)
 
     logs = np.zeros(len(_NAMES))
-    left = off(logs)
-    slopes = np.stack([(off(_STEP * unit) - left) / _STEP for unit in np.eye(len(_NAMES))], axis=1)
+    residuals = off(logs)
+    slopes = np.stack([(off(_STEP * unit) - residuals) / _STEP for unit in np.eye(len(_NAMES))], axis=1)
     for _ in range(_ROUNDS):
-        step = np.clip(np.linalg.lstsq(slopes, -left, rcond=None)[0], -1.0, 1.0)
-        found = _along(off, logs, left, step)
-        if found is None:
+        step = np.clip(np.linalg.lstsq(slopes, -residuals, rcond=None)[0], -1.0, 1.0)
+        improved = _along(off, logs, residuals, step)
+        if improved is None:
             break
-        moved, here = found
+        moved, moved_residuals = improved
         change = moved - logs
-        slopes += np.outer(here - left - slopes @ change, change) / (change @ change)
-        settled = here @ here > (1 - _WORTH) * (left @ left)
-        logs, left = moved, here
+        slopes += np.outer(moved_residuals - residuals - slopes @ change, change) / (change @ change)
+        settled = moved_residuals @ moved_residuals > (1 - _WORTH) * (residuals @ residuals)
+        logs, residuals = moved, moved_residuals
         if settled:
             break
     return scale_terms(terms, logs.tolist())
 
 
-def _along(off: Callable[[Floats], Floats], logs: Floats, left: Floats, step: Floats) -> tuple[Floats, Floats] | None:
+def _along(
+    off: Callable[[Floats], Floats], logs: Floats, residuals: Floats, step: Floats
+) -> tuple[Floats, Floats] | None:
     """As far along a step as it helps, and what is off there: all of it, a half, a quarter, or none."""
     for share in (1.0, 0.5, 0.25):
         moved = logs + share * step
-        here = off(moved)
-        if here @ here < left @ left:
-            return moved, here
+        moved_residuals = off(moved)
+        if moved_residuals @ moved_residuals < residuals @ residuals:
+            return moved, moved_residuals
     return None
 
 
-def _residuals(measured: Sequence[Mapping[str, float]], told: Sequence[Mapping[str, float]], logs: Floats) -> Floats:
+def _residuals(
+    measured: Sequence[Mapping[str, float]], predicted: Sequence[Mapping[str, float]], logs: Floats
+) -> Floats:
     """Logarithms of what was told over what was measured, weighed; then the belief about the factors."""
     rows = [
         weight * _ratio(said.get(name), seen.get(name))
-        for seen, said in zip(measured, told, strict=True)
+        for seen, said in zip(measured, predicted, strict=True)
         for name, weight in COMPARED.items()
     ]
     return np.asarray([*rows, *(_NOISE * logs / _BELIEF)])
 
 
-def _ratio(said: float | None, seen: float | None) -> float:
-    if not said or not seen or not math.isfinite(seen):
+def _ratio(predicted: float | None, measured: float | None) -> float:
+    if not predicted or not measured or not math.isfinite(measured):
         return 0.0
-    return min(max(math.log(said / seen), -_MOST), _MOST) if math.isfinite(said) else _MOST
+    return min(max(math.log(predicted / measured), -_MOST), _MOST) if math.isfinite(predicted) else _MOST
 
 
 OFF = 0.4
@@ -171,11 +174,11 @@ def _course(measured: Measurement) -> StepSignature:
     return (measured.load_s, *(measured.metrics.get(f"{name}_mean", 0.0) for name in LATENCIES))
 
 
-def perturb_terms(terms: Terms, seed: int, off: float = OFF) -> Terms:
+def perturb_terms(terms: Terms, seed: int, spread: float = OFF) -> Terms:
     """Coefficients each of which is wrong by a factor between 1 - off and 1 + off, drawn by seed."""
     rng = stream(seed, "twin's errors")
     names = Terms.__slots__
-    factors = 1 + rng.uniform(-off, off, len(names))
+    factors = 1 + rng.uniform(-spread, spread, len(names))
     changes = {name: getattr(terms, name) * float(factor) for name, factor in zip(names, factors, strict=True)}
     return replace(
         terms, **{name: min(value, 1.0) if not name.endswith("_s") else value for name, value in changes.items()}
@@ -186,7 +189,7 @@ def perturb_terms(terms: Terms, seed: int, off: float = OFF) -> Terms:
 class SimulatorScreener:
     """The simulated engine as a cheap source; what it has said is kept until it is calibrated anew."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     terms: Terms
     _said: dict[str, TrialScores | None] = field(default_factory=dict)
     _courses: dict[str, StepSignature] = field(default_factory=dict)
@@ -198,17 +201,19 @@ class SimulatorScreener:
             measured = self._measured(candidate, self.terms)
             self._said[candidate.key] = None if measured is None else self._verdict(measured)
             if measured is not None:
-                self._courses[candidate.key] = tuple(value for one in measured for value in _course(one))
+                self._courses[candidate.key] = tuple(
+                    value for measurement in measured for value in _course(measurement)
+                )
         return self._said[candidate.key]
 
     def _verdict(self, measured: Sequence[Measurement]) -> TrialScores:
         """What is measured in the mean over the paces that runs have, as the one of a trial is not known."""
-        told = score(self.problem, measured)
+        scores = score(self.plan, measured)
         if len(measured) > 1:
-            return told
-        steady = {name: run_to_run_noise(self.problem, measured[0], name) for name in told.values}
-        means = {name: one.mean for name, one in steady.items() if one is not None}
-        return TrialScores({**told.values, **means}, told.violations)
+            return scores
+        noise = {name: run_to_run_noise(self.plan, measured[0], name) for name in scores.values}
+        means = {name: paced.mean for name, paced in noise.items() if paced is not None}
+        return TrialScores({**scores.values, **means}, scores.violations)
 
     def step_signature(self, candidate: Candidate) -> StepSignature | None:
         """How its load goes, as a value that is the same for two candidates where every step of theirs is.
@@ -219,15 +224,15 @@ class SimulatorScreener:
         self.predict(candidate)
         return self._courses.get(candidate.key)
 
-    def calibrate(self, seen: Sequence[tuple[Candidate, Measurement]]) -> None:
+    def calibrate(self, measurements: Sequence[tuple[Candidate, Measurement]]) -> None:
         """Fit its speed, from where it is, to trials of one task measured in full; what it said before is forgotten."""
-        known = [(one, found) for one, found in seen if not found.stopped]
+        complete = [(candidate, measurement) for candidate, measurement in measurements if not measurement.stopped]
 
         def predict(terms: Terms) -> list[Mapping[str, float]]:
-            told = [self._measured(candidate, terms, found) for candidate, found in known]
-            return [{} if one is None else one[0].metrics for one in told]
+            predicted = [self._measured(candidate, terms, measurement) for candidate, measurement in complete]
+            return [{} if measurements_ is None else measurements_[0].metrics for measurements_ in predicted]
 
-        self.terms = calibrate_terms(self.terms, [found.metrics for _, found in known], predict)
+        self.terms = calibrate_terms(self.terms, [measurement.metrics for _, measurement in complete], predict)
         self._said.clear()
         self._courses.clear()
 
@@ -235,16 +240,16 @@ class SimulatorScreener:
         self, candidate: Candidate, terms: Terms, like: Measurement | None = None
     ) -> list[Measurement] | None:
         """What its loads show; of a capacity the search, or with `like` one load at that one's last rate."""
-        problem, args = self.problem, candidate.engine.args
+        plan, args = self.plan, candidate.engine.args
         model = {} if candidate.engine.model is None else {"model": candidate.engine.model}
         try:
             if not self._loads:
-                most = problem.study.screening.requests
-                self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in problem.tasks]
+                most = plan.study.screening.requests
+                self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in plan.tasks]
             settings = settings_from_flags({**args, **model})
             return [
                 self._shown(load, task, candidate_stage(task.stage, candidate), _Speed(settings, terms), like)
-                for load, task in zip(self._loads, problem.tasks, strict=True)
+                for load, task in zip(self._loads, plan.tasks, strict=True)
             ]
         except HarnessError:
             return None
@@ -252,12 +257,12 @@ class SimulatorScreener:
     def _shown(
         self, load: VirtualLoad, task: Task, stage: Stage, speed: "_Speed", like: Measurement | None
     ) -> Measurement:
-        seed = self.problem.study.seed
+        seed = self.plan.study.seed
 
         def at(rate: float | None, _number: int = 0) -> Measurement:
             return load.measure(speed.settings, replace(stage, rate=rate), seed, terms=speed.terms)
 
-        if self.problem.study.objective != (CAPACITY,):
+        if self.plan.study.objective != (CAPACITY,):
             return at(stage.rate)
         if like is not None:
             return at(like.metrics[LAST_RATE])
@@ -279,20 +284,18 @@ def candidate_stage(stage: Stage, candidate: Candidate) -> Stage:
     return with_changes(stage, candidate.load)
 
 
-def screener_for(problem: StudyPlan) -> SimulatorScreener | None:
+def screener_for(plan: StudyPlan) -> SimulatorScreener | None:
     """The twin that screens a problem, None where it is turned off or does not know the model.
 
     A study on the simulated engine is screened by a twin whose coefficients are off, as a device's would be.
     """
-    if problem.study.screening.points == 0:
+    if plan.study.screening.points == 0:
         return None
-    model = {} if problem.engine.model is None else {"model": problem.engine.model}
+    model = {} if plan.engine.model is None else {"model": plan.engine.model}
     try:
-        family = settings_from_flags({**problem.engine.args, **model}).device.family
-        VirtualLoad(problem.tasks[0].scenario, problem.tasks[0].path.parent)
+        family = settings_from_flags({**plan.engine.args, **model}).device.family
+        VirtualLoad(plan.tasks[0].scenario, plan.tasks[0].path.parent)
     except HarnessError:
         return None
     terms = TERMS[family]
-    return SimulatorScreener(
-        problem, perturb_terms(terms, problem.study.seed) if problem.kind == "simulator" else terms
-    )
+    return SimulatorScreener(plan, perturb_terms(terms, plan.study.seed) if plan.kind == "simulator" else terms)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.messages import message
 from harness.tuning.types import LOAD, ParameterValue, Point, TunableParameter
 
 _Number = int | float
@@ -41,10 +42,10 @@ def evaluate_expression(text: str, values: Mapping[str, Any]) -> _Number:
         ValueError: a parameter without a number, a division by zero, or no such arithmetic.
     """
     try:
-        found = _value(_parsed(text).body, values)
+        value = _value(_parsed(text).body, values)
     except (ZeroDivisionError, TypeError, OverflowError, KeyError) as fault:
-        raise ValueError(f"{text!r} has no value here ({fault})") from None
-    return int(found) if isinstance(found, float) and found.is_integer() else found
+        raise ValueError(message("tuning.no_value", expression=text, reason=str(fault))) from None
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parsed(text: str) -> ast.Expression:
@@ -53,9 +54,7 @@ def _parsed(text: str) -> ast.Expression:
     except (SyntaxError, ValueError):
         tree = None
     if tree is None or not all(_allowed(node) for node in ast.walk(tree)):
-        raise ValueError(
-            f"{text[:60]!r} is no arithmetic; expected numbers, parameters, + - * / // %, min, max, round, int"
-        )
+        raise ValueError(message("tuning.not_arithmetic", expression=text[:60]))
     return tree
 
 
@@ -101,16 +100,18 @@ class Space:
     @property
     def engine(self) -> tuple[TunableParameter, ...]:
         """Those that need an engine of their own."""
-        return tuple(one for one in self.parameters if one.place != LOAD)
+        return tuple(parameter for parameter in self.parameters if parameter.place != LOAD)
 
     @property
     def load(self) -> tuple[TunableParameter, ...]:
         """Those of the load, which change within one engine start."""
-        return tuple(one for one in self.parameters if one.place == LOAD)
+        return tuple(parameter for parameter in self.parameters if parameter.place == LOAD)
 
     def without(self, names: Sequence[str]) -> "Space":
         """The space without some parameters."""
-        return Space(tuple(one for one in self.parameters if one.name not in names), self.fixed, self.derived)
+        return Space(
+            tuple(parameter for parameter in self.parameters if parameter.name not in names), self.fixed, self.derived
+        )
 
     def values(self, point: Point) -> dict[str, ParameterValue]:
         """All that a point sets: fixed, asked and derived values.
@@ -118,21 +119,21 @@ class Space:
         Raises:
             ValueError: a derived value that cannot be computed.
         """
-        known: dict[str, ParameterValue] = {**self.fixed, **point}
+        values: dict[str, ParameterValue] = {**self.fixed, **point}
         for name, rule in self.derived.items():
-            found = evaluate_expression(rule, known) if isinstance(rule, str) else _looked_up(name, rule, known)
-            if found is not None:
-                known[name] = found
-        return known
+            value = evaluate_expression(rule, values) if isinstance(rule, str) else _looked_up(name, rule, values)
+            if value is not None:
+                values[name] = value
+        return values
 
 
-def _looked_up(name: str, table: Table, known: Mapping[str, ParameterValue]) -> ParameterValue | None:
-    other, rows = next(iter(table.items()))
-    if other not in known:
+def _looked_up(name: str, table: Table, values: Mapping[str, ParameterValue]) -> ParameterValue | None:
+    source, rows = next(iter(table.items()))
+    if source not in values:
         return None
-    key = _text(known[other])
+    key = _text(values[source])
     if key not in rows:
-        raise ValueError(f"{name}: its table has no {other} {key}; expected one of {', '.join(rows)}")
+        raise ValueError(message("tuning.not_in_table", name=name, source=source, key=key, keys=list(rows)))
     return rows[key]
 
 
@@ -189,30 +190,30 @@ def share_of(parameter: TunableParameter, value: ParameterValue) -> float:
     return min(max((number - low) / (high - low), 0.0), 1.0)
 
 
-def _same(one: ParameterValue, other: ParameterValue) -> bool:
-    return type(one) is type(other) and one == other
+def _same(value: ParameterValue, other: ParameterValue) -> bool:
+    return type(value) is type(other) and value == other
 
 
-def default_value(parameter: TunableParameter, told: Any) -> ParameterValue | None:
+def default_value(parameter: TunableParameter, engine_value: Any) -> ParameterValue | None:
     """What the engine's own value is called in this parameter's range: itself, or the nearest there is.
 
     None where no value of the range is near it: what runs is then told by the effective configuration alone.
     """
     if parameter.kind == "choice":
-        return _nearest_choice(parameter, told)
-    if isinstance(told, int | float) and not isinstance(told, bool):
-        return value_at(parameter, share_of(parameter, told))
+        return _nearest_choice(parameter, engine_value)
+    if isinstance(engine_value, int | float) and not isinstance(engine_value, bool):
+        return value_at(parameter, share_of(parameter, engine_value))
     return None
 
 
-def _nearest_choice(parameter: TunableParameter, told: Any) -> ParameterValue | None:
+def _nearest_choice(parameter: TunableParameter, engine_value: Any) -> ParameterValue | None:
     """The choice that is the value, in whatever spelling, or the nearest number; None where there is neither."""
-    same = (value for value in parameter.values if told is not None and _text(value) == _text(told))
-    found = next((value for value in parameter.values if _same(told, value)), next(same, None))
-    if found is not None:
-        return found
-    if isinstance(told, int | float) and not isinstance(told, bool) and _is_ordered(parameter):
-        return min(parameter.values, key=lambda value: abs(float(value) - told))
+    same = (value for value in parameter.values if engine_value is not None and _text(value) == _text(engine_value))
+    match = next((value for value in parameter.values if _same(engine_value, value)), next(same, None))
+    if match is not None:
+        return match
+    if isinstance(engine_value, int | float) and not isinstance(engine_value, bool) and _is_ordered(parameter):
+        return min(parameter.values, key=lambda value: abs(float(value) - engine_value))
     return None
 
 
@@ -220,7 +221,13 @@ def latin_hypercube(space: Space, count: int, rng: np.random.Generator) -> list[
     """So many points spread evenly over every parameter (a Latin hypercube), repeated ones left out."""
     shares = np.stack([(rng.permutation(count) + rng.random(count)) / count for _ in space.parameters], axis=1)
     points = [
-        active_point(space, {one.name: value_at(one, share) for one, share in zip(space.parameters, row, strict=True)})
+        active_point(
+            space,
+            {
+                parameter.name: value_at(parameter, share)
+                for parameter, share in zip(space.parameters, row, strict=True)
+            },
+        )
         for row in shares
     ]
     return unique_points(points)
@@ -238,40 +245,46 @@ def point_key(point: Mapping[str, Any]) -> str:
 
 def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator) -> list[dict[str, ParameterValue]]:
     """Points that differ from one in one or two parameters, mostly by a little."""
-    found = []
+    points = []
     for _ in range(count):
         values = _all_values(space, point, rng)
         changes = 1 + int(rng.random() < 0.4)
         for place in rng.permutation(len(space.parameters))[:changes]:
-            one = space.parameters[place]
-            values[one.name] = _moved(one, values[one.name], rng)
-        found.append(active_point(space, values))
-    return [one for one in unique_points(found) if one != dict(point)]
+            parameter = space.parameters[place]
+            values[parameter.name] = _moved(parameter, values[parameter.name], rng)
+        points.append(active_point(space, values))
+    return [neighbour for neighbour in unique_points(points) if neighbour != dict(point)]
 
 
 def axis_steps(space: Space, point: Point) -> list[dict[str, ParameterValue]]:
     """Points that are a step or two away from one along one range: a tenth and a fifth of it, up and down."""
-    found = []
-    for one in space.parameters:
-        if one.kind == "choice" or one.name not in point:
+    points = []
+    for parameter in space.parameters:
+        if parameter.kind == "choice" or parameter.name not in point:
             continue
-        here = share_of(one, point[one.name])
-        found += [active_point(space, {**point, one.name: value_at(one, here + by)}) for by in (-0.2, -0.1, 0.1, 0.2)]
-    return [found for found in unique_points(found) if found != dict(point)]
+        share = share_of(parameter, point[parameter.name])
+        points += [
+            active_point(space, {**point, parameter.name: value_at(parameter, share + by)})
+            for by in (-0.2, -0.1, 0.1, 0.2)
+        ]
+    return [step for step in unique_points(points) if step != dict(point)]
 
 
 def _all_values(space: Space, point: Point, rng: np.random.Generator) -> dict[str, ParameterValue]:
-    return {one.name: point.get(one.name, value_at(one, float(rng.random()))) for one in space.parameters}
+    return {
+        parameter.name: point.get(parameter.name, value_at(parameter, float(rng.random())))
+        for parameter in space.parameters
+    }
 
 
 def _moved(parameter: TunableParameter, value: ParameterValue, rng: np.random.Generator) -> ParameterValue:
     """Another value of a parameter: the next ones of an order, any of a choice of words."""
     if parameter.kind == "choice" and not _is_ordered(parameter):
-        others = [one for one in parameter.values if not _same(one, value)]
+        others = [other for other in parameter.values if not _same(other, value)]
         return others[int(rng.integers(len(others)))] if others else value
-    here = share_of(parameter, value)
+    share = share_of(parameter, value)
     for _ in range(_DRAWS):
-        moved = value_at(parameter, here + float(rng.normal(0.0, 0.15)))
+        moved = value_at(parameter, share + float(rng.normal(0.0, 0.15)))
         if not _same(moved, value):
             return moved
     return value
@@ -283,7 +296,7 @@ def _is_ordered(parameter: TunableParameter) -> bool:
 
 def encode(space: Space, points: Sequence[Point]) -> NDArray[np.float64]:
     """Points as rows of numbers in [0, 1]: a column for each order, one for each word of a choice; 0.5 if inactive."""
-    columns = [_column(one, points) for one in space.parameters]
+    columns = [_column(parameter, points) for parameter in space.parameters]
     return np.concatenate(columns, axis=1) if columns else np.zeros((len(points), 0))
 
 
@@ -304,12 +317,12 @@ def distances(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray
 
 def farthest_points(rows: NDArray[np.float64], first: Sequence[int], count: int) -> list[int]:
     """Places of up to `count` rows: the first ones given, then each time the row farthest from all taken."""
-    taken = list(dict.fromkeys(first))[:count]
-    while len(taken) < min(count, len(rows)):
-        far = distances(rows, rows[taken]).min(axis=1)
-        far[taken] = -1.0
-        taken.append(int(far.argmax()))
-    return taken
+    chosen = list(dict.fromkeys(first))[:count]
+    while len(chosen) < min(count, len(rows)):
+        far = distances(rows, rows[chosen]).min(axis=1)
+        far[chosen] = -1.0
+        chosen.append(int(far.argmax()))
+    return chosen
 
 
 def load_sweep(space: Space, count: int) -> list[dict[str, ParameterValue]]:

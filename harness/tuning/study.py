@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.engines.engine_log import BootFacts
 from harness.errors import EngineError
-from harness.tuning import feasibility
+from harness.messages import Message, message
 from harness.tuning.candidates import CandidateResolver
 from harness.tuning.capacity import answer_from_metrics
 from harness.tuning.coordination import Coordinator
@@ -24,7 +24,7 @@ from harness.tuning.evaluation import (
     measure_loads,
     measured_trial,
 )
-from harness.tuning.feasibility import Feasibility, StartRecord
+from harness.tuning.feasibility import Feasibility, StartRecord, failure_line
 from harness.tuning.parameters import InertParameter
 from harness.tuning.posterior import engine_point
 from harness.tuning.proposing import Proposal, Proposer
@@ -32,7 +32,6 @@ from harness.tuning.space import load_sweep
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.trial_store import TrialHandle, TrialStore
 from harness.tuning.types import FAILED, STOPPED, ParameterValue, Trial
-from harness.units import significant
 
 TRIALS = 20
 """Budget where the study gives none."""
@@ -40,15 +39,14 @@ SWEEP = 4
 """Places of a load's range that are measured in one start."""
 _WAIT_S = 1.0
 _MOMENT_S = 0.2
-_BUSY = "its memory was not free again after a trial"
-Say = Callable[[str], None]
+OnProgress = Callable[[str | Message], None]
 
 
 @dataclass(slots=True)
 class StudyContext:
     """Everything that one worker carries a study out with."""
 
-    problem: StudyPlan
+    plan: StudyPlan
     evaluator: Evaluator
     store: TrialStore
     coordinator: Coordinator
@@ -56,84 +54,84 @@ class StudyContext:
     proposer: Proposer
     folder: Path
     host: str = "localhost"
-    on_progress: Say = lambda _line: None
+    on_progress: OnProgress = lambda _message: None
     inert: tuple[InertParameter, ...] = ()
     devices: tuple[int, ...] | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
 
     @property
     def feasibility(self) -> Feasibility:
-        """What starts have taught."""
+        """The record of all starts, and what it predicts."""
         return self.proposer.feasibility
 
 
-def run_study(work: StudyContext) -> None:
-    """Try points until the budget is spent or none is left; every trial is in the book when it ends."""
-    _take_over(work)
+def run_study(context: StudyContext) -> None:
+    """Try points until the budget is spent or none is left; every trial is stored when it ends."""
+    _take_over(context)
     skipped: set[str] = set()
     while True:
-        trials, running = work.store.trials(), work.store.running()
-        _learn(work, trials)
-        if budget_spent(work.problem, trials, len(running)):
+        trials, running = context.store.trials(), context.store.running()
+        _learn(context, trials)
+        if budget_spent(context.plan, trials, len(running)):
             return
         number = len(trials) + len(running)
-        if not work.coordinator.claim(claim_digest(f"trial {number}")):  # of two that saw the same budget one begins
+        if not context.coordinator.claim(claim_digest(f"trial {number}")):  # of two that saw the same budget one begins
             time.sleep(_MOMENT_S)
-            _take_over(work)
+            _take_over(context)
             continue
-        if len(work.store.trials()) + len(work.store.running()) != number:  # one ended since it was counted
-            work.coordinator.release(claim_digest(f"trial {number}"))
+        if len(context.store.trials()) + len(context.store.running()) != number:  # one ended since it was counted
+            context.coordinator.release(claim_digest(f"trial {number}"))
             continue
-        taken = {*work.store.engine_keys().values(), *(key for _, key in running.values()), *skipped}
-        proposal = work.proposer.propose(trials, taken, number)
-        if proposal is not None and work.coordinator.claim(claim_digest(proposal.candidate.engine_key)):
-            with leased_devices(work) as devices:
-                _tried(work, proposal, trials, devices)
-            work.coordinator.release(claim_digest(f"trial {number}"))
+        tried = {*context.store.engine_keys().values(), *(key for _, key in running.values()), *skipped}
+        proposal = context.proposer.propose(trials, tried, number)
+        if proposal is not None and context.coordinator.claim(claim_digest(proposal.candidate.engine_key)):
+            with leased_devices(context) as devices:
+                _try_proposal(context, proposal, trials, devices)
+            context.coordinator.release(claim_digest(f"trial {number}"))
             continue
-        work.coordinator.release(claim_digest(f"trial {number}"))
+        context.coordinator.release(claim_digest(f"trial {number}"))
         if proposal is None:
-            work.notes.append("every configuration that differs was tried: the space is smaller than the budget")
+            context.notes.append(message("tuning.space_exhausted"))
             return
         skipped.add(proposal.candidate.engine_key)
 
 
-def claim_digest(engine_key: str) -> str:
-    """The name under which a configuration is claimed."""
-    return hashlib.sha256(engine_key.encode()).hexdigest()
+def claim_digest(text: str) -> str:
+    """The name under which a configuration, or a turn of the study, is claimed."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _take_over(work: StudyContext) -> None:
-    """Give up what dead workers were trying, and give back what they had claimed."""
-    running = work.store.running()  # before who is alive: whoever began one of these had a heartbeat by then
-    alive = work.coordinator.alive()
-    alone = alive <= {work.coordinator.worker}
+def _take_over(context: StudyContext) -> None:
+    """Abandon the trials of dead workers, and release their claims."""
+    running = context.store.running()  # before who is alive: whoever began one of these had a heartbeat by then
+    alive = context.coordinator.alive()
+    alone = alive <= {context.coordinator.worker}
     for number, (worker, _) in running.items():
         if worker not in alive and (worker or alone):  # a trial that has no name yet may be another's, just begun
-            work.store.abandon(number)
-            work.on_progress(f"trial {number}: its worker is gone; the trial is given up")
-    keys = [*work.store.engine_keys().values(), *(key for _, key in work.store.running().values())]
-    work.coordinator.release_dead(alive, [claim_digest(key) for key in keys])
+            context.store.abandon(number)
+            context.on_progress(message("tuning.trial_abandoned", number=number))
+    keys = [*context.store.engine_keys().values(), *(key for _, key in context.store.running().values())]
+    context.coordinator.release_dead(alive, [claim_digest(key) for key in keys])
 
 
-def _learn(work: StudyContext, trials: list[Trial]) -> None:
-    """Starts that this worker has not heard of yet: those of others, or of before it was resumed."""
-    known = {one.candidate.engine_key for one in work.feasibility.starts_seen}
-    work.resolver.candidates([engine_point(trial.point) for trial in trials])
+def _learn(context: StudyContext, trials: list[Trial]) -> None:
+    """Record starts that this worker does not know yet: those of others, or of before it was resumed."""
+    learned = {record.candidate.engine_key for record in context.feasibility.starts}
+    context.resolver.candidates([engine_point(trial.point) for trial in trials])
     for trial in trials:
         default = trial.origin == "default"
-        found = work.proposer.default() if default else work.resolver.one(engine_point(trial.point))
-        if found is None or found.engine_key in known or not (trial.values or trial.failure is not None):
+        candidate = context.proposer.default() if default else context.resolver.candidate(engine_point(trial.point))
+        if candidate is None or candidate.engine_key in learned or not (trial.values or trial.failure is not None):
             continue
-        known.add(found.engine_key)
-        work.feasibility.add(
-            StartRecord(found, BootFacts(**trial.facts), trial.failure if trial.status == FAILED else None)
+        learned.add(candidate.engine_key)
+        context.feasibility.add(
+            StartRecord(candidate, BootFacts(**trial.facts), trial.failure if trial.status == FAILED else None)
         )
 
 
-def budget_spent(problem: StudyPlan, trials: list[Trial], running: int) -> bool:
+def budget_spent(plan: StudyPlan, trials: list[Trial], running: int) -> bool:
     """Whether the budget allows no further start."""
-    budget = problem.study.budget
+    budget = plan.study.budget
     most = budget.trials
     if most is None and budget.minutes is None and budget.starts is None:
         most = TRIALS
@@ -146,67 +144,66 @@ def budget_spent(problem: StudyPlan, trials: list[Trial], running: int) -> bool:
 
 
 @contextmanager
-def leased_devices(work: StudyContext) -> Iterator[tuple[int, ...] | None]:
+def leased_devices(context: StudyContext) -> Iterator[tuple[int, ...] | None]:
     """Devices that nobody else has for as long as the context lasts; None where the study names none.
 
     Raises:
         EngineError: too few of them are left, as the others did not come back to idle.
     """
-    numbers, count = work.problem.study.devices, work.problem.study.devices_per_trial
+    numbers, count = context.plan.study.devices, context.plan.study.devices_per_trial
     if numbers is None:
         yield None
         return
-    names = {f"{work.host}:{number}": number for number in numbers}
-    while (taken := work.coordinator.lease(list(names), count)) is None:
-        bad = {name: why for name, why in work.coordinator.quarantined().items() if name in names}
-        if len(names) - len(bad) < count:
-            told = "; ".join(f"{name}: {why}" for name, why in bad.items())
-            raise EngineError(f"too few devices are left for a trial ({told}); expected devices that come back to idle")
+    names = {f"{context.host}:{number}": number for number in numbers}
+    while (leased := context.coordinator.lease(list(names), count)) is None:
+        quarantined = [f"{name}: {why}" for name, why in context.coordinator.quarantined().items() if name in names]
+        if len(names) - len(quarantined) < count:
+            raise EngineError(message("tuning.too_few_devices", devices=quarantined))
         time.sleep(_WAIT_S)
     try:
-        yield tuple(names[name] for name in taken)
+        yield tuple(names[name] for name in leased)
     finally:
-        for name in taken if work.evaluator.left_busy() else ():
-            work.coordinator.quarantine(name, _BUSY)
-            work.notes.append(f"device {name}: {_BUSY}; quarantined")
-            work.on_progress(work.notes[-1])
-        work.coordinator.release_devices(taken)
+        for name in leased if context.evaluator.left_busy() else ():
+            context.coordinator.quarantine(name, str(message("tuning.memory_not_freed")))
+            context.notes.append(message("tuning.device_quarantined", device=name))
+            context.on_progress(context.notes[-1])
+        context.coordinator.release_devices(leased)
 
 
-def _tried(work: StudyContext, proposal: Proposal, trials: list[Trial], devices: tuple[int, ...] | None) -> None:
+def _try_proposal(
+    context: StudyContext, proposal: Proposal, trials: list[Trial], devices: tuple[int, ...] | None
+) -> None:
     """Start the proposal's engine and measure all loads in that start; once more where the moment may be to blame."""
     candidate = proposal.candidate
     if devices is not None:
         candidate = replace(candidate, engine=candidate.engine.model_copy(update={"devices": devices}))
-    loads = load_sweep(work.problem.space, SWEEP)
-    first = _begun(work, proposal, loads[0], proposal.origin)
+    loads = load_sweep(context.plan.space, SWEEP)
+    first = _begin(context, proposal, loads[0], proposal.origin)
     entries = [first]
-    folder = work.folder / f"trial-{first.number:04d}"
+    folder = context.folder / f"trial-{first.number:04d}"
     for attempt in (1, 2):
-        given = EvaluationContext(
-            work.problem, work.evaluator, trials, work.problem.study.seed, folder / f"start-{attempt}"
+        evaluation = EvaluationContext(
+            context.plan, context.evaluator, trials, context.plan.study.seed, folder / f"start-{attempt}"
         )
         try:
-            with closing(measure_loads(given, candidate, loads[len(entries) - 1 :])) as found:
-                for one in found:
-                    _noted(work, proposal, entries[-1], first.number, one)
+            with closing(measure_loads(evaluation, candidate, loads[len(entries) - 1 :])) as results:
+                for result in results:
+                    _store_result(context, proposal, entries[-1], first.number, result)
                     if len(entries) < len(loads):
-                        entries.append(_begun(work, proposal, loads[len(entries)], "sweep"))
+                        entries.append(_begin(context, proposal, loads[len(entries)], "sweep"))
         except StartFailed as fault:
-            again = fault.failure.retryable and attempt == 1
-            work.on_progress(
-                f"trial {entries[-1].number}: {feasibility.failure_line(fault.failure)}{'; once more' if again else ''}"
-            )
-            if not again:
-                _failed(work, proposal, entries[-1], first.number, fault)
-                return
-        else:
-            return
+            failure = failure_line(fault.failure)
+            if fault.failure.retryable and attempt == 1:
+                context.on_progress(message("tuning.trial_retried", number=entries[-1].number, failure=failure))
+                continue
+            context.on_progress(message("tuning.trial_failed", number=entries[-1].number, failure=failure))
+            _store_failure(context, proposal, entries[-1], first.number, fault)
+        return
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A trial that was begun in the book."""
+class _StoredTrial:
+    """A trial that was begun in the store."""
 
     number: int
     handle: TrialHandle
@@ -214,46 +211,55 @@ class _Entry:
     load: Mapping[str, ParameterValue]
 
 
-def _begun(work: StudyContext, proposal: Proposal, load: Mapping[str, ParameterValue], origin: str) -> _Entry:
+def _begin(context: StudyContext, proposal: Proposal, load: Mapping[str, ParameterValue], origin: str) -> _StoredTrial:
     point = {**proposal.candidate.point, **load}
-    number, handle = work.store.begin(point, proposal.candidate.engine_key, origin)
-    return _Entry(number, handle, origin, load)
+    number, handle = context.store.begin(point, proposal.candidate.engine_key, origin)
+    return _StoredTrial(number, handle, origin, load)
 
 
-def _noted(work: StudyContext, proposal: Proposal, entry: _Entry, start: int, one: LoadResult) -> None:
-    label = TrialLabel(entry.number, entry.origin, start, flat_prediction(proposal.twin))
-    trial = measured_trial(label, {**proposal.candidate.point, **entry.load}, one, work.problem.study.seed)
-    work.store.end(entry.handle, trial)
-    work.on_progress(trial_line(trial))
+def _store_result(
+    context: StudyContext, proposal: Proposal, entry: _StoredTrial, start: int, result: LoadResult
+) -> None:
+    label = TrialLabel(entry.number, entry.origin, start, flat_prediction(proposal.predicted))
+    trial = measured_trial(label, {**proposal.candidate.point, **entry.load}, result, context.plan.study.seed)
+    context.store.end(entry.handle, trial)
+    context.on_progress(trial_line(trial))
 
 
-def _failed(work: StudyContext, proposal: Proposal, entry: _Entry, start: int, fault: StartFailed) -> None:
-    label = TrialLabel(entry.number, entry.origin, start, flat_prediction(proposal.twin))
+def _store_failure(
+    context: StudyContext, proposal: Proposal, entry: _StoredTrial, start: int, fault: StartFailed
+) -> None:
+    label = TrialLabel(entry.number, entry.origin, start, flat_prediction(proposal.predicted))
     candidate = proposal.candidate
     point = {**candidate.point, **entry.load}
-    work.store.end(
-        entry.handle, failed_trial(label, point, candidate.resolved.effective, fault, work.problem.study.seed)
-    )
+    trial = failed_trial(label, point, candidate.resolved.effective, fault, context.plan.study.seed)
+    context.store.end(entry.handle, trial)
 
 
-def trial_line(trial: Trial) -> str:
+def trial_line(trial: Trial) -> Message:
     """A trial in one line."""
-    point = ", ".join(f"{name} {value}" for name, value in trial.point.items()) or "base configuration"
-    answer = (
-        None if trial.measurement is None else answer_from_metrics(trial.measurement.metrics)
-    )  # then the only objective
-    told = ", ".join(
-        f"{name} {answer or significant(value)}{_so_far(trial, name)}" for name, value in trial.values.items()
+    results: list[Message] = [_value_message(trial, name, value) for name, value in trial.values.items()]
+    violated = [name for name, value in trial.violations.items() if value > 0]
+    results += [message("tuning.misses", names=violated)] if violated else []
+    results += [message("tuning.stopped_early")] if trial.status == STOPPED else []
+    point = [message("tuning.setting", name=name, value=value) for name, value in trial.point.items()]
+    return message(
+        "tuning.trial",
+        number=trial.number,
+        origin=trial.origin,
+        results=results,
+        point=point or message("tuning.base_configuration"),
     )
-    broken = ", ".join(name for name, value in trial.violations.items() if value > 0)
-    early = ", stopped early" if trial.status == STOPPED else ""
-    doubt = f", misses {broken}" if broken else ""
-    return f"trial {trial.number} ({trial.origin}): {told}{doubt}{early}; {point}"
 
 
-def _so_far(trial: Trial, name: str) -> str:
-    """Of a trial that was stopped early: that its value is extrapolated, and what it had shown itself."""
+def _value_message(trial: Trial, name: str, value: float) -> Message:
+    """A value of a trial; of one that was stopped early that it is extrapolated, and what it had shown itself."""
+    metrics: Mapping[str, float] = {} if trial.measurement is None else trial.measurement.metrics
+    capacity = answer_from_metrics(metrics)
+    if capacity is not None:  # then the only objective
+        return message("tuning.capacity_value", name=name, capacity=capacity)
     if trial.status != STOPPED:
-        return ""
-    measure_loads = None if trial.measurement is None else trial.measurement.metrics.get(name)
-    return " (extrapolated)" if measure_loads is None else f" (extrapolated; {significant(measure_loads)} so far)"
+        return message("tuning.value", name=name, value=value)
+    if name not in metrics:
+        return message("tuning.value_extrapolated", name=name, value=value)
+    return message("tuning.value_so_far", name=name, value=value, so_far=metrics[name])

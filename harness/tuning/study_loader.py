@@ -15,7 +15,8 @@ from harness.engines import resolve_kind
 from harness.engines.interpreter_query import InstalledEngine, query_installed, unknown_flags
 from harness.engines.vllm import environment_of, missing_folder
 from harness.errors import InputError, ScenarioError, suggestion
-from harness.scenario.error_messages import Fault, is_secret
+from harness.messages import message
+from harness.scenario.error_messages import Fault, KeyPath, is_secret
 from harness.scenario.loader import (
     SCENARIO,
     LoadedScenario,
@@ -61,7 +62,7 @@ def check_any(path: Path) -> list[str]:
 
 
 def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> StudyPlan:
-    """The problem of a study file.
+    """The plan of a study file.
 
     Raises:
         ScenarioError: with one line for each fault, in the order of the file.
@@ -71,18 +72,18 @@ def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[O
     scenarios = [_scenario(loaded, place) for place in range(len(study.files))]
     engine = _engine(study, scenarios[0].scenario.engine)
     kind = resolve_kind(engine)[0]
-    loaded.document.refuse([*_between(study, scenarios, engine, kind)])
-    stages = [_stage(study, one.scenario) for one in scenarios]
-    loaded.document.refuse([*_unfit(study, kind, stages), *_space_faults(study, engine, kind, stages)])
+    loaded.document.refuse([*_scenario_faults(study, scenarios), *_engine_faults(study, engine, kind)])
+    stages = [_stage(study, listed.scenario) for listed in scenarios]
+    loaded.document.refuse([*_stage_faults(study, kind, stages), *_space_faults(study, engine, kind, stages)])
     tasks = tuple(
         Task(
-            one.scenario.model_copy(update={"engine": engine}),
-            one.path,
+            listed.scenario.model_copy(update={"engine": engine}),
+            listed.path,
             stage,
-            listed.weight,
-            held_slo(study, one.scenario),
+            file.weight,
+            held_slo(study, listed.scenario),
         )
-        for one, stage, listed in zip(scenarios, stages, study.files, strict=True)
+        for listed, stage, file in zip(scenarios, stages, study.files, strict=True)
     )
     return StudyPlan(
         study=study,
@@ -98,12 +99,17 @@ def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[O
 
 def _scenario(loaded: LoadedStudy, place: int) -> LoadedScenario:
     path = loaded.file(loaded.study.files[place].file)
-    spot: tuple[Any, ...] = ("scenario",) if isinstance(loaded.study.scenario, str) else ("scenario", place, "file")
     if not path.exists():
         near = [other.name for other in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        told = suggestion(path.name, near) if near else "expected a scenario file"
-        loaded.document.refuse([Fault(spot, f"no such file {str(path)!r}; {told}")])
+        hint = suggestion(path.name, near) if near else message("tuning.expected_scenario_file")
+        fault = message("tuning.no_scenario_file", path=str(path), hint=hint)
+        loaded.document.refuse([Fault(_scenario_key(loaded.study, place), fault)])
     return load_scenario(path)
+
+
+def _scenario_key(study: Study, place: int) -> KeyPath:
+    """Where the study names its scenario of that place."""
+    return ("scenario",) if isinstance(study.scenario, str) else ("scenario", place, "file")
 
 
 def _engine(study: Study, engine: Engine) -> Engine:
@@ -118,40 +124,35 @@ def _engine(study: Study, engine: Engine) -> Engine:
     return engine.model_copy(update={**plain, "args": args, "env": {**engine.env, **change.env}})
 
 
-def _between(study: Study, scenarios: Sequence[LoadedScenario], engine: Engine, kind: str) -> Iterator[Fault]:
-    if kind == "attach":
-        yield Fault(("scenario",), "its engine is attached to and not started; expected engine.kind in the study")
-    for place, one in enumerate(scenarios):
-        spot: tuple[Any, ...] = ("scenario",) if isinstance(study.scenario, str) else ("scenario", place, "file")
-        scenario = one.scenario
-        if scenario.kernels is not None:
-            yield Fault(spot, f"{one.path} measures kernels; expected a scenario with workload and load")
+def _scenario_faults(study: Study, scenarios: Sequence[LoadedScenario]) -> Iterator[Fault]:
+    first = scenarios[0]
+    for place, listed in enumerate(scenarios):
+        key, path = _scenario_key(study, place), str(listed.path)
+        if listed.scenario.kernels is not None:
+            yield Fault(key, message("tuning.measures_kernels", path=path))
         for index, name in enumerate(study.objective):
-            if name in WITHIN_SLO and not scenario.slo:
-                yield Fault(
-                    ("objective", index),
-                    f"{name} is counted within an SLO, and {one.path} has none; expected slo there",
-                )
-        if place and study.engine.model is None and scenario.engine.model != scenarios[0].scenario.engine.model:
-            yield Fault(
-                spot, f"{one.path} serves another model than {scenarios[0].path}; expected the same, or engine.model"
-            )
+            if name in WITHIN_SLO and not listed.scenario.slo:
+                yield Fault(("objective", index), message("tuning.no_slo", objective=name, path=path))
+        if place and study.engine.model is None and listed.scenario.engine.model != first.scenario.engine.model:
+            yield Fault(key, message("tuning.another_model", path=path, first=str(first.path)))
+
+
+def _engine_faults(study: Study, engine: Engine, kind: str) -> Iterator[Fault]:
+    if kind == "attach":
+        yield Fault(("scenario",), message("tuning.attached_engine"))
     if kind != "simulator" and engine.model is None:
-        yield Fault(("engine", "model"), f"missing; kind {kind} expects a model's name or folder")
-    if kind != "simulator" and engine.model is not None and (told := missing_folder(engine.model)) is not None:
-        yield Fault(("scenario",) if study.engine.model is None else ("engine", "model"), told)
+        yield Fault(("engine", "model"), message("tuning.model_missing", kind=kind))
+    if kind != "simulator" and engine.model is not None and (missing := missing_folder(engine.model)) is not None:
+        yield Fault(("scenario",) if study.engine.model is None else ("engine", "model"), missing)
     if CAPACITY in study.objective and len(study.objective) > 1:
-        yield Fault(
-            ("objective", study.objective.index(CAPACITY)), "capacity has no load of its own; expected it alone"
-        )
+        yield Fault(("objective", study.objective.index(CAPACITY)), message("tuning.capacity_not_alone"))
 
 
-def _unfit(study: Study, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
-    spot = ("scenario",) if study.load is None else ("load",)
+def _stage_faults(study: Study, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
     for stage in stages:
-        told = unfit_reason(stage, for_capacity=CAPACITY in study.objective, served=kind != "simulator")
-        if told is not None:
-            yield Fault(spot, told)
+        reason = unfit_reason(stage, for_capacity=CAPACITY in study.objective, served=kind != "simulator")
+        if reason is not None:
+            yield Fault(("scenario",) if study.load is None else ("load",), reason)
 
 
 def _stage(study: Study, scenario: Scenario) -> Stage:
@@ -187,13 +188,13 @@ def target_name(target: str) -> str:
 
 def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Space:
     """The study's space with the default parameters that it does not mention."""
-    own = {target_name(target): item for target, item in study.space.items()}
-    parameters = [made for name, item in own.items() if (made := parameter_of(name, item)) is not None]
-    fixed = {name: item for name, item in own.items() if not isinstance(item, Dimension | tuple)}
-    derived = {n: i.derive for n, i in own.items() if isinstance(i, Dimension) and i.derive is not None}
+    items = {target_name(target): item for target, item in study.space.items()}
+    parameters = [parameter for name, item in items.items() if (parameter := parameter_of(name, item)) is not None]
+    fixed = {name: item for name, item in items.items() if not isinstance(item, Dimension | tuple)}
+    derived = {n: i.derive for n, i in items.items() if isinstance(i, Dimension) and i.derive is not None}
     if study.defaults:
-        found = default_parameters(engine, kind, scenario, fixed, _users(study, scenario))
-        parameters += [one for one in found if one.name not in own]
+        defaults = default_parameters(engine, kind, scenario, fixed, _users(study, scenario))
+        parameters += [parameter for parameter in defaults if parameter.name not in items]
     return Space(tuple(_in_order(parameters)), fixed, derived)
 
 
@@ -207,13 +208,14 @@ def _users(study: Study, scenario: Scenario) -> int | None:
 
 
 def _in_order(parameters: Sequence[TunableParameter]) -> list[TunableParameter]:
-    """Conditions after what they hang on; those of a circle as they stand."""
-    left, placed = list(parameters), []
-    while left:
-        waiting = {one.name for one in left}
-        ready = [one for one in left if not (set(one.when) & (waiting - {one.name}))] or left
+    """Parameters after those that their conditions name; those of a circular condition as they stand."""
+    remaining, placed = list(parameters), []
+    while remaining:
+        names = {parameter.name for parameter in remaining}
+        ready = [parameter for parameter in remaining if not set(parameter.when) & (names - {parameter.name})]
+        ready = ready or remaining
         placed += ready
-        left = [one for one in left if one not in ready]
+        remaining = [parameter for parameter in remaining if parameter not in ready]
     return placed
 
 
@@ -222,13 +224,13 @@ def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stag
     for target, item in study.space.items():
         name = target_name(target)
         if name in names:
-            yield Fault(("space", target), f"stands twice, as {names[name]} too; expected it once")
+            yield Fault(("space", target), message("tuning.target_twice", other=names[name]))
         names[name] = target
         yield from _target_faults(target, name, kind)
         if name.startswith(LOAD + "."):
             yield from _load_faults(target, name, item, stages)
-    if "load" not in names and not study.defaults and not names:
-        yield Fault(("space",), "empty; expected a parameter, or defaults: true")
+    if not study.defaults and not names:
+        yield Fault(("space",), message("tuning.space_empty"))
     for target, item in study.space.items():
         if isinstance(item, Dimension):
             yield from _condition_faults(study, target, item, names)
@@ -239,34 +241,39 @@ def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stag
 
 def _target_faults(target: str, name: str, kind: str) -> Iterator[Fault]:
     if "." in target and is_secret(target.rpartition(".")[2]):
-        yield Fault(("space", target), "a secret does not belong in a study; expected a setting")
-    if not name.startswith((ADDITIONAL + ".", ENVIRONMENT + ".", LOAD + ".")):
-        if name in _OWN_FLAGS:
-            yield Fault(("space", target), f"set by the harness; expected engine.{name} or none")
-        elif kind == "simulator" and name.partition(".")[0] not in OBEYED | WITHOUT_EFFECT:
-            yield Fault(("space", target), f"no flag of vLLM; {suggestion(name, sorted(OBEYED | WITHOUT_EFFECT))}")
+        yield Fault(("space", target), message("tuning.secret_target"))
+    if name.startswith((ADDITIONAL + ".", ENVIRONMENT + ".", LOAD + ".")):
+        return
+    if name in _OWN_FLAGS:
+        yield Fault(("space", target), message("tuning.harness_flag", name=name))
+    elif kind == "simulator" and name.partition(".")[0] not in (flags := OBEYED | WITHOUT_EFFECT):
+        yield Fault(("space", target), message("tuning.unknown_flag", hint=suggestion(name, sorted(flags))))
 
 
 def _load_faults(target: str, name: str, item: Any, stages: Sequence[Stage]) -> Iterator[Fault]:
     key = name.partition(".")[2]
-    made = parameter_of(name, item)
-    ends: tuple[Any, ...] = (
-        (item,) if made is None else made.values or (_typed(made, made.low), _typed(made, made.high))
-    )
     for stage in stages:
-        body = stage_body(stage)
-        for value in ends:
+        for value in _end_values(name, item):
             try:
                 with_changes(stage, {key: value})
             except ValidationError as error:
-                kinds = [one["type"] for one in error.errors()]
-                told = (
-                    str(suggestion(key, body))
-                    if "extra_forbidden" in kinds
-                    else f"not a value of {stage.kind}.{key}: {value}"
-                )
-                yield Fault(("space", target), told if "not a" in told else f"{stage.kind} has no {key}; {told}")
+                if "extra_forbidden" in [detail["type"] for detail in error.errors()]:
+                    hint = suggestion(key, stage_body(stage))
+                    yield Fault(
+                        ("space", target), message("tuning.unknown_load_key", kind=stage.kind, key=key, hint=hint)
+                    )
+                else:
+                    fault = message("tuning.load_value_refused", kind=stage.kind, key=key, value=value)
+                    yield Fault(("space", target), fault)
                 return
+
+
+def _end_values(name: str, item: Any) -> tuple[Any, ...]:
+    """The values of a line of the space that stand for all: a fixed one, each of a choice, the ends of a range."""
+    parameter = parameter_of(name, item)
+    if parameter is None:
+        return (item,)
+    return parameter.values or (_typed(parameter, parameter.low), _typed(parameter, parameter.high))
 
 
 def _typed(parameter: TunableParameter, value: float) -> ParameterValue:
@@ -275,29 +282,29 @@ def _typed(parameter: TunableParameter, value: float) -> ParameterValue:
 
 def _condition_faults(study: Study, target: str, item: Dimension, names: Mapping[str, str]) -> Iterator[Fault]:
     for other, allowed in item.when.items():
-        spot = ("space", target, "when", other)
+        key = ("space", target, "when", other)
         if target_name(other) not in names:
-            yield Fault(
-                spot, f"not in the space; {suggestion(target_name(other), names) if names else 'expected a parameter'}"
-            )
+            hint = suggestion(target_name(other), names) if names else message("tuning.expected_parameter")
+            yield Fault(key, message("tuning.condition_unknown", hint=hint))
         elif other == target:
-            yield Fault(spot, "hangs on itself; expected another parameter")
+            yield Fault(key, message("tuning.condition_on_itself"))
         else:
-            yield from _value_of_other(spot, study.space[names[target_name(other)]], _many(allowed))
-    if _circle(study, target):
-        yield Fault(("space", target, "when"), "conditions in a circle; expected an end")
+            yield from _condition_value_faults(key, study.space[names[target_name(other)]], _many(allowed))
+    if _is_circular(study, target):
+        yield Fault(("space", target, "when"), message("tuning.circular_condition"))
 
 
-def _value_of_other(spot: tuple[Any, ...], item: Any, allowed: Sequence[ParameterValue]) -> Iterator[Fault]:
-    made = parameter_of("other", item)
-    if made is None or made.kind != "choice":
+def _condition_value_faults(key: KeyPath, item: Any, allowed: Sequence[ParameterValue]) -> Iterator[Fault]:
+    parameter = parameter_of("other", item)
+    if parameter is None or parameter.kind != "choice":
         return
     for value in allowed:
-        if value not in made.values:
-            yield Fault(spot, f"is never {value}; expected one of {', '.join(map(str, made.values))}")
+        if value not in parameter.values:
+            values = [str(choice) for choice in parameter.values]
+            yield Fault(key, message("tuning.condition_never_holds", value=str(value), values=values))
 
 
-def _circle(study: Study, target: str) -> bool:
+def _is_circular(study: Study, target: str) -> bool:
     """Whether following conditions from a parameter leads back to it."""
     by_name = {target_name(name): item for name, item in study.space.items()}
     seen: set[str] = set()
@@ -314,57 +321,52 @@ def _circle(study: Study, target: str) -> bool:
 
 
 def _derive_faults(target: str, item: Dimension, known: set[str]) -> Iterator[Fault]:
+    key = ("space", target, "derive")
     if item.derive is None:
         return
     try:
         needed = expression_names(item.derive) if isinstance(item.derive, str) else frozenset(item.derive)
     except ValueError as fault:
-        yield Fault(("space", target, "derive"), str(fault))
+        yield Fault(key, fault.args[0])
         return
     if not isinstance(item.derive, str) and len(item.derive) != 1:
-        yield Fault(
-            ("space", target, "derive"), "a table reads one parameter; expected {parameter: {value: its value}}"
-        )
+        yield Fault(key, message("tuning.table_of_several"))
     for name in sorted(needed - known):
-        yield Fault(
-            ("space", target, "derive"), f"reads {name}, which is not in the space; {suggestion(name, sorted(known))}"
-        )
+        yield Fault(key, message("tuning.derived_from_unknown", name=name, hint=suggestion(name, sorted(known))))
 
 
 def _value_faults(target: str, item: Any) -> Iterator[Fault]:
-    """Values that no engine would take, told by the embedded engine's own reading of flags."""
-    made = parameter_of(target_name(target), item)
-    if isinstance(item, Dimension) and made is None:
+    """Values that no engine would take, by the embedded engine's own reading of flags."""
+    name = target_name(target)
+    if isinstance(item, Dimension) and parameter_of(name, item) is None:
         return
-    values = (item,) if made is None else made.values or (_typed(made, made.low), _typed(made, made.high))
-    for value in values:
+    for value in _end_values(name, item):
         try:
-            settings_from_flags({target_name(target): value})
+            settings_from_flags({name: value})
         except InputError as fault:
             yield Fault(("space", target), fault.lines[0].partition(": ")[2] or fault.lines[0])
             return
 
 
-def refuse_unknown_targets(problem: StudyPlan, loaded: LoadedStudy) -> None:
+def refuse_unknown_targets(plan: StudyPlan, loaded: LoadedStudy) -> None:
     """Refuse targets of a space that the engine's interpreter does not know; where it cannot tell, all pass.
 
     Raises:
         ScenarioError: a line for each, with the nearest that it knows.
         EngineError: where there is no such interpreter.
     """
-    env = environment_of(problem.engine, problem.kind)
-    found = asyncio.run(query_installed(problem.engine.python or sys.executable, env))
-    loaded.document.refuse([*_faults(loaded, found)])
+    env = environment_of(plan.engine, plan.kind)
+    installed_vllm = asyncio.run(query_installed(plan.engine.python or sys.executable, env))
+    loaded.document.refuse([*_unknown_targets(loaded, installed_vllm)])
 
 
-def _faults(loaded: LoadedStudy, found: InstalledEngine) -> Iterator[Fault]:
+def _unknown_targets(loaded: LoadedStudy, installed_vllm: InstalledEngine) -> Iterator[Fault]:
     for target in loaded.study.space:
         place, _, key = (name := target_name(target)).partition(".")
         if place == ADDITIONAL and key:
-            if found.additional_keys and key.partition(".")[0] not in found.additional_keys:
-                yield Fault(
-                    ("space", target), f"vllm-ascend reads no such key; {suggestion(key, found.additional_keys)}"
-                )
+            if installed_vllm.additional_keys and key.partition(".")[0] not in installed_vllm.additional_keys:
+                hint = suggestion(key, installed_vllm.additional_keys)
+                yield Fault(("space", target), message("tuning.unknown_ascend_key", hint=hint))
         elif not (place in (ENVIRONMENT, LOAD) and key):
-            for line in unknown_flags({name: 1}, found):
+            for line in unknown_flags({name: 1}, installed_vllm):
                 yield Fault(("space", target), line.partition(": ")[2])

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from harness.messages import Message, message
 from harness.scenario.models import Engine, Scenario
 from harness.scenario.stages import OFFLINE, LoadItem, Stage
 from harness.scenario.study import CAPACITY, RATES, Study
@@ -82,27 +83,27 @@ class TrialScores:
     violations: Mapping[str, float]
 
 
-def score(problem: StudyPlan, measured: Sequence[Measurement]) -> TrialScores:
+def score(plan: StudyPlan, measured: Sequence[Measurement]) -> TrialScores:
     """One measurement a task, in their order: weighted geometric means, and the worst violation of each limit."""
-    weights = [task.weight for task in problem.tasks]
-    metrics = [{**one.metrics, **_cost(problem, one)} for one in measured]
+    weights = [task.weight for task in plan.tasks]
+    metrics = [{**measurement.metrics, **_cost(plan, measurement)} for measurement in measured]
     values = {
-        one.name: weighted_mean([found.get(one.name, math.nan) for found in metrics], weights)
-        for one in problem.objectives
+        objective.name: weighted_mean([task_metrics.get(objective.name, math.nan) for task_metrics in metrics], weights)
+        for objective in plan.objectives
     }
     violations: dict[str, float] = {}
-    for task, found in zip(problem.tasks, metrics, strict=True):
-        for limit in (*problem.limits, *task.limits):
-            value = found.get(limit.name, math.inf if limit.most < math.inf else 0.0)
+    for task, task_metrics in zip(plan.tasks, metrics, strict=True):
+        for limit in (*plan.limits, *task.limits):
+            value = task_metrics.get(limit.name, math.inf if limit.most < math.inf else 0.0)
             violations[limit.name] = max(violations.get(limit.name, -math.inf), limit.violation(value))
     return TrialScores(values, violations)
 
 
-def _cost(problem: StudyPlan, measured: Measurement) -> dict[str, float]:
+def _cost(plan: StudyPlan, measured: Measurement) -> dict[str, float]:
     """The price of a million output tokens, from devices, their price an hour and the tokens they gave."""
     rate = measured.metrics.get("throughput", 0.0)
-    devices = problem.study.devices_per_trial
-    return {"cost": problem.study.price * devices / 3600 / rate * 1e6 if rate > 0 else math.inf}
+    devices = plan.study.devices_per_trial
+    return {"cost": plan.study.price * devices / 3600 / rate * 1e6 if rate > 0 else math.inf}
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
@@ -153,10 +154,10 @@ def with_changes(stage: Stage, changes: Mapping[str, Any]) -> Stage:
     return Scenario.model_construct(load=(item,)).stages[0]
 
 
-def unfit_reason(stage: Stage, *, for_capacity: bool, served: bool) -> str | None:
+def unfit_reason(stage: Stage, *, for_capacity: bool, served: bool) -> Message | None:
     """Why a stage cannot show a capacity, or anything of an engine that is served; None where it can."""
     if for_capacity and stage.kind not in _WITH_RATE:
-        return f"capacity is searched over rates, and {stage.kind} has not one; expected {', '.join(_WITH_RATE)}"
+        return message("tuning.load_without_rate", kind=stage.kind, kinds=list(_WITH_RATE))
     if served and stage.kind == OFFLINE:
-        return "offline is load without a server, and each trial is one; expected another kind of load"
+        return message("tuning.offline_load")
     return None

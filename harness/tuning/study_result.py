@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from harness.clock import utc_now
 from harness.engines.interpreter_probe import flag_words
+from harness.messages import Message, message
 from harness.results.store import write_json
 from harness.seeds import stream
 from harness.tuning import export
 from harness.tuning.capacity import answer_from_metrics
 from harness.tuning.confirmation import Confirmation, Finalist
-from harness.tuning.feasibility import failure_line as failure_words
+from harness.tuning.feasibility import failure_line
 from harness.tuning.study import StudyContext
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.trial_store import trial_as_json
@@ -35,7 +36,6 @@ from harness.tuning.types import (
     best_trial,
     pareto_front,
 )
-from harness.units import significant
 
 Floats = NDArray[np.float64]
 
@@ -69,14 +69,14 @@ def importances(
 
     `costs` are the trials' values, whichever way is better. Absence of a parameter counts as a value of its own.
     """
-    kept = [place for place, cost in enumerate(costs) if math.isfinite(cost)]
-    if len(kept) < FEWEST_TRIALS:
+    finite = [place for place, cost in enumerate(costs) if math.isfinite(cost)]
+    if len(finite) < FEWEST_TRIALS:
         return ()
-    values = np.asarray([costs[place] for place in kept], dtype=np.float64)
+    values = np.asarray([costs[place] for place in finite], dtype=np.float64)
     names = dict.fromkeys(name for point in points for name in point)
-    columns = {name: [points[place].get(name) for place in kept] for name in names}
-    found = [_importance(name, column, values, seed) for name, column in columns.items() if len(set(column)) > 1]
-    return tuple(sorted(found, key=lambda one: (-one.share, one.name)))
+    columns = {name: [points[place].get(name) for place in finite] for name in names}
+    results = [_importance(name, column, values, seed) for name, column in columns.items() if len(set(column)) > 1]
+    return tuple(sorted(results, key=lambda one: (-one.share, one.name)))
 
 
 def _importance(name: str, column: Sequence[ParameterValue | None], values: Floats, seed: int) -> ParameterImportance:
@@ -104,52 +104,55 @@ def _design(column: Sequence[ParameterValue | None]) -> Floats:
 
 def adjusted_r2(design: Floats, values: Floats) -> float:
     """Adjusted R² of a least-squares fit, never below 0; 0 where there is nothing to explain."""
-    left = values - values.mean()
-    whole = float(left @ left)
+    centred = values - values.mean()
+    total = float(centred @ centred)
     coefficients, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     n = len(values)
-    if whole <= 1e-18 * max(1.0, float(values @ values)) or n <= rank or rank < 2:
+    if total <= 1e-18 * max(1.0, float(values @ values)) or n <= rank or rank < 2:
         return 0.0
     residual = values - design @ coefficients
-    return max(0.0, 1 - float(residual @ residual) / whole * (n - 1) / (n - int(rank)))
+    return max(0.0, 1 - float(residual @ residual) / total * (n - 1) / (n - int(rank)))
 
 
 FORMAT = 1
 FILE = "study.json"
+_STATUSES = {COMPLETE: "tuning.complete", STOPPED: "tuning.stopped", FAILED: "tuning.failed"}
 
 
 def write_result(
-    work: StudyContext,
+    context: StudyContext,
     confirmed: Confirmation | None,
     *,
     simulated: bool,
     hollow: bool = False,
     interrupted: bool = False,
-) -> list[str]:
+) -> list[Message]:
     """Write study.json and the winner's files; the lines for a terminal."""
-    trials = work.store.trials()
-    winner = confirmed.winner if confirmed is not None else _best_entrant(work, trials)
-    lines = summary_lines(work, trials, confirmed, simulated=simulated or hollow, interrupted=interrupted)
-    remarks = [line.replace("\n", " ") for line in lines[:2]]
+    trials = context.store.trials()
+    winner = confirmed.winner if confirmed is not None else _best_finalist(context, trials)
+    lines = summary_lines(context, trials, confirmed, simulated=simulated or hollow, interrupted=interrupted)
+    remarks = [str(line).replace("\n", " ") for line in lines[:2]]
     files: Mapping[str, str] = {}
     if winner is not None:
         written = export.write_winner_files(
-            work.folder, work.problem.kind, winner.candidate.engine, work.problem.study.devices_per_trial, remarks
+            context.folder, context.plan.kind, winner.candidate.engine, context.plan.study.devices_per_trial, remarks
         )
         files = {name: name for name in written}
     marks = {"simulated": simulated, "hollow": hollow, "interrupted": interrupted}
     write_json(
-        work.folder, FILE, _plain(_told(work, trials, confirmed, winner) | marks | {"files": files, "lines": lines})
+        context.folder,
+        FILE,
+        _plain(_told(context, trials, confirmed, winner) | marks | {"files": files, "lines": lines}),
     )
     return lines
 
 
-def _best_entrant(work: StudyContext, trials: Sequence[Trial]) -> Finalist | None:
-    found = best_trial(trials, work.problem.objectives[0])
-    candidate = None if found is None else work.resolver.one(_engine_point(found))
-    if found is None or candidate is None:
+def _best_finalist(context: StudyContext, trials: Sequence[Trial]) -> Finalist | None:
+    trial = best_trial(trials, context.plan.objectives[0])
+    candidate = None if trial is None else context.resolver.candidate(_engine_point(trial))
+    if trial is None or candidate is None:
         return None
-    return Finalist(found.number, work.proposer.default() if found.origin == "default" else candidate, {})
+    return Finalist(trial.number, context.proposer.default() if trial.origin == "default" else candidate, {})
 
 
 def _engine_point(trial: Trial) -> dict[str, Any]:
@@ -157,165 +160,183 @@ def _engine_point(trial: Trial) -> dict[str, Any]:
 
 
 def summary_lines(
-    work: StudyContext,
+    context: StudyContext,
     trials: Sequence[Trial],
     confirmed: Confirmation | None,
     *,
     simulated: bool,
     interrupted: bool = False,
-) -> list[str]:
-    """What was found, in a few lines: the gain first."""
-    problem = work.problem
-    objective = problem.objectives[0]
-    mark = "SIMULATED, not a measurement: " if simulated else ""
+) -> list[Message]:
+    """The result in a few lines: the gain first."""
+    head = _head_line(context.plan, confirmed, interrupted=interrupted)
+    lines = [message("tuning.simulated", line=head) if simulated else head]
+    lines += _winner_lines(context, trials, confirmed)
+    if len(context.plan.objectives) > 1:
+        lines.append(_front_line(pareto_front(trials, context.plan.objectives), context.plan))
+    lines.append(_count_line(trials, confirmed, context.store.interrupted_count()))
+    lines += [parameter.message for parameter in context.inert]
+    if context.proposer.screener is not None:
+        lines.append(message("tuning.screening", agreement=context.proposer.agreement(trials).message))
+    return lines + _distinct(context.notes)
+
+
+def _head_line(plan: StudyPlan, confirmed: Confirmation | None, *, interrupted: bool) -> Message:
+    objective = plan.objectives[0].name
     if confirmed is not None and confirmed.gains:
-        head = f"{mark}{objective.name}: {confirmed.words}"
-    elif interrupted:
-        end = "the confirmation" if problem.study.confirm.best else "its end"
-        head = f"{mark}{objective.name}: interrupted before {end}; --resume goes on"
-    else:
-        head = f"{mark}{objective.name}: not confirmed against the default"
-    lines = [head, *_winner_lines(work, trials, confirmed)]
-    lines += (
-        [f"Pareto front: {_points(pareto_front(trials, problem.objectives), problem)}"]
-        if len(problem.objectives) > 1
-        else []
-    )
-    lines.append(_count_line(trials, confirmed, work.store.interrupted_count()))
-    lines += [f"{one.words}" for one in work.inert]
-    if work.proposer.twin is not None:
-        lines.append(f"screening: {work.proposer.agreement(trials).words}")
-    return lines + list(dict.fromkeys(work.notes))
+        return message("tuning.result", objective=objective, gain=confirmed.message)
+    if not interrupted:
+        return message("tuning.result_not_confirmed", objective=objective)
+    if plan.study.confirm.best:
+        return message("tuning.interrupted_before_confirmation", objective=objective)
+    return message("tuning.interrupted", objective=objective)
 
 
-def _points(trials: Sequence[Trial], problem: StudyPlan) -> str:
-    points = (
-        f"trial {one.number} ({', '.join(f'{o.name} {significant(one.values[o.name])}' for o in problem.objectives)})"
-        for one in trials
-    )
-    return "; ".join(points) or "none"
+def _distinct(messages: Sequence[Message]) -> list[Message]:
+    return list({str(message): message for message in messages}.values())
 
 
-def _winner_lines(work: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None) -> list[str]:
+def _front_line(trials: Sequence[Trial], plan: StudyPlan) -> Message:
+    points = [
+        message(
+            "tuning.front_trial",
+            number=trial.number,
+            values=[message("tuning.value", name=o.name, value=trial.values[o.name]) for o in plan.objectives],
+        )
+        for trial in trials
+    ]
+    return message("tuning.front", trials=points) if points else message("tuning.front_empty")
+
+
+def _winner_lines(context: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None) -> list[Message]:
     if confirmed is not None and confirmed.gains and confirmed.winner.number is None:
-        return ["winner: the default configuration, as no other was shown to be better"]
-    winner = confirmed.winner if confirmed is not None and confirmed.gains else _best_entrant(work, trials)
+        return [message("tuning.winner_default")]
+    winner = confirmed.winner if confirmed is not None and confirmed.gains else _best_finalist(context, trials)
     if winner is None:
-        return ["winner: none; no configuration kept every limit"]
-    base = work.problem.engine.args
-    changed = export.flags_changed(base, winner.candidate.engine.args)
-    told = " ".join(flag_words(changed)) or "the base configuration"
-    number = "" if winner.number is None else f"trial {winner.number}: "
-    drifted = [] if confirmed is None or confirmed.drift_warning is None else [confirmed.drift_warning]
-    return [f"winner: {number}{told}", *_why_not_best(trials, winner, work.problem.objectives[0]), *drifted]
+        return [message("tuning.no_winner")]
+    flags = flag_words(export.flags_changed(context.plan.engine.args, winner.candidate.engine.args))
+    configuration = " ".join(flags) if flags else message("tuning.base_configuration")
+    line = message("tuning.winner", configuration=configuration)
+    if winner.number is not None:
+        line = message("tuning.winner_trial", number=winner.number, configuration=configuration)
+    drift = [] if confirmed is None or confirmed.drift_warning is None else [confirmed.drift_warning]
+    return [line, *_why_not_best(trials, winner, context.plan.objectives[0]), *drift]
 
 
-def _why_not_best(trials: Sequence[Trial], winner: Finalist, objective: StudyObjective) -> list[str]:
+def _why_not_best(trials: Sequence[Trial], winner: Finalist, objective: StudyObjective) -> list[Message]:
     """Why the trial whose single run was best is not the winner, where it is not."""
-    found = best_trial(trials, objective)
-    if found is None or winner.number in (None, found.number):
+    leading = best_trial(trials, objective)
+    if leading is None or winner.number in (None, leading.number):
         return []
-    return [f"trial {found.number} had the best single run, but gained less when both were run in turns"]
+    return [message("tuning.best_run_not_winner", number=leading.number)]
 
 
-def _count_line(trials: Sequence[Trial], confirmed: Confirmation | None, cut_off: int) -> str:
+def _count_line(trials: Sequence[Trial], confirmed: Confirmation | None, interrupted: int) -> Message:
     """Trials, starts and minutes, the confirmation's and those of failed starts with them."""
-    counts = {status: sum(trial.status == status for trial in trials) for status in (COMPLETE, STOPPED, FAILED)}
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    searched = sum(trial.minutes.total for trial in trials)
-    starts = len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0)
-    minutes = searched + (confirmed.minutes if confirmed else 0.0)
-    lost = f", and that of {cut_off} trials that a kill cut off, which is not known" if cut_off else ""
-    own = f", {significant(confirmed.minutes)} of them to confirm" if confirmed and confirmed.minutes else ""
-    return (
-        f"{len(trials)} trials ({told}), {starts} engine starts, {significant(minutes)} min of engine time{own}{lost}"
+    counts = {code: sum(trial.status == status for trial in trials) for status, code in _STATUSES.items()}
+    confirming = confirmed.minutes if confirmed else 0.0
+    minutes = [message("tuning.engine_minutes", minutes=sum(trial.minutes.total for trial in trials) + confirming)]
+    minutes += [message("tuning.confirming_minutes", minutes=confirming)] if confirming else []
+    minutes += [message("tuning.unknown_minutes", count=interrupted)] if interrupted else []
+    return message(
+        "tuning.counts",
+        trials=len(trials),
+        statuses=[message(code, count=count) for code, count in counts.items() if count],
+        starts=len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0),
+        minutes=minutes,
     )
 
 
 def _told(
-    work: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None, winner: Finalist | None
+    context: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None, winner: Finalist | None
 ) -> dict[str, Any]:
-    problem = work.problem
-    objective = problem.objectives[0]
-    known = [trial for trial in trials if trial.values and math.isfinite(trial.values[objective.name])]
+    plan = context.plan
+    objective = plan.objectives[0]
+    finite = [trial for trial in trials if trial.values and math.isfinite(trial.values[objective.name])]
     return {
         "format": FORMAT,
-        "name": problem.study.name,
-        "question": problem.study.question,
+        "name": plan.study.name,
+        "question": plan.study.question,
         "finished_utc": utc_now().isoformat(timespec="seconds"),
-        "study": problem.study.model_dump(mode="json", by_alias=True),
-        "kind": problem.kind,
-        "engine": problem.engine.model_dump(mode="json", exclude_none=True),
-        "objectives": [asdict(one) for one in problem.objectives],
-        "limits": [asdict(one) for one in problem.all_limits],
-        "parameters": [asdict(one) for one in problem.space.parameters],
-        "dead": [asdict(one) for one in work.inert],
-        "notes": work.notes,
-        "pool": {"different": len(work.proposer.pool), "same": work.proposer.same, "refused": work.proposer.refused},
-        "trials": [_trial(one) for one in trials],
-        "front": [one.number for one in pareto_front(trials, problem.objectives)],
-        "screening": None if work.proposer.twin is None else asdict(work.proposer.agreement(trials)),
+        "study": plan.study.model_dump(mode="json", by_alias=True),
+        "kind": plan.kind,
+        "engine": plan.engine.model_dump(mode="json", exclude_none=True),
+        "objectives": [asdict(objective) for objective in plan.objectives],
+        "limits": [asdict(constraint) for constraint in plan.all_limits],
+        "parameters": [asdict(parameter) for parameter in plan.space.parameters],
+        "dead": [asdict(parameter) for parameter in context.inert],
+        "notes": [str(note) for note in context.notes],
+        "pool": {
+            "different": len(context.proposer.pool),
+            "same": context.proposer.same,
+            "refused": context.proposer.refused,
+        },
+        "trials": [_trial(trial) for trial in trials],
+        "front": [trial.number for trial in pareto_front(trials, plan.objectives)],
+        "screening": None if context.proposer.screener is None else asdict(context.proposer.agreement(trials)),
         "importance": [
-            asdict(one) | {"shown": one.shown}
-            for one in importances(
-                [trial.point for trial in known], [objective.cost(trial.values[objective.name]) for trial in known]
+            asdict(importance) | {"shown": importance.shown}
+            for importance in importances(
+                [trial.point for trial in finite], [objective.cost(trial.values[objective.name]) for trial in finite]
             )
         ],
         "confirmation": None if confirmed is None else _confirmation(confirmed),
-        "winner": None if winner is None else _winner(problem, winner),
+        "winner": None if winner is None else _winner(plan, winner),
     }
 
 
-def _trial(one: Trial) -> dict[str, Any]:
+def _trial(trial: Trial) -> dict[str, Any]:
     """A trial as study.json has it; the values of one that was stopped early are extrapolated."""
-    marks = {"extrapolated": one.status == STOPPED, "cause": _cause(one), "answer": _answer(one)}
-    return {"number": one.number, **trial_as_json(one), **marks}
+    marks = {"extrapolated": trial.status == STOPPED, "cause": _cause(trial), "answer": _answer(trial)}
+    return {"number": trial.number, **trial_as_json(trial), **marks}
 
 
 def _cause(trial: Trial) -> str | None:
-    return None if trial.failure is None else failure_words(trial.failure)
+    return None if trial.failure is None else str(failure_line(trial.failure))
 
 
 def _answer(trial: Trial) -> str | None:
     """What a search for a capacity answered."""
-    return None if trial.measurement is None else answer_from_metrics(trial.measurement.metrics)
+    answer = None if trial.measurement is None else answer_from_metrics(trial.measurement.metrics)
+    return None if answer is None else str(answer)
 
 
-def _winner(problem: StudyPlan, winner: Finalist) -> dict[str, Any]:
+def _winner(plan: StudyPlan, winner: Finalist) -> dict[str, Any]:
     return {
         "trial": winner.number,
         "point": dict(winner.candidate.point),
         "load": dict(winner.load),
         "effective": dict(winner.candidate.resolved.effective),
-        "changed": export.flags_changed(problem.engine.args, winner.candidate.engine.args),
+        "changed": export.flags_changed(plan.engine.args, winner.candidate.engine.args),
         "command": export.serve_command(winner.candidate.engine),
     }
 
 
-def _confirmation(found: Confirmation) -> dict[str, Any]:
+def _confirmation(confirmation: Confirmation) -> dict[str, Any]:
     return {
         "entrants": [
-            {"trial": one.number, "point": dict(one.candidate.point), "load": dict(one.load)} for one in found.finalists
+            {"trial": finalist.number, "point": dict(finalist.candidate.point), "load": dict(finalist.load)}
+            for finalist in confirmation.finalists
         ],
-        "values": {str(who): list(values) for who, values in found.values.items()},
+        "values": {str(who): list(values) for who, values in confirmation.values.items()},
         "gains": {
-            str(who): asdict(gain) | {"words": gain.words, "shown": gain.shown} for who, gain in found.gains.items()
+            str(who): asdict(gain) | {"words": str(gain.message), "shown": gain.shown}
+            for who, gain in confirmation.gains.items()
         },
-        "choice": found.choice,
-        "broken": {str(who): list(names) for who, names in found.broken.items()},
-        "drift": found.drift_warning,
-        "minutes": found.minutes,
-        "starts": found.starts,
-        "words": found.words,
+        "choice": confirmation.choice,
+        "broken": {str(who): list(names) for who, names in confirmation.broken.items()},
+        "drift": None if confirmation.drift_warning is None else str(confirmation.drift_warning),
+        "minutes": confirmation.minutes,
+        "starts": confirmation.starts,
+        "words": str(confirmation.message),
     }
 
 
 def _plain(value: Any) -> Any:
     """Values as JSON has them: what is not finite is null."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -54,41 +54,41 @@ def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
     requests = stage.requests
     rows = np.flatnonzero(requests.phase == MEASURED)
     rows = rows[np.lexsort((requests.turn[rows], requests.session[rows]))]
-    found = latencies(requests, stream=stage.stream)
+    by_name = latencies(requests, stream=stage.stream)
     done_s = (requests.last_ns - start_ns) / NS_PER_S
     views = _USER if is_open(str(stage.load["kind"])) else {}
     failed, waiting = requests.status == FAILED, np.isin(requests.status, (CANCELLED, NEVER_SENT))
-    late = {name: found[views.get(name, name)] for name in LATENCIES} | {"done": done_s}
+    late = {name: by_name[views.get(name, name)] for name in LATENCIES} | {"done": done_s}
     series = {name: np.where(failed, math.inf, values) for name, values in late.items()}
-    series["good"] = np.where(failed, 0.0, good(stage.objectives, requests, stage.events, found))
+    series["good"] = np.where(failed, 0.0, good(stage.objectives, requests, stage.events, by_name))
     series["tokens"] = requests.output_tokens.astype(np.float64)
     return {name: np.where(waiting, math.nan, values)[rows] for name, values in series.items()}
 
 
 def _rates(summary: StageSummary) -> dict[str, float]:
     rates = summary.rates
-    told = {
+    rates_by_name = {
         "throughput": rates.output_token,
         "total_throughput": rates.total_token,
         "request_rate": rates.request,
         "goodput": rates.good,
     }
-    return {name: float(rate) for name, rate in told.items() if rate is not None}
+    return {name: float(rate) for name, rate in rates_by_name.items() if rate is not None}
 
 
 def _statistics(views: Mapping[str, NDArray[np.float64]], failed: NDArray[np.bool_]) -> dict[str, float]:
     """Mean, maximum and percentiles of each latency; a failed request is infinitely late."""
-    told: dict[str, float] = {}
+    statistics: dict[str, float] = {}
     for name, values in views.items():
-        known = values[~failed & ~np.isnan(values)]
-        lost = int(failed.sum())
-        whole = len(known) > 0 and not lost
-        told[f"{name}_mean"] = float(known.mean()) if whole else math.inf
-        told[f"{name}_max"] = float(known.max()) if whole else math.inf
+        finite = values[~failed & ~np.isnan(values)]
+        failures = int(failed.sum())
+        whole = len(finite) > 0 and not failures
+        statistics[f"{name}_mean"] = float(finite.mean()) if whole else math.inf
+        statistics[f"{name}_max"] = float(finite.max()) if whole else math.inf
         for statistic in _STATISTICS:
-            value = percentile_with_failures(known, lost, float(statistic[1:]))
-            told[f"{name}_{statistic}"] = math.inf if value is None else float(value)
-    return told
+            value = percentile_with_failures(finite, failures, float(statistic[1:]))
+            statistics[f"{name}_{statistic}"] = math.inf if value is None else float(value)
+    return statistics
 
 
 def _outcomes(summary: StageSummary) -> dict[str, float]:
@@ -103,7 +103,7 @@ LOOKS = 20
 
 def look_interval_s(others: Sequence[Measurement]) -> float:
     """How often to look at a load that races against others: twenty times in the shortest of them; 0: never."""
-    return min((_last_s(one) for one in others), default=0.0) / LOOKS
+    return min((_last_s(measurement) for measurement in others), default=0.0) / LOOKS
 
 
 def look_times(whole: Measurement, every_s: float | None = None) -> tuple[float, ...]:
@@ -144,30 +144,33 @@ def _so_far(series: Mapping[str, tuple[float, ...]], time_s: float) -> dict[str,
     """Metrics of the requests that have ended: rates over the time so far, latencies as they stand."""
     done = np.asarray(series["done"])
     ended = np.isfinite(done)
-    told = {
+    metrics = {
         "throughput": float(np.asarray(series["tokens"])[ended].sum()) / time_s,
         "request_rate": float(ended.sum()) / time_s,
         "goodput": float(np.nan_to_num(np.asarray(series["good"]))[ended].sum()) / time_s,
     }
     views = {name: np.asarray(series[name])[ended] for name in LATENCIES}
-    return told | _statistics(views, np.zeros(int(ended.sum()), dtype=bool))
+    return metrics | _statistics(views, np.zeros(int(ended.sum()), dtype=bool))
 
 
-def extrapolated(part: Measurement, other: Measurement, name: str) -> float:
+def extrapolated(part: Measurement, whole: Measurement, name: str) -> float:
     """A metric of a load that was ended early: that of another, full load, times how both did so far.
 
     So far is until each had answered as many requests: both have their beginning in it, and neither more of its end.
     """
     ended = [time for time in part.series.get("done", ()) if math.isfinite(time)]
-    others = sorted(time for time in other.series.get("done", ()) if math.isfinite(time))
-    if not ended or not others:
+    whole_ends = sorted(time for time in whole.series.get("done", ()) if math.isfinite(time))
+    if not ended or not whole_ends:
         return part.metrics.get(name, math.nan)
-    then = partial_measurement(other, others[min(len(ended), len(others)) - 1])
-    own, theirs = partial_measurement(part, max(ended)).metrics.get(name, math.nan), then.metrics.get(name, math.nan)
-    whole = other.metrics.get(name, math.nan)
-    if not (math.isfinite(own) and math.isfinite(theirs) and math.isfinite(whole)) or theirs <= 0:
-        return own
-    return whole * own / theirs
+    then = partial_measurement(whole, whole_ends[min(len(ended), len(whole_ends)) - 1])
+    part_value, whole_value = (
+        partial_measurement(part, max(ended)).metrics.get(name, math.nan),
+        then.metrics.get(name, math.nan),
+    )
+    total = whole.metrics.get(name, math.nan)
+    if not (math.isfinite(part_value) and math.isfinite(whole_value) and math.isfinite(total)) or whole_value <= 0:
+        return part_value
+    return total * part_value / whole_value
 
 
 PACE_DEVIATION = 0.015
@@ -184,17 +187,17 @@ class RunToRunNoise:
     deviation: float
 
 
-def run_to_run_noise(problem: StudyPlan, measured: Measurement, name: str) -> RunToRunNoise | None:
+def run_to_run_noise(plan: StudyPlan, measured: Measurement, name: str) -> RunToRunNoise | None:
     """Of an objective, from one measurement; None where it has no such value."""
-    own = measured.metrics.get(name, math.nan)
-    if not math.isfinite(own):
+    value = measured.metrics.get(name, math.nan)
+    if not math.isfinite(value):
         return None
-    task = problem.tasks[0]
+    task = plan.tasks[0]
     limits = _paced_limits(task)
-    told = limits.keys() <= {*LATENCIES} & measured.series.keys()
-    if name != "goodput" or len(problem.tasks) > 1 or not limits or not told:
-        return RunToRunNoise(own, PACE_DEVIATION)
-    values = _paced_goodput(measured, limits, own, fixed_rate=is_open(task.stage.kind))
+    comparable = limits.keys() <= {*LATENCIES} & measured.series.keys()
+    if name != "goodput" or len(plan.tasks) > 1 or not limits or not comparable:
+        return RunToRunNoise(value, PACE_DEVIATION)
+    values = _paced_goodput(measured, limits, value, fixed_rate=is_open(task.stage.kind))
     mean = float(values @ _WEIGHTS)
     deviation = math.sqrt(float((values - mean) ** 2 @ _WEIGHTS))
     return RunToRunNoise(mean, max(deviation / mean, PACE_DEVIATION) if mean > 0 else 1.0)
@@ -206,14 +209,16 @@ def _paced_limits(task: Task) -> dict[str, float]:
 
 
 def _paced_goodput(
-    measured: Measurement, limits: Mapping[str, float], own: float, *, fixed_rate: bool
+    measured: Measurement, limits: Mapping[str, float], goodput: float, *, fixed_rate: bool
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The goodput at each pace: good requests of all, beside how many are good at the run's own pace."""
     factors = np.exp(PACE_DEVIATION * _PLACES)
-    known = {name: np.asarray(measured.series[name], dtype=np.float64) for name in limits}
-    late = [~(known[name] * factors[:, None] <= limit) & ~np.isnan(known[name]) for name, limit in limits.items()]
+    latencies_ = {name: np.asarray(measured.series[name], dtype=np.float64) for name in limits}
+    late = [
+        ~(latencies_[name] * factors[:, None] <= limit) & ~np.isnan(latencies_[name]) for name, limit in limits.items()
+    ]
     ended = np.isfinite(np.asarray(measured.series["done"], dtype=np.float64))
     good = (ended & ~np.logical_or.reduce(late)).sum(axis=1)
-    here = float(good[len(_PLACES) // 2])
-    rates = own * good / here if here else np.zeros(len(_PLACES))
+    unpaced = float(good[len(_PLACES) // 2])
+    rates = goodput * good / unpaced if unpaced else np.zeros(len(_PLACES))
     return np.asarray(rates if fixed_rate else rates / factors)

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.errors import InputError, ResultError
+from harness.messages import message
 from harness.results.store import convert
 from harness.safety.redaction import register_password
 from harness.tuning.coordination import retry_on_conflict
@@ -26,6 +27,7 @@ from harness.tuning.types import COMPLETE, FAILED, STOPPED, Point, Trial
 
 TRIAL, FINGERPRINT, WORKER = "harness", "harness_study", "harness_worker"
 TrialHandle = optuna.trial.Trial
+_KEYS = {"predicted": "twin"}  # fields of a trial whose key in files has an older name
 _ENDLESS = ("inf", "-inf", "nan")
 _MOST_IN_SERIES = 5000  # requests whose single values are kept in the database
 
@@ -41,7 +43,7 @@ def storage_url(storage: str | None, folder: Path) -> str:
     register_password(storage)
     head, mark, rest = storage.partition("://")
     if not mark:
-        raise InputError("--storage: expected an address such as postgresql://user@host/database or sqlite:///study.db")
+        raise InputError(message("tuning.storage_invalid"))
     if head in ("postgresql", "postgres"):
         return f"postgresql+{_driver()}://{rest}"
     return storage
@@ -53,7 +55,7 @@ def _driver() -> str:
     for module in ("psycopg", "psycopg2", "pg8000"):
         if find_spec(module) is not None:
             return module
-    raise InputError("--storage: PostgreSQL needs a driver; expected `pip install psycopg[binary]`")
+    raise InputError(message("tuning.storage_driver_missing"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +63,16 @@ class TrialStore:
     """The lasting record of one study."""
 
     study: optuna.Study
-    problem: StudyPlan
+    plan: StudyPlan
     worker: str
 
     def begin(self, point: Point, engine_key: str, origin: str) -> tuple[int, optuna.trial.Trial]:
         """Write that a point is being tried; its number, and the handle that `end` takes."""
-        space = self.problem.space
-        shown = active_point(space, {one.name: point[one.name] for one in space.parameters if one.name in point})
-        trial = self._asked(shown)
+        space = self.plan.space
+        active = active_point(
+            space, {parameter.name: point[parameter.name] for parameter in space.parameters if parameter.name in point}
+        )
+        trial = self._asked(active)
         trial.set_user_attr(WORKER, self.worker)
         trial.set_user_attr("engine_key", engine_key)
         trial.set_user_attr("origin", origin)
@@ -76,12 +80,12 @@ class TrialStore:
 
     def _asked(self, point: Point) -> optuna.trial.Trial:
         """A running trial of Optuna with exactly these parameters."""
-        plain = optuna.samplers.RandomSampler(seed=0)
-        with _settled():
-            self.study.sampler = optuna.samplers.PartialFixedSampler(dict(point), plain)
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        with _without_experimental_warnings():
+            self.study.sampler = optuna.samplers.PartialFixedSampler(dict(point), sampler)
         trial = self.study.ask()
-        known = tuple(one for one in self.problem.space.parameters if one.name in point)
-        suggest_point(trial, Space(known, {**self.problem.space.fixed, **point}))
+        parameters = tuple(parameter for parameter in self.plan.space.parameters if parameter.name in point)
+        suggest_point(trial, Space(parameters, {**self.plan.space.fixed, **point}))
         return trial
 
     def end(self, handle: optuna.trial.Trial, trial: Trial) -> None:
@@ -90,7 +94,7 @@ class TrialStore:
         for name, value in _shown(trial).items():
             handle.set_user_attr(name, value)
         set_constraints(handle, optuna_constraints(trial))
-        self.study.tell(handle, optuna_values(self.problem.objectives, trial, self.trials()))
+        self.study.tell(handle, optuna_values(self.plan.objectives, trial, self.trials()))
 
     def abandon(self, number: int) -> None:
         """Write that a running trial was lost."""
@@ -99,22 +103,26 @@ class TrialStore:
     def interrupted_count(self) -> int:
         """How many trials were begun and never ended, as their worker was killed."""
         frozen = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return sum(TRIAL not in one.user_attrs for one in frozen)
+        return sum(TRIAL not in trial.user_attrs for trial in frozen)
 
     def trials(self) -> list[Trial]:
         """The trials that have ended, in the order of their numbers."""
         frozen = self.study.get_trials(deepcopy=False)
-        return [trial_from_json(one.number, one.user_attrs[TRIAL]) for one in frozen if TRIAL in one.user_attrs]
+        return [trial_from_json(trial.number, trial.user_attrs[TRIAL]) for trial in frozen if TRIAL in trial.user_attrs]
 
     def engine_keys(self) -> dict[int, str]:
         """The effective configuration of every trial that has ended, by number."""
         frozen = self.study.get_trials(deepcopy=False)
-        return {one.number: str(one.user_attrs.get("engine_key", "")) for one in frozen if TRIAL in one.user_attrs}
+        return {
+            trial.number: str(trial.user_attrs.get("engine_key", "")) for trial in frozen if TRIAL in trial.user_attrs
+        }
 
     def running(self) -> dict[int, tuple[str, str]]:
         """Trials that are under way, or were when their worker died: (worker, engine key) by number."""
         frozen = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        attributes = {one.number: one.user_attrs for one in frozen if TRIAL not in one.user_attrs}  # else it just ends
+        attributes = {
+            trial.number: trial.user_attrs for trial in frozen if TRIAL not in trial.user_attrs
+        }  # else it just ends
         return {
             number: (str(told.get(WORKER, "")), str(told.get("engine_key", ""))) for number, told in attributes.items()
         }
@@ -128,38 +136,40 @@ class TrialStore:
         return _valued(self.study.user_attrs.get(name))
 
 
-def open_trial_store(problem: StudyPlan, url: str, worker: str, fingerprint: str, *, resume: bool) -> TrialStore:
-    """The record of a study: a new one, or with `resume` the one that is there.
+def open_trial_store(plan: StudyPlan, url: str, worker: str, fingerprint: str, *, resume: bool) -> TrialStore:
+    """The store of a study: a new one, or with `resume` the one that is there.
 
     Raises:
         InputError: it is there and was not to be resumed, or it is of another study; the database cannot be reached.
     """
-    name = problem.study.name
+    name = plan.study.name
     try:
-        study = retry_on_conflict(lambda: _created(problem, url, resume=resume))
+        study = retry_on_conflict(lambda: _create_study(plan, url, resume=resume))
     except optuna.exceptions.DuplicatedStudyError:
-        raise InputError(f"study {name!r} is in the storage already; expected --resume, or another name") from None
+        raise InputError(message("tuning.study_in_storage", name=name)) from None
     except InputError:
         raise
     except Exception as fault:  # noqa: BLE001 - whatever a database driver raises means that it cannot be used
-        told = next(iter(str(fault).splitlines()), type(fault).__name__)
-        raise InputError(f"--storage: the database cannot be used ({told[:200]})") from None
-    book = TrialStore(study, problem, worker)
-    kept = book.attribute(FINGERPRINT)
-    if kept is None:
-        book.set_attribute(FINGERPRINT, fingerprint)
-        book.set_attribute("question", problem.study.question)
-        with _settled():
-            study.set_metric_names([one.name for one in problem.objectives])
-    elif kept != fingerprint:
-        raise InputError(
-            f"--resume: study {name!r} was begun with another study file; expected the same, or a new --out"
-        )
-    return book
+        raise _unusable(fault) from None
+    store = TrialStore(study, plan, worker)
+    recorded = store.attribute(FINGERPRINT)
+    if recorded is None:
+        store.set_attribute(FINGERPRINT, fingerprint)
+        store.set_attribute("question", plan.study.question)
+        with _without_experimental_warnings():
+            study.set_metric_names([objective.name for objective in plan.objectives])
+    elif recorded != fingerprint:
+        raise InputError(message("tuning.other_study_file", name=name))
+    return store
+
+
+def _unusable(fault: Exception) -> InputError:
+    reason = next(iter(str(fault).splitlines()), type(fault).__name__)
+    return InputError(message("tuning.storage_unusable", reason=reason[:200]))
 
 
 @contextmanager
-def _settled() -> Iterator[None]:
+def _without_experimental_warnings() -> Iterator[None]:
     """For what Optuna calls experimental since 2.4 and 3.2, and has not changed ever since."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -174,16 +184,18 @@ def _shown(trial: Trial) -> dict[str, Any]:
     return {"status": trial.status, "minutes": round(trial.minutes.total, 3), **misses, **cause}
 
 
-def _created(problem: StudyPlan, url: str, *, resume: bool) -> optuna.Study:
+def _create_study(plan: StudyPlan, url: str, *, resume: bool) -> optuna.Study:
     # A file may be locked for a while by a heartbeat, where the disk is slow.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-    told = optuna_directions(problem.objectives)
-    study = optuna.create_study(study_name=problem.study.name, storage=storage, directions=told, load_if_exists=resume)
+    directions = optuna_directions(plan.objectives)
+    study = optuna.create_study(
+        study_name=plan.study.name, storage=storage, directions=directions, load_if_exists=resume
+    )
     study.get_trials(deepcopy=False)  # so that a broken database is found here
     _ = study.user_attrs
-    if study.directions != told:
-        raise InputError("--storage: the study there has other objectives; expected the one that was begun")
+    if study.directions != directions:
+        raise InputError(message("tuning.other_objectives"))
     return study
 
 
@@ -199,24 +211,23 @@ def translate_storage_errors() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as fault:
-        told = next(iter(str(fault).splitlines()), type(fault).__name__)
-        raise InputError(f"--storage: the database cannot be used ({told[:200]})") from None
+        raise _unusable(fault) from None
 
 
 def trial_as_json(trial: Trial) -> dict[str, Any]:
-    """A trial as values of JSON; long series are left out."""
-    plain = asdict(trial)
-    measured = plain["measurement"]
+    """A trial as values of JSON, by the keys of study.json; long series are left out."""
+    tree = asdict(trial)
+    measured = tree["measurement"]
     if measured is not None and any(len(values) > _MOST_IN_SERIES for values in measured["series"].values()):
         measured["series"] = {}
-    return dict(_jsonable({name: value for name, value in plain.items() if name != "number"}))
+    return dict(_jsonable({_KEYS.get(name, name): value for name, value in tree.items() if name != "number"}))
 
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _jsonable(one) for name, one in value.items()}
+        return {str(name): _jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(one) for one in value]
+        return [_jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, float):
@@ -225,21 +236,24 @@ def _jsonable(value: Any) -> Any:
 
 
 def trial_from_json(number: int, plain: Mapping[str, Any]) -> Trial:
-    """The trial that `as_plain` wrote.
+    """The trial that `trial_as_json` wrote.
 
     Raises:
         ResultError: it is none.
     """
-    values = _valued(plain)
-    told = values | {"number": number} if isinstance(values, dict) else values
-    trial = convert(f"trial {number} of the study's storage", told, Trial, "a trial as `harness tune` wrote it")
+    tree = _valued(plain)
+    if isinstance(tree, dict):
+        fields = {key: name for name, key in _KEYS.items()}
+        tree = {fields.get(key, key): value for key, value in tree.items()} | {"number": number}
+    place = str(message("tuning.stored_trial", number=number))
+    trial = convert(place, tree, Trial, str(message("tuning.written_by_tune")))
     if trial.status not in (COMPLETE, STOPPED, FAILED):
-        raise ResultError(f"trial {number} of the study's storage: status {trial.status!r} is not known")
+        raise ResultError(message("tuning.stored_status_unknown", number=number, status=trial.status))
     return trial
 
 
 def _valued(value: Any) -> Any:
     if isinstance(value, Mapping):
         endless = value.keys() == {"float"} and value["float"] in _ENDLESS
-        return float(value["float"]) if endless else {name: _valued(one) for name, one in value.items()}
-    return [_valued(one) for one in value] if isinstance(value, list) else value
+        return float(value["float"]) if endless else {name: _valued(item) for name, item in value.items()}
+    return [_valued(item) for item in value] if isinstance(value, list) else value

@@ -156,7 +156,7 @@ class Trial:
     seed: int = 0
     origin: str = "sampler"
     start: int | None = None
-    twin: Mapping[str, float] = field(default_factory=dict)
+    predicted: Mapping[str, float] = field(default_factory=dict)
     measurement: Measurement | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -168,16 +168,16 @@ class Trial:
 
 def best_trial(trials: Sequence[Trial], objective: StudyObjective) -> Trial | None:
     """The feasible trial, measured in full, with the best value of one objective; the earliest among equals."""
-    known = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
-    return min(known, key=lambda trial: objective.cost(trial.values[objective.name]), default=None)
+    candidates = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
+    return min(candidates, key=lambda trial: objective.cost(trial.values[objective.name]), default=None)
 
 
 def pareto_front(trials: Sequence[Trial], objectives: Sequence[StudyObjective]) -> tuple[Trial, ...]:
     """The feasible trials, measured in full, that no other beats in every objective, in their order."""
-    known = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
-    costs = [tuple(one.cost(trial.values[one.name]) for one in objectives) for trial in known]
+    candidates = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
+    costs = [tuple(objective.cost(trial.values[objective.name]) for objective in objectives) for trial in candidates]
     return tuple(
         trial
-        for trial, own in zip(known, costs, strict=True)
+        for trial, own in zip(candidates, costs, strict=True)
         if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in costs)
     )

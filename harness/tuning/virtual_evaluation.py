@@ -18,6 +18,7 @@ from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
 from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import HarnessError, InputError
+from harness.messages import message
 from harness.results.request_table import (
     COLUMNS,
     COMPLETED,
@@ -98,11 +99,9 @@ class VirtualLoad:
         Raises:
             InputError: a workload that virtual time cannot serve.
         """
-        work = scenario.workload
-        if work is None or work.kind == "conversation":
-            raise InputError(
-                f"scenario {scenario.name}: turns wait for answers; expected a workload of single requests"
-            )
+        workload = scenario.workload
+        if workload is None or workload.kind == "conversation":
+            raise InputError(message("tuning.turns_in_virtual_time", scenario=scenario.name))
         self._scenario, self._folder, self._most = scenario, folder, most_requests
         self._kept: dict[tuple[Stage, int, int | None], VirtualTraffic] = {}
         self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], SimulatedRun] = OrderedDict()
@@ -125,14 +124,14 @@ class VirtualLoad:
         """
         cost = StepCost(settings, terms)
         noisy = cost if noise is None else _NoisyCost(cost, noise, seed, settings)
-        traffic, found = self._served(settings, stage, seed, noisy)
-        requests, events = client_records(traffic, found)
+        traffic, simulated = self._served(settings, stage, seed, noisy)
+        requests, events = client_records(traffic, simulated)
         requests, events = _within(requests, events, stage)
         span = _span(traffic, requests)
         slo = dict(self._scenario.slo)
-        given = StageInput(requests, events, span, stage.as_dict(), slo)
-        preempted = float(found.preemptions.sum())
-        return measurement_of(given, summarize_stage(given), seed, simulated=True, preemptions=preempted)
+        stage_data = StageInput(requests, events, span, stage.as_dict(), slo)
+        preempted = float(simulated.preemptions.sum())
+        return measurement_of(stage_data, summarize_stage(stage_data), seed, simulated=True, preemptions=preempted)
 
     def _served(
         self, settings: Settings, stage: Stage, seed: int, cost: StepTimes
@@ -143,9 +142,9 @@ class VirtualLoad:
             count = _FIRST_GUESS * (stage.concurrency or 1)
         while True:
             traffic = self._traffic(stage, seed, count)
-            found = self._simulated((settings, stage, seed, count), traffic, cost)
-            if count is None or found.sent_ns.max() >= seconds_to_ns(stage.duration_s or 0.0):
-                return traffic, found
+            simulated = self._simulated((settings, stage, seed, count), traffic, cost)
+            if count is None or simulated.sent_ns.max() >= seconds_to_ns(stage.duration_s or 0.0):
+                return traffic, simulated
             count *= 2
 
     def _simulated(
@@ -157,14 +156,14 @@ class VirtualLoad:
             return self._courses[key].at_pace(cost)
         settings, stage = key[:2]
         limit = stage.concurrency or stage.max_concurrency
-        found = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
-        if found.course is not None:
-            self._courses[key] = replace(found, token_ns=())
-            self._held += found.course.size
+        simulated = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
+        if simulated.course is not None:
+            self._courses[key] = replace(simulated, token_ns=())
+            self._held += simulated.course.size
         while self._held > _COURSES_BYTES:
             _, oldest = self._courses.popitem(last=False)
             self._held -= oldest.course.size if oldest.course is not None else 0
-        return found
+        return simulated
 
     def _traffic(self, stage: Stage, seed: int, count: int | None) -> VirtualTraffic:
         key = (stage, seed, count)
@@ -178,21 +177,21 @@ class VirtualLoad:
         scenario = self._scenario
         assert scenario.workload is not None
         workload = build(scenario.workload, endpoint="completions", seed=seed, lexicon=None, folder=self._folder)
-        asked = stage if count is None else replace(stage, requests=count, duration_s=None)
-        made = planning.plan(with_stage(scenario, asked, seed), workload)[0]
-        return _cut(made, workload, self._most)
+        requested = stage if count is None else replace(stage, requests=count, duration_s=None)
+        stage_plan = planning.plan(with_stage(scenario, requested, seed), workload)[0]
+        return _cut(stage_plan, workload, self._most)
 
 
-def _cut(made: planning.StagePlan, workload: Workload, most: int | None) -> VirtualTraffic:
-    taken = made.taken or 0
+def _cut(stage_plan: planning.StagePlan, workload: Workload, most: int | None) -> VirtualTraffic:
+    count = stage_plan.taken or 0
     if most is not None:
-        taken = min(taken, made.warm + most)
-    sessions = np.asarray([made.session(ordinal) for ordinal in range(taken)], dtype=np.int64)
-    due_ns = made.due_ns if made.due_ns is not None else np.zeros(taken, dtype=np.int64)
+        count = min(count, stage_plan.warm + most)
+    sessions = np.asarray([stage_plan.session(ordinal) for ordinal in range(count)], dtype=np.int64)
+    due_ns = stage_plan.due_ns if stage_plan.due_ns is not None else np.zeros(count, dtype=np.int64)
     arrivals = tuple(
-        _arrival(workload, int(session), int(due)) for session, due in zip(sessions, due_ns[:taken], strict=True)
+        _arrival(workload, int(session), int(due)) for session, due in zip(sessions, due_ns[:count], strict=True)
     )
-    return VirtualTraffic(made, arrivals, sessions)
+    return VirtualTraffic(stage_plan, arrivals, sessions)
 
 
 def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
@@ -201,37 +200,37 @@ def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
     return Arrival(due_ns, prompt.ids.tolist(), workload.session(session).turns[0].output_tokens)
 
 
-def client_records(traffic: VirtualTraffic, found: SimulatedRun) -> tuple[Requests, Events]:
+def client_records(traffic: VirtualTraffic, simulated: SimulatedRun) -> tuple[Requests, Events]:
     """What a client would have recorded of the requests, warm-up included."""
-    size, made = len(traffic.arrivals), traffic.made
-    counts = np.asarray([len(times) for times in found.token_ns], dtype=np.int64)
-    asked = np.asarray([arrival.max_tokens for arrival in traffic.arrivals], dtype=np.int64)
+    size, stage_plan = len(traffic.arrivals), traffic.made
+    counts = np.asarray([len(times) for times in simulated.token_ns], dtype=np.int64)
+    max_tokens = np.asarray([arrival.max_tokens for arrival in traffic.arrivals], dtype=np.int64)
     columns: dict[str, NDArray[Any]] = {
         name: np.full(size, "", dtype=object) if name in TEXT_COLUMNS else np.full(size, MISSING, dtype=np.int64)
         for name in COLUMNS
     }
     zeros = ("stage", "repeat", "turn", "worker", "connect_ns", "resends")
-    columns |= {name: np.zeros(size, dtype=np.int64) for name in zeros} | _times(traffic, found)
+    columns |= {name: np.zeros(size, dtype=np.int64) for name in zeros} | _times(traffic, simulated)
     lengths = np.asarray([len(arrival.prompt) for arrival in traffic.arrivals], dtype=np.int64)
     columns |= {
         "index": np.arange(size), "session": traffic.sessions, "input_asked": lengths, "input_tokens": lengths,
-        "cached_tokens": found.cached_tokens, "output_asked": asked, "output_tokens": counts,
+        "cached_tokens": simulated.cached_tokens, "output_asked": max_tokens, "output_tokens": counts,
         "first_tokens": (counts > 0).astype(np.int64), "events": counts,
-        "phase": np.where(np.arange(size) < made.warm, WARMUP, MEASURED).astype(object),
-        "status": np.where(counts >= asked, COMPLETED, FAILED).astype(object),
+        "phase": np.where(np.arange(size) < stage_plan.warm, WARMUP, MEASURED).astype(object),
+        "status": np.where(counts >= max_tokens, COMPLETED, FAILED).astype(object),
     }  # fmt: skip
-    times = np.concatenate([*found.token_ns, np.zeros(0, dtype=np.int64)])
+    times = np.concatenate([*simulated.token_ns, np.zeros(0, dtype=np.int64)])
     events = Events(np.concatenate([[0], np.cumsum(counts)]), times, np.ones(len(times), dtype=np.int32))
     return Requests(**columns), events
 
 
-def _times(traffic: VirtualTraffic, found: SimulatedRun) -> dict[str, NDArray[Any]]:
+def _times(traffic: VirtualTraffic, simulated: SimulatedRun) -> dict[str, NDArray[Any]]:
     """When each request was due, sent and answered; in a closed loop it is due when it is sent."""
-    first = np.asarray([int(times[0]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
-    last = np.asarray([int(times[-1]) if len(times) else MISSING for times in found.token_ns], dtype=np.int64)
+    first = np.asarray([int(times[0]) if len(times) else MISSING for times in simulated.token_ns], dtype=np.int64)
+    last = np.asarray([int(times[-1]) if len(times) else MISSING for times in simulated.token_ns], dtype=np.int64)
     planned = np.asarray([arrival.at_ns for arrival in traffic.arrivals], dtype=np.int64)
-    due = found.sent_ns if traffic.made.due_ns is None else planned
-    sent = found.sent_ns
+    due = simulated.sent_ns if traffic.made.due_ns is None else planned
+    sent = simulated.sent_ns
     return {"due_ns": due, "ready_ns": sent, "sent_ns": sent, "first_ns": first, "last_ns": last, "done_ns": last}
 
 
@@ -239,8 +238,8 @@ def _within(requests: Requests, events: Events, stage: Stage) -> tuple[Requests,
     """Without what a closed loop by time would no longer have sent."""
     if stage.kind != "closed" or stage.duration_s is None:
         return requests, events
-    kept = requests.sent_ns <= seconds_to_ns(stage.duration_s)
-    return requests.take(kept), events.take(kept)
+    sent_in_time = requests.sent_ns <= seconds_to_ns(stage.duration_s)
+    return requests.take(sent_in_time), events.take(sent_in_time)
 
 
 def _span(traffic: VirtualTraffic, requests: Requests) -> Span:

@@ -96,7 +96,7 @@ def test_the_studys_least_agreement_rules_the_twin(tmp_path, least_tau, trusted)
     proposer = work_in(tmp_path, problem).proposer
     values = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0]
     candidates = proposer.resolver.candidates([{"max_num_seqs": 4 + n} for n in range(6)])
-    said = sorted((proposer.twin.predict(one).values["throughput"], place) for place, one in enumerate(candidates))
+    said = sorted((proposer.screener.predict(one).values["throughput"], place) for place, one in enumerate(candidates))
     rank = {place: number for number, (_, place) in enumerate(said)}
     trials = [
         Trial(place, one.point, one.resolved.effective, COMPLETE, values={"throughput": values[rank[place]]})

@@ -87,7 +87,7 @@ def test_a_start_does_not_ask_what_the_study_was_told(asked, tmp_path):
 BEGIN_NS = 10**15
 SECOND_NS = 10**9
 STAGE = Stage("constant", rate=2.0, requests=20)
-GO_ON, STOP = StopDecision(stop=False), StopDecision(stop=True, why="it is enough")
+GO_ON, STOP = StopDecision(stop=False), StopDecision(stop=True, rule="beaten")
 
 
 def written(folder, until_s=math.inf):

@@ -72,7 +72,7 @@ def test_the_best_run_is_confirmed_and_then_what_is_believed_to_be_best(tmp_path
     trials = work.store.trials()
     found = work.proposer.contenders(trials)
 
-    assert found[0] == best_trial(trials, work.problem.objectives[0])
+    assert found[0] == best_trial(trials, work.plan.objectives[0])
     assert sorted(one.number for one in found) == [one.number for one in trials if one.status == "complete"]
 
 

@@ -122,7 +122,7 @@ def test_a_value_outside_the_range_becomes_the_nearest():
     """So that the base configuration can be written as a point."""
     assert spaces.default_value(NUMBERS, 1024) == 512
     assert spaces.default_value(SHARE, 0.92) == pytest.approx(0.92)
-    assert spaces.default_value(SWITCH, told=False) is False
+    assert spaces.default_value(SWITCH, engine_value=False) is False
 
 
 def test_the_default_of_a_choice_is_what_runs():

@@ -58,7 +58,7 @@ CASES = {
     ),
     "capacity_of_users": (
         [SPACE, "objective: capacity"],
-        "3: scenario: capacity is searched over rates, and closed has not one; expected poisson, constant, gamma",
+        "3: scenario: capacity is searched over rates, and closed has none; expected poisson, constant or gamma",
     ),
     "a_server_without_a_server": (
         [SPACE, "engine: {kind: vllm}", "load: {offline: {requests: 9}}"],

@@ -98,7 +98,7 @@ def test_another_study_is_not_gone_on_with(problem, tmp_path):
 
 def test_an_address_without_a_database_is_refused(tmp_path):
     """It says what was expected."""
-    with pytest.raises(InputError, match="expected an address"):
+    with pytest.raises(InputError, match="invalid URL"):
         storage_url("study.db", tmp_path)
 
 
