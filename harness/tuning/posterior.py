@@ -6,7 +6,7 @@ Gaussian Processes for Machine Learning, 2006, algorithm 2.1.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -168,13 +168,18 @@ def with_finite_worst(values: Sequence[float]) -> Floats:
 _FLOOR = 0.02  # of the best value: below, rates count as equally bad
 _ENOUGH = 3  # trials before a process is fitted
 _LEAST_CHANCE = 0.02
-_EARLY_DOUBT = 0.2  # of a value that was estimated from part of a load, on a scale of factors
+_EXTRAPOLATION_ERROR = 0.2  # of a value that was estimated from part of a load, on a scale of factors
 _REACH = 0.3  # in the unit cube: so far from all that was tried, a model's deviation says too little
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one engine showed, at the load where it was best: `broken` sums what it violates."""
+    """What one engine showed, at the load where it was best.
+
+    `predicted` and `predicted_violations` are the simulator's. `run_deviation` is by which share of its value other
+    runs of it would differ (standard deviation). `step_signature` describes the simulator's course of its load: equal
+    where every step is.
+    """
 
     point: Point
     effective: Mapping[str, Any]
@@ -182,18 +187,16 @@ class Observation:
     violations: Mapping[str, float]
     predicted: Mapping[str, float]
     predicted_violations: Mapping[str, float]
-    broken: float
+    total_violation: float
     cost: float
     stopped: bool = False
     run_deviation: float = 0.0
-    """By which share of its value other runs of it would differ (standard deviation)."""
     step_signature: tuple[float, ...] | None = None
-    """How the twin sees its load go: the same where every step is."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """All that a belief is made from: the engines seen, and what the twin says of the candidates (None: not asked)."""
+    """What a posterior is made from: observations, and the simulator's predictions of the candidates (None: none)."""
 
     plan: StudyPlan
     space: Space
@@ -204,7 +207,7 @@ class ModelInputs:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is believed of candidates: mean and deviation of their cost, of which less is better.
+    """Mean and deviation of the cost of candidates, of which less is better.
 
     `best` is the least cost so far that keeps all limits (None: none does), `limits` are mean and
     deviation of each limit's violation.
@@ -222,7 +225,7 @@ def observations_of(plan: StudyPlan, trials: Sequence[Trial]) -> list[Observatio
     for trial in trials:
         if trial.values:
             groups.setdefault(repr(sorted(engine_point(trial.point).items())), []).append(trial)
-    return [_seen(plan, group) for group in groups.values()]
+    return [_observation(plan, group) for group in groups.values()]
 
 
 def engine_point(point: Point) -> dict[str, Any]:
@@ -230,11 +233,11 @@ def engine_point(point: Point) -> dict[str, Any]:
     return {name: value for name, value in point.items() if not name.startswith(LOAD + ".")}
 
 
-def _seen(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
+def _observation(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
     first = plan.objectives[0]
 
     def worth(trial: Trial) -> tuple[float, float]:
-        return _broken(trial.violations), first.cost(trial.values[first.name])
+        return _total_violation(trial.violations), first.cost(trial.values[first.name])
 
     trial = min(group, key=worth)
     noise = None if trial.measurement is None else run_to_run_noise(plan, trial.measurement, first.name)
@@ -244,11 +247,11 @@ def _seen(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
     limits = {name.partition(" ")[2]: value for name, value in trial.predicted.items() if name.startswith("limit ")}
     return Observation(
         engine_point(trial.point), trial.effective, values, trial.violations, prediction, limits,
-        _broken(trial.violations), first.cost(values[first.name]), stopped, 0.0 if noise is None else noise.deviation,
+        _total_violation(trial.violations), first.cost(values[first.name]), stopped, 0.0 if noise is None else noise.deviation,
     )  # fmt: skip
 
 
-def _broken(violations: Mapping[str, float]) -> float:
+def _total_violation(violations: Mapping[str, float]) -> float:
     return sum(max(0.0, value) for value in violations.values())
 
 
@@ -267,30 +270,30 @@ def _violation(value: float) -> float:
 
 
 def posterior_of(inputs: ModelInputs, rows: Floats) -> Posterior:
-    """The belief about candidates, given as encoded rows."""
+    """The posterior of candidates, given as encoded rows."""
     observations, count = inputs.observations, len(rows)
     if len(observations) < _ENOUGH:
         return Posterior(np.zeros(count), np.ones(count), None, ())
     observed = encode(inputs.space, [observation.point for observation in observations])
     costs, simulated = _costs(inputs)
-    shift = float(costs.mean())
-    extra_noise = np.asarray(
-        [math.hypot(_EARLY_DOUBT * observation.stopped, observation.run_deviation) for observation in observations]
+    own, others = (
+        (None, None) if simulated is None else (simulated[: len(observations)], simulated[len(observations) :])
     )
-    process = fit(observed, costs - shift, None if simulated is None else simulated[: len(observations)], extra_noise)
-    mean, deviation = process.at(rows, None if simulated is None else simulated[len(observations) :])
-    fitted, _ = process.at(observed, None if simulated is None else simulated[: len(observations)])
-    complete = [
-        place for place, observation in enumerate(observations) if observation.broken <= 0 and not observation.stopped
-    ]
-    best = float(min(fitted[place] for place in complete)) if complete else None
+    shift = float(costs.mean())
+    extra_noise = np.asarray([math.hypot(_EXTRAPOLATION_ERROR * o.stopped, o.run_deviation) for o in observations])
+    process = fit(observed, costs - shift, own, extra_noise)
+    mean, deviation = process.at(rows, others)
+    fitted, _ = process.at(observed, own)
+    feasible = [cost for cost, o in zip(fitted, observations, strict=True) if o.total_violation <= 0 and not o.stopped]
+    best = float(min(feasible)) if feasible else None
     return Posterior(mean, deviation, best, tuple(_limits(inputs, observed, rows)))
 
 
 def posterior_costs(plan: StudyPlan, space: Space, observations: Sequence[Observation]) -> Floats:
-    """What is believed of the cost of each engine seen, after all of them, the twin's word included where it is told.
+    """The posterior mean cost of each observed engine, given all of them, and the simulator's predictions if any.
 
-    The best of many runs was lucky, too: what neighbours showed, and what the twin expects, takes some of that back.
+    The best of many runs was lucky, too: what neighbours showed, and what the simulator expects, takes some of that
+    back.
     """
     predictions = [TrialScores(observation.predicted, observation.predicted_violations) for observation in observations]
     simulated = predictions if all(prediction.values for prediction in predictions) else None
@@ -301,9 +304,9 @@ def posterior_costs(plan: StudyPlan, space: Space, observations: Sequence[Observ
 
 
 def inflate_uncertainty(posterior: Posterior, rows: Floats, observed: Floats) -> Posterior:
-    """The belief of one who explores: far from all that was tried, as unsure as candidates differ among each other.
+    """The posterior for exploring: far from all that was tried, as uncertain as candidates differ among each other.
 
-    A process that was fitted to few points near each other holds itself for surer than it may be.
+    A process that was fitted to few points near each other underestimates its uncertainty.
     """
     far = distances(rows, observed).min(axis=1)
     spread = max(float(posterior.mean.std()), float(posterior.deviation.max()))
@@ -328,7 +331,7 @@ def failure_probability(rows: Floats, observed: Floats, failed: NDArray[np.bool_
 
 
 def _costs(inputs: ModelInputs) -> tuple[Floats, Floats | None]:
-    """One cost of every engine seen; and of those and the candidates what the twin says, in the same scale.
+    """One cost of every observed engine; and the simulator's of those and the candidates, in the same scale.
 
     Several objectives are weighed at random each time, so that the whole front is looked for
     (Knowles 2006: the augmented Tchebycheff function).
@@ -337,10 +340,10 @@ def _costs(inputs: ModelInputs) -> tuple[Floats, Floats | None]:
     weights = stream(inputs.plan.study.seed, "weights", inputs.number).dirichlet(np.ones(len(objectives)))
     costs_by_objective, simulated_by_objective = [], []
     for objective in objectives:
-        costs = _logarithm(objective, [seen.values[objective.name] for seen in inputs.observations])
+        costs = _logarithm(objective, [observation.values[objective.name] for observation in inputs.observations])
         scale = float(costs.std()) or 1.0
         costs_by_objective.append((costs - costs.min()) / scale if len(objectives) > 1 else costs)
-        simulated = _twin_values(inputs, objective)
+        simulated = _predicted_values(inputs, objective)
         if simulated is not None:
             simulated_costs = _logarithm(objective, simulated)
             simulated_by_objective.append(simulated_costs / scale if len(objectives) > 1 else simulated_costs)
@@ -356,56 +359,38 @@ def _joined(costs: Floats, weights: Floats) -> Floats:
     return np.asarray(weighed.max(axis=0) + 0.05 * weighed.sum(axis=0)) if len(weights) > 1 else costs[0]
 
 
-def _asked(
-    inputs: ModelInputs, of_seen: Callable[[Observation], Mapping[str, float]], name: str
-) -> list[float | None] | None:
-    """What the twin said of the engines seen, by name; None where it was not asked of all of them."""
-    predictions = [of_seen(observation).get(name) for observation in inputs.observations]
-    return None if inputs.candidate_predictions is None or None in predictions else predictions
+def _predicted_values(inputs: ModelInputs, objective: StudyObjective) -> list[float] | None:
+    """The simulator's values of the observed engines, then of the candidates; None where it has not all of them.
 
-
-def _twin_values(inputs: ModelInputs, objective: StudyObjective) -> list[float] | None:
-    """What the twin says of the engines seen and then of the candidates; one that would not start is the worst."""
-    predictions = _asked(inputs, lambda one: one.predicted, objective.name)
-    if predictions is None or inputs.candidate_predictions is None:
+    A candidate that would not start has the worst value.
+    """
+    candidates = inputs.candidate_predictions
+    own = [observation.predicted.get(objective.name, math.nan) for observation in inputs.observations]
+    if candidates is None or any(math.isnan(value) for value in own):
         return None
     worst = 0.0 if objective.direction == MAXIMISE else math.inf
-    return [
-        *map(float, known_values(predictions)),
-        *(worst if v is None else v.values[objective.name] for v in inputs.candidate_predictions),
-    ]
+    return [*own, *(worst if scores is None else scores.values[objective.name] for scores in candidates)]
 
 
-def _twin_violations(inputs: ModelInputs, name: str) -> list[float] | None:
-    """The same for a limit."""
-    predictions = _asked(inputs, lambda one: one.predicted_violations, name)
-    if predictions is None or inputs.candidate_predictions is None:
+def _predicted_violations(inputs: ModelInputs, name: str) -> Floats | None:
+    """The same for a limit, on the scale of violations."""
+    candidates = inputs.candidate_predictions
+    if candidates is None or not all(name in observation.predicted_violations for observation in inputs.observations):
         return None
-    violations = [
-        *known_values(predictions),
-        *(math.inf if v is None else v.violations.get(name, 0.0) for v in inputs.candidate_predictions),
-    ]
-    return [_violation(value) for value in violations]
+    own = [observation.predicted_violations[name] for observation in inputs.observations]
+    others = (math.inf if scores is None else scores.violations.get(name, 0.0) for scores in candidates)
+    return with_finite_worst([_violation(value) for value in (*own, *others)])
 
 
-def known_values(values: Sequence[float | None]) -> list[float]:
-    """The values that are there."""
-    return [value for value in values if value is not None]
-
-
-def _limits(inputs: ModelInputs, observed: Floats, rows: Floats) -> list[tuple[Floats, Floats]]:
-    """The belief about each limit that some engine has come near to."""
-    posteriors = []
+def _limits(inputs: ModelInputs, observed: Floats, rows: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """The posterior of each limit that some engine has come near to."""
     for name in dict.fromkeys(name for observation in inputs.observations for name in observation.violations):
-        values = with_finite_worst(
-            [_violation(observation.violations.get(name, 0.0)) for observation in inputs.observations]
-        )
+        violations = [_violation(observation.violations.get(name, 0.0)) for observation in inputs.observations]
+        values = with_finite_worst(violations)
         if values.max() < -0.5:
             continue
-        simulated = _twin_violations(inputs, name)
-        column = None if simulated is None else with_finite_worst(simulated)
+        simulated = _predicted_violations(inputs, name)
         shift = float(values.mean())
-        process = fit(observed, values - shift, None if column is None else column[: len(observed)] - shift)
-        mean, deviation = process.at(rows, None if column is None else column[len(observed) :] - shift)
-        posteriors.append((mean + shift, np.maximum(deviation, _LEAST_CHANCE)))
-    return posteriors
+        process = fit(observed, values - shift, None if simulated is None else simulated[: len(observed)] - shift)
+        mean, deviation = process.at(rows, None if simulated is None else simulated[len(observed) :] - shift)
+        yield mean + shift, np.maximum(deviation, _LEAST_CHANCE)
