@@ -294,7 +294,8 @@ class Proposer:
         rng = stream(self.plan.study.seed, "neighbours", number)
         alone = self.screener is None or not self._trusted(observations).trusted
         ranked = sorted(
-            (observation for observation in observations if observation.values), key=lambda one: (one.broken, one.cost)
+            (observation for observation in observations if observation.values),
+            key=lambda one: (one.total_violation, one.cost),
         )
         for observation in ranked[:1]:
             self._join(spaces.axis_steps(self._space(), observation.point))
@@ -343,7 +344,7 @@ class Proposer:
         whole = [observation for observation in observations if not observation.stopped]
         if not whole:
             return []
-        best = min(whole, key=lambda one: (one.broken, one.cost))
+        best = min(whole, key=lambda one: (one.total_violation, one.cost))
         rows = spaces.encode(self._space(), [best.point, *(candidate.point for candidate in candidates)])
         gaps = spaces.distances(rows[1:], rows[:1])[:, 0]
         return [candidate for candidate, gap in zip(candidates, gaps, strict=True) if gap <= _NEAR]
