@@ -245,18 +245,11 @@ def _observation(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
     values = dict(trial.values) if noise is None or stopped else {**trial.values, first.name: noise.mean}
     prediction = {name: value for name, value in trial.predicted.items() if not name.startswith("limit ")}
     limits = {name.partition(" ")[2]: value for name, value in trial.predicted.items() if name.startswith("limit ")}
+    total, cost = _total_violation(trial.violations), first.cost(values[first.name])
     return Observation(
-        point=engine_point(trial.point),
-        effective=trial.effective,
-        values=values,
-        violations=trial.violations,
-        predicted=prediction,
-        predicted_violations=limits,
-        total_violation=_total_violation(trial.violations),
-        cost=first.cost(values[first.name]),
-        stopped=stopped,
-        run_deviation=0.0 if noise is None else noise.deviation,
-    )
+        engine_point(trial.point), trial.effective, values, trial.violations, prediction, limits,
+        total, cost, stopped, 0.0 if noise is None else noise.deviation,
+    )  # fmt: skip
 
 
 def _total_violation(violations: Mapping[str, float]) -> float:
