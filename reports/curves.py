@@ -17,6 +17,7 @@ from reports.frames import rate_of
 from reports.glossary import name_of
 from reports.loads import asked_load, same_level
 from reports.rows import rows_of
+from reports.texts import paragraph
 from reports.verdict import holding, judged_statistic
 
 RUNGS = ("ttft_user", "ttft", "tpot", "itl", "e2e_user", "e2e")
@@ -71,7 +72,7 @@ def curve(data: Data, metric: str) -> Drawing:
     description = localized("figures.curve.description", tail=tail, points=points)
     unit = "req/s" if data.is_open else "tokens/s"
     texts = [description, *limit_words(limits), *([_knee_words(bracket, unit)] if bracket else [])]
-    return drawn(figure, f"curve-{metric}", head, " ".join(texts), _caption(by_stage=by_stage, is_open=data.is_open))
+    return drawn(figure, f"curve-{metric}", head, paragraph(texts), _caption(by_stage=by_stage, is_open=data.is_open))
 
 
 def _title(metric: str, *, by_stage: bool, is_open: bool) -> str:

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.results.folder import ResultFiles, number
 from harness.units import format_bytes, format_count, format_error, format_share, significant
 from reports.tables import Cell
-from reports.texts import elsewhere
+from reports.texts import elsewhere, listed
 
 _HASHES = {
     "scenario_sha256": "page.again.scenario_hash",
@@ -83,7 +82,7 @@ def _flag_row(name: str, asked: Any, effective: Any, change: Mapping[str, Any] |
     before = None if change is None else change.get("before")
     reasons = [] if change is None else [elsewhere(str(change["why"]))]
     reasons += [] if before is None else [localized("page.engine.expected", value=_text(before))]
-    words = joined([reason for reason in reasons if reason], "parts", current_language())
+    words = listed([reason for reason in reasons if reason], "parts")
     words = words or (localized("page.engine.differs") if differs or change else "")
     bad = differs if change is None else str(asked).lower() not in ("auto", "none", "-1") or before is not None
     tone = "bad" if bad else "plain"

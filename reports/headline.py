@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE, is_open
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.results.folder import ResultFiles, number
 from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
 from reports.loads import short_duration, trimmed
-from reports.texts import elsewhere
+from reports.texts import elsewhere, listed
 from reports.verdict import held_value, holding
 
 
@@ -114,7 +113,7 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
         label=f"{name_of(metric)} {statistic}",
         value=value or unit,
         unit=unit if value else "",
-        note=joined([note for note in notes if note], "parts", current_language()),
+        note=listed([note for note in notes if note], "parts"),
         judged="" if limit is None else localized("page.cards.limit", limit=short_duration(limit)),
         tone=_TONES[met],
     )
@@ -146,7 +145,7 @@ def _completed(requests: Mapping[str, Any]) -> Card:
         value=format_count(requests.get("completed")),
         unit=localized("page.cards.of_scheduled", scheduled=requests.get("scheduled")),
         note="",
-        judged=joined(lost, "list", current_language()) or localized("page.cards.none_lost"),
+        judged=listed(lost) or localized("page.cards.none_lost"),
         tone="bad" if lost else "plain",
     )
 

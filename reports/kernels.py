@@ -7,14 +7,14 @@ import numpy as np
 
 from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import row_name
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.units import format_count, format_duration, format_rate, format_share
 from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
 from reports.headline import interval
 from reports.tables import Cell
+from reports.texts import listed, paragraph
 
 Row = Mapping[str, Any]
 _PHASES = {
@@ -130,7 +130,7 @@ def _roofline(rows: Sequence[Row], summary: Mapping[str, Any]) -> Iterator[Drawi
         localized("page_kernels.roofline_case", name=row_name(row), share=_fraction(mode_of(row)[1]))
         for row in rows[:8]
     ]
-    text = f"{total} {joined(shares, 'parts', current_language())}"
+    text = paragraph((total, listed(shares, "parts")))
     yield drawn(roofline(spots, roofs, names, head), "roofline", head, text, localized("page_kernels.roofline_caption"))
 
 
@@ -229,7 +229,7 @@ def _length_words(lines: Sequence[Line]) -> str:
         pairs = zip(line.x.tolist(), line.y.tolist(), strict=True)
         points = [localized("page_kernels.point_length", value_s=y, tokens=f"{x:g}") for x, y in pairs]
         series.append(localized("page_kernels.series", name=line.name, points=points))
-    return joined(series, "parts", current_language())
+    return listed(series, "parts")
 
 
 def _block_words(lines: Sequence[Line], sizes: Sequence[int]) -> str:
@@ -239,7 +239,7 @@ def _block_words(lines: Sequence[Line], sizes: Sequence[int]) -> str:
         pairs = zip(line.x.tolist(), line.y.tolist(), strict=True)
         points = [localized("page_kernels.point_block", value=y, size=sizes[int(x)]) for x, y in pairs]
         series.append(localized("page_kernels.series", name=line.name, points=points))
-    return joined(series, "parts", current_language())
+    return listed(series, "parts")
 
 
 def measured_rows(rows: Sequence[Row]) -> list[list[Cell]]:
@@ -261,13 +261,13 @@ def _cells(row: Row, mode: str, figures: Mapping[str, Any]) -> list[Cell]:
         Cell(format_duration(figures["launch_s"])),
         Cell(format_rate(figures["bytes_per_s"] / 1e9, "GB/s")),
         Cell(format_rate(figures["flops_per_s"] / 1e9, "GFLOP/s") if row["work"]["flops"] else "–"),
-        Cell(shares[0] if shares else "–", joined(list(_bounds(held, shares)), "parts", current_language())),
+        Cell(shares[0] if shares else "–", listed(list(_bounds(held, shares)), "parts")),
         Cell(_mark_names(marks) or "–", tone="bad" if marks else "plain"),
     ]
 
 
 def _mark_names(marks: Sequence[str]) -> str:
-    return joined([_named(mark, _MARKS) for mark in marks], "list", current_language())
+    return listed([_named(mark, _MARKS) for mark in marks])
 
 
 def _case(row: Row, differing: Collection[str]) -> Cell:

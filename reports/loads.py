@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.results.stage_names import label
 from harness.units import significant, time_scale
-from reports.texts import elsewhere
+from reports.texts import elsewhere, listed
 
 
 def trimmed(value: float) -> str:
@@ -69,7 +68,7 @@ _LEVELS = ("rate", "rate_to", "concurrency", "speed")
 
 def _words(load: Mapping[str, Any], names: Sequence[str]) -> str:
     parts = [_part(name, load[name]) for name in names if load.get(name) is not None]
-    return joined(parts, "list", current_language())
+    return listed(parts)
 
 
 def _part(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from harness.results.folder import ResultFiles
 from harness.results.stage_names import name_of
 from reports import headline, tables, verdict
 from reports.tables import Column
-from reports.texts import elsewhere, sentence_text, severity_name
+from reports.texts import elsewhere, paragraph, sentence_text, severity_name
 from reports.writing import write_text
 
 SUMMARY = "summary.md"
@@ -64,7 +64,7 @@ def warning_line(group: verdict.WarningGroup) -> str:
     """An item of a list: how grave, what, and the next step where there is one."""
     next_step = plain(sentence_text(group.next))
     step = f" _{localized('page.warnings.next')}_ {next_step}" if next_step else ""
-    return f"- **{severity_name(group.severity)}** {plain(' '.join(warning_texts(group)))}{step}"
+    return f"- **{severity_name(group.severity)}** {plain(paragraph(warning_texts(group)))}{step}"
 
 
 def warning_texts(group: verdict.WarningGroup) -> list[str]:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.units import format_duration
 from reports import frames
 from reports.curves import limit_words
@@ -15,6 +14,7 @@ from reports.drawing import Drawing, drawn
 from reports.figures.percentiles import Spread, percentile_curves
 from reports.figures.style import scale_of
 from reports.rows import frame_of_rows, groups_of, rows_of
+from reports.texts import listed, paragraph
 
 _NOTHING = frames.percentile_frame({})
 
@@ -39,13 +39,13 @@ def _spread(data: Data, metric: str, curves: pd.DataFrame, others: pd.DataFrame)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
     by = "figures.spread.by_gap" if metric == "itl" else "figures.spread.by_request"
     subtitle = [localized(by, unit=scale.unit), *([localized("figures.spread.views")] if len(others) else [])]
-    head = data.head(_TITLES[metric], joined(subtitle, "parts", current_language()))
+    head = data.head(_TITLES[metric], listed(subtitle, "parts"))
     figure = percentile_curves(Spread(curves, others, _interval_frame(data, metric), data.names, limits), scale, head)
     words = [localized("figures.percentiles", series=_percentile_words(data, metric)), *limit_words(limits)]
     if len(others):
         series = _percentile_words(data, metric.removesuffix("_user"))
         words.append(localized("figures.percentiles_from_sent", series=series))
-    return drawn(figure, f"spread-{metric}", head, " ".join(words))
+    return drawn(figure, f"spread-{metric}", head, paragraph(words))
 
 
 _TITLES = {"ttft": "TTFT", "ttft_user": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E", "e2e_user": "E2E"}

@@ -7,8 +7,7 @@ import numpy as np
 
 from harness.analysis.interference import PrefillWork, prefill_work
 from harness.analysis.stalls import Pauses, Stall, pauses
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.results.folder import number
 from harness.results.request_table import MISSING
 from harness.results.stage_names import in_column
@@ -18,7 +17,7 @@ from harness.units import NS_PER_S, format_count, format_duration, significant
 from reports.data import Data
 from reports.rows import groups_of
 from reports.tables import Cell
-from reports.texts import elsewhere
+from reports.texts import elsewhere, listed, paragraph
 
 SHOWN = 8  # rows of a table; the figure marks all
 KV_FULL = 0.95
@@ -96,7 +95,7 @@ def summary(found: Sequence[Stalled]) -> str:
     if stalls:
         first = localized("page.pauses.stalls_sum", stalls=len(stalls), total_s=_total_s(stalls))
     rest = localized("page.pauses.single_sum", gaps=single, requests=requests)
-    return " ".join(filter(None, (first, prefills, rest)))
+    return paragraph((first, prefills, rest))
 
 
 def _total_s(stalls: Sequence[Stall]) -> float:
@@ -133,7 +132,7 @@ def _row(data: Data, stage: int, stall: Stall) -> list[Cell]:
         Cell(elsewhere(str(data.titles.get(stage, in_column(stage))))),
         Cell(format_duration((stall.end_ns - stall.start_ns) / NS_PER_S)),
         Cell(localized("page.pauses.hit_of", hit=stall.hit, streams=stall.streams)),
-        Cell(joined(causes(data, stall), "parts", current_language()) or localized("page.pauses.nothing_sampled")),
+        Cell(listed(causes(data, stall), "parts") or localized("page.pauses.nothing_sampled")),
     ]
 
 

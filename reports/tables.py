@@ -17,7 +17,7 @@ from harness.units import (
     time_scale,
 )
 from reports.glossary import METRIC_ORDER, name_of
-from reports.texts import elsewhere
+from reports.texts import elsewhere, paragraph
 from reports.verdict import grew, held_value, judged_statistic, left_out
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
@@ -198,7 +198,7 @@ def count_name(name: str) -> str:
 def _window_text(stage: Mapping[str, Any]) -> str:
     """How the window of a stage was found, and where its rates begin."""
     texts = ((stage.get(name) or {}).get("text") for name in ("window", "rates_window"))
-    return " ".join(elsewhere(str(text)) for text in texts if text)
+    return paragraph(elsewhere(str(text)) for text in texts if text)
 
 
 def _energy(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:

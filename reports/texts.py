@@ -1,10 +1,13 @@
 """Texts of a page in the language that is current: ours by code, those of other rooms as they come."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
 from harness.messages import Message, Parameter, current_language, localized, render
+from harness.messages.formats import joined
+from harness.messages.language import CHINESE
 from harness.messages.message import PLAIN
 from reports.transitional import said_in
 
@@ -29,6 +32,16 @@ def _escaped(text: str) -> str:
 
 def _isolated(text: str) -> str:
     return f"<bdi>{escape(text)}</bdi>"
+
+
+def listed(texts: Sequence[str], spec: str = "list") -> str:
+    """Texts as the language lists them: `list` with commas, `parts` with semicolons (`harness.messages.formats`)."""
+    return joined(texts, spec, current_language())
+
+
+def paragraph(texts: Iterable[str]) -> str:
+    """Sentences one after another; in Chinese without blanks."""
+    return ("" if current_language() == CHINESE else " ").join(filter(None, texts))
 
 
 def elsewhere(text: str) -> str:

@@ -21,6 +21,7 @@ from reports.grids import gap_grid, request_grid
 from reports.lanes import counted, lane_frame, stride
 from reports.palette import ACCENT, INK, MUTED, QUEUE
 from reports.rows import frame_of
+from reports.texts import paragraph
 
 _ENGINE = f"{server_metrics.SERVER}/"  # begins the sources that are one engine of several
 _ENGINE_COLOURS = (ACCENT, QUEUE, INK, MUTED)
@@ -86,7 +87,7 @@ def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | N
         lanes=int(frame["lane"].max()) + 1,
         failed=int(frame["failed"].sum()),
     )
-    description = f"{shown} {_most_words(own)}" if own else shown
+    description = paragraph((shown, _most_words(own))) if own else shown
     return drawn(figure, "lanes", head, description, _lanes_caption(stride(sent), stalled=len(stalls) > 0))
 
 
@@ -99,7 +100,7 @@ def _lanes_caption(every: int, *, stalled: bool) -> str:
         *([localized("figures.stalls")] if stalled else []),
         localized("figures.lanes.below"),
     ]
-    return " ".join(texts)
+    return paragraph(texts)
 
 
 def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:
@@ -118,9 +119,9 @@ def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | No
     ]
     head = data.head(localized("figures.heat.title"))
     figure = over_time(strips, data.places, warm_frame(data), head, stalls)
-    words = " ".join(localized(most, metric=name, most=grid.most) for name, grid, (_, most), _ in panels)
+    words = paragraph(localized(most, metric=name, most=grid.most) for name, grid, (_, most), _ in panels)
     caption = [localized("figures.heat.caption"), *([localized("figures.stalls")] if len(stalls) else [])]
-    return drawn(figure, "heat", head, words, " ".join(caption))
+    return drawn(figure, "heat", head, words, paragraph(caption))
 
 
 _REQUESTS = ("figures.heat.requests", "figures.heat.most_requests")  # of a panel: its name, and its fullest cell

@@ -8,15 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.messages import Message, current_language, localized, message, plain
-from harness.messages.formats import joined
+from harness.messages import Message, localized, message, plain
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
 from reports import tuning_tables as tables
 from reports.glossary import TERMS
 from reports.headline import Card
 from reports.page import PAGE, environment, moment, policy, script
-from reports.texts import elsewhere
+from reports.texts import elsewhere, listed, paragraph
 from reports.tuning_figures import draw_study
 from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
@@ -106,8 +105,8 @@ def answer(result: StudyFiles) -> str:
     words["value"] = tables.value_text(name, value_of(best, name))
     if default is not None and math.isfinite(value_of(default, name)):
         base = tables.value_text(name, value_of(default, name))
-        return f"{localized('page_tuning.answer.best_and_default', **words, base=base)} {_confirmed(result)}"
-    return f"{localized('page_tuning.answer.best', **words)} {_confirmed(result)}"
+        return paragraph((localized("page_tuning.answer.best_and_default", **words, base=base), _confirmed(result)))
+    return paragraph((localized("page_tuning.answer.best", **words), _confirmed(result)))
 
 
 def _confirmed(result: StudyFiles) -> str:
@@ -124,7 +123,7 @@ def _confirmed(result: StudyFiles) -> str:
     again = localized("page_tuning.answer.confirmed", trial=taken, gain=elsewhere(str(gain["words"])))
     if result.best is None or result.best.get("number") == taken:
         return again
-    return f"{again} {localized('page_tuning.answer.not_the_best', trial=result.best.get('number'))}"
+    return paragraph((again, localized("page_tuning.answer.not_the_best", trial=result.best.get("number"))))
 
 
 def badges(result: StudyFiles) -> Iterator[Badge]:
@@ -210,7 +209,7 @@ def _statuses(trials: Sequence[Any]) -> str:
     counts: dict[str, int] = {}
     for trial in trials:
         counts[str(trial.get("status"))] = counts.get(str(trial.get("status")), 0) + 1
-    return joined([_status_count(status, trials) for status, trials in counts.items()], "list", current_language())
+    return listed([_status_count(status, trials) for status, trials in counts.items()])
 
 
 def _status_count(status: str, trials: int) -> str:

@@ -12,6 +12,7 @@ from reports.drawing import Drawing, drawn
 from reports.figures import search
 from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
+from reports.texts import paragraph
 from reports.tuning_tables import metric_name, plain_unit
 
 _FEWEST_PREDICTED = 2  # predictions of the simulator that make a figure
@@ -82,7 +83,7 @@ def _history(result: StudyFiles) -> Drawing:
     words = localized("page_tuning.history.count", trials=len(marks), failed=failed)
     if best:
         ends = {"first": best[0][1], "last": best[-1][1]}
-        words += f" {localized('page_tuning.history.best', objective=metric_name(name), **ends)}"
+        words = paragraph((words, localized("page_tuning.history.best", objective=metric_name(name), **ends)))
     return drawn(figure, "history", head, words, localized("page_tuning.history.caption"))
 
 

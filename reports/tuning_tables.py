@@ -4,12 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.messages import current_language, localized
-from harness.messages.formats import joined
+from harness.messages import localized
 from harness.results.study import StudyFiles, feasible, measured_value, value_of
 from harness.units import format_duration, format_rate, significant
 from reports.tables import Cell
-from reports.texts import elsewhere
+from reports.texts import elsewhere, listed
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
@@ -150,7 +149,7 @@ def _outcome(result: StudyFiles, trial: Mapping[str, Any]) -> Cell:
         return Cell(kind, str(failure.get("line") or ""), "bad", quoted=True)
     broken = {name: value for name, value in (trial.get("violations") or {}).items() if (value or 0) > 0}
     if broken:
-        over = joined([_over(name, value) for name, value in broken.items()], "parts", current_language())
+        over = listed([_over(name, value) for name, value in broken.items()], "parts")
         return Cell(localized("page_tuning.trials.limit_broken"), over, "bad")
     if trial.get("status") == "stopped":
         return Cell(localized("page_tuning.trials.stopped_early"), localized("page_tuning.trials.could_not_win"))
@@ -231,9 +230,9 @@ def fact_rows(result: StudyFiles) -> list[tuple[str, str]]:
     limits = [_limit_text(limit) for limit in told.get("limits") or ()]
     objectives = [_objective_text(objective) for objective in result.objectives]
     rows = [
-        (localized("page_tuning.study.objectives"), joined(objectives, "list", current_language())),
-        (localized("page_tuning.study.limits"), joined(limits, "list", current_language())),
-        (localized("page_tuning.study.budget"), joined(budget, "list", current_language())),
+        (localized("page_tuning.study.objectives"), listed(objectives)),
+        (localized("page_tuning.study.limits"), listed(limits)),
+        (localized("page_tuning.study.budget"), listed(budget)),
         (localized("page.again.seed"), str(study.get("seed", ""))),
         (localized("page_tuning.study.starts"), str(result.starts)),
     ]

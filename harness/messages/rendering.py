@@ -27,7 +27,25 @@ def render(message: Message, language: str = ENGLISH, *, own: Mark = _unmarked, 
     count = message.parameters.get("count")
     count = float(count) if isinstance(count, int | float) else None
     sentence = catalogue(language, room_of(message.code)).sentence(message.code, count)
-    return "".join(_parts(sentence, message.parameters, language, (own, outside)))
+    parts = _parts(sentence, message.parameters, language, (own, outside))
+    return "".join(parts if language == ENGLISH else _closed_up(parts))
+
+
+def _closed_up(parts: Iterator[str]) -> Iterator[str]:
+    """The parts of a sentence without a blank where two Chinese letters meet: one stands beside Latin letters alone."""
+    before = ""
+    for part in parts:
+        if part[:1] == " " and _is_wide(before[-1:]) and _is_wide(part[1:2]):
+            part = part[1:]  # noqa: PLW2901 - the same part
+        if before[-1:] == " " and _is_wide(before[-2:-1]) and _is_wide(part[:1]):
+            before = before[:-1]
+        yield before
+        before = part
+    yield before
+
+
+def _is_wide(letter: str) -> bool:
+    return letter > "\u2e7f"
 
 
 def localized(code: str | Message, /, **parameters: Parameter) -> str:

@@ -169,3 +169,13 @@ def test_an_unknown_room_has_no_sentences():
     assert catalogue.catalogue("en", "nowhere").sentences == {}
     with pytest.raises(KeyError):
         render(message("nowhere.code"))
+
+
+def test_no_blank_stands_between_chinese_letters():
+    """A name in Latin letters has blanks around it in a Chinese sentence, a Chinese one has none."""
+    texts = [
+        render(message("page_tuning.answer.best", trial=1, objective=name, value="2 s"), "zh")
+        for name in ("goodput", "有效吞吐")
+    ]
+
+    assert texts == ["试验 1 的 goodput 达到 2 s。", "试验 1 的有效吞吐达到 2 s。"]
