@@ -59,7 +59,7 @@ class Situation:
 class GateVerdict:
     """What a run said of itself, and by how much more than it allows it was off: the worst excess over all metrics.
 
-    `load` is the machine's load average (one minute) as it ended, `doubts` the names of what made it invalid.
+    `load` is the machine's load average (one minute) as it ended, `reasons` the names of what made it invalid.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class GateVerdict:
     excess: float
     worst: str
     load: float
-    doubts: str
+    reasons: str
 
 
 def gate(folder: Path) -> Iterator[Number]:
@@ -87,7 +87,7 @@ def gate(folder: Path) -> Iterator[Number]:
     share = len(false) / max(1, len(idle))
     shown = f"{format_share(share)} ({len(false)} of {len(idle)})"
     if false:
-        shown += ": " + ", ".join(f"{verdict.doubts} at a load of {verdict.load:.1f}" for verdict in false[:5])
+        shown += ": " + ", ".join(f"{verdict.reasons} at a load of {verdict.load:.1f}" for verdict in false[:5])
     yield Number("client, nothing else at work", "called invalid", "< 1 %", shown, share < 0.01)
 
 
@@ -189,10 +189,10 @@ def _judge(situation: Situation, folder: Path) -> GateVerdict:
     with started(schedule, log, life_s=120) as server, situation.disturb():
         drive(scenario_text(situation.step, server.url), folder)
     verdict = finish(folder)["verdict"]
-    doubts = ", ".join(doubt["name"] for doubt in verdict["doubts"] if doubt["severity"] == INVALID)
+    reasons = ", ".join(told["name"] for told in verdict["warnings"] if told["severity"] == INVALID)
     excess, worst = _excess(folder, read(log))
     shutil.rmtree(folder)
-    return GateVerdict(situation.kind, bool(verdict["valid"]), excess, worst, os.getloadavg()[0], doubts)
+    return GateVerdict(situation.kind, bool(verdict["valid"]), excess, worst, os.getloadavg()[0], reasons)
 
 
 def _excess(folder: Path, sent: GroundTruth) -> tuple[float, str]:
