@@ -1,5 +1,6 @@
 # make fuzz: the property tests on many fresh examples. make run: set up and answer one question. make test: set up and test. make check: style, types, house rules, the manual.
 # make docs: build the manual into build/site. make pictures: render its pictures again (needs Chromium).
+# make outputs: print again what the manual shows of commands (a quarter of an hour on a quiet machine).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ DEV := $(VENV)/.ready-dev
 # Containers often forbid caches of compiled code: then each of the harness's processes, and pytest, compiles all anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-engines check docs pictures fuzz bench format clean
+.PHONY: run test test-engines check docs outputs pictures fuzz bench format clean
 # The manual is built without the note that its theme prints at every start.
 export NO_MKDOCS_2_WARNING := 1
 
@@ -33,6 +34,9 @@ check: $(DEV)
 
 docs: $(DEV)
 	$(BIN)/python -m mkdocs build
+
+outputs: $(DEV)
+	$(BIN)/python -m docs.tools.record
 
 pictures: $(DEV)
 	$(BIN)/python -m docs.tools.pictures

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "docs" / "outputs"
 KEPT = ("curl", "generate", "kernels", "vllm_cpu")
 DURATION_S = 900
+FIRST_RUN = "first_run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,10 @@ COMMANDS = {
         "harness serve-sim Qwen/Qwen2.5-72B-Instruct\n"
         "harness serve-sim Qwen/Qwen2.5-14B-Instruct --max-model-len 32768 --gpu-memory-utilization 0.5"
     ),
-    "block_size": Shown("harness run smoke --engine simulator --set engine.args.block_size=16", keep="engine:"),
+    "block_size": Shown(
+        "harness run smoke --engine simulator --set engine.args.block_size=16",
+        keep=r"harness: (engine|scenario|block_size)",
+    ),
     "validate": Shown("harness validate mistyped.yaml"),
     "offline": Shown("harness run offline_batch"),
     "against": Shown(
@@ -60,7 +64,17 @@ def main(names: list[str]) -> None:
         text = {"doctor_host": doctor_host, "doctor_container": doctor_container}.get(name)
         block = text() if text else recorded(COMMANDS[name])
         (OUTPUTS / f"{name}.txt").write_text(block, encoding="utf-8")
+        if name == FIRST_RUN:
+            show_in_readmes(block)
         print(f"docs/outputs/{name}.txt: {len(block.splitlines())} lines", file=sys.stderr)
+
+
+def show_in_readmes(block: str) -> None:
+    """Put the first run's output into both READMEs, which cannot include files."""
+    fence = re.compile(rf"(```console\n)\$ {re.escape(COMMANDS[FIRST_RUN].command)}\n.*?(```)", re.DOTALL)
+    for readme in ROOT.glob("README*.md"):
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(fence.sub(lambda mark: mark[1] + block + mark[2], text), encoding="utf-8")
 
 
 def doctor_host() -> str:
