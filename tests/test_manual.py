@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+import harness
 from docs.tools import drawing, generated, record, warnings
 from harness.doctor import examine
 from harness.doctor.findings import FAULTS, finding_lines
@@ -169,6 +170,15 @@ def test_every_warning_is_in_the_manual():
 
     assert len(warnings.codes()) > 50
     assert warnings.codes() - words(meaning) == set()
+
+
+def test_every_public_name_is_in_the_manual():
+    """The page of the Python API documents each exported name, and its examples use no other."""
+    page = built(DOCS / "reference" / "api.md")
+    documented = set(re.findall(r"heading: harness\.(\w+)", page))
+
+    assert documented == set(harness.__all__) - {"__version__"}
+    assert set(re.findall(r"\bharness\.(\w+)\(", "".join(blocks(page, "python")))) <= documented
 
 
 def test_the_drawing_of_the_rooms_shows_the_rooms():

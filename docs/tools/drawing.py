@@ -9,7 +9,14 @@ from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 ROOMS: tuple[tuple[tuple[str, str, str], ...], ...] = (
-    (("cli", "commands; alone prints", "命令；只有它打印"),),
+    (("cli", "commands: parser, terminal; alone prints", "命令：解析与终端；只有它打印"),),
+    (
+        (
+            "api",
+            "the functions of `import harness`; commands are adapters of them",
+            "`import harness` 的函数；命令是其上的一层",
+        ),
+    ),
     (
         ("execution", "a run, from start to files", "一次运行：从启动到文件"),
         ("comparison", "A against B, gates", "A 与 B，门禁"),
