@@ -59,7 +59,7 @@ class Situation:
 class GateVerdict:
     """What a run said of itself, and by how much more than it allows it was off: the worst excess over all metrics.
 
-    `load` is the machine's load average (one minute) as it ended, `reasons` the names of what made it invalid.
+    `load` is the machine's load average (one minute) as it ended, `reasons` the codes of what made it invalid.
     """
 
     kind: str
@@ -189,7 +189,7 @@ def _judge(situation: Situation, folder: Path) -> GateVerdict:
     with started(schedule, log, life_s=120) as server, situation.disturb():
         drive(scenario_text(situation.step, server.url), folder)
     verdict = finish(folder)["verdict"]
-    reasons = ", ".join(told["name"] for told in verdict["warnings"] if told["severity"] == INVALID)
+    reasons = ", ".join(told["code"] for told in verdict["warnings"] if told["severity"] == INVALID)
     excess, worst = _excess(folder, read(log))
     shutil.rmtree(folder)
     return GateVerdict(situation.kind, bool(verdict["valid"]), excess, worst, os.getloadavg()[0], reasons)
