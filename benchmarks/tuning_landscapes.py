@@ -15,9 +15,9 @@ from harness.errors import EngineError, HarnessError
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.seeds import stream
-from harness.simulator.boot_lines import startup_lines
 from harness.simulator.engine_config import Settings, effective, settings_from_flags
 from harness.simulator.memory import memory_of
+from harness.simulator.vllm_formats import startup_lines
 from harness.tuning import feasibility
 from harness.tuning.candidates import START_MINUTES, restart_class
 from harness.tuning.evaluation import EarlyStopCheck, StartedEngine, StartFailed

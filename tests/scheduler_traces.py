@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_trace(seed: int) -> dict[str, Any]:
-    """One trace, the same for the same seed, in the format of `python -m harness.simulator`."""
+    """One trace, the same for the same seed, in the format of `python -m harness.simulator.replay`."""
     rng = np.random.default_rng([seed, 2026])
     config = _config(rng)
     prefixes = [_tokens(rng, int(rng.integers(1, config["max_model_len"] // 2))) for _ in range(3)]

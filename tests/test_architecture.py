@@ -385,7 +385,7 @@ def test_only_the_command_line_prints():
         "harness.__main__",
         "harness.cli.terminal",
         "kernels_bench.__main__",
-        "harness.simulator.__main__",
+        "harness.simulator.replay",
     }
     bad = [
         name

@@ -14,9 +14,9 @@ from harness.errors import HarnessError
 from harness.scenario.loader import load_scenario, load_study
 from harness.scenario.models import ENGINE_KINDS, SLO_METRICS
 from harness.scenario.stages import STAGE_KINDS
-from harness.simulator.boot_lines import startup_lines
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
+from harness.simulator.vllm_formats import startup_lines
 from harness.tuning.study_loader import check_any
 from tests.machines import A2, BARE_CONTAINER, PYTHON
 from tests.manual import DOCS, EVERY, OUTPUTS, PAGES, READMES, ROOT, blocks, built, chinese_of, words, written

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from harness.clock import MonotonicClock, monotonic_ns
 from harness.simulator.engine_config import Settings
-from harness.simulator.metrics_page import EngineState, Metrics
 from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
 from harness.simulator.step_cost import StepCost
+from harness.simulator.vllm_formats import EngineState, Metrics
 from harness.units import NS_PER_S
 
 EARLY_NS = 50_000  # waking this little before the time is as good as at it

@@ -16,12 +16,11 @@ from typing import Any, TextIO
 
 from harness.clock import monotonic_ns
 from harness.results.request_table import MISSING
-from harness.simulator.boot_lines import startup_lines
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import cache_labels, memory_of
-from harness.simulator.metrics_page import EngineState, Metrics, exposition
 from harness.simulator.tokenizer import encode
 from harness.simulator.virtual_time import Arrival, SimulatedRun, simulate_in_turn
+from harness.simulator.vllm_formats import EngineState, Metrics, exposition, startup_lines
 
 _POLL_S = 0.02
 _SAMPLES = 50  # of a call: enough for a line on the page

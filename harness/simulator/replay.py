@@ -2,14 +2,17 @@
 
 A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt", "output_tokens"}]}.
 A line a step in which something happens: {"step", "scheduled", "preempted", "cached", "finished"}.
+
+`python -m harness.simulator.replay TRACE.json...` prints them, a JSON line a step.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError, suggestion
+from harness.errors import HarnessError, InputError, suggestion
 from harness.messages import message
 from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
 
@@ -111,3 +114,24 @@ def _line(number: int, step: SchedulerStep, finished: list[Request]) -> dict[str
         "cached": {request.id: request.hit for request in step.admitted},
         "finished": sorted(request.id for request in finished),
     }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one JSON line a step, and `--` after each of several files; the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m harness.simulator.replay TRACE.json...", file=sys.stderr)  # noqa: T201 - a program of its own
+        return 0 if arguments else 2
+    try:
+        for path in arguments:
+            for line in replay(read_trace(Path(path))):
+                print(json.dumps(line))  # noqa: T201 - a program of its own
+            if len(arguments) > 1:
+                print("--")  # noqa: T201 - a program of its own
+    except HarnessError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)  # noqa: T201 - a program of its own
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -15,11 +15,9 @@ from aiohttp import web
 from harness.clock import utc_now
 from harness.errors import EngineError
 from harness.messages import message
-from harness.simulator.boot_lines import startup_lines
 from harness.simulator.engine import SimulatedEngine, limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, cache_labels, memory_of
-from harness.simulator.metrics_page import exposition
 from harness.simulator.request_parsing import (
     ParsedRequest,
     Refusal,
@@ -33,6 +31,7 @@ from harness.simulator.response_stream import ResponseChoice, ResponseStream
 from harness.simulator.scheduler import Request
 from harness.simulator.step_cost import StepCost
 from harness.simulator.tokenizer import answer_tokens, decode, pieces
+from harness.simulator.vllm_formats import exposition, startup_lines
 
 SIMULATED_HEADER = "x-npu-harness-simulated"
 OWNER = "npu-harness simulator"

@@ -13,10 +13,10 @@ from harness.engines.engine_log import (
     failure_cause,
     message_of,
 )
-from harness.simulator.boot_lines import startup_lines
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
+from harness.simulator.vllm_formats import startup_lines
 
 WORKER = "(Worker_TP0 pid=310) INFO 08-22 10:00:07 [worker.py:570] "
 CORE = "(EngineCore pid=88) ERROR 08-22 10:00:09 [core.py:1510] "

@@ -1,7 +1,7 @@
 """The steps that the real vLLM scheduler takes for a trace.
 
 Runs in the interpreter of an installed vLLM: `python vllm_scheduler.py TRACE.json...` prints what
-`python -m harness.simulator TRACE.json...` prints, from `vllm.v1.core.sched.scheduler.Scheduler` driven
+`python -m harness.simulator.replay TRACE.json...` prints, from `vllm.v1.core.sched.scheduler.Scheduler` driven
 without a model.
 """
 

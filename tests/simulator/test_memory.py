@@ -5,9 +5,9 @@ import re
 import pytest
 
 from harness.errors import EngineError
-from harness.simulator.boot_lines import startup_lines
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import cache_labels, memory_of
+from harness.simulator.vllm_formats import startup_lines
 
 GIB = 1 << 30
 QWEN = {"model": "Qwen/Qwen3-8B"}

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.simulator.__main__ import main
-from harness.simulator.replay import read_trace, replay
+from harness.simulator.replay import main, read_trace, replay
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "scheduler_traces.jsonl"
 RECORDED = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.simulator.metrics_page import EngineState, Histogram, Metrics, exposition
+from harness.simulator.vllm_formats import EngineState, Histogram, Metrics, exposition
 
 STATE = EngineState(running=3, waiting=2, kv_usage=0.25, preemptions=1, prefix_queries=100, prefix_hits=40)
 SAMPLE = re.compile(r'[a-z0-9_:]+\{([a-z_]+="(\\.|[^"\\])*",?)*\} -?[0-9.e+-]+')
