@@ -65,7 +65,7 @@ def _names(node: ast.AST, scopes: tuple[ast.AST, ...]) -> set[str]:
 
 
 def _messages(node: ast.AST | None, scopes: tuple[ast.AST, ...]) -> Iterator[str]:
-    """Codes of the messages that an expression makes, by itself or through names."""
+    """Codes of the messages that an expression makes, by itself or through names of values and functions."""
     for part in ast.walk(node) if node is not None else ():
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "message":
             yield from (one.value for one in part.args[:1] if isinstance(one, ast.Constant))
@@ -74,12 +74,21 @@ def _messages(node: ast.AST | None, scopes: tuple[ast.AST, ...]) -> Iterator[str
                 yield from _messages(value, ())
 
 
-def _assigned(name: str, scopes: tuple[ast.AST, ...]) -> Iterator[ast.AST]:
-    """What a name is assigned in these scopes."""
+def _assigned(name: str, scopes: tuple[ast.AST, ...]) -> list[ast.AST]:
+    """What a name stands for: assigned in the function, else a constant or a function of the module."""
     for scope in scopes:
-        for node in ast.walk(scope):
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                yield node.value
+        nodes = scope.body if isinstance(scope, ast.Module) else ast.walk(scope)
+        found = [value for node in nodes for value in _bound(name, node) if value is not scope]
+        if found:
+            return found
+    return []
+
+
+def _bound(name: str, node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == name for one in node.targets):
+        yield node.value
+    elif isinstance(node, ast.FunctionDef) and node.name == name:
+        yield node
 
 
 def rows(language: str) -> list[list[str]]:
