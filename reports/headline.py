@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE, is_open
-from harness.messages import localized
+from harness.messages import localized, stored
 from harness.results.folder import ResultFiles, number
 from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
 from reports.loads import short_duration, trimmed
-from reports.texts import elsewhere, listed
+from reports.texts import listed, sentence_text
 from reports.verdict import held_value, holding
 
 
@@ -30,7 +30,11 @@ class Card:
 def answer(result: ResultFiles) -> str:
     """The answer in one sentence, or why there is none."""
     text = result.summary.get("answer")
-    return elsewhere(str(text)) if text else localized("page.answer.none")
+    return (
+        sentence_text(stored(result.summary.get("answer_message"), str(text)))
+        if text
+        else localized("page.answer.none")
+    )
 
 
 def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:

@@ -12,10 +12,11 @@ from harness.comparison.comparability import unlike
 from harness.comparison.describe import change_text, name_of
 from harness.comparison.judging import BETTER, WORSE, Row, judge
 from harness.comparison.matching import aligned
-from harness.comparison.measures import Measure, in_view, measure_of, value_of
+from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side, read_side
 from harness.messages import localized
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
+from harness.scenario.metrics import Measure, measure_of
 from reports.compare_page import verdict_name
 from reports.rows import frame_of_rows
 from reports.texts import elsewhere

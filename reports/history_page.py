@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from harness.comparison.describe import name_of, unit_of
 from harness.comparison.judging import WORSE
-from harness.comparison.measures import FAILED_SHARE, Measure, in_view, measure_of
-from harness.messages import localized
+from harness.comparison.measures import in_view
+from harness.messages import localized, stored
+from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from reports.compare_page import verdict_message
 from reports.drawing import Drawing, drawn
 from reports.figures.style import Head, drawing, scale_of
@@ -21,7 +22,7 @@ from reports.history import SHOWN, Entry, History, histories, told
 from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
-from reports.texts import elsewhere, markup
+from reports.texts import elsewhere, markup, sentence_text
 from reports.writing import write_text
 
 INDEX = "index.html"
@@ -98,7 +99,7 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
         "started": moment(str(entry.run.get("started_utc") or "")),
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
-        "answer": elsewhere(str(entry.summary.get("answer") or "")),
+        "answer": sentence_text(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
         "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in told(entry)],
     }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.steady_state import is_open
-from harness.messages import localized
+from harness.messages import localized, stored
 from harness.results import stage_names
 from harness.results.folder import ResultFiles, number
 from harness.results.stage_names import in_column
@@ -17,7 +17,7 @@ from harness.units import (
     time_scale,
 )
 from reports.glossary import METRIC_ORDER, name_of
-from reports.texts import elsewhere, paragraph
+from reports.texts import elsewhere, paragraph, sentence_text
 from reports.verdict import grew, held_value, judged_statistic, left_out
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
@@ -197,8 +197,9 @@ def count_name(name: str) -> str:
 
 def _window_text(stage: Mapping[str, Any]) -> str:
     """How the window of a stage was found, and where its rates begin."""
-    texts = ((stage.get(name) or {}).get("text") for name in ("window", "rates_window"))
-    return paragraph(elsewhere(str(text)) for text in texts if text)
+    windows = [stage.get(name) or {} for name in ("window", "rates_window")]
+    reasons = [stored(window.get("message"), str(window["text"])) for window in windows if window.get("text")]
+    return paragraph(map(sentence_text, reasons))
 
 
 def _energy(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:

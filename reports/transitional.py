@@ -23,6 +23,7 @@ _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _LABEL = re.compile(r' aria-label="([^"]*)"')
 _FOREIGN = {"bdi", "code", "pre", "samp", "time"}
 _SLOT = re.compile(r"\{[#*]?\}")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _JOINTS = (  # between parts of a text; each becomes what the catalogue has for it
     (re.compile(r"(?<=[.?!]) +"), "(after a sentence)"),
@@ -36,7 +37,7 @@ _BETWEEN = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff0
 # Terms of the field and units, which are the same in every language.
 _TERMS = re.compile(
     r"(?<![^\W_])(?:TTFT|TPOT|NTPOT|ITL|ICL|E2E|SLO|KV|NPUs?|CPU|HTTP|SHA-256|UTC|CANN|vLLM|AISBench|"
-    r"std|min|max|mean|req/s|[KMGT]?B/s|[MGT]?FLOP/s|b?float\d+|NaN|tokens?/s|tokens?|events/s|MSER-5|[a-z0-9]+(?:_[a-z0-9]+)+|[Tt]rue|[Ff]alse|auto|ms|µs|ns|n|[pP]\d[\d.]*|[KMGT]iB|"
+    r"std|min|max|mean|req/s|[KMGT]?B/s|[MGT]?FLOP/s|b?float\d+|NaN|tokens?/s|tok/s|tokens?|events/s|MSER-5|[a-z0-9]+(?:_[a-z0-9]+)+|[Tt]rue|[Ff]alse|auto|ms|µs|ns|n|[pP]\d[\d.]*|[KMGT]iB|"
     r"vllm bench serve|guidellm|aiperf|inference-perf|evalscope|npu-harness|npu-smi|harness)(?![^\W_])"
 )
 
@@ -73,7 +74,7 @@ def missing(page: str, language: str) -> list[str]:
     found: dict[str, None] = {}
 
     def look(text: str) -> str:
-        if translate(text, language) is None:
+        if translate(text, language) is None and not _CHINESE.search(text):
             found[text] = None
         return text
 

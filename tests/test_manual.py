@@ -12,7 +12,8 @@ from harness.doctor import examine
 from harness.doctor.findings import FAULTS, finding_lines
 from harness.errors import HarnessError
 from harness.scenario.loader import load_scenario, load_study
-from harness.scenario.models import ENGINE_KINDS, SLO_METRICS
+from harness.scenario.metrics import LATENCIES
+from harness.scenario.models import ENGINE_KINDS
 from harness.scenario.stages import STAGE_KINDS
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
@@ -66,7 +67,7 @@ def test_every_key_is_in_the_manual(part):
 
 def test_every_kind_is_in_the_manual():
     """Kinds of engine and load, and what an objective may limit."""
-    assert {*ENGINE_KINDS, *STAGE_KINDS, *SLO_METRICS} - words(SCENARIO) == set()
+    assert {*ENGINE_KINDS, *STAGE_KINDS, *LATENCIES} - words(SCENARIO) == set()
 
 
 def test_what_is_shown_of_the_doctor_is_what_it_says():

@@ -1,19 +1,20 @@
-"""What does the run answer, in one sentence with numbers?
+"""The answer of a run, with numbers.
 
 With objectives: up to which load they hold, and by how much they are missed at the next.
-Without: how much came out, and how long it took. A level of load holds when every repeat of it
-keeps every objective and no queue grew; an invalid run answers nothing.
+Without: throughput and latency. A level of load holds when every repeat of it keeps every objective and no queue grew;
+an invalid run answers nothing.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import Outcome
 from harness.analysis.steady_state import OFFLINE
 from harness.analysis.warnings import INVALID, Warning
-from harness.statistics.intervals import percentile_name
-from harness.units import format_count, format_duration, format_rate
+from harness.messages import Message, message, sentences
+from harness.scenario.metrics import NAMES, statistic_name
 
 LEVEL_OF = {
     "closed": "concurrency",
@@ -22,60 +23,62 @@ LEVEL_OF = {
     "gamma": "rate",
     "offline": "requests",
 }
-UNITS = {"concurrency": "users", "rate": "req/s", "requests": "requests at once"}
-WORDS = {
-    "ttft": "TTFT",
-    "ttft_user": "TTFT from the due time",
-    "tpot": "TPOT",
-    "itl": "time between tokens",
-    "chunk_gap": "gap between events",
-    "e2e": "time to the last token",
-    "e2e_user": "time from due to the last token",
+LEVELS = {
+    "concurrency": "analysis.level_concurrency",
+    "rate": "analysis.level_rate",
+    "requests": "analysis.level_requests",
 }
 _APART = ("requests", "duration_s")  # how long a stage runs makes no other load of it
 
 Level = Sequence[StageSummary]
 
 
-def answer(stages: Sequence[StageSummary], doubts: Sequence[Warning], *, simulated: bool) -> str:
-    """One sentence for the whole run."""
-    invalid = [doubt for doubt in doubts if doubt.severity == INVALID]
+def answer(stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simulated: bool) -> Message:
+    """One or a few sentences for the whole run."""
+    invalid = [warning for warning in warnings if warning.severity == INVALID]
     if not any(stage.account.completed for stage in stages):
-        body = f"No answer: {_nothing(stages)}"
+        found = _nothing(stages)
     elif invalid:
-        body = f"No valid answer: {invalid[0].text}"
+        found = message("analysis.answer_invalid", reason=invalid[0].text)
     elif any(stage.outcomes for stage in stages):
-        body = _limits(stages)
+        found = _limits(stages)
     else:
-        body = _ranges(stages)
-    return f"Simulated: {body}" if simulated else body
+        found = _throughputs(stages)
+    return message("analysis.answer_simulated", answer=found) if simulated else found
 
 
-def _nothing(stages: Sequence[StageSummary]) -> str:
+def error_counts(errors: Mapping[str, int]) -> list[Message]:
+    """How often each error came, for a list."""
+    return [message("analysis.error_count", error=name, count=count) for name, count in errors.items()]
+
+
+def _nothing(stages: Sequence[StageSummary]) -> Message:
     failed, cancelled = (sum(getattr(s.account, status) for s in stages) for status in ("failed", "cancelled"))
     if failed:
-        names = {name: 0 for stage in stages for name in stage.errors}
+        errors: Counter[str] = Counter()
         for stage in stages:
-            names = {name: count + stage.errors.get(name, 0) for name, count in names.items()}
-        counts = ", ".join(f"{name} {format_count(count)}" for name, count in names.items())
-        return f"no request was answered, {format_count(failed)} failed ({counts})."
-    return f"no request was answered, {format_count(cancelled)} were cancelled." if cancelled else "nothing was sent."
+            errors.update(stage.errors)
+        return message("analysis.answer_none_failed", count=failed, errors=error_counts(errors))
+    if cancelled:
+        return message("analysis.answer_none_cancelled", count=cancelled)
+    return message("analysis.answer_none_sent")
 
 
-def _by_label(stages: Sequence[StageSummary]) -> dict[str, Level]:
+def _by_label(stages: Sequence[StageSummary]) -> list[tuple[Message, Level]]:
     """The stages by their load in words, repeats together."""
-    return {name: [stage for stage in stages if stage.label == name] for name in dict.fromkeys(s.label for s in stages)}
+    names = {str(stage.label): stage.label for stage in stages}
+    return [(name, [stage for stage in stages if str(stage.label) == text]) for text, name in names.items()]
 
 
-def _ladder(stages: Sequence[StageSummary]) -> list[tuple[str, Level]]:
+def _ladder(stages: Sequence[StageSummary]) -> list[tuple[Message, Level]]:
     """The stages as steps of one growing number, repeats together; empty where they differ in anything else."""
     kinds = {str(stage.load["kind"]) for stage in stages}
     field = LEVEL_OF.get(kinds.pop(), "") if len(kinds) == 1 else ""
     rest = {tuple(sorted((k, str(v)) for k, v in s.load.items() if k not in (*_APART, field))) for s in stages}
     if not field or len(rest) > 1 or len(_by_label(stages)) < 2:
         return []
-    steps = sorted(_by_label(stages).values(), key=lambda same: float(same[0].load[field]))
-    return [(f"{same[0].load[field]:g} {UNITS[field]}", same) for same in steps]
+    steps = sorted((same for _, same in _by_label(stages)), key=lambda same: float(same[0].load[field]))
+    return [(message(LEVELS[field], value=float(same[0].load[field])), same) for same in steps]
 
 
 def _holds(level: Level) -> bool:
@@ -87,24 +90,29 @@ def _unknown(level: Level) -> bool:
     return all(outcome.met is None for outcome in _outcomes(level))
 
 
-def _limits(stages: Sequence[StageSummary]) -> str:
+def _limits(stages: Sequence[StageSummary]) -> Message:
     ladder = _ladder(stages)
     if not ladder:
-        parts = (f"at {name} {_against(level)}" for name, level in _by_label(stages).items())
-        return f"{'; '.join(parts)}.".replace("at", "At", 1)
+        parts = _by_label(stages)
+        return sentences(
+            *(message("analysis.answer_level", level=name, finding=_against(level)) for name, level in parts)
+        )
     known = next((i for i, (_, level) in enumerate(ladder) if not _unknown(level)), 0)
     ladder = ladder[known:]  # what the lowest loads say nothing of, the next one may
     held = next((i for i, (_, level) in enumerate(ladder) if not _holds(level)), len(ladder))
+    lowest = ladder[0][0]
     if held == 0:
-        return f"Even at {ladder[0][0]} {_against(ladder[0][1])}."
+        return message("analysis.answer_even", level=lowest, finding=_against(ladder[0][1]))
     top, level = ladder[held - 1]
-    reach = (
-        f"Up to {top}" if not known else f"From {ladder[0][0].partition(' ')[0]} to {top}" if held > 1 else f"At {top}"
-    )
+    reach = message("analysis.reach_up_to", level=top)
+    if known:
+        several = message("analysis.reach_from_to", lowest=lowest, level=top)
+        reach = several if held > 1 else message("analysis.reach_at", level=top)
     if held == len(ladder):
-        return f"{reach}, the most that was tried, {_all_stay(level)}."
+        return message("analysis.answer_holds", reach=reach, objectives=_all_stay(level))
     name, broken = ladder[held]
-    return f"{reach} {_all_stay(level)}; at {name} {_breaks(_nearest(broken), broken)}."
+    finding = _breaks(_nearest(broken), broken)
+    return message("analysis.answer_breaks", reach=reach, objectives=_all_stay(level), level=name, finding=finding)
 
 
 def _outcomes(level: Level) -> list[Outcome]:
@@ -126,54 +134,50 @@ def _nearest(level: Level) -> Outcome:
     return max(_outcomes(level), key=_closeness)
 
 
-def _name(outcome: Outcome) -> str:
-    metric = outcome.objective.key.rpartition("_")[0]
-    return f"{outcome.objective.statistic} {WORDS[metric]}"
+def _name(outcome: Outcome) -> Message:
+    return statistic_name(outcome.objective.key.rpartition("_")[0], outcome.objective.statistic)
 
 
-def _stays(outcome: Outcome) -> str:
-    limit, value = format_duration(outcome.objective.limit_s), format_duration(outcome.value_s)
-    return f"{_name(outcome)} stays under {limit} ({value})"
-
-
-def _all_stay(level: Level) -> str:
+def _all_stay(level: Level) -> list[Message]:
     """Every objective of a level that holds, the first in a full sentence."""
     first, *others = _outcomes(level)
-    limits = (f"{_name(o)} under {format_duration(o.objective.limit_s)} ({format_duration(o.value_s)})" for o in others)
-    return " and ".join([_stays(first), *limits])
+    return [_stays("analysis.objective_stays", first), *(_stays("analysis.objective_under", o) for o in others)]
 
 
-def _breaks(outcome: Outcome, level: Level) -> str:
+def _stays(code: str, outcome: Outcome) -> Message:
+    limit_s = outcome.objective.limit_s
+    return message(code, objective=_name(outcome), limit_s=limit_s, value_s=outcome.value_s)
+
+
+def _breaks(outcome: Outcome, level: Level) -> Message:
     """What the objective is at a level that does not hold."""
-    if outcome.met:
-        return "the queue grows for as long as the load lasts"
-    name = "it" if len(_outcomes(level)) == 1 else _name(outcome)
-    return f"{name} {_is(outcome, level)}"
+    return message("analysis.queue_grows") if outcome.met else _is("analysis.objective_is", outcome, level)
 
 
-def _is(outcome: Outcome, level: Level) -> str:
+def _is(code: str, outcome: Outcome, level: Level) -> Message:
+    """What an objective came to; `code` says it where it has a finite value."""
+    name = _name(outcome)
     if outcome.value_s is None:
-        return "cannot be told"
+        return message("analysis.objective_unknown", objective=name)
     if math.isinf(outcome.value_s):
-        failed, all_ = (sum(getattr(s.account, n) for s in level) for n in ("failed", "scheduled"))
-        return f"has no bound, as {format_count(failed)} of {format_count(all_)} requests failed"
-    return f"is {format_duration(outcome.value_s)}"
+        failed, scheduled = (sum(getattr(s.account, n) for s in level) for n in ("failed", "scheduled"))
+        return message("analysis.objective_unbounded", objective=name, failed=failed, scheduled=scheduled)
+    limit = {} if code == "analysis.objective_is" else {"limit_s": outcome.objective.limit_s}
+    return message(code, objective=name, value_s=outcome.value_s, **limit)
 
 
-def _against(level: Level) -> str:
+def _against(level: Level) -> Message:
     """The objective that is nearest to its limit, or farthest over it, beside that limit."""
     outcome = _nearest(level)
-    limit = format_duration(outcome.objective.limit_s)
-    side = {True: f", within the limit of {limit}", False: f", over the limit of {limit}", None: ""}[outcome.met]
-    side = "" if outcome.value_s == math.inf else side
-    grew = ", and the queue grows for as long as the load lasts" if any(s.window.grew for s in level) else ""
-    return f"{_name(outcome)} {_is(outcome, level)}{side}{grew}"
+    finding = _is("analysis.objective_within" if outcome.met else "analysis.objective_over", outcome, level)
+    grew = any(stage.window.grew for stage in level)
+    return message("analysis.and_queue_grows", finding=finding) if grew else finding
 
 
-def _ranges(stages: Sequence[StageSummary]) -> str:
+def _throughputs(stages: Sequence[StageSummary]) -> Message:
     ladder = _ladder(stages)
-    ends = [ladder[0], ladder[-1]] if ladder else list(_by_label(stages).items())
-    return f"At {'; at '.join(f'{name} {_shown(_middle(level))}' for name, level in ends)}."
+    ends = [ladder[0], ladder[-1]] if ladder else _by_label(stages)
+    return sentences(*(_throughput(name, _middle(level)) for name, level in ends))
 
 
 def _middle(level: Level) -> StageSummary:
@@ -182,15 +186,14 @@ def _middle(level: Level) -> StageSummary:
     return ordered[(len(ordered) - 1) // 2]
 
 
-def _shown(stage: StageSummary) -> str:
-    """Output and latency of one stage; of a batch, how long it took."""
-    output = f"{format_rate(stage.rates.output_token, 'tokens/s')} came out"
+def _throughput(level: Message, stage: StageSummary) -> Message:
+    """Throughput and latency of one stage; of a batch, how long it took."""
+    rate, failed = stage.rates.output_token, stage.account.failed
     if stage.load["kind"] == OFFLINE:
-        return f"{output} in {format_duration(stage.window.length_s)}"
+        return message("analysis.answer_batch", level=level, rate=rate, length_s=stage.window.length_s)
     metric = "ttft" if stage.metrics["ttft"].n else "e2e"
-    points: Mapping[str, float | None] = {
-        percentile_name(p): getattr(stage.metrics[metric], percentile_name(p)) for p in (50.0, 99.0)
-    }
-    times = " and ".join(f"{format_duration(value)} ({name})" for name, value in points.items())
-    failed = f", {format_count(stage.account.failed)} failed requests left out" if stage.account.failed else ""
-    return f"{output}, with a {WORDS[metric]} of {times}{failed}"
+    values = stage.metrics[metric]
+    times = {"metric": NAMES[metric], "p50_s": values.p50, "p99_s": values.p99}
+    if failed:
+        return message("analysis.answer_throughput_failed", level=level, rate=rate, failed=failed, **times)
+    return message("analysis.answer_throughput", level=level, rate=rate, **times)

@@ -29,9 +29,9 @@ from harness.analysis.metrics import StageInput, StageSummary
 from harness.analysis.steady_state import ended_ns
 from harness.analysis.token_gaps import tokens_by_row
 from harness.analysis.warnings import INVALID, Evidence, Warning
-from harness.messages import plain
+from harness.messages import Message, message
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Requests
-from harness.units import NS_PER_S, format_count, significant
+from harness.units import NS_PER_S
 
 ROUNDING = 1e-9  # of a value; sums of float64 over a million rows stay within
 
@@ -99,8 +99,8 @@ def invariants(evidence: Evidence) -> Iterator[Warning]:
             yield Warning(
                 "invariant",
                 INVALID,
-                plain(text),
-                plain("This is a fault of the harness: keep the result folder and report it."),
+                text,
+                message("analysis.next_report"),
             )
 
 
@@ -116,64 +116,49 @@ def _unlike(found: float, expected: float, scale: float = 0.0) -> bool:
     return not abs(found - expected) <= ROUNDING * max(abs(found), abs(expected), abs(scale))
 
 
-def _numerators(stage: StageInput, summary: StageSummary) -> Iterator[str]:
+def _numerators(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
     rates, rows, length_s = summary.rates, _listed(stage, summary), summary.window.rates_s
     if rates.request is None:
         return
     known = np.where(rows.input_tokens != MISSING, rows.input_tokens, np.maximum(0, rows.input_asked))
     output = int(rows.output_tokens.sum())
     pairs = (
-        ("requests", rates.request, len(rows)),
-        ("output tokens", rates.output_token, output),
-        ("tokens", rates.total_token, output + int(known.sum())),
-        ("events", rates.event, int(rows.events.sum())),
+        (message("analysis.rate_of_requests"), rates.request, len(rows)),
+        (message("analysis.rate_of_output_tokens"), rates.output_token, output),
+        (message("analysis.rate_of_tokens"), rates.total_token, output + int(known.sum())),
+        (message("analysis.rate_of_events"), rates.event, int(rows.events.sum())),
     )
-    for name, rate, count in pairs:
-        if _unlike((rate or 0.0) * length_s, count):
-            text = (
-                f"The rate of {name} counts {significant((rate or 0.0) * length_s)}, "
-                f"and the {format_count(len(rows))} answers that ended meanwhile hold {format_count(count)}."
-            )
-            yield text
+    for what, rate, count in pairs:
+        counted = (rate or 0.0) * length_s
+        if _unlike(counted, count):
+            yield message("analysis.invariant_rate", what=what, counted=counted, rows=len(rows), held=count)
     if rates.good is not None and rates.good > rates.request * (1 + ROUNDING):
-        text = f"Goodput is {significant(rates.good)} req/s, more than the {significant(rates.request)} answered."
-        yield text
+        yield message("analysis.invariant_goodput", goodput=rates.good, rate=rates.request)
 
 
-def _identity(stage: StageInput, summary: StageSummary) -> Iterator[str]:
+def _identity(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
     rates, rows = summary.rates, _listed(stage, summary)
     if rates.request is None or rates.output_token is None:
         return
     mean = float(rows.output_tokens.mean()) if len(rows) else 0.0
     if _unlike(rates.output_token, rates.request * mean):
-        text = (
-            f"The output token rate is {significant(rates.output_token)} tokens/s, and {significant(rates.request)} "
-            f"req/s of {significant(mean)} tokens each are {significant(rates.request * mean)}."
-        )
-        yield text
+        output, rate, product = rates.output_token, rates.request, rates.request * mean
+        yield message("analysis.invariant_identity", output=output, rate=rate, mean=mean, product=product)
 
 
-def _littles_law(stage: StageInput, summary: StageSummary) -> Iterator[str]:
+def _littles_law(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
     law = little(stage, summary)
     if law is not None and _unlike(law.in_flight, law.expected, law.left * law.time_s):
-        text = (
-            f"{significant(law.in_flight)} requests were in flight on average; by Little's law "
-            f"{significant(law.left)} req/s that stay {significant(law.time_s)} s each make "
-            f"{significant(law.expected)}, both edges of the window counted."
-        )
-        yield text
+        sides = {"in_flight": law.in_flight, "left": law.left, "time_s": law.time_s, "expected": law.expected}
+        yield message("analysis.invariant_little", **sides)
 
 
-def _event_tokens(stage: StageInput, _summary: StageSummary) -> Iterator[str]:
+def _event_tokens(stage: StageInput, _summary: StageSummary) -> Iterator[Message]:
     r, events = stage.requests, stage.events
     held = tokens_by_row(events)
     timed = np.diff(events.offsets) > 0  # an offline call tells no events
     off = (r.phase == MEASURED) & (r.status == COMPLETED) & timed & (held != r.output_tokens)
     if off.any():
         first = int(np.flatnonzero(off)[0])
-        text = (
-            f"The events of {format_count(int(off.sum()))} answers do not hold their tokens: request "
-            f"{int(r.index[first])} has {format_count(int(r.output_tokens[first]))}, "
-            f"and its events {format_count(int(held[first]))}."
-        )
-        yield text
+        at = {"index": int(r.index[first]), "tokens": int(r.output_tokens[first]), "held": int(held[first])}
+        yield message("analysis.invariant_events", off=int(off.sum()), **at)

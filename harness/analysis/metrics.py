@@ -22,10 +22,11 @@ import numpy as np
 from harness.analysis.client_error import ClientError, client_error
 from harness.analysis.in_flight import mean_in_flight, most_in_flight
 from harness.analysis.members import Members, members, offered
-from harness.analysis.slo import GAP_METRICS, Objective, Outcome, good, objectives, outcome
+from harness.analysis.slo import Objective, Outcome, good, objectives, outcome
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.analysis.token_gaps import Mask, Streams, rows_of, streams, token_rates
 from harness.errors import ResultError
+from harness.messages import Message, message
 from harness.results.request_table import (
     CANCELLED,
     COMPLETED,
@@ -38,14 +39,13 @@ from harness.results.request_table import (
     Events,
     Requests,
 )
-from harness.results.stage_names import label
+from harness.results.stage_names import load_name
+from harness.scenario.metrics import CLIENT_TIMES, STREAMED_ONLY
 from harness.statistics.distributions import Distribution, distribution
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
-CLIENT_METRICS = ("send_lag", "queue_wait", "connect")
-STREAMED_ONLY = ("ttft", "ttft_user", "tpot", *GAP_METRICS)  # an answer in one piece says nothing of its tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class StageSummary:
 
     span: Span
     load: Mapping[str, Any]
-    label: str
+    label: Message
     window: Window
     account: Account
     errors: Mapping[str, int]
@@ -155,14 +155,14 @@ def summarize_stage(stage: StageInput) -> StageSummary:
     gaps = streams(stage.events, who.answered)
     found = latencies(requests, stream=stage.stream)
     values = {name: _defined(found[name], who.answered) for name in ANSWER_METRICS}
-    values |= {name: _defined(found[name], who.sent) for name in CLIENT_METRICS}
+    values |= {name: _defined(found[name], who.sent) for name in CLIENT_TIMES}
     concurrency = _concurrency(requests, window, span)
     done = (requests.phase == MEASURED) & (requests.status == COMPLETED)
     counted = _counted(requests, who)
     return StageSummary(
         span=span,
         load=stage.load,
-        label=label(stage.load),
+        label=load_name(stage.load),
         window=window,
         account=_account(requests, int(who.sent.sum())),
         errors=_errors(requests),
@@ -221,7 +221,7 @@ def _account(requests: Requests, in_window: int) -> Account:
     counts = {status: int((statuses == status).sum()) for status in STATUSES}
     if sum(counts.values()) != len(statuses):
         strange = sorted(set(statuses) - set(STATUSES))
-        raise ResultError(f"requests.parquet: status {strange[0]!r}; expected one of {', '.join(STATUSES)}")
+        raise ResultError(message("analysis.status_unknown", status=str(strange[0]), statuses=list(STATUSES)))
     return Account(
         scheduled=len(statuses),
         sent=int((measured & (requests.sent_ns != MISSING)).sum()),

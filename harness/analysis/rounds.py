@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.in_flight import most_in_flight
+from harness.messages import Message, message
 from harness.results.request_table import MEASURED, MISSING, Requests
-from harness.units import NS_PER_S, format_duration, significant
+from harness.units import NS_PER_S
 
 LEAST_ROUNDS = 5
 LEAST_SPREAD = 0.04  # rounds times squared variation of the time of an answer
@@ -31,12 +32,12 @@ Times = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Whole rounds of `users` in a window that ends at `end_ns`; `reason` says why they show no steady state."""
+    """Whole rounds of `users` in a window that ends at `end_ns`; `reasons` say why they show no steady state."""
 
     users: int
     number: int
     end_ns: int
-    reason: str = ""
+    reasons: tuple[Message, ...] = ()
 
 
 def rounds(requests: Requests, done_ns: Times, start_ns: int, rates_ns: int, end_ns: int) -> Rounds:
@@ -51,23 +52,31 @@ def rounds(requests: Requests, done_ns: Times, start_ns: int, rates_ns: int, end
     whole = len(over) // users if users else 0
     end_ns = int(over[whole * users - 1]) if whole else end_ns
     number = int((sent & (done_ns > start_ns) & (done_ns <= end_ns)).sum()) // users if users else 0
-    return Rounds(users, number, end_ns, _reason(requests, done_ns, (start_ns, end_ns), users, number))
+    return Rounds(users, number, end_ns, _reasons(requests, done_ns, (start_ns, end_ns), users, number))
 
 
-def _reason(requests: Requests, done_ns: Times, window: tuple[int, int], users: int, number: int) -> str:
+def _reasons(
+    requests: Requests, done_ns: Times, window: tuple[int, int], users: int, number: int
+) -> tuple[Message, ...]:
     own = (requests.phase == MEASURED) & (requests.sent_ns >= window[0]) & (requests.sent_ns <= window[1])
     if number < LEAST_ROUNDS:
-        held = "less than one round" if not number else "one round" if number == 1 else f"{number} rounds"
-        text = f"The window holds {held} of {users} users, and fewer than {LEAST_ROUNDS} show no steady state."
-        return text + _moved(requests, own, users)
+        return _few(users, number), *_moved(requests, own, users)
     took = (done_ns - requests.sent_ns)[own]
     spread = float(took.std() / took.mean()) if len(took) and took.mean() else 0.0
     since = int((done_ns <= window[1]).sum()) / users
     if users == 1 or spread < ALL_THE_SAME or since * spread**2 >= LEAST_SPREAD or not _in_step(requests, users):
-        return ""
-    needed = significant(LEAST_SPREAD / spread**2, 2)
-    text = f"The users still go in step with their first wave, until about {needed} rounds are over."
-    return text + _moved(requests, own, users)
+        return ()
+    in_step = message("analysis.in_step", needed=LEAST_SPREAD / spread**2)
+    return in_step, *_moved(requests, own, users)
+
+
+def _few(users: int, number: int) -> Message:
+    """That the window holds too few rounds."""
+    if number == 0:
+        return message("analysis.rounds_none", users=users, needed=LEAST_ROUNDS)
+    if number == 1:
+        return message("analysis.rounds_one", users=users, needed=LEAST_ROUNDS)
+    return message("analysis.rounds_few", users=users, needed=LEAST_ROUNDS, rounds=number)
 
 
 def _in_step(requests: Requests, users: int) -> bool:
@@ -77,15 +86,15 @@ def _in_step(requests: Requests, users: int) -> bool:
     return int((sent_ns < first_over).sum()) > max(1, users // 2)
 
 
-def _moved(requests: Requests, own: NDArray[np.bool_], users: int) -> str:
+def _moved(requests: Requests, own: NDArray[np.bool_], users: int) -> tuple[Message, ...]:
     """From where to where TTFT went between the first round of the stage and the last of the window."""
     known = (requests.first_ns != MISSING) & (requests.sent_ns != MISSING)
     first = np.flatnonzero(known & (requests.phase == MEASURED))
     last = np.flatnonzero(known & own)
     if min(len(first), len(last)) < users or users < 2:
-        return ""
+        return ()
     waits = (requests.first_ns - requests.sent_ns) / NS_PER_S
     at_first = first[np.argsort(requests.sent_ns[first], kind="stable")][:users]
     at_last = last[np.argsort(requests.sent_ns[last], kind="stable")][-users:]
     before, after = float(waits[at_first].mean()), float(waits[at_last].mean())
-    return f" Mean TTFT was {format_duration(before)} in the first round and {format_duration(after)} in the last."
+    return (message("analysis.ttft_moved", before_s=before, after_s=after),)

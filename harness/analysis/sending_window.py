@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.messages import Message, message
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, WARMUP, Requests
 from harness.statistics.time_series import mser5_truncate
-from harness.units import NS_PER_S, format_duration, format_rate
+from harness.units import NS_PER_S
 
 BINS = 250
 FEWEST_ANSWERS = 50  # below, MSER-5 cuts steady Poisson answers about as often as a true ramp-up
@@ -37,14 +38,14 @@ Times = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Answers count in rates from `start_ns` on; `text` says why not sooner.
+    """Answers count in rates from `start_ns` on; `reason` says why not sooner.
 
     `warmup_left` counts answers of the warm-up that were still under way then, and so take the place of others;
     `filling` says that the engine was, as far as can be seen, not full yet.
     """
 
     start_ns: int
-    text: str = ""
+    reason: Message | None = None
     warmup_left: int = 0
     filling: bool = False
 
@@ -71,13 +72,17 @@ def _after_warm_up(warm_ns: Times, start_ns: int, latest_ns: int) -> Flow:
     last_ns = int(warm_ns.max())
     left = int((warm_ns > latest_ns).sum())
     at_ns = min(last_ns, latest_ns)
-    return Flow(at_ns, f"Rates count from {_since(at_ns, start_ns)} on, {_until(left)}.", left)
-
-
-def _until(left: int) -> str:
+    since_s = _since_s(at_ns, start_ns)
     if left:
-        return f"half of the window, though {left} answers of the warm-up were still under way"
-    return "when the last answer of the warm-up had ended"
+        return Flow(at_ns, message("analysis.rates_half_window", since_s=since_s, left=left), left)
+    return Flow(at_ns, message("analysis.rates_after_warmup", since_s=since_s))
+
+
+_ANSWERED = (
+    (1.0, "analysis.rates_all_answered"),
+    (0.9, "analysis.rates_nine_in_ten_answered"),
+    (0.5, "analysis.rates_half_answered"),
+)
 
 
 def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) -> Flow:
@@ -85,21 +90,17 @@ def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) ->
     latest_ns = (start_ns + end_ns) // 2
     first_ns = int(ended_ns.min(initial=np.iinfo(np.int64).max))
     wave = np.sort(ended_ns[sent_ns < first_ns])
-    for share, which in ((1.0, "all"), (0.9, "nine in ten"), (0.5, "half")):
+    for share, code in _ANSWERED:
         number = math.ceil(share * len(wave)) - 1
         if len(wave) and start_ns < wave[number] <= latest_ns:
-            since = _since(int(wave[number]), start_ns)
-            first = "the first request was" if len(wave) == 1 else f"{which} of the first {len(wave)} requests were"
-            text = f"Rates count from {since} on, when {first} answered."
-            return Flow(int(wave[number]), text)
+            since_s = _since_s(int(wave[number]), start_ns)
+            one = message("analysis.rates_one_answered", since_s=since_s)
+            return Flow(int(wave[number]), message(code, since_s=since_s, wave=len(wave)) if len(wave) > 1 else one)
     if not start_ns < first_ns <= end_ns:
         return Flow(start_ns)
     at_ns = min(first_ns, (start_ns + 3 * end_ns) // 4)
-    text = (
-        f"Rates count from {_since(at_ns, start_ns)} on, as less than half of the first {len(wave)} requests "
-        "were answered in the first half of the window."
-    )
-    return Flow(at_ns, text, filling=True)
+    reason = message("analysis.rates_filling", since_s=_since_s(at_ns, start_ns), wave=len(wave))
+    return Flow(at_ns, reason, filling=True)
 
 
 def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:
@@ -113,10 +114,10 @@ def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:
     if cut.shift <= SURE or cut.after - cut.before <= LEAST_SHIFT * cut.after:
         return found
     at_ns = found.start_ns + length_ns * cut.at // BINS
-    before, after = format_rate(cut.before, "req/s"), format_rate(cut.after, "req/s")
-    text = f"Rates count from {_since(at_ns, start_ns)} on: before, {before} were answered, and {after} after."
-    return Flow(at_ns, text, found.warmup_left)
+    since_s, before, after = _since_s(at_ns, start_ns), float(cut.before), float(cut.after)
+    reason = message("analysis.rates_risen", since_s=since_s, before=before, after=after)
+    return Flow(at_ns, reason, found.warmup_left)
 
 
-def _since(at_ns: int, start_ns: int) -> str:
-    return format_duration((at_ns - start_ns) / NS_PER_S)
+def _since_s(at_ns: int, start_ns: int) -> float:
+    return (at_ns - start_ns) / NS_PER_S

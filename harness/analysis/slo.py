@@ -19,10 +19,8 @@ import numpy as np
 
 from harness.analysis.token_gaps import Mask, Streams, over_limit
 from harness.results.request_table import FAILED, Events, Requests
+from harness.scenario.metrics import GAPS, USER_VIEW
 from harness.statistics.intervals import Floats, percentile_with_failures
-
-USER_VIEW = {"ttft": "ttft_user", "e2e": "e2e_user"}
-GAP_METRICS = ("itl", "chunk_gap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def outcome(objective: Objective, values: Mapping[str, Floats], gaps: Streams, f
 
     `values` holds a request's metrics by name (without those that are undefined).
     """
-    if objective.metric in GAP_METRICS:
+    if objective.metric in GAPS:
         return Outcome(objective, _gap_statistic(objective, gaps, failed), len(failed))
     return Outcome(objective, _statistic(objective.statistic, values[objective.metric], len(failed)), len(failed))
 
@@ -95,7 +93,7 @@ def good(asked: tuple[Objective, ...], requests: Requests, events: Events, laten
     """Which requests keep every limit; a failed one keeps none. `latencies` are NaN where undefined."""
     found = requests.status != FAILED
     for objective in asked:
-        if objective.metric in GAP_METRICS and objective.statistic != "mean":
+        if objective.metric in GAPS and objective.statistic != "mean":
             found &= _few_late(objective, events)
         else:
             found &= ~(_own_value(objective, requests, latencies) > objective.limit_s)

@@ -22,7 +22,6 @@ all of those offered twice what they can serve, nine in ten of those offered 1.3
 out at one in a hundred of those offered half.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,14 +31,18 @@ from harness.analysis.in_flight import mean_in_flight, most_in_flight
 from harness.analysis.rounds import rounds
 from harness.analysis.sending_window import flow
 from harness.analysis.token_gaps import token_rates
+from harness.messages import Message, message, sentences
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Events, Requests
 from harness.statistics.intervals import Floats
 from harness.statistics.time_series import MSER_BATCH, Trend, mser5_truncate, trend
-from harness.units import NS_PER_S, format_duration, format_rate, format_share, significant
+from harness.units import NS_PER_S
 
 CLOSED = "closed"
 OFFLINE = "offline"
-CHANGING = ("ramp", "trace")  # kinds of load that are not meant to be stationary
+CHANGING = {  # kinds of load that are not meant to be stationary
+    "ramp": message("analysis.ramp_changes"),
+    "trace": message("analysis.trace_changes"),
+}
 BINS = 250
 LATEST_CUT = BINS // 2  # the last cut that MSER-5 is asked for
 FEWEST_REQUESTS = 50  # below, MSER cuts gentle Poisson load about as often as a true start-up
@@ -54,9 +57,8 @@ LEAST_ANSWERS = 10  # in a window of an open loop that is taken although most an
 
 WHOLE_STAGE = "whole stage"
 WHOLE_CALL = "whole call"
-_BATCH = "The whole call of LLM.generate is taken, its start and its drain included: a batch pays for both."
 SENDING = "sending period"
-FIRST_WAVE = "first wave cut"
+FIRST_WAVE = "first-wave cut"
 MSER = "MSER-5"
 
 
@@ -81,9 +83,9 @@ class Window:
     """The part of a stage that counts: requests sent in [start_ns, end_ns], answers that end in (rates_ns, end_ns].
 
     Latencies are those of the first, rates those of the second (`harness.analysis.sending_window` says why they begin
-    later, and `rates_text` tells it). `warmup_left` counts answers of the warm-up that were still
+    later, and `rates_reason` tells it). `warmup_left` counts answers of the warm-up that were still
     under way at `rates_ns`; `filling` says that the engine was perhaps not full yet. `steady` is None
-    where it cannot be told; `text` says how the window was found. `first_wave` counts requests that were
+    where it could not be determined; `reasons` say how the window was found. `first_wave` counts requests that were
     sent all at once and stand inside the window; `grew` marks a queue that rose through the whole stage.
     """
 
@@ -91,13 +93,18 @@ class Window:
     end_ns: int
     method: str
     steady: bool | None
-    text: str
+    reasons: tuple[Message, ...] = ()
     first_wave: int = 0
     grew: bool = False
     later_ns: int = 0  # from start_ns to the begin of rates
-    rates_text: str = ""
+    rates_reason: Message | None = None
     warmup_left: int = 0
     filling: bool = False
+
+    @property
+    def text(self) -> Message:
+        """All reasons, one after the other."""
+        return sentences(*self.reasons)
 
     @property
     def length_s(self) -> float:
@@ -150,7 +157,7 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
     )  # fmt: skip
     later_ns = found.start_ns - window.start_ns
     window = replace(
-        window, later_ns=later_ns, rates_text=found.text, warmup_left=found.warmup_left, filling=found.filling
+        window, later_ns=later_ns, rates_reason=found.reason, warmup_left=found.warmup_left, filling=found.filling
     )
     return _whole_rounds(requests, span, window) if kind == CLOSED and window.method != WHOLE_STAGE else window
 
@@ -159,45 +166,42 @@ def _whole_rounds(requests: Requests, span: Span, window: Window) -> Window:
     """The window of a closed loop, ended with a whole round of its users; few rounds are not called steady."""
     found = rounds(requests, ended_ns(requests, span.end_ns), window.start_ns, window.rates_ns, window.end_ns)
     window = replace(window, end_ns=found.end_ns)
-    if not found.reason or not window.steady:
+    if not found.reasons or not window.steady:
         return window
-    return replace(_with(window, found.reason), steady=None)
+    return replace(_with(window, *found.reasons), steady=None)
 
 
 def _window(requests: Requests, events: Events, span: Span, kind: str) -> Window:
     sent_ns = requests.sent_ns[(requests.phase == MEASURED) & (requests.sent_ns != MISSING)]
     if len(sent_ns) == 0:
-        return Window(span.start_ns, span.stop_ns, SENDING, None, "Nothing was sent.")
+        return Window(span.start_ns, span.stop_ns, SENDING, None, (message("analysis.nothing_sent"),))
     if kind == OFFLINE:
-        return Window(span.start_ns, span.end_ns, WHOLE_CALL, None, _BATCH)
+        return Window(span.start_ns, span.end_ns, WHOLE_CALL, None, (message("analysis.whole_call"),))
     if kind == CLOSED:
         span = replace(span, stop_ns=min(span.stop_ns, int(sent_ns.max())))
     done_ns = ended_ns(requests, span.end_ns)
     unfit = _unfit(requests, done_ns, span, kind)
     if unfit:
         at_once = len(sent_ns) if kind == CLOSED and len(sent_ns) > 1 else 0
-        return Window(span.start_ns, span.end_ns, WHOLE_STAGE, None, unfit, at_once)
-    window = Window(span.start_ns, span.stop_ns, SENDING, None, "")
+        return Window(span.start_ns, span.end_ns, WHOLE_STAGE, None, (unfit,), at_once)
+    window = Window(span.start_ns, span.stop_ns, SENDING, None)
     if kind == CLOSED:
         return _closed(requests, events, done_ns, window)
-    text = f"A {kind} changes by design: the whole time of sending is taken." if kind in CHANGING else ""
-    if text or len(sent_ns) < FEWEST_REQUESTS:
-        return replace(window, text=text or _too_few(len(sent_ns)))
+    reason = CHANGING.get(kind) or (_too_few(len(sent_ns)) if len(sent_ns) < FEWEST_REQUESTS else None)
+    if reason:
+        return _with(window, reason)
     return _open(requests, done_ns, window)
 
 
-def _unfit(requests: Requests, done_ns: NDArray[np.int64], span: Span, kind: str) -> str:
-    """Why the time of sending says too little, so that the whole stage must be taken; empty where it does not."""
+def _unfit(requests: Requests, done_ns: NDArray[np.int64], span: Span, kind: str) -> Message | None:
+    """Why the time of sending says too little, so that the whole stage must be taken; None where it does not."""
     answered = done_ns[(requests.phase == MEASURED) & (requests.status == COMPLETED)]
     within = int((answered <= span.stop_ns).sum())
     if len(answered) == 0:
-        return "Nothing was answered; the whole stage is taken."
+        return message("analysis.nothing_answered")
     if 2 * within >= len(answered) or (kind != CLOSED and within >= LEAST_ANSWERS):
-        return ""
-    return (
-        "Most answers ended after the last request was sent, so the whole stage is taken, "
-        "its start and its drain included."
-    )
+        return None
+    return message("analysis.most_after_sending")
 
 
 def _open(requests: Requests, done_ns: NDArray[np.int64], window: Window) -> Window:
@@ -207,12 +211,9 @@ def _open(requests: Requests, done_ns: NDArray[np.int64], window: Window) -> Win
     series = mean_in_flight(begun_ns[begun], done_ns[begun], edges)
     line = _growth(series)
     if line is not None:
-        text = (
-            f"Requests due and not yet answered rose through the whole stage, from {_number(line.first)} "
-            f"to {_number(line.last)}: they came faster than they were served."
-        )
-        return replace(window, steady=False, grew=True, text=text)
-    return _settled(series, window, "the number of requests under way", _number)
+        rose = message("analysis.requests_rose", first=_not_negative(line.first), last=_not_negative(line.last))
+        return replace(_with(window, rose), steady=False, grew=True)
+    return _settled(series, window, IN_FLIGHT)
 
 
 def _growth(series: Floats) -> Trend | None:
@@ -227,16 +228,15 @@ def _closed(requests: Requests, events: Events, done_ns: NDArray[np.int64], wind
     sent = (requests.phase == MEASURED) & (requests.sent_ns != MISSING)
     wave, wave_end = _first_wave(requests, done_ns, sent, window)
     if wave and 2 * (wave_end - window.start_ns) > window.end_ns - window.start_ns:
-        text = "The stage is too short to leave out its first wave."
-        return replace(window, text=text, first_wave=wave)
+        return replace(_with(window, message("analysis.wave_too_long")), first_wave=wave)
     if wave:
-        cut = format_duration((wave_end - window.start_ns) / NS_PER_S)
-        text = f"The first {cut} are left out, until half of the {wave} requests sent at once were answered."
-        window = replace(window, start_ns=wave_end, method=FIRST_WAVE, text=text)
+        cut_s = (wave_end - window.start_ns) / NS_PER_S
+        window = _with(window, message("analysis.wave_cut", cut_s=cut_s, wave=wave))
+        window = replace(window, start_ns=wave_end, method=FIRST_WAVE)
     if sent.sum() < FEWEST_REQUESTS or window.end_ns - window.start_ns < BINS:
         return _with(window, _too_few(int(sent.sum())))
     series = token_rates(events, window.start_ns, window.end_ns, BINS)
-    return _settled(series, window, "the rate of output", lambda value: format_rate(value, "tokens/s"))
+    return _settled(series, window, OUTPUT)
 
 
 def _first_wave(
@@ -257,25 +257,45 @@ def _first_wave(
     return size, int(np.sort(done_ns[wave])[(size - 1) // 2])
 
 
-def _settled(series: Floats, window: Window, what: str, worded: Callable[[float], str]) -> Window:
+@dataclass(frozen=True, slots=True)
+class SeriesMessages:
+    """What is said of a series: that it did not settle, was cut, drifted, or held."""
+
+    unsettled: str
+    cut: str
+    drifted: str
+    held: str
+
+
+IN_FLIGHT = SeriesMessages(
+    "analysis.in_flight_unsettled",
+    "analysis.in_flight_cut",
+    "analysis.in_flight_drifted",
+    "analysis.in_flight_held",
+)
+OUTPUT = SeriesMessages(
+    "analysis.output_unsettled", "analysis.output_cut", "analysis.output_drifted", "analysis.output_held"
+)
+
+
+def _settled(series: Floats, window: Window, messages: SeriesMessages) -> Window:
     """The window less the start-up that MSER-5 finds, and whether what remains holds still."""
     found = mser5_truncate(series)
     sure = found.shift > SURE and abs(found.before - found.after) > LEAST_SHIFT * abs(found.after)
-    before = f"{what} was {worded(found.before)} on average"
+    before, after = _not_negative(found.before), _not_negative(found.after)
     if sure and found.at >= LATEST_CUT:
-        text = f"In the first half {before} and {worded(found.after)} in the second: it did not settle."
-        return replace(_with(window, text), steady=False)
+        return replace(_with(window, message(messages.unsettled, before=before, after=after)), steady=False)
     if sure:
-        window = _cut(window, found.at)
-        text = f"MSER-5 cuts the first {format_share(found.at / BINS)}, where {before} and {worded(found.after)} after."
+        cut = message(messages.cut, cut=found.at / BINS, before=before, after=after)
+        window = _with(_cut(window, found.at), cut)
+    else:
+        window = _with(window, message("analysis.nothing_cut"))
     kept = series[found.at :] if sure else series
-    window = _with(window, text if sure else "MSER-5 finds no start-up to cut.")
     drift = _drift(kept)
     if drift is not None:
-        window = _with(window, f"But {what} went from {worded(drift[0])} to {worded(drift[1])}.")
-        return replace(window, steady=False)
-    held = f"{what[0].upper()}{what[1:]} held at {worded(float(kept.mean()))}."
-    return replace(_with(window, held), steady=True)
+        first, last = map(_not_negative, drift)
+        return replace(_with(window, message(messages.drifted, first=first, last=last)), steady=False)
+    return replace(_with(window, message(messages.held, mean=_not_negative(float(kept.mean())))), steady=True)
 
 
 def _drift(series: Floats) -> tuple[float, float] | None:
@@ -293,8 +313,8 @@ def _cut(window: Window, at: int) -> Window:
     return replace(window, start_ns=start_ns, method=method)
 
 
-def _with(window: Window, text: str) -> Window:
-    return replace(window, text=f"{window.text} {text}".strip())
+def _with(window: Window, *reasons: Message) -> Window:
+    return replace(window, reasons=(*window.reasons, *reasons))
 
 
 def _coarse(series: Floats) -> Floats:
@@ -308,9 +328,10 @@ def _moves(line: Trend, least: float, sure: float = SURE) -> bool:
     return abs(line.significance) > sure and abs(line.last - line.first) > least * middle
 
 
-def _number(value: float) -> str:
-    return significant(max(0.0, value), 2)
+def _not_negative(value: float) -> float:
+    """A value of a fitted line; numbers in flight and rates are never below zero."""
+    return max(0.0, float(value))
 
 
-def _too_few(sent: int) -> str:
-    return f"{sent} requests are too few to tell a start-up from chance (fewer than {FEWEST_REQUESTS})."
+def _too_few(sent: int) -> Message:
+    return message("analysis.too_few_requests", sent=sent, needed=FEWEST_REQUESTS)

@@ -1,7 +1,8 @@
-"""What goes into summary.json: the whole run from its columns, in the words of the contract?
+"""The content of summary.json (format 2), computed from the columns of a whole run.
 
-One call, `summarize`, takes what a run left behind and gives plain values for JSON: times in
-seconds, rates per second, null where there is no number.
+Times are in seconds, rates per second, null where there is no number. A sentence stands there as a message (its code
+and parameters, in `message`, `next`, `answer_message`, `label_message`) and in English beside it (`text`, `next_text`,
+`answer`, `label`), so that it reads in another language without being computed again.
 """
 
 import math
@@ -20,26 +21,15 @@ from harness.analysis.token_gaps import rows_of
 from harness.analysis.warnings import INVALID, Evidence
 from harness.analysis.warnings.load import find_warnings
 from harness.errors import ResultError
+from harness.messages import message, sentences
 from harness.results.request_table import COMPLETED, COUNTS, FROM_EVENTS, MISSING, Events, Requests, Samples
-from harness.results.stage_names import stage_name
 from harness.results.store import FORMAT, SUMMARY_FORMAT
+from harness.scenario.metrics import TIMES
 from harness.statistics.distributions import Distribution
 from harness.telemetry.energy import energy_of
 from harness.units import NS_PER_S
 
 _SPAN = tuple(field.name for field in fields(Span))
-METRICS = (
-    "ttft",
-    "ttft_user",
-    "tpot",
-    "itl",
-    "chunk_gap",
-    "e2e",
-    "e2e_user",
-    "send_lag",
-    "queue_wait",
-    "connect",
-)
 
 
 def summarize(
@@ -61,17 +51,19 @@ def summarize(
     spans = _spans(requests, [Span(**{name: int(row[name]) for name in _SPAN}) for row in timeline])
     if spans and spans[-1].stage >= len(run["stages"]):
         known = len(run["stages"])
-        raise ResultError(f"{stage_name(spans[-1].stage)} has records; run.json knows {known} stages")
+        raise ResultError(message("analysis.stage_unknown", number=spans[-1].stage + 1, known=known))
     evidence = [_evidence(requests, events, samples, span, run) for span in spans]
     stages = [one.summary for one in evidence]
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
+    found = answer(stages, warnings, simulated=simulated)
     return {
         "format": SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": answer(stages, warnings, simulated=simulated),
+        "answer": str(found),
+        "answer_message": found.as_dict(),
         "simulated": simulated,
         "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
         | {key: engine[key] for key in ("changed",) if engine.get(key)},
@@ -101,10 +93,10 @@ def _energy(one: Evidence) -> dict[str, Any]:
 
 def _refuse_strange(requests: Requests, events: Events, run: Mapping[str, Any]) -> None:
     if run.get("format", FORMAT) != FORMAT:
-        raise ResultError(f"run.json: format {run['format']!r}; this version reads format {FORMAT}")
+        raise ResultError(message("analysis.format_unknown", format=str(run["format"]), known=FORMAT))
     if len(events.offsets) != len(requests) + 1:
         rows = len(events.offsets) - 1
-        raise ResultError(f"events.parquet has {rows} rows; expected {len(requests)}, as in requests.parquet")
+        raise ResultError(message("analysis.events_rows", rows=rows, requests=len(requests)))
 
 
 def _spans(requests: Requests, spans: Sequence[Span]) -> list[Span]:
@@ -156,10 +148,12 @@ def token_audit(requests: Requests) -> dict[str, Any]:
 def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
     """One stage as summary.json shows it; its window in seconds since the stage's own start."""
     window, start_ns = stage.window, stage.span.start_ns
+    rates_reason = sentences(*filter(None, (window.rates_reason,)))
     return {
         "index": stage.span.stage,
         "repeat": stage.span.repeat,
-        "label": stage.label,
+        "label": str(stage.label),
+        "label_message": stage.label.as_dict(),
         "load": dict(stage.load),
         "window_s": window.length_s,
         "window": {
@@ -167,13 +161,15 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
             "end_s": (window.end_ns - start_ns) / NS_PER_S,
             "method": window.method,
             "steady": window.steady,
-            "text": window.text,
+            "text": str(window.text),
+            "message": window.text.as_dict(),
         },
         "rates_window": {
             "start_ns": window.rates_ns,
             "end_ns": window.end_ns,
             "window_s": window.rates_s,
-            "text": window.rates_text,
+            "text": str(rates_reason),
+            "message": rates_reason.as_dict(),
             **asdict(stage.counted),
         },
         "requests": asdict(stage.account),
@@ -192,7 +188,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},
         "merged_share": stage.merged_share,
         "client_error": stage.client.as_dict(),
-        **{name: _distribution_as_dict(stage.metrics[name], window.length_s) for name in METRICS},
+        **{name: _distribution_as_dict(stage.metrics[name], window.length_s) for name in TIMES},
     }
 
 

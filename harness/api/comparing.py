@@ -7,13 +7,13 @@ from harness.api.result import Result
 from harness.comparison.comparison import Comparison
 from harness.comparison.comparison import compare as compare_sides
 from harness.comparison.history import earlier_in
-from harness.comparison.measures import KERNEL_TIME
 from harness.comparison.repeats import Side, read_side
 from harness.errors import InputError
 from harness.importers import is_foreign, side_of
 from harness.messages import current_language, message
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate, for_kernels
 from harness.scenario.loader import load_gate
+from harness.scenario.metrics import KERNEL_TIME
 
 ResultOrPath = Result | str | Path
 

@@ -2,33 +2,21 @@
 
 from collections.abc import Sequence
 
-from harness.analysis.answer import WORDS
 from harness.comparison.judging import UNTOLD, WORSE, Row
-from harness.comparison.measures import FAILED_SHARE, KERNEL_TIME, Measure
+from harness.scenario.metrics import FAILED_SHARE, LATENCIES, NAMES, RATE_UNITS, Measure, statistic_name
 from harness.units import format_change, format_duration, format_rate, format_share
-
-_RATE_WORDS = {
-    "request_rate": ("request rate", "req/s"),
-    "output_token_rate": ("output token rate", "tokens/s"),
-    "total_token_rate": ("token rate", "tokens/s"),
-    "goodput": ("goodput", "req/s"),
-}
 
 
 def name_of(measure: Measure) -> str:
     """`p99 TTFT`, `output token rate`."""
-    if measure.metric == FAILED_SHARE:
-        return "failed requests"
-    if measure.metric == KERNEL_TIME:
-        return "time"
-    if measure.is_latency:
-        return f"{measure.statistic} {WORDS[measure.metric]}"
-    return _RATE_WORDS[measure.metric][0]
+    if measure.metric in LATENCIES:
+        return str(statistic_name(measure.metric, measure.statistic))
+    return str(NAMES[measure.metric])
 
 
 def unit_of(measure: Measure) -> str:
     """The unit of a rate; empty for what has none or one that depends on its size."""
-    return _RATE_WORDS[measure.metric][1] if measure.metric in _RATE_WORDS else ""
+    return RATE_UNITS.get(measure.metric, "")
 
 
 def value_text(measure: Measure, value: float | None) -> str:
@@ -37,7 +25,7 @@ def value_text(measure: Measure, value: float | None) -> str:
         return "–"
     if measure.metric == FAILED_SHARE:
         return format_share(value)
-    return format_duration(value) if measure.is_latency else format_rate(value, _RATE_WORDS[measure.metric][1])
+    return format_duration(value) if measure.is_latency else format_rate(value, RATE_UNITS[measure.metric])
 
 
 def change_text(row: Row) -> str:

@@ -17,11 +17,12 @@ from harness.analysis.members import RATES_WINDOW
 from harness.comparison.comparability import pairs
 from harness.comparison.estimation import detectable, estimated, with_shares
 from harness.comparison.lineup import Lineup, lined_up
-from harness.comparison.measures import RATES, Measure, count_of, in_view, measure_of, value_of
+from harness.comparison.measures import count_of, in_view, value_of
 from harness.comparison.repeats import Repeat, Side
 from harness.comparison.samples import Rows, rows_in, sample_of
 from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
+from harness.scenario.metrics import RATES, Measure, measure_of
 from harness.statistics.bootstrap import Estimand, by_blocks
 from harness.statistics.difference import Effect, HolmTest, by_ranks, holm
 from harness.statistics.intervals import Floats, samples_needed

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.comparison.measures import KERNEL_TIME
 from harness.kernels.repeats import FAILED, MEASURED, WRONG
 from harness.results import store
+from harness.scenario.metrics import KERNEL_TIME
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 

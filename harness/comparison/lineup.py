@@ -9,9 +9,9 @@ import numpy as np
 
 from harness.comparison.estimation import FEWEST_FOR_COVARIATE, Runs
 from harness.comparison.history import groups
-from harness.comparison.measures import Measure
 from harness.comparison.offered import covariate, served, shaped, work_of
 from harness.comparison.repeats import Repeat
+from harness.scenario.metrics import Measure
 
 _Known = Callable[[Measure, int], float]
 

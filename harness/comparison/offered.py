@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.steady_state import is_open
-from harness.comparison.measures import FAILED_SHARE, KERNEL_TIME, Measure
 from harness.comparison.repeats import Repeat
 from harness.results.request_table import COMPLETED, MEASURED, MISSING
+from harness.scenario.metrics import FAILED_SHARE, KERNEL_TIME, Measure
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 

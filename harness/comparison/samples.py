@@ -11,9 +11,9 @@ from harness.analysis.metrics import StageInput, latencies
 from harness.analysis.slo import good
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, whole_span
 from harness.analysis.token_gaps import rows_of
-from harness.comparison.measures import FAILED_SHARE, Measure
 from harness.comparison.repeats import Records, Repeat
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, MISSING
+from harness.scenario.metrics import FAILED_SHARE, Measure
 from harness.statistics.bootstrap import RunValues
 from harness.units import NS_PER_S
 

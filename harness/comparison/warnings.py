@@ -10,11 +10,11 @@ from harness.comparison.carried_warnings import carried, invalid
 from harness.comparison.comparability import Changed, pairs
 from harness.comparison.describe import allowed_text, seen_text
 from harness.comparison.judging import ALONE, MOVED, NOT_VALID, Row
-from harness.comparison.measures import FAILED_SHARE
 from harness.comparison.repeats import Side
 from harness.messages import plain
 from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
+from harness.scenario.metrics import FAILED_SHARE
 from harness.units import format_share
 
 LEAST_FAILURES_APART = 0.01

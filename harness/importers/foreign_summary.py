@@ -9,10 +9,10 @@ from harness.messages import plain
 from harness.results.request_table import MISSING, Record
 from harness.results.stage_names import label
 from harness.results.store import SUMMARY_FORMAT
+from harness.scenario.metrics import TIMES
 from harness.units import NS_PER_S, format_duration, format_rate, significant
 
 ERRORED = "errored"
-METRICS = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user", "send_lag", "queue_wait", "connect")
 STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
 _WHOLE = "The whole stage, as the other tool took it: its rates have ramp-up and drain in them, ours have not."
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
@@ -136,7 +136,7 @@ def _bare_stage(index: int, benchmark: Benchmark) -> dict[str, Any]:
         "slo": {},
         "concurrency": {"mean": None, "max": known.get("concurrency_max")},
         "merged_share": None,
-        **{name: _distribution(known.get(name) or {}) for name in METRICS},
+        **{name: _distribution(known.get(name) or {}) for name in TIMES},
     }  # fmt: skip
 
 

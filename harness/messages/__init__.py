@@ -10,7 +10,7 @@ A sentence has its parameters in braces, each with how it is written: `{wait_s:d
 """
 
 from harness.messages.language import LANGUAGES, current_language, language, language_of
-from harness.messages.message import Message, Parameter, message, message_from, plain
+from harness.messages.message import Message, Parameter, message, message_from, plain, sentences
 from harness.messages.rendering import localized, render, stored
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "message_from",
     "plain",
     "render",
+    "sentences",
     "stored",
 ]

@@ -6,7 +6,8 @@ share      of one, as `97.3 %`                 bytes    `1.50 GiB`
 error      seconds by which something is off   about    seconds, rounded up roughly
 change     per cent with its sign              quote    a word in quotes, as a user typed it
 and, or    a list with its last joint          list     a list with commas (`、` in Chinese)
-parts      a list of clauses with semicolons   (none)   text as it is; numbers as Python writes them
+parts      a list of clauses with semicolons   sentences  a list of sentences, one after the other
+                                               (none)   text as it is; numbers as Python writes them
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ LISTS: Mapping[str, Mapping[str, tuple[str, str]]] = {  # by language: the joint
     "and": {ENGLISH: (", ", " and "), CHINESE: ("、", "和")},
     "or": {ENGLISH: (", ", " or "), CHINESE: ("、", "或")},
     "list": {ENGLISH: (", ", ", "), CHINESE: ("、", "、")},
+    "sentences": {ENGLISH: (" ", " "), CHINESE: ("", "")},
     "parts": {ENGLISH: ("; ", "; "), CHINESE: ("；", "；")},
 }
 QUOTE = "quote"

@@ -32,6 +32,11 @@ def message(code: str, /, **parameters: Parameter) -> Message:
     return Message(code, parameters)
 
 
+def sentences(*parts: Message) -> Message:
+    """Several sentences, one after the other, as one message."""
+    return message("text.sentences", sentences=list(parts))
+
+
 def plain(text: str) -> Message:
     """A text of somebody else as a message: the same in every language."""
     return Message(PLAIN, {"text": text})

@@ -7,21 +7,33 @@ A stage has one name: its number, from 1, and its load in the scenario's own num
 from collections.abc import Mapping
 from typing import Any
 
+from harness.messages import Message, message
 from harness.units import format_count, format_duration
 
 
-def label(load: Mapping[str, Any]) -> str:
+def load_name(load: Mapping[str, Any]) -> Message:
     """A stage's load in a few words, in the scenario's own numbers, such as `poisson 2 req/s`."""
-    kind = str(load["kind"])
-    words = {
-        "closed": "closed {concurrency} users",
-        "offline": "offline {requests} requests",
-        "gamma": "gamma {rate:g} req/s, burstiness {burstiness:g}",
-        "ramp": "ramp {rate:g} to {rate_to:g} req/s",
-        "trace": "trace, speed {speed:g}",
-    }.get(kind, f"{kind} {{rate:g}} req/s")
     capped = load.get("max_concurrency")
-    return words.format(**{"speed": 1.0, **load}) + (f", at most {capped} at once" if capped else "")
+    kind = str(load["kind"])
+    code, fields = _NAMES.get(kind, ("load.other", ("kind", "rate")))
+    name = message(code, **{field: {"speed": 1.0, **load}[field] for field in fields})
+    return message("load.at_most", load=name, max_concurrency=capped) if capped else name
+
+
+_NAMES = {  # of a load: its message, and the fields that the message has
+    "closed": ("load.closed", ("concurrency",)),
+    "offline": ("load.offline", ("requests",)),
+    "gamma": ("load.gamma", ("rate", "burstiness")),
+    "ramp": ("load.ramp", ("rate", "rate_to")),
+    "trace": ("load.trace", ("speed",)),
+    "poisson": ("load.poisson", ("rate",)),
+    "constant": ("load.constant", ("rate",)),
+}
+
+
+def label(load: Mapping[str, Any]) -> str:
+    """The name of a load in English, as `label` of summary.json has it."""
+    return str(load_name(load))
 
 
 def stage_name(index: int, words: str = "", repeat: int = 0) -> str:

@@ -12,6 +12,7 @@ from harness.messages import message
 from harness.safety.redaction import names_secret
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
 from harness.scenario.files import find_data_file
+from harness.scenario.metrics import STREAMED_ONLY
 from harness.scenario.models import Scenario, is_switch, neither, split_objective
 from harness.scenario.stages import OFFLINE, stages_of
 from harness.scenario.workload import (
@@ -28,7 +29,6 @@ MOST_REQUESTS = 10_000_000
 MOST_STAGES = 1000
 
 _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
-_STREAMED = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap")
 
 
 def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
@@ -116,7 +116,7 @@ def _objectives(scenario: Scenario) -> Iterator[Fault]:
     answers: CountSpec | None = getattr(scenario.workload, "output_tokens", None)
     for key in scenario.slo:
         metric = split_objective(key)[0]
-        if not scenario.stream and metric in _STREAMED:
+        if not scenario.stream and metric in STREAMED_ONLY:
             yield Fault(
                 ("slo", key),
                 message("scenario.needs_stream", metric=metric),
@@ -163,7 +163,7 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
         yield Fault(("warmup", "duration"), message("scenario.offline_warmup"))
     for key in scenario.slo:
         metric = split_objective(key)[0]
-        if metric in _STREAMED:
+        if metric in STREAMED_ONLY:
             yield Fault(("slo", key), message("scenario.offline_slo", metric=metric))
 
 

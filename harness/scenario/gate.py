@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from harness.comparison.measures import KERNEL_TIME, PATTERN, measure_of
 from harness.messages import message
 from harness.scenario.base import FileModel, refused
+from harness.scenario.metrics import KERNEL_TIME, PATTERN, measure_of
 
 _SHARE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")
 

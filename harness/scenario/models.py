@@ -23,20 +23,20 @@ from harness.safety.redaction import names_secret
 from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching, refused
 from harness.scenario.error_messages import show
 from harness.scenario.kernels import Kernels
+from harness.scenario.metrics import LATENCIES
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
 from harness.scenario.workload import WorkloadSpec
 
 ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
-SLO_METRICS = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user")
 _STATISTIC = r"p\d{1,2}(?:\.\d{1,3})?|mean|max"
-_SLO_KEY = re.compile(rf"(?P<metric>{'|'.join(SLO_METRICS)})_(?P<statistic>{_STATISTIC})")
+_SLO_KEY = re.compile(rf"(?P<metric>{'|'.join(LATENCIES)})_(?P<statistic>{_STATISTIC})")
 _FLAG = r"[A-Za-z][A-Za-z0-9_.-]*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def _slo_key(key: str) -> str:
     if _SLO_KEY.fullmatch(key) is None:
-        hint = suggestion(key, [f"{metric}_p99" for metric in SLO_METRICS])
+        hint = suggestion(key, [f"{metric}_p99" for metric in LATENCIES])
         raise refused(message("scenario.unknown_objective", hint=hint))
     return key
 
@@ -83,7 +83,7 @@ def _with_keys(pattern: str, values: dict[str, Any]) -> WithJsonSchema:
 SloKey = Annotated[str, AfterValidator(_slo_key)]
 Slo = Annotated[
     dict[SloKey, Duration],
-    _with_keys(rf"({'|'.join(SLO_METRICS)})_({_STATISTIC.replace('?:', '')})", DURATION_SCHEMA),
+    _with_keys(rf"({'|'.join(LATENCIES)})_({_STATISTIC.replace('?:', '')})", DURATION_SCHEMA),
 ]
 Flag = Annotated[str, AfterValidator(matching(rf"(--)?{_FLAG}", message("scenario.expected_flag")))]
 Flags = Annotated[dict[Flag, Any], _with_keys(rf"(--)?{_FLAG}", {})]

@@ -19,7 +19,8 @@ from harness.scenario.base import (
     refused,
 )
 from harness.scenario.error_messages import show
-from harness.scenario.models import SLO_METRICS, Flag, Flags, Variables
+from harness.scenario.metrics import LATENCIES
+from harness.scenario.models import Flag, Flags, Variables
 from harness.scenario.stages import LoadItem
 
 RATES = ("throughput", "total_throughput", "request_rate", "goodput")
@@ -37,7 +38,7 @@ Scalar = bool | int | float | Annotated[str, Field(min_length=1)]
 
 def is_latency(metric: str) -> bool:
     """Whether a metric is a time, such as ttft_p99."""
-    return _LATENCY.fullmatch(metric) is not None or metric.rpartition("_")[0] in SLO_METRICS
+    return _LATENCY.fullmatch(metric) is not None or metric.rpartition("_")[0] in LATENCIES
 
 
 def _objective(name: str) -> str:

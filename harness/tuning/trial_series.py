@@ -14,6 +14,7 @@ from harness.analysis.metrics import StageInput, StageSummary, latencies
 from harness.analysis.slo import good
 from harness.analysis.steady_state import is_open
 from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
+from harness.scenario.metrics import USER_VIEW
 from harness.statistics.intervals import percentile_with_failures
 from harness.tuning.study_plan import StudyPlan, Task
 from harness.tuning.types import Measurement
@@ -21,7 +22,6 @@ from harness.units import NS_PER_S
 
 Floats = NDArray[np.float64]
 LATENCIES = ("ttft", "tpot", "e2e")
-_USER = {"ttft": "ttft_user", "e2e": "e2e_user"}
 _ROUNDING = 1e-9  # of a quotient of times
 _STATISTICS = ("p50", "p90", "p95", "p99")
 
@@ -56,7 +56,7 @@ def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
     rows = rows[np.lexsort((requests.turn[rows], requests.session[rows]))]
     by_name = latencies(requests, stream=stage.stream)
     done_s = (requests.last_ns - start_ns) / NS_PER_S
-    views = _USER if is_open(str(stage.load["kind"])) else {}
+    views = USER_VIEW if is_open(str(stage.load["kind"])) else {}
     failed, waiting = requests.status == FAILED, np.isin(requests.status, (CANCELLED, NEVER_SENT))
     late = {name: by_name[views.get(name, name)] for name in LATENCIES} | {"done": done_s}
     series = {name: np.where(failed, math.inf, values) for name, values in late.items()}

@@ -33,14 +33,14 @@ def poisson(rate, value, **fields):
 
 def told(*stages, warnings=(), simulated=False):
     """The answer of some stages."""
-    return answer(stages, warnings, simulated=simulated)
+    return str(answer(stages, warnings, simulated=simulated))
 
 
 def test_a_sweep_says_up_to_where_the_limit_holds():
     """The last load that holds, its value, and the value of the next."""
     sentence = told(poisson(1.0, 1.0), poisson(4.0, 9.1), poisson(2.0, 4.2))
 
-    assert sentence == "Up to 2 req/s p99 TTFT stays under 5.00 s (4.20 s); at 4 req/s it is 9.10 s."
+    assert sentence == "Up to 2 req/s p99 TTFT stays under 5.00 s (4.20 s); at 4 req/s p99 TTFT is 9.10 s."
 
 
 def test_a_load_above_one_that_fails_is_not_claimed():
@@ -52,13 +52,13 @@ def test_the_worst_repeat_counts():
     """A load holds only if every repeat of it does."""
     sentence = told(poisson(1.0, 1.0), poisson(2.0, 4.0), poisson(2.0, 7.0, repeat=1), poisson(1.0, 2.0, repeat=1))
 
-    assert sentence == "Up to 1 req/s p99 TTFT stays under 5.00 s (2.00 s); at 2 req/s it is 7.00 s."
+    assert sentence == "Up to 1 req/s p99 TTFT stays under 5.00 s (2.00 s); at 2 req/s p99 TTFT is 7.00 s."
 
 
 def test_all_loads_may_hold_or_none():
     """Where all hold the most that was tried is named; where none does, the least."""
     assert told(poisson(1.0, 1.0), poisson(2.0, 4.0)) == (
-        "Up to 2 req/s, the most that was tried, p99 TTFT stays under 5.00 s (4.00 s)."
+        "Up to 2 req/s, the highest load tested, p99 TTFT stays under 5.00 s (4.00 s)."
     )
     assert told(poisson(1.0, 8.0), poisson(2.0, 9.0)) == "Even at 1 req/s p99 TTFT is 8.00 s, over the limit of 5.00 s."
 
@@ -75,12 +75,12 @@ def test_failures_have_no_bound():
     pairs = [answered(0, 0, [0.5]), answered(1, 1, [1.5]), failed(2, 2, 2.5)]
     sentence = told(poisson(1.0, 1.0), poisson(2.0, float("inf"), pairs=pairs))
 
-    assert sentence.endswith("at 2 req/s it has no bound, as 1 of 3 requests failed.")
+    assert sentence.endswith("at 2 req/s p99 TTFT has no bound, as 1 of 3 requests failed.")
 
 
 def test_what_cannot_be_told_is_not_claimed():
     """An unknown outcome ends the loads that hold."""
-    assert told(poisson(1.0, 1.0), poisson(2.0, None)).endswith("at 2 req/s it cannot be told.")
+    assert told(poisson(1.0, 1.0), poisson(2.0, None)).endswith("at 2 req/s p99 TTFT could not be determined.")
 
 
 def test_what_the_lowest_loads_do_not_tell_the_next_ones_may():
@@ -88,10 +88,13 @@ def test_what_the_lowest_loads_do_not_tell_the_next_ones_may():
     holds = "p99 TTFT stays under 5.00 s (4.00 s)"
     unknown, low, high = poisson(0.5, None), poisson(1.0, 1.0), poisson(2.0, 4.0)
 
-    assert told(unknown, low, high, poisson(4.0, 9.1)) == f"From 1 to 2 req/s {holds}; at 4 req/s it is 9.10 s."
-    assert told(unknown, high, poisson(4.0, 9.1)) == f"At 2 req/s {holds}; at 4 req/s it is 9.10 s."
-    assert told(unknown, low, high) == f"From 1 to 2 req/s, the most that was tried, {holds}."
-    assert told(unknown, poisson(1.0, None)) == "Even at 0.5 req/s p99 TTFT cannot be told."
+    assert (
+        told(unknown, low, high, poisson(4.0, 9.1))
+        == f"From 1 req/s to 2 req/s {holds}; at 4 req/s p99 TTFT is 9.10 s."
+    )
+    assert told(unknown, high, poisson(4.0, 9.1)) == f"At 2 req/s {holds}; at 4 req/s p99 TTFT is 9.10 s."
+    assert told(unknown, low, high) == f"From 1 req/s to 2 req/s, the highest load tested, {holds}."
+    assert told(unknown, poisson(1.0, None)) == "Even at 0.5 req/s p99 TTFT could not be determined."
 
 
 def test_the_limit_that_breaks_is_the_one_told():
@@ -101,8 +104,8 @@ def test_the_limit_that_breaks_is_the_one_told():
     second = stage({**load, "concurrency": 16}, (LIMIT, 2.0), (GAPS, 0.16))
 
     assert told(first, second) == (
-        "Up to 8 users p99 TTFT stays under 5.00 s (1.00 s) and p99 time between tokens under 80.0 ms (20.0 ms); "
-        "at 16 users p99 time between tokens is 160 ms."
+        "Up to concurrency 8 p99 TTFT stays under 5.00 s (1.00 s) and p99 ITL under 80.0 ms (20.0 ms); "
+        "at concurrency 16 p99 ITL is 160 ms."
     )
 
 
@@ -117,8 +120,8 @@ def test_loads_of_different_kinds_are_told_one_by_one():
     sentence = told(poisson(2.0, 4.2), stage({"kind": "constant", "rate": 1.0}, (LIMIT, 6.0)))
 
     assert sentence == (
-        "At poisson 2 req/s p99 TTFT is 4.20 s, within the limit of 5.00 s; "
-        "at constant 1 req/s p99 TTFT is 6.00 s, over the limit of 5.00 s."
+        "At poisson 2 req/s p99 TTFT is 4.20 s, within the limit of 5.00 s. "
+        "At constant 1 req/s p99 TTFT is 6.00 s, over the limit of 5.00 s."
     )
 
 
@@ -127,10 +130,10 @@ def test_without_limits_output_and_latency_are_told():
     alone = stage({"kind": "closed", "concurrency": 8})
     more = stage({"kind": "closed", "concurrency": 64})
 
-    assert told(alone).startswith("At closed 8 users ")
-    assert "tokens/s came out, with a TTFT of 500 ms (p50) and 500 ms (p99)" in told(alone)
-    assert told(alone, more).startswith("At 8 users ")
-    assert "; at 64 users " in told(alone, more)
+    assert told(alone).startswith("At closed loop, concurrency 8: throughput ")
+    assert told(alone).endswith(" tok/s; TTFT p50 500 ms, p99 500 ms.")
+    assert told(alone, more).startswith("At concurrency 8: ")
+    assert " At concurrency 64: " in told(alone, more)
 
 
 def test_an_invalid_run_answers_nothing():
@@ -152,7 +155,7 @@ def test_a_simulated_answer_says_so_first():
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        ([failed(0, 0, 1, "refused"), failed(1, 0, 1, "refused")], "2 failed (refused 2)."),
+        ([failed(0, 0, 1, "refused"), failed(1, 0, 1, "refused")], "all 2 requests failed (refused 2)."),
         ([failed(0, 0, 1, "", status="cancelled")], "1 were cancelled."),
         ([], "nothing was sent."),
     ],
@@ -174,4 +177,4 @@ def test_of_repeats_without_limits_the_middle_one_speaks():
         replace(one, rates=replace(one.rates, output_token=rate)) for one, rate in zip(repeats, rates, strict=True)
     ]
 
-    assert told(*repeats).startswith("At closed 2 users 200 tokens/s came out")
+    assert told(*repeats).startswith("At closed loop, concurrency 2: throughput 200 tok/s")

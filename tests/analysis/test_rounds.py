@@ -61,8 +61,8 @@ def test_users_in_step_are_told_with_their_bias():
     window = _summary("answers nearly alike", 8, 1).window
 
     assert window.steady is None
-    assert "still go in step with their first wave, until about" in window.text
-    assert "Mean TTFT was" in window.text
+    assert "still go in step with their first wave, until about" in str(window.text)
+    assert "Mean TTFT was" in str(window.text)
 
 
 def test_a_window_of_users_in_step_holds_whole_rounds():
@@ -75,7 +75,7 @@ def test_a_window_of_users_in_step_holds_whole_rounds():
     assert (found.users, found.number) == (4, 3)
     assert ((done_ns > start_ns) & (done_ns <= found.end_ns)).sum() == 12
     assert found.number < LEAST_ROUNDS
-    assert found.reason.startswith("The window holds 3 rounds of 4 users")
+    assert str(found.reasons[0]).startswith("The window holds 3 rounds of 4 users")
 
 
 def test_less_than_a_round_leaves_the_window():
@@ -84,4 +84,4 @@ def test_less_than_a_round_leaves_the_window():
     found = rounds(requests, requests.done_ns, 0, 0, 5)
 
     assert (found.number, found.end_ns) == (0, 5)
-    assert "less than one round" in found.reason
+    assert "less than one round" in str(found.reasons[0])

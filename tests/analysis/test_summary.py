@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.summary import METRICS, summarize
+from harness.analysis.summary import summarize
 from harness.errors import ResultError
 from harness.results.request_table import MISSING, samples_from
+from harness.scenario.metrics import TIMES
 from tests.made_runs import NO_SAMPLES, answered, columns, failed, hand_made, never_sent, ns, run_json, span_row
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "summary.json"
@@ -43,14 +44,26 @@ def test_the_hand_made_run_gives_the_golden_summary():
 def test_the_contracts_keys_are_there():
     """The keys that the contract names, at the top, in the verdict and in a stage."""
     found = summed_up(hand_made(), [span_row(0, 4, 5)], slo=SLO)
-    top = {"format", "name", "question", "answer", "simulated", "engine", "repeats", "verdict", "tokens", "stages"}
+    top = {
+        "format",
+        "name",
+        "question",
+        "answer",
+        "answer_message",
+        "simulated",
+        "engine",
+        "repeats",
+        "verdict",
+        "tokens",
+        "stages",
+    }
     stage = {
         "index", "repeat", "label", "load", "window_s", "window", "requests", "errors", "input_tokens", "output_tokens",
         "request_rate", "output_token_rate", "total_token_rate", "goodput", "slo_met", "slo", "concurrency",
     }  # fmt: skip
 
     assert found.keys() == top
-    assert stage | set(METRICS) <= found["stages"][0].keys()
+    assert stage | set(TIMES) <= found["stages"][0].keys()
     assert found["verdict"].keys() == {"valid", "warnings"}
 
 

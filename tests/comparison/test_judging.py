@@ -15,12 +15,13 @@ from harness.cli.app import main
 from harness.comparison.comparability import pairs, unlike
 from harness.comparison.comparison import compare
 from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE, judge
-from harness.comparison.measures import RATES, in_view, measure_of, value_of
+from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side, read_side, repeats_of
 from harness.comparison.samples import rows_in, sample_of
 from harness.errors import InputError, ResultError
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, Gate
+from harness.scenario.metrics import RATES, measure_of
 from tests.result_folder import Run, kept_warning, make_result, write_result
 
 GATE = Gate.model_validate({"gate": {"tpot_mean": "2%", "output_token_rate": "2%", "failed_share": "1%"}})

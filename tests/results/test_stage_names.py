@@ -9,8 +9,8 @@ from harness.results.stage_names import announced, in_column, label, name_of, st
     ("load", "words"),
     [
         ({"kind": "poisson", "rate": 2.0}, "poisson 2 req/s"),
-        ({"kind": "constant", "rate": 0.5, "max_concurrency": 8}, "constant 0.5 req/s, at most 8 at once"),
-        ({"kind": "closed", "concurrency": 64}, "closed 64 users"),
+        ({"kind": "constant", "rate": 0.5, "max_concurrency": 8}, "constant 0.5 req/s, at most 8 in flight"),
+        ({"kind": "closed", "concurrency": 64}, "closed loop, concurrency 64"),
         ({"kind": "gamma", "rate": 2.0, "burstiness": 0.25}, "gamma 2 req/s, burstiness 0.25"),
         ({"kind": "ramp", "rate": 1.0, "rate_to": 4.0}, "ramp 1 to 4 req/s"),
         ({"kind": "trace", "speed": 2.0}, "trace, speed 2"),
@@ -27,8 +27,11 @@ def test_a_stage_is_named_by_its_number_from_one_and_its_load() -> None:
     assert stage_name(0, "poisson 2 req/s") == "stage 1 (poisson 2 req/s)"
     assert stage_name(2, "poisson 2 req/s", 1) == "stage 3 (poisson 2 req/s), repeat 2"
     assert stage_name(1) == "stage 2"
-    assert in_column(1, "closed 4 users") == "2: closed 4 users"
-    assert name_of({"index": 1, "repeat": 2, "label": "closed 4 users"}) == "stage 2 (closed 4 users), repeat 3"
+    assert in_column(1, "closed loop, concurrency 4") == "2: closed loop, concurrency 4"
+    assert (
+        name_of({"index": 1, "repeat": 2, "label": "closed loop, concurrency 4"})
+        == "stage 2 (closed loop, concurrency 4), repeat 3"
+    )
 
 
 def test_a_stage_that_begins_is_announced_by_the_same_number() -> None:
@@ -38,4 +41,4 @@ def test_a_stage_that_begins_is_announced_by_the_same_number() -> None:
     assert announced(0, 3, poisson) == "stage 1/3 (poisson 2 req/s): 12.0 s"
     assert announced(0, 3, poisson, 1, 2) == "stage 1/3 (poisson 2 req/s), repeat 2/2: 12.0 s"
     assert announced(1, 2, {"kind": "closed", "concurrency": 4, "requests": 24}).endswith("): 24 requests")
-    assert announced(0, 1, {"kind": "offline", "requests": 24}) == "stage 1/1 (offline 24 requests)"
+    assert announced(0, 1, {"kind": "offline", "requests": 24}) == "stage 1/1 (offline, 24 requests)"

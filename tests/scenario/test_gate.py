@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli.app import main
-from harness.comparison.measures import METRICS, RATES, STATISTICS, in_view, measure_of
+from harness.comparison.measures import in_view
 from harness.errors import ScenarioError
 from harness.scenario.gate import DEFAULT_GATE, Gate
 from harness.scenario.loader import check_file, load_gate
+from harness.scenario.metrics import LATENCIES, RATES, STATISTICS, measure_of
 
 
 def faults(path, text):
@@ -79,7 +80,7 @@ def test_an_open_loop_is_judged_from_the_due_time():
     assert in_view(measure_of("tpot_p99"), {"kind": "poisson"}).metric == "tpot"
 
 
-KEYS = st.sampled_from([f"{metric}_{name}" for metric in METRICS for name in STATISTICS] + [*RATES, "failed_share"])
+KEYS = st.sampled_from([f"{metric}_{name}" for metric in LATENCIES for name in STATISTICS] + [*RATES, "failed_share"])
 
 
 @given(st.dictionaries(KEYS, st.integers(0, 99), min_size=1))

@@ -1,6 +1,6 @@
-"""Were the NPUs fit to be measured: at their full clock, healthy, and nobody else's?
+"""Checks of the NPUs and of the engine: at full clock, healthy and not shared; alive, and the one that was meant.
 
-Each check looks at what was sampled of the devices within a stage's window and yields its doubts.
+Each check looks at what was sampled within a stage's window, or at run.json, and yields its warnings.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
-from harness.messages import plain
+from harness.messages import Message, message
 from harness.results.request_table import Requests, Samples
 from harness.statistics.intervals import Floats
 from harness.telemetry.energy import chips_in_use, values_of
-from harness.units import format_count, format_share
 
 FULL_CLOCK = 0.95  # of the limit; clocks move in steps of tens of MHz, and a single step slows nothing
 SLOW_READINGS = 0.1  # of those while busy: one reading in ten seconds may catch a moment between two batches
@@ -28,16 +27,10 @@ def throttled(evidence: Evidence) -> Iterator[Warning]:
         shares = values_of(inside, chip, "busy_clock_share")
         slow = int((shares < FULL_CLOCK).sum())
         if slow >= FEWEST_READINGS and slow > SLOW_READINGS * len(shares):
-            text = (
-                f"{chip} ran below its full clock in {format_count(slow)} of {format_count(len(shares))} readings "
-                f"while it was busy, at {format_share(float(shares.min()))} of it at the lowest: it throttles."
+            text = message(
+                "analysis.device_throttled", chip=chip, slow=slow, readings=len(shares), lowest=float(shares.min())
             )
-            yield Warning(
-                "device_throttled",
-                WARNING,
-                plain(text),
-                plain("Check cooling and the power limit: npu-smi info -t temp."),
-            )
+            yield Warning("device_throttled", WARNING, text, message("analysis.next_cooling"))
 
 
 def shared(evidence: Evidence) -> Iterator[Warning]:
@@ -46,13 +39,8 @@ def shared(evidence: Evidence) -> Iterator[Warning]:
     for chip in sorted(chips_in_use(inside)):
         most = values_of(inside, chip, "processes").max(initial=0.0)
         if most > ONE_ENGINE:
-            text = f"{format_count(most)} processes held memory of {chip}: it was shared, and its speed with it."
-            yield Warning(
-                "device_shared",
-                WARNING,
-                plain(text),
-                plain("Stop the other process, found with npu-smi info, and run again."),
-            )
+            text = message("analysis.device_shared", chip=chip, processes=int(most))
+            yield Warning("device_shared", WARNING, text, message("analysis.next_other_process"))
 
 
 def unhealthy(evidence: Evidence) -> Iterator[Warning]:
@@ -60,10 +48,8 @@ def unhealthy(evidence: Evidence) -> Iterator[Warning]:
     inside = _inside(evidence)
     for chip in sorted(chips_in_use(inside)):
         if values_of(inside, chip, "healthy").min(initial=1.0) < 1:
-            text = f"npu-smi did not call {chip} healthy while it was measured."
-            yield Warning(
-                "device_unhealthy", WARNING, plain(text), plain("Run harness doctor, and npu-smi info -t health.")
-            )
+            text = message("analysis.device_unhealthy", chip=chip)
+            yield Warning("device_unhealthy", WARNING, text, message("analysis.next_health"))
 
 
 def _inside(evidence: Evidence) -> Samples:
@@ -85,73 +71,57 @@ def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """A run that the death of an engine, or of a worker, has ended: a failing system was measured."""
     line = (run.get("engine") or {}).get("died")
     if line:
-        text = f"The run did not come to its end: {str(line).rstrip('.')}."
-        yield Warning(
-            "died",
-            INVALID,
-            plain(text),
-            plain("Mend what it died of (engine.log has what the engine said), and run again."),
-        )
+        text = message("analysis.died", reason=str(line).rstrip("."))
+        yield Warning("died", INVALID, text, message("analysis.next_died"))
 
 
 def unlisted(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """A server that lists no models was asked for one by name."""
     if (run.get("engine") or {}).get("models_listed", True) is False:
-        text = "The server has no list of models, so the model was asked for by its name alone."
-        yield Warning(
-            "models_unlisted",
-            NOTE,
-            plain(text),
-            plain("Make sure that this server runs the model you mean to measure."),
-        )
+        text, step = message("analysis.models_unlisted"), message("analysis.next_right_model")
+        yield Warning("models_unlisted", NOTE, text, step)
 
 
 def unverified(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Any machine may answer where no certificate is checked."""
     if (run.get("engine") or {}).get("certificate_checked", True) is False:
-        text = "The server's certificate was not checked (engine.tls.insecure), so any machine may have answered."
-        yield Warning("unverified", WARNING, plain(text), plain("Give the authority that signed it, as engine.tls.ca."))
+        text, step = message("analysis.unverified"), message("analysis.next_certificate")
+        yield Warning("unverified", WARNING, text, step)
 
 
 def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Answers that name another model than was asked for."""
     engine = run.get("engine") or {}
-    asked, told = str(engine.get("model") or ""), engine.get("answered_models") or []
-    others = [str(name) for name in told if not _is_same_model(asked, str(name))]
-    if asked and others:
-        text = f"Answers name another model than the {asked!r} that was asked for: {_names(others)}."
-        yield Warning(
-            "other_model", WARNING, plain(text), plain("Make sure that this server runs the model you mean to measure.")
-        )
+    model = str(engine.get("model") or "")
+    others = [str(name) for name in engine.get("answered_models") or () if not _is_same_model(model, str(name))]
+    if model and others:
+        text = message("analysis.other_model", model=model, others=_names(others))
+        yield Warning("other_model", WARNING, text, message("analysis.next_right_model"))
 
 
-def _is_same_model(asked: str, told: str) -> bool:
+def _is_same_model(requested: str, answered: str) -> bool:
     """Whether one name is the other, or its last part (a folder's name, a repository without its owner)."""
-    one, other = (name.rstrip("/").lower() for name in (asked, told))
+    one, other = (name.rstrip("/").lower() for name in (requested, answered))
     return one == other or one.rpartition("/")[2] == other.rpartition("/")[2]
 
 
-def _names(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_MOST_NAMES])
-    return shown + (f" and {format_count(len(names) - _MOST_NAMES)} more" if len(names) > _MOST_NAMES else "")
+def _names(names: list[str]) -> list[Message | str]:
+    more = len(names) - _MOST_NAMES
+    shown: list[Message | str] = [repr(name) for name in names[:_MOST_NAMES]]
+    return [*shown, message("analysis.more_names", count=more)] if more > 0 else shown
 
 
 def restarted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Warning]:
     """An engine that was another one at the end than at the begin, or several behind one address."""
-    told = (run.get("engine") or {}).get("restarted")
+    reason = (run.get("engine") or {}).get("restarted")
     series = list(_series(samples))
     if any(_is_several(values) for _, values in series):
-        text = "The counters in /metrics jump back and forth: several servers answer at this address in turn."
-        yield Warning(
-            "several_servers",
-            WARNING,
-            plain(text),
-            plain("Give the address of one server, or leave its counters unread."),
-        )
-    elif told or any(_is_restart(name, values) for name, values in series):
-        how = str(told) if told else "its counters in /metrics began anew"
-        text = f"The engine was restarted while it was measured: {how}."
-        yield Warning("restarted", INVALID, plain(text), plain("Find out why in the log of the server, and run again."))
+        text, step = message("analysis.several_servers"), message("analysis.next_one_server")
+        yield Warning("several_servers", WARNING, text, step)
+    elif reason or any(_is_restart(name, values) for name, values in series):
+        how = str(reason) if reason else message("analysis.counters_restarted")
+        text = message("analysis.restarted", reason=how)
+        yield Warning("restarted", INVALID, text, message("analysis.next_restarted"))
 
 
 def _series(samples: Samples) -> Iterator[tuple[str, Floats]]:
@@ -186,12 +156,10 @@ def flags_in_force(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warn
         return
     # A rewriting with a known reason is how this engine is; a switch, or a flag without effect, is another experiment.
     grave = any(isinstance(row["asked"], bool) or row.get("effective") is None or not row.get("why") for row in rows)
-    shown = ", ".join(str(row["flag"]) for row in rows[:_MOST_NAMES])
-    text = f"Flags of the engine are not in force as asked: {shown} ({format_count(len(rows))} in all)."
     severity = WARNING if grave and not engine.get("simulated") else NOTE
-    yield Warning(
-        "flags_changed", severity, plain(text), plain("See Flags asked and in effect on the page, with the reasons.")
-    )
+    flags = [str(row["flag"]) for row in rows[:_MOST_NAMES]]
+    text = message("analysis.flags_changed", count=len(rows), flags=flags)
+    yield Warning("flags_changed", severity, text, message("analysis.next_flags"))
 
 
 ENGINE_CHECKS = (died, same_model, flags_in_force, unlisted, unverified)

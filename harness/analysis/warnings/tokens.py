@@ -1,6 +1,6 @@
-"""Were the tokens of the answers those asked for, counted by the server, and seen one by one?
+"""Checks of the tokens: of the requested number, counted by the server, and seen one by one.
 
-Each check looks at one stage and yields its doubts.
+Each check looks at one stage and yields its warnings.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 
 from harness.analysis.steady_state import OFFLINE
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
-from harness.messages import plain
+from harness.messages import Message, message
 from harness.results.request_table import ASSUMED, COMPLETED, FROM_EVENTS, MEASURED, MISSING, Requests
-from harness.units import format_count, format_share
 
-LENGTHS_DOUBT = 0.01  # of requests
+LENGTHS_WARNING = 0.01  # of requests
 IMPOSSIBLE = 10  # times max_tokens: an extra_body that overrides it, or a hidden thought, stays below
-WHOLE_DOUBT = 0.1  # of answers: below, it is those that a busy network delivered late
+WHOLE_WARNING = 0.1  # of answers: below, it is those that a busy network delivered late
 AT_ONCE = 4  # tokens that one step of speculative decoding may bring together
-ENDPOINT = "Check the tokenizer, or use endpoint: completions."
-TOKENIZER = "Check the tokenizer."
-BOS = "The server's tokenizer adds one token to each prompt: set extra_body: {add_special_tokens: false}."
 
 
 def _done(r: Requests) -> NDArray[np.bool_]:
@@ -28,28 +24,23 @@ def _done(r: Requests) -> NDArray[np.bool_]:
 
 
 def lengths(evidence: Evidence) -> Iterator[Warning]:
-    """Prompts or answers that were not as long as asked for, by the server's own count."""
+    """Prompts or responses that did not have the requested length, by the server's own count."""
     r = evidence.stage.requests
     sides = (
-        ("input_length", "prompts", r.input_asked, r.input_tokens),
-        ("output_length", "answers", r.output_asked, r.output_tokens),
+        ("input_length", "analysis.input_length", r.input_asked, r.input_tokens),
+        ("output_length", "analysis.output_length", r.output_asked, r.output_tokens),
     )
-    for name, what, asked, counted in sides:
-        known = _done(r) & (asked != MISSING) & (counted != MISSING)
+    for name, code, requested, counted in sides:
+        known = _done(r) & (requested != MISSING) & (counted != MISSING)
         known &= (r.counted_by != FROM_EVENTS) | (name == "input_length")  # a count of events is not the server's
-        off = int((known & (asked != counted)).sum())
+        off = int((known & (requested != counted)).sum())
         if off:
-            text = (
-                f"{format_count(off)} of {format_count(int(known.sum()))} {what} were not as long as asked for: "
-                f"{format_count(int(counted[known].sum()))} tokens instead of {format_count(int(asked[known].sum()))}."
-            )
-            added = bool((counted[known] - asked[known] == 1).all())
-            mend = (
-                "Set ignore_eos, if answers must be that long."
-                if what == "answers"
-                else _prompts(evidence, added=added)
-            )
-            yield Warning(name, WARNING if off > LENGTHS_DOUBT * known.sum() else NOTE, plain(text), plain(mend))
+            totals = {"counted": int(counted[known].sum()), "requested": int(requested[known].sum())}
+            text = message(code, off=off, known=int(known.sum()), **totals)
+            added = bool((counted[known] - requested[known] == 1).all())
+            ignore_eos = message("analysis.next_ignore_eos")
+            step = ignore_eos if name == "output_length" else _prompts(evidence, added=added)
+            yield Warning(name, WARNING if off > LENGTHS_WARNING * known.sum() else NOTE, text, step)
 
 
 def impossible(evidence: Evidence) -> Iterator[Warning]:
@@ -57,24 +48,17 @@ def impossible(evidence: Evidence) -> Iterator[Warning]:
     r = evidence.stage.requests
     known = _done(r) & (r.output_asked != MISSING) & (r.counted_by != FROM_EVENTS)
     over = known & (r.output_tokens > IMPOSSIBLE * r.output_asked)
-    if int(over.sum()) > LENGTHS_DOUBT * known.sum():
-        text = (
-            f"{format_count(int(over.sum()))} of {format_count(int(known.sum()))} answers hold, as the server counts, "
-            f"more than {IMPOSSIBLE} times the tokens that they may have: token rates and times per token mean nothing."
-        )
-        yield Warning(
-            "impossible_tokens",
-            INVALID,
-            plain(text),
-            plain("See the server's usage; token_counts: assumed counts by events."),
-        )
+    if int(over.sum()) > LENGTHS_WARNING * known.sum():
+        counts = {"over": int(over.sum()), "known": int(known.sum())}
+        text = message("analysis.impossible_tokens", times=IMPOSSIBLE, **counts)
+        yield Warning("impossible_tokens", INVALID, text, message("analysis.next_usage"))
 
 
-def _prompts(evidence: Evidence, *, added: bool) -> str:
-    """How to get prompts of the length asked for; `added` says that each is longer by one."""
+def _prompts(evidence: Evidence, *, added: bool) -> Message:
+    """How to get prompts of the requested length; `added` says that each is longer by one."""
     if evidence.endpoint != "completions":
-        return ENDPOINT
-    return BOS if added else TOKENIZER
+        return message("analysis.next_endpoint")
+    return message("analysis.next_bos") if added else message("analysis.next_tokenizer")
 
 
 def assumed_tokens(evidence: Evidence) -> Iterator[Warning]:
@@ -82,19 +66,13 @@ def assumed_tokens(evidence: Evidence) -> Iterator[Warning]:
     r = evidence.stage.requests
     done = _done(r)
     assumed, uncounted = (int((done & (r.counted_by == way)).sum()) for way in (ASSUMED, FROM_EVENTS))
-    mend = "Set token_counts: usage or token_ids where the server knows them."
+    step = message("analysis.next_token_counts")
     if assumed:
-        text = (
-            f"For {format_share(assumed / done.sum())} of answers the server did not say how many tokens an event "
-            "carries: they are spread evenly, and gaps between tokens (itl) are estimates."
-        )
-        yield Warning("tokens_assumed", NOTE, plain(text), plain(mend))
+        text = message("analysis.tokens_assumed", share=float(assumed / done.sum()))
+        yield Warning("tokens_assumed", NOTE, text, step)
     if uncounted:
-        text = (
-            f"For {format_share(uncounted / done.sum())} of answers the server told no number of tokens that can be: "
-            "each event with content counts as one token, so token rates, TPOT and lengths are estimates."
-        )
-        yield Warning("tokens_uncounted", WARNING, plain(text), plain(mend))
+        text = message("analysis.tokens_uncounted", share=float(uncounted / done.sum()))
+        yield Warning("tokens_uncounted", WARNING, text, step)
 
 
 def came_whole(evidence: Evidence) -> Iterator[Warning]:
@@ -106,12 +84,9 @@ def came_whole(evidence: Evidence) -> Iterator[Warning]:
     long = _done(r) & (tokens > AT_ONCE) & (r.last_ns != MISSING)
     whole = int((long & ((r.first_ns == MISSING) | (r.first_ns == r.last_ns))).sum())
     if whole:
-        text = (
-            f"{format_count(whole)} of {format_count(int(long.sum()))} answers came whole though streaming was asked "
-            "for: their TTFT is the time of the whole answer, and TPOT and gaps between tokens are not known."
-        )
-        mend = "Look for a proxy that buffers or compresses, or for a parser that holds the answer back."
-        yield Warning("came_whole", WARNING if whole > WHOLE_DOUBT * long.sum() else NOTE, plain(text), plain(mend))
+        text = message("analysis.came_whole", whole=whole, long=int(long.sum()))
+        severity = WARNING if whole > WHOLE_WARNING * long.sum() else NOTE
+        yield Warning("came_whole", severity, text, message("analysis.next_buffering"))
 
 
 TOKEN_CHECKS = (impossible, lengths, assumed_tokens, came_whole)

@@ -1,0 +1,89 @@
+"""The metrics of a stage, their statistics and units, and the measures that a gate names: the one list of them.
+
+A measure is a metric and its statistic (`ttft_p99`), a rate (`output_token_rate`), `failed_share`, or `kernel_time`.
+Latencies are in seconds, rates per second.
+"""
+
+import re
+from dataclasses import dataclass
+
+from harness.errors import suggestion
+from harness.messages import Message, message
+
+LATENCIES = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user")  # what an objective may limit
+CLIENT_TIMES = ("send_lag", "queue_wait", "connect")  # the client's own, which no objective limits
+TIMES = (*LATENCIES, *CLIENT_TIMES)  # in the order of summary.json
+GAPS = ("itl", "chunk_gap")  # of single tokens and events; the others are of requests
+USER_VIEW = {"ttft": "ttft_user", "e2e": "e2e_user"}  # in an open loop a user waits from the due time
+STREAMED_ONLY = ("ttft", "ttft_user", "tpot", *GAPS)  # an answer in one piece says nothing of its tokens
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")  # that a comparison knows
+RATE_UNITS = {
+    "request_rate": "req/s",
+    "output_token_rate": "tok/s",
+    "total_token_rate": "tok/s",
+    "goodput": "req/s",
+}
+RATES = tuple(RATE_UNITS)
+FAILED_SHARE = "failed_share"
+KERNEL_TIME = "kernel_time"  # of a case of kernels, in place of a stage; always its median
+PATTERN = rf"({'|'.join(LATENCIES)})_({'|'.join(STATISTICS)})|{'|'.join(RATES)}|{FAILED_SHARE}|{KERNEL_TIME}"
+_KEY = re.compile(PATTERN)
+NAMES = {
+    "ttft": message("metrics.ttft"),
+    "ttft_user": message("metrics.ttft_user"),
+    "tpot": message("metrics.tpot"),
+    "itl": message("metrics.itl"),
+    "chunk_gap": message("metrics.chunk_gap"),
+    "e2e": message("metrics.e2e"),
+    "e2e_user": message("metrics.e2e_user"),
+    "request_rate": message("metrics.request_rate"),
+    "output_token_rate": message("metrics.output_token_rate"),
+    "total_token_rate": message("metrics.total_token_rate"),
+    "goodput": message("metrics.goodput"),
+    FAILED_SHARE: message("metrics.failed_share"),
+    KERNEL_TIME: message("metrics.kernel_time"),
+}
+
+
+def statistic_name(metric: str, statistic: str) -> Message:
+    """A statistic of a latency in words, such as `p99 TTFT`."""
+    return message("metrics.statistic", statistic=statistic, metric=NAMES[metric])
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One measure: its name in a gate, the metric that holds it, and its statistic (`mean` of a rate or share)."""
+
+    key: str
+    metric: str
+    statistic: str = "mean"
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a larger value is the better one."""
+        return self.metric in RATES
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether it is a time: of single requests, of gaps, or of a kernel's launch."""
+        return self.metric in LATENCIES or self.metric == KERNEL_TIME
+
+    @property
+    def ratio(self) -> bool:
+        """Whether a difference is told as a ratio: a share of nothing has none."""
+        return self.metric != FAILED_SHARE
+
+
+def measure_of(key: str) -> Measure:
+    """The measure of a key such as `ttft_p99`.
+
+    Raises:
+        ValueError: where there is none, with the nearest.
+    """
+    found = _KEY.fullmatch(key)
+    if found is None:
+        known = [*(f"{metric}_{statistic}" for metric in LATENCIES for statistic in ("p99", "p50", "mean")), *RATES]
+        raise ValueError(f"unknown measure; {suggestion(key, [*known, FAILED_SHARE, KERNEL_TIME])}")
+    if key == KERNEL_TIME:
+        return Measure(key, key, "p50")
+    return Measure(key, found[1], found[2]) if found[1] else Measure(key, key)
