@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
     from harness.messages import language
+    from harness.plugins import Plugin
+    from harness.scenario.base import FileModel as Options
 
 __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "HarnessError",
     "Latency",
+    "Options",
+    "Plugin",
     "Result",
     "Stage",
     "StudyResult",
@@ -52,7 +56,10 @@ _MODULES = {
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),
     "harness.messages": ("language",),
+    "harness.plugins": ("Plugin",),
+    "harness.scenario.base": ("Options",),
 }
+_NAMED = {"Options": "FileModel"}  # what a name is called where it is defined
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
@@ -60,7 +67,7 @@ def __getattr__(name: str) -> Any:
     """A public name, from the module that defines it."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), _NAMED.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,7 @@ RANKS: dict[str, int] = {
     "seeds": 0,
     "safety": 0,
     "messages": 0,
+    "plugins": 0,
     # pure: arithmetic, and what a scenario says
     "statistics": 1,
     "scenario": 1,

@@ -8,14 +8,15 @@ from harness.engines.base import RunningEngine, StartEngine
 from harness.engines.flag_resolution import ResolvedFlags
 from harness.engines.simulator import start_simulator
 from harness.engines.vllm import start_vllm
+from harness.plugins import ENGINES, Plugin, plugin_of
 from harness.scenario.models import Engine
 from harness.telemetry.environment import has_package, npu_devices, this_host
 
 REAL = ("vllm", "vllm-ascend")
-STARTS: Mapping[str, StartEngine] = {
-    "attach": attach_to_server,
-    "simulator": start_simulator,
-    **{kind: partial(start_vllm, kind=kind) for kind in REAL},
+STARTS: Mapping[str, Plugin] = {
+    "attach": Plugin(Engine, attach_to_server),
+    "simulator": Plugin(Engine, start_simulator),
+    **{kind: Plugin(Engine, partial(start_vllm, kind=kind)) for kind in REAL},
 }
 
 __all__ = ["STARTS", "RunningEngine", "StartEngine", "resolve_kind", "start_of"]
@@ -46,4 +47,7 @@ def start_of(kind: str, known: ResolvedFlags | None = None) -> StartEngine:
 
     `known` is what the engine's flags become, where vLLM was asked already and need not be once more.
     """
-    return STARTS[kind] if known is None or kind not in REAL else partial(start_vllm, kind=kind, known=known)
+    if known is not None and kind in REAL:
+        return partial(start_vllm, kind=kind, known=known)
+    start: StartEngine = plugin_of(ENGINES, STARTS, kind).factory
+    return start

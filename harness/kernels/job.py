@@ -293,7 +293,8 @@ def _named(count: CountSpec) -> str:
 
 def _options(loaded: LoadedScenario) -> Mapping[str, Any]:
     kernels = loaded.scenario.kernels
-    return {"graph_updates": bool(kernels and kernels.graph_updates)}
+    own = {} if kernels is None else kernels.provider_options
+    return {"graph_updates": bool(kernels and kernels.graph_updates), **own}
 
 
 def _chips() -> tuple[tuple[str, Any], ...]:

@@ -15,6 +15,9 @@ def load_name(load: Mapping[str, Any]) -> Message:
     """A stage's load in a few words, in the scenario's own numbers, such as `poisson 2 req/s`."""
     capped = load.get("max_concurrency")
     kind = str(load["kind"])
+    if not load.get("rate") and kind not in _NAMES:  # of a package, which need not have a rate
+        options = (f"{name} {value}" for name, value in (load.get("options") or {}).items() if value is not None)
+        return message("load.of_package", keys=[kind, *options])
     code, fields = _NAMES.get(kind, ("load.other", ("kind", "rate")))
     name = message(code, **{field: {"speed": 1.0, **load}[field] for field in fields})
     return message("load.at_most", load=name, max_concurrency=capped) if capped else name

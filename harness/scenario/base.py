@@ -1,7 +1,7 @@
 """What all mappings of a scenario file share: frozen, strict, and helpful about mistyped keys."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -13,12 +13,15 @@ from pydantic import (
     Field,
     Tag,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from harness.messages import Message, message
+from harness.plugins import installed
 from harness.units import parse_duration
 
 REFUSED = "refused"  # the type of the errors that `refused` makes
@@ -53,6 +56,26 @@ class FileModel(BaseModel):
 def refused(reason: Message) -> PydanticCustomError:
     """The error of a validator: what pydantic reports keeps the message in its context."""
     return PydanticCustomError(REFUSED, "{text}", {"text": str(reason), "reason": reason})
+
+
+def with_plugins(
+    group: str, built_in: Collection[str], kind_of: Callable[[Any], str], model_of: Callable[[str], type[BaseModel]]
+) -> WrapValidator:
+    """Lets a union of built-in kinds take installed ones as well, each checked by the class that `model_of` gives."""
+
+    def check(data: Any, check_built_in: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        kind = "" if isinstance(data, BaseModel) else kind_of(data)
+        if not kind or kind in built_in or kind not in installed(group):
+            return data if isinstance(data, BaseModel) and _is_plugin(data, built_in) else check_built_in(data)
+        return model_of(kind).model_validate(data, context=info.context)
+
+    return WrapValidator(check)
+
+
+def _is_plugin(data: BaseModel, built_in: Collection[str]) -> bool:
+    """Whether a value was checked already by the class of an installed kind."""
+    kind = getattr(data, "kind", None) or next(iter(type(data).model_fields), "")
+    return kind not in built_in
 
 
 def one_key(data: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import nearest, suggestion
 from harness.messages import Message, message, plain
+from harness.plugins import ARRIVALS, WORKLOADS, installed
 from harness.scenario.base import LONGEST_S, REFUSED, FileModel
 from harness.scenario.workload import WORKLOAD_KINDS
 
@@ -175,6 +176,8 @@ def _hint(error: Mapping[str, Any], found: Any) -> Message | None:
 def _no_such_kind(ctx: Mapping[str, Any], found: Any, path: KeyPath) -> Fault:
     """A value that says what it is by `kind`, or by its one key, and says it wrongly."""
     names = _QUOTED.findall(ctx["expected_tags"])
+    for group, built_in in ((WORKLOADS, WORKLOAD_KINDS), (ARRIVALS, ("closed", "poisson"))):
+        names += installed(group) if set(built_in) <= set(names) else ()
     if ctx["discriminator"] == "'kind'":
         return Fault((*path, "kind"), message("scenario.unknown_kind", hint=suggestion(str(found["kind"]), names)))
     if isinstance(found, dict) and len(found) == 1:

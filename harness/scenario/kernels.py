@@ -1,13 +1,23 @@
 """The kernels of a scenario: microbenchmarks of attention, with axes, shapes, and how well to measure."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from harness.messages import message
+from harness.plugins import KERNEL_PROVIDERS, installed, load_plugin
 from harness.scenario.base import Duration, FileModel, NonEmptyText, OneOrMany, refused
 from harness.scenario.workload import CountSpec
 
+PROVIDERS = ("auto", "torch_npu", "vllm_cpu", "torch_reference")
 PHASES = ("decode", "prefill", "chunked_prefill", "mixed", "mla_decode", "kv_write")
 
 Phase = Literal["decode", "prefill", "chunked_prefill", "mixed", "mla_decode", "kv_write"]
@@ -15,11 +25,20 @@ Some = Annotated[int, Field(ge=1, le=1_048_576)]
 Heads = Annotated[int, Field(ge=1, le=1024)]
 
 
+def _provider(value: Any, check_built_in: ValidatorFunctionWrapHandler) -> Any:
+    """A built-in provider, or one that a package brings."""
+    return value if isinstance(value, str) and value in installed(KERNEL_PROVIDERS) else check_built_in(value)
+
+
 class Kernels(FileModel):
     """Microbenchmarks of attention and cache kernels; every list is an axis, the cases are their product."""
 
-    provider: Literal["auto", "torch_npu", "vllm_cpu", "torch_reference"] = "auto"
+    provider: Annotated[
+        SerializeAsAny[Literal["auto", "torch_npu", "vllm_cpu", "torch_reference"]], WrapValidator(_provider)
+    ] = "auto"
     """Whose kernels: auto takes torch_npu where there is an NPU, else vLLM's for CPUs, else plain torch."""
+    provider_options: dict[str, Any] = Field(default_factory=dict)
+    """Keys of a provider that a package brings."""
     paths: OneOrMany[NonEmptyText] = ()
     """Operators of the provider to run, such as fia or pa; all that compute a phase by default."""
     phase: OneOrMany[Phase] = "decode"
@@ -66,6 +85,16 @@ class Kernels(FileModel):
     """How long to sample one case in one mode at most, such as 2s."""
     timeout: Duration = 300.0
     """How long one case may take with all that belongs to it, before it is given up."""
+
+    @field_validator("provider_options")
+    @classmethod
+    def _of_its_provider(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        provider = info.data.get("provider", "auto")
+        if provider in PROVIDERS and options:
+            raise refused(message("plugins.options_of_built_in", kind=provider))
+        if provider not in PROVIDERS:
+            load_plugin(KERNEL_PROVIDERS, provider).options.model_validate(options, context=info.context)
+        return options
 
     @model_validator(mode="after")
     def _one_shape(self) -> "Kernels":

@@ -11,14 +11,19 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializeAsAny,
     Tag,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 
 from harness.errors import suggestion
 from harness.messages import Message, message
+from harness.plugins import ENGINES, installed, load_plugin
 from harness.safety.redaction import names_secret
 from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching, refused
 from harness.scenario.error_messages import show
@@ -136,10 +141,17 @@ class Paths(FileModel):
     """In place of /health."""
 
 
+def _engine_kind(value: Any, check_built_in: ValidatorFunctionWrapHandler) -> Any:
+    """A built-in kind, or one that a package brings."""
+    return value if isinstance(value, str) and value in installed(ENGINES) else check_built_in(value)
+
+
 class Engine(FileModel):
     """Which engine serves, and how it is started or reached."""
 
-    kind: Literal["auto", "simulator", "vllm-ascend", "vllm", "attach"] = "auto"
+    kind: Annotated[
+        SerializeAsAny[Literal["auto", "simulator", "vllm-ascend", "vllm", "attach"]], WrapValidator(_engine_kind)
+    ] = "auto"
     """What serves; auto is vllm-ascend where an NPU is found, else the simulator."""
     model: NonEmptyText | None = None
     """The model's name, such as Qwen/Qwen2.5-7B-Instruct."""
@@ -172,6 +184,19 @@ class Engine(FileModel):
     """How long the engine may take until it answers, such as 30m."""
     calibration: NonEmptyText | None = None
     """A result folder of kernels, by which the simulator's attention is timed; for kind simulator or auto."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keys of an engine kind that a package brings."""
+
+    @field_validator("options")
+    @classmethod
+    def _of_its_kind(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kind = info.data.get("kind", "auto")
+        if kind in ENGINE_KINDS and options:
+            raise refused(message("plugins.options_of_built_in", kind=kind))
+        if kind not in ENGINE_KINDS:
+            load_plugin(ENGINES, kind).options.model_validate(options, context=info.context)
+        return options
 
     @field_validator("args")
     @classmethod

@@ -4,14 +4,17 @@ Each item of `load` is a mapping of one key, such as `poisson: {rate: [1, 2], du
 a list as a value makes a stage of each. `expand` turns items into flat `Stage`s.
 """
 
+import functools
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, SerializeAsAny, Tag, create_model, model_validator
 
 from harness.messages import message
-from harness.scenario.base import Duration, FileModel, OneOrMany, one_key, refused
+from harness.plugins import ARRIVALS, load_plugin
+from harness.scenario.base import Duration, FileModel, OneOrMany, one_key, refused, with_plugins
 
 Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 EndRate = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -165,7 +168,15 @@ def _kind_of(data: Any) -> str:
     return one_key(data)
 
 
-LoadItem = Annotated[
+@functools.cache
+def _item_of(kind: str) -> type[FileModel]:
+    """The mapping of one key that an installed arrival process is written as."""
+    options = load_plugin(ARRIVALS, kind).options
+    fields: dict[str, Any] = {kind: (options, ...)}
+    return create_model(f"{options.__name__}Item", __base__=FileModel, **fields)
+
+
+BuiltInItem = Annotated[
     Annotated[ClosedItem, Tag("closed")]
     | Annotated[ConstantItem, Tag("constant")]
     | Annotated[PoissonItem, Tag("poisson")]
@@ -175,6 +186,7 @@ LoadItem = Annotated[
     | Annotated[OfflineItem, Tag("offline")],
     Discriminator(_kind_of),
 ]
+LoadItem = Annotated[SerializeAsAny[BuiltInItem], with_plugins(ARRIVALS, STAGE_KINDS, one_key, _item_of)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +206,8 @@ class Stage:
     burstiness: float | None = None
     speed: float | None = None
     max_concurrency: int | None = None
+    options: Mapping[str, Any] | None = field(default=None, hash=False)
+    """All keys of an arrival process that a package brings, as JSON; the ones above that it has stand there as well."""
 
     @property
     def is_open(self) -> bool:
@@ -214,6 +228,7 @@ class Stage:
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
+_SHARED = ("rate", "requests", "duration_s", "max_concurrency")  # what a process of a package may have as well
 _FIELD_OF = {"from_": "rate", "to": "rate_to", "duration": "duration_s"}
 
 
@@ -227,9 +242,20 @@ def stages_of(item: LoadItem) -> list[Stage]:
     kind = next(iter(type(item).model_fields))
     body = getattr(item, kind)
     fields = sorted(type(body).model_fields, key=lambda name: name in _Bounded.model_fields)
-    names = [_FIELD_OF.get(name, name) for name in fields]
     rows = itertools.product(*(_values(getattr(body, name)) for name in fields))
-    return [Stage(kind, **dict(zip(names, row, strict=True))) for row in rows]
+    return [_stage(kind, body, dict(zip(fields, row, strict=True))) for row in rows]
+
+
+def _stage(kind: str, body: Any, row: Mapping[str, Any]) -> Stage:
+    values = {_FIELD_OF.get(name, name): value for name, value in row.items()}
+    if kind in STAGE_KINDS:
+        return Stage(kind, **values)
+    options = body.model_dump(mode="json") | {name: value for name, value in row.items() if _is_plain(value)}
+    return Stage(kind, options=options, **{name: values[name] for name in _SHARED if name in values})
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _values(value: Any) -> tuple[Any, ...]:

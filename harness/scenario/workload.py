@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
 
 from harness.messages import message
-from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, one_key, refused
+from harness.plugins import WORKLOADS, load_plugin
+from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, one_key, refused, with_plugins
 
 MOST_TOKENS = 10_000_000
 
@@ -249,6 +250,17 @@ class TraceWorkload(_Random):
     """How many requests are read; all by default."""
 
 
-WorkloadSpec = Annotated[
+def _workload_kind(data: Any) -> str:
+    return str(data.get("kind") or "") if isinstance(data, dict) else ""
+
+
+def _model_of(kind: str) -> Any:
+    return load_plugin(WORKLOADS, kind).options
+
+
+BuiltInWorkload = Annotated[
     SyntheticWorkload | ConversationWorkload | DatasetWorkload | TraceWorkload, Field(discriminator="kind")
+]
+WorkloadSpec = Annotated[
+    SerializeAsAny[BuiltInWorkload], with_plugins(WORKLOADS, WORKLOAD_KINDS, _workload_kind, _model_of)
 ]

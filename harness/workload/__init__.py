@@ -6,7 +6,7 @@ makes any prompt, in any order, and gets the same one.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.plugins import WORKLOADS, Plugin, plugin_of
 from harness.scenario import workload as written
 from harness.scenario.files import find_data_file
 from harness.seeds import stream
@@ -36,7 +37,8 @@ from harness.workload.trace import TraceContents, read_trace
 from harness.workload.vocabulary import APPROXIMATE, Vocabulary
 
 __all__ = [
-    "ChatMessage", "ChatPrompt", "Prompt", "Reply", "Session", "TextPrompt", "TokenPrompt", "Turn", "Workload", "build",
+    "ChatMessage", "ChatPrompt", "Prompt", "Reply", "Session", "TextPrompt", "TokenPrompt", "Turn", "Workload",
+    "WorkloadSetting", "build",
 ]  # fmt: skip
 
 CHAT = "chat"
@@ -104,7 +106,7 @@ def _prompt_bytes(prompt: Prompt) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
+class WorkloadSetting:
     """Where and for whom contents are made."""
 
     chat: bool
@@ -113,6 +115,7 @@ class _Setting:
     folder: Path
 
     def medium(self, vocabulary: tuple[int, int]) -> PromptMedium:
+        """What prompts are made of: words of a chat, else token ids of [first, end)."""
         low, end = vocabulary
         return WordMedium(self.lexicon) if self.chat else TokenMedium(low, end - low)
 
@@ -128,6 +131,7 @@ class _Setting:
         return json.dumps(facts, sort_keys=True)
 
     def notes(self) -> tuple[str, ...]:
+        """Remarks for the report: whether the lengths of chat prompts are exact."""
         if not self.chat or self.lexicon.exact:
             return ()
         return ("prompts are only about as long as asked: the server confirmed no words of one token each",)
@@ -148,10 +152,12 @@ def build(
     Raises:
         InputError: where a data file is missing or faulty.
     """
-    return BUILDERS[spec.kind](spec, _Setting(endpoint == CHAT, seed, lexicon or APPROXIMATE, folder))
+    setting = WorkloadSetting(endpoint == CHAT, seed, lexicon or APPROXIMATE, folder)
+    workload: Workload = plugin_of(WORKLOADS, BUILDERS, spec.kind).factory(spec, setting)
+    return workload
 
 
-def _synthetic(spec: written.SyntheticWorkload, setting: _Setting) -> Workload:
+def _synthetic(spec: written.SyntheticWorkload, setting: WorkloadSetting) -> Workload:
     medium = setting.medium(spec.vocabulary)
     contents = SyntheticContents(
         medium=medium,
@@ -163,7 +169,7 @@ def _synthetic(spec: written.SyntheticWorkload, setting: _Setting) -> Workload:
     return Workload(contents, medium.exact, setting.identity(spec), setting.notes())
 
 
-def _conversation(spec: written.ConversationWorkload, setting: _Setting) -> Workload:
+def _conversation(spec: written.ConversationWorkload, setting: WorkloadSetting) -> Workload:
     seed = setting.seed
     contents = ConversationContents(
         medium=setting.medium(spec.vocabulary),
@@ -181,7 +187,7 @@ def _conversation(spec: written.ConversationWorkload, setting: _Setting) -> Work
     return Workload(contents, not setting.chat, setting.identity(spec), notes, single_turn=False)
 
 
-def _dataset(spec: written.DatasetWorkload, setting: _Setting) -> Workload:
+def _dataset(spec: written.DatasetWorkload, setting: WorkloadSetting) -> Workload:
     file = find_data_file(spec.path, setting.folder)
     dataset = read_dataset(
         file,
@@ -199,7 +205,7 @@ def _dataset(spec: written.DatasetWorkload, setting: _Setting) -> Workload:
     return Workload(DatasetContents(dataset.entries, setting.chat, outputs), False, setting.identity(spec, file), notes)
 
 
-def _trace(spec: written.TraceWorkload, setting: _Setting) -> Workload:
+def _trace(spec: written.TraceWorkload, setting: WorkloadSetting) -> Workload:
     file = find_data_file(spec.path, setting.folder)
     trace = read_trace(file, spec.format, spec.limit)
     medium = setting.medium(spec.vocabulary)
@@ -215,9 +221,9 @@ def _skipped(skipped: Mapping[str, int]) -> tuple[str, ...]:
     )
 
 
-BUILDERS: dict[str, Callable[[Any, _Setting], Workload]] = {
-    "synthetic": _synthetic,
-    "conversation": _conversation,
-    "dataset": _dataset,
-    "trace": _trace,
+BUILDERS: Mapping[str, Plugin] = {
+    "synthetic": Plugin(written.SyntheticWorkload, _synthetic),
+    "conversation": Plugin(written.ConversationWorkload, _conversation),
+    "dataset": Plugin(written.DatasetWorkload, _dataset),
+    "trace": Plugin(written.TraceWorkload, _trace),
 }

@@ -6,12 +6,14 @@ a longer stage only appends to a shorter one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
+from harness.messages import message
+from harness.plugins import ARRIVALS, Plugin, plugin_of
 from harness.scenario.stages import Stage
 from harness.units import NS_PER_S, format_count, seconds_to_ns
 
@@ -37,10 +39,27 @@ def due_times(
         due_ns = _replayed(stage, trace_due_ns)
     else:
         _refuse_too_many(_expected(stage))
-        due_ns = np.rint(PROCESSES[stage.kind](stage, rng) * NS_PER_S).astype(np.int64)
+        due_ns = np.rint(_times_s(stage, rng) * NS_PER_S).astype(np.int64)
     if stage.duration_s is not None:
         due_ns = due_ns[: np.searchsorted(due_ns, seconds_to_ns(stage.duration_s))]
     return due_ns[: stage.requests]
+
+
+def _times_s(stage: Stage, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Arrival times in seconds, by the process of the stage's kind; a package's is held to what it promises.
+
+    Raises:
+        InputError: where they are not ascending times from 0 on.
+    """
+    process = plugin_of(ARRIVALS, PROCESSES, stage.kind)
+    if stage.options is None:
+        built_in: NDArray[np.float64] = process.factory(stage, rng)
+        return built_in
+    times_s = np.asarray(process.factory(process.options.model_validate(stage.options), rng), dtype=np.float64)
+    _refuse_too_many(times_s.size)
+    if times_s.ndim != 1 or not np.isfinite(times_s).all() or (np.diff(times_s, prepend=0.0) < 0).any():
+        raise InputError(message("plugins.times", name=stage.kind))
+    return times_s
 
 
 def _expected(stage: Stage) -> float:
@@ -106,9 +125,9 @@ def _replayed(stage: Stage, trace_due_ns: NDArray[np.int64] | None) -> NDArray[n
     return np.rint(trace_due_ns / (stage.speed or 1.0)).astype(np.int64)
 
 
-PROCESSES: dict[str, Callable[[Stage, np.random.Generator], NDArray[np.float64]]] = {
-    "constant": _constant,
-    "poisson": _gamma,
-    "gamma": _gamma,
-    "ramp": _ramp,
+PROCESSES: Mapping[str, Plugin] = {
+    "constant": Plugin(Stage, _constant),
+    "poisson": Plugin(Stage, _gamma),
+    "gamma": Plugin(Stage, _gamma),
+    "ramp": Plugin(Stage, _ramp),
 }

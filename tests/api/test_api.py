@@ -17,6 +17,7 @@ from tests.tuning.studies import written
 
 PUBLIC = {
     *("Comparison", "HarnessError", "Latency", "Result", "Stage", "StudyResult", "Summary", "Warning"),
+    *("Options", "Plugin"),
     *("compare", "language", "load_scenario", "read_result", "report", "run", "run_async", "tune", "tune_async"),
     "__version__",
 }

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.engines import STARTS
+from harness.engines import start_of
 from harness.engines.api_client import HEALTHY, ControlClient
 from harness.errors import EngineError, HarnessError
 from harness.scenario.models import Engine, Paths
@@ -29,7 +29,7 @@ def attached(tmp_path, answer, path="", **keys):
     """What attaching to a server gives, and the paths that it was asked for."""
 
     async def main(engine):
-        async with STARTS["attach"](engine, tmp_path / "log") as serving:
+        async with start_of("attach")(engine, tmp_path / "log") as serving:
             return serving
 
     with OddServer(answer) as server:

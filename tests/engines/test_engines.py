@@ -34,7 +34,7 @@ def standing():
 def test_the_simulator_is_an_engine(tmp_path):
     """It is started, serves, says that it is simulated, and leaves nothing behind."""
     engine = Engine(kind="simulator", model=MODEL, args=SMALL)
-    asyncio.run(check_engine(STARTS["simulator"], engine, tmp_path / "engine.log", ends=True))
+    asyncio.run(check_engine(start_of("simulator"), engine, tmp_path / "engine.log", ends=True))
 
     assert (tmp_path / "engine.log").read_text()
 
@@ -44,7 +44,7 @@ def test_what_the_simulator_changes_is_told(tmp_path):
     engine = Engine(kind="simulator", model=MODEL, args={**SMALL, "block_size": 16, "load_format": "dummy"})
 
     async def start():
-        async with STARTS["simulator"](engine, tmp_path / "engine.log") as serving:
+        async with start_of("simulator")(engine, tmp_path / "engine.log") as serving:
             return serving.configuration
 
     told = asyncio.run(start())
@@ -60,7 +60,7 @@ def test_what_the_simulator_changes_is_told(tmp_path):
 def test_an_attached_server_is_an_engine_and_stays(tmp_path, standing):
     """It is used and not stopped; that it is a simulator is seen all the same."""
     engine = Engine(kind="attach", url=standing, model=MODEL)
-    asyncio.run(check_engine(STARTS["attach"], engine, tmp_path / "engine.log", ends=False))
+    asyncio.run(check_engine(start_of("attach"), engine, tmp_path / "engine.log", ends=False))
 
     assert listens(standing)
 
@@ -73,7 +73,7 @@ def test_a_refused_flag_is_told_in_the_engines_words(tmp_path, args, words):
     """Wrong input, in one line that names the flag, before anything is started."""
 
     async def start():
-        async with STARTS["simulator"](Engine(kind="simulator", model=MODEL, args=args), tmp_path / "engine.log"):
+        async with start_of("simulator")(Engine(kind="simulator", model=MODEL, args=args), tmp_path / "engine.log"):
             pass
 
     with pytest.raises(InputError) as caught:
@@ -150,7 +150,7 @@ def test_auto_looks_into_the_interpreter_that_would_serve(tmp_path, monkeypatch,
 def test_every_kind_can_be_started():
     """Auto becomes one of the others first."""
     assert set(STARTS) == set(ENGINE_KINDS) - {"auto"}
-    assert start_of("vllm-ascend") is STARTS["vllm-ascend"]
+    assert start_of("vllm-ascend") is STARTS["vllm-ascend"].factory
 
 
 def test_the_model_is_the_one_served_or_the_nearest_is_named():

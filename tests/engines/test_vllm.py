@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from harness.analysis.warnings import load
-from harness.engines import STARTS, vllm
 from harness.engines import process as stub_device
+from harness.engines import start_of, vllm
 from harness.engines.interpreter_query import InstalledEngine, reject_unknown_flags
 from harness.engines.process import uses_stub_device
 from harness.errors import EngineError, InputError
@@ -40,7 +40,7 @@ def engine(mode="serve", kind="vllm", **changes):
 
 async def serve(asked, log, during=lambda serving: None):
     """Start it, do something, and stop it; what it was."""
-    async with STARTS["vllm"](asked, log) as serving:
+    async with start_of("vllm")(asked, log) as serving:
         result = during(serving)
         if asyncio.iscoroutine(result):
             await result
@@ -64,7 +64,7 @@ def refused(asked, log, fault=EngineError):
 
 def test_vllm_is_an_engine(tmp_path):
     """It keeps the contract of every engine, and leaves no process and no port behind."""
-    asyncio.run(check_engine(STARTS["vllm"], engine(), tmp_path / "engine.log", ends=True))
+    asyncio.run(check_engine(start_of("vllm"), engine(), tmp_path / "engine.log", ends=True))
 
     assert "Application startup complete" in (tmp_path / "engine.log").read_text()
 
@@ -251,7 +251,7 @@ def test_an_interpreter_without_vllm_is_told(tmp_path):
     assert "engine.python /no/such: cannot be run" in refused(engine(python="/no/such"), log)
     assert "engine.model: is missing" in refused(engine(model=None), log, InputError)
     with pytest.raises(EngineError, match="has no vllm_ascend"):
-        asyncio.run(STARTS["vllm-ascend"](engine(kind="vllm-ascend"), log).__aenter__())
+        asyncio.run(start_of("vllm-ascend")(engine(kind="vllm-ascend"), log).__aenter__())
 
 
 def test_an_address_to_listen_on_is_one_to_ask():
