@@ -42,7 +42,6 @@ def test_a_stage_that_begins_is_announced_by_the_same_number() -> None:
     assert announced(0, 3, poisson, 1, 2) == "stage 1/3 (poisson 2 req/s), repeat 2/2: 12.0 s"
     assert announced(1, 2, {"kind": "closed", "concurrency": 4, "requests": 24}).endswith("): 24 requests")
     assert announced(0, 1, {"kind": "offline", "requests": 24}) == "stage 1/1 (offline, 24 requests)"
-    assert announced(0, 1, {"kind": "offline", "requests": 24}) == "stage 1/1 (offline 24 requests)"
 
 
 def test_a_packages_arrivals_are_named_by_their_rate_or_their_keys():
