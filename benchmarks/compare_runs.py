@@ -92,7 +92,7 @@ class VirtualRuns:
 def _timeline(traffic: VirtualTraffic, requests: Requests) -> dict[str, int]:
     measured = requests.phase == MEASURED
     sent_ns = requests.sent_ns[measured]
-    start = traffic.made.measured_ns if traffic.made.due_ns is not None else int(sent_ns.min())
+    start = traffic.plan.measured_ns if traffic.made.due_ns is not None else int(sent_ns.min())
     return {
         "stage": 0,
         "repeat": 0,

@@ -101,7 +101,7 @@ def canonical_json(*parts: Mapping[str, Any]) -> str:
 
 
 def flag_resolver(plan: StudyPlan) -> ResolveFlags:
-    """How engines of the problem's kind are resolved: by the twin's own code, or by the installed vLLM's.
+    """How flags of the plan's kind of engine are resolved: by the simulator's own code, or by the installed vLLM's.
 
     What was resolved once is kept, as importing vLLM takes half a minute.
     """

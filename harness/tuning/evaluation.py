@@ -255,7 +255,7 @@ def _merged(measured: Sequence[Measurement]) -> Measurement:
 
 @dataclass(frozen=True, slots=True)
 class TrialLabel:
-    """What a trial is called: number, who proposed it, the number of its start, and what the twin had said."""
+    """What a trial is called: number, its origin, the number of its start, and the simulator's prediction."""
 
     number: int
     origin: str
@@ -300,7 +300,7 @@ def failed_trial(label: TrialLabel, point: Point, effective: Mapping[str, Any], 
 
 
 def flat_prediction(prediction: TrialScores | None) -> dict[str, float]:
-    """What the twin said, flat: values by objective, violations under `limit NAME`."""
+    """The simulator's prediction, flat: values by objective, violations under `limit NAME`."""
     if prediction is None:
         return {}
     return {**prediction.values, **{f"limit {name}": value for name, value in prediction.violations.items()}}

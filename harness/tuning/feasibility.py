@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.engines import engine_log
 from harness.engines.engine_log import BootFacts
+from harness.engines.flag_resolution import BY_SIMULATOR
 from harness.errors import HarnessError
 from harness.messages import Message, message, plain
 from harness.simulator.chips import GIB
@@ -107,7 +108,7 @@ _TOO_SMALL = re.compile(
     r"To serve at least one request|No available memory for the cache|larger than the maximum number|for kv \(-"
 )
 _MARGIN = 0.02  # of the needed cache: the arithmetic is not closer than that
-_BELIEF = (0.3, 0.1)  # GiB: how far offset and slope (an 8k tokens) of the correction may lie from 0 unseen
+_PRIOR_GIB = (0.3, 0.1)  # GiB: how far offset and slope (an 8k tokens) of the correction may lie from 0 unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,9 @@ class Feasibility:
 
     starts: list[StartRecord] = field(default_factory=list)
 
-    def add(self, lesson: StartRecord) -> None:
+    def add(self, record: StartRecord) -> None:
         """One more start."""
-        self.starts.append(lesson)
+        self.starts.append(record)
 
     def predicted_failure(self, candidate: Candidate) -> str | None:
         """The kind of failure that is predicted of a candidate; None where nothing speaks against it."""
@@ -176,7 +177,7 @@ class Feasibility:
             return prior
         rows = np.asarray([_row(record.candidate) for record, _ in logged])
         residuals = np.asarray([(record.facts.available_kv_gib or 0.0) - expected for record, expected in logged])
-        ridge = np.diag([0.02**2 / belief**2 for belief in _BELIEF])
+        ridge = np.diag([0.02**2 / deviation**2 for deviation in _PRIOR_GIB])
         coefficients = np.linalg.solve(rows.T @ rows + ridge, rows.T @ residuals)
         return prior + float(np.asarray(_row(candidate)) @ coefficients)
 
@@ -196,21 +197,21 @@ def _row(candidate: Candidate) -> list[float]:
 
 
 def _prior_gib(candidate: Candidate, taught: Sequence[StartRecord]) -> float | None:
-    """By the twin's arithmetic for the simulated device; else the share of the memory that the logs tell of."""
+    """By the simulator's memory model for the simulated device; else the share of the memory that the logs tell of."""
     flags = _flags(candidate)
     total = next((record.facts.total_gib for record in taught if record.facts.total_gib is not None), None)
-    if total is not None and SHARE in flags and candidate.resolved.by != "twin":
+    if total is not None and SHARE in flags and candidate.resolved.by != BY_SIMULATOR:
         return total * float(flags[SHARE]) - max((record.facts.weights_gib or 0.0 for record in taught), default=0.0)
-    if candidate.resolved.by != "twin":
+    if candidate.resolved.by != BY_SIMULATOR:
         return None
-    return _twins_gib(
+    return _simulated_gib(
         json.dumps({**candidate.engine.args, "model": candidate.engine.model}, sort_keys=True, default=str)
     )
 
 
 @functools.cache
-def _twins_gib(flags: str) -> float | None:
-    """The cache by the twin's arithmetic, of flags as JSON: each candidate is asked for after every start."""
+def _simulated_gib(flags: str) -> float | None:
+    """The cache by the simulator's memory model, of flags as JSON: every start asks for each candidate again."""
     try:
         return memory_of(settings_from_flags(json.loads(flags))).cache / GIB
     except HarnessError:

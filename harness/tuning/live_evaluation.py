@@ -171,7 +171,7 @@ def facts_from_log(log: Path) -> BootFacts:
     return boot_facts(log.read_text(encoding="utf-8", errors="replace").splitlines()) if log.exists() else BootFacts()
 
 
-_SETTLED_S = 0.1  # after a time until what was answered by then is surely in the spool: workers write in idle moments
+_SETTLED_S = 0.1  # after a time until what was answered by then is surely in its file: workers write in idle moments
 _SPAN = ("stage", "repeat", "start_ns", "stop_ns", "end_ns")
 
 

@@ -24,7 +24,7 @@ _LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5)
 _NOISES = (1e-4, 1e-3, 1e-2, 0.05, 0.2)
 _SCALES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _ROUNDS = 2
-_SLOPE_DEVIATION = 0.5  # how far the twin's slope may be from 1 before observations have to say so
+_SLOPE_DEVIATION = 0.5  # how far the simulator's slope may be from 1 before observations have to show it
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ def trend_columns(count: int, simulated: Floats | None) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """Observations in units of their own spread; `doubt` is the variance that each has beyond the common noise."""
+    """Observations in units of their own spread; `extra_noise` the variance of each beyond the common noise."""
 
     rows: Floats
     values: Floats
     simulated: Floats | None
-    doubt: Floats
+    extra_noise: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def fit(
 ) -> GaussianProcess:
     """The most likely process of some observations.
 
-    `cheap` is what the twin says of the same rows, in their scale; `doubt` the standard deviation, in that scale, by
+    `simulated` is the simulator's prediction of the rows, in their scale; `extra_noise` the standard deviation, by
     which each observation is less sure than the rest (none by default).
     """
     spread = float(values.std()) if len(values) > 1 and values.std() > 0 else 1.0
@@ -121,10 +121,10 @@ def _negative_likelihood(data: _Data, hyperparameters: _Hyperparameters) -> tupl
     """The negative logarithm of the posterior of a guess, and the process that it makes."""
     rows, count, lengths = data.rows, len(data.rows), np.asarray(hyperparameters.lengths)
     columns = trend_columns(count, data.simulated)
-    base = hyperparameters.scale * matern(rows, rows, lengths) + np.diag(hyperparameters.noise + data.doubt)
+    base = hyperparameters.scale * matern(rows, rows, lengths) + np.diag(hyperparameters.noise + data.extra_noise)
     lower: Floats = np.asarray(np.linalg.cholesky(base + 1e-9 * np.eye(count)), dtype=np.float64)
     scaled, target = np.linalg.solve(lower, columns), np.linalg.solve(lower, data.values)
-    # A weak belief that the twin's slope is 1, so that two observations cannot turn it round.
+    # A weak prior that the simulator's slope is 1, so that two observations cannot turn it round.
     precision = np.diag([1e-6, *([1 / _SLOPE_DEVIATION**2] * (columns.shape[1] - 1))])
     prior = np.asarray([0.0, *([1.0] * (columns.shape[1] - 1))])
     beta = np.linalg.solve(scaled.T @ scaled + precision, scaled.T @ target + precision @ prior)
@@ -144,7 +144,7 @@ def _unlikely(hyperparameters: _Hyperparameters) -> float:
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """Expected improvement below `best`, of normal beliefs; less is better."""
+    """Expected improvement below `best`, of normal posteriors; less is better."""
     ratio = (best - mean) / deviation
     density = np.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)
     return np.asarray(deviation * (ratio * normal_cdf(ratio) + density))

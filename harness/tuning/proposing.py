@@ -1,9 +1,9 @@
 """Proposals: the next point worth an engine start.
 
 From a pool of candidates that differ in their effective configuration. First the default, then the
-twin's favourites; from then on the point from which a model of what was measured (a Gaussian
-process around the twin's word) expects the greatest gain, weighed by how likely it serves at
-all and keeps the limits. Now and then Optuna's TPE is asked as well.
+simulator's favourites; from then on the point with the greatest expected improvement by a model of what was measured (a
+Gaussian process around the simulator's prediction), weighed by how likely it serves at all and keeps the limits. Where
+there is no simulator, every few trials Optuna's TPE proposes.
 """
 
 import math
@@ -35,19 +35,19 @@ from harness.tuning.study_plan import StudyPlan, TrialScores
 from harness.tuning.types import COMPLETE, Point, Trial, best_trial
 
 Floats = NDArray[np.float64]
-FAVOURITES = 4  # of the twin, tried before a model is asked
-UNSCREENED = 5  # points spread over the space, where there is no twin
+FAVOURITES = 4  # of the simulator, tried before the model proposes
+UNSCREENED = 5  # points spread over the space, where there is no simulator
 AROUND = 10  # neighbours of the best that join the pool each time
 TPE_EVERY = 6
 CALIBRATED_AT = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # trials measured in full
-_FITTED = 10  # of them: each costs the twin a dozen loads
+_FITTED = 10  # of them: each costs a dozen simulated loads
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
-CLIMBED_EVERY = 2  # trials: then only what was measured counts, lest a cliff that the twin sees is never looked behind
+LOCAL_EVERY = 2  # trials: then only what was measured counts, lest a cliff that only the simulator sees is not crossed
 _NEAR = 0.25  # of the best, in the unit cube, is where it climbs
 EXPLORE_EVERY = 4
 _CLOSING = 0.6  # of the trials: from then on they go to what is believed to be best, and no more to find out
-_CLOSING_DOUBT = 0.3  # of a belief's deviation is left to it then
+_CLOSING_UNCERTAINTY = 0.3  # of the posterior's deviation is kept then
 SETTLED_AT = 5  # trials: from then on what is likely to fail is left alone
 _SURE = 0.9  # to serve, asked of candidates from then on
 _STEP_SHARE = 0.1  # of the memory: a start that asks for a hundredth more than all before fails once in ten
@@ -58,7 +58,7 @@ _FAR = 0.25  # apart, in the unit cube, are two favourites
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate to try, who proposed it, and what the twin said of it."""
+    """A candidate to try, its origin, and the simulator's prediction of it."""
 
     candidate: Candidate
     origin: str
@@ -112,6 +112,10 @@ class Proposer:
     def _space(self) -> spaces.Space:
         return spaces.Space(self.plan.space.engine, self.plan.space.fixed, self.plan.space.derived)
 
+    def _rows(self, items: Sequence[Candidate | Observation]) -> Floats:
+        """Their points as encoded rows."""
+        return spaces.encode(self._space(), [item.point for item in items])
+
     def _join(self, points: Sequence[Point]) -> None:
         for candidate in self.resolver.candidates(points):
             if candidate.resolved.fault is not None:
@@ -128,9 +132,9 @@ class Proposer:
         """
         default = self.default()
         if default.engine_key not in taken and number == 0:
-            return Proposal(default, "default", self._says(default))
+            return Proposal(default, "default", self._predict(default))
         self._calibrate(trials)
-        observations = self._seen(trials)
+        observations = self._observations(trials)
         early = self._early(observations, taken)
         if early is not None:
             return early
@@ -142,7 +146,7 @@ class Proposer:
         return self._by_model(observations, taken, number)
 
     def _calibrate(self, trials: Sequence[Trial]) -> None:
-        """Let the twin learn the device's speed from the default, and again as trials come in that differ from it."""
+        """Calibrate the simulator by the default, and again as trials come in that differ from it."""
         if self.screener is None or len(self.plan.tasks) > 1:
             return
         complete = [trial for trial in trials if trial.status == COMPLETE and trial.measurement is not None]
@@ -164,35 +168,27 @@ class Proposer:
         """The candidate of a trial: of the default the base configuration itself, which its point only rounds."""
         return self.resolver.candidate({} if trial.origin == "default" else trial.point)
 
-    def _seen(self, trials: Sequence[Trial]) -> list[Observation]:
-        """The engines seen, with what the twin says of them now."""
+    def _observations(self, trials: Sequence[Trial]) -> list[Observation]:
+        """The observed engines, with the simulator's predictions as they are now."""
         observations = observations_of(self.plan, trials)
         if self.screener is None:
             return observations
         default = next((engine_point(trial.point) for trial in trials if trial.origin == "default"), None)
-        candidates = [
-            self.resolver.candidate({} if observation.point == default else observation.point)
-            for observation in observations
-        ]
-        return [
-            observation if engine is None else self._told(observation, engine)
-            for observation, engine in zip(observations, candidates, strict=True)
-        ]
+        return [self._with_prediction(item, {} if item.point == default else item.point) for item in observations]
 
-    def _told(self, observation: Observation, engine: Candidate) -> Observation:
-        """An engine that was seen, with the twin's word; as it is where the twin has none."""
-        prediction = self._says(engine)
-        if prediction is None or self.screener is None:
+    def _with_prediction(self, observation: Observation, point: Point) -> Observation:
+        """An observation with the simulator's prediction of a point; as it is where there is none."""
+        engine = self.resolver.candidate(point)
+        scores = None if engine is None else self._predict(engine)
+        if engine is None or scores is None or self.screener is None:
             return observation
-        course = self.screener.step_signature(engine)
-        return replace(
-            observation, predicted=prediction.values, predicted_violations=prediction.violations, step_signature=course
-        )
+        known = replace(observation, predicted=scores.values, predicted_violations=scores.violations)
+        return replace(known, step_signature=self.screener.step_signature(engine))
 
-    def _says(self, candidate: Candidate) -> TrialScores | None:
+    def _predict(self, candidate: Candidate) -> TrialScores | None:
         return None if self.screener is None else self.screener.predict(candidate)
 
-    def _open_ones(self, taken: Collection[str]) -> list[Candidate]:
+    def _untried(self, taken: Collection[str]) -> list[Candidate]:
         """Candidates that were not tried and that nothing speaks against."""
         return [
             candidate
@@ -201,54 +197,52 @@ class Proposer:
         ]
 
     def _early(self, observations: Sequence[Observation], taken: Collection[str]) -> Proposal | None:
-        """The twin's favourites, far from each other; without it, points spread over the space."""
+        """The simulator's favourites, far from each other; without it, points spread over the space."""
         initial = FAVOURITES if self._trusted(observations).trusted and self.screener is not None else UNSCREENED
         if len(taken) > initial:
             return None
-        untried = self._open_ones(taken)
-        ranked = self._ranked(self._unlike(untried, observations) or untried) if self.screener is not None else untried
-        rows = spaces.encode(self._space(), [candidate.point for candidate in ranked])
-        observed = spaces.encode(self._space(), [observation.point for observation in observations])
+        untried = self._untried(taken)
+        ranked = untried if self.screener is None else self._ranked(self._informative(untried, observations) or untried)
+        rows = self._rows(ranked)
+        observed = self._rows(observations)
         for candidate, gap in zip(ranked, spaces.distances(rows, observed).min(axis=1, initial=math.inf), strict=True):
             if gap >= _FAR:
-                return Proposal(candidate, "screened" if self.screener is not None else "spread", self._says(candidate))
-        return Proposal(ranked[0], "screened", self._says(ranked[0])) if ranked else None
+                return Proposal(
+                    candidate, "screened" if self.screener is not None else "spread", self._predict(candidate)
+                )
+        return Proposal(ranked[0], "screened", self._predict(ranked[0])) if ranked else None
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """By the twin's word, the best first; those it would not start are last."""
+        """By the simulator's prediction, the best first; those that would not start last."""
+        first = self.plan.objectives[0]
 
         def worth(candidate: Candidate) -> tuple[float, float]:
-            prediction = self._says(candidate)
-            if prediction is None:
+            scores = self._predict(candidate)
+            if scores is None:
                 return math.inf, math.inf
-            broken = sum(max(0.0, value) for value in prediction.violations.values())
-            return broken, sum(
-                objective.cost(prediction.values[objective.name]) for objective in self.plan.objectives[:1]
-            )
+            return sum(max(0.0, value) for value in scores.violations.values()), first.cost(scores.values[first.name])
 
         return sorted(candidates, key=worth)
 
     def contenders(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The feasible trials that were measured in full: the best by its own run, then by what is believed of them."""
+        """The feasible trials that were measured in full: the best by its own run, then by their posterior cost."""
         self._calibrate(trials)
-        observations = self._seen(trials)
+        observations = self._observations(trials)
         if not self._trusted(observations).trusted:
-            observations = [replace(observation, predicted={}, predicted_violations={}) for observation in observations]
-        costs = posterior_costs(self.plan, self._space(), observations)
-        place = {
-            spaces.point_key(observation.point): cost
-            for observation, cost in zip(observations, costs.tolist(), strict=True)
-        }
+            observations = [replace(item, predicted={}, predicted_violations={}) for item in observations]
+        costs = posterior_costs(self.plan, self._space(), observations).tolist()
+        by_point = {spaces.point_key(item.point): cost for item, cost in zip(observations, costs, strict=True)}
         leading = best_trial(trials, self.plan.objectives[0])
-        complete = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]
-        return sorted(
-            complete,
-            key=lambda one: (one is not leading, place[spaces.point_key(engine_point(one.point))], self._cost_of(one)),
-        )
+
+        def order(trial: Trial) -> tuple[bool, float, float]:
+            cost = by_point[spaces.point_key(engine_point(trial.point))]
+            return trial is not leading, cost, self._cost_of(trial)
+
+        return sorted((trial for trial in trials if trial.status == COMPLETE and trial.feasible), key=order)
 
     def agreement(self, trials: Sequence[Trial]) -> SimulatorAgreement:
-        """How the twin's order and that of the trials agree."""
-        return self._trusted(self._seen(trials))
+        """How the simulator's ranking and that of the trials agree."""
+        return self._trusted(self._observations(trials))
 
     def _trusted(self, observations: Sequence[Observation]) -> SimulatorAgreement:
         first = self.plan.objectives[0]
@@ -277,7 +271,7 @@ class Proposer:
 
         point = suggest_with_tpe(self.plan, self._space(), trials, judge, number)
         candidate = None if point is None else self._near(point)
-        return None if candidate is None else Proposal(candidate, "sampler", self._says(candidate))
+        return None if candidate is None else Proposal(candidate, "sampler", self._predict(candidate))
 
     def _near(self, point: Point) -> Candidate | None:
         """The candidate of a point: its own where resolving is cheap, else the nearest of the pool."""
@@ -288,14 +282,14 @@ class Proposer:
         return members[int(spaces.distances(rows[:1], rows[1:]).argmin())]
 
     def _extend(self, observations: Sequence[Observation], number: int) -> None:
-        """Neighbours of the best join the pool, and others where no twin has to judge them; if resolving is cheap."""
+        """Neighbours of the best join the pool, and others where none is simulated; if resolving is cheap."""
         if self.plan.kind != "simulator":
             return
         rng = stream(self.plan.study.seed, "neighbours", number)
         alone = self.screener is None or not self._trusted(observations).trusted
         ranked = sorted(
             (observation for observation in observations if observation.values),
-            key=lambda one: (one.total_violation, one.cost),
+            key=_badness,
         )
         for observation in ranked[:1]:
             self._join(spaces.axis_steps(self._space(), observation.point))
@@ -305,33 +299,33 @@ class Proposer:
             self._join(spaces.latin_hypercube(self._space(), _FRESH, rng))
 
     def _by_model(self, observations: Sequence[Observation], taken: Collection[str], number: int) -> Proposal | None:
-        untried = self._open_ones(taken)
+        untried = self._untried(taken)
         if not untried:
             return None
         likely_to_serve = self._sure(untried, number)
         untried = [candidate for candidate, kept in zip(untried, likely_to_serve, strict=True) if kept] or untried
-        untried = self._unlike(untried, observations) or untried
-        if self._climbs(number):
+        untried = self._informative(untried, observations) or untried
+        if self._searches_locally(number):
             untried = self._near_best(untried, observations) or untried
         gains = self._gains(untried, observations, number)
         near = [place for place in range(len(untried)) if gains[place] >= _NEARLY * gains.max()]
         last = observations[-1].effective if observations else None
         place = min(near, key=lambda i: (restart_rank(last, untried[i].resolved.effective), -gains[i]))
-        return Proposal(untried[place], "model", self._says(untried[place]))
+        return Proposal(untried[place], "model", self._predict(untried[place]))
 
-    def _climbs(self, number: int) -> bool:
+    def _searches_locally(self, number: int) -> bool:
         """Whether a trial goes by what was measured alone, near the best."""
-        return number % CLIMBED_EVERY == 0 and not self._closes(number)
+        return number % LOCAL_EVERY == 0 and not self._is_closing(number)
 
-    def _closes(self, number: int) -> bool:
+    def _is_closing(self, number: int) -> bool:
         """Whether a trial is among the last of a budget that is known."""
         trials = self.plan.study.budget.trials
         return trials is not None and number >= _CLOSING * trials
 
-    def _unlike(self, candidates: Sequence[Candidate], observations: Sequence[Observation]) -> list[Candidate]:
-        """Candidates that would teach something: neither next to one that was measured, nor by the twin the same."""
-        rows = spaces.encode(self._space(), [candidate.point for candidate in candidates])
-        observed = spaces.encode(self._space(), [observation.point for observation in observations])
+    def _informative(self, candidates: Sequence[Candidate], observations: Sequence[Observation]) -> list[Candidate]:
+        """Candidates that differ: neither next to one that was measured, nor the same to the simulator."""
+        rows = self._rows(candidates)
+        observed = self._rows(observations)
         gaps = spaces.distances(rows, observed).min(axis=1, initial=math.inf)
         apart = [candidate for candidate, gap in zip(candidates, gaps, strict=True) if gap >= _APART]
         if self.screener is None:
@@ -344,23 +338,21 @@ class Proposer:
         whole = [observation for observation in observations if not observation.stopped]
         if not whole:
             return []
-        best = min(whole, key=lambda one: (one.total_violation, one.cost))
+        best = min(whole, key=_badness)
         rows = spaces.encode(self._space(), [best.point, *(candidate.point for candidate in candidates)])
         gaps = spaces.distances(rows[1:], rows[:1])[:, 0]
         return [candidate for candidate, gap in zip(candidates, gaps, strict=True) if gap <= _NEAR]
 
     def _gains(self, candidates: Sequence[Candidate], observations: Sequence[Observation], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
-        predictions = None if self._climbs(number) else self._cheap(candidates, observations)
+        predictions = None if self._searches_locally(number) else self._predictions(candidates, observations)
         inputs = ModelInputs(self.plan, self._space(), observations, predictions, number)
-        rows = spaces.encode(self._space(), [candidate.point for candidate in candidates])
+        rows = self._rows(candidates)
         posterior = posterior_of(inputs, rows)
-        if self._closes(number):
-            posterior = replace(posterior, deviation=_CLOSING_DOUBT * posterior.deviation)
+        if self._is_closing(number):
+            posterior = replace(posterior, deviation=_CLOSING_UNCERTAINTY * posterior.deviation)
         elif number % EXPLORE_EVERY == EXPLORE_EVERY - 1 and observations:
-            posterior = inflate_uncertainty(
-                posterior, rows, spaces.encode(self._space(), [observation.point for observation in observations])
-            )
+            posterior = inflate_uncertainty(posterior, rows, self._rows(observations))
         chance = self._serving(candidates)
         for mean, deviation in posterior.limits:
             chance *= normal_cdf(-mean / deviation)
@@ -371,7 +363,7 @@ class Proposer:
     def _serving(self, candidates: Sequence[Candidate]) -> Floats:
         """How likely each candidate comes up: by failures near it, and by how far it reaches beyond what served."""
         starts = self.feasibility.starts
-        rows = spaces.encode(self._space(), [candidate.point for candidate in candidates])
+        rows = self._rows(candidates)
         observed = spaces.encode(self._space(), [record.candidate.point for record in starts])
         failing = failure_probability(
             rows, observed, np.asarray([record.failure is not None for record in starts], dtype=np.bool_)
@@ -383,10 +375,14 @@ class Proposer:
         """Which candidates may be tried: all at first, later those that are likely to come up."""
         return [number < SETTLED_AT or bool(chance >= _SURE) for chance in self._serving(candidates)]
 
-    def _cheap(
+    def _predictions(
         self, candidates: Sequence[Candidate], observations: Sequence[Observation]
     ) -> list[TrialScores | None] | None:
-        """What the twin says of the candidates, where it is there and still trusted."""
+        """The simulator's predictions of the candidates, where it is there and still trusted."""
         if self.screener is None or not self._trusted(observations).trusted:
             return None
         return [self.screener.predict(candidate) for candidate in candidates]
+
+
+def _badness(observation: Observation) -> tuple[float, float]:
+    return observation.total_violation, observation.cost

@@ -30,7 +30,7 @@ from harness.tuning.virtual_evaluation import VirtualLoad
 
 FEWEST_PAIRS = 5  # below them the interval of τ spans nearly everything
 LEAST_TAU = 0.1  # an order that is right in 55 of 100 pairs is worth nothing
-RECOVERY = 0.25  # so far above it the twin has to come to be believed again
+RECOVERY = 0.25  # so far above it the simulator has to come to be trusted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU
     """How predicted and measured values of the trials so far agree, in the order in which they came.
 
     The interval is Fisher's z with variance 0.437 / (n - 4) (Fieller, Hartley and Pearson, Biometrika 44,
-    1957). Whether the twin is trusted depends on the way there: dropped at `least_tau` or below, it has
+    1957). Whether the simulator is trusted depends on the way there: dropped at `least_tau` or below, it has
     to come back to 0.25 more.
     """
     trusted = True
@@ -89,8 +89,8 @@ def _interval(pairs: Sequence[tuple[float, float]]) -> SimulatorAgreement:
 Floats = NDArray[np.float64]
 COMPARED: Mapping[str, float] = {"tpot_mean": 1.0, "tpot_p90": 1.0, "ttft_mean": 0.3, "throughput": 0.5}
 """Metrics that say how fast an engine is, and how much each counts: queues make times to the first token wander."""
-_BELIEF = 0.3  # how far the logarithm of a coefficient may lie from 0 unseen
-_NOISE = 0.02  # and that of a metric from the truth: a run's own noise, and what the twin's rules leave out
+_PRIOR = 0.3  # how far the logarithm of a coefficient may lie from 0 unseen
+_NOISE = 0.02  # and that of a metric from the truth: a run's own noise, and what the simulator's rules leave out
 _STEP = 0.1
 _MOST = 2.0  # of a residual: a queue that one of them has and the other has not says "slower", not by how much
 _ROUNDS = 8
@@ -98,7 +98,7 @@ _WORTH = 0.02  # of what is off: less to be gained ends the search
 _NAMES = Terms.__slots__
 
 PredictMetrics = Callable[[Terms], Sequence[Mapping[str, float]]]
-"""What the twin with some coefficients says of every trial that is compared, by metric."""
+"""The simulator's metrics, with some coefficients, of every trial that is compared."""
 
 
 def scale_terms(terms: Terms, logs: Sequence[float]) -> Terms:
@@ -108,7 +108,7 @@ def scale_terms(terms: Terms, logs: Sequence[float]) -> Terms:
 
 
 def calibrate_terms(terms: Terms, measured: Sequence[Mapping[str, float]], predict: PredictMetrics) -> Terms:
-    """The coefficients under which the twin's word is nearest to what was measured; as they are where nothing is."""
+    """The coefficients under which the simulator is nearest to what was measured; as they are where nothing is."""
     if not measured:
         return terms
 
@@ -148,13 +148,13 @@ def _along(
 def _residuals(
     measured: Sequence[Mapping[str, float]], predicted: Sequence[Mapping[str, float]], logs: Floats
 ) -> Floats:
-    """Logarithms of what was told over what was measured, weighed; then the belief about the factors."""
+    """Logarithms of predicted over measured metrics, weighed; then the prior of the factors."""
     rows = [
-        weight * _ratio(said.get(name), seen.get(name))
-        for seen, said in zip(measured, predicted, strict=True)
+        weight * _ratio(prediction.get(name), metrics.get(name))
+        for metrics, prediction in zip(measured, predicted, strict=True)
         for name, weight in COMPARED.items()
     ]
-    return np.asarray([*rows, *(_NOISE * logs / _BELIEF)])
+    return np.asarray([*rows, *(_NOISE * logs / _PRIOR)])
 
 
 def _ratio(predicted: float | None, measured: float | None) -> float:
@@ -164,7 +164,7 @@ def _ratio(predicted: float | None, measured: float | None) -> float:
 
 
 OFF = 0.4
-"""By how much each coefficient of a screening twin is off, at most, where it stands for another device."""
+"""By how much each coefficient of a screening simulator is off, at most, where it stands for another device."""
 _COARSE = 0.1  # of a capacity that only ranks candidates
 StepSignature = tuple[float, ...]
 """How a load goes, in numbers that are the same where every step is."""
@@ -176,7 +176,7 @@ def _course(measured: Measurement) -> StepSignature:
 
 def perturb_terms(terms: Terms, seed: int, spread: float = OFF) -> Terms:
     """Coefficients each of which is wrong by a factor between 1 - off and 1 + off, drawn by seed."""
-    rng = stream(seed, "twin's errors")
+    rng = stream(seed, "twin's errors")  # the name seeds the draws of earlier versions, too
     names = Terms.__slots__
     factors = 1 + rng.uniform(-spread, spread, len(names))
     changes = {name: getattr(terms, name) * float(factor) for name, factor in zip(names, factors, strict=True)}
@@ -191,20 +191,20 @@ class SimulatorScreener:
 
     plan: StudyPlan
     terms: Terms
-    _said: dict[str, TrialScores | None] = field(default_factory=dict)
+    _predictions: dict[str, TrialScores | None] = field(default_factory=dict)
     _courses: dict[str, StepSignature] = field(default_factory=dict)
     _loads: list[VirtualLoad] = field(default_factory=list)
 
     def predict(self, candidate: Candidate) -> TrialScores | None:
         """Values and violations by name; None where it would not start, or cannot serve this."""
-        if candidate.key not in self._said:
+        if candidate.key not in self._predictions:
             measured = self._measured(candidate, self.terms)
-            self._said[candidate.key] = None if measured is None else self._verdict(measured)
+            self._predictions[candidate.key] = None if measured is None else self._verdict(measured)
             if measured is not None:
                 self._courses[candidate.key] = tuple(
                     value for measurement in measured for value in _course(measurement)
                 )
-        return self._said[candidate.key]
+        return self._predictions[candidate.key]
 
     def _verdict(self, measured: Sequence[Measurement]) -> TrialScores:
         """What is measured in the mean over the paces that runs have, as the one of a trial is not known."""
@@ -219,7 +219,7 @@ class SimulatorScreener:
         """How its load goes, as a value that is the same for two candidates where every step of theirs is.
 
         A cache that holds more than is ever asked of it is such a case: whatever the coefficients are, it changes
-        nothing. None where the twin would not start.
+        nothing. None where the simulator would not start.
         """
         self.predict(candidate)
         return self._courses.get(candidate.key)
@@ -233,7 +233,7 @@ class SimulatorScreener:
             return [{} if measurements_ is None else measurements_[0].metrics for measurements_ in predicted]
 
         self.terms = calibrate_terms(self.terms, [measurement.metrics for _, measurement in complete], predict)
-        self._said.clear()
+        self._predictions.clear()
         self._courses.clear()
 
     def _measured(
@@ -285,9 +285,9 @@ def candidate_stage(stage: Stage, candidate: Candidate) -> Stage:
 
 
 def screener_for(plan: StudyPlan) -> SimulatorScreener | None:
-    """The twin that screens a problem, None where it is turned off or does not know the model.
+    """The simulator that screens a study, None where it is turned off or does not know the model.
 
-    A study on the simulated engine is screened by a twin whose coefficients are off, as a device's would be.
+    A study on the simulated engine is screened by a simulator whose coefficients are off, as a device's would be.
     """
     if plan.study.screening.points == 0:
         return None

@@ -76,7 +76,7 @@ def importances(
     names = dict.fromkeys(name for point in points for name in point)
     columns = {name: [points[place].get(name) for place in finite] for name in names}
     results = [_importance(name, column, values, seed) for name, column in columns.items() if len(set(column)) > 1]
-    return tuple(sorted(results, key=lambda one: (-one.share, one.name)))
+    return tuple(sorted(results, key=lambda importance: (-importance.share, importance.name)))
 
 
 def _importance(name: str, column: Sequence[ParameterValue | None], values: Floats, seed: int) -> ParameterImportance:

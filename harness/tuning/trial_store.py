@@ -120,19 +120,18 @@ class TrialStore:
     def running(self) -> dict[int, tuple[str, str]]:
         """Trials that are under way, or were when their worker died: (worker, engine key) by number."""
         frozen = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        attributes = {
-            trial.number: trial.user_attrs for trial in frozen if TRIAL not in trial.user_attrs
-        }  # else it just ends
         return {
-            number: (str(told.get(WORKER, "")), str(told.get("engine_key", ""))) for number, told in attributes.items()
+            trial.number: (str(trial.user_attrs.get(WORKER, "")), str(trial.user_attrs.get("engine_key", "")))
+            for trial in frozen
+            if TRIAL not in trial.user_attrs  # else it just ends
         }
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Keep a word about the study."""
+        """Store a value of the study under a name."""
         self.study.set_user_attr(name, _jsonable(value))
 
     def attribute(self, name: str) -> Any:
-        """A word about the study; None where there is none."""
+        """The value stored under a name; None where there is none."""
         return _valued(self.study.user_attrs.get(name))
 
 

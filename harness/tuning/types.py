@@ -140,7 +140,7 @@ class Trial:
     `effective` is its configuration as the engine has it (or would have it); `values` by objective
     and `violations` by limit (above 0 is violated) are empty where there was no measurement; a
     failure is a violation of the limit `starts`. `origin` says who proposed it: default, screened,
-    model, sampler, neighbour, sweep or user. `start` numbers the engine start that it was measured in, `twin`
+    model, sampler, neighbour, sweep or user. `start` numbers the engine start that it was measured in, `predicted`
     what the screening had predicted, by objective.
     `facts` are what the start's log told (see harness.engines.engine_log.BootFacts), memory in GiB.
     """

@@ -57,7 +57,7 @@ _COURSES_BYTES = 200_000_000  # of loads whose steps are kept, to be timed again
 class VirtualTraffic:
     """One stage of load as the engine will see it: its plan, and the arrivals it asks for, warm-up first."""
 
-    made: planning.StagePlan
+    plan: planning.StagePlan
     arrivals: tuple[Arrival, ...]
     sessions: NDArray[np.int64]
 
@@ -202,7 +202,7 @@ def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
 
 def client_records(traffic: VirtualTraffic, simulated: SimulatedRun) -> tuple[Requests, Events]:
     """What a client would have recorded of the requests, warm-up included."""
-    size, stage_plan = len(traffic.arrivals), traffic.made
+    size, stage_plan = len(traffic.arrivals), traffic.plan
     counts = np.asarray([len(times) for times in simulated.token_ns], dtype=np.int64)
     max_tokens = np.asarray([arrival.max_tokens for arrival in traffic.arrivals], dtype=np.int64)
     columns: dict[str, NDArray[Any]] = {
@@ -229,7 +229,7 @@ def _times(traffic: VirtualTraffic, simulated: SimulatedRun) -> dict[str, NDArra
     first = np.asarray([int(times[0]) if len(times) else MISSING for times in simulated.token_ns], dtype=np.int64)
     last = np.asarray([int(times[-1]) if len(times) else MISSING for times in simulated.token_ns], dtype=np.int64)
     planned = np.asarray([arrival.at_ns for arrival in traffic.arrivals], dtype=np.int64)
-    due = simulated.sent_ns if traffic.made.due_ns is None else planned
+    due = simulated.sent_ns if traffic.plan.due_ns is None else planned
     sent = simulated.sent_ns
     return {"due_ns": due, "ready_ns": sent, "sent_ns": sent, "first_ns": first, "last_ns": last, "done_ns": last}
 
@@ -246,7 +246,7 @@ def _span(traffic: VirtualTraffic, requests: Requests) -> Span:
     """From the end of the warm-up to the last request sent, and to the last answer."""
     measured = requests.phase == MEASURED
     sent_ns = requests.sent_ns[measured]
-    start_ns = traffic.made.measured_ns if traffic.made.due_ns is not None else int(sent_ns.min(initial=2**62))
+    start_ns = traffic.plan.measured_ns if traffic.plan.due_ns is not None else int(sent_ns.min(initial=2**62))
     stop_ns = int(max(sent_ns.max(initial=0), requests.due_ns[measured].max(initial=0)))
     return Span(0, 0, min(start_ns, stop_ns), stop_ns, int(requests.done_ns.max(initial=stop_ns)))
 

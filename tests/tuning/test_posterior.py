@@ -81,9 +81,9 @@ def test_the_last_of_a_known_budget_explore_no_more(tmp_path):
     known = work_in(tmp_path, problem_in(tmp_path, budget={"trials": 10})).proposer
     open_ended = work_in(tmp_path, problem_in(tmp_path, budget={"minutes": 5})).proposer
 
-    assert [known._closes(number) for number in (0, 5, 6, 9)] == [False, False, True, True]
-    assert not open_ended._closes(10_000)
-    assert not any(known._climbs(number) for number in range(6, 10))
+    assert [known._is_closing(number) for number in (0, 5, 6, 9)] == [False, False, True, True]
+    assert not open_ended._is_closing(10_000)
+    assert not any(known._searches_locally(number) for number in range(6, 10))
 
 
 def test_observed_points_are_remembered():
