@@ -15,6 +15,7 @@ import numpy as np
 from harness.analysis.answer import answer
 from harness.analysis.invariants import little
 from harness.analysis.metrics import StageInput, StageSummary, summarize_stage
+from harness.analysis.peers import peers
 from harness.analysis.slo import Outcome
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
@@ -78,9 +79,10 @@ def summarize(
 
 
 def _further(one: Evidence, *, simulated: bool) -> dict[str, Any]:
-    """What stands in a stage beside its summary: both sides of Little's law, and the energy of real devices."""
+    """Little's law, what other tools would have printed, and the energy of real devices."""
     law = little(one.stage, one.summary)
-    return {"little": None if law is None else law.as_dict()} | ({} if simulated else _energy(one))
+    tools = peers(one.stage, one.summary.span)
+    return {"little": None if law is None else law.as_dict(), "peers": tools} | ({} if simulated else _energy(one))
 
 
 def _energy(one: Evidence) -> dict[str, Any]:

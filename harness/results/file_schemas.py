@@ -238,6 +238,17 @@ class ClientErrorSchema(Struct, frozen=True):
     late_p99_s: Number | None = None
 
 
+class PeerSchema(Struct, frozen=True):
+    """What another tool would have printed: a latency (s) under its name, or its output throughput."""
+
+    tool: str
+    definition: str
+    name: str | None = None
+    mean: Number | None = None
+    p99: Number | None = None
+    output_token_rate: Number | None = None
+
+
 class StageSchema(Struct, frozen=True):
     """A stage of summary.json."""
 
@@ -275,6 +286,7 @@ class StageSchema(Struct, frozen=True):
     queue_wait: MetricSchema | None = None
     connect: MetricSchema | None = None
     little: dict[str, Number | None] | None = None
+    peers: list[PeerSchema] | None = None
     energy: Object | None = None
 
 

@@ -113,7 +113,7 @@ def test_what_was_asked_and_counted_is_the_same(theirs, ours):
 def test_times_are_alike(theirs, ours):
     """The engine's pace is the same for both clients: TPOT and throughput within a third on a machine that is busy.
 
-    That the same events give the same numbers is held without noise in tests/reports/test_peers.py.
+    That the same events give the same numbers is held without noise in tests/analysis/test_peers.py.
     """
     for name in ("median_tpot_ms", "mean_tpot_ms", "output_throughput", "request_throughput", "median_e2el_ms"):
         assert ours[0][name] == pytest.approx(theirs[name], rel=1 / 3), name

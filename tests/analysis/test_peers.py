@@ -10,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.analysis import summary
+from harness.analysis.peers import METRICS, by_index, linear, mean_of, peers, responses, stepwise, throughput, weighted
+from harness.analysis.steady_state import Span
 from harness.importers import import_file
+from harness.results import store
 from harness.results.folder import read_files
+from harness.results.request_table import samples_from
 from reports import vllm_bench
 from reports.data import gather
-from reports.peers import WORDS, answers, by_index, linear, mean_of, rows, stepwise, tables, throughput, weighted
+from reports.peers import tables
 from tests.made_runs import answered, columns, failed, ns, run_json, span_row
 from tests.result_folder import write_result
 
@@ -30,6 +35,20 @@ def made(tmp_path):
     run = run_json([{"kind": "poisson", "rate": 1.0, "duration_s": 4.0}])
     folder = write_result(tmp_path, run, columns(pairs), [span_row(0, 4, 5)])
     return gather(read_files(folder))
+
+
+def stage_of(data, place):
+    """A stage of a result and its span, as the summary is made from them."""
+    folder = data.result.folder
+    requests, events, run = store.read_requests(folder), store.read_events(folder), store.read_run(folder)
+    span = Span(**store.read_json(folder, store.TIMELINE)[place])
+    evidence = summary._evidence(requests, events, samples_from([]), span, run)
+    return evidence.stage, evidence.summary.span
+
+
+def answers(data, place):
+    """The completed responses of a stage."""
+    return responses(*stage_of(data, place))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +81,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("word", WORDS, ids=lambda word: f"{word.tool} {word.name}")
+@pytest.mark.parametrize("word", METRICS, ids=lambda word: f"{word.tool} {word.name}")
 def test_the_mean_of_each_word_is_that_of_pencil_and_paper(found, word):
     """Every tool's every latency, by its own definition."""
     assert mean_of(*word.values(found)) == pytest.approx(EXPECTED[word.tool, word.name])
@@ -70,7 +89,7 @@ def test_the_mean_of_each_word_is_that_of_pencil_and_paper(found, word):
 
 def test_every_word_has_an_expected_value():
     """No definition is left unchecked."""
-    assert {(word.tool, word.name) for word in WORDS} == set(EXPECTED)
+    assert {(word.tool, word.name) for word in METRICS} == set(EXPECTED)
 
 
 @pytest.mark.parametrize(("tool", "length_s"), [("vllm bench serve", 2.6), ("inference-perf", 5.0), ("AISBench", 2.6)])
@@ -100,13 +119,14 @@ def test_weights_stand_for_so_many_values():
         assert weighted(spelled, None, percent) == pytest.approx(np.percentile(spelled, percent))
 
 
-def test_a_row_for_every_word_and_a_rate_for_every_tool(found):
-    """Nineteen latencies and six rates, each with its formula."""
-    told = rows(found)
+def test_a_number_for_every_name_and_a_rate_for_every_tool(tmp_path):
+    """Nineteen latencies and six rates, each with the code of its formula, stand in summary.json."""
+    data = made(tmp_path)
+    rows = peers(*stage_of(data, 0))
 
-    assert len(told) == len(WORDS) + 6
-    assert all(row[-1].text for row in told)
-    assert next(row[2].text for row in told if row[1].text == "output throughput") == "3.85 tokens/s"
+    assert len(rows) == len(METRICS) + 6
+    assert all(row["definition"] for row in rows)
+    assert rows == data.result.stages[0]["peers"]
 
 
 def test_the_page_has_a_table_for_each_stage(tmp_path):
@@ -115,6 +135,7 @@ def test_the_page_has_a_table_for_each_stage(tmp_path):
 
     assert label == "stage 1 (poisson 1 req/s)"
     assert len(told) > 20
+    assert next(row[2].text for row in told if row[1].text == "output throughput") == "3.85 tokens/s"
 
 
 FILES = Path(__file__).resolve().parent.parent / "data" / "peers"
@@ -122,7 +143,7 @@ FILES = Path(__file__).resolve().parent.parent / "data" / "peers"
 
 def said(tool, name, found):
     """Mean and p99 (s) that we recompute for a tool's word."""
-    word = next(word for word in WORDS if (word.tool, word.name) == (tool, name))
+    word = next(word for word in METRICS if (word.tool, word.name) == (tool, name))
     values, weights = word.values(found)
     return mean_of(values, weights), word.percentile(values, weights, 99.0)
 
