@@ -231,11 +231,13 @@ class SelfMonitor:
         self._lag_ns = 0
         self._cpu_s = 0.0
         self._opening: asyncio.Task[None] | None = None
+        self._first = True  # sample of a stage
 
     def start(self, stage: StageLoad, client: transport.Client, reserve: int) -> None:
         """Begin sampling a stage."""
         self._stage, self._client, self._reserve = stage, client, reserve
         self._sampled_ns, self._cpu_s, self._lag_ns = self._clock.now_ns(), time.process_time(), 0
+        self._first = True
         self._next()
 
     def stop(self) -> None:
@@ -278,8 +280,10 @@ class SelfMonitor:
                 "sent": self._stage.sent,
                 "done": self._stage.done,
                 "failed": self._stage.failed,
+                **({"shares_host": 1.0} if self._first and self._client.shares_host else {}),
             }
         )
+        self._first = False
         self._sampled_ns, self._cpu_s, self._lag_ns = now_ns, cpu_s, 0
 
 

@@ -389,3 +389,20 @@ def test_counts_that_cannot_be_make_a_run_invalid(times, found):
     told = warnings(altered(lambda r: replace(r, output_tokens=times * r.output_asked)))
 
     assert (told.get("impossible_tokens") == "invalid") is found
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+@pytest.mark.parametrize("cost", [None, {"streams": 100, "ttft_added_s": 0.004, "rate_share": 0.9}])
+def test_a_client_on_the_engines_host_is_noted_with_what_that_can_cost(cost, simulated):
+    """The cost is the last selfcheck's; a simulated engine is no measurement, wherever the client runs."""
+    samples = [*CALM, (ns(0), "client-0", "shares_host", 1.0)]
+    client = {"selfcheck": {**SELFCHECK, "shared_core": cost}}
+    requests, events = columns(sound())
+    run = run_json([LOAD], client=client, engine={"simulated": simulated})
+    found = summarize(requests, events, samples_from(samples), [span_row(0, 40, 41)], run)["verdict"]["warnings"]
+
+    texts = [warning["text"] for warning in found if warning["code"] == "shared_host"]
+    assert len(texts) == (0 if simulated else 1)
+    assert all(
+        ("100 streams" in text and "4.00 ms" in text and "10.0 %" in text) == (cost is not None) for text in texts
+    )

@@ -60,6 +60,7 @@ def _run_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping
     yield from cached_before(evidence, run)
     if evidence:
         yield from restarted(evidence[0].samples, run)
+        yield from shared_host(evidence[0], run)
     for check in RUN_CHECKS:
         yield from check(requests, run)
 
@@ -73,6 +74,19 @@ def cached_before(evidence: Sequence[Evidence], run: Mapping[str, Any]) -> Itera
     if queries > 0 and hits > MOST_CHANCE_HITS * queries:
         text = message("analysis.cached_before", share=hits / queries)
         yield Warning("cached_before", WARNING, text, message("analysis.next_seed"))
+
+
+def shared_host(evidence: Evidence, run: Mapping[str, Any]) -> Iterator[Warning]:
+    """A client on the engine's own host takes some of its CPU; the last selfcheck measured what that can cost."""
+    if not bool((evidence.samples.name == "shares_host").any()) or (run.get("engine") or {}).get("simulated"):
+        return
+    cost = (evidence.selfcheck or {}).get("shared_core")
+    if cost is None:
+        text = message("analysis.shared_host")
+    else:
+        added_s, lost = max(0.0, cost["ttft_added_s"]), max(0.0, 1 - cost["rate_share"])
+        text = message("analysis.shared_host_cost", count=cost["streams"], added_s=added_s, lost=lost)
+    yield Warning("shared_host", NOTE, text, message("analysis.next_own_cores"))
 
 
 def _risen(samples: Samples, name: str) -> float:
