@@ -108,7 +108,7 @@ def virtual(folder: Path, load: str, seed: int) -> VirtualRuns:
     path = folder / "scenario.yaml"
     path.write_text(SCENARIO.format(load=LOADS[load], prefix=PREFIXES.get(load, "")), encoding="utf-8")
     scenario = load_scenario(path).scenario.model_copy(update={"seed": seed})
-    workload = build(scenario.workload, endpoint="completions", seed=seed, lexicon=None, folder=folder)
+    workload = build(scenario.workload, endpoint="completions", seed=seed, vocabulary=None, folder=folder)
     made = plan.plan(scenario, workload)[0]
     sessions = np.asarray([made.session(ordinal) for ordinal in range(made.taken or 0)], dtype=np.int64)
     due_ns = made.due_ns if made.due_ns is not None else np.zeros(len(sessions), dtype=np.int64)

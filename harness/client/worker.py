@@ -102,7 +102,7 @@ class RequestBuilder:
             scenario.workload,
             endpoint=scenario.endpoint,
             seed=scenario.seed,
-            lexicon=vocabulary,
+            vocabulary=vocabulary,
             folder=Path(job["scenario_folder"]),
         )
         self.target = target_for(job["url"], Engine.model_validate(job["reach"]))

@@ -22,6 +22,7 @@ from harness.execution.run_folder import (
     write_samples,
 )
 from harness.execution.sampler import Watched, watching
+from harness.messages import localized
 from harness.results import store
 from harness.results.request_table import CANCELLED
 from harness.safety.interrupts import Interrupts
@@ -117,7 +118,7 @@ class _Watch:
     def _begun(self, call: offline_protocol.OfflineCall) -> None:
         self._sent += call.requests
         if call.opens:
-            self._spec.on_progress(plan.announced(self._plans[call.number], self._plans))
+            self._spec.on_progress(localized(plan.announced(self._plans[call.number], self._plans)))
 
     def close(self, outcome: RunOutcome) -> None:
         """When the program is gone: say of what is unanswered why that is, and write the samples."""

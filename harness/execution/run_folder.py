@@ -118,7 +118,7 @@ def build_workload(spec: RunSpec, lexicon: Vocabulary | None) -> Workload:
         scenario.workload,
         endpoint=scenario.endpoint,
         seed=scenario.seed,
-        lexicon=lexicon,
+        vocabulary=lexicon,
         folder=spec.loaded.path.parent,
     )
 
@@ -140,7 +140,7 @@ def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans:
         "schedule_sha256": plan.schedule_sha256(plans),
         "lengths_exact": workload.exact,
         "dataset": _dataset(workload, plans),
-        "notes": list(workload.notes),
+        "notes": [note.as_dict() for note in workload.notes],
         "shares_prompts": _shares_prompts(scenario),
         "engine": {
             "kind": serving.kind,

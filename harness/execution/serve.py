@@ -25,6 +25,7 @@ from harness.execution.run_folder import (
     write_samples,
 )
 from harness.execution.sampler import Watched, watching
+from harness.messages import localized
 from harness.results import store
 from harness.safety.interrupts import Interrupts
 from harness.scenario.models import Scenario
@@ -134,7 +135,7 @@ async def _stages(
         await pool.prepare(made.number)
         if interrupts.count:
             break
-        spec.on_progress(plan.announced(made, plans))
+        spec.on_progress(localized(plan.announced(made, plans)))
         note_stage(spec.folder, number=made.number, begin_ns=pool.begin(made.number))
         ended = await _finished(spec, pool, made.number, serving)
         if ended is not None:

@@ -128,7 +128,7 @@ class RunSchema(Struct, frozen=True):
     client: ClientSchema | None = None
     slo: dict[str, Number] | None = None
     repeats: Annotated[int, Meta(ge=1, le=10**6)] = 1
-    notes: list[str] | None = None
+    notes: list[str | dict[str, Any]] | None = None
     stream: bool = True
     scenario_text: str = ""
     payload_sha256: str | None = None

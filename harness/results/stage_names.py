@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.messages import Message, message
-from harness.units import format_count, format_duration
 
 
 def load_name(load: Mapping[str, Any]) -> Message:
@@ -53,13 +52,3 @@ def in_column(index: int, words: str = "") -> str:
 def name_of(stage: Mapping[str, Any]) -> str:
     """The name of a stage of summary.json, its repeat included."""
     return stage_name(stage.get("index") or 0, str(stage.get("label") or ""), stage.get("repeat") or 0)
-
-
-def announced(index: int, stages: int, load: Mapping[str, Any], repeat: int = 0, repeats: int = 1) -> str:
-    """What is said as a stage begins: `stage 2/3 (poisson 4 req/s), repeat 1/5: 60.0 s`."""
-    name = f"stage {index + 1}/{stages} ({label(load)})"
-    again = f", repeat {repeat + 1}/{repeats}" if repeats > 1 else ""
-    lasts = format_duration(load["duration_s"]) if load.get("duration_s") else ""
-    counted = f"{format_count(load['requests'])} requests" if load.get("requests") and "requests" not in name else ""
-    ends = " or ".join(filter(None, (lasts, counted)))
-    return f"{name}{again}: {ends}" if ends else f"{name}{again}"

@@ -176,7 +176,7 @@ class VirtualLoad:
     def _made(self, stage: Stage, seed: int, count: int | None) -> VirtualTraffic:
         scenario = self._scenario
         assert scenario.workload is not None
-        workload = build(scenario.workload, endpoint="completions", seed=seed, lexicon=None, folder=self._folder)
+        workload = build(scenario.workload, endpoint="completions", seed=seed, vocabulary=None, folder=self._folder)
         requested = stage if count is None else replace(stage, requests=count, duration_s=None)
         stage_plan = planning.plan(with_stage(scenario, requested, seed), workload)[0]
         return _cut(stage_plan, workload, self._most)

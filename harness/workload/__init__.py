@@ -1,4 +1,4 @@
-"""What is sent: which sessions does a scenario's workload make, and what do they say?
+"""Workloads: the sessions that a scenario sends, and what they say.
 
 A workload is a pure function of the scenario, the seed and the session's number: any process
 makes any prompt, in any order, and gets the same one.
@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.messages import Message, message
 from harness.plugins import WORKLOADS, Plugin, plugin_of
 from harness.scenario import workload as written
 from harness.scenario.files import find_data_file
 from harness.seeds import stream
-from harness.units import format_count
 from harness.workload import data_files
 from harness.workload.dataset import SHAREGPT, DatasetContents, RowRequirements, read_dataset
 from harness.workload.lengths import think_times_ns, token_lengths
@@ -65,13 +65,13 @@ class Workload:
     """What a scenario sends.
 
     `exact`: prompts have exactly the tokens that their turns say. `notes` are remarks for the
-    report, a line each. `due_ns` are the arrivals of a trace, in ns from the first.
+    report. `due_ns` are the arrivals of a trace, in ns from the first.
     """
 
     contents: Contents
     exact: bool
     identity: str  # all that the contents follow from, as canonical JSON
-    notes: tuple[str, ...] = ()
+    notes: tuple[Message, ...] = ()
     single_turn: bool = True
     due_ns: NDArray[np.int64] | None = None
 
@@ -111,13 +111,13 @@ class WorkloadSetting:
 
     chat: bool
     seed: int
-    lexicon: Vocabulary
+    vocabulary: Vocabulary
     folder: Path
 
     def medium(self, vocabulary: tuple[int, int]) -> PromptMedium:
         """What prompts are made of: words of a chat, else token ids of [first, end)."""
         low, end = vocabulary
-        return WordMedium(self.lexicon) if self.chat else TokenMedium(low, end - low)
+        return WordMedium(self.vocabulary) if self.chat else TokenMedium(low, end - low)
 
     def identity(self, spec: written.WorkloadSpec, file: Path | None = None) -> str:
         """Canonical JSON of what contents follow from: a file counts by its bytes, not by its name."""
@@ -130,15 +130,15 @@ class WorkloadSetting:
             facts["workload"]["path"] = data_files.sha256_of(file)
         return json.dumps(facts, sort_keys=True)
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Message, ...]:
         """Remarks for the report: whether the lengths of chat prompts are exact."""
-        if not self.chat or self.lexicon.exact:
+        if not self.chat or self.vocabulary.exact:
             return ()
-        return ("prompts are only about as long as asked: the server confirmed no words of one token each",)
+        return (message("workload.inexact_prompts"),)
 
 
 def build(
-    spec: written.WorkloadSpec, *, endpoint: str, seed: int, lexicon: Vocabulary | None, folder: Path
+    spec: written.WorkloadSpec, *, endpoint: str, seed: int, vocabulary: Vocabulary | None, folder: Path
 ) -> Workload:
     """The workload of a scenario.
 
@@ -146,13 +146,13 @@ def build(
         spec: the scenario's `workload`.
         endpoint: completions (prompts are token ids, or texts of a data set) or chat (messages).
         seed: the scenario's seed.
-        lexicon: words for chat prompts, None where the server could not be asked.
+        vocabulary: words for chat prompts, None where the server has no /tokenize.
         folder: where relative paths are looked up: the scenario file's folder.
 
     Raises:
         InputError: where a data file is missing or faulty.
     """
-    setting = WorkloadSetting(endpoint == CHAT, seed, lexicon or APPROXIMATE, folder)
+    setting = WorkloadSetting(endpoint == CHAT, seed, vocabulary or APPROXIMATE, folder)
     workload: Workload = plugin_of(WORKLOADS, BUILDERS, spec.kind).factory(spec, setting)
     return workload
 
@@ -183,7 +183,7 @@ def _conversation(spec: written.ConversationWorkload, setting: WorkloadSetting) 
     )
     notes = setting.notes()
     if setting.chat:  # the server counts an answer's text again, inside the template: seldom the same
-        notes += ("from the second turn on prompts are only about as long as asked: they hold the answers' texts",)
+        notes += (message("workload.inexact_later_turns"),)
     return Workload(contents, not setting.chat, setting.identity(spec), notes, single_turn=False)
 
 
@@ -196,12 +196,12 @@ def _dataset(spec: written.DatasetWorkload, setting: WorkloadSetting) -> Workloa
         limit=spec.limit,
         shuffle=stream(setting.seed, "dataset") if spec.shuffle else None,
     )
-    notes = _skipped(dataset.skipped)
+    notes = dataset.skipped
     outputs = None
     if spec.output_tokens is not None:
         outputs = token_lengths(spec.output_tokens, setting.seed, "output_tokens")
     elif dataset.format == SHAREGPT:
-        notes += ("lengths of answers are estimated from the characters of the recorded ones",)
+        notes += (message("workload.estimated_answers"),)
     return Workload(DatasetContents(dataset.entries, setting.chat, outputs), False, setting.identity(spec, file), notes)
 
 
@@ -210,15 +210,8 @@ def _trace(spec: written.TraceWorkload, setting: WorkloadSetting) -> Workload:
     trace = read_trace(file, spec.format, spec.limit)
     medium = setting.medium(spec.vocabulary)
     contents = TraceContents(trace, medium, random_source(setting.seed, "block"), random_source(setting.seed, "prompt"))
-    notes = setting.notes() + _skipped(trace.skipped)
+    notes = setting.notes() + trace.skipped
     return Workload(contents, medium.exact, setting.identity(spec, file), notes, due_ns=trace.due_ns)
-
-
-def _skipped(skipped: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(
-        f"{format_count(rows)} {'row' if rows == 1 else 'rows'} {data_files.LEFT_OUT}{reason}"
-        for reason, rows in skipped.items()
-    )
 
 
 BUILDERS: Mapping[str, Plugin] = {

@@ -1,4 +1,4 @@
-"""When is each request of a stage due?
+"""Arrival processes: when each request of a stage is due.
 
 All due times are drawn before the stage starts and never rescaled: the count of a stage that
 lasts so long is as random as its process is. The same generator state gives the same times, and
@@ -15,7 +15,7 @@ from harness.errors import InputError
 from harness.messages import message
 from harness.plugins import ARRIVALS, Plugin, plugin_of
 from harness.scenario.stages import Stage
-from harness.units import NS_PER_S, format_count, seconds_to_ns
+from harness.units import NS_PER_S, seconds_to_ns
 
 MAX_ARRIVALS = 10_000_000
 _BLOCK = 4096  # gaps are drawn so many at a time, whatever the length: that makes a longer stage append
@@ -34,7 +34,7 @@ def due_times(
     Raises:
         InputError: where the stage makes over ten million requests.
     """
-    assert stage.is_open, "a closed stage has no due times: answers drive it"
+    assert stage.is_open, stage.kind  # answers drive a closed stage
     if stage.kind == "trace":
         due_ns = _replayed(stage, trace_due_ns)
     else:
@@ -68,10 +68,7 @@ def _expected(stage: Stage) -> float:
 
 def _refuse_too_many(count: float) -> None:
     if count > MAX_ARRIVALS:
-        raise InputError(
-            f"load: a stage of {format_count(count)} requests is too long; expected at most "
-            f"{format_count(MAX_ARRIVALS)}, so lower its rate or its duration"
-        )
+        raise InputError(message("workload.stage_too_long", requests=count, most=MAX_ARRIVALS))
 
 
 def _constant(stage: Stage, _rng: np.random.Generator) -> NDArray[np.float64]:
@@ -120,7 +117,7 @@ def _summed(first: float, draw: DrawGaps, end: float, most: int | None) -> NDArr
 
 
 def _replayed(stage: Stage, trace_due_ns: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    assert trace_due_ns is not None, "a trace stage needs the arrival times of its workload"
+    assert trace_due_ns is not None  # the loader refuses a trace stage without a workload of traces
     _refuse_too_many(len(trace_due_ns))
     return np.rint(trace_due_ns / (stage.speed or 1.0)).astype(np.int64)
 

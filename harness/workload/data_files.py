@@ -1,22 +1,38 @@
-"""How are a user's data files found and read, and how is a fault in one told?"""
+"""Readers of data files, and their errors with file, line or item, and what was expected."""
 
 import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from harness.errors import InputError
+from harness.messages import Message, message
 
-LEFT_OUT = "of the file left out: "  # in a remark on rows that were
+LEFT_OUT = "workload.rows_left_out"  # the code of a note on rows that were
 
 
-def row_error(path: Path, place: int | str, text: str) -> InputError:
-    """The one-line error of a data file; `place` is a line number, or words such as `item 3`."""
-    return InputError(f"{path}:{place}: {text}" if isinstance(place, int) else f"{path}: {place}: {text}")
+class Item(NamedTuple):
+    """The place of a row that is an element of a JSON array, counted from 1."""
+
+    number: int
+
+
+RowPlace = int | Item  # a line number, or an element of an array
+
+
+def row_error(path: Path, place: RowPlace, reason: Message) -> InputError:
+    """The one-line error of a row."""
+    if isinstance(place, Item):
+        return InputError(message("workload.at_item", path=str(path), item=place.number, reason=reason))
+    return InputError(message("workload.at_line", path=str(path), line=place, reason=reason))
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(message("workload.cannot_be_read", path=str(path), reason=error.strerror or str(error)))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -24,7 +40,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise _unreadable(path, error) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -35,18 +51,18 @@ def sha256_of(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise _unreadable(path, error) from error
     return digest.hexdigest()
 
 
-def json_object(path: Path, place: int | str, raw: bytes | msgspec.Raw, expected: str) -> dict[str, Any]:
+def json_object(path: Path, place: RowPlace, raw: bytes | msgspec.Raw, expected: Message) -> dict[str, Any]:
     """One JSON object of a file; `expected` ends the error line of anything else."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise row_error(path, place, f"not JSON ({error}); expected {expected}") from error
+        raise row_error(path, place, message("workload.not_json", error=str(error), expected=expected)) from error
     if not isinstance(value, dict):
-        raise row_error(path, place, f"found {type(value).__name__}; expected {expected}")
+        raise row_error(path, place, message("workload.not_an_object", kind=type(value).__name__, expected=expected))
     return value
 
 
@@ -59,7 +75,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if text:
                     yield number, text
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise _unreadable(path, error) from error
 
 
 def first_line(path: Path) -> bytes:
@@ -70,7 +86,7 @@ def first_line(path: Path) -> bytes:
     """
     line = next(numbered_lines(path), None)
     if line is None:
-        raise InputError(f"{path}: the file is empty; expected a row a request")
+        raise InputError(message("workload.file_empty", path=str(path)))
     return line[1]
 
 
@@ -92,16 +108,16 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[s
                 if row:
                     yield rows.line_num, [row[place] if place < len(row) else "" for place in places]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise _unreadable(path, error) from error
     except csv.Error as error:
-        raise InputError(f"{path}: not a CSV text ({error}); expected {', '.join(columns)}") from error
+        raise InputError(message("workload.not_csv", path=str(path), error=str(error), columns=columns)) from error
 
 
 def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int]:
     names = [name.strip() for name in header]
     for column in columns:
         if column not in names:
-            raise row_error(path, 1, f"column {column!r} is missing; expected {', '.join(columns)}")
+            raise row_error(path, 1, message("workload.column_missing", column=column, columns=columns))
     return [names.index(column) for column in columns]
 
 
@@ -113,39 +129,46 @@ def whole_number(value: Any, most: int) -> int | None:
 
 
 class SkippedRows:
-    """Which rows of a file were left out: how many for a plain reason, how many that could not be read, and the first.
+    """Rows of a file that are left out: how many for which reason, how many that cannot be read, and the first error.
 
-    A file of somebody else's has odd rows; they are counted and told, and do not end a run.
+    A file of somebody else's has odd rows; they are counted and noted, and do not end a run.
     """
 
     def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()  # by the code of a message
         self.unread = 0
         self.first: InputError | None = None
 
     def add(self, error: InputError) -> None:
-        """A row that could not be read, and why."""
+        """A row that cannot be read, and why."""
         self.first = self.first or error
         self.unread += 1
 
     def nothing(self, expected: InputError) -> InputError:
-        """What is wrong with a file none of whose rows can be used: its first fault says it best."""
+        """What is wrong with a file none of whose rows can be used: its first error says it best."""
         return self.first or expected
 
-    def as_dict(self) -> dict[str, int]:
-        """Counts by reason; of what could not be read the reason is the first row's, with its place."""
-        unread = {} if self.first is None else {f"not readable, first {self._place()}": self.unread}
-        return dict(self.reasons) | unread
-
-    def _place(self) -> str:
-        """The first fault without the folders of its file."""
-        text = str(self.first)
-        return text[text.rfind("/", 0, text.find(": ")) + 1 :]
+    def notes(self) -> tuple[Message, ...]:
+        """A note for each reason with its count; of what cannot be read the reason is the first row's error."""
+        notes = [_left_out(rows, Message(code)) for code, rows in self.reasons.items()]
+        if self.first is not None:
+            notes.append(_left_out(self.unread, message("workload.not_readable", first=_without_folder(self.first))))
+        return tuple(notes)
 
 
-def missing_or(row: Mapping[str, Any], field: str) -> str:
-    """How a field that is not as expected is told: that it is missing, or what it is."""
+def _left_out(rows: int, reason: Message) -> Message:
+    return message("workload.rows_left_out", count=rows, reason=reason)
+
+
+def _without_folder(error: InputError) -> Message:
+    """A row's error that names its file without the folders."""
+    reason = error.messages[0]
+    return Message(reason.code, {**reason.parameters, "path": Path(str(reason.parameters["path"])).name})
+
+
+def missing_or(row: Mapping[str, Any], field: str) -> Message:
+    """What a field is that is not as expected: missing, or its value."""
     if field not in row:
-        return f"{field} is missing"
+        return message("workload.field_missing", field=field)
     text = repr(row[field])
-    return f"{field} is {text if len(text) <= 40 else text[:39] + '…'}"
+    return message("workload.field_is", field=field, value=text if len(text) <= 40 else text[:39] + "…")

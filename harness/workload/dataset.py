@@ -6,7 +6,7 @@ reply, as other load generators take it. JSON lines give `prompt` or `messages`,
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ import msgspec
 import numpy as np
 
 from harness.errors import InputError
+from harness.messages import Message, message
 from harness.results.request_table import MISSING
 from harness.scenario.workload import MOST_TOKENS
 from harness.workload.data_files import (
+    Item,
+    RowPlace,
     SkippedRows,
     first_line,
     json_object,
@@ -33,14 +36,12 @@ from harness.workload.vocabulary import estimated_tokens
 
 SHAREGPT = "sharegpt"
 JSONL = "jsonl"
-NO_PAIR = "no question with an answer"
+NO_PAIR = "workload.no_pair"
 
-_SHAREGPT_ITEM = "an object with conversations"
-_JSONL_ROW = "a JSON object a line with prompt (or messages) and output_tokens"
+_SHAREGPT_ITEM = message("workload.sharegpt_item")
+_JSONL_ROW = message("workload.jsonl_row")
 _ASKERS = ("human", "user")
 _ANSWERERS = ("gpt", "assistant", "chatgpt", "bing", "bard")
-
-RowPlace = int | str  # a line number, or "item 3" of an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,10 @@ class DatasetPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Prompts in the order in which they are to be sent; `skipped` counts left-out rows by reason."""
+    """Prompts in the order in which they are to be sent; `skipped` notes the rows that are left out."""
 
     entries: tuple[DatasetPrompt, ...]
-    skipped: Mapping[str, int]
+    skipped: tuple[Message, ...]
     format: str
 
 
@@ -101,8 +102,8 @@ def read_dataset(
             break
     if not entries:
         expected = _SHAREGPT_ITEM if name == SHAREGPT else _JSONL_ROW
-        raise skips.nothing(InputError(f"{path}: no usable prompts; expected {expected}"))
-    return Dataset(tuple(entries), skips.as_dict(), name)
+        raise skips.nothing(InputError(message("workload.no_usable_prompts", path=str(path), expected=expected)))
+    return Dataset(tuple(entries), skips.notes(), name)
 
 
 def _rows(path: Path) -> Sequence[tuple[RowPlace, bytes | msgspec.Raw]]:
@@ -113,54 +114,55 @@ def _rows(path: Path) -> Sequence[tuple[RowPlace, bytes | msgspec.Raw]]:
     try:
         items = msgspec.json.decode(data, type=list[msgspec.Raw])
     except msgspec.DecodeError as error:
-        raise InputError(f"{path}: not JSON ({error}); expected an array of conversations") from error
-    return [(f"item {number}", raw) for number, raw in enumerate(items, 1)]
+        raise InputError(message("workload.not_an_array", path=str(path), error=str(error))) from error
+    return [(Item(number), raw) for number, raw in enumerate(items, 1)]
 
 
 def _detect(path: Path, rows: Sequence[tuple[RowPlace, bytes | msgspec.Raw]]) -> str:
     if not rows:
-        raise InputError(f"{path}: the array is empty; expected {_SHAREGPT_ITEM}")
+        raise InputError(message("workload.array_empty", path=str(path), expected=_SHAREGPT_ITEM))
     skips = SkippedRows()
     for place, raw in rows:
         try:
             return _format_of(path, place, raw)
         except InputError as error:
             skips.add(error)
-    raise skips.nothing(InputError(f"{path}: no usable prompts; expected {_JSONL_ROW}"))
+    raise skips.nothing(InputError(message("workload.no_usable_prompts", path=str(path), expected=_JSONL_ROW)))
 
 
 def _format_of(path: Path, place: RowPlace, raw: bytes | msgspec.Raw) -> str:
-    row = json_object(path, place, raw, f"{_SHAREGPT_ITEM} (ShareGPT), or {_JSONL_ROW}")
+    row = json_object(path, place, raw, message("workload.sharegpt_or_jsonl", item=_SHAREGPT_ITEM, row=_JSONL_ROW))
     if "conversations" in row:
         return SHAREGPT
     if "prompt" in row or "messages" in row:
         return JSONL
-    found = f"neither conversations (ShareGPT) nor prompt or messages is there; expected {_JSONL_ROW}"
-    raise row_error(path, place, found)
+    raise row_error(path, place, message("workload.no_known_field", expected=_JSONL_ROW))
 
 
 def _sharegpt(path: Path, place: RowPlace, raw: bytes | msgspec.Raw) -> DatasetPrompt | None:
     """The first question that has an answer, and about how long that is; None where there is none."""
     row = json_object(path, place, raw, _SHAREGPT_ITEM)
-    told = row.get("conversations")
-    if not isinstance(told, list):
-        raise row_error(path, place, f"{missing_or(row, 'conversations')}; expected a list of messages")
-    for (asker, question), (answerer, answer) in itertools.pairwise(_spoken(path, place, told)):
+    messages = row.get("conversations")
+    if not isinstance(messages, list):
+        reason = message("workload.expected_messages", problem=missing_or(row, "conversations"))
+        raise row_error(path, place, reason)
+    for (asker, question), (answerer, answer) in itertools.pairwise(_spoken(path, place, messages)):
         if asker in _ASKERS and answerer in _ANSWERERS and question.strip() and answer.strip():
             return DatasetPrompt((ChatMessage(USER, question),), estimated_tokens(answer))
     return None
 
 
-def _spoken(path: Path, place: RowPlace, told: list[Any]) -> Iterator[tuple[str, str]]:
+def _spoken(path: Path, place: RowPlace, messages: list[Any]) -> Iterator[tuple[str, str]]:
     """Who says what, by `from` and `value`, or by `role` and `content`."""
-    for number, message in enumerate(told):
-        if not isinstance(message, dict):
-            raise row_error(path, place, f"conversations[{number}]: not an object; expected a text")
-        names = ("role", "content") if "role" in message and "from" not in message else ("from", "value")
-        speaker, text = message.get(names[0]), _text(message.get(names[1]))
+    for number, entry in enumerate(messages):
+        if not isinstance(entry, dict):
+            raise row_error(path, place, message("workload.conversation_not_object", number=number))
+        names = ("role", "content") if "role" in entry and "from" not in entry else ("from", "value")
+        speaker, text = entry.get(names[0]), _text(entry.get(names[1]))
         if not isinstance(speaker, str) or text is None:
             wrong = names[1] if isinstance(speaker, str) else names[0]
-            raise row_error(path, place, f"conversations[{number}]: {missing_or(message, wrong)}; expected a text")
+            reason = message("workload.conversation_without_text", number=number, problem=missing_or(entry, wrong))
+            raise row_error(path, place, reason)
         yield speaker, text
 
 
@@ -179,8 +181,8 @@ def _jsonl(path: Path, place: RowPlace, raw: bytes | msgspec.Raw, wanted: RowReq
     row = json_object(path, place, raw, _JSONL_ROW)
     length = whole_number(row.get("output_tokens"), MOST_TOKENS) if wanted.output_tokens else MISSING
     if not length:
-        expected = "expected a whole number of at least 1, or output_tokens in the scenario"
-        raise row_error(path, place, f"{missing_or(row, 'output_tokens')}; {expected}")
+        reason = message("workload.expected_answer_length", problem=missing_or(row, "output_tokens"))
+        raise row_error(path, place, reason)
     return DatasetPrompt(_messages(path, place, row, wanted), length)
 
 
@@ -188,33 +190,33 @@ def _messages(path: Path, place: RowPlace, row: dict[str, Any], wanted: RowRequi
     """What a row says: its messages where it has them and the endpoint takes them, else its prompt."""
     if "messages" in row and not (wanted.plain_text and "prompt" in row):
         if wanted.plain_text:
-            raise row_error(path, place, "prompt is missing; expected a text (messages need endpoint chat)")
-        return _told(path, place, row)
+            raise row_error(path, place, message("workload.messages_need_chat"))
+        return _chat(path, place, row)
     prompt = row.get("prompt")
     if not isinstance(prompt, str) or not prompt:
-        raise row_error(path, place, f"{missing_or(row, 'prompt')}; expected a text")
+        raise row_error(path, place, message("workload.expected_text", problem=missing_or(row, "prompt")))
     return (ChatMessage(USER, prompt),)
 
 
-def _told(path: Path, place: RowPlace, row: dict[str, Any]) -> tuple[ChatMessage, ...]:
-    told = row["messages"]
-    if isinstance(told, list):
-        told = [_plain_parts(message) for message in told]
+def _chat(path: Path, place: RowPlace, row: dict[str, Any]) -> tuple[ChatMessage, ...]:
+    raw = row["messages"]
+    if isinstance(raw, list):
+        raw = [_plain_parts(entry) for entry in raw]
     try:
-        messages = msgspec.convert(told, tuple[ChatMessage, ...])
+        messages = msgspec.convert(raw, tuple[ChatMessage, ...])
     except msgspec.ValidationError as error:
-        raise row_error(path, place, f"messages: {error}; expected a list of {{role, content}}") from error
+        raise row_error(path, place, message("workload.messages_wrong", error=str(error))) from error
     if not messages:
-        raise row_error(path, place, "messages is empty; expected a list of {role, content}")
+        raise row_error(path, place, message("workload.messages_empty"))
     return messages
 
 
-def _plain_parts(message: Any) -> Any:
+def _plain_parts(entry: Any) -> Any:
     """A message whose parts are all texts, as one text."""
-    if not isinstance(message, dict):
-        return message
-    text = _text(message.get("content"))
-    return message if text is None else {**message, "content": text}
+    if not isinstance(entry, dict):
+        return entry
+    text = _text(entry.get("content"))
+    return entry if text is None else {**entry, "content": text}
 
 
 @dataclass(frozen=True, slots=True)

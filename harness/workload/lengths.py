@@ -1,4 +1,4 @@
-"""How long is each message, answer and pause?
+"""Lengths of messages and answers, and pauses between turns, as random draws.
 
 Draw (index, turn) of a name depends on nothing but the seed, the name and those two numbers:
 not on how many are drawn, in what order, or in which process.
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
+from harness.messages import message
 from harness.scenario.workload import (
     MOST_TOKENS,
     ChoiceItem,
@@ -21,7 +22,7 @@ from harness.scenario.workload import (
     UniformItem,
 )
 from harness.seeds import stream
-from harness.units import NS_PER_S, format_count, seconds_to_ns
+from harness.units import NS_PER_S, seconds_to_ns
 
 BLOCK = 1024
 _KEPT_BLOCKS = 256  # 2 MB; indices are asked for about in order
@@ -64,8 +65,7 @@ def token_lengths(count: CountSpec, seed: int, name: str) -> Lengths:
         drawn = _sample_count(count, rng, size)
         if np.max(drawn) > MOST_TOKENS:
             raise InputError(
-                f"workload: {name} drew {format_count(float(np.max(drawn)))}; "
-                f"expected at most {format_count(MOST_TOKENS)}, so give the distribution a max"
+                message("workload.drawn_too_large", name=name, value=float(np.max(drawn)), most=MOST_TOKENS)
             )
         return drawn.astype(np.int64)
 

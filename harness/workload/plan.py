@@ -1,4 +1,4 @@
-"""Which sessions start when, in every stage and repeat of a run?
+"""The plan of a run: which sessions start when, in every stage and repeat.
 
 Drawn wholly before the start from the scenario's seed, so that the same seed gives the same due
 times whatever the number of workers, and what was planned can be accounted for even if the run
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ResultError
-from harness.results import stage_names
-from harness.results.file_schemas import WROTE, PlanHeadSchema
+from harness.messages import Message, Parameter, message
+from harness.results.file_schemas import PlanHeadSchema
 from harness.results.store import convert
 from harness.results.table_files import integers_in, read_arrays
 from harness.scenario.models import Scenario, Warmup
@@ -97,11 +97,11 @@ def plan(scenario: Scenario, workload: Workload) -> tuple[StagePlan, ...]:
     for number in range(len(stages) * scenario.repeats):
         repeat, index = divmod(number, len(stages))
         warmup = scenario.warmup if index == 0 else None
-        made = _stage_plan(stages[index], warmup, stream(scenario.seed, "arrivals", index, repeat), workload)
+        stage_plan = _stage_plan(stages[index], warmup, stream(scenario.seed, "arrivals", index, repeat), workload)
         if stages[index].kind == "trace":  # its sessions are the trace's rows: begin at the first of a pass
             first_session = _next_pass(first_session, workload.size)
-        plans.append(replace(made, number=number, stage_index=index, repeat=repeat, first_session=first_session))
-        first_session += made.taken if made.taken is not None else _UNKNOWN_SESSIONS
+        plans.append(replace(stage_plan, number=number, stage_index=index, repeat=repeat, first_session=first_session))
+        first_session += stage_plan.taken if stage_plan.taken is not None else _UNKNOWN_SESSIONS
     return tuple(plans)
 
 
@@ -161,16 +161,33 @@ def _steady(stage: Stage, due_ns: NDArray[np.int64]) -> Stage:
 def schedule_sha256(plans: tuple[StagePlan, ...]) -> str:
     """Hash of what is due when: equal for the same seed and scenario, whatever the workers."""
     digest = hashlib.sha256()
-    for made in plans:
-        digest.update(json.dumps([made.stage.as_dict(), made.repeat, made.warm, made.sessions, made.warm_ns]).encode())
-        digest.update(b"" if made.due_ns is None else made.due_ns.tobytes())
+    for stage_plan in plans:
+        digest.update(
+            json.dumps(
+                [
+                    stage_plan.stage.as_dict(),
+                    stage_plan.repeat,
+                    stage_plan.warm,
+                    stage_plan.sessions,
+                    stage_plan.warm_ns,
+                ]
+            ).encode()
+        )
+        digest.update(b"" if stage_plan.due_ns is None else stage_plan.due_ns.tobytes())
     return digest.hexdigest()
 
 
-def announced(made: StagePlan, plans: Sequence[StagePlan]) -> str:
-    """What is said as a stage begins, its number that of the stage in the scenario and not of its place in the run."""
-    stages, repeats = plans[-1].stage_index + 1, plans[-1].repeat + 1
-    return stage_names.announced(made.stage_index, stages, made.stage.as_dict(), made.repeat, repeats)
+def announced(stage: StagePlan, plans: Sequence[StagePlan]) -> Message:
+    """What is said as a stage begins, with its number in the scenario: `stage 2/3: Poisson, 4 req/s, 60 s`."""
+    place: dict[str, Parameter] = {
+        "number": stage.stage_index + 1,
+        "stages": plans[-1].stage_index + 1,
+        "load": stage.stage.describe(),
+    }
+    repeats = plans[-1].repeat + 1
+    if repeats == 1:
+        return message("workload.stage_begins", **place)
+    return message("workload.repeat_begins", **place, repeat=stage.repeat + 1, repeats=repeats)
 
 
 def turns_of(plans: tuple[StagePlan, ...], workload: Workload) -> NDArray[np.int64] | None:
@@ -178,22 +195,32 @@ def turns_of(plans: tuple[StagePlan, ...], workload: Workload) -> NDArray[np.int
     if workload.single_turn:
         return None
     counts = [
-        len(workload.session(made.session(ordinal)).turns) for made in plans for ordinal in range(made.taken or 0)
+        len(workload.session(stage_plan.session(ordinal)).turns)
+        for stage_plan in plans
+        for ordinal in range(stage_plan.taken or 0)
     ]
     return np.asarray(counts, dtype=np.int64)
 
 
 def save(path: Path, plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None) -> None:
     """Write plans to an .npz file, for the workers and for the account of a run that is killed."""
-    arrays: dict[str, Any] = {f"due_{made.number}": made.due_ns for made in plans if made.due_ns is not None}
+    arrays: dict[str, Any] = {
+        f"due_{stage_plan.number}": stage_plan.due_ns for stage_plan in plans if stage_plan.due_ns is not None
+    }
     if turns is not None:
         arrays["turns"] = turns
     heads = [
         [
-            *(made.number, made.stage_index, made.repeat, made.stage.as_dict(), made.first_session),
-            *(made.warm, made.sessions, made.measured_ns, made.warm_ns),
+            *(
+                stage_plan.number,
+                stage_plan.stage_index,
+                stage_plan.repeat,
+                stage_plan.stage.as_dict(),
+                stage_plan.first_session,
+            ),
+            *(stage_plan.warm, stage_plan.sessions, stage_plan.measured_ns, stage_plan.warm_ns),
         ]
-        for made in plans
+        for stage_plan in plans
     ]
     np.savez(path, heads=np.asarray(json.dumps(heads)), **arrays)
 
@@ -206,14 +233,14 @@ def load(path: Path) -> tuple[tuple[StagePlan, ...], NDArray[np.int64] | None]:
     """
     arrays = read_arrays(path)
     try:
-        told = json.loads(str(arrays["heads"]))
+        heads = json.loads(str(arrays["heads"]))
     except (KeyError, ValueError, RecursionError):
-        raise ResultError(f"{path}: heads is missing or no JSON; expected {WROTE}") from None
-    plans = tuple(_restored(path, head, arrays) for head in convert(f"{path}: heads", told, list[PlanHeadSchema]))
-    planned = sum(made.taken or 0 for made in plans)
+        raise ResultError(message("workload.plan_unreadable", path=str(path))) from None
+    plans = tuple(_restored(path, head, arrays) for head in convert(f"{path}: heads", heads, list[PlanHeadSchema]))
+    planned = sum(stage_plan.taken or 0 for stage_plan in plans)
     turns = integers_in(path, arrays, "turns", planned) if "turns" in arrays else None
     if turns is not None and len(turns) and int(turns.min()) < 0:
-        raise ResultError(f"{path}: turns has the value {turns.min()}; expected counts from 0 on")
+        raise ResultError(message("workload.negative_turns", path=str(path), value=int(turns.min())))
     return plans, turns
 
 

@@ -1,4 +1,4 @@
-"""What is asked in one request, and what came back: the values that pass between workload and load?"""
+"""Sessions, prompts and replies: the values that pass between workload and load."""
 
 from dataclasses import dataclass
 

@@ -144,9 +144,9 @@ class TokenMedium:
 
     def prompt(self, parts: Sequence[PromptPart]) -> TokenPrompt:
         """All parts one after the other."""
-        told = [self._ids(part) for part in parts]
+        ids = [self._ids(part) for part in parts]
         scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
-        return TokenPrompt(told[0] if len(told) == 1 else np.concatenate(told), scripted)
+        return TokenPrompt(ids[0] if len(ids) == 1 else np.concatenate(ids), scripted)
 
     def _ids(self, part: PromptPart) -> NDArray[np.int32]:
         if isinstance(part, Reply):
@@ -157,20 +157,20 @@ class TokenMedium:
 
 
 class WordMedium:
-    """Draws as words of a lexicon: as exact as the lexicon is."""
+    """Draws as words of a vocabulary: as exact as the vocabulary is."""
 
-    def __init__(self, lexicon: Vocabulary) -> None:
-        self.exact = lexicon.exact
-        self._lexicon = lexicon
-        self._words = np.array(lexicon.words, dtype=object)
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.exact = vocabulary.exact
+        self._vocabulary = vocabulary
+        self._words = np.array(vocabulary.words, dtype=object)
 
     def drawn_tokens(self, input_tokens: int) -> int:
         """One draw a token that the template does not take."""
-        return max(1, input_tokens - self._lexicon.overhead(1))
+        return max(1, input_tokens - self._vocabulary.overhead(1))
 
     def input_tokens(self, drawn: int, turns: int) -> int:
         """One token a draw, and those of the template."""
-        return drawn + self._lexicon.overhead(turns)
+        return drawn + self._vocabulary.overhead(turns)
 
     def carries(self, reply: Reply) -> bool:
         """Only where it has a text."""
@@ -178,18 +178,18 @@ class WordMedium:
 
     def prompt(self, parts: Sequence[PromptPart]) -> ChatPrompt:
         """A message a part, by turns of user and assistant."""
-        told = tuple(
+        messages = tuple(
             ChatMessage(ASSISTANT if place % 2 else USER, self._text(part)) for place, part in enumerate(parts)
         )
         drawn = sum(_tokens_of(part) for part in parts)
         scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
-        return ChatPrompt(told, self.input_tokens(drawn, (len(parts) + 1) // 2), scripted)
+        return ChatPrompt(messages, self.input_tokens(drawn, (len(parts) + 1) // 2), scripted)
 
     def _text(self, part: PromptPart) -> str:
         if isinstance(part, Reply):
             return part.text
         words = self._words[_below(part, len(self._words))].tolist()
-        words[0] = self._lexicon.openers[int(part[0]) * len(self._lexicon.openers) >> 32]
+        words[0] = self._vocabulary.openers[int(part[0]) * len(self._vocabulary.openers) >> 32]
         return " ".join(words)
 
 
@@ -268,15 +268,15 @@ class ConversationContents:
 
     def session(self, index: int) -> Session:
         """The turns of a session, as if every answer had the length that is asked for."""
-        told: list[Turn] = []
+        turns: list[Turn] = []
         drawn = self.prefix.tokens
         for turn in range(self.turns.at(index)):
             drawn += self.inputs.at(index, turn)
             output_tokens = self.outputs.at(index, turn)
             think_ns = self.thinks_ns.at(index, turn) if turn else 0
-            told.append(Turn(self.medium.input_tokens(drawn, turn + 1), output_tokens, think_ns))
+            turns.append(Turn(self.medium.input_tokens(drawn, turn + 1), output_tokens, think_ns))
             drawn += output_tokens
-        return Session(index, tuple(told))
+        return Session(index, tuple(turns))
 
     def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:
         """The history with the actual `replies` to earlier turns, and the new message."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError
+from harness.messages import Message, message
 from harness.scenario.workload import MOST_TOKENS
 from harness.units import NS_PER_MS, NS_PER_S
 from harness.workload.data_files import (
@@ -36,12 +37,13 @@ from harness.workload.data_files import (
 from harness.workload.prompts import Prompt, Reply, Session, Turn
 from harness.workload.synthetic import Draws, PromptMedium, RandomSource
 
-NO_OUTPUT = "no output tokens"  # BurstGPT writes failed requests so
-NO_INPUT = "no input tokens"
+NO_OUTPUT = "workload.no_output_tokens"  # BurstGPT writes failed requests so
+NO_INPUT = "workload.no_input_tokens"
 
 _MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length")
 _BURSTGPT_COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_ROW = message("workload.trace_row", fields=_MOONCAKE_FIELDS)
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?")
 _LARGEST = 1e18  # of a cell; more is a fault, and would overflow
 _LONGEST_NS = 100 * 365 * 86_400 * NS_PER_S
@@ -54,7 +56,7 @@ class Trace:
 
     `due_ns` counts from the first request. `hash_ids[i]`, where the format has them, name the
     blocks of `block_tokens` tokens that request i begins with: equal ids, equal tokens.
-    `skipped` counts the rows that were left out, by reason.
+    `skipped` notes the rows that are left out.
     """
 
     due_ns: NDArray[np.int64]
@@ -62,7 +64,7 @@ class Trace:
     output_tokens: NDArray[np.int64]
     hash_ids: tuple[NDArray[np.int64], ...] | None
     block_tokens: int
-    skipped: Mapping[str, int]
+    skipped: tuple[Message, ...]
     format: str
 
     def __len__(self) -> int:
@@ -96,17 +98,17 @@ def read_trace(path: Path, format: str | None = None, limit: int | None = None) 
     skips = SkippedRows()
     kept = list(itertools.islice(_usable(path, FORMATS[name], skips), limit))
     if not kept:
-        raise skips.nothing(InputError(f"{path}: no usable rows; expected rows with input and output tokens"))
+        raise skips.nothing(InputError(message("workload.no_usable_rows", path=str(path))))
     kept.sort(key=lambda row: row.at_ns)
     if kept[-1].at_ns - kept[0].at_ns > _LONGEST_NS:
-        raise InputError(f"{path}: times span over a century; expected those of one recording")
+        raise InputError(message("workload.times_too_far_apart", path=str(path)))
     return Trace(
         due_ns=np.array([row.at_ns - kept[0].at_ns for row in kept], dtype=np.int64),
         input_tokens=np.array([row.input_tokens for row in kept], dtype=np.int64),
         output_tokens=np.array([row.output_tokens for row in kept], dtype=np.int64),
         hash_ids=_hashes(kept),
         block_tokens=FORMATS[name].block_tokens,
-        skipped=skips.as_dict(),
+        skipped=skips.notes(),
         format=name,
     )
 
@@ -117,7 +119,7 @@ def detect(path: Path) -> str:
     if line.startswith(b"{"):
         for number, line in numbered_lines(path):
             with contextlib.suppress(InputError):
-                row = json_object(path, number, line, "")
+                row = json_object(path, number, line, _ROW)
                 if set(_MOONCAKE_FIELDS) <= row.keys():
                     return "bailian" if "parent_chat_id" in row else "mooncake"
     names = set(csv_names(line))
@@ -127,13 +129,8 @@ def detect(path: Path) -> str:
     raise row_error(
         path,
         1,
-        f"not a known trace; expected {_fields(_MOONCAKE_FIELDS)} (Mooncake), "
-        f"columns {', '.join(_BURSTGPT_COLUMNS)} (BurstGPT) or {', '.join(_AZURE_COLUMNS)} (Azure)",
+        message("workload.unknown_trace", row=_ROW, burstgpt=_BURSTGPT_COLUMNS, azure=_AZURE_COLUMNS),
     )
-
-
-def _fields(names: tuple[str, ...]) -> str:
-    return f"a JSON object a line with {', '.join(names)}"
 
 
 def _usable(path: Path, how: TraceFormat, skips: SkippedRows) -> Iterator[TraceRow]:
@@ -160,18 +157,18 @@ def _hashes(rows: list[TraceRow]) -> tuple[NDArray[np.int64], ...] | None:
 
 
 def _json_row(path: Path, number: int, line: bytes, unit_ns: int) -> TraceRow:
-    row = json_object(path, number, line, _fields(_MOONCAKE_FIELDS))
+    row = json_object(path, number, line, _ROW)
     at = row.get("timestamp")
     if not isinstance(at, int | float) or isinstance(at, bool) or not abs(at) <= _LARGEST:
-        raise row_error(path, number, f"{missing_or(row, 'timestamp')}; expected a number")
-    asked, answered = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
-    return TraceRow(round(at * unit_ns), asked, answered, _hash_ids(path, number, row))
+        raise row_error(path, number, message("workload.expected_number", problem=missing_or(row, "timestamp")))
+    inputs, outputs = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
+    return TraceRow(round(at * unit_ns), inputs, outputs, _hash_ids(path, number, row))
 
 
 def _whole_field(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
     value = whole_number(row.get(name), MOST_TOKENS)
     if value is None:
-        raise row_error(path, number, f"{missing_or(row, name)}; expected a whole number of tokens")
+        raise row_error(path, number, message("workload.expected_tokens", problem=missing_or(row, name)))
     return value
 
 
@@ -181,24 +178,24 @@ def _hash_ids(path: Path, number: int, row: Mapping[str, Any]) -> NDArray[np.int
     try:
         return np.array(msgspec.convert(row["hash_ids"], list[int]), dtype=np.int64)
     except (msgspec.ValidationError, OverflowError) as error:
-        found = missing_or(row, "hash_ids")
-        raise row_error(path, number, f"{found}; expected a list of whole numbers") from error
+        reason = message("workload.expected_whole_numbers", problem=missing_or(row, "hash_ids"))
+        raise row_error(path, number, reason) from error
 
 
 def _csv_row(
     path: Path, number: int, cells: list[str], *, columns: tuple[str, str, str], instant: Callable[..., int]
 ) -> TraceRow:
-    _, asked, answered = columns
+    _, input_column, output_column = columns
     at, context, generated = cells
-    input_tokens = _tokens(path, number, asked, context)
-    return TraceRow(instant(path, number, at), input_tokens, _tokens(path, number, answered, generated), None)
+    input_tokens = _tokens(path, number, input_column, context)
+    return TraceRow(instant(path, number, at), input_tokens, _tokens(path, number, output_column, generated), None)
 
 
 def _tokens(path: Path, number: int, column: str, text: str) -> int:
     """A cell that holds a whole number; `12.0` is one, as data frames write it."""
     value = whole_number(_number(path, number, column, text), MOST_TOKENS)
     if value is None:
-        raise row_error(path, number, f"{column} is {text[:40]!r}; expected a whole number of tokens")
+        raise row_error(path, number, message("workload.expected_tokens", problem=_cell(column, text)))
     return value
 
 
@@ -208,8 +205,13 @@ def _number(path: Path, number: int, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST:  # nor NaN
-        raise row_error(path, number, f"{column} is {text[:40]!r}; expected a number")
+        raise row_error(path, number, message("workload.expected_number", problem=_cell(column, text)))
     return value
+
+
+def _cell(column: str, text: str) -> Message:
+    """What stands in a cell."""
+    return message("workload.field_is", field=column, value=repr(text[:40]))
 
 
 def _seconds_ns(path: Path, number: int, text: str) -> int:
@@ -222,8 +224,8 @@ def _date_ns(path: Path, number: int, text: str) -> int:
     try:
         moment = datetime.fromisoformat(whole_number + _offset(offset)) - _EPOCH
     except ValueError:
-        expected = "expected a date such as 2023-11-16 18:17:03.9799600"
-        raise row_error(path, number, f"TIMESTAMP is {text!r}; {expected}") from None
+        reason = message("workload.expected_date", problem=_cell("TIMESTAMP", text))
+        raise row_error(path, number, reason) from None
     return moment // timedelta(seconds=1) * NS_PER_S + int((fraction or "").ljust(9, "0"))
 
 

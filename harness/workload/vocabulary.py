@@ -1,6 +1,6 @@
-"""Which words make exactly one token each, and what does a chat template add to them?
+"""Words of exactly one token each, and the tokens that a chat template adds to them.
 
-On the chat endpoint a prompt is text, and only the server knows its tokens. `align` asks the
+On the chat endpoint a prompt is text, and only the server knows its tokens. `calibrate` asks the
 server's /tokenize for words that count as one token after any other of them, and for the tokens
 of the template around them; a text of n such words then has n tokens, which is verified on
 random texts before it is believed.
@@ -77,10 +77,10 @@ def estimated_tokens(text: str) -> int:
 
 
 async def calibrate(tokenize: Tokenize, model: str) -> Vocabulary:
-    """The lexicon of a server's model, found by about a hundred small calls to its /tokenize.
+    """The vocabulary of a server's model, found by about a hundred small calls to its /tokenize.
 
     `tokenize` posts a JSON body to the server's /tokenize and returns its answer, or None where
-    there is no such endpoint: then the lexicon is approximate.
+    there is no such endpoint: then the vocabulary is approximate.
     """
     count = _counter(tokenize, model)
     openers, base = await _openers(count)
@@ -91,8 +91,8 @@ async def calibrate(tokenize: Tokenize, model: str) -> Vocabulary:
     if len(words) < _FEWEST_WORDS or not openers:
         return replace(APPROXIMATE, overhead_tokens=base - 1)
     exchange = await count(openers[:1], openers[:1], openers[:1]) - base - 2
-    lexicon = Vocabulary(words, base - 1, exact=True, openers=openers, exchange_tokens=max(exchange, 0))
-    return replace(lexicon, exact=await _holds(count, lexicon))
+    vocabulary = Vocabulary(words, base - 1, exact=True, openers=openers, exchange_tokens=max(exchange, 0))
+    return replace(vocabulary, exact=await _holds(count, vocabulary))
 
 
 def _counter(tokenize: Tokenize, model: str) -> CountTokens:
@@ -102,13 +102,13 @@ def _counter(tokenize: Tokenize, model: str) -> CountTokens:
     async def count(*messages: Sequence[str]) -> int:
         if next(left) <= 0:
             return _UNKNOWN
-        told = [
+        conversation = [
             {"role": ASSISTANT if place % 2 else USER, "content": " ".join(words)}
             for place, words in enumerate(messages)
         ]
-        answer = await tokenize({"model": model, "messages": told, "add_generation_prompt": True})
-        found = answer.get("count") if isinstance(answer, Mapping) else None
-        return found if isinstance(found, int) else _UNKNOWN
+        answer = await tokenize({"model": model, "messages": conversation, "add_generation_prompt": True})
+        tokens = answer.get("count") if isinstance(answer, Mapping) else None
+        return tokens if isinstance(tokens, int) else _UNKNOWN
 
     return count
 
@@ -163,16 +163,16 @@ async def _misfits(fits: Callable[[Sequence[str]], Awaitable[bool]], words: Sequ
     if len(words) == 1:
         return set(words)
     half = len(words) // 2
-    found = await _misfits(fits, words[:half]) | await _misfits(fits, words[half:])
-    return found or {words[half - 1], words[half]}
+    misfits = await _misfits(fits, words[:half]) | await _misfits(fits, words[half:])
+    return misfits or {words[half - 1], words[half]}
 
 
-async def _holds(count: CountTokens, lexicon: Vocabulary) -> bool:
-    """Whether random texts of several lengths have exactly the tokens that the lexicon says."""
+async def _holds(count: CountTokens, vocabulary: Vocabulary) -> bool:
+    """Whether random texts of several lengths have exactly the tokens that the vocabulary says."""
     rng = stream(0, "lexicon")
     for size in _VERIFIED_WORDS:
-        opener = lexicon.openers[int(rng.integers(len(lexicon.openers)))]
-        rest = [lexicon.words[place] for place in rng.integers(len(lexicon.words), size=size - 1)]
-        if await count([opener, *rest]) != size + lexicon.overhead_tokens:
+        opener = vocabulary.openers[int(rng.integers(len(vocabulary.openers)))]
+        rest = [vocabulary.words[place] for place in rng.integers(len(vocabulary.words), size=size - 1)]
+        if await count([opener, *rest]) != size + vocabulary.overhead_tokens:
             return False
     return True

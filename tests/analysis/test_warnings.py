@@ -9,6 +9,7 @@ import pytest
 from harness.analysis.summary import summarize
 from harness.analysis.warnings import SEVERITIES
 from harness.analysis.warnings import load as checks
+from harness.messages import message
 from harness.results.request_table import MISSING, WARMUP, samples_from
 from tests.made_runs import answered, closed_run, columns, failed, never_sent, ns, open_run, run_json, span_row
 
@@ -362,10 +363,15 @@ def test_remarks_of_the_workload_are_notes():
     assert (warning.severity, str(warning.text)) == ("note", "Lengths are about right.")
 
 
-def test_rows_that_were_left_out_are_no_matter_of_the_token_audit():
-    """The step that is told is about the file."""
-    (warning,) = checks.remarks(None, {"notes": ["1 row of the file left out: no output tokens"]})
+LEFT_OUT = message("workload.rows_left_out", count=1, reason=message("workload.no_output_tokens"))
 
+
+@pytest.mark.parametrize("note", ["1 row of the file left out: no output tokens", LEFT_OUT.as_dict()])
+def test_rows_that_were_left_out_are_no_matter_of_the_token_audit(note):
+    """The step that is told is about the file; results of earlier versions have the note as text."""
+    (warning,) = checks.remarks(None, {"notes": [note]})
+
+    assert str(warning.text) == "1 row of the file left out: no output tokens."
     assert str(warning.next) == "Mend these rows, or leave it so: the run is of the other rows of the file."
 
 

@@ -34,7 +34,7 @@ def written(folder, made):
     """A raw folder with the job of a scenario; its plans."""
     raw = folder / store.RAW
     raw.mkdir()
-    workload = build(made.workload, endpoint="completions", seed=1, lexicon=None, folder=folder)
+    workload = build(made.workload, endpoint="completions", seed=1, vocabulary=None, folder=folder)
     plans = plan.plan(made, workload)
     plan.save(raw / "plan.npz", plans, None)
     offline_protocol.write_job(raw, plans, workload, words=["--model", "m"])

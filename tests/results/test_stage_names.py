@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.results.stage_names import announced, in_column, label, name_of, stage_name
+from harness.results.stage_names import in_column, label, name_of, stage_name
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,6 @@ def test_a_stage_is_named_by_its_number_from_one_and_its_load() -> None:
         name_of({"index": 1, "repeat": 2, "label": "closed loop, concurrency 4"})
         == "stage 2 (closed loop, concurrency 4), repeat 3"
     )
-
-
-def test_a_stage_that_begins_is_announced_by_the_same_number() -> None:
-    """A repeat does not move a stage's number; what ends the stage is said once."""
-    poisson = {"kind": "poisson", "rate": 2.0, "duration_s": 12.0}
-
-    assert announced(0, 3, poisson) == "stage 1/3 (poisson 2 req/s): 12.0 s"
-    assert announced(0, 3, poisson, 1, 2) == "stage 1/3 (poisson 2 req/s), repeat 2/2: 12.0 s"
-    assert announced(1, 2, {"kind": "closed", "concurrency": 4, "requests": 24}).endswith("): 24 requests")
-    assert announced(0, 1, {"kind": "offline", "requests": 24}) == "stage 1/1 (offline, 24 requests)"
 
 
 def test_a_packages_arrivals_are_named_by_their_rate_or_their_keys():

@@ -42,7 +42,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(read, tmp_path):
 
 def test_a_long_value_is_cut_in_an_error():
     """An error line shows the beginning of a long value, never all of it."""
-    told = data_files.missing_or({"prompt": ["x" * 1000]}, "prompt")
+    told = str(data_files.missing_or({"prompt": ["x" * 1000]}, "prompt"))
 
     assert told.startswith("prompt is ['xxx")
     assert told.endswith("…")

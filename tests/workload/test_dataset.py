@@ -33,7 +33,7 @@ def test_sharegpt_gives_the_first_question_that_was_answered():
         (ChatMessage("user", "什么是分页?"),),
     ]
     assert [entry.output_tokens for entry in dataset.entries] == [15, 9]
-    assert dataset.skipped == {datasets.NO_PAIR: 1}
+    assert [str(note) for note in dataset.skipped] == ["1 row of the file left out: no question with an answer."]
 
 
 def test_sharegpt_may_stand_a_conversation_a_line(tmp_path):
@@ -135,18 +135,20 @@ def test_odd_rows_are_skipped_and_counted(tmp_path):
     whole = f'{{"conversations": [{PAIR}]}}'
     dataset = read_dataset(written(tmp_path, f"[{','.join([odd[0], whole, *odd[1:], whole])}]"), TEXTS)
 
+    first = "data.json: item 3: conversations[0]: value is None; expected a text"
+
     assert len(dataset.entries) == 2
-    assert dataset.skipped == {
-        datasets.NO_PAIR: 1,
-        "not readable, first data.json: item 3: conversations[0]: value is None; expected a text": 3,
-    }
+    assert [str(note) for note in dataset.skipped] == [
+        "1 row of the file left out: no question with an answer.",
+        f"3 rows of the file left out: not readable, first {first}.",
+    ]
 
 
 def test_a_fault_behind_the_first_pair_does_no_harm(tmp_path):
     """Only the first question and its answer are taken."""
     dataset = read_dataset(written(tmp_path, f'[{{"conversations": [{PAIR}, {{"from": 3}}]}}]'), TEXTS)
 
-    assert (len(dataset.entries), dataset.skipped) == (1, {})
+    assert (len(dataset.entries), dataset.skipped) == (1, ())
 
 
 def test_role_and_content_are_from_and_value(tmp_path):
@@ -180,4 +182,4 @@ def test_parts_of_a_message_are_one_text(tmp_path):
     dataset = read_dataset(written(tmp_path, "\n".join(lines)), CHATS)
 
     assert [entry.messages for entry in dataset.entries] == [(ChatMessage("user", "hi there"),)]
-    assert list(dataset.skipped.values()) == [1]
+    assert [note.parameters["count"] for note in dataset.skipped] == [1]

@@ -26,7 +26,7 @@ BASE = {
 def planned(load, **more):
     """The plans of a scenario with this load."""
     scenario = Scenario.model_validate(BASE | {"load": yaml.safe_load(load)} | more)
-    workload = build(scenario.workload, endpoint="completions", seed=scenario.seed, lexicon=None, folder=Path())
+    workload = build(scenario.workload, endpoint="completions", seed=scenario.seed, vocabulary=None, folder=Path())
     return plan.plan(scenario, workload)
 
 
@@ -109,3 +109,12 @@ def test_plans_come_back_from_their_file(tmp_path):
     assert turns.tolist() == list(range(sum(made.taken or 0 for made in plans)))
     assert plan.schedule_sha256(found) == plan.schedule_sha256(plans)
     assert [made.session(7) for made in found] == [made.session(7) for made in plans]
+
+
+def test_a_stage_is_announced_by_its_number_in_the_scenario():
+    """A repeat does not move it."""
+    load = "[{poisson: {rate: 1, duration: 12s}}, {closed: {concurrency: 4, requests: 24}}]"
+    once, twice = planned(load), planned(load, repeats=2)
+
+    assert str(plan.announced(once[0], once)) == "stage 1/2: Poisson, 1 req/s, 12 s"
+    assert str(plan.announced(twice[3], twice)) == "stage 2/2, repeat 2/2: closed loop, concurrency 4, 24 requests"

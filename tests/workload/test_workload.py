@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from harness.errors import InputError
+from harness.messages import message
 from harness.results.request_table import MISSING
 from harness.scenario.workload import WorkloadSpec
 from harness.workload import build
+from harness.workload.data_files import LEFT_OUT
 from harness.workload.prompts import ChatMessage, ChatPrompt, Reply, TextPrompt, TokenPrompt
 from harness.workload.vocabulary import APPROXIMATE, Vocabulary
 
@@ -36,7 +38,7 @@ ALL = [SYNTHETIC, {**SYNTHETIC, "prefix": {"tokens": 30, "groups": 3}}, CONVERSA
 def made(written, endpoint="completions", seed=1, lexicon=LEXICON):
     """The workload that a scenario writes."""
     spec = SPEC.validate_python(written)
-    return build(spec, endpoint=endpoint, seed=seed, lexicon=lexicon, folder=DATA)
+    return build(spec, endpoint=endpoint, seed=seed, vocabulary=lexicon, folder=DATA)
 
 
 def ids(prompt):
@@ -351,7 +353,9 @@ def test_a_trace_on_chat_shares_words():
 
 def test_skipped_rows_are_told():
     """What a file's rows were left out for stands in the notes."""
-    assert made({"kind": "trace", "path": "burstgpt.csv"}).notes == ("1 row of the file left out: no output tokens",)
+    assert made({"kind": "trace", "path": "burstgpt.csv"}).notes == (
+        message(LEFT_OUT, count=1, reason=message("workload.no_output_tokens")),
+    )
 
 
 def test_a_data_set_repeats_when_it_ends():
@@ -363,7 +367,7 @@ def test_a_data_set_repeats_when_it_ends():
     assert workload.session(3).turns[0].input_tokens == MISSING
     assert workload.session(3).turns == workload.session(1).turns
     assert not workload.exact
-    assert any("estimated" in note for note in workload.notes)
+    assert any("estimated" in str(note) for note in workload.notes)
 
 
 def test_a_data_set_on_chat_is_messages():
@@ -379,7 +383,7 @@ def test_a_scenario_may_set_the_length_of_answers():
     workload = made({**DATASET, "output_tokens": {"uniform": [1, 1000]}})
 
     assert len({workload.session(index).turns[0].output_tokens for index in range(20)}) > 10
-    assert not any("estimated" in note for note in workload.notes)
+    assert not any("estimated" in str(note) for note in workload.notes)
 
 
 def test_a_missing_file_is_told():

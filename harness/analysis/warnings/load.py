@@ -18,7 +18,7 @@ from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.analysis.warnings.client import CLIENT_CHECKS
 from harness.analysis.warnings.engine import DEVICE_CHECKS, ENGINE_CHECKS, restarted
 from harness.analysis.warnings.tokens import TOKEN_CHECKS
-from harness.messages import message, plain, sentences
+from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.statistics.intervals import PERCENTILES, samples_needed
 from harness.units import NS_PER_S
@@ -148,13 +148,18 @@ def _is_offline(run: Mapping[str, Any]) -> bool:
     return any(load.get("kind") == OFFLINE for load in run.get("stages") or ())
 
 
+def _older_note(text: str) -> Message:
+    """A note of an earlier version, which wrote text, as a sentence."""
+    return plain(text[:1].upper() + text[1:].rstrip(".") + ".")
+
+
 def remarks(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """What the workload itself has to say of its prompts."""
     for remark in run.get("notes") or ():
-        sentence = str(remark)[:1].upper() + str(remark)[1:]
+        note = message_from(remark) if isinstance(remark, Mapping) else _older_note(str(remark))
         left_out, audit = message("analysis.next_left_out_rows"), message("analysis.next_token_audit")
-        step = left_out if LEFT_OUT in sentence else audit
-        yield Warning("workload", NOTE, plain(sentence.rstrip(".") + "."), step)
+        is_of_file = note.code == LEFT_OUT or " left out: " in str(note)
+        yield Warning("workload", NOTE, note, left_out if is_of_file else audit)
 
 
 RUN_CHECKS = (*ENGINE_CHECKS, simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, offline, remarks)
