@@ -1,24 +1,22 @@
 """Latency against load: the first figure of a run's page and its sisters."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
+from harness.analysis.knee import LIMITS, SATURATION, knee
 from harness.messages import localized
-from harness.results.folder import number
 from harness.units import format_duration
 from reports.data import Data, limits_of
 from reports.drawing import Drawing, drawn
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.style import scale_of
-from reports.frames import rate_of
 from reports.glossary import name_of
-from reports.loads import asked_load, same_level
+from reports.loads import same_level
 from reports.rows import rows_of
 from reports.texts import paragraph
-from reports.verdict import holding, judged_statistic
+from reports.verdict import grew, judged_statistic
 
 RUNGS = ("ttft_user", "ttft", "tpot", "itl", "e2e_user", "e2e")
 CLOSED_RUNGS = ("ttft", "tpot", "itl", "e2e")  # in a closed loop a request is due when it is sent
@@ -56,7 +54,7 @@ def curve(data: Data, metric: str) -> Drawing:
     tail = judged_statistic(data.result, metric)
     table = _points(data, metric, "stage" if by_stage else rate, tail)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
-    bracket = _capacity(data, rate) if not by_stage and (limits or metric == _hero_metric(data)) else None
+    bracket = _capacity(data) if not by_stage and (limits or metric == _hero_metric(data)) else None
     scale = scale_of(table["tail"].to_numpy(dtype=np.float64), times=True)
     head = data.head(
         _title(metric, by_stage=by_stage, is_open=data.is_open),
@@ -103,39 +101,14 @@ def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
     return known
 
 
-def _capacity(data: Data, rate: str) -> Capacity | None:
-    """Where limits stop holding as more is asked: the rates of the last stage that holds and of the next."""
-    stages = sorted((stage for stage in data.result.stages if stage.get("slo")), key=asked_load)
-    if not stages:
-        reached = "request_rate" if rate == "offered_rate" else rate
-        loads = [(asked_load(stage), number(stage.get(reached))) for stage in data.result.stages]
-        offered = {asked_load(stage): rate_of(stage, rate) for stage in data.result.stages}
-        return saturation(loads, offered if rate == "offered_rate" else None)
-    held = holding(data.result)
-    broken = next((place for place, stage in enumerate(stages) if stage.get("index") not in held), len(stages))
-    if not 0 < broken < len(stages):
-        return None
-    return Capacity(rate_of(stages[broken - 1], rate), rate_of(stages[broken], rate))
+_KNEES = {LIMITS: "figures.curve.limits_break", SATURATION: "figures.curve.saturates"}
 
 
-def saturation(loads: Sequence[tuple[float, float]], offered: Mapping[float, float] | None = None) -> Capacity | None:
-    """Where a step of load brings less than half of what the first load brought for as much.
-
-    `loads` are pairs of what was asked and reached; the place is told in what was reached, or in what was `offered`
-    by what was asked. None where no step does, or fewer than three loads tell.
-    """
-    steps = sorted(dict(loads).items())
-    if len(steps) < _FEWEST_STEPS or not steps[0][0] > 0 or not steps[0][1] > 0:
-        return None
-    share = steps[0][1] / steps[0][0]
-    for (asked, reached), (more, got) in pairwise(steps):
-        if got - reached < share * (more - asked) / 2:
-            ends = (reached, max(got, reached * 1.02)) if offered is None else (offered[asked], offered[more])
-            return Capacity(*ends, "figures.curve.saturates")
-    return None
-
-
-_FEWEST_STEPS = 3
+def _capacity(data: Data) -> Capacity | None:
+    """The knee of summary.json; of a result of before, which has none, by the same function."""
+    summary = data.result.summary
+    own = summary["knee"] if "knee" in summary else knee(data.result.stages, grew(data.result))
+    return Capacity(own["held"], own["broken"], _KNEES[own["by"]]) if own else None
 
 
 def _knee_words(knee: Capacity, unit: str) -> str:

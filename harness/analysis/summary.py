@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.analysis.answer import answer
 from harness.analysis.invariants import little
+from harness.analysis.knee import knee
 from harness.analysis.metrics import StageInput, StageSummary, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.slo import Outcome
@@ -58,6 +59,7 @@ def summarize(
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
+    shown = [stage_as_dict(one.summary) | _further(one, simulated=simulated) for one in evidence]
     found = answer(stages, warnings, simulated=simulated)
     return {
         "format": SUMMARY_FORMAT,
@@ -74,7 +76,8 @@ def summarize(
             "warnings": [warning.as_dict() for warning in warnings],
         },
         "tokens": token_audit(requests),
-        "stages": [stage_as_dict(one.summary) | _further(one, simulated=simulated) for one in evidence],
+        "knee": knee(shown, {one.summary.span.stage for one in evidence if one.summary.window.grew}),
+        "stages": shown,
     }
 
 

@@ -3,7 +3,7 @@
 Only what is relied upon is held: files of earlier and later versions have fewer and more keys.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -302,6 +302,15 @@ class TokensSchema(Struct, frozen=True):
     counted_by: dict[str, Count] | None = None
 
 
+class KneeSchema(Struct, frozen=True):
+    """Between which rates limits stop holding, or more load stops bringing more."""
+
+    by: Literal["limits", "saturation"]
+    held: Number
+    broken: Number
+    rate: str
+
+
 class SummarySchema(Struct, frozen=True):
     """summary.json of a load."""
 
@@ -310,6 +319,7 @@ class SummarySchema(Struct, frozen=True):
     simulated: bool = False
     engine: EngineSchema | None = None
     tokens: TokensSchema | None = None
+    knee: KneeSchema | None = None
     stages: list[StageSchema] | None = None
 
 

@@ -55,6 +55,7 @@ def test_the_contracts_keys_are_there():
         "repeats",
         "verdict",
         "tokens",
+        "knee",
         "stages",
     }
     stage = {

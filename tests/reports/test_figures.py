@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.curves import saturation
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.overtime import Line, Points, Strip, over_time
 from reports.figures.percentiles import Spread, percentile_curves
@@ -281,29 +280,3 @@ def _luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize(
-    ("loads", "knee"),
-    [
-        ([(1, 1.0), (2, 2.0), (4, 4.0)], None),
-        ([(1, 1.0), (2, 1.9), (4, 2.2), (8, 2.3)], (1.9, 2.2)),
-        ([(4, 100.0), (1, 30.0), (2, 60.0), (8, 90.0)], (100.0, 102.0)),
-        ([(1, 1.0), (2, 1.0)], None),
-        ([(1, float("nan")), (2, 1.0), (4, 1.0)], None),
-    ],
-)
-def test_a_sweep_without_limits_has_its_knee_where_more_load_brings_little(loads, knee):
-    """The first step that brings less than half of what the first load brought for as much."""
-    found = saturation(loads)
-
-    assert (found and (found.held, found.broken)) == knee
-
-
-def test_a_knee_over_offered_rates_stands_at_what_was_offered():
-    """Between the two loads that were offered, and not between what came of them."""
-    loads = [(1, 1.0), (2, 1.9), (4, 2.2), (8, 2.3)]
-    found = saturation(loads, {1: 1.1, 2: 2.1, 4: 3.9, 8: 8.0})
-
-    assert found is not None
-    assert (found.held, found.broken) == (2.1, 3.9)
