@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from harness.errors import EngineError, InputError
+from harness.messages import Message, message
 
 if TYPE_CHECKING:  # a room of its own
     from kernels_bench.job import Job
@@ -84,11 +85,17 @@ def _repeat_lines(job: Job, place: BenchEnvironment) -> Iterator[Line]:
         if end["event"] == "done":
             return
         case = _lost(end, place)
-        yield {"event": "row", "case": case, "path": "", "status": "failed", "reason": f"the process {end['reason']}"}
+        yield {
+            "event": "row",
+            "case": case,
+            "path": "",
+            "status": "failed",
+            "reason": str(message("kernels.process_ended", reason=end["reason"])),
+        }
         job = replace(job, begin=case + 1)
         if job.begin >= len(job.cases):
             return
-    raise EngineError(f"the kernel bench died on {MOST_DEATHS} cases; see {place.log}")
+    raise EngineError(message("kernels.too_many_deaths", deaths=MOST_DEATHS, log=str(place.log)))
 
 
 def _lost(end: Line, place: BenchEnvironment) -> int:
@@ -98,7 +105,9 @@ def _lost(end: Line, place: BenchEnvironment) -> int:
     if end["event"] == "fault":
         raise EngineError(_unavailable(place, end["reason"]))
     if end["case"] is None:
-        raise EngineError(f"{place.python}: the kernel bench {end['reason']} before its first case; see {place.log}")
+        raise EngineError(
+            message("kernels.died_before_first_case", python=place.python, reason=end["reason"], log=str(place.log))
+        )
     return int(end["case"])
 
 
@@ -109,11 +118,8 @@ def _measured(line: Line) -> Any:
     return next((Limits(**limits) for limits in line["limits"] if limits["source"] == "measured"), None)
 
 
-def _unavailable(place: BenchEnvironment, reason: str) -> str:
-    return (
-        f"no kernels to measure with {place.python}: {reason}; expected an interpreter that has vLLM or torch, "
-        "such as --set engine.python=/path/to/bin/python"
-    )
+def _unavailable(place: BenchEnvironment, reason: str) -> Message:
+    return message("kernels.no_kernels", python=place.python, reason=reason)
 
 
 def _process_lines(job: Job, place: BenchEnvironment) -> Iterator[Line]:
@@ -145,9 +151,7 @@ def _started(place: BenchEnvironment, job: Path, log: IO[bytes]) -> subprocess.P
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
         )
     except OSError as fault:
-        raise EngineError(
-            f"engine.python: {place.python} cannot be run ({fault.strerror}); expected the path of a Python"
-        ) from None
+        raise EngineError(message("kernels.python_unusable", python=place.python, reason=str(fault.strerror))) from None
 
 
 def _read(process: subprocess.Popen[str], coming: queue.Queue[str], case_s: float) -> Iterator[Line]:
@@ -158,7 +162,7 @@ def _read(process: subprocess.Popen[str], coming: queue.Queue[str], case_s: floa
         try:
             text = coming.get(timeout=patience_s)
         except queue.Empty:
-            yield {"event": "ended", "case": case, "reason": f"said nothing for {patience_s:g} s and was stopped"}
+            yield {"event": "ended", "case": case, "reason": str(message("kernels.silent", wait_s=patience_s))}
             return
         if not text:
             yield {"event": "ended", "case": case, "reason": _ending(process.wait())}
@@ -183,8 +187,8 @@ def _forward(process: subprocess.Popen[str], coming: queue.Queue[str]) -> None:
 def _ending(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
-            return f"died of {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+            return str(message("kernels.died_of_signal", signal=signal.Signals(-code).name))
+    return str(message("kernels.exit_code", status=code))
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError, ResultError, suggestion
+from harness.messages import message
 from harness.results import store
 from harness.results.request_table import Events, Requests
 from harness.scenario.kernels import Kernels, many
@@ -46,9 +47,7 @@ def step_mixes(folder: Path, count: int) -> list[StepMix]:
     """
     run, requests, events = store.read_run(folder), store.read_requests(folder), store.read_events(folder)
     if not (requests.last_ns > requests.first_ns).any():
-        raise ResultError(
-            f"{folder}: no request received two tokens; expected a result with answers to take steps from"
-        )
+        raise ResultError(message("kernels.no_steps", folder=str(folder)))
     trail = _trail(requests, events, _budget(run))
     return [_mix(trail, number, at_ns, share) for number, (at_ns, share) in enumerate(sorted(_picks(trail, count)))]
 
@@ -224,7 +223,7 @@ def kernel_plan(loaded: LoadedScenario) -> KernelPlan:
     skipped = tuple(item for item in expanded if isinstance(item, Skipped))
     if not cases:
         reasons = dict.fromkeys(item.reason for item in skipped)
-        lines = (f"{loaded.path}: kernels: no combination makes a case: {reason}" for reason in reasons)
+        lines = (message("kernels.no_case", path=str(loaded.path), reason=reason) for reason in reasons)
         raise InputError(*itertools.islice(lines, MOST_REASONS))
     job = Job(
         cases=cases,
@@ -248,9 +247,7 @@ def _folder(written: str, scenario: Path) -> Path:
     """A folder as a shell would find it, or beside the scenario."""
     path = Path(written) if Path(written).exists() else scenario.parent / written
     if not path.is_dir():
-        raise InputError(
-            f"{scenario}: kernels.steps_of: {written}: no such folder; expected a result folder of `harness run`"
-        )
+        raise InputError(message("kernels.no_result_folder", path=str(scenario), folder=written))
     return path
 
 
@@ -265,7 +262,7 @@ def _shapes(kernels: Kernels) -> list[tuple[str, Shape]]:
     for model in _axis(kernels.model) or (DEFAULT_MODEL,):
         name = model.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
         if name not in by_folded:
-            raise InputError(f"kernels.model: {model!r} has no preset; {suggestion(name, PRESETS)}, or give heads")
+            raise InputError(message("kernels.unknown_model", model=model, hint=suggestion(name, PRESETS)))
         shapes.append((by_folded[name], PRESETS[by_folded[name]]))
     return shapes
 

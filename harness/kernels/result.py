@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from harness.kernels.repeats import (
     process_spread,
     varying_axes,
 )
-from harness.messages import plain
+from harness.messages import Message, message
 from harness.results import store
 from harness.results.kernel_schema import LINES_OF, LineSchema
 from harness.results.store import convert, json_lines
-from harness.units import format_share
 
 LINES = "kernels.jsonl"
 CSV = "kernels.csv"
@@ -52,7 +51,7 @@ def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     lines = _whole_lines(path)
     device = next((line for line in lines if line["event"] == "device"), None)
     if device is None:
-        raise ResultError(f"{folder}: the run ended before its first case; there is nothing to report")
+        raise ResultError(message("kernels.no_cases_begun", folder=str(folder)))
     rows = [_skipped(index, combination) for index, combination in enumerate(run["kernels"]["skipped"])]
     measured_rows = [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
     store.write_kernel_samples(folder, _samples(measured_rows))
@@ -90,7 +89,7 @@ def _skipped(index: int, combination: Mapping[str, Any]) -> Row:
 def _labelled(line: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Row:
     fields = {key: value for key, value in line.items() if key != "event"}
     if line["case"] >= len(cases):
-        raise ResultError(f"{LINES}: case {line['case']} of {len(cases)}; expected a case of run.json")
+        raise ResultError(message("kernels.unknown_case", file=LINES, case=line["case"], cases=len(cases)))
     return {"modes": {}, "throttled": False, **fields, "labels": dict(cases[line["case"]]["labels"])}
 
 
@@ -113,7 +112,7 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
         "format": store.SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": answer(rows, device, unturned),
+        "answer": str(answer(rows, device, unturned)),
         "simulated": False,
         "engine": {"kind": device["provider"], "simulated": False, "model": None, "effective": {}},
         "verdict": {
@@ -134,21 +133,29 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
     }
 
 
-def answer(rows: Sequence[Row], device: Mapping[str, Any], unturned: int = 0) -> str:
+def answer(rows: Sequence[Row], device: Mapping[str, Any], unturned: int = 0) -> Message:
     """The result in a sentence: how much was measured, and how near the limit the best and the worst come.
 
     `unturned` is how many cases the run ended before.
     """
     measured = [row for row in rows if row["status"] == MEASURED]
-    head = f"{len(measured)} of {len(rows) + unturned} cases measured on {device['name']} with {device['provider']}"
+    head: dict[str, Any] = {
+        "measured": len(measured),
+        "cases": len(rows) + unturned,
+        "device": str(device["name"]),
+        "provider": str(device["provider"]),
+    }
     shares = [(share, row) for row in measured if (share := _share(row)) is not None]
     if not shares:
-        return f"{head}."
-    best, worst = max(shares, key=lambda one: one[0]), min(shares, key=lambda one: one[0])
-    return (
-        f"{head}: {format_share(worst[0])} of the measured limit at worst ({row_name(worst[1])}), "
-        f"{format_share(best[0])} at best ({row_name(best[1])})."
-    )
+        return message("kernels.answer", **head)
+    best, worst = max(shares, key=lambda pair: pair[0]), min(shares, key=lambda pair: pair[0])
+    ends: dict[str, Any] = {
+        "worst": worst[0],
+        "worst_name": row_name(worst[1]),
+        "best": best[0],
+        "best_name": row_name(best[1]),
+    }
+    return message("kernels.answer_with_limits", **head, **ends)
 
 
 def _share(row: Row) -> float | None:
@@ -164,114 +171,83 @@ def row_name(row: Mapping[str, Any]) -> str:
 
 
 def find_warnings(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Warning]:
-    """What a reader has to know before believing a number."""
+    """What a reader has to know before trusting a number."""
     if device["facts"].get("hollow"):  # all else would follow from it
-        text = "The device is a stand-in that computes nothing: results were wrong, and nothing was timed."
-        return [Warning("hollow", INVALID, plain(text), plain("Run the same scenario on a real NPU with its CANN."))]
-    found = [*_wrong(rows), *_lost(rows), *_unquiet(rows), *_unlike_runs(rows), *_beaten(rows)]
+        return [Warning("hollow", INVALID, message("kernels.hollow"), message("kernels.hollow_next"))]
+    warnings = [*_wrong(rows), *_failed(rows), *_noisy(rows), *_differing_processes(rows), *_above_limit(rows)]
     if not any(row["status"] == MEASURED for row in rows):
-        reason = next((f" (first: {row['reason']})" for row in rows if row.get("reason")), "")
-        text = f"No case was measured{reason}."
-        found.append(Warning("nothing_measured", INVALID, plain(text), plain("See the table for each reason.")))
-    return found
+        reason = next((row["reason"] for row in rows if row.get("reason")), None)
+        text = message("kernels.nothing_measured")
+        if reason is not None:
+            text = message("kernels.nothing_measured_because", reason=reason)
+        warnings.append(Warning("nothing_measured", INVALID, text, message("kernels.nothing_measured_next")))
+    return warnings
 
 
 def _unturned(count: int, cases: int) -> list[Warning]:
     """Cases that an end from outside kept from their turn."""
     if not count:
         return []
-    text = f"{count} of {cases} cases had no turn: the run was ended before."
-    return [Warning("interrupted", WARNING, plain(text), plain("Let it run to its end, or ask for fewer cases."))]
+    text = message("kernels.interrupted", missing=count, cases=cases)
+    return [Warning("interrupted", WARNING, text, message("kernels.interrupted_next"))]
 
 
 def _wrong(rows: Sequence[Row]) -> list[Warning]:
     wrong = [row for row in rows if row["status"] == WRONG]
     if not wrong:
         return []
-    paths = ", ".join(sorted({row["path"] for row in wrong}))
-    text = f"{len(wrong)} cases gave wrong results and were not timed ({paths}; first: {row_name(wrong[0])}: "
-    text += f"{wrong[0]['reason']})."
-    return [
-        Warning(
-            "wrong_kernel", INVALID, plain(text), plain("Do not serve with these kernels; report them to their vendor.")
-        )
-    ]
+    paths = sorted({row["path"] for row in wrong})
+    first = {"name": row_name(wrong[0]), "reason": str(wrong[0]["reason"])}
+    text = message("kernels.wrong_kernel", cases=len(wrong), paths=paths, **first)
+    return [Warning("wrong_kernel", INVALID, text, message("kernels.wrong_kernel_next"))]
 
 
-def _lost(rows: Sequence[Row]) -> list[Warning]:
-    lost = [row for row in rows if row["status"] == FAILED]
-    if not lost:
+def _failed(rows: Sequence[Row]) -> list[Warning]:
+    failed = [row for row in rows if row["status"] == FAILED]
+    if not failed:
         return []
-    text = f"{len(lost)} cases failed (first: {row_name(lost[0])}: {lost[0]['reason']})."
-    return [
-        Warning("failed_case", WARNING, plain(text), plain("See engine.log; the other cases are not touched by it."))
-    ]
+    reason = str(failed[0]["reason"])
+    text = message("kernels.failed_case", cases=len(failed), name=row_name(failed[0]), reason=reason)
+    return [Warning("failed_case", WARNING, text, message("kernels.failed_case_next"))]
 
 
-def _unquiet(rows: Sequence[Row]) -> list[Warning]:
-    """Noisy and throttled measurements, each told once with how many there are."""
+def _noisy(rows: Sequence[Row]) -> Iterator[Warning]:
+    """Noisy and throttled measurements, a warning of each kind with how many there are."""
     series = [figures for row in rows for figures in row["modes"].values()]
-    found = []
-    noisy = sum("noisy" in figures["marks"] for figures in series)
-    if noisy:
-        text = f"{noisy} of {len(series)} measurements stayed noisier than asked for."
-        found.append(
-            Warning("noisy_kernel", WARNING, plain(text), plain("Leave the machine alone, or give kernels.time more."))
-        )
-    crowded = sum("crowded" in figures["marks"] for figures in series)
-    if crowded:
-        text = f"In {crowded} of {len(series)} measurements a thread waited for a core that another process had."
-        found.append(
-            Warning(
-                "crowded_kernel",
-                WARNING,
-                plain(text),
-                plain("Leave the machine alone: such times are too long, however alike."),
-            )
-        )
-    slowed = sum(bool(row["throttled"]) for row in rows)
-    if slowed:
-        text = f"The device's clock fell during {slowed} cases."
-        found.append(
-            Warning(
-                "device_throttled", WARNING, plain(text), plain("Cool the device, or fix its clock, and run again.")
-            )
-        )
-    bound = sum("launch-bound" in figures["marks"] for figures in series)
-    if bound:
-        text = f"In {bound} of {len(series)} measurements the device waited for the host to launch."
-        found.append(
-            Warning("launch_bound", NOTE, plain(text), plain("Compare with modes: graph, which takes the host out."))
-        )
-    return found
+    marks = Counter(mark for figures in series for mark in set(figures["marks"]))
+    total = len(series)
+    if noisy := marks["noisy"]:
+        text = message("kernels.noisy_kernel", noisy=noisy, measurements=total)
+        yield Warning("noisy_kernel", WARNING, text, message("kernels.noisy_kernel_next"))
+    if crowded := marks["crowded"]:
+        text = message("kernels.crowded_kernel", crowded=crowded, measurements=total)
+        yield Warning("crowded_kernel", WARNING, text, message("kernels.crowded_kernel_next"))
+    if throttled := sum(bool(row["throttled"]) for row in rows):
+        text = message("kernels.device_throttled", cases=throttled)
+        yield Warning("device_throttled", WARNING, text, message("kernels.device_throttled_next"))
+    if bound := marks["launch-bound"]:
+        text = message("kernels.launch_bound", bound=bound, measurements=total)
+        yield Warning("launch_bound", NOTE, text, message("kernels.launch_bound_next"))
 
 
-def _unlike_runs(rows: Sequence[Row]) -> list[Warning]:
+def _differing_processes(rows: Sequence[Row]) -> list[Warning]:
     """Processes that differ more from each other than a comparison of single ones takes them to."""
     spread = process_spread(rows)
     if spread is None or spread <= MOST_BETWEEN:
         return []
-    text = f"Processes that measured the same differ by {format_share(spread)} (standard deviation over all cases)."
-    return [Warning("processes_differ", WARNING, plain(text), plain("Leave the machine alone, or raise repeats."))]
+    text = message("kernels.processes_differ", spread=spread)
+    return [Warning("processes_differ", WARNING, text, message("kernels.processes_differ_next"))]
 
 
-def _beaten(rows: Sequence[Row]) -> list[Warning]:
+def _above_limit(rows: Sequence[Row]) -> list[Warning]:
     """Cold measurements above the limit of the same run: then it was not the limit."""
     cold = [figures for row in rows for mode, figures in row["modes"].items() if mode == "cold"]
     shares = [figures.get("limits", {}).get("measured", {}).get("fraction") or 0.0 for figures in cold]
     above = [share for share in shares if share > MOST_SHARE]
     if not above:
         return []
-    text = f"{len(above)} of {len(cold)} cold measurements are above the limit measured in this run, by up to "
-    text += f"{format_share(max(above))} of it: the device was not left alone while its limits were measured."
-    return [
-        Warning(
-            "limit_beaten",
-            WARNING,
-            plain(text),
-            plain("Leave the machine alone and run again; trust times before shares."),
-        )
-    ]
+    text = message("kernels.limit_beaten", above=len(above), measurements=len(cold), share=max(above))
+    return [Warning("limit_beaten", WARNING, text, message("kernels.limit_beaten_next"))]
 
 
 def csv_text(rows: Sequence[Row]) -> str:
