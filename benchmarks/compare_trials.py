@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare_runs import SLOWER, virtual
-from harness.comparison.judging import BETTER, UNTOLD, WORSE, Row, judge
+from harness.comparison.judging import BETTER, UNDETERMINED, WORSE, ComparisonRow, judge
 from harness.comparison.repeats import Repeat, Side
 from harness.scenario.gate import DEFAULT_GATE
 from harness.seeds import stream
@@ -60,7 +60,7 @@ def trials(made: Bank, count: int, repeats: int, how: str, seed: int) -> TrialCo
     plans = [_plan(made, repeats, how, rng) for _ in range(count)]
     same = [_judged(base, new, earlier) for base, new, _, earlier in plans]
     slow = [_judged(base, slow, earlier) for base, _, slow, earlier in plans]
-    refused = sum(all(row.verdict == UNTOLD for row in rows) for rows in same)
+    refused = sum(all(row.verdict == UNDETERMINED for row in rows) for rows in same)
     said = [row.sees for rows in same for row in rows if row.measure.key == PLANTED and row.sees is not None]
     sees = statistics.median(said) if said else None
     seen = 0
@@ -110,10 +110,10 @@ def _planted(repeat: Repeat, factor: float) -> Repeat:
     return replace(repeat, stages=stages)
 
 
-def _is_worse(rows: Sequence[Row]) -> bool:
+def _is_worse(rows: Sequence[ComparisonRow]) -> bool:
     return any(row.verdict == WORSE and row.measure.key == PLANTED for row in rows)
 
 
-def _judged(base: Sequence[Repeat], new: Sequence[Repeat], earlier: Sequence[Repeat]) -> list[Row]:
+def _judged(base: Sequence[Repeat], new: Sequence[Repeat], earlier: Sequence[Repeat]) -> list[ComparisonRow]:
     rows = judge(Side("base", base), Side("new", new), DEFAULT_GATE, earlier=earlier)
     return [row for row in rows if row.allowed is not None]

@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
 from harness.comparison.comparison import Comparison
-from harness.comparison.describe import told, verdict_text
-from harness.comparison.judging import UNTOLD, Row
+from harness.comparison.describe import describe_row, verdict_text
+from harness.comparison.judging import UNDETERMINED, ComparisonRow
 from harness.messages import localized
 from reports import junit
 from reports.compare_page import badges, cells, groups_of_warnings, heads
@@ -42,7 +42,7 @@ def _lines(found: Comparison) -> Iterator[str]:
     yield f"{plain(sides)} · {plain(localized('page.everything_in', file='compare.html'))}"
 
 
-def _table(rows: Sequence[Row]) -> Iterator[str]:
+def _table(rows: Sequence[ComparisonRow]) -> Iterator[str]:
     columns = heads(localized("page_compare.measure"))
     # Of kernels the first column is what they have in common.
     yield row_of([plain(head) for head in (localized("page.stages.stage"), *columns)])
@@ -61,10 +61,10 @@ def _cases(found: Comparison) -> Iterator[Xml.Element]:
         if row.broken:
             junit.fail(
                 case,
-                localized("page.warnings.at", place=elsewhere(told(row)), text=elsewhere(verdict_text(row))),
+                localized("page.warnings.at", place=elsewhere(describe_row(row)), text=elsewhere(verdict_text(row))),
                 "regression",
             )
-        elif row.verdict == UNTOLD:
+        elif row.verdict == UNDETERMINED:
             Xml.SubElement(case, "skipped", message=elsewhere(row.reason))
         yield case
 
@@ -89,7 +89,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: ComparisonRow) -> dict[str, Any]:
     kind = "ratio" if row.measure.ratio else "difference"
     return {
         "stage": row.stage,

@@ -7,17 +7,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.comparison.comparison import UNJUDGED, Comparison
+from harness.comparison.comparison import NOT_JUDGED, Comparison
 from harness.comparison.describe import (
     allowed_text,
     change_text,
+    detectable_text,
     interval_text,
     name_of,
-    seen_text,
     value_text,
     verdict_text,
 )
-from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE, Row
+from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE, ComparisonRow
 from harness.comparison.repeats import Side
 from harness.messages import Message, localized
 from harness.units import format_count, format_share
@@ -47,16 +47,16 @@ _TONES = {WORSE: "bad", BETTER: "good"}
 _VERDICTS = {  # of the whole: its code and its tone
     BETTER: ("page_compare.verdict_better", "good"),
     WORSE: ("page_compare.verdict_worse", "bad"),
-    SAME: ("page_compare.verdict_same", "plain"),
-    UNTOLD: ("page_compare.verdict_unknown", "plain"),
-    UNJUDGED: ("page_compare.verdict_unknown", "plain"),
+    NO_DIFFERENCE: ("page_compare.verdict_same", "plain"),
+    UNDETERMINED: ("page_compare.verdict_unknown", "plain"),
+    NOT_JUDGED: ("page_compare.verdict_unknown", "plain"),
 }
 _BOTH = ("page_compare.verdict_both", "bad")
 _ROW_VERDICTS = {
     BETTER: "page_compare.row_better",
     WORSE: "page_compare.row_worse",
-    SAME: "page_compare.row_same",
-    UNTOLD: "page_compare.row_unknown",
+    NO_DIFFERENCE: "page_compare.row_same",
+    UNDETERMINED: "page_compare.row_unknown",
 }
 
 
@@ -131,15 +131,15 @@ def badges(found: Comparison) -> Iterator[Badge]:
         yield Badge(localized("page_compare.gate_held"), "good", "#judged")
 
 
-def by_stage(rows: Sequence[Row]) -> list[tuple[str, list[list[Cell]]]]:
+def by_stage(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[list[Cell]]]]:
     """Stages in their order, each with its rows as cells; of kernels, what stands under one label."""
-    groups: dict[tuple[int | None, str], list[Row]] = {}
+    groups: dict[tuple[int | None, str], list[ComparisonRow]] = {}
     for row in rows:
         groups.setdefault((None if row.part else row.stage, row.heading), []).append(row)
     return [(elsewhere(label), [cells(row) for row in own]) for (_, label), own in groups.items()]
 
 
-def cells(row: Row) -> list[Cell]:
+def cells(row: ComparisonRow) -> list[Cell]:
     """One row, as `heads` names its cells."""
     counts = " / ".join(format_count(count) for count in row.counts)
     return [
@@ -152,13 +152,13 @@ def cells(row: Row) -> list[Cell]:
             tone=_TONES.get(row.verdict, "plain"),
         ),
         Cell(elsewhere(interval_text(row))),
-        Cell(seen_text(row.sees)),
+        Cell(detectable_text(row.sees)),
         Cell(allowed_text(row.allowed)),
         Cell(_verdict_text(row), tone=_TONES.get(row.verdict, "plain")),
     ]
 
 
-def _verdict_text(row: Row) -> str:
+def _verdict_text(row: ComparisonRow) -> str:
     text = verdict_text(row)
     return verdict_name(row.verdict) if text == row.verdict else elsewhere(text)
 
@@ -189,7 +189,7 @@ def _figure(found: Comparison) -> Drawing | None:
         return drawn(forest(bars, head), "forest", head, words, caption)
 
 
-def _words(row: Row) -> str:
+def _words(row: ComparisonRow) -> str:
     """A row of the figure in its alternative text."""
     name = row.place
     if not row.part:
@@ -199,13 +199,13 @@ def _words(row: Row) -> str:
     return localized("page_compare.figure_row", name=name, change=change, verdict=verdict_name(row.verdict))
 
 
-def _drawn(rows: Sequence[Row]) -> list[Row]:
+def _drawn(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """The measurements of kernels that changed most, in their own order."""
     largest = sorted(rows, key=lambda row: -abs(row.effect.estimate) if row.effect else -math.inf)[:MOST_DRAWN]
     return sorted(largest, key=lambda row: row.stage)
 
 
-def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
+def _bars(rows: Sequence[ComparisonRow]) -> Iterator[Bar]:
     stage: int | str | None = None
     for row in rows:
         heading = row.heading
@@ -228,7 +228,7 @@ def _short(part: str) -> str:
     return part.replace(" tokens", "").replace("block size", "block")
 
 
-def _percent(row: Row, value: float) -> float:
+def _percent(row: ComparisonRow, value: float) -> float:
     return 100 * (value - 1 if row.measure.ratio else value)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.comparison.comparability import unlike
+from harness.comparison.comparability import align_measurements, incompatibilities
 from harness.comparison.describe import change_text, name_of
-from harness.comparison.judging import BETTER, WORSE, Row, judge
-from harness.comparison.matching import aligned
+from harness.comparison.judging import BETTER, WORSE, ComparisonRow, judge
 from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side, read_side
 from harness.messages import localized
@@ -30,7 +29,7 @@ class Entry:
 
     folder: Path
     side: Side
-    changed: Sequence[Row] = ()
+    changed: Sequence[ComparisonRow] = ()
 
     @property
     def run(self) -> Mapping[str, Any]:
@@ -125,14 +124,14 @@ def _moment(entry: Entry) -> tuple[str, str]:
 
 
 def _alike(one: Entry, other: Entry) -> bool:
-    return one.run.get("name") == other.run.get("name") and not unlike(one.side, other.side)
+    return one.run.get("name") == other.run.get("name") and not incompatibilities(one.side, other.side)
 
 
-def _changed(before: Sequence[Entry], entry: Entry) -> list[Row]:
+def _changed(before: Sequence[Entry], entry: Entry) -> list[ComparisonRow]:
     """What changed since the last run before; those before it tell how far two runs differ by chance."""
     sides, gate = (before[-1].side, entry.side), DEFAULT_GATE
     if entry.side.is_kernels:
-        sides, gate = aligned(*sides), KERNEL_GATE
+        sides, gate = align_measurements(*sides), KERNEL_GATE
     earlier = () if entry.side.is_kernels else [one for past in before[:-1] for one in past.side.repeats]
     rows = judge(*sides, gate, earlier=earlier)
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.api.result import Result
+from harness.comparison.comparability import earlier_runs
 from harness.comparison.comparison import Comparison
 from harness.comparison.comparison import compare as compare_sides
-from harness.comparison.history import earlier_in
 from harness.comparison.repeats import Side, read_side
 from harness.errors import InputError
 from harness.importers import is_foreign, side_of
@@ -46,7 +46,7 @@ def compare(
     if paths[0].resolve() == paths[1].resolve() and not anyway:  # a gate that could never break
         raise InputError(message("cli.same_result", path=str(paths[0])))
     places = (paths[0].parent, paths[1].parent, *map(Path, history))
-    earlier = [] if sides[0].is_kernels else earlier_in(places, (paths[0], paths[1]), sides[0])
+    earlier = [] if sides[0].is_kernels else earlier_runs(places, (paths[0], paths[1]), sides[0])
     comparison = compare_sides(sides[0], sides[1], rules, anyway=anyway, earlier=earlier)
     if out is not None:
         draw_comparison(comparison, Path(out))

@@ -8,7 +8,7 @@ from harness.api.comparing import compare, draw_comparison
 from harness.api.result import RESULTS
 from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog
 from harness.comparison.comparison import Comparison
-from harness.comparison.describe import table, told
+from harness.comparison.describe import describe_row, table
 from harness.comparison.judging import BETTER, NOT_VALID, WORSE
 from harness.errors import EXIT_INVALID
 from harness.messages import message
@@ -34,7 +34,9 @@ def compared(comparison: Comparison, folder: Path) -> CommandOutcome:
         InputError: where the folder cannot be made.
     """
     page = draw_comparison(comparison, folder)
-    errors: tuple[OutputLine, ...] = tuple(message("cli.regression", row=told(row)) for row in comparison.broken)
+    errors: tuple[OutputLine, ...] = tuple(
+        message("cli.regression", row=describe_row(row)) for row in comparison.broken
+    )
     if comparison.exit_code == EXIT_INVALID and comparison.is_valid:
         counts = {"unjudged": len(comparison.untold), "judged": len(comparison.judged)}
         errors = (message("cli.not_judged", **counts, exit_code=EXIT_INVALID),)

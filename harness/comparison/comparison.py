@@ -4,18 +4,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.analysis.warnings import INVALID, WARNING, Warning
-from harness.comparison.carried_warnings import invalid
-from harness.comparison.comparability import Changed, Unlike, changes, unlike
-from harness.comparison.describe import seen_text, told
-from harness.comparison.judging import ALONE, BETTER, MOVED, NOT_VALID, SAME, UNTOLD, WORSE, Row, judge
-from harness.comparison.matching import aligned
+from harness.comparison.comparability import (
+    ChangedSetting,
+    Incompatibility,
+    align_measurements,
+    changes,
+    incompatibilities,
+)
+from harness.comparison.describe import describe_row, detectable_text
+from harness.comparison.judging import (
+    BETTER,
+    MACHINE_CHANGED,
+    NO_DIFFERENCE,
+    NOT_VALID,
+    SINGLE_RUNS,
+    UNDETERMINED,
+    WORSE,
+    ComparisonRow,
+    judge,
+)
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.warnings import machine_moved, warnings_of_comparison
+from harness.comparison.warnings import invalid_sides, machine_change, warnings_of_comparison
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, InputError
 from harness.messages import plain
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate
 
-UNJUDGED = "cannot be judged"  # of the whole, where a side is not valid
+NOT_JUDGED = "cannot be judged"  # of the whole, where a side is not valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +43,9 @@ class Comparison:
     base: Side
     new: Side
     gate: Gate
-    judged: Sequence[Row]
-    shown: Sequence[Row]
-    changes: Sequence[Changed]
+    judged: Sequence[ComparisonRow]
+    shown: Sequence[ComparisonRow]
+    changes: Sequence[ChangedSetting]
     warnings: Sequence[Warning]
 
     @property
@@ -60,12 +74,12 @@ class Comparison:
         return all(warning.severity != INVALID for warning in self.warnings)
 
     @property
-    def broken(self) -> Sequence[Row]:
+    def broken(self) -> Sequence[ComparisonRow]:
         """Measures that are worse by more than the gate allows."""
         return [row for row in self.judged if row.broken]
 
     @property
-    def untold(self) -> Sequence[Row]:
+    def untold(self) -> Sequence[ComparisonRow]:
         """Measures that the gate names and that cannot be judged."""
         return [row for row in self.judged if row.effect is None and not row.broken]
 
@@ -84,7 +98,7 @@ class Comparison:
         found = sorted(row.sees for row in self.judged if row.sees is not None)
         if not found:
             return ""
-        least, most = seen_text(found[0]), seen_text(found[-1])
+        least, most = detectable_text(found[0]), detectable_text(found[-1])
         if least == most:
             return f"This comparison can see changes of {least} and more."
         return (
@@ -96,12 +110,12 @@ class Comparison:
     def verdict(self) -> str:
         """One word or two for the whole: of what the gate names."""
         if not self.is_valid:
-            return UNJUDGED
+            return NOT_JUDGED
         words = {row.verdict for row in self.judged}
         both = {BETTER, WORSE} <= words
-        if words == {UNTOLD}:
-            return UNTOLD
-        return "better and worse" if both else WORSE if WORSE in words else BETTER if BETTER in words else SAME
+        if words == {UNDETERMINED}:
+            return UNDETERMINED
+        return "better and worse" if both else WORSE if WORSE in words else BETTER if BETTER in words else NO_DIFFERENCE
 
     @property
     def answer(self) -> str:
@@ -118,16 +132,16 @@ def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier:
     """
     if base.is_kernels != new.is_kernels:
         raise InputError(f"{base.name} and {new.name}: one has kernels and the other requests; expected two of a kind")
-    apart = unlike(base, new)
+    apart = incompatibilities(base, new)
     if apart and not anyway:
         raise InputError(*_refusal(base, new, apart))
     if base.is_kernels:
-        base, new = aligned(*(_measured(side) for side in (base, new)))
+        base, new = align_measurements(*(_measured(side) for side in (base, new)))
     rows = judge(base, new, gate, earlier=earlier)
-    if any(invalid(base, new)):
+    if any(invalid_sides(base, new)):
         rows = [_withheld(row, NOT_VALID) for row in rows]
-    elif base.is_kernels and machine_moved(base, new):  # a kernel that is wrong or failed stays lost
-        rows = [row if row.effect is None else _withheld(row, MOVED) for row in rows]
+    elif base.is_kernels and machine_change(base, new):  # a kernel that is wrong or failed stays lost
+        rows = [row if row.effect is None else _withheld(row, MACHINE_CHANGED) for row in rows]
     judged = [row for row in rows if row.allowed is not None]
     shown = [row for row in rows if row.allowed is None]
     if not judged:
@@ -141,10 +155,18 @@ def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier:
     return Comparison(base, new, gate, judged, shown, changed, warnings)
 
 
-def _withheld(row: Row, reason: str) -> Row:
+def _withheld(row: ComparisonRow, reason: str) -> ComparisonRow:
     """A row without a verdict."""
     return replace(
-        row, effect=None, verdict=UNTOLD, low=None, high=None, sees=None, broken=False, reason=reason, adjusted=False
+        row,
+        effect=None,
+        verdict=UNDETERMINED,
+        low=None,
+        high=None,
+        sees=None,
+        broken=False,
+        reason=reason,
+        adjusted=False,
     )
 
 
@@ -157,13 +179,13 @@ def _measured(side: Side) -> Side:
     return side
 
 
-def _refusal(base: Side, new: Side, apart: Sequence[Unlike]) -> list[str]:
+def _refusal(base: Side, new: Side, apart: Sequence[Incompatibility]) -> list[str]:
     lines = [f"{base.name} and {new.name} are not alike: {fact.text}" for fact in apart]
     lines[-1] += "; expected runs of one scenario on one device, or --anyway"
     return lines
 
 
-def _unlike_warnings(apart: Sequence[Unlike]) -> Iterator[Warning]:
+def _unlike_warnings(apart: Sequence[Incompatibility]) -> Iterator[Warning]:
     if apart:
         facts = "; ".join(fact.text for fact in apart)
         yield Warning(
@@ -193,7 +215,7 @@ def _unchanged(found: Comparison) -> str:
     count = sum(row.effect is not None for row in found.judged)
     stages = len({row.stage for row in found.judged})
     where = "1 stage" if stages == 1 else f"{stages} stages"
-    if not count and all(row.reason == ALONE for row in found.untold):
+    if not count and all(row.reason == SINGLE_RUNS for row in found.untold):
         return "Cannot be judged from one run a side: run each 3 times, in turn."
     if not count:
         return f"Nothing can be told of {len(found.judged)} measures of {where}: {found.untold[0].reason}."
@@ -206,23 +228,23 @@ def _kernel_answer(found: Comparison) -> str:
     slower, faster = ([row for row in timed if row.verdict == verdict] for verdict in (WORSE, BETTER))
     lost = [row for row in found.broken if row.effect is None]
     if not timed and not lost:
-        return _unchanged(found) if all(row.reason == ALONE for row in found.untold) else _untimed(found)
+        return _unchanged(found) if all(row.reason == SINGLE_RUNS for row in found.untold) else _untimed(found)
     if not slower and not faster and not lost:
         return f"No difference shown in {len(timed)} measurements of kernels."
     changed = sorted((*slower, *faster), key=lambda row: -abs(row.effect.estimate) if row.effect else 0.0)
     counts = f"{len(slower)} are slower, {len(faster)} faster and {len(lost)} lost"
-    return f"Of {len(found.judged)} measurements of kernels {counts}: {told([*lost, *changed][0])}."
+    return f"Of {len(found.judged)} measurements of kernels {counts}: {describe_row([*lost, *changed][0])}."
 
 
 def _untimed(found: Comparison) -> str:
     """That no time of a kernel could be judged."""
-    if all(row.reason == MOVED for row in found.untold):
-        return f"Cannot be judged: {MOVED}."
+    if all(row.reason == MACHINE_CHANGED for row in found.untold):
+        return f"Cannot be judged: {MACHINE_CHANGED}."
     return f"Nothing can be told of {len(found.judged)} measurements of kernels: {found.untold[0].reason}."
 
 
-def _first(rows: Sequence[Row], what: str) -> str:
+def _first(rows: Sequence[ComparisonRow], what: str) -> str:
     """The row of the largest effect, and how many more there are."""
     row = max(rows, key=lambda one: abs(one.effect.estimate) if one.effect else float("inf"))
     more = f" {len(rows) - 1} more {'is' if len(rows) == 2 else 'are'} {what}." if len(rows) > 1 else ""
-    return f"{told(row)}.{more}"
+    return f"{describe_row(row)}.{more}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from harness.comparison.judging import UNTOLD, WORSE, Row
+from harness.comparison.judging import UNDETERMINED, WORSE, ComparisonRow
 from harness.scenario.metrics import FAILED_SHARE, LATENCIES, NAMES, RATE_UNITS, Measure, statistic_name
 from harness.units import format_change, format_duration, format_rate, format_share
 
@@ -28,12 +28,12 @@ def value_text(measure: Measure, value: float | None) -> str:
     return format_duration(value) if measure.is_latency else format_rate(value, RATE_UNITS[measure.metric])
 
 
-def change_text(row: Row) -> str:
+def change_text(row: ComparisonRow) -> str:
     """`+7.1 %` of a ratio, `+1.2 points` of a share; `–` where there is none."""
     return "–" if row.ratio is None else f"{_change(row.measure, row.ratio, signed=True)}{_unit(row)}"
 
 
-def interval_text(row: Row) -> str:
+def interval_text(row: ComparisonRow) -> str:
     """`+4.0 to +10.3 %`; `–` where there is none."""
     if row.low is None or row.high is None:
         return "–"
@@ -41,7 +41,7 @@ def interval_text(row: Row) -> str:
     return f"{low} to {high}{_unit(row)}"
 
 
-def _unit(row: Row) -> str:
+def _unit(row: ComparisonRow) -> str:
     return " %" if row.measure.ratio else " points"
 
 
@@ -55,12 +55,12 @@ def allowed_text(allowed: float | None) -> str:
     return "–" if allowed is None else f"{100 * allowed:g} %"
 
 
-def seen_text(share: float | None) -> str:
+def detectable_text(share: float | None) -> str:
     """`7.1 %`: the smallest change that is seen; `–` where that is not known."""
     return "–" if share is None else f"{format_change(100 * share, signed=False)} %"
 
 
-def told(row: Row) -> str:
+def describe_row(row: ComparisonRow) -> str:
     """`p99 TTFT at stage 1 (poisson 2 req/s) is 7.1 % higher (+4.0 to +10.3 %)`."""
     name = f"{name_of(row.measure)} of {row.place}" if row.part else f"{name_of(row.measure)} at {row.place}"
     if row.ratio is None or row.effect is None:
@@ -70,24 +70,24 @@ def told(row: Row) -> str:
     return f"{name} is {size} {'higher' if more else 'lower'} ({interval_text(row)})"
 
 
-def verdict_text(row: Row) -> str:
+def verdict_text(row: ComparisonRow) -> str:
     """The verdict, and what the gate makes of it."""
     if row.broken:
         return f"WORSE than the {allowed_text(row.allowed)} allowed" if row.effect else f"WORSE: {row.reason}"
-    if row.verdict == UNTOLD:
-        return f"{UNTOLD}: {row.reason}" if row.reason else UNTOLD
+    if row.verdict == UNDETERMINED:
+        return f"{UNDETERMINED}: {row.reason}" if row.reason else UNDETERMINED
     if row.verdict == WORSE and row.allowed:
         return f"{WORSE}, not shown to be by more than {allowed_text(row.allowed)}"
     return row.verdict
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[ComparisonRow]) -> list[str]:
     """Rows as lines of a table for a terminal, a heading a stage."""
     cells = [("", "base", "new", "change", "interval", "can see", "")]
     cells += [
         (
             row.part or name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
-            change_text(row), interval_text(row), seen_text(row.sees), verdict_text(row),
+            change_text(row), interval_text(row), detectable_text(row.sees), verdict_text(row),
         )
         for row in rows
     ]  # fmt: skip

@@ -8,13 +8,18 @@ of a side and in earlier results alike, and each adds its degrees of freedom. Le
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.comparison.comparability import group_by_configuration
+from harness.comparison.control_variate import covariate, fit_server, offered_work, serve_fluid
+from harness.comparison.repeats import Repeat
+from harness.scenario.metrics import Measure
 from harness.statistics.difference import Effect
 from harness.statistics.intervals import Floats, student_t
 
@@ -26,7 +31,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class BlockedRuns:
     """A value a run, in the block it stands in; `is_new` is 1 where it is NEW's, `known` what a covariate says.
 
     `own` marks the runs that are compared; the others are earlier ones, which tell of noise alone.
@@ -38,12 +43,14 @@ class Runs:
     own: NDArray[np.bool_]
     known: Floats
 
-    def only(self, chosen: NDArray[np.bool_]) -> "Runs":
+    def only(self, chosen: NDArray[np.bool_]) -> "BlockedRuns":
         """Some of the runs."""
-        return Runs(self.values[chosen], self.block[chosen], self.is_new[chosen], self.own[chosen], self.known[chosen])
+        return BlockedRuns(
+            self.values[chosen], self.block[chosen], self.is_new[chosen], self.own[chosen], self.known[chosen]
+        )
 
 
-def estimated(runs: Runs) -> Effect | None:
+def estimate_effect(runs: BlockedRuns) -> Effect | None:
     """The effect, its error from all runs; None where nothing tells how far two runs of one configuration differ.
 
     Earlier runs count where those at hand are not shown to be noisier than they were.
@@ -59,7 +66,7 @@ def estimated(runs: Runs) -> Effect | None:
     earlier = max(0.0, whole.variance * whole.dof - own.variance * own.dof) / earlier_dof
     if own.variance > 0:
         ratio = own.variance / earlier if earlier else math.inf
-        if f_above(ratio, own.dof, earlier_dof) < NOISIER:
+        if f_tail(ratio, own.dof, earlier_dof) < NOISIER:
             return own.effect
     return whole.effect
 
@@ -71,7 +78,7 @@ class _Solved:
     dof: float
 
 
-def _solved(runs: Runs) -> _Solved | None:
+def _solved(runs: BlockedRuns) -> _Solved | None:
     blocks = np.unique(runs.block)
     columns = [*(np.asarray(runs.block == one, dtype=np.float64) for one in blocks), runs.is_new]
     slope = _centred(runs.known, runs.block, runs.is_new)
@@ -110,7 +117,7 @@ def with_shares(effect: Effect, shares: tuple[float, float], counts: tuple[int, 
     return Effect(effect.estimate, max(effect.error, least), effect.dof)
 
 
-def f_above(ratio: float, over: float, under: float) -> float:
+def f_tail(ratio: float, over: float, under: float) -> float:
     """Probability that Snedecor's F with these degrees of freedom exceeds a ratio (Abramowitz and Stegun 26.6).
 
     The regularised incomplete beta function as an integral over an angle: x = sin².
@@ -126,7 +133,7 @@ def f_above(ratio: float, over: float, under: float) -> float:
     return min(1.0, float(angle * (_WEIGHTS @ inside)))
 
 
-def detectable(effect: Effect, alpha: float) -> float:
+def detectable_effect(effect: Effect, alpha: float) -> float:
     """How large a true effect has to be to be found in `POWER` of all comparisons of this error, two-sided at `alpha`.
 
     The error is an estimate itself; the power is the mean over what it may be (chi-squared, `dof`).
@@ -151,3 +158,83 @@ def _errors(dof: float) -> Sequence[float]:
     chances = [(place + 0.5) / 64 for place in range(64)]
     part = 2 / (9 * dof)
     return [max(0.0, 1 - part + NormalDist().inv_cdf(one) * math.sqrt(part)) ** 1.5 for one in chances]
+
+
+_Known = Callable[[Measure, int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A run, the block it stands in, and whose it is."""
+
+    repeat: Repeat
+    block: int
+    is_new: bool
+    own: bool
+
+
+@dataclass(frozen=True)
+class StageRuns:
+    """The runs of one stage, those compared first."""
+
+    number: int
+    standing: Sequence[_Standing]
+    unlike: bool
+    """Whether runs of one block sent unlike requests."""
+
+    def runs(self, measure: Measure, value_in: Callable[[Repeat], float | None]) -> BlockedRuns:
+        """Values of a measure (ln of what has a ratio), without earlier runs that have none."""
+        found = [(one, _logged(value_in(one.repeat), measure)) for one in self.standing]
+        kept = [(place, one, value) for place, (one, value) in enumerate(found) if value is not None]
+        known = [self._known(measure, place) for place, _, _ in kept] if self.unlike else [0.0] * len(kept)
+        values = np.asarray([value for _, _, value in kept], dtype=np.float64)
+        return BlockedRuns(
+            values,
+            np.asarray([one.block for _, one, _ in kept], dtype=np.int64),
+            np.asarray([float(one.is_new) for _, one, _ in kept]),
+            np.asarray([one.own for _, one, _ in kept], dtype=np.bool_),
+            np.asarray(known),
+        )
+
+    def is_adjusted(self, runs: BlockedRuns) -> bool:
+        """Whether a covariate had a say."""
+        return self.unlike and len(runs.values) >= FEWEST_FOR_COVARIATE and bool(np.ptp(runs.known) > 0)
+
+    @cached_property
+    def _known(self) -> _Known:
+        """Ln of what a plain server shows of the requests of each run; 0 for all where one's are not known."""
+        works = [offered_work(one.repeat, self.number) for one in self.standing]
+        known = [work for work in works if work is not None]
+        plain = fit_server(known) if len(known) == len(works) else None
+        if plain is None:
+            return lambda _measure, _place: 0.0
+        shown = [serve_fluid(work, plain) for work in known]
+        return lambda measure, place: covariate(measure, known[place], shown[place])
+
+
+def _logged(value: float | None, measure: Measure) -> float | None:
+    if value is None or not measure.ratio:
+        return value
+    return math.log(value) if value > 0 else None
+
+
+def stage_runs(
+    base: Sequence[Repeat], new: Sequence[Repeat], number: int, *, paired: bool, earlier: Sequence[Repeat]
+) -> StageRuns:
+    """The runs of both sides, in pairs or together, and earlier ones in blocks of one configuration each."""
+    blocks = [list(range(len(side))) if paired else [0] * len(side) for side in (base, new)]
+    standing = [
+        _Standing(repeat, block, is_new, own=True)
+        for side, numbers, is_new in ((base, blocks[0], False), (new, blocks[1], True))
+        for repeat, block in zip(side, numbers, strict=True)
+        if number in repeat.stages
+    ]
+    first = max((one.block for one in standing), default=0) + 1
+    keys = {repeat.key for repeat in (*base, *new)}
+    sent = keys if paired or len(keys) == 1 else None  # one seed all over, or pairs: the load differs in neither
+    for place, group in enumerate(group_by_configuration(earlier, sent)):
+        standing += [_Standing(one, first + place, is_new=False, own=False) for one in group if number in one.stages]
+    by_block: dict[int, set[object]] = {}
+    for one in standing:
+        by_block.setdefault(one.block, set()).add(one.repeat.key)
+    return StageRuns(number, standing, unlike=any(len(keys) > 1 for keys in by_block.values()))

@@ -15,11 +15,9 @@ import numpy as np
 
 from harness.analysis.members import RATES_WINDOW
 from harness.comparison.comparability import pairs
-from harness.comparison.estimation import detectable, estimated, with_shares
-from harness.comparison.lineup import Lineup, lined_up
-from harness.comparison.measures import count_of, in_view, value_of
+from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_shares
+from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.samples import Rows, rows_in, sample_of
 from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import RATES, Measure, measure_of
@@ -27,10 +25,10 @@ from harness.statistics.bootstrap import Estimand, by_blocks
 from harness.statistics.difference import Effect, HolmTest, by_ranks, holm
 from harness.statistics.intervals import Floats, samples_needed
 
-BETTER, WORSE, SAME, UNTOLD = "better", "worse", "no difference shown", "cannot be told"
-ALONE = "one run a side does not tell how far two runs differ"
+BETTER, WORSE, NO_DIFFERENCE, UNDETERMINED = "better", "worse", "no difference shown", "cannot be told"
+SINGLE_RUNS = "one run a side does not tell how far two runs differ"
 NOT_VALID = "a side is not valid"
-MOVED = "a plain copy moved as well: the machine was not the same"
+MACHINE_CHANGED = "a plain copy moved as well: the machine was not the same"
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
     *("request_rate", "output_token_rate", "total_token_rate", "goodput", "failed_share"),
@@ -39,7 +37,7 @@ ALSO = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One measure of one stage on both sides.
 
     `base` and `new` are means over repeats (geometric, but of shares); `low` and `high` hold the
@@ -57,7 +55,7 @@ class Row:
     new: float | None
     counts: tuple[int, int]
     effect: Effect | None = None
-    verdict: str = UNTOLD
+    verdict: str = UNDETERMINED
     low: float | None = None
     high: float | None = None
     allowed: float | None = None
@@ -89,7 +87,7 @@ class Row:
     def _shown(self, value: float) -> float:
         return _exp(value) if self.measure.ratio else value
 
-    def judged(self, verdict: str, alpha: float) -> "Row":
+    def judged(self, verdict: str, alpha: float) -> "ComparisonRow":
         """The row with its verdict, and the interval at this level."""
         assert self.effect is not None
         low, high = self.effect.interval(alpha)
@@ -100,7 +98,7 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
 
 
-def judge(base: Side, new: Side, gate: Gate, seed: int = 0, earlier: Sequence[Repeat] = ()) -> list[Row]:
+def judge(base: Side, new: Side, gate: Gate, seed: int = 0, earlier: Sequence[Repeat] = ()) -> list[ComparisonRow]:
     """Every measure of every stage that both sides have; those of the gate first. `earlier` runs tell of noise."""
     mated = pairs(base, new)
     base_repeats, new_repeats = zip(*mated, strict=True) if mated else (base.repeats, new.repeats)
@@ -127,9 +125,9 @@ class _Method:
     seed: int
     earlier: Sequence[Repeat]
 
-    def rows(self, number: int) -> Iterator[Row]:
+    def rows(self, number: int) -> Iterator[ComparisonRow]:
         load = self._stage(number, self.new).get("load") or {}
-        read = _Read(_reader(number), lined_up(self.base, self.new, number, paired=self.paired, earlier=self.earlier))
+        read = _Read(_reader(number), stage_runs(self.base, self.new, number, paired=self.paired, earlier=self.earlier))
         seen: set[Measure] = set()
         for key in (*self.gate.gate, *ALSO):
             measure = in_view(measure_of(key), load)
@@ -142,7 +140,7 @@ class _Method:
     def _stage(self, number: int, repeats: Sequence[Repeat]) -> Mapping[str, Any]:
         return next((repeat.stages[number] for repeat in repeats if number in repeat.stages), {})
 
-    def _row(self, number: int, measure: Measure, read: "_Read") -> Row | None:
+    def _row(self, number: int, measure: Measure, read: "_Read") -> ComparisonRow | None:
         """One measure; None where neither side has it."""
         values = [[_value(measure, repeat, number, read.rows) for repeat in side] for side in (self.base, self.new)]
         if all(value is None for side in values for value in side):
@@ -151,7 +149,9 @@ class _Method:
         stage = self._stage(number, self.new)
         label = str(stage.get("label") or "")
         middles = [_middle(side, measure) for side in values]
-        row = Row(number, label, measure, middles[0], middles[1], (counts[0], counts[1]), part=stage.get("part", ""))
+        row = ComparisonRow(
+            number, label, measure, middles[0], middles[1], (counts[0], counts[1]), part=stage.get("part", "")
+        )
         missing = self._lost(number) or self._missing(measure, values, counts)
         if missing:
             return replace(row, reason=missing)
@@ -181,9 +181,9 @@ class _Method:
                 return f"{name} has {count} of at least {self.gate.samples}"
         return ""
 
-    def _effect(self, row: Row, read: "_Read") -> tuple[Effect | None, str, bool]:
+    def _effect(self, row: ComparisonRow, read: "_Read") -> tuple[Effect | None, str, bool]:
         runs = read.lineup.runs(row.measure, lambda one: _value(row.measure, one, row.stage, read.rows))
-        effect = estimated(runs)
+        effect = estimate_effect(runs)
         if effect is None:
             return *self._alone(row, read), False
         if not row.measure.ratio:
@@ -192,11 +192,11 @@ class _Method:
             effect = with_shares(effect, (row.base, row.new), row.counts)
         return effect, "", read.lineup.is_adjusted(runs)
 
-    def _alone(self, row: Row, read: "_Read") -> tuple[Effect | None, str]:
+    def _alone(self, row: ComparisonRow, read: "_Read") -> tuple[Effect | None, str]:
         """Where no run was repeated: by what the gate says that runs differ by, if it does."""
         between = self.gate.between_runs
         if between is None:
-            return None, ALONE
+            return None, SINGLE_RUNS
         if self.base[0].times is None:
             return self._by_blocks(row.measure, read.rows, between)
         effect = by_ranks(self._times(self.base, row.stage), self._times(self.new, row.stage), between)
@@ -217,7 +217,7 @@ class _Method:
         return effect, "" if effect is not None else f"{fewest} values are too few"
 
 
-_Reader = Callable[[Repeat], Rows | None]
+_Reader = Callable[[Repeat], StageRows | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +225,16 @@ class _Read:
     """What of one stage is read once for all measures: its rows by repeat, and its runs beside each other."""
 
     rows: _Reader
-    lineup: Lineup
+    lineup: StageRuns
 
 
 def _reader(number: int) -> _Reader:
     """The rows of one stage of each repeat, read when first asked for."""
-    kept: dict[int, Rows | None] = {}
+    kept: dict[int, StageRows | None] = {}
 
-    def read(repeat: Repeat) -> Rows | None:
+    def read(repeat: Repeat) -> StageRows | None:
         if id(repeat) not in kept:
-            kept[id(repeat)] = rows_in(repeat, number)
+            kept[id(repeat)] = stage_rows(repeat, number)
         return kept[id(repeat)]
 
     return read
@@ -260,39 +260,39 @@ def _middle(values: Sequence[float | None], measure: Measure) -> float | None:
     return float(known.mean())
 
 
-def worsening(row: Row) -> Effect:
+def worsening(row: ComparisonRow) -> Effect:
     """The effect with its sign turned so that more is worse."""
     assert row.effect is not None
     return row.effect.turned() if row.measure.more_is_better else row.effect
 
 
-def _verdicts(rows: Sequence[Row], gate: Gate) -> list[Row]:
+def _verdicts(rows: Sequence[ComparisonRow], gate: Gate) -> list[ComparisonRow]:
     """Rows with verdicts; all that can be judged are judged together, by Holm's procedure."""
     alpha = 1 - gate.confidence
-    found = [row.judged(SAME, alpha) if row.effect is not None else row for row in rows]
+    found = [row.judged(NO_DIFFERENCE, alpha) if row.effect is not None else row for row in rows]
     judged = list(_together(rows, alpha, lambda row: worsening(row).p_value(_least(row, gate))))
     for place, one in judged:
         way = WORSE if worsening(rows[place]).estimate > 0 else BETTER
-        row = rows[place].judged(way if one.shown else SAME, one.level)
+        row = rows[place].judged(way if one.shown else NO_DIFFERENCE, one.level)
         found[place] = replace(row, sees=_sees(row, gate, alpha / len(judged)))
     return found
 
 
-def _sees(row: Row, gate: Gate, alpha: float) -> float:
+def _sees(row: ComparisonRow, gate: Gate, alpha: float) -> float:
     """The smallest change for the worse that is found in four of five comparisons, as a share; by Holm's first step."""
     assert row.effect is not None
-    least = detectable(row.effect, alpha) + _least(row, gate)
+    least = detectable_effect(row.effect, alpha) + _least(row, gate)
     if not row.measure.ratio:
         return least
     return -math.expm1(-least) if row.measure.more_is_better else math.expm1(min(least, 700.0))
 
 
-def _least(row: Row, gate: Gate) -> float:
+def _least(row: ComparisonRow, gate: Gate) -> float:
     """The smallest difference worth telling, on the scale of the effect."""
     return math.log1p(gate.smallest) if row.measure.ratio else gate.smallest
 
 
-def _broken(rows: Sequence[Row], gate: Gate) -> list[Row]:
+def _broken(rows: Sequence[ComparisonRow], gate: Gate) -> list[ComparisonRow]:
     """Rows marked where they are worse, and by more than the gate allows: a second Holm's procedure, one-sided."""
     found = [replace(row, broken=True, verdict=WORSE) if _vanished(row) else row for row in rows]
     for place, one in _together(rows, 1 - gate.confidence, lambda row: worsening(row).p_above(_bound(row))):
@@ -300,13 +300,15 @@ def _broken(rows: Sequence[Row], gate: Gate) -> list[Row]:
     return found
 
 
-def _together(rows: Sequence[Row], alpha: float, p_of: Callable[[Row], float]) -> Iterator[tuple[int, HolmTest]]:
+def _together(
+    rows: Sequence[ComparisonRow], alpha: float, p_of: Callable[[ComparisonRow], float]
+) -> Iterator[tuple[int, HolmTest]]:
     """Holm's procedure over the rows in which there is something to test; with each, its place."""
     tested = [place for place, row in enumerate(rows) if row.effect is not None and not row.effect.is_nothing]
     return zip(tested, holm([p_of(rows[place]) for place in tested], alpha), strict=True)
 
 
-def _bound(row: Row) -> float:
+def _bound(row: ComparisonRow) -> float:
     """What the gate allows, on the scale of the effect."""
     allowed = row.allowed or 0.0
     if not row.measure.ratio:
@@ -314,6 +316,6 @@ def _bound(row: Row) -> float:
     return -math.log1p(-allowed) if row.measure.more_is_better else math.log1p(allowed)
 
 
-def _vanished(row: Row) -> bool:
+def _vanished(row: ComparisonRow) -> bool:
     """Whether there is a value on the base's side and none on the new one's: nothing was answered any more."""
     return row.base is not None and row.new is None and row.counts[0] > 0

@@ -2,15 +2,15 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.warnings import NOTE, WARNING, Warning
-from harness.comparison.carried_warnings import carried, invalid
-from harness.comparison.comparability import Changed, pairs
-from harness.comparison.describe import allowed_text, seen_text
-from harness.comparison.judging import ALONE, MOVED, NOT_VALID, Row
-from harness.comparison.repeats import Side
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
+from harness.comparison.comparability import ChangedSetting, pairs
+from harness.comparison.describe import allowed_text, detectable_text
+from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
+from harness.comparison.repeats import Repeat, Side
 from harness.messages import plain
 from harness.results.stage_names import stage_name
 from harness.scenario.gate import Gate
@@ -22,17 +22,17 @@ MOST_MOVED = 0.05  # of a copy's rate between two runs: more says as much of the
 
 
 def warnings_of_comparison(
-    base: Side, new: Side, gate: Gate, rows: Sequence[Row], *, changed: Sequence[Changed], earlier: int
+    base: Side, new: Side, gate: Gate, rows: Sequence[ComparisonRow], *, changed: Sequence[ChangedSetting], earlier: int
 ) -> Iterator[Warning]:
     """Every reason for care, in the order in which a page has them."""
-    yield from invalid(base, new)
+    yield from invalid_sides(base, new)
     yield from _few_runs(base, new, gate, rows, changed)
     yield from _earlier(rows, earlier)
     yield from _limits_moved(base, new)
     yield from _unjudged(rows)
     yield from _blind(rows, gate)
     yield from _failures(rows)
-    yield from carried(base, new)
+    yield from carried_warnings(base, new)
     if any(bool(repeat.engine.get("simulated")) for repeat in (*base.repeats, *new.repeats)):
         yield Warning(
             "simulated",
@@ -42,7 +42,7 @@ def warnings_of_comparison(
         )
 
 
-def machine_moved(base: Side, new: Side) -> float:
+def machine_change(base: Side, new: Side) -> float:
     """By which share the machine itself was faster in NEW, by a plain copy; 0 where it was the same, or is not known.
 
     A copy does not change with the kernels.
@@ -56,7 +56,7 @@ def machine_moved(base: Side, new: Side) -> float:
 
 
 def _limits_moved(base: Side, new: Side) -> Iterator[Warning]:
-    moved = machine_moved(base, new)
+    moved = machine_change(base, new)
     if moved:
         text = f"A plain copy, measured in the same runs, moved {format_share(abs(moved))} "
         text += f"{'more' if moved > 0 else 'fewer'} bytes a second in NEW: the machine was not the same."
@@ -70,10 +70,12 @@ def _copy_rate(summary: Mapping[str, Any]) -> float | None:
     return next((float(one["bytes_per_s"]) for one in limits if one["source"] == "measured"), None)
 
 
-def _few_runs(base: Side, new: Side, gate: Gate, rows: Sequence[Row], changed: Sequence[Changed]) -> Iterator[Warning]:
+def _few_runs(
+    base: Side, new: Side, gate: Gate, rows: Sequence[ComparisonRow], changed: Sequence[ChangedSetting]
+) -> Iterator[Warning]:
     what = "kernel" if base.is_kernels else "engine"
     step = f"Run each 3 times, in turn: {_command(new, changed)}"
-    if any(row.reason == ALONE for row in rows):
+    if any(row.reason == SINGLE_RUNS for row in rows):
         text = f"With one run a side, how far two runs of one {what} differ cannot be seen: nothing of them is judged."
         yield Warning("few_repeats", WARNING, plain(text), plain(step))
     elif gate.between_runs is not None and len(base.repeats) == len(new.repeats) == 1:
@@ -99,7 +101,7 @@ def _few_runs(base: Side, new: Side, gate: Gate, rows: Sequence[Row], changed: S
         yield Warning("stages", WARNING, plain(f"Only one side measured {names}."), plain("Let both runs end."))
 
 
-def _command(new: Side, changed: Sequence[Changed]) -> str:
+def _command(new: Side, changed: Sequence[ChangedSetting]) -> str:
     """The command that measures both in turn, as far as the results tell it."""
     file = str(new.repeats[0].run.get("scenario_file") or "SCENARIO.yaml")
     flags = [one for one in changed if one.name.startswith("engine.args.") and one.new != "–"]
@@ -107,30 +109,32 @@ def _command(new: Side, changed: Sequence[Changed]) -> str:
     return f"harness run {shlex.quote(file)} --repeats 3 {' '.join(against)}"
 
 
-def _earlier(rows: Sequence[Row], earlier: int) -> Iterator[Warning]:
+def _earlier(rows: Sequence[ComparisonRow], earlier: int) -> Iterator[Warning]:
     if earlier and any(row.effect is not None for row in rows):
         text = f"How far two runs of one engine differ is told by {earlier} earlier runs of this scenario as well."
         yield Warning("earlier_runs", NOTE, plain(text), plain("It holds as long as the machine is what it was."))
 
 
-def _blind(rows: Sequence[Row], gate: Gate) -> Iterator[Warning]:
+def _blind(rows: Sequence[ComparisonRow], gate: Gate) -> Iterator[Warning]:
     """A gate that allows less than the comparison can see holds by chance."""
     blind = [row for row in rows if row.allowed and row.allowed > gate.smallest and row.sees and row.sees > row.allowed]
     if blind:
         worst = max(blind, key=lambda row: row.sees or 0.0)
         text = (
             f"The gate allows {allowed_text(worst.allowed)} of {worst.measure.key} at {worst.place}, "
-            f"and changes below {seen_text(worst.sees)} cannot be relied on to be seen."
+            f"and changes below {detectable_text(worst.sees)} cannot be relied on to be seen."
         )
         yield Warning(
             "low_power", WARNING, plain(text), plain("Take more repeats, in turn, or let the stages run longer.")
         )
 
 
-def _unjudged(rows: Sequence[Row]) -> Iterator[Warning]:
+def _unjudged(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
     gated = [row for row in rows if row.allowed is not None]
     untold = [
-        row for row in gated if row.effect is None and not row.broken and row.reason not in (ALONE, MOVED, NOT_VALID)
+        row
+        for row in gated
+        if row.effect is None and not row.broken and row.reason not in (SINGLE_RUNS, MACHINE_CHANGED, NOT_VALID)
     ]
     if untold:
         first = untold[0]
@@ -143,7 +147,7 @@ def _unjudged(rows: Sequence[Row]) -> Iterator[Warning]:
         )
 
 
-def _failures(rows: Sequence[Row]) -> Iterator[Warning]:
+def _failures(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
     for row in rows:
         if row.measure.metric != FAILED_SHARE or row.base is None or row.new is None:
             continue
@@ -157,3 +161,86 @@ def _failures(rows: Sequence[Row]) -> Iterator[Warning]:
                 plain("Find out why they failed before you read latencies."),
                 row.stage,
             )
+
+
+_SIDES = ("BASE", "NEW")
+_OWN = frozenset({"wrong_kernel"})  # costs a kernel its own time, which is judged as lost, and no other's
+_NO_NUMBER = frozenset({"errors", "few_samples", "slo_unmeasured", "unverified"})
+"""Warnings that change no number that is compared; of failed requests and too few samples a comparison tells itself."""
+_MOST_NAMED = 6  # runs of a side
+_AGAIN = "A difference to an invalid result means nothing: run it again."
+
+
+@dataclass(frozen=True, slots=True)
+class _RunWarning:
+    """A warning of one run, and of which side it is (0: BASE)."""
+
+    side: int
+    run: str
+    warning: Warning
+
+
+def invalid_sides(base: Side, new: Side) -> Iterator[Warning]:
+    """Why a side is not valid: then nothing is judged."""
+    for own in _by_code(base, new, _why_invalid):
+        are = "are" if len({one.side for one in own}) > 1 else "is"
+        yield Warning(
+            "invalid", INVALID, plain(f"{_sides(own)} {are} not valid ({_runs(own)}): {_text(own)}"), plain(_AGAIN)
+        )
+
+
+def carried_warnings(base: Side, new: Side) -> Iterator[Warning]:
+    """Warnings of either side's numbers, which hold for their difference as well."""
+    for own in _by_code(base, new, _carried):
+        both = len({one.side for one in own}) > 1
+        where = f"In {_sides(own)}" if both else f"In {_sides(own)} only"
+        yield Warning(own[0].warning.code, WARNING, plain(f"{where} ({_runs(own)}): {_text(own)}"), own[0].warning.next)
+
+
+def _why_invalid(run: Repeat) -> list[Warning]:
+    if (run.summary.get("verdict") or {}).get("valid"):
+        return []
+    found = [warning for warning in warnings_of(run.summary) if warning.severity == INVALID]
+    found = found or [Warning("not_ended", INVALID, plain("its run did not end."), plain(""))]
+    return [warning for warning in found if warning.code not in _OWN]
+
+
+def _carried(run: Repeat) -> list[Warning]:
+    return [
+        warning
+        for warning in warnings_of(run.summary)
+        if (warning.severity == WARNING and warning.code not in _NO_NUMBER)
+        or (warning.severity == INVALID and warning.code in _OWN)
+    ]
+
+
+def _by_code(base: Side, new: Side, pick: Callable[[Repeat], list[Warning]]) -> list[list[_RunWarning]]:
+    """What was picked of every run, each warning's own beside each other, in the order in which they come."""
+    found: dict[str, list[_RunWarning]] = {}
+    for number, side in enumerate((base, new)):
+        for run in side.runs:
+            for warning in pick(run):
+                found.setdefault(warning.code, []).append(_RunWarning(number, run.name, warning))
+    return list(found.values())
+
+
+def _sides(own: Sequence[_RunWarning]) -> str:
+    return " and ".join(_SIDES[side] for side in sorted({one.side for one in own}))
+
+
+def _runs(own: Sequence[_RunWarning]) -> str:
+    """The runs that have it: `1, 2, 3`, and where both sides have it `1, 2, 3; 1, 2, 3`."""
+    parts = []
+    for side in sorted({one.side for one in own}):
+        names = list(dict.fromkeys(one.run for one in own if one.side == side))
+        parts.append(", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else ""))
+    return "; ".join(parts)
+
+
+def _text(own: Sequence[_RunWarning]) -> str:
+    """The warning's words; where runs or stages tell other numbers, those of the first, with the stages before them."""
+    stages = sorted({one.warning.stage + 1 for one in own if one.warning.stage is not None})
+    several = len({str(one.warning.text) for one in own}) > 1
+    first = "of the first: " if several else ""
+    where = f"stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))}: " if stages else ""
+    return f"{where}{first}{own[0].warning.text}"

@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cli.app import main
-from harness.comparison.comparability import pairs, unlike
+from harness.comparison.comparability import incompatibilities, pairs
 from harness.comparison.comparison import compare
-from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE, judge
-from harness.comparison.measures import in_view, value_of
+from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE, judge
+from harness.comparison.measures import in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Side, read_side, repeats_of
-from harness.comparison.samples import rows_in, sample_of
 from harness.errors import InputError, ResultError
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, Gate
@@ -66,7 +65,7 @@ def test_a_side_beside_itself_is_never_better_or_worse(rows):
     """Whatever the repeats show, there is no difference between a side and itself."""
     found = judge(side("base", rows), side("new", rows), DEFAULT_GATE)
 
-    assert {row.verdict for row in found} <= {SAME, UNTOLD}
+    assert {row.verdict for row in found} <= {NO_DIFFERENCE, UNDETERMINED}
     assert not any(row.broken for row in found)
 
 
@@ -87,7 +86,7 @@ def test_a_regression_beyond_the_gate_breaks_it():
     """6 % more TPOT and 5 % less output are beyond the 2 % allowed: exit 1, and the answer says by how much."""
     found = compare(BASE, SLOW, GATE)
 
-    assert verdicts(BASE, SLOW) == {"tpot_mean": WORSE, "output_token_rate": WORSE, "failed_share": SAME}
+    assert verdicts(BASE, SLOW) == {"tpot_mean": WORSE, "output_token_rate": WORSE, "failed_share": NO_DIFFERENCE}
     assert [row.measure.key for row in found.broken] == ["tpot_mean", "output_token_rate"]
     assert found.exit_code == 1
     assert found.verdict == WORSE
@@ -121,7 +120,7 @@ def test_repeats_with_mates_are_compared_in_pairs():
     assert pairs(base, new) is not None
     assert verdicts(base, new)["tpot_mean"] == WORSE
     assert pairs(base, alone) is None
-    assert verdicts(base, alone)["tpot_mean"] == SAME
+    assert verdicts(base, alone)["tpot_mean"] == NO_DIFFERENCE
 
 
 def test_repeats_that_sent_the_same_several_times_are_two_groups():
@@ -155,7 +154,7 @@ def test_too_few_requests_cannot_be_told():
     gate = Gate.model_validate({"gate": {"tpot_mean": "2%"}, "samples": 401})
     found = compare(BASE, SLOW, gate)
 
-    assert [row.verdict for row in found.judged] == [UNTOLD]
+    assert [row.verdict for row in found.judged] == [UNDETERMINED]
     assert found.judged[0].reason == "BASE has 400 of at least 401"
     assert "not_judged" in {warning.code for warning in found.warnings}
 
@@ -180,7 +179,7 @@ def test_unlike_runs_are_refused_by_name(facts, fact):
     """Each fact that makes two runs unlike is a line of its own; with --anyway it is a warning."""
     other = side("new", [(0.0100, 400.0)] * 4, **facts)
 
-    assert any(fact in one.text for one in unlike(BASE, other))
+    assert any(fact in one.text for one in incompatibilities(BASE, other))
     with pytest.raises(InputError) as refusal:
         compare(BASE, other, GATE)
     assert any(fact in line for line in refusal.value.lines)
@@ -191,7 +190,7 @@ def test_fewer_repeats_of_the_same_are_alike():
     """Two of the base's four seeds were run again: that is no other work."""
     some = Side("new", SLOW.repeats[:2])
 
-    assert unlike(BASE, some) == []
+    assert incompatibilities(BASE, some) == []
 
 
 def with_warnings(of, *warnings, valid=True):
@@ -213,7 +212,9 @@ def test_an_invalid_side_is_said_and_nothing_is_judged(ended):
 
     assert found.answer == f"No valid comparison: BASE is not valid (run-0, run-1, run-2, run-3): {why}"
     assert (found.verdict, found.exit_code, found.broken, found.sees) == ("cannot be judged", 4, [], "")
-    assert {(row.verdict, row.reason) for row in (*found.judged, *found.shown)} == {(UNTOLD, "a side is not valid")}
+    assert {(row.verdict, row.reason) for row in (*found.judged, *found.shown)} == {
+        (UNDETERMINED, "a side is not valid")
+    }
     assert [warning.code for warning in found.warnings] == ["invalid"]
 
 
@@ -296,7 +297,7 @@ def test_a_folder_is_compared_with_itself_without_a_difference(runs):
     """Its requests are drawn together, so that every measure is exactly the same."""
     found = compare(read_side(runs / "one"), read_side(runs / "one"), DEFAULT_GATE)
 
-    assert {row.verdict for row in (*found.judged, *found.shown)} <= {SAME, UNTOLD}
+    assert {row.verdict for row in (*found.judged, *found.shown)} <= {NO_DIFFERENCE, UNDETERMINED}
     assert all(row.ratio in (None, 0.0, 1.0) for row in (*found.judged, *found.shown))
     assert found.changes == []
 
@@ -306,7 +307,7 @@ def test_samples_have_the_value_that_the_summary_shows(runs, key):
     """The mean or percentile of a sample is the stage's own number."""
     one = read_side(runs / "one").repeats[0]
     measure = in_view(measure_of(key), one.stages[1]["load"])
-    sample = sample_of(measure, rows_in(one, 1))
+    sample = sample_of(measure, stage_rows(one, 1))
     point = (
         sample.values.mean()
         if measure.statistic == "mean"

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from harness.cli.app import main
 from harness.comparison.comparison import compare
-from harness.comparison.judging import BETTER, SAME, UNTOLD, WORSE
+from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.comparison.repeats import read_side
 from harness.errors import InputError
 from harness.kernels.repeats import merge_repeats, process_spread
@@ -63,7 +63,7 @@ def test_a_change_beyond_what_runs_differ_by_is_shown(tmp_path):
     new = make_kernels(tmp_path / "b", lambda case, repeat: factors[case] * steady(case, repeat))[0]
     found = compared(base, new, STATED)
 
-    assert verdicts(found) == [WORSE, SAME, BETTER, SAME]
+    assert verdicts(found) == [WORSE, NO_DIFFERENCE, BETTER, NO_DIFFERENCE]
     assert found.exit_code == 1
     assert found.answer.startswith("Of 8 measurements of kernels 2 are slower, 2 faster and 0 lost: time of decode, ")
     assert [warning.code for warning in found.warnings] == ["few_repeats"]
@@ -75,7 +75,7 @@ def test_a_result_beside_itself_shows_nothing(tmp_path):
     folder = make_kernels(tmp_path / "a", drifting(0.05, 1), repeats=4)[0]
     found = compared(folder, folder)
 
-    assert {row.verdict for row in found.judged} == {SAME}
+    assert {row.verdict for row in found.judged} == {NO_DIFFERENCE}
     assert found.exit_code == 0
     assert found.answer == "No difference shown in 8 measurements of kernels."
 
@@ -89,7 +89,7 @@ def test_repeats_tell_how_far_runs_differ(tmp_path):
         found.append(compared(base, new))
 
     assert verdicts(found[0]) == [WORSE] * 4
-    assert verdicts(found[1]) == [SAME] * 4
+    assert verdicts(found[1]) == [NO_DIFFERENCE] * 4
     assert found[0].warnings == []
 
 
@@ -191,7 +191,7 @@ def test_a_kernel_that_is_lost_breaks_the_gate(tmp_path, status):
     assert [row.part for row in found.broken] == ["batch 1, 2048 KV tokens, block size 128"] * 2
     assert found.broken[0].reason == f"NEW {status}: so it is"
     assert back.broken == []
-    assert [row.verdict for row in back.judged].count(UNTOLD) == 2
+    assert [row.verdict for row in back.judged].count(UNDETERMINED) == 2
 
 
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path):
@@ -210,7 +210,7 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path):
         assert [line.split("not alike: ")[1].split(";")[0] for line in refused.value.lines] == [words]
         found = compared(base, new, anyway=True)
         assert len(found.judged) == 2 * len(CASES)
-        assert {row.verdict for row in found.judged} == {UNTOLD}
+        assert {row.verdict for row in found.judged} == {UNDETERMINED}
         assert "unlike" in [warning.code for warning in found.warnings]
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.comparison.comparability import earlier_runs
 from harness.comparison.comparison import compare
-from harness.comparison.estimation import Runs, detectable, estimated, f_above
-from harness.comparison.history import earlier_in
-from harness.comparison.judging import ALONE, MOVED, UNTOLD, WORSE
-from harness.comparison.offered import Plain, Work, served
+from harness.comparison.control_variate import FluidServer, OfferedWork, serve_fluid
+from harness.comparison.estimation import BlockedRuns, detectable_effect, estimate_effect, f_tail
+from harness.comparison.judging import MACHINE_CHANGED, SINGLE_RUNS, UNDETERMINED, WORSE
 from harness.comparison.repeats import Side, read_side
 from harness.scenario.gate import KERNEL_GATE
 from harness.statistics.difference import Effect, by_pairs
@@ -29,7 +29,7 @@ def runs(base, new, *, paired, earlier=(), known=None):
     block += [100 + place for place, group in enumerate(earlier) for _ in group]
     is_new = np.asarray([0.0] * len(base) + [1.0] * (len(values) - len(base)))
     is_new[own:] = 0
-    return Runs(
+    return BlockedRuns(
         values, np.asarray(block), is_new, np.arange(len(values)) < own,
         np.zeros(len(values)) if known is None else np.asarray(known),
     )  # fmt: skip
@@ -40,7 +40,7 @@ def runs(base, new, *, paired, earlier=(), known=None):
 def test_pairs_alone_are_the_t_test_of_their_differences(both):
     """Without earlier runs the linear model is the paired t test."""
     base, new = (np.asarray(one) for one in zip(*both, strict=True))
-    found, plain = estimated(runs(base, new, paired=True)), by_pairs(base, new)
+    found, plain = estimate_effect(runs(base, new, paired=True)), by_pairs(base, new)
 
     assert found.estimate == pytest.approx(plain.estimate, abs=1e-7)
     assert found.error == pytest.approx(plain.error, abs=1e-7)
@@ -51,8 +51,8 @@ def test_one_run_a_side_has_no_error_of_its_own():
     """Nothing tells how far two runs differ; four earlier ones do, with three degrees of freedom."""
     base, new, past = np.asarray([1.0]), np.asarray([1.1]), np.asarray([0.0, 0.1, -0.1, 0.0])
 
-    assert estimated(runs(base, new, paired=True)) is None
-    found = estimated(runs(base, new, paired=True, earlier=[past]))
+    assert estimate_effect(runs(base, new, paired=True)) is None
+    found = estimate_effect(runs(base, new, paired=True, earlier=[past]))
     assert (found.estimate, found.dof) == (pytest.approx(0.1), 3)
     assert found.error == pytest.approx(np.sqrt(2 * past.var(ddof=1)))
 
@@ -61,8 +61,8 @@ def test_earlier_runs_do_not_hide_that_it_is_noisier_today():
     """Where today's runs are shown to differ by more than the earlier ones did, they alone count."""
     rng = np.random.default_rng(1)
     base, new = rng.normal(0, 1, 5), rng.normal(0, 1, 5)
-    quiet = estimated(runs(base, new, paired=False, earlier=[rng.normal(0, 0.01, 12)]))
-    alike = estimated(runs(base, new, paired=False, earlier=[rng.normal(0, 1, 12)]))
+    quiet = estimate_effect(runs(base, new, paired=False, earlier=[rng.normal(0, 0.01, 12)]))
+    alike = estimate_effect(runs(base, new, paired=False, earlier=[rng.normal(0, 1, 12)]))
 
     assert (quiet.dof, alike.dof) == (8, 19)
 
@@ -75,7 +75,7 @@ def test_false_alarms_are_one_in_twenty_with_a_covariate_and_without():
         work = rng.normal(0, 0.3, 10)
         values = work + rng.normal(0, 0.1, 10)
         for adjusted, kept in found.items():
-            kept.append(estimated(runs(values[:5], values[5:], paired=False, known=work if adjusted else None)))
+            kept.append(estimate_effect(runs(values[:5], values[5:], paired=False, known=work if adjusted else None)))
 
     for kept in found.values():
         assert 0.03 < np.mean([one.p_value() < 0.05 for one in kept]) < 0.075
@@ -87,7 +87,7 @@ def test_false_alarms_are_one_in_twenty_with_a_covariate_and_without():
 def test_what_is_said_to_be_seen_is_found_in_four_of_five(dof):
     """A change of just that size, under errors that are estimated themselves."""
     rng = np.random.default_rng(dof)
-    size = detectable(Effect(0.0, 1.0, dof), 0.0125)
+    size = detectable_effect(Effect(0.0, 1.0, dof), 0.0125)
     errors = np.sqrt(rng.chisquare(dof, 3000) / dof)
     found = [
         Effect(one, error, dof).p_value() < 0.0125 for one, error in zip(rng.normal(size, 1, 3000), errors, strict=True)
@@ -98,15 +98,15 @@ def test_what_is_said_to_be_seen_is_found_in_four_of_five(dof):
 
 def test_the_tail_of_f_is_that_of_tables():
     """5 % points of Snedecor's F."""
-    assert f_above(3.478, 4, 10) == pytest.approx(0.05, abs=1e-3)
-    assert f_above(161.45, 1, 1) == pytest.approx(0.05, abs=1e-3)
+    assert f_tail(3.478, 4, 10) == pytest.approx(0.05, abs=1e-3)
+    assert f_tail(161.45, 1, 1) == pytest.approx(0.05, abs=1e-3)
 
 
 def test_one_run_a_side_is_refused_with_the_command_that_takes_turns():
     """However large the change: exit 4, and no regression."""
     found = compare(side("base", [(0.01, 400.0)]), side("new", [(0.05, 90.0)]), GATE)
 
-    assert {row.reason for row in found.judged} == {ALONE}
+    assert {row.reason for row in found.judged} == {SINGLE_RUNS}
     assert (found.exit_code, found.broken, found.sees) == (4, [], "")
     assert found.answer == "Cannot be judged from one run a side: run each 3 times, in turn."
     assert "harness run SCENARIO.yaml --repeats 3 --against" in found.warnings[0].next
@@ -129,7 +129,7 @@ def test_earlier_runs_are_those_of_the_same_scenario(tmp_path):
     make_result(tmp_path / "other", Run(loads=(2.0,), duration_s=5, samples=False, model="other"))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
-    found = earlier_in([tmp_path], made[:2], read_side(made[0]))
+    found = earlier_runs([tmp_path], made[:2], read_side(made[0]))
 
     assert [one.name for one in found] == ["c"]
 
@@ -140,7 +140,7 @@ def test_kernels_of_a_machine_that_moved_break_no_gate(tmp_path):
     new = make_kernels(tmp_path / "b", drifting(0.01, 2, 1.5), repeats=4, rate=0.8e10)[0]
     found = compare(read_side(base), read_side(new), KERNEL_GATE)
 
-    assert {(row.verdict, row.reason) for row in found.judged} == {(UNTOLD, MOVED)}
+    assert {(row.verdict, row.reason) for row in found.judged} == {(UNDETERMINED, MACHINE_CHANGED)}
     assert (found.exit_code, found.broken) == (4, [])
 
 
@@ -149,16 +149,16 @@ def test_kernels_that_differ_from_process_to_process_break_no_gate(tmp_path):
     sides = [read_side(make_kernels(tmp_path / name, drifting(0.2, seed))[0]) for seed, name in enumerate("ab")]
     found = compare(*sides, KERNEL_GATE)
 
-    assert {row.verdict for row in found.judged} == {UNTOLD}
+    assert {row.verdict for row in found.judged} == {UNDETERMINED}
     assert found.broken == []
 
 
 def test_a_plain_server_keeps_order_and_lengths():
     """One at a time: a prompt of 100 tokens at 1 ms each, then nine steps of 10 ms."""
-    work = Work(
+    work = OfferedWork(
         np.asarray([0.0, 5.0]), np.full(2, 100.0), np.full(2, 10.0), np.ones(2, bool), None, 8, np.ones(2), np.ones(2)
     )
-    sent, first, last = served(work, Plain(0.01, 0.0, 0.001))
+    sent, first, last = serve_fluid(work, FluidServer(0.01, 0.0, 0.001))
 
     assert (first - sent).tolist() == pytest.approx([0.1, 0.1])
     assert (last - first).tolist() == pytest.approx([0.09, 0.09])

@@ -28,7 +28,7 @@ _SEATS = 256  # decodes at once where the engine does not say
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class OfferedWork:
     """The requests of one stage of one run in the order they came: times in seconds, lengths, and which count.
 
     `users` is set where a closed loop sent the next when one ended; the times then only give the order.
@@ -44,7 +44,7 @@ class Work:
     seen_tpot_s: Floats
 
 
-def work_of(repeat: Repeat, number: int) -> Work | None:
+def offered_work(repeat: Repeat, number: int) -> OfferedWork | None:
     """What a stage of a repeat asked for; None where single requests are not known."""
     records = repeat.records()
     if records is None:
@@ -64,7 +64,7 @@ def work_of(repeat: Repeat, number: int) -> Work | None:
         return None
     seats = (repeat.engine.get("effective") or {}).get("max_num_seqs") or _SEATS
     span = np.maximum(1, answer - 1) * NS_PER_S
-    return Work(
+    return OfferedWork(
         at_ns[order] / NS_PER_S, prompt.astype(np.float64), answer.astype(np.float64), counts,
         None if opened else int(load.get("concurrency") or len(order)), int(seats),
         (rows.first_ns - rows.sent_ns) / NS_PER_S, (rows.last_ns - rows.first_ns) / span,
@@ -72,7 +72,7 @@ def work_of(repeat: Repeat, number: int) -> Work | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class FluidServer:
     """A fluid server: seconds of a step, of a further decode in it, and of a token of a prompt."""
 
     step_s: float
@@ -80,7 +80,7 @@ class Plain:
     prompt_s: float
 
 
-def shaped(works: Sequence[Work]) -> Plain | None:
+def fit_server(works: Sequence[OfferedWork]) -> FluidServer | None:
     """The server that all these runs together look like; None where they show none.
 
     A step and a prompt's token as in the gentlest tenth of requests; the rest of the mean TPOT is put down to prefills,
@@ -95,13 +95,13 @@ def shaped(works: Sequence[Work]) -> Plain | None:
     prefilling = sum(float(work.prompt[work.counts].sum()) for work in works) * prompt_s / span_s
     decodes = sum(float((work.seen_tpot_s * work.answer)[work.counts].sum()) for work in works) / span_s
     left_s = float(seen.mean()) * max(0.0, 1 - prefilling) - step_s
-    return Plain(step_s, max(0.0, left_s / max(1.0, decodes)), prompt_s)
+    return FluidServer(step_s, max(0.0, left_s / max(1.0, decodes)), prompt_s)
 
 
-Served = tuple[Floats, Floats, Floats]
+ServedTimes = tuple[Floats, Floats, Floats]
 
 
-def covariate(measure: Measure, work: Work, served_at: Served) -> float:
+def covariate(measure: Measure, work: OfferedWork, served_at: ServedTimes) -> float:
     """The logarithm of what the plain server shows of this measure; 0 where it has no say."""
     if measure.metric in (FAILED_SHARE, KERNEL_TIME):
         return 0.0
@@ -117,7 +117,7 @@ def covariate(measure: Measure, work: Work, served_at: Served) -> float:
     return math.log(found) if found > 0 and math.isfinite(found) else 0.0
 
 
-def _tpot(work: Work, _sent: Floats, first: Floats, last: Floats) -> Floats:
+def _tpot(work: OfferedWork, _sent: Floats, first: Floats, last: Floats) -> Floats:
     return (last - first) / np.maximum(1.0, work.answer - 1)
 
 
@@ -130,7 +130,7 @@ _VALUES = {
 }
 
 
-def served(work: Work, plain: Plain) -> Served:
+def serve_fluid(work: OfferedWork, plain: FluidServer) -> ServedTimes:
     """When each request was sent, and its first and last token came, on a plain server."""
     return _Serving(work, plain).run()
 
@@ -138,7 +138,7 @@ def served(work: Work, plain: Plain) -> Served:
 class _Serving:
     """The plain server at work: time, tokens that each decode has got since it began, who waits, who is served."""
 
-    def __init__(self, work: Work, plain: Plain) -> None:
+    def __init__(self, work: OfferedWork, plain: FluidServer) -> None:
         self._work, self._plain = work, plain
         self._at = work.at_s.tolist()
         self._sent, self._first, self._last = (np.array(work.at_s) for _ in range(3))
@@ -147,7 +147,7 @@ class _Serving:
         self._waiting: deque[int] = deque()
         self._decoding: list[tuple[float, int]] = []
 
-    def run(self) -> Served:
+    def run(self) -> ServedTimes:
         self._come()
         while self._next < len(self._at) or self._waiting or self._decoding:
             if self._waiting and len(self._decoding) < self._work.seats:
