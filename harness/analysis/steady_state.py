@@ -125,8 +125,9 @@ class Window:
 def ended_ns(requests: Requests, otherwise: int) -> NDArray[np.int64]:
     """When each request was over: its end, else its last token, else `otherwise` (never before it was sent)."""
     last = np.where(requests.last_ns != MISSING, requests.last_ns, otherwise)
-    found = np.where(requests.done_ns != MISSING, requests.done_ns, last)
-    return np.maximum(found, np.maximum(requests.sent_ns, requests.due_ns))
+    end = np.where(requests.done_ns != MISSING, requests.done_ns, last)
+    never_before: NDArray[np.int64] = np.maximum(end, np.maximum(requests.sent_ns, requests.due_ns))
+    return never_before
 
 
 def whole_span(requests: Requests, span: Span) -> Span:

@@ -6,8 +6,8 @@ integer nanoseconds since the run's zero; `MISSING` stands where something never
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,101 +31,108 @@ FROM_EVENTS = "events"  # no total was told: each event with content counts as o
 COUNTS = (FROM_TOKEN_IDS, FROM_USAGE, ASSUMED, FROM_EVENTS)  # the best evidence first
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One request of a run, from its due time to its end.
+_NEEDED: Any = object()
 
-    `due_ns` is when the arrival process wanted it, `ready_ns` when it was free to go (due, or
-    later where it waited for a slot of `max_concurrency`), `sent_ns` when its bytes were handed
-    to the transport, `first_ns`/`last_ns` the arrival of the first and last event that carried a
-    token, `done_ns` the end of the answer (or the failure).
+
+def _column(meaning: str, default: Any = _NEEDED, *, unit: str = "", always: bool = False, client: bool = False) -> Any:
+    """A field of a record.
+
+    `unit` is ns, tokens or empty; `always`: each row has a value, and a file with an empty cell is refused; `client`:
+    what the client knows of its own lateness, absent in earlier results and where no client stood between.
     """
-
-    index: int
-    stage: int
-    repeat: int
-    phase: str
-    session: int
-    turn: int
-    worker: int
-    due_ns: int
-    ready_ns: int = MISSING
-    sent_ns: int = MISSING
-    first_ns: int = MISSING
-    last_ns: int = MISSING
-    done_ns: int = MISSING
-    connect_ns: int = MISSING  # time spent opening a connection for it, 0 where one was open
-    sent_bound_ns: int = MISSING  # the request left at most so much later than sent_ns; unknown without kernel stamps
-    first_bound_ns: int = MISSING  # the first token arrived at most so much earlier than first_ns
-    late_ns: int = MISSING  # from the arrival of an answer's bytes to their read, at worst
-    blurred: int = MISSING  # token events that were read late, together with a later one
-    resends: int = 0  # sent again because the server had closed an idle connection
-    input_asked: int = MISSING
-    input_tokens: int = MISSING  # the server's own count
-    cached_tokens: int = MISSING  # of these, found in the prefix cache, where the server says
-    output_asked: int = MISSING
-    output_tokens: int = 0
-    first_tokens: int = 0  # tokens in the first token event
-    events: int = 0  # events that carried a token
-    counted_by: str = ASSUMED  # token_ids, usage, assumed or events; see above
-    status: str = NEVER_SENT
-    http_status: int = MISSING
-    error: str = ""  # short stable name, such as "refused" or "timeout"
-    message: str = ""  # the server's or the system's own words, cut to a line
+    metadata = {"meaning": meaning, "unit": unit, "always": always, "client": client}
+    return field(metadata=metadata) if default is _NEEDED else field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
-    """Records as columns, one row a request, ordered by index; see `Record` for the meanings.
+class Record:
+    """One request of a run, from its due time to its end: the one table of its fields.
 
-    Integer columns are int64 arrays with `MISSING` where there is no value; the text columns
-    (phase, counted_by, status, error, message) are object arrays of str.
+    `Requests`, the columns of requests.parquet, what a reader refuses and the DataFrames follow from it; a field that
+    is added here is added there. Texts are str, all others int, `MISSING` where there is no value.
     """
 
-    index: NDArray[np.int64]
-    stage: NDArray[np.int64]
-    repeat: NDArray[np.int64]
-    phase: NDArray[np.object_]
-    session: NDArray[np.int64]
-    turn: NDArray[np.int64]
-    worker: NDArray[np.int64]
-    due_ns: NDArray[np.int64]
-    ready_ns: NDArray[np.int64]
-    sent_ns: NDArray[np.int64]
-    first_ns: NDArray[np.int64]
-    last_ns: NDArray[np.int64]
-    done_ns: NDArray[np.int64]
-    connect_ns: NDArray[np.int64]
-    sent_bound_ns: NDArray[np.int64]
-    first_bound_ns: NDArray[np.int64]
-    late_ns: NDArray[np.int64]
-    blurred: NDArray[np.int64]
-    resends: NDArray[np.int64]
-    input_asked: NDArray[np.int64]
-    input_tokens: NDArray[np.int64]
-    cached_tokens: NDArray[np.int64]
-    output_asked: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    first_tokens: NDArray[np.int64]
-    events: NDArray[np.int64]
-    counted_by: NDArray[np.object_]
-    status: NDArray[np.object_]
-    http_status: NDArray[np.int64]
-    error: NDArray[np.object_]
-    message: NDArray[np.object_]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, chosen: NDArray[Any]) -> "Requests":
-        """The rows that a mask or an array of row numbers chooses."""
-        return Requests(**{name: getattr(self, name)[chosen] for name in COLUMNS})
+    index: int = _column("its place among all requests of the run, from 0", always=True)
+    stage: int = _column("the stage that it belongs to, from 0", always=True)
+    repeat: int = _column("the pass through the stages, from 0", always=True)
+    phase: str = _column("warmup or measured")
+    session: int = _column("the session that it belongs to, from 0 in the workload")
+    turn: int = _column("its place in the session, from 0")
+    worker: int = _column("the client process that sent it")
+    due_ns: int = _column("when the arrival process wanted it", unit="ns")
+    ready_ns: int = _column("when it was free to go: due, or later behind max_concurrency", MISSING, unit="ns")
+    sent_ns: int = _column("when its bytes were handed to the transport", MISSING, unit="ns")
+    first_ns: int = _column("the arrival of the first event that carried a token", MISSING, unit="ns")
+    last_ns: int = _column("the arrival of the last event that carried a token", MISSING, unit="ns")
+    done_ns: int = _column("the end of the answer, or the failure", MISSING, unit="ns")
+    connect_ns: int = _column("time spent opening a connection for it, 0 where one was open", MISSING, unit="ns")
+    sent_bound_ns: int = _column("it left at most so much later than sent_ns", MISSING, unit="ns", client=True)
+    first_bound_ns: int = _column(
+        "the first token arrived at most so much earlier than first_ns", MISSING, unit="ns", client=True
+    )
+    late_ns: int = _column("from the arrival of its bytes to their read, at worst", MISSING, unit="ns", client=True)
+    blurred: int = _column("token events that were read late, together with a later one", MISSING, client=True)
+    resends: int = _column("sent again because the server had closed an idle connection", 0)
+    input_asked: int = _column("the prompt's length as it was made", MISSING, unit="tokens")
+    input_tokens: int = _column("the prompt's length as the server counts it", MISSING, unit="tokens")
+    cached_tokens: int = _column("of these, found in the prefix cache, where the server says", MISSING, unit="tokens")
+    output_asked: int = _column("the answer's length as it was asked for", MISSING, unit="tokens")
+    output_tokens: int = _column("the answer's length", 0, unit="tokens", always=True)
+    first_tokens: int = _column("tokens in the first token event", 0, unit="tokens")
+    events: int = _column("events that carried a token", 0, always=True)
+    counted_by: str = _column("how tokens were counted: token_ids, usage, assumed or events", ASSUMED)
+    status: str = _column("completed, failed, cancelled or never_sent", NEVER_SENT)
+    http_status: int = _column("the status line's code", MISSING)
+    error: str = _column("a short stable name, such as refused or timeout", "")
+    message: str = _column("the server's or the system's own words, cut to a line", "")
 
 
-COLUMNS = tuple(field.name for field in fields(Requests))
-CLIENT_COLUMNS = ("sent_bound_ns", "first_bound_ns", "late_ns", "blurred")
-"""What the client knows of its own lateness: not in results of before, nor where no client stood between."""
-TEXT_COLUMNS = frozenset({"phase", "counted_by", "status", "error", "message"})
+_FIELDS = fields(Record)
+COLUMNS = tuple(column.name for column in _FIELDS)
+TEXT_COLUMNS = frozenset(column.name for column in _FIELDS if column.type in (str, "str"))
+CLIENT_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["client"])
+ALWAYS_COLUMNS = frozenset(column.name for column in _FIELDS if column.metadata["always"])
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    column.name: (column.metadata["meaning"], column.metadata["unit"]) for column in _FIELDS
+}
+"""What each column holds, and its unit."""
+
+
+def _count(requests: "Requests") -> int:
+    return len(requests.index)
+
+
+def _take(requests: "Requests", chosen: NDArray[Any]) -> "Requests":
+    """The rows that a mask or an array of row numbers chooses."""
+    return Requests(**{name: getattr(requests, name)[chosen] for name in COLUMNS})
+
+
+if TYPE_CHECKING:  # the columns are generated, and known to no type checker
+
+    class Requests:
+        """Records as columns, one row a request, ordered by index; see `Record` for the meanings.
+
+        Integer columns are int64 arrays with `MISSING` where there is no value; the text columns are object arrays
+        of str.
+        """
+
+        def __init__(self, **columns: NDArray[Any]) -> None: ...
+
+        def __getattr__(self, name: str) -> NDArray[Any]: ...
+
+        def __len__(self) -> int: ...
+
+        def take(self, chosen: NDArray[Any]) -> "Requests":
+            """The rows that a mask or an array of row numbers chooses."""
+else:
+    Requests = make_dataclass(
+        "Requests",
+        [(name, np.ndarray) for name in COLUMNS],
+        namespace={"__len__": _count, "take": _take, "__module__": __name__},
+        frozen=True,
+        slots=True,
+    )
+    Requests.__doc__ = "Records as columns, one row a request, ordered by index; see `Record` for the meanings."
 
 
 def requests_from(records: Iterable[Record]) -> Requests:

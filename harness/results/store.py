@@ -24,6 +24,7 @@ from harness.results.file_schemas import WROTE, JobSchema, OfflineJobSchema, Run
 from harness.results.format_1 import in_format_2
 from harness.results.kernel_schema import KernelSummarySchema
 from harness.results.request_table import (
+    ALWAYS_COLUMNS,
     CLIENT_COLUMNS,
     COLUMNS,
     MISSING,
@@ -43,6 +44,7 @@ from harness.results.table_files import (
     TEXT,
     WHOLE,
     WHOLE_OR_EMPTY,
+    Kind,
     Kinds,
     read_lists,
     read_table,
@@ -64,8 +66,15 @@ KERNEL_KINDS: Kinds = {
 }  # fmt: skip
 KERNEL_COLUMNS = tuple(KERNEL_KINDS)
 SAMPLE_KINDS: Kinds = {"at_ns": WHOLE, "source": TEXT, "name": TEXT, "value": NUMBER}
-_ALWAYS: Kinds = {"index": COUNT, "stage": PLACE, "repeat": PLACE, "output_tokens": COUNT, "events": COUNT}
-REQUEST_KINDS: Kinds = {name: _ALWAYS.get(name, TEXT if name in TEXT_COLUMNS else WHOLE_OR_EMPTY) for name in COLUMNS}
+
+
+def _request_kind(name: str) -> Kind:
+    if name in ALWAYS_COLUMNS:
+        return PLACE if name in ("stage", "repeat") else COUNT
+    return TEXT if name in TEXT_COLUMNS else WHOLE_OR_EMPTY
+
+
+REQUEST_KINDS: Kinds = {name: _request_kind(name) for name in COLUMNS}
 RAW = "raw"
 _BLOCK = BLOCK
 _REPEATED = ["tokens.list.element"]  # few different values; times are all different, and a dictionary only costs
