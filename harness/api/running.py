@@ -188,4 +188,4 @@ def _closed(folder: Path, outcome: RunOutcome, options: RunOptions) -> Result:
     except KeyboardInterrupt:
         options.on_problem(message("cli.measured_is_kept", command=f"harness report {shlex.quote(str(folder))}"))
         raise
-    return Result(folder, summary_from(summary), page, outcome.exit_code, outcome.lines)
+    return Result(folder, summary_from(summary), page, outcome.exit_code, tuple(map(str, outcome.lines)))

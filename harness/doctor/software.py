@@ -27,7 +27,7 @@ GENERATION_TIMEOUT_S = 1200.0  # a large model from a slow disk
 SMALLEST: Mapping[str, Any] = {"max_model_len": 512, "max_num_seqs": 1, "enforce_eager": True}
 _ATB = f"{HOME}/nnal/atb/set_env.sh"
 _LONGEST = 400
-_PROMPT = "The sea is"
+_PROMPT = "Hello"
 _ERROR = re.compile(r"(?:.*\s)?([A-Za-z_.]*(?:Error|Exception|Exit)\b: .+)")
 
 

@@ -1,4 +1,4 @@
-"""Who serves: an engine that is started, watched and stopped, or one that is already there?"""
+"""Engines: each kind with its options and what starts it; `auto` is chosen by what this machine has."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,9 +8,13 @@ from harness.engines.base import RunningEngine, StartEngine
 from harness.engines.flag_resolution import ResolvedFlags
 from harness.engines.simulator import start_simulator
 from harness.engines.vllm import start_vllm
+from harness.messages import Message, message
 from harness.plugins import ENGINES, Plugin, plugin_of
 from harness.scenario.models import Engine
 from harness.telemetry.environment import has_package, npu_devices, this_host
+
+__all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "resolve_kind", "start_of"]
+
 
 REAL = ("vllm", "vllm-ascend")
 STARTS: Mapping[str, Plugin] = {
@@ -19,33 +23,31 @@ STARTS: Mapping[str, Plugin] = {
     **{kind: Plugin(Engine, partial(start_vllm, kind=kind)) for kind in REAL},
 }
 
-__all__ = ["STARTS", "RunningEngine", "StartEngine", "resolve_kind", "start_of"]
 
-
-def resolve_kind(engine: Engine) -> tuple[str, str]:
+def resolve_kind(engine: Engine) -> tuple[str, Message]:
     """The kind that `auto` means on this machine, and why in a few words."""
     if engine.kind != "auto":
-        return engine.kind, "as asked"
+        return engine.kind, message("engines.kind_requested")
     if not npu_devices():
-        return "simulator", "auto: no NPU on this machine"
-    place = "this interpreter" if engine.python is None else engine.python
+        return "simulator", message("engines.auto_no_npu")
+    python = message("engines.this_interpreter") if engine.python is None else engine.python
     if not _has_ascend(engine):
-        return "simulator", f"auto: no vllm-ascend in {place}"
-    return "vllm-ascend", f"an NPU is here, and vllm-ascend in {place}"
+        return "simulator", message("engines.auto_no_ascend", python=python)
+    return "vllm-ascend", message("engines.auto_ascend", python=python)
 
 
 def _has_ascend(engine: Engine) -> bool:
-    """Whether the interpreter in which the engine would run has vllm-ascend; asked without importing it."""
+    """Whether the interpreter in which the engine would run has vllm-ascend; found out without importing it."""
     if engine.python is None:
         return has_package("vllm-ascend")
-    asks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm_ascend') is None)"
-    return this_host(engine.env).run([engine.python, "-c", asks]).succeeded
+    program = "import importlib.util\nraise SystemExit(importlib.util.find_spec('vllm_ascend') is None)"
+    return this_host(engine.env).run([engine.python, "-c", program]).succeeded
 
 
 def start_of(kind: str, known: ResolvedFlags | None = None) -> StartEngine:
-    """How engines of a kind are started; `kind` as `resolve_kind` gives it.
+    """What starts engines of a kind; `kind` as `resolve_kind` gives it.
 
-    `known` is what the engine's flags become, where vLLM was asked already and need not be once more.
+    `known` is what the engine's flags become, where vLLM resolved them before and need not once more.
     """
     if known is not None and kind in REAL:
         return partial(start_vllm, kind=kind, known=known)

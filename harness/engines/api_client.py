@@ -1,7 +1,6 @@
-"""What does a server say of itself: is it there, which models, how does it count, what are its counters?
+"""Control calls to a server: its health, models, tokenizer and counters.
 
-Control calls only, outside the measured path, and over the same client: the same addresses, headers,
-trust and bounds.
+They are made outside the measured path, and over the same client: the same addresses, headers, trust and bounds.
 """
 
 import asyncio
@@ -19,6 +18,7 @@ from harness.client.events import one_line
 from harness.client.target import api_key, target_for
 from harness.clock import MonotonicClock
 from harness.errors import EngineError, InputError, suggestion
+from harness.messages import Message, message, plain
 from harness.safety import bounds
 from harness.safety.redaction import redact
 from harness.scenario.models import Engine
@@ -27,18 +27,19 @@ from harness.units import seconds_to_ns
 
 __all__ = ["HEALTHY", "SLOW", "UNHEALTHY", "UNREACHABLE", "ControlClient", "ServedModel", "api_key", "pick_model"]
 
-HEALTHY, UNHEALTHY, UNREACHABLE, SLOW = "well", "unwell", "gone", "slow"
+HEALTHY, UNHEALTHY, UNREACHABLE, SLOW = "healthy", "unhealthy", "unreachable", "slow"
 # The header, the fingerprint, the owner and the version of harness/simulator/server.py.
 SIMULATOR_MARKS = re.compile(rb"(?i)x-npu-harness-simulated:\s*1|npu-harness[- ]simulator|npu\.harness\.simulator")
-_LATE_OR_LONG = ("timeout", "too_long")  # of an answer: something is there
-_NO_SUCH_PLACE = (403, 404, 405, 410, 501)
+_TOO_SLOW_OR_LONG = ("timeout", "too_long")  # of an answer: something is there
+_NO_SUCH_ROUTE = (403, 404, 405, 410, 501)
+_NAMES_SHOWN = 12
 
 
 class NoResponseError(EngineError):
     """No whole answer came; `failure` is the short stable name of why."""
 
-    def __init__(self, line: str, failure: str) -> None:
-        super().__init__(line)
+    def __init__(self, error: Message, failure: str) -> None:
+        super().__init__(error)
         self.failure = failure
 
 
@@ -60,13 +61,14 @@ class ControlResponse:
 
     @property
     def text(self) -> str:
-        """The body as text, without the secrets that the server tells back."""
+        """The body as text, without the secrets that the server may repeat."""
         return redact(self.body.decode("utf-8", "replace"))
 
     @property
-    def words(self) -> str:
-        """Its first words, on one line."""
-        return one_line(self.text[: bounds.KEPT_BYTES]) or "no text"
+    def first_line(self) -> Message:
+        """Its beginning, on one line."""
+        line = one_line(self.text[: bounds.KEPT_BYTES])
+        return plain(line) if line else message("engines.no_text")
 
 
 class ControlClient:
@@ -96,16 +98,15 @@ class ControlClient:
         """
         url = self._target.address("/v1/models")
         reply = await self._fetch("GET", "/v1/models")
-        if reply.status in _NO_SUCH_PLACE:
+        if reply.status in _NO_SUCH_ROUTE:
             return None
         if reply.status != 200:
-            raise EngineError(f"{url}: answered {reply.status} ({reply.words}); expected a list of models")
+            raise EngineError(message("engines.models_status", url=url, status=reply.status, body=reply.first_line))
         try:
-            return [_served(model) for model in bounds.json_of(reply.text.encode())["data"]]
+            return [_served(row) for row in bounds.json_of(reply.text.encode())["data"]]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise EngineError(
-                f"{url}: answered {reply.words[:80]!r}; expected the model list of an OpenAI-compatible server"
-            ) from None
+            shown = one_line(reply.text[: bounds.KEPT_BYTES])[:80]
+            raise EngineError(message("engines.no_openai_server", url=url, body=shown)) from None
 
     async def healthy(self) -> bool:
         """Whether /health answers 200: the server is there, and the engine behind it lives."""
@@ -114,18 +115,18 @@ class ControlClient:
     async def state(self) -> str:
         """`WELL` where /health answers 200, `UNWELL` where it answers anything else, `GONE` where nothing answers.
 
-        `SLOW` where its answer has no end, or none within the time of a control call: that tells neither.
+        `SLOW` where its answer has no end, or none within the time of a control call: that shows neither.
         """
         try:
             reply = await self._fetch("GET", "/health")
-        except NoResponseError as fault:
-            return SLOW if fault.failure in _LATE_OR_LONG else UNREACHABLE
+        except NoResponseError as error:
+            return SLOW if error.failure in _TOO_SLOW_OR_LONG else UNREACHABLE
         except EngineError:
             return UNREACHABLE
         return HEALTHY if reply.status == 200 else UNHEALTHY
 
     async def introduce(self) -> None:
-        """Let the server say what it is (/version), for its marks; one that has no such place says nothing."""
+        """Let the server say what it is (/version), for its marks; one without that route says nothing."""
         with contextlib.suppress(EngineError):
             await self._fetch("GET", "/version")
 
@@ -141,17 +142,19 @@ class ControlClient:
         except EngineError:
             return False
         if 400 <= reply.status < 500:
-            raise EngineError(f"{url}: refuses a completion of one token with {reply.status} ({reply.words})")
+            raise EngineError(
+                message("engines.completion_refused", url=url, status=reply.status, body=reply.first_line)
+            )
         return reply.status == 200
 
     async def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """What the server's /tokenize says of a body, or None where it has none."""
+        """What the server's /tokenize makes of a body, or None where it has none."""
         try:
             reply = await self._fetch("POST", "/tokenize", body)
-            found = bounds.json_of(reply.body) if reply.status == 200 else None
+            value = bounds.json_of(reply.body) if reply.status == 200 else None
         except (EngineError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return value if isinstance(value, dict) else None
 
     async def metrics(self) -> str:
         """The text of /metrics, empty where the server has none."""
@@ -162,11 +165,11 @@ class ControlClient:
         return reply.text if reply.status == 200 else ""
 
     async def effective(self) -> Mapping[str, Any]:
-        """The cache configuration that the engine really runs with, as /metrics tells it."""
+        """The cache configuration that the engine really runs with, as /metrics shows it."""
         return server_metrics.cache_config(await self.metrics())
 
     async def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> ControlResponse:
-        """The one door for control calls: bounded in bytes and time, as every request is.
+        """Every control call: bounded in bytes and time, as every request is.
 
         Raises:
             EngineError: where no whole answer comes.
@@ -180,25 +183,28 @@ class ControlClient:
 
         data = b"" if body is None else msgspec.json.encode(body)
         payload = transport.request_bytes(method, self._target, path, data)
-        one = InFlightRequest(0, payload, self._client.clock.now_ns(), ended)
-        self._client.send(one)
+        request = InFlightRequest(0, payload, self._client.clock.now_ns(), ended)
+        self._client.send(request)
         await over
         address = self._target.address(path)
-        if one.failure:
-            raise NoResponseError(f"{address}: {_why(one)}; is the server running there?", one.failure)
+        if request.failure:
+            error = message("engines.no_response", url=address, reason=_failure_reason(request))
+            raise NoResponseError(error, request.failure)
         try:
-            return self._reply(b"".join(one.pieces))
-        except http1.BadHttpError as fault:
-            raise EngineError(f"{address}: {fault}; is the server running there?") from None
+            return self._reply(b"".join(request.pieces), address)
+        except http1.BadHttpError as error:
+            raise EngineError(message("engines.no_response", url=address, reason=str(error))) from None
 
-    def _reply(self, raw: bytes) -> ControlResponse:
+    def _reply(self, raw: bytes, address: str) -> ControlResponse:
         head = http1.final_head(raw)
         assert head is not None  # an answer without one is a failure of the wire
         self.simulated = self.simulated or head.simulated or SIMULATOR_MARKS.search(raw) is not None
         if head.encoding:
-            raise http1.BadHttpError(f"the answer is compressed ({head.encoding!r}), which was not asked for")
+            reason = message("engines.compressed", encoding=head.encoding)
+            raise EngineError(message("engines.no_response", url=address, reason=reason))
         if 300 <= head.status < 400:
-            raise http1.BadHttpError(f"redirects to {head.location!r}; expected that address in place of this one")
+            reason = message("engines.redirected", location=head.location)
+            raise EngineError(message("engines.no_response", url=address, reason=reason))
         body = http1.body_of(raw, head)
         return ControlResponse(head.status, b"".join(raw[a:b] for a, b in zip(body.starts, body.ends, strict=True)))
 
@@ -210,32 +216,34 @@ def _served(model: Mapping[str, Any]) -> ServedModel:
     return ServedModel(name, str(model.get("root") or name), parent if isinstance(parent, str) and parent else None)
 
 
-def _why(one: InFlightRequest) -> str:
-    if one.failure == "timeout":
-        return f"no answer within {bounds.REPLY_S:g} s"
-    if one.failure in ("refused", "no_connection", "connect_timeout"):
-        return f"cannot connect ({redact(one_line(one.message))})"
-    return redact(one_line(one.message)) or one.failure
+def _failure_reason(request: InFlightRequest) -> Message:
+    if request.failure == "timeout":
+        return message("engines.no_answer_within", limit_s=bounds.REPLY_S)
+    text = redact(one_line(request.message))
+    if request.failure in ("refused", "no_connection", "connect_timeout"):
+        return message("engines.cannot_connect", reason=text)
+    return plain(text or request.failure)
 
 
-def pick_model(asked: str | None, served: Sequence[ServedModel], url: str) -> str:
-    """The model to ask for: the one named, or the base model where only one is served.
+def pick_model(wanted: str | None, served: Sequence[ServedModel], url: str) -> str:
+    """The model to send requests for: the one wanted, or the base model where only one is served.
 
-    Names of one and the same model are equally good. An adapter is never taken unasked.
+    Names of one and the same model are equally good. An adapter is only taken where it is wanted.
 
     Raises:
         EngineError: where the server does not have it.
         InputError: where the choice is the user's.
     """
     names = [model.name for model in served]
-    if asked is not None and asked not in names:
-        raise EngineError(f"{url}: has no model {asked!r}; {suggestion(asked, names) if names else 'it serves none'}")
-    if asked is not None:
-        return asked
+    if wanted is not None and wanted not in names:
+        near = suggestion(wanted, names) if names else message("engines.serves_none")
+        raise EngineError(message("engines.model_not_served", url=url, model=wanted, suggestion=near))
+    if wanted is not None:
+        return wanted
     if not served:
-        raise EngineError(f"{url}: serves no model; expected one")
+        raise EngineError(message("engines.no_model_served", url=url))
     bases = [model for model in served if model.parent is None]
     if len({model.root for model in bases}) != 1:
-        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-        raise InputError(f"{url}: serves several models; expected --model with one of {shown}")
+        code = "engines.several_models_and_more" if len(names) > _NAMES_SHOWN else "engines.several_models"
+        raise InputError(message(code, url=url, names=names[:_NAMES_SHOWN]))
     return bases[0].name

@@ -1,4 +1,8 @@
-"""How is a server used that somebody else started?"""
+"""Attaching to a server that somebody else started: its model, the processes behind its address, and its answers.
+
+Behind a proxy that drops headers a process still shows what it is: its command line, the libraries it has mapped,
+those of its children, and the same of the servers on this machine that it is connected to.
+"""
 
 import asyncio
 import contextlib
@@ -22,9 +26,14 @@ from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import ResolvedFlags, started_configuration
 from harness.engines.process import maps_stub_library
 from harness.errors import EngineError
+from harness.messages import message
 from harness.results import store
 from harness.safety.redaction import redact
 from harness.scenario.models import Engine
+
+RESPONSES_PER_WORKER = 64  # that are searched for marks; a load balancer has shown all its servers by then
+_HOPS = 3  # from a proxy to the engine behind it
+_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
 
 
 @asynccontextmanager
@@ -36,18 +45,16 @@ async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEn
     """
     assert engine.url is not None
     async with ControlClient(engine.url, engine) as control:
-        served = await control.models()
-        if served is None and engine.model is None:
-            raise EngineError(
-                f"{engine.url}: has no list of models (/v1/models); expected --model with the one to load"
-            )
-        model = str(engine.model) if served is None else pick_model(engine.model, served, engine.url)
+        models = await control.models()
+        if models is None and engine.model is None:
+            raise EngineError(message("engines.no_model_list", url=engine.url))
+        model = str(engine.model) if models is None else pick_model(engine.model, models, engine.url)
         cache = await control.effective()
         await control.introduce()
         listeners = await asyncio.get_running_loop().run_in_executor(None, listeners_at, engine.url)
         simulated = control.simulated or listeners.simulated
     configuration = replace(started_configuration({}, ResolvedFlags({}), BootFacts(), cache), resolution={})
-    marks = {"models_listed": False} if served is None else {}
+    marks = {"models_listed": False} if models is None else {}
     if engine.tls.insecure:
         marks["certificate_checked"] = False
     yield RunningEngine(
@@ -58,12 +65,9 @@ async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEn
         reach=engine,
         configuration=configuration,
         marks=marks,
-        hollow=listeners.hollow,
+        stub_device=listeners.stub_device,
         listeners=listeners,
     )
-
-
-_HOPS = 3  # from a proxy to the engine behind it
 
 
 def listeners_at(url: str) -> Listeners:
@@ -73,32 +77,32 @@ def listeners_at(url: str) -> Listeners:
     if not is_this_host(parts.hostname or ""):
         return Listeners()
     connections = _connections()
-    found = _behind(port, connections)
+    behind = _behind(port, connections)
     first = frozenset(_identities(_listening(port, connections)))
-    family = {pid for pid in found for pid in (pid, *_children(pid))}
+    family = {pid for leader in behind for pid in (leader, *_children(leader))}
     return Listeners(first, any(map(_is_simulator, family)), any(map(maps_stub_library, family)))
 
 
 def _connections() -> list[Any]:
     try:
-        return [one for one in psutil.net_connections("tcp") if one.pid and one.pid != os.getpid()]
+        return [row for row in psutil.net_connections("tcp") if row.pid and row.pid != os.getpid()]
     except (psutil.Error, OSError):
         return []
 
 
 def _listening(port: int, connections: list[Any]) -> set[int]:
-    return {one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
+    return {row.pid for row in connections if row.status == psutil.CONN_LISTEN and row.laddr.port == port}
 
 
 def _behind(port: int, connections: list[Any]) -> set[int]:
     """The processes that listen at a port, and those on this machine that they are connected to in turn."""
-    found: set[int] = set()
+    pids: set[int] = set()
     ports = {port}
     for _ in range(_HOPS):
-        new = {pid for one in ports for pid in _listening(one, connections)} - found
-        found |= new
-        ports = {one.raddr.port for one in connections if one.pid in new and one.raddr and is_this_host(one.raddr.ip)}
-    return found
+        new = {pid for number in ports for pid in _listening(number, connections)} - pids
+        pids |= new
+        ports = {row.raddr.port for row in connections if row.pid in new and row.raddr and is_this_host(row.raddr.ip)}
+    return pids
 
 
 def _identities(pids: set[int]) -> Iterator[tuple[int, float]]:
@@ -121,21 +125,20 @@ def _is_simulator(pid: int) -> bool:
     return False
 
 
-RESPONSES_PER_WORKER = 64  # answers of each worker; a balancer has shown all its servers by then
-_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
-
-
 def record_server_marks(folder: Path) -> None:
-    """Add to run.json what the answers in a run's raw folder say of the engine."""
+    """Add to run.json what the first answers in a run's raw folder show of the engine: its model, and a simulator.
+
+    A proxy may drop every header and keep the body: the simulator names itself in both.
+    """
     simulated, models = False, []
     for raw in _first_answers(folder / store.RAW):
         simulated = simulated or SIMULATOR_MARKS.search(raw) is not None
-        named = _MODEL.search(raw)
-        models += [] if named is None else [redact(named.group(1).decode("utf-8", "replace"))]
+        model = _MODEL.search(raw)
+        models += [] if model is None else [redact(model.group(1).decode("utf-8", "replace"))]
     run = store.read_run(folder)
     engine = dict(run.get("engine") or {})
-    told = {"answered_models": list(dict.fromkeys(models))} if models else {}
-    marks = told | ({"simulated": True} if simulated else {})
+    marks: dict[str, Any] = {"answered_models": list(dict.fromkeys(models))} if models else {}
+    marks |= {"simulated": True} if simulated else {}
     if any(engine.get(name) != value for name, value in marks.items()):
         store.write_json(folder, store.RUN, {**run, "engine": engine | marks})
 

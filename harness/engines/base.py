@@ -1,4 +1,4 @@
-"""What is an engine to the rest of the harness: an address that serves a model, for as long as it is needed?"""
+"""Engines as the rest of the harness sees them: an address that serves a model, for as long as it is needed."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.engines.effective_config import EngineConfiguration
+from harness.messages import Message
 from harness.scenario.models import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """What is known of the processes at an address: who they are, and which marks they bear."""
+    """The processes at an address of this machine: who they are, and what they show of the engine.
+
+    `identity` has process number and start time (s) of each. `simulated` is true where one is the simulator,
+    `stub_device` where one computes on a stand-in for CANN.
+    """
 
     identity: frozenset[tuple[int, float]] = frozenset()
     simulated: bool = False
-    hollow: bool = False
+    stub_device: bool = False
 
     def is_another(self, later: "Listeners") -> bool:
         """Whether `later` none of these processes listened any more, but others did."""
@@ -27,13 +32,12 @@ class Listeners:
 class RunningEngine:
     """An engine that answers.
 
-    `simulated` is true where its times are computed and not measured. `command` is what started
-    it (empty where it was already there), `configuration` what its flags really became. `hollow` is
-    true where its device is a stand-in that computes nothing. `ending` tells, in one line, why it
-    ended by itself, or None while it lives. `pid` is the process that was started, None where it
-    was already there; then `listeners` are the processes at its address. `reach` is the scenario's engine
-    where its keys say how the server is reached;
-    `marks` are more to say of it in run.json: that its models are not listed, its certificate not checked.
+    `simulated` is true where its times are computed and not measured. `command` is what started it (empty where it was
+    already there), `configuration` what its flags really became. `stub_device` is true where its device is a stand-in
+    that computes nothing. `ending` says why it ended by itself, None while it lives. `pid` is the process that was
+    started, None where it was already there; then `listeners` are the processes at its address. `reach` is the
+    scenario's engine where its keys say how the server is reached; `marks` are more facts for run.json: that its models
+    are not listed, its certificate not checked.
     """
 
     kind: str
@@ -43,11 +47,18 @@ class RunningEngine:
     reach: Engine = field(default_factory=Engine)
     command: tuple[str, ...] = ()
     configuration: EngineConfiguration = field(default_factory=EngineConfiguration)
-    hollow: bool = False
+    stub_device: bool = False
     listeners: Listeners | None = None
-    ending: Callable[[], str | None] = lambda: None
+    ending: Callable[[], Message | None] = lambda: None
     pid: int | None = None
     marks: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def pids(self) -> list[int]:
+        """The engine's processes on this machine: the one that was started, or those that listen at its address."""
+        if self.pid is not None:
+            return [self.pid]
+        return [] if self.listeners is None else sorted(pid for pid, _ in self.listeners.identity)
 
 
 class StartEngine(Protocol):

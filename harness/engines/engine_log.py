@@ -1,8 +1,8 @@
-"""What does an engine's log say of its start: what did it become?
+"""An engine's log: the facts of its start, and the line that says why it failed.
 
-Pure: lines come in, facts go out (why it failed is in failing.py). The wordings are those of vLLM 0.18 to 0.32 and of
-vllm-ascend beside them: "GPU KV cache size" stood for every device before 0.30, the concurrency
-in a line of its own before 0.28.
+The wordings are those of vLLM 0.18 to 0.32 and of vllm-ascend beside them: "GPU KV cache size" stood for every device
+before 0.30, the concurrency in a line of its own before 0.28. Of a failure, what the survivors of a dead process log
+comes after what that process logged itself, and what is logged while processes go away never counts.
 """
 
 import re
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
+
+from harness.messages import Message, message
 
 _NUMBER = r"([\d,]+(?:\.\d+)?)"
 PREFIX = re.compile(
@@ -20,12 +22,12 @@ PREFIX = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class BootFacts:
-    """What an engine has said of itself so far; None where it has not. Memory in GiB, as it is logged.
+    """What an engine has logged so far; None where it has not. Memory in GiB, as it is logged.
 
     `device` is the word before "KV cache size", `plugin` the platform plug-in, `config` values of
     the line that shows the engine's configuration, as vLLM names them. `suggested_kv_bytes` is
     what vllm-ascend would give --kv-cache-memory within the requested memory. `cores` is how many
-    data-parallel engine cores have spoken, None where the only one has no number.
+    data-parallel engine cores have logged, None where the only one has no number.
     """
 
     version: str | None = None
@@ -74,8 +76,8 @@ def _real(*names: str) -> Reader:
 
 def _cache(match: "re.Match[str]") -> dict[str, Any]:
     device, tokens, concurrency = match.groups()
-    found: dict[str, Any] = {"device": device, "kv_cache_tokens": int(_number(tokens))}
-    return found if concurrency is None else found | {"max_concurrency": _number(concurrency)}
+    facts: dict[str, Any] = {"device": device, "kv_cache_tokens": int(_number(tokens))}
+    return facts if concurrency is None else facts | {"max_concurrency": _number(concurrency)}
 
 
 def _engine(match: "re.Match[str]") -> dict[str, Any]:
@@ -84,10 +86,10 @@ def _engine(match: "re.Match[str]") -> dict[str, Any]:
 
 def _summary(match: "re.Match[str]") -> dict[str, Any]:
     names = ("free_gib", "total_gib", "requested_gib", "weights_gib", "activation_gib", "non_torch_gib")
-    found: dict[str, Any] = {name: _number(match.group(name)) for name in names}
+    facts: dict[str, Any] = {name: _number(match.group(name)) for name in names}
     graphs, suggested = match.group("graphs_gib"), match.group("suggested")
-    found |= {} if graphs is None else {"graphs_gib": _number(graphs)}
-    return found | ({} if suggested is None else {"suggested_kv_bytes": int(suggested)})
+    facts |= {} if graphs is None else {"graphs_gib": _number(graphs)}
+    return facts | ({} if suggested is None else {"suggested_kv_bytes": int(suggested)})
 
 
 _SUMMARY = (
@@ -166,12 +168,12 @@ def message_of(line: str) -> str:
 
 def advance(facts: BootFacts, line: str) -> BootFacts:
     """The facts after one more line."""
-    message = message_of(line)
+    text = message_of(line)
     core = _CORE.match(line)
     if core is not None:
         facts = replace(facts, cores=max(facts.cores or 0, int(core.group(1)) + 1))
     for pattern, reader in _FACTS:
-        match = pattern.search(message)
+        match = pattern.search(text)
         if match is not None:
             facts = replace(facts, **reader(match))
     return facts
@@ -184,12 +186,12 @@ def boot_facts(lines: Iterable[str], known: BootFacts = _NOTHING) -> BootFacts:
 
 def config_values(text: str) -> dict[str, Any]:
     """Flags out of the text of the engine's configuration, `name=value, ...`; nested values are passed over."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in _SHOWN:
         match = re.search(rf"(?:^|, ){name}=([^,(){{}}\[\]]+)(?:, |$)", text)
         if match is not None:
-            found[name] = _plain(match.group(1).strip().strip("'").removeprefix("torch."))
-    return found
+            values[name] = _plain(match.group(1).strip().strip("'").removeprefix("torch."))
+    return values
 
 
 def _plain(text: str) -> Any:
@@ -198,18 +200,18 @@ def _plain(text: str) -> Any:
 
 FLAG, PORT, HCCL, CAPTURE, MEMORY = "flag", "port", "hccl", "capture", "out_of_memory"
 DEVICE, MODEL, CONFIG, CRASH = "device", "model", "config", "crash"
-MEANINGS: Mapping[str, str] = {
-    FLAG: "a flag was refused",
-    PORT: "its port is in use",
-    HCCL: "HCCL, the link between devices, failed",
-    CAPTURE: "out of memory or streams while graphs were captured",
-    MEMORY: "out of memory",
-    DEVICE: "the device or its software is not usable",
-    MODEL: "the model cannot be loaded",
-    CONFIG: "the configuration was refused",
-    CRASH: "it crashed",
+MEANINGS: Mapping[str, str] = {  # by kind, the code of its message
+    FLAG: "engines.failed_flag",
+    PORT: "engines.failed_port",
+    HCCL: "engines.failed_hccl",
+    CAPTURE: "engines.failed_capture",
+    MEMORY: "engines.failed_memory",
+    DEVICE: "engines.failed_device",
+    MODEL: "engines.failed_model",
+    CONFIG: "engines.failed_config",
+    CRASH: "engines.failed_crash",
 }
-# The gravest knowledge first: a line is decisive for the first kind in this order that has one.
+# The most specific first: a line is decisive for the first kind in this order that has one.
 _SIGNS: tuple[tuple[str, "re.Pattern[str]"], ...] = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
@@ -287,41 +289,42 @@ _LONGEST = 400
 
 @dataclass(frozen=True, slots=True)
 class EngineFailure:
-    """Why an engine failed: the kind, one of MEANINGS, and the line of its log that decides (may be empty)."""
+    """Why an engine failed: the kind, a key of MEANINGS, and the line of its log that decides (may be empty)."""
 
     kind: str
     line: str
 
     @property
-    def words(self) -> str:
+    def message(self) -> Message:
         """Both in one line."""
-        return f"{MEANINGS[self.kind]}: {self.line}" if self.line else MEANINGS[self.kind]
+        kind = message(MEANINGS[self.kind])
+        return message("engines.failure", kind=kind, line=self.line) if self.line else kind
 
 
 def failure_cause(lines: Iterable[str]) -> EngineFailure:
     """Why an engine that has ended did so, by the lines of its log.
 
-    What stands behind the first word of a fatal error counts first: before it, the log of a long
-    service may hold errors of single requests.
+    What follows the first sign of a fatal error counts first: before it, the log of a long service may hold errors
+    of single requests.
     """
-    every = list(_told(lines))
-    told = [one for one in every if not _is_second_hand(one.text)]
-    fatal = [one for one in told if one.fatal]
+    every = list(_candidates(lines))
+    direct = [row for row in every if not _is_second_hand(row.text)]
+    fatal = [row for row in direct if row.fatal]
     return (
         _by_sign(fatal)
-        or _by_sign(told)
+        or _by_sign(direct)
         or _by_exception(fatal)
-        or _by_second_hand([one for one in every if one.serving], _SECOND_HAND[:1])
-        or _by_exception(told)
+        or _by_second_hand([row for row in every if row.serving], _SECOND_HAND[:1])
+        or _by_exception(direct)
         or _by_second_hand(every, _SECOND_HAND)
-        or _by_last_word(fatal)
-        or _by_last_word(told)
+        or _by_last_line(fatal)
+        or _by_last_line(direct)
         or EngineFailure(CRASH, "")
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Candidate:
     """A message that may be decisive, and what came before: graph capture, a whole start, or something fatal."""
 
     text: str
@@ -330,15 +333,7 @@ class _Told:
     fatal: bool
 
 
-def _by_sign(told: list[_Told]) -> EngineFailure | None:
-    for kind, sign in _SIGNS:
-        for one in told:
-            if sign.search(one.text):
-                return EngineFailure(CAPTURE if kind == MEMORY and one.capturing else kind, _short(one.text))
-    return None
-
-
-def _told(lines: Iterable[str]) -> Iterator[_Told]:
+def _candidates(lines: Iterable[str]) -> Iterator[_Candidate]:
     cache_known = started = serving = fatal = is_source = False
     for line in lines:
         prefix = PREFIX.match(line)
@@ -347,15 +342,13 @@ def _told(lines: Iterable[str]) -> Iterator[_Told]:
         serving = serving or "Application startup complete" in text
         started = started or serving or text.startswith("init engine (")
         fatal = fatal or _FATAL.search(text) is not None
-        quoted, is_source = (
-            is_source,
-            text.lstrip().startswith('File "'),
-        )  # a traceback shows the source below its place
+        # A traceback shows the source below its place.
+        quoted, is_source = is_source, text.lstrip().startswith('File "')
         if quoted and text.lstrip().startswith("raise "):
             continue
         level = None if prefix is None else prefix.group("level")
         if text.strip() and level not in ("DEBUG", "INFO", "WARNING") and not _is_noise(text):
-            yield _Told(text, cache_known and not started, serving, fatal)
+            yield _Candidate(text, cache_known and not started, serving, fatal)
 
 
 def _is_noise(text: str) -> bool:
@@ -367,27 +360,35 @@ def _is_second_hand(text: str) -> bool:
     return any(sign.search(text) for sign in _SECOND_HAND)
 
 
-def _by_exception(told: list[_Told]) -> EngineFailure | None:
+def _by_sign(rows: Sequence[_Candidate]) -> EngineFailure | None:
+    for kind, sign in _SIGNS:
+        for row in rows:
+            if sign.search(row.text):
+                return EngineFailure(CAPTURE if kind == MEMORY and row.capturing else kind, _short(row.text))
+    return None
+
+
+def _by_exception(rows: Sequence[_Candidate]) -> EngineFailure | None:
     """The first exception in the log, as the later ones follow from it; None without one."""
-    for match in filter(None, (_EXCEPTION.match(one.text) for one in told)):
+    for match in filter(None, (_EXCEPTION.match(row.text) for row in rows)):
         return EngineFailure(CONFIG if match.group("name") in _REFUSALS else CRASH, _short(match.string))
     return None
 
 
-def _by_second_hand(told: list[_Told], signs: Sequence[re.Pattern[str]]) -> EngineFailure | None:
+def _by_second_hand(rows: Sequence[_Candidate], signs: Sequence[re.Pattern[str]]) -> EngineFailure | None:
     """The line of the survivors that says most of who died."""
     for sign in signs:
-        for one in told:
-            if sign.search(one.text):
-                return EngineFailure(CRASH, _short(one.text))
+        for row in rows:
+            if sign.search(row.text):
+                return EngineFailure(CRASH, _short(row.text))
     return None
 
 
-def _by_last_word(told: list[_Told]) -> EngineFailure | None:
-    said = [one.text for one in told if not one.text.startswith((" ", "\t"))]
-    return EngineFailure(CRASH, _short(said[-1])) if said else None
+def _by_last_line(rows: Sequence[_Candidate]) -> EngineFailure | None:
+    texts = [row.text for row in rows if not row.text.startswith((" ", "\t"))]
+    return EngineFailure(CRASH, _short(texts[-1])) if texts else None
 
 
 def _short(text: str) -> str:
-    plain = " ".join(text.split())
-    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

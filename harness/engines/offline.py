@@ -1,8 +1,7 @@
-"""How is an engine started that generates offline, without a server?
+"""Offline engines: a program that generates without a server, run under the guardian as a server would be.
 
-A program that holds the engine runs under the guardian like a server would: vLLM's `LLM` in the
-interpreter that the scenario names, or the twin in virtual time. What they are told and note is in
-harness/engines/offline_protocol.py.
+It is vLLM's `LLM` in the interpreter that the scenario names, or the simulator in virtual time. What it reads and
+notes is in harness/engines/offline_protocol.py.
 """
 
 import sys
@@ -17,8 +16,10 @@ from harness.engines.base import RunningEngine
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, started_configuration
 from harness.engines.interpreter_probe import OFFLINE
 from harness.engines.process import uses_stub_device
+from harness.engines.simulator import refuse_flags
 from harness.engines.vllm import EngineWatch, check_flags, environment_of, guarded_process, within_ready_timeout
-from harness.errors import EngineError, InputError, suggestion
+from harness.errors import InputError, suggestion
+from harness.messages import Message, message
 from harness.results.store import BEGUN
 from harness.scenario.models import Engine
 from harness.telemetry import server_metrics
@@ -36,7 +37,7 @@ _FILES = {
 
 @dataclass(frozen=True, slots=True)
 class OfflineWork:
-    """What is to be generated: the raw folder, the plans of offline stages, their workload, and sampling parameters."""
+    """What to generate: the raw folder, the plans of offline stages, their workload, and sampling parameters."""
 
     raw: Path
     plans: Sequence[StagePlan]
@@ -75,7 +76,7 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: OfflineWork)
             simulated=simulated,
             command=tuple(command),
             configuration=started_configuration(resolved.args, resolved, watch.facts, cache),
-            hollow=not simulated and uses_stub_device(group),
+            stub_device=not simulated and uses_stub_device(group),
             ending=watch.ending,
             pid=group,
         )
@@ -85,10 +86,7 @@ async def _program(engine: Engine, kind: str) -> tuple[list[str], ResolvedFlags]
     """The command that holds an engine of a kind, and what its flags become."""
     if kind == _SIMULATOR:
         resolved = resolve_by_simulator(engine.model, engine.args)
-        if resolved.wrong:
-            raise InputError(*resolved.wrong)
-        if resolved.fault is not None:
-            raise EngineError(f"engine: {resolved.fault}")
+        refuse_flags(resolved)
         return [sys.executable, "-m", "harness.simulator.offline"], resolved
     python = engine.python or sys.executable
     resolved = await check_flags(engine, kind, python, environment_of(engine, kind), usage=OFFLINE)
@@ -111,8 +109,8 @@ async def _answering(raw: Path, watch: EngineWatch) -> str:
         await watch.rest()
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
-    return f"extra_body.{name}: LLM.generate has no such sampling parameter; {suggestion(name, list(known))}"
+def _unknown(name: str, known: Sequence[str]) -> Message:
+    return message("engines.no_such_sampling", name=name, suggestion=suggestion(name, list(known)))
 
 
 def begin_calls(raw: Path) -> None:

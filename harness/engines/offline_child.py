@@ -1,10 +1,10 @@
-"""How fast does an interpreter's own vLLM generate, without a server between?
+"""A program for the engine's interpreter: it generates with vLLM's `LLM`, without a server, and notes the times.
 
-A program of its own, run by path inside the engine's interpreter with the standard library and
-what is installed there: `generate.py JOB`. The job (harness/engines/offline_protocol.py writes it and tells what is
-noted) names files and calls. Flags are read as `vllm serve` reads them; those that only a server
-has are without effect. An answer's `done` is when the engine's `step` gave it out; its first and last
-token are what vLLM noted on its own clock, the same CLOCK_MONOTONIC, in `RequestOutput.metrics`.
+Run by path with the standard library and what is installed there: `offline_child.py JOB`. The job
+(harness/engines/offline_protocol.py writes it and says what is noted) names files and calls. Flags are read as
+`vllm serve` reads them; those that only a server has are without effect. An answer's `done` is when the engine's
+`step` gave it out; its first and last token are what vLLM noted on its own clock, the same CLOCK_MONOTONIC, in
+`RequestOutput.metrics`.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from typing import Any, TextIO
 MISSING = -1
 _POLL_S, _SCRAPE_S = 0.05, 1.0
 _GOOD_ENDS = ("length", "stop")
-_OURS = {"temperature": 0, "ignore_eos": True}  # as in the body of a request to a server
+_DEFAULTS = {"temperature": 0, "ignore_eos": True}  # as in the body of a request to a server
 
 
 class NotesWriter:
@@ -32,7 +32,7 @@ class NotesWriter:
         self._notes = os.open(job["notes"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._begun = job["begun"]
 
-    def say(self, *lines: Mapping[str, Any]) -> None:
+    def add(self, *lines: Mapping[str, Any]) -> None:
         """Note lines."""
         os.write(self._notes, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
@@ -47,21 +47,21 @@ def main(place: str) -> None:
     job = json.loads(Path(place).read_text(encoding="utf-8"))
     notes = NotesWriter(job)
     vllm = importlib.import_module("vllm")
-    strange = sorted(set(job["sampling"]) - set(_sampling_names(vllm)))
-    if strange:
-        notes.say({"refused": strange, "known": _sampling_names(vllm)})
+    unknown = sorted(set(job["sampling"]) - set(_sampling_names(vllm)))
+    if unknown:
+        notes.add({"refused": unknown, "known": _sampling_names(vllm)})
         return
     engine = vllm.LLM(**vars(_engine_args(job["words"])))
     metrics = _Metrics(tuple(job["watched"]))
-    notes.say({"ready_ns": time.monotonic_ns(), "metrics": metrics.text()})
-    while not os.path.exists(job["go"]):  # noqa: PTH110 - the cheapest question
+    notes.add({"ready_ns": time.monotonic_ns(), "metrics": metrics.text()})
+    while not os.path.exists(job["go"]):  # noqa: PTH110 - the cheapest check
         time.sleep(_POLL_S)
     threading.Thread(target=_scrape, args=(metrics, notes), daemon=True).start()
     with open(job["prompts"], encoding="utf-8") as prompts:  # noqa: PTH123 - read bit by bit
         for number, call in enumerate(job["calls"]):
             requests = _requests(prompts, call["requests"], job["sampling"], vllm.SamplingParams)
             _Call(engine, notes, number, call).make(*requests)
-    notes.say(metrics.now(), {"finished": True})
+    notes.add(metrics.now(), {"finished": True})
 
 
 def _sampling_names(vllm: Any) -> list[str]:
@@ -80,10 +80,10 @@ def _engine_args(words: list[str]) -> Any:
 
 def _requests(prompts: TextIO, count: int, sampling: Mapping[str, Any], params: Any) -> tuple[list[Any], list[Any]]:
     """The next prompts, as `LLM.generate` takes them, and the sampling parameters of each."""
-    asked = [json.loads(line) for line in itertools.islice(prompts, count)]
-    told = [{"prompt" if isinstance(one["prompt"], str) else "prompt_token_ids": one["prompt"]} for one in asked]
-    wanted = [{**_OURS, "max_tokens": one["max_tokens"], **sampling} for one in asked]
-    return told, [params(**{name: value for name, value in one.items() if value is not None}) for one in wanted]
+    rows = [json.loads(line) for line in itertools.islice(prompts, count)]
+    inputs = [{"prompt" if isinstance(row["prompt"], str) else "prompt_token_ids": row["prompt"]} for row in rows]
+    options = [{**_DEFAULTS, "max_tokens": row["max_tokens"], **sampling} for row in rows]
+    return inputs, [params(**{name: value for name, value in row.items() if value is not None}) for row in options]
 
 
 class _Call:
@@ -99,40 +99,40 @@ class _Call:
         """Make it, between two notes of the time."""
         inner = self._engine.llm_engine
         step = inner.step
-        inner.step = lambda: self._seen(step())
+        inner.step = lambda: self._note_finished(step())
         self._begin_ns = time.monotonic_ns()
         if self._call["opens"]:
             self._notes.stage(number=self._call["number"], begin_ns=self._begin_ns)
-        self._notes.say({"call": self._number, "begin_ns": self._begin_ns})
+        self._notes.add({"call": self._number, "begin_ns": self._begin_ns})
         answers = self._engine.generate(prompts, params, use_tqdm=False)
         end_ns = time.monotonic_ns()
         inner.step = step
-        # The order of what is returned is that of the prompts; it settles what was seen on the way.
-        self._notes.say(*self._lines(enumerate(answers), end_ns), {"call": self._number, "end_ns": end_ns})
+        # The order of what is returned is that of the prompts; it corrects what was noted on the way.
+        self._notes.add(*self._lines(enumerate(answers), end_ns), {"call": self._number, "end_ns": end_ns})
         if self._call["measured"]:
             self._notes.stage(number=self._call["number"], end_ns=end_ns)
 
-    def _seen(self, outputs: list[Any]) -> list[Any]:
+    def _note_finished(self, outputs: list[Any]) -> list[Any]:
         """Note the answers that a step has made whole, so that they are kept whatever happens next."""
         now_ns = time.monotonic_ns()
-        whole = [one for one in outputs if one.finished]
-        for one in whole:
-            self._done_ns[one.request_id] = now_ns
-        known = [(int(one.request_id) - self._first, one) for one in whole if str(one.request_id).isdigit()]
+        whole = [output for output in outputs if output.finished]
+        for output in whole:
+            self._done_ns[output.request_id] = now_ns
+        known = [(int(row.request_id) - self._first, row) for row in whole if str(row.request_id).isdigit()]
         if known:
-            self._notes.say(*self._lines(iter(known), now_ns))
+            self._notes.add(*self._lines(iter(known), now_ns))
         return outputs
 
     def _lines(self, answers: Iterator[tuple[int, Any]], now_ns: int) -> Iterator[dict[str, Any]]:
-        for place, one in answers:
-            done_ns = self._done_ns.get(one.request_id, now_ns)
-            yield {"call": self._number, "place": place, "done": _done(one, self._begin_ns, done_ns)}
+        for place, answer in answers:
+            done_ns = self._done_ns.get(answer.request_id, now_ns)
+            yield {"call": self._number, "place": place, "done": _done(answer, self._begin_ns, done_ns)}
 
 
 def _done(answer: Any, begin_ns: int, done_ns: int) -> list[Any]:
     """One answer: done, first and last token, tokens in, of these cached, tokens out, and the error."""
-    tokens = sum(len(one.token_ids) for one in answer.outputs)
-    bad = [one.finish_reason for one in answer.outputs if one.finish_reason not in _GOOD_ENDS]
+    tokens = sum(len(output.token_ids) for output in answer.outputs)
+    bad = [output.finish_reason for output in answer.outputs if output.finish_reason not in _GOOD_ENDS]
     error = str(bad[0] or "no_end") if bad else "" if tokens else "no_tokens"
     cached = getattr(answer, "num_cached_tokens", None)
     return [
@@ -169,7 +169,7 @@ class _Metrics:
 
 def _scrape(metrics: _Metrics, notes: NotesWriter) -> None:
     while True:
-        notes.say(metrics.now())
+        notes.add(metrics.now())
         time.sleep(_SCRAPE_S)
 
 

@@ -1,6 +1,6 @@
-"""What passes between the harness and a program that generates offline, and what became of every request?
+"""The files between the harness and a program that generates offline, and what became of every request.
 
-All of it lies in the raw folder of a run, so that a run that is killed can still be accounted for.
+All of them lie in the raw folder of a run, so that a run that is killed can still be accounted for.
 A job and its prompts go out. The program waits for `GO`, makes the calls in order, and notes a JSON
 line for whatever happens: `ready_ns`, `refused` (why it cannot begin), `call` with `begin_ns` or
 `end_ns`, `call` with `place` and `done` (see `Done`), `at_ns` with `metrics` (Prometheus text), and
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers
 from harness.client.journal import ROW
 from harness.errors import ResultError
+from harness.messages import message
 from harness.results.file_schemas import OfflineNoteSchema
 from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
 from harness.results.store import convert, read_json, write_json
@@ -66,47 +67,47 @@ class OfflineAnswer(NamedTuple):
 
 def calls_of(plans: Sequence[StagePlan]) -> Iterator[OfflineCall]:
     """The calls that offline stages make: the warm-up of one first, then what is measured."""
-    for made in plans:
-        place = (made.number, made.stage_index, made.repeat)
-        if made.warm:
-            yield OfflineCall(*place, measured=False, requests=made.warm, opens=True)
-        yield OfflineCall(*place, measured=True, requests=made.sessions or 0, opens=not made.warm)
+    for stage in plans:
+        place = (stage.number, stage.stage_index, stage.repeat)
+        if stage.warm:
+            yield OfflineCall(*place, measured=False, requests=stage.warm, opens=True)
+        yield OfflineCall(*place, measured=True, requests=stage.sessions or 0, opens=not stage.warm)
 
 
-def write_job(raw: Path, plans: Sequence[StagePlan], workload: Workload, **told: Any) -> None:
-    """Write the job, with what else the program is `told`, and the prompts of all its calls."""
-    asked = []
+def write_job(raw: Path, plans: Sequence[StagePlan], workload: Workload, **settings: Any) -> None:
+    """Write the job, with the program's other `settings`, and the prompts of all its calls."""
+    requests = []
     encoder = msgspec.json.Encoder()
     with (raw / PROMPTS).open("wb") as file:
-        for call, made, ordinal in _ordinals(plans):
-            session = workload.session(made.session(ordinal))
+        for call, stage, ordinal in _ordinals(plans):
+            session = workload.session(stage.session(ordinal))
             turn, prompt = session.turns[0], workload.prompt(session.index, 0)
-            asked.append((call, session.index, prompt.input_tokens, turn.output_tokens))
-            file.write(encoder.encode({"prompt": _told(prompt), "max_tokens": turn.output_tokens}) + b"\n")
-    rows = np.asarray(asked, dtype=np.int64).reshape(-1, len(_COLUMNS))
+            requests.append((call, session.index, prompt.input_tokens, turn.output_tokens))
+            file.write(encoder.encode({"prompt": _as_json(prompt), "max_tokens": turn.output_tokens}) + b"\n")
+    rows = np.asarray(requests, dtype=np.int64).reshape(-1, len(_COLUMNS))
     columns: dict[str, Any] = {name: rows[:, place] for place, name in enumerate(_COLUMNS)}
     np.savez(raw / REQUESTS, **columns)
-    write_json(raw, JOB, {**told, "calls": [asdict(call) for call in calls_of(plans)]})
+    write_json(raw, JOB, {**settings, "calls": [asdict(call) for call in calls_of(plans)]})
 
 
 def _ordinals(plans: Sequence[StagePlan]) -> Iterator[tuple[int, StagePlan, int]]:
     """Number of the call, plan and ordinal of every request, in the order of the calls."""
     call = -1
-    for made in plans:
-        for ordinal in range(made.taken or 0):
-            call += ordinal in (0, made.warm)
-            yield call, made, ordinal
+    for stage in plans:
+        for ordinal in range(stage.taken or 0):
+            call += ordinal in (0, stage.warm)
+            yield call, stage, ordinal
 
 
-def _told(prompt: Prompt) -> Any:
+def _as_json(prompt: Prompt) -> Any:
     if isinstance(prompt, TokenPrompt):
         return prompt.ids.tolist()
-    assert not hasattr(prompt, "messages"), "an offline stage has no chat"
+    assert not hasattr(prompt, "messages")  # an offline stage has no chat
     return prompt.text
 
 
 class NotesReader:
-    """What a program has noted, read as it grows."""
+    """The notes of a program, read as they grow."""
 
     def __init__(self, raw: Path) -> None:
         self._path = raw / NOTES
@@ -137,7 +138,7 @@ def append_note(raw: Path, **words: Any) -> None:
 
 
 def read_answers(raw: Path) -> tuple[NDArray[np.void], DecodedAnswers] | None:
-    """Every request that was handed to a call, as a ledger has it (dtype ROW), and its answer; None without a job.
+    """Every request that was handed to a call, as the journal has it (dtype ROW), and its answer; None without a job.
 
     A request whose call ended without its answer has the failure that was noted for that, or none
     where nobody was left to note it.
@@ -145,23 +146,25 @@ def read_answers(raw: Path) -> tuple[NDArray[np.void], DecodedAnswers] | None:
     if not (raw / REQUESTS).exists():
         return None
     calls = [OfflineCall(**call) for call in read_json(raw, JOB)["calls"]]
-    said = _Said(raw)
-    asked = _asked(raw / REQUESTS, len(calls))
-    rows = _rows(calls, asked, said.begin_ns)
-    return rows, _decoded(rows, said.done_of(asked["call"][: len(rows)]), said.ended)
+    notes = _AllNotes(raw)
+    requests = _requests(raw / REQUESTS, len(calls))
+    rows = _rows(calls, requests, notes.begin_ns)
+    return rows, _decoded(rows, notes.done_of(requests["call"][: len(rows)]), notes.ended)
 
 
-def _asked(path: Path, calls: int) -> dict[str, NDArray[np.int64]]:
+def _requests(path: Path, calls: int) -> dict[str, NDArray[np.int64]]:
     arrays = read_arrays(path)
-    asked = {name: integers_in(path, arrays, name) for name in _COLUMNS}
-    if len({len(values) for values in asked.values()}) > 1:
-        raise ResultError(f"{path}: columns of unlike lengths; expected as many values in each")
-    if len(asked["call"]) and not 0 <= asked["call"].min() <= asked["call"].max() < calls:
-        raise ResultError(f"{path}: call is {asked['call'].min()} to {asked['call'].max()}; expected 0 to {calls - 1}")
-    return asked
+    requests = {name: integers_in(path, arrays, name) for name in _COLUMNS}
+    if len({len(values) for values in requests.values()}) > 1:
+        raise ResultError(message("engines.unlike_columns", path=str(path)))
+    numbers = requests["call"]
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < calls:
+        low, high = int(numbers.min()), int(numbers.max())
+        raise ResultError(message("engines.call_numbers", path=str(path), low=low, high=high, last=calls - 1))
+    return requests
 
 
-class _Said:
+class _AllNotes:
     """All notes of a program by what they are about."""
 
     def __init__(self, raw: Path) -> None:
@@ -185,16 +188,16 @@ class _Said:
 
 
 def _rows(
-    calls: Sequence[OfflineCall], asked: Mapping[str, NDArray[np.int64]], begin_ns: Mapping[int, int]
+    calls: Sequence[OfflineCall], requests: Mapping[str, NDArray[np.int64]], begin_ns: Mapping[int, int]
 ) -> NDArray[Any]:
     """Rows of the calls that began: in one instant all their requests were due, ready and sent."""
-    number = asked["call"][np.isin(asked["call"], list(begin_ns))]
+    number = requests["call"][np.isin(requests["call"], list(begin_ns))]
     rows = np.zeros(len(number), dtype=ROW)
     rows["written"] = 1
     for name in ("stage", "repeat", "measured"):
         rows[name] = np.asarray([getattr(call, name) for call in calls], dtype=np.int32)[number]
     for name in ("session", "input_asked", "output_asked"):
-        rows[name] = asked[name][: len(rows)]
+        rows[name] = requests[name][: len(rows)]
     for name in ("due_ns", "ready_ns", "sent_ns"):
         rows[name] = np.asarray([begin_ns.get(place, MISSING) for place in range(len(calls))], dtype=np.int64)[number]
     return rows
@@ -209,12 +212,12 @@ def _decoded(
     for seq, answer in enumerate(done):
         if answer is None and ended is None:
             continue
-        found = answer or OfflineAnswer(ended["at_ns"], MISSING, MISSING, MISSING, MISSING, 0, ended["ended"])  # type: ignore[index] # one of them is there
-        events = _events(found)
-        message = "" if answer or ended is None else ended["message"]
-        for name, value in _integers(seq, int(rows["sent_ns"][seq]), found, len(events)).items():
+        outcome = answer or OfflineAnswer(ended["at_ns"], MISSING, MISSING, MISSING, MISSING, 0, ended["ended"])  # type: ignore[index] # one of them is there
+        events = _events(outcome)
+        text_of_end = "" if answer or ended is None else ended["message"]
+        for name, value in _integers(seq, int(rows["sent_ns"][seq]), outcome, len(events)).items():
             integers[name].append(value)
-        for name, text in (("counted_by", FROM_TOKEN_IDS), ("error", found.error), ("message", message)):
+        for name, text in (("counted_by", FROM_TOKEN_IDS), ("error", outcome.error), ("message", text_of_end)):
             texts[name].append(text)
         at_ns.extend(at for at, _ in events)
         tokens.extend(count for _, count in events)

@@ -1,8 +1,7 @@
-"""How is an engine process started, watched, and stopped without ever touching another's?
+"""Engine processes: started, watched and stopped; the device memory they hold, and whether their CANN is a stub.
 
-It gets a process group of its own; only that group is ever signalled. Its standard input is a
-pipe that closes when this process ends in any way, SIGKILL included, and what we start ourselves
-ends with it.
+An engine gets a process group of its own; only that group is ever signalled. Its standard input is a pipe that closes
+when this process ends in any way, SIGKILL included, and what we start ourselves ends with it.
 """
 
 import asyncio
@@ -16,6 +15,7 @@ import psutil
 
 from harness.clock import monotonic_ns
 from harness.errors import EngineError
+from harness.messages import Message, message, plain
 from harness.safety.redaction import redact_file
 from harness.telemetry.npu_smi import parse_info
 from harness.units import NS_PER_S
@@ -53,8 +53,10 @@ class EngineProcess:
                     env=self._env,
                     start_new_session=True,
                 )
-            except OSError as fault:
-                raise EngineError(f"engine: {self.command[0]} cannot be run ({fault.strerror})") from None
+            except OSError as error:
+                raise EngineError(
+                    message("engines.not_runnable", program=self.command[0], reason=error.strerror)
+                ) from None
 
     @property
     def pid(self) -> int | None:
@@ -72,10 +74,10 @@ class EngineProcess:
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
         except asyncio.TimeoutError:
-            raise EngineError(f"engine: not ready within {timeout_s:g} s; its log is {self._log}") from None
+            raise EngineError(message("engines.not_ready", limit_s=timeout_s, log=str(self._log))) from None
         if not line:
             await self._process.wait()
-            raise EngineError(f"engine: {self._last_words()}")
+            raise EngineError(message("engines.ended_at_start", reason=self._last_log_line()))
         return line.decode("utf-8", "replace").strip()
 
     @property
@@ -83,19 +85,20 @@ class EngineProcess:
         """Its exit status, or None while it lives or where it never began."""
         return None if self._process is None else self._process.returncode
 
-    def ending(self) -> str | None:
+    def ending(self) -> Message | None:
         """Why it ended by itself, or None while it lives."""
         if self._process is None or self._process.returncode is None or self._stopping:
             return None
-        return f"the engine died with exit status {self._process.returncode}: {self._last_words()}"
+        status = self._process.returncode
+        return message("engines.died_with_status", status=status, reason=self._last_log_line())
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> Message:
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        said = next((line for line in reversed(lines) if line.strip()), "")
-        return said.removeprefix("harness: ") or f"it ended without a word; its log is {self._log}"
+        last = next((line for line in reversed(lines) if line.strip()), "").removeprefix("harness: ")
+        return plain(last) if last else message("engines.ended_silently", log=str(self._log))
 
     async def stop(self) -> None:
         """End its group: politely, then by force; it is gone when this returns."""
@@ -118,7 +121,7 @@ class EngineProcess:
 
 
 async def output_of(command: Sequence[str], env: Mapping[str, str], timeout_s: float, line: bytes = b"") -> str:
-    """What a short program prints, "" where it takes too long.
+    """The output of a short program, "" where it takes too long.
 
     It reads `line`; its input stays open for as long as it is waited for.
 
@@ -167,7 +170,7 @@ async def memory_in_use(program: str | None, devices: Sequence[int] | None) -> M
 
 
 async def wait_for_memory(program: str | None, devices: Sequence[int] | None, before: Mapping[str, int]) -> list[str]:
-    """Wait until the devices hold hardly more than `before`; those that still do after half a minute."""
+    """Wait until the devices hold hardly more than `before`; those that still hold more after half a minute."""
     begin_ns, left = monotonic_ns(), list(before)
     while left:
         now = await memory_in_use(program, devices)
@@ -179,10 +182,10 @@ async def wait_for_memory(program: str | None, devices: Sequence[int] | None, be
 
 
 def log_memory_left(log: Path, left: Sequence[str]) -> None:
-    """Say in the engine's log that memory did not come back."""
+    """Write to the engine's log that memory was not released."""
     if left:
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"harness: the memory of {', '.join(left)} was not free again {_WAIT_S:g} s after the end\n")
+            file.write(f"harness: {message('engines.memory_not_released', devices=left, wait_s=_WAIT_S)}\n")
 
 
 STUB_LIBRARY = "libcann_stub.so"

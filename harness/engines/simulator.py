@@ -1,4 +1,4 @@
-"""How is the embedded engine run: as a process of its own, like any other?"""
+"""The simulator as an engine: `harness serve-sim` in a process of its own."""
 
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -9,14 +9,28 @@ from typing import Any
 from harness.engines.api_client import ControlClient, pick_model
 from harness.engines.base import RunningEngine
 from harness.engines.engine_log import BootFacts
-from harness.engines.flag_resolution import resolve_by_simulator, started_configuration
+from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, started_configuration
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
+from harness.messages import message
 from harness.scenario.models import Engine
 from harness.simulator.chips import DEFAULT_CHIP, chip_named
 from harness.simulator.kernel_calibration import read_calibration
 
 _READY_S = 60.0
+
+
+def refuse_flags(resolved: ResolvedFlags) -> None:
+    """Refuse flags that the simulator would not start with.
+
+    Raises:
+        InputError: where a flag is unknown or its value is wrong.
+        EngineError: where the engine cannot start with them, for want of memory for one.
+    """
+    if resolved.value_errors:
+        raise InputError(*resolved.value_errors)
+    if resolved.refusal is not None:
+        raise EngineError(message("engines.refused", reason=resolved.refusal))
 
 
 @asynccontextmanager
@@ -26,15 +40,12 @@ async def start_simulator(engine: Engine, log: Path) -> AsyncIterator[RunningEng
     Raises:
         EngineError: where it refuses its flags or does not come up.
     """
-    asked = [] if engine.model is None else ["--model", engine.model]
-    place = ["--host", engine.host, "--port", str(engine.port or 0), "--until-stdin-closes"]
+    model_words = [] if engine.model is None else ["--model", engine.model]
+    address = ["--host", engine.host, "--port", str(engine.port or 0), "--until-stdin-closes"]
     resolved = resolve_by_simulator(engine.model, calibrated_flags(engine))
     args = resolved.args
-    command = [sys.executable, "-m", "harness", "serve-sim", *place, *asked, *resolved.words]
-    if resolved.wrong:
-        raise InputError(*resolved.wrong)
-    if resolved.fault is not None:
-        raise EngineError(f"engine: {resolved.fault}")
+    command = [sys.executable, "-m", "harness", "serve-sim", *address, *model_words, *resolved.words]
+    refuse_flags(resolved)
     process = EngineProcess(command, log, engine.env)
     await process.start()
     try:
@@ -57,7 +68,7 @@ async def start_simulator(engine: Engine, log: Path) -> AsyncIterator[RunningEng
 
 
 def calibrated_flags(engine: Engine) -> Mapping[str, Any]:
-    """The engine's flags, behind what its `calibration` says of attention.
+    """The engine's flags over those of its `calibration`.
 
     Raises:
         InputError: where that is no result of kernels measured on such a chip.

@@ -1,4 +1,4 @@
-"""How is a real vLLM, with or without vllm-ascend, started, watched and stopped?
+"""A real vLLM, with or without vllm-ascend: started, watched and stopped.
 
 `python -m vllm.entrypoints.openai.api_server` in the interpreter that the scenario names, under a
 guardian that ends it when this process is gone.
@@ -13,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from harness.engines import guardian
 from harness.engines import process as device_memory
@@ -25,6 +24,7 @@ from harness.engines.interpreter_probe import SERVER
 from harness.engines.interpreter_query import reject_unknown_flags
 from harness.engines.process import EngineProcess, uses_stub_device
 from harness.errors import EngineError, InputError, suggestion
+from harness.messages import Message, message
 from harness.scenario.models import Engine
 from harness.telemetry.environment import find_npu_smi, this_host
 
@@ -42,7 +42,7 @@ async def start_vllm(
 ) -> AsyncIterator[RunningEngine]:
     """Start vLLM with the scenario's flags, yield when it answers, and stop all of it at the end.
 
-    `known` is what the flags become where that was asked before; vLLM is then imported by the engine alone.
+    `known` is what the flags become where that was resolved before; vLLM is then imported by the engine alone.
 
     Raises:
         InputError: where a flag is one that the installed version does not know.
@@ -64,7 +64,7 @@ async def start_vllm(
             reach=engine,
             command=tuple(command),
             configuration=started_configuration(resolved.args, resolved, watch.facts, cache),
-            hollow=uses_stub_device(group),
+            stub_device=uses_stub_device(group),
             ending=watch.ending,
             pid=group,
         )
@@ -74,7 +74,7 @@ async def start_vllm(
 async def guarded_process(
     engine: Engine, kind: str, command: list[str], log: Path
 ) -> AsyncIterator[tuple["EngineWatch", int]]:
-    """Run an engine's command under the guardian; who watches it, and its process group.
+    """Run an engine's command under the guardian; yields its watch and its process group.
 
     At the end nothing of it is left, and the devices hold what they held before.
 
@@ -95,10 +95,10 @@ async def guarded_process(
 
 
 def environment_of(engine: Engine, kind: str) -> dict[str, str]:
-    """What the engine finds in its environment beside what it inherits; the scenario's word is last."""
+    """The engine's environment beside what it inherits; the scenario's values go last."""
     if kind not in _DEVICES:
         return dict(engine.env)
-    env = {"VLLM_NO_USAGE_STATS": "1"}  # a benchmark tells nobody that it runs
+    env = {"VLLM_NO_USAGE_STATS": "1"}  # a benchmark reports to nobody that it runs
     if engine.devices is not None:
         env[_DEVICES[kind]] = ",".join(str(number) for number in engine.devices)
     if engine.api_key_env is not None:
@@ -115,89 +115,93 @@ async def check_flags(
     usage: str = SERVER,
     known: ResolvedFlags | None = None,
 ) -> ResolvedFlags:
-    """What the flags become, once nothing in the scenario speaks against a start; `known` is that if it was asked."""
+    """What the flags become, once nothing in the scenario forbids a start; `known` is that if it was resolved before.
+
+    Raises:
+        InputError: where the scenario's model or flags are wrong.
+        EngineError: where a package is missing, or the engine would refuse to start.
+    """
     if engine.model is None:
-        raise InputError(f"engine.model: is missing; kind {kind} expects a model's name or folder")
+        raise InputError(message("engines.model_missing", kind=kind))
     for name, key in _OWN_FLAGS.items():
         if name in engine.args:
-            raise InputError(f"engine.args.{name}: belongs elsewhere; expected {key}")
+            raise InputError(message("engines.flag_elsewhere", flag=name, key=key))
     if (absent := missing_folder(engine.model)) is not None:
-        raise InputError(f"engine.model: {absent}")
+        raise InputError(message("engines.model_absent", reason=absent))
     points = [engine.args] if known is None else []
     examined = await examine_flags(kind, python, env, engine.model, points, usage=usage)
-    found, resolved = examined.installed, known or examined.resolved[0]
-    for package, there in (("vllm", found.vllm), ("vllm_ascend", found.ascend or kind != "vllm-ascend")):
+    installed, resolved = examined.installed, known or examined.resolved[0]
+    for package, there in (("vllm", installed.vllm), ("vllm_ascend", installed.ascend or kind != "vllm-ascend")):
         if not there:
-            raise EngineError(
-                f"engine.python {python}: has no {package}; expected the interpreter in which it is installed"
-            )
-    reject_unknown_flags(engine.args, found)
-    if resolved.wrong:
-        raise InputError(*resolved.wrong)
-    if resolved.fault is not None:
-        raise EngineError(f"engine: would not start, by vLLM's own check of its configuration: {resolved.fault}")
+            raise EngineError(message("engines.python_without", python=python, package=package))
+    reject_unknown_flags(engine.args, installed)
+    if resolved.value_errors:
+        raise InputError(*resolved.value_errors)
+    if resolved.refusal is not None:
+        raise EngineError(message("engines.would_not_start", reason=resolved.refusal))
     return resolved
 
 
-def missing_folder(model: str) -> str | None:
-    """What is wrong with a model that looks like a folder and is not there; told without vLLM, which takes its time."""
+def missing_folder(model: str) -> Message | None:
+    """What is wrong with a model that looks like a folder and is not there; found without starting vLLM."""
     folder = Path(model)
     if not model.startswith(("/", "./", "../")) or folder.exists():
         return None
-    beside = sorted(str(one) for one in folder.parent.glob("*/"))
-    return f"there is no {model}; {suggestion(model, beside) if beside else 'expected a folder'}"
+    beside = sorted(str(path) for path in folder.parent.glob("*/"))
+    near = suggestion(model, beside) if beside else message("engines.expected_folder")
+    return message("engines.no_folder", model=model, suggestion=near)
 
 
 def _port(engine: Engine) -> int:
-    """The port asked for, if it is free, or else any free one."""
+    """The scenario's port, or any free one where it names none."""
     family = socket.AF_INET6 if ":" in engine.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # vLLM sets it too
+    with socket.socket(family) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # vLLM sets it too
         try:
-            probe.bind((engine.host, engine.port or 0))
-        except OSError as fault:
-            where = f"engine.port {engine.port}" if engine.port else f"engine.host {engine.host}"
-            raise EngineError(
-                f"{where}: cannot listen on {engine.host} ({fault.strerror}); expected a free one"
-            ) from None
-        return int(probe.getsockname()[1])
+            sock.bind((engine.host, engine.port or 0))
+        except OSError as error:
+            if engine.port:
+                taken = message("engines.port_taken", port=engine.port, host=engine.host, reason=error.strerror)
+            else:
+                taken = message("engines.host_unusable", host=engine.host, reason=error.strerror)
+            raise EngineError(taken) from None
+        return int(sock.getsockname()[1])
 
 
 def _url(host: str, port: int) -> str:
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
-        if address.is_unspecified:  # it listens everywhere; it is asked from here
+        if address.is_unspecified:  # it listens on every address; requests come from this host
             host = "::1" if address.version == 6 else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _command(engine: Engine, python: str, port: int, words: Sequence[str]) -> list[str]:
-    place = ["--model", str(engine.model), "--host", engine.host, "--port", str(port)]
-    return [python, "-m", "vllm.entrypoints.openai.api_server", *place, *words]
+    address = ["--model", str(engine.model), "--host", engine.host, "--port", str(port)]
+    return [python, "-m", "vllm.entrypoints.openai.api_server", *address, *words]
 
 
 async def within_ready_timeout(answering: Awaitable[str], engine: Engine, watch: "EngineWatch") -> str:
-    """What an engine's answer is once it is ready.
+    """The result of `answering`, once the engine is ready.
 
     Raises:
-        EngineError: it did not come within `engine.ready_timeout`; with the engine's last words.
+        EngineError: it did not come within `engine.ready_timeout`; with the last line of the engine's log.
     """
     try:
         return await asyncio.wait_for(answering, engine.ready_timeout)
     except asyncio.TimeoutError:
-        said = watch.last_words()
-        raise EngineError(
-            f"engine: not ready within {engine.ready_timeout:g} s (engine.ready_timeout); "
-            f"{f'its last words: {said}' if said else 'it said nothing'}; see {watch.log}"
-        ) from None
+        line = watch.last_line()
+        last = message("engines.last_line", line=line) if line else message("engines.logged_nothing")
+        limit_s, log = engine.ready_timeout, str(watch.log)
+        raise EngineError(message("engines.not_ready_in_time", limit_s=limit_s, last=last, log=log)) from None
 
 
 async def _answering(engine: Engine, control: ControlClient, watch: "EngineWatch") -> str:
     """The model's name, once /health and a completion of one token have answered."""
     while not await control.healthy():
         await watch.rest()
-    asked = None if "served_model_name" in engine.args else engine.model
-    model = pick_model(asked, await control.models() or [], "engine")
+    wanted = None if "served_model_name" in engine.args else engine.model
+    model = pick_model(wanted, await control.models() or [], "engine")
     while not await control.answers(model):
         await watch.rest()
     watch.read()
@@ -222,8 +226,8 @@ class EngineWatch:
         self._offset += len(whole) + len(end)
         lines = whole.decode("utf-8", "replace").splitlines()
         self.facts = boot_facts(lines, self.facts)
-        said = filter(None, (message_of(line).strip() for line in reversed(lines)))
-        self._last = next(said, self._last)
+        texts = filter(None, (message_of(line).strip() for line in reversed(lines)))
+        self._last = next(texts, self._last)
 
     async def rest(self) -> None:
         """Wait a little.
@@ -233,29 +237,31 @@ class EngineWatch:
         """
         self.read()
         if self._process.exit_status is not None:
-            raise EngineError(f"engine: did not start: {self._reason()}; see {self.log}")
+            raise EngineError(message("engines.did_not_start", reason=self._reason(), log=str(self.log)))
         await asyncio.sleep(_POLL_S)
 
-    def last_words(self) -> str:
-        """The last line that it wrote, without what stands before its message."""
+    def last_line(self) -> str:
+        """The last line of its log, without what stands before the message."""
         return self._last[:200]
 
-    def ending(self) -> str | None:
-        """Why it ended by itself, in one line, or None while it lives."""
-        return None if self._process.ending() is None else f"the engine died: {self._reason()}; see {self.log}"
+    def ending(self) -> Message | None:
+        """Why it ended by itself, None while it lives."""
+        if self._process.ending() is None:
+            return None
+        return message("engines.died", reason=self._reason(), log=str(self.log))
 
-    def _reason(self) -> str:
+    def _reason(self) -> Message:
         status = self._process.exit_status
         with self.log.open("rb") as file:
             file.seek(max(self._begin, self.log.stat().st_size - _LOG_TAIL))
             lines = file.read().decode("utf-8", "replace").splitlines()
         if status == 128 + signal.SIGKILL:
-            return "it was killed (SIGKILL); the system kills what takes too much memory"
-        return f"{failure_cause(lines).words} ({_status(status)})"
+            return message("engines.killed")
+        return message("engines.failure_and_status", failure=failure_cause(lines).message, status=_status(status))
 
 
-def _status(status: Any) -> str:
-    if isinstance(status, int) and 128 < status < 128 + signal.NSIG:
+def _status(status: int | None) -> Message:
+    if status is not None and 128 < status < 128 + signal.NSIG:
         with contextlib.suppress(ValueError):
-            return f"ended by {signal.Signals(status - 128).name}"
-    return f"exit status {status}"
+            return message("engines.ended_by", signal=signal.Signals(status - 128).name)
+    return message("engines.exit_status", status=status)

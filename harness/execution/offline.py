@@ -127,11 +127,11 @@ class _Watch:
             return
         if not self.finished:
             died = outcome.exit_code == EXIT_ENGINE
-            message = outcome.lines[0] if died else "the run was stopped"
+            message = str(outcome.lines[0]) if died else "the run was stopped"
             offline_protocol.append_note(
                 self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message
             )
             note_stage(self._spec.folder, stopped_ns=monotonic_ns())
             if died:
-                note_engine(self._spec.folder, died=outcome.lines[0])
+                note_engine(self._spec.folder, died=str(outcome.lines[0]))
         write_samples(self._spec.folder, self.watched)

@@ -18,6 +18,7 @@ from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.execution.reconcile import read_stage_starts
 from harness.execution.sampler import Watched
+from harness.messages import Message
 from harness.results import store
 from harness.results.request_table import samples_from
 from harness.safety.interrupts import NOTHING, STOPPED
@@ -55,7 +56,7 @@ class RunOutcome:
     """How a run ended: its exit code, and what went wrong in lines, if anything."""
 
     exit_code: int = EXIT_DONE
-    lines: tuple[str, ...] = ()
+    lines: tuple[Message | str, ...] = ()
 
 
 def interrupted(folder: Path) -> RunOutcome:
@@ -145,7 +146,7 @@ def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans:
         "engine": {
             "kind": serving.kind,
             "simulated": serving.simulated,
-            "hollow": serving.hollow,
+            "hollow": serving.stub_device,
             "model": serving.model,
             "url": serving.url,
             "command": list(serving.command),
@@ -154,7 +155,7 @@ def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans:
         },
     }
     store.write_json(spec.folder, store.RUN, run)
-    for line in serving.configuration.lines():
+    for line in serving.configuration.messages():
         spec.on_progress(f"engine: {line}")
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from harness.analysis.warnings.client import PARENT, PAUSED, PAUSED_S
+from harness.client.target import is_this_host
 from harness.clock import monotonic_ns
 from harness.engines import RunningEngine
 from harness.engines.api_client import ControlClient
-from harness.engines.attach import listeners_at
 from harness.telemetry import server_metrics
 from harness.telemetry.devices import npu_watches, watch_host
 from harness.telemetry.environment import find_npu_smi, this_host
@@ -19,7 +19,6 @@ from harness.units import NS_PER_S
 
 _SCRAPE_S = 1.0
 _BEAT_NS = 100_000_000
-_OWN = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class Watched:
 async def watching(control: ControlClient | None, serving: RunningEngine, watched: Watched) -> AsyncIterator[None]:
     """Fill `watched` until the context ends; whatever was started for it has ended then. No control, no counters."""
     loop = asyncio.get_running_loop()
-    jobs = [watch_host(watched.add, engine_pids(serving))]
+    jobs = [watch_host(watched.add, serving.pids)]
     if control is not None:
         jobs += [_scrape(control, watched), _beat(watched)]
     npu_smi = find_npu_smi(this_host())
@@ -62,16 +61,9 @@ async def watching(control: ControlClient | None, serving: RunningEngine, watche
             raise one
 
 
-def engine_pids(serving: RunningEngine) -> list[int]:
-    """The processes of the engine that are on this machine: the one that was started, or those that listen there."""
-    if serving.pid is not None:
-        return [serving.pid]
-    return sorted(pid for pid, _ in listeners_at(serving.url).identity) if serving.kind == "attach" else []
-
-
 def uses_npus_here(serving: RunningEngine) -> bool:
     """Whether this machine's NPUs are the engine's: neither a simulated engine's nor those of a server elsewhere."""
-    here = serving.kind != "attach" or urlsplit(serving.url).hostname in _OWN
+    here = serving.kind != "attach" or is_this_host(urlsplit(serving.url).hostname or "")
     return here and not serving.simulated
 
 

@@ -25,7 +25,7 @@ from harness.execution.run_folder import (
     write_samples,
 )
 from harness.execution.sampler import Watched, watching
-from harness.messages import localized
+from harness.messages import Message, localized, message
 from harness.results import store
 from harness.safety.interrupts import Interrupts
 from harness.scenario.models import Scenario
@@ -90,7 +90,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
             if outcome == RunOutcome() and (ending := await _dying(control, serving, before)) is not None:
                 outcome = RunOutcome(EXIT_ENGINE, (ending,))
             if outcome.exit_code == EXIT_ENGINE:
-                note_engine(spec.folder, died=outcome.lines[0])
+                note_engine(spec.folder, died=str(outcome.lines[0]))
         finally:
             interrupts.leave()
             await _end(context.pool, interrupts)
@@ -106,7 +106,8 @@ async def _look_again(spec: RunSpec, serving: RunningEngine) -> None:
     if serving.listeners is None:
         return
     now = await asyncio.get_running_loop().run_in_executor(None, listeners_at, serving.url)
-    marks: dict[str, Any] = {name: True for name in ("simulated", "hollow") if getattr(now, name)}
+    shown = {"simulated": now.simulated, "hollow": now.stub_device}
+    marks: dict[str, Any] = {name: True for name, value in shown.items() if value}
     if serving.listeners.is_another(now):
         marks["restarted"] = "another process listens at its address"
     if marks:
@@ -152,7 +153,7 @@ async def _finished(spec: RunSpec, pool: WorkerPool, number: int, serving: Runni
     Where the engine dies meanwhile, nothing more is sent; where the stage has shown enough, it is cut.
     """
     waiting = asyncio.get_running_loop().create_task(pool.finished(number))
-    ending: str | None = None
+    ending: Message | None = None
     cut = False
     try:
         while not waiting.done():
@@ -178,7 +179,7 @@ async def _enough(spec: RunSpec, waiting: asyncio.Task[None]) -> bool:
     return await asyncio.get_running_loop().run_in_executor(None, spec.enough)
 
 
-async def _dying(control: ControlClient, serving: RunningEngine, before: str) -> str | None:
+async def _dying(control: ControlClient, serving: RunningEngine, before: str) -> Message | None:
     """Why an engine that was `before` in some state of health is not any more; None where it is as it was.
 
     The server of an engine that is ours outlives its core by a moment, and then tells why itself.
@@ -190,8 +191,8 @@ async def _dying(control: ControlClient, serving: RunningEngine, before: str) ->
         if (ending := serving.ending()) is not None:
             return ending
         await asyncio.sleep(_POLL_S)
-    said = "nothing answers there any more" if now == UNREACHABLE else "its /health says that it is no longer well"
-    return f"the engine at {serving.url} died: {said}"
+    code = "engines.died_unreachable" if now == UNREACHABLE else "engines.died_unhealthy"
+    return message(code, url=serving.url)
 
 
 def _on_sample(spec: RunSpec, watched: Watched, number: int, sample: dict[str, Any]) -> None:

@@ -137,8 +137,8 @@ class Feasibility:
 
     def predicted_failure(self, candidate: Candidate) -> str | None:
         """The kind of failure that is predicted of a candidate; None where nothing speaks against it."""
-        if candidate.resolved.fault is not None:
-            return classify_failure([candidate.resolved.fault]).kind
+        if candidate.resolved.refusal is not None:
+            return classify_failure([str(candidate.resolved.refusal)]).kind
         for record in self.starts:
             kind = None if record.failure is None else _dominated(record, candidate) or _blamed(record, candidate)
             if kind is not None:

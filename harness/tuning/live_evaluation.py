@@ -74,7 +74,7 @@ class _LiveSession:
             raise KeyboardInterrupt
         ending = self.serving.ending()
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
-            raise self._died(ending or " ".join(outcome.lines), begin_ns)
+            raise self._died(" ".join(map(str, outcome.lines)) if ending is None else str(ending), begin_ns)
         finish(folder)
         if monitor is not None and monitor.ended is not None:
             return replace(monitor.ended, folder=folder.name)
@@ -138,7 +138,7 @@ class LiveEvaluator:
         try:
             serving, interrupted = self._up(loop, context, log, begin_ns)
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
-            self.simulated, self.hollow = serving.simulated, serving.hollow
+            self.simulated, self.hollow = serving.simulated, serving.stub_device
             started = StartedEngine(minutes, facts_from_log(log), serving.configuration.effective, serving.command)
             try:
                 if interrupted:

@@ -158,13 +158,13 @@ def _inert(
     reason, becomes = str(message("tuning.value_not_passed_on")), None
     for base in bases:
         candidates = resolver.candidates(_varied(space, parameter, base))
-        sound = [candidate for candidate in candidates if candidate.resolved.fault is None]
+        sound = [candidate for candidate in candidates if candidate.resolved.refusal is None]
         if len({candidate.engine_key for candidate in sound}) > 1 or (sound and len(sound) < len(candidates)):
             return None
         for candidate in sound:
             tried = True
             change = next((row for row in candidate.resolved.changed if row.flag == parameter.key), None)
-            reason = reason if change is None or not change.why else str(change.why)
+            reason = reason if change is None or change.why is None else str(change.why)
             becomes = candidate.resolved.effective.get(parameter.key, becomes)
     return InertParameter(parameter.name, becomes, reason) if tried else None
 

@@ -118,7 +118,7 @@ class Proposer:
 
     def _join(self, points: Sequence[Point]) -> None:
         for candidate in self.resolver.candidates(points):
-            if candidate.resolved.fault is not None:
+            if candidate.resolved.refusal is not None:
                 self.refused += 1
             elif candidate.engine_key in self.pool:
                 self.same += 1

@@ -369,4 +369,4 @@ def _unknown_targets(loaded: LoadedStudy, installed_vllm: InstalledEngine) -> It
                 yield Fault(("space", target), message("tuning.unknown_ascend_key", hint=hint))
         elif not (place in (ENVIRONMENT, LOAD) and key):
             for line in unknown_flags({name: 1}, installed_vllm):
-                yield Fault(("space", target), line.partition(": ")[2])
+                yield Fault(("space", target), str(line).partition(": ")[2])

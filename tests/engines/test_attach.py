@@ -110,8 +110,8 @@ def processes(monkeypatch):
 
 def test_a_proxy_on_this_machine_is_seen_through(processes):
     """The processes that it is connected to, and their children, count as well; others do not."""
-    assert listeners_at("http://127.0.0.1:80") == Listeners(frozenset({(1, 0.5)}), simulated=False, hollow=True)
-    assert listeners_at("http://127.0.0.1:99/v1") == Listeners(frozenset({(9, 0.5)}), simulated=True, hollow=False)
+    assert listeners_at("http://127.0.0.1:80") == Listeners(frozenset({(1, 0.5)}), simulated=False, stub_device=True)
+    assert listeners_at("http://127.0.0.1:99/v1") == Listeners(frozenset({(9, 0.5)}), simulated=True, stub_device=False)
     assert listeners_at("http://127.0.0.1:7") == listeners_at("http://a.example:80") == Listeners()
 
 

@@ -28,12 +28,12 @@ LOG = (
 
 def ruled(asked, kind="vllm-ascend", found=ASCEND):
     """Values by the rules."""
-    return values_of(predict_by_rules(kind, asked, found).told)
+    return values_of(predict_by_rules(kind, asked, found).values)
 
 
 def test_the_counters_have_the_last_word_then_the_log_then_what_was_told_before():
     """/metrics over the log over what was known before the start, each value with its source."""
-    before = predict_by_rules("vllm-ascend", {"block_size": 16, "max_num_seqs": 8}, ASCEND).told
+    before = predict_by_rules("vllm-ascend", {"block_size": 16, "max_num_seqs": 8}, ASCEND).values
     cache = {"block_size": 64, "cache_dtype": "auto", "num_gpu_blocks": 40, "engine": 0, "sliding_window": None}
     told = confirm(before, boot_facts(LOG), cache)
 
@@ -42,7 +42,7 @@ def test_the_counters_have_the_last_word_then_the_log_then_what_was_told_before(
         "block_size": 64, "kv_cache_dtype": "auto", "num_gpu_blocks": 40, "dtype": "bfloat16", "max_model_len": 4096,
         "seed": 0, "kv_cache_size_tokens": 5120, "version": "0.23.0", "max_num_seqs": 8,
     }  # fmt: skip
-    assert [told[name].source for name in ("block_size", "seed", "max_num_seqs")] == ["metrics", "log", "as asked"]
+    assert [told[name].source for name in ("block_size", "seed", "max_num_seqs")] == ["metrics", "log", "as requested"]
 
 
 def test_ascends_block_size_stands_only_where_both_features_are_off():
@@ -59,10 +59,10 @@ def test_a_rewritten_flag_is_a_row_with_its_reason():
     """What was asked, what it is, who says so, and why; a flag that is as asked has none."""
     asked = {"block_size": 16, "max_num_seqs": 8}
     basis = predict_by_rules("vllm-ascend", asked, ASCEND)
-    (row,) = flag_changes(asked, basis.told, basis)
+    (row,) = flag_changes(asked, basis.values, basis)
 
-    assert (row.flag, row.asked, row.effective, row.source, row.before) == ("block_size", 16, 128, "rule", None)
-    assert "128 where prefix caching or chunked prefill is on" in row.why
+    assert (row.flag, row.requested, row.effective, row.source, row.expected) == ("block_size", 16, 128, "rule", None)
+    assert "128 where prefix caching or chunked prefill is on" in str(row.why)
 
 
 def test_an_additional_key_that_nobody_reads_is_named_with_the_nearest():
@@ -70,11 +70,11 @@ def test_an_additional_key_that_nobody_reads_is_named_with_the_nearest():
     found = InstalledEngine(versions={"vllm-ascend": "0.23.0"}, additional_keys=frozenset({"enable_mlapo", "refresh"}))
     asked = {"additional_config": {"enable_mlap": True, "refresh": True}}
     basis = predict_by_rules("vllm-ascend", asked, found)
-    (row,) = flag_changes(asked, basis.told, basis)
+    (row,) = flag_changes(asked, basis.values, basis)
 
     assert ruled(asked, found=found) == {"block_size": 128, "additional_config.refresh": True}
-    assert (row.flag, row.asked, row.effective) == ("additional_config.enable_mlap", True, None)
-    assert row.why == "vllm-ascend 0.23.0 reads no such key; did you mean 'enable_mlapo'?"
+    assert (row.flag, row.requested, row.effective) == ("additional_config.enable_mlap", True, None)
+    assert str(row.why) == "vllm-ascend 0.23.0 reads no such key; did you mean 'enable_mlapo'?"
     assert ruled(asked)["additional_config.enable_mlap"] is True  # where the keys are not known, nothing is said
 
 
@@ -83,9 +83,9 @@ def test_the_engines_own_line_is_the_reason_where_none_is_stated():
     asked = {"stream_interval": 4, "watermark": 0.5}
     said = ("Watermarking is on", "stream-interval is set to 1 here")
     basis = predict_by_code(asked, ConfigCheck({"stream_interval": 1, "watermark": 0.0}, asked, said), PLAIN)
-    rows = {row.flag: row.why for row in flag_changes(asked, basis.told, basis)}
+    rows = {row.flag: row.why and str(row.why) for row in flag_changes(asked, basis.values, basis)}
 
-    assert rows == {"stream_interval": "stream-interval is set to 1 here", "watermark": ""}
+    assert rows == {"stream_interval": "stream-interval is set to 1 here", "watermark": None}
 
 
 def test_a_started_engine_may_differ_from_what_was_told_before():
@@ -93,12 +93,12 @@ def test_a_started_engine_may_differ_from_what_was_told_before():
     basis = predict_by_code(
         {"max_model_len": "auto"}, ConfigCheck({"max_model_len": 32768, "block_size": 16}, {}), PLAIN
     )
-    now = confirm(basis.told, boot_facts(["Using max model len 4096"]), {"block_size": 32})
+    now = confirm(basis.values, boot_facts(["Using max model len 4096"]), {"block_size": 32})
     block, length = flag_changes({"max_model_len": "auto"}, now, basis)
 
-    assert (length.asked, length.before, length.effective, length.source) == ("auto", 32768, 4096, "log")
-    assert length.why == "as long as the model allows and the KV cache holds"
-    assert (block.asked, block.before, block.effective, block.source) == (None, 16, 32, "metrics")
+    assert (length.requested, length.expected, length.effective, length.source) == ("auto", 32768, 4096, "log")
+    assert str(length.why) == "as long as the model allows and the KV cache holds"
+    assert (block.requested, block.expected, block.effective, block.source) == (None, 16, 32, "metrics")
 
 
 def test_flags_go_by_one_name():
@@ -135,7 +135,7 @@ def test_what_stands_as_asked_has_no_row(asked):
     """Whatever is asked, where the engine takes it there is nothing to tell."""
     basis = predict_by_code(asked, ConfigCheck(dict(asked), {}), PLAIN)
 
-    assert flag_changes(asked, basis.told, basis) == ()
+    assert flag_changes(asked, basis.values, basis) == ()
 
 
 def test_several_engines_are_counted_and_each_keeps_its_own_cache():
@@ -149,8 +149,8 @@ def test_several_engines_are_counted_and_each_keeps_its_own_cache():
     )
     asked = {"data_parallel_size": 2}
     basis = predict_by_code(asked, ConfigCheck({"data_parallel_size": 2}, {}), PLAIN)
-    by_log = confirm(basis.told, boot_facts(log), {})
-    both = confirm(basis.told, boot_facts(log), cache_config(metrics))
+    by_log = confirm(basis.values, boot_facts(log), {})
+    both = confirm(basis.values, boot_facts(log), cache_config(metrics))
 
     assert flag_changes(asked, by_log, basis) == ()
     assert by_log["data_parallel_size"].value == both["data_parallel_size"].value == 2

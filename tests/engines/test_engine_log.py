@@ -13,6 +13,7 @@ from harness.engines.engine_log import (
     failure_cause,
     message_of,
 )
+from harness.messages import message
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
@@ -176,7 +177,7 @@ def test_a_failure_is_told_by_its_decisive_line(line):
     failure = failure_cause(log)
 
     assert (failure.kind, failure.line) == (FAILURES[line], line.strip())
-    assert failure.words == f"{MEANINGS[failure.kind]}: {failure.line}"
+    assert str(failure.message) == f"{message(MEANINGS[failure.kind])}: {failure.line}"
 
 
 def test_memory_that_ends_after_the_cache_is_set_up_ended_in_capture():
@@ -204,7 +205,7 @@ def test_a_request_that_failed_long_ago_is_not_why_it_died():
 
 def test_an_engine_that_says_nothing_still_has_a_failure():
     """A kind without a line, or the last thing that it said, cut where it is long."""
-    assert failure_cause([]).words == MEANINGS["crash"]
+    assert failure_cause([]).message.code == MEANINGS["crash"]
     assert failure_cause(["first", "Segmentation fault"]).line == "Segmentation fault"
     assert len(failure_cause([CORE + "KeyError: " + "x" * 1000]).line) == 400
 
@@ -262,4 +263,4 @@ def test_a_death_in_service_is_told_by_what_the_dead_process_said(death):
 
 def test_leak_notices_alone_are_no_reason():
     """Where nothing else was said, only that it crashed is known."""
-    assert failure_cause([*NANOBIND, *GOING]).words == MEANINGS["crash"]
+    assert failure_cause([*NANOBIND, *GOING]).message.code == MEANINGS["crash"]

@@ -76,7 +76,7 @@ def test_what_it_runs_with_is_told(tmp_path):
 
     assert serving.command[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
     assert serving.command[-5:] == ("--block-size", "16", "--no-enable-prefix-caching", "--max-model-len", "2048")
-    assert (serving.kind, serving.model, serving.simulated, serving.hollow) == ("vllm", "m", False, False)
+    assert (serving.kind, serving.model, serving.simulated, serving.stub_device) == ("vllm", "m", False, False)
     assert serving.configuration.effective["block_size"] == 128
     assert serving.configuration.effective["kv_cache_size_tokens"] == 1234567
     assert serving.configuration.effective["version"] == "0.23.0"
@@ -117,7 +117,7 @@ def test_an_engine_that_never_answers_is_stopped(tmp_path):
     """After ready_timeout, with its last words."""
     line = refused(engine("never", ready_timeout=1.5), tmp_path / "engine.log")
 
-    assert "not ready within 1.5 s" in line
+    assert "not ready within 1.50 s" in line
     assert "NPU KV cache size" in line
 
 
@@ -139,7 +139,7 @@ def test_a_death_in_service_is_told(tmp_path):
     async def kill(serving):
         assert serving.ending() is None
         os.kill(serving.pid, signal.SIGKILL)
-        assert "it was killed (SIGKILL)" in await ending_of(serving)
+        assert "it was killed (SIGKILL)" in str(await ending_of(serving))
 
     asyncio.run(serve(engine(), tmp_path / "log", kill))
     alive = asyncio.run(serve(engine(), tmp_path / "log2"))

@@ -206,7 +206,7 @@ def test_an_engine_that_dies_is_told_and_what_it_did_is_kept(tmp_path):
     stages = store.read_json(out, store.SUMMARY)["stages"]
 
     assert outcome.exit_code == EXIT_ENGINE
-    assert "the engine died: out of memory: torch.OutOfMemoryError: NPU out of memory." in outcome.lines[0]
+    assert "the engine died: out of memory: torch.OutOfMemoryError: NPU out of memory." in str(outcome.lines[0])
     assert stages[0]["errors"] == {"engine_died": LAST + 1}
     assert account(out) == {"completed": 8 - LAST - 1, "failed": LAST + 1, "cancelled": 0, "never_sent": 20}
 

@@ -46,4 +46,6 @@ def test_an_engine_that_is_no_longer_well_has_died(before, now, endings, command
 
     A server that never had a /health is not taken for dead, nor one whose /health takes too long.
     """
-    assert _dying(before, now, endings, command) == expected
+    ending = _dying(before, now, endings, command)
+
+    assert (ending and str(ending)) == expected
