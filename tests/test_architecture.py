@@ -73,9 +73,7 @@ IN_WORK = (  # rooms that do not yet hold the rules on words and tests
     "harness.importers",
     "harness.kernels",
     "harness.results",
-    "harness.scenario",
     "harness.telemetry",
-    "harness.workload",
     "kernels_bench",
     "reports",
 )

@@ -15,13 +15,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import EXIT_ENGINE, EXIT_INPUT
+from harness.messages import Message, message
 
 if TYPE_CHECKING:  # loaded where a loop runs: it takes a third of the time of `harness --help`
     import asyncio
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPED = "interrupted; what was measured is kept"
-NOTHING = "interrupted before the first request; nothing was measured"
+STOPPED = message("safety.interrupted")
+NOTHING = message("safety.interrupted_before_load")
 
 _heard: list[int] = []  # a process has one set of signals; the first decides how its exit is told
 T = TypeVar("T")
@@ -46,14 +47,14 @@ def listening() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(say: Callable[[str], None]) -> Iterator[None]:
+def writing(log: Callable[[Message], None]) -> Iterator[None]:
     """While results are written: the first signal is only noted, since what is left takes seconds; the next leaves."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         if _counts(number):
             if len(_heard) > 1:
                 raise KeyboardInterrupt
-            say("interrupted; writing what was measured (again leaves at once)")
+            log(message("safety.interrupted_while_writing"))
 
     with _handled(handler):
         yield

@@ -1,4 +1,4 @@
-"""Errors of a scenario file: pydantic's as messages with the key, what was expected and what was found."""
+"""Errors of a scenario file: pydantic's as messages with the key, what was expected and what was value."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -115,40 +115,40 @@ def _fault(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[FileM
 def _missing(path: KeyPath, tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
     last = path[-1]
     if isinstance(last, int):
-        found = len(value_at(tree, path[:-1]))
-        return Fault(path[:-1], message("scenario.expected_values", values=last + 1, found=found))
+        value = len(value_at(tree, path[:-1]))
+        return Fault(path[:-1], message("scenario.expected_values", values=last + 1, found=value))
     meaning = _keys(tree, path[:-1], readers).get(last, "a value")
     meaning = meaning[:1].lower() + meaning[1:].partition(";")[0].rstrip(".")
     return Fault(path, message("scenario.key_missing", meaning=meaning))
 
 
-def _refusal(error: Mapping[str, Any], found: Any, path: KeyPath) -> Message:
+def _refusal(error: Mapping[str, Any], value: Any, path: KeyPath) -> Message:
     """What a validator of ours, or of another room, said."""
     reason = error["ctx"].get("reason") or plain(str(error["msg"]).removeprefix("Value error, "))
     is_about_key = error["loc"][-1:] == ("[key]",)
-    is_named = isinstance(found, dict | list) or str(show(found)) in str(reason)
+    is_named = isinstance(value, dict | list) or str(show(value)) in str(reason)
     if is_about_key or is_named or "secret" in reason.code:
         return reason
-    return _with_found(reason, found, path)
+    return _with_found(reason, value, path)
 
 
-def _wrong_type(error: Mapping[str, Any], found: Any, path: KeyPath) -> Message:
-    """What pydantic itself found wrong."""
+def _wrong_type(error: Mapping[str, Any], value: Any, path: KeyPath) -> Message:
+    """What pydantic itself value wrong."""
     expected = _EXPECTED.get(error["type"])
     if expected is None:
         return plain(str(error["msg"]))
-    if isinstance(found, str):
+    if isinstance(value, str):
         expected = _OF_DURATION.get(error["type"], expected)
-    reason = _with_found(expected(error.get("ctx", {})), found, path)
-    hint = _hint(error, found)
+    reason = _with_found(expected(error.get("ctx", {})), value, path)
+    hint = _hint(error, value)
     return reason if hint is None else message("scenario.with_hint", reason=reason, hint=hint)
 
 
-def _with_found(reason: Message, found: Any, path: KeyPath) -> Message:
+def _with_found(reason: Message, value: Any, path: KeyPath) -> Message:
     """A reason, and what stands in the file, unless it is a secret."""
     if any(isinstance(step, str) and is_secret(step) for step in path):
         return reason
-    return message("scenario.got", reason=reason, found=show(found))
+    return message("scenario.got", reason=reason, found=show(value))
 
 
 def _path(error: Mapping[str, Any], tree: Any) -> KeyPath:
@@ -161,33 +161,33 @@ def _path(error: Mapping[str, Any], tree: Any) -> KeyPath:
     return (*path, last) if error["type"] == "missing" and last is not None else path
 
 
-def _hint(error: Mapping[str, Any], found: Any) -> Message | None:
+def _hint(error: Mapping[str, Any], value: Any) -> Message | None:
     kind = error["type"]
-    if kind == "literal_error" and isinstance(found, str):
-        near = nearest(found, _QUOTED.findall(error["ctx"]["expected"]))
+    if kind == "literal_error" and isinstance(value, str):
+        near = nearest(value, _QUOTED.findall(error["ctx"]["expected"]))
         return None if near is None else message("errors.did_you_mean", near=near)
-    if kind == "tuple_type" and isinstance(found, dict):
+    if kind == "tuple_type" and isinstance(value, dict):
         return message("scenario.write_items")
-    if kind == "string_type" and isinstance(found, bool | int | float):
-        return message("scenario.write_in_quotes", word=str(found).lower() if isinstance(found, bool) else str(found))
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return message("scenario.write_in_quotes", word=str(value).lower() if isinstance(value, bool) else str(value))
     return None
 
 
-def _no_such_kind(ctx: Mapping[str, Any], found: Any, path: KeyPath) -> Fault:
+def _no_such_kind(ctx: Mapping[str, Any], value: Any, path: KeyPath) -> Fault:
     """A value that says what it is by `kind`, or by its one key, and says it wrongly."""
     names = _QUOTED.findall(ctx["expected_tags"])
     for group, built_in in ((WORKLOADS, WORKLOAD_KINDS), (ARRIVALS, ("closed", "poisson"))):
         names += installed(group) if set(built_in) <= set(names) else ()
     if ctx["discriminator"] == "'kind'":
-        return Fault((*path, "kind"), message("scenario.unknown_kind", hint=suggestion(str(found["kind"]), names)))
-    if isinstance(found, dict) and len(found) == 1:
-        key = next(iter(found))
+        return Fault((*path, "kind"), message("scenario.unknown_kind", hint=suggestion(str(value["kind"]), names)))
+    if isinstance(value, dict) and len(value) == 1:
+        key = next(iter(value))
         return Fault((*path, key), message("scenario.unknown_key", hint=suggestion(key, names)))
     keys = [name for name in names if " " not in name]
     reason = message("scenario.expected_key", names=keys)
     if len(keys) < len(names):  # the one kind that is no mapping
         reason = message("scenario.expected_whole_or_key", names=keys)
-    shown = message("scenario.the_keys", names=list(found)) if isinstance(found, dict) and found else show(found)
+    shown = message("scenario.the_keys", names=list(value)) if isinstance(value, dict) and value else show(value)
     return Fault(path, message("scenario.got", reason=reason, found=shown))
 
 

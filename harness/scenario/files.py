@@ -61,7 +61,7 @@ def copy_scenario(name: str, folder: Path | None = None) -> list[Path]:
         InputError: where none of that name ships, a file stands in the way, or the folder cannot be written.
     """
     source = next(
-        (shipped_folder() / one for one in _spellings(Path(name)) if (shipped_folder() / one).is_file()), None
+        (shipped_folder() / file for file in _spellings(Path(name)) if (shipped_folder() / file).is_file()), None
     )
     if source is None:
         raise InputError(

@@ -18,10 +18,10 @@ def _measured(key: str) -> str:
 
 
 def _share(value: Any) -> float:
-    found = _SHARE.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise refused(message("scenario.expected_percent"))
-    return float(found[1]) / 100
+    return float(match[1]) / 100
 
 
 PercentShare = Annotated[

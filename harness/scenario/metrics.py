@@ -80,10 +80,10 @@ def measure_of(key: str) -> Measure:
     Raises:
         ValueError: where there is none, with the nearest.
     """
-    found = _KEY.fullmatch(key)
-    if found is None:
+    match = _KEY.fullmatch(key)
+    if match is None:
         known = [*(f"{metric}_{statistic}" for metric in LATENCIES for statistic in ("p99", "p50", "mean")), *RATES]
         raise ValueError(f"unknown measure; {suggestion(key, [*known, FAILED_SHARE, KERNEL_TIME])}")
     if key == KERNEL_TIME:
         return Measure(key, key, "p50")
-    return Measure(key, found[1], found[2]) if found[1] else Measure(key, key)
+    return Measure(key, match[1], match[2]) if match[1] else Measure(key, key)

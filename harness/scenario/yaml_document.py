@@ -279,8 +279,8 @@ def as_spelled(tree: Any, path: KeyPath) -> KeyPath:
     flags = value_at(tree, path[:2])
     if path[:2] != ("engine", "args") or len(path) < 3 or not isinstance(flags, dict):
         return path
-    asked = flag_name(str(path[2]))
-    spelled = next((flag for flag in flags if flag_name(flag) == asked), path[2])
+    name = flag_name(str(path[2]))
+    spelled = next((flag for flag in flags if flag_name(flag) == name), path[2])
     return (*path[:2], spelled, *path[3:])
 
 

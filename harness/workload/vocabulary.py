@@ -169,7 +169,7 @@ async def _misfits(fits: Callable[[Sequence[str]], Awaitable[bool]], words: Sequ
 
 async def _holds(count: CountTokens, vocabulary: Vocabulary) -> bool:
     """Whether random texts of several lengths have exactly the tokens that the vocabulary says."""
-    rng = stream(0, "lexicon")
+    rng = stream(0, "vocabulary")
     for size in _VERIFIED_WORDS:
         opener = vocabulary.openers[int(rng.integers(len(vocabulary.openers)))]
         rest = [vocabulary.words[place] for place in rng.integers(len(vocabulary.words), size=size - 1)]
