@@ -1,15 +1,16 @@
 """`harness compare`: two results against each other, and against a gate."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.analysis.warnings import NOTE
 from harness.api.comparing import compare, draw_comparison
 from harness.api.result import RESULTS
-from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog
+from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, aligned
 from harness.comparison.comparison import Comparison
-from harness.comparison.describe import describe_row, table
-from harness.comparison.judging import BETTER, NOT_VALID, WORSE
+from harness.comparison.describe import COLUMNS, cells_of, describe_row
+from harness.comparison.judging import BETTER, NOT_VALID, WORSE, ComparisonRow
 from harness.errors import EXIT_INVALID
 from harness.messages import message
 from harness.results import store
@@ -49,8 +50,18 @@ def lines_of(comparison: Comparison) -> list[str]:
     """The answer, the table of what the gate judges (of kernels what changed), and the warnings, for a terminal."""
     changed = (BETTER, WORSE)
     rows = [row for row in comparison.judged if not comparison.is_kernels or row.broken or row.verdict in changed]
-    lines = [*((comparison.sees,) if comparison.sees else ()), comparison.answer, *(table(rows) if rows else ())]
+    lines = [*((comparison.sees,) if comparison.sees else ()), comparison.answer, *(_table(rows) if rows else ())]
     for warning in comparison.warnings:
         step = f" {warning.next}" if warning.severity != NOTE else ""
         lines.append(f"{warning.severity}: {warning.text}{step}")
+    return lines
+
+
+def _table(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Rows in columns below a heading a stage."""
+    lines = aligned([(f"  {cells[0]}", *cells[1:]) for cells in (COLUMNS, *map(cells_of, rows))], right=range(1, 6))
+    headings = [None, *(row.heading for row in rows)]
+    for place in range(len(rows), 0, -1):
+        if headings[place] != headings[place - 1]:
+            lines.insert(place, str(headings[place]))
     return lines

@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.cli.terminal import CommandOutcome, OutputLog
+from harness.cli.terminal import CommandOutcome, OutputLog, aligned
 from harness.errors import EXIT_INPUT, InputError, suggestion
 from harness.messages import message
 from harness.scenario.files import copy_scenario, find_scenario, shipped_scenarios
@@ -16,9 +16,7 @@ def scenarios_command(arguments: argparse.Namespace, _log: OutputLog) -> Command
         InputError: where there is no such scenario, or a file of that name already.
     """
     if arguments.action is None:
-        shipped = shipped_scenarios()
-        width = max(map(len, shipped), default=0)
-        return CommandOutcome([f"{name:<{width}}  {question}" for name, question in shipped.items()])
+        return CommandOutcome(aligned(list(shipped_scenarios().items())))
     if arguments.action != "copy":
         raise InputError(
             message("cli.scenarios_unknown", word=arguments.action, hint=suggestion(arguments.action, ["copy"]))

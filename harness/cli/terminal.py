@@ -4,13 +4,14 @@ Where stderr is a terminal one line is kept up to date, twice a second; elsewher
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import EXIT_DONE
 from harness.messages import Message, localized
 
+_WIDEST = 10_000  # columns: lines are broken by the terminal, if at all
 OutputLine = str | Message
 OutputLog = Callable[[OutputLine], None]
 """What gets a line for stderr."""
@@ -28,6 +29,25 @@ class CommandOutcome:
 def text_of(line: OutputLine) -> str:
     """A line in the language of the user."""
     return localized(line) if isinstance(line, Message) else line
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows of cells as lines in columns, those of `right` to the right; a Chinese character takes two columns."""
+    from rich.console import Console  # noqa: PLC0415 - only where a table is shown
+    from rich.table import Table  # noqa: PLC0415 - likewise
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in range(max(map(len, rows), default=0)):
+        table.add_column(justify="right" if column in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if not rows:
+        return []
+    console = Console(width=_WIDEST, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def silent(_line: OutputLine) -> None:

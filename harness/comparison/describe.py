@@ -1,7 +1,5 @@
 """How is a row of a comparison said: in a table, in a line, in a sentence?"""
 
-from collections.abc import Sequence
-
 from harness.comparison.judging import UNDETERMINED, WORSE, ComparisonRow
 from harness.scenario.metrics import FAILED_SHARE, LATENCIES, NAMES, RATE_UNITS, Measure, statistic_name
 from harness.units import format_change, format_duration, format_rate, format_share
@@ -81,28 +79,13 @@ def verdict_text(row: ComparisonRow) -> str:
     return row.verdict
 
 
-def table(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Rows as lines of a table for a terminal, a heading a stage."""
-    cells = [("", "base", "new", "change", "interval", "can see", "")]
-    cells += [
-        (
-            row.part or name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
-            change_text(row), interval_text(row), detectable_text(row.sees), verdict_text(row),
-        )
-        for row in rows
-    ]  # fmt: skip
-    widths = [max(len(line[column]) for line in cells) for column in range(7)]
-    lines = [_line(cells[0], widths)]
-    label = None
-    for row, line in zip(rows, cells[1:], strict=True):
-        if row.heading != label:
-            lines.append(row.heading)
-            label = row.heading
-        lines.append(_line(line, widths))
-    return lines
+COLUMNS = ("", "base", "new", "change", "interval", "can see", "")
+"""Heads of the cells of a row."""
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first = f"  {cells[0]:<{widths[0]}}"
-    middle = "".join(f"  {cell:>{width}}" for cell, width in zip(cells[1:6], widths[1:6], strict=True))
-    return f"{first}{middle}  {cells[6]}".rstrip()
+def cells_of(row: ComparisonRow) -> tuple[str, ...]:
+    """A row as the cells of a table for a terminal, under `COLUMNS`."""
+    return (
+        row.part or name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
+        change_text(row), interval_text(row), detectable_text(row.sees), verdict_text(row),
+    )  # fmt: skip

@@ -7,11 +7,12 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from harness.cli import app
 from harness.cli.app import main
 from harness.cli.parser import split_language
-from harness.cli.terminal import CommandOutcome, Progress
+from harness.cli.terminal import CommandOutcome, Progress, aligned
 from harness.messages import current_language, message
 
 UNKNOWN_ZH = "harness: 未知命令 'reprot'；是否想写 'report'？\n"
@@ -150,3 +151,21 @@ def test_progress_says_what_all_workers_count(monkeypatch):
 
     assert [str(line) for line in lines] == ["run 1/2: A"]
     assert shown[-1] == "run 1/2: A · sent 7, in flight 3, done 3, failed 1"
+
+
+CELLS = st.text(st.sampled_from("ab [/]7%并发"), max_size=6).map(str.strip)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=5))
+def test_columns_are_aligned_as_a_terminal_shows_them(rows):
+    """As wide as its widest cell, two columns off the next; Chinese counts twice, and no markup is read."""
+    widths = [max((cell_len(row[column]) for row in rows), default=0) for column in range(3)]
+
+    def padded(cell, width, *, right=False):
+        blank = " " * (width - cell_len(cell))
+        return blank + cell if right else cell + blank
+
+    assert aligned(rows, right=(1,)) == [
+        "  ".join([padded(a, widths[0]), padded(b, widths[1], right=True), padded(c, widths[2])]).rstrip()
+        for a, b, c in rows
+    ]
