@@ -73,16 +73,16 @@ class _Point:
 
 def expand(axes: Axes) -> list[Case | Skipped]:
     """Every combination of the axes, in their order, as a case or as a skipped one."""
-    found: list[Case | Skipped] = []
+    outcomes: list[Case | Skipped] = []
     for point in _points(axes):
         try:
             shape = under_tensor_parallel(point.shape, point.parallel)
         except ValueError as fault:
-            found.append(Skipped(_labels(point), str(fault)))
+            outcomes.append(Skipped(_labels(point), str(fault)))
             continue
         for lengths, labels in _lengths(point, axes):
-            found.append(_case(point, shape, lengths, (*_labels(point), *labels), axes.cache_bytes))
-    return found
+            outcomes.append(_case(point, shape, lengths, (*_labels(point), *labels), axes.cache_bytes))
+    return outcomes
 
 
 def _points(axes: Axes) -> Iterator[_Point]:
@@ -191,15 +191,15 @@ def problem(case: Case) -> str | None:
         (case.block_size < 1, f"block size {case.block_size}: expected at least 1"),
         (not case.query_lens or len(case.query_lens) != len(case.kv_lens), "a query length and a KV length a sequence"),
     )
-    found = next((reason for bad, reason in checks if bad), None)
-    return found or _shape_problem(case)
+    reason = next((reason for bad, reason in checks if bad), None)
+    return reason or _shape_problem(case)
 
 
 def _nearest(whole: int, part: int) -> str:
     """The divisors next to a number that does not divide."""
-    divisors = [one for one in range(1, whole + 1) if whole % one == 0]
-    below = [one for one in divisors if one < part][-1:]
-    near = [*below, *[one for one in divisors if one > part][:1]]
+    divisors = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
+    below = [divisor for divisor in divisors if divisor < part][-1:]
+    near = [*below, *[divisor for divisor in divisors if divisor > part][:1]]
     return f"expected {' or '.join(map(str, near))}" if near else "expected at least 1 head"
 
 

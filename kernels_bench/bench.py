@@ -84,11 +84,11 @@ def rows(bench: Bench) -> Iterator[Row]:
 def _choices(bench: Bench, case: Case, paths: Sequence[Path]) -> Iterator[tuple[Path | None, str | None]]:
     """The paths that compute a case's phase, each with why it is refused, if it is."""
     wanted = bench.job.paths
-    found = [path for path in paths if case.phase in path.phases and (not wanted or path.name in wanted)]
-    if not found:
+    usable = [path for path in paths if case.phase in path.phases and (not wanted or path.name in wanted)]
+    if not usable:
         of = f"none of the paths {', '.join(wanted)} computes" if wanted else f"{bench.provider.name} has no path for"
         yield None, f"{of} {case.phase}"
-    for path in found:
+    for path in usable:
         yield path, path.missing or problem(case) or bench.provider.refuse(case, path.name)
 
 
@@ -151,7 +151,7 @@ def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) ->
     after = bench.provider.telemetry()
     more |= {"before": dict(before), "after": dict(after), "refused_modes": refused}
     more |= {"throttled": throttled(before, after), "waited": waited}
-    modes = {mode: mode_row(bench, case, one) for mode, one in series.items()}
+    modes = {mode: mode_row(bench, case, times) for mode, times in series.items()}
     if not _is_cold(bench.device, case, steps) and "cold" in modes:
         modes["cold"]["marks"].append("partly-cached")
     if bench.device.kind == "cpu" and waited > CROWDED:
@@ -168,9 +168,9 @@ def check(bench: Bench, case: Case, prepared: Prepared, inputs: Inputs) -> tuple
     for index in dict.fromkeys((0, len(prepared.launches) - 1)):
         prepared.launches[index]()
         bench.provider.synchronize()
-        found = reference.compare(prepared.result(index), reference.expected(case, inputs, index))
-        errors = {**asdict(found)}
-        wrong = verdict(found, case.dtype)
+        difference = reference.compare(prepared.result(index), reference.expected(case, inputs, index))
+        errors = {**asdict(difference)}
+        wrong = verdict(difference, case.dtype)
         if wrong:
             return wrong, _finite(errors)
     # Right by accident, as memory that still holds an earlier answer, is not right.
@@ -184,7 +184,7 @@ def _finite(errors: Row) -> Row:
 
 def _series(bench: Bench, prepared: Prepared) -> tuple[dict[str, Series], Row]:
     """The series of each mode, and why a mode could not be."""
-    found: dict[str, Series] = {}
+    series: dict[str, Series] = {}
     refused: Row = {}
     for mode in bench.job.modes:
         launches: Any = prepared.launches[:1] if mode == "hot" else prepared.launches
@@ -193,8 +193,8 @@ def _series(bench: Bench, prepared: Prepared) -> tuple[dict[str, Series], Row]:
         if isinstance(launches, str):
             refused[mode] = launches
         else:
-            found[mode] = _sampled(bench, tuple(launches))
-    return found, refused
+            series[mode] = _sampled(bench, tuple(launches))
+    return series, refused
 
 
 def _sampled(bench: Bench, launches: tuple[Launch, ...]) -> Series:
@@ -218,8 +218,8 @@ def mode_row(bench: Bench, case: Case, series: Series) -> Row:
         "marks": list(series.marks),
         "bytes_per_s": work.moved_bytes / seconds,
         "flops_per_s": work.flops / seconds,
-        "limits": {one.source: {**asdict(one), "gap_s": one.gap_s} for one in distances if one is not None},
-        "samples": [[one.launches, one.launch_ns, one.wall_ns, one.device_ns] for one in series.samples],
+        "limits": {known.source: {**asdict(known), "gap_s": known.gap_s} for known in distances if known is not None},
+        "samples": [[batch.launches, batch.launch_ns, batch.wall_ns, batch.device_ns] for batch in series.samples],
     }
 
 
@@ -261,5 +261,5 @@ def device_line(provider: Provider, device: Device, limits: tuple[Limits, ...]) 
         **{key: value for key, value in asdict(device).items() if key != "facts"},
         "facts": dict(device.facts),
         "missing": dict(missing),
-        "limits": [asdict(one) for one in limits],
+        "limits": [asdict(limit) for limit in limits],
     }

@@ -13,15 +13,15 @@ LAUNCH_SHARE = 0.9  # host time a launch, relative to device time: the device wa
 
 def marks_of(values: Sequence[float], stop: Stop, rule: Rule) -> list[str]:
     """Marks of a series of times in the order they were taken: `noisy`, `drifting`, `slower-later`."""
-    found = []
+    marks = []
     if stop.noise > rule.noise and (stop.reason != "quiet" or _spread(values) > NOISY_SPREAD):
-        found.append("noisy")
+        marks.append("noisy")
     third = len(values) // 3
     if third >= 3:
         first, last = median(values[:third]), median(values[-third:])
         if abs(last - first) > DRIFT * first:
-            found.append("slower-later" if last > first else "faster-later")
-    return found
+            marks.append("slower-later" if last > first else "faster-later")
+    return marks
 
 
 def _spread(values: Sequence[float]) -> float:

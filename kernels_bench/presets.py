@@ -38,7 +38,7 @@ def under_tensor_parallel(shape: Shape, size: int) -> Shape:
         ValueError: where the heads cannot be divided so.
     """
     if size < 1 or shape.heads % size:
-        fitting = ", ".join(str(one) for one in range(1, shape.heads + 1) if shape.heads % one == 0)
+        fitting = ", ".join(str(size) for size in range(1, shape.heads + 1) if shape.heads % size == 0)
         raise ValueError(f"{shape.heads} heads cannot be divided over {size} devices; expected one of {fitting}")
     if shape.kv_heads % size and size % shape.kv_heads:
         raise ValueError(f"{shape.kv_heads} KV heads can neither be divided over {size} devices nor copied to them")

@@ -30,7 +30,7 @@ class Series:
     @property
     def times_ns(self) -> list[float]:
         """Nanoseconds a launch of each sample: of the device where it has events, else of the clock."""
-        return [time_of(one) for one in self.samples]
+        return [time_of(sample) for sample in self.samples]
 
     @property
     def median_ns(self) -> float:
@@ -45,13 +45,13 @@ class Series:
     @property
     def launch_ns(self) -> float:
         """Median host time to start a launch; on a device without a queue that is the launch itself."""
-        return median([one.launch_ns / one.launches for one in self.samples])
+        return median([sample.launch_ns / sample.launches for sample in self.samples])
 
 
-def time_of(one: Sample) -> float:
+def time_of(sample: Sample) -> float:
     """Nanoseconds a launch: of the device where it has events, else of the clock, synchronisation included."""
-    whole_ns = one.wall_ns if one.device_ns is None else one.device_ns
-    return whole_ns / one.launches
+    whole_ns = sample.wall_ns if sample.device_ns is None else sample.device_ns
+    return whole_ns / sample.launches
 
 
 def sample(provider: Provider, launches: Sequence[Launch], rule: Rule) -> Series:
@@ -64,9 +64,9 @@ def sample(provider: Provider, launches: Sequence[Launch], rule: Rule) -> Series
     with _no_collection():
         count = _warm_up(provider, turns, len(launches))
         samples, stop = _collect(provider, turns, count, rule)
-    values = [time_of(one) for one in samples]
+    values = [time_of(batch) for batch in samples]
     marks = marks_of(values, stop, rule)
-    if any(one.device_ns is not None for one in samples):
+    if any(batch.device_ns is not None for batch in samples):
         device_ns = median(values)
         marks += (
             ["launch-bound"] if launch_bound(median([o.launch_ns / o.launches for o in samples]), device_ns) else []
@@ -98,15 +98,15 @@ def _no_collection() -> Iterator[None]:
 
 def _warm_up(provider: Provider, turns: Iterator[Launch], steps: int) -> int:
     """Run each launch at least once, for some time; how many launches make a batch that can be timed."""
-    shortest = one = provider.time([next(turns)])
-    done, spent_ns = 1, one.wall_ns
+    shortest = batch = provider.time([next(turns)])
+    done, spent_ns = 1, batch.wall_ns
     while (done < max(WARM_LAUNCHES, steps) or spent_ns < WARM_NS) and spent_ns < MOST_WARM_NS:
-        one = provider.time([next(turns)])
-        done, spent_ns = done + 1, spent_ns + one.wall_ns
-        shortest = min(shortest, one, key=time_of)
+        batch = provider.time([next(turns)])
+        done, spent_ns = done + 1, spent_ns + batch.wall_ns
+        shortest = min(shortest, batch, key=time_of)
     return batch_size(shortest)  # not the last one: interrupted once, it would have all batches too short
 
 
-def batch_size(one: Sample) -> int:
+def batch_size(sample: Sample) -> int:
     """Launches that fill the least batch, judged by one that was timed alone."""
-    return min(MOST_LAUNCHES, max(1, math.ceil(LEAST_BATCH_NS / max(1.0, time_of(one)))))
+    return min(MOST_LAUNCHES, max(1, math.ceil(LEAST_BATCH_NS / max(1.0, time_of(sample)))))

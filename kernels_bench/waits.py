@@ -12,7 +12,7 @@ _THREADS = Path("/proc/self/task")
 
 def waits(threads: Path = _THREADS) -> Mapping[str, int]:
     """Nanoseconds that each thread of this process was ready to run and did not, so far; empty where none is told."""
-    return {one.parent.name: _waited_ns(one) for one in threads.glob("*/schedstat")}
+    return {schedstat.parent.name: _waited_ns(schedstat) for schedstat in threads.glob("*/schedstat")}
 
 
 def _waited_ns(account: Path) -> int:

@@ -71,10 +71,8 @@ IN_WORK = (  # rooms that do not yet hold the rules on words and tests
     "harness.engines",
     "harness.execution",
     "harness.importers",
-    "harness.kernels",
     "harness.results",
     "harness.telemetry",
-    "kernels_bench",
     "reports",
 )
 

@@ -213,10 +213,10 @@ def _folder(options: TuneOptions, problem: StudyPlan) -> Path:
     """
     name = problem.study.name
     if options.resume and options.out is None and problem.study.storage is None:
-        found = sorted(path.parent for path in RESULTS.glob(f"{name}-*/study.db"))
-        if not found:
+        folders = sorted(path.parent for path in RESULTS.glob(f"{name}-*/study.db"))
+        if not folders:
             raise InputError(message("cli.no_study_to_resume", name=name, folder=str(RESULTS)))
-        return found[-1]
+        return folders[-1]
     folder: Path = options.out or new_folder(RESULTS, name)
     if not options.resume and (folder / "study.db").exists():
         raise InputError(message("cli.study_exists", folder=str(folder)))

@@ -1,4 +1,4 @@
-"""How does the bench run in the engine's interpreter, and what if it dies or hangs on a case?
+"""The bench's child process in the engine's interpreter, and what becomes of it if it dies or hangs on a case.
 
 A process prints a line before each case and one after it. Where it dies between the two, that case is lost and the
 next process begins behind it, held to the limits that the first one measured.

@@ -89,7 +89,7 @@ def _trail(requests: Requests, events: Events, budget: int) -> _Trail:
     gaps = np.diff(events.at_ns)[np.diff(rows) == 0]
     near_ns = max(1, int(SAME_STEP * float(np.median(gaps[gaps > 0]))) if (gaps > 0).any() else 1)
     prompts = np.maximum(1, np.where(requests.input_tokens > 0, requests.input_tokens, requests.input_asked))
-    chunks = sorted(_chunks(requests, prompts, at_ns, (budget, near_ns)), key=lambda one: one.at_ns)
+    chunks = sorted(_chunks(requests, prompts, at_ns, (budget, near_ns)), key=lambda chunk: chunk.at_ns)
     return _Trail(
         requests.first_ns,
         requests.last_ns,

@@ -1,4 +1,4 @@
-"""What is a case of a kernel called: in a line, in a table, in a figure?"""
+"""Names of kernel cases, and the processes that measured the same cases, one after another."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence

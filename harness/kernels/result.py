@@ -1,4 +1,4 @@
-"""What do the lines of a kernel bench become: kernels.parquet, kernels.csv and summary.json?"""
+"""The lines of a kernel bench become kernels.parquet, kernels.csv and summary.json."""
 
 import csv
 import io

@@ -29,13 +29,13 @@ def open_named(name: str, options: Mapping[str, object]) -> Provider:
         Unavailable: in one line, with the reason of each that was tried.
     """
     reasons = []
-    for one in PROVIDERS if name == "auto" else (name,):
+    for candidate in PROVIDERS if name == "auto" else (name,):
         try:
-            provider: Provider = _opener(one)(options)
+            provider: Provider = _opener(candidate)(options)
         except Unavailable as fault:
-            reasons.append(f"{one}: {fault}")
+            reasons.append(f"{candidate}: {fault}")
         except ModuleNotFoundError as fault:
-            reasons.append(f"{one}: there is no {fault.name} here")
+            reasons.append(f"{candidate}: there is no {fault.name} here")
         else:
             return provider
     raise Unavailable("; ".join(reasons))

@@ -33,19 +33,19 @@ def is_hollow(maps: Path = Path("/proc/self/maps")) -> bool:
 
 def device(npu: Any, index: int, versions: Mapping[str, Number]) -> Device:
     """The NPU of that number; `npu` is `torch.npu`. `hollow` is among its facts where it is not real."""
-    told = npu.get_device_properties(index)
+    properties = npu.get_device_properties(index)
     free_bytes, _total = npu.mem_get_info(index)
     # What torch keeps for itself and no tensor holds is free, too: it is given out again, or back.
     kept_bytes = npu.memory_reserved(index) - npu.memory_allocated(index)
-    cores = getattr(told, "cube_core_num", None)
+    cores = getattr(properties, "cube_core_num", None)
     facts: dict[str, Number] = {**versions, **{name: os.environ[name] for name in QUEUEING if name in os.environ}}
     facts |= {"cube_cores": cores} if cores else {}
     facts |= {HOLLOW: True} if is_hollow() else {}
-    return Device("npu", told.name, free_bytes + kept_bytes, _cache_bytes(told), facts)
+    return Device("npu", properties.name, free_bytes + kept_bytes, _cache_bytes(properties), facts)
 
 
-def _cache_bytes(told: Any) -> int:
-    return int(getattr(told, "L2_cache_size", 0)) or DEFAULT_CACHE_BYTES
+def _cache_bytes(properties: Any) -> int:
+    return int(getattr(properties, "L2_cache_size", 0)) or DEFAULT_CACHE_BYTES
 
 
 def card_of(name: str, index: int, visible: str) -> tuple[int, int]:
@@ -68,10 +68,12 @@ def telemetry(name: str, index: int, work: Callable[[], None] | None) -> Mapping
         return {}
     card, chip = card_of(name, index, os.environ.get("ASCEND_RT_VISIBLE_DEVICES", ""))
     try:
-        told = parse_common(_said(["npu-smi", "info", "-t", "common", "-i", str(card), "-c", str(chip)], work))
+        readings = parse_common(_said(["npu-smi", "info", "-t", "common", "-i", str(card), "-c", str(chip)], work))
     except (OSError, subprocess.SubprocessError):
         return {}
-    return told if work else {("idle_" + key if key == "clock_mhz" else key): value for key, value in told.items()}
+    return (
+        readings if work else {("idle_" + key if key == "clock_mhz" else key): value for key, value in readings.items()}
+    )
 
 
 def _said(command: list[str], work: Callable[[], None] | None) -> str:
@@ -81,14 +83,14 @@ def _said(command: list[str], work: Callable[[], None] | None) -> str:
         try:
             while work and process.poll() is None and perf_counter() < until_s:
                 work()
-            said, _errors = process.communicate(timeout=max(0.1, until_s - perf_counter()))
+            output, _errors = process.communicate(timeout=max(0.1, until_s - perf_counter()))
         except BaseException:
             process.kill()  # npu-smi hangs where the driver does
             raise
-    return said
+    return output
 
 
 def parse_common(text: str) -> Mapping[str, Number]:
     """What the `key : value` lines of `npu-smi info -t common` say of clock, temperature and power."""
-    found = {name: re.search(rf"{key}\s*:\s*([0-9.]+)", text) for name, key in _TOLD.items()}
-    return {name: float(match[1]) for name, match in found.items() if match}
+    matches = {name: re.search(rf"{key}\s*:\s*([0-9.]+)", text) for name, key in _TOLD.items()}
+    return {name: float(match[1]) for name, match in matches.items() if match}

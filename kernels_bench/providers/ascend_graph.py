@@ -19,17 +19,17 @@ def graphs(npu: Any, launches: Sequence[Launch], *, updated: bool) -> Sequence[L
     """
     if updated and any(has_host_lengths(launch) and _given(launch).get("workspace") is None for launch in launches):
         return "cannot be updated: without a workspace made beforehand the new task would keep one that is freed"
-    made: list[Launch] = []
+    replays: list[Launch] = []
     pool = npu.graph_pool_handle()
     try:
         for launch in launches:
             launch()  # before any capture: what the first call sets up is not to be captured
             npu.synchronize()
             capture = _captured_for_update if updated and has_host_lengths(launch) else _captured
-            made.append(capture(npu, launch, pool))
+            replays.append(capture(npu, launch, pool))
     except RuntimeError as fault:
         return f"cannot be captured: {str(fault).splitlines()[0]}"
-    return made
+    return replays
 
 
 def has_host_lengths(launch: Launch) -> bool:

@@ -14,21 +14,21 @@ _NAMES = ("clock_mhz", "temperature_c", "power_w")
 
 def device(name: str) -> Device:
     """The GPU of a torch device name."""
-    told = torch.cuda.get_device_properties(name)
+    properties = torch.cuda.get_device_properties(name)
     free, _total = torch.cuda.mem_get_info(name)
     facts: dict[str, Number] = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    return Device("cuda", told.name, free, told.L2_cache_size, facts)
+    return Device("cuda", properties.name, free, properties.L2_cache_size, facts)
 
 
 def event() -> Event:
     """An event that can be timed."""
-    made: Event = torch.cuda.Event(enable_timing=True)
-    return made
+    event: Event = torch.cuda.Event(enable_timing=True)
+    return event
 
 
 def graphs(launches: Sequence[Launch]) -> Sequence[Launch] | str:
     """A CUDA graph of each launch, as its replay; the first error's text where one cannot be captured."""
-    made: list[Launch] = []
+    replays: list[Launch] = []
     try:
         for launch in launches:
             launch()  # on its own stream first: allocations and handles are not captured
@@ -36,10 +36,10 @@ def graphs(launches: Sequence[Launch]) -> Sequence[Launch] | str:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 launch()
-            made.append(graph.replay)
+            replays.append(graph.replay)
     except RuntimeError as fault:
         return str(fault).splitlines()[0]
-    return made
+    return replays
 
 
 def telemetry(name: str) -> Mapping[str, Number]:
@@ -47,7 +47,7 @@ def telemetry(name: str) -> Mapping[str, Number]:
     index = str(torch.device(name).index or 0)
     command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader,nounits", "-i", index]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        return {key: float(value) for key, value in zip(_NAMES, told.strip().split(","), strict=True)}
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return {key: float(value) for key, value in zip(_NAMES, output.strip().split(","), strict=True)}
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}

@@ -66,11 +66,11 @@ def make(case: Case, seed: int, steps: int = 1) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     caches = _caches(case, generator)
     order = _block_order(case, generator)
-    made = []
+    tensors = []
     for index in range(steps):
         blocks = order[index * case.used_blocks : (index + 1) * case.used_blocks]
-        made.append(_step(case, blocks, caches, generator))
-    return Inputs(*caches, tuple(made))
+        tensors.append(_step(case, blocks, caches, generator))
+    return Inputs(*caches, tuple(tensors))
 
 
 def moved(inputs: Inputs, device: str) -> Inputs:

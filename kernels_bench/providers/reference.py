@@ -57,7 +57,7 @@ def _dense(case: Case, inputs: Inputs, table: Tensor, length: int) -> tuple[Tens
     return (torch.cat(parts, dim=-1), parts[0]) if case.is_mla else (parts[0], parts[1])
 
 
-def compare(found: Tensor, right: Tensor) -> Errors:
+def compare(output: Tensor, right: Tensor) -> Errors:
     """How an output differs from its reference, each row of the last dimension by its own size.
 
     Rows of short sequences are much larger than those of long ones, which would hide behind them.
@@ -65,9 +65,9 @@ def compare(found: Tensor, right: Tensor) -> Errors:
     Raises:
         ValueError: where the shapes differ.
     """
-    if found.shape != right.shape:
-        raise ValueError(f"the output has shape {tuple(found.shape)}; expected {tuple(right.shape)}")
-    values = found.to(right.device, torch.float32)
+    if output.shape != right.shape:
+        raise ValueError(f"the output has shape {tuple(output.shape)}; expected {tuple(right.shape)}")
+    values = output.to(right.device, torch.float32)
     sizes = right.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     off = (values - right).abs()
     rows = off.square().mean(dim=-1, keepdim=True).sqrt() / sizes

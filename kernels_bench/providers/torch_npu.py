@@ -144,15 +144,15 @@ def open_provider(options: Mapping[str, object]) -> TorchNpu:
     Raises:
         Unavailable: torch_npu is not installed or does not load, or there is no such NPU.
     """
-    asked = str(options.get("device") or "npu:0")
-    kind, _, number = asked.partition(":")
+    device = str(options.get("device") or "npu:0")
+    kind, _, number = device.partition(":")
     if kind != "npu" or not (number or "0").isdigit():
-        raise Unavailable(f"{asked} is no NPU: expected npu:0, npu:1 ..")
+        raise Unavailable(f"{device} is no NPU: expected npu:0, npu:1 ..")
     torch_npu = _loaded()
     npu: Any = torch_npu.npu
     index, count = int(number or 0), int(npu.device_count())
     if index >= count:
-        raise Unavailable(f"there are {count} NPUs; {asked} is none of them")
+        raise Unavailable(f"there are {count} NPUs; {device} is none of them")
     npu.set_device(index)
     return TorchNpu(torch_npu, npu, index, graph_updates=bool(options.get("graph_updates")))
 

@@ -74,10 +74,10 @@ def open_provider(options: Mapping[str, object]) -> TorchReference:
     Raises:
         Unavailable: a GPU is asked for and there is none.
     """
-    asked = str(options.get("device") or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise Unavailable(f"torch {torch.__version__} finds no GPU for {asked}")
-    return TorchReference(asked)
+    device = str(options.get("device") or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable(f"torch {torch.__version__} finds no GPU for {device}")
+    return TorchReference(device)
 
 
 def _together(case: Case, inputs: Inputs, step: Step) -> Launch:

@@ -32,9 +32,15 @@ class VllmCpu:
 
     def device(self) -> Device:
         """The CPU, with the instruction set that attention uses in bfloat16."""
-        told = processor.device()
+        properties = processor.device()
         isa = self._backend._get_attn_isa(torch.bfloat16, 128, 128)  # noqa: SLF001 - the backend's own choice
-        return Device(told.kind, told.name, told.memory_bytes, told.cache_bytes, {**told.facts, "isa": isa})
+        return Device(
+            properties.kind,
+            properties.name,
+            properties.memory_bytes,
+            properties.cache_bytes,
+            {**properties.facts, "isa": isa},
+        )
 
     def paths(self) -> Sequence[Path]:
         """What the wheel was built with."""

@@ -240,7 +240,7 @@ def test_the_page_shows_figures_tables_and_warnings(tmp_path, fake):
     page = reports.write_all(folder).read_text(encoding="utf-8")
 
     assert page.count('<svg class="chart" role="img"') == 3
-    assert "Under the roofline" in page
+    assert "Roofline" in page
     assert "Decode: effect of block size" in page
     assert re.search(r"batch 2: [0-9.]+ ms at 64 KV tokens", page)
     assert "A &lt;b&gt;CPU&lt;/b&gt;" in page
