@@ -52,7 +52,7 @@ def test_the_names_in_tables_are_the_same(english, chinese):
 def test_it_is_written_in_chinese(english, chinese):
     """At least a fifth of a page's characters outside of code are Chinese."""
     prose = re.sub(
-        r"`[^`]+`|\([^)]*\)|<[^>]+>|^:::.*$|^\|.*$",
+        r"`[^`]+`|\([^)]*\)|<[^>]+>|^:::.*$|^    options:.*$|^\|.*$",
         "",
         BLOCK.sub("", INCLUDED.sub("", chinese.read_text("utf-8"))),
         flags=re.MULTILINE,

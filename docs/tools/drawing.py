@@ -39,6 +39,7 @@ ROOMS: tuple[tuple[tuple[str, str, str], ...], ...] = (
     (("scenario", "YAML → checked values", "YAML → 已校验的值"), ("statistics", "pure arithmetic", "纯计算")),
     (
         ("messages", "sentences, en and zh", "句子：英文与中文"),
+        ("plugins", "kinds of other packages", "其他软件包带来的种类"),
         ("safety", "secrets, signals, bounds", "机密、信号、界限"),
     ),
 )
