@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def preload() -> None:
     """Load the libraries that drawing takes, for a caller that has time now and will not have it later."""
-    from reports import junit, markdown, page, vllm_bench  # noqa: F401, PLC0415 - loaded for later
+    from reports import ci_files, page, vllm_bench  # noqa: F401, PLC0415 - loaded for later
 
 
 def write_all(folder: Path, lang: str | None = None) -> Path:
@@ -25,28 +25,28 @@ def write_all(folder: Path, lang: str | None = None) -> Path:
         ResultError: where the folder is no result, or one of its files is broken.
     """
     from harness.results.folder import read_files  # noqa: PLC0415 - likewise
-    from reports import junit, markdown, page, vllm_bench  # noqa: PLC0415 - pandas and matplotlib load only where something is drawn
+    from reports import ci_files, page, vllm_bench  # noqa: PLC0415 - pandas and matplotlib load only where something is drawn
     from reports.data import gather  # noqa: PLC0415 - likewise
 
     with language(lang or current_language()):
         if "kernels" in store.read_run(folder):
-            from reports import kernels_files, kernels_page  # noqa: PLC0415 - likewise
+            from reports import kernels_page  # noqa: PLC0415 - likewise
 
-            kernels_files.write(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY))
+            kernels_page.write_companions(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY))
             return kernels_page.write(folder)
         data = gather(read_files(folder))
-        markdown.write(data.result)
-        junit.write(data.result)
+        ci_files.write_markdown(data.result)
+        ci_files.write_junit(data.result)
         vllm_bench.write(data)
         return page.write(data)
 
 
 def write_comparison(folder: Path, found: "Comparison", lang: str | None = None) -> Path:
     """Draw a comparison: compare.html, compare.md, compare.xml, compare.json; the page's path."""
-    from reports import compare_files, compare_page  # noqa: PLC0415 - likewise
+    from reports import compare_page  # noqa: PLC0415 - likewise
 
     with language(lang or current_language()):
-        compare_files.write(folder, found)
+        compare_page.write_companions(folder, found)
         return compare_page.write(folder, found)
 
 

@@ -1,9 +1,11 @@
-"""The page of a comparison: one HTML file."""
+"""The page of a comparison, and its compare.md, compare.xml and compare.json."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
 from markupsafe import Markup
 
@@ -11,6 +13,7 @@ from harness.comparison.comparison import NOT_JUDGED, Comparison
 from harness.comparison.describe import (
     allowed_text,
     change_text,
+    describe_row,
     detectable_text,
     interval_text,
     name_of,
@@ -21,14 +24,16 @@ from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORS
 from harness.comparison.repeats import Side
 from harness.messages import Message, localized
 from harness.units import format_count, format_share
-from reports.drawing import Drawing, drawn
-from reports.figures.forest import Bar, forest
+from reports import ci_files
+from reports.ci_files import MARKS, plain, row_of, simulated_lines, warning_line
+from reports.figures.changes import Bar, forest
 from reports.figures.style import Head, drawing
 from reports.glossary import TERMS
+from reports.headline import Badge, WarningGroup
 from reports.page import environment, moment, policy, script
+from reports.svg import Drawing, drawn
 from reports.tables import Cell
 from reports.texts import elsewhere
-from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
 PAGE = "compare.html"
@@ -262,3 +267,97 @@ def _gate_rows(found: Comparison) -> list[tuple[str, str]]:
             for key, allowed in gate.gate.items()
         ),
     ]
+
+
+MARKDOWN, JUNIT, JSON = "compare.md", "compare.xml", "compare.json"
+FORMAT = 1
+
+
+def write_companions(folder: Path, found: Comparison) -> None:
+    """Write compare.md, compare.xml and compare.json into a folder."""
+    write_text(folder / MARKDOWN, "\n".join(_lines(found)) + "\n")
+    suite = localized("page_compare.suite", name=found.name) + (" (SIMULATED)" if found.simulated else "")
+    write_text(folder / JUNIT, ci_files.document(suite, _cases(found)))
+    write_text(folder / JSON, json.dumps(as_dict(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _lines(found: Comparison) -> Iterator[str]:
+    if found.simulated:
+        yield from simulated_lines()
+    yield from (f"## {plain(found.question)}", "", f"**{plain(elsewhere(found.answer))}**", "")
+    yield from (plain(elsewhere(found.sees)), "") if found.sees else ()
+    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(found))
+    yield ""
+    for warning in groups_of_warnings(found):
+        yield warning_line(warning)
+    yield from ("", *_table(found.judged), "")
+    sides = localized("page_compare.sides", base=found.base.name, new=found.new.name)
+    yield f"{plain(sides)} · {plain(localized('page.everything_in', file='compare.html'))}"
+
+
+def _table(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    columns = heads(localized("page_compare.measure"))
+    # Of kernels the first column is what they have in common.
+    yield row_of([plain(head) for head in (localized("page.stages.stage"), *columns)])
+    yield row_of([":--", ":--", *["--:"] * (len(columns) - 2), ":--"])
+    for row in rows:
+        yield row_of([plain(elsewhere(row.heading)), *(plain(cell.text) for cell in cells(row))])
+
+
+def _cases(found: Comparison) -> Iterator[Xml.Element]:
+    """A case a measure of the gate: it fails where the gate is broken, and is skipped where it cannot be judged."""
+    for row in found.judged:
+        case = ci_files.case_of(
+            f"{found.name}.compare",
+            localized("page_compare.measure_at", measure=row.measure.key, stage=elsewhere(row.place)),
+        )
+        if row.broken:
+            ci_files.fail(
+                case,
+                localized("page.warnings.at", place=elsewhere(describe_row(row)), text=elsewhere(verdict_text(row))),
+                "regression",
+            )
+        elif row.verdict == UNDETERMINED:
+            Xml.SubElement(case, "skipped", message=elsewhere(row.reason))
+        yield case
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """The content of compare.json: seconds, rates per second, ratios; null where there is no number."""
+    return {
+        "format": FORMAT,
+        "name": found.name,
+        "simulated": found.simulated,
+        "base": [run.name for run in found.base.runs],
+        "new": [run.name for run in found.new.runs],
+        "repeats": [len(found.base.repeats), len(found.new.repeats)],
+        "answer": found.answer,
+        "sees": found.sees,
+        "exit_code": found.exit_code,
+        "verdict": found.verdict,
+        "gate_held": None if len(found.untold) == len(found.judged) else not found.broken,
+        "warnings": [warning.as_dict() for warning in found.warnings],
+        "measures": [_row(row) for row in (*found.judged, *found.shown)],
+        "changes": [{"name": one.name, "base": one.base, "new": one.new} for one in found.changes],
+    }
+
+
+def _row(row: ComparisonRow) -> dict[str, Any]:
+    kind = "ratio" if row.measure.ratio else "difference"
+    return {
+        "stage": row.stage,
+        "label": row.place if row.part else row.label,
+        "measure": row.measure.key,
+        "metric": row.measure.metric,
+        "base": row.base,
+        "new": row.new,
+        "n": list(row.counts),
+        kind: row.ratio,
+        "interval": None if row.low is None or row.high is None else [row.low, row.high],
+        "sees": row.sees,
+        "adjusted": row.adjusted,
+        "verdict": row.verdict,
+        "allowed": row.allowed,
+        "gate_broken": row.broken,
+        "reason": row.reason,
+    }

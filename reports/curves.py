@@ -9,14 +9,14 @@ from harness.analysis.knee import LIMITS, SATURATION, knee
 from harness.messages import localized
 from harness.units import format_duration
 from reports.data import Data, limits_of
-from reports.drawing import Drawing, drawn
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.style import scale_of
 from reports.glossary import name_of
+from reports.headline import grew, judged_statistic
 from reports.loads import same_level
 from reports.rows import rows_of
+from reports.svg import Drawing, drawn
 from reports.texts import paragraph
-from reports.verdict import grew, judged_statistic
 
 RUNGS = ("ttft_user", "ttft", "tpot", "itl", "e2e_user", "e2e")
 CLOSED_RUNGS = ("ttft", "tpot", "itl", "e2e")  # in a closed loop a request is due when it is sent

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from reports import curves, shapes, spreads, timelines
+from reports import curves, distributions, timelines
 from reports.data import Data
-from reports.drawing import Drawing
 from reports.figures.style import drawing
+from reports.svg import Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ def draw_all(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Gallery:
         return Gallery(
             hero=curves.hero(data),
             curves=tuple(curves.further_curves(data)),
-            spreads=tuple(spreads.spreads(data)),
-            shapes=tuple(shapes.shapes(data)),
+            spreads=tuple(distributions.spreads(data)),
+            shapes=tuple(distributions.shapes(data)),
             load=timelines.load(data, stalls),
             heat=timelines.heat(data, stalls),
             lanes=timelines.lanes(data, stalls),

@@ -15,13 +15,13 @@ from harness.comparison.measures import in_view
 from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from reports.compare_page import verdict_message
-from reports.drawing import Drawing, drawn
+from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
-from reports.figures.trend import trend_lines
 from reports.history import SHOWN, Entry, History, histories, told
 from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
+from reports.svg import Drawing, drawn
 from reports.texts import elsewhere, markup, sentence_text
 from reports.writing import write_text
 

@@ -9,10 +9,10 @@ from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import row_name
 from harness.messages import localized
 from harness.units import format_count, format_duration, format_rate, format_share
-from reports.drawing import Drawing, drawn
 from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
 from reports.headline import interval
+from reports.svg import Drawing, drawn
 from reports.tables import Cell
 from reports.texts import listed, paragraph
 

@@ -20,12 +20,12 @@ from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.results.stage_names import name_of
 from harness.units import format_duration
-from reports import client_table, facts, frames, headline, peers, stalling, tables, verdict
+from reports import facts, frames, headline, peers, stalling, tables
 from reports.data import Data
 from reports.gallery import draw_all
 from reports.glossary import TERMS
 from reports.palette import stage_variables
-from reports.tabulating import breakable, column_kinds
+from reports.tables import breakable, column_kinds
 from reports.texts import elsewhere, is_hash, markup, sentence, severity_name
 from reports.writing import write_text
 
@@ -81,9 +81,9 @@ def _context(data: Data) -> dict[str, Any]:
         "stage_names": data.names,
         "many_stages": len(data.names) > 1,
         "is_open": data.is_open,
-        "badges": verdict.badges(result),
+        "badges": headline.badges(result),
         "answer": headline.answer(result),
-        "warnings": verdict.warnings(result),
+        "warnings": headline.warnings(result),
         "cards": headline.cards(stage) if stage else (),
         "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": draw_all(data, stalling.marks(stalled)),
@@ -135,8 +135,8 @@ def _reproduction(result: ResultFiles) -> dict[str, Any]:
         "environment": facts.environment_rows(result),
         "run_rows": facts.run_rows(result),
         "client_rows": facts.client_rows(result),
-        "client_heads": client_table.heads(),
-        "client_errors": client_table.client_table(result),
+        "client_heads": tables.client_heads(),
+        "client_errors": tables.client_table(result),
         "summary_missing": not result.summary,
         "files": _files(result.folder),
     }

@@ -7,12 +7,13 @@ description for a screen reader, names of its own, and CSS variables in place of
 
 import io
 import re
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from reports.figures.style import TYPE
+from reports.figures.style import TYPE, Head
 from reports.palette import variable_of
 
 _HEAD = re.compile(r"^.*?<svg[^>]*?>", re.DOTALL)
@@ -82,3 +83,20 @@ def _share(found: re.Match[str]) -> str:
 def _variable(found: re.Match[str]) -> str:
     name = variable_of(found[0])
     return f"var(--{name})" if name else found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure as it stands on the page: its id there, what is written above it, its SVG, and how to read it."""
+
+    name: str
+    title: str
+    subtitle: str
+    svg: Markup
+    caption: str
+
+
+def drawn(figure: Figure, name: str, head: Head, description: str, caption: str = "") -> Drawing:
+    """A figure as a drawing; `name` is its id, `description` its alternative text with numbers."""
+    svg = inline(figure, name, title=head.full_title, description=description)
+    return Drawing(name, head.full_title, head.subtitle, svg, caption)

@@ -1,9 +1,13 @@
 """The tables of a run's page, as text with its units chosen once a row or column."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from harness.analysis.client_error import KERNEL
 from harness.analysis.steady_state import is_open
 from harness.messages import localized, stored
 from harness.results import stage_names
@@ -13,12 +17,13 @@ from harness.units import (
     format_count,
     format_duration,
     format_rate,
+    format_share,
     significant,
     time_scale,
 )
 from reports.glossary import METRIC_ORDER, name_of
+from reports.headline import grew, held_value, judged_statistic, left_out
 from reports.texts import elsewhere, paragraph, sentence_text
-from reports.verdict import grew, held_value, judged_statistic, left_out
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
 _COUNTS = {
@@ -248,3 +253,64 @@ def needs(found: Mapping[str, Any], name: str) -> str:
     """How long a run would do for an interval that is withheld; empty where none is."""
     seconds = (found.get("needed_s") or {}).get(name)
     return localized("page.stages.needs", needed_s=seconds) if seconds else ""
+
+
+_NONE = Cell("–")
+
+
+def client_heads() -> list[str]:
+    """The columns of `client_table`."""
+    return [
+        localized("page.stages.stage"),
+        localized("page.client.stamps"),
+        localized("page.client.first_exact"),
+        localized("page.client.blurred"),
+        localized("page.client.read_late"),
+        "TTFT mean",
+        "TPOT mean",
+        "ITL p99",
+    ]
+
+
+def client_table(result: ResultFiles) -> list[list[Cell]]:
+    """A row a stage whose client knew how late it was; empty where there is none."""
+    return [_client_row(stage) for stage in result.stages if (stage.get("client_error") or {}).get("clock") == KERNEL]
+
+
+def _client_row(stage: Mapping[str, Any]) -> list[Cell]:
+    error = stage["client_error"]
+    late = (error.get("late_p50_s"), error.get("late_p99_s"))
+    return [
+        Cell(elsewhere(in_column(stage.get("index") or 0, str(stage.get("label") or "")))),
+        Cell(localized("page.client.kernel")),
+        Cell(format_share(error.get("first_exact"))),
+        Cell(format_share(error.get("blurred_share"))),
+        _NONE if None in late else Cell(" / ".join(map(format_duration, late))),
+        *(_with_error(stage, *which) for which in (("ttft", "mean"), ("tpot", "mean"), ("itl", "p99"))),
+    ]
+
+
+def _with_error(stage: Mapping[str, Any], metric: str, statistic: str) -> Cell:
+    value = (stage.get(metric) or {}).get(statistic)
+    bound = ((stage["client_error"].get("bounds") or {}).get(metric) or {}).get(statistic)
+    if value is None or bound is None:
+        return _NONE
+    return Cell(f"{format_duration(value)} ± {format_duration(bound)}")
+
+
+_NUMBER = re.compile(r"[-+−<≤≥~]? ?\d(?!\d{3}-\d\d-\d\d)|[–∞]|$")  # noqa: RUF001 - a minus, and a dash for nothing
+_SHORT = 14  # letters in a first column that need no line of their own
+NUMBER, WORD, SHORT = "number", "word", "short"
+
+
+def column_kinds(rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """The class of each column: numbers stand at its right, words at its left; the first one names the row."""
+    columns = list(zip(*rows, strict=True))
+    kinds = [NUMBER if all(_NUMBER.match(cell.text) for cell in column) else WORD for column in columns]
+    short = bool(columns) and all(max(len(cell.text), len(cell.below)) <= _SHORT for cell in columns[0])
+    return [SHORT if short else WORD, *kinds[1:]]
+
+
+def breakable(name: str) -> Markup:
+    """A name that a browser may break after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))

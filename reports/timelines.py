@@ -11,16 +11,16 @@ from harness.telemetry import server_metrics
 from harness.units import time_scale
 from reports import frames
 from reports.data import Data, limits_of
-from reports.drawing import Drawing, drawn
 from reports.figures.heat import Grid, Heat
 from reports.figures.lanes import Lanes
 from reports.figures.overtime import Line, Points, Strip, over_time, unit_of
 from reports.figures.style import Scale
+from reports.frames import gap_grid, request_grid
 from reports.glossary import name_of
-from reports.grids import gap_grid, request_grid
 from reports.lanes import counted, lane_frame, stride
 from reports.palette import ACCENT, INK, MUTED, QUEUE
 from reports.rows import frame_of
+from reports.svg import Drawing, drawn
 from reports.texts import paragraph
 
 _ENGINE = f"{server_metrics.SERVER}/"  # begins the sources that are one engine of several

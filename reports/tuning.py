@@ -13,11 +13,10 @@ from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
 from reports import tuning_tables as tables
 from reports.glossary import TERMS
-from reports.headline import Card
+from reports.headline import Badge, Card, WarningGroup
 from reports.page import PAGE, environment, moment, policy, script
 from reports.texts import elsewhere, listed, paragraph
 from reports.tuning_figures import draw_study
-from reports.verdict import Badge, WarningGroup
 from reports.writing import write_text
 
 _FEW_TRIALS = 6

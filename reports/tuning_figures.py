@@ -8,10 +8,10 @@ from typing import Any
 from harness.messages import localized
 from harness.results.study import StudyFiles, feasible, value_of
 from harness.units import significant
-from reports.drawing import Drawing, drawn
 from reports.figures import search
 from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
+from reports.svg import Drawing, drawn
 from reports.texts import paragraph
 from reports.tuning_tables import metric_name, plain_unit
 

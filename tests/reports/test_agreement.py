@@ -11,12 +11,11 @@ from harness.results import store
 from harness.results.folder import read_files
 from harness.results.stage_names import name_of
 from harness.units import format_count, format_duration, significant
-from reports import junit, markdown
+from reports import ci_files
 from reports.data import gather
-from reports.headline import cards, key_stage
+from reports.headline import cards, held_value, key_stage
 from reports.page import render
 from reports.tables import overview
-from reports.verdict import held_value
 from tests.result_folder import Run, kept_warning, make_result
 
 LIMITS = {"ttft_p95": 2.0, "tpot_p50": 0.08, "e2e_max": 900.0}
@@ -33,10 +32,10 @@ def failing(tmp_path_factory):
 def texts(failing):
     """The page, the job page and the terminal's lines as plain words, and the test view's cases by name."""
     page = html.unescape(re.sub(r"<[^>]+>", " ", render(gather(failing))))
-    cases = {case.get("name"): case for case in ET.fromstring(junit.text(failing)).iter("testcase")}
+    cases = {case.get("name"): case for case in ET.fromstring(ci_files.junit_text(failing)).iter("testcase")}
     return (
         " ".join(page.split()),
-        html.unescape(markdown.text(failing)),
+        html.unescape(ci_files.markdown_text(failing)),
         "\n".join(verdict_lines(failing.summary)),
         cases,
     )
@@ -91,7 +90,7 @@ def test_counts_rates_and_latencies_of_the_tables_are_those_of_the_summary(faili
         assert said["Output"] == significant(stage["output_token_rate"])
         assert said["Completed"] == format_count(stage["requests"]["completed"])
         assert said["Failed"] == format_count(stage["requests"]["failed"])
-        assert f"| {' | '.join(markdown.plain(cell.text) for cell in row)} |" in markdown.text(failing)
+        assert f"| {' | '.join(ci_files.plain(cell.text) for cell in row)} |" in ci_files.markdown_text(failing)
         for text in (page, job, terminal):
             assert name_of(stage) in text
             assert (
@@ -124,8 +123,8 @@ def test_a_verdict_of_invalid_stands_first_everywhere(failing):
 
         assert page.index("Not valid") < page.index('id="stages"')
         assert page.index("The engine died.") < page.index('id="stages"')
-        assert "❌ Not valid" in markdown.text(told)
+        assert "❌ Not valid" in ci_files.markdown_text(told)
         assert "NOT VALID" in verdict_lines(told.summary)
-        assert 'type="invalid"' in junit.text(told)
+        assert 'type="invalid"' in ci_files.junit_text(told)
     finally:
         store.write_json(failing.folder, store.SUMMARY, failing.summary)

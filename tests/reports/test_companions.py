@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import reports
 from harness.results import store
 from harness.results.folder import read_files
-from reports import junit, markdown, vllm_bench
+from reports import ci_files, vllm_bench
 from reports.data import gather
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, kept_warning, make_result, write_result
@@ -49,7 +49,7 @@ def test_the_job_page_has_answer_warnings_and_a_row_a_stage(sweep):
     summary = store.read_json(sweep, store.SUMMARY)
 
     assert lines[0].startswith("> **SIMULATED.**")
-    assert f"**{markdown.plain(summary['answer'])}**" in lines
+    assert f"**{ci_files.plain(summary['answer'])}**" in lines
     assert sum(re.match(r"\| \d: poisson", line) is not None for line in lines) == 2
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
@@ -57,7 +57,7 @@ def test_the_job_page_has_answer_warnings_and_a_row_a_stage(sweep):
 @given(st.text())
 def test_words_cannot_become_markdown_or_markup(words):
     """Escaped words hold no mark, stay on a line, and read as they were."""
-    found = markdown.plain(words)
+    found = ci_files.plain(words)
 
     assert not set(found.replace("&#", "")) & set("<>|`*_[]\\~!@")
     assert "\n" not in found
@@ -101,7 +101,7 @@ def test_an_invalid_or_unfinished_run_fails_its_first_case(sweep, tmp_path):
         store.write_json(folder, store.RUN, store.read_run(sweep))
         if said:
             store.write_json(folder, store.SUMMARY, said)
-        junit.write(read_files(folder))
+        ci_files.write_junit(read_files(folder))
         messages.append(cases(folder)["the result is valid"].find("failure").get("type"))
 
     assert messages == ["invalid", "unfinished"]
@@ -117,7 +117,7 @@ def test_letters_that_xml_forbids_do_not_break_the_file(tmp_path):
     }
     summary["stages"][0]["label"] = "\x0b<stage>"
     store.write_json(folder, store.SUMMARY, summary)
-    junit.write(read_files(folder))
+    ci_files.write_junit(read_files(folder))
     found = cases(folder)
 
     assert "stage 1 (?<stage>)" in found

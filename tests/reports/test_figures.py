@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
+from reports.figures.distributions import Spread, percentile_curves
 from reports.figures.overtime import Line, Points, Strip, over_time
-from reports.figures.percentiles import Spread, percentile_curves
 from reports.figures.style import SMALL, Head, apart, dots, drawing, panel, paper, scale_of
 from reports.frames import percentile_frame
 from reports.palette import VARIABLES, stage_colour, stage_variables, variable_of

@@ -3,7 +3,7 @@
 from xml.etree import ElementTree as ET
 
 import reports
-from reports import markdown
+from reports import ci_files
 from tests.kernels.test_result import fake, run
 
 __all__ = ["fake"]  # a fixture
@@ -17,7 +17,7 @@ def test_a_job_page_and_a_test_view_stand_beside_the_page(tmp_path, fake):
     cases = ET.parse(folder / "junit.xml").getroot().findall("testsuite/testcase")
     rows = summary["kernels"]["rows"]
 
-    assert f"**{markdown.plain(summary['answer'])}**" in lines
+    assert f"**{ci_files.plain(summary['answer'])}**" in lines
     assert sum(line.startswith("- **") for line in lines) == len(summary["verdict"]["warnings"])
     assert sum(line.startswith("| decode") for line in lines) == sum(max(1, len(row["modes"])) for row in rows)
     assert not any("<b>" in line for line in lines)

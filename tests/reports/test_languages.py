@@ -8,7 +8,6 @@ import pytest
 import reports
 from harness.comparison.comparison import compare
 from harness.comparison.repeats import read_side
-from harness.execution.reconcile import draw
 from harness.messages import language, localized
 from harness.scenario.gate import DEFAULT_GATE
 from reports.texts import markup
@@ -77,9 +76,9 @@ ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")
 def test_the_job_page_is_in_the_language_of_the_page(tmp_path):
     """summary.md has no three English words in a row but the scenario's own question."""
     folder = make_result(tmp_path, replace(RUNS["sweep"], question="Does it hold here?", model="m", message="lost"))
-    draw(folder, "zh")
+    reports.write_all(folder, "zh")
     chinese = (folder / "summary.md").read_text(encoding="utf-8")
-    draw(folder)
+    reports.write_all(folder)
     english = (folder / "summary.md").read_text(encoding="utf-8")
 
     assert [line for line in chinese.splitlines() if ENGLISH.search(line)] == ["## Does it hold here?"]

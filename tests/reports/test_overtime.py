@@ -12,10 +12,10 @@ from harness.results.request_table import events_from, samples_from
 from harness.results.store import write_samples
 from reports import stalling
 from reports.data import gather
+from reports.distributions import length_bins, shape_points, turn_bins
 from reports.figures.heat import Grid, levels
-from reports.grids import CELLS, COLUMNS, gap_grid, request_grid
+from reports.frames import GRID_COLUMNS, GRID_ROWS, gap_grid, request_grid
 from reports.lanes import lane_frame, stride
-from reports.shapes import length_bins, shape_points, turn_bins
 from reports.timelines import server_strips
 from tests.made_runs import answered, columns, failed, ns, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
@@ -59,8 +59,12 @@ def test_the_heat_of_requests_counts_each_once():
     frame = pd.DataFrame({"due_s": [0.0, 5.0, 9.99, 3.0], "sent_s": np.nan, "ttft": [0.1, 1.0, 10.0, np.nan]})
     grid = request_grid(frame, "ttft", (0.0, 10.0))
 
-    assert grid.counts.shape == (COLUMNS, CELLS)
-    assert np.argwhere(grid.counts).tolist() == [[0, 0], [COLUMNS // 2, CELLS // 2], [COLUMNS - 1, CELLS - 1]]
+    assert grid.counts.shape == (GRID_COLUMNS, GRID_ROWS)
+    assert np.argwhere(grid.counts).tolist() == [
+        [0, 0],
+        [GRID_COLUMNS // 2, GRID_ROWS // 2],
+        [GRID_COLUMNS - 1, GRID_ROWS - 1],
+    ]
 
 
 def test_the_heat_of_gaps_counts_tokens():
@@ -71,7 +75,7 @@ def test_the_heat_of_gaps_counts_tokens():
 
     assert grid.counts.sum() == 5
     assert grid.counts[columns_[0], cells[0]] in (3, 4)
-    assert cells.max() == CELLS - 1
+    assert cells.max() == GRID_ROWS - 1
 
 
 def test_a_grids_percentile_is_the_values_own():

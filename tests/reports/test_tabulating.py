@@ -2,8 +2,7 @@
 
 import pytest
 
-from reports.tables import Cell
-from reports.tabulating import breakable, column_kinds
+from reports.tables import Cell, breakable, column_kinds
 
 
 def rows(*lines):

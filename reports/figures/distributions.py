@@ -1,23 +1,38 @@
-"""A percentile curve for every stage: the whole distribution, its tail in view."""
+"""Distributions of latencies: percentile curves of every stage, and latency against a property of the request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.messages import localized
 from reports.figures.curve import Limit, limit_name
-from reports.figures.style import SMALL, Head, Scale, apart, limit_line, panel, paper, set_scale, ticks, width_of
+from reports.figures.style import (
+    SMALL,
+    Head,
+    Scale,
+    apart,
+    dots,
+    limit_line,
+    panel,
+    paper,
+    scale_of,
+    set_scale,
+    ticks,
+    uprights,
+    width_of,
+)
 from reports.loads import short_duration, trimmed
-from reports.palette import LIMIT, MUTED, stage_colour
+from reports.palette import LIMIT, MUTED, SURFACE, stage_colour
 from reports.rows import groups_of, rows_of
 
 _TICKS = (1, 10, 50, 90, 99, 99.9)
 _NORMAL = NormalDist()
-_MOST_NAMES = 7  # more stage names at the right end would crowd: the page's key names them all
+_MOST_CURVES = 7  # more stage names at the right end would crowd: the page's key names them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,7 @@ def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
 
 def _right_margin(names: Mapping[int, str]) -> float:
     """Room for the names at the right end of the lines."""
-    longest = max(map(width_of, names.values()), default=0) if len(names) <= _MOST_NAMES else 0
+    longest = max(map(width_of, names.values()), default=0) if len(names) <= _MOST_CURVES else 0
     return min(16 + longest, 140)
 
 
@@ -86,7 +101,7 @@ def _name_curves(axes: Axes, curves: pd.DataFrame, names: Mapping[int, str]) -> 
     ends = [
         (stage, _place(rows["share"].iloc[-1]), rows["value"].iloc[-1]) for stage, rows in groups_of(curves, "stage")
     ]
-    if not 0 < len(ends) <= _MOST_NAMES:
+    if not 0 < len(ends) <= _MOST_CURVES:
         return
     at = axes.transAxes.inverted().transform(axes.transData.transform([end[1:] for end in ends]))
     for (stage, _, _), y in zip(ends, apart(list(at[:, 1]), 0.08, 0.0, 1.0), strict=True):
@@ -104,3 +119,71 @@ def _draw_limit(axes: Axes, limit: Limit, scale: Scale) -> None:
     if limit.statistic.startswith("p"):
         share = float(limit.statistic[1:]) / 100
         axes.plot([_place(share)], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False)
+
+
+_MOST_MEDIANS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One latency against one property of requests.
+
+    `points` has columns stage, x, value (s); `bins` stage, x, median, low, high. `by_turn`: x is the turn, in whole
+    numbers; else it is prompt tokens, on a logarithmic axis where they span a factor of 30.
+    """
+
+    points: pd.DataFrame
+    bins: pd.DataFrame
+    by_turn: bool
+    names: Mapping[int, str] = field(default_factory=dict)
+    limits: Sequence[Limit] = ()
+
+
+def shape_figure(shape: Shape, scale: Scale, head: Head) -> Figure:
+    """Requests as pale dots, their medians as lines, a colour a stage."""
+    figure = paper((SMALL[0], 250), head)
+    longest = max(map(width_of, shape.names.values()), default=0) if len(shape.names) <= _MOST_MEDIANS else 0
+    axes = panel(figure, (44, 14, min(18 + longest, 140), 44))
+    set_scale(axes, "y", scale)
+    _set_across(axes, shape)
+    for stage, own in groups_of(shape.points, "stage"):
+        dots(axes, own["x"].to_numpy(), own["value"].to_numpy(), stage_colour(stage), 2.4)
+    ends = [_medians(axes, stage, own) for stage, own in groups_of(shape.bins, "stage")]
+    _name_lines(axes, shape, ends)
+    for limit in shape.limits:
+        if limit.seconds <= scale.high:
+            limit_line(axes, limit.seconds, limit_name(limit))
+    return figure
+
+
+def _set_across(axes: Axes, shape: Shape) -> None:
+    x = shape.points["x"].to_numpy(dtype=np.float64)
+    if shape.by_turn:
+        most = int(x.max())
+        axes.set_xlim(0.5, most + 0.5)
+        shown = range(1, most + 1, max(1, most // 10))
+        ticks(axes, "x", list(shown), [str(turn) for turn in shown])
+    else:
+        set_scale(axes, "x", scale_of(x, times=False))
+    name = localized("figures.shape.turn" if shape.by_turn else "figures.shape.prompt_tokens")
+    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
+
+
+def _medians(axes: Axes, stage: int, own: pd.DataFrame) -> tuple[int, float, float]:
+    colour = stage_colour(stage)
+    axes.plot(own["x"], own["median"], color=colour, linewidth=1.7, zorder=4)
+    x, median, low, high = (own[name].to_numpy(dtype=np.float64) for name in ("x", "median", "low", "high"))
+    uprights(axes, x, low, high, colour)
+    axes.plot(x, median, linestyle="none", marker="o", markersize=5, color=SURFACE, markeredgecolor=colour,
+              markeredgewidth=1.5, zorder=5)  # fmt: skip
+    return stage, float(own["x"].iloc[-1]), float(own["median"].iloc[-1])
+
+
+def _name_lines(axes: Axes, shape: Shape, ends: Sequence[tuple[int, float, float]]) -> None:
+    """Each line's name at the right, moved apart where ends lie close."""
+    if not 0 < len(ends) <= _MOST_MEDIANS or len(shape.names) < 2:
+        return
+    at = axes.transAxes.inverted().transform(axes.transData.transform([end[1:] for end in ends]))
+    for (stage, _, _), y in zip(ends, apart(list(at[:, 1]), 0.08, 0.0, 1.0), strict=True):
+        axes.text(1.02, y, shape.names.get(stage, str(stage)), transform=axes.transAxes, va="center_baseline",
+                  color=stage_colour(stage), fontweight="bold")  # fmt: skip
