@@ -8,11 +8,11 @@ from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what
 
 from harness.messages import localized
 from harness.results.folder import ResultFiles, number
-from harness.results.stage_names import name_of
 from harness.units import format_count, format_duration
 from reports import headline, tables
+from reports.loads import title_of
 from reports.tables import Column, count_name
-from reports.texts import elsewhere, paragraph, sentence_text, severity_name
+from reports.texts import paragraph, sentence_text, severity_name
 from reports.writing import write_text
 
 SUMMARY = "summary.md"
@@ -89,7 +89,7 @@ def _table_lines(result: ResultFiles) -> Iterator[str]:
     yield ""
     for stage in result.stages:
         if words := headline.left_out(stage):
-            yield plain(localized("page.warnings.at", place=elsewhere(name_of(stage)), text=words))
+            yield plain(localized("page.warnings.at", place=title_of(stage), text=words))
             yield ""
 
 
@@ -145,7 +145,7 @@ def clean(words: str) -> str:
 def _cases(result: ResultFiles, name: str) -> Iterator[Xml.Element]:
     yield _verdict_case(result, name)
     for stage in result.stages:
-        label = elsewhere(name_of(stage))
+        label = title_of(stage)
         yield _stage_case(stage, f"{name}.stages", label)
         for key, held in (stage.get("slo") or {}).items():
             yield _limit_case(key, held, f"{name}.limits", label)

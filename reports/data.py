@@ -9,10 +9,10 @@ from harness.analysis.slo import objectives
 from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.results.request_table import Events
-from harness.results.stage_names import in_column
 from reports import frames
 from reports.figures.curve import Limit
 from reports.figures.style import Head
+from reports.loads import column_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Data:
     @property
     def titles(self) -> Mapping[int, str]:
         """Names of the stages as they stand in a column of a table."""
-        rows = zip(self.places["stage"].tolist(), self.places["label"].tolist(), strict=True)
-        return {stage: in_column(stage, label) for stage, label in rows}
+        rows = zip(self.places["stage"].tolist(), self.places["load"].tolist(), strict=True)
+        return {stage: column_title(stage, load) for stage, load in rows}
 
     def head(self, title: str, subtitle: str = "") -> Head:
         """A figure's head, which says where a simulator answered."""

@@ -16,6 +16,7 @@ from harness.analysis.in_flight import mean_in_flight
 from harness.analysis.metrics import latencies
 from harness.analysis.steady_state import is_open
 from harness.analysis.token_gaps import Gaps, gap_batches, streams, token_rates
+from harness.messages import localized
 from harness.results.folder import ResultFiles, number
 from harness.results.request_table import (
     COLUMNS,
@@ -27,11 +28,11 @@ from harness.results.request_table import (
     Events,
     requests_from_columns,
 )
-from harness.results.stage_names import label, stage_name
+from harness.results.stage_names import label, load_name, stage_name
 from harness.units import NS_PER_S
 from reports.figures.heat import Grid
 from reports.figures.style import Floats
-from reports.loads import short_labels
+from reports.loads import load_text, short_labels, stage_title
 from reports.rows import frame_of, frame_of_rows, groups_of, rows_of
 
 BINS = 240  # of the time axis: a bin is about four pixels wide
@@ -41,7 +42,7 @@ LATENCIES = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
 METRICS = ("ttft_user", "ttft", "tpot", "itl", "chunk_gap", "e2e_user", "e2e", "send_lag")
 
 _PLACE_COLUMNS = (
-    *("place", "stage", "repeat", "label", "short", "is_open", "start_s", "stop_s", "end_s"),
+    *("place", "stage", "repeat", "label", "load", "short", "is_open", "start_s", "stop_s", "end_s"),
     *("window_start_s", "window_end_s", "steady"),
 )
 _METRIC_COLUMNS = (
@@ -53,8 +54,8 @@ _METRIC_COLUMNS = (
 def place_frame(result: ResultFiles) -> pd.DataFrame:
     """One row a stage and repeat, in the order they ran.
 
-    Columns: place, stage, repeat, label, short, is_open, start_s, stop_s, end_s, window_start_s,
-    window_end_s (NaN where nothing was measured), steady (True, False or None).
+    Columns: place, stage, repeat, label (English), load (in the page's language), short, is_open, start_s,
+    stop_s, end_s, window_start_s, window_end_s (NaN where nothing was measured), steady (True, False or None).
     """
     summaries = {(s.get("index"), s.get("repeat", 0)): s for s in result.stages}
     loads = result.run.get("stages") or [s.get("load", {}) for s in result.stages]
@@ -74,8 +75,9 @@ def _place_row(
         "place": place,
         "stage": stage,
         "repeat": repeat,
+        "load": load_text(summary) if summary else localized(load_name(loads[stage])) if known else "",
         "label": summary.get("label") or (label(loads[stage]) if known else stage_name(stage)),
-        "short": short_labels(loads)[stage] if known else stage_name(stage),
+        "short": short_labels(loads)[stage] if known else stage_title(stage),
         "is_open": not known or is_open(str(loads[stage].get("kind"))),
         "start_s": start_s,
         "stop_s": stop_s,

@@ -9,11 +9,10 @@ from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import Warning, warnings_of
 from harness.messages import Message, localized, stored
 from harness.results.folder import ResultFiles, number
-from harness.results.stage_names import stage_name
 from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
-from reports.loads import short_duration, trimmed
-from reports.texts import elsewhere, listed, sentence_text
+from reports.loads import load_text, short_duration, stage_title, trimmed
+from reports.texts import listed, sentence_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,22 +221,22 @@ def _limit_badge(result: ResultFiles) -> list[Badge]:
 
 def warnings(result: ResultFiles) -> list[WarningGroup]:
     """Warnings by kind, the gravest first."""
-    labels = {stage.get("index"): str(stage.get("label", "")) for stage in result.stages}
+    loads = {stage.get("index"): load_text(stage) for stage in result.stages}
     groups: dict[tuple[str, str, str], list[Warning]] = {}
     for warning in warnings_of(result.summary):
         groups.setdefault((warning.severity, warning.code, str(warning.next)), []).append(warning)
     kinds = [
-        WarningGroup(own[0].severity, own[0].next, [(_place(warning, labels), warning.text) for warning in own])
+        WarningGroup(own[0].severity, own[0].next, [(_place(warning, loads), warning.text) for warning in own])
         for own in groups.values()
     ]
     return sorted(kinds, key=lambda group: SEVERITIES.index(group.severity))
 
 
-def _place(warning: Warning, labels: Mapping[Any, str]) -> str:
+def _place(warning: Warning, loads: Mapping[Any, str]) -> str:
     """The name of the stage that a warning is about; empty where it is about the run."""
     if warning.stage is None:
         return ""
-    return elsewhere(stage_name(warning.stage, labels.get(warning.stage, ""), warning.repeat or 0))
+    return stage_title(warning.stage, loads.get(warning.stage, ""), warning.repeat or 0)
 
 
 def held_value(held: Mapping[str, Any]) -> str:

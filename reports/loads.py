@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.analysis.steady_state import OFFLINE
-from harness.messages import localized
-from harness.results.stage_names import label
+from harness.messages import localized, stored
+from harness.results.stage_names import load_name
 from harness.units import significant, time_scale
-from reports.texts import elsewhere, listed
+from reports.texts import listed, sentence_text
 
 
 def trimmed(value: float) -> str:
@@ -32,13 +32,39 @@ def asked_load(stage: Mapping[str, Any]) -> float:
     return float(stage.get("index", 0) if asked is None else asked)
 
 
+def stage_title(index: int, load: str = "", repeat: int = 0) -> str:
+    """`stage 2 (poisson 4 req/s), repeat 3` of a stage and a repeat that are counted from 0."""
+    number = index + 1
+    name = (
+        localized("page.load.stage_of", number=number, load=load)
+        if load
+        else localized("page.load.stage", number=number)
+    )
+    return localized("page.load.repeat_of", stage=name, repeat=repeat + 1) if repeat else name
+
+
+def column_title(index: int, load: str = "") -> str:
+    """The same below a head that says Stage already: `2: poisson 4 req/s`."""
+    return localized("page.load.in_column", number=index + 1, load=load) if load else str(index + 1)
+
+
+def load_text(stage: Mapping[str, Any]) -> str:
+    """The load of a stage of summary.json in a few words; of results of format 1 in English."""
+    return sentence_text(stored(stage.get("label_message"), str(stage.get("label") or "")))
+
+
+def title_of(stage: Mapping[str, Any]) -> str:
+    """The name of a stage of summary.json, its repeat included."""
+    return stage_title(stage.get("index") or 0, load_text(stage), stage.get("repeat") or 0)
+
+
 def short_labels(loads: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label of each stage that tells it from the others, as short as that allows."""
     differing = [name for name in _WORDS if len({load.get(name) for load in loads}) > 1]
     words = [_words(load, differing or _LEVELS) for load in loads]
     often = Counter(words)
     return [
-        word if word and often[word] == 1 else f"{i + 1}: {word or elsewhere(label(loads[i]))}"
+        word if word and often[word] == 1 else f"{i + 1}: {word or localized(load_name(loads[i]))}"
         for i, word in enumerate(words)
     ]
 

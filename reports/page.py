@@ -18,15 +18,15 @@ from markupsafe import Markup
 from harness.messages import localized
 from harness.results import store
 from harness.results.folder import ResultFiles
-from harness.results.stage_names import name_of
 from harness.units import format_duration
 from reports import facts, frames, headline, peers, stalling, tables
 from reports.data import Data
 from reports.gallery import draw_all
 from reports.glossary import TERMS
+from reports.loads import title_of
 from reports.palette import stage_variables
 from reports.tables import breakable, column_kinds
-from reports.texts import elsewhere, is_hash, markup, sentence, severity_name
+from reports.texts import is_hash, markup, sentence, severity_name
 from reports.writing import write_text
 
 PAGE = "report.html"
@@ -97,7 +97,7 @@ def _context(data: Data) -> dict[str, Any]:
 
 def _card_heading(stage: Mapping[str, Any], reason: str) -> str:
     """Which stage the cards are of, and why that one."""
-    name = elsewhere(name_of(stage))
+    name = title_of(stage)
     return (
         localized("page.cards.at_because", stage=name, reason=reason)
         if reason

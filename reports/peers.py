@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.messages import localized
-from harness.results.stage_names import stage_name
 from harness.units import format_duration, format_rate
 from reports.data import Data
+from reports.loads import load_text, stage_title
 from reports.tables import Cell
-from reports.texts import elsewhere
 
 
 def heads() -> list[str]:
@@ -37,6 +36,5 @@ def tables(data: Data) -> list[tuple[str, list[list[Cell]]]]:
     first = {stage.get("index", 0): stage for stage in reversed(data.result.stages)}
     stages = [first[index] for index in sorted(first) if first[index].get("peers")]
     return [
-        (elsewhere(stage_name(stage["index"], str(stage.get("label") or ""))), [row(entry) for entry in stage["peers"]])
-        for stage in stages
+        (stage_title(stage["index"], load_text(stage)), [row(entry) for entry in stage["peers"]]) for stage in stages
     ]

@@ -10,14 +10,14 @@ from harness.analysis.stalls import Pauses, Stall, pauses
 from harness.messages import localized
 from harness.results.folder import number
 from harness.results.request_table import MISSING
-from harness.results.stage_names import in_column
 from harness.statistics.intervals import Floats
 from harness.telemetry import server_metrics
 from harness.units import NS_PER_S, format_count, format_duration, significant
 from reports.data import Data
+from reports.loads import column_title
 from reports.rows import groups_of
 from reports.tables import Cell
-from reports.texts import elsewhere, listed, paragraph
+from reports.texts import listed, paragraph
 
 SHOWN = 8  # rows of a table; the figure marks all
 KV_FULL = 0.95
@@ -129,7 +129,7 @@ def _worst(data: Data, every: Sequence[tuple[int, Stall]]) -> list[list[Cell]]:
 def _row(data: Data, stage: int, stall: Stall) -> list[Cell]:
     return [
         Cell(_moment(stall.start_ns)),
-        Cell(elsewhere(str(data.titles.get(stage, in_column(stage))))),
+        Cell(data.titles.get(stage, column_title(stage))),
         Cell(format_duration((stall.end_ns - stall.start_ns) / NS_PER_S)),
         Cell(localized("page.pauses.hit_of", hit=stall.hit, streams=stall.streams)),
         Cell(listed(causes(data, stall), "parts") or localized("page.pauses.nothing_sampled")),
@@ -191,7 +191,7 @@ def single_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
     return [
         [
             Cell(f"#{index[row]}"),
-            Cell(elsewhere(str(data.titles.get(stage, in_column(stage))))),
+            Cell(data.titles.get(stage, column_title(stage))),
             Cell(format_count(count)),
             Cell(format_duration(longest_ns / NS_PER_S)),
             Cell(_moment(at_ns)),

@@ -10,9 +10,7 @@ from markupsafe import Markup
 from harness.analysis.client_error import KERNEL
 from harness.analysis.steady_state import is_open
 from harness.messages import localized, stored
-from harness.results import stage_names
 from harness.results.folder import ResultFiles, number
-from harness.results.stage_names import in_column
 from harness.units import (
     format_count,
     format_duration,
@@ -23,7 +21,8 @@ from harness.units import (
 )
 from reports.glossary import METRIC_ORDER, name_of
 from reports.headline import grew, held_value, judged_statistic, left_out
-from reports.texts import elsewhere, paragraph, sentence_text
+from reports.loads import column_title, load_text, title_of
+from reports.texts import paragraph, sentence_text
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
 _COUNTS = {
@@ -118,7 +117,7 @@ def _overview_row(
     failed = requests.get("failed") or 0
     unanswered = sum(requests.get(name) or 0 for name in ("cancelled", "never_sent"))
     return [
-        Cell(elsewhere(in_column(stage.get("index") or 0, str(stage.get("label") or ""))), _repeat(stage)),
+        Cell(column_title(stage.get("index") or 0, load_text(stage)), _repeat(stage)),
         *([Cell(significant(number(stage.get("offered_rate"))))] if by_clock else []),
         Cell(significant(number(stage.get("request_rate")))),
         Cell(significant(number(stage.get("output_token_rate")))),
@@ -184,7 +183,7 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
     ]
     return StageTable(
         index=place,
-        label=elsewhere(stage_names.name_of(stage)),
+        label=title_of(stage),
         window=_window_text(stage),
         steady=window.get("steady"),
         counts=counts,
@@ -281,7 +280,7 @@ def _client_row(stage: Mapping[str, Any]) -> list[Cell]:
     error = stage["client_error"]
     late = (error.get("late_p50_s"), error.get("late_p99_s"))
     return [
-        Cell(elsewhere(in_column(stage.get("index") or 0, str(stage.get("label") or "")))),
+        Cell(column_title(stage.get("index") or 0, load_text(stage))),
         Cell(localized("page.client.kernel")),
         Cell(format_share(error.get("first_exact"))),
         Cell(format_share(error.get("blurred_share"))),

@@ -18,11 +18,11 @@ import pandas as pd
 from harness.messages import localized
 from harness.results.folder import ResultFiles
 from harness.results.request_table import COMPLETED, MISSING
-from harness.results.stage_names import label, stage_name
+from harness.results.stage_names import load_name
 from harness.telemetry import server_metrics
 from reports.lanes import lanes_of
+from reports.loads import stage_title
 from reports.rows import groups_of, rows_of
-from reports.texts import elsewhere
 from reports.writing import write_text
 
 TRACE = "trace.json"
@@ -72,7 +72,9 @@ def _names(result: ResultFiles) -> Iterator[Event]:
         CLIENT: localized("figures.trace.requests_in_flight", mark=mark),
         SERVER: localized("figures.trace.server", mark=mark),
     }
-    processes |= {FIRST_STAGE + i: f"{elsewhere(stage_name(i, label(load)))}{mark}" for i, load in enumerate(stages)}
+    processes |= {
+        FIRST_STAGE + i: f"{stage_title(i, localized(load_name(load)))}{mark}" for i, load in enumerate(stages)
+    }
     for pid, name in processes.items():
         yield _named("process_name", pid, 0, {"name": name})
         yield _named("process_sort_index", pid, 0, {"sort_index": pid})

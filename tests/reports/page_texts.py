@@ -46,6 +46,9 @@ class OwnTexts(HTMLParser):
         return any(outside for _, outside in self.open)
 
 
+NUMBER = re.compile(r"(?<![\w.,])\d(?:[\d,.]*\d)?(?![A-Za-z0-9])", re.ASCII)  # none of p99 or E2E
+
+
 def english_in(page):
     """Our texts that still have two English words in a row that are no terms of the field."""
     return [text for text in OwnTexts(page).texts if ENGLISH.search(TERMS.sub("", OTHERS.sub("", text)))]
@@ -53,4 +56,4 @@ def english_in(page):
 
 def numbers_in(page):
     """All numbers of our texts, sorted: the order of a sentence differs from language to language."""
-    return sorted(number for text in OwnTexts(page).texts for number in re.findall(r"\d[\d,.]*\d|\d", text))
+    return sorted(number for text in OwnTexts(page).texts for number in NUMBER.findall(text))

@@ -115,7 +115,7 @@ def test_letters_that_xml_forbids_do_not_break_the_file(tmp_path):
         "valid": False,
         "warnings": [kept_warning("odd", "warning", "\x00\x1b[31m<&]]>", "\x08")],
     }
-    summary["stages"][0]["label"] = "\x0b<stage>"
+    summary["stages"][0] |= {"label": "\x0b<stage>", "label_message": None}
     store.write_json(folder, store.SUMMARY, summary)
     ci_files.write_junit(read_files(folder))
     found = cases(folder)
