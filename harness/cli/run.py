@@ -9,14 +9,17 @@ from typing import Any
 from harness.analysis.warnings import warnings_of
 from harness.api.result import TRACE
 from harness.api.running import RunOptions, run_loaded, url_overrides
-from harness.cli.terminal import CommandOutcome, OutputLog, Progress, silent
+from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, Progress, silent, text_of
 from harness.errors import InputError
-from harness.messages import message
+from harness.messages import Message, Parameter, message
+from harness.messages.rendering import stored
 from harness.results import store
-from harness.results.stage_names import stage_name
+from harness.results.stage_names import load_name
 from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario, load_scenario
 from harness.scenario.yaml_document import Override
+
+_SEVERITIES = {"note": "cli.note", "warning": "cli.severity_warning", "invalid": "cli.invalid"}
 
 
 def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
@@ -40,14 +43,24 @@ def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome
 
 
 def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The answer, the verdict and the warnings of summary.json as lines for a terminal."""
-    lines = [summary["answer"], "valid" if summary["verdict"]["valid"] else "NOT VALID"]
-    labels = {stage.get("index"): str(stage.get("label", "")) for stage in summary.get("stages") or ()}
+    """The answer, the verdict and the warnings of summary.json as lines for a terminal, in the current language."""
+    kept = summary.get("answer_message")
+    lines: list[OutputLine] = [stored(kept, str(summary["answer"]))]
+    lines.append(message("cli.valid") if summary["verdict"]["valid"] else message("cli.not_valid"))
+    loads = {stage.get("index"): stage.get("load") for stage in summary.get("stages") or ()}
     for warning in warnings_of(summary):
-        stage = warning.stage
-        place = "" if stage is None else f", {stage_name(stage, labels.get(stage, ''), warning.repeat or 0)}"
-        lines.append(f"{warning.severity}{place}: {warning.text} {warning.next}")
-    return lines
+        words: dict[str, Parameter] = {"severity": Message(_SEVERITIES[warning.severity])}
+        words |= {"text": warning.text, "next": warning.next}
+        if warning.stage is None:
+            lines.append(message("cli.warning", **words))
+            continue
+        load = loads.get(warning.stage)
+        words |= {"stage": warning.stage + 1, "load": load_name(load) if load else "?"}
+        if warning.repeat:
+            lines.append(message("cli.warning_of_repeat", **words, repeat=warning.repeat + 1))
+        else:
+            lines.append(message("cli.warning_of_stage", **words))
+    return [text_of(line) for line in lines]
 
 
 def scenario_of(arguments: argparse.Namespace, flags: list[Override], log: OutputLog) -> LoadedScenario:
