@@ -1,27 +1,17 @@
-"""How does a page that was drawn in English read in another language?
+"""Chinese of the texts that other rooms still hand over in English, until those are messages.
 
-The finished page is walked through, text by text: what stands in the catalogue (one literal table,
-templates/zh.json, from English to Chinese) is exchanged, whatever drew it. A key may have slots: `{#}` for
-what has no words (numbers, units, terms of the field such as TTFT), `{}` for words that have to be
-in the catalogue themselves, `{*}` for anything, such as a name. What came from outside (`bdi` that
-is not of class "ours", code, whatever carries translate="no") is left as it is. Text that has no
-entry stays English, and `missing` names it.
+A key of templates/zh.json may have slots: `{#}` for what has no words (numbers, units, terms such as TTFT), `{}` for
+words that have to be in the table too, `{*}` for anything, such as a name. Without an entry a text stays as it is.
 """
 
-import html
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-LANGUAGES = ("en", "zh")
 _TABLES = Path(__file__).parent / "templates"
-_PARTS = re.compile(r"(<style[^>]*>.*?</style>|<script>.*?</script>|<!--.*?-->|<[^>]+>)", re.DOTALL)
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_LABEL = re.compile(r' aria-label="([^"]*)"')
-_FOREIGN = {"bdi", "code", "pre", "samp", "time"}
 _SLOT = re.compile(r"\{[#*]?\}")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -62,63 +52,6 @@ def catalogue(language: str) -> Catalogue:
 def _pattern(key: str) -> re.Pattern[str]:
     parts = _SLOT.split(key)
     return re.compile("(.+?)".join(map(re.escape, parts)), re.DOTALL)
-
-
-def translated(page: str, language: str) -> str:
-    """The page in another language; in English it is as it was."""
-    return page if language == "en" else "".join(_walk(page, lambda text: said_in(text, language)))
-
-
-def missing(page: str, language: str) -> list[str]:
-    """The texts of a page that the catalogue of a language does not have."""
-    found: dict[str, None] = {}
-
-    def look(text: str) -> str:
-        if translate(text, language) is None and not _CHINESE.search(text):
-            found[text] = None
-        return text
-
-    for _ in _walk(page, look):
-        pass
-    return list(found)
-
-
-def _walk(page: str, say: Callable[[str], str]) -> Iterator[str]:
-    """The parts of a page, every text and label of ours put through `say`."""
-    foreign: list[str] = []
-    for part in _PARTS.split(page):
-        if not part.startswith("<"):
-            yield part if foreign or not part.strip() else _said(part, say)
-            continue
-        tag = _TAG.match(part)
-        if tag and not foreign:
-            part = _LABEL.sub(lambda found: f' aria-label="{_said(found[1], say)}"', part)  # noqa: PLW2901 - the same part, its label said
-        if tag:
-            _enter(foreign, tag[2], part, closing=bool(tag[1]))
-        yield part.replace('lang="en"', f'lang="{say("(language)")}"') if part.startswith("<html") else part
-
-
-def _enter(foreign: list[str], name: str, part: str, *, closing: bool) -> None:
-    """Keep track of the foreign element that the walk is in, and of elements of its name within."""
-    if closing:
-        if foreign and foreign[-1] == name:
-            foreign.pop()
-    elif not part.endswith("/>") and (
-        (name in _FOREIGN and 'class="ours"' not in part)
-        or 'translate="no"' in part
-        or (foreign and name == foreign[-1])
-    ):
-        foreign.append(name)
-
-
-def _said(part: str, say: Callable[[str], str]) -> str:
-    """A text between two tags, its outer blanks kept."""
-    words = html.unescape(part.strip())
-    told = say(" ".join(words.split()))
-    if told == " ".join(words.split()):
-        return part
-    start, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
-    return f"{start}{html.escape(told)}{end}"
 
 
 def said_in(text: str, language: str) -> str:
