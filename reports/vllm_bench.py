@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis.metrics import latencies
-from harness.analysis.slo import good, objectives
+from harness.analysis.slo import good_requests, objectives
 from harness.analysis.token_gaps import Gaps, streams, token_rates
 from harness.results.request_table import COLUMNS, COMPLETED, MEASURED, MISSING, events_from, requests_from_columns
 from harness.units import NS_PER_S
@@ -124,7 +124,7 @@ def _good(data: Data, chosen: pd.Series) -> int:
     columns = data.result.requests.iloc[rows]
     requests = requests_from_columns({name: columns[name].to_numpy() for name in COLUMNS})
     events = events_from([([], [])] * len(rows)) if data.events is None else data.events.take(rows)
-    kept = good(asked, requests, events, latencies(requests, stream=True))
+    kept = good_requests(asked, requests, events, latencies(requests, stream=True))
     return int((kept & (requests.status == COMPLETED)).sum())
 
 

@@ -37,14 +37,14 @@ def answer(stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simul
     """One or a few sentences for the whole run."""
     invalid = [warning for warning in warnings if warning.severity == INVALID]
     if not any(stage.account.completed for stage in stages):
-        found = _nothing(stages)
+        sentence = _nothing(stages)
     elif invalid:
-        found = message("analysis.answer_invalid", reason=invalid[0].text)
+        sentence = message("analysis.answer_invalid", reason=invalid[0].text)
     elif any(stage.outcomes for stage in stages):
-        found = _limits(stages)
+        sentence = _limits(stages)
     else:
-        found = _throughputs(stages)
-    return message("analysis.answer_simulated", answer=found) if simulated else found
+        sentence = _throughputs(stages)
+    return message("analysis.answer_simulated", answer=sentence) if simulated else sentence
 
 
 def error_counts(errors: Mapping[str, int]) -> list[Message]:
@@ -117,11 +117,11 @@ def _limits(stages: Sequence[StageSummary]) -> Message:
 
 def _outcomes(level: Level) -> list[Outcome]:
     """Each objective's worst outcome over the repeats of a level; an unknown one is worst."""
-    found: dict[str, Outcome] = {}
+    worst: dict[str, Outcome] = {}
     for outcome in (outcome for stage in level for outcome in stage.outcomes):
         key = outcome.objective.key
-        found[key] = max(found.get(key, outcome), outcome, key=_closeness)
-    return list(found.values())
+        worst[key] = max(worst.get(key, outcome), outcome, key=_closeness)
+    return list(worst.values())
 
 
 def _closeness(outcome: Outcome) -> tuple[bool, float]:

@@ -84,22 +84,22 @@ def _bounds(values: Floats, shift: Floats) -> dict[str, float]:
     if not defined.any():
         return {}
     recorded, other = np.sort(values[defined]), np.sort((values + shift)[defined])
-    found = {MEAN: abs(float(recorded.mean() - other.mean()))}
+    distances = {MEAN: abs(float(recorded.mean() - other.mean()))}
     for percent in PERCENTILES:
-        found[percentile_name(percent)] = abs(percentile_of(recorded, percent) - percentile_of(other, percent))
-    return found
+        distances[percentile_name(percent)] = abs(percentile_of(recorded, percent) - percentile_of(other, percent))
+    return distances
 
 
 def _gap_bounds(gaps: Streams, blurred_share: float, first_s: float) -> dict[str, dict[str, float]]:
     """A blurred event moved the end of one gap and the begin of the next; only first tokens change the sum of all."""
-    found = {}
+    by_metric = {}
     for name, kind in (("itl", gaps.itl), ("chunk_gap", gaps.chunk_gap)):
         if kind.short.n:
             ranks = 200 * blurred_share
-            found[name] = {MEAN: first_s / kind.short.n} | {
+            by_metric[name] = {MEAN: first_s / kind.short.n} | {
                 percentile_name(percent): _rank_bound(kind, percent, ranks) for percent in PERCENTILES
             }
-    return found
+    return by_metric
 
 
 def _rank_bound(kind: Gaps, percent: float, ranks: float) -> float:

@@ -1,4 +1,4 @@
-"""How many were under way at a time, on average and at most?
+"""Numbers in flight, on average and at most.
 
 Pure: intervals given by their starts and ends (same unit, any order, end >= start).
 """

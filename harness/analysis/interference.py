@@ -1,4 +1,4 @@
-"""When was the engine busy with prompts, and does that explain a pause?
+"""Prefill work: when the engine was busy with prompts, and which pauses that explains.
 
 With chunked prefill a step serves running streams and a piece of a new prompt together, so a long
 prompt makes the steps of all running streams long: prefill interference, no stall. The work of

@@ -1,6 +1,6 @@
-"""Do the numbers of a stage keep what must hold between them, whatever was measured?
+"""Invariants: what must hold between the numbers of a stage, whatever was measured.
 
-Each is computed a second way, from the rows that `members.rows_of_rates` lists, and held against
+Each is computed a second way, from the rows that `metrics.rows_of_rates` lists, and held against
 what the summary shows:
 
 1. Numerators: request rate x length is the number of those rows, and so for tokens and events;
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.members import members
+from harness.analysis.members import request_masks
 from harness.analysis.metrics import StageInput, StageSummary
 from harness.analysis.steady_state import ended_ns
 from harness.analysis.token_gaps import tokens_by_row
@@ -37,7 +37,7 @@ ROUNDING = 1e-9  # of a value; sums of float64 over a million rows stay within
 
 
 @dataclass(frozen=True, slots=True)
-class Little:
+class LittlesLaw:
     """Both sides of Little's law over a stage's part for rates.
 
     `in_flight` is the mean over time; `left` (per second) and `time_s` the rate at which requests
@@ -73,17 +73,17 @@ class Little:
         }
 
 
-def little(stage: StageInput, summary: StageSummary) -> Little | None:
+def littles_law(stage: StageInput, summary: StageSummary) -> LittlesLaw | None:
     """Little's law of a stage; None where its part for rates has no length."""
     window, r = summary.window, stage.requests
     if window.rates_s <= 0 or summary.concurrency_mean is None:
         return None
-    over = members(r, window, summary.span).over
+    over = request_masks(r, window, summary.span).over
     end_ns = ended_ns(r, summary.span.end_ns)
     there = (r.phase == MEASURED) & (r.sent_ns != MISSING) & (r.sent_ns <= window.end_ns) & (end_ns > window.end_ns)
     length_ns = window.rates_s * NS_PER_S
     inside_ns = np.maximum(r.sent_ns, window.rates_ns)
-    return Little(
+    return LittlesLaw(
         in_flight=summary.concurrency_mean,
         left=int(over.sum()) / window.rates_s,
         time_s=float((end_ns - r.sent_ns)[over].mean()) / NS_PER_S if over.any() else 0.0,
@@ -96,12 +96,7 @@ def invariants(evidence: Evidence) -> Iterator[Warning]:
     """What is broken of a stage's invariants."""
     for broken in (_numerators, _identity, _littles_law, _event_tokens):
         for text in broken(evidence.stage, evidence.summary):
-            yield Warning(
-                "invariant",
-                INVALID,
-                text,
-                message("analysis.next_report"),
-            )
+            yield Warning("invariant", INVALID, text, message("analysis.next_report"))
 
 
 def _listed(stage: StageInput, summary: StageSummary) -> Requests:
@@ -112,8 +107,8 @@ def _listed(stage: StageInput, summary: StageSummary) -> Requests:
     return r.take(chosen)
 
 
-def _unlike(found: float, expected: float, scale: float = 0.0) -> bool:
-    return not abs(found - expected) <= ROUNDING * max(abs(found), abs(expected), abs(scale))
+def _unlike(value: float, expected: float, scale: float = 0.0) -> bool:
+    return not abs(value - expected) <= ROUNDING * max(abs(value), abs(expected), abs(scale))
 
 
 def _numerators(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
@@ -147,7 +142,7 @@ def _identity(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
 
 
 def _littles_law(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
-    law = little(stage, summary)
+    law = littles_law(stage, summary)
     if law is not None and _unlike(law.in_flight, law.expected, law.left * law.time_s):
         sides = {"in_flight": law.in_flight, "left": law.left, "time_s": law.time_s, "expected": law.expected}
         yield message("analysis.invariant_little", **sides)

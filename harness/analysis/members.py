@@ -1,4 +1,4 @@
-"""Which requests of a stage belong to its numbers?
+"""The requests of a stage that belong to its numbers.
 
 The one definition, used by every number of a stage. Warm-up belongs to none of them.
 
@@ -33,8 +33,21 @@ RATES_WINDOW = "rates_window"
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
-    """The rows of a stage that belong to its numbers, as masks over its rows; see above."""
+class RequestMasks:
+    """The rows of a stage that belong to its numbers, as masks over its rows. Warm-up belongs to none.
+
+    - `sent`: measured requests that were sent within the window [start, end]. The client's own
+      delays are theirs.
+    - `answered`: those of `sent` that completed. Latencies and gaps between tokens are theirs, whenever
+      their answer ended: to ask for an end within the window would leave out the slow ones.
+    - `failed`: measured requests that failed and were sent (or, where they never were, due) within the
+      window. They count as infinitely late against an objective.
+    - `ended`: measured requests that completed and whose answer ended within the window's part for
+      rates (rates start, end], whenever they were sent. Every rate counts these and nothing else:
+      requests, their tokens in and out, their events, those of them that are good.
+    - `over`: `ended`, and what failed or was cancelled after it was sent and was over in that part: all
+      that left the system then. Little's law is about these.
+    """
 
     sent: Mask
     answered: Mask
@@ -43,8 +56,8 @@ class Members:
     over: Mask
 
 
-def members(requests: Requests, window: Window, span: Span) -> Members:
-    """Who belongs to the numbers of a stage, of all its rows."""
+def request_masks(requests: Requests, window: Window, span: Span) -> RequestMasks:
+    """The rows that belong to each of the numbers of a stage, of all its rows."""
     measured = requests.phase == MEASURED
     was_sent = requests.sent_ns != MISSING
     began = np.where(was_sent, requests.sent_ns, np.maximum(requests.ready_ns, requests.due_ns))
@@ -52,7 +65,7 @@ def members(requests: Requests, window: Window, span: Span) -> Members:
     over_ns = ended_ns(requests, span.end_ns)
     over = measured & was_sent & (over_ns > window.rates_ns) & (over_ns <= window.end_ns)
     completed = requests.status == COMPLETED
-    return Members(
+    return RequestMasks(
         sent=inside & was_sent,
         answered=inside & was_sent & completed,
         failed=inside & (requests.status == FAILED),

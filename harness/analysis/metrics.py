@@ -1,4 +1,4 @@
-"""What did a stage show, in numbers?
+"""A stage in numbers: its latencies, rates, concurrency and objectives, and the requests that each is of.
 
 The definitions, all from a request's own times: ttft = first token - sent; tpot = (last -
 first token) / (tokens - tokens of the first event), undefined where that divisor is 0; e2e =
@@ -6,10 +6,11 @@ last token - sent (an answer that is not streamed: its end - sent). `_user` is t
 due time. send_lag = sent - ready is the client's own lateness, queue_wait = ready - due the wait
 for a slot of max_concurrency, connect the time to open a connection, where one was opened.
 
-Which requests stand behind which number is told once, in `harness.analysis.members`. Latencies are those of
-measured, completed requests sent within the window. Rates are those of measured, completed
-requests whose answer ended in the window's part for rates: output_token rate = request rate x
-mean output tokens of these, exactly, and each can be listed. Warm-up counts in none.
+Which requests stand behind which number is defined once, in `RequestMasks`. Latencies are of measured,
+completed requests sent within the window. Rates are of measured, completed requests whose answer ended in the
+window's part for rates: output token rate = request rate x mean output tokens of these, exactly, and each can be
+listed. Latencies and rates are of different requests because they ask different things: how long those waited that
+came then, and how many left a second. In a queue that grows these are never the same. Warm-up counts in none.
 """
 
 from collections import Counter
@@ -21,8 +22,8 @@ import numpy as np
 
 from harness.analysis.client_error import ClientError, client_error
 from harness.analysis.in_flight import mean_in_flight, most_in_flight
-from harness.analysis.members import Members, members, offered
-from harness.analysis.slo import Objective, Outcome, good, objectives, outcome
+from harness.analysis.members import RequestMasks, offered, request_masks
+from harness.analysis.slo import Objective, Outcome, good_requests, objectives, outcome
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.analysis.token_gaps import Mask, Streams, rows_of, streams, token_rates
 from harness.errors import ResultError
@@ -151,32 +152,32 @@ def summarize_stage(stage: StageInput) -> StageSummary:
     """One stage in numbers, from all its rows (warm-up included)."""
     requests, span = stage.requests, whole_span(stage.requests, stage.span)
     window = find_window(requests, stage.events, span, str(stage.load["kind"]))
-    who = members(requests, window, span)
-    gaps = streams(stage.events, who.answered)
-    found = latencies(requests, stream=stage.stream)
-    values = {name: _defined(found[name], who.answered) for name in ANSWER_METRICS}
-    values |= {name: _defined(found[name], who.sent) for name in CLIENT_TIMES}
+    masks = request_masks(requests, window, span)
+    gaps = streams(stage.events, masks.answered)
+    times = latencies(requests, stream=stage.stream)
+    values = {name: _defined(times[name], masks.answered) for name in ANSWER_METRICS}
+    values |= {name: _defined(times[name], masks.sent) for name in CLIENT_TIMES}
     concurrency = _concurrency(requests, window, span)
     done = (requests.phase == MEASURED) & (requests.status == COMPLETED)
-    counted = _counted(requests, who)
+    counted = _counted(requests, masks)
     return StageSummary(
         span=span,
         load=stage.load,
         label=load_name(stage.load),
         window=window,
-        account=_account(requests, int(who.sent.sum())),
+        account=_account(requests, int(masks.sent.sum())),
         errors=_errors(requests),
         input_tokens=int(_input_tokens(requests)[done].sum()),
         output_tokens=int(requests.output_tokens[done].sum()),
-        rates=_rates(stage, window, span, counted, _good_count(stage, who, found)),
+        rates=_rates(stage, window, span, counted, _good_count(stage, masks, times)),
         counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
-        outcomes=_outcomes(stage, who, values, gaps),
+        outcomes=_outcomes(stage, masks, values, gaps),
         metrics={name: distribution(array) for name, array in values.items()}
         | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
         merged_share=gaps.merged_share,
-        client=client_error(requests, who.answered, found, gaps),
+        client=client_error(requests, masks.answered, times, gaps),
     )
 
 
@@ -185,7 +186,7 @@ def latencies(requests: Requests, *, stream: bool) -> dict[str, Floats]:
     r = requests
     last = r.last_ns if stream else r.done_ns
     divisor = r.output_tokens - r.first_tokens
-    found = {
+    times = {
         "ttft": _between(r.sent_ns, r.first_ns),
         "ttft_user": _between(r.due_ns, r.first_ns),
         "tpot": np.where(divisor > 0, _between(r.first_ns, r.last_ns) / np.maximum(1, divisor), np.nan),
@@ -195,8 +196,8 @@ def latencies(requests: Requests, *, stream: bool) -> dict[str, Floats]:
         "queue_wait": _between(r.due_ns, r.ready_ns),
         "connect": np.where(r.connect_ns > 0, r.connect_ns / NS_PER_S, np.nan),
     }
-    unseen = () if stream else found.keys() & STREAMED_ONLY
-    return found | {name: np.full(len(r), np.nan) for name in unseen}
+    unseen = () if stream else times.keys() & STREAMED_ONLY
+    return times | {name: np.full(len(r), np.nan) for name in unseen}
 
 
 def _between(start_ns: Any, end_ns: Any) -> Floats:
@@ -220,8 +221,8 @@ def _account(requests: Requests, in_window: int) -> Account:
     statuses = requests.status[measured]
     counts = {status: int((statuses == status).sum()) for status in STATUSES}
     if sum(counts.values()) != len(statuses):
-        strange = sorted(set(statuses) - set(STATUSES))
-        raise ResultError(message("analysis.status_unknown", status=str(strange[0]), statuses=list(STATUSES)))
+        unknown = sorted(set(statuses) - set(STATUSES))
+        raise ResultError(message("analysis.status_unknown", status=str(unknown[0]), statuses=list(STATUSES)))
     return Account(
         scheduled=len(statuses),
         sent=int((measured & (requests.sent_ns != MISSING)).sum()),
@@ -240,12 +241,12 @@ def _errors(requests: Requests) -> dict[str, int]:
     return dict(Counter(failed.tolist()).most_common())
 
 
-def _counted(requests: Requests, who: Members) -> Counted:
+def _counted(requests: Requests, masks: RequestMasks) -> Counted:
     return Counted(
-        requests=int(who.ended.sum()),
-        input_tokens=int(_input_tokens(requests)[who.ended].sum()),
-        output_tokens=int(requests.output_tokens[who.ended].sum()),
-        events=int(requests.events[who.ended].sum()),
+        requests=int(masks.ended.sum()),
+        input_tokens=int(_input_tokens(requests)[masks.ended].sum()),
+        output_tokens=int(requests.output_tokens[masks.ended].sum()),
+        events=int(requests.events[masks.ended].sum()),
     )
 
 
@@ -272,11 +273,11 @@ def _arrived(stage: StageInput, window: Window) -> float:
     return float(every - others)
 
 
-def _good_count(stage: StageInput, who: Members, found: Mapping[str, Floats]) -> int | None:
-    asked = stage.objectives
-    if not asked or not all(stage.shows(objective.metric) for objective in asked):
+def _good_count(stage: StageInput, masks: RequestMasks, times: Mapping[str, Floats]) -> int | None:
+    limits = stage.objectives
+    if not limits or not all(stage.shows(objective.metric) for objective in limits):
         return None
-    return int((who.ended & good(asked, stage.requests, stage.events, found)).sum())
+    return int((masks.ended & good_requests(limits, stage.requests, stage.events, times)).sum())
 
 
 def _concurrency(requests: Requests, window: Window, span: Span) -> tuple[float | None, int]:
@@ -290,10 +291,12 @@ def _concurrency(requests: Requests, window: Window, span: Span) -> tuple[float 
     return mean, most_in_flight(starts, ends, window.rates_ns, window.end_ns)
 
 
-def _outcomes(stage: StageInput, who: Members, values: Mapping[str, Floats], gaps: Streams) -> tuple[Outcome, ...]:
+def _outcomes(
+    stage: StageInput, masks: RequestMasks, values: Mapping[str, Floats], gaps: Streams
+) -> tuple[Outcome, ...]:
     """What came of each objective, over requests that were sent, or failed before they could be, within the window."""
-    failed = stage.requests.take(who.failed)
+    failed = stage.requests.take(masks.failed)
     return tuple(
-        outcome(asked, values, gaps, failed) if stage.shows(asked.metric) else Outcome(asked, None)
-        for asked in stage.objectives
+        outcome(objective, values, gaps, failed) if stage.shows(objective.metric) else Outcome(objective, None)
+        for objective in stage.objectives
     )

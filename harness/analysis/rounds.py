@@ -1,4 +1,4 @@
-"""How many rounds of its users does the window of a closed loop hold, and do they tell a steady state?
+"""Rounds of the users of a closed loop: how many its window holds, and whether they show a steady state.
 
 Users that start at once go in step: they are answered together, send together and wait for each
 other's prompts, round after round. Three things follow, and a window of few rounds shows all of them:

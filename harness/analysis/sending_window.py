@@ -1,4 +1,4 @@
-"""From when on do the answers of a stage leave at the rate that the engine holds?
+"""The begin of the part of a window that rates are of: when answers leave as fast as the engine can hold.
 
 Rates count answers by when they end, and warm-up never counts. So they begin later than the
 sending: answers that end at first are those of the warm-up, or, where the engine began empty,
@@ -37,7 +37,7 @@ Times = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class RatesStart:
     """Answers count in rates from `start_ns` on; `reason` says why not sooner.
 
     `warmup_left` counts answers of the warm-up that were still under way then, and so take the place of others;
@@ -50,7 +50,9 @@ class Flow:
     filling: bool = False
 
 
-def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, empty: bool, even: bool) -> Flow:
+def rates_start(
+    requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, empty: bool, even: bool
+) -> RatesStart:
     """The part of the window [start_ns, end_ns] in which rates count, by the tests above.
 
     `even` says that the load comes by the clock at one rate, `empty` that it may have begun with nothing under way.
@@ -59,23 +61,23 @@ def flow(requests: Requests, ended_ns: Times, start_ns: int, end_ns: int, *, emp
     sent = requests.sent_ns != MISSING
     warm_ns = ended_ns[sent & (requests.phase == WARMUP) & (ended_ns > start_ns) & (requests.sent_ns < end_ns)]
     own = sent & (requests.phase == MEASURED) & (requests.status == COMPLETED)
-    found = Flow(start_ns)
+    start = RatesStart(start_ns)
     if len(warm_ns):
-        found = _after_warm_up(warm_ns, start_ns, latest_ns)
+        start = _after_warm_up(warm_ns, start_ns, latest_ns)
     elif even and empty:
-        found = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, end_ns)
-    answered_ns = ended_ns[own & (ended_ns > found.start_ns) & (ended_ns <= end_ns)]
-    return _risen(answered_ns, found, end_ns, start_ns) if even and not found.filling else found
+        start = _once_filled(requests.sent_ns[own], ended_ns[own], start_ns, end_ns)
+    answered_ns = ended_ns[own & (ended_ns > start.start_ns) & (ended_ns <= end_ns)]
+    return _risen(answered_ns, start, end_ns, start_ns) if even and not start.filling else start
 
 
-def _after_warm_up(warm_ns: Times, start_ns: int, latest_ns: int) -> Flow:
+def _after_warm_up(warm_ns: Times, start_ns: int, latest_ns: int) -> RatesStart:
     last_ns = int(warm_ns.max())
     left = int((warm_ns > latest_ns).sum())
     at_ns = min(last_ns, latest_ns)
     since_s = _since_s(at_ns, start_ns)
     if left:
-        return Flow(at_ns, message("analysis.rates_half_window", since_s=since_s, left=left), left)
-    return Flow(at_ns, message("analysis.rates_after_warmup", since_s=since_s))
+        return RatesStart(at_ns, message("analysis.rates_half_window", since_s=since_s, left=left), left)
+    return RatesStart(at_ns, message("analysis.rates_after_warmup", since_s=since_s))
 
 
 _ANSWERED = (
@@ -85,7 +87,7 @@ _ANSWERED = (
 )
 
 
-def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) -> Flow:
+def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) -> RatesStart:
     """When those are answered that came before the first answer ended."""
     latest_ns = (start_ns + end_ns) // 2
     first_ns = int(ended_ns.min(initial=np.iinfo(np.int64).max))
@@ -94,29 +96,31 @@ def _once_filled(sent_ns: Times, ended_ns: Times, start_ns: int, end_ns: int) ->
         number = math.ceil(share * len(wave)) - 1
         if len(wave) and start_ns < wave[number] <= latest_ns:
             since_s = _since_s(int(wave[number]), start_ns)
-            one = message("analysis.rates_one_answered", since_s=since_s)
-            return Flow(int(wave[number]), message(code, since_s=since_s, wave=len(wave)) if len(wave) > 1 else one)
+            single = message("analysis.rates_one_answered", since_s=since_s)
+            return RatesStart(
+                int(wave[number]), message(code, since_s=since_s, wave=len(wave)) if len(wave) > 1 else single
+            )
     if not start_ns < first_ns <= end_ns:
-        return Flow(start_ns)
+        return RatesStart(start_ns)
     at_ns = min(first_ns, (start_ns + 3 * end_ns) // 4)
     reason = message("analysis.rates_filling", since_s=_since_s(at_ns, start_ns), wave=len(wave))
-    return Flow(at_ns, reason, filling=True)
+    return RatesStart(at_ns, reason, filling=True)
 
 
-def _risen(answered_ns: Times, found: Flow, end_ns: int, start_ns: int) -> Flow:
+def _risen(answered_ns: Times, start: RatesStart, end_ns: int, start_ns: int) -> RatesStart:
     """Later than `found` where answers came more slowly at first, so surely that chance does not explain it."""
-    length_ns = end_ns - found.start_ns
+    length_ns = end_ns - start.start_ns
     if len(answered_ns) < FEWEST_ANSWERS or length_ns < BINS:
-        return found
-    counts = np.bincount((answered_ns - found.start_ns - 1) * BINS // length_ns, minlength=BINS)
+        return start
+    counts = np.bincount((answered_ns - start.start_ns - 1) * BINS // length_ns, minlength=BINS)
     rates = counts.astype(np.float64) * (BINS * NS_PER_S / length_ns)
     cut = mser5_truncate(np.asarray(rates, dtype=np.float64))
     if cut.shift <= SURE or cut.after - cut.before <= LEAST_SHIFT * cut.after:
-        return found
-    at_ns = found.start_ns + length_ns * cut.at // BINS
+        return start
+    at_ns = start.start_ns + length_ns * cut.at // BINS
     since_s, before, after = _since_s(at_ns, start_ns), float(cut.before), float(cut.after)
     reason = message("analysis.rates_risen", since_s=since_s, before=before, after=after)
-    return Flow(at_ns, reason, found.warmup_left)
+    return RatesStart(at_ns, reason, start.warmup_left)
 
 
 def _since_s(at_ns: int, start_ns: int) -> float:

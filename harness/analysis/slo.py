@@ -1,4 +1,4 @@
-"""Was it good enough: did a stage keep its limits, and which of its requests did?
+"""Objectives: whether a stage kept its limits, and which of its requests did.
 
 An objective such as `ttft_p99: 5s` is held to a percentile in which every failed request is
 infinitely late. In an open loop `ttft` and `e2e` are held to the user's view, from the due time:
@@ -89,15 +89,17 @@ def _gap_statistic(objective: Objective, gaps: Streams, failed: Requests) -> flo
     return of_kind.short.mean if objective.statistic == "mean" else of_kind.short.max
 
 
-def good(asked: tuple[Objective, ...], requests: Requests, events: Events, latencies: Mapping[str, Floats]) -> Mask:
+def good_requests(
+    limits: tuple[Objective, ...], requests: Requests, events: Events, latencies: Mapping[str, Floats]
+) -> Mask:
     """Which requests keep every limit; a failed one keeps none. `latencies` are NaN where undefined."""
-    found = requests.status != FAILED
-    for objective in asked:
+    kept = requests.status != FAILED
+    for objective in limits:
         if objective.metric in GAPS and objective.statistic != "mean":
-            found &= _few_late(objective, events)
+            kept &= _few_late(objective, events)
         else:
-            found &= ~(_own_value(objective, requests, latencies) > objective.limit_s)
-    return np.asarray(found, dtype=bool)
+            kept &= ~(_own_value(objective, requests, latencies) > objective.limit_s)
+    return np.asarray(kept, dtype=bool)
 
 
 def _few_late(objective: Objective, events: Events) -> Mask:

@@ -1,4 +1,4 @@
-"""Did the whole server pause, or was a single answer slow?
+"""Pauses of the whole server, and long gaps of single requests.
 
 A gap is long where it is both five times its stage's median and no shorter than what a reader
 sees. An engine that pauses goes on for all its answers in the same step, so the long gaps of a
@@ -81,22 +81,24 @@ def pauses(events: Events, chosen: Mask, median_gap_s: float, work: PrefillWork 
     `work` is when prompts were prefilled, of all requests that the engine had.
     """
     threshold_ns = max(SEEN_NS, seconds_to_ns(LONG_TIMES * median_gap_s))
-    found = _long_gaps(events, chosen, threshold_ns)
-    if not len(found.row):
-        return Pauses((), found, threshold_ns, (), found)
-    group = np.concatenate([[0], np.cumsum(np.diff(found.end_ns) > TOGETHER_NS)])
+    gaps = _long_gaps(events, chosen, threshold_ns)
+    if not len(gaps.row):
+        return Pauses((), gaps, threshold_ns, (), gaps)
+    group = np.concatenate([[0], np.cumsum(np.diff(gaps.end_ns) > TOGETHER_NS)])
     edges = np.flatnonzero(np.diff(group, prepend=-1, append=group[-1] + 1))
     begun, over = _spans(events, chosen)
-    rate = len(found.row) / max(1, int(over[-1] - begun[0]))
+    rate = len(gaps.row) / max(1, int(over[-1] - begun[0]))
     stalls: dict[int, Stall] = {}
     for number in np.flatnonzero(np.diff(edges) >= FEWEST_STREAMS).tolist():
-        part = found.take(np.arange(edges[number], edges[number + 1]))
+        part = gaps.take(np.arange(edges[number], edges[number + 1]))
         stall = _stall(part, _under_way(begun, over, int(part.end_ns[0])), rate)
         if _holds(stall, len(edges) - 1):
             stalls[number] = stall
-    single = found.take(~np.isin(group, list(stalls)))
+    single = gaps.take(~np.isin(group, list(stalls)))
     alone = work.explains(single.start_ns, single.end_ns)
-    own, explained = (tuple(one for one in stalls.values() if _explained(one, work) is so) for so in (False, True))
+    own, explained = (
+        tuple(stall for stall in stalls.values() if _explained(stall, work) is so) for so in (False, True)
+    )
     return Pauses(own, single.take(~alone), threshold_ns, explained, single.take(alone))
 
 
@@ -110,8 +112,8 @@ def _long_gaps(events: Events, chosen: Mask, threshold_ns: int) -> LongGaps:
     for batch in gap_batches(events, chosen):
         late = batch.gaps > threshold_ns
         parts.append((batch.at_ns[late] - batch.gaps[late], batch.at_ns[late], batch.rows[late]))
-    found = LongGaps(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return found.take(np.argsort(found.end_ns, kind="stable"))
+    gaps = LongGaps(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return gaps.take(np.argsort(gaps.end_ns, kind="stable"))
 
 
 def _spans(events: Events, chosen: Mask) -> tuple[Times, Times]:

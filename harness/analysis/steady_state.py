@@ -1,4 +1,4 @@
-"""Which part of a stage shows the engine in its steady state?
+"""The window of a stage: the part that shows the engine in its steady state.
 
 The window ends when nothing more is sent, or, in a closed loop, with the last whole round of its
 users (`harness.analysis.rounds`) before the last request is sent and the number under way begins to fall:
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.in_flight import mean_in_flight, most_in_flight
 from harness.analysis.rounds import rounds
-from harness.analysis.sending_window import flow
+from harness.analysis.sending_window import rates_start
 from harness.analysis.token_gaps import token_rates
 from harness.messages import Message, message, sentences
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Events, Requests
@@ -83,7 +83,7 @@ class Window:
     """The part of a stage that counts: requests sent in [start_ns, end_ns], answers that end in (rates_ns, end_ns].
 
     Latencies are those of the first, rates those of the second (`harness.analysis.sending_window` says why they begin
-    later, and `rates_reason` tells it). `warmup_left` counts answers of the warm-up that were still
+    later, and `rates_reason` does so for this stage). `warmup_left` counts answers of the warm-up that were still
     under way at `rates_ns`; `filling` says that the engine was perhaps not full yet. `steady` is None
     where it could not be determined; `reasons` say how the window was found. `first_wave` counts requests that were
     sent all at once and stand inside the window; `grew` marks a queue that rose through the whole stage.
@@ -152,24 +152,24 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
     if kind == OFFLINE:
         return window  # a call begins when its warm-up, a call of its own, is over
     even = is_open(kind) and kind not in CHANGING and window.method in (SENDING, MSER)
-    found = flow(
+    start = rates_start(
         requests, ended_ns(requests, span.end_ns), window.start_ns, window.end_ns,
         empty=window.start_ns == span.start_ns, even=even,
     )  # fmt: skip
-    later_ns = found.start_ns - window.start_ns
+    later_ns = start.start_ns - window.start_ns
     window = replace(
-        window, later_ns=later_ns, rates_reason=found.reason, warmup_left=found.warmup_left, filling=found.filling
+        window, later_ns=later_ns, rates_reason=start.reason, warmup_left=start.warmup_left, filling=start.filling
     )
     return _whole_rounds(requests, span, window) if kind == CLOSED and window.method != WHOLE_STAGE else window
 
 
 def _whole_rounds(requests: Requests, span: Span, window: Window) -> Window:
     """The window of a closed loop, ended with a whole round of its users; few rounds are not called steady."""
-    found = rounds(requests, ended_ns(requests, span.end_ns), window.start_ns, window.rates_ns, window.end_ns)
-    window = replace(window, end_ns=found.end_ns)
-    if not found.reasons or not window.steady:
+    whole = rounds(requests, ended_ns(requests, span.end_ns), window.start_ns, window.rates_ns, window.end_ns)
+    window = replace(window, end_ns=whole.end_ns)
+    if not whole.reasons or not window.steady:
         return window
-    return replace(_with(window, *found.reasons), steady=None)
+    return replace(_with(window, *whole.reasons), steady=None)
 
 
 def _window(requests: Requests, events: Events, span: Span, kind: str) -> Window:
@@ -281,17 +281,17 @@ OUTPUT = SeriesMessages(
 
 def _settled(series: Floats, window: Window, messages: SeriesMessages) -> Window:
     """The window less the start-up that MSER-5 finds, and whether what remains holds still."""
-    found = mser5_truncate(series)
-    sure = found.shift > SURE and abs(found.before - found.after) > LEAST_SHIFT * abs(found.after)
-    before, after = _not_negative(found.before), _not_negative(found.after)
-    if sure and found.at >= LATEST_CUT:
+    cut = mser5_truncate(series)
+    sure = cut.shift > SURE and abs(cut.before - cut.after) > LEAST_SHIFT * abs(cut.after)
+    before, after = _not_negative(cut.before), _not_negative(cut.after)
+    if sure and cut.at >= LATEST_CUT:
         return replace(_with(window, message(messages.unsettled, before=before, after=after)), steady=False)
     if sure:
-        cut = message(messages.cut, cut=found.at / BINS, before=before, after=after)
-        window = _with(_cut(window, found.at), cut)
+        reason = message(messages.cut, cut=cut.at / BINS, before=before, after=after)
+        window = _with(_cut(window, cut.at), reason)
     else:
         window = _with(window, message("analysis.nothing_cut"))
-    kept = series[found.at :] if sure else series
+    kept = series[cut.at :] if sure else series
     drift = _drift(kept)
     if drift is not None:
         first, last = map(_not_negative, drift)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.answer import answer
-from harness.analysis.invariants import little
+from harness.analysis.invariants import littles_law
 from harness.analysis.knee import knee
 from harness.analysis.metrics import StageInput, StageSummary, summarize_stage
 from harness.analysis.peers import peers
@@ -55,18 +55,18 @@ def summarize(
         known = len(run["stages"])
         raise ResultError(message("analysis.stage_unknown", number=spans[-1].stage + 1, known=known))
     evidence = [_evidence(requests, events, samples, span, run) for span in spans]
-    stages = [one.summary for one in evidence]
+    summaries = [stage.summary for stage in evidence]
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
-    shown = [stage_as_dict(one.summary) | _further(one, simulated=simulated) for one in evidence]
-    found = answer(stages, warnings, simulated=simulated)
+    stages = [stage_as_dict(stage.summary) | _further(stage, simulated=simulated) for stage in evidence]
+    sentence = answer(summaries, warnings, simulated=simulated)
     return {
         "format": SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": str(found),
-        "answer_message": found.as_dict(),
+        "answer": str(sentence),
+        "answer_message": sentence.as_dict(),
         "simulated": simulated,
         "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
         | {key: engine[key] for key in ("changed",) if engine.get(key)},
@@ -76,24 +76,24 @@ def summarize(
             "warnings": [warning.as_dict() for warning in warnings],
         },
         "tokens": token_audit(requests),
-        "knee": knee(shown, {one.summary.span.stage for one in evidence if one.summary.window.grew}),
-        "stages": shown,
+        "knee": knee(stages, {stage.summary.span.stage for stage in evidence if stage.summary.window.grew}),
+        "stages": stages,
     }
 
 
-def _further(one: Evidence, *, simulated: bool) -> dict[str, Any]:
+def _further(evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
     """Little's law, what other tools would have printed, and the energy of real devices."""
-    law = little(one.stage, one.summary)
-    tools = peers(one.stage, one.summary.span)
-    return {"little": None if law is None else law.as_dict(), "peers": tools} | ({} if simulated else _energy(one))
+    law = littles_law(evidence.stage, evidence.summary)
+    tools = peers(evidence.stage, evidence.summary.span)
+    return {"little": None if law is None else law.as_dict(), "peers": tools} | ({} if simulated else _energy(evidence))
 
 
-def _energy(one: Evidence) -> dict[str, Any]:
+def _energy(evidence: Evidence) -> dict[str, Any]:
     """The stage's `energy`; nothing where the power of the devices is not known."""
-    window = one.summary.window
+    window = evidence.summary.window
     counted = replace(window, start_ns=window.rates_ns, later_ns=0)
-    found = energy_of(one.samples, counted, one.summary.counted.output_tokens)
-    return {} if found is None else {"energy": found.as_dict()}
+    energy = energy_of(evidence.samples, counted, evidence.summary.counted.output_tokens)
+    return {} if energy is None else {"energy": energy.as_dict()}
 
 
 def _refuse_strange(requests: Requests, events: Events, run: Mapping[str, Any]) -> None:
@@ -108,9 +108,9 @@ def _spans(requests: Requests, spans: Sequence[Span]) -> list[Span]:
     """A span for each stage and repeat that has one, or has records, in order."""
     most = int(requests.repeat.max(initial=0)) + 1
     places = (divmod(int(place), most) for place in np.unique(requests.stage * most + requests.repeat))
-    found = {(stage, repeat): Span(stage, repeat, MISSING, MISSING, MISSING) for stage, repeat in places}
-    found |= {(span.stage, span.repeat): span for span in spans}
-    return [found[key] for key in sorted(found)]
+    by_place = {(stage, repeat): Span(stage, repeat, MISSING, MISSING, MISSING) for stage, repeat in places}
+    by_place |= {(span.stage, span.repeat): span for span in spans}
+    return [by_place[key] for key in sorted(by_place)]
 
 
 def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, run: Mapping[str, Any]) -> Evidence:
@@ -140,14 +140,14 @@ def token_audit(requests: Requests) -> dict[str, Any]:
     }
     counted_by = requests.counted_by[done]
     by_server = {"input": np.ones(len(counted_by), bool), "output": counted_by != FROM_EVENTS}
-    found: dict[str, Any] = {}
-    for side, (asked, counted) in pairs.items():
-        known = (asked != MISSING) & (counted != MISSING)
-        found[f"{side}_asked"] = int(asked[asked != MISSING].sum())
-        found[f"{side}_counted"] = int(counted[counted != MISSING].sum())
-        found[f"{side}_mismatched"] = int((known & by_server[side] & (asked != counted)).sum())
+    totals: dict[str, Any] = {}
+    for side, (requested, counted) in pairs.items():
+        known = (requested != MISSING) & (counted != MISSING)
+        totals[f"{side}_asked"] = int(requested[requested != MISSING].sum())
+        totals[f"{side}_counted"] = int(counted[counted != MISSING].sum())
+        totals[f"{side}_mismatched"] = int((known & by_server[side] & (requested != counted)).sum())
     ways = {way: int((counted_by == way).sum()) for way in COUNTS}
-    return found | {"counted_by": {way: count for way, count in ways.items() if count}}
+    return totals | {"counted_by": {way: count for way, count in ways.items() if count}}
 
 
 def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
@@ -211,9 +211,9 @@ def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
 
 def _distribution_as_dict(values: Distribution, window_s: float) -> dict[str, Any]:
     """`needed_s` says how long the window would have to be for an interval that is withheld."""
-    found = asdict(values)
-    needed = found.pop("needed")
-    return found | {
+    columns = asdict(values)
+    needed = columns.pop("needed")
+    return columns | {
         "ci95": {name: list(ends) for name, ends in values.ci95.items()},
         "needed_s": {name: times * window_s for name, times in needed.items()},
     }

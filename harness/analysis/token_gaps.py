@@ -1,4 +1,4 @@
-"""What happened inside the answers: the gaps between tokens, and how many arrived when?
+"""The gaps between the tokens of answers, and how many tokens arrived when.
 
 Works through the events in batches of consecutive requests, so that a hundred million events
 need little more memory than they already take. Up to `EXACT_GAPS` gaps are kept and sorted;
@@ -154,7 +154,7 @@ def _binned(batches: _Looks) -> Streams:
         several = int(batch.tokens.max()) > 1
         tokens.append(_tally(batch.gaps / batch.tokens, batch.tokens, batch.rows) if several else chunks[-1])
     chunk = _binned_gaps(chunks, batches, per_token=False)
-    alike = all(one is other for one, other in zip(chunks, tokens, strict=True))
+    alike = all(chunk_tally is token_tally for chunk_tally, token_tally in zip(chunks, tokens, strict=True))
     itl = chunk if alike else _binned_gaps(tokens, batches, per_token=True)
     return Streams(chunk, itl, _share(merged, chunk.short.n))
 
@@ -211,20 +211,20 @@ def _binned_gaps(tallies: list[_Tally], batches: _Looks, *, per_token: bool) -> 
         p99=p99,
         max=max(tally.high for tally in tallies) / NS_PER_S,
     )
-    found = _binned_bounds(tallies, _below(batches, (p50, p90, p95, p99), per_token=per_token), reached)
-    known = replace(short, ci95=found.ci95, needed=found.needed, effective_n=found.effective_n)
+    known_bounds = _binned_bounds(tallies, _below(batches, (p50, p90, p95, p99), per_token=per_token), reached)
+    known = replace(short, ci95=known_bounds.ci95, needed=known_bounds.needed, effective_n=known_bounds.effective_n)
     return Gaps(known, np.zeros(0), reached)
 
 
 def _below(batches: _Looks, points: Sequence[float], *, per_token: bool) -> dict[str, Floats]:
     """How many gaps of each answer are at most each percentile (s)."""
-    found: dict[str, list[Floats]] = {percentile_name(percent): [] for percent in PERCENTILES}
+    counts: dict[str, list[Floats]] = {percentile_name(percent): [] for percent in PERCENTILES}
     for batch in batches():
         weights = batch.tokens if per_token and int(batch.tokens.max()) > 1 else None
         values, starts = batch.gaps if weights is None else batch.gaps / weights, _starts(batch.rows)
-        for point, parts in zip(points, found.values(), strict=True):
+        for point, parts in zip(points, counts.values(), strict=True):
             parts.append(_summed((values <= point * NS_PER_S).astype(np.float64), weights, starts))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    return {name: np.concatenate(parts) for name, parts in counts.items()}
 
 
 def _binned_bounds(tallies: list[_Tally], below: dict[str, Floats], reached: NDArray[np.int64]) -> Bounds:
@@ -262,23 +262,23 @@ def _row_pieces(events: Events) -> Iterator[tuple[int, int]]:
 
 def tokens_by_row(events: Events) -> NDArray[np.int64]:
     """Tokens of each row's events together."""
-    found = np.zeros(len(events.offsets) - 1, dtype=np.int64)
+    totals = np.zeros(len(events.offsets) - 1, dtype=np.int64)
     for first, last in _row_pieces(events):
         places = events.offsets[first : last + 1] - events.offsets[first]
         tokens = events.tokens[int(events.offsets[first]) : int(events.offsets[last])]
-        found[first:last] = np.diff(np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])[places])
-    return found
+        totals[first:last] = np.diff(np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])[places])
+    return totals
 
 
 def token_rates(events: Events, start_ns: int, end_ns: int, bins: int) -> Floats:
     """Tokens per second that arrived in each of `bins` equal bins of [start_ns, end_ns)."""
-    found = np.zeros(bins)
+    counts = np.zeros(bins)
     for begin in range(0, len(events.at_ns), PIECE):
         at_ns = events.at_ns[begin : begin + PIECE]
         inside = (at_ns >= start_ns) & (at_ns < end_ns)
         number = (at_ns[inside] - start_ns) * bins // (end_ns - start_ns)
-        found += np.bincount(number, weights=events.tokens[begin : begin + PIECE][inside], minlength=bins)
-    return found * bins * NS_PER_S / (end_ns - start_ns)
+        counts += np.bincount(number, weights=events.tokens[begin : begin + PIECE][inside], minlength=bins)
+    return counts * bins * NS_PER_S / (end_ns - start_ns)
 
 
 def rows_of(events: Events, chosen: Mask) -> Events:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.metrics import StageInput, StageSummary, latencies
-from harness.analysis.slo import good
+from harness.analysis.slo import good_requests
 from harness.analysis.steady_state import is_open
 from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
 from harness.scenario.metrics import USER_VIEW
@@ -60,7 +60,7 @@ def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
     failed, waiting = requests.status == FAILED, np.isin(requests.status, (CANCELLED, NEVER_SENT))
     late = {name: by_name[views.get(name, name)] for name in LATENCIES} | {"done": done_s}
     series = {name: np.where(failed, math.inf, values) for name, values in late.items()}
-    series["good"] = np.where(failed, 0.0, good(stage.objectives, requests, stage.events, by_name))
+    series["good"] = np.where(failed, 0.0, good_requests(stage.objectives, requests, stage.events, by_name))
     series["tokens"] = requests.output_tokens.astype(np.float64)
     return {name: np.where(waiting, math.nan, values)[rows] for name, values in series.items()}
 
@@ -218,7 +218,7 @@ def _paced_goodput(
         ~(latencies_[name] * factors[:, None] <= limit) & ~np.isnan(latencies_[name]) for name, limit in limits.items()
     ]
     ended = np.isfinite(np.asarray(measured.series["done"], dtype=np.float64))
-    good = (ended & ~np.logical_or.reduce(late)).sum(axis=1)
-    unpaced = float(good[len(_PLACES) // 2])
-    rates = goodput * good / unpaced if unpaced else np.zeros(len(_PLACES))
+    good_requests = (ended & ~np.logical_or.reduce(late)).sum(axis=1)
+    unpaced = float(good_requests[len(_PLACES) // 2])
+    rates = goodput * good_requests / unpaced if unpaced else np.zeros(len(_PLACES))
     return np.asarray(rates if fixed_rate else rates / factors)

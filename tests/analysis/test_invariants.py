@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness.analysis.invariants import invariants, little
+from harness.analysis.invariants import invariants, littles_law
 from harness.analysis.members import rows_of_rates
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
@@ -137,7 +137,7 @@ def test_littles_law_is_nearly_plain_in_a_steady_window():
     """Of a long steady stage in flight over rate x time is one within the share that the edges have."""
     given_ = stage(open_run(4, 200, 16, 2.0, np.random.default_rng(3)), span=(0, 200, 210))
     summary = summarize_stage(given_)
-    law = little(given_, summary)
+    law = littles_law(given_, summary)
 
     assert law is not None
     assert law.ratio == pytest.approx(1, abs=(law.before + law.after) / law.in_flight)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.metrics import latencies
-from harness.analysis.slo import good, objectives, outcome
+from harness.analysis.slo import good_requests, objectives, outcome
 from harness.analysis.token_gaps import streams
 from tests.made_runs import answered, columns, failed, never_sent
 
@@ -18,7 +18,9 @@ LOST = failed(3, 3, 3.5)
 
 def _good(slo, pairs, *, open_loop=True):
     requests, events = columns(pairs)
-    return good(objectives(slo, open_loop=open_loop), requests, events, latencies(requests, stream=True)).tolist()
+    return good_requests(
+        objectives(slo, open_loop=open_loop), requests, events, latencies(requests, stream=True)
+    ).tolist()
 
 
 def _outcome(slo, pairs, *, open_loop=True):

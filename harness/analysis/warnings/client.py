@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.analysis.client_error import KERNEL
-from harness.analysis.members import members
+from harness.analysis.members import request_masks
 from harness.analysis.metrics import StageSummary
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, message
@@ -195,7 +195,7 @@ def stolen(evidence: Evidence) -> Iterator[Warning]:
 def _own_lags(evidence: Evidence) -> Floats:
     """send_lag less the time to open a connection, which is the network's and the server's, in seconds."""
     r, summary = evidence.stage.requests, evidence.summary
-    chosen = members(r, summary.window, summary.span).sent & (r.ready_ns != MISSING)
+    chosen = request_masks(r, summary.window, summary.span).sent & (r.ready_ns != MISSING)
     return np.asarray((r.sent_ns - r.ready_ns - np.maximum(0, r.connect_ns))[chosen] / NS_PER_S)
 
 

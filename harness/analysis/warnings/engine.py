@@ -101,8 +101,8 @@ def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]
 
 def _is_same_model(requested: str, answered: str) -> bool:
     """Whether one name is the other, or its last part (a folder's name, a repository without its owner)."""
-    one, other = (name.rstrip("/").lower() for name in (requested, answered))
-    return one == other or one.rpartition("/")[2] == other.rpartition("/")[2]
+    name, answered_name = (name.rstrip("/").lower() for name in (requested, answered))
+    return name == answered_name or name.rpartition("/")[2] == answered_name.rpartition("/")[2]
 
 
 def _names(names: list[str]) -> list[Message | str]:

@@ -39,22 +39,22 @@ MOST_CHANCE_HITS = 0.02  # of prompt tokens found in the prefix cache though no 
 
 def find_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping[str, Any]) -> tuple[Warning, ...]:
     """All warnings of a run, the gravest first; `requests` are all its rows."""
-    found = list(_run_warnings(evidence, requests, run))
-    repeated = any(one.summary.span.repeat for one in evidence)
-    for one in evidence:
-        span = one.summary.span
-        found += [
+    warnings = list(_run_warnings(evidence, requests, run))
+    repeated = any(stage.summary.span.repeat for stage in evidence)
+    for stage in evidence:
+        span = stage.summary.span
+        warnings += [
             replace(warning, stage=span.stage, repeat=span.repeat if repeated else None)
             for check in (*CLIENT_CHECKS, *DEVICE_CHECKS, *STAGE_CHECKS)
-            for warning in check(one)
+            for warning in check(stage)
         ]
     order = {INVALID: 0, WARNING: 1, NOTE: 2}
-    once = {json.dumps(warning.as_dict(), sort_keys=True): warning for warning in found}
+    once = {json.dumps(warning.as_dict(), sort_keys=True): warning for warning in warnings}
     return tuple(sorted(once.values(), key=lambda warning: order[warning.severity]))
 
 
 def _run_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
-    if not any(one.summary.account.completed for one in evidence):
+    if not any(stage.summary.account.completed for stage in evidence):
         text, step = message("analysis.nothing_measured"), message("analysis.next_errors")
         yield Warning("nothing_measured", INVALID, text, step)
     yield from cached_before(evidence, run)
