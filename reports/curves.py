@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from harness.analysis.knee import LIMITS, SATURATION, knee
+from harness.analysis.answer import LIMITS, SATURATION, knee
 from harness.messages import localized
 from harness.units import format_duration
 from reports.data import Data, limits_of

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.analysis.in_flight import mean_in_flight
 from harness.analysis.metrics import latencies
+from harness.analysis.request_flow import mean_in_flight
 from harness.analysis.steady_state import is_open
 from harness.analysis.token_gaps import Gaps, gap_batches, streams, token_rates
 from harness.messages import localized

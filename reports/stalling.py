@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis.interference import PrefillWork, prefill_work
-from harness.analysis.stalls import Pauses, Stall, pauses
+from harness.analysis.stalls import Pauses, PrefillWork, Stall, pauses, prefill_work
 from harness.messages import localized
 from harness.results.folder import number
 from harness.results.request_table import MISSING

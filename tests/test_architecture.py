@@ -64,7 +64,6 @@ BANNED_BUT: dict[str, tuple[str, ...]] = {  # module: words in names of files an
     "harness.selfcheck.selfcheck": ("metronome",),
 }
 IN_WORK = (  # rooms that do not yet hold the rules on words and tests
-    "harness.analysis",
     "harness.api",
     "harness.comparison",
     "harness.doctor",

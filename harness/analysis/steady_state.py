@@ -1,7 +1,7 @@
 """The window of a stage: the part that shows the engine in its steady state.
 
 The window ends when nothing more is sent, or, in a closed loop, with the last whole round of its
-users (`harness.analysis.rounds`) before the last request is sent and the number under way begins to fall:
+users (`harness.analysis.request_flow`) before the last request is sent and the number under way begins to fall:
 the drain is out. It begins where these tests say:
 
 1. First wave. A closed loop that starts all its requests at once measures a queue of its own
@@ -27,9 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.in_flight import mean_in_flight, most_in_flight
-from harness.analysis.rounds import rounds
-from harness.analysis.sending_window import rates_start
+from harness.analysis.request_flow import mean_in_flight, most_in_flight, rates_start, rounds
 from harness.analysis.token_gaps import token_rates
 from harness.messages import Message, message, sentences
 from harness.results.request_table import COMPLETED, MEASURED, MISSING, Events, Requests
@@ -82,7 +80,7 @@ class Span:
 class Window:
     """The part of a stage that counts: requests sent in [start_ns, end_ns], answers that end in (rates_ns, end_ns].
 
-    Latencies are those of the first, rates those of the second (`harness.analysis.sending_window` says why they begin
+    Latencies are those of the first, rates those of the second (`harness.analysis.request_flow` says why they begin
     later, and `rates_reason` does so for this stage). `warmup_left` counts answers of the warm-up that were still
     under way at `rates_ns`; `filling` says that the engine was perhaps not full yet. `steady` is None
     where it could not be determined; `reasons` say how the window was found. `first_wave` counts requests that were

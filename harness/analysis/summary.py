@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.answer import answer
-from harness.analysis.invariants import littles_law
-from harness.analysis.knee import knee
+from harness.analysis.answer import answer, knee
 from harness.analysis.metrics import StageInput, StageSummary, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.slo import Outcome
@@ -22,6 +20,7 @@ from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
 from harness.analysis.warnings import INVALID, Evidence
 from harness.analysis.warnings.load import find_warnings
+from harness.analysis.warnings.records import littles_law
 from harness.errors import ResultError
 from harness.messages import message, sentences
 from harness.results.request_table import COMPLETED, COUNTS, FROM_EVENTS, MISSING, Events, Requests, Samples

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.members import RATES_WINDOW
+from harness.analysis.metrics import RATES_WINDOW
 from harness.comparison.comparability import pairs
 from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_shares
 from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of

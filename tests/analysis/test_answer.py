@@ -1,10 +1,10 @@
-"""The answer of a run says what its numbers say."""
+"""The answer of a run says what its numbers say, and its knee lies where limits break or throughput saturates."""
 
 from dataclasses import replace
 
 import pytest
 
-from harness.analysis.answer import answer
+from harness.analysis.answer import answer, knee, saturation
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.slo import Objective, Outcome
 from harness.analysis.steady_state import Span
@@ -178,3 +178,40 @@ def test_of_repeats_without_limits_the_middle_one_speaks():
     ]
 
     assert told(*repeats).startswith("At closed loop, concurrency 2: throughput 200 tok/s")
+
+
+@pytest.mark.parametrize(
+    ("loads", "expected"),
+    [
+        ([(1, 1.0), (2, 2.0), (4, 4.0)], None),
+        ([(1, 1.0), (2, 1.9), (4, 2.2), (8, 2.3)], (1.9, 2.2)),
+        ([(4, 100.0), (1, 30.0), (2, 60.0), (8, 90.0)], (100.0, 102.0)),
+        ([(1, 1.0), (2, 1.0)], None),
+        ([(1, float("nan")), (2, 1.0), (4, 1.0)], None),
+    ],
+)
+def test_a_sweep_without_limits_has_its_knee_where_more_load_brings_little(loads, expected):
+    """The first step that brings less than half of what the first load brought for as much."""
+    assert saturation(loads) == expected
+
+
+def test_a_knee_over_offered_rates_stands_at_what_was_offered():
+    """Between the two loads that were offered, and not between what came of them."""
+    loads = [(1, 1.0), (2, 1.9), (4, 2.2), (8, 2.3)]
+
+    assert saturation(loads, {1: 1.1, 2: 2.1, 4: 3.9, 8: 8.0}) == (2.1, 3.9)
+
+
+def summary_stage(index, rate, met):
+    """A stage of an open loop with a limit."""
+    load = {"kind": "poisson", "rate": rate}
+    return {"index": index, "load": load, "offered_rate": rate, "slo": {"ttft_p99": {}}, "slo_met": met}
+
+
+def test_with_limits_the_knee_lies_between_the_last_stage_that_holds_and_the_next():
+    """A stage whose queue grew does not hold, and a single repeat that misses a limit breaks its stage."""
+    stages = [summary_stage(1, 4.0, True), summary_stage(0, 2.0, True), summary_stage(2, 8.0, False)]
+
+    assert knee(stages, set()) == {"by": "limits", "rate": "offered_rate", "held": 4.0, "broken": 8.0}
+    assert knee(stages, {1}) == {"by": "limits", "rate": "offered_rate", "held": 2.0, "broken": 4.0}
+    assert knee([*stages, summary_stage(0, 2.0, False)], set()) is None

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.interference import prefill_work
-from harness.analysis.stalls import SEEN_NS, chance, pauses
+from harness.analysis.stalls import SEEN_NS, chance, pauses, prefill_work
 from harness.results.request_table import events_from
 from tests.made_runs import ns
 

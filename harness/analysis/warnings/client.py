@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.analysis.client_error import KERNEL
-from harness.analysis.members import request_masks
-from harness.analysis.metrics import StageSummary
+from harness.analysis.metrics import StageSummary, request_masks
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, message
 from harness.results.request_table import MISSING

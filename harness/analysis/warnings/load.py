@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.answer import error_counts
-from harness.analysis.invariants import invariants
 from harness.analysis.steady_state import OFFLINE, WHOLE_CALL
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.analysis.warnings.client import CLIENT_CHECKS
 from harness.analysis.warnings.engine import DEVICE_CHECKS, ENGINE_CHECKS, restarted
-from harness.analysis.warnings.tokens import TOKEN_CHECKS
+from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.statistics.intervals import PERCENTILES, samples_needed

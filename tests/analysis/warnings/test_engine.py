@@ -4,7 +4,7 @@ import pytest
 
 from harness.analysis.warnings.engine import died, flags_in_force, restarted, same_model, unlisted, unverified
 from harness.results.request_table import samples_from
-from tests.analysis.test_warnings import sound, warnings
+from tests.analysis.warnings.test_load import sound, warnings
 from tests.made_runs import failed, ns
 
 REACHED = [

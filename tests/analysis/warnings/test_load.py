@@ -1,4 +1,4 @@
-"""Each fault of a run raises its own warning, and a sound run raises none."""
+"""The warnings of a run, each of its own fault; a sound run raises none."""
 
 from dataclasses import replace
 from types import SimpleNamespace

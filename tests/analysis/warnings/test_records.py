@@ -7,12 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness.analysis.invariants import invariants, littles_law
-from harness.analysis.members import rows_of_rates
-from harness.analysis.metrics import StageInput, summarize_stage
+from harness.analysis.metrics import StageInput, rows_of_rates, summarize_stage
 from harness.analysis.steady_state import Span
 from harness.analysis.summary import summarize
 from harness.analysis.warnings import INVALID, Evidence
+from harness.analysis.warnings.records import invariants, littles_law
 from harness.results.request_table import COMPLETED, MEASURED
 from tests.made_runs import NO_SAMPLES, answered, closed_run, columns, hand_made, ns, open_run, run_json, span_row
 from tests.random_runs import any_pair

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.results.request_table import WARMUP
-from tests.analysis.test_warnings import CALM, sound, warnings
+from tests.analysis.warnings.test_load import CALM, sound, warnings
 from tests.made_runs import ns
 
 KNOWN = {"sent_bound_ns": 0, "first_bound_ns": 0, "late_ns": 50_000, "blurred": 0}
