@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.members import members
-from harness.analysis.metrics import StageInput, latencies
-from harness.analysis.slo import good
+from harness.analysis.metrics import StageInput, latencies, request_masks
+from harness.analysis.slo import good_requests
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.analysis.token_gaps import rows_of
 from harness.comparison.repeats import Records, Repeat
@@ -73,10 +72,10 @@ def stage_rows(repeat: Repeat, number: int) -> StageRows | None:
     )  # fmt: skip
     span = whole_span(stage.requests, stage.span)
     window = find_window(stage.requests, stage.events, span, str(stage.load["kind"]))
-    who = members(stage.requests, window, span)
-    if window.rates_s <= 0 or not who.sent.any():
+    masks = request_masks(stage.requests, window, span)
+    if window.rates_s <= 0 or not masks.sent.any():
         return None
-    return StageRows(stage, span, window, who.answered, who.ended)
+    return StageRows(stage, span, window, masks.answered, masks.ended)
 
 
 def _span(records: Records, stage: int, repeat: int) -> Span:
@@ -143,7 +142,7 @@ def _good_pieces(rows: StageRows) -> NDArray[np.float64] | None:
     asked, requests = rows.stage.objectives, rows.stage.requests
     if not asked or not all(rows.stage.shows(objective.metric) for objective in asked):
         return None
-    kept = good(asked, requests, rows.stage.events, latencies(requests, stream=rows.stage.stream))
+    kept = good_requests(asked, requests, rows.stage.events, latencies(requests, stream=rows.stage.stream))
     return _pieces(rows, rows.ended & kept, np.ones(len(kept)))
 
 
