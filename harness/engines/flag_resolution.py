@@ -1,4 +1,4 @@
-"""What an engine makes of its flags, and whether it would refuse them, before a start.
+"""The values that an engine gives its flags, and whether it would refuse them, before a start.
 
 The installed vLLM's own configuration code says so, in the engine's interpreter, for any number of sets of flags in
 one process. Where that cannot work, stated rules stand in for it; for the simulator it is the simulator's own code.

@@ -1,4 +1,4 @@
-"""What an engine's interpreter has installed, and what its configuration code makes of flags; answers are cached.
+"""Answers of an engine's interpreter: its packages, and what its configuration code makes of flags; they are cached.
 
 `interpreter_probe.py` runs in it, as a process of its own. Answers lie in the user's cache folder, under a key of all
 that they follow from.

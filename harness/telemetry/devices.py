@@ -1,4 +1,4 @@
-"""What do the machine's processors, NPUs and CPU, do while a run goes on?
+"""Readings of the NPUs and the CPU while a run goes on.
 
 The NPUs speak through `npu-smi info watch`, a process that prints rows once a second; what it
 leaves out (memory in bytes, clock, health, who else holds memory) is asked for now and then.

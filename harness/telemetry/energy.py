@@ -1,4 +1,4 @@
-"""How much energy did a token take, where the power of the NPUs is known?
+"""Energy of an output token, where the power of the NPUs is known.
 
 Power is integrated over the stage's window by the trapezoidal rule, held to the window's edges,
 and summed over the cards that were in use; the energy of the host is not in it.

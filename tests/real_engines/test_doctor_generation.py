@@ -28,7 +28,7 @@ def test_a_real_vllm_generates_on_the_cpu(tiny_model):
     done = generated(python, tiny_model, {})
 
     assert done.returncode == 0, done.stdout
-    assert "chose platform cpu (CpuPlatform) and gave 8 tokens in " in done.stdout
+    assert "chose platform cpu (CpuPlatform) and generated 8 tokens in " in done.stdout
 
 
 def test_a_real_vllm_that_refuses_is_one_line_with_the_cause(tiny_model, tmp_path):
@@ -47,5 +47,5 @@ def test_the_plug_in_is_chosen_and_its_times_are_not_shown(ascend_python, cann, 
     done = generated(ascend_python, tiny_model, stubs.environment(cann, mem_gib=8))
 
     assert done.returncode == 0, done.stdout
-    assert "chose platform npu (NPUPlatform) and gave 8 tokens on a stub of CANN" in done.stdout
-    assert "of loading" not in done.stdout
+    assert "chose platform npu (NPUPlatform) and generated 8 tokens on a stub of CANN" in done.stdout
+    assert "after loading" not in done.stdout

@@ -54,7 +54,7 @@ def test_the_engines_own_code_tells_the_defaults(plain):
     """On a CPU: blocks of 128 tokens, as many as the model's length, and no graphs."""
     found = plain["nothing"]
 
-    assert (found.by, found.fault, found.changed) == ("engine", None, ())
+    assert (found.by, found.refusal, found.changed) == ("engine", None, ())
     assert found.effective["block_size"] == 128
     assert found.effective["max_model_len"] == 32768
     assert found.effective["cudagraph_mode"] == "NONE"
@@ -63,7 +63,7 @@ def test_the_engines_own_code_tells_the_defaults(plain):
 def test_a_cpus_block_size_stands_until_its_kernels_refuse_it(plain):
     """16 passes the configuration; that no kernel has it shows only in the worker."""
     assert plain["block"].effective["block_size"] == 16
-    assert (plain["block"].fault, plain["block"].changed) == (None, ())
+    assert (plain["block"].refusal, plain["block"].changed) == (None, ())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_cpus_block_size_stands_until_its_kernels_refuse_it(plain):
 )
 def test_what_would_be_refused_is_known(plain, point, words):
     """In the engine's words, in one line."""
-    fault = plain[point].fault
+    fault = str(plain[point].refusal)
 
     assert fault.startswith(words)
     assert "\n" not in fault
@@ -96,7 +96,7 @@ def test_spellings_are_no_changes(plain):
 
 def test_changes_have_their_reasons(plain):
     """Graphs that a CPU does not capture, and a length that was left to the engine."""
-    rows = {row.flag: (row.asked, row.effective, row.why) for row in plain["graphs"].changed}
+    rows = {row.flag: (row.requested, row.effective, row.why and str(row.why)) for row in plain["graphs"].changed}
 
     assert rows["cudagraph_capture_sizes"][:2] == ([1, 2], [])
     assert rows["max_model_len"][:2] == ("auto", 32768)
@@ -108,8 +108,8 @@ def test_the_plugin_makes_blocks_of_128_before_any_start(ascend):
     (row,) = ascend["block"].changed
 
     assert ascend["block"].by == "engine"
-    assert (row.flag, row.asked, row.effective, row.source) == ("block_size", 16, 128, "engine config code")
-    assert "128 where prefix caching or chunked prefill is on" in row.why
+    assert (row.flag, row.requested, row.effective, row.source) == ("block_size", 16, 128, "config code")
+    assert "128 where prefix caching or chunked prefill is on" in str(row.why)
     assert ascend["kept"].effective["block_size"] == 64
     assert ascend["nothing"].effective["block_size"] == 128
 
@@ -120,7 +120,7 @@ def test_the_plugins_keys_are_told_apart(ascend):
 
     assert set(rows) == {"enable_cpu_bindin", "enable_shared_expert_dp"}
     assert rows["enable_cpu_bindin"].effective is None
-    assert "reads no such key; did you mean 'enable_cpu_binding'?" in rows["enable_cpu_bindin"].why
+    assert "reads no such key; did you mean 'enable_cpu_binding'?" in str(rows["enable_cpu_bindin"].why)
     assert rows["enable_shared_expert_dp"].effective is False
 
 
@@ -132,4 +132,4 @@ def test_the_plugins_graphs_end_at_the_largest_batch(ascend):
 
 def test_the_plugin_refuses_what_vllm_refuses(ascend):
     """The same sentence, before any start."""
-    assert ascend["refused"].fault.startswith("max_num_batched_tokens (32) must be greater than or equal")
+    assert str(ascend["refused"].refusal).startswith("max_num_batched_tokens (32) must be greater than or equal")
