@@ -100,7 +100,7 @@ def test_what_was_told_before_the_start_is_what_runs(served):
     assert {name: engine["effective"][name] for name in before} == before
     assert {engine["sources"][name] for name in ("block_size", "gpu_memory_utilization")} == {"metrics"}
     assert engine["sources"]["enforce_eager"] == "log"
-    assert engine["sources"]["max_num_seqs"] == "engine config code"
+    assert engine["sources"]["max_num_seqs"] == "config code"
 
 
 def test_the_servers_counters_are_ours(served):
