@@ -10,7 +10,7 @@ from harness.results.request_table import samples_from
 from harness.telemetry.energy import energy_of
 from tests.made_runs import answered, columns, ns, run_json, span_row
 
-TEN_S = Window(ns(0), ns(10), "whole stage", steady=True, text="")
+TEN_S = Window(ns(0), ns(10), "whole stage", steady=True)
 
 
 def power(source, watts, **shares):
@@ -70,7 +70,7 @@ def test_energy_is_unknown_without_the_power_of_every_card_in_use(rows):
 def test_a_long_gap_between_readings_makes_energy_unknown():
     """Two readings a minute apart do not tell what was between them."""
     rows = [(ns(0), "device-0", "watts", 300.0), (ns(60), "device-0", "watts", 300.0)]
-    window = Window(ns(0), ns(60), "whole stage", steady=True, text="")
+    window = Window(ns(0), ns(60), "whole stage", steady=True)
 
     assert energy_of(samples_from(rows), window, 10) is None
 
