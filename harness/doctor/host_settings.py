@@ -109,8 +109,8 @@ def _memory(host: HostView, hardware: Hardware) -> Iterator[Finding]:
         remedy = plain("sudo sysctl -w kernel.numa_balancing=0")
         yield Finding("NUMA", WRONG, message("doctor.numa_balancing", nodes=nodes), remedy)
     else:
-        one = message("doctor.numa_one")
-        yield Finding("NUMA", OK, message("doctor.numa_nodes", nodes=nodes) if nodes > 1 else one)
+        node = message("doctor.numa_one")
+        yield Finding("NUMA", OK, message("doctor.numa_nodes", nodes=nodes) if nodes > 1 else node)
     swappiness = host.first_line("/proc/sys/vm/swappiness")
     if hardware.has_npu and swappiness not in (None, "0"):
         remedy = plain("sudo sysctl -w vm.swappiness=0")

@@ -86,9 +86,9 @@ def release_of(version: str) -> VllmAscendRelease | None:
     return next((row for name in (version, repaired) for row in RELEASES if same_version(row.vllm_ascend, name)), None)
 
 
-def same_version(one: str, other: str) -> bool:
+def same_version(first: str, other: str) -> bool:
     """Whether two versions are one, whatever their build (`+empty`, `+cpu`, `+git…`), case or leading v."""
-    return _public(one) == _public(other)
+    return _public(first) == _public(other)
 
 
 def _public(version: str) -> str:

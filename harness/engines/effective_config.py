@@ -353,13 +353,13 @@ def _change(name: str, requested: Any, value: FlagValue | None, prediction: Flag
     return FlagChange(name, requested, value.value, value.source, reason, before)
 
 
-def same_value(one: Any, other: Any) -> bool:
+def same_value(first: Any, other: Any) -> bool:
     """Whether `other` is what `one` means, however they are spelled; of a mapping, as far as its keys go."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return all(key in other and same_value(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return sorted(map(str, one)) == sorted(map(str, other))
-    return one == other or _normal_form(one) == _normal_form(other)
+    if isinstance(first, Mapping) and isinstance(other, Mapping):
+        return all(key in other and same_value(value, other[key]) for key, value in first.items())
+    if isinstance(first, list | tuple) and isinstance(other, list | tuple):
+        return sorted(map(str, first)) == sorted(map(str, other))
+    return first == other or _normal_form(first) == _normal_form(other)
 
 
 def _normal_form(value: Any) -> str:

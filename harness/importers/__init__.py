@@ -1,4 +1,4 @@
-"""How does a result file of another tool become a result folder of ours, as far as it is known?
+"""Results of other tools become result folders of ours, as far as they are known.
 
 What the file does not say stays absent, and is said: when requests were due, whether the client
 kept up, or, where it holds only statistics, everything of single requests.
@@ -19,6 +19,7 @@ from harness.execution.reconcile import finish
 from harness.importers.foreign_summary import Benchmark, Foreign, bare_summary
 from harness.importers.guidellm import guidellm
 from harness.importers.vllm_bench import vllm_bench
+from harness.messages import Message, message
 from harness.results import store
 from harness.results.request_table import Record, events_from, requests_from
 from harness.units import NS_PER_S
@@ -43,18 +44,14 @@ def read_foreign(path: Path) -> Foreign:
         return guidellm(first, path)
     if "request_throughput" in first and "completed" in first:
         return vllm_bench(objects, path)
-    raise ResultError(f"{path}: no result that is known here; {_expected(path)}")
+    raise ResultError(message("importers.unknown", path=str(path), expected=_expected(path)))
 
 
-def _expected(path: Path) -> str:
+def _expected(path: Path) -> Message:
     """The nearest right answer for a file that is no result."""
     if (path.parent / store.RUN).exists():
-        return f"did you mean its folder, {str(path.parent)!r}?"
-    if path.suffix in (".yaml", ".yml"):
-        return "a scenario is run first: `harness run`"
-    return (
-        "expected a folder of `harness run`, JSON of `vllm bench serve --save-result`, or benchmarks.json of guidellm"
-    )
+        return message("importers.its_folder", folder=str(path.parent))
+    return message("importers.run_first" if path.suffix in (".yaml", ".yml") else "importers.known_kinds")
 
 
 def _objects(path: Path) -> list[dict[str, Any]]:
@@ -62,18 +59,22 @@ def _objects(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
-        raise ResultError(f"{path}: cannot be read ({fault}); {_expected(path)}") from None
-    decoder, found, at = json.JSONDecoder(), [], 0
+        raise ResultError(
+            message("importers.unreadable", path=str(path), reason=str(fault), expected=_expected(path))
+        ) from None
+    decoder, objects, at = json.JSONDecoder(), [], 0
     while text[at:].strip():
         at += len(text[at:]) - len(text[at:].lstrip())
         try:
             value, at = decoder.raw_decode(text, at)
         except ValueError as fault:
-            raise ResultError(f"{path}: no JSON ({fault}); {_expected(path)}") from None
-        found.append(value)
-    if not all(isinstance(one, dict) for one in found):
-        raise ResultError(f"{path}: holds no JSON object; expected a result of a benchmark")
-    return found
+            raise ResultError(
+                message("importers.no_json", path=str(path), reason=str(fault), expected=_expected(path))
+            ) from None
+        objects.append(value)
+    if not all(isinstance(item, dict) for item in objects):
+        raise ResultError(message("importers.no_object", path=str(path)))
+    return objects
 
 
 def import_file(path: Path, folder: Path) -> Path:
@@ -82,18 +83,18 @@ def import_file(path: Path, folder: Path) -> Path:
     Raises:
         ResultError: where the file is no result, or the folder holds one already.
     """
-    found = read_foreign(path)
+    foreign = read_foreign(path)
     if (folder / store.RUN).exists():
-        raise ResultError(f"{folder}: holds a result already; expected a new folder, or `harness report {folder}`")
+        raise ResultError(message("importers.holds_result", folder=str(folder)))
     folder.mkdir(parents=True, exist_ok=True)
-    run = _run(found, path)
+    run = _run(foreign, path)
     store.write_json(folder, store.RUN, run)
-    if all(one.requests for one in found.benchmarks):
-        _write_records(folder, found.benchmarks)
+    if all(benchmark.requests for benchmark in foreign.benchmarks):
+        _write_records(folder, foreign.benchmarks)
         finish(folder)
     else:
-        store.write_json(folder, store.TIMELINE, _bare_timeline(found.benchmarks))
-        store.write_json(folder, store.SUMMARY, bare_summary(found, run))
+        store.write_json(folder, store.TIMELINE, _bare_timeline(foreign.benchmarks))
+        store.write_json(folder, store.SUMMARY, bare_summary(foreign, run))
     return folder
 
 
@@ -115,22 +116,22 @@ def name_of(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:80] or "imported"
 
 
-def _run(found: Foreign, path: Path) -> dict[str, Any]:
+def _run(foreign: Foreign, path: Path) -> dict[str, Any]:
     return {
         "format": store.FORMAT,
         "name": name_of(path),
-        "question": f"What did {found.tool} measure in {path.name}?",
-        "started_utc": found.started_utc,
+        "question": str(message("importers.question", tool=foreign.tool, file=path.name)),
+        "started_utc": foreign.started_utc,
         "scenario_file": path.name,
         "scenario_text": "",
         "scenario_sha256": None,
-        "imported": {"tool": found.tool, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "imported": {"tool": foreign.tool, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
         "seed": None,
         "overrides": [],
         "repeats": 1,
-        "stages": [dict(one.load) for one in found.benchmarks],
+        "stages": [dict(benchmark.load) for benchmark in foreign.benchmarks],
         "slo": {},
-        "endpoint": found.endpoint,
+        "endpoint": foreign.endpoint,
         "stream": True,
         "environment": {},
         "client": {"version": __version__, "selfcheck": None},
@@ -139,13 +140,13 @@ def _run(found: Foreign, path: Path) -> dict[str, Any]:
         "schedule_sha256": None,
         "lengths_exact": True,
         "dataset": None,
-        "notes": list(found.notes),
+        "notes": [note.as_dict() for note in foreign.notes],
         "shares_prompts": True,
         "engine": {
             "kind": "attach",
-            "simulated": found.simulated,
+            "simulated": foreign.simulated,
             "hollow": False,
-            "model": found.model,
+            "model": foreign.model,
             "asked": {},
             "command": [],
             "effective": {},
@@ -159,7 +160,7 @@ def _write_records(folder: Path, benchmarks: Sequence[Benchmark]) -> None:
     timeline: list[dict[str, int]] = []
     zero_ns = 0
     for stage, benchmark in enumerate(benchmarks):
-        shifted = [one.shifted(zero_ns, len(records) + i, stage) for i, one in enumerate(benchmark.requests)]
+        shifted = [request.shifted(zero_ns, len(records) + i, stage) for i, request in enumerate(benchmark.requests)]
         records += [record for record, _, _ in shifted]
         events += [(times, tokens) for _, times, tokens in shifted]
         last_ns = max([zero_ns, *(record.done_ns for record, _, _ in shifted)])

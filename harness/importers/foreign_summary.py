@@ -1,25 +1,25 @@
-"""What can be said of a benchmark of another tool, in our words?"""
+"""What can be said of a benchmark of another tool, in our words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.analysis.warnings import NOTE, WARNING, Warning
-from harness.messages import plain
+from harness.messages import Message, message, plain
 from harness.results.request_table import MISSING, Record
 from harness.results.stage_names import label
 from harness.results.store import SUMMARY_FORMAT
 from harness.scenario.metrics import TIMES
-from harness.units import NS_PER_S, format_duration, format_rate, significant
+from harness.units import NS_PER_S
 
 ERRORED = "errored"
 STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
-_WHOLE = "The whole stage, as the other tool took it: its rates have ramp-up and drain in them, ours have not."
+_WHOLE = message("importers.whole_stage")
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ForeignRequest:
     """One request as a file tells it: its record, and its token events, in ns since the benchmark's first."""
 
     record: Record
@@ -41,7 +41,7 @@ class Benchmark:
     """
 
     load: Mapping[str, Any]
-    requests: Sequence[Told] = ()
+    requests: Sequence[ForeignRequest] = ()
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +55,7 @@ class Foreign:
     endpoint: str
     simulated: bool
     benchmarks: Sequence[Benchmark]
-    notes: Sequence[str]
+    notes: Sequence[Message]
 
 
 def ns_of(seconds: float | None, zero_s: float = 0.0) -> int:
@@ -72,26 +72,25 @@ def load_of(rate: float | None, burstiness: float, users: int, requests: int) ->
     return {"kind": "gamma", "rate": rate, "burstiness": burstiness, "requests": requests}
 
 
-def bare_summary(found: Foreign, run: Mapping[str, Any]) -> dict[str, Any]:
+def bare_summary(foreign: Foreign, run: Mapping[str, Any]) -> dict[str, Any]:
     """summary.json of a file that holds only statistics."""
-    stages = [_bare_stage(i, one) for i, one in enumerate(found.benchmarks)]
+    stages = [_bare_stage(i, benchmark) for i, benchmark in enumerate(foreign.benchmarks)]
     unknown = Warning(
         "imported",
         WARNING,
-        plain(
-            f"{found.tool} kept only statistics: whether its client kept up, whether the state was steady and how far "
-            "each number may be off cannot be told."
-        ),
-        plain("Keep single requests too, or run a scenario of ours."),
+        message("importers.only_statistics", tool=foreign.tool),
+        message("importers.next_requests"),
     )
-    warnings = [unknown, *(Warning("workload", NOTE, plain(note), plain("")) for note in found.notes)]
-    said = f"By {found.tool}: {_said(stages[-1])}."
+    warnings = [unknown, *(Warning("workload", NOTE, note, plain("")) for note in foreign.notes)]
+    answer = message("importers.answer", tool=foreign.tool, figures=_figures(stages[-1]))
+    answer = message("importers.simulated", answer=answer) if foreign.simulated else answer
     return {
         "format": SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": f"Simulated: {said}" if found.simulated else said,
-        "simulated": found.simulated,
+        "answer": str(answer),
+        "answer_message": answer.as_dict(),
+        "simulated": foreign.simulated,
         "engine": {key: run["engine"].get(key) for key in ("kind", "simulated", "model", "effective")},
         "repeats": 1,
         "verdict": {"valid": True, "warnings": [warning.as_dict() for warning in warnings]},
@@ -100,14 +99,17 @@ def bare_summary(found: Foreign, run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _said(stage: Mapping[str, Any]) -> str:
-    parts = [
-        format_rate(stage["request_rate"], "req/s"),
-        format_rate(stage["output_token_rate"], "output tokens/s"),
-        f"mean TTFT {format_duration(stage['ttft']['mean'])}",
-        f"mean TPOT {format_duration(stage['tpot']['mean'])}",
+def _figures(stage: Mapping[str, Any]) -> list[Message]:
+    """What of the speed of a stage is known: each a clause of the answer."""
+    values = {
+        "request_rate": ("importers.request_rate", stage["request_rate"]),
+        "output_token_rate": ("importers.output_token_rate", stage["output_token_rate"]),
+        "ttft": ("importers.mean_ttft", stage["ttft"]["mean"]),
+        "tpot": ("importers.mean_tpot", stage["tpot"]["mean"]),
+    }
+    return [message(code, value=value) for code, value in values.values() if value is not None] or [
+        message("importers.no_figures")
     ]
-    return ", ".join(part for part in parts if "–" not in part) or significant(0)
 
 
 def _bare_stage(index: int, benchmark: Benchmark) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _bare_stage(index: int, benchmark: Benchmark) -> dict[str, Any]:
         "window_s": known.get("window_s"),
         "window": {
             "start_s": 0.0, "end_s": known.get("window_s"), "method": "whole stage", "steady": None,
-            "text": _WHOLE,
+            "text": str(_WHOLE), "message": _WHOLE.as_dict(),
         },
         "requests": {name: counts.get(name, 0) for name in names},
         "errors": {},

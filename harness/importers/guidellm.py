@@ -1,4 +1,4 @@
-"""What does benchmarks.json of guidellm say, in our words?
+"""benchmarks.json of guidellm, in our words.
 
 Each benchmark is a stage, each of its requests one of ours; times are seconds of a wall clock.
 Of a stream it keeps the first and the last token only. Names differ between its versions.
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ResultError
-from harness.importers.foreign_summary import ERRORED, Benchmark, Foreign, Told, load_of, ns_of
+from harness.importers.foreign_summary import ERRORED, Benchmark, Foreign, ForeignRequest, load_of, ns_of
+from harness.messages import message
 from harness.results.request_table import CANCELLED, COMPLETED, FAILED, FROM_USAGE, MEASURED, MISSING, Record
 
 TOOL = "guidellm"
@@ -27,32 +28,33 @@ _RATES = {
     "total_token_rate": "tokens_per_second",
 }
 _NOTES = (
-    "Of an answer guidellm keeps the first and the last token: gaps between its tokens are taken to be equal",
-    "The clock of guidellm starts when a connection is in hand: its TTFT leaves out the wait for one",
+    message("importers.guidellm_gaps"),
+    message("importers.guidellm_clock"),
 )
 
 
-def guidellm(found: Mapping[str, Any], path: Path) -> Foreign:
+def guidellm(document: Mapping[str, Any], path: Path) -> Foreign:
     """The file as ours.
 
     Raises:
         ResultError: where a value is not of the form that guidellm writes.
     """
     try:
-        benchmarks = [_benchmark(one) for one in found["benchmarks"]]
-        model = _first_text(found, "model")
-        started_utc = _moment(found["benchmarks"])
+        benchmarks = [_benchmark(item) for item in document["benchmarks"]]
+        model = _first_text(document, "model")
+        started_utc = _moment(document["benchmarks"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
-        raise ResultError(f"{path}: not as guidellm writes it ({type(fault).__name__}: {fault})") from None
+        reason = f"{type(fault).__name__}: {fault}"
+        raise ResultError(message("importers.not_as_written", path=str(path), tool=TOOL, reason=reason)) from None
     if not benchmarks:
-        raise ResultError(f"{path}: holds no benchmark; expected at least one that ended")
-    endpoint = "chat" if "chat" in (_first_text(found, "request_format") or "") else "completions"
+        raise ResultError(message("importers.no_benchmark", path=str(path)))
+    endpoint = "chat" if "chat" in (_first_text(document, "request_format") or "") else "completions"
     return Foreign(TOOL, model, started_utc, endpoint, simulated=False, benchmarks=benchmarks, notes=_NOTES)
 
 
-def _first_text(found: Mapping[str, Any], name: str) -> str | None:
+def _first_text(document: Mapping[str, Any], name: str) -> str | None:
     """The first value of that name, such as the model's, where some part of the file has one."""
-    return next((str(value) for value in _named(found, name, 0) if isinstance(value, str) and value), None)
+    return next((str(value) for value in _named(document, name, 0) if isinstance(value, str) and value), None)
 
 
 def _moment(benchmarks: Sequence[Mapping[str, Any]]) -> str:
@@ -75,67 +77,67 @@ def _named(value: Any, name: str, depth: int) -> Iterator[Any]:
         yield from _named(first, name, depth + 1)
 
 
-def _benchmark(found: Mapping[str, Any]) -> Benchmark:
-    config = found.get("config") or found.get("args") or {}
+def _benchmark(item: Mapping[str, Any]) -> Benchmark:
+    config = item.get("config") or item.get("args") or {}
     strategy = config.get("strategy") or {}
-    groups = found.get("requests") or {}
-    rows = [(status, one) for group, status in _STATUSES.items() for one in groups.get(group) or ()]
+    groups = item.get("requests") or {}
+    rows = [(status, row) for group, status in _STATUSES.items() for row in groups.get(group) or ()]
     kind = str(strategy.get("type_") or strategy.get("kind") or "")
     rate = float(strategy["rate"]) if kind in _SCHEDULED and strategy.get("rate") else None
     users = int(strategy.get("streams") or strategy.get("max_concurrency") or (1 if kind == "synchronous" else 0))
     load = load_of(rate, 1.0, users or len(rows), len(rows) or 1)
     if kind == "constant":
         load["kind"] = "constant"
-    starts = [begun for _, one in rows if (begun := _start(one)) is not None]
-    told = [_told(one, status, min(starts), scheduled=rate is not None) for status, one in rows if starts]
-    known = [one for one in told if one is not None]
-    return Benchmark(load, sorted(known, key=lambda one: one.record.sent_ns), _statistics(found))
+    starts = [begun for _, row in rows if (begun := _start(row)) is not None]
+    requests = [_request(row, status, min(starts), scheduled=rate is not None) for status, row in rows if starts]
+    known = [row for row in requests if row is not None]
+    return Benchmark(load, sorted(known, key=lambda row: row.record.sent_ns), _statistics(item))
 
 
-def _times(one: Mapping[str, Any]) -> Mapping[str, Any]:
-    info = one.get("info") or one.get("scheduler_info") or {}
+def _times(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    info = row.get("info") or row.get("scheduler_info") or {}
     times: Mapping[str, Any] = info.get("timings") or info.get("request_timings") or {}
     return times
 
 
-def _start(one: Mapping[str, Any]) -> float | None:
-    times = _times(one)
+def _start(row: Mapping[str, Any]) -> float | None:
+    times = _times(row)
     return next((times[name] for name in ("request_start", "resolve_start") if times.get(name) is not None), None)
 
 
-def _told(one: Mapping[str, Any], status: str, zero_s: float, *, scheduled: bool) -> Told | None:
+def _request(row: Mapping[str, Any], status: str, zero_s: float, *, scheduled: bool) -> ForeignRequest | None:
     """One request; None for one that was never sent, or completed without a token."""
-    times = _times(one)
-    sent_s = _start(one)
+    times = _times(row)
+    sent_s = _start(row)
     ends = (times.get(name) for name in ("request_end", "resolve_end"))
     end_s = next((end for end in ends if end is not None), None)
     if sent_s is None:
         return None
     first_s, last_s = (times.get(f"{which}_token_iteration", times.get(f"{which}_iteration")) for which in _ENDS)
-    count = int(one.get("output_tokens") or 0)
+    count = int(row.get("output_tokens") or 0)
     if status == COMPLETED and (first_s is None or not count):
         return None
     seen = [] if status != COMPLETED else [first_s, last_s][: 1 + (count > 1)]
     at_ns = [ns_of(time_s, zero_s) for time_s in seen]
-    error = str((one.get("info") or {}).get("error") or "")
+    error = str((row.get("info") or {}).get("error") or "")
     record = Record(
         index=0, stage=0, repeat=0, phase=MEASURED, session=0, turn=0, worker=0,
         due_ns=ns_of(times.get("targeted_start") if scheduled else sent_s, zero_s),
         ready_ns=ns_of(sent_s, zero_s), sent_ns=ns_of(sent_s, zero_s),
         first_ns=at_ns[0] if at_ns else MISSING, last_ns=at_ns[-1] if at_ns else MISSING,
         done_ns=max(ns_of(end_s if end_s is not None else sent_s, zero_s), *at_ns, 0),
-        input_asked=int(one["prompt_tokens"]) if one.get("prompt_tokens") is not None else MISSING,
+        input_asked=int(row["prompt_tokens"]) if row.get("prompt_tokens") is not None else MISSING,
         output_tokens=count if at_ns else 0, first_tokens=1 if at_ns else 0, events=len(at_ns),
         counted_by=FROM_USAGE, status=status, error=ERRORED if status == FAILED else "", message=error[:300],
     )  # fmt: skip
-    return Told(record, at_ns, [1, count - 1][: len(at_ns)])
+    return ForeignRequest(record, at_ns, [1, count - 1][: len(at_ns)])
 
 
 _ENDS = ("first", "last")
 
 
-def _statistics(found: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = found.get("metrics") or {}
+def _statistics(item: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = item.get("metrics") or {}
     totals = metrics.get("request_totals") or {}
     completed, failed, cut = (int(totals.get(name) or 0) for name in _STATUSES)
     sent = completed + failed + cut
@@ -143,7 +145,7 @@ def _statistics(found: Mapping[str, Any]) -> dict[str, Any]:
     rates = {name: _good(metrics.get(theirs) or {}).get("mean") for name, theirs in _RATES.items()}
     counts = {"scheduled": sent, "sent": sent, "completed": completed, "failed": failed, "cancelled": cut}
     return {
-        "window_s": found.get("duration"),
+        "window_s": item.get("duration"),
         "requests": counts,
         "input_tokens": int(_good(metrics.get("prompt_token_count") or {}).get("total_sum") or 0),
         "output_tokens": int(_good(metrics.get("output_token_count") or {}).get("total_sum") or 0),
@@ -153,8 +155,8 @@ def _statistics(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _good(split: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = split.get("successful") or {}
-    return found
+    successful: Mapping[str, Any] = split.get("successful") or {}
+    return successful
 
 
 def _latency(split: Mapping[str, Any], size: float) -> dict[str, Any]:

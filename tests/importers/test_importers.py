@@ -113,7 +113,7 @@ def test_single_requests_of_vllm_bench_come_over(tmp_path):
     assert stage["load"] == {"kind": "poisson", "rate": 10.0, "requests": COUNT}
     assert stage["ttft_user"]["n"] == 0
     assert stage["tpot"]["mean"] == pytest.approx(0.01)
-    assert "When requests were due is not in a file of vllm bench" in notes(folder)
+    assert "A file of vllm bench does not say when requests were due" in notes(folder)
 
 
 def test_statistics_of_vllm_bench_come_over_where_it_kept_no_more(tmp_path):
@@ -204,7 +204,7 @@ def test_a_page_is_drawn_of_every_form(tmp_path, content):
         ("{", "no JSON"),
         ('{"benchmarks": []}', "holds no benchmark"),
         ('{"benchmarks": [{"config": 3}]}', "not as guidellm writes it"),
-        ('{"request_throughput": 1, "completed": "x"}', "not as `vllm bench serve` writes it"),
+        ('{"request_throughput": 1, "completed": "x"}', "not as vllm bench serve writes it"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):
