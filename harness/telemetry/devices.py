@@ -42,7 +42,7 @@ def npu_watches(add: AddSample, program: str) -> tuple[Coroutine[None, None, Non
 
 async def _follow(add: AddSample, program: str, heard: set[str]) -> None:
     """Pass on the rows of `npu-smi info watch`; `heard` gets the devices that they speak of."""
-    unbuffered = [found, "-oL"] if (found := shutil.which("stdbuf")) else []  # a pipe makes it print in blocks
+    unbuffered = [stdbuf, "-oL"] if (stdbuf := shutil.which("stdbuf")) else []  # a pipe makes it print in blocks
     process = await _started([*unbuffered, program, "info", "watch", "-d", f"{_READ_S:g}"])
     if process is None:
         return
@@ -66,7 +66,7 @@ async def _ask(add: AddSample, program: str, heard: set[str]) -> None:
         table = parse_info(await _answer([program, "info"]))
         for chip in table.chips:
             place = ["-i", str(chip.npu), "-c", str(chip.chip)]
-            told = [
+            outputs = [
                 field_values(block) for block in parse_fields(await _answer([program, "info", "-t", "common", *place]))
             ]
             slow = {
@@ -74,7 +74,7 @@ async def _ask(add: AddSample, program: str, heard: set[str]) -> None:
                 "memory_total_bytes": float(chip.memory_total_bytes),
                 "healthy": float(chip.health == "OK"),
                 "processes": float(len(table.processes_on(chip))),
-                **busy_clock(told[0] if told else {}),
+                **busy_clock(outputs[0] if outputs else {}),
             }
             shown = {"watts": chip.watts, "celsius": chip.celsius, "core_share": chip.core_share}
             quick = {} if chip.source in heard else {name: value for name, value in shown.items() if value is not None}
@@ -184,12 +184,12 @@ def _members(leader: int) -> list[psutil.Process]:
 
 def _work(members: list[psutil.Process]) -> dict[int, CpuTimes]:
     """What each process worked and waited so far; those that have ended are left out."""
-    found: dict[int, CpuTimes] = {}
+    work: dict[int, CpuTimes] = {}
     for member in members:
         with contextlib.suppress(psutil.Error):
             times = member.cpu_times()
-            found[member.pid] = (times.user + times.system, waited_s(member.pid))
-    return found
+            work[member.pid] = (times.user + times.system, waited_s(member.pid))
+    return work
 
 
 def waited_s(pid: int) -> float:

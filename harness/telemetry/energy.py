@@ -40,7 +40,7 @@ def energy_of(samples: Samples, window: Window, output_tokens: float) -> Energy 
     inside = samples.take((samples.at_ns >= window.start_ns) & (samples.at_ns <= window.end_ns))
     cards = tuple(sorted({card_of(source) for source in chips_in_use(inside)}))
     joules = [_joules(inside, card, window) for card in cards]
-    known = [one for one in joules if one is not None]
+    known = [joule for joule in joules if joule is not None]
     if not known or len(known) < len(cards) or window.length_s <= 0:
         return None
     return Energy(sum(known), sum(known) / window.length_s, output_tokens, cards)
@@ -50,12 +50,12 @@ def chips_in_use(inside: Samples) -> set[str]:
     """Sources of the chips that hold much memory or compute; all where neither is told of any."""
     chips = {str(source) for source in inside.source if str(source).startswith(DEVICE)}
     limits = {"memory_share": IN_USE_MEMORY, "core_share": IN_USE_CORES}
-    told = {chip: [values_of(inside, chip, name) for name in limits] for chip in chips}
-    if not any(len(values) for pair in told.values() for values in pair):
+    readings = {chip: [values_of(inside, chip, name) for name in limits] for chip in chips}
+    if not any(len(values) for pair in readings.values() for values in pair):
         return chips
     return {
         chip
-        for chip, pair in told.items()
+        for chip, pair in readings.items()
         if any(len(values) and values.mean() > limit for values, limit in zip(pair, limits.values(), strict=True))
     }
 
