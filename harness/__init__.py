@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.api.result import Result, read_result, report
     from harness.api.running import load_scenario, run, run_async
     from harness.api.tuning import StudyResult, tune, tune_async
-    from harness.api.values import Latency, Stage, Summary
+    from harness.api.values import Latency, StageResult, Summary
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
     from harness.messages import language
@@ -31,7 +31,7 @@ __all__ = [
     "Options",
     "Plugin",
     "Result",
-    "Stage",
+    "StageResult",
     "StudyResult",
     "Summary",
     "Warning",
@@ -52,7 +52,7 @@ _MODULES = {
     "harness.api.result": ("Result", "read_result", "report"),
     "harness.api.running": ("load_scenario", "run", "run_async"),
     "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
-    "harness.api.values": ("Latency", "Stage", "Summary"),
+    "harness.api.values": ("Latency", "StageResult", "Summary"),
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),
     "harness.messages": ("language",),

@@ -38,7 +38,7 @@ def render(result: StudyFiles) -> str:
 
 
 def _context(result: StudyFiles) -> dict[str, Any]:
-    told = result.told
+    told = result.content
     return {
         "result": result,
         "simulated": result.marked,
@@ -66,8 +66,8 @@ def _context(result: StudyFiles) -> dict[str, Any]:
 
 def commands(result: StudyFiles) -> Iterator[tuple[str, str]]:
     """What to take away, by the name of the file that holds it; the command alone where there are no files."""
-    files = result.told.get("files") or {}
-    command = (result.told.get("winner") or {}).get("command")
+    files = result.content.get("files") or {}
+    command = (result.content.get("winner") or {}).get("command")
     if command and not any((result.folder / str(name)).is_file() for name in files.values()):
         yield localized("page_tuning.use.command"), shlex.join(map(str, command))
     yield from ((str(name), text) for name, told in files.items() if (text := _text_of(result.folder, str(told))))
@@ -86,7 +86,7 @@ def _names(result: StudyFiles) -> list[str]:
 
 
 def _notes(result: StudyFiles) -> list[str]:
-    told = result.told
+    told = result.content
     inert = [
         localized("page_tuning.study.inert", name=str(row.get("name")), reason=str(row.get("why")))
         for row in told.get("dead") or ()
@@ -110,7 +110,7 @@ def answer(result: StudyFiles) -> str:
 
 def _confirmed(result: StudyFiles) -> str:
     told = result.confirmation
-    if not told and result.told.get("interrupted"):
+    if not told and result.content.get("interrupted"):
         return localized("page_tuning.answer.interrupted")
     if not told:
         return localized("page_tuning.answer.unconfirmed")
@@ -133,7 +133,7 @@ def badges(result: StudyFiles) -> Iterator[Badge]:
     elif told:
         yield Badge(localized("page_tuning.badges.same"), "warn", "#confirmation")
     else:
-        interrupted = result.told.get("interrupted")
+        interrupted = result.content.get("interrupted")
         code = "page_tuning.badges.interrupted" if interrupted else "page_tuning.badges.unconfirmed"
         yield Badge(localized(code), "warn", "#confirmation")
     failed = _failed(result)
@@ -163,15 +163,15 @@ def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
 
 def _unconfirmed(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
     """Why the winner was not confirmed, as far as the study tells it, and what confirms it."""
-    wanted = ((result.told.get("study") or {}).get("confirm") or {}).get("best")
+    wanted = ((result.content.get("study") or {}).get("confirm") or {}).get("best")
     if result.confirmation:
         return
-    if result.told.get("interrupted"):
+    if result.content.get("interrupted"):
         code = "page_tuning.warnings.interrupted_confirmation" if wanted else "page_tuning.warnings.interrupted"
         yield message(code), message("page_tuning.warnings.resume")
     elif not wanted:
         yield message("page_tuning.warnings.not_compared"), message("page_tuning.warnings.set_confirm")
-    elif result.told.get("confirmation"):
+    elif result.content.get("confirmation"):
         yield message("page_tuning.warnings.no_candidate"), message("page_tuning.warnings.more_trials")
     else:
         yield message("page_tuning.warnings.not_compared"), message("page_tuning.warnings.resume")
@@ -190,7 +190,7 @@ def cards(result: StudyFiles) -> Iterator[Card]:
                 label = localized(code, objective=tables.metric_name(name))
                 yield Card(name, label, *tables.value_parts(name, value), note)
     minutes = result.minutes
-    confirming = float((result.told.get("confirmation") or {}).get("minutes") or 0)
+    confirming = float((result.content.get("confirmation") or {}).get("minutes") or 0)
     of_them = localized("page_tuning.cards.confirming", minutes=confirming) if confirming else ""
     yield Card("trials", localized("page_tuning.trials.title"), str(len(result.trials)), "", _statuses(result.trials))
     label, unit = localized("page_tuning.cards.engine_time"), localized("page_tuning.cards.minutes")

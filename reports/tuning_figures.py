@@ -101,7 +101,7 @@ def _front(result: StudyFiles) -> Drawing | None:
     if len(result.objectives) < 2:
         return None
     one, other = (str(objective["name"]) for objective in result.objectives[:2])
-    front = set(result.told.get("front") or ())
+    front = set(result.content.get("front") or ())
     marks = []
     for trial in result.trials:
         kind = "best" if trial.get("number") in front else kind_of(result, trial)
@@ -134,7 +134,7 @@ def _share(row: Mapping[str, Any]) -> Share:
 
 
 def _importance(result: StudyFiles) -> Drawing | None:
-    rows = [_share(row) for row in result.told.get("importance") or ()]
+    rows = [_share(row) for row in result.content.get("importance") or ()]
     if not rows:
         return None
     head = _head(result, localized("page_tuning.importance.figure"), localized("page_tuning.importance.subtitle"))
@@ -162,7 +162,7 @@ def _agreement(result: StudyFiles) -> Drawing | None:
         return None
     subtitle = localized("page_tuning.agreement.subtitle", objective=metric_name(name))
     head = _head(result, localized("page_tuning.agreement.title"), subtitle)
-    words = agreement_words(result.told.get("screening") or {}, len(marks))
+    words = agreement_words(result.content.get("screening") or {}, len(marks))
     return drawn(search.agreement(marks, head), "agreement", head, words, words)
 
 

@@ -98,7 +98,7 @@ def trial_heads(result: StudyFiles) -> tuple[str | Cell, ...]:
 
 def parameters(result: StudyFiles) -> tuple[str, ...]:
     """The parameters that were searched, in the order of the study."""
-    named = [str(one["name"]) for one in result.told.get("parameters") or ()]
+    named = [str(one["name"]) for one in result.content.get("parameters") or ()]
     return tuple(dict.fromkeys([*named, *(name for trial in result.trials for name in trial.get("point") or {})]))
 
 
@@ -224,7 +224,7 @@ def _worst(result: StudyFiles, values: Sequence[Any]) -> float:
 
 def fact_rows(result: StudyFiles) -> list[tuple[str, str]]:
     """What the study was, in short."""
-    told = result.told
+    told = result.content
     study = told.get("study") or {}
     budget = [_budget_text(name, value) for name, value in (study.get("budget") or {}).items() if value]
     limits = [_limit_text(limit) for limit in told.get("limits") or ()]
@@ -266,7 +266,7 @@ def space_rows(result: StudyFiles) -> list[list[Cell]]:
             Cell(_range_text(one), foreign=one.get("kind") == "choice"),
             *(Cell(_value_in(trial, str(one["name"])), foreign=True) for trial in (result.default, result.best)),
         ]
-        for one in result.told.get("parameters") or ()
+        for one in result.content.get("parameters") or ()
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.warnings import NOTE, Warning
-from harness.api.values import Latency, Stage, Summary, summary_from
+from harness.api.values import Latency, StageResult, Summary, summary_from
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, HarnessError
 from harness.execution.reconcile import finish
 from harness.importers import import_file, is_foreign, name_of
@@ -204,7 +204,7 @@ def _cells(texts: Sequence[str]) -> str:
     return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
 
 
-def _row(stage: Stage) -> list[str]:
+def _row(stage: StageResult) -> list[str]:
     name = f"{stage.index + 1}: {stage.label}" + (f", repeat {stage.repeat + 1}" if stage.repeat else "")
     times = [_duration(latency, statistic) for latency in (stage.ttft, stage.tpot) for statistic in ("p50", "p99")]
     return [name, _rate(stage.request_rate), _rate(stage.output_token_rate), *times, _KEPT[stage.slo_met]]

@@ -27,7 +27,7 @@ Line = str | Message
 
 
 def ignore(_line: Line) -> None:
-    """Nobody hears of progress."""
+    """Drop a line of progress."""
 
 
 def spoken(on_progress: OnProgress) -> Callable[[Line], None]:
@@ -37,7 +37,7 @@ def spoken(on_progress: OnProgress) -> Callable[[Line], None]:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Where a run goes and who hears of it.
+    """Where a run goes and which callbacks it has.
 
     `rerun` is the command that repeats it. `on_progress` gets a line now and then, `on_sample` what each worker counts
     of itself, `on_problem` why a run ended early, before its page is drawn.

@@ -177,7 +177,7 @@ def _concluded(work: StudyContext, confirmed: Confirmation | None, *, interrupte
 
 def study_result_of(files: StudyFiles) -> StudyResult:
     """The result that study.json of a folder holds."""
-    kept = files.told
+    kept = files.content
     winner = kept.get("winner") or {}
     return StudyResult(
         files.folder,

@@ -31,7 +31,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageResult:
     """The numbers of one stage of one repeat.
 
     `load` is what was asked for (`kind` and its keys), `requests` how many ended how, `slo_met` whether it kept every
@@ -73,7 +73,7 @@ class Summary:
     answer: str
     valid: bool
     simulated: bool
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageResult, ...] = ()
     warnings: tuple[Warning, ...] = ()
 
 
@@ -94,10 +94,10 @@ _LATENCIES = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
 _PLAIN = ("window_s", "request_rate", "output_token_rate", "total_token_rate", "goodput", "slo_met")
 
 
-def _stage(kept: Mapping[str, Any]) -> Stage:
+def _stage(kept: Mapping[str, Any]) -> StageResult:
     values: dict[str, Any] = {name: kept.get(name) for name in _PLAIN}
     values |= {name: _latency(kept.get(name)) for name in _LATENCIES}
-    return Stage(
+    return StageResult(
         index=kept.get("index") or 0,
         repeat=kept.get("repeat") or 0,
         label=str(kept.get("label") or ""),

@@ -51,7 +51,7 @@ def _note(folder: Path, plan: KernelPlan) -> None:
     """Write the cases into run.json, before any runs."""
     run = store.read_run(folder)
     cases = [asdict(case) for case in plan.job.cases]
-    run["kernels"] = {"cases": cases, "skipped": [asdict(one) for one in plan.skipped]}
+    run["kernels"] = {"cases": cases, "skipped": [asdict(combination) for combination in plan.skipped]}
     store.write_json(folder, store.RUN, run)
 
 
@@ -101,4 +101,4 @@ class _CaseProgress:
 def _outcome(line: Mapping[str, Any]) -> str:
     if line["status"] != MEASURED:
         return f"{line['status']}: {line['reason']}"
-    return ", ".join(f"{mode} {format_duration(found['median_s'])}" for mode, found in line["modes"].items())
+    return ", ".join(f"{mode} {format_duration(figures['median_s'])}" for mode, figures in line["modes"].items())

@@ -62,7 +62,7 @@ async def run_offline(spec: RunSpec, kind: str) -> RunOutcome:
 
 
 async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interrupts) -> RunOutcome:
-    """Let the engine's program make its calls, until the last, an interrupt, or its death."""
+    """Let the engine's program make its calls, until the last one, an interrupt, or its death."""
     stopping = asyncio.Event()
     interrupts.on_first = stopping.set
     async with AsyncExitStack() as stack:
@@ -71,7 +71,7 @@ async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interr
         begin_calls(watch.raw)
         while True:
             ending = serving.ending()
-            watch.read()  # after the question, so that its last word is heard
+            watch.read()  # after `ending`, so that its last notes are read
             if watch.finished:
                 await _leaving(serving)
                 return RunOutcome()
@@ -83,7 +83,7 @@ async def _generated(serving: RunningEngine, watch: "_Watch", interrupts: Interr
 
 
 async def _leaving(serving: RunningEngine) -> None:
-    """Give a program that is through the time to leave its devices in order."""
+    """Give a program that has finished the time to release its devices."""
     for _ in range(_LEAVING_POLLS):
         if serving.ending() is not None:
             return
@@ -121,7 +121,7 @@ class _Watch:
             self._spec.on_progress(localized(plan.announced(self._plans[call.number], self._plans)))
 
     def close(self, outcome: RunOutcome) -> None:
-        """When the program is gone: say of what is unanswered why that is, and write the samples."""
+        """When the program has ended: note why calls are unanswered, and write the samples."""
         self.read()
         if not (self.raw / store.BEGUN).exists():
             return

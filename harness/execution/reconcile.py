@@ -1,4 +1,4 @@
-"""Raw files of a run become a result: what became of every planned request, and the summary.
+"""The step from the raw files of a run to its result: the outcome of every planned request, and the summary.
 
 Works from files alone: right after a run, for a run that was killed, or a year later. The plan is joined with the
 journal of every worker (what was sent and what came back), or with the notes of a program that generated offline, into
@@ -44,7 +44,7 @@ LOST = "lost"  # sent, but the process that waited for the answer died
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
 Columns = dict[str, NDArray[Any]]
 Source = tuple[NDArray[np.void], DecodedAnswers]
-"""The rows of what one process sent (the ledger's), and the answers that came back to it."""
+"""The rows of the requests that one process sent, and the answers that came back to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _sources(raw: Path) -> Iterator[Source]:
 
 
 def matched_answers(rows: NDArray[np.void], decoded: DecodedAnswers, path: Path) -> DecodedAnswers:
-    """The answers of a spool, if each is to a request of its ledger, and none has two.
+    """The answers in a journal, if each is to a request that its process sent, and none has two.
 
     Raises:
         ResultError: the two do not belong together.
@@ -203,12 +203,12 @@ def _never_sent(
 
 
 def _planned_count(plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None) -> int:
-    return sum(made.taken or 0 for made in plans) if turns is None else int(turns.sum())
+    return sum(plan.taken or 0 for plan in plans) if turns is None else int(turns.sum())
 
 
 def _sent_of_known(plans: tuple[StagePlan, ...], part: Columns) -> int:
     """Requests sent in stages whose number of sessions was known beforehand."""
-    known = {(made.repeat, made.stage_index) for made in plans if made.taken is not None}
+    known = {(plan.repeat, plan.stage_index) for plan in plans if plan.taken is not None}
     return sum(int(((part["repeat"] == repeat) & (part["stage"] == stage)).sum()) for repeat, stage in known)
 
 
@@ -217,17 +217,17 @@ def _planned(
 ) -> Iterator[tuple[int, int, int, int, int, str]]:
     """Every planned request: repeat, stage, session, turn, due (absolute ns or MISSING), phase."""
     place = 0
-    for made in plans:
-        begin_ns = begun.begin_ns.get(made.number)
-        for ordinal in range(made.taken or 0):
-            known = made.due_ns is not None and begin_ns is not None
-            due_ns = begin_ns + int(made.due_ns[ordinal]) if known else MISSING  # type: ignore[operator, index] # known says so
-            phase = WARMUP if ordinal < made.warm else MEASURED
+    for plan in plans:
+        begin_ns = begun.begin_ns.get(plan.number)
+        for ordinal in range(plan.taken or 0):
+            known = plan.due_ns is not None and begin_ns is not None
+            due_ns = begin_ns + int(plan.due_ns[ordinal]) if known else MISSING  # type: ignore[operator, index] # known says so
+            phase = WARMUP if ordinal < plan.warm else MEASURED
             for turn in range(1 if turns is None else int(turns[place])):
                 yield (
-                    made.repeat,
-                    made.stage_index,
-                    made.session(ordinal),
+                    plan.repeat,
+                    plan.stage_index,
+                    plan.session(ordinal),
                     turn,
                     due_ns if turn == 0 else MISSING,
                     phase,
@@ -264,29 +264,29 @@ def _events(parts: list[tuple[Columns, DecodedAnswers]], begun: StageStarts, ord
 
 def _timeline(plans: tuple[StagePlan, ...], begun: StageStarts, columns: Columns) -> list[dict[str, int]]:
     """Measured start, end of sending and last answer of every stage that began, in ns since the zero."""
-    return [_span(made, begun, columns) for made in plans if made.number in begun.begin_ns]
+    return [_span(plan, begun, columns) for plan in plans if plan.number in begun.begin_ns]
 
 
-def _span(made: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, int]:
-    begin_ns = begun.begin_ns[made.number] - begun.zero_ns
-    mine = (columns["stage"] == made.stage_index) & (columns["repeat"] == made.repeat)
+def _span(plan: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, int]:
+    begin_ns = begun.begin_ns[plan.number] - begun.zero_ns
+    mine = (columns["stage"] == plan.stage_index) & (columns["repeat"] == plan.repeat)
     measured = mine & (columns["phase"] == MEASURED) & (columns["sent_ns"] != MISSING)
-    start_ns = begin_ns + made.measured_ns
-    if not made.stage.is_open and measured.any() and made.warm:
+    start_ns = begin_ns + plan.measured_ns
+    if not plan.stage.is_open and measured.any() and plan.warm:
         start_ns = int(columns["due_ns"][measured].min())
-    elif not made.stage.is_open:
-        start_ns += made.warm_ns
+    elif not plan.stage.is_open:
+        start_ns += plan.warm_ns
     stop_ns = int(columns["sent_ns"][measured].max()) if measured.any() else start_ns
-    if made.stage.duration_s is not None:
-        stop_ns = start_ns + round(made.stage.duration_s * 1e9)
+    if plan.stage.duration_s is not None:
+        stop_ns = start_ns + round(plan.stage.duration_s * 1e9)
     if begun.stopped_ns is not None:
         stop_ns = max(start_ns, min(stop_ns, begun.stopped_ns - begun.zero_ns))
     end_ns = int(columns["done_ns"][mine].max()) if mine.any() else stop_ns
-    if made.number in begun.end_ns:
-        end_ns = begun.end_ns[made.number] - begun.zero_ns
+    if plan.number in begun.end_ns:
+        end_ns = begun.end_ns[plan.number] - begun.zero_ns
     return {
-        "stage": made.stage_index,
-        "repeat": made.repeat,
+        "stage": plan.stage_index,
+        "repeat": plan.repeat,
         "start_ns": start_ns,
         "stop_ns": stop_ns,
         "end_ns": max(stop_ns, end_ns),
@@ -294,20 +294,20 @@ def _span(made: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, in
 
 
 def finish(folder: Path) -> dict[str, Any]:
-    """Write the account (where it is still missing) and summary.json of a result folder; the summary.
+    """Write the records (where they are still missing) and summary.json of a result folder; the summary.
 
     Raises:
-        ResultError: where the folder holds neither an account nor the raw files of one.
+        ResultError: where the folder holds neither records nor the raw files of a run.
     """
-    from harness.analysis.summary import summarize  # noqa: PLC0415 - likewise
+    from harness.analysis.summary import summarize  # noqa: PLC0415 - loads only where a run is finished
     from harness.engines.attach import record_server_marks  # noqa: PLC0415 - likewise
 
     run = store.read_run(folder)
     raw = folder / store.RAW
     if kernel_result.is_kernels(run):
-        found = kernel_result.write_kernel_result(folder, run)
+        kernel_summary = kernel_result.write_kernel_result(folder, run)
         shutil.rmtree(raw, ignore_errors=True)
-        return found
+        return kernel_summary
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         if not (raw / "plan.npz").exists():
             return _kept(folder)
@@ -325,7 +325,7 @@ def finish(folder: Path) -> dict[str, Any]:
 
 
 def _know_secrets(raw: Path) -> None:
-    """Note the secrets that the requests carried, where this process has them too: a server may have told them."""
+    """Note the secrets that the requests carried, where this process has them too: a server may have repeated them."""
     from harness.client.target import know_again  # noqa: PLC0415 - pydantic loads only where raw files are read
 
     if (raw / "job.json").exists():
@@ -336,5 +336,5 @@ def _kept(folder: Path) -> dict[str, Any]:
     """The summary of a folder without records: another tool kept none, or they were not kept with it."""
     if not (folder / store.SUMMARY).exists():
         raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
-    found: dict[str, Any] = store.read_json(folder, store.SUMMARY)
-    return found
+    summary: dict[str, Any] = store.read_json(folder, store.SUMMARY)
+    return summary

@@ -1,7 +1,7 @@
 """The one orchestrator: a scenario becomes a result folder of raw files, by the strategy of its kind of work.
 
-The strategies are `serve` (requests to a server), `offline` (calls of `LLM.generate`) and `kernels`. Each keeps what it
-learns in files at once; `reconcile.finish` makes the result of them.
+The strategies are `serve` (requests to a server), `offline` (calls of `LLM.generate`) and `kernels`. Each writes what
+it measures to files at once; `reconcile.finish` makes the result of them.
 """
 
 import asyncio

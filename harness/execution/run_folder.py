@@ -1,4 +1,4 @@
-"""What does a run write into its folder, beside the records of its requests?
+"""The files that a run writes into its folder beside the records of its requests.
 
 run.json first, before anything else happens, and whole before the first request; notes of when
 stages began, as they begin; samples at the end.
@@ -33,12 +33,12 @@ OnProgress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """What is to be run, into which folder, and who hears of its progress.
+    """A scenario to run, the folder of its result, and the callbacks of its progress.
 
     `on_progress` gets a line now and then; `on_sample` every sample that a worker takes of itself.
     `preload` is called in a thread of its own while the engine starts: time to load what the
-    page will need. `enough` is asked now and then while a stage runs, in a thread of its own: whether what it has
-    shown is enough, so that the run ends there and what is in flight is given up.
+    page will need. `enough` is called now and then while a stage runs, in a thread of its own; where it gives
+    True, the run ends there and the requests in flight are given up.
     """
 
     loaded: LoadedScenario
@@ -111,21 +111,21 @@ def open_folder(spec: RunSpec) -> None:
     store.write_json(folder, store.RUN, run)
 
 
-def build_workload(spec: RunSpec, lexicon: Vocabulary | None) -> Workload:
-    """What the spec's scenario sends, in these words where it is a chat."""
+def build_workload(spec: RunSpec, vocabulary: Vocabulary | None) -> Workload:
+    """The workload of the spec's scenario; chat prompts are written with the words of `vocabulary`."""
     scenario = spec.loaded.scenario
     assert scenario.workload is not None
     return build(
         scenario.workload,
         endpoint=scenario.endpoint,
         seed=scenario.seed,
-        vocabulary=lexicon,
+        vocabulary=vocabulary,
         folder=spec.loaded.path.parent,
     )
 
 
 def worker_count(scenario: Scenario) -> int:
-    """As asked, else one for every four cores: a worker needs one, the engine should keep the rest."""
+    """As the scenario says, else one for every four cores: a worker needs one, the engine should keep the rest."""
     return scenario.workers or max(1, min(8, cores() // 4))
 
 
@@ -161,7 +161,7 @@ def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans:
 
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:
     """How many sessions there are before they repeat, and how many the stages of known length draw."""
-    return None if workload.size is None else {"size": workload.size, "drawn": sum(made.taken or 0 for made in plans)}
+    return None if workload.size is None else {"size": workload.size, "drawn": sum(stage.taken or 0 for stage in plans)}
 
 
 def _shares_prompts(scenario: Scenario) -> bool:
@@ -172,7 +172,7 @@ def _shares_prompts(scenario: Scenario) -> bool:
 
 
 def note_stage(folder: Path, **words: int) -> None:
-    """Note what happens to the stages of a run, in the kernel's hands before this returns."""
+    """Note what happens to the stages of a run, on the disk before this returns."""
     path = folder / store.RAW / store.BEGUN
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(words) + "\n")

@@ -1,4 +1,4 @@
-"""What is watched while a run goes on: the server's counters, the NPUs, the host?"""
+"""Samples taken while a run goes on: the server's counters, the NPUs and the host."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,11 +32,11 @@ class Watched:
         self.rows += [(at_ns, source, name, float(value)) for name, value in values.items()]
 
     def add_metrics(self, at_ns: int, text: str) -> bool:
-        """Keep what a text of /metrics says, of the server and of each of its engines; whether it said anything."""
-        found = server_metrics.read_metrics(text)
-        for source, values in found.items():
+        """Keep the values of a text of /metrics, of the server and of each of its engines; whether there were any."""
+        values_by_source = server_metrics.read_metrics(text)
+        for source, values in values_by_source.items():
             self.add(at_ns, source, values)
-        return bool(found)
+        return bool(values_by_source)
 
 
 @asynccontextmanager
@@ -56,9 +56,9 @@ async def watching(control: ControlClient | None, serving: RunningEngine, watche
         for task in tasks:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
-    for one in ended:
-        if isinstance(one, Exception):
-            raise one
+    for outcome in ended:
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 def uses_npus_here(serving: RunningEngine) -> bool:

@@ -1,6 +1,6 @@
 """Load on a server: engine up, workers ready, stages in turn, telemetry beside them, engine down.
 
-Everything that is learnt goes to files at once, so that a run that dies at any moment can still be reported.
+Everything measured goes to files at once, so that a run that dies at any moment can still be reported.
 """
 
 import asyncio
@@ -75,11 +75,11 @@ async def run_served(spec: RunSpec, kind: str) -> RunOutcome:
 async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) -> RunOutcome:
     scenario = spec.loaded.scenario
     async with ControlClient(serving.url, serving.reach) as control:
-        lexicon = await _lexicon(scenario, serving, control)
-        workload = build_workload(spec, lexicon)
+        vocabulary = await _vocabulary(scenario, serving, control)
+        workload = build_workload(spec, vocabulary)
         plans = plan.plan(scenario, workload)
         write_plan(spec, serving, workload, plans)
-        _write_job(spec, serving, lexicon)
+        _write_job(spec, serving, vocabulary)
         watched, interrupts = context.watched, context.interrupts
         before = await control.state()
         try:
@@ -102,7 +102,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
 
 
 async def _look_again(spec: RunSpec, serving: RunningEngine) -> None:
-    """Note the marks of a server's processes that show only under load, and whether they are others than before."""
+    """Note the marks of a server's processes that show only under load, and whether it was restarted."""
     if serving.listeners is None:
         return
     now = await asyncio.get_running_loop().run_in_executor(None, listeners_at, serving.url)
@@ -132,13 +132,13 @@ async def _stages(
         pool.stop()
 
     interrupts.on_first = stop
-    for made in plans:
-        await pool.prepare(made.number)
+    for stage in plans:
+        await pool.prepare(stage.number)
         if interrupts.count:
             break
-        spec.on_progress(localized(plan.announced(made, plans)))
-        note_stage(spec.folder, number=made.number, begin_ns=pool.begin(made.number))
-        ended = await _finished(spec, pool, made.number, serving)
+        spec.on_progress(localized(plan.announced(stage, plans)))
+        note_stage(spec.folder, number=stage.number, begin_ns=pool.begin(stage.number))
+        ended = await _finished(spec, pool, stage.number, serving)
         if ended is not None:
             note_stage(spec.folder, stopped_ns=monotonic_ns())
             if ended.exit_code:
@@ -182,7 +182,7 @@ async def _enough(spec: RunSpec, waiting: asyncio.Task[None]) -> bool:
 async def _dying(control: ControlClient, serving: RunningEngine, before: str) -> Message | None:
     """Why an engine that was `before` in some state of health is not any more; None where it is as it was.
 
-    The server of an engine that is ours outlives its core by a moment, and then tells why itself.
+    The server of an engine that is ours outlives its core by a moment, and then logs the reason itself.
     """
     now = await control.state()
     if now in (HEALTHY, SLOW) or (now == before and now != UNREACHABLE):
@@ -201,7 +201,7 @@ def _on_sample(spec: RunSpec, watched: Watched, number: int, sample: dict[str, A
     spec.on_sample(number, sample)
 
 
-async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Vocabulary | None:
+async def _vocabulary(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Vocabulary | None:
     """Words to write chat prompts with, aligned to the server's own tokenizer where it has one."""
     assert scenario.workload is not None
     if scenario.endpoint != "chat" or scenario.workload.kind == "dataset":
@@ -209,7 +209,7 @@ async def _lexicon(scenario: Scenario, serving: RunningEngine, control: ControlC
     return await calibrate(control.tokenize, serving.model)
 
 
-def _write_job(spec: RunSpec, serving: RunningEngine, lexicon: Vocabulary | None) -> None:
+def _write_job(spec: RunSpec, serving: RunningEngine, vocabulary: Vocabulary | None) -> None:
     """What the workers have to know."""
     scenario = spec.loaded.scenario
     job = {
@@ -218,15 +218,15 @@ def _write_job(spec: RunSpec, serving: RunningEngine, lexicon: Vocabulary | None
         "url": serving.url,
         "reach": serving.reach.model_dump(mode="json", exclude_defaults=True),
         "model": serving.model,
-        "lexicon": None if lexicon is None else _lexicon_values(lexicon),
+        "lexicon": None if vocabulary is None else _vocabulary_values(vocabulary),
         "token_counts": _token_counts(scenario),
         "workers": worker_count(scenario),
     }
     store.write_json(spec.folder / store.RAW, "job.json", job)
 
 
-def _lexicon_values(lexicon: Vocabulary) -> dict[str, Any]:
-    return {name: getattr(lexicon, name) for name in lexicon.__slots__}
+def _vocabulary_values(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {name: getattr(vocabulary, name) for name in vocabulary.__slots__}
 
 
 def _token_counts(scenario: Scenario) -> str:

@@ -73,7 +73,7 @@ class EngineSchema(Struct, frozen=True):
     simulated: bool | None = None
     hollow: bool | None = None
     url: str | None = None
-    asked: Object | None = None
+    requested: Object | None = msgspec.field(name="asked", default=None)
     effective: Object | None = None
     command: list[Any] | None = None
     sources: Object | None = None
@@ -291,7 +291,7 @@ class StageSchema(Struct, frozen=True):
 
 
 class TokensSchema(Struct, frozen=True):
-    """Tokens asked for and counted."""
+    """Tokens requested and counted."""
 
     input_asked: Count | None = None
     input_counted: Count | None = None

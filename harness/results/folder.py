@@ -27,7 +27,7 @@ from harness.results.table_files import Kinds, read_table
 class ResultFiles:
     """The files of a result folder as values.
 
-    `requests` has the columns of `records.COLUMNS`, integers int64 with `MISSING`, texts as
+    `requests` has the columns of `request_table.COLUMNS`, integers int64 with `MISSING`, texts as
     categories; `samples` is in long form. `summary` is {} where a run was killed before it
     was written; `events` is the path of events.parquet or None.
     """
@@ -42,7 +42,7 @@ class ResultFiles:
 
     @property
     def simulated(self) -> bool:
-        """Whether a simulator answered: said by either file, it holds."""
+        """Whether a simulator answered, by run.json or by summary.json."""
         engine = self.run.get("engine") or {}
         return bool(self.summary.get("simulated") or engine.get("simulated") or engine.get("kind") == "simulator")
 
@@ -123,8 +123,8 @@ def _timeline(measured: Sequence[Mapping[str, int]], requests: pd.DataFrame) -> 
     sent = requests[(requests["sent_ns"] != MISSING) & (requests["phase"] == MEASURED)]
     last_ns = sent[["sent_ns", "last_ns", "done_ns"]].max(axis=1)
     grouped = sent.assign(end_ns=last_ns).groupby(["stage", "repeat"], sort=True)
-    found = grouped.agg(start_ns=("due_ns", "min"), stop_ns=("sent_ns", "max"), end_ns=("end_ns", "max"))
-    ordered: pd.DataFrame = found.reset_index()[columns]
+    spans = grouped.agg(start_ns=("due_ns", "min"), stop_ns=("sent_ns", "max"), end_ns=("end_ns", "max"))
+    ordered: pd.DataFrame = spans.reset_index()[columns]
     return ordered
 
 

@@ -1,7 +1,7 @@
 """The files of a run: one writer and one reader of each.
 
 Parquet through pyarrow. A column of integers has nulls where
-`records.MISSING` stands in memory. Every file is written beside its place and moved there, so
+`request_table.MISSING` stands in memory. Every file is written beside its place and moved there, so
 that a file that exists is whole.
 """
 
@@ -107,7 +107,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 def write_requests(folder: Path, requests: Requests) -> None:
-    """Write requests.parquet: a row a request, columns as in `records.COLUMNS`."""
+    """Write requests.parquet: a row a request, columns as in `request_table.COLUMNS`."""
     arrays = {name: _column(name, getattr(requests, name)) for name in COLUMNS}
     _write_table(folder / REQUESTS, pa.table(arrays))
 
@@ -170,8 +170,8 @@ def read_events(folder: Path) -> Events:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    lengths, found = read_lists(folder / EVENTS, {"tokens": np.int32, "at_ns": np.int64})
-    return Events(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), found["at_ns"], found["tokens"])
+    lengths, values = read_lists(folder / EVENTS, {"tokens": np.int32, "at_ns": np.int64})
+    return Events(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), values["at_ns"], values["tokens"])
 
 
 def write_samples(folder: Path, samples: Samples) -> None:
@@ -273,8 +273,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ResultError(f"{folder}: no such folder; expected a result folder of `harness run`")
     run = read_json(folder, RUN)
     if not isinstance(run, dict) or run.get("format") != FORMAT:
-        found = run.get("format") if isinstance(run, dict) else None
-        raise ResultError(f"{folder / RUN}: format {found}; expected {FORMAT}, which this version reads")
+        known = run.get("format") if isinstance(run, dict) else None
+        raise ResultError(f"{folder / RUN}: format {known}; expected {FORMAT}, which this version reads")
     return run
 
 

@@ -48,27 +48,27 @@ class StudyFiles:
     """A study's folder and what its study.json holds."""
 
     folder: Path
-    told: Mapping[str, Any]
+    content: Mapping[str, Any]
 
     @property
     def simulated(self) -> bool:
-        """Whether a simulator answered; where nobody says, it is taken for one that did."""
-        return bool(self.told.get("simulated", True))
+        """Whether a simulator answered; without the key it counts as simulated."""
+        return bool(self.content.get("simulated", True))
 
     @property
     def trials(self) -> Sequence[Mapping[str, Any]]:
         """All trials in their order."""
-        return self.told.get("trials") or ()
+        return self.content.get("trials") or ()
 
     @property
     def objectives(self) -> Sequence[Mapping[str, Any]]:
         """What was to be best."""
-        return self.told.get("objectives") or ({"name": "throughput", "direction": "maximise"},)
+        return self.content.get("objectives") or ({"name": "throughput", "direction": "maximise"},)
 
     @property
     def marked(self) -> bool:
         """Whether no number here is a measurement of a device."""
-        return self.simulated or bool(self.told.get("hollow"))
+        return self.simulated or bool(self.content.get("hollow"))
 
     @property
     def best(self) -> Mapping[str, Any] | None:
@@ -80,21 +80,21 @@ class StudyFiles:
     @property
     def minutes(self) -> float:
         """The engine time of all trials and of the confirmation, starts that failed included."""
-        told = self.told.get("confirmation") or {}
+        confirmation = self.content.get("confirmation") or {}
         searched = sum(float(value or 0) for trial in self.trials for value in (trial.get("minutes") or {}).values())
-        return searched + float(told.get("minutes") or 0)
+        return searched + float(confirmation.get("minutes") or 0)
 
     @property
     def starts(self) -> int:
         """Engine starts of all trials and of the confirmation."""
         own = len({trial["start"] for trial in self.trials if trial.get("start") is not None})
-        return own + int((self.told.get("confirmation") or {}).get("starts") or 0)
+        return own + int((self.content.get("confirmation") or {}).get("starts") or 0)
 
     @property
     def confirmation(self) -> Mapping[str, Any]:
         """The confirmation; empty where nothing was held against the default."""
-        told = self.told.get("confirmation") or {}
-        return told if told.get("gains") else {}
+        confirmation = self.content.get("confirmation") or {}
+        return confirmation if confirmation.get("gains") else {}
 
     @property
     def chosen(self) -> Mapping[str, Any] | None:
@@ -120,27 +120,27 @@ def read_study(folder: Path) -> StudyFiles:
     """
     path = folder / STUDY
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}; expected the result folder of `harness tune`") from None
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{path}: not JSON: {error}") from None
-    if not isinstance(told, dict) or told.get("format") != 1:
-        raise ResultError(f"{path}: format {told.get('format') if isinstance(told, dict) else '?'}; expected 1")
-    convert(str(path), told, StudySchema, "the file as `harness tune` wrote it")
-    return StudyFiles(folder, told)
+    if not isinstance(content, dict) or content.get("format") != 1:
+        raise ResultError(f"{path}: format {content.get('format') if isinstance(content, dict) else '?'}; expected 1")
+    convert(str(path), content, StudySchema, "the file as `harness tune` wrote it")
+    return StudyFiles(folder, content)
 
 
 def value_of(trial: Mapping[str, Any] | None, name: str) -> float:
     """A trial's value of a metric, NaN where it has none."""
-    found = ((trial or {}).get("values") or {}).get(name)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+    value = ((trial or {}).get("values") or {}).get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def measured_value(trial: Mapping[str, Any], name: str) -> float:
     """What a trial showed itself: of a stopped one the metric up to its end, as its value is extrapolated."""
-    found = ((trial.get("measurement") or {}).get("metrics") or {}).get(name)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+    value = ((trial.get("measurement") or {}).get("metrics") or {}).get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def feasible(trial: Mapping[str, Any]) -> bool:
@@ -237,7 +237,7 @@ class ImportanceSchema(Struct, frozen=True):
 
 
 class ScreeningSchema(Struct, frozen=True):
-    """How the twin agrees with the trials."""
+    """How the simulator agrees with the trials."""
 
     pairs: Count = 0
     tau: StudyValue = None

@@ -41,13 +41,13 @@ def integers_in(
     Raises:
         ResultError: where it is absent or another.
     """
-    found = arrays.get(name)
-    if found is None:
+    values = arrays.get(name)
+    if values is None:
         raise ResultError(f"{path}: has no {name}; expected {WROTE}")
-    if found.ndim != 1 or found.dtype.kind != "i" or len(found) != (len(found) if count is None else count):
+    if values.ndim != 1 or values.dtype.kind != "i" or len(values) != (len(values) if count is None else count):
         wanted = "whole numbers" if count is None else f"{count} whole numbers"
-        raise ResultError(f"{path}: {name} is {found.shape} of {found.dtype}; expected {wanted}")
-    return found.astype(np.int64)
+        raise ResultError(f"{path}: {name} is {values.shape} of {values.dtype}; expected {wanted}")
+    return values.astype(np.int64)
 
 
 BLOCK = 2_000_000  # values of lists that are written and read at once: 24 MB of numbers
@@ -124,9 +124,9 @@ def _telling(path: Path) -> Iterator[None]:
 def _hold_type(path: Path, name: str, schema: pa.Schema, kind: Kind) -> None:
     if name not in schema.names:
         raise ResultError(f"{path}: has no column {name}; expected one of {kind.words}")
-    found = schema.field(name).type
-    if not kind.fits(found):
-        raise ResultError(f"{path}: column {name} is of {found}; expected {kind.words}")
+    type_of_column = schema.field(name).type
+    if not kind.fits(type_of_column):
+        raise ResultError(f"{path}: column {name} is of {type_of_column}; expected {kind.words}")
 
 
 def _hold_values(path: Path, name: str, column: pa.ChunkedArray, kind: Kind) -> None:
@@ -156,16 +156,16 @@ def read_lists(path: Path, columns: Mapping[str, type]) -> tuple[NDArray[np.int6
         ResultError: where it is missing, cannot be read, or has other columns.
     """
     lengths: NDArray[np.int64] | None = None
-    found = {}
+    values = {}
     with _telling(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
         for name, dtype in columns.items():
             _hold_type(path, name, file.schema_arrow, LISTS)
-            own, found[name] = _lists(path, file, name, dtype)
+            own, values[name] = _lists(path, file, name, dtype)
             if lengths is not None and not np.array_equal(lengths, own):
                 raise ResultError(f"{path}: lists of {' and '.join(columns)} differ in length; expected as many values")
             lengths = own
     assert lengths is not None, "some column is asked for"
-    return lengths, found
+    return lengths, values
 
 
 def _lists(path: Path, file: pq.ParquetFile, name: str, dtype: type) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -173,15 +173,15 @@ def _lists(path: Path, file: pq.ParquetFile, name: str, dtype: type) -> tuple[ND
     leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path.startswith(f"{name}."))
     groups = range(file.metadata.num_row_groups)
     # An empty list counts as one value there, so this is never too few.
-    found = np.empty(sum(file.metadata.row_group(group).column(leaf).num_values for group in groups), dtype=dtype)
+    filled = np.empty(sum(file.metadata.row_group(group).column(leaf).num_values for group in groups), dtype=dtype)
     lengths, end = [np.zeros(0, dtype=np.int64)], 0
-    rows = max(1, BLOCK * file.metadata.num_rows // max(1, len(found)))
+    rows = max(1, BLOCK * file.metadata.num_rows // max(1, len(filled)))
     for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
         inner = batch.column(0).flatten()
         if batch.column(0).null_count or inner.null_count:
             raise ResultError(f"{path}: column {name} has empty cells; expected lists of whole numbers only")
         values = inner.to_numpy(zero_copy_only=False)
-        found[end : end + len(values)] = values
+        filled[end : end + len(values)] = values
         end += len(values)
         lengths.append(pc.list_value_length(batch.column(0)).to_numpy(zero_copy_only=False))
-    return np.concatenate(lengths).astype(np.int64), found[:end]
+    return np.concatenate(lengths).astype(np.int64), filled[:end]

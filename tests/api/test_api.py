@@ -16,7 +16,7 @@ from tests.result_folder import Run, make_result
 from tests.tuning.studies import written
 
 PUBLIC = {
-    *("Comparison", "HarnessError", "Latency", "Result", "Stage", "StudyResult", "Summary", "Warning"),
+    *("Comparison", "HarnessError", "Latency", "Result", "StageResult", "StudyResult", "Summary", "Warning"),
     *("Options", "Plugin"),
     *("compare", "language", "load_scenario", "read_result", "report", "run", "run_async", "tune", "tune_async"),
     "__version__",
@@ -68,7 +68,9 @@ def test_every_public_name_is_documented_and_typed(name):
             assert inspect.signature(member).return_annotation is not inspect.Signature.empty, member
 
 
-@pytest.mark.parametrize("name", ["Comparison", "Latency", "Result", "Stage", "StudyResult", "Summary", "Warning"])
+@pytest.mark.parametrize(
+    "name", ["Comparison", "Latency", "Result", "StageResult", "StudyResult", "Summary", "Warning"]
+)
 def test_values_are_frozen(name):
     """A value is what was measured, and stays so."""
     value = getattr(harness, name)

@@ -125,12 +125,12 @@ def test_every_repeat_warms_up_and_counts_no_warm_up(simulated):
     assert account(simulated) == {"completed": 2 * 28, "failed": 0, "cancelled": 0, "never_sent": 0}
 
 
-def test_the_twin_says_that_it_is_one(simulated):
+def test_a_simulated_result_says_so(simulated):
     """A simulated result is marked, has every token's time, and no notes on a client there was not."""
     summary, events = store.read_json(simulated, store.SUMMARY), store.read_events(simulated)
 
     assert summary["simulated"] is True
-    assert summary["answer"].startswith("Simulated: At 8 requests at once ")
+    assert summary["answer"].startswith("Simulated: At 8 requests at once: ")
     assert (events.tokens == 1).all()
     assert summary["stages"][0]["itl"]["n"] == 8 * 9
     assert {warning["code"] for warning in summary["verdict"]["warnings"]} <= {"simulated", "few_samples", "short"}
@@ -142,12 +142,12 @@ def test_the_page_is_drawn(simulated):
     names = {path.name for path in simulated.iterdir()}
 
     assert {"report.html", "summary.md", "junit.xml", "vllm-bench.json", "samples.parquet", "engine.log"} <= names
-    assert "offline 20 requests" in (simulated / "report.html").read_text(encoding="utf-8")
+    assert "offline, 20 requests" in (simulated / "report.html").read_text(encoding="utf-8")
     assert not (simulated / store.RAW).exists()
 
 
 def test_the_same_seed_sends_the_same(simulated, tmp_path):
-    """Payload, schedule, lengths and times of the twin are equal in a second run."""
+    """Payload, schedule, lengths and times of the simulator are equal in a second run."""
     _, out = done(tmp_path, warmup=WARM, repeats=2)
     runs = [store.read_run(folder) for folder in (simulated, out)]
     told = [store.read_requests(folder) for folder in (simulated, out)]

@@ -299,7 +299,7 @@ def test_best_and_winner_are_one_trial_or_the_page_says_why_not(tmp_path):
     """A winner that is not the best single run is named beside it, with the reason."""
     told = study()
     alike, unlike = StudyFiles(tmp_path, told), StudyFiles(tmp_path, study())
-    unlike.told["confirmation"]["entrants"][1]["trial"] = 5
+    unlike.content["confirmation"]["entrants"][1]["trial"] = 5
 
     assert "not trial" not in tuning.answer(alike)
     assert "It is the winner, not trial 1, whose single run was best." in tuning.answer(unlike)
