@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.analysis.summary import summarize
-from harness.comparison.repeats import Records, Repeat, repeats_of
+from harness.comparison.repeats import Repeat, RunRecords, repeats_of
 from harness.results.request_table import MEASURED, Requests, samples_from
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Scenario
@@ -86,7 +86,7 @@ class VirtualRuns:
         }  # fmt: skip
         timeline = [_timeline(self.traffic, requests)]
         summary = summarize(requests, events, samples_from([]), timeline, run)
-        return repeats_of("virtual", run, summary, lambda: Records(requests, events, timeline))[0]
+        return repeats_of("virtual", run, summary, lambda: RunRecords(requests, events, timeline))[0]
 
 
 def _timeline(traffic: VirtualTraffic, requests: Requests) -> dict[str, int]:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare_runs import SLOWER, virtual
-from harness.comparison.judging import BETTER, UNDETERMINED, WORSE, ComparisonRow, judge
+from harness.comparison.judging import ComparisonRow, judge
 from harness.comparison.repeats import Repeat, Side
+from harness.comparison.verdicts import BETTER, UNDETERMINED, WORSE
 from harness.scenario.gate import DEFAULT_GATE
 from harness.seeds import stream
 
@@ -61,7 +62,9 @@ def trials(made: Bank, count: int, repeats: int, how: str, seed: int) -> TrialCo
     same = [_judged(base, new, earlier) for base, new, _, earlier in plans]
     slow = [_judged(base, slow, earlier) for base, _, slow, earlier in plans]
     refused = sum(all(row.verdict == UNDETERMINED for row in rows) for rows in same)
-    said = [row.sees for rows in same for row in rows if row.measure.key == PLANTED and row.sees is not None]
+    said = [
+        row.detectable for rows in same for row in rows if row.measure.key == PLANTED and row.detectable is not None
+    ]
     sees = statistics.median(said) if said else None
     seen = 0
     if sees is not None:

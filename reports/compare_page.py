@@ -9,20 +9,23 @@ from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what
 
 from markupsafe import Markup
 
-from harness.comparison.comparison import NOT_JUDGED, Comparison
+from harness.comparison.comparability import ChangedSetting
+from harness.comparison.comparison import Comparison
 from harness.comparison.describe import (
     allowed_text,
-    change_text,
+    change,
     describe_row,
     detectable_text,
-    interval_text,
+    interval,
     name_of,
+    percent_of,
     value_text,
-    verdict_text,
+    verdict_message,
 )
-from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE, ComparisonRow
+from harness.comparison.judging import ComparisonRow
 from harness.comparison.repeats import Side
-from harness.messages import Message, localized
+from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, NOT_JUDGED, UNDETERMINED, VERDICTS, WORSE
+from harness.messages import Message, localized, message
 from harness.units import format_count, format_share
 from reports import ci_files
 from reports.ci_files import MARKS, plain, row_of, simulated_lines, warning_line
@@ -33,7 +36,6 @@ from reports.headline import Badge, WarningGroup
 from reports.page import environment, moment, policy, script
 from reports.svg import Drawing, drawn
 from reports.tables import Cell
-from reports.texts import elsewhere
 from reports.writing import write_text
 
 PAGE = "compare.html"
@@ -53,16 +55,10 @@ _VERDICTS = {  # of the whole: its code and its tone
     BETTER: ("page_compare.verdict_better", "good"),
     WORSE: ("page_compare.verdict_worse", "bad"),
     NO_DIFFERENCE: ("page_compare.verdict_same", "plain"),
-    UNDETERMINED: ("page_compare.verdict_unknown", "plain"),
+    UNDETERMINED: ("page_compare.verdict_undetermined", "plain"),
     NOT_JUDGED: ("page_compare.verdict_unknown", "plain"),
 }
 _BOTH = ("page_compare.verdict_both", "bad")
-_ROW_VERDICTS = {
-    BETTER: "page_compare.row_better",
-    WORSE: "page_compare.row_worse",
-    NO_DIFFERENCE: "page_compare.row_same",
-    UNDETERMINED: "page_compare.row_unknown",
-}
 
 
 def write(folder: Path, found: Comparison) -> Path:
@@ -83,20 +79,26 @@ def _context(found: Comparison) -> dict[str, Any]:
         "policy": policy(),
         "script": Markup(script()),  # noqa: S704 - a file of ours
         "title": localized("page_compare.title", base=found.base.name, new=found.new.name),
-        "answer": elsewhere(found.answer),
-        "sees": elsewhere(found.sees),
+        "answer": localized(found.answer),
+        "sees": "" if found.sensitivity is None else localized(found.sensitivity),
         "badges": list(badges(found)),
         "warnings": groups_of_warnings(found),
         "figure": _figure(found),
         "heads": heads(localized("page_compare.kernel" if found.is_kernels else "page_compare.measure")),
         "judged": by_stage(found.judged),
         "shown": by_stage(found.shown),
-        "changes": [tuple(Cell(text, foreign=True) for text in (one.name, one.base, one.new)) for one in found.changes],
+        "changes": [_change_cells(setting) for setting in found.changes],
         "runs": [row for name, side in _sides(found) for row in _run_rows(name, side)],
         "gate": _gate_rows(found),
         "terms": {} if found.is_kernels else {key: TERMS[key] for key in _SAID if key in TERMS},
         "run_heads": _run_heads(kernels=found.is_kernels),
     }
+
+
+def _change_cells(setting: ChangedSetting) -> tuple[Cell, Cell, Cell]:
+    """A setting that differs; what has no name of its own has one of ours."""
+    name = Cell(localized(setting.label), foreign=setting.kind in ("", "argument"))
+    return name, Cell(setting.base, foreign=True), Cell(setting.new, foreign=True)
 
 
 def heads(first: str) -> list[str]:
@@ -127,10 +129,10 @@ def badges(found: Comparison) -> Iterator[Badge]:
     yield Badge(localized(code), tone, "#judged")
     if found.broken:
         yield Badge(localized("page_compare.gate_broken", count=len(found.broken)), "bad", "#judged")
-    elif len(found.untold) == len(found.judged):
+    elif len(found.unjudged) == len(found.judged):
         yield Badge(localized("page_compare.gate_nothing"), "warn", "#judged")
-    elif found.untold:
-        text = localized("page_compare.gate_partly", untold=len(found.untold), judged=len(found.judged))
+    elif found.unjudged:
+        text = localized("page_compare.gate_partly", untold=len(found.unjudged), judged=len(found.judged))
         yield Badge(text, "warn", "#judged")
     else:
         yield Badge(localized("page_compare.gate_held"), "good", "#judged")
@@ -140,42 +142,32 @@ def by_stage(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[list[Cell]]]
     """Stages in their order, each with its rows as cells; of kernels, what stands under one label."""
     groups: dict[tuple[int | None, str], list[ComparisonRow]] = {}
     for row in rows:
-        groups.setdefault((None if row.part else row.stage, row.heading), []).append(row)
-    return [(elsewhere(label), [cells(row) for row in own]) for (_, label), own in groups.items()]
+        groups.setdefault((None if row.part else row.stage, row.label), []).append(row)
+    return [(localized(own[0].title), [cells(row) for row in own]) for own in groups.values()]
 
 
 def cells(row: ComparisonRow) -> list[Cell]:
     """One row, as `heads` names its cells."""
     counts = " / ".join(format_count(count) for count in row.counts)
     return [
-        Cell(row.part or elsewhere(name_of(row.measure)), f"n {counts}", foreign=bool(row.part)),
+        Cell(row.part or localized(name_of(row.measure)), f"n {counts}", foreign=bool(row.part)),
         Cell(value_text(row.measure, row.base)),
         Cell(value_text(row.measure, row.new)),
         Cell(
-            elsewhere(change_text(row)),
+            localized(change(row)),
             localized("page_compare.equal_work") if row.adjusted else "",
             tone=_TONES.get(row.verdict, "plain"),
         ),
-        Cell(elsewhere(interval_text(row))),
-        Cell(detectable_text(row.sees)),
+        Cell(localized(interval(row))),
+        Cell(detectable_text(row.detectable)),
         Cell(allowed_text(row.allowed)),
-        Cell(_verdict_text(row), tone=_TONES.get(row.verdict, "plain")),
+        Cell(localized(verdict_message(row)), tone=_TONES.get(row.verdict, "plain")),
     ]
 
 
-def _verdict_text(row: ComparisonRow) -> str:
-    text = verdict_text(row)
-    return verdict_name(row.verdict) if text == row.verdict else elsewhere(text)
-
-
-def verdict_message(verdict: str) -> Message:
-    """How the verdict on a measure is called."""
-    return Message(_ROW_VERDICTS[verdict])
-
-
 def verdict_name(verdict: str) -> str:
-    """The same in the current language."""
-    return localized(verdict_message(verdict))
+    """How the verdict on a measure is called in the current language."""
+    return localized(VERDICTS[verdict])
 
 
 def _figure(found: Comparison) -> Drawing | None:
@@ -198,10 +190,8 @@ def _words(row: ComparisonRow) -> str:
     """A row of the figure in its alternative text."""
     name = row.place
     if not row.part:
-        measure, stage = elsewhere(name_of(row.measure)), elsewhere(row.place)
-        name = localized("page_compare.measure_at", measure=measure, stage=stage)
-    change = elsewhere(change_text(row))
-    return localized("page_compare.figure_row", name=name, change=change, verdict=verdict_name(row.verdict))
+        name = message("page_compare.measure_at", measure=name_of(row.measure), stage=row.place)
+    return localized("page_compare.figure_row", name=name, change=change(row), verdict=VERDICTS[row.verdict])
 
 
 def _drawn(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -211,30 +201,25 @@ def _drawn(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def _bars(rows: Sequence[ComparisonRow]) -> Iterator[Bar]:
-    stage: int | str | None = None
+    title: Message | None = None
     for row in rows:
-        heading = row.heading
-        if heading != stage:
-            stage = heading
-            yield Bar(elsewhere(row.heading))
-        name = _short(row.part) or elsewhere(name_of(row.measure))
+        if row.title != title:
+            title = row.title
+            yield Bar(localized(title))
+        name = _short(row.part) or localized(name_of(row.measure))
         tone = _TONES.get(row.verdict, "plain")
         if row.ratio is None or row.low is None or row.high is None:
             yield Bar(name, verdict=verdict_name(row.verdict), tone=tone)
             continue
-        change, low, high = (_percent(row, value) for value in (row.ratio, row.low, row.high))
+        percent, low, high = (percent_of(row, value) for value in (row.ratio, row.low, row.high))
         allowed = None if row.allowed is None else 100 * row.allowed * (-1 if row.measure.more_is_better else 1)
         verdict = localized("page_compare.worse_broken") if row.broken else verdict_name(row.verdict)
-        yield Bar(name, change, low, high, verdict, allowed, tone)
+        yield Bar(name, percent, low, high, verdict, allowed, tone)
 
 
 def _short(part: str) -> str:
     """A kernel's measurement as a figure has room for it."""
     return part.replace(" tokens", "").replace("block size", "block")
-
-
-def _percent(row: ComparisonRow, value: float) -> float:
-    return 100 * (value - 1 if row.measure.ratio else value)
 
 
 def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
@@ -284,8 +269,8 @@ def write_companions(folder: Path, found: Comparison) -> None:
 def _lines(found: Comparison) -> Iterator[str]:
     if found.simulated:
         yield from simulated_lines()
-    yield from (f"## {plain(found.question)}", "", f"**{plain(elsewhere(found.answer))}**", "")
-    yield from (plain(elsewhere(found.sees)), "") if found.sees else ()
+    yield from (f"## {plain(found.question)}", "", f"**{plain(localized(found.answer))}**", "")
+    yield from () if found.sensitivity is None else (plain(localized(found.sensitivity)), "")
     yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(found))
     yield ""
     for warning in groups_of_warnings(found):
@@ -301,7 +286,7 @@ def _table(rows: Sequence[ComparisonRow]) -> Iterator[str]:
     yield row_of([plain(head) for head in (localized("page.stages.stage"), *columns)])
     yield row_of([":--", ":--", *["--:"] * (len(columns) - 2), ":--"])
     for row in rows:
-        yield row_of([plain(elsewhere(row.heading)), *(plain(cell.text) for cell in cells(row))])
+        yield row_of([plain(localized(row.title)), *(plain(cell.text) for cell in cells(row))])
 
 
 def _cases(found: Comparison) -> Iterator[Xml.Element]:
@@ -309,16 +294,16 @@ def _cases(found: Comparison) -> Iterator[Xml.Element]:
     for row in found.judged:
         case = ci_files.case_of(
             f"{found.name}.compare",
-            localized("page_compare.measure_at", measure=row.measure.key, stage=elsewhere(row.place)),
+            localized("page_compare.measure_at", measure=row.measure.key, stage=row.place),
         )
         if row.broken:
             ci_files.fail(
                 case,
-                localized("page.warnings.at", place=elsewhere(describe_row(row)), text=elsewhere(verdict_text(row))),
+                localized("page.warnings.at", place=describe_row(row), text=verdict_message(row)),
                 "regression",
             )
         elif row.verdict == UNDETERMINED:
-            Xml.SubElement(case, "skipped", message=elsewhere(row.reason))
+            Xml.SubElement(case, "skipped", message=localized(row.reason or verdict_message(row)))
         yield case
 
 
@@ -331,14 +316,14 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "base": [run.name for run in found.base.runs],
         "new": [run.name for run in found.new.runs],
         "repeats": [len(found.base.repeats), len(found.new.repeats)],
-        "answer": found.answer,
-        "sees": found.sees,
+        "answer": str(found.answer),
+        "sees": str(found.sensitivity or ""),
         "exit_code": found.exit_code,
         "verdict": found.verdict,
-        "gate_held": None if len(found.untold) == len(found.judged) else not found.broken,
+        "gate_held": None if len(found.unjudged) == len(found.judged) else not found.broken,
         "warnings": [warning.as_dict() for warning in found.warnings],
         "measures": [_row(row) for row in (*found.judged, *found.shown)],
-        "changes": [{"name": one.name, "base": one.base, "new": one.new} for one in found.changes],
+        "changes": [{"name": changed.name, "base": changed.base, "new": changed.new} for changed in found.changes],
     }
 
 
@@ -346,7 +331,7 @@ def _row(row: ComparisonRow) -> dict[str, Any]:
     kind = "ratio" if row.measure.ratio else "difference"
     return {
         "stage": row.stage,
-        "label": row.place if row.part else row.label,
+        "label": row.full_label,
         "measure": row.measure.key,
         "metric": row.measure.metric,
         "base": row.base,
@@ -354,10 +339,10 @@ def _row(row: ComparisonRow) -> dict[str, Any]:
         "n": list(row.counts),
         kind: row.ratio,
         "interval": None if row.low is None or row.high is None else [row.low, row.high],
-        "sees": row.sees,
+        "sees": row.detectable,
         "adjusted": row.adjusted,
         "verdict": row.verdict,
         "allowed": row.allowed,
         "gate_broken": row.broken,
-        "reason": row.reason,
+        "reason": str(row.reason or ""),
     }

@@ -9,16 +9,15 @@ from typing import Any
 import pandas as pd
 
 from harness.comparison.comparability import align_measurements, incompatibilities
-from harness.comparison.describe import change_text, name_of
-from harness.comparison.judging import BETTER, WORSE, ComparisonRow, judge
+from harness.comparison.describe import change, name_of
+from harness.comparison.judging import ComparisonRow, judge
 from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side, read_side
+from harness.comparison.verdicts import BETTER, VERDICTS, WORSE
 from harness.messages import localized
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from harness.scenario.metrics import Measure, measure_of
-from reports.compare_page import verdict_name
 from reports.rows import frame_of_rows
-from reports.texts import elsewhere
 
 SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
 
@@ -81,15 +80,15 @@ def told(entry: Entry) -> Iterator[tuple[str, str]]:
     """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
     if entry.side.is_kernels:
         for verdict, count in Counter(row.verdict for row in entry.changed).items():
-            yield localized("page_history.kernel_changes", verdict=verdict_name(verdict), kernels=count), verdict
+            yield localized("page_history.kernel_changes", verdict=VERDICTS[verdict], kernels=count), verdict
         return
     for row in entry.changed:
         text = localized(
             "page_history.change_of",
-            verdict=verdict_name(row.verdict),
-            measure=elsewhere(name_of(row.measure)),
-            stage=elsewhere(row.place),
-            change=elsewhere(change_text(row)),
+            verdict=VERDICTS[row.verdict],
+            measure=name_of(row.measure),
+            stage=row.place,
+            change=change(row),
         )
         yield text, row.verdict
 

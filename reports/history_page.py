@@ -10,11 +10,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.comparison.describe import name_of, unit_of
-from harness.comparison.judging import WORSE
 from harness.comparison.measures import in_view
+from harness.comparison.verdicts import VERDICTS, WORSE
 from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
-from reports.compare_page import verdict_message
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
 from reports.history import SHOWN, Entry, History, histories, told
@@ -22,7 +21,7 @@ from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
 from reports.svg import Drawing, drawn
-from reports.texts import elsewhere, markup, sentence_text
+from reports.texts import markup, sentence_text
 from reports.writing import write_text
 
 INDEX = "index.html"
@@ -85,7 +84,7 @@ def _changed(history: History) -> Markup | None:
         changed=len(runs),
         runs=len(history.entries),
         last=runs[-1],
-        kinds=[verdict_message(verdict) for verdict in verdicts],
+        kinds=[VERDICTS[verdict] for verdict in verdicts],
     )
 
 
@@ -128,7 +127,7 @@ def _figures(history: History, number: int) -> Iterator[Drawing]:
         if measure.metric == FAILED_SHARE:
             frame = frame.assign(value=100 * frame["value"])
         unit = _unit(measure, frame)
-        name = elsewhere(name_of(measure))
+        name = localized(name_of(measure))
         by_run = localized("page_history.unit_by_run", unit=unit) if unit else localized("page_history.by_run")
         head = Head(name, by_run, simulated=history.simulated)
         text = _words(name, history, frame)

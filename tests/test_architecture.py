@@ -68,7 +68,6 @@ BANNED_BUT: dict[str, tuple[str, ...]] = {  # module: words in names of files an
     "harness.results.format_1": ("doubt", "doubts"),
 }
 IN_WORK = (  # rooms that do not yet hold the rules on words and tests
-    "harness.comparison",
     "harness.engines",
     "reports",
 )

@@ -4,16 +4,33 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analysis.warnings import NOTE
 from harness.api.comparing import compare, draw_comparison
 from harness.api.result import RESULTS
 from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, aligned
 from harness.comparison.comparison import Comparison
-from harness.comparison.describe import COLUMNS, cells_of, describe_row
-from harness.comparison.judging import BETTER, NOT_VALID, WORSE, ComparisonRow
+from harness.comparison.describe import (
+    change,
+    describe_row,
+    describe_warning,
+    detectable_text,
+    interval,
+    name_of,
+    value_text,
+    verdict_message,
+)
+from harness.comparison.judging import NOT_VALID, ComparisonRow
+from harness.comparison.verdicts import BETTER, WORSE
 from harness.errors import EXIT_INVALID
-from harness.messages import message
+from harness.messages import localized, message
 from harness.results import store
+
+_COLUMNS = (
+    "comparison.column_base",
+    "comparison.column_new",
+    "comparison.column_change",
+    "comparison.column_interval",
+    "comparison.column_detectable",
+)
 
 
 def compare_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
@@ -39,29 +56,36 @@ def compared(comparison: Comparison, folder: Path) -> CommandOutcome:
         message("cli.regression", row=describe_row(row)) for row in comparison.broken
     )
     if comparison.exit_code == EXIT_INVALID and comparison.is_valid:
-        counts = {"unjudged": len(comparison.untold), "judged": len(comparison.judged)}
+        counts = {"unjudged": len(comparison.unjudged), "judged": len(comparison.judged)}
         errors = (message("cli.not_judged", **counts, exit_code=EXIT_INVALID),)
     elif comparison.exit_code == EXIT_INVALID:
         errors = (message("cli.result_not_valid", reason=NOT_VALID, exit_code=EXIT_INVALID),)
     return CommandOutcome((*lines_of(comparison), str(page)), comparison.exit_code, errors)
 
 
-def lines_of(comparison: Comparison) -> list[str]:
+def lines_of(comparison: Comparison) -> list[OutputLine]:
     """The answer, the table of what the gate judges (of kernels what changed), and the warnings, for a terminal."""
     changed = (BETTER, WORSE)
     rows = [row for row in comparison.judged if not comparison.is_kernels or row.broken or row.verdict in changed]
-    lines = [*((comparison.sees,) if comparison.sees else ()), comparison.answer, *(_table(rows) if rows else ())]
-    for warning in comparison.warnings:
-        step = f" {warning.next}" if warning.severity != NOTE else ""
-        lines.append(f"{warning.severity}: {warning.text}{step}")
-    return lines
+    sensitivity = [] if comparison.sensitivity is None else [comparison.sensitivity]
+    table = _table(rows) if rows else []
+    return [*sensitivity, comparison.answer, *table, *map(describe_warning, comparison.warnings)]
 
 
 def _table(rows: Sequence[ComparisonRow]) -> list[str]:
     """Rows in columns below a heading a stage."""
-    lines = aligned([(f"  {cells[0]}", *cells[1:]) for cells in (COLUMNS, *map(cells_of, rows))], right=range(1, 6))
-    headings = [None, *(row.heading for row in rows)]
+    heads = ("", *map(localized, _COLUMNS), "")
+    lines = aligned([(f"  {cells[0]}", *cells[1:]) for cells in (heads, *map(_cells, rows))], right=range(1, 6))
+    headings = [None, *(row.title for row in rows)]
     for place in range(len(rows), 0, -1):
         if headings[place] != headings[place - 1]:
-            lines.insert(place, str(headings[place]))
+            lines.insert(place, localized(rows[place - 1].title))
     return lines
+
+
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
+    return (
+        row.part or localized(name_of(row.measure)), value_text(row.measure, row.base),
+        value_text(row.measure, row.new), localized(change(row)), localized(interval(row)),
+        detectable_text(row.detectable), localized(verdict_message(row)),
+    )  # fmt: skip

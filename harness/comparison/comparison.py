@@ -1,35 +1,24 @@
-"""What does a comparison of two results come to: rows, warnings, an answer and an exit code?"""
+"""The comparison of two results: its rows, its warnings, an answer and an exit code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.warnings import INVALID, WARNING, Warning
+from harness.analysis.warnings import INVALID, Warning
 from harness.comparison.comparability import (
     ChangedSetting,
     Incompatibility,
     align_measurements,
-    changes,
+    changed_settings,
     incompatibilities,
 )
-from harness.comparison.describe import describe_row, detectable_text
-from harness.comparison.judging import (
-    BETTER,
-    MACHINE_CHANGED,
-    NO_DIFFERENCE,
-    NOT_VALID,
-    SINGLE_RUNS,
-    UNDETERMINED,
-    WORSE,
-    ComparisonRow,
-    judge,
-)
+from harness.comparison.describe import describe_row
+from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow, judge
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.warnings import invalid_sides, machine_change, warnings_of_comparison
+from harness.comparison.verdicts import BETTER, BOTH, NO_DIFFERENCE, NOT_JUDGED, UNDETERMINED, WORSE
+from harness.comparison.warnings import invalid_sides, machine_change, unlike_sides, warnings_of_comparison
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, InputError
-from harness.messages import plain
+from harness.messages import Message, message, sentences
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate
-
-NOT_JUDGED = "cannot be judged"  # of the whole, where a side is not valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +68,7 @@ class Comparison:
         return [row for row in self.judged if row.broken]
 
     @property
-    def untold(self) -> Sequence[ComparisonRow]:
+    def unjudged(self) -> Sequence[ComparisonRow]:
         """Measures that the gate names and that cannot be judged."""
         return [row for row in self.judged if row.effect is None and not row.broken]
 
@@ -88,53 +77,52 @@ class Comparison:
         """1 where the gate is broken; 4 where it could judge nothing, or a gate of a file not all that it names."""
         if self.broken:
             return EXIT_GATE
-        asked = self.gate not in (DEFAULT_GATE, KERNEL_GATE)
-        unjudged = bool(self.untold) if asked else len(self.untold) == len(self.judged)
-        return EXIT_INVALID if unjudged else EXIT_DONE
+        is_given = self.gate not in (DEFAULT_GATE, KERNEL_GATE)
+        lacks = bool(self.unjudged) if is_given else len(self.unjudged) == len(self.judged)
+        return EXIT_INVALID if lacks else EXIT_DONE
 
     @property
-    def sees(self) -> str:
-        """What it can see, in a sentence; empty where nothing was judged."""
-        found = sorted(row.sees for row in self.judged if row.sees is not None)
-        if not found:
-            return ""
-        least, most = detectable_text(found[0]), detectable_text(found[-1])
+    def sensitivity(self) -> Message | None:
+        """The changes that it can detect, in a sentence; None where nothing was judged."""
+        shares = sorted(row.detectable for row in self.judged if row.detectable is not None)
+        if not shares:
+            return None
+        least, most = (round(100 * share, 1) for share in (shares[0], shares[-1]))
         if least == most:
-            return f"This comparison can see changes of {least} and more."
-        return (
-            f"This comparison can see changes of {least} and more in its surest measure, "
-            f"and of {most} and more in its least sure one."
-        )
+            return message("comparison.detects", least=least)
+        return message("comparison.detects_range", least=least, most=most)
 
     @property
     def verdict(self) -> str:
-        """One word or two for the whole: of what the gate names."""
+        """One word or two for the whole, of what the gate names, as compare.json has it."""
         if not self.is_valid:
             return NOT_JUDGED
-        words = {row.verdict for row in self.judged}
-        both = {BETTER, WORSE} <= words
-        if words == {UNDETERMINED}:
+        verdicts = {row.verdict for row in self.judged}
+        if verdicts == {UNDETERMINED}:
             return UNDETERMINED
-        return "better and worse" if both else WORSE if WORSE in words else BETTER if BETTER in words else NO_DIFFERENCE
+        if {BETTER, WORSE} <= verdicts:
+            return BOTH
+        return next((verdict for verdict in (WORSE, BETTER) if verdict in verdicts), NO_DIFFERENCE)
 
     @property
-    def answer(self) -> str:
+    def answer(self) -> Message:
         """The comparison in one sentence."""
-        body = _answer(self)
-        return f"Simulated: {body}" if self.simulated else body
+        answer = _answer(self)
+        return message("comparison.simulated_answer", answer=answer) if self.simulated else answer
 
 
 def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier: Sequence[Repeat] = ()) -> Comparison:
-    """Two sides compared; `earlier` runs on this machine tell how far two runs of one configuration differ.
+    """Two sides compared; `earlier` runs on this machine show how far two runs of one configuration differ.
 
     Raises:
-        InputError: where they are unlike, a line for each fact, unless `anyway`.
+        InputError: where they are not comparable, a line for each fact, unless `anyway`.
     """
+    names = {"base": base.name, "new": new.name}
     if base.is_kernels != new.is_kernels:
-        raise InputError(f"{base.name} and {new.name}: one has kernels and the other requests; expected two of a kind")
-    apart = incompatibilities(base, new)
-    if apart and not anyway:
-        raise InputError(*_refusal(base, new, apart))
+        raise InputError(message("comparison.two_kinds", **names))
+    incompatible = incompatibilities(base, new)
+    if incompatible and not anyway:
+        raise InputError(*_refusal(base, new, incompatible))
     if base.is_kernels:
         base, new = align_measurements(*(_measured(side) for side in (base, new)))
     rows = judge(base, new, gate, earlier=earlier)
@@ -145,17 +133,17 @@ def compare(base: Side, new: Side, gate: Gate, *, anyway: bool = False, earlier:
     judged = [row for row in rows if row.allowed is not None]
     shown = [row for row in rows if row.allowed is None]
     if not judged:
-        what = "measurement" if base.is_kernels else "measured stage"
-        raise InputError(f"{base.name} and {new.name} share no {what}; expected two runs of one scenario")
-    changed = changes(base, new)
+        code = "comparison.no_shared_measurement" if base.is_kernels else "comparison.no_shared_stage"
+        raise InputError(message(code, **names))
+    changed = changed_settings(base, new)
     warnings = [
         *warnings_of_comparison(base, new, gate, rows, changed=changed, earlier=len(earlier)),
-        *_unlike_warnings(apart),
+        *unlike_sides(incompatible),
     ]
     return Comparison(base, new, gate, judged, shown, changed, warnings)
 
 
-def _withheld(row: ComparisonRow, reason: str) -> ComparisonRow:
+def _withheld(row: ComparisonRow, reason: Message) -> ComparisonRow:
     """A row without a verdict."""
     return replace(
         row,
@@ -163,7 +151,7 @@ def _withheld(row: ComparisonRow, reason: str) -> ComparisonRow:
         verdict=UNDETERMINED,
         low=None,
         high=None,
-        sees=None,
+        detectable=None,
         broken=False,
         reason=reason,
         adjusted=False,
@@ -173,78 +161,73 @@ def _withheld(row: ComparisonRow, reason: str) -> ComparisonRow:
 def _measured(side: Side) -> Side:
     """A side of kernels, some of which were measured."""
     if not any(repeat.stages for repeat in side.repeats):
-        device = side.repeats[0].summary["kernels"]["device"]
-        why = " on a stand-in that computes nothing" if device["facts"].get("hollow") else ""
-        raise InputError(f"{side.name}: nothing was measured{why}; expected a result of kernels that has times")
+        is_stub = side.repeats[0].summary["kernels"]["device"]["facts"].get("hollow")
+        code = "comparison.nothing_measured_on_stub" if is_stub else "comparison.nothing_measured"
+        raise InputError(message(code, side=side.name))
     return side
 
 
-def _refusal(base: Side, new: Side, apart: Sequence[Incompatibility]) -> list[str]:
-    lines = [f"{base.name} and {new.name} are not alike: {fact.text}" for fact in apart]
-    lines[-1] += "; expected runs of one scenario on one device, or --anyway"
-    return lines
+def _refusal(base: Side, new: Side, incompatible: Sequence[Incompatibility]) -> list[Message]:
+    lines = [
+        message("comparison.not_comparable", base=base.name, new=new.name, fact=fact.text) for fact in incompatible
+    ]
+    return [*lines[:-1], message("comparison.not_comparable_last", line=lines[-1])]
 
 
-def _unlike_warnings(apart: Sequence[Incompatibility]) -> Iterator[Warning]:
-    if apart:
-        facts = "; ".join(fact.text for fact in apart)
-        yield Warning(
-            "unlike",
-            WARNING,
-            plain(f"The two are not alike: {facts}."),
-            plain("Compare runs that differ in one thing."),
-        )
-
-
-def _answer(found: Comparison) -> str:
-    if not found.is_valid:
-        return f"No valid comparison: {next(str(d.text) for d in found.warnings if d.severity == INVALID)}"
-    if found.is_kernels:
-        return _kernel_answer(found)
-    if found.broken:
-        return f"Worse: {_first(found.broken, 'beyond the gate')}"
-    worse = [row for row in found.judged if row.verdict == WORSE]
-    better = [row for row in found.judged if row.verdict == BETTER]
+def _answer(comparison: Comparison) -> Message:
+    if not comparison.is_valid:
+        reason = next(warning.text for warning in comparison.warnings if warning.severity == INVALID)
+        return message("comparison.answer_invalid", reason=reason)
+    if comparison.is_kernels:
+        return _kernel_answer(comparison)
+    if comparison.broken:
+        return _headline("comparison.answer_broken", "comparison.more_broken", comparison.broken)
+    worse = [row for row in comparison.judged if row.verdict == WORSE]
+    better = [row for row in comparison.judged if row.verdict == BETTER]
     if worse:
-        return f"Worse, but not shown to be by more than the gate allows: {_first(worse, 'worse')}"
-    return f"Better: {_first(better, 'better')}" if better else _unchanged(found)
+        return _headline("comparison.answer_worse", "comparison.more_worse", worse)
+    return _headline("comparison.answer_better", "comparison.more_better", better) if better else _unchanged(comparison)
 
 
-def _unchanged(found: Comparison) -> str:
-    """That no difference is shown, or that nothing could be judged."""
-    count = sum(row.effect is not None for row in found.judged)
-    stages = len({row.stage for row in found.judged})
-    where = "1 stage" if stages == 1 else f"{stages} stages"
-    if not count and all(row.reason == SINGLE_RUNS for row in found.untold):
-        return "Cannot be judged from one run a side: run each 3 times, in turn."
-    if not count:
-        return f"Nothing can be told of {len(found.judged)} measures of {where}: {found.untold[0].reason}."
-    return f"No difference shown in {count} measures of {where}."
-
-
-def _kernel_answer(found: Comparison) -> str:
-    """How many measurements changed, and the one that changed most."""
-    timed = [row for row in found.judged if row.effect is not None]
-    slower, faster = ([row for row in timed if row.verdict == verdict] for verdict in (WORSE, BETTER))
-    lost = [row for row in found.broken if row.effect is None]
-    if not timed and not lost:
-        return _unchanged(found) if all(row.reason == SINGLE_RUNS for row in found.untold) else _untimed(found)
-    if not slower and not faster and not lost:
-        return f"No difference shown in {len(timed)} measurements of kernels."
-    changed = sorted((*slower, *faster), key=lambda row: -abs(row.effect.estimate) if row.effect else 0.0)
-    counts = f"{len(slower)} are slower, {len(faster)} faster and {len(lost)} lost"
-    return f"Of {len(found.judged)} measurements of kernels {counts}: {describe_row([*lost, *changed][0])}."
-
-
-def _untimed(found: Comparison) -> str:
-    """That no time of a kernel could be judged."""
-    if all(row.reason == MACHINE_CHANGED for row in found.untold):
-        return f"Cannot be judged: {MACHINE_CHANGED}."
-    return f"Nothing can be told of {len(found.judged)} measurements of kernels: {found.untold[0].reason}."
-
-
-def _first(rows: Sequence[ComparisonRow], what: str) -> str:
+def _headline(code: str, more_code: str, rows: Sequence[ComparisonRow]) -> Message:
     """The row of the largest effect, and how many more there are."""
-    row = max(rows, key=lambda one: abs(one.effect.estimate) if one.effect else float("inf"))
-    more = f" {len(rows) - 1} more {'is' if len(rows) == 2 else 'are'} {what}." if len(rows) > 1 else ""
-    return f"{describe_row(row)}.{more}"
+    largest = max(rows, key=lambda row: abs(row.effect.estimate) if row.effect else float("inf"))
+    first = message(code, row=describe_row(largest))
+    return sentences(first, message(more_code, count=len(rows) - 1)) if len(rows) > 1 else first
+
+
+def _unchanged(comparison: Comparison) -> Message:
+    """That there is no significant difference, or that nothing could be judged."""
+    judged = sum(row.effect is not None for row in comparison.judged)
+    stages = message("comparison.in_stages", count=len({row.stage for row in comparison.judged}))
+    if not judged and all(row.reason == SINGLE_RUNS for row in comparison.unjudged):
+        return message("comparison.answer_single_runs")
+    if not judged:
+        reason = comparison.unjudged[0].reason
+        return message("comparison.answer_undetermined", count=len(comparison.judged), stages=stages, reason=reason)
+    return message("comparison.answer_no_difference", count=judged, stages=stages)
+
+
+def _kernel_answer(comparison: Comparison) -> Message:
+    """How many measurements changed, and the one that changed most."""
+    timed = [row for row in comparison.judged if row.effect is not None]
+    slower, faster = ([row for row in timed if row.verdict == verdict] for verdict in (WORSE, BETTER))
+    lost = [row for row in comparison.broken if row.effect is None]
+    if not timed and not lost:
+        if all(row.reason == SINGLE_RUNS for row in comparison.unjudged):
+            return message("comparison.answer_single_runs")
+        reason = comparison.unjudged[0].reason
+        if all(row.reason == MACHINE_CHANGED for row in comparison.unjudged):
+            return message("comparison.answer_not_judged", reason=reason)
+        return message("comparison.answer_undetermined_kernels", count=len(comparison.judged), reason=reason)
+    if not slower and not faster and not lost:
+        return message("comparison.answer_no_difference_kernels", count=len(timed))
+    changed = sorted((*slower, *faster), key=lambda row: -abs(row.effect.estimate) if row.effect else 0.0)
+    return message(
+        "comparison.answer_kernels",
+        count=len(comparison.judged),
+        slower=len(slower),
+        faster=len(faster),
+        lost=len(lost),
+        row=describe_row([*lost, *changed][0]),
+    )

@@ -1,7 +1,7 @@
-"""What would one plain server have shown of the requests that a run sent?
+"""A control variate: what a plain fluid server would show of the requests that a run sent.
 
-A control variate (Lavenberg and Welch, Management Science 27, 1981). Runs under unlike seeds ask for unlike work:
-longer answers, denser bursts. A fluid server, the same for all runs, is given the arrivals and lengths of each: what
+After Lavenberg and Welch (Management Science 27, 1981). Runs under unlike seeds ask for unlike work: longer answers,
+denser bursts. A fluid server, the same for all runs, is given the arrivals and lengths of each: what
 it shows differs by the work alone, so what of the runs' own values follows it is no difference between the sides.
 Prefills come first and one by one, decodes share steps that grow with their number. Its coefficients only shape the
 covariate; the size of its influence is estimated from the runs (`harness.comparison.estimation`).
@@ -52,8 +52,8 @@ def offered_work(repeat: Repeat, number: int) -> OfferedWork | None:
     rows = records.requests
     rows = rows.take((rows.stage == number) & (rows.repeat == repeat.number))
     load = repeat.stages[number].get("load") or {}
-    opened = is_open(str(load.get("kind")))
-    at_ns = np.where(rows.due_ns != MISSING, rows.due_ns, rows.sent_ns) if opened else rows.sent_ns
+    is_open_loop = is_open(str(load.get("kind")))
+    at_ns = np.where(rows.due_ns != MISSING, rows.due_ns, rows.sent_ns) if is_open_loop else rows.sent_ns
     known = at_ns != MISSING
     order = np.flatnonzero(known)[np.argsort(at_ns[known], kind="stable")]
     rows = rows.take(order)
@@ -66,7 +66,7 @@ def offered_work(repeat: Repeat, number: int) -> OfferedWork | None:
     span = np.maximum(1, answer - 1) * NS_PER_S
     return OfferedWork(
         at_ns[order] / NS_PER_S, prompt.astype(np.float64), answer.astype(np.float64), counts,
-        None if opened else int(load.get("concurrency") or len(order)), int(seats),
+        None if is_open_loop else int(load.get("concurrency") or len(order)), int(seats),
         (rows.first_ns - rows.sent_ns) / NS_PER_S, (rows.last_ns - rows.first_ns) / span,
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def fit_server(works: Sequence[OfferedWork]) -> FluidServer | None:
     """
     seen = np.concatenate([work.seen_tpot_s[work.counts] for work in works])
     per_token = [work.seen_ttft_s[work.counts] / np.maximum(1, work.prompt[work.counts]) for work in works]
-    step_s, prompt_s = (float(np.percentile(one, _GENTLE)) for one in (seen, np.concatenate(per_token)))
+    step_s, prompt_s = (float(np.percentile(values, _GENTLE)) for values in (seen, np.concatenate(per_token)))
     span_s = sum(float(np.ptp(work.at_s[work.counts])) for work in works)
     if not (step_s > 0 and prompt_s >= 0 and span_s > 0 and math.isfinite(step_s + prompt_s)):
         return None
@@ -101,20 +101,20 @@ def fit_server(works: Sequence[OfferedWork]) -> FluidServer | None:
 ServedTimes = tuple[Floats, Floats, Floats]
 
 
-def covariate(measure: Measure, work: OfferedWork, served_at: ServedTimes) -> float:
-    """The logarithm of what the plain server shows of this measure; 0 where it has no say."""
+def covariate(measure: Measure, work: OfferedWork, times: ServedTimes) -> float:
+    """The logarithm of what the plain server shows of this measure; 0 where the work says nothing of it."""
     if measure.metric in (FAILED_SHARE, KERNEL_TIME):
         return 0.0
-    sent, first, last = served_at
+    sent, first, last = times
     counts = work.counts
     if measure.is_latency:
         values = _VALUES[measure.metric.removesuffix("_user")](work, sent, first, last)[counts]
-        found = values.mean() if measure.statistic == "mean" else np.percentile(values, float(measure.statistic[1:]))
+        shown = values.mean() if measure.statistic == "mean" else np.percentile(values, float(measure.statistic[1:]))
     else:
         span = float(last[counts].max() - sent[counts].min())
         weights = {"output_token_rate": work.answer, "total_token_rate": work.answer + work.prompt}
-        found = weights.get(measure.metric, np.ones(len(counts)))[counts].sum() / span if span > 0 else 0.0
-    return math.log(found) if found > 0 and math.isfinite(found) else 0.0
+        shown = weights.get(measure.metric, np.ones(len(counts)))[counts].sum() / span if span > 0 else 0.0
+    return math.log(shown) if shown > 0 and math.isfinite(shown) else 0.0
 
 
 def _tpot(work: OfferedWork, _sent: Floats, first: Floats, last: Floats) -> Floats:
@@ -132,10 +132,10 @@ _VALUES = {
 
 def serve_fluid(work: OfferedWork, plain: FluidServer) -> ServedTimes:
     """When each request was sent, and its first and last token came, on a plain server."""
-    return _Serving(work, plain).run()
+    return _FluidService(work, plain).run()
 
 
-class _Serving:
+class _FluidService:
     """The plain server at work: time, tokens that each decode has got since it began, who waits, who is served."""
 
     def __init__(self, work: OfferedWork, plain: FluidServer) -> None:

@@ -1,15 +1,23 @@
-"""How is a row of a comparison said: in a table, in a line, in a sentence?"""
+"""The words for rows of a comparison: names of measures, values, changes, verdicts and whole lines."""
 
-from harness.comparison.judging import UNDETERMINED, WORSE, ComparisonRow
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
+from harness.comparison.judging import ComparisonRow
+from harness.comparison.verdicts import UNDETERMINED, VERDICTS, WORSE
+from harness.messages import Message, message, plain, sentences
 from harness.scenario.metrics import FAILED_SHARE, LATENCIES, NAMES, RATE_UNITS, Measure, statistic_name
 from harness.units import format_change, format_duration, format_rate, format_share
 
+NONE = "–"
+SEVERITY_CODES = {
+    NOTE: "comparison.severity_note",
+    WARNING: "comparison.severity_warning",
+    INVALID: "comparison.severity_invalid",
+}
 
-def name_of(measure: Measure) -> str:
+
+def name_of(measure: Measure) -> Message:
     """`p99 TTFT`, `output token rate`."""
-    if measure.metric in LATENCIES:
-        return str(statistic_name(measure.metric, measure.statistic))
-    return str(NAMES[measure.metric])
+    return statistic_name(measure.metric, measure.statistic) if measure.metric in LATENCIES else NAMES[measure.metric]
 
 
 def unit_of(measure: Measure) -> str:
@@ -20,72 +28,71 @@ def unit_of(measure: Measure) -> str:
 def value_text(measure: Measure, value: float | None) -> str:
     """A value of the measure with its unit; `–` where there is none."""
     if value is None:
-        return "–"
+        return NONE
     if measure.metric == FAILED_SHARE:
         return format_share(value)
     return format_duration(value) if measure.is_latency else format_rate(value, RATE_UNITS[measure.metric])
 
 
-def change_text(row: ComparisonRow) -> str:
-    """`+7.1 %` of a ratio, `+1.2 points` of a share; `–` where there is none."""
-    return "–" if row.ratio is None else f"{_change(row.measure, row.ratio, signed=True)}{_unit(row)}"
+def change(row: ComparisonRow) -> Message:
+    """`+7.1 %` of a ratio, `+1.2 points` of a share; `–` where there is no change."""
+    if row.ratio is None:
+        return plain(NONE)
+    code = "comparison.change_percent" if row.measure.ratio else "comparison.change_points"
+    return message(code, change=percent_of(row, row.ratio))
 
 
-def interval_text(row: ComparisonRow) -> str:
+def interval(row: ComparisonRow) -> Message:
     """`+4.0 to +10.3 %`; `–` where there is none."""
     if row.low is None or row.high is None:
-        return "–"
-    low, high = (_change(row.measure, value, signed=True) for value in (row.low, row.high))
-    return f"{low} to {high}{_unit(row)}"
+        return plain(NONE)
+    code = "comparison.interval_percent" if row.measure.ratio else "comparison.interval_points"
+    return message(code, low=percent_of(row, row.low), high=percent_of(row, row.high))
 
 
-def _unit(row: ComparisonRow) -> str:
-    return " %" if row.measure.ratio else " points"
-
-
-def _change(measure: Measure, value: float, *, signed: bool) -> str:
-    """Per cent of a ratio, or points of a share, to a tenth, or to two digits where they are more."""
-    return format_change(100 * (value - 1 if measure.ratio else value), signed=signed)
+def percent_of(row: ComparisonRow, value: float) -> float:
+    """A ratio as the change in per cent that it is, or a difference of shares in points."""
+    return 100 * (value - 1 if row.measure.ratio else value)
 
 
 def allowed_text(allowed: float | None) -> str:
     """`5 %`; `–` where the gate says nothing."""
-    return "–" if allowed is None else f"{100 * allowed:g} %"
+    return NONE if allowed is None else f"{100 * allowed:g} %"
 
 
 def detectable_text(share: float | None) -> str:
-    """`7.1 %`: the smallest change that is seen; `–` where that is not known."""
-    return "–" if share is None else f"{format_change(100 * share, signed=False)} %"
+    """`7.1 %`: the smallest change that is found; `–` where that is not known."""
+    return NONE if share is None else f"{format_change(100 * share, signed=False)} %"
 
 
-def describe_row(row: ComparisonRow) -> str:
+def describe_row(row: ComparisonRow) -> Message:
     """`p99 TTFT at stage 1 (poisson 2 req/s) is 7.1 % higher (+4.0 to +10.3 %)`."""
-    name = f"{name_of(row.measure)} of {row.place}" if row.part else f"{name_of(row.measure)} at {row.place}"
+    code = "comparison.time_of_kernel" if row.part else "comparison.measure_at"
+    measure = message(code, measure=name_of(row.measure), place=row.place)
     if row.ratio is None or row.effect is None:
-        return f"{name}: {row.reason}"
-    more = row.ratio >= (1.0 if row.measure.ratio else 0.0)
-    size = f"{_change(row.measure, row.ratio, signed=False)}{_unit(row)}"
-    return f"{name} is {size} {'higher' if more else 'lower'} ({interval_text(row)})"
+        return measure if row.reason is None else message("comparison.row_reason", measure=measure, reason=row.reason)
+    size_code = "comparison.size_percent" if row.measure.ratio else "comparison.size_points"
+    size = message(size_code, size=percent_of(row, row.ratio))
+    is_higher = row.ratio >= (1.0 if row.measure.ratio else 0.0)
+    code = "comparison.row_higher" if is_higher else "comparison.row_lower"
+    return message(code, measure=measure, size=size, interval=interval(row))
 
 
-def verdict_text(row: ComparisonRow) -> str:
+def verdict_message(row: ComparisonRow) -> Message:
     """The verdict, and what the gate makes of it."""
+    if row.broken and row.effect is None:
+        return message("comparison.worse_lost", reason=row.reason)
     if row.broken:
-        return f"WORSE than the {allowed_text(row.allowed)} allowed" if row.effect else f"WORSE: {row.reason}"
-    if row.verdict == UNDETERMINED:
-        return f"{UNDETERMINED}: {row.reason}" if row.reason else UNDETERMINED
+        return message("comparison.worse_beyond", allowed=row.allowed)
+    if row.verdict == UNDETERMINED and row.reason is not None:
+        return message("comparison.undetermined_reason", reason=row.reason)
     if row.verdict == WORSE and row.allowed:
-        return f"{WORSE}, not shown to be by more than {allowed_text(row.allowed)}"
-    return row.verdict
+        return message("comparison.worse_within", allowed=row.allowed)
+    return VERDICTS[row.verdict]
 
 
-COLUMNS = ("", "base", "new", "change", "interval", "can see", "")
-"""Heads of the cells of a row."""
-
-
-def cells_of(row: ComparisonRow) -> tuple[str, ...]:
-    """A row as the cells of a table for a terminal, under `COLUMNS`."""
-    return (
-        row.part or name_of(row.measure), value_text(row.measure, row.base), value_text(row.measure, row.new),
-        change_text(row), interval_text(row), detectable_text(row.sees), verdict_text(row),
-    )  # fmt: skip
+def describe_warning(warning: Warning) -> Message:
+    """`warning: ...` as a line, with the next step; a note has its text alone."""
+    text = warning.text if warning.severity == NOTE else sentences(warning.text, warning.next)
+    severity = message(SEVERITY_CODES.get(warning.severity, "comparison.severity_warning"))
+    return message("comparison.warning_line", severity=severity, warning=text)

@@ -1,6 +1,6 @@
-"""By how much do the runs of two sides differ, and how far may that be off?
+"""The difference of two sides' runs and its standard error, by a linear model of all runs.
 
-One linear model for every way in which runs may stand beside each other: each run's value is that of its block (a
+One model for every way in which runs may stand beside each other: each run's value is that of its block (a
 pair, both sides together, or earlier runs of one configuration), plus the effect where the run is NEW's, plus what a
 covariate explains, plus noise of one size. What runs of one configuration differ by is seen in pairs, in the repeats
 of a side and in earlier results alike, and each adds its degrees of freedom. Least squares; Student's t.
@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri, fdtrc, ndtr
 
 from harness.comparison.comparability import group_by_configuration
 from harness.comparison.control_variate import covariate, fit_server, offered_work, serve_fluid
@@ -27,7 +27,7 @@ POWER = 0.8  # how often a change of the size that is said to be seen is found
 NOISIER = 0.1  # chance below which the runs at hand are called noisier than the earlier ones
 FEWEST_FOR_COVARIATE = 6  # runs: with fewer the slope costs more than it explains
 _ALIKE = 1e-9
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+_CHANCES = 64  # quantiles over which the power is averaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def estimate_effect(runs: BlockedRuns) -> Effect | None:
 
     Earlier runs count where those at hand are not shown to be noisier than they were.
     """
-    own, whole = _solved(runs.only(runs.own)), _solved(runs)
+    own, whole = _fit(runs.only(runs.own)), _fit(runs)
     if whole is None:
         return None
     if own is None:
@@ -72,15 +72,15 @@ def estimate_effect(runs: BlockedRuns) -> Effect | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Solved:
+class _Fit:
     effect: Effect
     variance: float
     dof: float
 
 
-def _solved(runs: BlockedRuns) -> _Solved | None:
+def _fit(runs: BlockedRuns) -> _Fit | None:
     blocks = np.unique(runs.block)
-    columns = [*(np.asarray(runs.block == one, dtype=np.float64) for one in blocks), runs.is_new]
+    columns = [*(np.asarray(runs.block == block, dtype=np.float64) for block in blocks), runs.is_new]
     slope = _centred(runs.known, runs.block, runs.is_new)
     if len(runs.values) >= FEWEST_FOR_COVARIATE and float(np.abs(slope).max(initial=0.0)) > _ALIKE:
         columns.append(runs.known)
@@ -89,28 +89,28 @@ def _solved(runs: BlockedRuns) -> _Solved | None:
     if dof < 1:
         return None
     inverse = np.linalg.pinv(design.T @ design)
-    found = inverse @ (design.T @ runs.values)
-    left = runs.values - design @ found
+    coefficients = inverse @ (design.T @ runs.values)
+    left = runs.values - design @ coefficients
     square = float(left @ left)
     scale = float(runs.values @ runs.values) * _ALIKE**2
     variance = 0.0 if square <= scale else square / dof
     place = len(blocks)
-    estimate = 0.0 if abs(found[place]) < _ALIKE else float(found[place])
-    return _Solved(Effect(estimate, math.sqrt(variance * float(inverse[place, place])), dof), variance, dof)
+    estimate = 0.0 if abs(coefficients[place]) < _ALIKE else float(coefficients[place])
+    return _Fit(Effect(estimate, math.sqrt(variance * float(inverse[place, place])), dof), variance, dof)
 
 
 def _centred(known: Floats, block: NDArray[np.int64], is_new: Floats) -> Floats:
     """What of a covariate differs between runs that are alike otherwise."""
     left: Floats = known.copy()
-    for one in np.unique(block):
+    for number in np.unique(block):
         for side in (0.0, 1.0):
-            of = (block == one) & (is_new == side)
-            if of.any():
-                left[of] -= left[of].mean()
+            alike = (block == number) & (is_new == side)
+            if alike.any():
+                left[alike] -= left[alike].mean()
     return left
 
 
-def with_shares(effect: Effect, shares: tuple[float, float], counts: tuple[int, int]) -> Effect:
+def with_binomial_error(effect: Effect, shares: tuple[float, float], counts: tuple[int, int]) -> Effect:
     """An effect on a share, its error at least that of independent requests: a run of none failed says nothing."""
     whole = (shares[0] * counts[0] + shares[1] * counts[1]) / max(1, sum(counts))
     least = math.sqrt(whole * (1 - whole) * sum(1 / max(1, count) for count in counts))
@@ -118,19 +118,8 @@ def with_shares(effect: Effect, shares: tuple[float, float], counts: tuple[int, 
 
 
 def f_tail(ratio: float, over: float, under: float) -> float:
-    """Probability that Snedecor's F with these degrees of freedom exceeds a ratio (Abramowitz and Stegun 26.6).
-
-    The regularised incomplete beta function as an integral over an angle: x = sin².
-    """
-    if ratio <= 0:
-        return 1.0
-    if math.isinf(ratio):
-        return 0.0
-    angle = math.atan(math.sqrt(under / (over * ratio)))
-    angles = angle * (_NODES + 1) / 2
-    log_beta = math.lgamma(over / 2) + math.lgamma(under / 2) - math.lgamma((over + under) / 2)
-    inside = np.exp((under - 1) * np.log(np.sin(angles)) + (over - 1) * np.log(np.cos(angles)) - log_beta)
-    return min(1.0, float(angle * (_WEIGHTS @ inside)))
+    """Probability that Snedecor's F with these degrees of freedom (above, below the line) exceeds a ratio."""
+    return float(fdtrc(over, under, ratio))
 
 
 def detectable_effect(effect: Effect, alpha: float) -> float:
@@ -148,23 +137,23 @@ def _detectable(alpha: float, dof: float) -> float:
     low, high = 0.0, reach * 4 + 4
     for _ in range(50):
         middle = (low + high) / 2
-        power = sum(NormalDist().cdf(middle - reach * one) for one in errors) / len(errors)
+        power = float(ndtr(middle - reach * errors).mean())
         low, high = (middle, high) if power < POWER else (low, middle)
     return high
 
 
-def _errors(dof: float) -> Sequence[float]:
-    """Estimated over true standard error at evenly spaced chances (Wilson and Hilferty's cube for chi-squared)."""
-    chances = [(place + 0.5) / 64 for place in range(64)]
-    part = 2 / (9 * dof)
-    return [max(0.0, 1 - part + NormalDist().inv_cdf(one) * math.sqrt(part)) ** 1.5 for one in chances]
+def _errors(dof: float) -> Floats:
+    """Estimated over true standard error at evenly spaced chances, by quantiles of chi-squared."""
+    chances = (np.arange(_CHANCES) + 0.5) / _CHANCES
+    errors: Floats = np.sqrt(chdtri(dof, chances) / dof)
+    return errors
 
 
 _Known = Callable[[Measure, int], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class _PlacedRun:
     """A run, the block it stands in, and whose it is."""
 
     repeat: Repeat
@@ -178,37 +167,37 @@ class StageRuns:
     """The runs of one stage, those compared first."""
 
     number: int
-    standing: Sequence[_Standing]
+    placed: Sequence[_PlacedRun]
     unlike: bool
     """Whether runs of one block sent unlike requests."""
 
-    def runs(self, measure: Measure, value_in: Callable[[Repeat], float | None]) -> BlockedRuns:
+    def values(self, measure: Measure, value_in: Callable[[Repeat], float | None]) -> BlockedRuns:
         """Values of a measure (ln of what has a ratio), without earlier runs that have none."""
-        found = [(one, _logged(value_in(one.repeat), measure)) for one in self.standing]
-        kept = [(place, one, value) for place, (one, value) in enumerate(found) if value is not None]
+        every = [(run, _logged(value_in(run.repeat), measure)) for run in self.placed]
+        kept = [(place, run, value) for place, (run, value) in enumerate(every) if value is not None]
         known = [self._known(measure, place) for place, _, _ in kept] if self.unlike else [0.0] * len(kept)
         values = np.asarray([value for _, _, value in kept], dtype=np.float64)
         return BlockedRuns(
             values,
-            np.asarray([one.block for _, one, _ in kept], dtype=np.int64),
-            np.asarray([float(one.is_new) for _, one, _ in kept]),
-            np.asarray([one.own for _, one, _ in kept], dtype=np.bool_),
+            np.asarray([run.block for _, run, _ in kept], dtype=np.int64),
+            np.asarray([float(run.is_new) for _, run, _ in kept]),
+            np.asarray([run.own for _, run, _ in kept], dtype=np.bool_),
             np.asarray(known),
         )
 
     def is_adjusted(self, runs: BlockedRuns) -> bool:
-        """Whether a covariate had a say."""
+        """Whether a covariate explains part of the difference."""
         return self.unlike and len(runs.values) >= FEWEST_FOR_COVARIATE and bool(np.ptp(runs.known) > 0)
 
     @cached_property
     def _known(self) -> _Known:
-        """Ln of what a plain server shows of the requests of each run; 0 for all where one's are not known."""
-        works = [offered_work(one.repeat, self.number) for one in self.standing]
+        """Ln of what a plain server shows of the requests of each run; 0 for all where those of a run are not known."""
+        works = [offered_work(run.repeat, self.number) for run in self.placed]
         known = [work for work in works if work is not None]
-        plain = fit_server(known) if len(known) == len(works) else None
-        if plain is None:
+        server = fit_server(known) if len(known) == len(works) else None
+        if server is None:
             return lambda _measure, _place: 0.0
-        shown = [serve_fluid(work, plain) for work in known]
+        shown = [serve_fluid(work, server) for work in known]
         return lambda measure, place: covariate(measure, known[place], shown[place])
 
 
@@ -223,18 +212,18 @@ def stage_runs(
 ) -> StageRuns:
     """The runs of both sides, in pairs or together, and earlier ones in blocks of one configuration each."""
     blocks = [list(range(len(side))) if paired else [0] * len(side) for side in (base, new)]
-    standing = [
-        _Standing(repeat, block, is_new, own=True)
+    placed = [
+        _PlacedRun(repeat, block, is_new, own=True)
         for side, numbers, is_new in ((base, blocks[0], False), (new, blocks[1], True))
         for repeat, block in zip(side, numbers, strict=True)
         if number in repeat.stages
     ]
-    first = max((one.block for one in standing), default=0) + 1
+    first = max((run.block for run in placed), default=0) + 1
     keys = {repeat.key for repeat in (*base, *new)}
     sent = keys if paired or len(keys) == 1 else None  # one seed all over, or pairs: the load differs in neither
-    for place, group in enumerate(group_by_configuration(earlier, sent)):
-        standing += [_Standing(one, first + place, is_new=False, own=False) for one in group if number in one.stages]
+    for block, group in enumerate(group_by_configuration(earlier, sent), first):
+        placed += [_PlacedRun(repeat, block, is_new=False, own=False) for repeat in group if number in repeat.stages]
     by_block: dict[int, set[object]] = {}
-    for one in standing:
-        by_block.setdefault(one.block, set()).add(one.repeat.key)
-    return StageRuns(number, standing, unlike=any(len(keys) > 1 for keys in by_block.values()))
+    for run in placed:
+        by_block.setdefault(run.block, set()).add(run.repeat.key)
+    return StageRuns(number, placed, unlike=any(len(keys) > 1 for keys in by_block.values()))

@@ -1,4 +1,4 @@
-"""What is better, what is worse, and what breaks the gate?
+"""The judgement on every measure of every stage: better, worse or no difference, and whether the gate is broken.
 
 What runs of one configuration differ by is seen in the repeats of both sides (in pairs where they sent the same
 requests) and in earlier results of this machine, and never assumed: where neither tells, as with one run a side and
@@ -15,20 +15,22 @@ import numpy as np
 
 from harness.analysis.metrics import RATES_WINDOW
 from harness.comparison.comparability import pairs
-from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_shares
+from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_binomial_error
 from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Repeat, Side
-from harness.results.stage_names import stage_name
+from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
+from harness.kernels.repeats import WRONG
+from harness.messages import Message, message, plain
+from harness.results.stage_names import stage_title
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import RATES, Measure, measure_of
 from harness.statistics.bootstrap import Estimand, by_blocks
 from harness.statistics.difference import Effect, HolmTest, by_ranks, holm
 from harness.statistics.intervals import Floats, samples_needed
 
-BETTER, WORSE, NO_DIFFERENCE, UNDETERMINED = "better", "worse", "no difference shown", "cannot be told"
-SINGLE_RUNS = "one run a side does not tell how far two runs differ"
-NOT_VALID = "a side is not valid"
-MACHINE_CHANGED = "a plain copy moved as well: the machine was not the same"
+SINGLE_RUNS = message("comparison.single_runs")
+NOT_VALID = message("comparison.not_valid")
+MACHINE_CHANGED = message("comparison.machine_changed")
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
     *("request_rate", "output_token_rate", "total_token_rate", "goodput", "failed_share"),
@@ -42,14 +44,16 @@ class ComparisonRow:
 
     `base` and `new` are means over repeats (geometric, but of shares); `low` and `high` hold the
     ratio new / base (of a share: the difference) at the level at which the measure was judged.
-    `allowed` is None where the gate does not name the measure; `reason` says why there is no verdict. Of kernels a
-    stage is one measurement: `part` is its name under the label that it shares with others. `sees` is the smallest
-    change (as a share) that four of five such comparisons would find; `adjusted` tells that the effect is rid of what
-    the sides' unlike requests explain.
+    `label` is the load of the stage as summary.json has it, `title` the name of the stage. Of kernels a stage is one
+    measurement: both are the heading that it shares with others, and `part` is its name below that. `allowed` is None
+    where the gate does not name the measure; `reason` says why there is no verdict. `detectable` is the smallest change
+    (as a share) that four of five such comparisons would find; `adjusted` says that the effect is rid of what the
+    sides' unlike requests explain.
     """
 
     stage: int
     label: str
+    title: Message
     measure: Measure
     base: float | None
     new: float | None
@@ -60,20 +64,20 @@ class ComparisonRow:
     high: float | None = None
     allowed: float | None = None
     broken: bool = False
-    reason: str = ""
+    reason: Message | None = None
     part: str = ""
-    sees: float | None = None
+    detectable: float | None = None
     adjusted: bool = False
 
     @property
-    def place(self) -> str:
-        """Where it was measured: the stage by its name, or the whole name of a kernel's measurement."""
-        return f"{self.label}, {self.part}" if self.part else self.heading
+    def place(self) -> Message:
+        """Where it was measured: the name of the stage, or the whole name of a kernel's measurement."""
+        return plain(self.full_label) if self.part else self.title
 
     @property
-    def heading(self) -> str:
-        """What it stands under: its stage by its name; of kernels, the label that several share."""
-        return self.label if self.part else stage_name(self.stage, self.label)
+    def full_label(self) -> str:
+        """The label as compare.json has it: with the part of a kernel's measurement."""
+        return f"{self.label}, {self.part}" if self.part else self.label
 
     @property
     def ratio(self) -> float | None:
@@ -99,10 +103,10 @@ def _exp(value: float) -> float:
 
 
 def judge(base: Side, new: Side, gate: Gate, seed: int = 0, earlier: Sequence[Repeat] = ()) -> list[ComparisonRow]:
-    """Every measure of every stage that both sides have; those of the gate first. `earlier` runs tell of noise."""
-    mated = pairs(base, new)
-    base_repeats, new_repeats = zip(*mated, strict=True) if mated else (base.repeats, new.repeats)
-    method = _Method(base_repeats, new_repeats, gate, paired=mated is not None, seed=seed, earlier=earlier)
+    """Every measure of every stage that both sides have; those of the gate first. `earlier` runs show the noise."""
+    paired = pairs(base, new)
+    base_repeats, new_repeats = zip(*paired, strict=True) if paired else (base.repeats, new.repeats)
+    method = _Method(base_repeats, new_repeats, gate, paired=paired is not None, seed=seed, earlier=earlier)
     rows = [row for number in _stages(base, new) for row in method.rows(number)]
     gated = [row for row in rows if row.allowed is not None]
     others = [row for row in rows if row.allowed is None]
@@ -127,12 +131,13 @@ class _Method:
 
     def rows(self, number: int) -> Iterator[ComparisonRow]:
         load = self._stage(number, self.new).get("load") or {}
-        read = _Read(_reader(number), stage_runs(self.base, self.new, number, paired=self.paired, earlier=self.earlier))
+        runs = stage_runs(self.base, self.new, number, paired=self.paired, earlier=self.earlier)
+        data = _StageData(_reader(number), runs)
         seen: set[Measure] = set()
         for key in (*self.gate.gate, *ALSO):
             measure = in_view(measure_of(key), load)
             named = replace(measure, key="")
-            row = None if named in seen else self._row(number, measure, read)
+            row = None if named in seen else self._row(number, measure, data)
             seen.add(named)
             if row is not None:
                 yield replace(row, allowed=self.gate.gate.get(key))
@@ -140,92 +145,96 @@ class _Method:
     def _stage(self, number: int, repeats: Sequence[Repeat]) -> Mapping[str, Any]:
         return next((repeat.stages[number] for repeat in repeats if number in repeat.stages), {})
 
-    def _row(self, number: int, measure: Measure, read: "_Read") -> ComparisonRow | None:
+    def _row(self, number: int, measure: Measure, data: "_StageData") -> ComparisonRow | None:
         """One measure; None where neither side has it."""
-        values = [[_value(measure, repeat, number, read.rows) for repeat in side] for side in (self.base, self.new)]
+        values = [[_value(measure, repeat, number, data.rows) for repeat in side] for side in (self.base, self.new)]
         if all(value is None for side in values for value in side):
             return None
-        counts = [sum(count_of(measure, one.stages.get(number, {})) for one in side) for side in (self.base, self.new)]
-        stage = self._stage(number, self.new)
-        label = str(stage.get("label") or "")
-        middles = [_middle(side, measure) for side in values]
-        row = ComparisonRow(
-            number, label, measure, middles[0], middles[1], (counts[0], counts[1]), part=stage.get("part", "")
+        base, new = (
+            sum(count_of(measure, repeat.stages.get(number, {})) for repeat in side) for side in (self.base, self.new)
         )
-        missing = self._lost(number) or self._missing(measure, values, counts)
+        stage = self._stage(number, self.new)
+        label, part = str(stage.get("label") or ""), str(stage.get("part") or "")
+        title = stage.get("title") or stage_title(number, stage)
+        middles = [_middle(side, measure) for side in values]
+        row = ComparisonRow(number, label, title, measure, middles[0], middles[1], (base, new), part=part)
+        missing = self._lost(number) or self._missing(measure, values, row.counts)
         if missing:
             return replace(row, reason=missing)
-        effect, reason, adjusted = self._effect(row, read)
+        effect, reason, adjusted = self._effect(row, data)
         return replace(row, effect=effect, reason=reason, adjusted=adjusted)
 
     @staticmethod
     def _times(side: Sequence[Repeat], number: int) -> list[Floats]:
         return [repeat.times(repeat.stages[number]) for repeat in side if repeat.times is not None]
 
-    def _lost(self, number: int) -> str:
+    def _lost(self, number: int) -> Message | None:
         """Why a kernel has no times."""
         for name, side in (("BASE", self.base), ("NEW", self.new)):
-            lost = next((one.stages[number].get("lost") for one in side if number in one.stages), None)
+            lost = next((repeat.stages[number].get("lost") for repeat in side if number in repeat.stages), None)
             if lost:
-                return f"{name} {lost}"
-        return ""
+                status, reason = lost
+                code = "comparison.kernel_wrong" if status == WRONG else "comparison.kernel_failed"
+                return message(code, side=name, reason=reason)
+        return None
 
-    def _missing(self, measure: Measure, values: Sequence[Sequence[float | None]], counts: Sequence[int]) -> str:
-        names = ("BASE", "NEW")
-        for name, side, count in zip(names, values, counts, strict=True):
+    def _missing(
+        self, measure: Measure, values: Sequence[Sequence[float | None]], counts: Sequence[int]
+    ) -> Message | None:
+        for name, side, count in zip(("BASE", "NEW"), values, counts, strict=True):
             if any(value is None for value in side):
-                return f"{name} has no value"
+                return message("comparison.no_value", side=name)
             if measure.ratio and any(value is not None and value <= 0 for value in side):
-                return f"{name} is 0, which has no ratio"
+                return message("comparison.zero", side=name)
             if count < self.gate.samples:
-                return f"{name} has {count} of at least {self.gate.samples}"
-        return ""
+                return message("comparison.few_samples", side=name, samples=count, needed=self.gate.samples)
+        return None
 
-    def _effect(self, row: ComparisonRow, read: "_Read") -> tuple[Effect | None, str, bool]:
-        runs = read.lineup.runs(row.measure, lambda one: _value(row.measure, one, row.stage, read.rows))
+    def _effect(self, row: ComparisonRow, data: "_StageData") -> tuple[Effect | None, Message | None, bool]:
+        runs = data.runs.values(row.measure, lambda repeat: _value(row.measure, repeat, row.stage, data.rows))
         effect = estimate_effect(runs)
         if effect is None:
-            return *self._alone(row, read), False
+            return *self._of_single_runs(row, data), False
         if not row.measure.ratio:
             assert row.base is not None
             assert row.new is not None
-            effect = with_shares(effect, (row.base, row.new), row.counts)
-        return effect, "", read.lineup.is_adjusted(runs)
+            effect = with_binomial_error(effect, (row.base, row.new), row.counts)
+        return effect, None, data.runs.is_adjusted(runs)
 
-    def _alone(self, row: ComparisonRow, read: "_Read") -> tuple[Effect | None, str]:
+    def _of_single_runs(self, row: ComparisonRow, data: "_StageData") -> tuple[Effect | None, Message | None]:
         """Where no run was repeated: by what the gate says that runs differ by, if it does."""
         between = self.gate.between_runs
         if between is None:
             return None, SINGLE_RUNS
         if self.base[0].times is None:
-            return self._by_blocks(row.measure, read.rows, between)
+            return self._by_blocks(row.measure, data.rows, between)
         effect = by_ranks(self._times(self.base, row.stage), self._times(self.new, row.stage), between)
-        return effect, "" if effect else "too few samples for an interval"
+        return effect, None if effect else message("comparison.no_interval")
 
-    def _by_blocks(self, measure: Measure, read: "_Reader", between: float) -> tuple[Effect | None, str]:
+    def _by_blocks(self, measure: Measure, read: "_Reader", between: float) -> tuple[Effect | None, Message | None]:
         rows = [[read(repeat) for repeat in side] for side in (self.base, self.new)]
-        if any(one is None for side in rows for one in side):
-            return None, "the requests behind it are not known"
-        samples = [[sample_of(measure, one) for one in side if one is not None] for side in rows]
+        if any(stage is None for side in rows for stage in side):
+            return None, message("comparison.no_requests")
+        samples = [[sample_of(measure, stage) for stage in side if stage is not None] for side in rows]
         needed = samples_needed(float(measure.statistic[1:])) if measure.statistic.startswith("p") else 0
-        known = [[one for one in side if one is not None] for side in samples]
-        fewest = min((len(one.values) for side in known for one in side), default=0)
-        if any(one is None for side in samples for one in side) or fewest < needed:
-            return None, f"{fewest} values are too few for {measure.statistic} (it takes {needed})"
-        asked = Estimand(measure.statistic, measure.ratio)
-        effect = by_blocks(known[0], known[1], asked, paired=self.paired, between=between, seed=self.seed)
-        return effect, "" if effect is not None else f"{fewest} values are too few"
+        known = [[sample for sample in side if sample is not None] for side in samples]
+        fewest = min((len(sample.values) for side in known for sample in side), default=0)
+        if any(sample is None for side in samples for sample in side) or fewest < needed:
+            return None, message("comparison.few_values_for", values=fewest, statistic=measure.statistic, needed=needed)
+        estimand = Estimand(measure.statistic, measure.ratio)
+        effect = by_blocks(known[0], known[1], estimand, paired=self.paired, between=between, seed=self.seed)
+        return effect, None if effect is not None else message("comparison.few_values", values=fewest)
 
 
 _Reader = Callable[[Repeat], StageRows | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """What of one stage is read once for all measures: its rows by repeat, and its runs beside each other."""
+class _StageData:
+    """What of one stage is read once for all measures: its rows by repeat, and its runs."""
 
     rows: _Reader
-    lineup: StageRuns
+    runs: StageRuns
 
 
 def _reader(number: int) -> _Reader:
@@ -241,14 +250,14 @@ def _reader(number: int) -> _Reader:
 
 
 def _value(measure: Measure, repeat: Repeat, number: int, read: _Reader) -> float | None:
-    """The value that the summary shows; a rate that an earlier version summed up, of other requests, is told anew."""
+    """The value that the summary shows; a rate that an earlier version summed up, of other requests, is made anew."""
     stage = repeat.stages.get(number, {})
-    found = value_of(measure, stage)
-    if found is None or measure.metric not in RATES or RATES_WINDOW in stage:
-        return found
+    value = value_of(measure, stage)
+    if value is None or measure.metric not in RATES or RATES_WINDOW in stage:
+        return value
     rows = read(repeat)
     sample = None if rows is None else sample_of(measure, rows)
-    return found if sample is None else float(sample.values.mean())
+    return value if sample is None else float(sample.values.mean())
 
 
 def _middle(values: Sequence[float | None], measure: Measure) -> float | None:
@@ -269,16 +278,17 @@ def worsening(row: ComparisonRow) -> Effect:
 def _verdicts(rows: Sequence[ComparisonRow], gate: Gate) -> list[ComparisonRow]:
     """Rows with verdicts; all that can be judged are judged together, by Holm's procedure."""
     alpha = 1 - gate.confidence
-    found = [row.judged(NO_DIFFERENCE, alpha) if row.effect is not None else row for row in rows]
-    judged = list(_together(rows, alpha, lambda row: worsening(row).p_value(_least(row, gate))))
-    for place, one in judged:
-        way = WORSE if worsening(rows[place]).estimate > 0 else BETTER
-        row = rows[place].judged(way if one.shown else NO_DIFFERENCE, one.level)
-        found[place] = replace(row, sees=_sees(row, gate, alpha / len(judged)))
-    return found
+    judged = [row.judged(NO_DIFFERENCE, alpha) if row.effect is not None else row for row in rows]
+    tests = list(_together(rows, alpha, lambda row: worsening(row).p_value(_least(row, gate))))
+    for place, test in tests:
+        row = rows[place]
+        direction = WORSE if worsening(row).estimate > 0 else BETTER
+        row = row.judged(direction if test.shown else NO_DIFFERENCE, test.level)
+        judged[place] = replace(row, detectable=_detectable(row, gate, alpha / len(tests)))
+    return judged
 
 
-def _sees(row: ComparisonRow, gate: Gate, alpha: float) -> float:
+def _detectable(row: ComparisonRow, gate: Gate, alpha: float) -> float:
     """The smallest change for the worse that is found in four of five comparisons, as a share; by Holm's first step."""
     assert row.effect is not None
     least = detectable_effect(row.effect, alpha) + _least(row, gate)
@@ -288,16 +298,16 @@ def _sees(row: ComparisonRow, gate: Gate, alpha: float) -> float:
 
 
 def _least(row: ComparisonRow, gate: Gate) -> float:
-    """The smallest difference worth telling, on the scale of the effect."""
+    """The smallest relevant difference, on the scale of the effect."""
     return math.log1p(gate.smallest) if row.measure.ratio else gate.smallest
 
 
 def _broken(rows: Sequence[ComparisonRow], gate: Gate) -> list[ComparisonRow]:
     """Rows marked where they are worse, and by more than the gate allows: a second Holm's procedure, one-sided."""
-    found = [replace(row, broken=True, verdict=WORSE) if _vanished(row) else row for row in rows]
-    for place, one in _together(rows, 1 - gate.confidence, lambda row: worsening(row).p_above(_bound(row))):
-        found[place] = replace(found[place], broken=one.shown and rows[place].verdict == WORSE)
-    return found
+    marked = [replace(row, broken=True, verdict=WORSE) if _vanished(row) else row for row in rows]
+    for place, test in _together(rows, 1 - gate.confidence, lambda row: worsening(row).p_above(_bound(row))):
+        marked[place] = replace(marked[place], broken=test.shown and rows[place].verdict == WORSE)
+    return marked
 
 
 def _together(

@@ -1,4 +1,8 @@
-"""The values of measures in the stages of summary.json."""
+"""The values of measures: those in the stages of summary.json, and those of single requests that stand behind them.
+
+A measure of a stage is a mean, a percentile or a rate. The sample behind it is what its requests or token gaps show one
+by one; behind a rate it is what ended in each of many equal pieces of the window.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +15,13 @@ from harness.analysis.metrics import StageInput, latencies, request_masks
 from harness.analysis.slo import good_requests
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.analysis.token_gaps import rows_of
-from harness.comparison.repeats import Records, Repeat
+from harness.comparison.repeats import Repeat, RunRecords
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, MISSING
 from harness.scenario.metrics import FAILED_SHARE, USER_VIEW, Measure
 from harness.statistics.bootstrap import RunValues
 from harness.units import NS_PER_S
+
+PIECES = 900  # of a window, so that thirty blocks have thirty each
 
 
 def in_view(measure: Measure, load: Mapping[str, Any]) -> Measure:
@@ -31,10 +37,10 @@ def value_of(measure: Measure, stage: Mapping[str, Any]) -> float | None:
         over = (counts.get("completed") or 0) + (counts.get("failed") or 0)
         return (counts.get("failed") or 0) / over if over else None
     if measure.is_latency:
-        found = (stage.get(measure.metric) or {}).get(measure.statistic)
+        value = (stage.get(measure.metric) or {}).get(measure.statistic)
     else:
-        found = stage.get(measure.metric)
-    return None if found is None else float(found)
+        value = stage.get(measure.metric)
+    return None if value is None else float(value)
 
 
 def count_of(measure: Measure, stage: Mapping[str, Any]) -> int:
@@ -43,9 +49,6 @@ def count_of(measure: Measure, stage: Mapping[str, Any]) -> int:
     if measure.is_latency:
         return int((stage.get(measure.metric) or {}).get("n") or 0)
     return int(counts.get("completed") or 0) + int(counts.get("failed") or 0)
-
-
-PIECES = 900  # of a window, so that thirty blocks have thirty each
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def stage_rows(repeat: Repeat, number: int) -> StageRows | None:
     return StageRows(stage, span, window, masks.answered, masks.ended)
 
 
-def _span(records: Records, stage: int, repeat: int) -> Span:
+def _span(records: RunRecords, stage: int, repeat: int) -> Span:
     own = [row for row in records.timeline if (row["stage"], row["repeat"]) == (stage, repeat)]
     times = (own[0]["start_ns"], own[0]["stop_ns"], own[0]["end_ns"]) if own else (MISSING,) * 3
     return Span(stage, repeat, *times)
@@ -94,9 +97,9 @@ def sample_of(measure: Measure, rows: StageRows) -> RunValues | None:
     elif measure.metric in ("itl", "chunk_gap"):
         sample = _gaps(rows, per_token=measure.metric == "itl")
     else:
-        found = latencies(rows.stage.requests, stream=rows.stage.stream)[measure.metric]
-        known = rows.counted & ~np.isnan(found)
-        sample = RunValues(found[known], rows.stage.requests.session[known])
+        values = latencies(rows.stage.requests, stream=rows.stage.stream)[measure.metric]
+        known = rows.counted & ~np.isnan(values)
+        sample = RunValues(values[known], rows.stage.requests.session[known])
     return sample if sample is not None and len(sample.values) else None
 
 
@@ -139,10 +142,10 @@ def _ended_pieces(rows: StageRows) -> NDArray[np.float64]:
 
 
 def _good_pieces(rows: StageRows) -> NDArray[np.float64] | None:
-    asked, requests = rows.stage.objectives, rows.stage.requests
-    if not asked or not all(rows.stage.shows(objective.metric) for objective in asked):
+    objectives, requests = rows.stage.objectives, rows.stage.requests
+    if not objectives or not all(rows.stage.shows(objective.metric) for objective in objectives):
         return None
-    kept = good_requests(asked, requests, rows.stage.events, latencies(requests, stream=rows.stage.stream))
+    kept = good_requests(objectives, requests, rows.stage.events, latencies(requests, stream=rows.stage.stream))
     return _pieces(rows, rows.ended & kept, np.ones(len(kept)))
 
 

@@ -1,7 +1,7 @@
-"""Which repeats of which runs stand on each side of a comparison?
+"""The two sides of a comparison, as read from result folders: the repeats of their runs.
 
-A side is a result folder, a folder that holds several, or a result file of another tool. Its
-smallest part is a repeat: one pass through the stages of one run.
+A side is a result folder, a folder that holds several, or a result file of another tool. Its smallest part is a
+repeat: one pass through the stages of one run. Of kernels a stage is one measurement: a case on a path in a mode.
 """
 
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 from harness.errors import ResultError
 from harness.kernels.repeats import FAILED, MEASURED, WRONG
 from harness.kernels.result import is_kernels
+from harness.messages import message
 from harness.results import store
 from harness.results.request_table import Events, Requests
 from harness.scenario.metrics import KERNEL_TIME
@@ -24,7 +25,7 @@ from harness.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class RunRecords:
     """What a run recorded, and the measured span of each of its stages, as rows of timeline.json."""
 
     requests: Requests
@@ -44,7 +45,7 @@ class Repeat:
     run: Mapping[str, Any]
     summary: Mapping[str, Any]
     stages: Mapping[int, Mapping[str, Any]]
-    records: Callable[[], Records | None]
+    records: Callable[[], RunRecords | None]
     times: Callable[[Mapping[str, Any]], Floats] | None = None
     """Of kernels only: the times behind a stage, which is a measurement there."""
 
@@ -56,8 +57,13 @@ class Repeat:
     @property
     def engine(self) -> Mapping[str, Any]:
         """What run.json says of the engine."""
-        found: Mapping[str, Any] = self.run.get("engine") or {}
-        return found
+        engine: Mapping[str, Any] = self.run.get("engine") or {}
+        return engine
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether its run ended and is valid."""
+        return bool((self.summary.get("verdict") or {}).get("valid"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +94,10 @@ def read_side(path: Path) -> Side:
     if (path / store.RUN).exists():
         return Side(path.name or str(path), _repeats(path))
     if not path.is_dir():
-        raise ResultError(f"{path}: no such folder; expected a result folder of `harness run`, or a folder of several")
-    folders = sorted((found.parent for found in path.glob(f"*/{store.RUN}")), key=_natural)
+        raise ResultError(message("comparison.no_folder", path=str(path)))
+    folders = sorted((run.parent for run in path.glob(f"*/{store.RUN}")), key=_natural)
     if not folders:
-        raise ResultError(f"{path}: holds no result; expected a folder with run.json, or a folder of several")
+        raise ResultError(message("comparison.no_result", path=str(path)))
     return Side(path.name or str(path), [repeat for folder in folders for repeat in _repeats(folder)])
 
 
@@ -103,59 +109,57 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _repeats(folder: Path) -> list[Repeat]:
     run = store.read_run(folder)
     if not (folder / store.SUMMARY).exists():
-        raise ResultError(
-            f"{folder}: holds no {store.SUMMARY}; expected a finished run: `harness report {folder}` first"
-        )
+        raise ResultError(message("comparison.no_summary", folder=str(folder), file=store.SUMMARY))
     summary = store.read_json(folder, store.SUMMARY)
     if is_kernels(run):
         return [
-            Repeat(folder.name, number, run, summary, stages, lambda: None, kernel_samples(folder, number))
-            for number, stages in kernel_stages(summary).items()
+            Repeat(folder.name, number, run, summary, stages, lambda: None, _kernel_samples(folder, number))
+            for number, stages in _kernel_stages(summary).items()
         ]
     records = functools.cache(lambda: _records(folder))
     return repeats_of(folder.name, run, summary, records)
 
 
 def repeats_of(
-    name: str, run: Mapping[str, Any], summary: Mapping[str, Any], records: Callable[[], Records | None]
+    name: str, run: Mapping[str, Any], summary: Mapping[str, Any], records: Callable[[], RunRecords | None]
 ) -> list[Repeat]:
     """The repeats of one run."""
     stages: dict[int, dict[int, Mapping[str, Any]]] = {}
     for place, stage in enumerate(summary.get("stages") or ()):
         stages.setdefault(stage.get("repeat", 0), {})[stage.get("index", place)] = stage
     if not stages:
-        raise ResultError(f"{name}: {store.SUMMARY} has no stages; expected a run that measured something")
+        raise ResultError(message("comparison.no_stages", name=name, file=store.SUMMARY))
     return [Repeat(name, number, run, summary, own, records) for number, own in sorted(stages.items())]
 
 
-def _records(folder: Path) -> Records | None:
+def _records(folder: Path) -> RunRecords | None:
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         return None
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
-    return Records(store.read_requests(folder), store.read_events(folder), timeline)
+    return RunRecords(store.read_requests(folder), store.read_events(folder), timeline)
 
 
-Stage = dict[str, Any]
-Stages = dict[int, dict[int, Stage]]
+_Stage = dict[str, Any]
+_Stages = dict[int, dict[int, _Stage]]
 
 
-def kernel_stages(summary: Mapping[str, Any]) -> Stages:
+def _kernel_stages(summary: Mapping[str, Any]) -> _Stages:
     """Measurements by repeat and number; `axes` tell which is which, `case` where its samples are.
 
-    A kernel that was wrong or failed has its measurements without a time, and says why (`lost`). Where nothing was
-    measured there is one repeat, and nothing in it.
+    A kernel that was wrong or failed has its measurements without a time, but with its status and the reason (`lost`).
+    Where nothing was measured there is one repeat, and nothing in it.
     """
     rows = summary["kernels"]["rows"]
     modes = dict.fromkeys(mode for row in rows for mode in row["modes"])
     series = [figures for row in rows for figures in row["modes"].values()]
     repeats = range(max((len(figures.get("repeats") or (0,)) for figures in series), default=1))
-    found: Stages = {repeat: {} for repeat in repeats}
+    stages: _Stages = {repeat: {} for repeat in repeats}
     for row in rows:
         for path in _paths(row, rows):
             for mode in modes if row["status"] in (WRONG, FAILED) else row["modes"]:
                 for repeat, stage in _repeated(row, path, mode, repeats):
-                    found[repeat][len(found[repeat])] = stage
-    return found
+                    stages[repeat][len(stages[repeat])] = stage
+    return stages
 
 
 def _paths(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
@@ -163,21 +167,21 @@ def _paths(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Iterabl
     phase = row["labels"].get("phase")
     if row["path"]:
         return (row["path"],)
-    return dict.fromkeys(one["path"] for one in rows if one["path"] and one["labels"].get("phase") == phase)
+    return dict.fromkeys(other["path"] for other in rows if other["path"] and other["labels"].get("phase") == phase)
 
 
-def _repeated(row: Mapping[str, Any], path: str, mode: str, repeats: Iterable[int]) -> Iterator[tuple[int, Stage]]:
+def _repeated(row: Mapping[str, Any], path: str, mode: str, repeats: Iterable[int]) -> Iterator[tuple[int, _Stage]]:
     axes = {**row["labels"], "path": path, "mode": mode}
-    stage: Stage = {"axes": axes, "case": row["case"]}
+    stage: _Stage = {"axes": axes, "case": row["case"]}
     if row["status"] != MEASURED:
-        yield from ((repeat, {**stage, "lost": f"{row['status']}: {row['reason']}"}) for repeat in repeats)
+        yield from ((repeat, {**stage, "lost": (row["status"], str(row["reason"]))}) for repeat in repeats)
         return
     figures = row["modes"][mode]
-    for repeat, one in enumerate(figures.get("repeats") or (figures,)):
-        yield repeat, {**stage, KERNEL_TIME: {"n": one["n"], "p50": one["median_s"]}}
+    for repeat, times in enumerate(figures.get("repeats") or (figures,)):
+        yield repeat, {**stage, KERNEL_TIME: {"n": times["n"], "p50": times["median_s"]}}
 
 
-def kernel_samples(folder: Path, repeat: int) -> Callable[[Mapping[str, Any]], Floats]:
+def _kernel_samples(folder: Path, repeat: int) -> Callable[[Mapping[str, Any]], Floats]:
     """The times of a measurement in one repeat of a folder, in seconds a launch, in the order in which they came."""
     table = functools.cache(lambda: _times(folder))
 
@@ -190,10 +194,10 @@ def kernel_samples(folder: Path, repeat: int) -> Callable[[Mapping[str, Any]], F
 
 def _times(folder: Path) -> dict[tuple[int, int, str, str], Floats]:
     read = store.read_kernel_samples(folder)
-    found: dict[tuple[int, int, str, str], list[float]] = {}
+    times: dict[tuple[int, int, str, str], list[float]] = {}
     keys = zip(read["repeat"], read["case"], read["path"], read["mode"], strict=True)
     values = zip(read["device_ns"], read["wall_ns"], read["launches"], strict=True)
     for key, (device_ns, wall_ns, launches) in zip(keys, values, strict=True):
         whole_ns = wall_ns if device_ns is None else device_ns
-        found.setdefault(key, []).append(whole_ns / launches / NS_PER_S)
-    return {key: np.asarray(times) for key, times in found.items()}
+        times.setdefault(key, []).append(whole_ns / launches / NS_PER_S)
+    return {key: np.asarray(values_s) for key, values_s in times.items()}

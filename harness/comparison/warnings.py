@@ -1,4 +1,7 @@
-"""The warnings of a comparison, each with the next step."""
+"""The warnings of a comparison, each with the next step: its own, and those of the runs that hold for it as well.
+
+Repeats and stages mostly share a warning of a run: it is given once, with the runs and stages that have it.
+"""
 
 import math
 import shlex
@@ -7,39 +10,47 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
-from harness.comparison.comparability import ChangedSetting, pairs
-from harness.comparison.describe import allowed_text, detectable_text
+from harness.comparison.comparability import ChangedSetting, Incompatibility, pairs
 from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
 from harness.comparison.repeats import Repeat, Side
-from harness.messages import plain
-from harness.results.stage_names import stage_name
+from harness.messages import Message, message, plain
+from harness.results.stage_names import stage_title
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import FAILED_SHARE
-from harness.units import format_share
 
 LEAST_FAILURES_APART = 0.01
 MOST_MOVED = 0.05  # of a copy's rate between two runs: more says as much of the kernels' times
+_SIDES = ("BASE", "NEW")
+_ONE_KERNEL = frozenset({"wrong_kernel"})  # costs a kernel its own time, which is judged as lost, and no other's
+_NO_NUMBER = frozenset({"errors", "few_samples", "slo_unmeasured", "unverified"})
+"""Warnings of runs that change no number that is compared; a comparison warns itself of failures and few samples."""
+_MOST_NAMED = 6  # runs of a side
 
 
 def warnings_of_comparison(
     base: Side, new: Side, gate: Gate, rows: Sequence[ComparisonRow], *, changed: Sequence[ChangedSetting], earlier: int
 ) -> Iterator[Warning]:
-    """Every reason for care, in the order in which a page has them."""
+    """Every reason for care, in the order in which a page has them; `earlier` runs were used."""
     yield from invalid_sides(base, new)
-    yield from _few_runs(base, new, gate, rows, changed)
-    yield from _earlier(rows, earlier)
-    yield from _limits_moved(base, new)
-    yield from _unjudged(rows)
-    yield from _blind(rows, gate)
+    yield from _repeats(base, new, gate, rows, changed)
+    yield from _stages_of_one_side(base, new)
+    if earlier and any(row.effect is not None for row in rows):
+        text = message("comparison.earlier_runs", count=earlier)
+        yield Warning("earlier_runs", NOTE, text, message("comparison.earlier_runs_next"))
+    yield from _machine(base, new)
+    yield from _not_judged(rows)
+    yield from _low_power(rows, gate)
     yield from _failures(rows)
     yield from carried_warnings(base, new)
     if any(bool(repeat.engine.get("simulated")) for repeat in (*base.repeats, *new.repeats)):
-        yield Warning(
-            "simulated",
-            NOTE,
-            plain("The engine was simulated: the numbers come from a model of an NPU."),
-            plain("Measure a real one."),
-        )
+        yield Warning("simulated", NOTE, message("comparison.simulated"), message("comparison.simulated_next"))
+
+
+def unlike_sides(incompatible: Sequence[Incompatibility]) -> Iterator[Warning]:
+    """That sides were compared that are not comparable."""
+    if incompatible:
+        text = message("comparison.unlike", facts=[fact.text for fact in incompatible])
+        yield Warning("unlike", WARNING, text, message("comparison.unlike_next"))
 
 
 def machine_change(base: Side, new: Side) -> float:
@@ -50,101 +61,97 @@ def machine_change(base: Side, new: Side) -> float:
     rates = [[rate for run in side.runs if (rate := _copy_rate(run.summary))] for side in (base, new)]
     if not all(rates):
         return 0.0
-    middles = [math.exp(sum(map(math.log, side)) / len(side)) for side in rates]
-    moved = middles[1] / middles[0] - 1
+    means = [math.exp(sum(map(math.log, side)) / len(side)) for side in rates]
+    moved = means[1] / means[0] - 1
     return moved if abs(moved) > MOST_MOVED else 0.0
 
 
-def _limits_moved(base: Side, new: Side) -> Iterator[Warning]:
+def _machine(base: Side, new: Side) -> Iterator[Warning]:
     moved = machine_change(base, new)
     if moved:
-        text = f"A plain copy, measured in the same runs, moved {format_share(abs(moved))} "
-        text += f"{'more' if moved > 0 else 'fewer'} bytes a second in NEW: the machine was not the same."
+        code = "comparison.machine_faster" if moved > 0 else "comparison.machine_slower"
         yield Warning(
-            "machine_moved", WARNING, plain(text), plain("Leave the machine alone, and measure both in turn.")
+            "machine_moved", WARNING, message(code, share=abs(moved)), message("comparison.machine_moved_next")
         )
 
 
 def _copy_rate(summary: Mapping[str, Any]) -> float | None:
     limits = (summary.get("kernels") or {}).get("limits") or ()
-    return next((float(one["bytes_per_s"]) for one in limits if one["source"] == "measured"), None)
+    return next((float(limit["bytes_per_s"]) for limit in limits if limit["source"] == "measured"), None)
 
 
-def _few_runs(
+def _repeats(
     base: Side, new: Side, gate: Gate, rows: Sequence[ComparisonRow], changed: Sequence[ChangedSetting]
 ) -> Iterator[Warning]:
-    what = "kernel" if base.is_kernels else "engine"
-    step = f"Run each 3 times, in turn: {_command(new, changed)}"
+    step = message("comparison.repeat_next", command=_command(new, changed))
     if any(row.reason == SINGLE_RUNS for row in rows):
-        text = f"With one run a side, how far two runs of one {what} differ cannot be seen: nothing of them is judged."
-        yield Warning("few_repeats", WARNING, plain(text), plain(step))
+        code = "comparison.single_runs_kernel" if base.is_kernels else "comparison.single_runs_engine"
+        yield Warning("few_repeats", WARNING, message(code), step)
     elif gate.between_runs is not None and len(base.repeats) == len(new.repeats) == 1:
-        text = f"With one run a side, how far two runs of one {what} differ cannot be seen; "
-        text += f"{format_share(gate.between_runs)} is taken for it, as the gate says."
-        yield Warning("few_repeats", WARNING, plain(text), plain(step))
+        code = "comparison.assumed_noise_kernel" if base.is_kernels else "comparison.assumed_noise_engine"
+        yield Warning("few_repeats", WARNING, message(code, noise=gate.between_runs), step)
     elif not base.is_kernels and any(len(side.runs) == 1 < len(side.repeats) for side in (base, new)):
-        text = "The repeats of a side share one start of its engine: what differs from start to start is not seen."
-        yield Warning("one_start", NOTE, plain(text), plain(step))
+        yield Warning("one_start", NOTE, message("comparison.one_start"), step)
     if pairs(base, new) is None and not base.is_kernels:
-        text = "The repeats have no mates that sent the same requests, so what the load did to each counts as noise."
-        yield Warning("unpaired", NOTE, plain(text), plain("Run both under the same seeds."))
-    only = {number for repeat in base.repeats for number in repeat.stages} ^ {
-        number for repeat in new.repeats for number in repeat.stages
-    }
-    if only and base.is_kernels:
-        text = f"Only one side has {len(only)} of the measurements."
-        yield Warning("stages", NOTE, plain(text), plain("Give both the same axes."))
-    elif only:
-        measured = (repeat.stages for repeat in (*base.repeats, *new.repeats))
-        labels = {number: str(one.get("label") or "") for stages in measured for number, one in stages.items()}
-        names = ", ".join(stage_name(number, labels.get(number, "")) for number in sorted(only))
-        yield Warning("stages", WARNING, plain(f"Only one side measured {names}."), plain("Let both runs end."))
+        yield Warning("unpaired", NOTE, message("comparison.unpaired"), message("comparison.unpaired_next"))
 
 
 def _command(new: Side, changed: Sequence[ChangedSetting]) -> str:
-    """The command that measures both in turn, as far as the results tell it."""
+    """The command that measures both in turn, as far as the results hold it."""
     file = str(new.repeats[0].run.get("scenario_file") or "SCENARIO.yaml")
-    flags = [one for one in changed if one.name.startswith("engine.args.") and one.new != "–"]
-    against = [f"--against {shlex.quote(f'{one.name}={one.new}')}" for one in flags] or ["--against KEY=VALUE"]
+    flags = [setting for setting in changed if setting.kind == "argument" and setting.new != "–"]
+    against = [f"--against {shlex.quote(f'{flag.name}={flag.new}')}" for flag in flags] or ["--against KEY=VALUE"]
     return f"harness run {shlex.quote(file)} --repeats 3 {' '.join(against)}"
 
 
-def _earlier(rows: Sequence[ComparisonRow], earlier: int) -> Iterator[Warning]:
-    if earlier and any(row.effect is not None for row in rows):
-        text = f"How far two runs of one engine differ is told by {earlier} earlier runs of this scenario as well."
-        yield Warning("earlier_runs", NOTE, plain(text), plain("It holds as long as the machine is what it was."))
+def _stages_of_one_side(base: Side, new: Side) -> Iterator[Warning]:
+    repeats = (*base.repeats, *new.repeats)
+    lone = set().union(*(repeat.stages for repeat in base.repeats)) ^ set().union(
+        *(repeat.stages for repeat in new.repeats)
+    )
+    if lone and base.is_kernels:
+        text = message("comparison.measurements_of_one_side", count=len(lone))
+        yield Warning("stages", NOTE, text, message("comparison.measurements_of_one_side_next"))
+    elif lone:
+        stages = {number: stage for repeat in repeats for number, stage in repeat.stages.items()}
+        text = message("comparison.stages_of_one_side", stages=[stage_title(n, stages[n]) for n in sorted(lone)])
+        yield Warning("stages", WARNING, text, message("comparison.stages_of_one_side_next"))
 
 
-def _blind(rows: Sequence[ComparisonRow], gate: Gate) -> Iterator[Warning]:
-    """A gate that allows less than the comparison can see holds by chance."""
-    blind = [row for row in rows if row.allowed and row.allowed > gate.smallest and row.sees and row.sees > row.allowed]
-    if blind:
-        worst = max(blind, key=lambda row: row.sees or 0.0)
-        text = (
-            f"The gate allows {allowed_text(worst.allowed)} of {worst.measure.key} at {worst.place}, "
-            f"and changes below {detectable_text(worst.sees)} cannot be relied on to be seen."
-        )
-        yield Warning(
-            "low_power", WARNING, plain(text), plain("Take more repeats, in turn, or let the stages run longer.")
-        )
-
-
-def _unjudged(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
-    gated = [row for row in rows if row.allowed is not None]
-    untold = [
+def _low_power(rows: Sequence[ComparisonRow], gate: Gate) -> Iterator[Warning]:
+    """A gate that allows less than the comparison can detect passes by chance."""
+    weak = [
         row
-        for row in gated
-        if row.effect is None and not row.broken and row.reason not in (SINGLE_RUNS, MACHINE_CHANGED, NOT_VALID)
+        for row in rows
+        if row.allowed and row.allowed > gate.smallest and row.detectable and row.detectable > row.allowed
     ]
-    if untold:
-        first = untold[0]
-        text = (
-            f"{len(untold)} of {len(gated)} measures of the gate cannot be judged; "
-            f"{first.measure.key} at {first.place}: {first.reason}."
+    if weak:
+        worst = max(weak, key=lambda row: row.detectable or 0.0)
+        text = message(
+            "comparison.low_power",
+            allowed=worst.allowed,
+            measure=worst.measure.key,
+            place=worst.place,
+            detectable=100 * (worst.detectable or 0.0),
         )
-        yield Warning(
-            "not_judged", WARNING, plain(text), plain("Run the stages longer, or name other measures in the gate.")
+        yield Warning("low_power", WARNING, text, message("comparison.low_power_next"))
+
+
+def _not_judged(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
+    of_gate = [row for row in rows if row.allowed is not None]
+    reported = (SINGLE_RUNS, MACHINE_CHANGED, NOT_VALID)
+    unjudged = [row for row in of_gate if row.effect is None and not row.broken and row.reason not in reported]
+    if unjudged:
+        first = unjudged[0]
+        text = message(
+            "comparison.not_judged",
+            unjudged=len(unjudged),
+            count=len(of_gate),
+            measure=first.measure.key,
+            place=first.place,
+            reason=first.reason,
         )
+        yield Warning("not_judged", WARNING, text, message("comparison.not_judged_next"))
 
 
 def _failures(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
@@ -152,23 +159,8 @@ def _failures(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
         if row.measure.metric != FAILED_SHARE or row.base is None or row.new is None:
             continue
         if abs(row.base - row.new) >= LEAST_FAILURES_APART:
-            shares = f"{format_share(row.base)} of requests failed in BASE and {format_share(row.new)} in NEW"
-            text = f"{shares} at {row.place}: latencies are of those that were answered, which are not the same."
-            yield Warning(
-                "failures",
-                WARNING,
-                plain(text),
-                plain("Find out why they failed before you read latencies."),
-                row.stage,
-            )
-
-
-_SIDES = ("BASE", "NEW")
-_OWN = frozenset({"wrong_kernel"})  # costs a kernel its own time, which is judged as lost, and no other's
-_NO_NUMBER = frozenset({"errors", "few_samples", "slo_unmeasured", "unverified"})
-"""Warnings that change no number that is compared; of failed requests and too few samples a comparison tells itself."""
-_MOST_NAMED = 6  # runs of a side
-_AGAIN = "A difference to an invalid result means nothing: run it again."
+            text = message("comparison.failures", base=row.base, new=row.new, place=row.place)
+            yield Warning("failures", WARNING, text, message("comparison.failures_next"), row.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,27 +174,27 @@ class _RunWarning:
 
 def invalid_sides(base: Side, new: Side) -> Iterator[Warning]:
     """Why a side is not valid: then nothing is judged."""
-    for own in _by_code(base, new, _why_invalid):
-        are = "are" if len({one.side for one in own}) > 1 else "is"
-        yield Warning(
-            "invalid", INVALID, plain(f"{_sides(own)} {are} not valid ({_runs(own)}): {_text(own)}"), plain(_AGAIN)
-        )
+    for group in _by_code(base, new, _why_invalid):
+        sides = _sides(group)
+        text = message("comparison.invalid", sides=sides, runs=_runs(group), reason=_text(group), count=len(sides))
+        yield Warning("invalid", INVALID, text, message("comparison.invalid_next"))
 
 
 def carried_warnings(base: Side, new: Side) -> Iterator[Warning]:
     """Warnings of either side's numbers, which hold for their difference as well."""
-    for own in _by_code(base, new, _carried):
-        both = len({one.side for one in own}) > 1
-        where = f"In {_sides(own)}" if both else f"In {_sides(own)} only"
-        yield Warning(own[0].warning.code, WARNING, plain(f"{where} ({_runs(own)}): {_text(own)}"), own[0].warning.next)
+    for group in _by_code(base, new, _carried):
+        sides = _sides(group)
+        code = "comparison.in_both" if len(sides) > 1 else "comparison.in_one"
+        text = message(code, sides=sides, runs=_runs(group), warning=_text(group))
+        yield Warning(group[0].warning.code, WARNING, text, group[0].warning.next)
 
 
 def _why_invalid(run: Repeat) -> list[Warning]:
-    if (run.summary.get("verdict") or {}).get("valid"):
+    if run.is_valid:
         return []
-    found = [warning for warning in warnings_of(run.summary) if warning.severity == INVALID]
-    found = found or [Warning("not_ended", INVALID, plain("its run did not end."), plain(""))]
-    return [warning for warning in found if warning.code not in _OWN]
+    reasons = [warning for warning in warnings_of(run.summary) if warning.severity == INVALID]
+    reasons = reasons or [Warning("not_ended", INVALID, message("comparison.not_ended"), plain(""))]
+    return [warning for warning in reasons if warning.code not in _ONE_KERNEL]
 
 
 def _carried(run: Repeat) -> list[Warning]:
@@ -210,37 +202,37 @@ def _carried(run: Repeat) -> list[Warning]:
         warning
         for warning in warnings_of(run.summary)
         if (warning.severity == WARNING and warning.code not in _NO_NUMBER)
-        or (warning.severity == INVALID and warning.code in _OWN)
+        or (warning.severity == INVALID and warning.code in _ONE_KERNEL)
     ]
 
 
 def _by_code(base: Side, new: Side, pick: Callable[[Repeat], list[Warning]]) -> list[list[_RunWarning]]:
-    """What was picked of every run, each warning's own beside each other, in the order in which they come."""
-    found: dict[str, list[_RunWarning]] = {}
+    """What was picked of every run, grouped by the code of the warning, in the order in which they come."""
+    groups: dict[str, list[_RunWarning]] = {}
     for number, side in enumerate((base, new)):
         for run in side.runs:
             for warning in pick(run):
-                found.setdefault(warning.code, []).append(_RunWarning(number, run.name, warning))
-    return list(found.values())
+                groups.setdefault(warning.code, []).append(_RunWarning(number, run.name, warning))
+    return list(groups.values())
 
 
-def _sides(own: Sequence[_RunWarning]) -> str:
-    return " and ".join(_SIDES[side] for side in sorted({one.side for one in own}))
+def _sides(group: Sequence[_RunWarning]) -> list[str]:
+    return [_SIDES[side] for side in sorted({warning.side for warning in group})]
 
 
-def _runs(own: Sequence[_RunWarning]) -> str:
-    """The runs that have it: `1, 2, 3`, and where both sides have it `1, 2, 3; 1, 2, 3`."""
-    parts = []
-    for side in sorted({one.side for one in own}):
-        names = list(dict.fromkeys(one.run for one in own if one.side == side))
-        parts.append(", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else ""))
-    return "; ".join(parts)
+def _runs(group: Sequence[_RunWarning]) -> list[list[str]]:
+    """The names of the runs of each side that have it."""
+    names = [
+        list(dict.fromkeys(warning.run for warning in group if warning.side == side))
+        for side in sorted({warning.side for warning in group})
+    ]
+    return [[*runs[:_MOST_NAMED], *(["…"] if len(runs) > _MOST_NAMED else [])] for runs in names]
 
 
-def _text(own: Sequence[_RunWarning]) -> str:
-    """The warning's words; where runs or stages tell other numbers, those of the first, with the stages before them."""
-    stages = sorted({one.warning.stage + 1 for one in own if one.warning.stage is not None})
-    several = len({str(one.warning.text) for one in own}) > 1
-    first = "of the first: " if several else ""
-    where = f"stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))}: " if stages else ""
-    return f"{where}{first}{own[0].warning.text}"
+def _text(group: Sequence[_RunWarning]) -> Message:
+    """The warning's text; where runs or stages differ in numbers, that of the first, with the stages before it."""
+    stages = sorted({run.warning.stage + 1 for run in group if run.warning.stage is not None})
+    text = group[0].warning.text
+    if len({str(run.warning.text) for run in group}) > 1:
+        text = message("comparison.first_of", warning=text)
+    return message("comparison.at_stages", stages=stages, warning=text, count=len(stages)) if stages else text

@@ -5,6 +5,7 @@ count      thousands apart, `1,024`            number   three significant digits
 share      of one, as `97.3 %`                 bytes    `1.50 GiB`
 error      seconds by which something is off   about    seconds, rounded up roughly
 change     per cent with its sign              quote    a word in quotes, as a user typed it
+size       per cent without a sign             percent  a share of one that a user gave, as `5 %`
 and, or    a list with its last joint          list     a list with commas (`、` in Chinese)
 parts      a list of clauses with semicolons   sentences  a list of sentences, one after the other
                                                (none)   text as it is; numbers as Python writes them
@@ -36,6 +37,8 @@ NUMBERS: Mapping[str, Callable[[float], str]] = {
     "error": format_error,
     "about": format_about,
     "change": format_change,
+    "size": lambda value: format_change(value, signed=False),
+    "percent": lambda value: f"{100 * value:g} %",
 }
 LISTS: Mapping[str, Mapping[str, tuple[str, str]]] = {  # by language: the joint between items, and before the last
     "and": {ENGLISH: (", ", " and "), CHINESE: ("、", "和")},

@@ -7,7 +7,7 @@ A stage has one name: its number, from 1, and its load in the scenario's own num
 from collections.abc import Mapping
 from typing import Any
 
-from harness.messages import Message, message
+from harness.messages import Message, message, plain
 
 
 def load_name(load: Mapping[str, Any]) -> Message:
@@ -42,6 +42,18 @@ def stage_name(index: int, words: str = "", repeat: int = 0) -> str:
     """`stage 2 (poisson 4 req/s), repeat 3` of a stage and a repeat that are counted from 0."""
     name = f"stage {index + 1} ({words})" if words else f"stage {index + 1}"
     return f"{name}, repeat {repeat + 1}" if repeat else name
+
+
+def stage_title(index: int, stage: Mapping[str, Any]) -> Message:
+    """The name of a stage of summary.json as a message: by its load, or by its label where that is all it has."""
+    label = str(stage.get("label") or "")
+    try:
+        load = load_name(stage["load"])
+    except KeyError:
+        load = plain(label)
+    if not label:
+        return message("load.stage_number", number=index + 1)
+    return message("load.stage", number=index + 1, load=load)
 
 
 def in_column(index: int, words: str = "") -> str:

@@ -49,8 +49,8 @@ def test_a_gate_that_could_judge_nothing_does_not_say_that_it_held(results, tmp_
 
     assert done.exit_code == 4
     assert tuple(map(str, done.errors)) == ("not judged: 5 of 5 measures of the gate; exit 4",)
-    assert done.lines[0].startswith("Simulated: Nothing can be told of 5 measures of 1 stage: BASE has ")
-    assert ["Nothing for the gate to judge" in page, "Gate held" in page] == [True, False]
+    assert str(done.lines[0]).startswith("Simulated: Undetermined: 5 measures of 1 stage cannot be judged; BASE has ")
+    assert ["Nothing for the gate to judge" in page, "Gate passed" in page] == [True, False]
 
 
 def test_a_gate_says_how_much_it_could_not_judge(tmp_path):
@@ -60,5 +60,5 @@ def test_a_gate_says_how_much_it_could_not_judge(tmp_path):
     compared(asked(*made(tmp_path, replace(FEW, duration_s=40)), tmp_path / "out", gate=gate))
     page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
-    assert "Gate held, 1 of 2 not judged" in page
-    assert "With one run a side, how far two runs of one engine differ cannot be seen" in page
+    assert "Gate passed, 1 of 2 not judged" in page
+    assert "One run per side does not show how much runs of one engine vary" in page

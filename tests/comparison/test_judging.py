@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from harness.cli.app import main
 from harness.comparison.comparability import incompatibilities, pairs
 from harness.comparison.comparison import compare
-from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE, judge
+from harness.comparison.judging import NOT_VALID, judge
 from harness.comparison.measures import in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Side, read_side, repeats_of
+from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.errors import InputError, ResultError
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, Gate
@@ -90,7 +91,7 @@ def test_a_regression_beyond_the_gate_breaks_it():
     assert [row.measure.key for row in found.broken] == ["tpot_mean", "output_token_rate"]
     assert found.exit_code == 1
     assert found.verdict == WORSE
-    assert "mean TPOT at stage 1 (closed 4 users) is 6.0 % higher" in found.answer
+    assert "mean TPOT at stage 1 (closed loop, concurrency 4) is 6.0 % higher" in str(found.answer)
 
 
 def test_worse_within_the_gate_does_not_break_it():
@@ -99,7 +100,7 @@ def test_worse_within_the_gate_does_not_break_it():
 
     assert found.exit_code == 0
     assert found.verdict == WORSE
-    assert "not shown to be by more than the gate allows" in found.answer
+    assert "not significantly beyond the gate" in str(found.answer)
 
 
 def test_a_faster_run_is_better():
@@ -108,7 +109,7 @@ def test_a_faster_run_is_better():
 
     assert found.verdict == BETTER
     assert found.exit_code == 0
-    assert found.answer.startswith("Better: ")
+    assert str(found.answer).startswith("Better: ")
 
 
 def test_repeats_with_mates_are_compared_in_pairs():
@@ -155,20 +156,20 @@ def test_too_few_requests_cannot_be_told():
     found = compare(BASE, SLOW, gate)
 
     assert [row.verdict for row in found.judged] == [UNDETERMINED]
-    assert found.judged[0].reason == "BASE has 400 of at least 401"
+    assert str(found.judged[0].reason) == "BASE has only 400 samples of the 401 needed"
     assert "not_judged" in {warning.code for warning in found.warnings}
 
 
 @pytest.mark.parametrize(
     ("facts", "fact"),
     [
-        ({"payload_sha256": "other"}, "payload: p0 and p1 and 2 more against other"),
-        ({"schedule_sha256": "other"}, "schedule: s0 and s1 and 2 more against other"),
+        ({"payload_sha256": "other"}, "payload: p0, p1 and 2 more against other"),
+        ({"schedule_sha256": "other"}, "schedule: s0, s1 and 2 more against other"),
         ({"engine": {"kind": "vllm", "model": "large"}}, "model: tiny against large"),
         ({"engine": {"kind": "simulator", "model": "tiny", "simulated": True}}, "engine: real against simulator"),
         (
             {"engine": {"kind": "vllm", "model": "tiny", "hollow": True}},
-            "hollow: a whole device against a hollow device",
+            "device computes: yes against no (stub)",
         ),
         ({"environment": {"npu": ["/dev/davinci0"]}}, "device: unknown against 1 NPU"),
         ({"endpoint": "chat"}, "endpoint: completions against chat"),
@@ -179,7 +180,7 @@ def test_unlike_runs_are_refused_by_name(facts, fact):
     """Each fact that makes two runs unlike is a line of its own; with --anyway it is a warning."""
     other = side("new", [(0.0100, 400.0)] * 4, **facts)
 
-    assert any(fact in one.text for one in incompatibilities(BASE, other))
+    assert any(fact in str(one.text) for one in incompatibilities(BASE, other))
     with pytest.raises(InputError) as refusal:
         compare(BASE, other, GATE)
     assert any(fact in line for line in refusal.value.lines)
@@ -210,11 +211,10 @@ def test_an_invalid_side_is_said_and_nothing_is_judged(ended):
     found = compare(broken, SLOW, GATE)
     why = "The client was a full core." if ended else "its run did not end."
 
-    assert found.answer == f"No valid comparison: BASE is not valid (run-0, run-1, run-2, run-3): {why}"
-    assert (found.verdict, found.exit_code, found.broken, found.sees) == ("cannot be judged", 4, [], "")
-    assert {(row.verdict, row.reason) for row in (*found.judged, *found.shown)} == {
-        (UNDETERMINED, "a side is not valid")
-    }
+    assert str(found.answer) == f"No valid comparison: BASE is not valid (run-0, run-1, run-2, run-3): {why}"
+    assert (found.verdict, found.exit_code, found.broken, found.sensitivity) == ("cannot be judged", 4, [], None)
+    every = (*found.judged, *found.shown)
+    assert all((row.verdict, row.reason) == (UNDETERMINED, NOT_VALID) for row in every)
     assert [warning.code for warning in found.warnings] == ["invalid"]
 
 
@@ -372,8 +372,8 @@ def test_two_runs_that_differ_by_chance_hold_the_gate(runs, tmp_path, capsys):
     code, out, _ = told(capsys, *words)
 
     assert code == 0
-    assert out.startswith("This comparison can see changes of ")
-    assert out.splitlines()[1].startswith("Simulated: No difference shown in ")
+    assert out.startswith("This comparison can detect changes of ")
+    assert out.splitlines()[1].startswith("Simulated: No significant difference in ")
 
 
 def test_a_faulty_gate_is_told_by_file_line_and_key(runs, tmp_path, capsys):

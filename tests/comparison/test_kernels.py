@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from harness.cli.app import main
 from harness.comparison.comparison import compare
-from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.comparison.repeats import read_side
+from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.errors import InputError
 from harness.kernels.repeats import merge_repeats, process_spread
 from harness.results import store
@@ -65,9 +65,11 @@ def test_a_change_beyond_what_runs_differ_by_is_shown(tmp_path):
 
     assert verdicts(found) == [WORSE, NO_DIFFERENCE, BETTER, NO_DIFFERENCE]
     assert found.exit_code == 1
-    assert found.answer.startswith("Of 8 measurements of kernels 2 are slower, 2 faster and 0 lost: time of decode, ")
+    assert str(found.answer).startswith(
+        "Of 8 measurements of kernels 2 are slower, 2 faster and 0 lost: time of decode, "
+    )
     assert [warning.code for warning in found.warnings] == ["few_repeats"]
-    assert "2.00 % is taken for it, as the gate says" in found.warnings[0].text
+    assert "2.00 % is taken for it, as the gate says" in str(found.warnings[0].text)
 
 
 def test_a_result_beside_itself_shows_nothing(tmp_path):
@@ -77,7 +79,7 @@ def test_a_result_beside_itself_shows_nothing(tmp_path):
 
     assert {row.verdict for row in found.judged} == {NO_DIFFERENCE}
     assert found.exit_code == 0
-    assert found.answer == "No difference shown in 8 measurements of kernels."
+    assert str(found.answer) == "No significant difference in 8 measurements of kernels."
 
 
 def test_repeats_tell_how_far_runs_differ(tmp_path):
@@ -189,7 +191,7 @@ def test_a_kernel_that_is_lost_breaks_the_gate(tmp_path, status):
     back = compared(new, base, STATED)
 
     assert [row.part for row in found.broken] == ["batch 1, 2048 KV tokens, block size 128"] * 2
-    assert found.broken[0].reason == f"NEW {status}: so it is"
+    assert str(found.broken[0].reason) == f"NEW {status}: so it is"
     assert back.broken == []
     assert [row.verdict for row in back.judged].count(UNDETERMINED) == 2
 
@@ -207,7 +209,7 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path):
         new = make_kernels(tmp_path / str(number), steady, **facts)[0]
         with pytest.raises(InputError) as refused:
             compared(base, new)
-        assert [line.split("not alike: ")[1].split(";")[0] for line in refused.value.lines] == [words]
+        assert [line.split("not comparable: ")[1].split(";")[0] for line in refused.value.lines] == [words]
         found = compared(base, new, anyway=True)
         assert len(found.judged) == 2 * len(CASES)
         assert {row.verdict for row in found.judged} == {UNDETERMINED}
@@ -220,9 +222,9 @@ def test_a_hollow_result_has_nothing_to_compare(tmp_path):
     wrong = [(case, 0, "wrong") for case in range(len(CASES))]
     new = make_kernels(tmp_path / "b", steady, lost=wrong, device={"hollow": True})[0]
 
-    with pytest.raises(InputError, match="hollow: a whole device against a hollow device"):
+    with pytest.raises(InputError, match=r"device computes: yes against no \(stub\)"):
         compared(base, new)
-    with pytest.raises(InputError, match="nothing was measured on a stand-in that computes nothing"):
+    with pytest.raises(InputError, match="nothing was measured on a stub that computes nothing"):
         compared(base, new, anyway=True)
 
 
