@@ -60,5 +60,5 @@ def gather(result: ResultFiles) -> Data:
 
 def limits_of(data: Data) -> list[Limit]:
     """The scenario's limits, each on the view it is held against: from due in open loop."""
-    asked = objectives(data.result.run.get("slo") or {}, open_loop=data.is_open)
-    return [Limit(one.metric, one.statistic, float(one.limit_s)) for one in asked]
+    limits = objectives(data.result.run.get("slo") or {}, open_loop=data.is_open)
+    return [Limit(objective.metric, objective.statistic, float(objective.limit_s)) for objective in limits]

@@ -12,7 +12,7 @@ from harness.units import format_duration
 from reports import frames
 from reports.curves import limit_words
 from reports.data import Data, limits_of
-from reports.figures.distributions import Shape, Spread, percentile_curves, shape_figure
+from reports.figures.distributions import Spread, Violin, percentile_curves, shape_figure
 from reports.figures.style import scale_of
 from reports.frames import cell_of
 from reports.glossary import name_of
@@ -98,7 +98,7 @@ def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
     title = "figures.shape.by_turn" if by_turn else "figures.shape.by_length"
     head = data.head(localized(title, metric=name_of(metric)), localized("figures.shape.subtitle", unit=scale.unit))
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
-    shape = Shape(alone, bins, by_turn=by_turn, names=data.names, limits=limits)
+    shape = Violin(alone, bins, by_turn=by_turn, names=data.names, limits=limits)
     figure = shape_figure(shape, scale, head)
     caption = localized("figures.shape.turns" if by_turn else "figures.shape.lengths")
     return drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)

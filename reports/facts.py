@@ -17,20 +17,20 @@ _HASHES = {
 
 
 def token_rows(result: ResultFiles) -> list[list[Cell]]:
-    """The token audit: asked and counted, for prompts and answers."""
+    """The token audit: requested and counted tokens of prompts and answers."""
     tokens = result.summary.get("tokens") or {}
     rows = []
     for side, code in (("input", "page.tokens.prompt"), ("output", "page.tokens.output")):
-        asked, counted = tokens.get(f"{side}_asked"), tokens.get(f"{side}_counted")
-        if asked is None and counted is None:
+        requested, counted = tokens.get(f"{side}_asked"), tokens.get(f"{side}_counted")
+        if requested is None and counted is None:
             continue
         wrong = tokens.get(f"{side}_mismatched") or 0
-        share = number(counted) / number(asked) if asked else float("nan")
+        share = number(counted) / number(requested) if requested else float("nan")
         other = Cell(format_count(wrong), tone="bad" if wrong else "plain")
         rows.append(
             [
                 Cell(localized(code)),
-                Cell(format_count(asked)),
+                Cell(format_count(requested)),
                 Cell(format_count(counted)),
                 Cell(format_share(share)),
                 other,
@@ -61,14 +61,14 @@ def _token_source(name: str, requests: int) -> str:
 
 
 def flag_rows(result: ResultFiles) -> list[list[Cell]]:
-    """Engine flags: what was asked, what it really became, who says so and why; those that differ are marked."""
+    """Engine flags: requested and effective values, the source and the reason; those that differ are marked."""
     engine = result.run.get("engine") or {}
-    asked = {_flag(k): v for k, v in (engine.get("asked") or _command_flags(engine.get("command") or ())).items()}
+    requested = {_flag(k): v for k, v in (engine.get("asked") or _command_flags(engine.get("command") or ())).items()}
     effective = {_flag(key): value for key, value in (engine.get("effective") or {}).items()}
     changed = {_flag(row["flag"]): row for row in engine.get("changed") or ()}
     sources = {_flag(key): source for key, source in (engine.get("sources") or {}).items()}
-    names = sorted({*asked, *effective, *changed})
-    rows = (_flag_row(name, asked.get(name), effective.get(name), changed.get(name)) for name in names)
+    names = sorted({*requested, *effective, *changed})
+    rows = (_flag_row(name, requested.get(name), effective.get(name), changed.get(name)) for name in names)
     return [[*row, Cell(str(sources.get(name, "–")), foreign=True)] for name, row in zip(names, rows, strict=True)]
 
 
@@ -76,31 +76,31 @@ def _flag(name: str) -> str:
     return str(name).removeprefix("--").replace("-", "_")
 
 
-def _flag_row(name: str, asked: Any, effective: Any, change: Mapping[str, Any] | None) -> list[Cell]:
-    """Of a run that does not tell its changes, a difference of texts is one."""
-    differs = asked is not None and effective is not None and _text(asked) != _text(effective)
+def _flag_row(name: str, requested: Any, effective: Any, change: Mapping[str, Any] | None) -> list[Cell]:
+    """Of a run that does not record its changes, a difference of texts is one."""
+    differs = requested is not None and effective is not None and _text(requested) != _text(effective)
     before = None if change is None else change.get("before")
     reasons = [] if change is None else [elsewhere(str(change["why"]))]
     reasons += [] if before is None else [localized("page.engine.expected", value=_text(before))]
     words = listed([reason for reason in reasons if reason], "parts")
     words = words or (localized("page.engine.differs") if differs or change else "")
-    bad = differs if change is None else str(asked).lower() not in ("auto", "none", "-1") or before is not None
+    bad = differs if change is None else str(requested).lower() not in ("auto", "none", "-1") or before is not None
     tone = "bad" if bad else "plain"
     return [
         Cell(name, foreign=True),
-        Cell(_text(asked), foreign=True),
+        Cell(_text(requested), foreign=True),
         Cell(_text(effective), words, tone, foreign=True),
     ]
 
 
 def _command_flags(command: Sequence[str]) -> dict[str, Any]:
     """Flags and values of a command line, `--name value` or `--name=value`; a flag alone is true."""
-    found: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     for word, after in zip(command, [*command, "--"][1:], strict=True):
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            found[name] = value if equals else (True if after.startswith("--") else after)
-    return found
+            flags[name] = value if equals else (True if after.startswith("--") else after)
+    return flags
 
 
 def _text(value: Any) -> str:
@@ -115,10 +115,10 @@ def _text(value: Any) -> str:
 
 def environment_rows(result: ResultFiles) -> list[tuple[str, str]]:
     """Where and with what the run was made."""
-    found = dict(result.run.get("environment") or {})
-    memory = found.pop("memory_bytes", None)
-    packages = found.pop("packages", None) or {}
-    rows = [(environment_name(name), _text(value)) for name, value in found.items() if value not in (None, [], {}, "")]
+    facts = dict(result.run.get("environment") or {})
+    memory = facts.pop("memory_bytes", None)
+    packages = facts.pop("packages", None) or {}
+    rows = [(environment_name(name), _text(value)) for name, value in facts.items() if value not in (None, [], {}, "")]
     rows += [(localized("page.engine.memory"), format_bytes(memory))] if memory is not None else []
     return rows + [(localized("page.engine.package", name=name), str(version)) for name, version in packages.items()]
 
@@ -158,7 +158,7 @@ def run_rows(result: ResultFiles) -> list[tuple[str, str]]:
 
 
 def client_rows(result: ResultFiles) -> list[tuple[str, str]]:
-    """The client that measured: version, processes, and what its selfcheck found."""
+    """The client that measured: version, processes and the figures of its selfcheck."""
     client = result.run.get("client") or {}
     selfcheck = client.get("selfcheck") or {}
     codes = {"version": "page.client.version", "workers": "page.client.workers"}

@@ -102,26 +102,26 @@ def metric_frame(result: ResultFiles) -> pd.DataFrame:
             "offered_rate": rate_of(stage, "offered_rate"),
             "request_rate": number(stage.get("request_rate")),
             "output_token_rate": number(stage.get("output_token_rate")),
-            **{name: number(found.get(name)) for name in STATISTICS},
-            **_intervals(found.get("ci95") or {}),
+            **{name: number(statistics.get(name)) for name in STATISTICS},
+            **_intervals(statistics.get("ci95") or {}),
         }
         for place, stage in enumerate(result.stages)
         for metric in METRICS
-        if (found := stage.get(metric) or {}).get("n")
+        if (statistics := stage.get(metric) or {}).get("n")
     ]
     return frame_of_rows(rows, _METRIC_COLUMNS)
 
 
 def rate_of(stage: Mapping[str, Any], rate: str) -> float:
-    """A rate of a stage of the summary; of an older one, which tells no offered rate, the one that was asked for."""
-    found = stage.get(rate)
-    if found is None and rate == "offered_rate":
-        found = (stage.get("load") or {}).get("rate", stage.get("request_rate"))
-    return number(found)
+    """A rate of a stage of the summary; of an older one, which holds no offered rate, the requested one."""
+    value = stage.get(rate)
+    if value is None and rate == "offered_rate":
+        value = (stage.get("load") or {}).get("rate", stage.get("request_rate"))
+    return number(value)
 
 
-def _intervals(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    ends = {name: found.get(name) or (None, None) for name in BOUNDED}
+def _intervals(ci95: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    ends = {name: ci95.get(name) or (None, None) for name in BOUNDED}
     return {f"{name}_{end}": number(ends[name][i]) for name in BOUNDED for i, end in enumerate(("low", "high"))}
 
 
@@ -160,10 +160,10 @@ def _seconds(times_ns: NDArray[np.int64]) -> Floats:
 
 def _place_of(stages: NDArray[np.int64], repeats: NDArray[np.int64], places: pd.DataFrame) -> NDArray[np.int64]:
     """Each request's row in `places`; -1 where it has none."""
-    found = np.full(len(stages), -1, dtype=np.int64)
+    positions = np.full(len(stages), -1, dtype=np.int64)
     for place, stage, repeat in rows_of(places, "place", "stage", "repeat"):
-        found[(stages == stage) & (repeats == repeat)] = place
-    return found
+        positions[(stages == stage) & (repeats == repeat)] = place
+    return positions
 
 
 def _within(place: NDArray[np.int64], sent_s: Floats, places: pd.DataFrame) -> NDArray[np.bool_]:
@@ -203,7 +203,7 @@ def percentile_frame(values: Mapping[int, Floats]) -> pd.DataFrame:
 
 def gap_frame(gaps: Mapping[int, Gaps]) -> pd.DataFrame:
     """Percentile curves of gaps, as `percentile_frame`."""
-    grids = {stage: percentile_grid(found.short.n) for stage, found in gaps.items() if found.short.n}
+    grids = {stage: percentile_grid(stage_gaps.short.n) for stage, stage_gaps in gaps.items() if stage_gaps.short.n}
     return _curves(
         [
             (stage, grid, np.array([gaps[stage].percentile(100 * share) for share in grid.tolist()], dtype=np.float64))
@@ -271,9 +271,9 @@ def _spots(frame: pd.DataFrame, cells: tuple[int, int]) -> pd.DataFrame:
     height = np.log10(frame["value"].where(frame["value"] > 0))
     parts = (("x", frame["at_s"], cells[0]), ("y", height, cells[1]))
     spots = {name: cell_of(values.to_numpy(dtype=np.float64), count) for name, values, count in parts}
-    found: pd.DataFrame = frame_of({**spots, "kind": frame["kind"].array, "place": frame["place"].array})
-    found.index = frame.index
-    return found
+    joined: pd.DataFrame = frame_of({**spots, "kind": frame["kind"].array, "place": frame["place"].array})
+    joined.index = frame.index
+    return joined
 
 
 def cell_of(values: Floats, count: int) -> NDArray[np.int64]:
@@ -308,8 +308,8 @@ def error_frame(result: ResultFiles, examples: int = 3) -> pd.DataFrame:
 def series_frame(result: ResultFiles, name: str) -> pd.DataFrame:
     """One sampled value over time: columns at_s, source, value."""
     own = result.samples[result.samples["name"] == name]
-    found = frame_of({"at_s": own["at_ns"] / NS_PER_S, "source": own["source"].astype(str), "value": own["value"]})
-    known: pd.DataFrame = found[np.isfinite(found["value"])]
+    series = frame_of({"at_s": own["at_ns"] / NS_PER_S, "source": own["source"].astype(str), "value": own["value"]})
+    known: pd.DataFrame = series[np.isfinite(series["value"])]
     ordered: pd.DataFrame = known.sort_values("at_s", kind="stable")
     return ordered
 

@@ -103,14 +103,18 @@ def _at_once(load: Mapping[str, Any]) -> str:
 
 def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     """The statistic that is limited, else the p99, with its limit and interval."""
-    found = stage.get(metric) or {}
-    held = {key.rpartition("_")[2]: one for key, one in (stage.get("slo") or {}).items() if one.get("metric") == metric}
-    statistic = next((name for name in held if name in found), "p99")
+    statistics = stage.get(metric) or {}
+    held = {
+        key.rpartition("_")[2]: limited
+        for key, limited in (stage.get("slo") or {}).items()
+        if limited.get("metric") == metric
+    }
+    statistic = next((name for name in held if name in statistics), "p99")
     limit, met = (held[statistic].get(key) if statistic in held else None for key in ("limit", "met"))
-    value, _, unit = format_duration(found.get(statistic)).rpartition(" ")
-    pair = (found.get("ci95") or {}).get(statistic)
+    value, _, unit = format_duration(statistics.get(statistic)).rpartition(" ")
+    pair = (statistics.get("ci95") or {}).get(statistic)
     notes = (
-        localized("page.cards.interval", interval=interval(pair)) if pair else _too_short(found, statistic),
+        localized("page.cards.interval", interval=interval(pair)) if pair else _too_short(statistics, statistic),
         _completed_only(stage, held.get(statistic)),
     )
     return Card(
@@ -124,8 +128,8 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     )
 
 
-def _too_short(found: Mapping[str, Any], statistic: str) -> str:
-    seconds = (found.get("needed_s") or {}).get(statistic)
+def _too_short(statistics: Mapping[str, Any], statistic: str) -> str:
+    seconds = (statistics.get("needed_s") or {}).get(statistic)
     return localized("page.cards.no_interval", needed_s=seconds) if seconds else ""
 
 
@@ -269,7 +273,9 @@ def judged_statistic(result: ResultFiles, metric: str) -> str:
     """The statistic of a metric that the scenario limits, such as p95; p99 where it limits none that a table has."""
     user = metric.endswith("_user")
     limited = objectives(result.run.get("slo") or {}, open_loop=user)
-    known = (one.statistic for one in limited if one.metric == metric and one.statistic in TAILS)
+    known = (
+        objective.statistic for objective in limited if objective.metric == metric and objective.statistic in TAILS
+    )
     return next(known, "p99")
 
 

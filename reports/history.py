@@ -70,13 +70,13 @@ class History:
             {"run": place, "stage": stage, "value": value, "verdict": _verdict(entry, key, stage)}
             for place, entry in enumerate(self.entries, 1)
             for repeat in entry.side.repeats
-            for stage, found in repeat.stages.items()
-            if (value := _value(measure, found)) is not None
+            for stage, values in repeat.stages.items()
+            if (value := _value(measure, values)) is not None
         ]
         return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
 
 
-def told(entry: Entry) -> Iterator[tuple[str, str]]:
+def described_changes(entry: Entry) -> Iterator[tuple[str, str]]:
     """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
     if entry.side.is_kernels:
         for verdict, count in Counter(row.verdict for row in entry.changed).items():
@@ -122,8 +122,8 @@ def _moment(entry: Entry) -> tuple[str, str]:
     return str(entry.run.get("started_utc") or ""), entry.folder.name
 
 
-def _alike(one: Entry, other: Entry) -> bool:
-    return one.run.get("name") == other.run.get("name") and not incompatibilities(one.side, other.side)
+def _alike(entry: Entry, other: Entry) -> bool:
+    return entry.run.get("name") == other.run.get("name") and not incompatibilities(entry.side, other.side)
 
 
 def _changed(before: Sequence[Entry], entry: Entry) -> list[ComparisonRow]:
@@ -131,13 +131,13 @@ def _changed(before: Sequence[Entry], entry: Entry) -> list[ComparisonRow]:
     sides, gate = (before[-1].side, entry.side), DEFAULT_GATE
     if entry.side.is_kernels:
         sides, gate = align_measurements(*sides), KERNEL_GATE
-    earlier = () if entry.side.is_kernels else [one for past in before[:-1] for one in past.side.repeats]
+    earlier = () if entry.side.is_kernels else [repeat for past in before[:-1] for repeat in past.side.repeats]
     rows = judge(*sides, gate, earlier=earlier)
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
 
 
 def _history(entries: Sequence[Entry], *, several: bool) -> History:
-    """A history of these entries; `several`: there are others of the same name, so its seed is said."""
+    """A history of these entries; `several`: there are others of the same name, so its name has the seed."""
     last = entries[-1]
     name = str(last.run.get("name", "")) + (f", seed {last.run.get('seed')}" if several else "")
     model = str((last.run.get("engine") or {}).get("model") or "")

@@ -16,7 +16,7 @@ from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
-from reports.history import SHOWN, Entry, History, histories, told
+from reports.history import SHOWN, Entry, History, described_changes, histories
 from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
@@ -99,7 +99,7 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
         "answer": sentence_text(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
-        "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in told(entry)],
+        "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in described_changes(entry)],
     }
 
 

@@ -9,7 +9,7 @@ from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import row_name
 from harness.messages import localized
 from harness.units import format_count, format_duration, format_rate, format_share
-from reports.figures.kernels import Line, Roof, Spot, against_block, against_length, roofline
+from reports.figures.kernels import KernelLine, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
 from reports.headline import interval
 from reports.svg import Drawing, drawn
@@ -139,8 +139,8 @@ def _roof_name(source: str) -> str:
 
 
 def _fraction(figures: Mapping[str, Any]) -> float | None:
-    found = figures["limits"].get("measured", {}).get("fraction")
-    return None if found is None else float(found)
+    fraction = figures["limits"].get("measured", {}).get("fraction")
+    return None if fraction is None else float(fraction)
 
 
 def _lengths(rows: Sequence[Row], cases: Sequence[Mapping[str, Any]]) -> Iterator[Drawing]:
@@ -183,7 +183,7 @@ def _grouped(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[tuple[str,
     return list(groups.items())
 
 
-def _lines(rows: Sequence[Row], place: Any) -> Iterator[Line]:
+def _lines(rows: Sequence[Row], place: Any) -> Iterator[KernelLine]:
     """A line a batch, points ordered along x."""
     batches = sorted({int(row["labels"]["batch"]) for row in rows})[:_MOST_LINES]
     for number, batch in enumerate(batches):
@@ -195,7 +195,7 @@ def _lines(rows: Sequence[Row], place: Any) -> Iterator[Line]:
         )
 
 
-def _relative(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Line]:
+def _relative(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[KernelLine]:
     """A line a case, times of its block sizes over the shortest of them."""
     cases: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in rows:
@@ -203,26 +203,26 @@ def _relative(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Line]:
         cases.setdefault(same, {})[int(row["labels"]["block_size"])] = row
     several = [own for own in cases.values() if len(own) > 1][:_MOST_LINES]
     for number, by_size in enumerate(several):
-        found = [mode_of(by_size[size])[1] for size in sizes if size in by_size]
-        best = min(figures["median_s"] for figures in found)
+        modes = [mode_of(by_size[size])[1] for size in sizes if size in by_size]
+        best = min(figures["median_s"] for figures in modes)
         labels = next(iter(by_size.values()))["labels"]
         name = f"{labels.get('batch', '')} × {labels.get('kv_tokens', labels.get('step', ''))}"
         x = [float(place) for place, size in enumerate(sizes) if size in by_size]
         short = name if len(name) <= _NAMED else f"{name[: _NAMED - 1]}…"
-        yield _line(short, colour_of(number, len(several)), x, found, [best] * len(x))
+        yield _line(short, colour_of(number, len(several)), x, modes, [best] * len(x))
 
 
 def _line(
-    name: str, number: int, x: Sequence[float], found: Sequence[Mapping[str, Any]], unit: Sequence[float]
-) -> Line:
+    name: str, number: int, x: Sequence[float], rows: Sequence[Mapping[str, Any]], unit: Sequence[float]
+) -> KernelLine:
     nothing = (np.nan, np.nan)
-    ends = np.asarray([figures["ci95_s"] or nothing for figures in found], dtype=np.float64).reshape(-1, 2)
-    y = np.asarray([figures["median_s"] for figures in found])
+    ends = np.asarray([figures["ci95_s"] or nothing for figures in rows], dtype=np.float64).reshape(-1, 2)
+    y = np.asarray([figures["median_s"] for figures in rows])
     over = np.asarray(unit)
-    return Line(name, number, np.asarray(x), y / over, ends[:, 0] / over, ends[:, 1] / over)
+    return KernelLine(name, number, np.asarray(x), y / over, ends[:, 0] / over, ends[:, 1] / over)
 
 
-def _length_words(lines: Sequence[Line]) -> str:
+def _length_words(lines: Sequence[KernelLine]) -> str:
     """The times of a figure over KV length, as its alternative text."""
     series = []
     for line in lines:
@@ -232,7 +232,7 @@ def _length_words(lines: Sequence[Line]) -> str:
     return listed(series, "parts")
 
 
-def _block_words(lines: Sequence[Line], sizes: Sequence[int]) -> str:
+def _block_words(lines: Sequence[KernelLine], sizes: Sequence[int]) -> str:
     """The ratios of a figure over block sizes, as its alternative text."""
     series = []
     for line in lines:

@@ -90,15 +90,15 @@ def badges(summary: Mapping[str, Any]) -> Iterator[Badge]:
             yield Badge(localized(code, cases=counts[status]), tone, "#measured" if status == MEASURED else "#lost")
 
 
-def _device_rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    device = told["device"]
-    yield localized("page_compare.provider"), told["provider"]
+def _device_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    device = environment["device"]
+    yield localized("page_compare.provider"), environment["provider"]
     yield localized("page_kernels.device"), device["name"]
     yield localized("page_kernels.cache"), format_bytes(device["cache_bytes"])
-    if told.get("between_runs") is not None:
-        yield localized("page_kernels.processes"), str(told.get("repeats", 1))
-        yield localized("page_kernels.between_runs"), format_share(told["between_runs"])
-    for limits in told["limits"]:
+    if environment.get("between_runs") is not None:
+        yield localized("page_kernels.processes"), str(environment.get("repeats", 1))
+        yield localized("page_kernels.between_runs"), format_share(environment["between_runs"])
+    for limits in environment["limits"]:
         measured = limits["source"] == "measured"
         bandwidth = "page_kernels.measured_bandwidth" if measured else "page_kernels.sheet_bandwidth"
         product = "page_kernels.measured_product" if measured else "page_kernels.sheet_product"
@@ -106,7 +106,9 @@ def _device_rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for dtype, rate in limits["flops_per_s"].items():
             yield localized(product, dtype=dtype), format_rate(rate / 1e12, "TFLOP/s")
     yield from ((str(name), str(value)) for name, value in device["facts"].items())
-    yield from ((localized("page_kernels.missing", name=name), reason) for name, reason in told["missing"].items())
+    yield from (
+        (localized("page_kernels.missing", name=name), reason) for name, reason in environment["missing"].items()
+    )
 
 
 def _machine_rows(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

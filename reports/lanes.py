@@ -22,12 +22,12 @@ def lane_frame(latencies: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
     due = sent["due_s"].fillna(sent["sent_s"])
     step = stride(len(sent), most)
     order = np.argsort(due.to_numpy(), kind="stable")[step // 2 :: step]
-    found = sent.iloc[order].assign(due_s=due.iloc[order].to_numpy())
-    ends = found["done_s"].fillna(found["sent_s"])
-    lanes = lanes_of(found["due_s"].tolist(), ends.tolist())
+    requests = sent.iloc[order].assign(due_s=due.iloc[order].to_numpy())
+    ends = requests["done_s"].fillna(requests["sent_s"])
+    lanes = lanes_of(requests["due_s"].tolist(), ends.tolist())
     columns = ["due_s", "sent_s", "first_s", "done_s", "place"]
-    failed = (found["status"] == FAILED).to_numpy()
-    kept: pd.DataFrame = found[columns].assign(lane=lanes, failed=failed)
+    failed = (requests["status"] == FAILED).to_numpy()
+    kept: pd.DataFrame = requests[columns].assign(lane=lanes, failed=failed)
     numbered: pd.DataFrame = kept.reset_index(drop=True)
     return numbered
 
@@ -41,14 +41,14 @@ def lanes_of(begins: list[float], ends: list[float]) -> list[int]:
     """The lowest free lane for each, in the order of their beginnings."""
     free: list[int] = []
     busy: list[tuple[float, int]] = []
-    found = []
+    lanes = []
     for begin, end in zip(begins, ends, strict=True):
         while busy and busy[0][0] <= begin:
             heapq.heappush(free, heapq.heappop(busy)[1])
         lane = heapq.heappop(free) if free else len(busy)
         heapq.heappush(busy, (end, lane))
-        found.append(lane)
-    return found
+        lanes.append(lane)
+    return lanes
 
 
 def counted(latencies: pd.DataFrame) -> tuple[int, int]:

@@ -26,10 +26,10 @@ def short_duration(seconds: float) -> str:
 def asked_load(stage: Mapping[str, Any]) -> float:
     """How much a stage of the summary asks for, to order stages by: its rate, users or speed."""
     load = stage.get("load") or {}
-    asked = load.get("rate_to", load.get("rate", load.get("concurrency", load.get("speed"))))
+    value = load.get("rate_to", load.get("rate", load.get("concurrency", load.get("speed"))))
     if load.get("kind") == OFFLINE:
-        asked = load.get("requests")
-    return float(stage.get("index", 0) if asked is None else asked)
+        value = load.get("requests")
+    return float(stage.get("index", 0) if value is None else value)
 
 
 def stage_title(index: int, load: str = "", repeat: int = 0) -> str:

@@ -46,29 +46,29 @@ def render(data: Data) -> str:
 @cache
 def environment() -> jinja2.Environment:
     """Where templates come from, and how they are filled: every value escaped, none missing."""
-    made = jinja2.Environment(
+    jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,  # everywhere, whatever a template is called
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["duration"] = format_duration
-    made.filters["column_kinds"] = column_kinds
-    made.filters["breakable"] = breakable
-    made.filters["severity"] = severity_name
-    made.filters["sentence"] = sentence
-    made.filters["is_hash"] = is_hash
-    made.globals["t"] = markup  # a sentence as HTML
-    made.globals["attr"] = localized  # a sentence as plain text, for an attribute
-    return made
+    jinja.filters["duration"] = format_duration
+    jinja.filters["column_kinds"] = column_kinds
+    jinja.filters["breakable"] = breakable
+    jinja.filters["severity"] = severity_name
+    jinja.filters["sentence"] = sentence
+    jinja.filters["is_hash"] = is_hash
+    jinja.globals["t"] = markup  # a sentence as HTML
+    jinja.globals["attr"] = localized  # a sentence as plain text, for an attribute
+    return jinja
 
 
 def _context(data: Data) -> dict[str, Any]:
     result = data.result
     stage, why = headline.key_stage(result)
     count = int(data.places["stage"].max()) + 1 if len(data.places) else 1
-    stalled = stalling.stalled(data)
+    stalled = stalling.stage_pauses(data)
     return {
         "result": result,
         "run": _whole(result.run),
@@ -112,7 +112,7 @@ def _whole(run: Mapping[str, Any]) -> dict[str, Any]:
     return {"engine": None, "client": None, "started_utc": "", "rerun": "", "scenario_text": "", **run, **known}
 
 
-def _pauses(data: Data, stalled: Sequence[stalling.Stalled]) -> dict[str, Any]:
+def _pauses(data: Data, stalled: Sequence[stalling.StagePauses]) -> dict[str, Any]:
     return {
         "pauses": stalling.summary(stalled),
         "stall_heads": stalling.heads(),

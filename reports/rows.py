@@ -12,14 +12,14 @@ import pandas as pd
 
 def frame_of(columns: Mapping[str, Any]) -> pd.DataFrame:
     """A frame of these columns, which are not copied."""
-    made: pd.DataFrame = pd.DataFrame(dict(columns), copy=False)
-    return made
+    frame: pd.DataFrame = pd.DataFrame(dict(columns), copy=False)
+    return frame
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """A frame with a row for each mapping; it has these columns even where there are no rows."""
-    made: pd.DataFrame = pd.DataFrame(list(rows), columns=list(columns))
-    return made
+    frame: pd.DataFrame = pd.DataFrame(list(rows), columns=list(columns))
+    return frame
 
 
 def rows_of(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:

@@ -49,14 +49,14 @@ def single_heads() -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Stalled:
+class StagePauses:
     """The pauses of one stage, repeats together."""
 
-    stage: int
-    found: Pauses
+    number: int
+    pauses: Pauses
 
 
-def stalled(data: Data) -> list[Stalled]:
+def stage_pauses(data: Data) -> list[StagePauses]:
     """Pauses of every stage whose answers came event by event."""
     if data.events is None or not data.streams:
         return []
@@ -64,7 +64,7 @@ def stalled(data: Data) -> list[Stalled]:
     place = data.latencies["place"].to_numpy()
     work = _work(data)
     parts = [(stage, np.isin(place, rows["place"].to_numpy())) for stage, rows in groups_of(data.places, "stage")]
-    return [Stalled(stage, pauses(data.events, mask, medians[stage], work)) for stage, mask in parts
+    return [StagePauses(stage, pauses(data.events, mask, medians[stage], work)) for stage, mask in parts
             if np.isfinite(medians.get(stage, np.nan))]  # fmt: skip
 
 
@@ -74,20 +74,20 @@ def _work(data: Data) -> PrefillWork:
     return prefill_work(rows["sent_ns"].to_numpy(), rows["first_ns"].to_numpy(), prompts)
 
 
-def marks(found: Sequence[Stalled]) -> list[tuple[float, float]]:
+def marks(stages: Sequence[StagePauses]) -> list[tuple[float, float]]:
     """Beginnings and ends (s) of the stalls, those that cost most where they are very many."""
-    every = sorted((stall for one in found for stall in one.found.stalls), key=lambda stall: -stall.lost_ns)
+    every = sorted((stall for stage in stages for stall in stage.pauses.stalls), key=lambda stall: -stall.lost_ns)
     return sorted((stall.start_ns / NS_PER_S, stall.end_ns / NS_PER_S) for stall in every[:MARKED])
 
 
-def summary(found: Sequence[Stalled]) -> str:
+def summary(stages: Sequence[StagePauses]) -> str:
     """The kinds of pause in a sentence each."""
-    if not found:
+    if not stages:
         return ""
-    stalls = [stall for one in found for stall in one.found.stalls]
-    single = sum(len(one.found.single.row) for one in found)
-    requests = sum(len(np.unique(one.found.single.row)) for one in found)
-    prefills = _interference(found)
+    stalls = [stall for stage in stages for stall in stage.pauses.stalls]
+    single = sum(len(stage.pauses.single.row) for stage in stages)
+    requests = sum(len(np.unique(stage.pauses.single.row)) for stage in stages)
+    prefills = _interference(stages)
     if not stalls and not single and not prefills:
         return localized("page.pauses.none")
     first = localized("page.pauses.no_stall")
@@ -101,23 +101,23 @@ def _total_s(stalls: Sequence[Stall]) -> float:
     return sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S
 
 
-def _interference(found: Sequence[Stalled]) -> str:
+def _interference(stages: Sequence[StagePauses]) -> str:
     """The pauses that the prefill of prompts explains; empty where there are none."""
-    shared = [stall for one in found for stall in one.found.interference]
-    alone = sum(len(one.found.interfered.row) for one in found)
+    shared = [stall for stage in stages for stall in stage.pauses.interference]
+    alone = sum(len(stage.pauses.interfered.row) for stage in stages)
     if not shared and not alone:
         return ""
     return localized("page.pauses.interference_sum", pauses=len(shared), total_s=_total_s(shared), gaps=alone)
 
 
-def stall_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
+def stall_rows(data: Data, stages: Sequence[StagePauses]) -> list[list[Cell]]:
     """The stalls that cost most, in the order of time."""
-    return _worst(data, [(one.stage, stall) for one in found for stall in one.found.stalls])
+    return _worst(data, [(stage.number, stall) for stage in stages for stall in stage.pauses.stalls])
 
 
-def interference_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
+def interference_rows(data: Data, stages: Sequence[StagePauses]) -> list[list[Cell]]:
     """The shared pauses that prefill explains and that cost most, in the order of time."""
-    return _worst(data, [(one.stage, stall) for one in found for stall in one.found.interference])
+    return _worst(data, [(stage.number, stall) for stage in stages for stall in stage.pauses.interference])
 
 
 def _worst(data: Data, every: Sequence[tuple[int, Stall]]) -> list[list[Cell]]:
@@ -142,21 +142,21 @@ def _moment(at_ns: int) -> str:
 
 def causes(data: Data, stall: Stall) -> list[str]:
     """What was sampled or recorded at the time of a stall that may explain it."""
-    found = []
+    reasons = []
     prompts, tokens = _prefilling(data, stall)
     if prompts:
-        found.append(localized("page.pauses.prefilling", prompts=prompts, tokens=tokens))
+        reasons.append(localized("page.pauses.prefilling", prompts=prompts, tokens=tokens))
     risen = _around(data, "vllm:num_preemptions_total", stall)
     if len(risen) > 1 and risen[-1] > risen[0]:
-        found.append(localized("page.pauses.preemptions", preemptions=float(risen[-1] - risen[0])))
+        reasons.append(localized("page.pauses.preemptions", preemptions=float(risen[-1] - risen[0])))
     full = _around(data, f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}", stall)  # of several engines
     full = full if len(full) else _around(data, "vllm:kv_cache_usage_perc", stall)
     if full.max(initial=0) >= KV_FULL:
-        found.append(localized("page.pauses.kv_full", share=float(full.max())))
+        reasons.append(localized("page.pauses.kv_full", share=float(full.max())))
     late = _around(data, "loop_lag_s", stall, before=False)
     if late.max(initial=0) >= LATE_LOOP_S:
-        found.append(localized("page.pauses.client_late", late_s=float(late.max())))
-    return found
+        reasons.append(localized("page.pauses.client_late", late_s=float(late.max())))
+    return reasons
 
 
 def _prefilling(data: Data, stall: Stall) -> tuple[int, int]:
@@ -182,9 +182,9 @@ def _around(data: Data, name: str, stall: Stall, *, before: bool = True) -> Floa
     return np.asarray(value[order][first:last])
 
 
-def single_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
+def single_rows(data: Data, stages: Sequence[StagePauses]) -> list[list[Cell]]:
     """The requests whose own long gaps took most time."""
-    rows = [row for one in found for row in _slowest(one)]
+    rows = [row for entry in stages for row in _slowest(entry)]
     worst = sorted(rows, key=lambda row: -row[0])[:SHOWN]
     index = data.result.requests["index"].to_numpy()
     return [
@@ -199,17 +199,17 @@ def single_rows(data: Data, found: Sequence[Stalled]) -> list[list[Cell]]:
     ]
 
 
-def _slowest(one: Stalled) -> list[tuple[float, int, int, int, int, int]]:
+def _slowest(stage: StagePauses) -> list[tuple[float, int, int, int, int, int]]:
     """Of a stage's slowest answers: the time in long gaps (ns), stage, row, gaps, the longest gap and its start."""
-    gaps = one.found.single
+    gaps = stage.pauses.single
     took_ns = gaps.end_ns - gaps.start_ns
     whole = np.bincount(gaps.row, weights=took_ns) if len(gaps.row) else np.zeros(0)
-    found = []
+    rows = []
     for row in np.argsort(-whole, kind="stable")[:SHOWN].tolist():
         own = np.flatnonzero(gaps.row == row)
         if len(own):
             longest = own[np.argmax(took_ns[own])]
-            found.append(
-                (float(whole[row]), one.stage, row, len(own), int(took_ns[longest]), int(gaps.start_ns[longest]))
+            rows.append(
+                (float(whole[row]), stage.number, row, len(own), int(took_ns[longest]), int(gaps.start_ns[longest]))
             )
-    return found
+    return rows

@@ -55,34 +55,34 @@ def _body(text: str, name: str) -> str:
     text = text.replace("xlink:href", "href")
     text = _TIP.sub(r"<g><title>\g<1></title>", text)  # hovering tells the point's numbers
     used = {target for _, target in _REFERENCE.findall(text)}
-    text = _ID.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
+    text = _ID.sub(lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", text)
     text = _REFERENCE.sub(rf"\g<1>{name}-\g<2>", text)
     text = _PATH.sub(_shorter_path, text)
-    text = _PLACES.sub(lambda found: f' {found[1]}="{_DIGITS.sub(lambda d: d[1], found[2])}"', text)
+    text = _PLACES.sub(lambda match: f' {match[1]}="{_DIGITS.sub(lambda d: d[1], match[2])}"', text)
     text = _FAMILY.sub("", _FONT.sub(r"font: \g<1>\g<2>px var(--sans)", text))
     text = _SIZE.sub(_share, text)
     text = _COLOUR.sub(_variable, _PLAIN_STYLE.sub("", text))
     return _BETWEEN_TAGS.sub("><", text).strip()
 
 
-def _shorter_path(found: re.Match[str]) -> str:
+def _shorter_path(match: re.Match[str]) -> str:
     """Two digits are a hundredth of a pixel; a line from a point to itself is a dot (round caps)."""
-    flat = _DIGITS.sub(lambda digits: digits[1], " ".join(found[1].split())) + " "
+    flat = _DIGITS.sub(lambda digits: digits[1], " ".join(match[1].split())) + " "
     return f' d="{_DOT.sub(_dot, flat).strip()}"'
 
 
-def _dot(found: re.Match[str]) -> str:
-    return f"M{found[1]} {found[2]}h0"
+def _dot(match: re.Match[str]) -> str:
+    return f"M{match[1]} {match[2]}h0"
 
 
-def _share(found: re.Match[str]) -> str:
+def _share(match: re.Match[str]) -> str:
     """A size of type as a share of the figure's own, which the page sets by the room there is."""
-    return f"{found[1]}{round(float(found[2]) / TYPE, 2):g}em"
+    return f"{match[1]}{round(float(match[2]) / TYPE, 2):g}em"
 
 
-def _variable(found: re.Match[str]) -> str:
-    name = variable_of(found[0])
-    return f"var(--{name})" if name else found[0]
+def _variable(match: re.Match[str]) -> str:
+    name = variable_of(match[0])
+    return f"var(--{name})" if name else match[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class StageTable:
-    """Everything the summary says of one stage."""
+    """Everything that the summary holds of one stage."""
 
     index: int
     label: str
@@ -88,7 +88,7 @@ class StageTable:
 
 
 def overview(result: ResultFiles) -> Table:
-    """A row a stage: load asked and reached, counts, and the latencies that matter most."""
+    """A row a stage: offered and achieved load, counts, and the latencies that matter most."""
     stages = result.stages
     by_clock = any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages)
     metrics = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
@@ -161,8 +161,8 @@ def _verdict(met: Any) -> Cell:
 
 def _scale(stages: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, str]:
     """The unit (size in seconds, name) of a metric over all stages."""
-    found = [number((stage.get(metric) or {}).get("p99")) for stage in stages]
-    return time_scale(max((value for value in found if value == value), default=0.0))  # noqa: PLR0124 - nan is unequal to itself
+    tails = [number((stage.get(metric) or {}).get("p99")) for stage in stages]
+    return time_scale(max((value for value in tails if value == value), default=0.0))  # noqa: PLR0124 - nan is unequal to itself
 
 
 def stage_tables(result: ResultFiles) -> list[StageTable]:
@@ -206,12 +206,12 @@ def _window_text(stage: Mapping[str, Any]) -> str:
     return paragraph(map(sentence_text, reasons))
 
 
-def _energy(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _energy(energy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Power and energy of the NPUs in use, where it is known."""
-    if told is None:
+    if energy is None:
         return []
-    per_token = format_rate(told.get("joules_per_output_token"), "J")
-    power = format_rate(told.get("mean_watts"), "W")
+    per_token = format_rate(energy.get("joules_per_output_token"), "J")
+    power = format_rate(energy.get("mean_watts"), "W")
     return [(localized("page.counts.energy"), per_token), (localized("page.counts.power"), power)]
 
 
@@ -231,26 +231,26 @@ def _metric_table(stage: Mapping[str, Any]) -> Table:
     return Table(columns, [_metric_row(metric, stage[metric]) for metric in present])
 
 
-def _metric_row(metric: str, found: Mapping[str, Any]) -> list[Cell]:
-    size, unit = time_scale(number(found.get("p99")))
+def _metric_row(metric: str, statistics: Mapping[str, Any]) -> list[Cell]:
+    size, unit = time_scale(number(statistics.get("p99")))
     return [
         Cell(name_of(metric), unit, term=metric),
-        Cell(format_count(found.get("n"))),
-        *(_statistic(found, name, size) for name in (*_SHOWN, "std", "min", "max")),
+        Cell(format_count(statistics.get("n"))),
+        *(_statistic(statistics, name, size) for name in (*_SHOWN, "std", "min", "max")),
     ]
 
 
-def _statistic(found: Mapping[str, Any], name: str, size: float, *, short: bool = False) -> Cell:
+def _statistic(statistics: Mapping[str, Any], name: str, size: float, *, short: bool = False) -> Cell:
     """A statistic in its row's unit, its interval under it; where that is withheld, what it needs (not in `short`)."""
-    pair = (found.get("ci95") or {}).get(name)
-    withheld = "" if short else needs(found, name)  # in the overview it would make the table wider than a page
+    pair = (statistics.get("ci95") or {}).get(name)
+    withheld = "" if short else needs(statistics, name)  # in the overview it would make the table wider than a page
     below = f"{significant(pair[0] / size)}–{significant(pair[1] / size)}" if pair else withheld
-    return Cell(significant(number(found.get(name)) / size), below)
+    return Cell(significant(number(statistics.get(name)) / size), below)
 
 
-def needs(found: Mapping[str, Any], name: str) -> str:
+def needs(statistics: Mapping[str, Any], name: str) -> str:
     """How long a run would do for an interval that is withheld; empty where none is."""
-    seconds = (found.get("needed_s") or {}).get(name)
+    seconds = (statistics.get("needed_s") or {}).get(name)
     return localized("page.stages.needs", needed_s=seconds) if seconds else ""
 
 

@@ -17,8 +17,8 @@ SEVERITIES = {"invalid": "page.severity.invalid", "warning": "page.severity.warn
 
 def markup(code: str | Message, /, **parameters: Parameter) -> Markup:
     """A sentence as HTML: everything escaped, parameters that are text from outside isolated in <bdi>."""
-    said = code if isinstance(code, Message) else Message(code, {name: _value(v) for name, v in parameters.items()})
-    return Markup(render(said, current_language(), own=_escaped, outside=_isolated))  # noqa: S704 - every part is escaped
+    sentence = code if isinstance(code, Message) else Message(code, {name: _value(v) for name, v in parameters.items()})
+    return Markup(render(sentence, current_language(), own=_escaped, outside=_isolated))  # noqa: S704 - every part is escaped
 
 
 def _value(value: Parameter) -> Parameter:

@@ -13,7 +13,7 @@ from reports import frames
 from reports.data import Data, limits_of
 from reports.figures.heat import Grid, Heat
 from reports.figures.lanes import Lanes
-from reports.figures.overtime import Line, Points, Strip, over_time, unit_of
+from reports.figures.overtime import Points, SeriesLine, Strip, over_time, unit_of
 from reports.figures.style import Scale
 from reports.frames import gap_grid, request_grid
 from reports.glossary import name_of
@@ -35,14 +35,14 @@ def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
     points = frames.scatter_frame(data.latencies, metric)
     stages = data.places.set_index("place")["stage"]
     points = points.assign(stage=points["place"].map(stages).fillna(0))
-    under_way = [Line(localized("figures.time.in_flight"), _line(load, "in_flight"), filled=True)]
+    under_way = [SeriesLine(localized("figures.time.in_flight"), _line(load, "in_flight"), filled=True)]
     if data.is_open and float(load["waiting"].max()) > 0.5:
-        under_way.append(Line(localized("figures.time.due_not_sent"), _line(load, "waiting"), QUEUE))
+        under_way.append(SeriesLine(localized("figures.time.due_not_sent"), _line(load, "waiting"), QUEUE))
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
     latency = localized("figures.time.latency", metric=name_of(metric), unit=unit_of(points["value"], limits))
     strips: list[Strip | Points] = [
         Strip(localized("figures.time.requests_in_flight"), under_way),
-        Strip(localized("figures.time.token_rate"), [Line("tokens/s", _line(load, "token_rate"), filled=True)]),
+        Strip(localized("figures.time.token_rate"), [SeriesLine("tokens/s", _line(load, "token_rate"), filled=True)]),
         Points(latency, points, limits),
     ]
     head = data.head(localized("figures.time.title"))
@@ -148,19 +148,19 @@ def server_strips(data: Data) -> list[Strip]:
         (localized("figures.series.waiting"), "vllm:num_requests_waiting"),
     )
     cache = "vllm:kv_cache_usage_perc"
-    found = (
+    strips = (
         _gauges(data, localized("figures.series.requests"), gauges),
         _by_engine(data, localized("figures.series.running_by_engine"), gauges[0][1]),
         _joined_share(data, localized("figures.series.kv_cache"), cache),
         _by_engine(data, localized("figures.series.kv_cache_by_engine"), cache, 0.01),
         _counter(data, localized("figures.series.preemptions"), "vllm:num_preemptions_total"),
     )
-    return [strip for strip in found if strip is not None]
+    return [strip for strip in strips if strip is not None]
 
 
 def device_strips(data: Data) -> list[Strip]:
     """What the NPUs and the host did meanwhile: load, memory, power, heat."""
-    found = (
+    strips = (
         _share(data, localized("figures.series.ai_cores"), "core_share"),
         _share(data, localized("figures.series.npu_memory"), "memory_share"),
         _share(data, localized("figures.series.npu_bandwidth"), "memory_bandwidth_share"),
@@ -168,7 +168,7 @@ def device_strips(data: Data) -> list[Strip]:
         _highest(data, localized("figures.series.npu_heat"), "celsius"),
         _share(data, localized("figures.series.host_cpu"), "host_cpu_share"),
     )
-    return [strip for strip in found if strip is not None]
+    return [strip for strip in strips if strip is not None]
 
 
 def client(data: Data) -> Drawing | None:
@@ -204,10 +204,10 @@ def _most(strip: Strip) -> float:
 
 def _gauges(data: Data, name: str, parts: Sequence[tuple[str, str]]) -> Strip | None:
     colours = (ACCENT, QUEUE, MUTED)
-    found = [(label, _series(data, sampled, "sum")) for label, sampled in parts]
+    series = [(label, _series(data, sampled, "sum")) for label, sampled in parts]
     lines = [
-        Line(label, frame, colour, filled=colour == ACCENT)
-        for (label, frame), colour in zip(found, colours, strict=False)
+        SeriesLine(label, frame, colour, filled=colour == ACCENT)
+        for (label, frame), colour in zip(series, colours, strict=False)
         if len(frame)
     ]
     return Strip(name, lines) if lines else None
@@ -215,7 +215,7 @@ def _gauges(data: Data, name: str, parts: Sequence[tuple[str, str]]) -> Strip | 
 
 def _share(data: Data, name: str, sampled: str) -> Strip | None:
     frame = _series(data, sampled, "max")
-    return Strip(name, [Line(name, frame, filled=True)], at_least=1.0, size=0.01) if len(frame) else None
+    return Strip(name, [SeriesLine(name, frame, filled=True)], at_least=1.0, size=0.01) if len(frame) else None
 
 
 def _joined_share(data: Data, name: str, sampled: str) -> Strip | None:
@@ -223,8 +223,8 @@ def _joined_share(data: Data, name: str, sampled: str) -> Strip | None:
     highest = _series(data, sampled + server_metrics.MAXIMUM, "max")
     if not len(highest):
         return _share(data, name, sampled)
-    mean = Line(localized("figures.series.mean_of_engines"), _series(data, sampled, "max"), filled=True)
-    return Strip(name, [mean, Line(localized("figures.series.highest"), highest, QUEUE)], at_least=1.0, size=0.01)
+    mean = SeriesLine(localized("figures.series.mean_of_engines"), _series(data, sampled, "max"), filled=True)
+    return Strip(name, [mean, SeriesLine(localized("figures.series.highest"), highest, QUEUE)], at_least=1.0, size=0.01)
 
 
 def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip | None:
@@ -234,7 +234,7 @@ def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip 
     if not 1 < len(engines) <= len(_ENGINE_COLOURS):
         return None
     lines = [
-        Line(
+        SeriesLine(
             localized("figures.series.engine", name=source.removeprefix(_ENGINE)),
             frame[frame["source"] == source],
             colour,
@@ -246,7 +246,7 @@ def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip 
 
 def _highest(data: Data, name: str, sampled: str) -> Strip | None:
     frame = _series(data, sampled, "max")
-    return Strip(name, [Line(name, frame)]) if len(frame) else None
+    return Strip(name, [SeriesLine(name, frame)]) if len(frame) else None
 
 
 def _lag(data: Data, sampled: str) -> Strip | None:
@@ -254,7 +254,7 @@ def _lag(data: Data, sampled: str) -> Strip | None:
     if not len(frame):
         return None
     size, unit = time_scale(max(float(frame["value"].max()), 1e-3))
-    return Strip(localized("figures.client.lag", unit=unit), [Line("lag", frame)], at_least=size, size=size)
+    return Strip(localized("figures.client.lag", unit=unit), [SeriesLine("lag", frame)], at_least=size, size=size)
 
 
 def _counter(data: Data, name: str, sampled: str) -> Strip | None:
@@ -263,7 +263,7 @@ def _counter(data: Data, name: str, sampled: str) -> Strip | None:
     if len(frame) < 2 or frame["value"].iloc[-1] <= frame["value"].iloc[0]:
         return None
     grown = frame["value"].diff().clip(lower=0) / frame["at_s"].diff()
-    return Strip(name, [Line(name, frame.assign(value=grown).iloc[1:], filled=True)])
+    return Strip(name, [SeriesLine(name, frame.assign(value=grown).iloc[1:], filled=True)])
 
 
 def _series(data: Data, sampled: str, over_sources: str) -> pd.DataFrame:

@@ -45,8 +45,8 @@ def write(result: ResultFiles) -> Path:
     """Write trace.json into the result folder; its path."""
     zero_ns = zero_of(result)
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events(result, zero_ns))
-    told = {"name": result.run.get("name"), "simulated": result.simulated, "run_zero_us": _us(-zero_ns)}
-    text = f'{{"displayTimeUnit":"ms","otherData":{json.dumps(told)},"traceEvents":[\n{lines}\n]}}\n'
+    about = {"name": result.run.get("name"), "simulated": result.simulated, "run_zero_us": _us(-zero_ns)}
+    text = f'{{"displayTimeUnit":"ms","otherData":{json.dumps(about)},"traceEvents":[\n{lines}\n]}}\n'
     return write_text(result.folder / TRACE, text)
 
 
@@ -80,8 +80,8 @@ def _names(result: ResultFiles) -> Iterator[Event]:
         yield _named("process_sort_index", pid, 0, {"sort_index": pid})
 
 
-def _named(what: str, pid: int, tid: int, told: Mapping[str, Any]) -> Event:
-    return {"ph": "M", "pid": pid, "tid": tid, "ts": 0, "name": what, "args": told}
+def _named(what: str, pid: int, tid: int, arguments: Mapping[str, Any]) -> Event:
+    return {"ph": "M", "pid": pid, "tid": tid, "ts": 0, "name": what, "args": arguments}
 
 
 def _us(time_ns: int) -> float:
@@ -103,8 +103,8 @@ def _slices(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
             )
             yield _named("thread_sort_index", pid, pid * _LANES + lane, {"sort_index": lane})
         for lane, row in zip(lanes, rows_of(stage, "begun_ns", "end_ns", *_COLUMNS), strict=True):
-            one = dict(zip(_COLUMNS, row[2:], strict=True))
-            for event in _request(one, row[0], row[1]):
+            request = dict(zip(_COLUMNS, row[2:], strict=True))
+            for event in _request(request, row[0], row[1]):
                 yield {
                     **event,
                     "cat": "request",
@@ -114,30 +114,32 @@ def _slices(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
                 }
 
 
-def _request(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[Event]:
+def _request(request: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[Event]:
     """The slice of a request and those within, begins and ends in order, `ts` in ns."""
-    name = localized("figures.trace.request", index=one["index"])
-    if one["status"] != COMPLETED:
-        name = localized("figures.trace.request_lost", index=one["index"], status=one["status"])
-    told = {key: one[key] for key in ("phase", "status", "error", "turn", "input_tokens", "output_tokens", "repeat")}
-    known = {key: value for key, value in told.items() if value not in (MISSING, "")}
+    name = localized("figures.trace.request", index=request["index"])
+    if request["status"] != COMPLETED:
+        name = localized("figures.trace.request_lost", index=request["index"], status=request["status"])
+    fields = {
+        key: request[key] for key in ("phase", "status", "error", "turn", "input_tokens", "output_tokens", "repeat")
+    }
+    known = {key: value for key, value in fields.items() if value not in (MISSING, "")}
     yield {"ph": "B", "name": name, "ts": begun_ns, "args": known}
-    for part, start_ns, stop_ns in _parts(one, begun_ns, end_ns):
+    for part, start_ns, stop_ns in _parts(request, begun_ns, end_ns):
         yield {"ph": "B", "name": part, "ts": start_ns}
         yield {"ph": "E", "name": part, "ts": stop_ns}
     yield {"ph": "E", "name": name, "ts": end_ns}
 
 
-def _parts(one: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[tuple[str, int, int]]:
+def _parts(request: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[tuple[str, int, int]]:
     """What a request did one after another: waited to be sent, waited for its first token, got the others."""
-    if one["sent_ns"] > begun_ns:
-        yield localized("figures.trace.queued"), begun_ns, one["sent_ns"]
-    if one["first_ns"] == MISSING:
-        yield localized("figures.trace.waiting"), one["sent_ns"], end_ns
+    if request["sent_ns"] > begun_ns:
+        yield localized("figures.trace.queued"), begun_ns, request["sent_ns"]
+    if request["first_ns"] == MISSING:
+        yield localized("figures.trace.waiting"), request["sent_ns"], end_ns
         return
-    yield localized("figures.trace.prefill"), one["sent_ns"], one["first_ns"]
-    if one["last_ns"] > one["first_ns"]:
-        yield localized("figures.trace.decode"), one["first_ns"], one["last_ns"]
+    yield localized("figures.trace.prefill"), request["sent_ns"], request["first_ns"]
+    if request["last_ns"] > request["first_ns"]:
+        yield localized("figures.trace.decode"), request["first_ns"], request["last_ns"]
 
 
 def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
@@ -166,5 +168,5 @@ def _sampled(samples: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
         known = (samples["name"] == metric) & (samples["source"] == server_metrics.SERVER)
         own = samples[known & np.isfinite(samples["value"])]
         for at_ns, value in rows_of(own, "at_ns", "value"):
-            told = {series: value * factor}
-            yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns - zero_ns), "args": told}
+            reading = {series: value * factor}
+            yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns - zero_ns), "args": reading}

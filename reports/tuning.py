@@ -38,13 +38,13 @@ def render(result: StudyFiles) -> str:
 
 
 def _context(result: StudyFiles) -> dict[str, Any]:
-    told = result.content
+    study = result.content
     return {
         "result": result,
         "simulated": result.marked,
         "colours": None,
-        "told": {"name": "study", "question": "", "kind": "", "engine": {}} | dict(told),
-        "ended": moment(str(told.get("finished_utc") or "")),
+        "study": {"name": "study", "question": "", "kind": "", "engine": {}} | dict(study),
+        "ended": moment(str(study.get("finished_utc") or "")),
         "notes": _notes(result),
         "policy": policy(),
         "script": Markup(script()),  # noqa: S704 - a file of ours
@@ -65,12 +65,12 @@ def _context(result: StudyFiles) -> dict[str, Any]:
 
 
 def commands(result: StudyFiles) -> Iterator[tuple[str, str]]:
-    """What to take away, by the name of the file that holds it; the command alone where there are no files."""
+    """The files of the chosen configuration, by name; the command alone where there are no files."""
     files = result.content.get("files") or {}
     command = (result.content.get("winner") or {}).get("command")
     if command and not any((result.folder / str(name)).is_file() for name in files.values()):
         yield localized("page_tuning.use.command"), shlex.join(map(str, command))
-    yield from ((str(name), text) for name, told in files.items() if (text := _text_of(result.folder, str(told))))
+    yield from ((str(name), text) for name, file in files.items() if (text := _text_of(result.folder, str(file))))
 
 
 def _text_of(folder: Path, name: str) -> str:
@@ -86,16 +86,16 @@ def _names(result: StudyFiles) -> list[str]:
 
 
 def _notes(result: StudyFiles) -> list[str]:
-    told = result.content
+    study = result.content
     inert = [
         localized("page_tuning.study.inert", name=str(row.get("name")), reason=str(row.get("why")))
-        for row in told.get("dead") or ()
+        for row in study.get("dead") or ()
     ]
-    return list(dict.fromkeys([*inert, *map(str, told.get("notes") or ())]))
+    return list(dict.fromkeys([*inert, *map(str, study.get("notes") or ())]))
 
 
 def answer(result: StudyFiles) -> str:
-    """What the study found, in a sentence or two."""
+    """The result of the study in a sentence or two."""
     name = str(result.objectives[0]["name"])
     best, default = result.best, result.default
     if best is None:
@@ -109,14 +109,14 @@ def answer(result: StudyFiles) -> str:
 
 
 def _confirmed(result: StudyFiles) -> str:
-    told = result.confirmation
-    if not told and result.content.get("interrupted"):
+    confirmation = result.confirmation
+    if not confirmation and result.content.get("interrupted"):
         return localized("page_tuning.answer.interrupted")
-    if not told:
+    if not confirmation:
         return localized("page_tuning.answer.unconfirmed")
-    gain = (told.get("gains") or {}).get(str(told.get("choice") or 0))
+    gain = (confirmation.get("gains") or {}).get(str(confirmation.get("choice") or 0))
     if result.chosen is None or gain is None:
-        gains = [elsewhere(str(row.get("words"))) for row in (told.get("gains") or {}).values()]
+        gains = [elsewhere(str(row.get("words"))) for row in (confirmation.get("gains") or {}).values()]
         return localized("page_tuning.answer.keep_default", gains=gains)
     taken = result.chosen.get("number")
     again = localized("page_tuning.answer.confirmed", trial=taken, gain=elsewhere(str(gain["words"])))
@@ -127,10 +127,10 @@ def _confirmed(result: StudyFiles) -> str:
 
 def badges(result: StudyFiles) -> Iterator[Badge]:
     """Whether a winner was confirmed, and how many trials failed."""
-    told = result.confirmation
+    confirmation = result.confirmation
     if result.chosen is not None:
         yield Badge(localized("page_tuning.badges.confirmed"), "good", "#confirmation")
-    elif told:
+    elif confirmation:
         yield Badge(localized("page_tuning.badges.same"), "warn", "#confirmation")
     else:
         interrupted = result.content.get("interrupted")

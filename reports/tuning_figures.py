@@ -100,24 +100,24 @@ def _best_so_far(result: StudyFiles, name: str, *, maximise: bool) -> Iterator[t
 def _front(result: StudyFiles) -> Drawing | None:
     if len(result.objectives) < 2:
         return None
-    one, other = (str(objective["name"]) for objective in result.objectives[:2])
+    first, second = (str(objective["name"]) for objective in result.objectives[:2])
     front = set(result.content.get("front") or ())
     marks = []
     for trial in result.trials:
         kind = "best" if trial.get("number") in front else kind_of(result, trial)
         if kind != "failed":
-            marks.append(Mark(value_of(trial, one), value_of(trial, other), _tip(trial, one, other), kind))
+            marks.append(Mark(value_of(trial, first), value_of(trial, second), _tip(trial, first, second), kind))
     if not marks:
         return None
     chosen = [(mark.x, mark.y) for mark in marks if mark.kind == "best"]
     head = _head(result, localized("page_tuning.front.title"), localized("page_tuning.front.subtitle"))
-    figure = search.plane(marks, chosen, (_with_unit(one), _with_unit(other)), head)
+    figure = search.plane(marks, chosen, (_with_unit(first), _with_unit(second)), head)
     words = localized(
         "page_tuning.front.description",
         front=len(chosen),
         trials=len(marks),
-        first=metric_name(one),
-        second=metric_name(other),
+        first=metric_name(first),
+        second=metric_name(second),
     )
     return drawn(figure, "front", head, words, localized("page_tuning.front.caption"))
 
@@ -152,11 +152,11 @@ def _importance(result: StudyFiles) -> Drawing | None:
 
 def _agreement(result: StudyFiles) -> Drawing | None:
     name = str(result.objectives[0]["name"])
-    said = [(trial, (trial.get("twin") or {}).get(name)) for trial in result.trials]
+    predictions = [(trial, (trial.get("twin") or {}).get(name)) for trial in result.trials]
     marks = [
-        Mark(float(told), value_of(trial, name), _tip(trial, name), kind_of(result, trial))
-        for trial, told in said
-        if isinstance(told, int | float) and math.isfinite(value_of(trial, name))
+        Mark(float(predicted), value_of(trial, name), _tip(trial, name), kind_of(result, trial))
+        for trial, predicted in predictions
+        if isinstance(predicted, int | float) and math.isfinite(value_of(trial, name))
     ]
     if len(marks) < _FEWEST_PREDICTED:
         return None

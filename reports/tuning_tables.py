@@ -98,21 +98,21 @@ def trial_heads(result: StudyFiles) -> tuple[str | Cell, ...]:
 
 def parameters(result: StudyFiles) -> tuple[str, ...]:
     """The parameters that were searched, in the order of the study."""
-    named = [str(one["name"]) for one in result.content.get("parameters") or ()]
+    named = [str(parameter["name"]) for parameter in result.content.get("parameters") or ()]
     return tuple(dict.fromkeys([*named, *(name for trial in result.trials for name in trial.get("point") or {})]))
 
 
 def trial_rows(result: StudyFiles) -> list[list[Cell]]:
-    """Every trial: what was asked and what that became, its values, its result, its minutes."""
+    """Every trial: requested and effective settings, its values, its result, its minutes."""
     return [_trial_row(result, trial) for trial in result.trials]
 
 
 def _trial_row(result: StudyFiles, trial: Mapping[str, Any]) -> list[Cell]:
     minutes = sum(float(value or 0) for value in (trial.get("minutes") or {}).values())
-    names = [str(one["name"]) for one in result.objectives]
+    names = [str(objective["name"]) for objective in result.objectives]
     return [
         Cell(str(trial.get("number")), _named(str(trial.get("origin") or ""), _ORIGINS)),
-        *(_asked(trial, name) for name in parameters(result)),
+        *(_parameter_cell(trial, name) for name in parameters(result)),
         *(_value_cell(trial, name) for name in names),
         _outcome(result, trial),
         Cell(format_duration(minutes * _MINUTE_S) if minutes else "–"),
@@ -121,15 +121,15 @@ def _trial_row(result: StudyFiles, trial: Mapping[str, Any]) -> list[Cell]:
 
 def _value_cell(trial: Mapping[str, Any], name: str) -> Cell:
     """A trial's value; of one that was stopped early what it had shown, and below it what that was taken to become."""
-    told = value_text(name, value_of(trial, name))
+    text = value_text(name, value_of(trial, name))
     if trial.get("status") != "stopped":
-        return Cell(told)
-    below = localized("page_tuning.trials.extrapolated", value=told) if math.isfinite(value_of(trial, name)) else ""
+        return Cell(text)
+    below = localized("page_tuning.trials.extrapolated", value=text) if math.isfinite(value_of(trial, name)) else ""
     return Cell(value_text(name, measured_value(trial, name)), below)
 
 
-def _asked(trial: Mapping[str, Any], name: str) -> Cell:
-    """The asked value, and below it what it became where that differs."""
+def _parameter_cell(trial: Mapping[str, Any], name: str) -> Cell:
+    """The requested value, and below it the effective one where that differs."""
     point, effective = trial.get("point") or {}, trial.get("effective") or {}
     became = effective.get(name)
     if name not in point:
@@ -178,28 +178,28 @@ def failure_rows(result: StudyFiles) -> list[list[Cell]]:
     return [
         [
             Cell(_named(kind, _FAILURES)),
-            Cell(str(len(found))),
-            Cell(", ".join(str(trial.get("number")) for trial in found)),
-            Cell(str(found[0]["failure"].get("line") or "–"), foreign=True),
+            Cell(str(len(trials))),
+            Cell(", ".join(str(trial.get("number")) for trial in trials)),
+            Cell(str(trials[0]["failure"].get("line") or "–"), foreign=True),
         ]
-        for kind, found in sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
+        for kind, trials in sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
     ]
 
 
 def confirmation_rows(result: StudyFiles) -> Iterator[list[Cell]]:
-    """Who was run again, what it gained over the default, its worst run, and what it broke."""
-    told = result.confirmation
+    """The finalists that were run again: what each gained over the default, its worst run, and the limits it broke."""
+    confirmation = result.confirmation
     name = str(result.objectives[0]["name"])
-    values: Mapping[str, Sequence[Any]] = told.get("values") or {}
-    for who, entrant in enumerate(told.get("entrants") or ()):
-        gain = (told.get("gains") or {}).get(str(who)) or {}
-        broken = list((told.get("broken") or {}).get(str(who)) or ())
-        number = entrant.get("trial")
+    values: Mapping[str, Sequence[Any]] = confirmation.get("values") or {}
+    for place, finalist in enumerate(confirmation.get("entrants") or ()):
+        gain = (confirmation.get("gains") or {}).get(str(place)) or {}
+        broken = list((confirmation.get("broken") or {}).get(str(place)) or ())
+        number = finalist.get("trial")
         yield [
-            _entrant_cell(number, chosen=who == told.get("choice")),
+            _entrant_cell(number, chosen=place == confirmation.get("choice")),
             Cell(elsewhere(str(gain.get("words") or "–")), tone="good" if gain.get("shown") else "plain"),
-            Cell(value_text(name, _worst(result, values.get(str(who)) or ()))),
-            Cell(str(len(values.get(str(who)) or ()))),
+            Cell(value_text(name, _worst(result, values.get(str(place)) or ()))),
+            Cell(str(len(values.get(str(place)) or ()))),
             Cell(
                 localized("page_tuning.confirmation.broke", limits=broken) if broken else "",
                 tone="bad" if broken else "plain",
@@ -224,10 +224,10 @@ def _worst(result: StudyFiles, values: Sequence[Any]) -> float:
 
 def fact_rows(result: StudyFiles) -> list[tuple[str, str]]:
     """What the study was, in short."""
-    told = result.content
-    study = told.get("study") or {}
+    contents = result.content
+    study = contents.get("study") or {}
     budget = [_budget_text(name, value) for name, value in (study.get("budget") or {}).items() if value]
-    limits = [_limit_text(limit) for limit in told.get("limits") or ()]
+    limits = [_limit_text(limit) for limit in contents.get("limits") or ()]
     objectives = [_objective_text(objective) for objective in result.objectives]
     rows = [
         (localized("page_tuning.study.objectives"), listed(objectives)),
@@ -262,19 +262,19 @@ def space_rows(result: StudyFiles) -> list[list[Cell]]:
     """The parameters that were searched, their ranges, and the values of the default, the best and the chosen trial."""
     return [
         [
-            Cell(str(one["name"]), foreign=True),
-            Cell(_range_text(one), foreign=one.get("kind") == "choice"),
-            *(Cell(_value_in(trial, str(one["name"])), foreign=True) for trial in (result.default, result.best)),
+            Cell(str(parameter["name"]), foreign=True),
+            Cell(_range_text(parameter), foreign=parameter.get("kind") == "choice"),
+            *(Cell(_value_in(trial, str(parameter["name"])), foreign=True) for trial in (result.default, result.best)),
         ]
-        for one in result.content.get("parameters") or ()
+        for parameter in result.content.get("parameters") or ()
     ]
 
 
-def _range_text(one: Mapping[str, Any]) -> str:
-    if one.get("kind") == "choice":
-        return ", ".join(map(str, one.get("values") or ()))
-    code = "page_tuning.study.log" if one.get("log") else "page_tuning.study.linear"
-    return localized(code, low=float(one.get("low", 0)), high=float(one.get("high", 0)))
+def _range_text(parameter: Mapping[str, Any]) -> str:
+    if parameter.get("kind") == "choice":
+        return ", ".join(map(str, parameter.get("values") or ()))
+    code = "page_tuning.study.log" if parameter.get("log") else "page_tuning.study.linear"
+    return localized(code, low=float(parameter.get("low", 0)), high=float(parameter.get("high", 0)))
 
 
 def _value_in(trial: Mapping[str, Any] | None, name: str) -> str:

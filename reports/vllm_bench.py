@@ -64,7 +64,7 @@ def stage_object(data: Data, place: int) -> dict[str, Any]:
     }
 
 
-def _head(data: Data, stage: int, repeat: int, asked: int) -> dict[str, Any]:
+def _head(data: Data, stage: int, repeat: int, requested: int) -> dict[str, Any]:
     run = data.result.run
     loads = run.get("stages") or ()
     load: Mapping[str, Any] = loads[stage] if stage < len(loads) else {}
@@ -77,7 +77,7 @@ def _head(data: Data, stage: int, repeat: int, asked: int) -> dict[str, Any]:
         "label": str(data.places.loc[data.places["stage"] == stage, "label"].iloc[0]),
         "model_id": model,
         "tokenizer_id": model,
-        "num_prompts": asked,
+        "num_prompts": requested,
         "simulated": data.result.simulated,
         "stage": stage,
         "repeat": repeat,
@@ -120,11 +120,11 @@ def _totals(data: Data, place: int, chosen: pd.Series, rows: pd.DataFrame) -> di
 
 def _good(data: Data, chosen: pd.Series) -> int:
     """How many of the requests keep every limit of the slo, as there from sent."""
-    rows, asked = np.flatnonzero(chosen.to_numpy()), objectives(data.result.run.get("slo") or {}, open_loop=False)
+    rows, limits = np.flatnonzero(chosen.to_numpy()), objectives(data.result.run.get("slo") or {}, open_loop=False)
     columns = data.result.requests.iloc[rows]
     requests = requests_from_columns({name: columns[name].to_numpy() for name in COLUMNS})
     events = events_from([([], [])] * len(rows)) if data.events is None else data.events.take(rows)
-    kept = good_requests(asked, requests, events, latencies(requests, stream=True))
+    kept = good_requests(limits, requests, events, latencies(requests, stream=True))
     return int((kept & (requests.status == COMPLETED)).sum())
 
 
@@ -166,8 +166,8 @@ def _statistics(name: str, values: Floats) -> dict[str, float | None]:
     known = values[np.isfinite(values)] * _MS_PER_S
     if not len(known):
         return dict.fromkeys(_fields(name))
-    found = [known.mean(), np.median(known), known.std(), *np.percentile(known, _PERCENTILES)]
-    return {field: float(value) for field, value in zip(_fields(name), found, strict=True)}
+    statistics = [known.mean(), np.median(known), known.std(), *np.percentile(known, _PERCENTILES)]
+    return {field: float(value) for field, value in zip(_fields(name), statistics, strict=True)}
 
 
 def _gap_statistics(gaps: Gaps | None) -> dict[str, float | None]:
@@ -187,5 +187,5 @@ def _fields(name: str) -> list[str]:
 
 def _list(values: pd.Series) -> list[float]:
     """Seconds to the microsecond, unknown ones left out."""
-    found: list[float] = np.round(values[np.isfinite(values)].to_numpy(), 6).tolist()
-    return found
+    rounded: list[float] = np.round(values[np.isfinite(values)].to_numpy(), 6).tolist()
+    return rounded

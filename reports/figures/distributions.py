@@ -125,7 +125,7 @@ _MOST_MEDIANS = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Violin:
     """One latency against one property of requests.
 
     `points` has columns stage, x, value (s); `bins` stage, x, median, low, high. `by_turn`: x is the turn, in whole
@@ -139,7 +139,7 @@ class Shape:
     limits: Sequence[Limit] = ()
 
 
-def shape_figure(shape: Shape, scale: Scale, head: Head) -> Figure:
+def shape_figure(shape: Violin, scale: Scale, head: Head) -> Figure:
     """Requests as pale dots, their medians as lines, a colour a stage."""
     figure = paper((SMALL[0], 250), head)
     longest = max(map(width_of, shape.names.values()), default=0) if len(shape.names) <= _MOST_MEDIANS else 0
@@ -156,7 +156,7 @@ def shape_figure(shape: Shape, scale: Scale, head: Head) -> Figure:
     return figure
 
 
-def _set_across(axes: Axes, shape: Shape) -> None:
+def _set_across(axes: Axes, shape: Violin) -> None:
     x = shape.points["x"].to_numpy(dtype=np.float64)
     if shape.by_turn:
         most = int(x.max())
@@ -179,7 +179,7 @@ def _medians(axes: Axes, stage: int, own: pd.DataFrame) -> tuple[int, float, flo
     return stage, float(own["x"].iloc[-1]), float(own["median"].iloc[-1])
 
 
-def _name_lines(axes: Axes, shape: Shape, ends: Sequence[tuple[int, float, float]]) -> None:
+def _name_lines(axes: Axes, shape: Violin, ends: Sequence[tuple[int, float, float]]) -> None:
     """Each line's name at the right, moved apart where ends lie close."""
     if not 0 < len(ends) <= _MOST_MEDIANS or len(shape.names) < 2:
         return

@@ -30,7 +30,7 @@ _RIGHT = 112  # the most room for the names of lines
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class KernelLine:
     """Points of one series with their 95 % intervals (nan where there is none); `colour` is its number in the key."""
 
     name: str
@@ -59,7 +59,7 @@ class Spot:
     colour: int
 
 
-def against_length(lines: Sequence[Line], head: Head) -> Figure:
+def against_length(lines: Sequence[KernelLine], head: Head) -> Figure:
     """Time of a launch against KV tokens a sequence, a line a batch."""
     figure = paper(SMALL, head)
     axes = panel(figure, (48, 32, _room(lines), 42))
@@ -79,12 +79,12 @@ def against_length(lines: Sequence[Line], head: Head) -> Figure:
     return figure
 
 
-def _room(lines: Sequence[Line]) -> float:
+def _room(lines: Sequence[KernelLine]) -> float:
     """The right margin for the names of lines."""
     return min(18 + max((width_of(line.name) for line in lines), default=0), _RIGHT)
 
 
-def against_block(lines: Sequence[Line], sizes: Sequence[int], head: Head) -> Figure:
+def against_block(lines: Sequence[KernelLine], sizes: Sequence[int], head: Head) -> Figure:
     """Time relative to the best block size of the same case; x is the place in `sizes`."""
     figure = paper(SMALL, head)
     axes = panel(figure, (48, 12, _room(lines), 42))
@@ -103,11 +103,11 @@ def against_block(lines: Sequence[Line], sizes: Sequence[int], head: Head) -> Fi
     return figure
 
 
-def _ends(lines: Sequence[Line]) -> Floats:
+def _ends(lines: Sequence[KernelLine]) -> Floats:
     return np.concatenate([np.concatenate([line.y, line.low, line.high]) for line in lines])
 
 
-def _draw(axes: Axes, lines: Sequence[Line]) -> None:
+def _draw(axes: Axes, lines: Sequence[KernelLine]) -> None:
     for line in lines:
         colour = stage_colour(line.colour)
         axes.plot(line.x, line.y, color=colour, linewidth=1.5, marker="o", markersize=4, zorder=3, clip_on=False)

@@ -36,7 +36,7 @@ _HEAD, _FOOT, _GAP, _LEFT, _RIGHT = 44, 46, 34, 54, 14
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SeriesLine:
     """One value over time: a frame of at_s and value, its name and colour, and whether it is filled to zero."""
 
     name: str
@@ -50,7 +50,7 @@ class Strip:
     """One panel of lines that share a scale: its name with the unit, the least its top shows, the unit's size."""
 
     name: str
-    lines: Sequence[Line]
+    lines: Sequence[SeriesLine]
     at_least: float = 1.0
     size: float = 1.0
 

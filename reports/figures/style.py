@@ -256,6 +256,6 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
     moved[-1:] = np.minimum(moved[-1:], high)
     for i in range(len(moved) - 2, -1, -1):
         moved[i] = min(moved[i], moved[i + 1] - gap)
-    found = np.empty(len(moved))
-    found[order] = np.maximum(moved, low) if len(moved) * gap <= high - low else moved
-    return [float(place) for place in found]
+    shifted = np.empty(len(moved))
+    shifted[order] = np.maximum(moved, low) if len(moved) * gap <= high - low else moved
+    return [float(place) for place in shifted]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.distributions import Spread, percentile_curves
-from reports.figures.overtime import Line, Points, Strip, over_time
+from reports.figures.overtime import Points, SeriesLine, Strip, over_time
 from reports.figures.style import SMALL, Head, apart, dots, drawing, panel, paper, scale_of
 from reports.frames import percentile_frame
 from reports.palette import VARIABLES, stage_colour, stage_variables, variable_of
@@ -51,7 +51,7 @@ def drawn_overtime():
         {"at_s": [1.0, 2.0, 3.0, 4.0], "value": [0.1, np.nan, 0.2, 9.0], "kind": kinds, "stage": 0, "place": 0}
     )
     strips = [
-        Strip("in flight", [Line("a", line, filled=True), Line("b", line)]),
+        Strip("in flight", [SeriesLine("a", line, filled=True), SeriesLine("b", line)]),
         Points("TTFT, s", cloud, [Limit("ttft", "p99", 5.0)]),
     ]
     with drawing():

@@ -150,7 +150,7 @@ def stalled(tmp_path):
 
 def test_a_stall_is_told_with_what_else_happened(stalled):
     """How many streams it hit, and what was sampled beside it: prompts, preemptions, a full cache, a late client."""
-    found = stalling.stalled(stalled)
+    found = stalling.stage_pauses(stalled)
     ((when, stage, how_long, hit, besides),) = stalling.stall_rows(stalled, found)
 
     assert (when.text, stage.text, how_long.text, hit.text) == ("1.100 s", "1: poisson 8 req/s", "420 ms", "6 of 6")
@@ -163,14 +163,14 @@ def test_a_stall_is_told_with_what_else_happened(stalled):
 
 def test_a_slow_request_is_told_by_its_number(stalled):
     """Its one long gap, how long that was, and when."""
-    (row,) = stalling.single_rows(stalled, stalling.stalled(stalled))
+    (row,) = stalling.single_rows(stalled, stalling.stage_pauses(stalled))
 
     assert [cell.text for cell in row] == ["#6", "1: poisson 8 req/s", "1", "320 ms", "0.3000 s"]
 
 
 def test_both_kinds_are_summed_up(stalled):
     """One sentence each."""
-    told = stalling.summary(stalling.stalled(stalled))
+    told = stalling.summary(stalling.stage_pauses(stalled))
 
     assert told == "1 stalls of the server, 420 ms in all. 1 long gaps of single requests, in 1 requests."
 
@@ -179,7 +179,7 @@ def test_a_run_without_streams_has_no_pauses(tmp_path):
     """Answers in one piece have no gaps."""
     data = gather(read_files(make_result(tmp_path, Run(loads=(2.0,), duration_s=4, stream=False))))
 
-    assert stalling.stalled(data) == []
+    assert stalling.stage_pauses(data) == []
     assert stalling.summary([]) == ""
 
 
