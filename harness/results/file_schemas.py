@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-WROTE = "the file as `harness run` wrote it"
+from harness.messages import message
+
+WRITTEN_BY_RUN = message("results.written_by_run")
 Object = dict[str, Any]
 Plain = str | int | float | bool | None
 

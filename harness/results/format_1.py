@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from harness.errors import ResultError
-from harness.messages import plain
-from harness.results.file_schemas import WROTE, Place
+from harness.messages import message, plain
+from harness.results.file_schemas import WRITTEN_BY_RUN, Place
 
 _SEVERITIES = {"doubt": "warning"}  # the others have kept their names
 
@@ -40,7 +40,10 @@ def in_format_2(path: str, summary: Any) -> Any:
     try:
         warnings = [_warning(warning) for warning in msgspec.convert(verdict, _Verdict1).doubts]
     except (msgspec.ValidationError, OverflowError, RecursionError) as fault:
-        raise ResultError(f"{path}: verdict: {fault}; expected {WROTE}") from None
+        place = f"{path}: verdict"
+        raise ResultError(
+            message("results.not_as_expected", place=place, reason=str(fault), expected=WRITTEN_BY_RUN)
+        ) from None
     kept = {key: value for key, value in verdict.items() if key != "doubts"}
     return summary | {"format": 2, "verdict": kept | {"warnings": warnings}}
 

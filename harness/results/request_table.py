@@ -92,10 +92,6 @@ COLUMNS = tuple(column.name for column in _FIELDS)
 TEXT_COLUMNS = frozenset(column.name for column in _FIELDS if column.type in (str, "str"))
 CLIENT_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["client"])
 ALWAYS_COLUMNS = frozenset(column.name for column in _FIELDS if column.metadata["always"])
-MEANINGS: Mapping[str, tuple[str, str]] = {
-    column.name: (column.metadata["meaning"], column.metadata["unit"]) for column in _FIELDS
-}
-"""What each column holds, and its unit."""
 
 
 def _count(requests: "Requests") -> int:

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from harness.clock import utc_now
 from harness.errors import ResultError
-from harness.results.file_schemas import WROTE, JobSchema, OfflineJobSchema, RunSchema, SummarySchema, TimelineRowSchema
+from harness.messages import Message, message
+from harness.results.file_schemas import (
+    WRITTEN_BY_RUN,
+    JobSchema,
+    OfflineJobSchema,
+    RunSchema,
+    SummarySchema,
+    TimelineRowSchema,
+)
 from harness.results.format_1 import in_format_2
 from harness.results.kernel_schema import KernelSummarySchema
 from harness.results.request_table import (
@@ -96,11 +104,12 @@ def new_folder(parent: Path, name: str) -> Path:
             folder.mkdir()
         except FileExistsError:
             if not folder.exists():  # it is the parent that is no folder
-                raise ResultError(f"{parent}: is no folder; expected one to write results to") from None
+                raise ResultError(message("results.parent_no_folder", path=str(parent))) from None
         except FileNotFoundError:  # who ended just now took the empty parent away
             continue
         except OSError as fault:
-            raise ResultError(f"{folder}: cannot be made ({fault.strerror}); expected a folder to write to") from None
+            reason = fault.strerror or str(fault)
+            raise ResultError(message("results.folder_not_made", folder=str(folder), reason=reason)) from None
         else:
             return folder
     raise AssertionError
@@ -258,9 +267,9 @@ def read_json(folder: Path, name: str) -> Any:
         value = in_format_2(str(path), value) if name == SUMMARY else value
         return checked_json(str(path), name, value)
     except FileNotFoundError:
-        raise ResultError(f"{path}: no such file; expected a result folder of `harness run`") from None
+        raise ResultError(message("results.no_file", path=str(path))) from None
     except (OSError, ValueError, RecursionError) as fault:
-        raise ResultError(f"{path}: cannot be read ({fault})") from None
+        raise ResultError(message("results.unreadable", path=str(path), reason=str(fault))) from None
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -270,11 +279,12 @@ def read_run(folder: Path) -> dict[str, Any]:
         ResultError: where the folder is no result, or a newer harness wrote it.
     """
     if not folder.is_dir():
-        raise ResultError(f"{folder}: no such folder; expected a result folder of `harness run`")
+        raise ResultError(message("results.no_folder", folder=str(folder)))
     run = read_json(folder, RUN)
     if not isinstance(run, dict) or run.get("format") != FORMAT:
         known = run.get("format") if isinstance(run, dict) else None
-        raise ResultError(f"{folder / RUN}: format {known}; expected {FORMAT}, which this version reads")
+        path = str(folder / RUN)
+        raise ResultError(message("results.format", path=path, format=str(known), expected=FORMAT))
     return run
 
 
@@ -289,7 +299,8 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
         draft.replace(path)
     except OSError as fault:
         draft.unlink(missing_ok=True)
-        raise ResultError(f"{path}: cannot be written ({fault.strerror or fault})") from None
+        reason = fault.strerror or str(fault)
+        raise ResultError(message("results.not_written", path=str(path), reason=reason)) from None
 
 
 SHAPES: dict[str, Any] = {
@@ -302,7 +313,7 @@ SHAPES: dict[str, Any] = {
 _Shape = TypeVar("_Shape")
 
 
-def convert(place: str, value: Any, shape: type[_Shape], expected: str = WROTE) -> _Shape:
+def convert(place: str, value: Any, shape: type[_Shape], expected: Message = WRITTEN_BY_RUN) -> _Shape:
     """A value from a file (or a line or key of one, as `place` says) as an object of its shape.
 
     Raises:
@@ -311,7 +322,9 @@ def convert(place: str, value: Any, shape: type[_Shape], expected: str = WROTE) 
     try:
         return msgspec.convert(value, shape)
     except (msgspec.ValidationError, OverflowError, RecursionError) as fault:
-        raise ResultError(f"{place}: {fault}; expected {expected}") from None
+        raise ResultError(
+            message("results.not_as_expected", place=place, reason=str(fault), expected=expected)
+        ) from None
 
 
 def checked_json(path: str, name: str, value: Any) -> Any:
@@ -339,7 +352,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     except FileNotFoundError:
         return
     except OSError as fault:
-        raise ResultError(f"{path}: cannot be read ({fault.strerror}); expected a file of JSON lines") from None
+        reason = fault.strerror or str(fault)
+        raise ResultError(message("results.lines_unreadable", path=str(path), reason=reason)) from None
     for number, line in enumerate(text.split("\n"), 1):
         try:
             yield f"{path}:{number}", json.loads(line)

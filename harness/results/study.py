@@ -37,6 +37,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from harness.errors import ResultError
+from harness.messages import message
 from harness.results.file_schemas import Count, Number, Object, Place
 from harness.results.store import convert
 
@@ -122,12 +123,14 @@ def read_study(folder: Path) -> StudyFiles:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ResultError(f"{path}: {error.strerror}; expected the result folder of `harness tune`") from None
+        reason = error.strerror or str(error)
+        raise ResultError(message("results.no_study", path=str(path), reason=reason)) from None
     except (ValueError, RecursionError) as error:
-        raise ResultError(f"{path}: not JSON: {error}") from None
+        raise ResultError(message("results.not_json", path=str(path), reason=str(error))) from None
     if not isinstance(content, dict) or content.get("format") != 1:
-        raise ResultError(f"{path}: format {content.get('format') if isinstance(content, dict) else '?'}; expected 1")
-    convert(str(path), content, StudySchema, "the file as `harness tune` wrote it")
+        known = content.get("format") if isinstance(content, dict) else None
+        raise ResultError(message("results.format", path=str(path), format=str(known), expected=1))
+    convert(str(path), content, StudySchema, message("results.written_by_tune"))
     return StudyFiles(folder, content)
 
 

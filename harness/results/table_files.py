@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.errors import ResultError
-from harness.results.file_schemas import WROTE
+from harness.messages import Message, message
+from harness.results.file_schemas import WRITTEN_BY_RUN
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -27,10 +28,17 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, EOFError, MemoryError, KeyError, zipfile.BadZipFile) as fault:
-        first = next(iter(str(fault).splitlines()), type(fault).__name__)
-        raise ResultError(f"{path}: cannot be read ({first}); expected {WROTE}") from None
+        raise _unreadable(path, _first_line(fault), WRITTEN_BY_RUN) from None
     except (NotImplementedError, RuntimeError, SyntaxError, TypeError) as fault:  # of a header that is none
-        raise ResultError(f"{path}: cannot be read ({type(fault).__name__}); expected {WROTE}") from None
+        raise _unreadable(path, type(fault).__name__, WRITTEN_BY_RUN) from None
+
+
+def _first_line(fault: BaseException) -> str:
+    return next(iter(str(fault).splitlines()), type(fault).__name__)
+
+
+def _unreadable(path: Path, reason: str, expected: Message) -> ResultError:
+    return ResultError(message("results.unreadable_but_expected", path=str(path), reason=reason, expected=expected))
 
 
 def integers_in(
@@ -43,10 +51,12 @@ def integers_in(
     """
     values = arrays.get(name)
     if values is None:
-        raise ResultError(f"{path}: has no {name}; expected {WROTE}")
+        raise ResultError(message("results.no_array", path=str(path), name=name, expected=WRITTEN_BY_RUN))
     if values.ndim != 1 or values.dtype.kind != "i" or len(values) != (len(values) if count is None else count):
-        wanted = "whole numbers" if count is None else f"{count} whole numbers"
-        raise ResultError(f"{path}: {name} is {values.shape} of {values.dtype}; expected {wanted}")
+        actual = {"path": str(path), "name": name, "shape": str(values.shape), "type": str(values.dtype)}
+        if count is None:
+            raise ResultError(message("results.array_type", **actual))
+        raise ResultError(message("results.array_size", **actual, size=count))
     return values.astype(np.int64)
 
 
@@ -57,13 +67,18 @@ _MOST = 2**62  # so that a difference of two is no overflow
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a column holds."""
+    """What a column holds; `code` is the message that names it."""
 
-    words: str
+    code: str
     fits: Callable[[pa.DataType], bool]
     empty: bool = False
     least: int = -_MOST
     most: int = _MOST
+
+    @property
+    def name(self) -> Message:
+        """What it holds in a few words, such as `whole numbers from 0 on`."""
+        return Message(self.code)
 
 
 def _text(kind: pa.DataType) -> bool:
@@ -79,15 +94,15 @@ def _lists_of_whole(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _whole(kind.value_type)
 
 
-LISTS = Kind("lists of whole numbers", _lists_of_whole)
-WHOLE = Kind("whole numbers", _whole)
-WHOLE_OR_EMPTY = Kind("whole numbers", _whole, empty=True)
-COUNT = Kind("whole numbers from 0 on", _whole, least=0)
-COUNT_OR_EMPTY = Kind("whole numbers from 0 on", _whole, empty=True, least=0)
-LAUNCHES = Kind("whole numbers from 1 on", _whole, least=1)
-PLACE = Kind("whole numbers from 0 to a million", _whole, least=0, most=10**6)
-NUMBER = Kind("numbers", lambda kind: bool(pa.types.is_floating(kind) or pa.types.is_signed_integer(kind)))
-TEXT = Kind("texts", _text)
+LISTS = Kind("results.lists_of_integers", _lists_of_whole)
+WHOLE = Kind("results.integers", _whole)
+WHOLE_OR_EMPTY = Kind("results.integers", _whole, empty=True)
+COUNT = Kind("results.integers_from_0", _whole, least=0)
+COUNT_OR_EMPTY = Kind("results.integers_from_0", _whole, empty=True, least=0)
+LAUNCHES = Kind("results.integers_from_1", _whole, least=1)
+PLACE = Kind("results.integers_to_a_million", _whole, least=0, most=10**6)
+NUMBER = Kind("results.numbers", lambda kind: bool(pa.types.is_floating(kind) or pa.types.is_signed_integer(kind)))
+TEXT = Kind("results.texts", _text)
 Kinds = Mapping[str, Kind]
 
 
@@ -99,7 +114,7 @@ def read_table(path: Path, kinds: Kinds, optional: frozenset[str] = frozenset())
     Raises:
         ResultError: where it is missing, cannot be read, or has a column of another kind.
     """
-    with _telling(path), pq.ParquetFile(path) as file:
+    with _faults_of(path), pq.ParquetFile(path) as file:
         wanted = [name for name in kinds if name not in optional or name in file.schema_arrow.names]
         for name in wanted:
             _hold_type(path, name, file.schema_arrow, kinds[name])
@@ -110,35 +125,40 @@ def read_table(path: Path, kinds: Kinds, optional: frozenset[str] = frozenset())
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _faults_of(path: Path) -> Iterator[None]:
     """Whatever cannot be read of a file is a fault of the file."""
     try:
         yield
     except FileNotFoundError:
-        raise ResultError(f"{path}: no such file; expected a finished result folder") from None
+        raise ResultError(message("results.no_table", path=str(path))) from None
     except (OSError, KeyError, ValueError, MemoryError, pa.ArrowException) as fault:
-        first = next(iter(str(fault).splitlines()), type(fault).__name__)
-        raise ResultError(f"{path}: cannot be read ({first}); expected a parquet file of `harness run`") from None
+        raise _unreadable(path, _first_line(fault), message("results.parquet_of_run")) from None
 
 
 def _hold_type(path: Path, name: str, schema: pa.Schema, kind: Kind) -> None:
     if name not in schema.names:
-        raise ResultError(f"{path}: has no column {name}; expected one of {kind.words}")
-    type_of_column = schema.field(name).type
-    if not kind.fits(type_of_column):
-        raise ResultError(f"{path}: column {name} is of {type_of_column}; expected {kind.words}")
+        raise ResultError(message("results.no_column", path=str(path), column=name, kind=kind.name))
+    actual = schema.field(name).type
+    if not kind.fits(actual):
+        raise ResultError(message("results.column_type", path=str(path), column=name, type=str(actual), kind=kind.name))
 
 
 def _hold_values(path: Path, name: str, column: pa.ChunkedArray, kind: Kind) -> None:
     if column.null_count and not kind.empty:
-        raise ResultError(f"{path}: column {name} has {column.null_count} empty cells; expected {kind.words} only")
+        raise _empty_cells(path, name, column.null_count, kind)
     if pa.types.is_integer(column.type) and len(column):
         ends = pc.min_max(column).as_py()
         for value in (ends["min"], ends["max"]):
             if value is not None and not kind.least <= value <= kind.most:
-                raise ResultError(f"{path}: column {name} has the value {value}; expected {kind.words}")
+                raise ResultError(
+                    message("results.cell_value", path=str(path), column=name, value=value, kind=kind.name)
+                )
     elif kind.fits is _text:
         _hold_texts(column)
+
+
+def _empty_cells(path: Path, name: str, count: int, kind: Kind) -> ResultError:
+    return ResultError(message("results.empty_cells", path=str(path), column=name, count=count, kind=kind.name))
 
 
 def _hold_texts(column: pa.ChunkedArray) -> None:
@@ -157,14 +177,14 @@ def read_lists(path: Path, columns: Mapping[str, type]) -> tuple[NDArray[np.int6
     """
     lengths: NDArray[np.int64] | None = None
     values = {}
-    with _telling(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+    with _faults_of(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
         for name, dtype in columns.items():
             _hold_type(path, name, file.schema_arrow, LISTS)
             own, values[name] = _lists(path, file, name, dtype)
             if lengths is not None and not np.array_equal(lengths, own):
-                raise ResultError(f"{path}: lists of {' and '.join(columns)} differ in length; expected as many values")
+                raise ResultError(message("results.list_lengths", path=str(path), columns=list(columns)))
             lengths = own
-    assert lengths is not None, "some column is asked for"
+    assert lengths is not None
     return lengths, values
 
 
@@ -179,7 +199,7 @@ def _lists(path: Path, file: pq.ParquetFile, name: str, dtype: type) -> tuple[ND
     for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
         inner = batch.column(0).flatten()
         if batch.column(0).null_count or inner.null_count:
-            raise ResultError(f"{path}: column {name} has empty cells; expected lists of whole numbers only")
+            raise _empty_cells(path, name, batch.column(0).null_count + inner.null_count, LISTS)
         values = inner.to_numpy(zero_copy_only=False)
         filled[end : end + len(values)] = values
         end += len(values)

@@ -245,7 +245,7 @@ def trial_from_json(number: int, plain: Mapping[str, Any]) -> Trial:
         fields = {key: name for name, key in _KEYS.items()}
         tree = {fields.get(key, key): value for key, value in tree.items()} | {"number": number}
     place = str(message("tuning.stored_trial", number=number))
-    trial = convert(place, tree, Trial, str(message("tuning.written_by_tune")))
+    trial = convert(place, tree, Trial, message("tuning.written_by_tune"))
     if trial.status not in (COMPLETE, STOPPED, FAILED):
         raise ResultError(message("tuning.stored_status_unknown", number=number, status=trial.status))
     return trial

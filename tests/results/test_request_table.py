@@ -78,7 +78,7 @@ def test_a_column_that_always_has_a_value_is_refused_with_an_empty_cell(tmp_path
     requests = requests_from([RECORD])
     store.write_requests(tmp_path, dataclasses.replace(requests, **{name: np.array([MISSING])}))
 
-    with pytest.raises(ResultError, match=f"column {name} has 1 empty cells"):
+    with pytest.raises(ResultError, match=f"column {name} has 1 empty cell;"):
         store.read_requests(tmp_path)
     pq.write_table(pq.read_table(tmp_path / store.REQUESTS).drop(list(CLIENT_COLUMNS)), tmp_path / store.REQUESTS)
     with pytest.raises(ResultError, match=name):
