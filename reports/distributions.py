@@ -1,13 +1,14 @@
 """Distributions of latencies of each stage: percentile curves; latency by prompt length and by turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from harness.analysis.breakdowns import TURN, breakdowns
 from harness.messages import localized
 from harness.results.request_table import MISSING
-from harness.statistics.intervals import order_ranks, percentile_of
 from harness.units import format_duration
 from reports import frames
 from reports.curves import limit_words
@@ -20,25 +21,35 @@ from reports.rows import frame_of, frame_of_rows, groups_of, rows_of
 from reports.svg import Drawing, drawn
 from reports.texts import listed, paragraph
 
-MOST_BINS = 8
-FEWEST_IN_BIN = 8
-FEWEST = 16  # requests of a stage: fewer show no dependence
-SPREAD = 1.2  # longest over shortest prompt: less is one length
-POINT_COLUMNS = ("stage", "x", "value")
 BIN_COLUMNS = ("stage", "x", "low_x", "high_x", "n", "median", "low", "high")
 
 
 def shapes(data: Data) -> Iterator[Drawing]:
     """The first token and the pace by prompt length; the first token by turn, where there are conversations."""
-    user = "_user" if data.is_open else ""
-    first = f"ttft{user}" if data.streams else f"e2e{user}"
-    lengths = shape_points(data, "length", first)
-    if len(lengths) >= FEWEST and lengths["x"].max() > SPREAD * lengths["x"].min():
-        for metric in (first, "tpot") if data.streams else (first,):
-            yield from _by_length(data, metric)
-    turns = shape_points(data, "turn", first)
-    if len(turns) and turns["x"].max() > 1:
-        yield _drawn(data, "turn", first, turn_bins(turns))
+    blocks = _breakdowns(data)
+    for by, metric in dict.fromkeys((block["by"], block["metric"]) for block in blocks):
+        rows = [
+            {"stage": block["stage"], **_bin(row)}
+            for block in blocks
+            if (block["by"], block["metric"]) == (by, metric)
+            for row in block["bins"]
+        ]
+        yield _drawn(data, "turn" if by == TURN else "length", metric, frame_of_rows(rows, BIN_COLUMNS))
+
+
+def _breakdowns(data: Data) -> Sequence[Mapping[str, Any]]:
+    """The breakdowns of summary.json; computed where an earlier version wrote it."""
+    blocks: Sequence[Mapping[str, Any]] | None = data.result.summary.get("breakdowns")
+    if blocks is not None:
+        return blocks
+    counted = data.latencies["in_window"].to_numpy()
+    return breakdowns(frames.request_columns(data.result), counted, stream=data.streams, open_loop=data.is_open)
+
+
+def _bin(row: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = row.get("ci95") or (np.nan, np.nan)
+    ends = {"low_x": row["low"], "high_x": row["high"], "low": low, "high": high}
+    return {"x": row["middle"], "n": row["n"], "median": row["p50"], **ends}
 
 
 def shape_points(data: Data, by: str, metric: str) -> pd.DataFrame:
@@ -50,44 +61,6 @@ def shape_points(data: Data, by: str, metric: str) -> pd.DataFrame:
     value = data.latencies[metric].to_numpy(dtype=np.float64)
     known = inside & np.isfinite(value) & (x > 0)
     return frame_of({"stage": stage[known], "x": x[known].astype(np.float64), "value": value[known]})
-
-
-def length_bins(points: pd.DataFrame) -> pd.DataFrame:
-    """Bins of about equally many requests of each stage: columns `BIN_COLUMNS`, x the bin's median length."""
-    rows = []
-    for stage, own in groups_of(points.sort_values(["stage", "x"], kind="stable"), "stage"):
-        count = min(MOST_BINS, len(own) // FEWEST_IN_BIN)
-        edges = np.unique(np.quantile(own["x"], np.linspace(0, 1, count + 1))) if count else np.zeros(0)
-        number = np.clip(np.searchsorted(edges, own["x"], side="right") - 1, 0, max(len(edges) - 2, 0))
-        rows += [_bin(stage, own[number == i]) for i in range(len(edges) - 1) if (number == i).any()]
-    return frame_of_rows(rows, BIN_COLUMNS)
-
-
-def turn_bins(points: pd.DataFrame) -> pd.DataFrame:
-    """A bin for each turn of each stage, columns as `length_bins`."""
-    rows = [
-        _bin(stage, own[own["x"] == turn])
-        for stage, own in groups_of(points.sort_values(["stage", "x"], kind="stable"), "stage")
-        for turn in dict.fromkeys(own["x"].tolist())
-    ]
-    return frame_of_rows(rows, BIN_COLUMNS)
-
-
-def _bin(stage: int, own: pd.DataFrame) -> dict[str, float]:
-    """The median of some requests, and the ranks that hold it with 95 %; NaN where these are too few."""
-    ordered = np.sort(own["value"].to_numpy(dtype=np.float64))
-    ranks = order_ranks(len(ordered), 0.5)
-    low, high = (float(ordered[rank - 1]) for rank in ranks) if ranks else (np.nan, np.nan)
-    ends = {"low_x": float(own["x"].min()), "high_x": float(own["x"].max())}
-    middle = {"x": float(own["x"].median()), "median": percentile_of(ordered, 50.0)}
-    return {"stage": stage, "n": len(ordered), "low": low, "high": high, **ends, **middle}
-
-
-def _by_length(data: Data, metric: str) -> Iterator[Drawing]:
-    points = shape_points(data, "length", metric)
-    bins = length_bins(points)
-    if len(points) >= FEWEST and len(bins):
-        yield _drawn(data, "length", metric, bins)
 
 
 def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:

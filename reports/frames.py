@@ -26,6 +26,7 @@ from harness.results.request_table import (
     MISSING,
     WARMUP,
     Events,
+    Requests,
     requests_from_columns,
 )
 from harness.results.stage_names import label, load_name, stage_name
@@ -125,6 +126,11 @@ def _intervals(ci95: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {f"{name}_{end}": number(ends[name][i]) for name in BOUNDED for i, end in enumerate(("low", "high"))}
 
 
+def request_columns(result: ResultFiles) -> Requests:
+    """The requests of a result as the columns that an analysis takes."""
+    return requests_from_columns({name: result.requests[name].array for name in COLUMNS})
+
+
 def latency_frame(result: ResultFiles, places: pd.DataFrame) -> pd.DataFrame:
     """One row a request: place, phase, status, times in seconds, latencies, and whether its metrics count.
 
@@ -132,8 +138,7 @@ def latency_frame(result: ResultFiles, places: pd.DataFrame) -> pd.DataFrame:
     done_s, `LATENCIES` (of completed requests), in_window (measured, completed, and sent within its
     stage's window).
     """
-    rows = result.requests
-    columns = requests_from_columns({name: rows[name].array for name in COLUMNS})
+    rows, columns = result.requests, request_columns(result)
     values = latencies(columns, stream=bool(result.run.get("stream", True)))
     completed = columns.status == COMPLETED
     place = _place_of(columns.stage, columns.repeat, places)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.analysis.answer import holding_stages
 from harness.analysis.slo import objectives
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import Warning, warnings_of
@@ -43,7 +44,7 @@ def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:
     stages = [stage for stage in result.stages if (stage.get("requests") or {}).get("completed")]
     if not stages:
         return None, ""
-    held = holding(result)
+    held = holding_stages(result.stages, grew(result))
     met = [stage for stage in stages if stage.get("slo") and stage.get("index") in held]
     if len(result.stages) == 1:
         return stages[0], ""
@@ -277,13 +278,3 @@ def judged_statistic(result: ResultFiles, metric: str) -> str:
         objective.statistic for objective in limited if objective.metric == metric and objective.statistic in TAILS
     )
     return next(known, "p99")
-
-
-def holding(result: ResultFiles) -> set[int]:
-    """Numbers of the stages that hold: every repeat met every limit, and no queue grew."""
-    growing = grew(result)
-    met: dict[int, bool] = {}
-    for stage in result.stages:
-        index = stage.get("index", 0)
-        met[index] = met.get(index, True) and stage.get("slo_met") is True and index not in growing
-    return {index for index, good in met.items() if good}

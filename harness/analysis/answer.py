@@ -212,7 +212,7 @@ def knee(stages: Sequence[Stage], growing: Collection[int]) -> dict[str, Any] | 
     rate = "offered_rate" if any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages) else ""
     rate = rate or "output_token_rate"
     limited = sorted((stage for stage in stages if stage.get("slo")), key=requested_load)
-    ends = _limits_break(limited, _holding(stages, growing), rate) if limited else _saturates(stages, rate)
+    ends = _limits_break(limited, holding_stages(stages, growing), rate) if limited else _saturates(stages, rate)
     if ends is None or not all(map(math.isfinite, ends)):
         return None
     return {"by": LIMITS if limited else SATURATION, "rate": rate, "held": ends[0], "broken": ends[1]}
@@ -258,7 +258,7 @@ def _limits_break(stages: Sequence[Stage], holding: Collection[int], rate: str) 
     return (_rate(stages[broken - 1], rate), _rate(stages[broken], rate)) if 0 < broken < len(stages) else None
 
 
-def _holding(stages: Sequence[Stage], growing: Collection[int]) -> set[int]:
+def holding_stages(stages: Sequence[Stage], growing: Collection[int]) -> set[int]:
     """Numbers of the stages that hold: every repeat met every limit, and no queue grew."""
     met: dict[int, bool] = {}
     for stage in stages:

@@ -17,18 +17,22 @@ none begins before its request was sent. The speed is the 90th percentile of pro
 requests that did not queue show it. Beside many streams, and at the end of a long prompt, prefill is
 slower: each work may have begun up to twice as long before its end, but not before the end of
 the one before. A pause is explained where such work fills at least half of it.
+
+`stall_blocks` is what summary.json shows of it, with what else was recorded or sampled at the time of each pause.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.token_gaps import Mask, gap_batches
-from harness.results.request_table import MISSING, Events
+from harness.analysis.token_gaps import Mask, gap_batches, rows_of
+from harness.results.request_table import MISSING, Events, Requests, Samples
 from harness.statistics.intervals import Floats
-from harness.units import NS_PER_MS, seconds_to_ns
+from harness.telemetry import server_metrics
+from harness.units import NS_PER_MS, NS_PER_S, seconds_to_ns
 
 LONG_TIMES = 5.0  # of the median gap
 SEEN_NS = 50 * NS_PER_MS  # a pause shorter than a twentieth of a second is not seen in flowing text
@@ -40,6 +44,14 @@ LEAST_PROMPT = 256  # tokens; below, a step is not long because of a prompt, and
 SPEED_SHARE = 0.9
 SLOWEST = 2.0  # times slower than the speed
 LEAST_EXPLAINED = 0.5  # of a pause
+KV_FULL = 0.95
+LATE_LOOP_S = 0.01  # of the client's own event loop: then the pause may be the client's
+PREEMPTIONS = "vllm:num_preemptions_total"
+KV_USAGE = "vllm:kv_cache_usage_perc"
+LOOP_LAG = "loop_lag_s"
+ENGINES = f"{server_metrics.SERVER}/"  # begins the source of a single engine
+MOST_STALLS = 400  # of a stage that are listed: figures mark them
+MOST_OTHERS = 20  # pauses by prefill, and requests with long gaps, that are listed
 
 Times = NDArray[np.int64]
 
@@ -206,3 +218,146 @@ def chance(count: int, expected: float) -> float:
 def _holds(stall: Stall, groups: int) -> bool:
     many = stall.hit >= max(FEWEST_STREAMS, LEAST_SHARE * stall.streams)
     return many and stall.chance * groups < CHANCE
+
+
+def stall_blocks(
+    requests: Requests, events: Events, samples: Samples, medians: Mapping[int, float]
+) -> list[dict[str, Any]]:
+    """For summary.json, the pauses of each stage, repeats together.
+
+    `events` has the rows of `requests`, all of the run; `medians` are the stages' median gaps between events (s).
+    `server` are the stalls, `prefill` the pauses that prefill explains, `requests` the long gaps of single requests.
+    Each lists those that cost most, in the order of time; times are nanoseconds since the run's zero, lengths seconds.
+    """
+    prompts = np.maximum(requests.input_tokens, requests.input_asked)
+    work = prefill_work(requests.sent_ns, requests.first_ns, prompts)
+    stages = {}
+    for stage, median_s in sorted(medians.items()):
+        rows = requests.stage == stage
+        every = np.ones(int(rows.sum()), dtype=bool)
+        stages[stage] = (pauses(rows_of(events, rows), every, median_s, work), requests.index[rows])
+    shared = any(own.stalls or own.interference for own, _ in stages.values())
+    beside = _beside(requests, prompts, samples) if shared else None
+    return [_block(stage, own, index, beside) for stage, (own, index) in stages.items()]
+
+
+def _block(stage: int, own: Pauses, index: Times, beside: "Beside | None") -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "threshold_s": own.threshold_ns / NS_PER_S,
+        "server": _shared(own.stalls, MOST_STALLS, beside),
+        "prefill": _shared(own.interference, MOST_OTHERS, beside) | {"gaps": len(own.interfered.row)},
+        "requests": {
+            "gaps": len(own.single.row),
+            "requests": len(np.unique(own.single.row)),
+            "listed": _slowest(own.single, index),
+        },
+    }
+
+
+def _shared(stalls: Sequence[Stall], most: int, beside: "Beside | None") -> dict[str, Any]:
+    costliest = sorted(sorted(stalls, key=lambda stall: -stall.lost_ns)[:most], key=lambda stall: stall.start_ns)
+    return {
+        "count": len(stalls),
+        "total_s": sum(stall.end_ns - stall.start_ns for stall in stalls) / NS_PER_S,
+        "listed": [
+            {
+                "start_ns": stall.start_ns,
+                "end_ns": stall.end_ns,
+                "hit": stall.hit,
+                "streams": stall.streams,
+                "lost_s": stall.lost_ns / NS_PER_S,
+                "beside": {} if beside is None else beside.of(stall),
+            }
+            for stall in costliest
+        ],
+    }
+
+
+def _slowest(gaps: LongGaps, index: Times) -> list[dict[str, Any]]:
+    """The requests whose long gaps took most time, the slowest first; `index` is the request of each row."""
+    took_ns = gaps.end_ns - gaps.start_ns
+    rows, place = np.unique(gaps.row, return_inverse=True)
+    whole_ns = np.bincount(place, weights=took_ns, minlength=len(rows))
+    listed = []
+    for number in np.argsort(-whole_ns, kind="stable")[:MOST_OTHERS].tolist():
+        own = np.flatnonzero(place == number)
+        longest = own[np.argmax(took_ns[own])]
+        listed.append(
+            {
+                "index": int(index[rows[number]]),
+                "gaps": len(own),
+                "total_s": float(whole_ns[number]) / NS_PER_S,
+                "longest_s": int(took_ns[longest]) / NS_PER_S,
+                "start_ns": int(gaps.start_ns[longest]),
+            }
+        )
+    return listed
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was recorded or sampled during a run that may explain a pause.
+
+    Requests that were sent and had no first token yet (all moments in order): when they were sent, when that was over,
+    and the tokens of the prompts up to each. Samples: times (ns) and values by name, in the order of time.
+    """
+
+    sent_ns: Times
+    over_ns: Times
+    tokens_sent: Times
+    tokens_over: Times
+    samples: Mapping[str, tuple[Times, Floats]]
+
+    def of(self, stall: Stall) -> dict[str, float]:
+        """What of it there was at the time of a pause: only what may explain it."""
+        return dict(self._parts(stall))
+
+    def _parts(self, stall: Stall) -> Iterator[tuple[str, float]]:
+        begun = int(np.searchsorted(self.sent_ns, stall.end_ns, side="left"))
+        over = int(np.searchsorted(self.over_ns, stall.start_ns, side="right"))
+        if begun > over:
+            yield "prompts", begun - over
+            yield "prompt_tokens", int(self.tokens_sent[begun] - self.tokens_over[over])
+        preemptions = self._around(PREEMPTIONS, stall)
+        if len(preemptions) > 1 and preemptions[-1] > preemptions[0]:
+            yield "preemptions", float(preemptions[-1] - preemptions[0])
+        usage = self._around(KV_USAGE + server_metrics.MAXIMUM, stall)  # of several engines
+        usage = usage if len(usage) else self._around(KV_USAGE, stall)
+        if usage.max(initial=0) >= KV_FULL:
+            yield "kv_cache_usage", float(usage.max())
+        lag_s = self._around(LOOP_LAG, stall, before=False)
+        if lag_s.max(initial=0) >= LATE_LOOP_S:
+            yield "loop_lag_s", float(lag_s.max())
+
+    def _around(self, name: str, stall: Stall, *, before: bool = True) -> Floats:
+        """Sampled values from the one before a pause (or its first) to the one after it."""
+        at_ns, value = self.samples[name]
+        first = max(0, int(np.searchsorted(at_ns, stall.start_ns, side="right")) - before)
+        last = int(np.searchsorted(at_ns, stall.end_ns, side="left")) + 1
+        return value[first:last]
+
+
+def _beside(requests: Requests, prompts: Times, samples: Samples) -> Beside:
+    over_ns = np.where(requests.first_ns != MISSING, requests.first_ns, requests.done_ns)
+    known = (requests.sent_ns != MISSING) & (over_ns != MISSING)
+    tokens = np.maximum(0, prompts[known])
+    (sent_ns, tokens_sent), (over_ns, tokens_over) = (
+        _summed(times_ns[known], tokens) for times_ns in (requests.sent_ns, over_ns)
+    )
+    names = (PREEMPTIONS, KV_USAGE, KV_USAGE + server_metrics.MAXIMUM, LOOP_LAG)
+    series = {name: _series(samples, name) for name in names}
+    return Beside(sent_ns, over_ns, tokens_sent, tokens_over, series)
+
+
+def _summed(times_ns: Times, tokens: Times) -> tuple[Times, Times]:
+    """The times in order, and the tokens of the first 0, 1, 2, ... of them."""
+    order = np.argsort(times_ns, kind="stable")
+    return times_ns[order], np.concatenate([[0], np.cumsum(tokens[order])])
+
+
+def _series(samples: Samples, name: str) -> tuple[Times, Floats]:
+    """The values of a name in the order of time, of whole servers: an engine is part of its server."""
+    rows = [row for row in np.flatnonzero(samples.name == name) if not str(samples.source[row]).startswith(ENGINES)]
+    order = np.argsort(samples.at_ns[rows], kind="stable")
+    return samples.at_ns[rows][order], samples.value[rows][order]

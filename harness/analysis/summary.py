@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.answer import answer, knee
-from harness.analysis.metrics import StageInput, StageSummary, summarize_stage
+from harness.analysis.breakdowns import breakdowns
+from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.slo import Outcome
+from harness.analysis.stalls import stall_blocks
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
 from harness.analysis.warnings import INVALID, Evidence
@@ -23,7 +25,16 @@ from harness.analysis.warnings.load import find_warnings
 from harness.analysis.warnings.records import littles_law
 from harness.errors import ResultError
 from harness.messages import message, sentences
-from harness.results.request_table import COMPLETED, COUNTS, FROM_EVENTS, MISSING, Events, Requests, Samples
+from harness.results.request_table import (
+    COMPLETED,
+    COUNTS,
+    FROM_EVENTS,
+    MISSING,
+    Events,
+    Requests,
+    Samples,
+    samples_from,
+)
 from harness.results.store import FORMAT, SUMMARY_FORMAT
 from harness.scenario.metrics import TIMES
 from harness.statistics.distributions import Distribution
@@ -39,11 +50,14 @@ def summarize(
     samples: Samples,
     timeline: Sequence[Mapping[str, Any]],
     run: Mapping[str, Any],
+    *,
+    details: bool = True,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     `events` has the rows of `requests`; `timeline` is the content of timeline.json, and a stage
-    without an entry (a killed run) gets it from its records; `run` is the content of run.json.
+    without an entry (a killed run) gets it from its records; `run` is the content of run.json. Without `details`
+    the blocks that only a reader looks at (`peers`, `stalls`, `breakdowns`) are left out.
 
     Raises:
         ResultError: where the parts do not belong together or have an unknown format.
@@ -59,6 +73,10 @@ def summarize(
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
     stages = [stage_as_dict(stage.summary) | _further(stage, simulated=simulated) for stage in evidence]
+    if details:
+        stages = [
+            row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
+        ]
     sentence = answer(summaries, warnings, simulated=simulated)
     return {
         "format": SUMMARY_FORMAT,
@@ -77,14 +95,34 @@ def summarize(
         "tokens": token_audit(requests),
         "knee": knee(stages, {stage.summary.span.stage for stage in evidence if stage.summary.window.grew}),
         "stages": stages,
+        **(_details(evidence, requests, events, run) if details else {}),
+    }
+
+
+def _details(
+    evidence: Sequence[Evidence], requests: Requests, events: Events, run: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The pauses of each stage, and its latencies by prompt length and turn."""
+    stream = bool(run.get("stream", True))
+    counted, medians = np.zeros(len(requests), dtype=bool), {}
+    for own in evidence:
+        span, median_s = own.summary.span, own.summary.metrics["chunk_gap"].p50
+        place = (requests.stage == span.stage) & (requests.repeat == span.repeat)
+        counted[place] = request_masks(own.stage.requests, own.summary.window, span).answered
+        if stream and median_s is not None:
+            medians[span.stage] = median_s
+    samples = evidence[0].samples if evidence else samples_from([])
+    open_loop = any(own.summary.is_open for own in evidence)
+    return {
+        "stalls": stall_blocks(requests, events, samples, medians),
+        "breakdowns": breakdowns(requests, counted, stream=stream, open_loop=open_loop),
     }
 
 
 def _further(evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
-    """Little's law, what other tools would have printed, and the energy of real devices."""
+    """Little's law, and the energy of real devices."""
     law = littles_law(evidence.stage, evidence.summary)
-    tools = peers(evidence.stage, evidence.summary.span)
-    return {"little": None if law is None else law.as_dict(), "peers": tools} | ({} if simulated else _energy(evidence))
+    return {"little": None if law is None else law.as_dict()} | ({} if simulated else _energy(evidence))
 
 
 def _energy(evidence: Evidence) -> dict[str, Any]:

@@ -293,8 +293,10 @@ def _span(plan: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, in
     }
 
 
-def finish(folder: Path) -> dict[str, Any]:
+def finish(folder: Path, *, details: bool = True) -> dict[str, Any]:
     """Write the records (where they are still missing) and summary.json of a result folder; the summary.
+
+    `details` as of `summarize`: a trial of a study does without.
 
     Raises:
         ResultError: where the folder holds neither records nor the raw files of a run.
@@ -316,9 +318,8 @@ def finish(folder: Path) -> dict[str, Any]:
         record_server_marks(folder)
         run = store.read_run(folder)
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
-    summary = summarize(
-        store.read_requests(folder), store.read_events(folder), store.read_samples(folder), timeline, run
-    )
+    tables = store.read_requests(folder), store.read_events(folder), store.read_samples(folder)
+    summary = summarize(*tables, timeline, run, details=details)
     store.write_json(folder, store.SUMMARY, summary)
     shutil.rmtree(raw, ignore_errors=True)
     return summary

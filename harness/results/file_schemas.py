@@ -3,7 +3,7 @@
 Only what is relied upon is held: files of earlier and later versions have fewer and more keys.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -290,39 +290,6 @@ class StageSchema(Struct, frozen=True):
     little: dict[str, Number | None] | None = None
     peers: list[PeerSchema] | None = None
     energy: Object | None = None
-
-
-class TokensSchema(Struct, frozen=True):
-    """Tokens requested and counted."""
-
-    input_asked: Count | None = None
-    input_counted: Count | None = None
-    input_mismatched: Count | None = None
-    output_asked: Count | None = None
-    output_counted: Count | None = None
-    output_mismatched: Count | None = None
-    counted_by: dict[str, Count] | None = None
-
-
-class KneeSchema(Struct, frozen=True):
-    """Between which rates limits stop holding, or more load stops bringing more."""
-
-    by: Literal["limits", "saturation"]
-    held: Number
-    broken: Number
-    rate: str
-
-
-class SummarySchema(Struct, frozen=True):
-    """summary.json of a load."""
-
-    verdict: VerdictSchema
-    answer: str
-    simulated: bool = False
-    engine: EngineSchema | None = None
-    tokens: TokensSchema | None = None
-    knee: KneeSchema | None = None
-    stages: list[StageSchema] | None = None
 
 
 class StageNoteSchema(Struct, frozen=True):

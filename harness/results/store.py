@@ -26,7 +26,6 @@ from harness.results.file_schemas import (
     JobSchema,
     OfflineJobSchema,
     RunSchema,
-    SummarySchema,
     TimelineRowSchema,
 )
 from harness.results.format_1 import in_format_2
@@ -42,6 +41,7 @@ from harness.results.request_table import (
     Samples,
     requests_from_columns,
 )
+from harness.results.summary_schema import SummarySchema
 from harness.results.table_files import (
     BLOCK,
     COUNT,

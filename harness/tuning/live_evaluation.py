@@ -75,7 +75,7 @@ class _LiveSession:
         ending = self.serving.ending()
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
             raise self._died(" ".join(map(str, outcome.lines)) if ending is None else str(ending), begin_ns)
-        finish(folder)
+        finish(folder, details=False)  # what a study reads, without what a page adds
         if monitor is not None and monitor.ended is not None:
             return replace(monitor.ended, folder=folder.name)
         return measurement_in(folder, seed, simulated=self.serving.simulated)

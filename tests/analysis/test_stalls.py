@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.stalls import SEEN_NS, chance, pauses, prefill_work
-from harness.results.request_table import events_from
-from tests.made_runs import ns
+from harness.analysis.stalls import SEEN_NS, chance, pauses, prefill_work, stall_blocks
+from harness.results.request_table import events_from, samples_from
+from tests.made_runs import NO_SAMPLES, answered, columns, failed, ns
 
 
 def streams_of(count, tokens=50, gap=0.02, paused=(), for_s=0.3, at=20):
@@ -172,3 +172,52 @@ def test_prefill_is_one_work_at_a_time(prompts):
     assert work.at_ns.max() <= (sent + took).max() * 10**6
     assert work.done_ns[-1] <= work.at_ns[-1] - work.at_ns[0] + 1
     assert work.done_ns[0] == pytest.approx(0, abs=1)
+
+
+def paused_run(*, paused, waiting=()):
+    """Eight answers, of which some pause from 1.1 s to 1.5 s, and requests that wait meanwhile."""
+    even = [0.1 + 0.02 * i for i in range(80)]
+    late = [time + (0.4 if time > 1.1 else 0.0) for time in even]
+    pairs = [answered(i, 0.0, late if i in paused else even) for i in range(8)]
+    return columns([*pairs, *(failed(8 + i, sent, over, input_tokens=100) for i, (sent, over) in enumerate(waiting))])
+
+
+def test_a_block_says_what_the_pauses_are():
+    """Counts, lengths and lists of one stage: a stall of all streams, or the long gap of one request by its index."""
+    (block,) = stall_blocks(*paused_run(paused=range(8)), NO_SAMPLES, {0: 0.02})
+    (alone,) = stall_blocks(*paused_run(paused=[5]), NO_SAMPLES, {0: 0.02})
+    (stall,), (row,) = block["server"]["listed"], alone["requests"]["listed"]
+
+    assert (block["stage"], block["threshold_s"], block["server"]["count"]) == (0, pytest.approx(0.1), 1)
+    assert (stall["hit"], stall["streams"], stall["beside"]) == (8, 8, {})
+    assert block["server"]["total_s"] == pytest.approx(0.42)
+    assert stall["lost_s"] == pytest.approx(8 * 0.42)
+    assert block["requests"] == {"gaps": 0, "requests": 0, "listed": []}
+    assert (row["index"], row["gaps"], row["longest_s"]) == (5, 1, pytest.approx(0.42))
+    assert (alone["requests"]["gaps"], alone["requests"]["requests"], alone["server"]["count"]) == (1, 1, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), max_size=12))
+def test_prompts_beside_a_stall_are_those_that_wait_for_a_first_token(spans):
+    """As many as were sent before its end and not over at its begin, and their tokens; none are not told."""
+    waiting = [(sent / 10, (sent + lasts) / 10) for sent, lasts in spans]
+    (block,) = stall_blocks(*paused_run(paused=range(8), waiting=waiting), NO_SAMPLES, {0: 0.02})
+    (stall,) = block["server"]["listed"]
+    count = sum(ns(sent) < stall["end_ns"] and ns(over) > stall["start_ns"] for sent, over in waiting)
+
+    assert stall["beside"] == ({"prompts": count, "prompt_tokens": 100 * count} if count else {})
+
+
+def test_samples_beside_a_stall_are_those_around_it():
+    """A full cache and a late client count when they were sampled just then; the client's lag of before does not."""
+    samples = samples_from(
+        [
+            (ns(0.5), "client-0", "loop_lag_s", 0.9),
+            (ns(1.0), "server", "vllm:kv_cache_usage_perc", 0.97),
+            (ns(1.2), "client-0", "loop_lag_s", 0.02),
+            (ns(1.3), "server/0", "vllm:kv_cache_usage_perc", 1.0),
+        ]
+    )
+    (block,) = stall_blocks(*paused_run(paused=range(8)), samples, {0: 0.02})
+
+    assert block["server"]["listed"][0]["beside"] == {"kv_cache_usage": 0.97, "loop_lag_s": 0.02}

@@ -41,6 +41,19 @@ def test_the_hand_made_run_gives_the_golden_summary():
     assert _rounded(found) == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
+def test_a_summary_without_details_is_the_same_without_them():
+    """A trial of a study has no other tools' numbers, pauses or breakdowns, and every other number alike."""
+    requests, events = columns(hand_made())
+    parts = (requests, events, NO_SAMPLES, [span_row(0, 4, 5)], run_json([CONSTANT]))
+    whole, short = summarize(*parts), summarize(*parts, details=False)
+    for key in ("stalls", "breakdowns"):
+        del whole[key]
+    for stage in whole["stages"]:
+        assert stage.pop("peers")
+
+    assert short == whole
+
+
 def test_the_contracts_keys_are_there():
     """The keys that the contract names, at the top, in the verdict and in a stage."""
     found = summed_up(hand_made(), [span_row(0, 4, 5)], slo=SLO)
@@ -57,6 +70,8 @@ def test_the_contracts_keys_are_there():
         "tokens",
         "knee",
         "stages",
+        "stalls",
+        "breakdowns",
     }
     stage = {
         "index", "repeat", "label", "load", "window_s", "window", "requests", "errors", "input_tokens", "output_tokens",

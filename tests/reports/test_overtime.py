@@ -1,5 +1,7 @@
 """The data under the swim lanes, the heat map, the figures by request and the table of pauses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,6 @@ from harness.results.request_table import events_from, samples_from
 from harness.results.store import write_samples
 from reports import stalling
 from reports.data import gather
-from reports.distributions import length_bins, shape_points, turn_bins
 from reports.figures.heat import Grid, levels
 from reports.frames import GRID_COLUMNS, GRID_ROWS, gap_grid, request_grid
 from reports.lanes import lane_frame, stride
@@ -99,35 +100,6 @@ def test_strengths_rise_with_the_count():
     assert levels(grid).tolist() == [[0, 1, 2, 4, 5]]
 
 
-def test_bins_of_length_have_about_equally_many_and_their_medians():
-    """Forty requests make five bins of eight; a latency that is the length is found at the bin's middle."""
-    lengths = np.arange(1, 41, dtype=float)
-    points = pd.DataFrame({"stage": 0, "x": lengths, "value": lengths})
-    bins = length_bins(points)
-
-    assert bins["n"].sum() == 40
-    assert bins["n"].between(7, 9).all()
-    assert (bins["median"] == bins["x"]).all()
-    assert ((bins["low"] <= bins["median"]) & (bins["median"] <= bins["high"])).all()
-
-
-def test_equal_lengths_are_one_bin():
-    """Where all prompts are equally long there is nothing to part."""
-    bins = length_bins(pd.DataFrame({"stage": 0, "x": np.full(30, 8.0), "value": np.arange(30.0)}))
-
-    assert bins["n"].tolist() in ([30], [])
-
-
-def test_turns_are_counted_from_one(tmp_path):
-    """The median of each turn is that of its requests."""
-    pairs = [answered(2 * i + turn, 0.0, [1.0 + turn, 3.0], turn=turn) for i in range(4) for turn in (0, 1)]
-    run = run_json([{"kind": "closed", "concurrency": 4}])
-    data = gather(read_files(write_result(tmp_path, run, columns(pairs), [span_row(0, 3, 4)])))
-    bins = turn_bins(shape_points(data, "turn", "ttft"))
-
-    assert bins[["x", "median", "n"]].to_numpy().tolist() == [[1.0, 1.0, 4.0], [2.0, 2.0, 4.0]]
-
-
 @pytest.fixture
 def stalled(tmp_path):
     """Six streams that pause together from 1.1 s to 1.5 s, as a seventh request waits; one that pauses alone."""
@@ -173,6 +145,14 @@ def test_both_kinds_are_summed_up(stalled):
     told = stalling.summary(stalling.stage_pauses(stalled))
 
     assert told == "1 stalls of the server, 420 ms in all. 1 long gaps of single requests, in 1 requests."
+
+
+def test_an_earlier_versions_result_shows_the_same(stalled):
+    """Where summary.json has no pauses they are computed from the tables."""
+    summary = {key: value for key, value in stalled.result.summary.items() if key != "stalls"}
+    earlier = replace(stalled, result=replace(stalled.result, summary=summary))
+
+    assert stalling.stage_pauses(earlier) == stalling.stage_pauses(stalled)
 
 
 def test_a_run_without_streams_has_no_pauses(tmp_path):
