@@ -296,7 +296,7 @@ def _span(plan: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, in
 def finish(folder: Path, *, details: bool = True) -> dict[str, Any]:
     """Write the records (where they are still missing) and summary.json of a result folder; the summary.
 
-    `details` as of `summarize`: a trial of a study does without.
+    `details` is that of `summarize`: trials of a study leave them out.
 
     Raises:
         ResultError: where the folder holds neither records nor the raw files of a run.
