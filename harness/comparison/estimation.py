@@ -34,7 +34,7 @@ _CHANCES = 64  # quantiles over which the power is averaged
 class BlockedRuns:
     """A value a run, in the block it stands in; `is_new` is 1 where it is NEW's, `known` what a covariate says.
 
-    `own` marks the runs that are compared; the others are earlier ones, which tell of noise alone.
+    `own` marks the runs that are compared; the others are earlier ones, which show the noise alone.
     """
 
     values: Floats
@@ -51,7 +51,7 @@ class BlockedRuns:
 
 
 def estimate_effect(runs: BlockedRuns) -> Effect | None:
-    """The effect, its error from all runs; None where nothing tells how far two runs of one configuration differ.
+    """The effect, its error from all runs; None where nothing shows how far two runs of one configuration differ.
 
     Earlier runs count where those at hand are not shown to be noisier than they were.
     """

@@ -1,9 +1,9 @@
 """The judgement on every measure of every stage: better, worse or no difference, and whether the gate is broken.
 
 What runs of one configuration differ by is seen in the repeats of both sides (in pairs where they sent the same
-requests) and in earlier results of this machine, and never assumed: where neither tells, as with one run a side and
+requests) and in earlier results of this machine, and never assumed: where neither shows it, as with one run a side and
 nothing before it, nothing is judged. Who knows it may say so in the gate (`between_runs`); blocks of the requests, or
-the order of a kernel's samples, then tell the rest.
+the order of a kernel's samples, then show the rest.
 """
 
 import math

@@ -144,7 +144,7 @@ _Stages = dict[int, dict[int, _Stage]]
 
 
 def _kernel_stages(summary: Mapping[str, Any]) -> _Stages:
-    """Measurements by repeat and number; `axes` tell which is which, `case` where its samples are.
+    """Measurements by repeat and number; `axes` identify them, `case` where its samples are.
 
     A kernel that was wrong or failed has its measurements without a time, but with its status and the reason (`lost`).
     Where nothing was measured there is one repeat, and nothing in it.
