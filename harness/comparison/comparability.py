@@ -366,33 +366,3 @@ def earlier_runs(folders: Iterable[Path], sides: Sequence[Path], like: Side) -> 
 
 def _identity(repeat: Repeat) -> tuple[str, ...]:
     return (str(repeat.run.get("name")), *_facts_of(repeat))
-
-
-def group_by_configuration(
-    earlier: Iterable[Repeat], sent: set[tuple[str | None, str | None, int]] | None
-) -> list[list[Repeat]]:
-    """Earlier repeats by configuration, at least two each: what differs within a group is noise.
-
-    `sent` are the payloads and schedules of runs that stand in pairs: groups are then parted by what was sent, and
-    those that sent other requests count only where none sent the same, as what they differ by is more.
-    """
-    alike: dict[str, list[Repeat]] = {}
-    for repeat in earlier:
-        alike.setdefault(_configuration(repeat), []).append(repeat)
-    if sent is not None:
-        by_requests: dict[tuple[str, object], list[Repeat]] = {}
-        for name, group in alike.items():
-            for repeat in group:
-                if repeat.key in sent:
-                    by_requests.setdefault((name, repeat.key), []).append(repeat)
-        parted = [group for group in by_requests.values() if len(group) > 1]
-        if parted:
-            return parted
-    return [group for group in alike.values() if len(group) > 1]
-
-
-def _configuration(repeat: Repeat) -> str:
-    """Flags and versions: what a difference between two runs may come from other than noise."""
-    engine, machine = repeat.engine, repeat.run.get("environment") or {}
-    parts = [engine.get("asked"), engine.get("effective"), machine.get("packages"), machine.get("host")]
-    return json.dumps(parts, sort_keys=True, default=str)

@@ -7,8 +7,9 @@ of a side and in earlier results alike, and each adds its degrees of freedom. Le
 """
 
 import functools
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri, fdtrc, ndtr
 
-from harness.comparison.comparability import group_by_configuration
 from harness.comparison.control_variate import covariate, fit_server, offered_work, serve_fluid
 from harness.comparison.repeats import Repeat
 from harness.scenario.metrics import Measure
@@ -221,9 +221,39 @@ def stage_runs(
     first = max((run.block for run in placed), default=0) + 1
     keys = {repeat.key for repeat in (*base, *new)}
     sent = keys if paired or len(keys) == 1 else None  # one seed all over, or pairs: the load differs in neither
-    for block, group in enumerate(group_by_configuration(earlier, sent), first):
+    for block, group in enumerate(_by_configuration(earlier, sent), first):
         placed += [_PlacedRun(repeat, block, is_new=False, own=False) for repeat in group if number in repeat.stages]
     by_block: dict[int, set[object]] = {}
     for run in placed:
         by_block.setdefault(run.block, set()).add(run.repeat.key)
     return StageRuns(number, placed, unlike=any(len(keys) > 1 for keys in by_block.values()))
+
+
+def _by_configuration(
+    earlier: Iterable[Repeat], sent: set[tuple[str | None, str | None, int]] | None
+) -> list[list[Repeat]]:
+    """Earlier repeats by configuration, at least two each: what differs within a group is noise.
+
+    `sent` are the payloads and schedules of runs that stand in pairs: groups are then parted by what was sent, and
+    those that sent other requests count only where none sent the same, as what they differ by is more.
+    """
+    alike: dict[str, list[Repeat]] = {}
+    for repeat in earlier:
+        alike.setdefault(_configuration(repeat), []).append(repeat)
+    if sent is not None:
+        by_requests: dict[tuple[str, object], list[Repeat]] = {}
+        for name, group in alike.items():
+            for repeat in group:
+                if repeat.key in sent:
+                    by_requests.setdefault((name, repeat.key), []).append(repeat)
+        parted = [group for group in by_requests.values() if len(group) > 1]
+        if parted:
+            return parted
+    return [group for group in alike.values() if len(group) > 1]
+
+
+def _configuration(repeat: Repeat) -> str:
+    """Flags and versions: what a difference between two runs may come from other than noise."""
+    engine, machine = repeat.engine, repeat.run.get("environment") or {}
+    parts = [engine.get("asked"), engine.get("effective"), machine.get("packages"), machine.get("host")]
+    return json.dumps(parts, sort_keys=True, default=str)

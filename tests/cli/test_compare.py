@@ -1,12 +1,15 @@
 """`harness compare` says when there was nothing it could judge."""
 
 import argparse
+import re
 from dataclasses import replace
 
 import pytest
 
 from harness.cli.compare import compare_command
+from harness.cli.terminal import text_of
 from harness.errors import InputError
+from harness.messages import language
 from tests.result_folder import Run, make_result
 
 FEW = Run(loads=(2.0,), duration_s=10, warmup=0, samples=False, output=(4, 8))
@@ -62,3 +65,30 @@ def test_a_gate_says_how_much_it_could_not_judge(tmp_path):
 
     assert "Gate passed, 1 of 2 not judged" in page
     assert "One run per side does not show how much runs of one engine vary" in page
+
+
+def test_a_terminal_shows_a_comparison_in_the_language_of_the_user(tmp_path):
+    """In Chinese no two English words stand beside each other but in the command of the next step."""
+    slow = make_result(tmp_path / "slow", replace(FEW, duration_s=40, slots=1))
+    fast = make_result(tmp_path / "fast", replace(FEW, duration_s=40))
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("gate: {e2e_mean: 5%, ttft_p99: 1%}\nsamples: 5\nbetween_runs: 1%\n", encoding="utf-8")
+    with language("zh"):
+        done = compared(asked(fast, slow, tmp_path / "out", gate=gate))
+        lines = [text_of(line) for line in (*done.lines[:-1], *done.errors)]
+    texts = [re.sub(r"harness run .*|SIMULATED|(TTFT|TPOT|E2E|ITL|BASE|NEW|SLO)\b", "", line) for line in lines]
+
+    assert len(lines) > 5
+    assert [text for text in texts if re.search(r"[A-Za-z]{2,} [a-z]{2,}", text)] == []
+
+
+def test_programs_read_the_same_in_every_language(results, tmp_path):
+    """compare.json has its keys, codes and English sentences whatever the language of the page."""
+    files = []
+    for lang in ("en", "zh"):
+        with language(lang):
+            compared(asked(*results, tmp_path / lang))
+        files.append((tmp_path / lang / "compare.json").read_text(encoding="utf-8"))
+
+    assert files[0] == files[1]
+    assert '"verdict": "cannot be told"' in files[0]
