@@ -1,6 +1,7 @@
 """The index page of several results: trends, changes, links."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,25 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup
 
-from harness.comparison.describe import name_of, unit_of
+from harness.comparison.describe import change, name_of, unit_of
+from harness.comparison.history import History, HistoryEntry, histories
 from harness.comparison.measures import in_view
 from harness.comparison.verdicts import VERDICTS, WORSE
 from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
-from reports.history import SHOWN, Entry, History, described_changes, histories
 from reports.loads import short_labels
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
+from reports.rows import frame_of_rows
 from reports.svg import Drawing, drawn
 from reports.texts import markup, sentence_text
 from reports.writing import write_text
 
 INDEX = "index.html"
+SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
+POINTS = ("run", "stage", "value", "verdict")
 
 
 def write(folders: Sequence[Path]) -> Path:
@@ -88,7 +92,7 @@ def _changed(history: History) -> Markup | None:
     )
 
 
-def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
+def _entry(entry: HistoryEntry, run: int, place: Path) -> dict[str, Any]:
     folder = os.path.relpath(entry.folder.resolve(), place)
     verdict = entry.summary.get("verdict") or {}
     return {
@@ -101,6 +105,23 @@ def _entry(entry: Entry, run: int, place: Path) -> dict[str, Any]:
         "answer": sentence_text(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
         "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in described_changes(entry)],
     }
+
+
+def described_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:
+    """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
+    if entry.side.is_kernels:
+        for verdict, count in Counter(row.verdict for row in entry.changed).items():
+            yield localized("page_history.kernel_changes", verdict=VERDICTS[verdict], kernels=count), verdict
+        return
+    for row in entry.changed:
+        text = localized(
+            "page_history.change_of",
+            verdict=VERDICTS[row.verdict],
+            measure=name_of(row.measure),
+            stage=row.place,
+            change=change(row),
+        )
+        yield text, row.verdict
 
 
 def _unit(measure: Measure, frame: pd.DataFrame) -> str:
@@ -121,7 +142,7 @@ def _words(name: str, history: History, frame: pd.DataFrame) -> str:
 def _figures(history: History, number: int) -> Iterator[Drawing]:
     load = (history.entries[-1].run.get("stages") or [{}])[0]
     for key in SHOWN:
-        measure, frame = in_view(measure_of(key), load), history.frame(key)
+        measure, frame = in_view(measure_of(key), load), frame_of_rows(history.points(key), POINTS)
         if not len(frame) or not frame["value"].gt(0).any():
             continue
         if measure.metric == FAILED_SHARE:

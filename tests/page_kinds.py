@@ -10,11 +10,11 @@ from types import MappingProxyType
 
 import reports
 from harness.comparison.comparison import compare
+from harness.comparison.history import histories
 from harness.comparison.repeats import read_side
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports import history_page, kernels_page
-from reports.history import histories
 from tests.kernel_results import make_kernels
 from tests.reports.test_tuning import MEMORY, study, trial
 from tests.result_folder import Run, kept_warning, make_result

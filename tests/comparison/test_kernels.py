@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from harness.cli.app import main
 from harness.comparison.comparison import compare
+from harness.comparison.history import histories
 from harness.comparison.repeats import read_side
 from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.errors import InputError
@@ -20,7 +21,6 @@ from harness.results import store
 from harness.scenario.gate import KERNEL_GATE, Gate, for_kernels
 from harness.statistics.difference import by_ranks
 from reports import history_page
-from reports.history import described_changes, histories
 from tests.kernel_results import CASES, make_kernels
 from tests.result_folder import Run, make_result
 
@@ -264,10 +264,10 @@ def test_a_gate_allows_a_share_of_the_time(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("names", "kernels", "told"),
+    ("names", "kernels", "refusal"),
     [("ttft_p99", True, "says nothing of kernels"), ("kernel_time", False, "says nothing of requests")],
 )
-def test_a_gate_of_the_other_kind_is_refused(tmp_path, capsys, names, kernels, told):
+def test_a_gate_of_the_other_kind_is_refused(tmp_path, capsys, names, kernels, refusal):
     """A gate that judges nothing would hold always."""
     make = make_kernels(tmp_path / "a", steady)[0] if kernels else make_result(tmp_path / "a", Run(duration_s=5))
     gate = tmp_path / "gate.yaml"
@@ -276,7 +276,7 @@ def test_a_gate_of_the_other_kind_is_refused(tmp_path, capsys, names, kernels, t
         main(["compare", str(make), str(make), "--gate", str(gate), "--out", str(tmp_path / "out")])
 
     assert end.value.code == 2
-    assert described_changes in capsys.readouterr().err
+    assert refusal in capsys.readouterr().err
 
 
 def test_what_a_gate_does_not_say_is_that_of_kernels():
@@ -300,7 +300,7 @@ def test_a_comparison_is_a_page_and_its_companions(tmp_path, capsys):
     said = capsys.readouterr()
     page = (out / "compare.html").read_text(encoding="utf-8")
     suite = ET.parse(out / "compare.xml").getroot()[0]
-    described_changes = json.loads((out / "compare.json").read_text(encoding="utf-8"))
+    judged = json.loads((out / "compare.json").read_text(encoding="utf-8"))
 
     assert end.value.code == 1
     assert said.out.count("batch 8, 2048 KV tokens") == 3
@@ -314,7 +314,7 @@ def test_a_comparison_is_a_page_and_its_companions(tmp_path, capsys):
     assert "Repeats of one result stand close in time" in page
     assert (suite.get("tests"), suite.get("failures")) == ("8", "2")
     assert len({case.get("name") for case in suite}) == 8
-    assert [row["gate_broken"] for row in described_changes["measures"]] == ([False] * 3 + [True]) * 2
+    assert [row["gate_broken"] for row in judged["measures"]] == ([False] * 3 + [True]) * 2
     assert "| decode, cold, attend |" in (out / "compare.md").read_text(encoding="utf-8")
 
 
@@ -344,7 +344,7 @@ def test_an_index_counts_the_kernels_that_changed(tmp_path):
     (history,) = histories(made)
     page = history_page.write(made).read_text(encoding="utf-8")
 
-    assert [list(described_changes(entry)) for entry in history.entries] == [
+    assert [list(history_page.described_changes(entry)) for entry in history.entries] == [
         [],
         [("worse: 8 kernel times", "worse")],
         [],

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from harness.cli.app import main
+from harness.comparison.history import histories
 from harness.results import store
-from reports.history import histories
 from tests.result_folder import Run, make_result
 
 USUAL = Run(loads=(2.0, 4.0), duration_s=20, warmup=2, samples=False, output=(4, 24))
@@ -47,9 +47,9 @@ def test_a_change_is_marked_at_the_run_that_brought_it(results):
         ["other <b>"],
     ]
     assert [bool(entry.changed) for entry in found[0].entries] == [False, False, False, True]
-    frame = found[0].frame("ttft_p50")
-    assert set(frame.loc[frame["verdict"] != "", "run"]) == {4}
-    assert set(frame["stage"]) == {0, 1}
+    points = found[0].points("ttft_p50")
+    assert {point["run"] for point in points if point["verdict"]} == {4}
+    assert {point["stage"] for point in points} == {0, 1}
 
 
 def test_the_index_links_every_run_and_escapes_its_names(results, capsys, monkeypatch):

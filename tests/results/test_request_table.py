@@ -15,7 +15,6 @@ from harness.results.request_table import (
     ALWAYS_COLUMNS,
     CLIENT_COLUMNS,
     COLUMNS,
-    MEANINGS,
     MISSING,
     TEXT_COLUMNS,
     Record,
@@ -28,12 +27,13 @@ RECORD = Record(0, 0, 0, "measured", 3, 0, 1, due_ns=5, sent_ns=7, input_tokens=
 
 def test_every_column_follows_from_a_field():
     """A field that is added to a record is a column of the table, the file and the frame, with its meaning."""
-    names = tuple(field.name for field in dataclasses.fields(Record))
+    columns = {field.name: field.metadata for field in dataclasses.fields(Record)}
+    names = tuple(columns)
 
-    assert names == COLUMNS == tuple(field.name for field in dataclasses.fields(Requests)) == tuple(MEANINGS)
+    assert names == COLUMNS == tuple(field.name for field in dataclasses.fields(Requests))
     assert tuple(store.REQUEST_KINDS) == names
-    assert all(meaning and unit in ("", "ns", "tokens") for meaning, unit in MEANINGS.values())
-    assert all((unit == "ns") == name.endswith("_ns") for name, (_, unit) in MEANINGS.items())
+    assert all(column["meaning"] and column["unit"] in ("", "ns", "tokens") for column in columns.values())
+    assert all((column["unit"] == "ns") == name.endswith("_ns") for name, column in columns.items())
 
 
 def test_what_the_client_notes_are_columns():

@@ -1,29 +1,21 @@
 """Results of a scenario over runs and versions, and the runs at which they changed significantly."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from harness.comparison.comparability import align_measurements, incompatibilities
-from harness.comparison.describe import change, name_of
 from harness.comparison.judging import ComparisonRow, judge
 from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side, read_side
-from harness.comparison.verdicts import BETTER, VERDICTS, WORSE
-from harness.messages import localized
+from harness.comparison.verdicts import BETTER, WORSE
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from harness.scenario.metrics import Measure, measure_of
-from reports.rows import frame_of_rows
-
-SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HistoryEntry:
     """One run of a history, and the measures that a comparison with the run before showed to have changed."""
 
     folder: Path
@@ -56,48 +48,30 @@ class History:
     name: str
     question: str
     model: str
-    entries: Sequence[Entry]
+    entries: Sequence[HistoryEntry]
 
     @property
     def simulated(self) -> bool:
         """Whether a simulator answered."""
         return any(bool(entry.summary.get("simulated")) for entry in self.entries)
 
-    def frame(self, key: str) -> pd.DataFrame:
-        """One measure over the runs: columns run (from 1), stage, value, verdict ("" where nothing was shown)."""
+    def points(self, key: str) -> list[dict[str, Any]]:
+        """One measure over the runs: run (from 1), stage, value, verdict ("" where nothing was shown)."""
         measure = measure_of(key)
-        rows = [
+        return [
             {"run": place, "stage": stage, "value": value, "verdict": _verdict(entry, key, stage)}
             for place, entry in enumerate(self.entries, 1)
             for repeat in entry.side.repeats
             for stage, values in repeat.stages.items()
             if (value := _value(measure, values)) is not None
         ]
-        return frame_of_rows(rows, ("run", "stage", "value", "verdict"))
-
-
-def described_changes(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
-    if entry.side.is_kernels:
-        for verdict, count in Counter(row.verdict for row in entry.changed).items():
-            yield localized("page_history.kernel_changes", verdict=VERDICTS[verdict], kernels=count), verdict
-        return
-    for row in entry.changed:
-        text = localized(
-            "page_history.change_of",
-            verdict=VERDICTS[row.verdict],
-            measure=name_of(row.measure),
-            stage=row.place,
-            change=change(row),
-        )
-        yield text, row.verdict
 
 
 def _value(measure: Measure, stage: Mapping[str, Any]) -> float | None:
     return value_of(in_view(measure, stage.get("load") or {}), stage)
 
 
-def _verdict(entry: Entry, key: str, stage: int) -> str:
+def _verdict(entry: HistoryEntry, key: str, stage: int) -> str:
     return next((row.verdict for row in entry.changed if (row.measure.key, row.stage) == (key, stage)), "")
 
 
@@ -107,26 +81,26 @@ def histories(folders: Iterable[Path]) -> list[History]:
     Raises:
         ResultError: where a folder is no finished result.
     """
-    groups: list[list[Entry]] = []
-    for entry in sorted((Entry(folder, read_side(folder)) for folder in folders), key=_moment):
+    groups: list[list[HistoryEntry]] = []
+    for entry in sorted((HistoryEntry(folder, read_side(folder)) for folder in folders), key=_moment):
         group = next((group for group in groups if _alike(group[-1], entry)), None)
         if group is None:
             groups.append([entry])
         else:
-            group.append(Entry(entry.folder, entry.side, _changed(group, entry)))
+            group.append(HistoryEntry(entry.folder, entry.side, _changed(group, entry)))
     names = [str(group[-1].run.get("name", "")) for group in groups]
     return [_history(group, several=names.count(name) > 1) for group, name in zip(groups, names, strict=True)]
 
 
-def _moment(entry: Entry) -> tuple[str, str]:
+def _moment(entry: HistoryEntry) -> tuple[str, str]:
     return str(entry.run.get("started_utc") or ""), entry.folder.name
 
 
-def _alike(entry: Entry, other: Entry) -> bool:
+def _alike(entry: HistoryEntry, other: HistoryEntry) -> bool:
     return entry.run.get("name") == other.run.get("name") and not incompatibilities(entry.side, other.side)
 
 
-def _changed(before: Sequence[Entry], entry: Entry) -> list[ComparisonRow]:
+def _changed(before: Sequence[HistoryEntry], entry: HistoryEntry) -> list[ComparisonRow]:
     """What changed since the last run before; those before it tell how far two runs differ by chance."""
     sides, gate = (before[-1].side, entry.side), DEFAULT_GATE
     if entry.side.is_kernels:
@@ -136,7 +110,7 @@ def _changed(before: Sequence[Entry], entry: Entry) -> list[ComparisonRow]:
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
 
 
-def _history(entries: Sequence[Entry], *, several: bool) -> History:
+def _history(entries: Sequence[HistoryEntry], *, several: bool) -> History:
     """A history of these entries; `several`: there are others of the same name, so its name has the seed."""
     last = entries[-1]
     name = str(last.run.get("name", "")) + (f", seed {last.run.get('seed')}" if several else "")
