@@ -52,7 +52,7 @@ class ParsedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class ModelLimits:
     """What a request is checked against."""
 
     model: str
@@ -60,7 +60,7 @@ class ServedModel:
     max_model_len: int
 
 
-def parse_request(body: Any, serving: ServedModel, *, chat: bool) -> ParsedRequest:
+def parse_request(body: Any, serving: ModelLimits, *, chat: bool) -> ParsedRequest:
     """The checked request of a decoded JSON body.
 
     Raises:
@@ -86,7 +86,7 @@ def parse_request(body: Any, serving: ServedModel, *, chat: bool) -> ParsedReque
     )
 
 
-def check_model(body: Mapping[str, Any], serving: ServedModel) -> None:
+def check_model(body: Mapping[str, Any], serving: ModelLimits) -> None:
     """Refuse a model that is not the one served; a missing name means that one."""
     name = body.get("model")
     if name not in (None, "", serving.model):
@@ -94,7 +94,7 @@ def check_model(body: Mapping[str, Any], serving: ServedModel) -> None:
         raise Refusal(message, status=404, kind="NotFoundError", param="model")
 
 
-def prompt_ids(body: Mapping[str, Any], serving: ServedModel) -> list[int]:
+def prompt_ids(body: Mapping[str, Any], serving: ModelLimits) -> list[int]:
     """Token ids of what `/tokenize` was given: `prompt`, or `messages` with the chat template."""
     if "messages" in body:
         opened = body.get("add_generation_prompt", True)
@@ -104,7 +104,7 @@ def prompt_ids(body: Mapping[str, Any], serving: ServedModel) -> list[int]:
     return encode(body["prompt"], serving.vocab)
 
 
-def _chat_prompts(body: Mapping[str, Any], serving: ServedModel) -> list[Sequence[int]]:
+def _chat_prompts(body: Mapping[str, Any], serving: ModelLimits) -> list[Sequence[int]]:
     return [array("q", chat_ids(_messages(body), serving.vocab))]
 
 
@@ -117,7 +117,7 @@ def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return messages
 
 
-def _prompts(prompt: Any, serving: ServedModel) -> list[Sequence[int]]:
+def _prompts(prompt: Any, serving: ModelLimits) -> list[Sequence[int]]:
     """Prompts as vLLM takes them: a text, token ids, or a list of either."""
     if prompt == []:
         raise Refusal("You must pass at least one prompt")
@@ -125,7 +125,7 @@ def _prompts(prompt: Any, serving: ServedModel) -> list[Sequence[int]]:
     return [_prompt(item, serving) for item in items]
 
 
-def _prompt(item: Any, serving: ServedModel) -> Sequence[int]:
+def _prompt(item: Any, serving: ModelLimits) -> Sequence[int]:
     ids = array("q", encode(item, serving.vocab)) if isinstance(item, str) else _ids(item)
     if not ids:
         raise _refused("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
@@ -144,7 +144,7 @@ def _ids(item: Any) -> "array[int]":
         raise malformed("body.prompt", "int_parsing", "Input should be a valid integer") from None
 
 
-def _wanted(body: Mapping[str, Any], serving: ServedModel, *, chat: bool) -> int | None:
+def _wanted(body: Mapping[str, Any], serving: ModelLimits, *, chat: bool) -> int | None:
     """Output tokens asked for; None where a chat leaves them open."""
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     wanted = body.get(name)
@@ -174,7 +174,7 @@ def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _room(prompt: Sequence[int], wanted: int | None, serving: ServedModel) -> int:
+def _room(prompt: Sequence[int], wanted: int | None, serving: ModelLimits) -> int:
     """Output tokens for this prompt: as asked, cut to what the context leaves."""
     room = serving.max_model_len - len(prompt)
     if room < 0:

@@ -21,7 +21,7 @@ from harness.simulator.memory import Memory, cache_labels, memory_of
 from harness.simulator.request_parsing import (
     ParsedRequest,
     Refusal,
-    ServedModel,
+    ModelLimits,
     check_model,
     malformed,
     parse_request,
@@ -51,7 +51,7 @@ class Service:
     settings: Settings
     memory: Memory
     engine: SimulatedEngine
-    serving: ServedModel
+    serving: ModelLimits
     created: int
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -64,7 +64,7 @@ def service_of(settings: Settings) -> Service:
     """
     memory = memory_of(settings)
     engine = SimulatedEngine(limits_of(settings, memory.num_blocks, memory.max_model_len), StepCost(settings))
-    serving = ServedModel(settings.name, settings.shape.vocab, memory.max_model_len)
+    serving = ModelLimits(settings.name, settings.shape.vocab, memory.max_model_len)
     return Service(settings, memory, engine, serving, _now_s())
 
 

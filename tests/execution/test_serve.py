@@ -1,4 +1,4 @@
-"""Do the small decisions of a run hold by themselves?"""
+"""The small decisions of a run, each by itself."""
 
 import asyncio
 from types import SimpleNamespace
