@@ -1,4 +1,4 @@
-"""A stage in numbers: its latencies, rates, concurrency and objectives, and the requests that each is of.
+"""The numbers of a stage: latencies, rates, concurrency and objectives, each with the requests it counts.
 
 The definitions, all from a request's own times: ttft = first token - sent; tpot = (last -
 first token) / (tokens - tokens of the first event), undefined where that divisor is 0; e2e =

@@ -1,4 +1,4 @@
-"""Requests in flight, the rounds of a closed loop's users, and the part of a window that rates are of.
+"""Requests in flight, the rounds of a closed loop's users, and the part of a window over which rates are taken.
 
 In flight: intervals given by their starts and ends (same unit, any order, end >= start).
 

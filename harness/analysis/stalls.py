@@ -1,4 +1,4 @@
-"""Pauses of the whole server, long gaps of single requests, and those of both that the prefill of prompts explains.
+"""Pauses of the whole server and long gaps of single requests, and which of them prefill explains.
 
 A gap is long where it is both five times its stage's median and no shorter than what a reader
 sees. An engine that pauses goes on for all its answers in the same step, so the long gaps of a

@@ -1,4 +1,4 @@
-"""The loop that reads all sockets of a client: each read with the kernel's stamp, in as few calls as can be.
+"""The loop that reads all sockets of a client, each read with the kernel's stamp of its arrival.
 
 The sockets of a client stand in an epoll of their own, which the event loop watches as one: its
 cost a wake-up is shared by all sockets that are ready, and a socket whose error queue holds a

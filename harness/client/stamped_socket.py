@@ -1,4 +1,4 @@
-"""A connected TCP socket, plain or under TLS, that says when its bytes came and when what it sent had left.
+"""A connected TCP socket, plain or under TLS, with the times at which bytes arrived and sent bytes left.
 
 Every read yields the bytes, when the kernel had them, and how much later this process read them. Under TLS
 the stamps are those of the encrypted bytes that completed what could be decrypted.

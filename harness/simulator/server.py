@@ -19,9 +19,9 @@ from harness.simulator.engine import SimulatedEngine, limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, cache_labels, memory_of
 from harness.simulator.request_parsing import (
+    ModelLimits,
     ParsedRequest,
     Refusal,
-    ModelLimits,
     check_model,
     malformed,
     parse_request,

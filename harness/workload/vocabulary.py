@@ -1,4 +1,4 @@
-"""Words of exactly one token each, and the tokens that a chat template adds to them.
+"""A vocabulary of words that are one token each, and the number of tokens a chat template adds to a message.
 
 On the chat endpoint a prompt is text, and only the server knows its tokens. `calibrate` asks the
 server's /tokenize for words that count as one token after any other of them, and for the tokens

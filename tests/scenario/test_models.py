@@ -1,4 +1,4 @@
-"""A switch of the engine is what was meant, from the file on.
+"""A switch of the engine is what was meant, from the file on."""
 
 import pytest
 from hypothesis import given

@@ -1,7 +1,7 @@
 """Checks of the client: whether the server was measured, or the client.
 
-Each check looks at one stage and yields its warnings. Only here, and where nothing was measured, a result is called
-invalid: a client that could not keep up reports its own slowness as the server's.
+Each check looks at one stage and yields its warnings. An invalid one says that the client was measured and
+not the server: a client that could not keep up reports its own slowness as the server's.
 """
 
 from collections.abc import Iterator
