@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis.warnings import NOTE, Warning
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
 from harness.api.values import Latency, StageResult, Summary, summary_from
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, HarnessError
 from harness.execution.reconcile import finish
 from harness.importers import import_file, is_foreign, name_of
-from harness.messages import current_language, localized
+from harness.messages import Message, Parameter, current_language, localized
 from harness.results import store
+from harness.results.stage_names import load_name
 from harness.results.study import STUDY
 from harness.units import format_duration, significant
 
@@ -28,7 +29,8 @@ class Result:
     """A finished result folder and its numbers.
 
     `exit_code` says how the run ended: 0, 3 where the engine died under load, 130 where it was interrupted; `reasons`
-    says why in lines. Both are 0 and empty of a result that was read. `page` is report.html where it was drawn.
+    says why in lines of the current language. Both are 0 and empty of a result that was read. `page` is report.html
+    where it was drawn.
     """
 
     folder: Path
@@ -87,8 +89,8 @@ class Result:
         return kernel_frame(self.folder)
 
     def __str__(self) -> str:
-        """The answer, and whether it is valid."""
-        return f"{self.summary.answer} ({'valid' if self.valid else 'NOT VALID'})"
+        """The answer in the current language, and whether it is valid."""
+        return localized("api.valid" if self.valid else "api.not_valid", answer=self.summary.answer)
 
     def _repr_html_(self) -> str:
         """The answer, the table of stages and the warnings, for a notebook."""
@@ -175,39 +177,46 @@ def _imported(path: Path) -> Path:
         raise
 
 
-_HEADS = ("Stage", "Requests/s", "Output tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "SLO")
-_KEPT = {None: "", True: "kept", False: "missed"}
+_HEADS = (
+    "api.stage", "api.request_rate", "api.output_token_rate",
+    "api.ttft_p50", "api.ttft_p99", "api.tpot_p50", "api.tpot_p99", "api.slo",
+)  # fmt: skip
+_SLO = {True: "api.slo_met", False: "api.slo_missed"}
+_SEVERITIES = {NOTE: "api.note", WARNING: "api.warning", INVALID: "api.invalid"}
 
 
 def _html(result: Result) -> str:
     summary = result.summary
-    state = "valid" if result.valid else "<strong>NOT VALID</strong>"
-    parts = [f"<p><strong>{html.escape(summary.answer)}</strong> ({state})</p>"]
+    parts = [f"<p><strong>{html.escape(str(result))}</strong></p>"]
     if summary.stages:
-        head = "".join(f"<th>{name}</th>" for name in _HEADS)
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _row(s))}</tr>" for s in summary.stages
-        )
-        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
-    worth = [warning for warning in summary.warnings if warning.severity != NOTE or warning.code == "simulated"]
-    items = "".join(
-        f"<li>{html.escape(f'{each.severity}: {localized(each.text)} {localized(each.next)}')}</li>" for each in worth
-    )
+        rows = "".join(f"<tr>{_cells('td', _row(stage))}</tr>" for stage in summary.stages)
+        heads = _cells("th", [localized(code) for code in _HEADS])
+        parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>")
+    shown = [warning for warning in summary.warnings if warning.severity != NOTE or warning.code == "simulated"]
+    items = _cells("li", [_sentence(warning) for warning in shown])
     return "".join([*parts, f"<ul>{items}</ul>" if items else ""])
 
 
 def _sentence(warning: Warning) -> str:
-    return f"{warning.severity}: {localized(warning.text)} {localized(warning.next)}"
+    severity = Message(_SEVERITIES[warning.severity])
+    return localized("api.warning_line", severity=severity, text=warning.text, next=warning.next)
 
 
-def _cells(texts: Sequence[str]) -> str:
-    return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+def _cells(tag: str, texts: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
 
 
 def _row(stage: StageResult) -> list[str]:
-    name = f"{stage.index + 1}: {stage.label}" + (f", repeat {stage.repeat + 1}" if stage.repeat else "")
+    load = load_name(stage.load) if stage.load else stage.label
+    place: dict[str, Parameter] = {"number": stage.index + 1, "load": load}
+    name = (
+        localized("api.repeat_of_stage", **place, repeat=stage.repeat + 1)
+        if stage.repeat
+        else localized("api.stage_name", **place)
+    )
     times = [_duration(latency, statistic) for latency in (stage.ttft, stage.tpot) for statistic in ("p50", "p99")]
-    return [name, _rate(stage.request_rate), _rate(stage.output_token_rate), *times, _KEPT[stage.slo_met]]
+    slo = "" if stage.slo_met is None else localized(_SLO[stage.slo_met])
+    return [name, _rate(stage.request_rate), _rate(stage.output_token_rate), *times, slo]
 
 
 def _duration(latency: Latency | None, statistic: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from harness.api.result import RESULTS, Result, draw, preload
 from harness.api.values import summary_from
 from harness.client.transport import target_of
-from harness.errors import EXIT_INTERRUPTED, EngineError, InputError, RunInterruptedError
+from harness.errors import EXIT_INTERRUPTED, EngineError, HarnessError, InputError, RunInterruptedError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunOutcome, RunSpec, drop_if_empty, execute, execute_async, has_begun
-from harness.messages import Message, localized, message
+from harness.messages import Message, current_language, message, render
 from harness.results import store
 from harness.safety import redaction
 from harness.safety.interrupts import writing
@@ -31,8 +31,9 @@ def ignore(_line: Line) -> None:
 
 
 def spoken(on_progress: OnProgress) -> Callable[[Line], None]:
-    """What gets lines as text in the current language."""
-    return lambda line: on_progress(localized(line) if isinstance(line, Message) else line)
+    """What gets lines as text in the language that is current now, also those of other threads."""
+    language = current_language()
+    return lambda line: on_progress(render(line, language) if isinstance(line, Message) else line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,8 @@ def _closed(folder: Path, outcome: RunOutcome, options: RunOptions) -> Result:
     if not has_begun(folder):
         drop_if_empty(folder)
         raise (RunInterruptedError if outcome.exit_code == EXIT_INTERRUPTED else EngineError)(*outcome.lines)
-    for line in outcome.lines:
+    reasons = HarnessError(*outcome.lines)  # whose lines hold no secret and no control code
+    for line in reasons.localized_lines():
         options.on_problem(line)
     try:
         with writing(options.on_problem):
@@ -188,4 +190,4 @@ def _closed(folder: Path, outcome: RunOutcome, options: RunOptions) -> Result:
     except KeyboardInterrupt:
         options.on_problem(message("cli.measured_is_kept", command=f"harness report {shlex.quote(str(folder))}"))
         raise
-    return Result(folder, summary_from(summary), page, outcome.exit_code, tuple(map(str, outcome.lines)))
+    return Result(folder, summary_from(summary), page, outcome.exit_code, tuple(reasons.localized_lines()))

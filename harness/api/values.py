@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.analysis.warnings import Warning, warnings_of
+from harness.messages import localized, stored
 
 Load = Mapping[str, Any]
 
@@ -62,7 +63,7 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A result in short: the question of its scenario, the answer, its stages and warnings.
+    """A result in short: the question of its scenario, the answer in the current language, its stages and warnings.
 
     `valid` is False where a warning is of severity invalid; `simulated` says that a simulator answered, so that no
     number is a measurement. A run of kernels has no stages; see `Result.kernels`.
@@ -82,7 +83,7 @@ def summary_from(summary: Mapping[str, Any]) -> Summary:
     return Summary(
         name=str(summary.get("name") or ""),
         question=str(summary.get("question") or ""),
-        answer=str(summary.get("answer") or ""),
+        answer=localized(stored(summary.get("answer_message"), str(summary.get("answer") or ""))),
         valid=bool(summary["verdict"]["valid"]),
         simulated=bool(summary.get("simulated")),
         stages=tuple(_stage(stage) for stage in summary.get("stages") or ()),

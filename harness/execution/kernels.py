@@ -1,4 +1,4 @@
-"""Kernels in the engine's interpreter: the cases of a scenario, measured in a child, each line kept as it comes."""
+"""Runs of kernels: the cases of a scenario, measured in the engine's interpreter, each line kept as it comes."""
 
 import json
 import sys
@@ -13,11 +13,12 @@ from harness.kernels import child
 from harness.kernels.job import KernelPlan, kernel_plan
 from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import LINES
+from harness.messages import Message, message
 from harness.results import store
 from harness.scenario.models import Engine
-from harness.units import format_duration
 
 _KINDS = ("auto", "vllm", "vllm-ascend")
+_STATUSES = {"skipped": "execution.skipped", "wrong": "execution.wrong", "failed": "execution.failed"}
 
 
 def run_kernels(spec: RunSpec) -> RunOutcome:
@@ -32,7 +33,7 @@ def run_kernels(spec: RunSpec) -> RunOutcome:
     loaded = spec.loaded
     kind = loaded.scenario.engine.kind
     if kind not in _KINDS:
-        raise InputError(f"{loaded.path}: kernels run in an engine's interpreter; kind {kind} has none, expected auto")
+        raise InputError(message("execution.kernels_kind", path=str(loaded.path), kind=kind))
     plan = kernel_plan(loaded)
     open_folder(spec)
     _note(spec.folder, plan)
@@ -43,7 +44,7 @@ def run_kernels(spec: RunSpec) -> RunOutcome:
     except EngineError as fault:
         if not (spec.folder / store.RAW / store.BEGUN).exists():
             raise
-        return RunOutcome(EXIT_ENGINE, tuple(fault.lines))
+        return RunOutcome(EXIT_ENGINE, tuple(fault.messages))
     return RunOutcome(EXIT_DONE)
 
 
@@ -88,17 +89,26 @@ class _CaseProgress:
     repeats: int
 
     def report(self, line: Mapping[str, Any]) -> None:
-        """Report a line of the bench in words."""
+        """Report a line of the bench as a message."""
         if line["event"] == "device":
-            self.on_progress(f"kernels: {line['provider']} on {line['name']}, {len(self.cases)} cases")
+            device = {"provider": line["provider"], "device": line["name"]}
+            self.on_progress(message("execution.kernels_begin", **device, count=len(self.cases)))
         elif line["event"] == "row":
             differing = varying_axes(dict(case["labels"]) for case in self.cases)
             name = case_name(dict(self.cases[line["case"]]["labels"]), line["path"], differing)
-            repeat = f"repeat {line['repeat'] + 1}/{self.repeats}, " if self.repeats > 1 else ""
-            self.on_progress(f"{repeat}{line['case'] + 1}/{len(self.cases)} {name}: {_outcome(line)}")
+            case = {"case": line["case"] + 1, "cases": len(self.cases), "name": name, "outcome": _outcome(line)}
+            if self.repeats == 1:
+                self.on_progress(message("execution.case_ends", **case))
+            else:
+                repeat = {"repeat": line["repeat"] + 1, "repeats": self.repeats}
+                self.on_progress(message("execution.case_of_repeat_ends", **repeat, **case))
 
 
-def _outcome(line: Mapping[str, Any]) -> str:
+def _outcome(line: Mapping[str, Any]) -> Message:
     if line["status"] != MEASURED:
-        return f"{line['status']}: {line['reason']}"
-    return ", ".join(f"{mode} {format_duration(figures['median_s'])}" for mode, figures in line["modes"].items())
+        return message("execution.case_unmeasured", status=Message(_STATUSES[line["status"]]), reason=line["reason"])
+    medians = [
+        message("execution.case_median", mode=mode, median_s=figures["median_s"])
+        for mode, figures in line["modes"].items()
+    ]
+    return message("execution.case_measured", medians=medians)

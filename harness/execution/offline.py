@@ -16,13 +16,13 @@ from harness.execution.run_folder import (
     RunSpec,
     build_workload,
     interrupted,
-    note_engine,
+    note_death,
     note_stage,
     write_plan,
     write_samples,
 )
 from harness.execution.sampler import Watched, watching
-from harness.messages import localized
+from harness.messages import message
 from harness.results import store
 from harness.results.request_table import CANCELLED
 from harness.safety.interrupts import Interrupts
@@ -118,7 +118,7 @@ class _Watch:
     def _begun(self, call: offline_protocol.OfflineCall) -> None:
         self._sent += call.requests
         if call.opens:
-            self._spec.on_progress(localized(plan.announced(self._plans[call.number], self._plans)))
+            self._spec.on_progress(plan.announced(self._plans[call.number], self._plans))
 
     def close(self, outcome: RunOutcome) -> None:
         """When the program has ended: note why calls are unanswered, and write the samples."""
@@ -127,11 +127,10 @@ class _Watch:
             return
         if not self.finished:
             died = outcome.exit_code == EXIT_ENGINE
-            message = str(outcome.lines[0]) if died else "the run was stopped"
-            offline_protocol.append_note(
-                self.raw, ended=DIED if died else CANCELLED, at_ns=monotonic_ns(), message=message
-            )
+            reason = outcome.lines[0] if died else message("execution.stopped")
+            ended = DIED if died else CANCELLED
+            offline_protocol.append_note(self.raw, ended=ended, at_ns=monotonic_ns(), message=str(reason))
             note_stage(self._spec.folder, stopped_ns=monotonic_ns())
             if died:
-                note_engine(self._spec.folder, died=str(outcome.lines[0]))
+                note_death(self._spec.folder, outcome)
         write_samples(self._spec.folder, self.watched)

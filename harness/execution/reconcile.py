@@ -20,6 +20,7 @@ from harness.client.journal import read_sent
 from harness.engines import offline_protocol
 from harness.errors import ResultError
 from harness.kernels import result as kernel_result
+from harness.messages import message
 from harness.results import store
 from harness.results.file_schemas import StageNoteSchema
 from harness.results.request_table import (
@@ -126,7 +127,7 @@ def matched_answers(rows: NDArray[np.void], decoded: DecodedAnswers, path: Path)
     """
     seq = decoded.integers["seq"]
     if len(seq) and (seq.min() < 0 or seq.max() >= len(rows) or len(np.unique(seq)) < len(seq)):
-        raise ResultError(f"{path}: answers other requests than its ledger holds; expected the two of one run")
+        raise ResultError(message("execution.journals_differ", path=str(path)))
     return decoded
 
 
@@ -336,6 +337,6 @@ def _know_secrets(raw: Path) -> None:
 def _kept(folder: Path) -> dict[str, Any]:
     """The summary of a folder without records: another tool kept none, or they were not kept with it."""
     if not (folder / store.SUMMARY).exists():
-        raise ResultError(f"{folder}: the run ended before its first request; there is nothing to report")
+        raise ResultError(message("execution.nothing_to_report", folder=str(folder)))
     summary: dict[str, Any] = store.read_json(folder, store.SUMMARY)
     return summary

@@ -16,6 +16,7 @@ from harness.execution.kernels import run_kernels
 from harness.execution.offline import run_offline
 from harness.execution.run_folder import RunOutcome, RunSpec, open_folder
 from harness.execution.serve import run_served
+from harness.messages import message
 from harness.results import store
 
 __all__ = ["RunOutcome", "RunSpec", "drop_if_empty", "execute", "execute_async", "has_begun", "open_folder", "run_load"]
@@ -53,8 +54,8 @@ async def run_load(spec: RunSpec) -> RunOutcome:
     Raises:
         HarnessError: where the engine does not come up or cannot do what the scenario asks.
     """
-    kind, why = resolve_kind(spec.loaded.scenario.engine)
-    spec.on_progress(f"engine: {kind} ({why})")
+    kind, reason = resolve_kind(spec.loaded.scenario.engine)
+    spec.on_progress(message("execution.engine_kind", kind=kind, reason=reason))
     strategy = run_offline if spec.loaded.scenario.is_offline else run_served
     return await strategy(spec, kind)
 

@@ -18,7 +18,7 @@ from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.execution.reconcile import read_stage_starts
 from harness.execution.sampler import Watched
-from harness.messages import Message
+from harness.messages import Message, message
 from harness.results import store
 from harness.results.request_table import samples_from
 from harness.safety.interrupts import NOTHING, STOPPED
@@ -28,14 +28,14 @@ from harness.telemetry.environment import cores, environment
 from harness.workload import Workload, build, plan
 from harness.workload.vocabulary import Vocabulary
 
-OnProgress = Callable[[str], None]
+OnProgress = Callable[[Message], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
     """A scenario to run, the folder of its result, and the callbacks of its progress.
 
-    `on_progress` gets a line now and then; `on_sample` every sample that a worker takes of itself.
+    `on_progress` gets a message now and then; `on_sample` every sample that a worker takes of itself.
     `preload` is called in a thread of its own while the engine starts: time to load what the
     page will need. `enough` is called now and then while a stage runs, in a thread of its own; where it gives
     True, the run ends there and the requests in flight are given up.
@@ -56,7 +56,7 @@ class RunOutcome:
     """How a run ended: its exit code, and what went wrong in lines, if anything."""
 
     exit_code: int = EXIT_DONE
-    lines: tuple[Message | str, ...] = ()
+    lines: tuple[Message, ...] = ()
 
 
 def interrupted(folder: Path) -> RunOutcome:
@@ -74,15 +74,14 @@ def open_folder(spec: RunSpec) -> None:
     folder, loaded = spec.folder, spec.loaded
     # A folder called raw is made here and removed at the end: one that was there before is somebody's.
     if (folder / store.RUN).exists() or (folder / store.RAW).exists():
-        raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder")
+        raise HarnessError(message("execution.out_used", folder=str(folder)))
     try:
         (folder / store.RAW).mkdir(parents=True)  # who comes second, were it at the same time, is refused
     except FileExistsError:
-        raise HarnessError(f"--out {folder}: holds a result already; expected a new or empty folder") from None
+        raise HarnessError(message("execution.out_used", folder=str(folder))) from None
     except OSError as fault:
-        raise HarnessError(
-            f"--out {folder}: cannot be made ({fault.strerror}); expected a folder to write to"
-        ) from None
+        reason = fault.strerror or str(fault)
+        raise HarnessError(message("cli.out_not_made", folder=str(folder), reason=reason)) from None
     scenario = loaded.scenario
     selfcheck = None if scenario.is_offline else spec.selfcheck  # no client stands between
     run = {
@@ -155,8 +154,8 @@ def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans:
         },
     }
     store.write_json(spec.folder, store.RUN, run)
-    for line in serving.configuration.messages():
-        spec.on_progress(f"engine: {line}")
+    for change in serving.configuration.messages():
+        spec.on_progress(message("execution.engine", state=change))
 
 
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:
@@ -181,9 +180,15 @@ def note_stage(folder: Path, **words: int) -> None:
 
 
 def note_engine(folder: Path, **marks: Any) -> None:
-    """Add to what run.json says of the engine, such as `died`: why it ended by itself."""
+    """Add to what run.json says of the engine, such as `restarted`."""
     run = store.read_json(folder, store.RUN)
     store.write_json(folder, store.RUN, {**run, "engine": {**(run.get("engine") or {}), **marks}})
+
+
+def note_death(folder: Path, outcome: RunOutcome) -> None:
+    """Add to run.json why the engine died: the messages of the outcome, and their English text."""
+    reason = outcome.lines[0] if len(outcome.lines) == 1 else message("execution.reasons", reasons=list(outcome.lines))
+    note_engine(folder, died=str(reason), died_message=reason.as_dict())
 
 
 def write_samples(folder: Path, watched: Watched) -> None:

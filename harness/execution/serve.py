@@ -18,6 +18,7 @@ from harness.execution.run_folder import (
     RunSpec,
     build_workload,
     interrupted,
+    note_death,
     note_engine,
     note_stage,
     worker_count,
@@ -25,7 +26,7 @@ from harness.execution.run_folder import (
     write_samples,
 )
 from harness.execution.sampler import Watched, watching
-from harness.messages import Message, localized, message
+from harness.messages import Message, message
 from harness.results import store
 from harness.safety.interrupts import Interrupts
 from harness.scenario.models import Scenario
@@ -90,7 +91,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
             if outcome == RunOutcome() and (ending := await _dying(control, serving, before)) is not None:
                 outcome = RunOutcome(EXIT_ENGINE, (ending,))
             if outcome.exit_code == EXIT_ENGINE:
-                note_engine(spec.folder, died=str(outcome.lines[0]))
+                note_death(spec.folder, outcome)
         finally:
             interrupts.leave()
             await _end(context.pool, interrupts)
@@ -109,7 +110,8 @@ async def _look_again(spec: RunSpec, serving: RunningEngine) -> None:
     shown = {"simulated": now.simulated, "hollow": now.stub_device}
     marks: dict[str, Any] = {name: True for name, value in shown.items() if value}
     if serving.listeners.is_another(now):
-        marks["restarted"] = "another process listens at its address"
+        reason = message("execution.another_process")
+        marks |= {"restarted": str(reason), "restarted_message": reason.as_dict()}
     if marks:
         note_engine(spec.folder, **marks)
 
@@ -127,7 +129,7 @@ async def _stages(
     pool, interrupts = context.pool, context.interrupts
 
     def stop() -> None:
-        spec.on_progress("stopping: nothing more is sent; waiting for what is in flight (Ctrl-C again leaves at once)")
+        spec.on_progress(message("execution.stopping"))
         note_stage(spec.folder, stopped_ns=monotonic_ns())
         pool.stop()
 
@@ -136,7 +138,7 @@ async def _stages(
         await pool.prepare(stage.number)
         if interrupts.count:
             break
-        spec.on_progress(localized(plan.announced(stage, plans)))
+        spec.on_progress(plan.announced(stage, plans))
         note_stage(spec.folder, number=stage.number, begin_ns=pool.begin(stage.number))
         ended = await _finished(spec, pool, stage.number, serving)
         if ended is not None:
@@ -167,7 +169,7 @@ async def _finished(spec: RunSpec, pool: WorkerPool, number: int, serving: Runni
     try:
         waiting.result()
     except HarnessError as fault:
-        return RunOutcome(EXIT_ENGINE, ("\n".join(fault.lines),))
+        return RunOutcome(EXIT_ENGINE, tuple(fault.messages))
     ending = ending or serving.ending()
     return RunOutcome(EXIT_ENGINE, (ending,)) if ending is not None else RunOutcome() if cut else None
 

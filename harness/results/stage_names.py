@@ -22,6 +22,16 @@ def load_name(load: Mapping[str, Any]) -> Message:
     return message("load.at_most", load=name, max_concurrency=capped) if capped else name
 
 
+def load_and_end(load: Mapping[str, Any]) -> Message:
+    """A stage's load and when it ends, such as `poisson 2 req/s, 60 s`."""
+    name, requests, duration_s = load_name(load), load.get("requests"), load.get("duration_s")
+    if duration_s is not None:
+        return message("load.for_duration", load=name, duration_s=float(duration_s))
+    if requests is not None and load["kind"] != "offline":  # whose name has them
+        return message("load.for_requests", load=name, count=requests)
+    return name
+
+
 _NAMES = {  # of a load: its message, and the fields that the message has
     "closed": ("load.closed", ("concurrency",)),
     "offline": ("load.offline", ("requests",)),
@@ -54,13 +64,3 @@ def stage_title(index: int, stage: Mapping[str, Any]) -> Message:
     if not label:
         return message("load.stage_number", number=index + 1)
     return message("load.stage", number=index + 1, load=load)
-
-
-def in_column(index: int, words: str = "") -> str:
-    """The same name below a head that says Stage already: `2: poisson 4 req/s`."""
-    return f"{index + 1}: {words}" if words else str(index + 1)
-
-
-def name_of(stage: Mapping[str, Any]) -> str:
-    """The name of a stage of summary.json, its repeat included."""
-    return stage_name(stage.get("index") or 0, str(stage.get("label") or ""), stage.get("repeat") or 0)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, SerializeAsAny, Tag, create_model, model_validator
 
-from harness.messages import Message, message, plain
+from harness.messages import message
 from harness.plugins import ARRIVALS, load_plugin
 from harness.scenario.base import Duration, FileModel, OneOrMany, one_key, refused, with_plugins
 
@@ -223,45 +223,12 @@ class Stage:
             return None
         return (self.rate + (self.rate if self.rate_to is None else self.rate_to)) / 2 * self.duration_s
 
-    def describe(self) -> Message:
-        """Its load in a few words: `Poisson, 4 req/s, 60 s`."""
-        parts = [Message(_LOADS[self.kind]) if self.kind in _LOADS else plain(self.kind)]
-        if self.rate is not None and self.rate_to is None:
-            parts.append(message("scenario.load_rate", rate=self.rate))
-        if self.rate_to is not None:
-            parts.append(message("scenario.load_rates", rate=self.rate or 0.0, rate_to=self.rate_to))
-        for name, code in _LOAD_PARTS.items():
-            value = getattr(self, name)
-            if value is not None:
-                parts.append(Message(code, {"value": value, "count": value}))
-        for key, value in (self.options or {}).items():
-            if value is not None and _FIELD_OF.get(key, key) not in _SHARED:
-                parts.append(message("scenario.load_option", key=key, value=str(value)))
-        return message("scenario.load", parts=parts)
-
     def as_dict(self) -> dict[str, Any]:
         """Its kind and the values it has, as summary.json shows a load."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
 _SHARED = ("rate", "requests", "duration_s", "max_concurrency")  # what a process of a package may have as well
-_LOADS = {
-    "closed": "scenario.load_closed",
-    "constant": "scenario.load_constant",
-    "poisson": "scenario.load_poisson",
-    "gamma": "scenario.load_gamma",
-    "ramp": "scenario.load_ramp",
-    "trace": "scenario.load_trace",
-    "offline": "scenario.load_offline",
-}
-_LOAD_PARTS = {  # fields of a stage, in the order in which they are told
-    "concurrency": "scenario.load_concurrency",
-    "burstiness": "scenario.load_burstiness",
-    "speed": "scenario.load_speed",
-    "requests": "scenario.load_requests",
-    "duration_s": "scenario.load_duration",
-    "max_concurrency": "scenario.load_limit",
-}
 _FIELD_OF = {"from_": "rate", "to": "rate_to", "duration": "duration_s"}
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.errors import ResultError
 from harness.messages import Message, Parameter, message
 from harness.results.file_schemas import PlanHeadSchema
+from harness.results.stage_names import load_and_end
 from harness.results.store import convert
 from harness.results.table_files import integers_in, read_arrays
 from harness.scenario.models import Scenario, Warmup
@@ -178,11 +179,11 @@ def schedule_sha256(plans: tuple[StagePlan, ...]) -> str:
 
 
 def announced(stage: StagePlan, plans: Sequence[StagePlan]) -> Message:
-    """What is said as a stage begins, with its number in the scenario: `stage 2/3: Poisson, 4 req/s, 60 s`."""
+    """What is said as a stage begins, with its number in the scenario: `stage 2/3: poisson 4 req/s, 60 s`."""
     place: dict[str, Parameter] = {
         "number": stage.stage_index + 1,
         "stages": plans[-1].stage_index + 1,
-        "load": stage.stage.describe(),
+        "load": load_and_end(stage.stage.as_dict()),
     }
     repeats = plans[-1].repeat + 1
     if repeats == 1:

@@ -130,6 +130,29 @@ def test_a_scenario_runs_within_a_running_event_loop(scenario, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+def test_the_language_reaches_progress_and_result(scenario, tmp_path):
+    """Lines are made in tasks and threads, and read in the language of whoever began the run."""
+    lines = []
+
+    async def cell():
+        with harness.language("zh"):
+            running = asyncio.create_task(
+                harness.run_async(str(scenario), out=tmp_path / "out", on_progress=lines.append)
+            )
+        result = await running
+        with harness.language("zh"):
+            return harness.read_result(result.folder)._repr_html_(), str(harness.read_result(result.folder))
+
+    shown, answer = asyncio.run(cell())
+
+    assert lines[0] == "引擎：simulator（按场景指定）"
+    assert any(line.startswith("阶段 1/1：") for line in lines)
+    assert "<th>阶段</th><th>请求/秒</th>" in shown
+    assert "<li>警告：" in shown or "<li>提示：" in shown
+    assert answer.startswith("模拟：")
+    assert answer.endswith("（有效）")
+
+
 def test_errors_carry_their_exit_code(tmp_path):
     """A caller decides by the class or by the number that the command would exit with."""
     with pytest.raises(harness.HarnessError) as missing:

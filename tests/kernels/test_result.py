@@ -158,8 +158,10 @@ def test_repeats_are_processes_of_their_own(tmp_path, fake):
     assert (kernels["repeats"], kernels["between_runs"], rates) == (3, pytest.approx(0, abs=1e-12), {6})
     assert set(store.read_kernel_samples(tmp_path / "out")["repeat"]) == {0, 1, 2}
     assert len(kernels["limits"]) == 1
-    assert sum("the process died" in line for line in told) == 1
-    assert told[-1].startswith("repeat 3/3, 8/8 decode, batch 2, 128 KV tokens, block size 128, attend: cold 8.00 ms")
+    assert sum("the process died" in line for line in map(str, told)) == 1
+    assert str(told[-1]).startswith(
+        "repeat 3/3, 8/8 decode, batch 2, 128 KV tokens, block size 128, attend: cold 8.00 ms"
+    )
 
 
 def test_a_run_that_was_ended_says_what_had_no_turn(tmp_path):

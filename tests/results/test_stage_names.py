@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.results.stage_names import in_column, label, name_of, stage_name
+from harness.messages import render
+from harness.results.stage_names import label, load_and_end, stage_name
 
 
 @pytest.mark.parametrize(
@@ -27,14 +28,28 @@ def test_a_stage_is_named_by_its_number_from_one_and_its_load() -> None:
     assert stage_name(0, "poisson 2 req/s") == "stage 1 (poisson 2 req/s)"
     assert stage_name(2, "poisson 2 req/s", 1) == "stage 3 (poisson 2 req/s), repeat 2"
     assert stage_name(1) == "stage 2"
-    assert in_column(1, "closed loop, concurrency 4") == "2: closed loop, concurrency 4"
-    assert (
-        name_of({"index": 1, "repeat": 2, "label": "closed loop, concurrency 4"})
-        == "stage 2 (closed loop, concurrency 4), repeat 3"
-    )
 
 
 def test_a_packages_arrivals_are_named_by_their_rate_or_their_keys():
     """Not every process has a rate, and none is left without a name."""
     assert label({"kind": "bursts", "rate": 4.0, "options": {"rate": 4.0, "size": 8}}) == "bursts 4 req/s"
     assert label({"kind": "tides", "options": {"period": 8, "phase": None}}) == "tides, period 8"
+
+
+@pytest.mark.parametrize(
+    ("load", "english", "chinese"),
+    [
+        ({"kind": "poisson", "rate": 1.0, "duration_s": 12.0}, "poisson 1 req/s, 12 s", "泊松 1 req/s，12 秒"),
+        ({"kind": "closed", "concurrency": 4, "requests": 1024}, "closed loop, concurrency 4, 1,024 requests",
+         "闭环，并发 4，1,024 个请求"),
+        ({"kind": "gamma", "rate": 2.5, "burstiness": 0.25, "requests": 1},
+         "gamma 2.5 req/s, burstiness 0.25, 1 request", "伽马 2.5 req/s，突发度 0.25，1 个请求"),
+        ({"kind": "trace", "speed": 2.0, "max_concurrency": 64}, "trace, speed 2, at most 64 in flight",
+         "轨迹回放，倍速 2，在途最多 64"),
+        ({"kind": "offline", "requests": 24}, "offline, 24 requests", "离线，24 个请求"),
+        ({"kind": "constant", "rate": 3.0, "duration_s": 0.5}, "constant 3 req/s, 0.5 s", "恒定 3 req/s，0.5 秒"),
+    ],
+)  # fmt: skip
+def test_a_stage_is_announced_by_its_load_and_its_end(load, english, chinese):
+    """Its name, and how long or for how many requests it goes on, in both languages."""
+    assert (render(load_and_end(load)), render(load_and_end(load), "zh")) == (english, chinese)

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from harness.messages import render
 from harness.scenario.stages import STAGE_KINDS, LoadItem, Stage, expand, stages_of
 from harness.scenario.workload import (
     DATASET_FORMATS,
@@ -142,26 +141,3 @@ def test_without_a_largest_value_the_middle_stands_for_it(middle, low):
     assert [bounds(count) for count in read] == [(low, None)] * 2
     assert [at_most(count) for count in read] == [max(low, round(middle))] * 2
     assert math.isfinite(at_most(read[0]))
-
-
-@pytest.mark.parametrize(
-    ("stage", "english", "chinese"),
-    [
-        (Stage("poisson", rate=1, duration_s=12.0), "Poisson, 1 req/s, 12 s", "泊松到达、1 请求/秒、12 秒"),
-        (Stage("closed", concurrency=4, requests=1024), "closed loop, concurrency 4, 1,024 requests",
-         "闭环、并发 4、1,024 个请求"),
-        (Stage("gamma", rate=2.5, burstiness=0.25, requests=1), "gamma, 2.5 req/s, burstiness 0.25, 1 request",
-         "伽马到达、2.5 请求/秒、突发系数 0.25、1 个请求"),
-        (Stage("ramp", rate=0, rate_to=9, duration_s=60), "ramp, 0 to 9 req/s, 60 s",
-         "渐变速率、0 至 9 请求/秒、60 秒"),
-        (Stage("trace", speed=2, max_concurrency=64), "trace, replay speed factor 2, at most 64 in flight",
-         "轨迹重放、重放倍速 2、在途最多 64"),
-        (Stage("offline", requests=24), "offline, 24 requests", "离线、24 个请求"),
-        (Stage("bursts", rate=4, duration_s=9, options={"rate": 4, "duration": 9, "size": 8, "phase": None}),
-         "bursts, 4 req/s, 9 s, size 8", "bursts、4 请求/秒、9 秒、size 8"),
-        (Stage("constant", rate=3, duration_s=0.5), "constant, 3 req/s, 0.5 s", "恒定速率、3 请求/秒、0.5 秒"),
-    ],
-)  # fmt: skip
-def test_a_load_is_described_in_a_few_words(stage, english, chinese):
-    """The kind, and each value that the stage has, in both languages."""
-    assert (render(stage.describe()), render(stage.describe(), "zh")) == (english, chinese)

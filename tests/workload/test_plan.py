@@ -116,5 +116,5 @@ def test_a_stage_is_announced_by_its_number_in_the_scenario():
     load = "[{poisson: {rate: 1, duration: 12s}}, {closed: {concurrency: 4, requests: 24}}]"
     once, twice = planned(load), planned(load, repeats=2)
 
-    assert str(plan.announced(once[0], once)) == "stage 1/2: Poisson, 1 req/s, 12 s"
+    assert str(plan.announced(once[0], once)) == "stage 1/2: poisson 1 req/s, 12 s"
     assert str(plan.announced(twice[3], twice)) == "stage 2/2, repeat 2/2: closed loop, concurrency 4, 24 requests"

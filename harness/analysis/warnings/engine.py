@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
-from harness.messages import Message, message
+from harness.messages import Message, message, stored
 from harness.results.request_table import Requests, Samples
 from harness.statistics.intervals import Floats
 from harness.telemetry.energy import chips_in_use, values_of
@@ -69,10 +69,17 @@ _MOST_NAMES = 3  # of models that answered
 
 def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """A run that the death of an engine, or of a worker, has ended: a failing system was measured."""
-    line = (run.get("engine") or {}).get("died")
+    engine = run.get("engine") or {}
+    line = engine.get("died")
     if line:
-        text = message("analysis.died", reason=str(line).rstrip("."))
+        text = message("analysis.died", reason=_without_period(stored(engine.get("died_message"), str(line))))
         yield Warning("died", INVALID, text, message("analysis.next_died"))
+
+
+def _without_period(reason: Message) -> Message:
+    """The reason as a part of a sentence: an engine's words in it end without a period."""
+    words = {name: value.rstrip(".") if isinstance(value, str) else value for name, value in reason.parameters.items()}
+    return Message(reason.code, words)
 
 
 def unlisted(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
@@ -113,13 +120,16 @@ def _names(names: list[str]) -> list[Message | str]:
 
 def restarted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Warning]:
     """An engine that was another one at the end than at the begin, or several behind one address."""
-    reason = (run.get("engine") or {}).get("restarted")
+    engine = run.get("engine") or {}
+    reason = engine.get("restarted")
     series = list(_series(samples))
     if any(_is_several(values) for _, values in series):
         text, step = message("analysis.several_servers"), message("analysis.next_one_server")
         yield Warning("several_servers", WARNING, text, step)
     elif reason or any(_is_restart(name, values) for name, values in series):
-        how = str(reason) if reason else message("analysis.counters_restarted")
+        how = message("analysis.counters_restarted")
+        if reason:
+            how = stored(engine.get("restarted_message"), str(reason))
         text = message("analysis.restarted", reason=how)
         yield Warning("restarted", INVALID, text, message("analysis.next_restarted"))
 
