@@ -41,13 +41,13 @@ def write_all(folder: Path, lang: str | None = None) -> Path:
         return page.write(data)
 
 
-def write_comparison(folder: Path, found: "Comparison", lang: str | None = None) -> Path:
+def write_comparison(folder: Path, comparison: "Comparison", lang: str | None = None) -> Path:
     """Draw a comparison: compare.html, compare.md, compare.xml, compare.json; the page's path."""
     from reports import compare_page  # noqa: PLC0415 - likewise
 
     with language(lang or current_language()):
-        compare_page.write_companions(folder, found)
-        return compare_page.write(folder, found)
+        compare_page.write_companions(folder, comparison)
+        return compare_page.write(folder, comparison)
 
 
 def write_study(folder: Path, lang: str | None = None) -> Path:

@@ -61,37 +61,37 @@ _VERDICTS = {  # of the whole: its code and its tone
 _BOTH = ("page_compare.verdict_both", "bad")
 
 
-def write(folder: Path, found: Comparison) -> Path:
+def write(folder: Path, comparison: Comparison) -> Path:
     """Draw compare.html into a folder; its path."""
-    return write_text(folder / PAGE, render(found))
+    return write_text(folder / PAGE, render(comparison))
 
 
-def render(found: Comparison) -> str:
+def render(comparison: Comparison) -> str:
     """The page of a comparison as HTML."""
-    return environment().get_template("compare.html").render(_context(found))
+    return environment().get_template("compare.html").render(_context(comparison))
 
 
-def _context(found: Comparison) -> dict[str, Any]:
+def _context(comparison: Comparison) -> dict[str, Any]:
     return {
-        "found": found,
-        "simulated": found.simulated,
+        "found": comparison,
+        "simulated": comparison.simulated,
         "colours": None,
         "policy": policy(),
         "script": Markup(script()),  # noqa: S704 - a file of ours
-        "title": localized("page_compare.title", base=found.base.name, new=found.new.name),
-        "answer": localized(found.answer),
-        "sees": "" if found.sensitivity is None else localized(found.sensitivity),
-        "badges": list(badges(found)),
-        "warnings": groups_of_warnings(found),
-        "figure": _figure(found),
-        "heads": heads(localized("page_compare.kernel" if found.is_kernels else "page_compare.measure")),
-        "judged": by_stage(found.judged),
-        "shown": by_stage(found.shown),
-        "changes": [_change_cells(setting) for setting in found.changes],
-        "runs": [row for name, side in _sides(found) for row in _run_rows(name, side)],
-        "gate": _gate_rows(found),
-        "terms": {} if found.is_kernels else {key: TERMS[key] for key in _SAID if key in TERMS},
-        "run_heads": _run_heads(kernels=found.is_kernels),
+        "title": localized("page_compare.title", base=comparison.base.name, new=comparison.new.name),
+        "answer": localized(comparison.answer),
+        "sees": "" if comparison.sensitivity is None else localized(comparison.sensitivity),
+        "badges": list(badges(comparison)),
+        "warnings": groups_of_warnings(comparison),
+        "figure": _figure(comparison),
+        "heads": heads(localized("page_compare.kernel" if comparison.is_kernels else "page_compare.measure")),
+        "judged": by_stage(comparison.judged),
+        "shown": by_stage(comparison.shown),
+        "changes": [_change_cells(setting) for setting in comparison.changes],
+        "runs": [row for name, side in _sides(comparison) for row in _run_rows(name, side)],
+        "gate": _gate_rows(comparison),
+        "terms": {} if comparison.is_kernels else {key: TERMS[key] for key in _SAID if key in TERMS},
+        "run_heads": _run_heads(kernels=comparison.is_kernels),
     }
 
 
@@ -114,25 +114,25 @@ def _run_heads(*, kernels: bool) -> list[str]:
     return [localized(code) for code in codes]
 
 
-def _sides(found: Comparison) -> tuple[tuple[str, Side], tuple[str, Side]]:
-    return (localized("page_compare.base"), found.base), (localized("page_compare.new"), found.new)
+def _sides(comparison: Comparison) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    return (localized("page_compare.base"), comparison.base), (localized("page_compare.new"), comparison.new)
 
 
-def groups_of_warnings(found: Comparison) -> list[WarningGroup]:
+def groups_of_warnings(comparison: Comparison) -> list[WarningGroup]:
     """The warnings of a comparison."""
-    return [WarningGroup(row.severity, row.next, [("", row.text)]) for row in found.warnings]
+    return [WarningGroup(row.severity, row.next, [("", row.text)]) for row in comparison.warnings]
 
 
-def badges(found: Comparison) -> Iterator[Badge]:
+def badges(comparison: Comparison) -> Iterator[Badge]:
     """The verdict of the whole, and whether the gate holds."""
-    code, tone = _VERDICTS.get(found.verdict, _BOTH)
+    code, tone = _VERDICTS.get(comparison.verdict, _BOTH)
     yield Badge(localized(code), tone, "#judged")
-    if found.broken:
-        yield Badge(localized("page_compare.gate_broken", count=len(found.broken)), "bad", "#judged")
-    elif len(found.unjudged) == len(found.judged):
+    if comparison.broken:
+        yield Badge(localized("page_compare.gate_broken", count=len(comparison.broken)), "bad", "#judged")
+    elif len(comparison.unjudged) == len(comparison.judged):
         yield Badge(localized("page_compare.gate_nothing"), "warn", "#judged")
-    elif found.unjudged:
-        text = localized("page_compare.gate_partly", untold=len(found.unjudged), judged=len(found.judged))
+    elif comparison.unjudged:
+        text = localized("page_compare.gate_partly", untold=len(comparison.unjudged), judged=len(comparison.judged))
         yield Badge(text, "warn", "#judged")
     else:
         yield Badge(localized("page_compare.gate_held"), "good", "#judged")
@@ -170,18 +170,18 @@ def verdict_name(verdict: str) -> str:
     return localized(VERDICTS[verdict])
 
 
-def _figure(found: Comparison) -> Drawing | None:
-    rows = _drawn(found.judged) if found.is_kernels else found.judged
+def _figure(comparison: Comparison) -> Drawing | None:
+    rows = _drawn(comparison.judged) if comparison.is_kernels else comparison.judged
     bars = list(_bars(rows))
     if all(bar.change is None for bar in bars):
         return None
     subtitle = localized("page_compare.figure_subtitle")
-    if len(rows) < len(found.judged):
+    if len(rows) < len(comparison.judged):
         subtitle = localized("page_compare.figure_subtitle_some", shown=len(rows))
-    title = localized("page_compare.figure_kernels" if found.is_kernels else "page_compare.figure")
-    head = Head(title, subtitle, simulated=found.simulated)
+    title = localized("page_compare.figure_kernels" if comparison.is_kernels else "page_compare.figure")
+    head = Head(title, subtitle, simulated=comparison.simulated)
     words = localized("page_compare.figure_description", rows=[_words(row) for row in rows])
-    caption = localized("page_compare.figure_caption", smallest=allowed_text(found.gate.smallest))
+    caption = localized("page_compare.figure_caption", smallest=allowed_text(comparison.gate.smallest))
     with drawing():
         return drawn(forest(bars, head), "forest", head, words, caption)
 
@@ -237,9 +237,9 @@ def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
         ]
 
 
-def _gate_rows(found: Comparison) -> list[tuple[str, str]]:
-    gate = found.gate
-    kernels = found.is_kernels
+def _gate_rows(comparison: Comparison) -> list[tuple[str, str]]:
+    gate = comparison.gate
+    kernels = comparison.is_kernels
     fewest = "page_compare.fewest_kernel" if kernels else "page_compare.fewest_stage"
     noise = "page_compare.noise_kernel" if kernels else "page_compare.noise_engine"
     return [
@@ -258,25 +258,25 @@ MARKDOWN, JUNIT, JSON = "compare.md", "compare.xml", "compare.json"
 FORMAT = 1
 
 
-def write_companions(folder: Path, found: Comparison) -> None:
+def write_companions(folder: Path, comparison: Comparison) -> None:
     """Write compare.md, compare.xml and compare.json into a folder."""
-    write_text(folder / MARKDOWN, "\n".join(_lines(found)) + "\n")
-    suite = localized("page_compare.suite", name=found.name) + (" (SIMULATED)" if found.simulated else "")
-    write_text(folder / JUNIT, ci_files.document(suite, _cases(found)))
-    write_text(folder / JSON, json.dumps(as_dict(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / MARKDOWN, "\n".join(_lines(comparison)) + "\n")
+    suite = localized("page_compare.suite", name=comparison.name) + (" (SIMULATED)" if comparison.simulated else "")
+    write_text(folder / JUNIT, ci_files.document(suite, _cases(comparison)))
+    write_text(folder / JSON, json.dumps(as_dict(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _lines(found: Comparison) -> Iterator[str]:
-    if found.simulated:
+def _lines(comparison: Comparison) -> Iterator[str]:
+    if comparison.simulated:
         yield from simulated_lines()
-    yield from (f"## {plain(found.question)}", "", f"**{plain(localized(found.answer))}**", "")
-    yield from () if found.sensitivity is None else (plain(localized(found.sensitivity)), "")
-    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(found))
+    yield from (f"## {plain(comparison.question)}", "", f"**{plain(localized(comparison.answer))}**", "")
+    yield from () if comparison.sensitivity is None else (plain(localized(comparison.sensitivity)), "")
+    yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(comparison))
     yield ""
-    for warning in groups_of_warnings(found):
+    for warning in groups_of_warnings(comparison):
         yield warning_line(warning)
-    yield from ("", *_table(found.judged), "")
-    sides = localized("page_compare.sides", base=found.base.name, new=found.new.name)
+    yield from ("", *_table(comparison.judged), "")
+    sides = localized("page_compare.sides", base=comparison.base.name, new=comparison.new.name)
     yield f"{plain(sides)} · {plain(localized('page.everything_in', file='compare.html'))}"
 
 
@@ -289,11 +289,11 @@ def _table(rows: Sequence[ComparisonRow]) -> Iterator[str]:
         yield row_of([plain(localized(row.title)), *(plain(cell.text) for cell in cells(row))])
 
 
-def _cases(found: Comparison) -> Iterator[Xml.Element]:
+def _cases(comparison: Comparison) -> Iterator[Xml.Element]:
     """A case a measure of the gate: it fails where the gate is broken, and is skipped where it cannot be judged."""
-    for row in found.judged:
+    for row in comparison.judged:
         case = ci_files.case_of(
-            f"{found.name}.compare",
+            f"{comparison.name}.compare",
             localized("page_compare.measure_at", measure=row.measure.key, stage=row.place),
         )
         if row.broken:
@@ -307,23 +307,23 @@ def _cases(found: Comparison) -> Iterator[Xml.Element]:
         yield case
 
 
-def as_dict(found: Comparison) -> dict[str, Any]:
+def as_dict(comparison: Comparison) -> dict[str, Any]:
     """The content of compare.json: seconds, rates per second, ratios; null where there is no number."""
     return {
         "format": FORMAT,
-        "name": found.name,
-        "simulated": found.simulated,
-        "base": [run.name for run in found.base.runs],
-        "new": [run.name for run in found.new.runs],
-        "repeats": [len(found.base.repeats), len(found.new.repeats)],
-        "answer": str(found.answer),
-        "sees": str(found.sensitivity or ""),
-        "exit_code": found.exit_code,
-        "verdict": found.verdict,
-        "gate_held": None if len(found.unjudged) == len(found.judged) else not found.broken,
-        "warnings": [warning.as_dict() for warning in found.warnings],
-        "measures": [_row(row) for row in (*found.judged, *found.shown)],
-        "changes": [{"name": changed.name, "base": changed.base, "new": changed.new} for changed in found.changes],
+        "name": comparison.name,
+        "simulated": comparison.simulated,
+        "base": [run.name for run in comparison.base.runs],
+        "new": [run.name for run in comparison.new.runs],
+        "repeats": [len(comparison.base.repeats), len(comparison.new.repeats)],
+        "answer": str(comparison.answer),
+        "sees": str(comparison.sensitivity or ""),
+        "exit_code": comparison.exit_code,
+        "verdict": comparison.verdict,
+        "gate_held": None if len(comparison.unjudged) == len(comparison.judged) else not comparison.broken,
+        "warnings": [warning.as_dict() for warning in comparison.warnings],
+        "measures": [_row(row) for row in (*comparison.judged, *comparison.shown)],
+        "changes": [{"name": changed.name, "base": changed.base, "new": changed.new} for changed in comparison.changes],
     }
 
 

@@ -39,18 +39,18 @@ def write(folders: Sequence[Path]) -> Path:
     return write_text(path, render(histories(folders), place))
 
 
-def render(found: Sequence[History], place: Path) -> str:
+def render(groups: Sequence[History], place: Path) -> str:
     """The index as HTML; links are relative to `place`."""
-    return environment().get_template("history.html").render(_context(found, place))
+    return environment().get_template("history.html").render(_context(groups, place))
 
 
-def _context(found: Sequence[History], place: Path) -> dict[str, Any]:
-    most = max((stage for history in found for stage in _stages(history)), default=0) + 1
-    runs = sum(len(history.entries) for history in found)
+def _context(groups: Sequence[History], place: Path) -> dict[str, Any]:
+    most = max((stage for history in groups for stage in _stages(history)), default=0) + 1
+    runs = sum(len(history.entries) for history in groups)
     return {
-        "histories": [_shown(history, number, place) for number, history in enumerate(found)],
+        "histories": [_shown(history, number, place) for number, history in enumerate(groups)],
         "runs": runs,
-        "simulated": any(history.simulated for history in found),
+        "simulated": any(history.simulated for history in groups),
         "policy": policy(),
         "script": Markup(script()),  # noqa: S704 - a file of ours
         "colours": {"light": stage_variables(most, dark=False), "dark": stage_variables(most, dark=True)},
@@ -103,7 +103,7 @@ def _entry(entry: HistoryEntry, run: int, place: Path) -> dict[str, Any]:
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
         "answer": sentence_text(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
-        "changed": [(words, "bad" if verdict == WORSE else "good") for words, verdict in described_changes(entry)],
+        "changed": [(text, "bad" if verdict == WORSE else "good") for text, verdict in described_changes(entry)],
     }
 
 
