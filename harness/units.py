@@ -79,9 +79,9 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_error(seconds: float | None) -> str:
-    """A time by which something was off, as `format_duration` has it; `under 1 µs` where no stamp could tell it."""
+    """A time by which something was off, as `format_duration` has it; `< 1 µs` where no stamp could show it."""
     if seconds is not None and abs(seconds) < _FINEST_S:
-        return "under 1 µs"
+        return "< 1 µs"
     return format_duration(seconds)
 
 

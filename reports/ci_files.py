@@ -12,7 +12,7 @@ from harness.units import format_count, format_duration
 from reports import headline, tables
 from reports.loads import title_of
 from reports.tables import Column, count_name
-from reports.texts import paragraph, sentence_text, severity_name
+from reports.texts import paragraph, severity_name
 from reports.writing import write_text
 
 SUMMARY = "summary.md"
@@ -65,14 +65,14 @@ def _warning_lines(result: ResultFiles) -> Iterator[str]:
 
 def warning_line(group: headline.WarningGroup) -> str:
     """An item of a list: how grave, what, and the next step where there is one."""
-    next_step = plain(sentence_text(group.next))
+    next_step = plain(localized(group.next))
     step = f" _{localized('page.warnings.next')}_ {next_step}" if next_step else ""
     return f"- **{severity_name(group.severity)}** {plain(paragraph(warning_texts(group)))}{step}"
 
 
 def warning_texts(group: headline.WarningGroup) -> list[str]:
     """The texts of a group of warnings, each behind the stage it is about."""
-    rows = [(place, sentence_text(markdown_text)) for place, markdown_text in group.texts]
+    rows = [(place, localized(markdown_text)) for place, markdown_text in group.texts]
     return [
         localized("page.warnings.at", place=place, text=markdown_text) if place else markdown_text
         for place, markdown_text in rows
@@ -173,7 +173,7 @@ def _verdict_case(result: ResultFiles, name: str) -> Xml.Element:
         first, *others = warning_texts(group)
         lines.append(localized("page.warnings.at", place=severity_name(group.severity), text=first))
         lines += [f"  {junit_text}" for junit_text in others]
-        step = sentence_text(group.next)
+        step = localized(group.next)
         lines += [f"  {localized('page.junit.next', step=step)}"] if step else []
     if lines:
         Xml.SubElement(case, "system-out").text = clean("\n".join(lines))

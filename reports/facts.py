@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.messages import localized
+from harness.messages import localized, stored
 from harness.results.folder import ResultFiles, number
 from harness.units import format_bytes, format_count, format_error, format_share, significant
 from reports.tables import Cell
-from reports.texts import elsewhere, listed
+from reports.texts import listed
 
 _HASHES = {
     "scenario_sha256": "page.again.scenario_hash",
@@ -80,7 +80,7 @@ def _flag_row(name: str, requested: Any, effective: Any, change: Mapping[str, An
     """Of a run that does not record its changes, a difference of texts is one."""
     differs = requested is not None and effective is not None and _text(requested) != _text(effective)
     before = None if change is None else change.get("before")
-    reasons = [] if change is None else [elsewhere(str(change["why"]))]
+    reasons = [] if change is None else [localized(stored(change.get("reason"), str(change["why"])))]
     reasons += [] if before is None else [localized("page.engine.expected", value=_text(before))]
     words = listed([reason for reason in reasons if reason], "parts")
     words = words or (localized("page.engine.differs") if differs or change else "")
@@ -191,5 +191,5 @@ def _measured(key: str, value: Any) -> str:
     if key.endswith("_per_s"):
         return localized("page.client.per_second", rate=value)
     if key.endswith("_s"):
-        return elsewhere(format_error(value))
+        return format_error(value)
     return format_count(value) if isinstance(value, int) else significant(value)

@@ -13,7 +13,7 @@ from harness.results.folder import ResultFiles, number
 from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
 from reports.loads import load_text, short_duration, stage_title, trimmed
-from reports.texts import listed, sentence_text
+from reports.texts import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,7 @@ class Card:
 def answer(result: ResultFiles) -> str:
     """The answer in one sentence, or why there is none."""
     text = result.summary.get("answer")
-    return (
-        sentence_text(stored(result.summary.get("answer_message"), str(text)))
-        if text
-        else localized("page.answer.none")
-    )
+    return localized(stored(result.summary.get("answer_message"), str(text))) if text else localized("page.answer.none")
 
 
 def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:

@@ -23,7 +23,7 @@ from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
 from reports.svg import Drawing, drawn
-from reports.texts import markup, sentence_text
+from reports.texts import markup
 from reports.writing import write_text
 
 INDEX = "index.html"
@@ -102,7 +102,7 @@ def _entry(entry: HistoryEntry, run: int, place: Path) -> dict[str, Any]:
         "started": moment(str(entry.run.get("started_utc") or "")),
         "version": entry.version,
         "valid": bool(verdict.get("valid")),
-        "answer": sentence_text(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
+        "answer": localized(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
         "changed": [(text, "bad" if verdict == WORSE else "good") for text, verdict in described_changes(entry)],
     }
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from harness.analysis.warnings import warnings_of
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
 from harness.kernels.result import row_name
-from harness.messages import localized
+from harness.messages import localized, stored
 from harness.results import store
 from harness.units import format_bytes, format_rate, format_share
 from reports import ci_files, kernels
@@ -20,7 +20,6 @@ from reports.headline import Badge, WarningGroup
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
 from reports.tables import Cell
-from reports.texts import elsewhere
 from reports.writing import write_text
 
 
@@ -43,7 +42,7 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
     return {
         "run": run,
         "summary": summary,
-        "answer": elsewhere(str(summary["answer"])),
+        "answer": answer(summary),
         "simulated": summary["simulated"],
         "started": moment(str(run.get("started_utc") or "")),
         "policy": policy(),
@@ -62,6 +61,11 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
         "device": list(_device_rows(summary["kernels"])),
         "machine": list(_machine_rows(run)),
     }
+
+
+def answer(summary: Mapping[str, Any]) -> str:
+    """The answer of a kernel bench in a sentence or two."""
+    return localized(stored(summary.get("answer_message"), str(summary["answer"])))
 
 
 def groups_of_warnings(summary: Mapping[str, Any]) -> list[WarningGroup]:
@@ -133,7 +137,7 @@ def write_companions(folder: Path, run: Told, summary: Told) -> None:
 def _lines(run: Told, summary: Told) -> Iterator[str]:
     if summary["simulated"]:
         yield from simulated_lines()
-    yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{plain(elsewhere(str(summary['answer'])))}**", "")
+    yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{plain(answer(summary))}**", "")
     yield " · ".join(f"{MARKS[badge.tone]} {plain(badge.text)}".strip() for badge in badges(summary))
     yield ""
     for warning in groups_of_warnings(summary):
@@ -157,7 +161,7 @@ def _cases(name: str, summary: Told) -> Iterator[Xml.Element]:
     """A case for the verdict, and one for each case and path: wrong and lost ones fail, skipped ones are skipped."""
     verdict = ci_files.case_of(name, localized("page.junit.valid"))
     if not summary["verdict"]["valid"]:
-        ci_files.fail(verdict, elsewhere(str(summary["answer"])), "invalid")
+        ci_files.fail(verdict, answer(summary), "invalid")
     yield verdict
     for row in summary["kernels"]["rows"]:
         case = ci_files.case_of(f"{name}.kernels", row_name(row))

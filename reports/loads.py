@@ -8,7 +8,7 @@ from harness.analysis.steady_state import OFFLINE
 from harness.messages import localized, stored
 from harness.results.stage_names import load_name
 from harness.units import significant, time_scale
-from reports.texts import listed, sentence_text
+from reports.texts import listed
 
 
 def trimmed(value: float) -> str:
@@ -50,7 +50,7 @@ def column_title(index: int, load: str = "") -> str:
 
 def load_text(stage: Mapping[str, Any]) -> str:
     """The load of a stage of summary.json in a few words; of results of format 1 in English."""
-    return sentence_text(stored(stage.get("label_message"), str(stage.get("label") or "")))
+    return localized(stored(stage.get("label_message"), str(stage.get("label") or "")))
 
 
 def title_of(stage: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from harness.units import (
 from reports.glossary import METRIC_ORDER, name_of
 from reports.headline import grew, held_value, judged_statistic, left_out
 from reports.loads import column_title, load_text, title_of
-from reports.texts import paragraph, sentence_text
+from reports.texts import paragraph
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
 _COUNTS = {
@@ -203,7 +203,7 @@ def _window_text(stage: Mapping[str, Any]) -> str:
     """How the window of a stage was found, and where its rates begin."""
     windows = [stage.get(name) or {} for name in ("window", "rates_window")]
     reasons = [stored(window.get("message"), str(window["text"])) for window in windows if window.get("text")]
-    return paragraph(map(sentence_text, reasons))
+    return paragraph(map(localized, reasons))
 
 
 def _energy(energy: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Texts of a page in the language that is current: ours by code, those of other rooms as they come."""
+"""Messages as HTML and as text, lists and paragraphs, in the language that is current."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,6 @@ from harness.messages import Message, Parameter, current_language, localized, re
 from harness.messages.formats import joined
 from harness.messages.language import CHINESE
 from harness.messages.message import PLAIN
-from reports.transitional import said_in
 
 _HASH = re.compile(r"[0-9a-f]{32,}")
 SEVERITIES = {"invalid": "page.severity.invalid", "warning": "page.severity.warning", "note": "page.severity.note"}
@@ -44,21 +43,9 @@ def paragraph(texts: Iterable[str]) -> str:
     return ("" if current_language() == CHINESE else " ").join(filter(None, texts))
 
 
-def elsewhere(text: str) -> str:
-    """A text that another room made: in English as it is, else by the table of those that are no messages yet."""
-    return said_in(text, current_language())
-
-
 def sentence(message: Message) -> Markup:
-    """A message of another room as HTML; a plain text by the table of those that are no messages yet."""
-    if message.code == PLAIN:
-        return escape(elsewhere(str(message.parameters["text"])))
-    return markup(message)
-
-
-def sentence_text(message: Message) -> str:
-    """The same as plain text."""
-    return elsewhere(str(message.parameters["text"])) if message.code == PLAIN else localized(message)
+    """A message of another room as HTML; empty where it is an empty text."""
+    return markup(message) if message.code != PLAIN or message.parameters["text"] else Markup()
 
 
 def severity_name(severity: str) -> str:

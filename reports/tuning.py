@@ -3,19 +3,20 @@
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from harness.messages import Message, localized, message, plain
+from harness.messages import Message, localized, message, stored
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
 from reports import tuning_tables as tables
 from reports.glossary import TERMS
 from reports.headline import Badge, Card, WarningGroup
 from reports.page import PAGE, environment, moment, policy, script
-from reports.texts import elsewhere, listed, paragraph
+from reports.texts import listed, markup, paragraph
 from reports.tuning_figures import draw_study
 from reports.writing import write_text
 
@@ -85,13 +86,16 @@ def _names(result: StudyFiles) -> list[str]:
     return [str(objective["name"]) for objective in result.objectives]
 
 
-def _notes(result: StudyFiles) -> list[str]:
+def _notes(result: StudyFiles) -> list[Markup]:
     study = result.content
     inert = [
-        localized("page_tuning.study.inert", name=str(row.get("name")), reason=str(row.get("why")))
+        markup(
+            "page_tuning.study.inert", name=str(row.get("name")), reason=stored(row.get("reason"), str(row.get("why")))
+        )
         for row in study.get("dead") or ()
     ]
-    return list(dict.fromkeys([*inert, *map(str, study.get("notes") or ())]))
+    kept = zip_longest(study.get("notes") or (), study.get("note_messages") or ())
+    return list(dict.fromkeys([*inert, *(markup(stored(note, str(text))) for text, note in kept)]))
 
 
 def answer(result: StudyFiles) -> str:
@@ -116,10 +120,10 @@ def _confirmed(result: StudyFiles) -> str:
         return localized("page_tuning.answer.unconfirmed")
     gain = (confirmation.get("gains") or {}).get(str(confirmation.get("choice") or 0))
     if result.chosen is None or gain is None:
-        gains = [elsewhere(str(row.get("words"))) for row in (confirmation.get("gains") or {}).values()]
+        gains = [tables.gain_message(row) for row in (confirmation.get("gains") or {}).values()]
         return localized("page_tuning.answer.keep_default", gains=gains)
     taken = result.chosen.get("number")
-    again = localized("page_tuning.answer.confirmed", trial=taken, gain=elsewhere(str(gain["words"])))
+    again = localized("page_tuning.answer.confirmed", trial=taken, gain=tables.gain_message(gain))
     if result.best is None or result.best.get("number") == taken:
         return again
     return paragraph((again, localized("page_tuning.answer.not_the_best", trial=result.best.get("number"))))
@@ -151,7 +155,7 @@ def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
     compared = [trial for trial in result.trials if feasible(trial) or trial.get("status") == "stopped"]
     drift = result.confirmation.get("drift")
     if drift:
-        yield plain(str(drift)), message("page_tuning.warnings.rest")
+        yield stored(result.confirmation.get("drift_message"), str(drift)), message("page_tuning.warnings.rest")
     yield from _unconfirmed(result)
     if len(compared) < _FEW_TRIALS:
         text = message("page_tuning.warnings.few_trials", trials=len(compared))

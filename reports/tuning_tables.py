@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.messages import localized
+from harness.messages import Message, localized, stored
 from harness.results.study import StudyFiles, feasible, measured_value, value_of
 from harness.units import format_duration, format_rate, significant
 from reports.tables import Cell
-from reports.texts import elsewhere, listed
+from reports.texts import listed
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
@@ -153,7 +153,7 @@ def _outcome(result: StudyFiles, trial: Mapping[str, Any]) -> Cell:
         return Cell(localized("page_tuning.trials.limit_broken"), over, "bad")
     if trial.get("status") == "stopped":
         return Cell(localized("page_tuning.trials.stopped_early"), localized("page_tuning.trials.could_not_win"))
-    answer = elsewhere(str(trial.get("answer") or ""))
+    answer = localized(stored(trial.get("answer_message"), str(trial.get("answer") or "")))
     if trial is result.chosen or (trial is result.best and not result.confirmation):
         code = "page_tuning.trials.winner" if trial is result.chosen else "page_tuning.trials.best"
         return Cell(localized(code), answer, tone="good")
@@ -197,7 +197,7 @@ def confirmation_rows(result: StudyFiles) -> Iterator[list[Cell]]:
         number = finalist.get("trial")
         yield [
             _entrant_cell(number, chosen=place == confirmation.get("choice")),
-            Cell(elsewhere(str(gain.get("words") or "–")), tone="good" if gain.get("shown") else "plain"),
+            Cell(localized(gain_message(gain)), tone="good" if gain.get("shown") else "plain"),
             Cell(value_text(name, _worst(result, values.get(str(place)) or ()))),
             Cell(str(len(values.get(str(place)) or ()))),
             Cell(
@@ -205,6 +205,11 @@ def confirmation_rows(result: StudyFiles) -> Iterator[list[Cell]]:
                 tone="bad" if broken else "plain",
             ),
         ]
+
+
+def gain_message(gain: Mapping[str, Any]) -> Message:
+    """The gain over the default, as the study words it."""
+    return stored(gain.get("message"), str(gain.get("words") or "–"))
 
 
 def _entrant_cell(trial: int | None, *, chosen: bool) -> Cell:

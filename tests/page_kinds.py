@@ -12,6 +12,7 @@ import reports
 from harness.comparison.comparison import compare
 from harness.comparison.history import histories
 from harness.comparison.repeats import read_side
+from harness.messages import message
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports import history_page, kernels_page
@@ -93,6 +94,9 @@ def kernels(_place: Path) -> str:
     summary = {
         "simulated": False, "verdict": {"valid": False, "warnings": warnings}, "kernels": found,
         "answer": f"8 of 10 cases measured on {EVIL} with vllm_cpu.",
+        "answer_message": message(
+            "kernels.answer", measured=8, cases=10, device=EVIL, provider="vllm_cpu"
+        ).as_dict(),
     }  # fmt: skip
     run = {
         "name": LONG, "question": EVIL, "kernels": {"cases": cases}, "rerun": f"harness run {LONG}",

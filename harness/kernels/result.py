@@ -108,11 +108,13 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
     unturned = len(run["kernels"]["cases"]) - len({row["case"] for row in rows if row["case"] >= 0})
     warnings = [*_unturned(unturned, len(run["kernels"]["cases"])), *find_warnings(rows, device)]
     counts = Counter(row["status"] for row in rows)
+    sentence = answer(rows, device, unturned)
     return {
         "format": store.SUMMARY_FORMAT,
         "name": run["name"],
         "question": run["question"],
-        "answer": str(answer(rows, device, unturned)),
+        "answer": str(sentence),
+        "answer_message": sentence.as_dict(),
         "simulated": False,
         "engine": {"kind": device["provider"], "simulated": False, "model": None, "effective": {}},
         "verdict": {

@@ -11,7 +11,7 @@ study that was cut short leaves some out. Times in minutes, metrics as in `harne
     objectives     [{name, direction}]                   direction: maximise or minimise
     limits         [{name, most, least}]                 constraints; null where there is none
     parameters     [{name, kind, low, high, log, values}]  what was searched
-    dead           [{name, becomes, why}]                what was found to change nothing
+    dead           [{name, becomes, why, reason}]        what was found to change nothing
     notes, lines   [line]                                remarks; the summary as it was printed
     trials         [{number, point, effective, status, values, violations, failure: {kind, retryable, line},
                      cause, minutes: {start, load, other}, seed, origin, start, twin, of,
@@ -24,6 +24,7 @@ study that was cut short leaves some out. Times in minutes, metrics as in `harne
     winner         {trial, point, changed, command}      null where no configuration kept every limit
     files          {name: file}                          what to take away, beside study.json
 
+`reason`, `message` and `…_message(s)` hold the English text beside them as a message: {code, parameters}.
 A value that is not finite is null, or {"float": "inf"}.
 """
 
@@ -193,6 +194,7 @@ class InertParameterSchema(Struct, frozen=True):
 
     name: str
     why: str | None = None
+    reason: Object | None = None
 
 
 class FailureSchema(Struct, frozen=True):
@@ -226,6 +228,7 @@ class TrialSchema(Struct, frozen=True):
     extrapolated: bool | None = None
     cause: str | None = None
     answer: str | None = None
+    answer_message: Object | None = None
 
 
 class ImportanceSchema(Struct, frozen=True):
@@ -259,6 +262,7 @@ class GainSchema(Struct, frozen=True):
     """What was gained over the default."""
 
     words: str | None = None
+    message: Object | None = None
     shown: bool | None = None
 
 
@@ -271,6 +275,7 @@ class ConfirmationSchema(Struct, frozen=True):
     choice: Place | None = None
     broken: dict[str, list[str]] | None = None
     drift: str | None = None
+    drift_message: Object | None = None
     minutes: Number | None = None
     starts: Count | None = None
 
@@ -320,6 +325,7 @@ class StudySchema(Struct, frozen=True):
     parameters: list[ParameterSchema] | None = None
     dead: list[InertParameterSchema] | None = None
     notes: list[str] | None = None
+    note_messages: list[Object] | None = None
     lines: list[str] | None = None
     trials: list[TrialSchema] | None = None
     front: list[Place] | None = None

@@ -109,7 +109,7 @@ class InertParameter:
 
     name: str
     becomes: ParameterValue | None
-    why: str
+    why: Message
 
     @property
     def message(self) -> Message:
@@ -155,7 +155,7 @@ def _inert(
     resolver: CandidateResolver, space: Space, parameter: TunableParameter, bases: Sequence[Point]
 ) -> InertParameter | None:
     tried = False
-    reason, becomes = str(message("tuning.value_not_passed_on")), None
+    reason, becomes = message("tuning.value_not_passed_on"), None
     for base in bases:
         candidates = resolver.candidates(_varied(space, parameter, base))
         sound = [candidate for candidate in candidates if candidate.resolved.refusal is None]
@@ -164,7 +164,7 @@ def _inert(
         for candidate in sound:
             tried = True
             change = next((row for row in candidate.resolved.changed if row.flag == parameter.key), None)
-            reason = reason if change is None or change.why is None else str(change.why)
+            reason = reason if change is None or change.why is None else change.why
             becomes = candidate.resolved.effective.get(parameter.key, becomes)
     return InertParameter(parameter.name, becomes, reason) if tried else None
 

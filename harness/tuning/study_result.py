@@ -23,6 +23,7 @@ from harness.tuning import export
 from harness.tuning.capacity import answer_from_metrics
 from harness.tuning.confirmation import Confirmation, Finalist
 from harness.tuning.feasibility import failure_line
+from harness.tuning.parameters import InertParameter
 from harness.tuning.study import StudyContext
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.trial_store import trial_as_json
@@ -263,8 +264,9 @@ def _told(
         "objectives": [asdict(objective) for objective in plan.objectives],
         "limits": [asdict(constraint) for constraint in plan.all_limits],
         "parameters": [asdict(parameter) for parameter in plan.space.parameters],
-        "dead": [asdict(parameter) for parameter in context.inert],
+        "dead": [_inert(parameter) for parameter in context.inert],
         "notes": [str(note) for note in context.notes],
+        "note_messages": [note.as_dict() for note in context.notes],
         "pool": {
             "different": len(context.proposer.pool),
             "same": context.proposer.same,
@@ -286,18 +288,26 @@ def _told(
 
 def _trial(trial: Trial) -> dict[str, Any]:
     """A trial as study.json has it; the values of one that was stopped early are extrapolated."""
-    marks = {"extrapolated": trial.status == STOPPED, "cause": _cause(trial), "answer": _answer(trial)}
+    marks = {"extrapolated": trial.status == STOPPED, "cause": _cause(trial), **_answer(trial)}
     return {"number": trial.number, **trial_as_json(trial), **marks}
+
+
+def _inert(parameter: InertParameter) -> dict[str, Any]:
+    """`why` is English, `reason` the same as a message."""
+    names = {"name": parameter.name, "becomes": parameter.becomes}
+    return names | {"why": str(parameter.why), "reason": parameter.why.as_dict()}
 
 
 def _cause(trial: Trial) -> str | None:
     return None if trial.failure is None else str(failure_line(trial.failure))
 
 
-def _answer(trial: Trial) -> str | None:
-    """What a search for a capacity answered."""
+def _answer(trial: Trial) -> dict[str, Any]:
+    """The answer of a search for a capacity, in English and as a message."""
     answer = None if trial.measurement is None else answer_from_metrics(trial.measurement.metrics)
-    return None if answer is None else str(answer)
+    if answer is None:
+        return {"answer": None, "answer_message": None}
+    return {"answer": str(answer), "answer_message": answer.as_dict()}
 
 
 def _winner(plan: StudyPlan, winner: Finalist) -> dict[str, Any]:
@@ -319,12 +329,14 @@ def _confirmation(confirmation: Confirmation) -> dict[str, Any]:
         ],
         "values": {str(who): list(values) for who, values in confirmation.values.items()},
         "gains": {
-            str(who): asdict(gain) | {"words": str(gain.message), "shown": gain.shown}
+            str(who): asdict(gain)
+            | {"words": str(gain.message), "message": gain.message.as_dict(), "shown": gain.shown}
             for who, gain in confirmation.gains.items()
         },
         "choice": confirmation.choice,
         "broken": {str(who): list(names) for who, names in confirmation.broken.items()},
         "drift": None if confirmation.drift_warning is None else str(confirmation.drift_warning),
+        "drift_message": None if confirmation.drift_warning is None else confirmation.drift_warning.as_dict(),
         "minutes": confirmation.minutes,
         "starts": confirmation.starts,
         "words": str(confirmation.message),

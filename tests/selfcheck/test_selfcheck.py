@@ -155,9 +155,9 @@ def test_no_time_is_told_finer_than_a_stamp_can_tell(cache):
     told = texts(fine | {"shared_core": result["shared_core"] | {"streams": 1, "ttft_added_s": -1.0}})
 
     assert str(said[0]).startswith("1 stream: TTFT 50.0 ms ")
-    assert told[0] == "Exactness: a mean TTFT is right to 5.87 µs, and the p99 of the gap between chunks to under 1 µs."
+    assert told[0] == "Exactness: a mean TTFT is right to 5.87 µs, and the p99 of the gap between chunks to < 1 µs."
     assert " on 1 stream (" in told[1]
-    assert "a server of 1 stream was itself under 1 µs slower" in told[2]
+    assert "a server of 1 stream was itself < 1 µs slower" in told[2]
 
 
 def test_a_result_is_found_again_where_it_holds(cache, monkeypatch):
