@@ -91,7 +91,7 @@ def _holds(level: Level) -> bool:
 
 
 def _unknown(level: Level) -> bool:
-    """Whether no limit can be told at a level."""
+    """Whether no limit could be judged at a level."""
     return all(outcome.met is None for outcome in _outcomes(level))
 
 
@@ -232,8 +232,8 @@ def saturation(
 ) -> tuple[float, float] | None:
     """Where a step of load brings less than half of what the first load brought for as much: the rates of its ends.
 
-    `loads` are pairs of what was requested and reached; the ends are told in what was reached, or in what was
-    `offered` by what was requested. None where no step does, or fewer than three loads tell.
+    `loads` are pairs of what was requested and reached; the ends are what was reached there, or what was
+    `offered` by what was requested. None where no step does, or there are fewer than three loads.
     """
     steps = sorted(dict(loads).items())
     if len(steps) < FEWEST_STEPS or not steps[0][0] > 0 or not steps[0][1] > 0:
@@ -268,7 +268,7 @@ def holding_stages(stages: Sequence[Stage], growing: Collection[int]) -> set[int
 
 
 def _rate(stage: Stage, rate: str) -> float:
-    """A rate of a stage; of an older one, which tells no offered rate, the one that was requested."""
+    """A rate of a stage; of an older one, which has no offered rate, the one that was requested."""
     value = stage.get(rate)
     if value is None and rate == "offered_rate":
         value = (stage.get("load") or {}).get("rate", stage.get("request_rate"))

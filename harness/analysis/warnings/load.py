@@ -184,7 +184,7 @@ def interrupted(evidence: Evidence) -> Iterator[Warning]:
 
 
 def steady(evidence: Evidence) -> Iterator[Warning]:
-    """A queue that grew, no steady state, or too little to tell."""
+    """A queue that grew, no steady state, or too few requests to judge."""
     window = evidence.summary.window
     if window.grew:
         text = sentences(*window.reasons, message("analysis.latencies_depend"))

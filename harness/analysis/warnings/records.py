@@ -156,7 +156,7 @@ def _littles_law(stage: StageInput, summary: StageSummary) -> Iterator[Message]:
 def _event_tokens(stage: StageInput, _summary: StageSummary) -> Iterator[Message]:
     r, events = stage.requests, stage.events
     held = tokens_by_row(events)
-    timed = np.diff(events.offsets) > 0  # an offline call tells no events
+    timed = np.diff(events.offsets) > 0  # an offline call has no events
     off = (r.phase == MEASURED) & (r.status == COMPLETED) & timed & (held != r.output_tokens)
     if off.any():
         first = int(np.flatnonzero(off)[0])
@@ -207,7 +207,7 @@ def _prompts(evidence: Evidence, *, added: bool) -> Message:
 
 
 def assumed_tokens(evidence: Evidence) -> Iterator[Warning]:
-    """Events whose number of tokens the server did not tell, or not in step with what it sent."""
+    """Events whose number of tokens the server did not say, or not in step with what it sent."""
     r = evidence.stage.requests
     done = _done(r)
     assumed, uncounted = (int((done & (r.counted_by == way)).sum()) for way in (ASSUMED, FROM_EVENTS))
