@@ -12,8 +12,7 @@ from harness.units import format_count, format_duration
 from reports import headline, tables
 from reports.loads import title_of
 from reports.tables import Column, count_name
-from reports.texts import paragraph, severity_name
-from reports.writing import write_text
+from reports.texts import paragraph, severity_name, write_text
 
 SUMMARY = "summary.md"
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|~#!@]|:(?=//)|(?<=www)\.)")

@@ -36,7 +36,7 @@ from reports.headline import Badge, WarningGroup
 from reports.page import environment, moment, policy, script
 from reports.svg import Drawing, drawn
 from reports.tables import Cell
-from reports.writing import write_text
+from reports.texts import write_text
 
 PAGE = "compare.html"
 MOST_DRAWN = 40  # measurements of kernels in the figure; the table has all

@@ -23,8 +23,7 @@ from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
 from reports.svg import Drawing, drawn
-from reports.texts import markup
-from reports.writing import write_text
+from reports.texts import markup, write_text
 
 INDEX = "index.html"
 SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")

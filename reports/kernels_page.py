@@ -20,7 +20,7 @@ from reports.headline import Badge, WarningGroup
 from reports.page import PAGE, environment, moment, policy, script
 from reports.palette import stage_variables
 from reports.tables import Cell
-from reports.writing import write_text
+from reports.texts import write_text
 
 
 def write(folder: Path) -> Path:

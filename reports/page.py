@@ -1,4 +1,4 @@
-"""The page of a result folder: one HTML file.
+"""The page of a result folder: one HTML file with all its figures.
 
 Everything stands in the file: styles, figures, a few lines of script. A content security policy
 in its head forbids every request and every other script, so that no text of a scenario, model or
@@ -6,8 +6,11 @@ server can ever become more than text.
 """
 
 import base64
+import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,15 @@ from harness.messages import localized
 from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.units import format_duration
-from reports import facts, frames, headline, peers, stalling, tables
+from reports import curves, distributions, facts, frames, headline, stalling, tables, timelines
 from reports.data import Data
-from reports.gallery import draw_all
+from reports.figures.style import drawing
 from reports.glossary import TERMS
 from reports.loads import title_of
 from reports.palette import stage_variables
+from reports.svg import Drawing
 from reports.tables import breakable, column_kinds
-from reports.texts import is_hash, markup, sentence, severity_name
-from reports.writing import write_text
+from reports.texts import is_hash, markup, sentence, severity_name, write_text
 
 PAGE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -120,8 +123,8 @@ def _pauses(data: Data, stalled: Sequence[stalling.StagePauses]) -> dict[str, An
         "interference": stalling.interference_rows(data, stalled),
         "single_heads": stalling.single_heads(),
         "single_gaps": stalling.single_rows(data, stalled),
-        "peer_heads": peers.heads(),
-        "peers": peers.tables(data),
+        "peer_heads": tables.peer_heads(),
+        "peers": tables.peer_tables(data),
     }
 
 
@@ -164,3 +167,46 @@ def policy() -> str:
     digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
     allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """All figures of a page; None or empty where there is nothing to draw."""
+
+    hero: Drawing | None = None
+    curves: Sequence[Drawing] = ()
+    spreads: Sequence[Drawing] = ()
+    shapes: Sequence[Drawing] = ()
+    load: Drawing | None = None
+    heat: Drawing | None = None
+    lanes: Drawing | None = None
+    client: Drawing | None = None
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Figures are webs of references; looking for rings in them while they grow takes a tenth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def draw_all(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Gallery:
+    """Every figure that the files have something for; `stalls` are marked in those over time."""
+    if not len(data.places):
+        return Gallery()
+    with drawing(), _without_collecting():
+        return Gallery(
+            hero=curves.hero(data),
+            curves=tuple(curves.further_curves(data)),
+            spreads=tuple(distributions.spreads(data)),
+            shapes=tuple(distributions.shapes(data)),
+            load=timelines.load(data, stalls),
+            heat=timelines.heat(data, stalls),
+            lanes=timelines.lanes(data, stalls),
+            client=timelines.client(data),
+        )

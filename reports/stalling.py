@@ -1,4 +1,4 @@
-"""Pauses that all responses shared, what else happened then, and pauses of single requests."""
+"""Pauses as tables and sentences: those of all responses, those that prefill explains, those of single requests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

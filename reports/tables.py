@@ -19,9 +19,10 @@ from harness.units import (
     significant,
     time_scale,
 )
+from reports.data import Data
 from reports.glossary import METRIC_ORDER, name_of
 from reports.headline import grew, held_value, judged_statistic, left_out
-from reports.loads import column_title, load_text, title_of
+from reports.loads import column_title, load_text, stage_title, title_of
 from reports.texts import paragraph
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
@@ -313,3 +314,34 @@ def column_kinds(rows: Sequence[Sequence[Cell]]) -> list[str]:
 def breakable(name: str) -> Markup:
     """A name that a browser may break after each underscore."""
     return Markup("_<wbr>").join(name.split("_"))
+
+
+def peer_heads() -> list[str]:
+    """The columns of `peer_tables`: what other tools would have printed."""
+    return [
+        localized("page.tools.tool"),
+        localized("page.tools.name"),
+        localized("page.tools.mean"),
+        "p99",
+        localized("page.tools.definition"),
+    ]
+
+
+def peer_row(entry: Mapping[str, Any]) -> list[Cell]:
+    """One number of one tool: of a latency mean and p99, of its throughput the rate; and the definition."""
+    tool, definition = Cell(str(entry["tool"])), Cell(localized(str(entry["definition"])))
+    if "output_token_rate" in entry:
+        rate = format_rate(entry["output_token_rate"], "tokens/s")
+        return [tool, Cell(localized("page.tools.output_throughput")), Cell(rate), Cell(""), definition]
+    times = [Cell(format_duration(entry[name])) for name in ("mean", "p99")]
+    return [tool, Cell(str(entry["name"])), *times, definition]
+
+
+def peer_tables(data: Data) -> list[tuple[str, list[list[Cell]]]]:
+    """For each stage its name and rows; a repeated stage by its first repeat."""
+    first = {stage.get("index", 0): stage for stage in reversed(data.result.stages)}
+    stages = [first[index] for index in sorted(first) if first[index].get("peers")]
+    return [
+        (stage_title(stage["index"], load_text(stage)), [peer_row(entry) for entry in stage["peers"]])
+        for stage in stages
+    ]

@@ -1,7 +1,8 @@
-"""Messages as HTML and as text, lists and paragraphs, in the language that is current."""
+"""Messages as HTML and as text, lists and paragraphs, in the language that is current; the writer of text files."""
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
@@ -56,3 +57,11 @@ def severity_name(severity: str) -> str:
 def is_hash(value: str) -> bool:
     """Whether a value is a hash, which a line of a page may break anywhere."""
     return _HASH.fullmatch(value) is not None
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text whole or not at all; what UTF-8 has no place for becomes a question mark."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_bytes(text.encode("utf-8", "replace"))
+    draft.replace(path)
+    return path

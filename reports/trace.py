@@ -23,7 +23,7 @@ from harness.telemetry import server_metrics
 from reports.lanes import lanes_of
 from reports.loads import stage_title
 from reports.rows import groups_of, rows_of
-from reports.writing import write_text
+from reports.texts import write_text
 
 TRACE = "trace.json"
 CLIENT, SERVER, FIRST_STAGE = 1, 2, 10  # process numbers, in the order in which they are shown

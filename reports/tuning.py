@@ -16,9 +16,8 @@ from reports import tuning_tables as tables
 from reports.glossary import TERMS
 from reports.headline import Badge, Card, WarningGroup
 from reports.page import PAGE, environment, moment, policy, script
-from reports.texts import listed, markup, paragraph
+from reports.texts import listed, markup, paragraph, write_text
 from reports.tuning_figures import draw_study
-from reports.writing import write_text
 
 _FEW_TRIALS = 6
 _MANY_FAILURES = 0.25

@@ -23,7 +23,7 @@ from harness.analysis.token_gaps import Gaps, streams, token_rates
 from harness.results.request_table import COLUMNS, COMPLETED, MEASURED, MISSING, events_from, requests_from_columns
 from harness.units import NS_PER_S
 from reports.data import Data
-from reports.writing import write_text
+from reports.texts import write_text
 
 VLLM_BENCH = "vllm-bench.json"
 Floats = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What all figures share: paper, type, axes and the way values are written.
+"""The parts that all figures share: paper, type, axes and the way values are written.
 
 Sizes are in SVG units, one a CSS pixel at the figure's own width. A small figure is as wide as a
 phone, so that its type is read there as it is drawn; where there is more room the page draws the

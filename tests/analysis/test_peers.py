@@ -19,7 +19,7 @@ from harness.results.folder import read_files
 from harness.results.request_table import samples_from
 from reports import vllm_bench
 from reports.data import gather
-from reports.peers import tables
+from reports.tables import peer_tables
 from tests.made_runs import answered, columns, failed, ns, run_json, span_row
 from tests.result_folder import write_result
 
@@ -131,7 +131,7 @@ def test_a_number_for_every_name_and_a_rate_for_every_tool(tmp_path):
 
 def test_the_page_has_a_table_for_each_stage(tmp_path):
     """Named by the stage's load."""
-    ((label, told),) = tables(made(tmp_path))
+    ((label, told),) = peer_tables(made(tmp_path))
 
     assert label == "stage 1 (poisson 1 req/s)"
     assert len(told) > 20

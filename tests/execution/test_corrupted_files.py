@@ -14,7 +14,7 @@ from harness.cli import app
 from harness.results import store
 from harness.tuning import coordination
 from reports import compare_page, history_page, kernels, page, tuning
-from reports.gallery import Gallery
+from reports.page import Gallery
 from reports.tuning_figures import StudyGallery
 from tests.corruptions import cases_of, study_cases
 from tests.execution.test_reconcile import write_raw
