@@ -16,7 +16,7 @@ from tests.real_engines.environments import RECIPES, interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("harness", "reports", "kernels_bench")
-NAMES = {"yaml": "pyyaml"}  # of a library whose package has another name
+NAMES = {"pydantic_core": "pydantic", "yaml": "pyyaml"}  # of a library whose package has another name
 ELSEWHERE = {"torch", "torch_npu", "vllm", "ascend"}  # of an engine's interpreter
 VLLM = ("0.33.0", "0.32.0")
 PARTS = ("harness", "reports", "kernels_bench", "scenarios", "pyproject.toml", "setup.py", "README.md", "LICENSE")

@@ -231,7 +231,7 @@ def test_what_changed_is_told_with_its_source(tmp_path):
     assert told["resolution"]["effective"]["block_size"] == 128
     assert (row["flag"], row["asked"], row["effective"], row["before"]) == ("block_size", 16, 128, None)
     assert (row["source"], row["why"]) == ("metrics", "Block size is set to 128 here.")
-    assert told["sources"]["max_num_seqs"] == "engine config code"
+    assert told["sources"]["max_num_seqs"] == "config code"
 
 
 def test_what_cannot_be_resolved_is_started_all_the_same(tmp_path):
