@@ -166,7 +166,7 @@ def cells(row: ComparisonRow) -> list[Cell]:
 
 
 def verdict_name(verdict: str) -> str:
-    """How the verdict on a measure is called in the current language."""
+    """The name of the verdict on a measure in the current language."""
     return localized(VERDICTS[verdict])
 
 

@@ -40,7 +40,7 @@ def token_rows(result: ResultFiles) -> list[list[Cell]]:
 
 
 def counted_by(result: ResultFiles) -> str:
-    """Where token counts came from, in words."""
+    """The source of the token counts, in words."""
     counts = (result.summary.get("tokens") or {}).get("counted_by") or {}
     sources = [_token_source(name, requests) for name, requests in counts.items() if requests]
     return localized("page.tokens.counted_by", sources=sources) if sources else ""
@@ -114,7 +114,7 @@ def _text(value: Any) -> str:
 
 
 def environment_rows(result: ResultFiles) -> list[tuple[str, str]]:
-    """Where and with what the run was made."""
+    """The machine, its software and its packages."""
     facts = dict(result.run.get("environment") or {})
     memory = facts.pop("memory_bytes", None)
     packages = facts.pop("packages", None) or {}
@@ -135,12 +135,12 @@ _ENVIRONMENT = {
 
 
 def environment_name(name: str) -> str:
-    """How a fact about the machine is called."""
+    """The name of a fact about the machine."""
     return localized(_ENVIRONMENT[name]) if name in _ENVIRONMENT else name.replace("_", " ")
 
 
 def run_rows(result: ResultFiles) -> list[tuple[str, str]]:
-    """What was run, when, with which seed, and the hashes that tell two runs apart."""
+    """Facts to run it again: start, scenario, seed, engine, and the hashes by which two runs are compared."""
     run, engine = result.run, result.run.get("engine") or {}
     names = {
         "started_utc": "page.again.started",

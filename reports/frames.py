@@ -229,7 +229,7 @@ def _curves(parts: Sequence[tuple[int, Floats, Floats]]) -> pd.DataFrame:
 
 
 def load_frame(result: ResultFiles, places: pd.DataFrame, events: Events | None) -> pd.DataFrame:
-    """What was under way over time, in `BINS` equal bins.
+    """Requests in flight, rates and failures over time, in `BINS` equal bins.
 
     Columns: at_s (middle of the bin), in_flight (sent and not over), waiting (due and not sent),
     token_rate (tokens received per second).

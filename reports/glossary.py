@@ -15,12 +15,12 @@ class Term:
 
     @property
     def name(self) -> str:
-        """How it is called."""
+        """Its name."""
         return localized(self.code) if "." in self.code else self.code
 
     @property
     def meaning(self) -> str:
-        """What it means."""
+        """Its meaning."""
         return localized(self.meaning_code)
 
 
@@ -58,5 +58,5 @@ METRIC_ORDER = ("ttft_user", "ttft", "tpot", "itl", "chunk_gap", "e2e_user", "e2
 
 
 def name_of(metric: str) -> str:
-    """How a metric is called on the page."""
+    """The name of a metric on the page."""
     return TERMS[metric].name if metric in TERMS else metric

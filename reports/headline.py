@@ -36,7 +36,7 @@ def answer(result: ResultFiles) -> str:
 
 
 def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:
-    """The stage whose figures stand on the cards, and why that one."""
+    """The stage whose figures stand on the cards, and the reason why it is that one."""
     stages = [stage for stage in result.stages if (stage.get("requests") or {}).get("completed")]
     if not stages:
         return None, ""
@@ -131,7 +131,7 @@ def _too_short(statistics: Mapping[str, Any], statistic: str) -> str:
 
 
 def _completed_only(stage: Mapping[str, Any], held: Mapping[str, Any] | None) -> str:
-    """That a percentile is of completed requests, where some failed, and what its limit is held to instead."""
+    """A note that a percentile is of completed requests, where some failed, and the value that its limit is held to."""
     if not (stage.get("requests") or {}).get("failed"):
         return ""
     if not held:
@@ -252,7 +252,7 @@ def held_value(held: Mapping[str, Any]) -> str:
 
 
 def left_out(stage: Mapping[str, Any]) -> str:
-    """Which requests a stage's latencies leave out, where some failed; empty where none did."""
+    """The requests that a stage's latencies leave out, where some failed; empty where none did."""
     failed = (stage.get("requests") or {}).get("failed") or 0
     return localized("page.stages.left_out", failed=failed) if failed else ""
 

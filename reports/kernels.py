@@ -275,7 +275,7 @@ def _case(row: Row, differing: Collection[str]) -> Cell:
 
 
 def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]) -> Iterator[str]:
-    """What the limit is one of, and how near the data sheet's one is."""
+    """The resource that limits a kernel, and the share of the data sheet's limit that it reached."""
     if held:
         yield _named(held[0][1]["bound"], _BOUNDS)
     if len(shares) > 1:

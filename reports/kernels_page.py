@@ -124,17 +124,17 @@ def _machine_rows(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 _MOST_ROWS = 60  # of a job page; the page itself has them all
-Told = Mapping[str, Any]
+Content = Mapping[str, Any]
 
 
-def write_companions(folder: Path, run: Told, summary: Told) -> None:
+def write_companions(folder: Path, run: Content, summary: Content) -> None:
     """Write summary.md and junit.xml of a kernel bench into its folder."""
     write_text(folder / SUMMARY, "\n".join(_lines(run, summary)) + "\n")
     suite = str(run.get("name", "")) + (" (SIMULATED)" if summary["simulated"] else "")
     write_text(folder / ci_files.JUNIT, ci_files.document(suite, _cases(str(run.get("name", "")), summary)))
 
 
-def _lines(run: Told, summary: Told) -> Iterator[str]:
+def _lines(run: Content, summary: Content) -> Iterator[str]:
     if summary["simulated"]:
         yield from simulated_lines()
     yield from (f"## {plain(str(run.get('question', '')))}", "", f"**{plain(answer(summary))}**", "")
@@ -157,7 +157,7 @@ def _words(cell: Cell) -> str:
     return plain(", ".join(filter(None, (cell.text, cell.below))) if cell.foreign else cell.text)
 
 
-def _cases(name: str, summary: Told) -> Iterator[Xml.Element]:
+def _cases(name: str, summary: Content) -> Iterator[Xml.Element]:
     """A case for the verdict, and one for each case and path: wrong and lost ones fail, skipped ones are skipped."""
     verdict = ci_files.case_of(name, localized("page.junit.valid"))
     if not summary["verdict"]["valid"]:

@@ -52,6 +52,6 @@ def lanes_of(begins: list[float], ends: list[float]) -> list[int]:
 
 
 def counted(latencies: pd.DataFrame) -> tuple[int, int]:
-    """How many requests were sent, and how many of these completed."""
+    """The numbers of requests sent and completed."""
     sent = latencies["sent_s"].notna()
     return int(sent.sum()), int((sent & (latencies["status"] == COMPLETED)).sum())

@@ -23,8 +23,8 @@ def short_duration(seconds: float) -> str:
     return f"{trimmed(seconds / size)} {unit}"
 
 
-def asked_load(stage: Mapping[str, Any]) -> float:
-    """How much a stage of the summary asks for, to order stages by: its rate, users or speed."""
+def requested_load(stage: Mapping[str, Any]) -> float:
+    """The requested load of a stage of the summary, to order stages by: its rate, users or speed."""
     load = stage.get("load") or {}
     value = load.get("rate_to", load.get("rate", load.get("concurrency", load.get("speed"))))
     if load.get("kind") == OFFLINE:
@@ -59,7 +59,7 @@ def title_of(stage: Mapping[str, Any]) -> str:
 
 
 def short_labels(loads: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label of each stage that tells it from the others, as short as that allows."""
+    """A label of each stage that differs from the others, as short as that allows."""
     differing = [name for name in _WORDS if len({load.get(name) for load in loads}) > 1]
     words = [_words(load, differing or _LEVELS) for load in loads]
     often = Counter(words)

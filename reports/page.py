@@ -48,7 +48,7 @@ def render(data: Data) -> str:
 
 @cache
 def environment() -> jinja2.Environment:
-    """Where templates come from, and how they are filled: every value escaped, none missing."""
+    """The environment of the templates: every value is escaped, and a missing one is an error."""
     jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,  # everywhere, whatever a template is called
@@ -99,7 +99,7 @@ def _context(data: Data) -> dict[str, Any]:
 
 
 def _card_heading(stage: Mapping[str, Any], reason: str) -> str:
-    """Which stage the cards are of, and why that one."""
+    """The heading of the cards: their stage, and the reason why it is that one."""
     name = title_of(stage)
     return (
         localized("page.cards.at_because", stage=name, reason=reason)
@@ -163,7 +163,7 @@ def script() -> str:
 
 
 def policy() -> str:
-    """Nothing from anywhere: styles of the file itself, and the one script whose hash this is."""
+    """The content security policy: nothing is loaded; styles of the file itself, and the one script by its hash."""
     digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
     allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"

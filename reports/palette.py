@@ -65,7 +65,7 @@ def stage_variables(count: int, *, dark: bool) -> str:
 
 
 def _places(count: int) -> Sequence[float]:
-    """Where on the ramp (0 to 1) each stage stands; a lone one is blue."""
+    """The place of each stage on the ramp (0 to 1); a lone one is blue."""
     return (0.25,) if count == 1 else tuple(i / max(1, count - 1) for i in range(count))
 
 

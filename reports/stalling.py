@@ -135,7 +135,7 @@ def _moment(at_ns: int) -> str:
 
 
 def causes(beside: Mapping[str, Any]) -> list[str]:
-    """What was sampled or recorded at the time of a pause that may explain it."""
+    """Possible causes of a pause, from samples and records of its time."""
     causes_of = (
         ("page.pauses.prefilling", {"prompts": "prompts", "tokens": "prompt_tokens"}),
         ("page.pauses.preemptions", {"preemptions": "preemptions"}),

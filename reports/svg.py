@@ -53,7 +53,7 @@ def _head(figure: Figure, name: str, title: str, description: str) -> str:
 def _body(text: str, name: str) -> str:
     text = _COMMENT.sub("", _METADATA.sub("", _HEAD.sub("", text, count=1)))
     text = text.replace("xlink:href", "href")
-    text = _TIP.sub(r"<g><title>\g<1></title>", text)  # hovering tells the point's numbers
+    text = _TIP.sub(r"<g><title>\g<1></title>", text)  # hovering shows the point's numbers
     used = {target for _, target in _REFERENCE.findall(text)}
     text = _ID.sub(lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", text)
     text = _REFERENCE.sub(rf"\g<1>{name}-\g<2>", text)

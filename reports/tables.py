@@ -196,12 +196,12 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
 
 
 def count_name(name: str) -> str:
-    """How a count of requests is called."""
+    """The name of a count of requests."""
     return localized(_COUNTS[name]) if name in _COUNTS else name
 
 
 def _window_text(stage: Mapping[str, Any]) -> str:
-    """How the window of a stage was found, and where its rates begin."""
+    """The reason for the window of a stage, and for the beginning of its rates."""
     windows = [stage.get(name) or {} for name in ("window", "rates_window")]
     reasons = [stored(window.get("message"), str(window["text"])) for window in windows if window.get("text")]
     return paragraph(map(localized, reasons))
@@ -250,7 +250,7 @@ def _statistic(statistics: Mapping[str, Any], name: str, size: float, *, short: 
 
 
 def needs(statistics: Mapping[str, Any], name: str) -> str:
-    """How long a run would do for an interval that is withheld; empty where none is."""
+    """The duration of a run that would give the interval which is withheld; empty where none is."""
     seconds = (statistics.get("needed_s") or {}).get(name)
     return localized("page.stages.needs", needed_s=seconds) if seconds else ""
 

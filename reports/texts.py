@@ -50,7 +50,7 @@ def sentence(message: Message) -> Markup:
 
 
 def severity_name(severity: str) -> str:
-    """How a severity of warnings is called."""
+    """The name of a severity of warnings."""
     return localized(SEVERITIES.get(severity, "page.severity.warning"))
 
 

@@ -104,7 +104,7 @@ def _lanes_caption(every: int, *, stalled: bool) -> str:
 
 
 def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:
-    """Where the time to the first token and the gaps between tokens lay over time."""
+    """TTFT and the gaps between tokens over time, as heat maps."""
     span_s = float(min(0.0, data.places["start_s"].min())), float(data.places["end_s"].max())
     metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
     grids = [(name_of(metric), request_grid(data.latencies, metric, span_s), _REQUESTS)]
@@ -142,7 +142,7 @@ def _gap_range(data: Data) -> tuple[float, float] | None:
 
 
 def server_strips(data: Data) -> list[Strip]:
-    """What the server said of itself: queue, cache, preemptions."""
+    """The server's own series: queue, cache, preemptions."""
     gauges = (
         (localized("figures.series.running"), "vllm:num_requests_running"),
         (localized("figures.series.waiting"), "vllm:num_requests_waiting"),
@@ -159,7 +159,7 @@ def server_strips(data: Data) -> list[Strip]:
 
 
 def device_strips(data: Data) -> list[Strip]:
-    """What the NPUs and the host did meanwhile: load, memory, power, heat."""
+    """Series of the NPUs and the host: utilization, memory, power, temperature."""
     strips = (
         _share(data, localized("figures.series.ai_cores"), "core_share"),
         _share(data, localized("figures.series.npu_memory"), "memory_share"),
@@ -172,7 +172,7 @@ def device_strips(data: Data) -> list[Strip]:
 
 
 def client(data: Data) -> Drawing | None:
-    """Whether this client kept up: its processors and how late its event loop was."""
+    """The client's own health: its processors and how late its event loop was."""
     strips = [
         strip
         for strip in (

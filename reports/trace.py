@@ -4,7 +4,7 @@ The JSON form of Chrome's trace events: each stage is a process, each lane that 
 each request a slice in one of them, with what it did within (queued, prefill, decode); beside it
 counters of what was running, waiting and in the KV cache, by the client's records and by the
 server's own metrics. Times are microseconds since the first that is known: Perfetto drops what
-lies before zero. `otherData` says where the run's own zero is.
+lies before zero. `otherData` holds the run's own zero.
 """
 
 import json
@@ -131,7 +131,7 @@ def _request(request: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator
 
 
 def _parts(request: Mapping[str, Any], begun_ns: int, end_ns: int) -> Iterator[tuple[str, int, int]]:
-    """What a request did one after another: waited to be sent, waited for its first token, got the others."""
+    """The parts of a request in order: queued in the client, prefill up to the first token, decode."""
     if request["sent_ns"] > begun_ns:
         yield localized("figures.trace.queued"), begun_ns, request["sent_ns"]
     if request["first_ns"] == MISSING:

@@ -74,7 +74,7 @@ def commands(result: StudyFiles) -> Iterator[tuple[str, str]]:
 
 
 def _text_of(folder: Path, name: str) -> str:
-    """What a file beside the page holds; "" where there is none, or where its name leads elsewhere."""
+    """The content of a file beside the page; "" where there is none, or where its name leads out of the folder."""
     place = folder / name
     if place.parent != folder or not place.is_file():
         return ""
@@ -150,7 +150,7 @@ def _failed(result: StudyFiles) -> int:
 
 
 def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
-    """What stands between these numbers and a decision, each with what to do next."""
+    """Warnings about the study, each with the next step."""
     compared = [trial for trial in result.trials if feasible(trial) or trial.get("status") == "stopped"]
     drift = result.confirmation.get("drift")
     if drift:
@@ -165,7 +165,7 @@ def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
 
 
 def _unconfirmed(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
-    """Why the winner was not confirmed, as far as the study tells it, and what confirms it."""
+    """The reason why the winner was not confirmed, as far as the study holds it, and the next step."""
     wanted = ((result.content.get("study") or {}).get("confirm") or {}).get("best")
     if result.confirmation:
         return

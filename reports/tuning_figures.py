@@ -42,7 +42,7 @@ def _head(result: StudyFiles, title: str, subtitle: str = "") -> Head:
 
 
 def kind_of(result: StudyFiles, trial: Mapping[str, Any]) -> str:
-    """How a trial stands in a figure."""
+    """The kind of mark that a trial has in a figure."""
     if trial.get("failure") is not None or not trial.get("values"):
         return "failed"
     if trial is result.best:
@@ -167,7 +167,7 @@ def _agreement(result: StudyFiles) -> Drawing | None:
 
 
 def agreement_words(screening: Mapping[str, Any], count: int) -> str:
-    """How well the simulator ordered the trials, with its interval."""
+    """The agreement of the simulator's order of the trials with the measured one, with its interval."""
     tau, low, high = (screening.get(key) for key in ("tau", "low", "high"))
     if tau is None or low is None or high is None:
         return localized("page_tuning.agreement.too_few", pairs=screening.get("pairs", count))

@@ -64,7 +64,7 @@ def _named(name: str, codes: Mapping[str, str]) -> str:
 
 
 def metric_name(name: str) -> str:
-    """How a metric of a study is called; one without a name of its own by its key, such as `ttft_p99`."""
+    """The name of a study's metric; its key, such as `ttft_p99`, where it has no name of its own."""
     return localized(_NAMES[name]) if name in _NAMES else name
 
 
@@ -228,7 +228,7 @@ def _worst(result: StudyFiles, values: Sequence[Any]) -> float:
 
 
 def fact_rows(result: StudyFiles) -> list[tuple[str, str]]:
-    """What the study was, in short."""
+    """Facts about the study: objectives, limits, budget, seed and engine starts."""
     contents = result.content
     study = contents.get("study") or {}
     budget = [_budget_text(name, value) for name, value in (study.get("budget") or {}).items() if value]

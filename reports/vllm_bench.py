@@ -119,7 +119,7 @@ def _totals(data: Data, place: int, chosen: pd.Series, rows: pd.DataFrame) -> di
 
 
 def _good(data: Data, chosen: pd.Series) -> int:
-    """How many of the requests keep every limit of the slo, as there from sent."""
+    """The number of requests that keep every limit of the slo, times from sent as there."""
     rows, limits = np.flatnonzero(chosen.to_numpy()), objectives(data.result.run.get("slo") or {}, open_loop=False)
     columns = data.result.requests.iloc[rows]
     requests = requests_from_columns({name: columns[name].to_numpy() for name in COLUMNS})

@@ -111,7 +111,7 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
                   gid=f"tip:{_tip(bar)}")  # fmt: skip
 
 
-_MARKS = {"worse": (BAD, "v"), "better": (ACCENT, "^")}  # told by shape too
+_MARKS = {"worse": (BAD, "v"), "better": (ACCENT, "^")}  # by shape, too
 
 
 def trend_lines(frame: pd.DataFrame, runs: int, head: Head, *, times: bool) -> Figure:

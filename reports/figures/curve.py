@@ -140,7 +140,7 @@ def _name_lines(axes: Axes, shown: Throughput) -> None:
 
 
 def _name_points(axes: Axes, points: pd.DataFrame) -> None:
-    """The load that was asked, above the highest tail of each stage, where it does not lie on another name."""
+    """The requested load above the highest tail of each stage, where it does not lie on another name."""
     taken: list[tuple[float, float]] = []
     for stage, rows in groups_of(points.dropna(subset=["tail"]), "stage"):
         short, rate, tail = max(rows_of(rows, "short", "rate", "tail"), key=lambda row: row[2])

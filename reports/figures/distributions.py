@@ -75,7 +75,7 @@ def _right_margin(names: Mapping[int, str]) -> float:
 
 
 def _place(share: float) -> float:
-    """Where a share stands on the axis: even steps of a normal distribution, so both tails open up."""
+    """The place of a share on the axis: even steps of a normal distribution, so both tails open up."""
     return _NORMAL.inv_cdf(min(max(share, 0.005), 0.9999))
 
 

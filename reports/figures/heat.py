@@ -22,7 +22,7 @@ class Grid:
 
     @property
     def most(self) -> int:
-        """What the fullest cell holds."""
+        """The count of the fullest cell."""
         return int(self.counts.max(initial=0))
 
     def percentile(self, share: float) -> Floats:

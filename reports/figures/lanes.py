@@ -30,7 +30,7 @@ class Lanes:
 
     @property
     def count(self) -> int:
-        """How many lanes there are."""
+        """The number of lanes."""
         return int(self.frame["lane"].max()) + 1 if len(self.frame) else 1
 
     @property
@@ -40,7 +40,7 @@ class Lanes:
 
     @property
     def key(self) -> Sequence[tuple[str, str]]:
-        """What the colours mean."""
+        """The meaning of the colours."""
         return [(localized(code), colour) for code, (colour, _) in _LOOKS.items()]
 
 

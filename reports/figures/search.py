@@ -1,4 +1,4 @@
-"""A search: its history, its front, parameter importance, simulator agreement, and where the time went."""
+"""Figures of a study: its history, its front, parameter importance, simulator agreement, and the time spent."""
 
 import math
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tu
 
 
 def agreement(marks: Sequence[Mark], head: Head) -> Figure:
-    """What was measured against what the simulator predicted; the diagonal is where both are the same."""
+    """Measured against predicted values; on the diagonal both are the same."""
     figure = paper((SMALL[0], 290), head)
     axes = panel(figure, (52, 32, 18, 46))
     values = np.asarray([value for mark in marks for value in (mark.x, mark.y)], dtype=np.float64)
@@ -157,7 +157,7 @@ _PARTS = (  # a field of `Spent`, its colour, the codes of its name and of what 
 
 
 def minutes(rows: Sequence[Spent], head: Head) -> Figure:
-    """Where the minutes of every trial went, as columns."""
+    """The minutes of every trial by what they went into, as columns."""
     figure = paper((WIDE, 212), head)
     axes = panel(figure, (64, 28, 24, 44))
     totals = np.asarray([row.start + row.load + row.other for row in rows], dtype=np.float64)

@@ -53,7 +53,7 @@ def drawing() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the page writes above a figure; `simulated` is said in the title itself."""
+    """The title and subtitle that the page writes above a figure; `simulated` stands in the title itself."""
 
     title: str
     subtitle: str = ""
@@ -66,7 +66,7 @@ class Head:
 
 
 def paper(size: tuple[int, int], head: Head) -> Figure:
-    """A transparent figure; what was simulated says so in the drawing, which may be copied out of the page."""
+    """A transparent figure; a simulated one is marked in the drawing, which may be copied out of the page."""
     width, height = size
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     figure.patch.set_visible(False)
@@ -116,7 +116,7 @@ _WIDE_FROM, _NARROW = "\u2e7f", 6.4
 
 
 def over(axes: Axes, name: str) -> None:
-    """What y is, above its labels; the panel's top margin has to be 26 or more."""
+    """The name of the y axis above its labels; the panel's top margin has to be 26 or more."""
     left = (2 - axes.bbox.x0) / axes.bbox.width
     axes.text(left, 1 + 9 / axes.bbox.height, name, transform=axes.transAxes, color=MUTED)
 
@@ -158,7 +158,7 @@ class Scale:
 
     @property
     def places(self) -> list[float]:
-        """Where ticks stand, in the values' own unit."""
+        """The places of ticks in the values' own unit."""
         if self.log:
             return list(_log_places(self.low / self.size, self.high / self.size, self.size))
         step = _step(self.high / self.size / self.parts) * self.size
@@ -166,7 +166,7 @@ class Scale:
 
     @property
     def labels(self) -> list[str]:
-        """What the ticks say, in the printed unit."""
+        """The labels of the ticks in the printed unit."""
         return [trimmed(place / self.size) for place in self.places]
 
 
@@ -232,7 +232,7 @@ def uprights(axes: Axes, x: Floats, low: Floats, high: Floats, colour: str) -> N
 
 
 def crosses(axes: Axes, x: Floats, y: Floats) -> None:
-    """Failures: told from other points by shape, not by colour alone."""
+    """Failures: they differ from other points by shape, not by colour alone."""
     axes.plot(
         x, y, linestyle="none", marker="x", color=BAD, markersize=5.5, markeredgewidth=1.5, zorder=5, clip_on=False
     )
