@@ -29,7 +29,7 @@ from harness.results.request_table import (
     Requests,
     requests_from_columns,
 )
-from harness.results.stage_names import label, load_name, stage_name
+from harness.results.stage_names import label, load_name
 from harness.units import NS_PER_S
 from reports.figures.heat import Grid
 from reports.figures.style import Floats
@@ -77,7 +77,7 @@ def _place_row(
         "stage": stage,
         "repeat": repeat,
         "load": load_text(summary) if summary else localized(load_name(loads[stage])) if known else "",
-        "label": summary.get("label") or (label(loads[stage]) if known else stage_name(stage)),
+        "label": summary.get("label") or (label(loads[stage]) if known else stage_title(stage)),
         "short": short_labels(loads)[stage] if known else stage_title(stage),
         "is_open": not known or is_open(str(loads[stage].get("kind"))),
         "start_s": start_s,

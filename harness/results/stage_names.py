@@ -1,7 +1,6 @@
-"""The names of stages, wherever a person reads of one.
+"""The names of stages and of their loads, in the scenario's own numbers: `stage 2 (poisson 4 req/s)`.
 
-A stage has one name: its number, from 1, and its load in the scenario's own numbers, such as
-`stage 2 (poisson 4 req/s)`. Files for programs keep `index` and `stage`, counted from 0, and `label`.
+People read numbers of stages from 1. Files for programs keep `index` and `stage`, counted from 0, and `label`.
 """
 
 from collections.abc import Mapping
@@ -46,12 +45,6 @@ _NAMES = {  # of a load: its message, and the fields that the message has
 def label(load: Mapping[str, Any]) -> str:
     """The name of a load in English, as `label` of summary.json has it."""
     return str(load_name(load))
-
-
-def stage_name(index: int, words: str = "", repeat: int = 0) -> str:
-    """`stage 2 (poisson 4 req/s), repeat 3` of a stage and a repeat that are counted from 0."""
-    name = f"stage {index + 1} ({words})" if words else f"stage {index + 1}"
-    return f"{name}, repeat {repeat + 1}" if repeat else name
 
 
 def stage_title(index: int, stage: Mapping[str, Any]) -> Message:

@@ -9,11 +9,11 @@ import pytest
 from harness.cli.run import verdict_lines
 from harness.results import store
 from harness.results.folder import read_files
-from harness.results.stage_names import stage_name
 from harness.units import format_count, format_duration, significant
 from reports import ci_files
 from reports.data import gather
 from reports.headline import cards, held_value, key_stage
+from reports.loads import title_of
 from reports.page import render
 from reports.tables import overview
 from tests.result_folder import Run, kept_warning, make_result
@@ -49,7 +49,7 @@ def test_a_limit_is_held_to_one_value_everywhere(failing, texts):
         assert failed > 0.05 * stage["requests"]["scheduled"]
         for key, held in stage["slo"].items():
             said = held_value(held)
-            place = stage_name(stage["index"], stage["label"], stage["repeat"])
+            place = title_of(stage)
             case = cases[f"{key} within {format_duration(held['limit'])} at {place}"]
             failure = case.find("failure")
 
@@ -93,7 +93,7 @@ def test_counts_rates_and_latencies_of_the_tables_are_those_of_the_summary(faili
         assert said["Failed"] == format_count(stage["requests"]["failed"])
         assert f"| {' | '.join(ci_files.plain(cell.text) for cell in row)} |" in ci_files.markdown_text(failing)
         for text in (page, job, terminal):
-            assert stage_name(stage["index"], stage["label"], stage["repeat"]) in text
+            assert title_of(stage) in text
             assert (
                 f"{format_count(stage['requests']['failed'])} of {stage['requests']['scheduled']} requests failed"
                 in text

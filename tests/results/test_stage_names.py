@@ -1,9 +1,9 @@
-"""A stage has one number, from 1, and one name, wherever a person reads of it."""
+"""The load of a stage has one name, wherever a person reads of it."""
 
 import pytest
 
 from harness.messages import render
-from harness.results.stage_names import label, load_and_end, stage_name
+from harness.results.stage_names import label, load_and_end
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,6 @@ from harness.results.stage_names import label, load_and_end, stage_name
 def test_a_load_is_named_in_the_scenarios_own_numbers(load, words):
     """A label has the kind and its numbers."""
     assert label(load) == words
-
-
-def test_a_stage_is_named_by_its_number_from_one_and_its_load() -> None:
-    """Files count from 0, people from 1; a repeat stands behind, the first one is not said."""
-    assert stage_name(0, "poisson 2 req/s") == "stage 1 (poisson 2 req/s)"
-    assert stage_name(2, "poisson 2 req/s", 1) == "stage 3 (poisson 2 req/s), repeat 2"
-    assert stage_name(1) == "stage 2"
 
 
 def test_a_packages_arrivals_are_named_by_their_rate_or_their_keys():

@@ -1,0 +1,22 @@
+"""The names of stages on pages: one number, from 1, and one load, in the language of the page."""
+
+from harness.messages import language
+from reports.loads import column_title, stage_title, title_of
+
+LOAD = "closed loop, concurrency 4"
+
+
+def test_a_stage_is_named_by_its_number_from_one_and_its_load():
+    """Files count from 0, people from 1; a repeat stands behind, the first one is not named."""
+    assert stage_title(0, "poisson 2 req/s") == "stage 1 (poisson 2 req/s)"
+    assert stage_title(2, "poisson 2 req/s", 1) == "stage 3 (poisson 2 req/s), repeat 2"
+    assert stage_title(1) == "stage 2"
+    assert column_title(1, LOAD) == f"2: {LOAD}"
+    assert title_of({"index": 1, "repeat": 2, "label": LOAD}) == f"stage 2 ({LOAD}), repeat 3"
+
+
+def test_a_stage_is_named_in_the_language_of_the_page():
+    """The load comes as a message of the summary, and its English label is used where there is none."""
+    kept = {"code": "load.closed", "parameters": {"concurrency": 4}}
+    with language("zh"):
+        assert title_of({"index": 1, "label": LOAD, "label_message": kept}) == "阶段 2（闭环，并发 4）"
