@@ -30,9 +30,14 @@ from reports.loads import title_of
 from reports.palette import stage_variables
 from reports.svg import Drawing
 from reports.tables import breakable, column_kinds
-from reports.texts import is_hash, markup, sentence, severity_name, write_text
+from reports.texts import is_hash, markup, paragraph, sentence, severity_name, write_text
 
 PAGE = "report.html"
+_LEAD = (
+    "page.distributions.lead",
+    "page.distributions.both_views",
+    "page.distributions.bars",
+)  # the second of open loop
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -91,6 +96,7 @@ def _context(data: Data) -> dict[str, Any]:
         "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": draw_all(data, stalling.marks(stalled)),
         **_pauses(data, stalled),
+        "spreads_lead": paragraph(map(localized, _LEAD if data.is_open else (_LEAD[0], _LEAD[-1]))),
         "overview": tables.overview(result),
         "stages": tables.stage_tables(result),
         "errors": frames.error_frame(result).to_dict("records"),

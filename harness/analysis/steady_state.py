@@ -333,4 +333,4 @@ def _not_negative(value: float) -> float:
 
 
 def _too_few(sent: int) -> Message:
-    return message("analysis.too_few_requests", sent=sent, needed=FEWEST_REQUESTS)
+    return message("analysis.too_few_requests", count=sent, needed=FEWEST_REQUESTS)
