@@ -56,21 +56,17 @@ BANNED = re.compile(
     r"\b(doubt|twin|metronome|spool|ledger|crew|lexicon|belief|lesson|papers|whys|takeaway)s?\b", re.IGNORECASE
 )
 BANNED_BUT: dict[str, tuple[str, ...]] = {  # module: words in names of files and keys that earlier versions wrote, too
-    "harness.tuning.live_evaluation": ("ledger", "spool"),
     "harness.tuning.simulator_screening": ("twin",),
     "harness.tuning.trial_store": ("twin",),
     "harness.tuning.virtual_evaluation": ("lexicon",),
-    "harness.client.worker": ("ledger", "spool", "lexicon"),
+    "harness.client.worker": ("lexicon",),
+    "harness.client.journal": ("ledger", "spool"),
     "harness.selfcheck.selfcheck": ("metronome",),
-    "harness.execution.reconcile": ("ledger", "spool"),
     "harness.execution.serve": ("lexicon",),
     "harness.results.study": ("twin",),
     "reports.tuning_figures": ("twin",),
     "harness.results.format_1": ("doubt", "doubts"),
 }
-IN_WORK = (  # rooms that do not yet hold the rules on words and tests
-    "harness.engines",
-)
 
 ONLY_IN = {  # library: rooms that may import it
     "aiohttp": ("harness.engines", "harness.simulator"),
@@ -267,7 +263,7 @@ def test_a_docstring_states_what_a_module_holds(name):
     document = ast.get_docstring(TREES[name])
 
     assert document
-    assert not document.splitlines()[0].endswith("?") or name.startswith(IN_WORK)
+    assert not document.splitlines()[0].endswith("?")
 
 
 def test_no_public_class_name_is_used_twice():
@@ -277,11 +273,7 @@ def test_no_public_class_name_is_used_twice():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 names.setdefault(node.name, []).append(module)
-    twice = {
-        name: owners
-        for name, owners in names.items()
-        if len(owners) > 1 and not any(o.startswith(IN_WORK) for o in owners)
-    }
+    twice = {name: owners for name, owners in names.items() if len(owners) > 1}
 
     assert twice == {}
 
@@ -291,7 +283,7 @@ def test_no_private_language(name):
     """Words of ours for which the field has words of its own occur in no name, docstring, comment or text."""
     found = {match.group().lower() for match in BANNED.finditer(MODULES[name].read_text(encoding="utf-8"))}
 
-    assert not found - set(BANNED_BUT.get(name, ())) or name.startswith(IN_WORK)
+    assert not found - set(BANNED_BUT.get(name, ()))
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -304,7 +296,7 @@ def test_names_say_what_they_hold(name):
         or (isinstance(node, ast.arg) and node.arg in PARTICIPLES)
     }
 
-    assert bad == set() or name.startswith(IN_WORK)
+    assert bad == set()
 
 
 def test_every_module_has_tests_or_says_which_reach_it():
@@ -314,7 +306,7 @@ def test_every_module_has_tests_or_says_which_reach_it():
     lacking = [
         name
         for name, path in MODULES.items()
-        if path.name != "__init__.py" and name not in reached and not _has_tests(name) and not name.startswith(IN_WORK)
+        if path.name != "__init__.py" and name not in reached and not _has_tests(name)
     ]
 
     assert lacking == []

@@ -42,6 +42,21 @@ _MOST = {"stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}  # so th
 _ROWS_A_GROWTH = 65_536  # times 64 bytes: a multiple of every page size
 
 
+def journals_of(raw: Path, number: int) -> tuple[Path, Path]:
+    """The two files of a worker: what it sent, and what came back. Their names are those of the first version."""
+    return raw / f"ledger-{number}.bin", raw / f"spool-{number}.bin"
+
+
+def worker_journals(raw: Path) -> list[tuple[Path, Path]]:
+    """The files of every worker that began, in the order of their numbers."""
+    return [journals_of(raw, number) for number in range(len(list(raw.glob("ledger-*.bin"))))]
+
+
+def answer_journals(raw: Path) -> list[Path]:
+    """The files of answers that there are."""
+    return sorted(raw.glob("spool-*.bin"))
+
+
 class SentJournal:
     """The growing table of one worker; row number = the request's `seq`.
 

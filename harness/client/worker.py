@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.client import payload, transport
 from harness.client.connection import InFlightRequest
-from harness.client.journal import AnswerJournal, SentJournal
+from harness.client.journal import AnswerJournal, SentJournal, journals_of
 from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, StageLoad
 from harness.client.target import target_for
 from harness.clock import MonotonicClock
@@ -45,8 +45,8 @@ class RequestLog:
     """Writes every request to the journal as it goes, and its answer in idle moments."""
 
     def __init__(self, raw: Path, number: int, clock: MonotonicClock) -> None:
-        self._sent = SentJournal(raw / f"ledger-{number}.bin")
-        self._answers = AnswerJournal(raw / f"spool-{number}.bin")
+        sent, answers = journals_of(raw, number)
+        self._sent, self._answers = SentJournal(sent), AnswerJournal(answers)
         self._clock = clock
         self._finished: deque[InFlightRequest] = deque()
         self._place = (0, 0, 0)

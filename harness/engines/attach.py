@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from harness.client.journal import read_frames
+from harness.client.journal import answer_journals, read_frames
 from harness.client.target import is_this_host
 from harness.engines.api_client import SIMULATOR_MARKS, ControlClient, pick_model
 from harness.engines.base import Listeners, RunningEngine
@@ -144,6 +144,6 @@ def record_server_marks(folder: Path) -> None:
 
 
 def _first_answers(raw: Path) -> Iterator[bytes]:
-    for path in sorted(raw.glob("spool-*.bin")):
-        for frame in islice(read_frames(path), RESPONSES_PER_WORKER):
+    for answers in answer_journals(raw):
+        for frame in islice(read_frames(answers), RESPONSES_PER_WORKER):
             yield b"".join(frame.pieces)

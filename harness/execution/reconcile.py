@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers, decode_journal
-from harness.client.journal import read_sent
+from harness.client.journal import read_sent, worker_journals
 from harness.engines import offline_protocol
 from harness.errors import ResultError
 from harness.kernels import result as kernel_result
@@ -111,9 +111,9 @@ def collect_records(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Eve
 
 def _sources(raw: Path) -> Iterator[Source]:
     """What was sent and what came back, by each worker, or by the program that generated offline."""
-    for number in range(len(list(raw.glob("ledger-*.bin")))):
-        rows = read_sent(raw / f"ledger-{number}.bin")
-        yield rows, matched_answers(rows, decode_journal(raw / f"spool-{number}.bin"), raw / f"spool-{number}.bin")
+    for sent, answers in worker_journals(raw):
+        rows = read_sent(sent)
+        yield rows, matched_answers(rows, decode_journal(answers), answers)
     offline = offline_protocol.read_answers(raw)
     if offline is not None:
         yield offline

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
 from harness.client.decode import DecodedAnswers, decode_part, joined
-from harness.client.journal import read_sent, whole_end
+from harness.client.journal import read_sent, whole_end, worker_journals
 from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, start_of
 from harness.engines.engine_log import BootFacts, boot_facts
@@ -184,7 +184,7 @@ def stage_input(folder: Path, requests: Requests, events: Events, row: dict[str,
 
 
 @dataclass(slots=True)
-class _Spool:
+class _GrowingJournal:
     """A worker's answers as far as they were read."""
 
     path: Path
@@ -214,7 +214,7 @@ class LiveLoadMonitor:
     simulated: bool
     ended: Measurement | None = None
     _looks: int = 0
-    _spools: dict[Path, _Spool] = field(default_factory=dict)
+    _answers: dict[Path, _GrowingJournal] = field(default_factory=dict)
 
     def enough(self) -> bool:
         """Whether the load can end here: asked of the watch where the time to look has come, else no."""
@@ -243,9 +243,8 @@ class LiveLoadMonitor:
 
     def _sources(self, raw: Path) -> Iterator[Source]:
         """What each worker has sent and heard; what it heard is read first, as it was sent before."""
-        for number in range(len(list(raw.glob("ledger-*.bin")))):
-            path = raw / f"spool-{number}.bin"
-            decoded = self._spools.setdefault(path, _Spool(path)).read()
-            rows = read_sent(raw / f"ledger-{number}.bin")
+        for sent, answers in worker_journals(raw):
+            decoded = self._answers.setdefault(answers, _GrowingJournal(answers)).read()
+            rows = read_sent(sent)
             whole = len(rows) - int((rows["sent_ns"][-1:] == 0).sum())  # the last row may be half written
             yield rows[:whole], decoded
