@@ -33,6 +33,11 @@ def shell_exit_code(code: int) -> int:
     return 128 + _heard[0] if _heard and code not in (EXIT_INPUT, EXIT_ENGINE) else code
 
 
+def was_interrupted() -> bool:
+    """Whether a signal to end was heard since the command began."""
+    return bool(_heard)
+
+
 def signal_name() -> str:
     """The name of the first signal that was heard; Ctrl-C where it was none that we know of."""
     return signal.Signals(_heard[0]).name if _heard and _heard[0] != signal.SIGINT else "Ctrl-C"
