@@ -54,11 +54,10 @@ class SimulatorAgreement:
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Kendall's τ-b of two orders, ties allowed; None where one of them is all ties."""
-    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    upper = np.triu_indices(len(a), 1)
-    x, y = (np.sign(values[upper[0]] - values[upper[1]]) for values in (a, b))
-    untied = float(np.abs(x).sum()) * float(np.abs(y).sum())
-    return float(x @ y) / math.sqrt(untied) if untied else None
+    from scipy.stats import kendalltau  # noqa: PLC0415 - takes a second to load, which commands without a study save
+
+    tau = float(kendalltau(first, second).statistic)
+    return None if math.isnan(tau) else tau
 
 
 def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU) -> SimulatorAgreement:
