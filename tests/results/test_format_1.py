@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
+from harness.cli.app import main
 
 DATA = Path(__file__).parents[1] / "data" / "format1"
 
