@@ -41,8 +41,8 @@ NUMBERS: Mapping[str, Callable[[float], str]] = {
     "percent": lambda value: f"{100 * value:g} %",
 }
 LISTS: Mapping[str, Mapping[str, tuple[str, str]]] = {  # by language: the joint between items, and before the last
-    "and": {ENGLISH: (", ", " and "), CHINESE: ("、", "和")},
-    "or": {ENGLISH: (", ", " or "), CHINESE: ("、", "或")},
+    "and": {ENGLISH: (", ", " and "), CHINESE: ("、", " 和 ")},
+    "or": {ENGLISH: (", ", " or "), CHINESE: ("、", " 或 ")},
     "list": {ENGLISH: (", ", ", "), CHINESE: ("、", "、")},
     "sentences": {ENGLISH: (" ", " "), CHINESE: ("", "")},
     "parts": {ENGLISH: ("; ", "; "), CHINESE: ("；", "；")},

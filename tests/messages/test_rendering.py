@@ -73,11 +73,11 @@ def test_a_count_chooses_the_form(sentences, count, english):
 
 
 def test_lists_are_joined_as_the_language_does(sentences):
-    """`a, b or c` in English, `a、b或c` in Chinese."""
+    """`a, b or c` in English, `a、b 或 c` in Chinese."""
     names = message("made.names", names=["a", "b", "c"])
 
     assert render(names) == "expected a, b or c"
-    assert render(names, "zh") == "应为a、b或c"
+    assert render(names, "zh") == "应为a、b 或 c"
 
 
 def test_a_message_may_be_a_parameter(sentences):
