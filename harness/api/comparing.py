@@ -11,6 +11,7 @@ from harness.comparison.repeats import Side, read_side
 from harness.errors import InputError
 from harness.importers import is_foreign, side_of
 from harness.messages import current_language, message
+from harness.results.store import make_out_folder
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate, for_kernels
 from harness.scenario.loader import load_gate
 from harness.scenario.metrics import KERNEL_TIME
@@ -69,10 +70,7 @@ def draw_comparison(comparison: Comparison, folder: Path) -> Path:
     Raises:
         InputError: where the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(message("cli.out_not_made", folder=str(folder), reason=error.strerror or str(error))) from None
+    make_out_folder(folder)
     import reports  # noqa: PLC0415 - pandas and matplotlib load only where a page is drawn
 
     return reports.write_comparison(folder, comparison, current_language())

@@ -16,7 +16,7 @@ from harness.api.running import Line, OnProgress, ignore, override_words, refuse
 from harness.engines import REAL
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from harness.messages import localized, message
-from harness.results.store import new_folder
+from harness.results.store import make_out_folder, new_folder
 from harness.results.study import StudyFiles, read_study
 from harness.safety import redaction
 from harness.safety.interrupts import writing
@@ -209,7 +209,7 @@ def _folder(options: TuneOptions, problem: StudyPlan) -> Path:
     """A new folder, or with --resume the one that is there.
 
     Raises:
-        InputError: there is nothing to resume, or a study already.
+        InputError: there is nothing to resume, a study already, or the folder cannot be made.
     """
     name = problem.study.name
     if options.resume and options.out is None and problem.study.storage is None:
@@ -220,7 +220,7 @@ def _folder(options: TuneOptions, problem: StudyPlan) -> Path:
     folder: Path = options.out or new_folder(RESULTS, name)
     if not options.resume and (folder / "study.db").exists():
         raise InputError(message("cli.study_exists", folder=str(folder)))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_out_folder(folder)
     return folder
 
 

@@ -124,7 +124,7 @@ def _change(text: str) -> list[Override]:
 def _run(turn: _Turn, folder: Path, options: RunOptions) -> int:
     """Run one turn into its own folder; its exit code. One that is interrupted before its first request leaves none."""
     out = folder / turn.side / str(turn.pair + 1)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    store.make_out_folder(out.parent)
     try:
         with Progress(options.on_progress) as progress:
             own = replace(options, out=out, on_progress=progress.show, on_sample=progress.on_sample)

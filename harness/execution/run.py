@@ -81,12 +81,14 @@ def _without_remains(spec: RunSpec) -> Iterator[None]:
 
 def drop_if_empty(folder: Path) -> None:
     """Remove what a run that never began left, but for an engine's log; an empty parent goes as well."""
+    if not folder.is_dir():  # it could not be made: a file may stand in its place
+        return
     shutil.rmtree(folder / store.RAW, ignore_errors=True)
     (folder / store.RUN).unlink(missing_ok=True)
     log = folder / "engine.log"
     if log.exists() and not log.stat().st_size:
         log.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
+    if not any(folder.iterdir()):
         folder.rmdir()
         with contextlib.suppress(OSError):  # not empty: other results live there
             Path("results").rmdir()

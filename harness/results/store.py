@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.clock import utc_now
-from harness.errors import ResultError
+from harness.errors import InputError, ResultError
 from harness.messages import Message, message
 from harness.results.file_schemas import (
     WRITTEN_BY_RUN,
@@ -113,6 +113,19 @@ def new_folder(parent: Path, name: str) -> Path:
         else:
             return folder
     raise AssertionError
+
+
+def make_out_folder(folder: Path) -> None:
+    """Make the folder that a user named with --out, where it is not there yet.
+
+    Raises:
+        InputError: where it cannot be made, as below a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        reason = fault.strerror or str(fault)
+        raise InputError(message("cli.out_not_made", folder=str(folder), reason=reason)) from None
 
 
 def write_requests(folder: Path, requests: Requests) -> None:

@@ -164,6 +164,21 @@ def test_errors_carry_their_exit_code(tmp_path):
         harness.read_result(tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["s.yaml", "s.yaml/x", "s.yaml/x/y"])
+def test_a_result_folder_cannot_lie_where_a_file_is(scenario, tmp_path, name):
+    """Of a run and of a study one line with exit code 2; the file stays as it was."""
+    study = written(tmp_path, space={"max_num_seqs": [4, 8]}, budget={"trials": 1})
+    out = tmp_path / name
+    for begin in (harness.run, harness.tune):
+        with pytest.raises(harness.HarnessError) as raised:
+            begin(study if begin is harness.tune else scenario, out=out)
+
+        (line,) = raised.value.localized_lines()
+        assert line.startswith(f"--out {out}: cannot be made (")
+        assert raised.value.exit_code == EXIT_INPUT
+    assert scenario.read_text() == SCENARIO
+
+
 def test_an_engine_that_does_not_answer_is_an_engine_error(scenario, tmp_path):
     """No folder is left, and the exit code is that of the command."""
     with pytest.raises(EngineError) as raised:

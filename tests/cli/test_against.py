@@ -159,6 +159,15 @@ def test_wrong_words_are_told_before_anything_runs(scenario, ran, capsys, words,
     assert ran == []
 
 
+def test_runs_in_turn_cannot_lie_where_a_file_is(scenario, ran, capsys):
+    """One line that names the folder, with exit code 2, and nothing runs."""
+    code, _, err = told(capsys, "run", scenario, "--quiet", "--against", "vllm", "--out", scenario)
+
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"--out {scenario / 'a'}: cannot be made (" in err
+    assert ran == []
+
+
 def test_a_kind_or_an_address_is_enough():
     """`--against vllm` is another engine, `--against http://…` another server."""
     chosen = argparse.Namespace(against=["http://127.0.0.1:9000"], url="http://127.0.0.1:8000", engine=None)
