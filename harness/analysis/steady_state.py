@@ -12,14 +12,14 @@ the drain is out. It begins where these tests say:
    quarters, past any start from empty, still rise by half of theirs and over two: not steady.
 3. Start-up. MSER-5 on 250 parts (in a closed loop of the rate of tokens) proposes a cut. It is
    made where the parts before differ from those after by over three standard errors and by a
-   tenth; else nothing is cut. A sure cut of the whole first half is none: it never settled.
+   tenth; else nothing is cut. A significant cut of the whole first half is not made: the stage never settled.
 4. Drift. What remains is not steady if a line through it moves by more than 0.3 of its mean,
-   with a slope of more than three standard errors, or if MSER-5 of the series turned round finds
+   with a slope of more than three standard errors, or if MSER-5 of the reversed series finds
    an end that differs by as much and by over six (in-flight numbers near capacity wander by three).
 
 On simulated queues (Poisson, log-normal service, 1 to 100 servers, 60 to 300 s) test 2 finds
-all of those offered twice what they can serve, nine in ten of those offered 1.3 times, and cries
-out at one in a hundred of those offered half.
+all of those offered twice what they can serve, nine in ten of those offered 1.3 times, and raises a
+false alarm at one in a hundred of those offered half.
 """
 
 from dataclasses import dataclass, replace

@@ -5,9 +5,9 @@ cost a wake-up is shared by all sockets that are ready, and a socket whose error
 stamp is not taken for a broken one, as libuv would. Where there is no epoll the event loop
 watches each socket itself.
 
-Where looks follow each other closely, the loop gathers: it looks at a steady beat and no longer at
-every arrival. The stamps are the kernel's and lose nothing by it, and a look costs about as much as
-two reads. A closed loop's next request leaves up to a beat later, which its send lag shows.
+Where arrivals are dense, the loop gathers: it polls at a fixed interval instead of at every arrival. The
+stamps are the kernel's and lose nothing by it, and a poll costs about as much as two reads. A closed
+loop's next request leaves up to one interval later, which its send lag shows.
 """
 
 import asyncio

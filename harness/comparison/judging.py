@@ -1,9 +1,9 @@
 """The judgement on every measure of every stage: better, worse or no difference, and whether the gate is broken.
 
-What runs of one configuration differ by is seen in the repeats of both sides (in pairs where they sent the same
-requests) and in earlier results of this machine, and never assumed: where neither shows it, as with one run a side and
-nothing before it, nothing is judged. Who knows it may say so in the gate (`between_runs`); blocks of the requests, or
-the order of a kernel's samples, then show the rest.
+How far runs of one configuration differ is estimated from the repeats of both sides (in pairs where they sent the same
+requests) and from earlier results of this machine, and never assumed: without either, as with one run a side and no
+history, nothing is judged. A gate may state it (`between_runs`); blocks of the requests, or the order of a kernel's
+samples, then give the rest of the error.
 """
 
 import math

@@ -1,8 +1,8 @@
 """An engine's log: the facts of its start, and the line that says why it failed.
 
-The wordings are those of vLLM 0.18 to 0.32 and of vllm-ascend beside them: "GPU KV cache size" stood for every device
-before 0.30, the concurrency in a line of its own before 0.28. Of a failure, what the survivors of a dead process log
-comes after what that process logged itself, and what is logged while processes go away never counts.
+The wordings are those of vLLM 0.18 to 0.32 and of vllm-ascend beside them: before 0.30 it is "GPU KV cache size" on
+every device, before 0.28 the concurrency has a line of its own. For a failure, the lines of the process that died come
+before those of the processes that noticed it, and lines logged during shutdown never count.
 """
 
 import re

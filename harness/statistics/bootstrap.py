@@ -3,8 +3,8 @@
 Requests that follow each other share a queue and a batch, so they are drawn again in blocks of
 consecutive ones (Künsch, Annals of Statistics 17, 1989), never one by one. Two runs that sent
 the same requests are drawn together: a block of one with the same block of the other, so that
-what the load did to both is no noise. A run begins with at most 30 blocks; they are made longer,
-down to ten of them, while neighbours still resemble each other, and what resemblance is left
+the load's effect on both cancels. A run begins with at most 30 blocks; they are made longer,
+down to ten of them, while neighbours are still correlated, and the correlation that is left
 widens the error.
 """
 

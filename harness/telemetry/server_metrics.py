@@ -1,7 +1,7 @@
 """The counters of a server's /metrics, as values by source and name.
 
-The source `server` has what holds of all engines together, `server/0` what engine 0 shows of itself. What is no
-number, or none that its name can have, is left out: /metrics is text from outside.
+The source `server` has what holds of all engines together, `server/0` what engine 0 shows of itself. Values that are
+not numbers, or impossible for their name, are left out: /metrics is text from outside.
 """
 
 import contextlib

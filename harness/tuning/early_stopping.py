@@ -1,24 +1,24 @@
 """Early stopping: whether a trial can still win, by its load so far beside the incumbent's.
 
 Both answered the same requests: the same prompts at the same arrivals, so they are compared in
-pairs. Latencies request by request, as far as none is missing. Rates by the clock: what both had
-answered at the same time into the load, as a request that takes long holds back no count of the others,
-and what is still under way is missing on both sides alike. What is tested are differences between
-blocks, of requests or of time, as neighbours resemble each other. Two rules stop a trial, the first with a fifth of the
-error and the second, which says sooner what there is to say, with the rest:
+pairs. Latencies are compared request by request, as long as none is missing. Rates are compared by time:
+tokens and requests finished at the same time into the load, so that one slow request does not hold back the
+count of the others, and requests still in flight are missing on both sides alike. The tests use differences
+between blocks (of requests or of time), because neighbouring values are correlated. Two rules stop a trial. The first
+gets a fifth of the allowed error; the second, which decides earlier, gets the rest:
 
 1. It is worse. The test may be looked at whenever one likes: its evidence is a bet against "the trial is at least
    as good", and the chance that such a bet ever multiplies by 1 / error is at most the error (Ville's inequality).
    The bet is the mixture of normal likelihood ratios with unknown variance (Lai 1976; Wang and Ramdas,
    "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance", 2023).
-2. It would end behind. What the rest of the benchmark will bring is foretold from the blocks so far (Student's
+2. It is predicted to lose. The rest of the benchmark is predicted from the blocks so far (Student's
    prediction interval); a trial is stopped when the chance that it ends ahead has fallen to the error (stochastic
    curtailment; Lan, Simon and Halperin 1982). That chance, looked at again and again, is a martingale: of the trials
    that are stopped at the error, no more than that share would have ended ahead, however often one looked (Doob's
    optional stopping). A trial that is no worse but unlucky may end behind, and be stopped: it would not have been
    taken anyway.
 
-What neighbouring blocks still share takes evidence away, and widens what is foretold.
+Correlation that is left between neighbouring blocks weakens the evidence and widens the prediction.
 """
 
 import math
