@@ -1,6 +1,7 @@
 """Reading scenario, study and gate files, with overrides: a checked value, or every error with its place."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ class Document:
 
     def refuse(self, faults: Sequence[Fault]) -> None:
         """Raise a ScenarioError with a line for each fault, where there is one."""
-        _refuse(_located(faults, self.places))
+        _refuse(_located(faults, self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,21 +248,21 @@ def validated(model: type[PartOf], document: Document) -> PartOf:
         return model.model_validate(document.tree, context=readers)
     except ValidationError as error:
         faults = faults_of(error.errors(include_url=False), document.tree, readers)
-    raise ScenarioError(*_located(faults, document.places))
+    raise ScenarioError(*_located(faults, document))
 
 
-def _located(faults: Sequence[Fault], places: Mapping[KeyPath, str]) -> list[Message]:
+def _located(faults: Sequence[Fault], document: Document) -> list[Message]:
     """The faults behind their places, in the order of the file, each once."""
-    placed = [(_place(fault.path, places), fault) for fault in faults]
-    ordered = sorted(placed, key=_order)
-    reasons = [_at(place, fault) for place, fault in ordered]
+    placed = [(_place(fault.path, document.places), fault) for fault in faults]
+    placed.sort(key=lambda pair: _line(pair[0], document.path))
+    reasons = [_at(place, fault) for place, fault in placed]
     return list({str(reason): reason for reason in reasons}.values())
 
 
-def _order(placed: tuple[str, Fault]) -> tuple[int, int]:
-    """Faults of the file by line, then those of the command line."""
-    number = placed[0].rpartition(":")[2]
-    return (1, 0) if placed[0].startswith("--") else (0, int(number))
+def _line(place: str, path: Path) -> float:
+    """The line of a place in the file; those of overrides, from the command line or from Python, come after all."""
+    number = place.removeprefix(f"{path}:")
+    return int(number) if number != place and number.isdigit() else math.inf
 
 
 def _place(path: KeyPath, places: Mapping[KeyPath, str]) -> str:

@@ -164,6 +164,17 @@ def test_errors_carry_their_exit_code(tmp_path):
         harness.read_result(tmp_path / "none")
 
 
+def test_a_wrong_argument_is_named_as_it_was_given(scenario, tmp_path):
+    """An address that is none and a number of trials below one are errors of the input, in one line each."""
+    with pytest.raises(harness.HarnessError, match=r"^url=foo bar: engine\.url: expected an address") as address:
+        harness.run(scenario, url="foo bar", out=tmp_path / "out")
+    with pytest.raises(harness.HarnessError, match=r"^trials=-1: budget\.trials: ") as trials:
+        harness.tune(written(tmp_path, space={"max_num_seqs": [4, 8]}), trials=-1, out=tmp_path / "out")
+
+    assert address.value.exit_code == trials.value.exit_code == EXIT_INPUT
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["s.yaml", "s.yaml/x", "s.yaml/x/y"])
 def test_a_result_folder_cannot_lie_where_a_file_is(scenario, tmp_path, name):
     """Of a run and of a study one line with exit code 2; the file stays as it was."""
