@@ -146,7 +146,7 @@ def is_study(document: Document) -> bool:
 
 
 def check_file(path: Path) -> list[str]:
-    """A line for each error of a scenario, study or gate file, in the current language; none where it can be used."""
+    """A line for each fault of a scenario, study or gate file, in the current language; none where it can be used."""
     try:
         document = read_document(path, (), (), SCENARIO)
         if is_study(document):
@@ -171,6 +171,8 @@ def _bytes(path: Path) -> bytes:
             return file.read(_MOST_BYTES + 1)  # no more than shows that it is too long
     except FileNotFoundError:
         raise ScenarioError(message("scenario.no_such_file", path=str(path), hint=_near_scenario(path))) from None
+    except IsADirectoryError:
+        raise ScenarioError(message("scenario.is_a_folder", path=str(path))) from None
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise ScenarioError(message("scenario.cannot_be_read", path=str(path), reason=reason)) from None

@@ -51,13 +51,13 @@ _OWN_FLAGS = ("model", "host", "port", "api_key")
 
 
 def check_any(path: Path) -> list[str]:
-    """A line for each fault of a scenario or study file, and of the scenarios that a study names."""
+    """A line for each fault of a scenario or study file and of the scenarios of a study, in the current language."""
     try:
         if is_study(read_document(path, (), (), SCENARIO)):
             load_study_plan(path)
             return []
     except ScenarioError as error:
-        return list(error.lines)
+        return list(error.localized_lines())
     return check_file(path)
 
 
@@ -344,7 +344,7 @@ def _value_faults(target: str, item: Any) -> Iterator[Fault]:
         try:
             settings_from_flags({name: value})
         except InputError as fault:
-            yield Fault(("space", target), fault.lines[0].partition(": ")[2] or fault.lines[0])
+            yield Fault(("space", target), fault.messages[0])
             return
 
 
@@ -368,5 +368,7 @@ def _unknown_targets(loaded: LoadedStudy, installed_vllm: InstalledEngine) -> It
                 hint = suggestion(key, installed_vllm.additional_keys)
                 yield Fault(("space", target), message("tuning.unknown_ascend_key", hint=hint))
         elif not (place in (ENVIRONMENT, LOAD) and key):
-            for line in unknown_flags({name: 1}, installed_vllm):
-                yield Fault(("space", target), str(line).partition(": ")[2])
+            for fault in unknown_flags({name: 1}, installed_vllm):
+                parts = fault.parameters
+                reason = message("tuning.no_such_flag", engine=parts["engine"], hint=parts["suggestion"])
+                yield Fault(("space", target), reason)

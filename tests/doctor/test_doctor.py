@@ -24,7 +24,8 @@ from harness.doctor.software import (
     release_of,
     same_version,
 )
-from harness.messages import Message, language, plain
+from harness.messages import Message, language, plain, render
+from harness.scenario.files import shipped_scenarios
 from harness.telemetry.environment import cann_version, this_host
 from tests.machines import A2, A3, BARE_CONTAINER, GOOD, HCCN, NO_DRIVER, PC, PYTHON, TOOLKIT, Machine, packages
 
@@ -388,3 +389,13 @@ def test_the_command_prints_lines_and_exits_by_what_was_asked():
     assert all(re.match(r"(ok|note|missing|wrong) |\s+-> ", line) for line in told.stdout.splitlines()[:-1])
     assert strict.returncode == (0 if healthy else 1)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["en", "zh"])
+def test_without_a_device_the_doctor_names_a_scenario_that_ships(name):
+    """By its name, which works in every folder: an empty one holds no scenarios/smoke.yaml."""
+    remedy = render(finding(PC, "NPU").remedy, name)
+    command = re.match(r"harness run (\S+?)(?= |（)", remedy)
+
+    assert command is not None
+    assert command[1] in shipped_scenarios()

@@ -110,7 +110,7 @@ def test_a_scenario_without_neighbours_is_told():
 
 def test_a_folder_is_no_scenario(tmp_path):
     """A folder in place of a file is told in words."""
-    assert told(tmp_path) == [f"{tmp_path}: cannot be read: is a directory; expected a YAML file"]
+    assert told(tmp_path) == [f"{tmp_path}: a folder; expected a YAML file"]
 
 
 def test_other_encodings_are_told_with_the_line(tmp_path):

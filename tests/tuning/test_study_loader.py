@@ -39,7 +39,7 @@ CASES = {
     "unknown_objective": ([SPACE, "objective: godput"], "5: objective: unknown objective; did you mean 'goodput'?"),
     "value_of_no_engine": (
         ["space: {gpu_memory_utilization: {float: [0.5, 1.5]}}"],
-        "4: space.gpu_memory_utilization: 1.5 is out of range; expected 0 < x ≤ 1",
+        "4: space.gpu_memory_utilization: engine flag gpu_memory_utilization: 1.5 is out of range; expected 0 < x ≤ 1",
     ),
     "unknown_load": (
         ["space: {load.concurency: [4, 8]}"],

@@ -72,8 +72,10 @@ def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     engine = run.get("engine") or {}
     line = engine.get("died")
     if line:
-        text = message("analysis.died", reason=_without_period(stored(engine.get("died_message"), str(line))))
-        yield Warning("died", INVALID, text, message("analysis.next_died"))
+        reason = stored(engine.get("died_message"), str(line))
+        # engine.log has no word of a load worker, which is a process of the client
+        advice = "analysis.next_died_worker" if reason.code == "client.worker_died" else "analysis.next_died"
+        yield Warning("died", INVALID, message("analysis.died", reason=_without_period(reason)), message(advice))
 
 
 def _without_period(reason: Message) -> Message:

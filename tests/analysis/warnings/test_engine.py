@@ -3,6 +3,7 @@
 import pytest
 
 from harness.analysis.warnings.engine import died, flags_in_force, restarted, same_model, unlisted, unverified
+from harness.messages import message
 from harness.results.request_table import samples_from
 from tests.analysis.warnings.test_load import sound, warnings
 from tests.made_runs import failed, ns
@@ -45,6 +46,19 @@ def test_a_death_makes_the_run_invalid():
 
     assert found == {"died": "invalid"}
     assert str(warning.text) == "The run did not come to its end: the engine died: out of memory."
+
+
+def test_the_advice_on_a_death_is_for_who_died():
+    """engine.log tells why an engine died, and nothing of a load worker, a process of the client."""
+    lost = message("client.worker_died", worker=1, status=-9)
+    engine, worker = (
+        [str(warning.next) for warning in died(None, {"engine": {"died": "text", "died_message": kept}})]
+        for kept in (None, lost.as_dict())
+    )
+
+    assert "engine.log" in engine[0]
+    assert "engine.log" not in worker[0]
+    assert "dmesg" in worker[0]
 
 
 def test_counters_that_only_grow_are_one_engine():

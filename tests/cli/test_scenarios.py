@@ -1,0 +1,72 @@
+"""`harness validate` says every fault of a file in the language of the user."""
+
+import re
+
+import pytest
+
+from harness.cli.app import main
+
+FILES = {  # what a file holds, and the Chinese line behind its path
+    "a key that stands twice": (b"name: a\nname: b\n", ":2：name：键重复，首次出现在第 1 行；只能出现一次"),
+    "not YAML": (b"a: [1\n", ":1：[ ] 列表没有闭合；应为 , 或 ]"),
+    "a tab": (b"a:\n\tb: 1\n", ":2：YAML 缩进中出现了制表符；应使用空格"),
+    "a list": (b"- a\n", ":1：应为含 name、question、workload 和 load 的映射，实际为列表"),
+    "an empty file": (b"", "：文件为空；应为含 name、question、workload 和 load 的场景"),
+    "not UTF-8": (b"\xff\xfe\xfa", ":1：不是 UTF-8；应为以 UTF-8 保存的文本文件"),
+    "a folder": (None, "：这是目录；应为 YAML 文件"),
+}
+
+
+def lines_of(capsys, *words):
+    """What a command prints to stderr; it ends with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        main([*words])
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("case", FILES)
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_fault_of_the_document_is_said_in_chinese(tmp_path, capsys, case, command):
+    """By validate as by run: of the document as a whole, not only of its keys and values."""
+    content, line = FILES[case]
+    path = tmp_path / "case.yaml"
+    path.mkdir() if content is None else path.write_bytes(content)
+
+    assert lines_of(capsys, "--lang", "zh", command, str(path)) == [f"harness: {path}{line}"]
+
+
+def test_the_locale_says_the_language_of_validate(tmp_path, capsys, monkeypatch):
+    """As --lang does."""
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    path = tmp_path / "case.yaml"
+    path.write_bytes(FILES["a tab"][0])
+
+    assert lines_of(capsys, "validate", str(path)) == [f"harness: {path}{FILES['a tab'][1]}"]
+
+
+STUDY = """name: s
+question: Which?
+scenario: small.yaml
+objective: throughput
+space: {block_size: [0, 128], max_num_seq: [8, 16]}
+load: {closed: {concurrency: 0}}
+"""
+
+
+@pytest.mark.parametrize("gone", ["", "space", "load"])
+def test_faults_of_a_study_are_said_in_chinese(tmp_path, capsys, gone):
+    """Whoever finds them: the file's model, the space, or the embedded engine's reading of flags."""
+    path = tmp_path / "study.yaml"
+    kept = [line for line in STUDY.splitlines() if not gone or not line.startswith(gone)]
+    path.write_text("\n".join(kept), encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(
+        "name: small\nquestion: How?\nengine: {kind: simulator, model: Qwen2.5-7B}\n"
+        "workload: {kind: synthetic, input_tokens: 64, output_tokens: 8}\n"
+        "load: [{closed: {concurrency: 4, requests: 9}}]\n",
+        encoding="utf-8",
+    )
+    lines = [line.removeprefix("harness: ") for line in lines_of(capsys, "--lang", "zh", "validate", str(path))]
+
+    assert lines
+    assert [line for line in lines if re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", line.partition("：")[2])] == []
