@@ -1,20 +1,21 @@
 """The result of a run in Python: read from its folder, shown in a notebook, drawn as a page."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
+from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
 from harness.api.values import Latency, StageResult, Summary, summary_from
-from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, HarnessError
+from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_GATE, EXIT_INTERRUPTED, EXIT_INVALID, HarnessError
 from harness.execution.reconcile import finish
 from harness.importers import import_file, is_foreign, name_of
-from harness.messages import Message, Parameter, current_language, localized
+from harness.messages import Message, Parameter, current_language, localized, stored
 from harness.results import store
 from harness.results.stage_names import load_name
 from harness.results.study import STUDY
+from harness.safety.interrupts import STOPPED
 from harness.units import format_duration, significant
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Result:
     """A finished result folder and its numbers.
 
     `exit_code` says how the run ended: 0, 3 where the engine died under load, 130 where it was interrupted; `reasons`
-    says why in lines of the current language. Both are 0 and empty of a result that was read. `page` is report.html
-    where it was drawn.
+    says why in lines of the current language. Of a result that was read they are what its files tell. `page` is
+    report.html where it was drawn.
     """
 
     folder: Path
@@ -108,7 +109,31 @@ def read_result(path: "str | Path") -> Result:
     folder = _imported(Path(path)) if is_foreign(Path(path)) else Path(path)
     summary = store.read_json(folder, store.SUMMARY) if (folder / store.SUMMARY).exists() else finish(folder)
     page = folder / "report.html"
-    return Result(folder, summary_from(summary), page if page.exists() else None)
+    exit_code, lines = _ending(folder, summary)
+    reasons = tuple(HarnessError(*lines).localized_lines())
+    return Result(folder, summary_from(summary), page if page.exists() else None, exit_code, reasons)
+
+
+def _ending(folder: Path, summary: Mapping[str, Any]) -> tuple[int, tuple[Message, ...]]:
+    """The exit code of a run and why it ended early, as far as its files tell."""
+    run = store.read_json(folder, store.RUN) if (folder / store.RUN).exists() else {}
+    engine = run.get("engine") or {}
+    if engine.get("died"):
+        return EXIT_ENGINE, (stored(engine.get("died_message"), str(engine["died"])),)
+    if run.get("interrupted") or _was_cut(summary):
+        return EXIT_INTERRUPTED, (STOPPED,)
+    return EXIT_DONE, ()
+
+
+def _was_cut(summary: Mapping[str, Any]) -> bool:
+    """Whether an end from outside left requests or cases without their turn, as of a run that was killed.
+
+    Where requests failed, those never sent may be later turns of their sessions: that is no end.
+    """
+    codes = {warning.code for warning in warnings_of(summary)}
+    counts = [stage.get("requests") or {} for stage in summary.get("stages") or ()]
+    failed = any(count.get("failed") for count in counts)
+    return "interrupted" in codes and (not failed or any(count.get("cancelled") for count in counts))
 
 
 def report(result: "Result | str | Path", *, trace: bool = False) -> Path:

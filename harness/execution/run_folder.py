@@ -60,8 +60,13 @@ class RunOutcome:
 
 
 def interrupted(folder: Path) -> RunOutcome:
-    """How a run ended that a signal ended: whether there is something to report depends on what had begun."""
+    """How a run ended that a signal ended: whether there is something to report depends on what had begun.
+
+    Notes it in run.json: requests without an answer do not tell it, as those of a failed session have none either.
+    """
     begun = (folder / store.RAW / store.BEGUN).exists()
+    if begun:
+        store.write_json(folder, store.RUN, {**store.read_json(folder, store.RUN), "interrupted": True})
     return RunOutcome(EXIT_INTERRUPTED, (STOPPED if begun else NOTHING,))
 
 

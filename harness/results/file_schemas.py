@@ -142,6 +142,7 @@ class RunSchema(Struct, frozen=True):
     environment: EnvironmentSchema | None = None
     overrides: list[Any] | None = None
     dataset: dict[str, int] | None = None
+    interrupted: bool = False
     kernels: KernelCasesSchema | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -12,7 +12,10 @@ import pytest
 
 import harness
 from harness.errors import EXIT_ENGINE, EXIT_INPUT, EXIT_INTERRUPTED, EngineError, InputError, RunInterruptedError
-from tests.result_folder import Run, make_result
+from harness.messages import message, render
+from harness.results import store
+from harness.safety.interrupts import STOPPED
+from tests.result_folder import Run, kept_warning, make_result
 from tests.tuning.studies import written
 
 PUBLIC = {
@@ -21,6 +24,8 @@ PUBLIC = {
     *("compare", "language", "load_scenario", "read_result", "report", "run", "run_async", "tune", "tune_async"),
     "__version__",
 }
+DIED = message("client.worker_died", worker=1, status=-9)
+DEAD = {"kind": "simulator", "died": str(DIED), "died_message": DIED.as_dict()}
 SCENARIO = """\
 name: api
 question: Does it answer?
@@ -212,6 +217,36 @@ def test_a_result_is_read_again_as_it_was(folder):
     for stage, raw in zip(result.summary.stages, kept["stages"], strict=True):
         assert stage.ttft.ci95 == {name: tuple(ends) for name, ends in raw["ttft"]["ci95"].items()}
     assert set(result.samples().columns) == {"at_ns", "source", "name", "value"}
+
+
+@pytest.mark.parametrize(
+    ("run", "counts", "ending"),
+    [
+        ({}, {}, (0, ())),
+        ({"engine": DEAD}, {"never_sent": 3}, (EXIT_ENGINE, (render(DIED, "zh"),))),
+        ({"engine": {"kind": "simulator", "died": "it died"}}, {}, (EXIT_ENGINE, ("it died",))),
+        ({"interrupted": True}, {}, (EXIT_INTERRUPTED, (render(STOPPED, "zh"),))),
+        ({}, {"never_sent": 3}, (EXIT_INTERRUPTED, (render(STOPPED, "zh"),))),
+        ({}, {"never_sent": 3, "failed": 1}, (0, ())),
+        ({}, {"never_sent": 3, "failed": 1, "cancelled": 1}, (EXIT_INTERRUPTED, (render(STOPPED, "zh"),))),
+    ],
+)
+def test_a_result_that_is_read_says_how_its_run_ended(tmp_path, run, counts, ending):
+    """Of a death and an interrupt what run.json keeps; else 130 where requests were cut off.
+
+    Later turns of a session that failed are never sent, without any interrupt.
+    """
+    folder = make_result(tmp_path / "run", Run(loads=(2.0,), duration_s=10, failing=0))
+    store.write_json(folder, store.RUN, {**store.read_json(folder, store.RUN), **run})
+    summary = store.read_json(folder, store.SUMMARY)
+    summary["stages"][0]["requests"] |= counts
+    if counts:
+        summary["verdict"]["warnings"].append(kept_warning("interrupted", "warning", "It was cut.", "Run again."))
+    store.write_json(folder, store.SUMMARY, summary)
+    with harness.language("zh"):
+        result = harness.read_result(folder)
+
+    assert (result.exit_code, result.reasons) == ending
 
 
 def test_a_result_shows_itself_in_a_notebook_with_everything_escaped(folder):

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.api.result import read_result
 from harness.cli.app import main
 from harness.results import store
 
@@ -230,6 +231,9 @@ def test_ctrl_c_once_waits_for_what_is_in_flight_and_reports(tmp_path, server):
     assert found["never_sent"] == 1500 - found["completed"]
     assert (found["cancelled"], found["failed"]) == (0, 0)
     assert (out / "report.html").exists()
+    result = read_result(out)
+    assert (result.exit_code, len(result.reasons)) == (130, 1)
+    assert json.loads((out / "run.json").read_text())["interrupted"] is True
 
 
 def test_ctrl_c_twice_leaves_at_once_with_a_folder_that_can_be_read(tmp_path, server, obeyed):
@@ -282,6 +286,8 @@ def test_a_dead_worker_is_told_and_its_requests_are_accounted_for(tmp_path, serv
 
         assert (process.returncode, "died" in errors) == (3, True)
     assert sum(account(out).values()) == 1500
+    result = read_result(out)
+    assert (result.exit_code, len(result.reasons), "died with exit status -9" in result.reasons[0]) == (3, 1, True)
 
 
 def test_an_engine_that_dies_is_told_and_reported(tmp_path):
