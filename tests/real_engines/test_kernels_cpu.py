@@ -177,7 +177,7 @@ def test_a_scenario_of_kernels_runs_to_a_page(vllm_python, tmp_path):
         row["modes"]["cold"]["limits"]["measured"]["fraction"] > 0 for row in rows if row["status"] == "measured"
     )
     assert set(store.read_kernel_samples(folder)["mode"]) == {"cold", "hot"}
-    assert "Under the roofline" in page
+    assert "Roofline" in page
 
 
 def test_the_bench_ends_with_its_parent(vllm_python, tmp_path):
