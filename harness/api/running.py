@@ -19,6 +19,7 @@ from harness.results import store
 from harness.safety import redaction
 from harness.safety.interrupts import writing
 from harness.scenario import loader
+from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.yaml_document import Override
 
@@ -56,13 +57,13 @@ def load_scenario(path: "str | Path", *, set: Mapping[str, Any] | None = None) -
     """The checked scenario of a YAML file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a scenario, such as "smoke": your own before those that ship.
         set: keys and their values in place of the file's, such as {"load.0.poisson.rate": 4}.
 
     Raises:
-        ScenarioError: with one line for each fault.
+        InputError: where there is none, or it has errors, with one line for each.
     """
-    return loader.load_scenario(Path(path), override_words(set))
+    return loader.load_scenario(find_scenario(str(path)), override_words(set))
 
 
 def run(
@@ -76,7 +77,7 @@ def run(
     """Run a scenario: engine up, load, records, summary, page. Ctrl-C stops it and keeps what was measured.
 
     Args:
-        scenario: what `load_scenario` gave, or a file.
+        scenario: what `load_scenario` gave, a file, or the name of a scenario.
         url: the address of a server to load, instead of starting an engine.
         out: the result folder; results/NAME-TIME by default.
         trace: whether trace.json is written as well.
@@ -149,7 +150,10 @@ def refuse_running_loop(name: str) -> None:
 
 
 def _loaded(scenario: "LoadedScenario | str | Path", url: str | None) -> LoadedScenario:
-    path, words = (scenario.path, scenario.overrides) if isinstance(scenario, LoadedScenario) else (Path(scenario), ())
+    if isinstance(scenario, LoadedScenario):
+        path, words = scenario.path, scenario.overrides
+    else:
+        path, words = find_scenario(str(scenario)), ()
     if url is None:
         return scenario if isinstance(scenario, LoadedScenario) else loader.load_scenario(path)
     return loader.load_scenario(path, words, url_overrides(url, f"url={url}"))

@@ -20,6 +20,7 @@ from harness.results.store import make_out_folder, new_folder
 from harness.results.study import StudyFiles, read_study
 from harness.safety import redaction
 from harness.safety.interrupts import writing
+from harness.scenario.files import find_scenario
 from harness.scenario.loader import load_study
 from harness.scenario.yaml_document import Override
 from harness.tuning import study_result
@@ -102,7 +103,7 @@ def tune(
     """Run a study file and draw its page.
 
     Args:
-        study: the file.
+        study: the file, or the name of a study, such as "tune".
         set: keys of the study and their values, such as {"seed": 3}.
         trials: how many trials, the default configuration included.
         out: the result folder; results/NAME-TIME by default.
@@ -117,7 +118,7 @@ def tune(
     overrides = override_words(set)
     command = ("harness", "tune", str(study), *(word for each in overrides for word in ("--set", each)))
     options = TuneOptions(overrides, flags, None if out is None else Path(out), resume, spoken(on_progress), command)
-    return run_study_file(Path(study), options)
+    return run_study_file(find_scenario(str(study)), options)
 
 
 async def tune_async(

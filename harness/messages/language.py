@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 ENGLISH, CHINESE = "en", "zh"
@@ -21,9 +22,19 @@ def current_language() -> str:
     return _CURRENT.get()
 
 
+def language(name: str) -> AbstractContextManager[None]:
+    """A context within which `localized` writes in another language, one of `LANGUAGES`.
+
+    Raises:
+        ValueError: where it is none of these.
+    """
+    if name not in LANGUAGES:
+        raise ValueError(f"language {name!r}: expected {' or '.join(map(repr, LANGUAGES))}")
+    return _within(name)
+
+
 @contextlib.contextmanager
-def language(name: str) -> Iterator[None]:
-    """Within this context `localized` writes in another language."""
+def _within(name: str) -> Iterator[None]:
     token = _CURRENT.set(name)
     try:
         yield

@@ -91,7 +91,7 @@ def read_document(path: Path, overrides: Sequence[str], flags: Sequence[Override
     Raises:
         ScenarioError: with one line for each fault.
     """
-    raw = _bytes(path)
+    raw = _bytes(path, kind)
     text = _decoded(raw, path)
     reading = read_value(text)
     tree = _mapping(reading, path, kind)
@@ -165,12 +165,12 @@ def _refuse(reasons: Sequence[Message | str]) -> None:
         raise ScenarioError(*reasons)
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, kind: str) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES + 1)  # no more than shows that it is too long
     except FileNotFoundError:
-        raise ScenarioError(message("scenario.no_such_file", path=str(path), hint=_near_scenario(path))) from None
+        raise ScenarioError(message("scenario.no_such_file", path=str(path), hint=_near_file(path, kind))) from None
     except IsADirectoryError:
         raise ScenarioError(message("scenario.is_a_folder", path=str(path))) from None
     except OSError as error:
@@ -178,11 +178,11 @@ def _bytes(path: Path) -> bytes:
         raise ScenarioError(message("scenario.cannot_be_read", path=str(path), reason=reason)) from None
 
 
-def _near_scenario(path: Path) -> Message:
+def _near_file(path: Path, kind: str) -> Message:
     folder = path.parent if path.parent.is_dir() else Path()
     near = nearest(path.stem, [file.stem for file in sorted(folder.glob("*.y*ml"))])
     if near is None:
-        return message("scenario.expected_scenario_file")
+        return _EXPECTED[kind][2]
     return message("errors.did_you_mean", near=f"{folder / near}.yaml")
 
 
@@ -195,10 +195,22 @@ def _decoded(raw: bytes, path: Path) -> str:
 
 
 SCENARIO, STUDY, GATE = "scenario", "study", "gate"
-_EXPECTED = {  # of a file that is empty, and of one that is no mapping
-    SCENARIO: (message("scenario.a_scenario"), message("scenario.mapping_of_scenario")),
-    STUDY: (message("scenario.a_study"), message("scenario.mapping_of_study")),
-    GATE: (message("scenario.a_gate"), message("scenario.mapping_of_gate")),
+_EXPECTED = {  # of a file that is empty, of one that is no mapping, and of none
+    SCENARIO: (
+        message("scenario.a_scenario"),
+        message("scenario.mapping_of_scenario"),
+        message("scenario.expected_scenario_file"),
+    ),
+    STUDY: (
+        message("scenario.a_study"),
+        message("scenario.mapping_of_study"),
+        message("scenario.expected_study_file"),
+    ),
+    GATE: (
+        message("scenario.a_gate"),
+        message("scenario.mapping_of_gate"),
+        message("scenario.expected_gate_file"),
+    ),
 }
 
 

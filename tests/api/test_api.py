@@ -169,6 +169,21 @@ def test_errors_carry_their_exit_code(tmp_path):
         harness.read_result(tmp_path / "none")
 
 
+def test_a_scenario_is_found_by_its_name_as_the_command_finds_it(tmp_path, monkeypatch):
+    """One that ships, of a run and of a study too; a file of the working folder comes before it."""
+    monkeypatch.chdir(tmp_path)
+    assert harness.load_scenario("smoke", set={"seed": 5}).scenario.seed == 5
+    with pytest.raises(harness.HarnessError, match=r"^url=foo bar: "):
+        harness.run("smoke", url="foo bar")
+    with pytest.raises(harness.HarnessError, match=r"^trials=-1: "):
+        harness.tune("tune", trials=-1)
+    with pytest.raises(harness.HarnessError, match=r"did you mean 'smoke'\?"):
+        harness.load_scenario("smokee")
+    (tmp_path / "smoke.yaml").write_text(SCENARIO)
+
+    assert harness.load_scenario("smoke").scenario.name == "api"
+
+
 def test_a_wrong_argument_is_named_as_it_was_given(scenario, tmp_path):
     """An address that is none and a number of trials below one are errors of the input, in one line each."""
     with pytest.raises(harness.HarnessError, match=r"^url=foo bar: engine\.url: expected an address") as address:

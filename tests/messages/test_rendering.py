@@ -179,3 +179,11 @@ def test_no_blank_stands_between_chinese_letters():
     ]
 
     assert texts == ["试验 1 的 goodput 达到 2 s。", "试验 1 的有效吞吐达到 2 s。"]
+
+
+def test_an_unknown_language_is_refused_where_it_is_named():
+    """With the languages that there are; the current one stays."""
+    with pytest.raises(ValueError, match=r"^language 'xx': expected 'en' or 'zh'$"):
+        language("xx")
+
+    assert current_language() == "en"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import EXIT_INPUT, ScenarioError
-from harness.scenario.loader import check_file, load_scenario, load_study
+from harness.messages import language
+from harness.scenario.loader import check_file, load_gate, load_scenario, load_study
 from harness.scenario.stages import Stage
 from harness.scenario.yaml_document import Override
 
@@ -106,6 +107,25 @@ def test_a_scenario_that_is_not_there_is_told_with_its_neighbour(good):
 def test_a_scenario_without_neighbours_is_told():
     """Where nothing is near, a scenario file is asked for."""
     assert told(Path("no/such/place.yaml")) == ["no/such/place.yaml: no such file; expected a scenario file"]
+
+
+@pytest.mark.parametrize(
+    ("load", "english", "chinese"),
+    [
+        (load_scenario, "expected a scenario file", "应为场景文件"),
+        (load_study, "expected a study file", "应为调优任务文件"),
+        (load_gate, "expected a gate file", "应为门禁文件"),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_by_its_kind(load, english, chinese):
+    """What should stand there is what was looked for, in both languages."""
+    with pytest.raises(ScenarioError) as raised:
+        load(Path("no/such/place.yaml"))
+    with language("zh"):
+        (line,) = raised.value.localized_lines()
+
+    assert str(raised.value) == f"no/such/place.yaml: no such file; {english}"
+    assert line == f"no/such/place.yaml：没有此文件；{chinese}"
 
 
 def test_a_folder_is_no_scenario(tmp_path):
