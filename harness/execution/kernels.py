@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError
-from harness.execution.run_folder import OnProgress, RunOutcome, RunSpec, interrupted, open_folder
+from harness.execution.run_folder import OnProgress, RunOutcome, RunSpec, interrupted, note_death, open_folder
 from harness.kernels import child
 from harness.kernels.job import KernelPlan, kernel_plan
 from harness.kernels.repeats import MEASURED, case_name, varying_axes
@@ -44,7 +44,9 @@ def run_kernels(spec: RunSpec) -> RunOutcome:
     except EngineError as fault:
         if not (spec.folder / store.RAW / store.BEGUN).exists():
             raise
-        return RunOutcome(EXIT_ENGINE, tuple(fault.messages))
+        outcome = RunOutcome(EXIT_ENGINE, tuple(fault.messages))
+        note_death(spec.folder, outcome)
+        return outcome
     return RunOutcome(EXIT_DONE)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import reports
+from harness.api.result import read_result, report
 from harness.cli.run import verdict_lines
 from harness.engines.simulator import calibrated_flags
-from harness.errors import EXIT_DONE, EngineError, InputError, ScenarioError
+from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError, ScenarioError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.kernels import child
@@ -144,6 +145,17 @@ def test_a_process_that_dies_costs_one_case(tmp_path, fake):
     ]
     assert [warning["code"] for warning in summary["verdict"]["warnings"]] == ["failed_case", "noisy_kernel"]
     assert len(summary["kernels"]["limits"]) == 1
+
+
+def test_a_run_whose_processes_kept_dying_is_read_as_it_ended(tmp_path, fake, monkeypatch):
+    """With exit code 3 and the reason, though cases without a turn look like an interrupt; its page is drawn."""
+    monkeypatch.setattr(child, "MOST_DEATHS", 2)
+    _, outcome, _ = run(tmp_path, fake(**{"2": "die", "4": "die"}))
+    result = read_result(tmp_path / "out")
+
+    assert (outcome.exit_code, result.exit_code) == (EXIT_ENGINE, EXIT_ENGINE)
+    assert result.reasons == tuple(map(str, outcome.lines))
+    assert report(result).exists()
 
 
 def test_repeats_are_processes_of_their_own(tmp_path, fake):
