@@ -165,7 +165,7 @@ class Proposer:
         return first.cost(trial.values.get(first.name, math.nan))
 
     def _exact(self, trial: Trial) -> Candidate | None:
-        """The candidate of a trial: of the default the base configuration itself, which its point only rounds."""
+        """The candidate of a trial: of the default the base configuration itself, whatever its point names."""
         return self.resolver.candidate({} if trial.origin == "default" else trial.point)
 
     def _observations(self, trials: Sequence[Trial]) -> list[Observation]:

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 
 from harness.seeds import entropy
-from harness.tuning.space import Space, is_active
+from harness.tuning.space import Space, is_active, nearest_point
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.types import FAILED, MAXIMISE, ParameterValue, Point, StudyObjective, Trial, TunableParameter
 
@@ -130,7 +130,7 @@ def suggest_point(trial: optuna.trial.Trial, space: Space) -> dict[str, Paramete
 def _teach(study: optuna.Study, plan: StudyPlan, space: Space, trial: Trial, trials: Sequence[Trial]) -> None:
     """Put a trial into the study in memory."""
     parameters = {parameter.name: parameter for parameter in space.parameters}
-    params = {name: value for name, value in trial.point.items() if name in parameters}
+    params = nearest_point(space, trial.point)
     frozen = optuna.trial.create_trial(
         params=params,
         distributions={name: optuna_distribution(parameters[name]) for name in params},

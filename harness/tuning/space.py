@@ -83,6 +83,7 @@ def _value(node: ast.AST, values: Mapping[str, Any]) -> Any:
 
 _FINEST = 4  # values an octave where whole numbers are searched by factors: 8 10 12 14 16 20 …
 _DRAWS = 64
+_STEP_ERROR = 1e-8  # of a step: so far may a value of a range be from it, as in Optuna
 Table = Mapping[str, Mapping[str, ParameterValue]]
 
 
@@ -180,9 +181,10 @@ def snap(parameter: TunableParameter, value: float) -> ParameterValue:
 def share_of(parameter: TunableParameter, value: ParameterValue) -> float:
     """The place of a value in its parameter's range, 0 to 1; the nearest one where it is outside."""
     if parameter.kind == "choice":
-        place = next((i for i, known in enumerate(parameter.values) if _same(known, value)), None)
-        if place is None:
+        nearest = _nearest_choice(parameter, value)
+        if nearest is None:
             return 0.5
+        place = next(i for i, known in enumerate(parameter.values) if _same(known, nearest))
         return place / max(1, len(parameter.values) - 1)
     number, low, high = float(value), parameter.low, parameter.high
     if parameter.log:
@@ -195,15 +197,47 @@ def _same(value: ParameterValue, other: ParameterValue) -> bool:
 
 
 def default_value(parameter: TunableParameter, engine_value: Any) -> ParameterValue | None:
-    """What the engine's own value is called in this parameter's range: itself, or the nearest there is.
+    """The engine's own value as this parameter's range spells it; a number that is not in the range as it is.
 
-    None where no value of the range is near it: what runs is then told by the effective configuration alone.
+    A point that said the nearest number of the range would be another configuration's. None where the value is
+    neither a number nor in the range: what runs is then told by the effective configuration alone.
     """
+    nearest = nearest_value(parameter, engine_value)
+    if isinstance(nearest, str | None) or nearest == engine_value:
+        return nearest
+    value: ParameterValue = engine_value if _is_number(engine_value) else nearest
+    return value
+
+
+def nearest_point(space: Space, point: Point) -> dict[str, ParameterValue]:
+    """A point of the space as it is; of the default, whose values may lie outside, the nearest one."""
+    return {
+        parameter.name: value
+        for parameter in space.parameters
+        if (value := _within(parameter, point.get(parameter.name))) is not None
+    }
+
+
+def _within(parameter: TunableParameter, value: Any) -> ParameterValue | None:
+    if parameter.kind == "choice" or not _is_number(value) or not parameter.low <= value <= parameter.high:
+        return nearest_value(parameter, value)
+    steps = (value - parameter.low) / (parameter.step or 1.0)
+    is_on_step = (parameter.kind == "float" and not parameter.step) or abs(steps - round(steps)) < _STEP_ERROR
+    kept: ParameterValue = value
+    return kept if is_on_step else nearest_value(parameter, value)
+
+
+def nearest_value(parameter: TunableParameter, engine_value: Any) -> ParameterValue | None:
+    """The value of the parameter's range that is nearest to an engine's own; None where none is near."""
     if parameter.kind == "choice":
         return _nearest_choice(parameter, engine_value)
-    if isinstance(engine_value, int | float) and not isinstance(engine_value, bool):
+    if _is_number(engine_value):
         return value_at(parameter, share_of(parameter, engine_value))
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _nearest_choice(parameter: TunableParameter, engine_value: Any) -> ParameterValue | None:
@@ -212,7 +246,7 @@ def _nearest_choice(parameter: TunableParameter, engine_value: Any) -> Parameter
     match = next((value for value in parameter.values if _same(engine_value, value)), next(same, None))
     if match is not None:
         return match
-    if isinstance(engine_value, int | float) and not isinstance(engine_value, bool) and _is_ordered(parameter):
+    if _is_number(engine_value) and _is_ordered(parameter):
         return min(parameter.values, key=lambda value: abs(float(value) - engine_value))
     return None
 
@@ -245,7 +279,7 @@ def point_key(point: Mapping[str, Any]) -> str:
 
 def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator) -> list[dict[str, ParameterValue]]:
     """Points that differ from one in one or two parameters, mostly by a little."""
-    points = []
+    points, point = [], nearest_point(space, point)
     for _ in range(count):
         values = _all_values(space, point, rng)
         changes = 1 + int(rng.random() < 0.4)
@@ -253,12 +287,12 @@ def neighbours(space: Space, point: Point, count: int, rng: np.random.Generator)
             parameter = space.parameters[place]
             values[parameter.name] = _moved(parameter, values[parameter.name], rng)
         points.append(active_point(space, values))
-    return [neighbour for neighbour in unique_points(points) if neighbour != dict(point)]
+    return [neighbour for neighbour in unique_points(points) if neighbour != point]
 
 
 def axis_steps(space: Space, point: Point) -> list[dict[str, ParameterValue]]:
     """Points that are a step or two away from one along one range: a tenth and a fifth of it, up and down."""
-    points = []
+    points, point = [], nearest_point(space, point)
     for parameter in space.parameters:
         if parameter.kind == "choice" or parameter.name not in point:
             continue
@@ -267,7 +301,7 @@ def axis_steps(space: Space, point: Point) -> list[dict[str, ParameterValue]]:
             active_point(space, {**point, parameter.name: value_at(parameter, share + by)})
             for by in (-0.2, -0.1, 0.1, 0.2)
         ]
-    return [step for step in unique_points(points) if step != dict(point)]
+    return [step for step in unique_points(points) if step != point]
 
 
 def _all_values(space: Space, point: Point, rng: np.random.Generator) -> dict[str, ParameterValue]:
@@ -291,7 +325,7 @@ def _moved(parameter: TunableParameter, value: ParameterValue, rng: np.random.Ge
 
 
 def _is_ordered(parameter: TunableParameter) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in parameter.values)
+    return all(map(_is_number, parameter.values))
 
 
 def encode(space: Space, points: Sequence[Point]) -> NDArray[np.float64]:

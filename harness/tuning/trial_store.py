@@ -21,7 +21,7 @@ from harness.results.store import convert
 from harness.safety.redaction import register_password
 from harness.tuning.coordination import retry_on_conflict
 from harness.tuning.sampler import optuna_constraints, optuna_directions, optuna_values, set_constraints, suggest_point
-from harness.tuning.space import Space, active_point
+from harness.tuning.space import Space, active_point, nearest_point
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.types import COMPLETE, FAILED, STOPPED, Point, Trial
 
@@ -69,9 +69,7 @@ class TrialStore:
     def begin(self, point: Point, engine_key: str, origin: str) -> tuple[int, optuna.trial.Trial]:
         """Write that a point is being tried; its number, and the handle that `end` takes."""
         space = self.plan.space
-        active = active_point(
-            space, {parameter.name: point[parameter.name] for parameter in space.parameters if parameter.name in point}
-        )
+        active = active_point(space, nearest_point(space, point))
         trial = self._asked(active)
         trial.set_user_attr(WORKER, self.worker)
         trial.set_user_attr("engine_key", engine_key)

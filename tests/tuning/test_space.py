@@ -118,22 +118,49 @@ def test_loads_are_swept_and_engines_are_not():
     assert spaces.load_sweep(SPACE, 4) == [{}]
 
 
-def test_a_value_outside_the_range_becomes_the_nearest():
-    """So that the base configuration can be written as a point."""
-    assert spaces.default_value(NUMBERS, 1024) == 512
+def test_a_default_outside_the_range_is_named_as_it_is():
+    """A point that said the nearest number would be another configuration's; the search goes on from the nearest."""
+    assert spaces.default_value(NUMBERS, 1024) == 1024
+    assert spaces.nearest_value(NUMBERS, 1024) == 512
+    assert spaces.nearest_point(SPACE, {"max_num_seqs": 1024, "other": 3}) == {"max_num_seqs": 512}
+    assert (spaces.encode(SPACE, [{"max_num_seqs": 1024}]) == spaces.encode(SPACE, [{"max_num_seqs": 512}])).all()
     assert spaces.default_value(SHARE, 0.92) == pytest.approx(0.92)
     assert spaces.default_value(SWITCH, engine_value=False) is False
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_a_point_of_the_space_is_its_own_nearest(seed):
+    """Whatever the space holds is stored as it was measured."""
+    for point in spaces.latin_hypercube(SPACE, 5, np.random.default_rng(seed)):
+        assert spaces.nearest_point(SPACE, point) == point
+
+
+@given(st.integers(8, 512))
+def test_a_number_between_the_round_ones_is_kept(number):
+    """Optuna names any whole number of a range."""
+    assert spaces.nearest_point(SPACE, {"max_num_seqs": number}) == {"max_num_seqs": number}
+
+
+@pytest.mark.parametrize("value", [1024, 3])
+def test_neighbours_of_what_lies_outside_are_inside(value):
+    """No neighbour of the default takes over a value that the study does not search."""
+    point = {"max_num_seqs": value, "gpu_memory_utilization": 0.9, "enable_chunked_prefill": False}
+    near = spaces.neighbours(SPACE, point, 50, np.random.default_rng(0)) + spaces.axis_steps(SPACE, point)
+
+    assert near
+    assert all(8 <= neighbour["max_num_seqs"] <= 512 for neighbour in near)
+
+
 def test_the_default_of_a_choice_is_what_runs():
-    """The same value in whatever spelling, else the nearest number; no choice that the engine does not run with."""
+    """The same value in whatever spelling, else the engine's number; no choice that the engine does not run with."""
     words = TunableParameter("dtype", "choice", values=("float16", "bfloat16"))
     numbers = TunableParameter("block_size", "choice", values=(16, 64, 128))
 
     assert spaces.default_value(words, "bfloat16") == "bfloat16"
     assert spaces.default_value(SWITCH, "false") is False
-    assert spaces.default_value(numbers, 100) == 128
-    assert spaces.default_value(numbers, 32) == 16
+    assert spaces.default_value(numbers, 100) == 100
+    assert [spaces.nearest_value(numbers, value) for value in (100, 32)] == [128, 16]
+    assert spaces.share_of(numbers, 100) == spaces.share_of(numbers, 128)
     assert spaces.default_value(words, "float32") is None
     assert spaces.default_value(words, None) is None
     assert spaces.default_value(NUMBERS, None) is None

@@ -14,6 +14,7 @@ import pytest
 from harness.engines.engine_log import BootFacts
 from harness.messages import message
 from harness.tuning import feasibility
+from harness.tuning.candidates import canonical_json
 from harness.tuning.confirmation import confirm, finalists
 from harness.tuning.evaluation import StartFailed
 from harness.tuning.sampler import suggest_with_tpe
@@ -156,6 +157,20 @@ def test_a_space_smaller_than_the_budget_is_tried_whole(tmp_path):
 
     assert len(work.store.trials()) == 3
     assert work.notes == [message("tuning.space_exhausted")]
+
+
+@pytest.mark.parametrize("highest", [64, 256])
+def test_the_default_is_no_rival_of_its_own(done, highest):
+    """Trials and finalists differ in what the engine runs with, and a point names nothing else than that."""
+    work = done(space={"max_num_seqs": [4, 16, highest]}, budget={"trials": 4})
+    trials = work.store.trials()
+    entrants = finalists(work, trials)
+
+    assert len({canonical_json(trial.effective) for trial in trials}) == len(trials) == 3 + (highest == 64)
+    assert len({entrant.candidate.engine_key for entrant in entrants}) == len(entrants) == 1 + (highest == 64)
+    assert trials[0].origin == "default"
+    assert [trial.point["max_num_seqs"] for trial in trials] == [trial.effective["max_num_seqs"] for trial in trials]
+    assert [dict(entrant.candidate.point) for entrant in entrants].count({"max_num_seqs": 256}) == 1
 
 
 def test_capacity_is_searched_within_a_start(tmp_path):
