@@ -141,7 +141,8 @@ def badges(result: StudyFiles) -> Iterator[Badge]:
         yield Badge(localized(code), "warn", "#confirmation")
     failed = _failed(result)
     if failed:
-        text = localized("page_tuning.badges.failed", failed=failed, trials=len(result.trials))
+        trials = len(result.trials)
+        text = localized("page_tuning.badges.failed", failed=failed, trials=trials, count=trials)
         yield Badge(text, "bad", "#failures")
 
 
@@ -157,10 +158,11 @@ def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
         yield stored(result.confirmation.get("drift_message"), str(drift)), message("page_tuning.warnings.rest")
     yield from _unconfirmed(result)
     if len(compared) < _FEW_TRIALS:
-        text = message("page_tuning.warnings.few_trials", trials=len(compared))
+        text = message("page_tuning.warnings.few_trials", trials=len(compared), count=len(compared))
         yield text, message("page_tuning.warnings.more_trials")
     if result.trials and _failed(result) > _MANY_FAILURES * len(result.trials):
-        text = message("page_tuning.warnings.failed", failed=_failed(result), trials=len(result.trials))
+        trials = len(result.trials)
+        text = message("page_tuning.warnings.failed", failed=_failed(result), trials=trials, count=trials)
         yield text, message("page_tuning.warnings.see_causes")
 
 

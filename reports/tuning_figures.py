@@ -80,7 +80,7 @@ def _history(result: StudyFiles) -> Drawing:
     )
     figure = search.history(marks, best, "", head)
     failed = sum(mark.kind == "failed" for mark in marks)
-    words = localized("page_tuning.history.count", trials=len(marks), failed=failed)
+    words = localized("page_tuning.history.count", trials=len(marks), failed=failed, count=len(marks))
     if best:
         ends = {"first": best[0][1], "last": best[-1][1]}
         words = paragraph((words, localized("page_tuning.history.best", objective=metric_name(name), **ends)))
@@ -116,6 +116,7 @@ def _front(result: StudyFiles) -> Drawing | None:
         "page_tuning.front.description",
         front=len(chosen),
         trials=len(marks),
+        count=len(chosen),
         first=metric_name(first),
         second=metric_name(second),
     )
@@ -170,7 +171,8 @@ def agreement_words(screening: Mapping[str, Any], count: int) -> str:
     """The agreement of the simulator's order of the trials with the measured one, with its interval."""
     tau, low, high = (screening.get(key) for key in ("tau", "low", "high"))
     if tau is None or low is None or high is None:
-        return localized("page_tuning.agreement.too_few", pairs=screening.get("pairs", count))
+        pairs = screening.get("pairs", count)
+        return localized("page_tuning.agreement.too_few", pairs=pairs, count=pairs)
     trusted = screening.get("trusted", True)
     code = "page_tuning.agreement.trusted" if trusted else "page_tuning.agreement.distrusted"
     ends = {name: significant(value, 2) for name, value in (("tau", tau), ("low", low), ("high", high))}

@@ -252,7 +252,7 @@ def _objective_text(objective: Mapping[str, Any]) -> str:
 
 def _budget_text(name: str, value: float) -> str:
     if name in _BUDGETS:
-        return localized(_BUDGETS[name], value=value)
+        return localized(_BUDGETS[name], value=value, count=value)
     return localized("page_tuning.study.budget_other", value=value, name=name)
 
 

@@ -71,12 +71,12 @@ class GainEstimate:
     def message(self) -> Message:
         """`+18.0 % (95 % CI +12.0 to +24.0 %)`, or that there is no significant difference."""
         if self.ratio is None and self.failed:
-            return message("tuning.rounds_failed", failed=self.failed, rounds=self.rounds)
+            return message("tuning.rounds_failed", failed=self.failed, rounds=self.rounds, count=self.rounds)
         if self.ratio is None:
             return message("tuning.no_rounds")
         change = _percent(self.ratio)
         if self.low is None or self.high is None:
-            return message("tuning.too_few_rounds", change=change, rounds=self.rounds)
+            return message("tuning.too_few_rounds", change=change, rounds=self.rounds, count=self.rounds)
         significant = self.low > 1 or self.high < 1
         code = "tuning.gain" if significant else "tuning.gain_not_significant"
         return message(code, change=change, low=_percent(self.low), high=_percent(self.high))

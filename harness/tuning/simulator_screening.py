@@ -47,7 +47,7 @@ class SimulatorAgreement:
     def message(self) -> Message:
         """The agreement in one line."""
         if self.tau is None or self.low is None or self.high is None:
-            return message("tuning.agreement_unknown", pairs=self.pairs)
+            return message("tuning.agreement_unknown", pairs=self.pairs, count=self.pairs)
         code = "tuning.agreement" if self.trusted else "tuning.agreement_dropped"
         return message(code, tau=self.tau, low=self.low, high=self.high, pairs=self.pairs)
 

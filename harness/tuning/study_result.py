@@ -238,11 +238,12 @@ def _count_line(trials: Sequence[Trial], confirmed: Confirmation | None, interru
     minutes = [message("tuning.engine_minutes", minutes=sum(trial.minutes.total for trial in trials) + confirming)]
     minutes += [message("tuning.confirming_minutes", minutes=confirming)] if confirming else []
     minutes += [message("tuning.unknown_minutes", count=interrupted)] if interrupted else []
+    starts = len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0)
     return message(
         "tuning.counts",
-        trials=len(trials),
+        trials=message("tuning.counts_trials", count=len(trials)),
         statuses=[message(code, count=count) for code, count in counts.items() if count],
-        starts=len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0),
+        starts=message("tuning.counts_starts", count=starts),
         minutes=minutes,
     )
 

@@ -9,9 +9,10 @@ import pytest
 
 from harness.cli.app import main
 from harness.errors import ResultError
-from harness.messages import language
+from harness.messages import language, localized
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from reports import tuning
+from reports.tuning_figures import agreement_words
 from tests.reports.page_texts import english_in
 from tests.reports.test_page import HOSTILE, Page
 
@@ -305,3 +306,12 @@ def test_best_and_winner_are_one_trial_or_the_page_says_why_not(tmp_path):
     assert "It is the winner, not trial 1, whose single run was best." in tuning.answer(unlike)
     assert [row[-2].text for row in tuning.tables.trial_rows(unlike)][1::4] == ["best single run", "winner"]
     assert [card.note for card in tuning.cards(unlike) if "winner" in card.label] == ["trial 5"]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 trial is too few"), (2, "2 trials are too few")])
+def test_trials_of_the_page_are_counted_in_the_right_number(count, words):
+    """One trial is no `1 trials`; a budget likewise."""
+    assert agreement_words({}, count).startswith(words)
+    assert localized("page_tuning.study.budget_starts", value=count, count=count) == f"{count} engine start" + "s" * (
+        count - 1
+    )

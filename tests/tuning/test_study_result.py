@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from harness.messages import message
+from harness.tuning.confirmation import GainEstimate
+from harness.tuning.simulator_screening import SimulatorAgreement
 from harness.tuning.study_result import adjusted_r2, importances
 
 
@@ -83,3 +86,20 @@ def test_conditional_parameters_may_be_absent():
 def test_nothing_is_explained_of_nothing():
     """All costs the same."""
     assert adjusted_r2(np.ones((8, 2)), np.full(8, 0.1)) == 0.0
+
+
+def test_one_trial_is_counted_in_the_singular():
+    """A study of one trial in one start, and a confirmation of one round."""
+    lines = [
+        message("tuning.counts_trials", count=1),
+        message("tuning.counts_starts", count=1),
+        GainEstimate(1.1, None, None, 1).message,
+        SimulatorAgreement(1).message,
+    ]
+
+    assert list(map(str, lines)) == [
+        "1 trial",
+        "1 engine start",
+        "no significant difference: +10.0 % in 1 round, too few for an interval",
+        "only 1 trial: too little to tell whether the simulator ranks them correctly",
+    ]
