@@ -27,7 +27,7 @@ def test_a_dead_parameter_is_dropped_by_default(tmp_path):
     left, lines = without_inert(problem, find_inert_parameters(problem, grounded(problem)))
 
     assert [one.name for one in left.space.parameters] == ["max_num_seqs"]
-    assert "dropped: block_size" in str(lines[0])
+    assert "dropped from the search: block_size" in str(lines[0])
     assert "dead: unlock" in str(lines[0])
 
 
