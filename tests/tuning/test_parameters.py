@@ -28,7 +28,7 @@ def test_a_dead_parameter_is_dropped_by_default(tmp_path):
 
     assert [one.name for one in left.space.parameters] == ["max_num_seqs"]
     assert "dropped from the search: block_size" in str(lines[0])
-    assert "dead: unlock" in str(lines[0])
+    assert "`unlock` in the study" in str(lines[0])
 
 
 def test_unlocking_turns_both_features_off(tmp_path):
