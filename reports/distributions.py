@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.analysis.breakdowns import TURN, breakdowns
 from harness.messages import localized
+from harness.results.folder import frame_of
 from harness.results.request_table import MISSING
 from harness.units import format_duration
 from reports import frames
@@ -17,7 +18,7 @@ from reports.figures.distributions import Spread, Violin, percentile_curves, sha
 from reports.figures.style import scale_of
 from reports.frames import cell_of
 from reports.glossary import name_of
-from reports.rows import frame_of, frame_of_rows, groups_of, rows_of
+from reports.rows import frame_of_rows, groups_of, rows_of
 from reports.svg import Drawing, drawn
 from reports.texts import listed, paragraph
 

@@ -17,7 +17,7 @@ from harness.analysis.request_flow import mean_in_flight
 from harness.analysis.steady_state import is_open
 from harness.analysis.token_gaps import Gaps, gap_batches, streams, token_rates
 from harness.messages import localized
-from harness.results.folder import ResultFiles, number
+from harness.results.folder import ResultFiles, frame_of, number
 from harness.results.request_table import (
     COLUMNS,
     COMPLETED,
@@ -34,7 +34,7 @@ from harness.units import NS_PER_S
 from reports.figures.heat import Grid
 from reports.figures.style import Floats
 from reports.loads import load_text, short_labels, stage_title
-from reports.rows import frame_of, frame_of_rows, groups_of, rows_of
+from reports.rows import frame_of_rows, groups_of, rows_of
 
 BINS = 240  # of the time axis: a bin is about four pixels wide
 STATISTICS = ("n", "mean", "std", "min", "p50", "p90", "p95", "p99", "max")

@@ -10,12 +10,6 @@ from typing import Any
 import pandas as pd
 
 
-def frame_of(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """A frame of these columns, which are not copied."""
-    frame: pd.DataFrame = pd.DataFrame(dict(columns), copy=False)
-    return frame
-
-
 def frame_of_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """A frame with a row for each mapping; it has these columns even where there are no rows."""
     frame: pd.DataFrame = pd.DataFrame(list(rows), columns=list(columns))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.messages import localized
+from harness.results.folder import frame_of
 from harness.results.request_table import WARMUP
 from harness.telemetry import server_metrics
 from harness.units import time_scale
@@ -19,7 +20,6 @@ from reports.frames import gap_grid, request_grid
 from reports.glossary import name_of
 from reports.lanes import counted, lane_frame, stride
 from reports.palette import ACCENT, INK, MUTED, QUEUE
-from reports.rows import frame_of
 from reports.svg import Drawing, drawn
 from reports.texts import paragraph
 

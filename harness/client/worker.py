@@ -36,7 +36,6 @@ _SAMPLE_NS = 250_000_000
 _SAMPLING_NS = 20_000_000
 _NICE = -10
 _END_S = 5.0  # everything in flight was just given up; nothing may keep a worker whose parent is gone
-_WATCH_S = 0.5
 _WRITE_PAUSE_NS = 2_000_000
 _WRITES_AT_ONCE = 12  # about 0.2 ms: other streams are stamped no later than that
 

@@ -23,7 +23,8 @@ from harness.errors import InputError, ResultError, suggestion
 from harness.messages import message
 from harness.results import store
 from harness.results.request_table import Events, Requests
-from harness.scenario.kernels import Kernels, many
+from harness.scenario.base import many
+from harness.scenario.kernels import Kernels
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.workload import CountSpec, LogNormalItem, NormalItem, UniformItem, bounds
 from harness.simulator.chips import CHIPS

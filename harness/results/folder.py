@@ -83,14 +83,15 @@ def _sayable(value: Any) -> Any:
 
 def _table(path: Path, columns: Kinds) -> pd.DataFrame:
     if not path.exists():
-        return _frame({name: _empty(name) for name in columns})
+        return frame_of({name: _empty(name) for name in columns})
     table = read_table(path, columns, frozenset(CLIENT_COLUMNS))  # results of before have not these
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
-    return _frame({name: _values(table[name]) if name in known else unknown for name in columns})
+    return frame_of({name: _values(table[name]) if name in known else unknown for name in columns})
 
 
-def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+def frame_of(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A frame of these columns, which are not copied."""
     frame: pd.DataFrame = pd.DataFrame(dict(columns), copy=False)
     return frame
 
@@ -119,7 +120,7 @@ def _timeline(measured: Sequence[Mapping[str, int]], requests: pd.DataFrame) -> 
     """Columns stage, repeat, start_ns, stop_ns, end_ns; from the records where a killed run left none."""
     columns = ["stage", "repeat", "start_ns", "stop_ns", "end_ns"]
     if measured or not len(requests):
-        return _frame({name: [row[name] for row in measured] for name in columns})
+        return frame_of({name: [row[name] for row in measured] for name in columns})
     sent = requests[(requests["sent_ns"] != MISSING) & (requests["phase"] == MEASURED)]
     last_ns = sent[["sent_ns", "last_ns", "done_ns"]].max(axis=1)
     grouped = sent.assign(end_ns=last_ns).groupby(["stage", "repeat"], sort=True)
@@ -138,7 +139,7 @@ def request_frame(folder: Path) -> pd.DataFrame:
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
     columns = {name: _values(table[name]) if name in known else unknown for name in store.REQUEST_KINDS}
-    return _frame({name: values if name in TEXT_COLUMNS else _nullable(values) for name, values in columns.items()})
+    return frame_of({name: values if name in TEXT_COLUMNS else _nullable(values) for name, values in columns.items()})
 
 
 def _nullable(values: NDArray[np.int64]) -> Any:
@@ -156,7 +157,7 @@ def kernel_frame(folder: Path) -> pd.DataFrame:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    return _frame(store.read_kernel_samples(folder))
+    return frame_of(store.read_kernel_samples(folder))
 
 
 def trial_frame(study: StudyFiles) -> pd.DataFrame:

@@ -154,3 +154,14 @@ Name = Annotated[
 
 NonEmptyText = Annotated[str, Field(min_length=1)]
 """Text that is not empty."""
+
+
+def many(value: Any) -> tuple[Any, ...]:
+    """The values of a key, whether written as one or as a list."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def ends_once(requests: object, duration: object) -> None:
+    """Refuse load that ends by neither a number of requests nor a time, or by both."""
+    if (requests is None) == (duration is None):
+        raise refused(message("scenario.requests_or_duration"))

@@ -106,8 +106,3 @@ class Kernels(FileModel):
         if self.min_samples > self.max_samples:
             raise refused(message("scenario.samples_reversed", least=self.min_samples, most=self.max_samples))
         return self
-
-
-def many(value: object) -> tuple[object, ...]:
-    """The values of an axis, whether written as one or as a list."""
-    return value if isinstance(value, tuple) else (value,)

@@ -25,7 +25,17 @@ from harness.errors import suggestion
 from harness.messages import Message, message
 from harness.plugins import ENGINES, installed, load_plugin
 from harness.safety.redaction import names_secret
-from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Many, Name, NonEmptyText, matching, refused
+from harness.scenario.base import (
+    DURATION_SCHEMA,
+    Duration,
+    FileModel,
+    Many,
+    Name,
+    NonEmptyText,
+    ends_once,
+    matching,
+    refused,
+)
 from harness.scenario.error_messages import show
 from harness.scenario.kernels import Kernels
 from harness.scenario.metrics import LATENCIES
@@ -236,8 +246,7 @@ class Warmup(FileModel):
 
     @model_validator(mode="after")
     def _one_end(self) -> "Warmup":
-        if (self.requests is None) == (self.duration is None):
-            raise refused(message("scenario.requests_or_duration"))
+        ends_once(self.requests, self.duration)
         return self
 
 

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, SerializeAsAny, Tag, create_model, mo
 
 from harness.messages import message
 from harness.plugins import ARRIVALS, load_plugin
-from harness.scenario.base import Duration, FileModel, OneOrMany, one_key, refused, with_plugins
+from harness.scenario.base import Duration, FileModel, OneOrMany, ends_once, many, one_key, refused, with_plugins
 
 Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 EndRate = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -32,8 +32,7 @@ class _Bounded(FileModel):
 
     @model_validator(mode="after")
     def _one_end(self) -> Any:
-        if (self.requests is None) == (self.duration is None):
-            raise refused(message("scenario.requests_or_duration"))
+        ends_once(self.requests, self.duration)
         return self
 
 
@@ -87,7 +86,7 @@ class Ramp(FileModel):
 
     @model_validator(mode="after")
     def _some_rate(self) -> "Ramp":
-        if 0 in _values(self.from_) and 0 in _values(self.to):
+        if 0 in many(self.from_) and 0 in many(self.to):
             raise refused(message("scenario.ramp_of_nothing"))
         return self
 
@@ -242,7 +241,7 @@ def stages_of(item: LoadItem) -> list[Stage]:
     kind = next(iter(type(item).model_fields))
     body = getattr(item, kind)
     fields = sorted(type(body).model_fields, key=lambda name: name in _Bounded.model_fields)
-    rows = itertools.product(*(_values(getattr(body, name)) for name in fields))
+    rows = itertools.product(*(many(getattr(body, name)) for name in fields))
     return [_stage(kind, body, dict(zip(fields, row, strict=True))) for row in rows]
 
 
@@ -256,7 +255,3 @@ def _stage(kind: str, body: Any, row: Mapping[str, Any]) -> Stage:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _values(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)

@@ -68,15 +68,13 @@ def against_length(lines: Sequence[KernelLine], head: Head) -> Figure:
     set_scale(axes, "y", scale)
     _draw(axes, lines)
     over(axes, scale.unit)
-    axes.text(
-        1,
-        -34 / axes.bbox.height,
-        localized("figures.kernels.length_axis"),
-        transform=axes.transAxes,
-        ha="right",
-        color=MUTED,
-    )
+    _name_below(axes, localized("figures.kernels.length_axis"))
     return figure
+
+
+def _name_below(axes: Axes, name: str) -> None:
+    """The name of the x axis, below its numbers at the right."""
+    axes.text(1, -34 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
 
 
 def _room(lines: Sequence[KernelLine]) -> float:
@@ -92,14 +90,7 @@ def against_block(lines: Sequence[KernelLine], sizes: Sequence[int], head: Head)
     ticks(axes, "x", [float(place) for place in range(len(sizes))], [str(size) for size in sizes])
     set_scale(axes, "y", scale_of(_ends(lines), times=False, allow_log=False))
     _draw(axes, lines)
-    axes.text(
-        1,
-        -34 / axes.bbox.height,
-        localized("figures.kernels.block_axis"),
-        transform=axes.transAxes,
-        ha="right",
-        color=MUTED,
-    )
+    _name_below(axes, localized("figures.kernels.block_axis"))
     return figure
 
 
