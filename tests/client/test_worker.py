@@ -5,20 +5,21 @@ import sys
 
 import psutil
 
-BUSY = "from harness import workers; workers._WATCH_S, workers._END_S = 0.01, -0.99; workers._end_with_parent()\n"
 PARENT = (
     "import subprocess, sys\n"
-    f"child = subprocess.Popen([sys.executable, '-c', {BUSY!r} + 'print(1, flush=True)\\nwhile True: pass'],"
-    " stdout=subprocess.PIPE)\n"
-    "child.stdout.readline(); print(child.pid, flush=True); sys.stdin.read()"
+    "child = subprocess.Popen([sys.executable, '-m', 'harness.client.worker', sys.argv[1], '0'],"
+    " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+    "print(child.pid, flush=True); sys.stdin.read()"
 )
 
 
-def test_a_worker_ends_with_its_parent_even_while_it_is_busy():
-    """A worker whose loop never comes to hear of it is gone soon after its parent was killed."""
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+def test_a_worker_ends_with_its_parent(tmp_path):
+    """A worker that waits for its commands is gone soon after its parent was killed."""
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
-        alive_before = child.is_running()
+        psutil.wait_procs([child], timeout=1)  # one that cannot even start has ended by then
+        alive_before = child.is_running() and child.status() != psutil.STATUS_ZOMBIE
         parent.kill()
         _, alive = psutil.wait_procs([child], timeout=20)
 
