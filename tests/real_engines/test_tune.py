@@ -197,7 +197,7 @@ def test_block_size_is_dead_on_vllm_ascend(ascend_python, cann, tiny_model, tmp_
     told = json.loads((out / "study.json").read_text(encoding="utf-8"))
 
     assert [one["name"] for one in told["dead"]] == ["block_size"]
-    assert "dropped: block_size" in done.stderr
+    assert "dropped from the search: block_size" in done.stderr
     assert told["hollow"] is True
     failed = [one for one in told["trials"] if one["status"] == "failed"]
     assert all("out_of_memory" in one["failure"]["kind"] for one in failed)
