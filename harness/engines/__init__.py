@@ -6,6 +6,7 @@ from functools import partial
 from harness.engines.attach import attach_to_server
 from harness.engines.base import RunningEngine, StartEngine
 from harness.engines.flag_resolution import ResolvedFlags
+from harness.engines.process import OnMemoryLeft
 from harness.engines.simulator import start_simulator
 from harness.engines.vllm import start_vllm
 from harness.messages import Message, message
@@ -44,12 +45,13 @@ def _has_ascend(engine: Engine) -> bool:
     return this_host(engine.env).run([engine.python, "-c", program]).succeeded
 
 
-def start_of(kind: str, known: ResolvedFlags | None = None) -> StartEngine:
+def start_of(kind: str, known: ResolvedFlags | None = None, on_memory_left: OnMemoryLeft | None = None) -> StartEngine:
     """What starts engines of a kind; `kind` as `resolve_kind` gives it.
 
     `known` is what the engine's flags become, where vLLM resolved them before and need not once more.
+    `on_memory_left` is called where a real engine's devices did not come back to what they held before it.
     """
-    if known is not None and kind in REAL:
-        return partial(start_vllm, kind=kind, known=known)
+    if kind in REAL and (known is not None or on_memory_left is not None):
+        return partial(start_vllm, kind=kind, known=known, on_memory_left=on_memory_left or (lambda _devices: None))
     start: StartEngine = plugin_of(ENGINES, STARTS, kind).factory
     return start

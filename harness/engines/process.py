@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,44 @@ from harness.telemetry.npu_smi import parse_info
 from harness.units import NS_PER_S
 
 _STOP_S = 10.0
+TOO_SLOW = frozenset({"engines.not_ready", "engines.not_ready_in_time"})
+WITH_STATUS = frozenset({"engines.died_with_status", "engines.exit_status"})
+KILLED, ENDED_BY = "engines.killed", "engines.ended_by"
+
+OnMemoryLeft = Callable[[Sequence[str]], None]
+"""Gets the names of the devices whose memory did not come back after an engine's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEnding:
+    """How an engine ended: its exit status (negative: by that signal; None: it lived), and whether it was too slow."""
+
+    status: int | None = None
+    timed_out: bool = False
+
+
+def ending_of(messages: Iterable[Message]) -> EngineEnding:
+    """The end that an error of this room, or its reason, tells of by its codes; whatever language it is shown in."""
+    status, timed_out = None, False
+    for each in _with_parts(messages):
+        if each.code in WITH_STATUS:
+            status = _as_int(each.parameters["status"])
+        elif each.code == KILLED:
+            status = -signal.SIGKILL
+        elif each.code == ENDED_BY:
+            status = -signal.Signals[str(each.parameters["signal"])]
+        timed_out = timed_out or each.code in TOO_SLOW
+    return EngineEnding(status, timed_out)
+
+
+def _with_parts(messages: Iterable[Message]) -> Iterator[Message]:
+    for each in messages:
+        yield each
+        yield from _with_parts(value for value in each.parameters.values() if isinstance(value, Message))
+
+
+def _as_int(status: object) -> int | None:
+    return status if isinstance(status, int) else None
 
 
 class EngineProcess:

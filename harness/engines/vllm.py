@@ -22,7 +22,7 @@ from harness.engines.engine_log import BootFacts, boot_facts, failure_cause, mes
 from harness.engines.flag_resolution import ResolvedFlags, examine_flags, started_configuration
 from harness.engines.interpreter_probe import SERVER
 from harness.engines.interpreter_query import reject_unknown_flags
-from harness.engines.process import EngineProcess, uses_stub_device
+from harness.engines.process import EngineProcess, OnMemoryLeft, uses_stub_device
 from harness.errors import EngineError, InputError, suggestion
 from harness.messages import Message, message
 from harness.scenario.models import Engine
@@ -38,11 +38,17 @@ _LOG_TAIL = 1 << 20  # bytes of a log in which the reason of a death is looked f
 
 @asynccontextmanager
 async def start_vllm(
-    engine: Engine, log: Path, *, kind: str, known: ResolvedFlags | None = None
+    engine: Engine,
+    log: Path,
+    *,
+    kind: str,
+    known: ResolvedFlags | None = None,
+    on_memory_left: OnMemoryLeft = lambda _devices: None,
 ) -> AsyncIterator[RunningEngine]:
     """Start vLLM with the scenario's flags, yield when it answers, and stop all of it at the end.
 
     `known` is what the flags become where that was resolved before; vLLM is then imported by the engine alone.
+    `on_memory_left` is called after the end where devices did not come back to what they held before.
 
     Raises:
         InputError: where a flag is one that the installed version does not know.
@@ -52,7 +58,7 @@ async def start_vllm(
     resolved = await check_flags(engine, kind, python, env, known=known)
     port = _port(engine)
     command = _command(engine, python, port, resolved.words)
-    async with guarded_process(engine, kind, command, log) as (watch, group):
+    async with guarded_process(engine, kind, command, log, on_memory_left) as (watch, group):
         async with ControlClient(_url(engine.host, port), engine) as control:
             model = await within_ready_timeout(_answering(engine, control, watch), engine, watch)
             cache = await control.effective()
@@ -72,11 +78,15 @@ async def start_vllm(
 
 @asynccontextmanager
 async def guarded_process(
-    engine: Engine, kind: str, command: list[str], log: Path
+    engine: Engine,
+    kind: str,
+    command: list[str],
+    log: Path,
+    on_memory_left: OnMemoryLeft = lambda _devices: None,
 ) -> AsyncIterator[tuple["EngineWatch", int]]:
     """Run an engine's command under the guardian; yields its watch and its process group.
 
-    At the end nothing of it is left, and the devices hold what they held before.
+    At the end nothing of it is left, and the devices hold what they held before; those that do not are told.
 
     Raises:
         EngineError: where its program cannot be run.
@@ -91,7 +101,10 @@ async def guarded_process(
         yield watch, int(await process.first_line(_GUARDIAN_S))
     finally:
         await process.stop()
-        device_memory.log_memory_left(log, await device_memory.wait_for_memory(smi, engine.devices, before))
+        left = await device_memory.wait_for_memory(smi, engine.devices, before)
+        device_memory.log_memory_left(log, left)
+        if left:
+            on_memory_left(left)
 
 
 def environment_of(engine: Engine, kind: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ import numpy as np
 from harness.engines import engine_log
 from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import BY_SIMULATOR
+from harness.engines.process import EngineEnding
 from harness.errors import HarnessError
 from harness.messages import Message, message, plain
 from harness.simulator.chips import GIB
@@ -62,14 +63,6 @@ _KINDS: Mapping[str, str] = {
     engine_log.CRASH: CRASH,
 }
 _KILLED = 9  # the signal by which a kernel that has no memory left ends a process
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEnding:
-    """How an engine ended: its exit status (negative: by that signal; None: it lived), and whether it was too slow."""
-
-    status: int | None = None
-    timed_out: bool = False
 
 
 def classify_failure(lines: Iterable[str], ending: EngineEnding | None = None) -> TrialFailure:

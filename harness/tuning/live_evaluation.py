@@ -6,8 +6,7 @@ folder that `harness report` can draw. A load under way is read from the raw fil
 
 import asyncio
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from harness.client.journal import read_sent, whole_end, worker_journals
 from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, start_of
 from harness.engines.engine_log import BootFacts, boot_facts
+from harness.engines.process import ending_of
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
 from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
@@ -37,8 +37,6 @@ from harness.tuning.trial_series import measurement_of, measurement_so_far
 from harness.tuning.types import Measurement, TrialFailure
 from harness.units import NS_PER_S
 
-_STATUS = re.compile(r"exit status (-?\d+)")
-_BUSY = "was not free again"  # how harness.engines.process says that a device's memory did not come back
 OnProgress = Callable[[str | Message], None]
 
 
@@ -69,21 +67,21 @@ class _LiveSession:
         try:
             outcome = self.loop.run_until_complete(run.run_load(order))
         except HarnessError as fault:
-            raise self._died(fault.lines[0], begin_ns) from None
+            raise self._died(fault.messages[:1], begin_ns) from None
         if outcome.exit_code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         ending = self.serving.ending()
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
-            raise self._died(" ".join(map(str, outcome.lines)) if ending is None else str(ending), begin_ns)
+            raise self._died(outcome.lines if ending is None else (ending,), begin_ns)
         finish(folder, details=False)  # what a study reads, without what a page adds
         if monitor is not None and monitor.ended is not None:
             return replace(monitor.ended, folder=folder.name)
         return measurement_in(folder, seed, simulated=self.serving.simulated)
 
-    def _died(self, line: str, begin_ns: int) -> StartFailed:
+    def _died(self, reasons: Sequence[Message], begin_ns: int) -> StartFailed:
         """Of an engine that died under a load: what the load took, and the start where no earlier load counts it."""
         minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60 + (self.started.minutes if self.loads == 1 else 0.0)
-        return StartFailed(failure_from_log(self.folder / "engine.log", line), self.started.facts, minutes)
+        return StartFailed(failure_from_log(self.folder / "engine.log", reasons), self.started.facts, minutes)
 
 
 def measurement_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
@@ -94,15 +92,11 @@ def measurement_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
     return replace(measurement, folder=folder.name)
 
 
-def failure_from_log(log: Path, line: str) -> TrialFailure:
-    """Why an engine failed, by its log and what was said of its end."""
+def failure_from_log(log: Path, reasons: Sequence[Message]) -> TrialFailure:
+    """Why an engine failed, by its log and the messages of its end."""
+    line = " ".join(HarnessError(*reasons).lines)  # as a terminal shows it: no secret, no line end
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    status = _STATUS.search(line)
-    killed = "SIGKILL" in line
-    ending = feasibility.EngineEnding(
-        -9 if killed else int(status.group(1)) if status else None, timed_out="not ready within" in line
-    )
-    failure = feasibility.classify_failure(text.splitlines() or [line], ending)
+    failure = feasibility.classify_failure(text.splitlines() or [line], ending_of(reasons))
     return failure if failure.line else feasibility.failure_of_kind(failure.kind, line)
 
 
@@ -133,7 +127,7 @@ class LiveEvaluator:
         begin_ns = monotonic_ns()
         loop = asyncio.new_event_loop()
         resolved = None if self.resolve is None else self.resolve([engine])[0]
-        context = start_of(self.kind, resolved)(engine, log)
+        context = start_of(self.kind, resolved, self._note_busy)(engine, log)
         self._busy = False
         try:
             serving, interrupted = self._up(loop, context, log, begin_ns)
@@ -150,7 +144,9 @@ class LiveEvaluator:
                 raise KeyboardInterrupt
         finally:
             loop.close()
-            self._busy = log.exists() and _BUSY in log.read_text(encoding="utf-8", errors="replace")
+
+    def _note_busy(self, _devices: Sequence[str]) -> None:
+        self._busy = True
 
     def _up(
         self,
@@ -163,7 +159,7 @@ class LiveEvaluator:
             return completed(loop, context.__aenter__())
         except HarnessError as fault:
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
-            raise StartFailed(failure_from_log(log, " ".join(fault.lines)), facts_from_log(log), minutes) from None
+            raise StartFailed(failure_from_log(log, fault.messages), facts_from_log(log), minutes) from None
 
 
 def facts_from_log(log: Path) -> BootFacts:

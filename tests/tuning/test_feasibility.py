@@ -4,6 +4,7 @@ import pytest
 
 from harness.engines import engine_log
 from harness.engines.engine_log import BootFacts
+from harness.engines.process import EngineEnding
 from harness.errors import EngineError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
@@ -20,7 +21,6 @@ from harness.tuning.feasibility import (
     MODEL,
     PORT,
     TIMEOUT,
-    EngineEnding,
     Feasibility,
     StartRecord,
     classify_failure,

@@ -10,8 +10,10 @@ import pytest
 
 from harness.client.connection import InFlightRequest
 from harness.client.journal import AnswerJournal, SentJournal, whole_end
-from harness.engines import vllm
+from harness.engines import process, vllm
+from harness.engines.process import EngineEnding, ending_of
 from harness.execution.reconcile import reconcile
+from harness.messages import message, plain
 from harness.results import store
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
@@ -19,7 +21,8 @@ from harness.tuning import live_evaluation
 from harness.tuning.candidates import CandidateResolver, flag_resolver
 from harness.tuning.early_stopping import StopDecision
 from harness.tuning.evaluation import EarlyStopCheck
-from harness.tuning.live_evaluation import LiveEvaluator, LiveLoadMonitor, measurement_in
+from harness.tuning.feasibility import CRASH, MEMORY_AT_START, TIMEOUT
+from harness.tuning.live_evaluation import LiveEvaluator, LiveLoadMonitor, failure_from_log, measurement_in
 from harness.tuning.trial_series import look_interval_s, look_times, partial_measurement
 from harness.workload import plan
 from harness.workload.plan import StagePlan
@@ -82,6 +85,39 @@ def test_a_start_does_not_ask_what_the_study_was_told(asked, tmp_path):
             assert session.started.effective["max_num_seqs"] == candidate.engine.args["max_num_seqs"]
 
     assert asked == ["versions", "resolve", "versions", "versions"]
+
+
+def test_a_failure_is_told_by_the_codes_of_its_error(tmp_path):
+    """Not by their wording: an engine's own words in the error may be any, and no language changes the class."""
+    log = tmp_path / "engine.log"
+    words = plain("shard 3 was not ready within its budget, exit status 137, SIGKILL")
+    died = message("engines.died_with_status", status=1, reason=words)
+    slow = message("engines.not_ready", limit_s=60.0, log="engine.log")
+    killed = message("engines.died", reason=message("engines.killed"), log="engine.log")
+
+    assert ending_of([died]) == EngineEnding(1)
+    assert ending_of([message("engines.ended_by", signal="SIGTERM")]) == EngineEnding(-15)
+    assert failure_from_log(log, [died]).kind == CRASH
+    assert failure_from_log(log, [slow]).kind == TIMEOUT
+    assert failure_from_log(log, [killed]).kind == MEMORY_AT_START
+
+
+@pytest.mark.parametrize(("left", "words"), [((), "the memory was not free again"), (("device-1",), "")])
+def test_a_device_is_busy_where_the_engine_room_says_so(asked, tmp_path, monkeypatch, left, words):
+    """And not where an engine's own log has such words."""
+
+    async def wait_for_memory(*_):
+        return list(left)
+
+    monkeypatch.setattr(process, "wait_for_memory", wait_for_memory)
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "engine.log").write_text(words)
+    env = {"PYTHONPATH": FAKE, "FAKE_VLLM": "serve"}
+    live = LiveEvaluator("vllm")
+    with live.open(Engine(kind="vllm", model="m", python=sys.executable, env=env), tmp_path / "trial"):
+        busy_during = live.left_busy()
+
+    assert (busy_during, live.left_busy()) == (False, bool(left))
 
 
 BEGIN_NS = 10**15
