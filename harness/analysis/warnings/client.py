@@ -42,6 +42,8 @@ STARVED_WARNING = 0.1  # of the time, in which the engine wanted a core that the
 STARVED_INVALID = 0.3
 
 LESS_LOAD = message("analysis.next_less_load")
+LatencyError = tuple[float, str, str, float, float]
+"""Share, metric, statistic, bound and value (s) of a number that the client may have spoiled."""
 
 
 def cpu(evidence: Evidence) -> Iterator[Warning]:
@@ -137,18 +139,25 @@ def stamps(evidence: Evidence) -> Iterator[Warning]:
         if summary.account.completed and len(evidence.watched("client", "clock_bound_s")):
             yield Warning("reader_stamps", NOTE, message("analysis.reader_stamps"), message("analysis.next_linux"))
         return
-    worst = max(_errors_of(summary), default=None)
-    if worst is None or worst[0] <= ERROR_WARNING:
+    errors = [error for error in _errors_of(summary) if error[0] > ERROR_WARNING]
+    if not errors:
         return
-    share, metric, statistic, bound_s, value_s = worst
-    central = statistic in ("mean", "p50") or (metric, statistic) in limited
+    # A tail may be off by more than a mean and say less of the result: what spoils it is told first.
+    spoiled = [error for error in errors if _decides(error, limited) and error[0] > ERROR_INVALID]
+    share, metric, statistic, bound_s, value_s = max(spoiled or errors)
     times = {"value_s": value_s, "bound_s": bound_s, "share": share}
     text = message("analysis.client_error", metric=NAMES[metric], statistic=statistic, **times)
-    yield Warning("client_error", INVALID if central and share > ERROR_INVALID else WARNING, text, LESS_LOAD)
+    yield Warning("client_error", INVALID if spoiled else WARNING, text, LESS_LOAD)
 
 
-def _errors_of(summary: StageSummary) -> Iterator[tuple[float, str, str, float, float]]:
-    """Share, metric, statistic, bound and value (s) of everything that the client may have spoiled."""
+def _decides(error: LatencyError, limited: set[tuple[str, str]]) -> bool:
+    """Whether the result stands or falls with this number: a middle, or one that has an objective."""
+    _, metric, statistic, _, _ = error
+    return statistic in ("mean", "p50") or (metric, statistic) in limited
+
+
+def _errors_of(summary: StageSummary) -> Iterator[LatencyError]:
+    """Everything that the client may have spoiled."""
     for metric, bounds in summary.client.bounds.items():
         for statistic, bound_s in bounds.items():
             value_s = getattr(summary.metrics[metric], statistic)

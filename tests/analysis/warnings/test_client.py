@@ -50,6 +50,17 @@ def test_few_late_answers_are_a_warning_about_the_tail_alone():
     assert warnings(stamped(every=30, first_bound_ns=ns(0.09))) == {"client_error": "warning"}
 
 
+def test_tail_that_is_off_by_more_hides_no_mean_that_is_off_too_far():
+    """The p90 of gaps is off by 24 times itself, the mean TTFT by a fifth: the result is invalid for the mean."""
+    uneven = [
+        (record, ([*at_ns[:-1], at_ns[-1] + (ns(0.5) if record.index % 5 == 0 else 0)], tokens))
+        for record, (at_ns, tokens) in stamped(every=2, first_bound_ns=ns(0.04), blurred=1)
+    ]
+    found = warnings(uneven)
+
+    assert found["client_error"] == "invalid"
+
+
 def test_blurred_events_are_told():
     """A tenth of token events that were read late, together with a later one."""
     found = warnings(stamped(every=2, blurred=1))
