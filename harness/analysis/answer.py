@@ -14,7 +14,7 @@ from typing import Any
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
-from harness.analysis.warnings import INVALID, Warning
+from harness.analysis.warnings import INVALID, Warning, is_invalid
 from harness.messages import Message, message, sentences
 from harness.scenario.metrics import NAMES, statistic_name
 
@@ -39,17 +39,34 @@ Stage = Mapping[str, Any]  # of summary.json
 
 
 def answer(stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simulated: bool) -> Message:
-    """One or a few sentences for the whole run."""
+    """One or a few sentences for the whole run, from the stages that are valid; those left out are named."""
     invalid = [warning for warning in warnings if warning.severity == INVALID]
+    valid = [stage for stage in stages if not is_invalid(warnings, stage.span.stage, stage.span.repeat)]
     if not any(stage.account.completed for stage in stages):
         sentence = _nothing(stages)
-    elif invalid:
+    elif invalid and not any(stage.account.completed for stage in valid):
         sentence = message("analysis.answer_invalid", reason=invalid[0].text)
-    elif any(stage.outcomes for stage in stages):
-        sentence = _limits(stages)
+    elif any(stage.outcomes for stage in valid):
+        sentence = _limits(valid)
     else:
-        sentence = _throughputs(stages)
+        sentence = _throughputs(valid)
+    if invalid and any(stage.account.completed for stage in valid):
+        sentence = sentences(sentence, _left_out(stages, valid, invalid[0]))
     return message("analysis.answer_simulated", answer=sentence) if simulated else sentence
+
+
+def _left_out(stages: Sequence[StageSummary], valid: Sequence[StageSummary], reason: Warning) -> Message:
+    """The stages that are not valid, each by its load and, where others of its repeats are valid, its repeat."""
+    kept = {stage.span.stage for stage in valid}
+    names: dict[str, Message] = {}
+    for stage in stages:
+        if stage in valid:
+            continue
+        name = stage.label
+        if stage.span.stage in kept:
+            name = message("analysis.repeat_of", stage=name, repeat=stage.span.repeat + 1)
+        names[str(name)] = name
+    return message("analysis.answer_left_out", stages=list(names.values()), reason=reason.text)
 
 
 def error_counts(errors: Mapping[str, int]) -> list[Message]:

@@ -14,13 +14,15 @@ import numpy as np
 
 from harness.analysis.answer import answer, knee
 from harness.analysis.breakdowns import breakdowns
+from harness.analysis.decision import decide, stage_options
+from harness.analysis.efficiency import held_npus, with_efficiency
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.slo import Outcome
 from harness.analysis.stalls import stall_blocks
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
-from harness.analysis.warnings import INVALID, Evidence
+from harness.analysis.warnings import INVALID, Evidence, is_invalid
 from harness.analysis.warnings.load import find_warnings
 from harness.analysis.warnings.records import littles_law
 from harness.errors import ResultError
@@ -78,6 +80,9 @@ def summarize(
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
         ]
     sentence = answer(summaries, warnings, simulated=simulated)
+    valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
+    npus = held_npus(run, _in_windows(samples, evidence))
+    stages = with_efficiency(stages, npus, run)
     return {
         "format": SUMMARY_FORMAT,
         "name": run["name"],
@@ -93,10 +98,21 @@ def summarize(
             "warnings": [warning.as_dict() for warning in warnings],
         },
         "tokens": token_audit(requests),
-        "knee": knee(stages, {stage.summary.span.stage for stage in evidence if stage.summary.window.grew}),
+        "knee": knee(valid, {stage.summary.span.stage for stage in evidence if stage.summary.window.grew}),
+        "npus": npus.as_dict(),
+        "decision": decide(stage_options(stages, warnings, npus.count)).as_dict(),
         "stages": stages,
         **(_details(evidence, requests, events, run) if details else {}),
     }
+
+
+def _in_windows(samples: Samples, evidence: Sequence[Evidence]) -> Samples:
+    """What was watched while the stages were measured, not while the engine started."""
+    if not evidence:
+        return samples_from([])
+    windows = [stage.summary.window for stage in evidence]
+    first_ns, last_ns = min(w.start_ns for w in windows), max(w.end_ns for w in windows)
+    return samples.take((samples.at_ns >= first_ns) & (samples.at_ns <= last_ns))
 
 
 def _details(

@@ -129,6 +129,8 @@ class RunSchema(Struct, frozen=True):
     engine: EngineSchema | None = None
     client: ClientSchema | None = None
     slo: dict[str, Number] | None = None
+    price_per_hour: Number | None = None
+    devices: list[int] | None = None
     repeats: Annotated[int, Meta(ge=1, le=10**6)] = 1
     notes: list[str | dict[str, Any]] | None = None
     stream: bool = True
@@ -291,6 +293,7 @@ class StageSchema(Struct, frozen=True):
     little: dict[str, Number | None] | None = None
     peers: list[PeerSchema] | None = None
     energy: Object | None = None
+    efficiency: Object | None = None
 
 
 class StageNoteSchema(Struct, frozen=True):

@@ -297,6 +297,8 @@ class Scenario(FileModel):
     """How many processes send; chosen by the number of cores by default."""
     slo: Slo = Field(default_factory=dict)
     """What is good enough: limits by metric and statistic, such as ttft_p99: 5s."""
+    price_per_hour: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    """What one NPU costs for an hour, in any currency; gives the cost of a million tokens."""
 
     @model_validator(mode="after")
     def _one_purpose(self) -> "Scenario":

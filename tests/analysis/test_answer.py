@@ -146,6 +146,27 @@ def test_an_invalid_run_answers_nothing():
     assert told(poisson(1.0, 1.0), warnings=warnings) == "No valid answer: Requests left late."
 
 
+def test_an_invalid_stage_is_left_out_and_named():
+    """The valid stages answer; the one that is not, and why, stands after it."""
+    second = replace(poisson(4.0, 1.0), span=Span(1, 0, 0, ns(4), ns(5)))
+    late = Warning("send_lag", "invalid", plain("Requests left late."), plain("Use more workers."), stage=1)
+
+    assert told(poisson(1.0, 1.0), second, warnings=[late]) == (
+        "At Poisson, 1 req/s p99 TTFT is 1.00 s, within the limit of 5.00 s. "
+        "Left out as not valid: Poisson, 4 req/s. Requests left late."
+    )
+
+
+def test_an_invalid_repeat_is_left_out_alone():
+    """The other repeats of its stage answer; which one is left out is said."""
+    again = replace(poisson(1.0, 9.0), span=Span(0, 1, 0, ns(4), ns(5)))
+    late = Warning("send_lag", "invalid", plain("Requests left late."), plain("Use more workers."), stage=0, repeat=1)
+
+    assert told(poisson(1.0, 1.0), again, warnings=[late]).endswith(
+        "Left out as not valid: Poisson, 1 req/s, repeat 2. Requests left late."
+    )
+
+
 def test_a_simulated_answer_says_so_first():
     """Whatever it says, it begins with the word."""
     assert told(poisson(1.0, 1.0), simulated=True).startswith("Simulated: At ")

@@ -69,6 +69,8 @@ def test_the_contracts_keys_are_there():
         "verdict",
         "tokens",
         "knee",
+        "npus",
+        "decision",
         "stages",
         "stalls",
         "breakdowns",

@@ -4,7 +4,7 @@ An `invalid` one says that the client, or nothing, was measured; a `warning` tha
 something a reader should know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,15 @@ class Warning:
             "next": self.next.as_dict(),
             "next_text": str(self.next),
         }
+
+
+def is_invalid(warnings: Sequence[Warning], stage: int, repeat: int) -> bool:
+    """Whether a warning says that the numbers of this stage and repeat, or of the whole run, are not valid."""
+    return any(
+        warning.severity == INVALID
+        and (warning.stage is None or (warning.stage == stage and warning.repeat in (None, repeat)))
+        for warning in warnings
+    )
 
 
 def warnings_of(summary: Mapping[str, Any]) -> list[Warning]:

@@ -1,0 +1,160 @@
+"""Which configuration to run: the Pareto front of throughput per NPU and tokens/s a user, and the choice on it.
+
+An option is a configuration under a load: a stage of a run, a trial of a study, or a stage of one of several results.
+Options that are not valid, or whose queue grew as long as the load lasted, are never on the front. With limits the
+choice is the option of the most throughput per NPU among those that keep all of them; without limits it is a trade
+along the front, unless one option is best in both.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from harness.analysis.warnings import Warning, is_invalid
+from harness.messages import Message, message, sentences, stored
+
+Stage = Mapping[str, Any]
+NEAR = 0.03  # of the throughput; closer than that two runs of the same differ by chance
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One configuration under one load.
+
+    `npu_rate` in output tokens/s per NPU (of the engine where `by_engine`), `user_rate` in tokens/s a user, `kept`
+    whether every limit was kept (None without limits), `eligible` whether it may stand on the front; `cost` and `kwh`
+    of a million output tokens, None where not known.
+    """
+
+    key: str
+    name: Message
+    npu_rate: float
+    user_rate: float
+    kept: bool | None = None
+    eligible: bool = True
+    by_engine: bool = False
+    cost: float | None = None
+    kwh: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The options on the front by falling throughput, the one to run (None: a trade-off, or none may), and why."""
+
+    front: Sequence[Option]
+    chosen: Option | None
+    reason: Message
+
+    def as_dict(self) -> dict[str, Any]:
+        """As summary.json shows it, under `decision`."""
+        return {
+            "front": [option.key for option in self.front],
+            "chosen": None if self.chosen is None else self.chosen.key,
+            "text": str(self.reason),
+            "message": self.reason.as_dict(),
+        }
+
+
+def pareto_front(options: Sequence[Option]) -> list[Option]:
+    """The eligible options that no other one equals in both rates and beats in one, by falling throughput."""
+    known = _comparable(options)
+    front: list[Option] = []
+    fastest = -math.inf
+    for option in sorted(known, key=lambda o: (-o.npu_rate, -o.user_rate)):
+        same = bool(front) and (option.npu_rate, option.user_rate) == (front[-1].npu_rate, front[-1].user_rate)
+        if option.user_rate > fastest or same:
+            front.append(option)
+            fastest = option.user_rate
+    return front
+
+
+def _comparable(options: Sequence[Option]) -> list[Option]:
+    """The eligible options of which both rates are known."""
+    return [o for o in options if o.eligible and math.isfinite(o.npu_rate) and math.isfinite(o.user_rate)]
+
+
+def decide(options: Sequence[Option]) -> Decision:
+    """The front of these options, and which one to run."""
+    known = _comparable(options)
+    front = pareto_front(known)
+    if not front:
+        return Decision(front, None, message("analysis.decision_nothing"))
+    if all(option.kept is None for option in known):
+        return _without_limits(front)
+    keeping = [option for option in known if option.kept]
+    if not keeping:
+        return Decision(front, None, message("analysis.decision_none_keeps", count=len(known)))
+    chosen = pareto_front(keeping)[0]
+    code = "analysis.decision_only" if len(keeping) == 1 else "analysis.decision_most"
+    counted = {} if len(keeping) == 1 else {"count": len(keeping)}
+    reason = message(code, **counted, **_rates(chosen))
+    return Decision(front, chosen, sentences(reason, *_near(chosen, keeping), *_price(chosen)))
+
+
+def _near(chosen: Option, keeping: Sequence[Option]) -> list[Message]:
+    """The option that gives nearly as much and is the fastest for a user, if there is one."""
+    close = [o for o in keeping if o.user_rate > chosen.user_rate and o.npu_rate >= (1 - NEAR) * chosen.npu_rate]
+    if not close:
+        return []
+    other = max(close, key=lambda o: o.user_rate)
+    short = 1 - other.npu_rate / chosen.npu_rate
+    return [message("analysis.decision_near", name=other.name, short=short, user_rate=other.user_rate)]
+
+
+def _without_limits(front: Sequence[Option]) -> Decision:
+    most, fastest = front[0], front[-1]
+    if (most.npu_rate, most.user_rate) == (fastest.npu_rate, fastest.user_rate):
+        return Decision(front, most, sentences(message("analysis.decision_both", **_rates(most)), *_price(most)))
+    ends = {name: message("analysis.decision_end", **_rates(o)) for name, o in (("most", most), ("fastest", fastest))}
+    return Decision(front, None, message("analysis.decision_trade", **ends))
+
+
+def _rates(option: Option) -> dict[str, Any]:
+    unit = message("analysis.per_engine" if option.by_engine else "analysis.per_npu")
+    return {"name": option.name, "unit": unit, "npu_rate": option.npu_rate, "user_rate": option.user_rate}
+
+
+def _price(option: Option) -> list[Message]:
+    """What a million output tokens take, as far as it is known."""
+    known = (("analysis.decision_cost", "cost", option.cost), ("analysis.decision_energy", "kwh", option.kwh))
+    return [message(code, **{name: value}) for code, name, value in known if value is not None]
+
+
+def stage_options(stages: Sequence[Stage], warnings: Sequence[Warning], npus: int | None) -> list[Option]:
+    """An option a stage: the medians over its valid repeats; `stages` are those of summary.json, with `efficiency`."""
+    growing = {warning.stage for warning in warnings if warning.code == "queue_grew"}
+    groups: dict[int, list[Stage]] = {}
+    for stage in stages:
+        groups.setdefault(int(stage.get("index") or 0), []).append(stage)
+    options = (_option(same, warnings, npus) for same in groups.values() if _known(same, "user_token_rate"))
+    return [replace(o, eligible=False) if int(o.key) in growing else o for o in options]
+
+
+def _option(repeats: Sequence[Stage], warnings: Sequence[Warning], npus: int | None) -> Option:
+    index = int(repeats[0].get("index") or 0)
+    valid = [stage for stage in repeats if not is_invalid(warnings, index, int(stage.get("repeat") or 0))]
+    shown = valid or repeats
+    met = [stage.get("slo_met") for stage in shown if stage.get("slo")]
+    return Option(
+        key=str(index),
+        name=stored(shown[0].get("label_message"), str(shown[0].get("label") or index + 1)),
+        npu_rate=_median(shown, "npu_token_rate"),
+        user_rate=_median(shown, "user_token_rate"),
+        kept=all(kept is True for kept in met) if met else None,
+        eligible=bool(valid),
+        by_engine=npus is None,
+        cost=_known(shown, "cost_per_million_output_tokens"),
+        kwh=_known(shown, "kwh_per_million_output_tokens"),
+    )
+
+
+def _median(stages: Sequence[Stage], name: str) -> float:
+    known = _known(stages, name)
+    return math.nan if known is None else known
+
+
+def _known(stages: Sequence[Stage], name: str) -> float | None:
+    values = [float(value) for stage in stages if (value := stage["efficiency"].get(name)) is not None]
+    return median(values) if values else None

@@ -1,0 +1,131 @@
+"""What a stage yields and costs: tokens/s per NPU, tokens/s a user, cost and energy of a million tokens.
+
+    per NPU       output_token_rate / NPUs that the engine held
+    a user        1 / TPOT, of the statistic that the scenario limits, else p50; of answers in one piece the mean
+                  output tokens / the mean e2e
+    cost          NPUs x price of an NPU's hour / 3600 / tokens a second x 10^6
+    energy        joules per output token x 10^6 / 3.6 x 10^6, in kWh
+
+NPUs are counted as the engine counts them: a card of two chips has two. Where their number is not known, rates are of
+the whole engine and there is no cost.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.results.request_table import Samples
+from harness.telemetry.energy import chips_in_use
+
+PARALLEL, DEVICES, TELEMETRY, UNKNOWN = "parallel", "devices", "telemetry", "unknown"
+_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
+_FIRST_SIZES = _SIZES[:3]  # an engine that names one of these names all that are not 1
+MEDIAN = "p50"
+TPOT_STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+BY_LENGTH = "output_tokens/e2e"
+_MILLION = 1e6
+_HOUR_S = 3600.0
+_KWH_J = 3.6e6
+
+
+@dataclass(frozen=True, slots=True)
+class HeldNpus:
+    """How many NPUs an engine held (None where that is not known), and what says so."""
+
+    count: int | None
+    source: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As summary.json shows it, under `npus`."""
+        return {"count": self.count, "source": self.source}
+
+
+def held_npus(run: Mapping[str, Any], samples: Samples | None = None) -> HeldNpus:
+    """The NPUs of the engine of run.json: by its parallel sizes, its devices, or the chips that were in use."""
+    engine = run.get("engine") or {}
+    parallel = parallel_size(engine.get("effective") or {}) or parallel_size(engine.get("asked") or {})
+    if parallel:
+        return HeldNpus(parallel, PARALLEL)
+    if run.get("devices"):
+        return HeldNpus(len(run["devices"]), DEVICES)
+    chips: Collection[str] = () if samples is None or engine.get("simulated") else chips_in_use(samples)
+    return HeldNpus(len(chips), TELEMETRY) if chips else HeldNpus(None, UNKNOWN)
+
+
+def parallel_size(flags: Mapping[str, Any]) -> int | None:
+    """TP x PP x DP (x prefill context parallel) of an engine's flags; None where it names none of the first three."""
+    if not any(flags.get(name) for name in _FIRST_SIZES):
+        return None
+    sizes = (flags.get(name) or 1 for name in _SIZES)
+    return math.prod(int(size) for size in sizes)
+
+
+def judged_tpot(slo: Mapping[str, Any]) -> str:
+    """The statistic of TPOT that a scenario limits, such as p99; p50 where it limits none that a summary has."""
+    limited = (key.rpartition("_") for key in slo)
+    return next((name for metric, _, name in limited if metric == "tpot" and name in TPOT_STATISTICS), MEDIAN)
+
+
+@dataclass(frozen=True, slots=True)
+class UserRate:
+    """Tokens a second that a user sees, its 95 % interval where there is one, and what it is computed from."""
+
+    value: float
+    ends: tuple[float, float] | None
+    basis: str
+
+
+def user_rate(stage: Mapping[str, Any], statistic: str = MEDIAN) -> UserRate | None:
+    """The tokens/s a user of a stage of summary.json; None where nothing was answered.
+
+    `statistic` is of TPOT: the rate at p99 is that of the slowest one in a hundred.
+    """
+    tpot = stage.get("tpot") or {}
+    if tpot.get(statistic):
+        low, high = (tpot.get("ci95") or {}).get(statistic) or (None, None)
+        ends = (1 / high, 1 / low) if low and high else None
+        return UserRate(1 / tpot[statistic], ends, f"tpot_{statistic}")
+    mean_s = (stage.get("e2e") or {}).get("mean")
+    counted = stage.get("rates_window") or {}
+    if not mean_s or not counted.get("requests") or not counted.get("output_tokens"):
+        return None
+    return UserRate(counted["output_tokens"] / counted["requests"] / mean_s, None, BY_LENGTH)
+
+
+def efficiency(
+    stage: Mapping[str, Any], npus: HeldNpus, price: float | None, statistic: str = MEDIAN
+) -> dict[str, Any]:
+    """The `efficiency` of a stage of summary.json; `price` is that of one NPU for an hour."""
+    user = user_rate(stage, statistic)
+    rate = stage.get("output_token_rate")
+    joules = (stage.get("energy") or {}).get("joules_per_output_token")
+    return {
+        "npu_token_rate": None if rate is None else rate / (npus.count or 1),
+        "user_token_rate": None if user is None else user.value,
+        "user_token_rate_ci95": list(user.ends) if user is not None and user.ends else None,
+        "user_token_rate_basis": None if user is None else user.basis,
+        "cost_per_million_output_tokens": cost(npus, price, rate),
+        "cost_per_million_tokens": cost(npus, price, stage.get("total_token_rate")),
+        "kwh_per_million_output_tokens": None if joules is None else joules * _MILLION / _KWH_J,
+    }
+
+
+def cost(npus: HeldNpus, price: float | None, token_rate: float | None) -> float | None:
+    """The price of a million tokens at so many a second; None where the NPUs, their price or the rate is not known."""
+    if npus.count is None or price is None or not token_rate:
+        return None
+    return npus.count * price / _HOUR_S / token_rate * _MILLION
+
+
+def with_efficiency(
+    stages: Sequence[Mapping[str, Any]], npus: HeldNpus, run: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The stages of a summary, each with its `efficiency`: also of a result of before, which has none."""
+    statistic = judged_tpot(run.get("slo") or {})
+    return [
+        dict(stage)
+        if "efficiency" in stage
+        else {**stage, "efficiency": efficiency(stage, npus, run.get("price_per_hour"), statistic)}
+        for stage in stages
+    ]
