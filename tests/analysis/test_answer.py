@@ -152,8 +152,8 @@ def test_an_invalid_stage_is_left_out_and_named():
     late = Warning("send_lag", "invalid", plain("Requests left late."), plain("Use more workers."), stage=1)
 
     assert told(poisson(1.0, 1.0), second, warnings=[late]) == (
-        "At Poisson, 1 req/s p99 TTFT is 1.00 s, within the limit of 5.00 s. "
-        "Left out as not valid: Poisson, 4 req/s. Requests left late."
+        "At poisson 1 req/s p99 TTFT is 1.00 s, within the limit of 5.00 s. "
+        "Left out as not valid: poisson 4 req/s. Requests left late."
     )
 
 
@@ -163,7 +163,7 @@ def test_an_invalid_repeat_is_left_out_alone():
     late = Warning("send_lag", "invalid", plain("Requests left late."), plain("Use more workers."), stage=0, repeat=1)
 
     assert told(poisson(1.0, 1.0), again, warnings=[late]).endswith(
-        "Left out as not valid: Poisson, 1 req/s, repeat 2. Requests left late."
+        "Left out as not valid: poisson 1 req/s, repeat 2. Requests left late."
     )
 
 
