@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.errors import HarnessError
     from harness.messages import language
     from harness.plugins import Plugin
+    from harness.results.progress import Progress
     from harness.scenario.base import FileModel as Options
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "Latency",
     "Options",
     "Plugin",
+    "Progress",
     "Result",
     "StageResult",
     "StudyResult",
@@ -57,6 +59,7 @@ _MODULES = {
     "harness.errors": ("HarnessError",),
     "harness.messages": ("language",),
     "harness.plugins": ("Plugin",),
+    "harness.results.progress": ("Progress",),
     "harness.scenario.base": ("Options",),
 }
 _NAMED = {"Options": "FileModel"}  # what a name is called where it is defined

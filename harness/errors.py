@@ -40,14 +40,14 @@ class HarnessError(Exception):
     @property
     def lines(self) -> Sequence[str]:
         """One line of English a message."""
-        return tuple(_shown(render(message)) for message in self.messages)
+        return tuple(displayable(render(message)) for message in self.messages)
 
     def localized_lines(self) -> Sequence[str]:
         """One line a message in the current language."""
-        return tuple(_shown(render(message, current_language())) for message in self.messages)
+        return tuple(displayable(render(message, current_language())) for message in self.messages)
 
 
-def _shown(line: str) -> str:
+def displayable(line: str) -> str:
     """A line for a terminal: a server's or an engine's words in it hold no secret, and no line end or control code."""
     return _CONTROL.sub(" ", redact(line))
 

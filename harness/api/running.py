@@ -4,7 +4,7 @@ import asyncio
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from harness.execution.reconcile import finish
 from harness.execution.run import RunOutcome, RunSpec, drop_if_empty, execute, execute_async, has_begun
 from harness.messages import Message, current_language, message, render
 from harness.results import store
+from harness.results.progress import REPORTING, Progress, read_progress, write_progress
 from harness.safety import redaction
 from harness.safety.interrupts import writing
 from harness.scenario import loader
@@ -27,8 +28,15 @@ OnProgress = Callable[[str], None]
 Line = str | Message
 
 
+OnSnapshot = Callable[[Progress], None]
+
+
 def ignore(_line: Line) -> None:
     """Drop a line of progress."""
+
+
+def unwatched(_progress: Progress) -> None:
+    """Drop a snapshot."""
 
 
 def spoken(on_progress: OnProgress) -> Callable[[Line], None]:
@@ -41,15 +49,15 @@ def spoken(on_progress: OnProgress) -> Callable[[Line], None]:
 class RunOptions:
     """Where a run goes and which callbacks it has.
 
-    `rerun` is the command that repeats it. `on_progress` gets a line now and then, `on_sample` what each worker counts
-    of itself, `on_problem` why a run ended early, before its page is drawn.
+    `rerun` is the command that repeats it. `on_progress` gets a line now and then, `on_snapshot` twice a second what
+    the run is doing, `on_problem` why a run ended early, before its page is drawn.
     """
 
     out: Path | None = None
     rerun: str = ""
     trace: bool = False
     on_progress: Callable[[Line], None] = ignore
-    on_sample: Callable[[int, dict[str, Any]], None] = lambda _worker, _sample: None
+    on_snapshot: OnSnapshot = unwatched
     on_problem: Callable[[Line], None] = ignore
 
 
@@ -73,6 +81,7 @@ def run(
     out: "str | Path | None" = None,
     trace: bool = False,
     on_progress: OnProgress = ignore,
+    on_snapshot: OnSnapshot = unwatched,
 ) -> Result:
     """Run a scenario: engine up, load, records, summary, page. Ctrl-C stops it and keeps what was measured.
 
@@ -82,6 +91,7 @@ def run(
         out: the result folder; results/NAME-TIME by default.
         trace: whether trace.json is written as well.
         on_progress: gets a line now and then.
+        on_snapshot: gets a `harness.Progress` twice a second, from the run's own thread; it has to be quick.
 
     Raises:
         HarnessError: where the input is wrong or the engine does not come up; see its `exit_code`. A run that ends
@@ -89,7 +99,8 @@ def run(
     """
     refuse_running_loop("run")
     loaded = _loaded(scenario, url)
-    return run_loaded(loaded, _options(loaded, url, out, trace=trace, on_progress=on_progress))
+    options = _options(loaded, url, out, trace=trace, on_progress=on_progress)
+    return run_loaded(loaded, replace(options, on_snapshot=on_snapshot))
 
 
 async def run_async(
@@ -99,6 +110,7 @@ async def run_async(
     out: "str | Path | None" = None,
     trace: bool = False,
     on_progress: OnProgress = ignore,
+    on_snapshot: OnSnapshot = unwatched,
 ) -> Result:
     """The same on the event loop that is running, as in a notebook.
 
@@ -106,7 +118,7 @@ async def run_async(
         HarnessError: as `run`.
     """
     loaded = _loaded(scenario, url)
-    options = _options(loaded, url, out, trace=trace, on_progress=on_progress)
+    options = replace(_options(loaded, url, out, trace=trace, on_progress=on_progress), on_snapshot=on_snapshot)
     spec = _spec(loaded, options)
     outcome = await execute_async(spec)
     return await asyncio.to_thread(_closed, spec.folder, outcome, options)
@@ -172,7 +184,7 @@ def _spec(loaded: LoadedScenario, options: RunOptions) -> RunSpec:
 
     redaction.register_environment()
     folder = options.out or store.new_folder(RESULTS, loaded.scenario.name)
-    return RunSpec(loaded, folder, options.rerun, options.on_progress, last_selfcheck(), options.on_sample, preload)
+    return RunSpec(loaded, folder, options.rerun, options.on_progress, last_selfcheck(), options.on_snapshot, preload)
 
 
 def _closed(folder: Path, outcome: RunOutcome, options: RunOptions) -> Result:
@@ -187,6 +199,11 @@ def _closed(folder: Path, outcome: RunOutcome, options: RunOptions) -> Result:
     reasons = HarnessError(*outcome.lines)  # whose lines hold no secret and no control code
     for line in reasons.localized_lines():
         options.on_problem(line)
+    last = read_progress(folder)
+    progress = Progress(folder.name, REPORTING) if last is None else last.progress
+    progress = replace(progress, phase=REPORTING, stage=None, eta_s=None)
+    write_progress(folder, progress)
+    options.on_snapshot(progress)
     try:
         with writing(options.on_problem):
             summary = finish(folder)

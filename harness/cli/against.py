@@ -17,7 +17,7 @@ from harness.api.result import RESULTS
 from harness.api.running import RunOptions, run_loaded, url_overrides
 from harness.cli.compare import compared
 from harness.cli.run import flags_of, scenario_of
-from harness.cli.terminal import CommandOutcome, OutputLog, Progress, silent
+from harness.cli.terminal import CommandOutcome, OutputLog, ProgressDisplay, silent
 from harness.comparison.repeats import Side, read_side
 from harness.errors import (
     EXIT_DONE,
@@ -126,8 +126,8 @@ def _run(turn: _Turn, folder: Path, options: RunOptions) -> int:
     out = folder / turn.side / str(turn.pair + 1)
     store.make_out_folder(out.parent)
     try:
-        with Progress(options.on_progress) as progress:
-            own = replace(options, out=out, on_progress=progress.show, on_sample=progress.on_sample)
+        with ProgressDisplay(options.on_progress) as progress:
+            own = replace(options, out=out, on_progress=progress.show, on_snapshot=progress.on_snapshot)
             return run_loaded(turn.loaded, own).exit_code
     except RunInterruptedError as error:
         for line in error.messages:

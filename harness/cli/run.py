@@ -9,7 +9,7 @@ from typing import Any
 from harness.analysis.warnings import warnings_of
 from harness.api.result import TRACE
 from harness.api.running import RunOptions, run_loaded, url_overrides
-from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, Progress, silent, text_of
+from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, ProgressDisplay, silent, text_of
 from harness.errors import InputError
 from harness.messages import Message, Parameter, message
 from harness.messages.rendering import stored
@@ -33,9 +33,9 @@ def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome
 
         return against_command(arguments, log)
     loaded = scenario_of(arguments, flags_of(arguments), log)
-    with Progress(_progress(arguments, log)) as progress:
+    with ProgressDisplay(_progress(arguments, log)) as progress:
         rerun = shlex.join(["harness", *arguments.words])
-        options = RunOptions(arguments.out, rerun, arguments.trace, progress.show, progress.on_sample, log)
+        options = RunOptions(arguments.out, rerun, arguments.trace, progress.show, progress.on_snapshot, log)
         result = run_loaded(loaded, options)
     pages = [result.page, *([result.folder / TRACE] if arguments.trace else [])]
     lines = (*verdict_lines(store.read_json(result.folder, store.SUMMARY)), *map(str, pages))

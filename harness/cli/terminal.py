@@ -6,10 +6,13 @@ Where stderr is a terminal one line is kept up to date, twice a second; elsewher
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import EXIT_DONE
 from harness.messages import Message, localized
+
+if TYPE_CHECKING:  # it loads what `harness --help` has no time for
+    from harness.results.progress import Progress
 
 _WIDEST = 10_000  # columns: lines are broken by the terminal, if at all
 OutputLine = str | Message
@@ -54,16 +57,15 @@ def silent(_line: OutputLine) -> None:
     """The progress of a command with --quiet."""
 
 
-class Progress:
+class ProgressDisplay:
     """Progress of one run, summed over its workers; use as a context."""
 
     def __init__(self, log: OutputLog) -> None:
         self._log = log
-        self._samples: dict[int, dict[str, Any]] = {}
         self._status: Any = None
         self._text = ""
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressDisplay":
         if sys.stderr.isatty():
             from rich.console import Console  # noqa: PLC0415 - only for a terminal
 
@@ -77,17 +79,14 @@ class Progress:
 
     def show(self, line: OutputLine) -> None:
         """A line to keep."""
-        self._samples.clear()
         self._text = text_of(line)
         self._log(line)
         if self._status is not None:
             self._status.update(self._text)
 
-    def on_sample(self, worker: int, sample: dict[str, Any]) -> None:
-        """What a worker counts now."""
-        self._samples[worker] = sample
-        if self._status is not None:
-            counts = {
-                name: sum(s[name] for s in self._samples.values()) for name in ("sent", "in_flight", "done", "failed")
-            }
+    def on_snapshot(self, progress: "Progress") -> None:
+        """What the run is doing now."""
+        if self._status is not None and progress.stage is not None:
+            stage = progress.stage
+            counts = {"sent": stage.sent, "in_flight": stage.in_flight, "done": stage.answered, "failed": stage.failed}
             self._status.update(localized("cli.progress", stage=self._text, **counts))

@@ -21,6 +21,7 @@ from typing import Any
 from harness.client import payload, transport
 from harness.client.connection import InFlightRequest
 from harness.client.journal import AnswerJournal, SentJournal, journals_of
+from harness.client.live_counters import LiveCounters
 from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, StageLoad
 from harness.client.target import target_for
 from harness.clock import MonotonicClock
@@ -49,17 +50,20 @@ class RequestLog:
         self._clock = clock
         self._finished: deque[InFlightRequest] = deque()
         self._place = (0, 0, 0)
+        self.live = LiveCounters(clock, lambda counts: report(live=counts))
         self.last_sent_ns = 0
 
     def begin(self, plan: StagePlan, begin_ns: int) -> None:
         """What follows belongs to this stage; measured is what is due after a warm-up by time."""
         self._place = (plan.stage_index, plan.repeat, begin_ns + plan.warm_ns)
+        self.live.begin(plan.number)
 
     def sent(self, request: InFlightRequest, prepared: PreparedRequest) -> None:
         """Write the row of a sent request."""
         stage, repeat, measured_ns = self._place
         measured = int(prepared.measured and request.due_ns >= measured_ns)
         self.last_sent_ns = request.sent_ns
+        self.live.sent(request, measured=bool(measured))
         self._sent.write(
             request.seq,
             (stage, repeat, prepared.session.index, prepared.turn, measured),
@@ -69,6 +73,7 @@ class RequestLog:
 
     def over(self, request: InFlightRequest) -> None:
         """Keep a finished request for the journal."""
+        self.live.over(request)
         if not self._finished:
             self._clock.call_at(self._clock.now_ns() + _WRITE_PAUSE_NS, self._write_some)
         self._finished.append(request)
@@ -214,6 +219,7 @@ class Worker:
             gc.enable()
             gc.unfreeze()
         self._log.flush()
+        self._log.live.end()
         report(over=number, last_sent_ns=self._log.last_sent_ns)
 
 

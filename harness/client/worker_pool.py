@@ -17,6 +17,7 @@ from harness.messages import message
 
 _LEAD_NS = 20_000_000  # from the word to the begin: time for every worker to hear it
 _LINE_LIMIT = 1 << 20
+OnReport = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass(slots=True)
@@ -31,12 +32,13 @@ class _Member:
 class WorkerPool:
     """The worker processes of one run, one command for all."""
 
-    def __init__(self, on_sample: Callable[[int, dict[str, Any]], None]) -> None:
-        """`on_sample(worker, sample)` is called for every sample that a worker takes of itself."""
+    def __init__(self, on_sample: OnReport, on_counts: OnReport) -> None:
+        """`on_sample(worker, sample)` gets every sample that a worker takes of itself, `on_counts` what it counts."""
         self._members: list[_Member] = []
         self._listeners: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._on_sample = on_sample
+        self._on_counts = on_counts
 
     async def start(self, raw: Path, workers: int) -> None:
         """Start the workers of the run whose raw files are in `raw`; they load while the engine starts."""
@@ -122,6 +124,8 @@ class WorkerPool:
             report = json.loads(line)
             if "sample" in report:
                 self._on_sample(number, report["sample"])
+            elif "live" in report:
+                self._on_counts(number, report["live"])
             elif "ready" in report:
                 member.ready.add(report["ready"])
             elif "over" in report:

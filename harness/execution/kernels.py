@@ -7,15 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.clock import monotonic_ns
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError
-from harness.execution.run_folder import OnProgress, RunOutcome, RunSpec, interrupted, note_death, open_folder
+from harness.execution.run_folder import RunOutcome, RunSpec, interrupted, note_death, open_folder
 from harness.kernels import child
 from harness.kernels.job import KernelPlan, kernel_plan
 from harness.kernels.repeats import MEASURED, case_name, varying_axes
 from harness.kernels.result import LINES
 from harness.messages import Message, message
 from harness.results import store
+from harness.results.progress import KERNELS, Progress, write_progress
 from harness.scenario.models import Engine
+from harness.units import NS_PER_S
 
 _KINDS = ("auto", "vllm", "vllm-ascend")
 _STATUSES = {"skipped": "execution.skipped", "wrong": "execution.wrong", "failed": "execution.failed"}
@@ -66,7 +69,7 @@ def _measure(spec: RunSpec, plan: KernelPlan) -> None:
     place = child.BenchEnvironment(engine.python or sys.executable, _environment(engine), log, kernels.timeout)
     raw = spec.folder / store.RAW
     repeats = spec.loaded.scenario.repeats
-    progress = _CaseProgress(spec.on_progress, [asdict(case) for case in plan.job.cases], repeats)
+    progress = _CaseProgress(spec, [asdict(case) for case in plan.job.cases], repeats, monotonic_ns())
     with (raw / LINES).open("w", encoding="utf-8") as file:
         for line in child.bench_lines(plan.job, place, repeats):
             (raw / store.BEGUN).touch()
@@ -86,24 +89,36 @@ def _environment(engine: Engine) -> dict[str, str]:
 class _CaseProgress:
     """Reports each case as it comes, in a line."""
 
-    on_progress: OnProgress
+    spec: RunSpec
     cases: list[dict[str, Any]]
     repeats: int
+    begin_ns: int
 
     def report(self, line: Mapping[str, Any]) -> None:
         """Report a line of the bench as a message."""
         if line["event"] == "device":
             device = {"provider": line["provider"], "device": line["name"]}
-            self.on_progress(message("execution.kernels_begin", **device, count=len(self.cases)))
+            self.spec.on_progress(message("execution.kernels_begin", **device, count=len(self.cases)))
         elif line["event"] == "row":
+            self._publish(line["repeat"] * len(self.cases) + line["case"] + 1)
             differing = varying_axes(dict(case["labels"]) for case in self.cases)
             name = case_name(dict(self.cases[line["case"]]["labels"]), line["path"], differing)
             case = {"case": line["case"] + 1, "cases": len(self.cases), "name": name, "outcome": _outcome(line)}
             if self.repeats == 1:
-                self.on_progress(message("execution.case_ends", **case))
+                self.spec.on_progress(message("execution.case_ends", **case))
             else:
                 repeat = {"repeat": line["repeat"] + 1, "repeats": self.repeats}
-                self.on_progress(message("execution.case_of_repeat_ends", **repeat, **case))
+                self.spec.on_progress(message("execution.case_of_repeat_ends", **repeat, **case))
+
+    def _publish(self, done: int) -> None:
+        """Hand on how far the run is; a case has several rows, one a path."""
+        cases = len(self.cases) * self.repeats
+        at_s = (monotonic_ns() - self.begin_ns) / NS_PER_S
+        eta_s = at_s * (cases - done) / done
+        name = self.spec.loaded.scenario.name
+        progress = Progress(name, KERNELS, at_s, repeats=self.repeats, cases_done=done, cases=cases, eta_s=eta_s)
+        write_progress(self.spec.folder, progress)
+        self.spec.on_snapshot(progress)
 
 
 def _outcome(line: Mapping[str, Any]) -> Message:

@@ -11,6 +11,7 @@ from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, offline_protocol
 from harness.engines.offline import OfflineWork, begin_calls, start_offline
 from harness.errors import EXIT_ENGINE
+from harness.execution.progress import ProgressTracker, counts_of
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
@@ -48,9 +49,12 @@ async def run_offline(spec: RunSpec, kind: str) -> RunOutcome:
     with Interrupts() as interrupts:
         try:
             loading = asyncio.get_running_loop().run_in_executor(None, spec.preload)
-            async with start_offline(scenario.engine, kind, spec.folder / "engine.log", work) as serving:
+            log = spec.folder / "engine.log"
+            async with watch.tracker.publishing(), start_offline(scenario.engine, kind, log, work) as serving:
                 await loading  # before the load, not during it: it takes a core for half a second
-                write_plan(spec, serving, workload, plans)
+                turns = write_plan(spec, serving, workload, plans)
+                watch.tracker.engine(serving.kind, model=serving.model, simulated=serving.simulated)
+                watch.tracker.plan(plans, turns)
                 outcome = await _generated(serving, watch, interrupts)
                 interrupts.leave()
         except asyncio.CancelledError:
@@ -101,7 +105,9 @@ class _Watch:
         self._plans = plans
         self._calls = tuple(offline_protocol.calls_of(plans))
         self._notes = offline_protocol.NotesReader(self.raw)
+        self._number = -1
         self._sent = self._done = 0
+        self.tracker = ProgressTracker(spec.folder, spec.loaded.scenario.name, spec.on_snapshot, self.watched)
 
     def read(self) -> None:
         """Take in what was noted since."""
@@ -112,13 +118,16 @@ class _Watch:
                 self.watched.add_metrics(line["at_ns"], line["metrics"])
             self._done += "done" in line
             self.finished = self.finished or "finished" in line
-        counts = {"sent": self._sent, "in_flight": self._sent - self._done, "done": self._done, "failed": 0}
-        self._spec.on_sample(0, counts)
+        self.tracker.on_counts(0, counts_of(self._number, self._sent, self._done))
 
     def _begun(self, call: offline_protocol.OfflineCall) -> None:
-        self._sent += call.requests
         if call.opens:
+            if self._number >= 0:
+                self.tracker.end(self._number)
+            self._number, self._sent, self._done = call.number, 0, 0
+            self.tracker.begin(call.number, monotonic_ns())
             self._spec.on_progress(plan.announced(self._plans[call.number], self._plans))
+        self._sent += call.requests
 
     def close(self, outcome: RunOutcome) -> None:
         """When the program has ended: note why calls are unanswered, and write the samples."""

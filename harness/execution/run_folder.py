@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness import __version__
 from harness.clock import utc_now
 from harness.engines import RunningEngine
@@ -20,6 +23,7 @@ from harness.execution.reconcile import read_stage_starts
 from harness.execution.sampler import Watched
 from harness.messages import Message, message
 from harness.results import store
+from harness.results.progress import Progress
 from harness.results.request_table import samples_from
 from harness.safety.interrupts import NOTHING, STOPPED
 from harness.scenario.loader import LoadedScenario
@@ -35,7 +39,8 @@ OnProgress = Callable[[Message], None]
 class RunSpec:
     """A scenario to run, the folder of its result, and the callbacks of its progress.
 
-    `on_progress` gets a message now and then; `on_sample` every sample that a worker takes of itself.
+    `on_progress` gets a message now and then; `on_snapshot` twice a second what the run is doing, from the run's own
+    thread: it has to be quick.
     `preload` is called in a thread of its own while the engine starts: time to load what the
     page will need. `enough` is called now and then while a stage runs, in a thread of its own; where it gives
     True, the run ends there and the requests in flight are given up.
@@ -46,7 +51,7 @@ class RunSpec:
     rerun: str
     on_progress: OnProgress
     selfcheck: dict[str, Any] | None = None
-    on_sample: Callable[[int, dict[str, Any]], None] = lambda _worker, _sample: None
+    on_snapshot: Callable[[Progress], None] = lambda _progress: None
     preload: Callable[[], None] = lambda: None
     enough: Callable[[], bool] | None = None
 
@@ -135,10 +140,13 @@ def worker_count(scenario: Scenario) -> int:
     return scenario.workers or max(1, min(8, cores() // 4))
 
 
-def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]) -> None:
-    """Write the plans and complete run.json, before the first request."""
+def write_plan(
+    spec: RunSpec, serving: RunningEngine, workload: Workload, plans: tuple[plan.StagePlan, ...]
+) -> NDArray[np.int64] | None:
+    """Write the plans and complete run.json, before the first request; the turns of their sessions, if several."""
     scenario, raw = spec.loaded.scenario, spec.folder / store.RAW
-    plan.save(raw / "plan.npz", plans, plan.turns_of(plans, workload))
+    turns = plan.turns_of(plans, workload)
+    plan.save(raw / "plan.npz", plans, turns)
     run = store.read_json(spec.folder, store.RUN)
     run |= {
         "payload_sha256": hashlib.sha256(
@@ -163,6 +171,7 @@ def write_plan(spec: RunSpec, serving: RunningEngine, workload: Workload, plans:
     store.write_json(spec.folder, store.RUN, run)
     for change in serving.configuration.messages():
         spec.on_progress(message("execution.engine", state=change))
+    return turns
 
 
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:

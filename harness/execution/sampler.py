@@ -26,6 +26,8 @@ class Watched:
     """What is sampled while the run goes on; times absolute ns."""
 
     rows: list[tuple[int, str, str, float]] = field(default_factory=list)
+    latest: dict[str, Values] = field(default_factory=dict)
+    """By source of /metrics, its last values."""
 
     def add(self, at_ns: int, source: str, values: Values) -> None:
         """Keep the values that a source had at a time."""
@@ -36,6 +38,7 @@ class Watched:
         values_by_source = server_metrics.read_metrics(text)
         for source, values in values_by_source.items():
             self.add(at_ns, source, values)
+            self.latest[source] = values
         return bool(values_by_source)
 
 

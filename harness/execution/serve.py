@@ -13,6 +13,7 @@ from harness.engines import RunningEngine, start_of
 from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
 from harness.engines.attach import listeners_at
 from harness.errors import EXIT_ENGINE, HarnessError
+from harness.execution.progress import ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
@@ -39,11 +40,12 @@ _DYING_POLLS = 50
 
 @dataclass(frozen=True, slots=True)
 class _RunContext:
-    """What a run works with: its workers, the user's interrupts, and what is sampled."""
+    """What a run works with: its workers, the user's interrupts, what is sampled, and what is shown of it."""
 
     pool: WorkerPool
     interrupts: Interrupts
     watched: Watched
+    tracker: ProgressTracker
 
 
 async def run_served(spec: RunSpec, kind: str) -> RunOutcome:
@@ -55,14 +57,16 @@ async def run_served(spec: RunSpec, kind: str) -> RunOutcome:
     engine = spec.loaded.scenario.engine
     start = start_of(kind)
     watched = Watched()
-    pool = WorkerPool(lambda number, sample: _on_sample(spec, watched, number, sample))
+    tracker = ProgressTracker(spec.folder, spec.loaded.scenario.name, spec.on_snapshot, watched)
+    tracker.engine(kind)
+    pool = WorkerPool(lambda number, sample: _on_sample(watched, number, sample), tracker.on_counts)
     with Interrupts() as interrupts:
         try:
             await pool.start(spec.folder / store.RAW, worker_count(spec.loaded.scenario))
             loading = asyncio.get_running_loop().run_in_executor(None, spec.preload)
-            async with start(engine, spec.folder / "engine.log") as serving:
+            async with tracker.publishing(), start(engine, spec.folder / "engine.log") as serving:
                 await loading  # before the load, not during it: it takes a core for half a second
-                outcome = await _serve(spec, serving, _RunContext(pool, interrupts, watched))
+                outcome = await _serve(spec, serving, _RunContext(pool, interrupts, watched, tracker))
         except asyncio.CancelledError:
             if not interrupts.count:
                 raise
@@ -79,7 +83,9 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
         vocabulary = await _vocabulary(scenario, serving, control)
         workload = build_workload(spec, vocabulary)
         plans = plan.plan(scenario, workload)
-        write_plan(spec, serving, workload, plans)
+        turns = write_plan(spec, serving, workload, plans)
+        context.tracker.engine(serving.kind, model=serving.model, simulated=serving.simulated)
+        context.tracker.plan(plans, turns)
         _write_job(spec, serving, vocabulary)
         watched, interrupts = context.watched, context.interrupts
         before = await control.state()
@@ -139,8 +145,11 @@ async def _stages(
         if interrupts.count:
             break
         spec.on_progress(plan.announced(stage, plans))
-        note_stage(spec.folder, number=stage.number, begin_ns=pool.begin(stage.number))
+        begin_ns = pool.begin(stage.number)
+        note_stage(spec.folder, number=stage.number, begin_ns=begin_ns)
+        context.tracker.begin(stage.number, begin_ns)
         ended = await _finished(spec, pool, stage.number, serving)
+        context.tracker.end(stage.number)
         if ended is not None:
             note_stage(spec.folder, stopped_ns=monotonic_ns())
             if ended.exit_code:
@@ -197,10 +206,9 @@ async def _dying(control: ControlClient, serving: RunningEngine, before: str) ->
     return message(code, url=serving.url)
 
 
-def _on_sample(spec: RunSpec, watched: Watched, number: int, sample: dict[str, Any]) -> None:
+def _on_sample(watched: Watched, number: int, sample: dict[str, Any]) -> None:
     values = {name: value for name, value in sample.items() if name != "at_ns"}
     watched.add(sample["at_ns"], f"client-{number}", values)
-    spec.on_sample(number, sample)
 
 
 async def _vocabulary(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Vocabulary | None:

@@ -20,7 +20,7 @@ from tests.tuning.studies import written
 
 PUBLIC = {
     *("Comparison", "HarnessError", "Latency", "Result", "StageResult", "StudyResult", "Summary", "Warning"),
-    *("Options", "Plugin"),
+    *("Options", "Plugin", "Progress"),
     *("compare", "language", "load_scenario", "read_result", "report", "run", "run_async", "tune", "tune_async"),
     "__version__",
 }
@@ -74,7 +74,7 @@ def test_every_public_name_is_documented_and_typed(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["Comparison", "Latency", "Result", "StageResult", "StudyResult", "Summary", "Warning"]
+    "name", ["Comparison", "Latency", "Progress", "Result", "StageResult", "StudyResult", "Summary", "Warning"]
 )
 def test_values_are_frozen(name):
     """A value is what was measured, and stays so."""

@@ -12,8 +12,9 @@ from rich.cells import cell_len
 from harness.cli import app
 from harness.cli.app import main
 from harness.cli.parser import split_language
-from harness.cli.terminal import CommandOutcome, Progress, aligned
+from harness.cli.terminal import CommandOutcome, ProgressDisplay, aligned
 from harness.messages import current_language, message
+from harness.results.progress import LOADING, Progress, StageProgress
 
 UNKNOWN_ZH = "harness: 未知命令 'reprot'；是否想写 'report'？\n"
 
@@ -139,15 +140,15 @@ def test_help_loads_neither_a_heavy_library_nor_another_catalogue():
     assert out.splitlines()[-1] == "['cli'] []"
 
 
-def test_progress_says_what_all_workers_count(monkeypatch):
+def test_progress_says_what_a_stage_counts(monkeypatch):
     """On a terminal; a line that is kept begins anew."""
     lines, shown = [], []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with Progress(lines.append) as progress:
+    with ProgressDisplay(lines.append) as progress:
         monkeypatch.setattr(progress._status, "update", shown.append)
         progress.show(message("cli.turn", number=1, turns=2, side="A"))
-        progress.on_sample(0, {"sent": 3, "in_flight": 1, "done": 2, "failed": 0, "at_ns": 5})
-        progress.on_sample(1, {"sent": 4, "in_flight": 2, "done": 1, "failed": 1, "at_ns": 6})
+        stage = StageProgress(0, 0, 0, {"kind": "poisson", "rate": 1}, sent=7, in_flight=3, answered=3, failed=1)
+        progress.on_snapshot(Progress("smoke", LOADING, stage=stage))
 
     assert [str(line) for line in lines] == ["run 1/2: A"]
     assert shown[-1] == "run 1/2: A · sent 7, in flight 3, done 3, failed 1"

@@ -1,0 +1,149 @@
+"""What a run is doing now: a value that callbacks get twice a second, and the file in which other processes read it.
+
+The figures are those of a display: quantiles are off by at most 1 % (harness/statistics/log_histogram.py), and tokens
+are counted from what has been read so far. The numbers of the result are made from whole answers at the end.
+"""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from harness.results.store import RAW
+from harness.safety.redaction import redact_tree
+
+PROGRESS = "progress.json"  # in RAW: it goes when the result is there
+STARTING, PREPARING, LOADING, KERNELS, REPORTING = "starting", "preparing", "loading", "kernels", "reporting"
+PHASES = (STARTING, PREPARING, LOADING, KERNELS, REPORTING)
+"""The engine starts; a stage is prepared; a stage runs; cases of kernels run; the result is made and drawn."""
+WARMUP, MEASURING, DRAINING, ENDED = "warmup", "measuring", "draining", "ended"
+STATES = (WARMUP, MEASURING, DRAINING, ENDED)
+"""Of a stage: nothing counts yet; requests are sent; all are sent and some answers are awaited; it is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLatency:
+    """A latency so far, in seconds, each quantile right to 1 %; None where nothing was measured yet."""
+
+    n: int = 0
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What the engine's own /metrics showed last, summed over its engines; None where it does not say.
+
+    `running` and `waiting` are requests, `kv_usage` is a share from 0 to 1 (the highest of several engines).
+    """
+
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """One stage of one repeat so far.
+
+    `number` is its place in the run and `index` its place in the scenario, both from 0. `sent` to `in_flight` count
+    all requests; rates (per second), `output_tokens` and latencies those after the warm-up. `offered_rate` is what
+    was due (None in a closed loop), `request_rate` what was answered. `share` of the stage is done (0 to 1), and
+    `remaining_s` are left to its last send; None where nobody can know. `requests` is how many are planned.
+    """
+
+    number: int
+    index: int
+    repeat: int
+    load: Mapping[str, Any]
+    state: str = WARMUP
+    elapsed_s: float = 0.0
+    measured_s: float = 0.0
+    planned_s: float | None = None
+    remaining_s: float | None = None
+    share: float | None = None
+    requests: int | None = None
+    sent: int = 0
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    in_flight: int = 0
+    output_tokens: int = 0
+    offered_rate: float | None = None
+    request_rate: float | None = None
+    output_token_rate: float | None = None
+    ttft: LiveLatency = LiveLatency()
+    itl: LiveLatency = LiveLatency()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A run at one moment.
+
+    `phase` is one of `PHASES`, `at_s` counts from the run's begin. `stage` is the one under way and `ended` those
+    before it, of `stages` in all (repeats counted). `log_line` is the last line of the engine's own log while it
+    starts. `eta_s` is about how long the whole still takes; None where nobody can know. Of kernels, `cases_done` of
+    `cases` are measured.
+    """
+
+    name: str
+    phase: str
+    at_s: float = 0.0
+    simulated: bool = False
+    engine_kind: str = ""
+    model: str = ""
+    stages: int = 0
+    repeats: int = 1
+    stage: StageProgress | None = None
+    ended: tuple[StageProgress, ...] = ()
+    engine: EngineLoad | None = None
+    log_line: str = ""
+    eta_s: float | None = None
+    cases_done: int = 0
+    cases: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressFile:
+    """What progress.json holds: the run's progress, and the process that writes it."""
+
+    progress: Progress
+    pid: int = 0
+    process_started: float = 0.0  # as psutil has it, in seconds since 1970: a later process of this number is another
+    host: str = ""
+    format: int = field(default=1)
+
+    def is_alive(self) -> bool:
+        """Whether the process that wrote it still runs; one of another host is taken to."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.process_started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Write the progress of the run in a folder, so that a reader finds a whole file; nothing where raw/ is gone."""
+    raw = folder / RAW
+    if not raw.is_dir():
+        return
+    process = psutil.Process()
+    whole = ProgressFile(progress, process.pid, process.create_time(), socket.gethostname())
+    beside = raw / f"{PROGRESS}.new"
+    beside.write_bytes(msgspec.json.encode(redact_tree(msgspec.to_builtins(whole))))
+    beside.replace(raw / PROGRESS)
+
+
+def read_progress(folder: Path) -> ProgressFile | None:
+    """The progress of the run in a folder as it was last written; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / RAW / PROGRESS).read_bytes(), type=ProgressFile)
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
