@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
-from markupsafe import Markup
-
 from harness.comparison.comparability import ChangedSetting
 from harness.comparison.comparison import Comparison
 from harness.comparison.describe import (
@@ -28,12 +26,13 @@ from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, NOT_JUDGED, UNDET
 from harness.messages import Message, localized, message
 from harness.units import format_count, format_share
 from reports import ci_files
+from reports.assets import page_script
 from reports.ci_files import MARKS, plain, row_of, simulated_lines, warning_line
 from reports.figures.changes import Bar, forest
 from reports.figures.style import Head, drawing
 from reports.glossary import TERMS
 from reports.headline import Badge, WarningGroup
-from reports.page import environment, moment, policy, script
+from reports.page import environment, moment
 from reports.svg import Drawing, drawn
 from reports.tables import Cell
 from reports.texts import write_text
@@ -76,8 +75,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "found": comparison,
         "simulated": comparison.simulated,
         "colours": None,
-        "policy": policy(),
-        "script": Markup(script()),  # noqa: S704 - a file of ours
+        **page_script(),
         "title": localized("page_compare.title", base=comparison.base.name, new=comparison.new.name),
         "answer": localized(comparison.answer),
         "sees": "" if comparison.sensitivity is None else localized(comparison.sensitivity),

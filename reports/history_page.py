@@ -16,10 +16,11 @@ from harness.comparison.measures import in_view
 from harness.comparison.verdicts import VERDICTS, WORSE
 from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
+from reports.assets import page_script
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
 from reports.loads import short_labels
-from reports.page import PAGE, environment, moment, policy, script
+from reports.page import PAGE, environment, moment
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
 from reports.svg import Drawing, drawn
@@ -50,8 +51,7 @@ def _context(groups: Sequence[History], place: Path) -> dict[str, Any]:
         "histories": [_shown(history, number, place) for number, history in enumerate(groups)],
         "runs": runs,
         "simulated": any(history.simulated for history in groups),
-        "policy": policy(),
-        "script": Markup(script()),  # noqa: S704 - a file of ours
+        **page_script(),
         "colours": {"light": stage_variables(most, dark=False), "dark": stage_variables(most, dark=True)},
     }
 

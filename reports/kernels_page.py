@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
-from markupsafe import Markup
-
 from harness.analysis.warnings import warnings_of
 from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
 from harness.kernels.result import row_name
@@ -14,10 +12,11 @@ from harness.messages import localized, stored
 from harness.results import store
 from harness.units import format_bytes, format_rate, format_share
 from reports import ci_files, kernels
+from reports.assets import page_script
 from reports.ci_files import MARKS, SUMMARY, plain, row_of, simulated_lines, warning_line
 from reports.facts import environment_name
 from reports.headline import Badge, WarningGroup
-from reports.page import PAGE, environment, moment, policy, script
+from reports.page import PAGE, environment, moment
 from reports.palette import stage_variables
 from reports.tables import Cell
 from reports.texts import write_text
@@ -45,8 +44,7 @@ def _context(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, An
         "answer": answer(summary),
         "simulated": summary["simulated"],
         "started": moment(str(run.get("started_utc") or "")),
-        "policy": policy(),
-        "script": Markup(script()),  # noqa: S704 - a file of ours
+        **page_script(),
         "colours": {
             "light": stage_variables(kernels.COLOURS, dark=False),
             "dark": stage_variables(kernels.COLOURS, dark=True),

@@ -5,9 +5,7 @@ in its head forbids every request and every other script, so that no text of a s
 server can ever become more than text.
 """
 
-import base64
 import gc
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from harness.messages import localized
 from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.units import format_duration
 from reports import curves, distributions, facts, frames, headline, stalling, tables, timelines
+from reports.assets import json_block, page_script, words
 from reports.data import Data
 from reports.figures.style import drawing
 from reports.glossary import TERMS
@@ -68,6 +66,7 @@ def environment() -> jinja2.Environment:
     jinja.filters["sentence"] = sentence
     jinja.filters["is_hash"] = is_hash
     jinja.globals["t"] = markup  # a sentence as HTML
+    jinja.globals["words"] = lambda: json_block(words())
     jinja.globals["attr"] = localized  # a sentence as plain text, for an attribute
     return jinja
 
@@ -81,9 +80,8 @@ def _context(data: Data) -> dict[str, Any]:
         "result": result,
         "run": _whole(result.run),
         "simulated": result.simulated,
-        "policy": policy(),
         "started": moment(str(result.run.get("started_utc") or "")),
-        "script": Markup(script()),  # noqa: S704 - a file of ours
+        **page_script(),
         "colours": {"light": stage_variables(count, dark=False), "dark": stage_variables(count, dark=True)},
         "terms": TERMS,
         "stage_names": data.names,
@@ -160,19 +158,6 @@ def moment(iso: str) -> str:
 def _files(place: Path) -> list[str]:
     known = (store.RUN, store.REQUESTS, store.EVENTS, store.SAMPLES, store.SUMMARY, store.TIMELINE, "engine.log")
     return [name for name in known if (place / name).exists()]
-
-
-@cache
-def script() -> str:
-    """The one script of a page."""
-    return (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-
-
-def policy() -> str:
-    """The content security policy: nothing is loaded; styles of the file itself, and the one script by its hash."""
-    digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
-    allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True, slots=True)

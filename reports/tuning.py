@@ -13,9 +13,10 @@ from harness.messages import Message, localized, message, stored
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
 from reports import tuning_tables as tables
+from reports.assets import page_script
 from reports.glossary import TERMS
 from reports.headline import Badge, Card, WarningGroup
-from reports.page import PAGE, environment, moment, policy, script
+from reports.page import PAGE, environment, moment
 from reports.texts import listed, markup, paragraph, write_text
 from reports.tuning_figures import draw_study
 
@@ -46,8 +47,7 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "study": {"name": "study", "question": "", "kind": "", "engine": {}} | dict(study),
         "ended": moment(str(study.get("finished_utc") or "")),
         "notes": _notes(result),
-        "policy": policy(),
-        "script": Markup(script()),  # noqa: S704 - a file of ours
+        **page_script(),
         "answer": answer(result),
         "badges": list(badges(result)),
         "warnings": [WarningGroup("warning", step, [("", text)]) for text, step in study_warnings(result)],

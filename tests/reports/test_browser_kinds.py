@@ -49,7 +49,7 @@ function look(frame) {{
   found.dead = all("a[href^='#']").map(function (part) {{ return part.getAttribute("href").slice(1); }})
     .filter(function (id) {{ return !page.getElementById(id); }});
   found.foreign = all("img, iframe, object, link[rel=stylesheet], [onerror], [src]").length;
-  found.scripts = all("script").length;
+  found.scripts = all("script:not([type])").length;
   found.ran = all(".tip").length;
   return Object.assign(found, words(frame, all("svg.chart")));
 }}

@@ -1,0 +1,54 @@
+"""The scripts that stand in a page, their words, and the policy that allows just these."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from harness.messages import localized
+
+_SCRIPTS = Path(__file__).parent / "script"
+_EVERYWHERE = ("words.js", "tips.js", "tables.js")
+
+
+@cache
+def script() -> str:
+    """The script of every page: explanations of words, and tables that can be sorted."""
+    return _joined(_EVERYWHERE)
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Several files as one function, so that their names stay within it."""
+    parts = [(_SCRIPTS / name).read_text(encoding="utf-8") for name in names]
+    return "\n".join(['(() => {\n"use strict";', *parts, "})();\n"])
+
+
+def policy(allowed: str) -> str:
+    """The content security policy: nothing is loaded; styles of the file itself, and the one script by its hash."""
+    digest = base64.b64encode(hashlib.sha256(allowed.encode()).digest()).decode()
+    sources = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
+
+
+def page_script(text: str | None = None) -> dict[str, Any]:
+    """What base.html takes of a script (that of every page unless it is given): itself and its policy."""
+    chosen = script() if text is None else text
+    return {"policy": policy(chosen), "script": Markup(chosen)}  # noqa: S704 - files of ours
+
+
+def words() -> Mapping[str, str]:
+    """The words of the script of every page; `{column}` is filled by it."""
+    return {
+        "sort": localized("page_view.sort", column="{column}"),
+        "first_column": localized("page_view.first_column"),
+    }
+
+
+def json_block(content: Any) -> Markup:
+    """JSON for a script element: no text within can end the element or begin another."""
+    return htmlsafe_json_dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
