@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.truths import CheckedStage, checked_stages
 from harness.results import store
 from harness.results.request_table import Events, Requests, Samples
 from harness.selfcheck.exactness import Exactness, exactness
@@ -51,6 +52,12 @@ class Ran:
     peak_bytes: int
     cpu_s: float
     summary: dict[str, Any]
+    timeline: list[dict[str, int]]
+
+    @property
+    def checked(self) -> CheckedStage:
+        """The numbers of the first stage's result beside the truth."""
+        return checked_stages((self.requests, self.events), self.timeline, self.run, self.sent)[0]
 
     def exactness(self, streams: int) -> Exactness:
         """Records beside the truth, of a closed loop."""
@@ -76,9 +83,8 @@ def ran(text: str, schedule: TokenSchedule, folder: Path) -> Ran:
     spans = store.read_json(out, store.TIMELINE)
     load_s = (max(span["end_ns"] for span in spans) - min(span["start_ns"] for span in spans)) / NS_PER_S
     parts = (store.read_requests(out), store.read_events(out), store.read_samples(out))
-    return Ran(
-        store.read_run(out), *parts, read(log), wall_s, load_s, peak_bytes, cpu_s, store.read_json(out, store.SUMMARY)
-    )
+    summary = store.read_json(out, store.SUMMARY)
+    return Ran(store.read_run(out), *parts, read(log), wall_s, load_s, peak_bytes, cpu_s, summary, spans)
 
 
 def children_cpu_s() -> float:

@@ -3,7 +3,7 @@
 From the bounds of single requests: a request left at most `sent_bound_ns` later than its stamp, its first token
 arrived at most `first_bound_ns` earlier than the stamp, and `blurred` of its token events have the stamp of a later
 one. Of each metric the statistic is computed as recorded and at the other end of those bounds; the distance is the
-error. Of gaps, each blurred event can have changed two: a percentile is at most so many ranks away.
+error. Of gaps, a percentile is at most as many ranks away as events are blurred.
 
 Without the kernel's stamps nothing of this is known.
 """
@@ -70,7 +70,7 @@ def client_error(requests: Requests, answered: Mask, latencies: Mapping[str, Flo
     late = np.sort(rows.late_ns) / NS_PER_S
     return ClientError(
         KERNEL,
-        {**bounds, **_gap_bounds(gaps, share, float(first_s.sum()))},
+        {**bounds, **_gap_bounds(gaps, blurred, first_s)},
         first_exact=float((rows.first_bound_ns == 0).mean()),
         blurred_share=share,
         late_p50_s=percentile_of(late, 50),
@@ -90,24 +90,32 @@ def _bounds(values: Floats, shift: Floats) -> dict[str, float]:
     return distances
 
 
-def _gap_bounds(gaps: Streams, blurred_share: float, first_s: float) -> dict[str, dict[str, float]]:
-    """A blurred event moved the end of one gap and the begin of the next; only first tokens change the sum of all."""
+def _gap_bounds(gaps: Streams, blurred: int, first_s: Floats) -> dict[str, dict[str, float]]:
+    """How far statistics of gaps may be off by events that have the stamp of a later one.
+
+    Only first tokens change the sum of all gaps. A read of k events left one gap L and k - 1 of zero, where truly
+    there were k gaps that add up to L: of those, at most k - 1 more than recorded are longer than any given time, and
+    at most one fewer. So sorted gaps are off by no more places than there are blurred events. Of ITL that holds where
+    events hold about as many tokens each.
+    """
     by_metric = {}
+    ranks = 100 * blurred / max(1, gaps.chunk_gap.short.n - 1)
     for name, kind in (("itl", gaps.itl), ("chunk_gap", gaps.chunk_gap)):
         if kind.short.n:
-            ranks = 200 * blurred_share
-            by_metric[name] = {MEAN: first_s / kind.short.n} | {
-                percentile_name(percent): _rank_bound(kind, percent, ranks) for percent in PERCENTILES
+            most_s = max(kind.short.max or 0.0, float(first_s.max()))  # gaps of a first read are within its bound
+            by_metric[name] = {MEAN: float(first_s.sum()) / kind.short.n} | {
+                percentile_name(percent): _rank_bound(kind, percent, ranks, most_s) for percent in PERCENTILES
             }
     return by_metric
 
 
-def _rank_bound(kind: Gaps, percent: float, ranks: float) -> float:
-    """How far a percentile can be from the gaps that are so many per cent of all ranks away."""
+def _rank_bound(kind: Gaps, percent: float, ranks: float, most_s: float) -> float:
+    """How far a percentile can be from the gaps that are so many per cent of all ranks away; the longest is known."""
     if ranks == 0:
         return 0.0
     middle, low, high = (
         kind.percentile(min(100.0, max(0.0, at))) or 0.0 for at in (percent, percent - ranks, percent + ranks)
     )
-    highest = high if np.isfinite(high) else kind.short.max or 0.0
-    return float(max(middle - low, highest - middle))
+    beyond = percent + ranks >= 100 or not np.isfinite(high)
+    low = 0.0 if percent <= ranks else low
+    return float(max(middle - low, (most_s if beyond else high) - middle))

@@ -77,3 +77,32 @@ def test_any_truth_within_the_bounds_of_requests_is_within_the_error(rows):
                 off = abs(np.percentile(ours[metric], percent) - np.percentile(theirs[metric], percent))
 
                 assert off <= bounds[f"p{percent}"] + 1e-9
+
+
+reads = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+@given(st.lists(reads, min_size=1, max_size=12), st.floats(0, 1))
+def test_any_truth_within_late_reads_is_within_the_error_of_gaps(answers, part):
+    """Events of late reads that truly came at any time since the read before: gaps are off by their error at most."""
+    seen, true = [], []
+    for index, waits in enumerate(answers):
+        at, stamped, truly = 1000, [], []
+        for read in waits:
+            came = [at + round(part * gap) for gap in np.cumsum(read)]
+            came[-1] = at + sum(read)
+            stamped += [came[-1]] * len(read)
+            truly += came
+            at = came[-1]
+        blurred = sum(len(read) - 1 for read in waits)
+        bound = ns((stamped[0] - truly[0]) / 1000)
+        known = KNOWN | {"first_bound_ns": bound, "blurred": blurred}
+        seen.append(answered(index, 0.0, [t / 1000 for t in stamped], **known))
+        true.append(answered(index, 0.0, [t / 1000 for t in truly], **KNOWN))
+    found, (_, events) = error(seen), columns(true)
+    gaps, ours = (
+        streams(table, np.ones(len(answers), dtype=bool)).chunk_gap.short for table in (events, columns(seen)[1])
+    )
+
+    for statistic, bound_s in found.bounds.get("chunk_gap", {}).items():
+        assert abs(getattr(gaps, statistic) - getattr(ours, statistic)) <= bound_s + 1e-9

@@ -1,10 +1,12 @@
 """The error between records and ground truth is the one that was put between them."""
 
 from array import array
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.truths import checked_stages
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, Record, events_from, requests_from, samples_from
 from harness.selfcheck.exactness import exactness
 from harness.selfcheck.reference_server.ground_truth import GroundTruthLog, TokenSchedule
@@ -25,8 +27,9 @@ def closed_loop(streams=4, rounds=3, *, first_late_ns=0, turn_ns=0, failed=0):
             seen = [true[0] + first_late_ns, *true[1:]]
             index = turn * streams + stream
             status = FAILED if index < failed else COMPLETED
-            times = {"due_ns": sent, "sent_ns": sent, "first_ns": seen[0], "last_ns": seen[-1]}
-            records.append(Record(index, 0, 0, MEASURED, index, 0, 0, **times, status=status))
+            times = {"due_ns": sent, "sent_ns": sent, "first_ns": seen[0], "last_ns": seen[-1], "done_ns": seen[-1]}
+            tokens = {"output_tokens": TOKENS, "first_tokens": 1, "events": TOKENS}
+            records.append(Record(index, 0, 0, MEASURED, index, 0, 0, **times, **tokens, status=status))
             rows.append((seen, [1] * TOKENS))
     return requests_from(records), events_from(rows), truth.sent()
 
@@ -91,3 +94,28 @@ def test_cpu_is_counted_between_samples_and_over_processes():
 
     assert found(samples=samples).cpu_s_per_token == pytest.approx(0.224 / (4 * TOKENS))
     assert np.isnan(found().cpu_s_per_token)
+
+
+def test_numbers_of_a_stage_are_checked_against_the_truth_about_the_requests_it_counts():
+    """The first round, which its window leaves out, is late by a second; the log is in another order than the records.
+
+    That error stands in no number of the result, so that it is in none that is checked.
+    """
+    requests, events, sent = closed_loop(rounds=6)
+    late = requests.first_ns.copy()
+    late[:4] += 1000 * MS
+    requests = replace(requests, first_ns=late)
+    timeline = [{"stage": 0, "repeat": 0, "start_ns": 0, "stop_ns": 750 * MS, "end_ns": 900 * MS}]
+    run = {"stages": [{"kind": "closed", "concurrency": 4, "requests": 24}]}
+    (stage,) = checked_stages((requests, events), timeline, run, sent.take(np.arange(24)[::-1]))
+
+    assert len(stage.true["ttft"]) == 20
+    assert all(number.error_s == pytest.approx(0) for number in stage.numbers())
+
+
+def test_truth_about_other_requests_is_refused():
+    """A request that never arrived at the server leaves no truth to match."""
+    requests, events, sent = closed_loop()
+
+    with pytest.raises(ValueError, match="12 requests left, and 11 arrived"):
+        checked_stages((requests, events), [], {}, sent.take(np.arange(11)))

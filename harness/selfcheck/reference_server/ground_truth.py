@@ -3,7 +3,7 @@
 import json
 import time
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ class GroundTruth:
     schedule: TokenSchedule
     cpu_ns: int
     held: int
+
+    def take(self, rows: Ints) -> "GroundTruth":
+        """The log with these of its answers, in this order."""
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
+        columns = {name: getattr(self, name)[rows] for name in ("read_ns", "tokens", "ended")}
+        return replace(self, **columns, offsets=offsets, sent_ns=self.sent_ns[places])
 
     @property
     def ttft_ns(self) -> Ints:
