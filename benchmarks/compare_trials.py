@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare_runs import SLOWER, virtual
-from harness.comparison.judging import ComparisonRow, judge
+from harness.comparison.judging import BETTER, UNDETERMINED, WORSE, ComparisonRow, judge
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.verdicts import BETTER, UNDETERMINED, WORSE
 from harness.scenario.gate import DEFAULT_GATE
 from harness.seeds import stream
 

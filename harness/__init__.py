@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.analysis.warnings import Warning
     from harness.api.comparing import compare
-    from harness.api.result import Result, read_result, report
+    from harness.api.result import Latency, Result, StageResult, Summary, read_result, report
     from harness.api.running import load_scenario, run, run_async
     from harness.api.tuning import StudyResult, tune, tune_async
-    from harness.api.values import Latency, StageResult, Summary
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
     from harness.messages import language
@@ -51,10 +50,9 @@ __all__ = [
 _MODULES = {
     "harness.analysis.warnings": ("Warning",),
     "harness.api.comparing": ("compare",),
-    "harness.api.result": ("Result", "read_result", "report"),
+    "harness.api.result": ("Latency", "Result", "StageResult", "Summary", "read_result", "report"),
     "harness.api.running": ("load_scenario", "run", "run_async"),
     "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
-    "harness.api.values": ("Latency", "StageResult", "Summary"),
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),
     "harness.messages": ("language",),

@@ -20,9 +20,8 @@ from harness.comparison.describe import (
     value_text,
     verdict_message,
 )
-from harness.comparison.judging import ComparisonRow
+from harness.comparison.judging import BETTER, NO_DIFFERENCE, NOT_JUDGED, UNDETERMINED, VERDICTS, WORSE, ComparisonRow
 from harness.comparison.repeats import Side
-from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, NOT_JUDGED, UNDETERMINED, VERDICTS, WORSE
 from harness.messages import Message, localized, message
 from harness.units import format_count, format_share
 from reports import ci_files

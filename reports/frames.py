@@ -29,7 +29,7 @@ from harness.results.request_table import (
     Requests,
     requests_from_columns,
 )
-from harness.results.stage_names import label, load_name
+from harness.scenario.stages import label, load_name
 from harness.units import NS_PER_S
 from reports.figures.heat import Grid
 from reports.figures.style import Floats

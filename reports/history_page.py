@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from harness.comparison.describe import change, name_of, unit_of
 from harness.comparison.history import History, HistoryEntry, histories
+from harness.comparison.judging import VERDICTS, WORSE
 from harness.comparison.measures import in_view
-from harness.comparison.verdicts import VERDICTS, WORSE
 from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from reports.assets import page_script

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.analysis.steady_state import OFFLINE
 from harness.messages import localized, stored
-from harness.results.stage_names import load_name
+from harness.scenario.stages import load_name
 from harness.units import significant, time_scale
 from reports.texts import listed
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from harness.messages import Message, Parameter, current_language, localized, render
-from harness.messages.formats import joined
-from harness.messages.language import CHINESE
 from harness.messages.message import PLAIN
+from harness.messages.rendering import CHINESE, joined
 
 _HASH = re.compile(r"[0-9a-f]{32,}")
 SEVERITIES = {"invalid": "page.severity.invalid", "warning": "page.severity.warning", "note": "page.severity.note"}
@@ -35,7 +34,7 @@ def _isolated(text: str) -> str:
 
 
 def listed(texts: Sequence[str], spec: str = "list") -> str:
-    """Texts as the language lists them: `list` with commas, `parts` with semicolons (`harness.messages.formats`)."""
+    """Texts as the language lists them: `list` with commas, `parts` with semicolons (`harness.messages.rendering`)."""
     return joined(texts, spec, current_language())
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from harness.messages import localized
 from harness.results.folder import ResultFiles
 from harness.results.request_table import COMPLETED, MISSING
-from harness.results.stage_names import load_name
+from harness.scenario.stages import load_name
 from harness.telemetry import server_metrics
 from reports.lanes import lanes_of
 from reports.loads import stage_title

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.messages.catalogue import catalogue, room_of
+from harness.messages.rendering import catalogue, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASS = "Warning"

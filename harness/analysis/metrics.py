@@ -39,8 +39,8 @@ from harness.results.request_table import (
     Events,
     Requests,
 )
-from harness.results.stage_names import load_name
 from harness.scenario.metrics import CLIENT_TIMES, STREAMED_ONLY
+from harness.scenario.stages import load_name
 from harness.statistics.distributions import Distribution, distribution
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S

@@ -18,8 +18,7 @@ from harness.comparison.describe import (
     value_text,
     verdict_message,
 )
-from harness.comparison.judging import NOT_VALID, ComparisonRow
-from harness.comparison.verdicts import BETTER, WORSE
+from harness.comparison.judging import BETTER, NOT_VALID, WORSE, ComparisonRow
 from harness.errors import EXIT_INVALID
 from harness.messages import localized, message
 from harness.results import store

@@ -14,7 +14,7 @@ from typing import Any
 from harness import __version__
 from harness.errors import InputError, nearest, suggestion
 from harness.messages import LANGUAGES, Message, current_language, localized, message
-from harness.messages.language import ENGLISH
+from harness.messages.rendering import ENGLISH
 
 SERVE_SIM = "serve-sim"
 LANG = "--lang"

@@ -14,9 +14,9 @@ from harness.errors import InputError
 from harness.messages import Message, Parameter, message
 from harness.messages.rendering import stored
 from harness.results import store
-from harness.results.stage_names import load_name
 from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario, load_scenario
+from harness.scenario.stages import load_name
 from harness.scenario.yaml_document import Override
 
 _SEVERITIES = {"note": "cli.note", "warning": "cli.severity_warning", "invalid": "cli.invalid"}

@@ -30,7 +30,7 @@ from harness.scenario.models import Engine, Scenario
 from harness.units import seconds_to_ns
 from harness.workload import Reply, build
 from harness.workload.plan import StagePlan, load
-from harness.workload.vocabulary import Vocabulary
+from harness.workload.prompts import Vocabulary
 
 RESERVE = 16  # connections an open loop keeps open and free, so that a burst need not wait for handshakes
 _SAMPLE_NS = 250_000_000

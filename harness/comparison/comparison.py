@@ -12,9 +12,20 @@ from harness.comparison.comparability import (
     incompatibilities,
 )
 from harness.comparison.describe import describe_row
-from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow, judge
+from harness.comparison.judging import (
+    BETTER,
+    BOTH,
+    MACHINE_CHANGED,
+    NO_DIFFERENCE,
+    NOT_JUDGED,
+    NOT_VALID,
+    SINGLE_RUNS,
+    UNDETERMINED,
+    WORSE,
+    ComparisonRow,
+    judge,
+)
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.verdicts import BETTER, BOTH, NO_DIFFERENCE, NOT_JUDGED, UNDETERMINED, WORSE
 from harness.comparison.warnings import invalid_sides, machine_change, unlike_sides, warnings_of_comparison
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, InputError
 from harness.messages import Message, message, sentences

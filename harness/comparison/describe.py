@@ -1,8 +1,7 @@
 """The words for rows of a comparison: names of measures, values, changes, verdicts and whole lines."""
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
-from harness.comparison.judging import ComparisonRow
-from harness.comparison.verdicts import UNDETERMINED, VERDICTS, WORSE
+from harness.comparison.judging import UNDETERMINED, VERDICTS, WORSE, ComparisonRow
 from harness.messages import Message, message, plain, sentences
 from harness.scenario.metrics import FAILED_SHARE, LATENCIES, NAMES, RATE_UNITS, Measure, statistic_name
 from harness.units import format_change, format_duration, format_rate, format_share

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.comparison.comparability import align_measurements, incompatibilities
-from harness.comparison.judging import ComparisonRow, judge
+from harness.comparison.judging import BETTER, WORSE, ComparisonRow, judge
 from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side, read_side
-from harness.comparison.verdicts import BETTER, WORSE
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from harness.scenario.metrics import Measure, measure_of
 

@@ -3,7 +3,7 @@
 How far runs of one configuration differ is estimated from the repeats of both sides (in pairs where they sent the same
 requests) and from earlier results of this machine, and never assumed: without either, as with one run a side and no
 history, nothing is judged. A gate may state it (`between_runs`); blocks of the requests, or the order of a kernel's
-samples, then give the rest of the error.
+samples, then give the rest of the error. Codes of verdicts stand in compare.json, which programs read.
 """
 
 import math
@@ -18,15 +18,30 @@ from harness.comparison.comparability import pairs
 from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_binomial_error
 from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.kernels.repeats import WRONG
 from harness.messages import Message, message, plain
-from harness.results.stage_names import stage_title
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import RATES, Measure, measure_of
-from harness.statistics.bootstrap import Estimand, by_blocks
-from harness.statistics.difference import Effect, HolmTest, by_ranks, holm
+from harness.scenario.stages import stage_title
+from harness.statistics.difference import Effect, Estimand, HolmTest, by_blocks, by_ranks, holm
 from harness.statistics.intervals import Floats, samples_needed
+
+BETTER = "better"
+WORSE = "worse"
+NO_DIFFERENCE = "no difference shown"
+UNDETERMINED = "cannot be told"
+# Of a whole comparison only.
+BOTH = "better and worse"
+NOT_JUDGED = "cannot be judged"  # a side is not valid
+
+VERDICTS = {
+    BETTER: message("comparison.better"),
+    WORSE: message("comparison.worse"),
+    NO_DIFFERENCE: message("comparison.no_difference"),
+    UNDETERMINED: message("comparison.undetermined"),
+}
+"""Names of the verdicts on a measure."""
+
 
 SINGLE_RUNS = message("comparison.single_runs")
 NOT_VALID = message("comparison.not_valid")

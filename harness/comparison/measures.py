@@ -18,7 +18,7 @@ from harness.analysis.token_gaps import rows_of
 from harness.comparison.repeats import Repeat, RunRecords
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, MISSING
 from harness.scenario.metrics import FAILED_SHARE, USER_VIEW, Measure
-from harness.statistics.bootstrap import RunValues
+from harness.statistics.difference import RunValues
 from harness.units import NS_PER_S
 
 PIECES = 900  # of a window, so that thirty blocks have thirty each

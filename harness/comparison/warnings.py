@@ -14,9 +14,9 @@ from harness.comparison.comparability import ChangedSetting, Incompatibility, pa
 from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
 from harness.comparison.repeats import Repeat, Side
 from harness.messages import Message, message, plain
-from harness.results.stage_names import stage_title
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import FAILED_SHARE
+from harness.scenario.stages import stage_title
 
 LEAST_FAILURES_APART = 0.01
 MOST_MOVED = 0.05  # of a copy's rate between two runs: more says as much of the kernels' times

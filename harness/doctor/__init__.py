@@ -1,8 +1,7 @@
 """Checks of a machine: its NPUs, its software and the settings of its host, each with the command that mends it."""
 
 from harness.doctor.findings import MISSING, Finding
-from harness.doctor.hardware import inspect_hardware, link_findings, npu_findings
-from harness.doctor.host_settings import host_findings
+from harness.doctor.hardware import host_findings, inspect_hardware, link_findings, npu_findings
 from harness.doctor.software import software_findings
 from harness.messages import message
 from harness.telemetry.environment import HostView

@@ -1,7 +1,7 @@
 """A program for the engine's interpreter: it generates with vLLM's `LLM`, without a server, and notes the times.
 
 Run by path with the standard library and what is installed there: `offline_child.py JOB`. The job
-(harness/engines/offline_protocol.py writes it and says what is noted) names files and calls. Flags are read as
+(harness/engines/offline.py writes it and says what is noted) names files and calls. Flags are read as
 `vllm serve` reads them; those that only a server has are without effect. An answer's `done` is when the engine's
 `step` gave it out; its first and last token are what vLLM noted on its own clock, the same CLOCK_MONOTONIC, in
 `RequestOutput.metrics`.

@@ -14,8 +14,7 @@ from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.messages import message
 from harness.scenario.models import Engine
-from harness.simulator.chips import DEFAULT_CHIP, chip_named
-from harness.simulator.kernel_calibration import read_calibration
+from harness.simulator.chips import DEFAULT_CHIP, chip_named, read_calibration
 
 _READY_S = 60.0
 

@@ -1,6 +1,6 @@
 """Load without a server: engine up, one call of its own `LLM.generate` a stage, engine down.
 
-The engine's own program makes the calls and notes what happens (harness/engines/offline_protocol.py); here it is only
+The engine's own program makes the calls and notes what happens (harness/engines/offline.py); here it is only
 watched, and interrupted where the user wants.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from harness.clock import monotonic_ns
-from harness.engines import RunningEngine, offline_protocol
+from harness.engines import RunningEngine, offline
 from harness.engines.offline import OfflineWork, begin_calls, start_offline
 from harness.errors import EXIT_ENGINE
 from harness.execution.progress import ProgressTracker, counts_of
@@ -103,8 +103,8 @@ class _Watch:
         self.finished = False
         self._spec = spec
         self._plans = plans
-        self._calls = tuple(offline_protocol.calls_of(plans))
-        self._notes = offline_protocol.NotesReader(self.raw)
+        self._calls = tuple(offline.calls_of(plans))
+        self._notes = offline.NotesReader(self.raw)
         self._number = -1
         self._sent = self._done = 0
         self.tracker = ProgressTracker(spec.folder, spec.loaded.scenario.name, spec.on_snapshot, self.watched)
@@ -120,7 +120,7 @@ class _Watch:
             self.finished = self.finished or "finished" in line
         self.tracker.on_counts(0, counts_of(self._number, self._sent, self._done))
 
-    def _begun(self, call: offline_protocol.OfflineCall) -> None:
+    def _begun(self, call: offline.OfflineCall) -> None:
         if call.opens:
             if self._number >= 0:
                 self.tracker.end(self._number)
@@ -138,7 +138,7 @@ class _Watch:
             died = outcome.exit_code == EXIT_ENGINE
             reason = outcome.lines[0] if died else message("execution.stopped")
             ended = DIED if died else CANCELLED
-            offline_protocol.append_note(self.raw, ended=ended, at_ns=monotonic_ns(), message=str(reason))
+            offline.append_note(self.raw, ended=ended, at_ns=monotonic_ns(), message=str(reason))
             note_stage(self._spec.folder, stopped_ns=monotonic_ns())
             if died:
                 note_death(self._spec.folder, outcome)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers, decode_journal
 from harness.client.journal import read_sent, worker_journals
-from harness.engines import offline_protocol
+from harness.engines import offline as offline_engine
 from harness.errors import ResultError
 from harness.kernels import result as kernel_result
 from harness.messages import message
@@ -114,7 +114,7 @@ def _sources(raw: Path) -> Iterator[Source]:
     for sent, answers in worker_journals(raw):
         rows = read_sent(sent)
         yield rows, matched_answers(rows, decode_journal(answers), answers)
-    offline = offline_protocol.read_answers(raw)
+    offline = offline_engine.read_answers(raw)
     if offline is not None:
         yield offline
 

@@ -30,7 +30,7 @@ from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Scenario
 from harness.telemetry.environment import cores, environment
 from harness.workload import Workload, build, plan
-from harness.workload.vocabulary import Vocabulary
+from harness.workload.prompts import Vocabulary
 
 OnProgress = Callable[[Message], None]
 

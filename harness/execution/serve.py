@@ -32,7 +32,7 @@ from harness.results import store
 from harness.safety.interrupts import Interrupts
 from harness.scenario.models import Scenario
 from harness.workload import plan
-from harness.workload.vocabulary import Vocabulary, calibrate
+from harness.workload.prompts import Vocabulary, calibrate
 
 _POLL_S = 0.2
 _DYING_POLLS = 50

@@ -7,9 +7,9 @@ from typing import Any
 from harness.analysis.warnings import NOTE, WARNING, Warning
 from harness.messages import Message, message, plain
 from harness.results.request_table import MISSING, Record
-from harness.results.stage_names import label
 from harness.results.store import SUMMARY_FORMAT
 from harness.scenario.metrics import TIMES
+from harness.scenario.stages import label
 from harness.units import NS_PER_S
 
 ERRORED = "errored"

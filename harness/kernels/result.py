@@ -22,8 +22,8 @@ from harness.kernels.repeats import (
 )
 from harness.messages import Message, message
 from harness.results import store
-from harness.results.kernel_schema import LINES_OF, LineSchema
 from harness.results.store import convert, json_lines
+from harness.results.summary_schema import LINES_OF, LineSchema
 
 LINES = "kernels.jsonl"
 CSV = "kernels.csv"

@@ -5,13 +5,12 @@ sentences stand in the catalogues beside this file, one .po file a language and 
 names the file (`scenario.key_unknown` stands in en/scenario.po and zh/scenario.po).
 
 A sentence has its parameters in braces, each with how it is written: `{wait_s:duration}`, `{count:count}`,
-`{names:or}`; see `harness.messages.formats`. Where the wording depends on a number, the entry has plural forms
+`{names:or}`; see `harness.messages.rendering`. Where the wording depends on a number, the entry has plural forms
 (msgid_plural) and the parameter `count` chooses. A message may be a parameter of another, and so may a list of values.
 """
 
-from harness.messages.language import LANGUAGES, current_language, language, language_of
 from harness.messages.message import Message, Parameter, message, message_from, plain, sentences
-from harness.messages.rendering import localized, render, stored
+from harness.messages.rendering import LANGUAGES, current_language, language, language_of, localized, render, stored
 
 __all__ = [
     "LANGUAGES",

@@ -28,8 +28,6 @@ from harness.results.file_schemas import (
     RunSchema,
     TimelineRowSchema,
 )
-from harness.results.format_1 import in_format_2
-from harness.results.kernel_schema import KernelSummarySchema
 from harness.results.request_table import (
     ALWAYS_COLUMNS,
     CLIENT_COLUMNS,
@@ -41,7 +39,7 @@ from harness.results.request_table import (
     Samples,
     requests_from_columns,
 )
-from harness.results.summary_schema import SummarySchema
+from harness.results.summary_schema import KernelSummarySchema, SummarySchema, in_format_2
 from harness.results.table_files import (
     BLOCK,
     COUNT,

@@ -1,10 +1,31 @@
-"""The keys of summary.json of a load that readers rely on, over those of its stages."""
+"""The keys of summary.json that readers rely on, of a load and of kernels, and format 1 in the shape of format 2.
 
-from typing import Literal
+Sentences of format 1, which the version before messages wrote, stay as they are: messages without parameters that
+read the same in every language. The lines of a kernel bench are checked here, too.
+"""
 
-from msgspec import Struct
+from typing import Annotated, Any, Literal
 
-from harness.results.file_schemas import Count, EngineSchema, Interval, Number, Place, StageSchema, Time, VerdictSchema
+import msgspec
+from msgspec import Meta, Struct
+
+from harness.errors import ResultError
+from harness.messages import message, plain
+from harness.results.file_schemas import (
+    WRITTEN_BY_RUN,
+    Count,
+    EngineSchema,
+    Interval,
+    Needs,
+    Number,
+    Object,
+    Place,
+    Positive,
+    StageSchema,
+    Time,
+    VerdictSchema,
+    hold_needed,
+)
 
 
 class TokensSchema(Struct, frozen=True):
@@ -108,3 +129,239 @@ class SummarySchema(Struct, frozen=True):
     stages: list[StageSchema] | None = None
     stalls: list[StallsSchema] | None = None
     breakdowns: list[BreakdownSchema] | None = None
+
+
+_ROWS: Needs = {
+    "measured": ("modes", "work", "throttled"),
+    "skipped": ("reason",),
+    "wrong": ("reason",),
+    "failed": ("reason",),
+}
+
+
+class LimitShareSchema(Struct, frozen=True):
+    """How near a measurement comes to one limit."""
+
+    bound: str
+    ideal_s: Number
+    fraction: Number
+    gap_s: Number
+
+
+class ProcessFiguresSchema(Struct, frozen=True):
+    """What one process measured of a case in a mode."""
+
+    n: Count
+    median_s: Positive
+    ci95_s: Interval | None
+
+
+class FiguresSchema(ProcessFiguresSchema, frozen=True):
+    """What was measured of a case in a mode."""
+
+    min_s: Number
+    launch_s: Number
+    bytes_per_s: Number
+    flops_per_s: Number
+    marks: list[str]
+    limits: dict[str, LimitShareSchema]
+    noise: Number | None = None
+    stop: str | None = None
+    repeats: list[ProcessFiguresSchema] | None = None
+    between_runs: Number | None = None
+
+
+class WorkSchema(Struct, frozen=True):
+    """What a case computes and moves."""
+
+    flops: Count
+    read_bytes: Count
+    write_bytes: Count
+
+
+class ErrorsSchema(Struct, frozen=True):
+    """How far results were off."""
+
+    worst: Number | None
+    typical: Number | None = None
+
+
+class LabelsSchema(Struct, frozen=True):
+    """The axes of a case."""
+
+    phase: str
+    model: str = ""
+    dtype: str = ""
+    block_size: Count | None = None
+    batch: Count | None = None
+    kv_tokens: Count | None = None
+
+
+class KernelRowSchema(Struct, frozen=True):
+    """A row of a kernel result."""
+
+    case: int
+    path: str
+    status: str
+    labels: LabelsSchema
+    modes: dict[str, FiguresSchema]
+    reason: str | None = None
+    work: WorkSchema | None = None
+    throttled: bool | None = None
+    errors: ErrorsSchema | None = None
+    repeats: Count = 1
+    name: str | None = None
+    refused_modes: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        hold_row(self)
+
+
+def hold_row(row: Any) -> None:
+    """A row has a known status, and what that needs."""
+    if row.status not in _ROWS:
+        raise ValueError(f"Unknown status {row.status!r}, not one of {', '.join(_ROWS)}")
+    hold_needed(row.status, _ROWS, row)
+    if row.status == "measured" and (row.case < 0 or not row.modes):
+        raise ValueError("Object is measured and has no case or no `modes`")
+
+
+class DeviceLimitsSchema(Struct, frozen=True):
+    """What the device can do at most."""
+
+    source: str
+    bytes_per_s: Positive
+    flops_per_s: dict[str, Positive]
+
+
+class DeviceSchema(Struct, frozen=True):
+    """Where kernels ran."""
+
+    name: str
+    kind: str
+    cache_bytes: Count
+    facts: Object
+    memory_bytes: Count | None = None
+
+
+class StatusCountsSchema(Struct, frozen=True):
+    """How many cases ended how."""
+
+    measured: Count
+    skipped: Count
+    wrong: Count
+    failed: Count
+
+
+class KernelsSchema(Struct, frozen=True):
+    """The kernels of summary.json."""
+
+    rows: list[KernelRowSchema]
+    provider: str
+    device: DeviceSchema
+    counts: StatusCountsSchema
+    limits: list[DeviceLimitsSchema]
+    missing: dict[str, str]
+    repeats: Count = 1
+    between_runs: Number | None = None
+
+
+class KernelSummarySchema(Struct, frozen=True):
+    """summary.json of kernels."""
+
+    verdict: VerdictSchema
+    answer: str
+    kernels: KernelsSchema
+    simulated: bool
+
+
+class SampledFiguresSchema(FiguresSchema, frozen=True, kw_only=True):
+    """What one process measured of a case in a mode, with each sample: launches, and its three times."""
+
+    samples: list[tuple[Annotated[int, Meta(ge=1, le=2**62)], Count | None, Count | None, Count | None]]
+
+
+class RowLineSchema(Struct, frozen=True, tag_field="event", tag="row"):
+    """A line of a bench about a case."""
+
+    case: Place
+    path: str
+    status: str
+    repeat: Place = 0
+    modes: dict[str, SampledFiguresSchema] = {}
+    reason: str | None = None
+    work: WorkSchema | None = None
+    throttled: bool = False
+    errors: ErrorsSchema | None = None
+    waited: Number = 0.0
+
+    def __post_init__(self) -> None:
+        hold_row(self)
+        if self.status == "measured" and self.errors is None:
+            raise ValueError("Object is measured and is missing `errors`")
+
+
+class DeviceLineSchema(DeviceSchema, frozen=True, kw_only=True, tag_field="event", tag="device"):
+    """The line of a bench about its device."""
+
+    provider: str
+    limits: list[DeviceLimitsSchema]
+    missing: dict[str, str]
+
+
+class LineSchema(Struct, frozen=True):
+    """Any line of a bench."""
+
+    event: str
+
+
+LINES_OF: dict[str, Any] = {"row": RowLineSchema, "device": DeviceLineSchema}
+
+
+_SEVERITIES = {"doubt": "warning"}  # the others have kept their names
+
+
+class _Warning1(Struct, frozen=True):
+    text: str
+    name: str = ""
+    severity: str = "warning"
+    next: str = ""
+    stage: Place | None = None
+    repeat: Place | None = None
+
+
+class _Verdict1(Struct, frozen=True):
+    doubts: list[_Warning1]
+
+
+def in_format_2(path: str, summary: Any) -> Any:
+    """The content of a summary.json in format 2; what is in it already, or is no summary, stays as it is.
+
+    Raises:
+        ResultError: where its verdict is not of format 1, with the place.
+    """
+    verdict = summary.get("verdict") if isinstance(summary, dict) else None
+    if not isinstance(verdict, dict) or "doubts" not in verdict:
+        return summary
+    try:
+        warnings = [_warning(warning) for warning in msgspec.convert(verdict, _Verdict1).doubts]
+    except (msgspec.ValidationError, OverflowError, RecursionError) as fault:
+        place = f"{path}: verdict"
+        raise ResultError(
+            message("results.not_as_expected", place=place, reason=str(fault), expected=WRITTEN_BY_RUN)
+        ) from None
+    kept = {key: value for key, value in verdict.items() if key != "doubts"}
+    return summary | {"format": 2, "verdict": kept | {"warnings": warnings}}
+
+
+def _warning(warning: _Warning1) -> dict[str, Any]:
+    return {
+        "code": warning.name or warning.text,
+        "severity": _SEVERITIES.get(warning.severity, warning.severity),
+        "stage": warning.stage,
+        "repeat": warning.repeat,
+        "message": plain(warning.text).as_dict(),
+        "text": warning.text,
+        "next": plain(warning.next).as_dict(),
+        "next_text": warning.next,
+    }

@@ -18,7 +18,7 @@ from harness.clock import monotonic_ns
 from harness.results.request_table import MISSING
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import cache_labels, memory_of
-from harness.simulator.tokenizer import encode
+from harness.simulator.request_parsing import encode
 from harness.simulator.virtual_time import Arrival, SimulatedRun, simulate_in_turn
 from harness.simulator.vllm_formats import EngineState, Metrics, exposition, startup_lines
 

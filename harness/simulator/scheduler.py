@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from harness.simulator.blocks import BlockPool
+from harness.simulator.memory import BlockPool
 
 Draw = Callable[[int, int], Sequence[int]]
 

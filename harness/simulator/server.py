@@ -22,15 +22,17 @@ from harness.simulator.request_parsing import (
     ModelLimits,
     ParsedRequest,
     Refusal,
+    answer_tokens,
     check_model,
+    decode,
     malformed,
     parse_request,
+    pieces,
     prompt_ids,
 )
 from harness.simulator.response_stream import ResponseChoice, ResponseStream
 from harness.simulator.scheduler import Request
 from harness.simulator.step_cost import StepCost
-from harness.simulator.tokenizer import answer_tokens, decode, pieces
 from harness.simulator.vllm_formats import exposition, startup_lines
 
 SIMULATED_HEADER = "x-npu-harness-simulated"

@@ -20,9 +20,9 @@ from harness.messages import message
 from harness.simulator.engine import limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, memory_of
+from harness.simulator.request_parsing import answer_tokens
 from harness.simulator.scheduler import Request, Scheduler
 from harness.simulator.step_cost import StepCost
-from harness.simulator.tokenizer import answer_tokens
 
 _STEP_BYTES = 250
 Work = tuple[int, int, Sequence[tuple[int, int]]]

@@ -23,7 +23,18 @@ from harness.seeds import stream
 from harness.workload import data_files
 from harness.workload.dataset import SHAREGPT, DatasetContents, RowRequirements, read_dataset
 from harness.workload.lengths import think_times_ns, token_lengths
-from harness.workload.prompts import ChatMessage, ChatPrompt, Prompt, Reply, Session, TextPrompt, TokenPrompt, Turn
+from harness.workload.prompts import (
+    APPROXIMATE,
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    Reply,
+    Session,
+    TextPrompt,
+    TokenPrompt,
+    Turn,
+    Vocabulary,
+)
 from harness.workload.synthetic import (
     ConversationContents,
     PromptMedium,
@@ -34,7 +45,6 @@ from harness.workload.synthetic import (
     shared_prefix,
 )
 from harness.workload.trace import TraceContents, read_trace
-from harness.workload.vocabulary import APPROXIMATE, Vocabulary
 
 __all__ = [
     "ChatMessage", "ChatPrompt", "Prompt", "Reply", "Session", "TextPrompt", "TokenPrompt", "Turn", "Workload",

@@ -31,8 +31,17 @@ from harness.workload.data_files import (
     whole_number,
 )
 from harness.workload.lengths import Lengths
-from harness.workload.prompts import USER, ChatMessage, ChatPrompt, Prompt, Reply, Session, TextPrompt, Turn
-from harness.workload.vocabulary import estimated_tokens
+from harness.workload.prompts import (
+    USER,
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    Reply,
+    Session,
+    TextPrompt,
+    Turn,
+    estimated_tokens,
+)
 
 SHAREGPT = "sharegpt"
 JSONL = "jsonl"

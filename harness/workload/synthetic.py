@@ -15,8 +15,19 @@ from numpy.typing import NDArray
 from harness.scenario.workload import Prefix
 from harness.seeds import entropy
 from harness.workload.lengths import Lengths
-from harness.workload.prompts import ASSISTANT, USER, ChatMessage, ChatPrompt, Prompt, Reply, Session, TokenPrompt, Turn
-from harness.workload.vocabulary import Vocabulary, estimated_tokens
+from harness.workload.prompts import (
+    ASSISTANT,
+    USER,
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    Reply,
+    Session,
+    TokenPrompt,
+    Turn,
+    Vocabulary,
+    estimated_tokens,
+)
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -9,9 +9,8 @@ from harness.comparison.comparability import earlier_runs
 from harness.comparison.comparison import compare
 from harness.comparison.control_variate import FluidServer, OfferedWork, serve_fluid
 from harness.comparison.estimation import BlockedRuns, detectable_effect, estimate_effect, f_tail
-from harness.comparison.judging import MACHINE_CHANGED, SINGLE_RUNS
+from harness.comparison.judging import MACHINE_CHANGED, SINGLE_RUNS, UNDETERMINED, WORSE
 from harness.comparison.repeats import Side, read_side
-from harness.comparison.verdicts import UNDETERMINED, WORSE
 from harness.scenario.gate import KERNEL_GATE
 from harness.statistics.difference import Effect, by_pairs
 from tests.comparison.test_judging import GATE, repeat, side

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from harness.cli.app import main
 from harness.comparison.comparability import incompatibilities, pairs
 from harness.comparison.comparison import compare
-from harness.comparison.judging import NOT_VALID, judge
+from harness.comparison.judging import BETTER, NO_DIFFERENCE, NOT_VALID, UNDETERMINED, WORSE, judge
 from harness.comparison.measures import in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Side, read_side, repeats_of
-from harness.comparison.verdicts import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
 from harness.errors import InputError, ResultError
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, Gate

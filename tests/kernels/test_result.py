@@ -14,17 +14,16 @@ from harness.api.result import read_result, report
 from harness.cli.run import verdict_lines
 from harness.engines.simulator import calibrated_flags
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError, ScenarioError
+from harness.execution.kernels import BenchEnvironment, bench_lines
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
-from harness.kernels import child
 from harness.kernels.job import kernel_plan
 from harness.kernels.result import find_warnings
 from harness.results import store
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Engine
-from harness.simulator.chips import chip_named
+from harness.simulator.chips import KernelCalibration, chip_named, read_calibration
 from harness.simulator.engine_config import settings_from_flags
-from harness.simulator.kernel_calibration import KernelCalibration, read_calibration
 from harness.simulator.step_cost import StepCost
 from tests.kernel_results import make_kernels
 
@@ -149,7 +148,7 @@ def test_a_process_that_dies_costs_one_case(tmp_path, fake):
 
 def test_a_run_whose_processes_kept_dying_is_read_as_it_ended(tmp_path, fake, monkeypatch):
     """With exit code 3 and the reason, though cases without a turn look like an interrupt; its page is drawn."""
-    monkeypatch.setattr(child, "MOST_DEATHS", 2)
+    monkeypatch.setattr("harness.execution.kernels.MOST_DEATHS", 2)
     _, outcome, _ = run(tmp_path, fake(**{"2": "die", "4": "die"}))
     result = read_result(tmp_path / "out")
 
@@ -242,10 +241,10 @@ def test_this_interpreter_has_no_kernels_where_it_has_no_torch(tmp_path):
     if any((Path(place) / "torch").is_dir() for place in sys.path):
         pytest.skip("torch is installed here")
     order = kernel_plan(scenario(tmp_path, THREE))
-    place = child.BenchEnvironment(sys.executable, {}, tmp_path / "log", 60.0)
+    place = BenchEnvironment(sys.executable, {}, tmp_path / "log", 60.0)
 
     with pytest.raises(EngineError, match="torch_reference: there is no torch here"):
-        list(child.bench_lines(order.job, place))
+        list(bench_lines(order.job, place))
 
 
 def test_the_page_shows_figures_tables_and_warnings(tmp_path, fake):

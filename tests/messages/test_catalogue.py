@@ -11,10 +11,8 @@ import pytest
 from babel.messages.pofile import read_po
 
 from harness.messages import LANGUAGES
-from harness.messages.catalogue import HERE, catalogue, rooms
-from harness.messages.formats import SPECS
 from harness.messages.message import PLAIN
-from harness.messages.rendering import placeholders
+from harness.messages.rendering import HERE, SPECS, catalogue, placeholders, rooms
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("harness", "reports")
@@ -118,7 +116,7 @@ def test_every_form_names_the_same_parameters(language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_format_is_known(language):
-    """A placeholder's format is one of those that formats.py lists."""
+    """A placeholder's format is one of those that rendering.py lists."""
     wrong = [
         (code, spec)
         for code, forms in entries(language).items()

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from harness.errors import HarnessError
 from harness.messages import (
     Message,
-    catalogue,
     current_language,
     language,
     language_of,
@@ -19,8 +18,7 @@ from harness.messages import (
     plain,
     render,
 )
-from harness.messages.catalogue import Catalogue
-from harness.messages.formats import joined, number
+from harness.messages.rendering import Catalogue, catalogue, joined, number
 
 DIED = message("client.worker_died", worker=3, status=-9)
 
@@ -166,7 +164,7 @@ def test_joining_loses_nothing(texts):
 
 def test_an_unknown_room_has_no_sentences():
     """A code of no catalogue is a bug that is seen at once."""
-    assert catalogue.catalogue("en", "nowhere").sentences == {}
+    assert catalogue("en", "nowhere").sentences == {}
     with pytest.raises(KeyError):
         render(message("nowhere.code"))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.messages import render
-from harness.results.stage_names import label, load_and_end
+from harness.scenario.stages import label, load_and_end
 
 
 @pytest.mark.parametrize(

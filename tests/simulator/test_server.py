@@ -9,8 +9,8 @@ from aiohttp import ClientSession, web
 
 from harness.errors import EngineError
 from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.request_parsing import answer_tokens
 from harness.simulator.server import SIMULATED_HEADER, application, serve, service_of
-from harness.simulator.tokenizer import answer_tokens
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 

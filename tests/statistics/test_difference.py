@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.statistics.bootstrap import FEWEST_BLOCKS, Estimand, RunValues, blocks_of, by_blocks, replicates
-from harness.statistics.difference import Effect, by_groups, by_pairs, holm
+from harness.statistics.difference import (
+    FEWEST_BLOCKS,
+    Effect,
+    Estimand,
+    RunValues,
+    blocks_of,
+    by_blocks,
+    by_groups,
+    by_pairs,
+    holm,
+    replicates,
+)
 from harness.statistics.intervals import student_t, student_t_above
 
 LOGS = st.floats(-5, 5)

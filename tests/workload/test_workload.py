@@ -14,8 +14,7 @@ from harness.results.request_table import MISSING
 from harness.scenario.workload import WorkloadSpec
 from harness.workload import build
 from harness.workload.data_files import LEFT_OUT
-from harness.workload.prompts import ChatMessage, ChatPrompt, Reply, TextPrompt, TokenPrompt
-from harness.workload.vocabulary import APPROXIMATE, Vocabulary
+from harness.workload.prompts import APPROXIMATE, ChatMessage, ChatPrompt, Reply, TextPrompt, TokenPrompt, Vocabulary
 
 DATA = Path(__file__).parent.parent / "data"
 SPEC = TypeAdapter(WorkloadSpec)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.workload import vocabulary as lexicon_module
+from harness.workload import prompts as lexicon_module
+from harness.workload.prompts import APPROXIMATE, CANDIDATES, Vocabulary, calibrate, estimated_tokens
 from harness.workload.synthetic import WordMedium, random_source
-from harness.workload.vocabulary import APPROXIMATE, CANDIDATES, Vocabulary, calibrate, estimated_tokens
 
 
 class FakeServer:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engines import offline_protocol
+from harness.engines import offline
 from harness.execution.reconcile import reconcile
 from harness.results import store
 from harness.results.request_table import CANCELLED, COMPLETED, FAILED, MEASURED, MISSING, NEVER_SENT
@@ -37,7 +37,7 @@ def written(folder, made):
     workload = build(made.workload, endpoint="completions", seed=1, vocabulary=None, folder=folder)
     plans = plan.plan(made, workload)
     plan.save(raw / "plan.npz", plans, None)
-    offline_protocol.write_job(raw, plans, workload, words=["--model", "m"])
+    offline.write_job(raw, plans, workload, words=["--model", "m"])
     return plans
 
 
@@ -45,7 +45,7 @@ def noted(folder, plans, begun, done, ended):
     """Note that the first `begun` calls began, and the answers of the places in `done`; the last line is cut."""
     raw = folder / store.RAW
     lines, stages = [], []
-    for number, call in enumerate(list(offline_protocol.calls_of(plans))[:begun]):
+    for number, call in enumerate(list(offline.calls_of(plans))[:begun]):
         at_ns = BEGIN_NS + number * 1000
         stages += [{"number": call.number, "begin_ns": at_ns}] if call.opens else []
         lines.append({"call": number, "begin_ns": at_ns})
@@ -55,11 +55,9 @@ def noted(folder, plans, begun, done, ended):
             if (number, place) in done
         ]
     (raw / store.BEGUN).write_text("".join(json.dumps(line) + "\n" for line in stages), encoding="utf-8")
-    (raw / offline_protocol.NOTES).write_text(
-        "".join(json.dumps(line) + "\n" for line in lines) + '{"cut', encoding="utf-8"
-    )
+    (raw / offline.NOTES).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut', encoding="utf-8")
     if ended:
-        offline_protocol.append_note(raw, ended=ended, at_ns=BEGIN_NS + 10_000_000, message="why")
+        offline.append_note(raw, ended=ended, at_ns=BEGIN_NS + 10_000_000, message="why")
 
 
 @settings(max_examples=20, deadline=None)
@@ -75,7 +73,7 @@ def test_no_request_is_lost(sizes, warm, repeats, ended, data):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plans = written(folder, scenario(sizes, warm, repeats))
-        made = list(offline_protocol.calls_of(plans))
+        made = list(offline.calls_of(plans))
         begun = data.draw(st.integers(1, len(made)))
         places = [(number, place) for number, call in enumerate(made[:begun]) for place in range(call.requests)]
         done = data.draw(st.sets(st.sampled_from(places)))
@@ -96,8 +94,8 @@ def test_a_job_holds_every_prompt_once(tmp_path):
     """In the order of the calls, warm-up first, each of the length that was asked for, and no session twice."""
     plans = written(tmp_path, scenario([2, 3], 1, 1))
     raw = tmp_path / store.RAW
-    prompts = [json.loads(line) for line in (raw / offline_protocol.PROMPTS).read_text().splitlines()]
-    job = json.loads((raw / offline_protocol.JOB).read_text())
+    prompts = [json.loads(line) for line in (raw / offline.PROMPTS).read_text().splitlines()]
+    job = json.loads((raw / offline.JOB).read_text())
 
     assert [(call["number"], call["measured"], call["requests"], call["opens"]) for call in job["calls"]] == [
         (0, False, 1, True),
@@ -122,7 +120,7 @@ def test_times_that_are_not_known_are_missing(tmp_path):
             [BEGIN_NS + 60, MISSING, MISSING, 9, MISSING, 0, "abort"],
         )
     ):
-        offline_protocol.append_note(raw, call=0, place=place, done=done)
+        offline.append_note(raw, call=0, place=place, done=done)
     reconcile(tmp_path)
     requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
 
@@ -139,4 +137,4 @@ def test_a_run_with_a_server_has_no_job(tmp_path):
     """Nothing is read where there was no program."""
     (tmp_path / store.RAW).mkdir()
 
-    assert offline_protocol.read_answers(tmp_path / store.RAW) is None
+    assert offline.read_answers(tmp_path / store.RAW) is None

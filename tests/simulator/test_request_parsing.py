@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.simulator.tokenizer import answer_tokens, chat_ids, content_text, decode, encode, pieces, words
+from harness.simulator.request_parsing import answer_tokens, chat_ids, content_text, decode, encode, pieces, words
 
 VOCAB = 4096
 
