@@ -18,9 +18,10 @@ from harness.seeds import stream
 from harness.simulator.engine_config import effective, settings_from_flags
 from harness.simulator.step_cost import TERMS
 from harness.tuning.candidates import CandidateResolver, canonical_json, engine_of, flag_resolver
-from harness.tuning.confirmation import choose_winner, confirmation_turns, gains_over_default
+from harness.tuning.confirmation import confirmation_turns
 from harness.tuning.evaluation import StartFailed
 from harness.tuning.feasibility import Feasibility
+from harness.tuning.gains import choose_winner, gains_over_default
 from harness.tuning.parameters import find_inert_parameters, without_inert
 from harness.tuning.proposing import Proposer
 from harness.tuning.sampler import suggest_point

@@ -103,6 +103,8 @@ def answer(result: StudyFiles) -> str:
     best, default = result.best, result.default
     if best is None:
         return localized("page_tuning.answer.none", trials=len(result.trials))
+    if result.chosen is not None:
+        return _confirmed(result)
     words = {"trial": best.get("number"), "objective": tables.metric_name(name)}
     words["value"] = tables.value_text(name, value_of(best, name))
     if default is not None and math.isfinite(value_of(default, name)):
@@ -122,7 +124,8 @@ def _confirmed(result: StudyFiles) -> str:
         gains = [tables.gain_message(row) for row in (confirmation.get("gains") or {}).values()]
         return localized("page_tuning.answer.keep_default", gains=gains)
     taken = result.chosen.get("number")
-    again = localized("page_tuning.answer.confirmed", trial=taken, gain=tables.gain_message(gain))
+    words = {"trial": taken, "objective": tables.metric_name(str(result.objectives[0]["name"]))}
+    again = localized("page_tuning.answer.confirmed", gain=tables.gain_message(gain), **words)
     if result.best is None or result.best.get("number") == taken:
         return again
     return paragraph((again, localized("page_tuning.answer.not_the_best", trial=result.best.get("number"))))

@@ -7,13 +7,14 @@ from typing import Any
 
 from harness.messages import localized
 from harness.results.study import StudyFiles, feasible, value_of
+from harness.scenario.study import unit_of
 from harness.units import significant
 from reports.figures import search
 from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
 from reports.svg import Drawing, drawn
 from reports.texts import paragraph
-from reports.tuning_tables import metric_name, plain_unit
+from reports.tuning_tables import metric_name
 
 _FEWEST_PREDICTED = 2  # predictions of the simulator that make a figure
 
@@ -125,7 +126,7 @@ def _front(result: StudyFiles) -> Drawing | None:
 
 def _with_unit(name: str) -> str:
     """An objective's name with the unit of its values, where it has one."""
-    unit = plain_unit(name)
+    unit = unit_of(name)
     return localized("page_tuning.with_unit", objective=metric_name(name), unit=unit) if unit else metric_name(name)
 
 

@@ -6,21 +6,13 @@ from typing import Any
 
 from harness.messages import Message, localized, stored
 from harness.results.study import StudyFiles, feasible, measured_value, value_of
+from harness.scenario.study import UNITS
 from harness.units import format_duration, format_rate, significant
 from reports.tables import Cell
 from reports.texts import listed
 
 _MINUTE_S = 60.0
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
-_RATES = {
-    "throughput": "tokens/s",
-    "total_throughput": "tokens/s",
-    "request_rate": "req/s",
-    "goodput": "req/s",
-    "capacity": "req/s",
-}
-
-
 _NAMES = {
     "throughput": "page_tuning.metric.throughput",
     "total_throughput": "page_tuning.metric.total_throughput",
@@ -74,12 +66,7 @@ def value_text(name: str, value: float) -> str:
         return "–"
     if name.partition("_")[0] in _LATENCIES:
         return format_duration(value)
-    return format_rate(value, _RATES[name]) if name in _RATES else significant(value)
-
-
-def plain_unit(name: str) -> str:
-    """The unit in which a metric's values are kept; empty where it has none."""
-    return "s" if name.partition("_")[0] in _LATENCIES else _RATES.get(name, "")
+    return format_rate(value, UNITS[name]) if name in UNITS else significant(value)
 
 
 def value_parts(name: str, value: float) -> tuple[str, str]:

@@ -28,6 +28,14 @@ RATES = ("throughput", "total_throughput", "request_rate", "goodput")
 COSTS = ("cost", "failed", "preemptions")
 """Metrics without a time of which less is better."""
 CAPACITY = "capacity"
+UNITS = {
+    "throughput": "tokens/s",
+    "total_throughput": "tokens/s",
+    "request_rate": "req/s",
+    "goodput": "req/s",
+    CAPACITY: "req/s",
+}
+"""The unit of metrics that are rates."""
 _LATENCY = re.compile(r"(ttft|tpot|e2e)_(p50|p90|p95|p99|mean|max)")
 OBJECTIVES = (*RATES, CAPACITY, "cost", "ttft_p50", "ttft_p90", "ttft_p95", "ttft_p99", "tpot_p99", "e2e_p99")
 _DEVICES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
@@ -39,6 +47,11 @@ Scalar = bool | int | float | Annotated[str, Field(min_length=1)]
 def is_latency(metric: str) -> bool:
     """Whether a metric is a time, such as ttft_p99."""
     return _LATENCY.fullmatch(metric) is not None or metric.rpartition("_")[0] in LATENCIES
+
+
+def unit_of(metric: str) -> str:
+    """The unit in which a metric's values are kept; empty where it has none."""
+    return "s" if is_latency(metric) else UNITS.get(metric, "")
 
 
 def _objective(name: str) -> str:

@@ -2,30 +2,22 @@
 
 The best few and the default are measured again in turns: every round all of them, each round under
 arrivals of its own that nothing was chosen by, every other round in reverse, so that a
-slow drift of the machine cancels. The gain is the mean of the rounds' log ratios with Student's
-interval; that one of several candidates may win by luck widens it (Bonferroni).
+slow drift of the machine cancels.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from harness.messages import Message, message
-from harness.statistics.intervals import CONFIDENCE, student_t
-from harness.statistics.time_series import trend
 from harness.tuning.candidates import Candidate, canonical_json, cheapest_order
 from harness.tuning.evaluation import EngineSession, EvaluationContext, StartFailed, measure_load
+from harness.tuning.gains import DEFAULT, GainEstimate, choose_winner, drift_warning, gains_over_default
 from harness.tuning.posterior import engine_point
 from harness.tuning.study import StudyContext, claim_digest
 from harness.tuning.study_plan import TrialScores
-from harness.tuning.types import LOAD, ParameterValue, StudyObjective, Trial
-
-DEFAULT = 0
-FEWEST_ROUNDS = 3  # of two rounds the interval would be thirteen standard errors wide
+from harness.tuning.types import LOAD, ParameterValue, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,107 +36,6 @@ def confirmation_turns(order: Sequence[int], rounds: int, seed: int) -> tuple[Co
         for number in range(rounds)
         for who in (order if number % 2 == 0 else reversed(order))
     )
-
-
-@dataclass(frozen=True, slots=True)
-class GainEstimate:
-    """How a candidate compares with the default: a ratio (1.18: 18 % better), its interval, its worst round.
-
-    `low` and `high` are None where there were too few rounds, or where one gave no value. `best` and `worst` are the
-    candidate's own values, in the objective's unit.
-    """
-
-    ratio: float | None
-    low: float | None
-    high: float | None
-    rounds: int
-    worst: float | None = None
-    best: float | None = None
-    failed: int = 0
-
-    @property
-    def shown(self) -> bool:
-        """Whether it is shown to be better."""
-        return self.low is not None and self.low > 1
-
-    @property
-    def message(self) -> Message:
-        """`+18.0 % (95 % CI +12.0 to +24.0 %)`, or that there is no significant difference."""
-        if self.ratio is None and self.failed:
-            return message("tuning.rounds_failed", failed=self.failed, rounds=self.rounds, count=self.rounds)
-        if self.ratio is None:
-            return message("tuning.no_rounds")
-        change = _percent(self.ratio)
-        if self.low is None or self.high is None:
-            return message("tuning.too_few_rounds", change=change, rounds=self.rounds, count=self.rounds)
-        significant = self.low > 1 or self.high < 1
-        code = "tuning.gain" if significant else "tuning.gain_not_significant"
-        return message(code, change=change, low=_percent(self.low), high=_percent(self.high))
-
-
-def _percent(ratio: float) -> float:
-    """A ratio as a change in per cent."""
-    return 100 * (ratio - 1)
-
-
-def estimate_gain(
-    defaults: Sequence[float | None], candidates: Sequence[float | None], objective: StudyObjective, compared: int = 1
-) -> GainEstimate:
-    """The gain of one candidate over the default, value by value of the same round (None, or infinite: it failed).
-
-    `compared` is how many candidates are held against the default: each interval is then so wide
-    that all of them hold together with 95 %.
-    """
-    rounds = list(zip(defaults, candidates, strict=True))
-    sign = 1 if objective.better(2.0, 1.0) else -1
-    ratios = [sign * math.log(own / base) for base, own in rounds if _usable(base) and _usable(own)]  # type: ignore[operator]
-    values = sorted((value for _, value in rounds if _usable(value)), key=objective.cost)  # type: ignore[arg-type]
-    failed = len(rounds) - len(ratios)
-    ends = (values[-1], values[0]) if values else (None, None)
-    if not ratios or failed:
-        return GainEstimate(None, None, None, len(rounds), *ends, failed)
-    low, high = _reach(ratios, compared)
-    return GainEstimate(math.exp(sum(ratios) / len(ratios)), low, high, len(rounds), *ends)
-
-
-def _usable(value: float | None) -> bool:
-    return value is not None and 0 < value < math.inf
-
-
-def _reach(ratios: Sequence[float], compared: int) -> tuple[float | None, float | None]:
-    n = len(ratios)
-    if n < FEWEST_ROUNDS:
-        return None, None
-    mean, error = float(np.mean(ratios)), float(np.std(ratios, ddof=1)) / math.sqrt(n)
-    reach = student_t(1 - (1 - CONFIDENCE) / 2 / compared, n - 1) * error
-    return math.exp(mean - reach), math.exp(mean + reach)
-
-
-def choose_winner(gains: Mapping[int, GainEstimate]) -> int:
-    """Who is taken: of the candidates that are shown to be better the one that gains most, else the default (0)."""
-    significant_gains = {who: gain.ratio or 0.0 for who, gain in gains.items() if gain.shown}
-    return max(significant_gains, key=lambda who: (significant_gains[who], -who), default=DEFAULT)
-
-
-def gains_over_default(
-    values: Mapping[int, Sequence[float | None]], objective: StudyObjective
-) -> dict[int, GainEstimate]:
-    """The gain of each candidate (1…) over the default (0), from their values round by round."""
-    candidates = [who for who in values if who != DEFAULT]
-    return {who: estimate_gain(values[DEFAULT], values[who], objective, len(candidates)) for who in sorted(candidates)}
-
-
-def drift_warning(values: Sequence[float]) -> Message | None:
-    """A trend of the default's own values over the rounds, or None where there is none.
-
-    The slope's t has to exceed that of a 99 % interval, since every confirmation is looked at.
-    """
-    if len(values) < 4:
-        return None
-    fit = trend(np.asarray(values, dtype=np.float64))
-    if abs(fit.significance) <= student_t(0.995, len(values) - 2):
-        return None
-    return message("tuning.default_drifted", change=_percent(fit.last / fit.first))
 
 
 _TURNS = "harness_turns"  # of the confirmation

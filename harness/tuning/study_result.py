@@ -329,11 +329,7 @@ def _confirmation(confirmation: Confirmation) -> dict[str, Any]:
             for finalist in confirmation.finalists
         ],
         "values": {str(who): list(values) for who, values in confirmation.values.items()},
-        "gains": {
-            str(who): asdict(gain)
-            | {"words": str(gain.message), "message": gain.message.as_dict(), "shown": gain.shown}
-            for who, gain in confirmation.gains.items()
-        },
+        "gains": {str(who): gain.as_dict() for who, gain in confirmation.gains.items()},
         "choice": confirmation.choice,
         "broken": {str(who): list(names) for who, names in confirmation.broken.items()},
         "drift": None if confirmation.drift_warning is None else str(confirmation.drift_warning),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.messages import message
-from harness.tuning.confirmation import GainEstimate
+from harness.tuning.gains import GainEstimate
 from harness.tuning.simulator_screening import SimulatorAgreement
 from harness.tuning.study_result import adjusted_r2, importances
 
@@ -93,13 +93,13 @@ def test_one_trial_is_counted_in_the_singular():
     lines = [
         message("tuning.counts_trials", count=1),
         message("tuning.counts_starts", count=1),
-        GainEstimate(1.1, None, None, 1).message,
+        GainEstimate(1.1, None, None, 1, before=2.0, after=2.2, name="goodput").message,
         SimulatorAgreement(1).message,
     ]
 
     assert list(map(str, lines)) == [
         "1 trial",
         "1 engine start",
-        "no significant difference: +10.0 % in 1 round, too few for an interval",
+        "no significant difference: 2.00 → 2.20 req/s (×1.10) in 1 round, too few for an interval",
         "only 1 trial: too little to tell whether the simulator ranks them correctly",
     ]
