@@ -89,7 +89,8 @@ def test_everything_a_user_takes_away_is_there(tmp_path):
     for told in (
         "vllm serve M --max-num-seqs 16", "docker run x", "+50 % (95 % CI 45-55)", "NPU out of memory while capturing",
         "stopped early", "limit broken", "tpot_p99 25.0 % over", "became 128",
-        "block_size changes nothing here: set to 128", "a remark", "Trial 1, run again in turns with the default: goodput +50 %",
+        "block_size changes nothing here: set to 128", "a remark",
+        "Trial 1, run again in turns with the default: goodput +50 %",
         "8 to 512, log scale",
     ):  # fmt: skip
         assert told in parsed.text
