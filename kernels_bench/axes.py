@@ -4,11 +4,12 @@ Every combination of values becomes a case or, with its reason, a skipped one: n
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from kernels_bench.cases import ATTENTION_PHASES, ELEMENT_BYTES, ORDERS, PHASES, Case, Label
 from kernels_bench.presets import Shape, under_tensor_parallel
+from kernels_bench.reasons import Reason, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Skipped:
     """A combination that makes no case, and why."""
 
     labels: tuple[tuple[str, Label], ...]
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def expand(axes: Axes) -> list[Case | Skipped]:
         try:
             shape = under_tensor_parallel(point.shape, point.parallel)
         except ValueError as fault:
-            outcomes.append(Skipped(_labels(point), str(fault)))
+            outcomes.append(Skipped(_labels(point), fault.args[0]))
             continue
         for lengths, labels in _lengths(point, axes):
             outcomes.append(_case(point, shape, lengths, (*_labels(point), *labels), axes.cache_bytes))
@@ -166,8 +167,8 @@ def _case(
         rope_size=shape.rope_size,
         labels=labels,
     )
-    reason = problem(case)
-    return Skipped(labels, reason) if reason else _in_cache(case, cache_bytes)
+    unfit = problem(case)
+    return Skipped(labels, unfit) if unfit else _in_cache(case, cache_bytes)
 
 
 def _in_cache(case: Case, cache_bytes: int) -> Case | Skipped:
@@ -175,42 +176,61 @@ def _in_cache(case: Case, cache_bytes: int) -> Case | Skipped:
     blocks = cache_bytes // (case.block_size * case.token_cache_bytes)
     if cache_bytes and blocks < case.used_blocks:
         gib = case.used_blocks * case.block_size * case.token_cache_bytes / (1 << 30)
-        more = f"expected a cache of at least {gib:.3g} GiB"
-        return Skipped(case.labels, f"needs {case.used_blocks} blocks; the cache has {blocks}: {more}")
+        sentence = "needs {needed} blocks; the cache has {blocks}: expected a cache of at least {gib} GiB"
+        fit = reason("bench.cache_too_small", sentence, needed=case.used_blocks, blocks=blocks, gib=float(f"{gib:.3g}"))
+        return Skipped(case.labels, fit)
     return replace(case, num_blocks=blocks)
 
 
-def problem(case: Case) -> str | None:
+def problem(case: Case) -> Reason | None:
     """Why no kernel could run this case, whatever it is; None where one might."""
     checks = (
-        (case.phase not in PHASES, f"phase {case.phase!r} is none of {', '.join(PHASES)}"),
-        (case.dtype not in ELEMENT_BYTES, f"dtype {case.dtype!r} is none of {', '.join(ELEMENT_BYTES)}"),
-        (case.order not in ORDERS, f"order {case.order!r} is none of {', '.join(ORDERS)}"),
-        (case.head_size < 1, f"head size {case.head_size}: expected at least 1"),
-        (case.kv_heads < 1, f"{case.kv_heads} KV heads: expected at least 1"),
-        (case.block_size < 1, f"block size {case.block_size}: expected at least 1"),
-        (not case.query_lens or len(case.query_lens) != len(case.kv_lens), "a query length and a KV length a sequence"),
+        (case.phase not in PHASES, _none_of("phase", case.phase, PHASES)),
+        (case.dtype not in ELEMENT_BYTES, _none_of("dtype", case.dtype, ELEMENT_BYTES)),
+        (case.order not in ORDERS, _none_of("order", case.order, ORDERS)),
+        (case.head_size < 1, reason("bench.head_least", "head size {size}: expected at least 1", size=case.head_size)),
+        (
+            case.kv_heads < 1,
+            reason("bench.kv_heads_least", "{kv_heads} KV heads: expected at least 1", kv_heads=case.kv_heads),
+        ),
+        (
+            case.block_size < 1,
+            reason("bench.block_least", "block size {size}: expected at least 1", size=case.block_size),
+        ),
+        (
+            not case.query_lens or len(case.query_lens) != len(case.kv_lens),
+            reason("bench.lengths_uneven", "a query length and a KV length a sequence"),
+        ),
     )
-    reason = next((reason for bad, reason in checks if bad), None)
-    return reason or _shape_problem(case)
+    return next((why for bad, why in checks if bad), None) or _shape_problem(case)
 
 
-def _nearest(whole: int, part: int) -> str:
-    """The divisors next to a number that does not divide."""
-    divisors = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
-    below = [divisor for divisor in divisors if divisor < part][-1:]
-    near = [*below, *[divisor for divisor in divisors if divisor > part][:1]]
-    return f"expected {' or '.join(map(str, near))}" if near else "expected at least 1 head"
+def _none_of(axis: str, word: str, known: Iterable[str]) -> Reason:
+    return reason(
+        "bench.none_of", "{axis} {word:quote} is none of {known:list}", axis=axis, word=word, known=list(known)
+    )
 
 
-def _shape_problem(case: Case) -> str | None:
+def _undivided(case: Case) -> Reason:
+    """KV heads that do not divide the heads, and the divisors next to them."""
+    divisors = [divisor for divisor in range(1, case.heads + 1) if case.heads % divisor == 0]
+    below = [divisor for divisor in divisors if divisor < case.kv_heads][-1:]
+    near = [*below, *[divisor for divisor in divisors if divisor > case.kv_heads][:1]]
+    sentence = "{kv_heads} KV heads do not divide {heads} heads; expected {near:or}"
+    return reason("bench.heads_undivided_near", sentence, kv_heads=case.kv_heads, heads=case.heads, near=near or ["1"])
+
+
+def _shape_problem(case: Case) -> Reason | None:
     if case.heads < 1 or case.heads % case.kv_heads:
-        return f"{case.kv_heads} KV heads do not divide {case.heads} heads; {_nearest(case.heads, case.kv_heads)}"
+        return _undivided(case)
     if min(case.query_lens) < 1:
-        return "a query of no tokens"
+        return reason("bench.query_empty", "a query of no tokens")
     for query, kv in zip(case.query_lens, case.kv_lens, strict=True):
         if query > kv:
-            return f"a query of {query} tokens is longer than its KV of {kv}; expected query_tokens of at most {kv}"
+            sentence = "a query of {query} tokens is longer than its KV of {kv}; expected query_tokens of at most {kv}"
+            return reason("bench.query_longer", sentence, query=query, kv=kv)
     if case.is_mla and case.phase in ATTENTION_PHASES:
-        return f"{case.phase} of multi-head latent attention runs as plain attention after up-projection"
-    return None if case.is_mla == (case.phase == "mla_decode") or case.phase == "kv_write" else "no MLA shape"
+        sentence = "{phase} of multi-head latent attention runs as plain attention after up-projection"
+        return reason("bench.mla_as_plain", sentence, phase=case.phase)
+    fitting = case.is_mla == (case.phase == "mla_decode") or case.phase == "kv_write"
+    return None if fitting else reason("bench.no_mla_shape", "no MLA shape")

@@ -16,6 +16,7 @@ from kernels_bench.cases import Case
 from kernels_bench.job import Job
 from kernels_bench.marks import CROWDED, throttled
 from kernels_bench.providers.base import HOLLOW, Device, Launch, Path, Prepared, Provider
+from kernels_bench.reasons import Reason, Why, message_of, reason
 from kernels_bench.roofline import Limits, distance
 from kernels_bench.timing import Series, sample
 from kernels_bench.verify import verdict
@@ -70,26 +71,32 @@ def rows(bench: Bench) -> Iterator[Row]:
     for index, case in enumerate(bench.job.cases[bench.job.begin :], bench.job.begin):
         if index in bench.job.without:
             continue
-        for path, reason in _choices(bench, case, paths):
-            if path is not None and not reason:
+        for path, refusal in _choices(bench, case, paths):
+            if path is not None and not refusal:
                 taken.setdefault(index, []).append(path)
             elif not bench.job.begin:
-                yield _row(index, path.name if path else "", SKIPPED, reason)
+                yield _row(index, path.name if path else "", SKIPPED, refusal)
     for index, chosen in taken.items():
         yield {"event": "begin", "case": index}
         for path in chosen:
             yield _run(bench, index, path)
 
 
-def _choices(bench: Bench, case: Case, paths: Sequence[Path]) -> Iterator[tuple[Path | None, str | None]]:
+def _choices(bench: Bench, case: Case, paths: Sequence[Path]) -> Iterator[tuple[Path | None, Why | None]]:
     """The paths that compute a case's phase, each with why it is refused, if it is."""
     wanted = bench.job.paths
     usable = [path for path in paths if case.phase in path.phases and (not wanted or path.name in wanted)]
     if not usable:
-        of = f"none of the paths {', '.join(wanted)} computes" if wanted else f"{bench.provider.name} has no path for"
-        yield None, f"{of} {case.phase}"
+        yield None, _no_path(bench.provider.name, case.phase, wanted)
     for path in usable:
         yield path, path.missing or problem(case) or bench.provider.refuse(case, path.name)
+
+
+def _no_path(provider: str, phase: str, wanted: Sequence[str]) -> Reason:
+    if wanted:
+        sentence = "none of the paths {paths:list} computes {phase}"
+        return reason("bench.no_path_of", sentence, paths=list(wanted), phase=phase)
+    return reason("bench.no_path", "{provider} has no path for {phase}", provider=provider, phase=phase)
 
 
 def strange_path(provider: Provider, wanted: Sequence[str]) -> str | None:
@@ -103,8 +110,11 @@ def strange_path(provider: Provider, wanted: Sequence[str]) -> str | None:
     return f"kernels.paths: {provider.name} has no {strange!r}; {expected}"
 
 
-def _row(index: int, path: str, status: str, reason: str | None, **more: Any) -> Row:
-    return {"event": "row", "case": index, "path": path, "status": status, "reason": reason, **more}
+def _row(index: int, path: str, status: str, why: Why | None, **more: Any) -> Row:
+    reasons = {"reason": None if why is None else str(why)} | (
+        {"reason_message": kept} if (kept := message_of(why)) else {}
+    )
+    return {"event": "row", "case": index, "path": path, "status": status, **reasons, **more}
 
 
 def _run(bench: Bench, index: int, path: Path) -> Row:
@@ -114,21 +124,32 @@ def _run(bench: Bench, index: int, path: Path) -> Row:
     sized, steps = fit(case, bench.device.cache_bytes, free)
     if steps == 0:
         needed = needed_bytes(sized, 1)
-        return _row(index, path.name, SKIPPED, f"needs {needed >> 20} MiB; {free >> 20} MiB are free")
+        return _row(
+            index,
+            path.name,
+            SKIPPED,
+            reason(
+                "bench.memory_short",
+                "needs {needed_mib} MiB; {free_mib} MiB are free",
+                needed_mib=needed >> 20,
+                free_mib=free >> 20,
+            ),
+        )
     try:
         return _measured(bench, index, path, (sized, steps))
     except MemoryError:
-        return _row(index, path.name, FAILED, "out of memory")
+        return _row(index, path.name, FAILED, reason("bench.out_of_memory", "out of memory"))
     except (RuntimeError, ValueError, NotImplementedError, TypeError) as fault:  # torch's, its operators' and ours
-        return _row(index, path.name, FAILED, _told(fault))
+        return _row(index, path.name, FAILED, _first_line(fault))
 
 
-def _told(fault: Exception) -> str:
+def _first_line(fault: Exception) -> Why:
     """The first line of an error that says something, short enough for a table."""
     lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
     words = lines[0] if lines else type(fault).__name__
     full = any(sign in str(fault).lower() for sign in _FULL)
-    return f"out of memory: {words}"[:300] if full else words[:300]
+    words = words[:280]
+    return reason("bench.out_of_memory_words", "out of memory: {words}", words=words) if full else words
 
 
 def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) -> Row:
@@ -147,9 +168,10 @@ def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) ->
     series, refused = _series(bench, prepared)
     waited = waited_share(waits_before, waits(), perf_counter_ns() - began_ns)
     if not series:
-        return _row(index, path.name, SKIPPED, "; ".join(f"{mode}: {why}" for mode, why in refused.items()), **more)
+        why = [reason("bench.mode_refused", "{mode}: {why}", mode=mode, why=why) for mode, why in refused.items()]
+        return _row(index, path.name, SKIPPED, reason("bench.modes_refused", "{reasons:parts}", reasons=why), **more)
     after = bench.provider.telemetry()
-    more |= {"before": dict(before), "after": dict(after), "refused_modes": refused}
+    more |= {"before": dict(before), "after": dict(after), **_named("refused_modes", refused)}
     more |= {"throttled": throttled(before, after), "waited": waited}
     modes = {mode: mode_row(bench, case, times) for mode, times in series.items()}
     if not _is_cold(bench.device, case, steps) and "cold" in modes:
@@ -160,7 +182,7 @@ def _measured(bench: Bench, index: int, path: Path, sizing: tuple[Case, int]) ->
     return _row(index, path.name, MEASURED, None, **more, modes=modes)
 
 
-def check(bench: Bench, case: Case, prepared: Prepared, inputs: Inputs) -> tuple[str | None, Row]:
+def check(bench: Bench, case: Case, prepared: Prepared, inputs: Inputs) -> tuple[Reason | None, Row]:
     """Run the first and the last launch and compare each with the float32 reference; what is wrong, and the errors."""
     from kernels_bench.providers import reference  # noqa: PLC0415 - needs torch
 
@@ -174,7 +196,9 @@ def check(bench: Bench, case: Case, prepared: Prepared, inputs: Inputs) -> tuple
         if wrong:
             return wrong, _finite(errors)
     # Right by accident, as memory that still holds an earlier answer, is not right.
-    return ("a hollow CANN computes nothing" if bench.device.facts.get(HOLLOW) else None), errors
+    return (
+        reason("bench.hollow", "a hollow CANN computes nothing") if bench.device.facts.get(HOLLOW) else None
+    ), errors
 
 
 def _finite(errors: Row) -> Row:
@@ -190,7 +214,7 @@ def _series(bench: Bench, prepared: Prepared) -> tuple[dict[str, Series], Row]:
         launches: Any = prepared.launches[:1] if mode == "hot" else prepared.launches
         if mode == "graph":
             launches = bench.provider.graph(list(prepared.launches))
-        if isinstance(launches, str):
+        if isinstance(launches, str | Reason):
             refused[mode] = launches
         else:
             series[mode] = _sampled(bench, tuple(launches))
@@ -252,14 +276,23 @@ def _is_cold(device: Device, case: Case, steps: int) -> bool:
     return touched >= COLD_CACHES * device.cache_bytes
 
 
+def _named(key: str, reasons: Mapping[str, Why]) -> Row:
+    """Reasons by name, and beside them the messages of those that have one."""
+    messages = {name: kept for name, why in reasons.items() if (kept := message_of(why))}
+    return {
+        key: {name: str(why) for name, why in reasons.items()},
+        **({f"{key}_messages": messages} if messages else {}),
+    }
+
+
 def device_line(provider: Provider, device: Device, limits: tuple[Limits, ...]) -> Row:
     """The first line of a run: where it runs, what that can do, and what is missing."""
-    missing: Mapping[str, str] = {path.name: path.missing for path in provider.paths() if path.missing}
+    missing = {path.name: path.missing for path in provider.paths() if path.missing}
     return {
         "event": "device",
         "provider": provider.name,
         **{key: value for key, value in asdict(device).items() if key != "facts"},
         "facts": dict(device.facts),
-        "missing": dict(missing),
+        **_named("missing", missing),
         "limits": [asdict(limit) for limit in limits],
     }

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kernels_bench.reasons import reason
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -38,9 +40,11 @@ def under_tensor_parallel(shape: Shape, size: int) -> Shape:
         ValueError: where the heads cannot be divided so.
     """
     if size < 1 or shape.heads % size:
-        fitting = ", ".join(str(size) for size in range(1, shape.heads + 1) if shape.heads % size == 0)
-        raise ValueError(f"{shape.heads} heads cannot be divided over {size} devices; expected one of {fitting}")
+        fitting = [size for size in range(1, shape.heads + 1) if shape.heads % size == 0]
+        sentence = "{heads} heads cannot be divided over {size} devices; expected one of {fitting:list}"
+        raise ValueError(reason("bench.heads_over_devices", sentence, heads=shape.heads, size=size, fitting=fitting))
     if shape.kv_heads % size and size % shape.kv_heads:
-        raise ValueError(f"{shape.kv_heads} KV heads can neither be divided over {size} devices nor copied to them")
+        sentence = "{kv_heads} KV heads can neither be divided over {size} devices nor copied to them"
+        raise ValueError(reason("bench.kv_heads_over_devices", sentence, kv_heads=shape.kv_heads, size=size))
     kv_heads = max(1, shape.kv_heads // size)
     return Shape(shape.heads // size, kv_heads, shape.head_size, shape.kv_lora_rank, shape.rope_size)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kernels_bench.reasons import Reason, reason
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -37,17 +39,21 @@ class Errors:
     elements: int
 
 
-def verdict(errors: Errors, dtype: str) -> str | None:
+def verdict(errors: Errors, dtype: str) -> Reason | None:
     """What is wrong with an output, in words; None where it is right."""
     allowed = TOLERANCES[dtype]
     if errors.not_finite:
-        return f"{errors.not_finite} of {errors.elements} elements are not numbers: not written, or overflown"
+        sentence = "{count} of {elements} elements are not numbers: not written, or overflown"
+        return reason("bench.not_numbers", sentence, count=errors.not_finite, elements=errors.elements)
     if not errors.typical <= allowed.typical:
-        return f"relative error {_short(errors.typical)}; {dtype} allows {_short(allowed.typical)}"
+        sentence = "relative error {error}; {dtype} allows {allowed}"
+        return _beyond("bench.error_typical", sentence, (errors.typical, allowed.typical), dtype)
     if not errors.worst <= allowed.worst:
-        return f"an element is off by {_short(errors.worst)} of its size; {dtype} allows {_short(allowed.worst)}"
+        sentence = "an element is off by {error} of its size; {dtype} allows {allowed}"
+        return _beyond("bench.error_worst", sentence, (errors.worst, allowed.worst), dtype)
     return None
 
 
-def _short(value: float) -> str:
-    return f"{value:.2g}" if math.isfinite(value) else "inf"
+def _beyond(code: str, sentence: str, sizes: tuple[float, float], dtype: str) -> Reason:
+    error, allowed = (float(f"{size:.2g}") if math.isfinite(size) else "inf" for size in sizes)
+    return reason(code, sentence, error=error, allowed=allowed, dtype=dtype)

@@ -147,7 +147,7 @@ def cells(row: ComparisonRow) -> list[Cell]:
     """One row, as `heads` names its cells."""
     counts = " / ".join(format_count(count) for count in row.counts)
     return [
-        Cell(row.part or localized(name_of(row.measure)), f"n {counts}", foreign=bool(row.part)),
+        Cell(localized(row.part_name or name_of(row.measure)), f"n {counts}"),
         Cell(value_text(row.measure, row.base)),
         Cell(value_text(row.measure, row.new)),
         Cell(
@@ -203,7 +203,7 @@ def _bars(rows: Sequence[ComparisonRow]) -> Iterator[Bar]:
         if row.title != title:
             title = row.title
             yield Bar(localized(title))
-        name = _short(row.part) or localized(name_of(row.measure))
+        name = _short(localized(row.part_name)) if row.part_name else localized(name_of(row.measure))
         tone = _TONES.get(row.verdict, "plain")
         if row.ratio is None or row.low is None or row.high is None:
             yield Bar(name, verdict=verdict_name(row.verdict), tone=tone)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.kernels.repeats import MEASURED, case_name, varying_axes
+from harness.kernels.repeats import MEASURED, case_name, row_reason, varying_axes
 from harness.kernels.result import row_name
-from harness.messages import localized
+from harness.messages import Message, localized, message, stored
+from harness.messages.message import PLAIN
 from harness.units import format_count, format_duration, format_rate, format_share
 from reports.figures.kernels import KernelLine, Roof, Spot, against_block, against_length, roofline
 from reports.figures.style import Head, drawing
@@ -271,7 +272,7 @@ def _mark_names(marks: Sequence[str]) -> str:
 
 
 def _case(row: Row, differing: Collection[str]) -> Cell:
-    return Cell(case_name(row["labels"], "", differing), str(row["path"]), foreign=True)
+    return Cell(localized(case_name(row["labels"], "", differing)), str(row["path"]), quoted=True)
 
 
 def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]) -> Iterator[str]:
@@ -282,12 +283,16 @@ def _bounds(held: Sequence[tuple[str, Mapping[str, Any]]], shares: Sequence[str]
         yield localized("page_kernels.data_sheet_share", share=shares[1])
 
 
+def _refusal(row: Row, mode: str, text: str) -> Message:
+    return stored((row.get("refused_modes_messages") or {}).get(mode), text)
+
+
 def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
     """The table of what was skipped, wrong or failed; of what was measured the modes that could not be."""
     differing = varying_axes(row["labels"] for row in rows)
-    lost = [(row, row["status"], row["reason"]) for row in rows if row["status"] != MEASURED]
+    lost = [(row, row["status"], row_reason(row)) for row in rows if row["status"] != MEASURED]
     modes = [
-        (row, "skipped", localized("page_kernels.mode_refused", mode=mode, reason=reason))
+        (row, "skipped", message("page_kernels.mode_refused", mode=mode, reason=_refusal(row, mode, reason)))
         for row in rows
         if row["status"] == MEASURED
         for mode, reason in row.get("refused_modes", {}).items()
@@ -296,7 +301,7 @@ def lost_rows(rows: Sequence[Row]) -> list[list[Cell]]:
         [
             _case(row, differing),
             Cell(_named(status, _STATUSES), tone="plain" if status == "skipped" else "bad"),
-            Cell(reason, foreign=True),
+            Cell(localized(reason), foreign=reason.code == PLAIN),
         ]
         for row, status, reason in (*lost, *modes)
     ]

@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
 from harness.analysis.warnings import warnings_of
-from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG
+from harness.kernels.repeats import FAILED, MEASURED, SKIPPED, WRONG, row_reason
 from harness.kernels.result import row_name
 from harness.messages import localized, stored
 from harness.results import store
@@ -108,8 +108,10 @@ def _device_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for dtype, rate in limits["flops_per_s"].items():
             yield localized(product, dtype=dtype), format_rate(rate / 1e12, "TFLOP/s")
     yield from ((str(name), str(value)) for name, value in device["facts"].items())
+    messages = environment.get("missing_messages") or {}
     yield from (
-        (localized("page_kernels.missing", name=name), reason) for name, reason in environment["missing"].items()
+        (localized("page_kernels.missing", name=name), localized(stored(messages.get(name), reason)))
+        for name, reason in environment["missing"].items()
     )
 
 
@@ -151,8 +153,8 @@ def _lines(run: Content, summary: Content) -> Iterator[str]:
 
 
 def _words(cell: Cell) -> str:
-    """A cell of a table, and what stands under a case: its path."""
-    return plain(", ".join(filter(None, (cell.text, cell.below))) if cell.foreign else cell.text)
+    """A cell of a table, and what stands under a case, its path."""
+    return plain(", ".join(filter(None, (cell.text, cell.below))) if cell.quoted else cell.text)
 
 
 def _cases(name: str, summary: Content) -> Iterator[Xml.Element]:
@@ -162,10 +164,10 @@ def _cases(name: str, summary: Content) -> Iterator[Xml.Element]:
         ci_files.fail(verdict, answer(summary), "invalid")
     yield verdict
     for row in summary["kernels"]["rows"]:
-        case = ci_files.case_of(f"{name}.kernels", row_name(row))
+        case = ci_files.case_of(f"{name}.kernels", str(row_name(row)))
         if row["status"] == SKIPPED:
-            Xml.SubElement(case, "skipped", message=ci_files.clean(str(row["reason"])))
+            Xml.SubElement(case, "skipped", message=ci_files.clean(localized(row_reason(row))))
         elif row["status"] != MEASURED:
-            text = localized("page_kernels.junit_lost", status=row["status"], reason=str(row["reason"]))
+            text = localized("page_kernels.junit_lost", status=row["status"], reason=row_reason(row))
             ci_files.fail(case, text, row["status"])
         yield case

@@ -11,6 +11,7 @@ from harness.analysis.client_error import KERNEL
 from harness.analysis.steady_state import is_open
 from harness.messages import localized, stored
 from harness.results.folder import ResultFiles, number
+from harness.scenario.metrics import statistic_name
 from harness.units import (
     format_count,
     format_duration,
@@ -26,6 +27,13 @@ from reports.loads import column_title, load_text, stage_title, title_of
 from reports.texts import paragraph
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
+_SPREAD = ("std", "min", "max")
+_STATISTICS = {  # those that have a name; percentiles are called alike in every language
+    "mean": "page.stages.mean",
+    "std": "page.stages.std",
+    "min": "page.stages.min",
+    "max": "page.stages.max",
+}
 _COUNTS = {
     "scheduled": "page.counts.scheduled",
     "sent": "page.counts.sent",
@@ -226,9 +234,8 @@ def _metric_table(stage: Mapping[str, Any]) -> Table:
     columns = [
         Column("", localized("page.stages.metric")),
         Column("", "n"),
-        *(Column("p99" if n != "mean" else "", n) for n in _SHOWN),
+        *(Column("", localized(_STATISTICS[n])) if n in _STATISTICS else Column("p99", n) for n in (*_SHOWN, *_SPREAD)),
     ]
-    columns += [Column("", "std"), Column("", "min"), Column("", "max")]
     return Table(columns, [_metric_row(metric, stage[metric]) for metric in present])
 
 
@@ -237,7 +244,7 @@ def _metric_row(metric: str, statistics: Mapping[str, Any]) -> list[Cell]:
     return [
         Cell(name_of(metric), unit, term=metric),
         Cell(format_count(statistics.get("n"))),
-        *(_statistic(statistics, name, size) for name in (*_SHOWN, "std", "min", "max")),
+        *(_statistic(statistics, name, size) for name in (*_SHOWN, *_SPREAD)),
     ]
 
 
@@ -256,6 +263,7 @@ def needs(statistics: Mapping[str, Any], name: str) -> str:
 
 
 _NONE = Cell("–")
+_CLIENT_ERRORS = (("ttft", "mean"), ("tpot", "mean"), ("itl", "p99"))
 
 
 def client_heads() -> list[str]:
@@ -266,9 +274,7 @@ def client_heads() -> list[str]:
         localized("page.client.first_exact"),
         localized("page.client.blurred"),
         localized("page.client.read_late"),
-        "TTFT mean",
-        "TPOT mean",
-        "ITL p99",
+        *(localized(statistic_name(metric, statistic)) for metric, statistic in _CLIENT_ERRORS),
     ]
 
 
@@ -286,7 +292,7 @@ def _client_row(stage: Mapping[str, Any]) -> list[Cell]:
         Cell(format_share(error.get("first_exact"))),
         Cell(format_share(error.get("blurred_share"))),
         _NONE if None in late else Cell(" / ".join(map(format_duration, late))),
-        *(_with_error(stage, *which) for which in (("ttft", "mean"), ("tpot", "mean"), ("itl", "p99"))),
+        *(_with_error(stage, *which) for which in _CLIENT_ERRORS),
     ]
 
 

@@ -335,7 +335,7 @@ def _labels(axes: Mapping[str, Any], left_out: Collection[str], differing: Colle
     return {
         "label": ", ".join(heading),
         "title": message("comparison.heading", parts=[_HEADING_WORDS.get(name, name) for name in heading]),
-        "part": axes_label(axes, {*ALWAYS_NAMED, *differing} - set(left_out)),
+        "part_name": axes_label(axes, {*ALWAYS_NAMED, *differing} - set(left_out)),
     }
 
 

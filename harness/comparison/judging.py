@@ -19,7 +19,7 @@ from harness.comparison.estimation import StageRuns, detectable_effect, estimate
 from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Repeat, Side
 from harness.kernels.repeats import WRONG
-from harness.messages import Message, message, plain
+from harness.messages import Message, message
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import RATES, Measure, measure_of
 from harness.scenario.stages import stage_title
@@ -60,7 +60,7 @@ class ComparisonRow:
     `base` and `new` are means over repeats (geometric, but of shares); `low` and `high` hold the
     ratio new / base (of a share: the difference) at the level at which the measure was judged.
     `label` is the load of the stage as summary.json has it, `title` the name of the stage. Of kernels a stage is one
-    measurement: both are the heading that it shares with others, and `part` is its name below that. `allowed` is None
+    measurement: both are the heading that it shares with others, `part_name` is its name below that. `allowed` is None
     where the gate does not name the measure; `reason` says why there is no verdict. `detectable` is the smallest change
     (as a share) that four of five such comparisons would find; `adjusted` says that the effect is rid of what the
     sides' unlike requests explain.
@@ -80,14 +80,21 @@ class ComparisonRow:
     allowed: float | None = None
     broken: bool = False
     reason: Message | None = None
-    part: str = ""
+    part_name: Message | None = None
     detectable: float | None = None
     adjusted: bool = False
 
     @property
     def place(self) -> Message:
         """Where it was measured: the name of the stage, or the whole name of a kernel's measurement."""
-        return plain(self.full_label) if self.part else self.title
+        if self.part_name is None:
+            return self.title
+        return message("text.list", items=[*self.label.split(", "), self.part_name])
+
+    @property
+    def part(self) -> str:
+        """The name of a kernel's measurement below its heading, in English; empty of a load."""
+        return "" if self.part_name is None else str(self.part_name)
 
     @property
     def full_label(self) -> str:
@@ -169,10 +176,10 @@ class _Method:
             sum(count_of(measure, repeat.stages.get(number, {})) for repeat in side) for side in (self.base, self.new)
         )
         stage = self._stage(number, self.new)
-        label, part = str(stage.get("label") or ""), str(stage.get("part") or "")
+        label, part_name = str(stage.get("label") or ""), stage.get("part_name")
         title = stage.get("title") or stage_title(number, stage)
         middles = [_middle(side, measure) for side in values]
-        row = ComparisonRow(number, label, title, measure, middles[0], middles[1], (base, new), part=part)
+        row = ComparisonRow(number, label, title, measure, middles[0], middles[1], (base, new), part_name=part_name)
         missing = self._lost(number) or self._missing(measure, values, row.counts)
         if missing:
             return replace(row, reason=missing)

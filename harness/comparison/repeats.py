@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ResultError
-from harness.kernels.repeats import FAILED, MEASURED, WRONG
+from harness.kernels.repeats import FAILED, MEASURED, WRONG, row_reason
 from harness.kernels.result import is_kernels
 from harness.messages import message
 from harness.results import store
@@ -174,7 +174,7 @@ def _repeated(row: Mapping[str, Any], path: str, mode: str, repeats: Iterable[in
     axes = {**row["labels"], "path": path, "mode": mode}
     stage: _Stage = {"axes": axes, "case": row["case"]}
     if row["status"] != MEASURED:
-        yield from ((repeat, {**stage, "lost": (row["status"], str(row["reason"]))}) for repeat in repeats)
+        yield from ((repeat, {**stage, "lost": (row["status"], row_reason(row))}) for repeat in repeats)
         return
     figures = row["modes"][mode]
     for repeat, times in enumerate(figures.get("repeats") or (figures,)):

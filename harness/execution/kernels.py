@@ -24,7 +24,7 @@ from harness.clock import monotonic_ns
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError
 from harness.execution.run_folder import RunOutcome, RunSpec, interrupted, note_death, open_folder
 from harness.kernels.job import KernelPlan, kernel_plan
-from harness.kernels.repeats import MEASURED, case_name, varying_axes
+from harness.kernels.repeats import MEASURED, case_name, reason_fields, row_reason, varying_axes
 from harness.kernels.result import LINES
 from harness.messages import Message, message
 from harness.results import store
@@ -99,7 +99,7 @@ def _repeat_lines(job: Job, place: BenchEnvironment) -> Iterator[Line]:
             "case": case,
             "path": "",
             "status": "failed",
-            "reason": str(message("kernels.process_ended", reason=end["reason"])),
+            **reason_fields(message("kernels.process_ended", reason=end["reason"])),
         }
         job = replace(job, begin=case + 1)
         if job.begin >= len(job.cases):
@@ -171,7 +171,7 @@ def _read(process: subprocess.Popen[str], coming: queue.Queue[str], case_s: floa
         try:
             text = coming.get(timeout=patience_s)
         except queue.Empty:
-            yield {"event": "ended", "case": case, "reason": str(message("kernels.silent", wait_s=patience_s))}
+            yield {"event": "ended", "case": case, "reason": message("kernels.silent", wait_s=patience_s)}
             return
         if not text:
             yield {"event": "ended", "case": case, "reason": _ending(process.wait())}
@@ -193,11 +193,11 @@ def _forward(process: subprocess.Popen[str], coming: queue.Queue[str]) -> None:
     coming.put("")
 
 
-def _ending(code: int) -> str:
+def _ending(code: int) -> Message:
     if code < 0:
         with contextlib.suppress(ValueError):
-            return str(message("kernels.died_of_signal", signal=signal.Signals(-code).name))
-    return str(message("kernels.exit_code", status=code))
+            return message("kernels.died_of_signal", signal=signal.Signals(-code).name)
+    return message("kernels.exit_code", status=code)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -250,8 +250,14 @@ def _note(folder: Path, plan: KernelPlan) -> None:
     """Write the cases into run.json, before any runs."""
     run = store.read_run(folder)
     cases = [asdict(case) for case in plan.job.cases]
-    run["kernels"] = {"cases": cases, "skipped": [asdict(combination) for combination in plan.skipped]}
+    run["kernels"] = {"cases": cases, "skipped": [_skipped(combination) for combination in plan.skipped]}
     store.write_json(folder, store.RUN, run)
+
+
+def _skipped(combination: Any) -> dict[str, Any]:
+    from kernels_bench.reasons import message_of  # noqa: PLC0415 - a room of its own
+
+    return {**asdict(combination), "reason": str(combination.reason), "reason_message": message_of(combination.reason)}
 
 
 def _measure(spec: RunSpec, plan: KernelPlan) -> None:
@@ -316,7 +322,7 @@ class _CaseProgress:
 
 def _outcome(line: Mapping[str, Any]) -> Message:
     if line["status"] != MEASURED:
-        return message("execution.case_unmeasured", status=Message(_STATUSES[line["status"]]), reason=line["reason"])
+        return message("execution.case_unmeasured", status=Message(_STATUSES[line["status"]]), reason=row_reason(line))
     medians = [
         message("execution.case_median", mode=mode, median_s=figures["median_s"])
         for mode, figures in line["modes"].items()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import InputError, ResultError, suggestion
-from harness.messages import message
+from harness.messages import message, message_from
 from harness.results import store
 from harness.results.request_table import Events, Requests
 from harness.scenario.base import many
@@ -223,8 +223,8 @@ def kernel_plan(loaded: LoadedScenario) -> KernelPlan:
     cases = tuple(item for item in expanded if isinstance(item, Case))
     skipped = tuple(item for item in expanded if isinstance(item, Skipped))
     if not cases:
-        reasons = dict.fromkeys(item.reason for item in skipped)
-        lines = (message("kernels.no_case", path=str(loaded.path), reason=reason) for reason in reasons)
+        reasons = {str(item.reason): message_from(item.reason.as_dict()) for item in skipped}
+        lines = (message("kernels.no_case", path=str(loaded.path), reason=reason) for reason in reasons.values())
         raise InputError(*itertools.islice(lines, MOST_REASONS))
     job = Job(
         cases=cases,

@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from harness.messages import Message, message, plain, stored
+from harness.messages.message import Parameter
 from harness.statistics.intervals import CONFIDENCE, student_t
 
 Labels = Mapping[str, Any]
-_WORDS = {
-    "batch": "batch {}",
-    "query_tokens": "{} query tokens",
-    "kv_tokens": "{} KV tokens",
-    "step": "{}",
-    "block_size": "block size {}",
-    "model": "{}",
-    "tensor_parallel_size": "tensor parallel {}",
-    "dtype": "{}",
-    "order": "{}",
-}  # in the order in which they are said
+_AXES: Mapping[str, str] = {
+    "batch": "kernels.axis_batch",
+    "query_tokens": "kernels.axis_query_tokens",
+    "kv_tokens": "kernels.axis_kv_tokens",
+    "step": "",
+    "block_size": "kernels.axis_block_size",
+    "model": "",
+    "tensor_parallel_size": "kernels.axis_tensor_parallel",
+    "dtype": "",
+    "order": "",
+}  # in the order in which they are said; those without a code are said by their value alone
 ALWAYS_NAMED = ("batch", "kv_tokens", "step", "block_size")
 
 
@@ -32,20 +34,40 @@ def varying_axes(cases: Iterable[Labels]) -> frozenset[str]:
     return frozenset(name for name, values in values_by_axis.items() if len(values) > 1)
 
 
-def axes_label(labels: Labels, axes: Collection[str]) -> str:
+def axes_label(labels: Labels, axes: Collection[str]) -> Message:
     """`batch 8, 2048 KV tokens, block size 32`: these axes of a case, those that it has."""
-    return ", ".join(words.format(labels[name]) for name, words in _WORDS.items() if name in axes and name in labels)
+    return message("text.list", items=_axis_words(labels, axes))
 
 
-def case_name(labels: Labels, path: str, differing: Collection[str] = ()) -> str:
+def case_name(labels: Labels, path: str, differing: Collection[str] = ()) -> Message:
     """`decode, batch 8, 2048 KV tokens, block size 32, fia`; `differing` axes are said, too."""
-    parts = (str(labels.get("phase", "")), axes_label(labels, {*ALWAYS_NAMED, *differing}), path)
-    return ", ".join(part for part in parts if part)
+    phase = str(labels.get("phase", ""))
+    parts = (phase, *_axis_words(labels, {*ALWAYS_NAMED, *differing}), path)
+    return message("text.list", items=[part for part in parts if part])
+
+
+def _axis_words(labels: Labels, axes: Collection[str]) -> list[Parameter]:
+    return [
+        Message(code, {"value": labels[name]}) if code else str(labels[name])
+        for name, code in _AXES.items()
+        if name in axes and name in labels
+    ]
 
 
 MEASURED, SKIPPED, WRONG, FAILED = "measured", "skipped", "wrong", "failed"
 _WORST = (WRONG, FAILED, SKIPPED)  # what makes a case of several repeats not measured, the most telling first
 Row = dict[str, Any]
+
+
+def row_reason(row: Mapping[str, Any]) -> Message:
+    """Why a row is not measured; what an earlier version or somebody else's provider wrote as text stays that text."""
+    kept, text = row.get("reason_message"), str(row.get("reason") or "")
+    return stored(kept, text) if kept else plain(text)
+
+
+def reason_fields(reason: Message) -> Row:
+    """A reason as a row keeps it: its English text, and the message."""
+    return {"reason": str(reason), "reason_message": reason.as_dict()}
 
 
 def merge_repeats(rows: Iterable[Row]) -> list[Row]:
@@ -60,9 +82,11 @@ def _merged(group: Sequence[Row]) -> Row:
     first = {key: value for key, value in group[0].items() if key != "repeat"}
     lost = next((row for status in _WORST for row in group if row["status"] == status), None)
     if lost is not None:
-        place = f"repeat {lost.get('repeat', 0) + 1}: " if len({row["status"] for row in group}) > 1 else ""
+        reason = row_reason(lost)
+        if len({row["status"] for row in group}) > 1:
+            reason = message("kernels.in_repeat", repeat=lost.get("repeat", 0) + 1, reason=reason)
         fields = {key: value for key, value in lost.items() if key != "repeat"}
-        return fields | {"reason": f"{place}{lost['reason']}", "modes": {}}
+        return fields | {**reason_fields(reason), "modes": {}}
     modes = [mode for mode in first["modes"] if all(mode in row["modes"] for row in group)]
     return first | {
         "modes": {mode: _pooled([row["modes"][mode] for row in group]) for mode in modes},

@@ -18,9 +18,10 @@ from harness.kernels.repeats import (
     case_name,
     merge_repeats,
     process_spread,
+    row_reason,
     varying_axes,
 )
-from harness.messages import Message, message
+from harness.messages import Message, message, stored
 from harness.results import store
 from harness.results.store import convert, json_lines
 from harness.results.summary_schema import LINES_OF, LineSchema
@@ -60,11 +61,15 @@ def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
             figures.pop("samples")
     rows += merge_repeats(measured_rows)
     differing = varying_axes(row["labels"] for row in rows)
-    rows = [row | {"name": case_name(row["labels"], row["path"], differing)} for row in rows]
+    rows = [row | _named(case_name(row["labels"], row["path"], differing)) for row in rows]
     summary = summarize(rows, device, run)
     store.write_text(folder, CSV, csv_text(rows))
     store.write_json(folder, store.SUMMARY, summary)
     return summary
+
+
+def _named(name: Message) -> Row:
+    return {"name": str(name), "name_message": name.as_dict()}
 
 
 def _whole_lines(path: Path) -> list[Row]:
@@ -82,7 +87,7 @@ def _skipped(index: int, combination: Mapping[str, Any]) -> Row:
     """The row of a combination that makes no case; its number is negative, so that it is no case's."""
     return {
         "case": -1 - index, "path": "", "status": SKIPPED, "reason": combination["reason"], "modes": {},
-        "labels": dict(combination["labels"]), "throttled": False,
+        "reason_message": combination.get("reason_message"), "labels": dict(combination["labels"]), "throttled": False,
     }  # fmt: skip
 
 
@@ -127,6 +132,7 @@ def summarize(rows: Sequence[Row], device: Mapping[str, Any], run: Mapping[str, 
             "device": {key: device[key] for key in ("kind", "name", "memory_bytes", "cache_bytes", "facts")},
             "limits": device["limits"],
             "missing": device["missing"],
+            "missing_messages": device.get("missing_messages") or {},
             "counts": {status: counts[status] for status in STATUSES},
             "repeats": max((row.get("repeats", 1) for row in rows), default=1),
             "between_runs": process_spread(rows),
@@ -167,9 +173,11 @@ def _share(row: Row) -> float | None:
     return None if share is None else float(share)
 
 
-def row_name(row: Mapping[str, Any]) -> str:
+def row_name(row: Mapping[str, Any]) -> Message:
     """A case in a few words: `decode, batch 8, 2048 KV tokens, fia`, and what else differs between the run's cases."""
-    return str(row.get("name") or case_name(row["labels"], row["path"]))
+    if row.get("name") is None:
+        return case_name(row["labels"], row["path"])
+    return stored(row.get("name_message"), str(row["name"]))
 
 
 def find_warnings(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Warning]:
@@ -178,7 +186,7 @@ def find_warnings(rows: Sequence[Row], device: Mapping[str, Any]) -> list[Warnin
         return [Warning("hollow", INVALID, message("kernels.hollow"), message("kernels.hollow_next"))]
     warnings = [*_wrong(rows), *_failed(rows), *_noisy(rows), *_differing_processes(rows), *_above_limit(rows)]
     if not any(row["status"] == MEASURED for row in rows):
-        reason = next((row["reason"] for row in rows if row.get("reason")), None)
+        reason = next((row_reason(row) for row in rows if row.get("reason")), None)
         text = message("kernels.nothing_measured")
         if reason is not None:
             text = message("kernels.nothing_measured_because", reason=reason)
@@ -199,7 +207,7 @@ def _wrong(rows: Sequence[Row]) -> list[Warning]:
     if not wrong:
         return []
     paths = sorted({row["path"] for row in wrong})
-    first = {"name": row_name(wrong[0]), "reason": str(wrong[0]["reason"])}
+    first = {"name": row_name(wrong[0]), "reason": row_reason(wrong[0])}
     text = message("kernels.wrong_kernel", cases=len(wrong), paths=paths, **first)
     return [Warning("wrong_kernel", INVALID, text, message("kernels.wrong_kernel_next"))]
 
@@ -208,7 +216,7 @@ def _failed(rows: Sequence[Row]) -> list[Warning]:
     failed = [row for row in rows if row["status"] == FAILED]
     if not failed:
         return []
-    reason = str(failed[0]["reason"])
+    reason = row_reason(failed[0])
     text = message("kernels.failed_case", cases=len(failed), name=row_name(failed[0]), reason=reason)
     return [Warning("failed_case", WARNING, text, message("kernels.failed_case_next"))]
 

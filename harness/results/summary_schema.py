@@ -211,7 +211,10 @@ class KernelRowSchema(Struct, frozen=True):
     errors: ErrorsSchema | None = None
     repeats: Count = 1
     name: str | None = None
+    name_message: Object | None = None
+    reason_message: Object | None = None
     refused_modes: dict[str, str] = {}
+    refused_modes_messages: dict[str, Object] = {}
 
     def __post_init__(self) -> None:
         hold_row(self)
@@ -262,6 +265,7 @@ class KernelsSchema(Struct, frozen=True):
     counts: StatusCountsSchema
     limits: list[DeviceLimitsSchema]
     missing: dict[str, str]
+    missing_messages: dict[str, Object] = {}
     repeats: Count = 1
     between_runs: Number | None = None
 
@@ -290,6 +294,7 @@ class RowLineSchema(Struct, frozen=True, tag_field="event", tag="row"):
     repeat: Place = 0
     modes: dict[str, SampledFiguresSchema] = {}
     reason: str | None = None
+    reason_message: Object | None = None
     work: WorkSchema | None = None
     throttled: bool = False
     errors: ErrorsSchema | None = None
@@ -307,6 +312,7 @@ class DeviceLineSchema(DeviceSchema, frozen=True, kw_only=True, tag_field="event
     provider: str
     limits: list[DeviceLimitsSchema]
     missing: dict[str, str]
+    missing_messages: dict[str, Object] = {}
 
 
 class LineSchema(Struct, frozen=True):

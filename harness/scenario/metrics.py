@@ -47,7 +47,8 @@ NAMES = {
 
 def statistic_name(metric: str, statistic: str) -> Message:
     """A statistic of a latency in words, such as `p99 TTFT`."""
-    return message("metrics.statistic", statistic=statistic, metric=NAMES[metric])
+    name = message("metrics.mean") if statistic == "mean" else statistic
+    return message("metrics.statistic", statistic=name, metric=NAMES[metric])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,17 @@ from functools import partial
 from typing import Any
 
 from kernels_bench.providers.base import Launch
+from kernels_bench.reasons import Why, reason
 
 
-def graphs(npu: Any, launches: Sequence[Launch], *, updated: bool) -> Sequence[Launch] | str:
+def graphs(npu: Any, launches: Sequence[Launch], *, updated: bool) -> Sequence[Launch] | Why:
     """A graph of each launch, as its replay; the first line of the error where one cannot be captured.
 
     `npu` is `torch.npu`. Launches without lengths on the host have nothing to update, and are captured plainly.
     """
     if updated and any(has_host_lengths(launch) and _given(launch).get("workspace") is None for launch in launches):
-        return "cannot be updated: without a workspace made beforehand the new task would keep one that is freed"
+        sentence = "cannot be updated: without a workspace made beforehand the new task would keep one that is freed"
+        return reason("bench.graph_not_updated", sentence)
     replays: list[Launch] = []
     pool = npu.graph_pool_handle()
     try:
@@ -28,7 +30,7 @@ def graphs(npu: Any, launches: Sequence[Launch], *, updated: bool) -> Sequence[L
             capture = _captured_for_update if updated and has_host_lengths(launch) else _captured
             replays.append(capture(npu, launch, pool))
     except RuntimeError as fault:
-        return f"cannot be captured: {str(fault).splitlines()[0]}"
+        return reason("bench.graph_not_captured", "cannot be captured: {words}", words=str(fault).splitlines()[0])
     return replays
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from kernels_bench.cases import Case
+from kernels_bench.reasons import Why
 
 if TYPE_CHECKING:  # what times and judges stays testable where torch is not installed
     from torch import Tensor
@@ -26,7 +27,7 @@ class Path:
     name: str
     phases: tuple[str, ...]
     """Phases of `cases.PHASES` that the operator computes."""
-    missing: str | None = None
+    missing: Why | None = None
     """Why the installed version cannot run it; None where it can."""
 
 
@@ -92,7 +93,7 @@ class Provider(Protocol):
     def paths(self) -> Sequence[Path]:
         """Every path known, also those the installed version lacks."""
 
-    def refuse(self, case: Case, path: str) -> str | None:
+    def refuse(self, case: Case, path: str) -> Why | None:
         """Why this path cannot take this case (a documented limit of the operator), or None. Touches no device."""
 
     def prepare(self, case: Case, path: str, inputs: Inputs) -> Prepared:
@@ -107,7 +108,7 @@ class Provider(Protocol):
     def time(self, batch: Sequence[Launch]) -> Sample:
         """Run the launches one after another and time the batch: see `providers.clocks`."""
 
-    def graph(self, launches: Sequence[Launch]) -> Sequence[Launch] | str:
+    def graph(self, launches: Sequence[Launch]) -> Sequence[Launch] | Why:
         """The same launches as replays of captured graphs, or why that cannot be."""
 
     def telemetry(self) -> Mapping[str, Number]:

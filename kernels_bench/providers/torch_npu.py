@@ -14,6 +14,7 @@ from kernels_bench.providers import ascend_device, ascend_graph
 from kernels_bench.providers.ascend_limits import LIMITS, broken_limit
 from kernels_bench.providers.base import Device, Launch, Number, Path, Prepared, Sample, Unavailable
 from kernels_bench.providers.clocks import evented
+from kernels_bench.reasons import Reason, Why, reason
 
 if TYPE_CHECKING:  # limits, probing and graphs stay testable where torch is not installed
     from torch import Tensor
@@ -63,7 +64,7 @@ class TorchNpu:
         """All paths; one is missing where this torch_npu or this chip has no such operator."""
         return [Path(name, LIMITS[name][0], missing(self._torch_npu, self._called, name)) for name in OPERATORS]
 
-    def refuse(self, case: Case, path: str) -> str | None:
+    def refuse(self, case: Case, path: str) -> Reason | None:
         """The operator's documented limits."""
         return broken_limit(case, path)
 
@@ -95,10 +96,12 @@ class TorchNpu:
         """By a pair of device events, with the host's times beside them."""
         return evented(batch, partial(self._npu.Event, enable_timing=True), self.synchronize)
 
-    def graph(self, launches: Sequence[Launch]) -> Sequence[Launch] | str:
+    def graph(self, launches: Sequence[Launch]) -> Sequence[Launch] | Why:
         """NPU graphs, one a launch; with the option `graph_updates` each replay is given its lengths anew."""
         if os.environ.get("ASCEND_LAUNCH_BLOCKING") == "1":
-            return "ASCEND_LAUNCH_BLOCKING=1 waits in every launch, which a capture cannot"
+            return reason(
+                "bench.launch_blocking", "ASCEND_LAUNCH_BLOCKING=1 waits in every launch, which a capture cannot"
+            )
         return ascend_graph.graphs(self._npu, launches, updated=self._graph_updates)
 
     def telemetry(self) -> Mapping[str, Number]:
@@ -119,15 +122,25 @@ class TorchNpu:
         return self._made_mask
 
 
-def missing(torch_npu: Any, chip: str, path: str) -> str | None:
+def missing(torch_npu: Any, chip: str, path: str) -> Reason | None:
     """Why this torch_npu or this chip cannot run a path; None where both can."""
     family = next((family for start, family in FAMILIES.items() if chip.startswith(start)), None)
     if family is None:
-        return f"{chip}: its cache has another layout, or its operators other names, than on A2, A3 and A5"
+        sentence = "{chip}: its cache has another layout, or its operators other names, than on A2, A3 and A5"
+        return reason("bench.chip_unknown", sentence, chip=chip)
     if family == "A5" and path in NOT_ON_A5:
-        return f"{chip}: ATB's operators are for A2 and A3"
+        return reason("bench.atb_chips", "{chip}: ATB's operators are for A2 and A3", chip=chip)
     absent = [name for name in OPERATORS[path] if not _has(torch_npu, name)]
-    return f"torch_npu {torch_npu.__version__} has no {absent[0]}" if absent else None
+    return (
+        reason(
+            "bench.torch_npu_without",
+            "torch_npu {version} has no {name}",
+            version=str(torch_npu.__version__),
+            name=absent[0],
+        )
+        if absent
+        else None
+    )
 
 
 def _has(package: Any, dotted: str) -> bool:

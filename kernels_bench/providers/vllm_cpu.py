@@ -12,6 +12,7 @@ from kernels_bench.providers import cpu_layouts, processor
 from kernels_bench.providers.base import Device, Launch, Number, Path, Prepared, Sample, Unavailable
 from kernels_bench.providers.clocks import clocked
 from kernels_bench.providers.inputs import Inputs, Step, dtype_of
+from kernels_bench.reasons import Reason, Why, reason
 
 ATTENTION, WRITE, MLA = "cpu_attention_with_kv_cache", "cpu_attn_reshape_and_cache", "mla_decode_kvcache"
 PHASES_OF = {ATTENTION: ATTENTION_PHASES, WRITE: ("kv_write",), MLA: ("mla_decode",)}
@@ -45,23 +46,33 @@ class VllmCpu:
     def paths(self) -> Sequence[Path]:
         """What the wheel was built with."""
         return [
-            Path(name, phases, None if hasattr(torch.ops._C, name) else f"this vLLM has no {name}")  # noqa: SLF001 - torch's name for the default library
+            Path(name, phases, None if hasattr(torch.ops._C, name) else _without(name))  # noqa: SLF001 - torch's name for the default library
             for name, phases in PHASES_OF.items()
         ]
 
-    def refuse(self, case: Case, path: str) -> str | None:
+    def refuse(self, case: Case, path: str) -> Reason | None:
         """Head sizes and block sizes that the backend does not list."""
         if path == MLA:
             return _refuse_mla(case)
         if case.is_mla:
-            return "the operator writes keys and values, not the compressed cache"
+            return reason("bench.not_compressed", "the operator writes keys and values, not the compressed cache")
         backend = self._backend.CPUAttentionBackend
         sizes = backend.get_supported_head_sizes()
         if case.head_size not in sizes:
-            return f"head size {case.head_size}: the backend has {', '.join(map(str, sizes))}"
+            return reason(
+                "bench.head_sizes",
+                "head size {size}: the backend has {sizes:list}",
+                size=case.head_size,
+                sizes=list(map(int, sizes)),
+            )
         bases = [getattr(size, "base", size) for size in backend.get_supported_kernel_block_sizes()]
         if all(case.block_size % base for base in bases):
-            return f"block size {case.block_size}: the backend takes multiples of {', '.join(map(str, bases))}"
+            return reason(
+                "bench.block_multiples",
+                "block size {size}: the backend takes multiples of {bases:list}",
+                size=case.block_size,
+                bases=list(map(int, bases)),
+            )
         return self._refuse_isa(self._isa(case), path)
 
     def prepare(self, case: Case, path: str, inputs: Inputs) -> Prepared:
@@ -85,9 +96,9 @@ class VllmCpu:
         """By the clock."""
         return clocked(batch, self.synchronize)
 
-    def graph(self, launches: Sequence[Launch]) -> Sequence[Launch] | str:  # noqa: ARG002 - none on a CPU
+    def graph(self, launches: Sequence[Launch]) -> Sequence[Launch] | Why:  # noqa: ARG002 - none on a CPU
         """A CPU has none."""
-        return "a CPU has no graphs"
+        return reason("bench.cpu_no_graphs", "a CPU has no graphs")
 
     def telemetry(self) -> Mapping[str, Number]:
         """The clock, where the system tells it."""
@@ -96,11 +107,18 @@ class VllmCpu:
     def _isa(self, case: Case) -> str:
         return str(self._backend._get_attn_isa(dtype_of(case), case.block_size, case.head_size))  # noqa: SLF001 - the backend's own choice
 
-    def _refuse_isa(self, isa: str, path: str) -> str | None:
+    def _refuse_isa(self, isa: str, path: str) -> Reason | None:
         if isa == "amx" and not self._has_tiles:
-            return "amx: the system does not let this process use AMX tiles, without which the kernel would end it"
+            return reason(
+                "bench.no_amx",
+                "amx: the system does not let this process use AMX tiles, without which the kernel would end it",
+            )
         if path == WRITE and not cpu_layouts.is_known(isa):
-            return f"how {isa} lays out its cache is not known here, so that what was written cannot be checked"
+            return reason(
+                "bench.layout_unknown",
+                "how {isa} lays out its cache is not known here, so that what was written cannot be checked",
+                isa=isa,
+            )
         return None
 
     def _own_caches(self, case: Case) -> tuple[Tensor, Tensor]:
@@ -184,10 +202,25 @@ def open_provider(options: Mapping[str, object]) -> VllmCpu:  # noqa: ARG001 - t
     return VllmCpu(_custom_ops, cpu_attn)
 
 
-def _refuse_mla(case: Case) -> str | None:
+def _without(name: str) -> Reason:
+    return reason("bench.vllm_without", "this vLLM has no {name}", name=name)
+
+
+def _refuse_mla(case: Case) -> Reason | None:
     if case.kv_lora_rank + case.rope_size != MLA_WIDTH:
-        return f"a compressed cache {case.kv_lora_rank + case.rope_size} wide: the kernel is built for {MLA_WIDTH}"
-    return None if case.block_size == MLA_BLOCK else f"block size {case.block_size}: the kernel has {MLA_BLOCK} only"
+        return reason(
+            "bench.compressed_width",
+            "a compressed cache {width} wide: the kernel is built for {only}",
+            width=case.kv_lora_rank + case.rope_size,
+            only=MLA_WIDTH,
+        )
+    return (
+        None
+        if case.block_size == MLA_BLOCK
+        else reason(
+            "bench.block_only", "block size {size}: the kernel has {only} only", size=case.block_size, only=MLA_BLOCK
+        )
+    )
 
 
 def _written(isa: str, inputs: Inputs, keys: Tensor, values: Tensor, index: int) -> Tensor:

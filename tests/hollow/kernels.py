@@ -107,7 +107,7 @@ def main(folder):
     for path in provider.paths():
         for phase in path.phases:
             log = Path(folder) / f"{path.name}-{phase}"
-            shapes[log.name] = path.missing or called(provider, CASES[phase], path.name, log)
+            shapes[log.name] = str(path.missing) if path.missing else called(provider, CASES[phase], path.name, log)
     found = {
         "device": [device.kind, device.name, device.memory_bytes, device.cache_bytes, dict(device.facts)],
         "shapes": shapes,

@@ -18,7 +18,9 @@ from harness.execution.kernels import BenchEnvironment, bench_lines
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.kernels.job import kernel_plan
-from harness.kernels.result import find_warnings
+from harness.kernels.repeats import row_reason
+from harness.kernels.result import find_warnings, row_name
+from harness.messages import render
 from harness.results import store
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Engine
@@ -190,6 +192,20 @@ def test_a_process_that_hangs_is_stopped(tmp_path, fake):
 
     assert summary["kernels"]["rows"][0]["reason"] == "the process said nothing for 1 s and was stopped"
     assert summary["kernels"]["counts"]["measured"] == 7
+
+
+def test_reasons_and_names_read_in_another_language(tmp_path, fake):
+    """They are kept as messages beside the English text; an earlier file's text, or a plug-in's, stays as it is."""
+    _, _, summary = run(tmp_path, fake(**{"2": "die", "7": "wrong"}))
+    dead, wrong = (row for row in summary["kernels"]["rows"] if row["status"] != "measured")
+    earlier = {name: value for name, value in dead.items() if not name.endswith("_message")}
+
+    assert (dead["reason"], render(row_reason(dead), "zh")) == ("the process died of SIGSEGV", "进程被 SIGSEGV 终止")
+    assert render(row_reason(wrong), "zh") == wrong["reason"] == "so it is"
+    assert render(row_name(wrong), "zh") == "decode、batch 2、KV 128 token、块大小 128、attend"
+    assert str(row_name(wrong)) == wrong["name"] == "decode, batch 2, 128 KV tokens, block size 128, attend"
+    assert render(row_reason(earlier), "zh") == dead["reason"]
+    assert render(row_name(earlier), "zh") == dead["name"]
 
 
 def test_a_wrong_kernel_makes_the_result_invalid(tmp_path, fake):

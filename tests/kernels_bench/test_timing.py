@@ -264,7 +264,9 @@ def test_a_limit_that_does_not_know_the_dtype_says_nothing():
 )
 def test_outputs_are_judged_by_their_dtype(errors, dtype, told):
     """What bfloat16 explains, float32 does not; poison that is left, and errors that are no numbers, are wrong."""
-    assert verdict(errors, dtype) == told
+    wrong = verdict(errors, dtype)
+
+    assert (wrong and str(wrong)) == told
 
 
 def test_interval_approximation_uses_the_normal_quantile():

@@ -15,7 +15,7 @@ from harness.messages.message import PLAIN
 from harness.messages.rendering import HERE, SPECS, catalogue, placeholders, rooms
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("harness", "reports")
+ROOMS = ("harness", "kernels_bench", "reports")
 BUILDERS = {"message", "localized"}  # functions whose first argument is a code, and whose keywords are parameters
 CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 

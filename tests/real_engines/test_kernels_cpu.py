@@ -55,7 +55,7 @@ for seed in range(int(sys.argv[4])):
     path = next(path for path in provider.paths() if one.phase in path.phases)
     reason = path.missing or provider.refuse(one, path.name)
     if reason:
-        refused.add(reason)
+        refused.add(str(reason))
         continue
     made = inputs.make(one, seed)
     prepared = provider.prepare(one, path.name, made)
@@ -100,7 +100,7 @@ found = {
     "rounded to bfloat16": verdict(reference.compare(right.bfloat16(), right), "bfloat16"),
     "poison left": verdict(reference.compare(made.steps[0].out, right), "bfloat16"),
 }
-print(json.dumps(found))
+print(json.dumps({name: why and str(why) for name, why in found.items()}))
 """
 
 

@@ -11,9 +11,8 @@ TERMS = re.compile(
     r"Kendall|Holm|float\d+|NaN|tokens?/s|tokens?|vllm bench serve|npu-harness|npu-smi|usage|batch|"
     r"[a-z0-9]+(?:_[a-z0-9]+)+)\b"
 )
-OTHERS = re.compile(  # commands, settings and names of cases, which stand in texts as they are
-    r"harness run [^\u3000-\uffef]*|stream: true|<img.*?</script>|failed: repeat \d+: so it is|repeat \d+: so it is|"
-    r"(?:chunked )?(?:decode|prefill), .*?block size \d+(?:, attention_with_a_rather_long_name)?"
+OTHERS = re.compile(  # commands, settings and what a kernel said, which stand in texts as they are
+    r"harness run [^\u3000-\uffef]*|stream: true|<img.*?</script>|so it is"
 )
 ENGLISH = re.compile(r"[A-Za-z]{2,}[,;:]? [a-z]{2,}")
 
