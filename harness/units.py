@@ -85,6 +85,15 @@ def format_error(seconds: float | None) -> str:
     return format_duration(seconds)
 
 
+def format_clock(seconds: float | None) -> str:
+    """A time as a clock shows it, to whole seconds: `0:24`, `12:05`, `1:05:09`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def _clock(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes: rounded first and split then, so that no part is ever 60."""
     if round(seconds) < _HOUR_S:

@@ -126,7 +126,7 @@ def _run(turn: _Turn, folder: Path, options: RunOptions) -> int:
     out = folder / turn.side / str(turn.pair + 1)
     store.make_out_folder(out.parent)
     try:
-        with ProgressDisplay(options.on_progress) as progress:
+        with ProgressDisplay(options.on_progress, quiet=options.on_progress is silent) as progress:
             own = replace(options, out=out, on_progress=progress.show, on_snapshot=progress.on_snapshot)
             return run_loaded(turn.loaded, own).exit_code
     except RunInterruptedError as error:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli.parser import SERVE_SIM, parse, split_language
-from harness.cli.terminal import CommandOutcome, OutputLine, text_of
+from harness.cli.terminal import CommandOutcome, OutputLine, print_error, text_of
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.messages import LANGUAGES, language, language_of, message
 from harness.safety import interrupts, redaction
@@ -59,7 +59,7 @@ def _carry_out(words: list[str], requested: str | None, rest: list[str]) -> int:
     if rest[:1] == [SERVE_SIM]:  # any flag of `vllm serve` may follow, so this command reads its own
         from harness.cli.serve_sim import serve_command  # noqa: PLC0415 - heavy: aiohttp
 
-        return serve_command(rest[1:], _print, _print_error)
+        return serve_command(rest[1:], _print, print_error)
     arguments = parse(rest, requested, (*_COMMANDS, SERVE_SIM))
     arguments.words = words
     module, function = _COMMANDS[arguments.command]
@@ -76,10 +76,6 @@ def _print(line: OutputLine) -> None:
     print(text_of(line), flush=True)
 
 
-def _print_error(line: OutputLine) -> None:
-    print(text_of(line), file=sys.stderr, flush=True)
-
-
 def _log(line: OutputLine) -> None:
     with contextlib.suppress(OSError):  # a terminal that is gone must not end what is being measured
-        _print_error(f"harness: {text_of(line)}")
+        print_error(f"harness: {text_of(line)}")

@@ -33,7 +33,7 @@ def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome
 
         return against_command(arguments, log)
     loaded = scenario_of(arguments, flags_of(arguments), log)
-    with ProgressDisplay(_progress(arguments, log)) as progress:
+    with ProgressDisplay(log, quiet=arguments.quiet) as progress:
         rerun = shlex.join(["harness", *arguments.words])
         options = RunOptions(arguments.out, rerun, arguments.trace, progress.show, progress.on_snapshot, log)
         result = run_loaded(loaded, options)

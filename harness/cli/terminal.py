@@ -1,20 +1,25 @@
 """What a command hands to the terminal: its outcome, and the progress of a run while it lasts.
 
-Where stderr is a terminal one line is kept up to date, twice a second; elsewhere (CI) only lines appear.
+Where stderr is a terminal a block is kept up to date, twice a second; elsewhere and in CI a few lines appear.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.cli.screen import Screen, is_live
 from harness.errors import EXIT_DONE
 from harness.messages import Message, localized
 
-if TYPE_CHECKING:  # it loads what `harness --help` has no time for
+if TYPE_CHECKING:  # they load what `harness --help` has no time for
+    from harness.cli.live_view import LiveBlock
+    from harness.cli.plain_progress import PlainProgress
     from harness.results.progress import Progress
 
 _WIDEST = 10_000  # columns: lines are broken by the terminal, if at all
+_BEGINS = ("workload.stage_begins", "workload.repeat_begins")
 OutputLine = str | Message
 OutputLog = Callable[[OutputLine], None]
 """What gets a line for stderr."""
@@ -57,36 +62,53 @@ def silent(_line: OutputLine) -> None:
     """The progress of a command with --quiet."""
 
 
-class ProgressDisplay:
-    """Progress of one run, summed over its workers; use as a context."""
+_screens: "list[Screen]" = []  # the one that shows a block now, if any: lines to stderr go above it
 
-    def __init__(self, log: OutputLog) -> None:
-        self._log = log
-        self._status: Any = None
-        self._text = ""
+
+def print_error(line: OutputLine) -> None:
+    """Write a line to stderr, above the block that is shown there."""
+    if _screens:
+        _screens[-1].above(text_of(line))
+    else:
+        print(text_of(line), file=sys.stderr, flush=True)
+
+
+class ProgressDisplay:
+    """The progress of one run: a block on a terminal, a few lines elsewhere, nothing with --quiet; use as a context."""
+
+    def __init__(self, log: OutputLog, *, quiet: bool = False) -> None:
+        self._log: OutputLog = silent if quiet else log
+        self._quiet = quiet
+        self._stack = contextlib.ExitStack()
+        self._lines: PlainProgress | None = None
+        self._block: LiveBlock | None = None
 
     def __enter__(self) -> "ProgressDisplay":
-        if sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415 - only for a terminal
+        from harness.cli.plain_progress import PlainProgress  # noqa: PLC0415 - what `harness --help` has no time for
 
-            self._status = Console(stderr=True).status(localized("cli.starting"))
-            self._status.start()
+        live = not self._quiet and is_live(sys.stderr)
+        self._lines = PlainProgress(self._log, often=not live)
+        if live:
+            from harness.cli.live_view import LiveBlock  # noqa: PLC0415 - rich, for a terminal alone
+
+            screen = self._stack.enter_context(Screen())
+            _screens.append(screen)
+            self._stack.callback(_screens.remove, screen)
+            self._block = LiveBlock(screen)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        self._stack.close()
+        self._block = None
 
     def show(self, line: OutputLine) -> None:
-        """A line to keep."""
-        self._text = text_of(line)
-        self._log(line)
-        if self._status is not None:
-            self._status.update(self._text)
+        """A line to keep; that a stage begins is told by the block, where there is one."""
+        if self._block is None or not (isinstance(line, Message) and line.code in _BEGINS):
+            self._log(line)
 
     def on_snapshot(self, progress: "Progress") -> None:
         """What the run is doing now."""
-        if self._status is not None and progress.stage is not None:
-            stage = progress.stage
-            counts = {"sent": stage.sent, "in_flight": stage.in_flight, "done": stage.answered, "failed": stage.failed}
-            self._status.update(localized("cli.progress", stage=self._text, **counts))
+        if self._lines is not None:
+            self._lines.show(progress)
+        if self._block is not None:
+            self._block.show(progress)

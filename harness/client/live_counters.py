@@ -57,10 +57,10 @@ class StageCounts:
     ttft: LogHistogram = field(default_factory=LogHistogram)
     itl: LogHistogram = field(default_factory=LogHistogram)
 
-    def as_dict(self) -> dict[str, Any]:
-        """As a line of JSON carries it."""
+    def as_dict(self, at_ns: int) -> dict[str, Any]:
+        """As a line of JSON carries it; counted until `at_ns`."""
         plain = {name: getattr(self, name) for name in COUNTS}
-        return {**plain, "ttft": self.ttft.as_dict(), "itl": self.itl.as_dict()}
+        return {**plain, "at_ns": at_ns, "ttft": self.ttft.as_dict(), "itl": self.itl.as_dict()}
 
 
 COUNTS = (
@@ -120,7 +120,7 @@ class LiveCounters:
         self._ended.clear()
         while self._waiting:
             self._count_some()
-        self._report(self.counts.as_dict())
+        self._report(self.counts.as_dict(self._clock.now_ns()))
 
     def _call_in(self, wait_ns: int, callback: Callable[[], None]) -> None:
         self._timer = self._clock.call_at(self._clock.now_ns() + wait_ns, callback)
@@ -137,7 +137,7 @@ class LiveCounters:
         if self._waiting:
             self._call_in(_PAUSE_NS, self._slice)
         else:
-            self._report(self.counts.as_dict())
+            self._report(self.counts.as_dict(self._clock.now_ns()))
             self._call_in(EVERY_NS, self._round)
 
     def _count_some(self) -> None:

@@ -137,7 +137,13 @@ def counts_of(number: int, sent: int, answered: int) -> dict[str, Any]:
     """Counts of a stage whose tokens nobody sees as they come, in the form in which workers report theirs."""
     nothing = LogHistogram().as_dict()
     whole = dict.fromkeys(_COUNTED, 0) | {"number": number, "sent": sent, "answered": answered}
-    return whole | {"measured_answered": answered, "measured_ns": MISSING, "ttft": nothing, "itl": nothing}
+    return whole | {
+        "measured_answered": answered,
+        "measured_ns": MISSING,
+        "at_ns": monotonic_ns(),
+        "ttft": nothing,
+        "itl": nothing,
+    }
 
 
 def last_line(log: Path) -> str:
@@ -180,7 +186,9 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
     sums = {name: sum(each[name] for each in counts) for name in _COUNTED}
     over = sums["answered"] + sums["failed"] + sums["cancelled"]
     measured_ns = _measured_from(stage)
-    measured_s = max(0.0, (now_ns - measured_ns) / NS_PER_S) if measured_ns is not None else 0.0
+    counted_ns = round(sum(each["at_ns"] for each in counts) / len(counts)) if counts else stage.begin_ns
+    counted_s = max(0.0, (counted_ns - measured_ns) / NS_PER_S) if measured_ns is not None else 0.0
+    is_warm = measured_ns is not None and now_ns > measured_ns
     elapsed_s, planned_s = (now_ns - stage.begin_ns) / NS_PER_S, _planned_s(plan)
     share, remaining_s = _share(elapsed_s, planned_s, over, stage.requests)
     sent_all = planned_s is not None and elapsed_s >= planned_s
@@ -191,9 +199,9 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
         index=plan.stage_index,
         repeat=plan.repeat,
         load=plan.stage.as_dict(),
-        state=ENDED if stage.end_ns else WARMUP if not measured_s else DRAINING if sent_all else MEASURING,
+        state=ENDED if stage.end_ns else WARMUP if not is_warm else DRAINING if sent_all else MEASURING,
         elapsed_s=elapsed_s,
-        measured_s=measured_s,
+        counted_s=max(0.0, (counted_ns - stage.begin_ns) / NS_PER_S),
         planned_s=planned_s,
         remaining_s=0.0 if stage.end_ns else remaining_s,
         share=1.0 if stage.end_ns else share,
@@ -201,8 +209,8 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
         **{name: sums[name] for name in ("sent", "answered", "failed", "cancelled", "output_tokens")},
         in_flight=max(0, sums["sent"] - over),
         offered_rate=_offered_rate(plan, elapsed_s),
-        request_rate=sums["measured_answered"] / measured_s if measured_s else None,
-        output_token_rate=sums["output_tokens"] / measured_s if measured_s else None,
+        request_rate=sums["measured_answered"] / counted_s if counted_s else None,
+        output_token_rate=sums["output_tokens"] / counted_s if counted_s else None,
         ttft=ttft,
         itl=itl,
     )
@@ -277,9 +285,11 @@ def _remaining_s(
 
 
 def _seconds_a_request(stages: Sequence[StageProgress]) -> float | None:
-    """How long one request took on average in the last stage that shows it, by Little's law of its users."""
+    """How long one request took in the last stage that shows it: by Little's law of its users, else by its tokens."""
     for stage in reversed(stages):
         users = stage.load.get("concurrency")
         if users and stage.request_rate:
             return float(users) / stage.request_rate
+        if stage.ttft.p50 and stage.answered:
+            return stage.ttft.p50 + (stage.itl.p50 or 0.0) * stage.output_tokens / stage.answered
     return None

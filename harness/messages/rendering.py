@@ -9,6 +9,7 @@ share      of one, as `97.3 %`                 bytes    `1.50 GiB`
 error      seconds by which something is off   about    seconds, rounded up roughly
 change     per cent with its sign              quote    a word in quotes, as a user typed it
 size       per cent without a sign             percent  a share of one that a user gave, as `5 %`
+clock      seconds, `1:05:09`
 and, or    a list with its last joint          list     a list with commas (`、` in Chinese)
 parts      a list of clauses with semicolons   sentences  a list of sentences, one after the other
                                                (none)   text as it is; numbers as Python writes them
@@ -35,6 +36,7 @@ from harness.units import (
     format_about,
     format_bytes,
     format_change,
+    format_clock,
     format_count,
     format_duration,
     format_error,
@@ -81,6 +83,7 @@ def _within(name: str) -> Iterator[None]:
 
 NONE = "–"
 NUMBERS: Mapping[str, Callable[[float], str]] = {
+    "clock": format_clock,
     "duration": format_duration,
     "ns": lambda value: format_duration(value / NS_PER_S),
     "count": format_count,

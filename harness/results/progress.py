@@ -53,8 +53,9 @@ class StageProgress:
 
     `number` is its place in the run and `index` its place in the scenario, both from 0. `sent` to `in_flight` count
     all requests; rates (per second), `output_tokens` and latencies those after the warm-up. `offered_rate` is what
-    was due (None in a closed loop), `request_rate` what was answered. `share` of the stage is done (0 to 1), and
-    `remaining_s` are left to its last send; None where nobody can know. `requests` is how many are planned.
+    was due (None in a closed loop), `request_rate` what was answered until `counted_s`, when its workers last counted.
+    `share` of the stage is done (0 to 1), and `remaining_s` are left to its last send; None where nobody can know.
+    `requests` is how many are planned.
     """
 
     number: int
@@ -63,7 +64,7 @@ class StageProgress:
     load: Mapping[str, Any]
     state: str = WARMUP
     elapsed_s: float = 0.0
-    measured_s: float = 0.0
+    counted_s: float = 0.0
     planned_s: float | None = None
     remaining_s: float | None = None
     share: float | None = None

@@ -12,9 +12,8 @@ from rich.cells import cell_len
 from harness.cli import app
 from harness.cli.app import main
 from harness.cli.parser import split_language
-from harness.cli.terminal import CommandOutcome, ProgressDisplay, aligned
+from harness.cli.terminal import CommandOutcome, aligned
 from harness.messages import current_language, message
-from harness.results.progress import LOADING, Progress, StageProgress
 
 UNKNOWN_ZH = "harness: 未知命令 'reprot'；是否想写 'report'？\n"
 
@@ -138,20 +137,6 @@ def test_help_loads_neither_a_heavy_library_nor_another_catalogue():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert out.splitlines()[-1] == "['cli'] []"
-
-
-def test_progress_says_what_a_stage_counts(monkeypatch):
-    """On a terminal; a line that is kept begins anew."""
-    lines, shown = [], []
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with ProgressDisplay(lines.append) as progress:
-        monkeypatch.setattr(progress._status, "update", shown.append)
-        progress.show(message("cli.turn", number=1, turns=2, side="A"))
-        stage = StageProgress(0, 0, 0, {"kind": "poisson", "rate": 1}, sent=7, in_flight=3, answered=3, failed=1)
-        progress.on_snapshot(Progress("smoke", LOADING, stage=stage))
-
-    assert [str(line) for line in lines] == ["run 1/2: A"]
-    assert shown[-1] == "run 1/2: A · sent 7, in flight 3, done 3, failed 1"
 
 
 CELLS = st.text(st.sampled_from("ab [/]7%并发"), max_size=6).map(str.strip)

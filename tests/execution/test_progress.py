@@ -25,7 +25,7 @@ def _tracker(folder, plans=(OPEN, CLOSED), turns=None):
 
 
 def _counts(number, **values):
-    return {**counts_of(number, 0, 0), **values}
+    return {**counts_of(number, 0, 0), "at_ns": 7 * NS_PER_S, **values}
 
 
 def _at(tracker, seconds):
@@ -67,7 +67,7 @@ def test_the_time_left_is_that_of_all_stages(tmp_path):
     tracker = _tracker(tmp_path, tuple(closed))
     tracker.begin(0, 0)
     unknown = _at(tracker, 5).eta_s
-    tracker.on_counts(0, _counts(0, sent=12, answered=10, measured_answered=10))
+    tracker.on_counts(0, _counts(0, sent=12, answered=10, measured_answered=14))
     known = _at(tracker, 5).eta_s
 
     assert unknown is None

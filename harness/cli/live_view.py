@@ -1,0 +1,268 @@
+"""What a run does now as lines of a terminal, at any width: one block of rows, each a label and cells that wrap.
+
+Pure: a progress and a width give lines, as rich texts. A text from outside (an engine's log line, a model's name) goes
+in as plain text, so that no markup in it acts, and without control codes.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from rich.text import Text
+
+from harness.cli.screen import Screen
+from harness.errors import displayable
+from harness.messages import Message, localized, message
+from harness.results.progress import (
+    DRAINING,
+    KERNELS,
+    LOADING,
+    MEASURING,
+    PREPARING,
+    REPORTING,
+    STARTING,
+    WARMUP,
+    EngineLoad,
+    Progress,
+    StageProgress,
+)
+from harness.results.stage_names import load_and_end
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_SPARK_POINTS = 20
+_SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_GAP = "   "
+_LEAST_CELLS = 24  # columns beside the labels; in a narrower terminal lines are cut
+_STATES = {
+    WARMUP: message("live.warmup"),
+    MEASURING: message("live.measuring"),
+    DRAINING: message("live.draining"),
+}
+_PHASES = {
+    STARTING: message("live.starting"),
+    PREPARING: message("live.preparing"),
+    LOADING: message("live.loading"),
+    KERNELS: message("live.kernels"),
+    REPORTING: message("live.reporting"),
+}
+_LABELS = (*_STATES.values(), message("live.requests"), message("live.whole"))  # the block keeps its columns
+DIM, GOOD, BUSY, BAD, STRONG = "dim", "green", "yellow", "bold red", "bold"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A label, and cells beside it: they are laid out on as many lines as they need."""
+
+    label: str
+    cells: tuple[Text, ...]
+
+
+@dataclass(slots=True)
+class TokenTrend:
+    """The token rate between snapshots of the stage under way, for a small curve."""
+
+    _number: int = -1
+    _points: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SPARK_POINTS + 1))
+
+    def add(self, stage: StageProgress | None) -> None:
+        """Take in a snapshot; another stage begins anew."""
+        if stage is None:
+            return
+        if stage.number != self._number:
+            self._number = stage.number
+            self._points.clear()
+        if not self._points or stage.counted_s > self._points[-1][0]:
+            self._points.append((stage.counted_s, stage.output_tokens))
+
+    def rates(self) -> list[float]:
+        """Tokens a second from one snapshot to the next."""
+        pairs = pairwise(self._points)
+        return [max(0, after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs]
+
+    def curve(self) -> str:
+        """The rates as one character each, from nothing to their highest."""
+        rates = self.rates()
+        highest = max(rates, default=0.0)
+        if len(rates) < 3 or not highest:
+            return ""
+        return "".join(_SPARKS[round(rate / highest * (len(_SPARKS) - 1))] for rate in rates)
+
+
+class LiveBlock:
+    """The block of one run on a screen."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._trend = TokenTrend()
+
+    def show(self, progress: Progress) -> None:
+        """Draw a snapshot in place of the last."""
+        self._trend.add(progress.stage)
+        self._screen.draw(block(progress, self._screen.width, self._trend, ascii_only=self._screen.ascii_only))
+
+
+def block(progress: Progress, width: int, trend: TokenTrend, *, ascii_only: bool = False) -> list[Text]:
+    """The lines of a progress, none wider than `width` columns."""
+    rows = list(_rows(progress, trend, ascii_only=ascii_only))
+    labels = max(Text(label).cell_len for label in (*(row.label for row in rows), *map(localized, _LABELS))) + 2
+    room = max(_LEAST_CELLS, width - labels)
+    lines = [line for row in rows for line in _lines(row, labels, room, ascii_only=ascii_only)]
+    for line in lines:
+        line.truncate(width, overflow="crop" if ascii_only else "ellipsis")
+    return lines
+
+
+def _rows(progress: Progress, trend: TokenTrend, *, ascii_only: bool) -> Iterable[Row]:
+    stage = progress.stage
+    yield _head(progress)
+    if stage is None:
+        yield from _waiting_rows(progress, ascii_only=ascii_only)
+    else:
+        state = localized(_STATES.get(stage.state, _PHASES[progress.phase]))
+        yield Row(state, (Text(_BAR, BUSY if stage.state == WARMUP else GOOD), _share(stage.share), _stage_time(stage)))
+        yield Row(localized("live.requests"), tuple(_request_cells(stage)))
+        yield Row(localized("live.tokens"), tuple(_token_cells(stage, "" if ascii_only else trend.curve())))
+        if stage.ttft.n or stage.itl.n:
+            yield Row(localized("live.latency"), tuple(_latency_cells(stage)))
+    if progress.engine is not None and (cells := tuple(_engine_cells(progress.engine))):
+        yield Row(localized("live.engine"), cells)
+    yield from _whole_row(progress)
+
+
+_BAR = "\0"  # in place of a bar, which takes what the line has left
+
+
+def _head(progress: Progress) -> Row:
+    stage = progress.stage
+    marks = [Text(localized("live.simulated"), BUSY)] if progress.simulated else []
+    if stage is None:
+        return Row(localized("live.run"), (Text(displayable(progress.name), STRONG), *marks))
+    scenario_stages = max(1, progress.stages // max(1, progress.repeats))
+    place = localized("live.stage", number=stage.index + 1, stages=scenario_stages)
+    cells = [Text(displayable(localized(load_and_end(stage.load))), STRONG)]
+    if progress.repeats > 1:
+        cells.append(Text(localized("live.repeat", repeat=stage.repeat + 1, repeats=progress.repeats)))
+    return Row(place, (*cells, *marks))
+
+
+def _waiting_rows(progress: Progress, *, ascii_only: bool) -> Iterable[Row]:
+    """What goes on where no stage runs: the engine starts, kernels are measured, the result is made."""
+    spin = "" if ascii_only else _SPIN[round(progress.at_s * 2) % len(_SPIN)] + " "
+    words = _text(_PHASES[progress.phase])
+    if progress.phase == STARTING and progress.engine_kind:
+        words = _text(message("live.starting_kind", kind=progress.engine_kind))
+    if progress.phase == PREPARING and progress.ended:
+        words = _text(message("live.preparing_stage", number=progress.ended[-1].number + 2, stages=progress.stages))
+    cells = [Text(spin, GOOD).append_text(Text(words.plain, "default"))]
+    if progress.phase == KERNELS and progress.cases:
+        cells = [Text(_BAR, GOOD), _share(progress.cases_done / progress.cases)]
+        cells.append(_text(message("live.cases", done=progress.cases_done, count=progress.cases)))
+    if progress.at_s and progress.phase != REPORTING:
+        cells.append(_text(message("live.since", at_s=progress.at_s), DIM))
+    yield Row(localized("live.now"), tuple(cells))
+    if progress.log_line:
+        yield Row(localized("live.log"), (Text(displayable(progress.log_line), DIM),))
+
+
+def _stage_time(stage: StageProgress) -> Text:
+    if stage.planned_s is not None:
+        text = message("live.time_of", elapsed_s=min(stage.elapsed_s, stage.planned_s), planned_s=stage.planned_s)
+        if stage.state == DRAINING:
+            text = message("live.time", elapsed_s=stage.elapsed_s)
+    elif stage.requests is not None:
+        over = stage.answered + stage.failed + stage.cancelled
+        text = message("live.requests_of", done=over, count=stage.requests, elapsed_s=stage.elapsed_s)
+    else:
+        text = message("live.time", elapsed_s=stage.elapsed_s)
+    return _text(text)
+
+
+def _request_cells(stage: StageProgress) -> Iterable[Text]:
+    if stage.offered_rate is not None:
+        yield _text(message("live.offered", rate=stage.offered_rate))
+    yield _text(message("live.achieved", rate=stage.request_rate))
+    yield _text(message("live.answered", count=stage.answered))
+    yield _text(message("live.in_flight", count=stage.in_flight))
+    yield _text(message("live.failed", count=stage.failed), BAD if stage.failed else "")
+
+
+def _token_cells(stage: StageProgress, curve: str) -> Iterable[Text]:
+    yield _text(message("live.token_rate", rate=stage.output_token_rate), STRONG)
+    if curve:
+        yield Text(curve, "cyan")
+
+
+def _latency_cells(stage: StageProgress) -> Iterable[Text]:
+    if stage.ttft.n:
+        yield _text(message("live.ttft", p50_s=stage.ttft.p50, p95_s=stage.ttft.p95))
+    if stage.itl.n:
+        yield _text(message("live.itl", p95_s=stage.itl.p95))
+
+
+def _engine_cells(engine: EngineLoad) -> Iterable[Text]:
+    if engine.running is not None:
+        yield _text(message("live.engine_running", count=round(engine.running)))
+    if engine.waiting is not None:
+        yield _text(message("live.engine_waiting", count=round(engine.waiting)), BUSY if engine.waiting else "")
+    if engine.kv_usage is not None:
+        yield _text(message("live.kv_usage", share=engine.kv_usage), BUSY if engine.kv_usage > 0.95 else "")
+
+
+def _whole_row(progress: Progress) -> Iterable[Row]:
+    cells = []
+    if progress.stages > 1 and progress.phase != REPORTING:
+        cells.append(_text(message("live.stages_done", done=len(progress.ended), count=progress.stages)))
+    if progress.eta_s is not None and (progress.eta_s >= 1 or progress.stage is None) and progress.eta_s > 0:
+        cells.append(_text(message("live.eta", eta_s=progress.eta_s)))
+    if cells:
+        yield Row(localized("live.whole"), tuple(cells))
+
+
+def _text(message: Message, style: str = "") -> Text:
+    return Text(localized(message), style)
+
+
+def _share(share: float | None) -> Text:
+    return Text("" if share is None else f"{round(100 * share)} %")
+
+
+def _lines(row: Row, labels: int, room: int, *, ascii_only: bool) -> Iterable[Text]:
+    """A row on as many lines as its cells need, each below the first cell."""
+    cells = [cell for cell in row.cells if cell.plain]
+    label = Text(row.label, DIM)
+    label.pad_right(labels - label.cell_len)
+    for line in _wrapped(cells, room):
+        yield label + Text(_GAP).join(_with_bars(line, room, ascii_only=ascii_only))
+        label = Text(" " * labels)
+
+
+def _wrapped(cells: Sequence[Text], room: int) -> Iterable[list[Text]]:
+    line: list[Text] = []
+    taken = 0
+    for cell in cells:
+        size = 10 if cell.plain == _BAR else cell.cell_len
+        if line and taken + len(_GAP) + size > room:
+            yield line
+            line, taken = [], 0
+        taken += size + (len(_GAP) if line else 0)
+        line.append(cell)
+    if line:
+        yield line
+
+
+def _with_bars(line: Sequence[Text], room: int, *, ascii_only: bool) -> list[Text]:
+    """The cells of a line, its bar as long as there is room for, up to 40 columns."""
+    shares = [cell.plain for cell in line if cell.plain.endswith(" %") and cell.plain[:-2].strip().isdigit()]
+    rest = sum(cell.cell_len for cell in line if cell.plain != _BAR) + len(_GAP) * (len(line) - 1)
+    share = float(shares[0][:-2]) / 100 if shares else None
+    length = max(4, min(40, room - rest))
+    return [
+        _bar(share, length, str(cell.style), ascii_only=ascii_only) if cell.plain == _BAR else cell for cell in line
+    ]
+
+
+def _bar(share: float | None, length: int, style: str, *, ascii_only: bool) -> Text:
+    done, left = ("#", "-") if ascii_only else ("━", "─")
+    full = round((share or 0.0) * length)
+    return Text(done * full, style).append(left * (length - full), DIM)

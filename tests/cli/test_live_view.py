@@ -1,0 +1,135 @@
+"""The block of a run, at several widths and in both languages."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.cli.live_view import TokenTrend, block
+from harness.messages import language
+from harness.results.progress import DRAINING, WARMUP, EngineLoad
+from tests.cli.progresses import DRAWING, MEASURING_KERNELS, RUNNING, STAGE, STARTING_UP
+
+ALL = [RUNNING, STARTING_UP, MEASURING_KERNELS, DRAWING]
+
+
+def _trend():
+    trend = TokenTrend()
+    for number, tokens in enumerate([0, 100, 300, 600, 1000, 1400]):
+        trend.add(replace(STAGE, counted_s=number / 2, output_tokens=tokens))
+    return trend
+
+
+def _shown(progress, width, name="en", **options):
+    with language(name):
+        return [line.plain.rstrip() for line in block(progress, width, _trend(), **options)]
+
+
+def test_a_stage_at_80_columns():
+    """Everything that one asks while it runs, in eight lines."""
+    assert _shown(RUNNING, 79) == [
+        "stage 2/4     poisson 2 req/s, 60 s   SIMULATED",
+        "measuring     ━━━━━━━━━━━━━━━━────────────────────────   41 %   0:24 of 1:00",
+        "requests      offered 2.03 req/s   achieved 1.91 req/s   46 answered",
+        "              7 in flight   0 failed",
+        "output        412 tok/s   ▃▅▆██",
+        "latency       TTFT p50 412 ms, p95 1.03 s   ITL p95 38.1 ms",
+        "engine        7 running   2 waiting   KV cache 34.2 %",
+        "whole run     1 of 4 stages done   about 3 min left",
+    ]
+
+
+def test_a_stage_at_60_columns_in_chinese():
+    """A Chinese letter takes two columns."""
+    assert _shown(RUNNING, 59, "zh") == [
+        "阶段 2/4  泊松 2 req/s，60 秒   仿真",
+        "测量中    ━━━━━━━━━━━─────────────────   41 %   0:24 / 1:00",
+        "请求      到达 2.03 req/s   完成 1.91 req/s",
+        "          已完成 46   在途 7   失败 0",
+        "输出      412 tok/s   ▃▅▆██",
+        "时延      TTFT p50 412 ms，p95 1.03 s   ITL p95 38.1 ms",
+        "引擎      运行 7   排队 2   KV 缓存 34.2 %",
+        "全程      已完成 1/4 个阶段   约剩 3 min",
+    ]
+
+
+def test_the_start_of_an_engine():
+    """Its kind, for how long, and its own last line: no markup and no control code of it acts."""
+    assert _shown(STARTING_UP, 79) == [
+        "run           chat",
+        "now           ⠇ vllm-ascend starts   1:24",
+        "its log       Loading [bold]weights[/bold]: 33%  [2J ]0;title done",
+    ]
+
+
+def test_kernels_and_the_page():
+    """Cases instead of stages; no counters of a stage while the page is drawn."""
+    assert _shown(MEASURING_KERNELS, 79) == [
+        "run           attention",
+        "now           ━━━━━━━━━━━───────────────────────   32 %   13 of 40 cases   0:30",
+        "whole run     about 62 s left",
+    ]
+    assert _shown(DRAWING, 79)[1] == "now           ⠹ the result is computed and its page drawn"
+
+
+def test_repeats_and_what_is_missing_and_ascii():
+    """Stages are counted within a repeat; what is not known is left out; a bar of ASCII where it must be."""
+    progress = replace(RUNNING, repeats=2, simulated=False, engine=EngineLoad(None, 0.0, None), eta_s=None)
+    stage = replace(STAGE, repeat=1, planned_s=None, offered_rate=None, share=None, requests=None, ttft=STAGE.ttft)
+    lines = _shown(replace(progress, stage=stage), 99, ascii_only=True)
+
+    assert lines == [
+        "stage 2/2     poisson 2 req/s, 60 s   repeat 2/2",
+        "measuring     ----------------------------------------   0:24",
+        "requests      achieved 1.91 req/s   46 answered   7 in flight   0 failed",
+        "output        412 tok/s",
+        "latency       TTFT p50 412 ms, p95 1.03 s   ITL p95 38.1 ms",
+        "engine        0 waiting",
+        "whole run     1 of 4 stages done",
+    ]
+
+
+@pytest.mark.parametrize(("state", "words"), [(WARMUP, "warm-up"), (DRAINING, "last answers")])
+def test_warm_up_and_last_answers_show_as_such(state, words):
+    """In place of `measuring`."""
+    assert _shown(replace(RUNNING, stage=replace(STAGE, state=state)), 79)[1].startswith(words)
+
+
+def test_failures_are_marked():
+    """Red, where there are any."""
+    lines = block(replace(RUNNING, stage=replace(STAGE, failed=3)), 99, TokenTrend())
+    marked = [line.plain[span.start : span.end] for line in lines for span in line.spans if span.style == "bold red"]
+
+    assert marked == ["3 failed"]
+
+
+@given(st.sampled_from(ALL), st.integers(20, 200), st.sampled_from(["en", "zh"]), st.booleans())
+def test_no_line_is_wider_than_the_terminal(progress, width, name, ascii_only):
+    """From 20 columns on, in both languages."""
+    with language(name):
+        lines = block(progress, width, _trend(), ascii_only=ascii_only)
+
+    assert all(line.cell_len <= width for line in lines)
+
+
+@given(st.sampled_from(ALL), st.integers(48, 200), st.sampled_from(["en", "zh"]))
+def test_nothing_is_lost_in_a_narrow_terminal(progress, width, name):
+    """Cells move to further lines; but for bars and long foreign lines all words of 200 columns are there."""
+
+    def words(lines):
+        text = " ".join(line for line in lines if "Loading" not in line)
+        return sorted(word for word in text.split() if not set(word) & set("━─"))
+
+    assert words(_shown(progress, width, name)) == words(_shown(progress, 200, name))
+
+
+def test_the_trend_begins_anew_with_a_stage_and_ignores_what_it_knows():
+    """A snapshot between two counts says nothing new."""
+    trend = _trend()
+    trend.add(replace(STAGE, counted_s=2.5, output_tokens=1400))
+    known = trend.curve()
+    trend.add(replace(STAGE, number=2, counted_s=0.5, output_tokens=10))
+
+    assert known == "▃▅▆██"
+    assert trend.rates() == []
