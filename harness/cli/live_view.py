@@ -27,7 +27,7 @@ from harness.results.progress import (
     Progress,
     StageProgress,
 )
-from harness.results.stage_names import load_and_end
+from harness.scenario.stages import load_and_end
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SPARK_POINTS = 20
@@ -148,7 +148,8 @@ def _head(progress: Progress) -> Row:
 
 def _waiting_rows(progress: Progress, *, ascii_only: bool) -> Iterable[Row]:
     """What goes on where no stage runs: the engine starts, kernels are measured, the result is made."""
-    spin = "" if ascii_only else _SPIN[round(progress.at_s * 2) % len(_SPIN)] + " "
+    still = ascii_only or progress.phase == REPORTING  # while it is made nothing is drawn
+    spin = "" if still else _SPIN[round(progress.at_s * 2) % len(_SPIN)] + " "
     words = _text(_PHASES[progress.phase])
     if progress.phase == STARTING and progress.engine_kind:
         words = _text(message("live.starting_kind", kind=progress.engine_kind))

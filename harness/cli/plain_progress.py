@@ -3,7 +3,7 @@
 from harness.cli.terminal import OutputLog
 from harness.messages import Message, message
 from harness.results.progress import STARTING, Progress, StageProgress
-from harness.results.stage_names import load_name
+from harness.scenario.stages import load_name
 
 EVERY_S = 60.0
 

@@ -45,8 +45,8 @@ def test_a_stage_at_60_columns_in_chinese():
     assert _shown(RUNNING, 59, "zh") == [
         "阶段 2/4  泊松 2 req/s，60 秒   仿真",
         "测量中    ━━━━━━━━━━━─────────────────   41 %   0:24 / 1:00",
-        "请求      到达 2.03 req/s   完成 1.91 req/s",
-        "          已完成 46   在途 7   失败 0",
+        "请求      到达 2.03 req/s   完成 1.91 req/s   已完成 46",
+        "          在途 7   失败 0",
         "输出      412 tok/s   ▃▅▆██",
         "时延      TTFT p50 412 ms，p95 1.03 s   ITL p95 38.1 ms",
         "引擎      运行 7   排队 2   KV 缓存 34.2 %",
@@ -70,7 +70,7 @@ def test_kernels_and_the_page():
         "now           ━━━━━━━━━━━───────────────────────   32 %   13 of 40 cases   0:30",
         "whole run     about 62 s left",
     ]
-    assert _shown(DRAWING, 79)[1] == "now           ⠹ the result is computed and its page drawn"
+    assert _shown(DRAWING, 79)[1] == "now           result and page are made"
 
 
 def test_repeats_and_what_is_missing_and_ascii():
