@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.analysis.summary import summarize
-from harness.comparison.repeats import Repeat, RunRecords, repeats_of
+from harness.comparison.repeats import Repeat, RunRecords
+from harness.comparison.served import repeats_of
 from harness.results.request_table import MEASURED, Requests, samples_from
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Scenario

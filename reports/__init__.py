@@ -24,21 +24,30 @@ def write_all(folder: Path, lang: str | None = None) -> Path:
     Raises:
         ResultError: where the folder is no result, or one of its files is broken.
     """
-    from harness.results.folder import read_files  # noqa: PLC0415 - likewise
-    from reports import ci_files, page, vllm_bench  # noqa: PLC0415 - pandas and matplotlib load only where something is drawn
+    with language(lang or current_language()):
+        return _WRITERS[store.kind_of(store.read_run(folder))](folder)
+
+
+def _write_served(folder: Path) -> Path:
+    from harness.results.folder import read_files  # noqa: PLC0415 - pandas and matplotlib load only where something is drawn
+    from reports import ci_files, page, vllm_bench  # noqa: PLC0415 - likewise
     from reports.data import gather  # noqa: PLC0415 - likewise
 
-    with language(lang or current_language()):
-        if "kernels" in store.read_run(folder):
-            from reports import kernels_page  # noqa: PLC0415 - likewise
+    data = gather(read_files(folder))
+    ci_files.write_markdown(data.result)
+    ci_files.write_junit(data.result)
+    vllm_bench.write(data)
+    return page.write(data)
 
-            kernels_page.write_companions(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY))
-            return kernels_page.write(folder)
-        data = gather(read_files(folder))
-        ci_files.write_markdown(data.result)
-        ci_files.write_junit(data.result)
-        vllm_bench.write(data)
-        return page.write(data)
+
+def _write_kernels(folder: Path) -> Path:
+    from reports import kernels_page  # noqa: PLC0415 - likewise
+
+    kernels_page.write_companions(folder, store.read_run(folder), store.read_json(folder, store.SUMMARY))
+    return kernels_page.write(folder)
+
+
+_WRITERS = {store.REQUEST_RUN: _write_served, store.KERNEL_RUN: _write_kernels}
 
 
 def write_comparison(folder: Path, comparison: "Comparison", lang: str | None = None) -> Path:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
@@ -21,7 +22,9 @@ from harness.comparison.describe import (
     verdict_message,
 )
 from harness.comparison.judging import BETTER, NO_DIFFERENCE, NOT_JUDGED, UNDETERMINED, VERDICTS, WORSE, ComparisonRow
+from harness.comparison.kernels import KERNELS
 from harness.comparison.repeats import Side
+from harness.comparison.served import SERVED
 from harness.messages import Message, localized, message
 from harness.units import format_count, format_share
 from reports import ci_files
@@ -59,6 +62,54 @@ _VERDICTS = {  # of the whole: its code and its tone
 _BOTH = ("page_compare.verdict_both", "bad")
 
 
+@dataclass(frozen=True, slots=True)
+class KindPage:
+    """What a page has its own way for a kind of result: codes of its words, its terms, and the rows of its figure."""
+
+    first_head: str
+    surroundings: tuple[str, str]
+    figure: str
+    fewest: str
+    noise: str
+    method: str
+    caption: Callable[[str], str]
+    drawn: Callable[[Sequence[ComparisonRow]], Sequence[ComparisonRow]]
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    foreign_label: bool = False
+
+
+def _largest(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """The measurements that changed most, in their own order."""
+    largest = sorted(rows, key=lambda row: -abs(row.effect.estimate) if row.effect else -math.inf)[:MOST_DRAWN]
+    return sorted(largest, key=lambda row: row.stage)
+
+
+KINDS = {
+    SERVED.name: KindPage(
+        first_head="page_compare.measure",
+        surroundings=("page_compare.engine", "page_compare.model"),
+        figure="page_compare.figure",
+        fewest="page_compare.fewest_stage",
+        noise="page_compare.noise_engine",
+        method="page_compare.method_load",
+        caption=lambda stage: localized("page_compare.measures_at", stage=stage),
+        drawn=lambda rows: rows,
+        terms={key: TERMS[key] for key in _SAID if key in TERMS},
+    ),
+    KERNELS.name: KindPage(
+        first_head="page_compare.kernel",
+        surroundings=("page_compare.provider", "page_compare.device"),
+        figure="page_compare.figure_kernels",
+        fewest="page_compare.fewest_kernel",
+        noise="page_compare.noise_kernel",
+        method="page_compare.method_kernels",
+        caption=lambda _stage: localized("page_compare.kernel_times"),
+        drawn=_largest,
+        foreign_label=True,
+    ),
+}
+
+
 def write(folder: Path, comparison: Comparison) -> Path:
     """Draw compare.html into a folder; its path."""
     return write_text(folder / PAGE, render(comparison))
@@ -70,6 +121,7 @@ def render(comparison: Comparison) -> str:
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
+    page = KINDS[comparison.kind.name]
     return {
         "found": comparison,
         "simulated": comparison.simulated,
@@ -81,14 +133,16 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "badges": list(badges(comparison)),
         "warnings": groups_of_warnings(comparison),
         "figure": _figure(comparison),
-        "heads": heads(localized("page_compare.kernel" if comparison.is_kernels else "page_compare.measure")),
+        "heads": heads(localized(page.first_head)),
         "judged": by_stage(comparison.judged),
         "shown": by_stage(comparison.shown),
         "changes": [_change_cells(setting) for setting in comparison.changes],
         "runs": [row for name, side in _sides(comparison) for row in _run_rows(name, side)],
         "gate": _gate_rows(comparison),
-        "terms": {} if comparison.is_kernels else {key: TERMS[key] for key in _SAID if key in TERMS},
-        "run_heads": _run_heads(kernels=comparison.is_kernels),
+        "terms": page.terms,
+        "run_heads": _run_heads(page),
+        "page": page,
+        "method": localized(page.method),
     }
 
 
@@ -103,11 +157,8 @@ def heads(first: str) -> list[str]:
     return [first, *(localized(code) for code in _HEADS)]
 
 
-def _run_heads(*, kernels: bool) -> list[str]:
-    what = (
-        ("page_compare.provider", "page_compare.device") if kernels else ("page_compare.engine", "page_compare.model")
-    )
-    codes = ("page_compare.side", "page_compare.folder", "page.started", *what, "page.result")
+def _run_heads(page: KindPage) -> list[str]:
+    codes = ("page_compare.side", "page_compare.folder", "page.started", *page.surroundings, "page.result")
     return [localized(code) for code in codes]
 
 
@@ -168,15 +219,15 @@ def verdict_name(verdict: str) -> str:
 
 
 def _figure(comparison: Comparison) -> Drawing | None:
-    rows = _drawn(comparison.judged) if comparison.is_kernels else comparison.judged
+    page = KINDS[comparison.kind.name]
+    rows = page.drawn(comparison.judged)
     bars = list(_bars(rows))
     if all(bar.change is None for bar in bars):
         return None
     subtitle = localized("page_compare.figure_subtitle")
     if len(rows) < len(comparison.judged):
         subtitle = localized("page_compare.figure_subtitle_some", shown=len(rows))
-    title = localized("page_compare.figure_kernels" if comparison.is_kernels else "page_compare.figure")
-    head = Head(title, subtitle, simulated=comparison.simulated)
+    head = Head(localized(page.figure), subtitle, simulated=comparison.simulated)
     words = localized("page_compare.figure_description", rows=[_words(row) for row in rows])
     caption = localized("page_compare.figure_caption", smallest=allowed_text(comparison.gate.smallest))
     with drawing():
@@ -189,12 +240,6 @@ def _words(row: ComparisonRow) -> str:
     if not row.part:
         name = message("page_compare.measure_at", measure=name_of(row.measure), stage=row.place)
     return localized("page_compare.figure_row", name=name, change=change(row), verdict=VERDICTS[row.verdict])
-
-
-def _drawn(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The measurements of kernels that changed most, in their own order."""
-    largest = sorted(rows, key=lambda row: -abs(row.effect.estimate) if row.effect else -math.inf)[:MOST_DRAWN]
-    return sorted(largest, key=lambda row: row.stage)
 
 
 def _bars(rows: Sequence[ComparisonRow]) -> Iterator[Bar]:
@@ -222,28 +267,22 @@ def _short(part: str) -> str:
 def _run_rows(name: str, side: Side) -> Iterator[list[Cell]]:
     for run in side.runs:
         valid = bool((run.summary.get("verdict") or {}).get("valid"))
-        words = (run.engine.get("kind"), run.engine.get("model"))
-        if side.is_kernels:
-            words = (run.summary["kernels"]["provider"], run.summary["kernels"]["device"]["name"])
         yield [
             Cell(name),
             Cell(run.name, foreign=True),
             Cell(moment(str(run.run.get("started_utc") or "")) or "–"),
-            *(Cell(str(word or "–"), foreign=True) for word in words),
+            *(Cell(str(word or "–"), foreign=True) for word in side.kind.surroundings(run)),
             Cell(localized("page.valid_cell" if valid else "page.invalid_cell"), tone="plain" if valid else "bad"),
         ]
 
 
 def _gate_rows(comparison: Comparison) -> list[tuple[str, str]]:
-    gate = comparison.gate
-    kernels = comparison.is_kernels
-    fewest = "page_compare.fewest_kernel" if kernels else "page_compare.fewest_stage"
-    noise = "page_compare.noise_kernel" if kernels else "page_compare.noise_engine"
+    gate, page = comparison.gate, KINDS[comparison.kind.name]
     return [
-        (localized(fewest), format_count(gate.samples)),
+        (localized(page.fewest), format_count(gate.samples)),
         (localized("page_compare.confidence"), format_share(gate.confidence)),
         (localized("page_compare.smallest"), allowed_text(gate.smallest)),
-        *([(localized(noise), format_share(gate.between_runs))] if gate.between_runs is not None else ()),
+        *([(localized(page.noise), format_share(gate.between_runs))] if gate.between_runs is not None else ()),
         *(
             (localized("page_compare.allowance", measure=key), allowed_text(allowed))
             for key, allowed in gate.gate.items()

@@ -13,7 +13,9 @@ from markupsafe import Markup
 from harness.comparison.describe import change, name_of, unit_of
 from harness.comparison.history import History, HistoryEntry, histories
 from harness.comparison.judging import VERDICTS, WORSE
+from harness.comparison.kernels import KERNELS
 from harness.comparison.measures import in_view
+from harness.comparison.served import SERVED
 from harness.messages import localized, stored
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from reports.assets import page_script
@@ -57,9 +59,9 @@ def _context(groups: Sequence[History], place: Path) -> dict[str, Any]:
 
 
 def _stages(history: History) -> list[int]:
-    """Stages that figures show; kernels have measurements instead, each with a page of its own."""
-    runs = [entry.side for entry in history.entries if not entry.side.is_kernels]
-    return sorted({stage for side in runs for repeat in side.repeats for stage in repeat.stages})
+    """Stages that figures show, from 0."""
+    repeats = [repeat for entry in history.entries for repeat in entry.side.repeats]
+    return sorted({stage for repeat in repeats for stage in repeat.kind.load_stages(repeat)})
 
 
 def _shown(history: History, number: int, place: Path) -> dict[str, Any]:
@@ -107,11 +109,17 @@ def _entry(entry: HistoryEntry, run: int, place: Path) -> dict[str, Any]:
 
 
 def described_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:
-    """Each change in words, with its verdict; of kernels, which are many, only how many changed."""
-    if entry.side.is_kernels:
-        for verdict, count in Counter(row.verdict for row in entry.changed).items():
-            yield localized("page_history.kernel_changes", verdict=VERDICTS[verdict], kernels=count), verdict
-        return
+    """Each change in words, with its verdict."""
+    return _CHANGES[entry.side.kind.name](entry)
+
+
+def _kernel_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:
+    """Of kernels, which are many, only how many changed."""
+    for verdict, count in Counter(row.verdict for row in entry.changed).items():
+        yield localized("page_history.kernel_changes", verdict=VERDICTS[verdict], kernels=count), verdict
+
+
+def _measure_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:
     for row in entry.changed:
         text = localized(
             "page_history.change_of",
@@ -121,6 +129,9 @@ def described_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:
             change=change(row),
         )
         yield text, row.verdict
+
+
+_CHANGES = {SERVED.name: _measure_changes, KERNELS.name: _kernel_changes}
 
 
 def _unit(measure: Measure, frame: pd.DataFrame) -> str:

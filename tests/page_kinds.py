@@ -11,7 +11,7 @@ from types import MappingProxyType
 import reports
 from harness.comparison.comparison import compare
 from harness.comparison.history import histories
-from harness.comparison.repeats import read_side
+from harness.comparison.sides import read_side
 from harness.messages import message
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE

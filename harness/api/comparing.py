@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.api.result import Result
-from harness.comparison.comparability import earlier_runs
 from harness.comparison.comparison import Comparison
 from harness.comparison.comparison import compare as compare_sides
-from harness.comparison.repeats import Side, read_side
+from harness.comparison.repeats import Side
+from harness.comparison.sides import earlier_runs, read_side
 from harness.errors import InputError
 from harness.importers import is_foreign, side_of
 from harness.messages import current_language, message
 from harness.results.store import make_out_folder
-from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate, for_kernels
 from harness.scenario.loader import load_gate
-from harness.scenario.metrics import KERNEL_TIME
 
 ResultOrPath = Result | str | Path
 
@@ -43,11 +41,12 @@ def compare(
     """
     paths = [side.folder if isinstance(side, Result) else Path(side) for side in (base, new)]
     sides = [_side(path) for path in paths]
-    rules = _gate(None if gate is None else Path(gate), is_kernels=sides[0].is_kernels)
+    kind = sides[0].kind
+    rules = kind.default_gate if gate is None else kind.gate_of_file(load_gate(Path(gate)), Path(gate))
     if paths[0].resolve() == paths[1].resolve() and not anyway:  # a gate that could never break
         raise InputError(message("cli.same_result", path=str(paths[0])))
     places = (paths[0].parent, paths[1].parent, *map(Path, history))
-    earlier = [] if sides[0].is_kernels else earlier_runs(places, (paths[0], paths[1]), sides[0])
+    earlier = earlier_runs(places, (paths[0], paths[1]), sides[0])
     comparison = compare_sides(sides[0], sides[1], rules, anyway=anyway, earlier=earlier)
     if out is not None:
         draw_comparison(comparison, Path(out))
@@ -60,8 +59,7 @@ def compare_turns(base: Side, new: Side) -> Comparison:
     Raises:
         HarnessError: where they share no measured stage.
     """
-    gate = KERNEL_GATE if base.is_kernels else DEFAULT_GATE
-    return compare_sides(base, new, gate, anyway=True)
+    return compare_sides(base, new, base.kind.default_gate, anyway=True)
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> Path:
@@ -74,18 +72,6 @@ def draw_comparison(comparison: Comparison, folder: Path) -> Path:
     import reports  # noqa: PLC0415 - pandas and matplotlib load only where a page is drawn
 
     return reports.write_comparison(folder, comparison, current_language())
-
-
-def _gate(path: Path | None, *, is_kernels: bool) -> Gate:
-    """The gate of a file, or what is judged without one."""
-    if path is None:
-        return KERNEL_GATE if is_kernels else DEFAULT_GATE
-    gate = load_gate(path)
-    if is_kernels and KERNEL_TIME not in gate.gate:
-        raise InputError(message("cli.gate_without_kernels", path=str(path), measure=KERNEL_TIME))
-    if not is_kernels and set(gate.gate) == {KERNEL_TIME}:
-        raise InputError(message("cli.gate_without_requests", path=str(path)))
-    return for_kernels(gate) if is_kernels else gate
 
 
 def _side(path: Path) -> Side:

@@ -18,7 +18,8 @@ from harness.api.running import RunOptions, run_loaded, url_overrides
 from harness.cli.compare import compared
 from harness.cli.run import flags_of, scenario_of
 from harness.cli.terminal import CommandOutcome, OutputLog, ProgressDisplay, silent
-from harness.comparison.repeats import Side, read_side
+from harness.comparison.repeats import Side
+from harness.comparison.sides import read_side
 from harness.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,

@@ -18,7 +18,7 @@ from harness.comparison.describe import (
     value_text,
     verdict_message,
 )
-from harness.comparison.judging import BETTER, NOT_VALID, WORSE, ComparisonRow
+from harness.comparison.judging import NOT_VALID, ComparisonRow
 from harness.errors import EXIT_INVALID
 from harness.messages import localized, message
 from harness.results import store
@@ -64,8 +64,7 @@ def compared(comparison: Comparison, folder: Path) -> CommandOutcome:
 
 def lines_of(comparison: Comparison) -> list[OutputLine]:
     """The answer, the table of what the gate judges (of kernels what changed), and the warnings, for a terminal."""
-    changed = (BETTER, WORSE)
-    rows = [row for row in comparison.judged if not comparison.is_kernels or row.broken or row.verdict in changed]
+    rows = comparison.kind.listed(comparison.judged)
     sensitivity = [] if comparison.sensitivity is None else [comparison.sensitivity]
     table = _table(rows) if rows else []
     return [*sensitivity, comparison.answer, *table, *map(describe_warning, comparison.warnings)]

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.comparison.comparability import align_measurements, incompatibilities
 from harness.comparison.judging import BETTER, WORSE, ComparisonRow, judge
 from harness.comparison.measures import in_view, value_of
-from harness.comparison.repeats import Side, read_side
-from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
+from harness.comparison.repeats import Side
+from harness.comparison.sides import read_side
 from harness.scenario.metrics import Measure, measure_of
 
 
@@ -96,16 +95,18 @@ def _moment(entry: HistoryEntry) -> tuple[str, str]:
 
 
 def _alike(entry: HistoryEntry, other: HistoryEntry) -> bool:
-    return entry.run.get("name") == other.run.get("name") and not incompatibilities(entry.side, other.side)
+    kind = entry.side.kind
+    if kind is not other.side.kind or entry.run.get("name") != other.run.get("name"):
+        return False
+    return not kind.incompatibilities(entry.side, other.side)
 
 
 def _changed(before: Sequence[HistoryEntry], entry: HistoryEntry) -> list[ComparisonRow]:
     """What changed since the last run before; those before it tell how far two runs differ by chance."""
-    sides, gate = (before[-1].side, entry.side), DEFAULT_GATE
-    if entry.side.is_kernels:
-        sides, gate = align_measurements(*sides), KERNEL_GATE
-    earlier = () if entry.side.is_kernels else [repeat for past in before[:-1] for repeat in past.side.repeats]
-    rows = judge(*sides, gate, earlier=earlier)
+    kind = entry.side.kind
+    repeats = [repeat for past in before[:-1] for repeat in past.side.repeats]
+    earlier = [repeat for repeat in repeats if kind.noise_key(repeat) is not None]
+    rows = judge(*kind.aligned(before[-1].side, entry.side), kind.default_gate, earlier=earlier)
     return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
 
 

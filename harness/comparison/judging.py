@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.metrics import RATES_WINDOW
-from harness.comparison.comparability import pairs
 from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_binomial_error
 from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of
-from harness.comparison.repeats import Repeat, Side
+from harness.comparison.repeats import Repeat, Side, pairs
 from harness.kernels.repeats import WRONG
 from harness.messages import Message, message
 from harness.scenario.gate import Gate

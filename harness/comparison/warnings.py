@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
-from harness.comparison.comparability import ChangedSetting, Incompatibility, pairs
+from harness.comparison.comparability import ChangedSetting, Incompatibility
 from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
 from harness.comparison.repeats import Repeat, Side
 from harness.messages import Message, message, plain
 from harness.scenario.gate import Gate
 from harness.scenario.metrics import FAILED_SHARE
-from harness.scenario.stages import stage_title
 
 LEAST_FAILURES_APART = 0.01
 MOST_MOVED = 0.05  # of a copy's rate between two runs: more says as much of the kernels' times
@@ -84,16 +83,11 @@ def _repeats(
     base: Side, new: Side, gate: Gate, rows: Sequence[ComparisonRow], changed: Sequence[ChangedSetting]
 ) -> Iterator[Warning]:
     step = message("comparison.repeat_next", command=_command(new, changed))
-    if any(row.reason == SINGLE_RUNS for row in rows):
-        code = "comparison.single_runs_kernel" if base.is_kernels else "comparison.single_runs_engine"
-        yield Warning("few_repeats", WARNING, message(code), step)
-    elif gate.between_runs is not None and len(base.repeats) == len(new.repeats) == 1:
-        code = "comparison.assumed_noise_kernel" if base.is_kernels else "comparison.assumed_noise_engine"
-        yield Warning("few_repeats", WARNING, message(code, noise=gate.between_runs), step)
-    elif not base.is_kernels and any(len(side.runs) == 1 < len(side.repeats) for side in (base, new)):
-        yield Warning("one_start", NOTE, message("comparison.one_start"), step)
-    if pairs(base, new) is None and not base.is_kernels:
-        yield Warning("unpaired", NOTE, message("comparison.unpaired"), message("comparison.unpaired_next"))
+    is_single = any(row.reason == SINGLE_RUNS for row in rows)
+    is_few = is_single or (gate.between_runs is not None and len(base.repeats) == len(new.repeats) == 1)
+    if is_few:
+        yield Warning("few_repeats", WARNING, base.kind.few_repeats(None if is_single else gate.between_runs), step)
+    yield from base.kind.repeat_warnings(base, new, step, is_few=is_few)
 
 
 def _command(new: Side, changed: Sequence[ChangedSetting]) -> str:
@@ -109,13 +103,9 @@ def _stages_of_one_side(base: Side, new: Side) -> Iterator[Warning]:
     lone = set().union(*(repeat.stages for repeat in base.repeats)) ^ set().union(
         *(repeat.stages for repeat in new.repeats)
     )
-    if lone and base.is_kernels:
-        text = message("comparison.measurements_of_one_side", count=len(lone))
-        yield Warning("stages", NOTE, text, message("comparison.measurements_of_one_side_next"))
-    elif lone:
-        stages = {number: stage for repeat in repeats for number, stage in repeat.stages.items()}
-        text = message("comparison.stages_of_one_side", stages=[stage_title(n, stages[n]) for n in sorted(lone)])
-        yield Warning("stages", WARNING, text, message("comparison.stages_of_one_side_next"))
+    if lone:
+        stages = {number: stage for repeat in repeats for number, stage in repeat.stages.items() if number in lone}
+        yield base.kind.lone_stages(stages)
 
 
 def _low_power(rows: Sequence[ComparisonRow], gate: Gate) -> Iterator[Warning]:

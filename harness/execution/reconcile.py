@@ -7,7 +7,7 @@ never sent.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers, decode_journa
 from harness.client.journal import read_sent, worker_journals
 from harness.engines import offline as offline_engine
 from harness.errors import ResultError
-from harness.kernels import result as kernel_result
+from harness.kernels.result import write_kernel_result
 from harness.messages import message
 from harness.results import store
 from harness.results.file_schemas import StageNoteSchema
@@ -302,15 +302,21 @@ def finish(folder: Path, *, details: bool = True) -> dict[str, Any]:
     Raises:
         ResultError: where the folder holds neither records nor the raw files of a run.
     """
+    run = store.read_run(folder)
+    return _WRITERS[store.kind_of(run)](folder, run, details)
+
+
+def _write_kernels(folder: Path, run: Mapping[str, Any], _details: bool) -> dict[str, Any]:  # noqa: FBT001 - as `_write_served`
+    summary = write_kernel_result(folder, run)
+    shutil.rmtree(folder / store.RAW, ignore_errors=True)
+    return summary
+
+
+def _write_served(folder: Path, run: Mapping[str, Any], details: bool) -> dict[str, Any]:  # noqa: FBT001 - by a table
     from harness.analysis.summary import summarize  # noqa: PLC0415 - loads only where a run is finished
     from harness.engines.attach import record_server_marks  # noqa: PLC0415 - likewise
 
-    run = store.read_run(folder)
     raw = folder / store.RAW
-    if kernel_result.is_kernels(run):
-        kernel_summary = kernel_result.write_kernel_result(folder, run)
-        shutil.rmtree(raw, ignore_errors=True)
-        return kernel_summary
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         if not (raw / "plan.npz").exists():
             return _kept(folder)
@@ -324,6 +330,9 @@ def finish(folder: Path, *, details: bool = True) -> dict[str, Any]:
     store.write_json(folder, store.SUMMARY, summary)
     shutil.rmtree(raw, ignore_errors=True)
     return summary
+
+
+_WRITERS = {store.REQUEST_RUN: _write_served, store.KERNEL_RUN: _write_kernels}
 
 
 def _know_secrets(raw: Path) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.comparison.repeats import Side, read_side, repeats_of
+from harness.comparison.repeats import Side
+from harness.comparison.served import repeats_of
+from harness.comparison.sides import read_side
 from harness.errors import ResultError
 from harness.execution.reconcile import finish
 from harness.importers.foreign_summary import Benchmark, Foreign, bare_summary

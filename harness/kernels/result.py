@@ -34,11 +34,6 @@ MOST_BETWEEN = 0.02  # standard deviation between processes: what is taken for i
 MOST_SHARE = 1.05  # of a measured limit; what is above by more than its own noise shows that the limit is none
 
 
-def is_kernels(run: Mapping[str, Any]) -> bool:
-    """Whether run.json is that of a kernel bench."""
-    return "kernels" in run
-
-
 def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     """Write kernels.parquet, kernels.csv and summary.json from the lines of a run; the summary.
 

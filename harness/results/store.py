@@ -283,6 +283,14 @@ def read_json(folder: Path, name: str) -> Any:
         raise ResultError(message("results.unreadable", path=str(path), reason=str(fault))) from None
 
 
+REQUEST_RUN, KERNEL_RUN = "requests", "kernels"  # kinds of runs
+
+
+def kind_of(run: Mapping[str, Any]) -> str:
+    """What a run.json tells of: a run of requests or of kernels."""
+    return KERNEL_RUN if "kernels" in run else REQUEST_RUN
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Read run.json, refusing a format that this version does not know.
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.comparison.comparability import earlier_runs
 from harness.comparison.comparison import compare
 from harness.comparison.control_variate import FluidServer, OfferedWork, serve_fluid
 from harness.comparison.estimation import BlockedRuns, detectable_effect, estimate_effect, f_tail
 from harness.comparison.judging import MACHINE_CHANGED, SINGLE_RUNS, UNDETERMINED, WORSE
-from harness.comparison.repeats import Side, read_side
+from harness.comparison.repeats import Side
+from harness.comparison.sides import earlier_runs, read_side
 from harness.scenario.gate import KERNEL_GATE
 from harness.statistics.difference import Effect, by_pairs
 from tests.comparison.test_judging import GATE, repeat, side

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cli.app import main
-from harness.comparison.comparability import incompatibilities, pairs
 from harness.comparison.comparison import compare
 from harness.comparison.judging import BETTER, NO_DIFFERENCE, NOT_VALID, UNDETERMINED, WORSE, judge
 from harness.comparison.measures import in_view, sample_of, stage_rows, value_of
-from harness.comparison.repeats import Side, read_side, repeats_of
+from harness.comparison.repeats import Side, pairs
+from harness.comparison.served import SERVED, repeats_of
+from harness.comparison.sides import read_side
 from harness.errors import InputError, ResultError
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, Gate
@@ -179,7 +180,7 @@ def test_unlike_runs_are_refused_by_name(facts, fact):
     """Each fact that makes two runs unlike is a line of its own; with --anyway it is a warning."""
     other = side("new", [(0.0100, 400.0)] * 4, **facts)
 
-    assert any(fact in str(one.text) for one in incompatibilities(BASE, other))
+    assert any(fact in str(one.text) for one in SERVED.incompatibilities(BASE, other))
     with pytest.raises(InputError) as refusal:
         compare(BASE, other, GATE)
     assert any(fact in line for line in refusal.value.lines)
@@ -190,7 +191,7 @@ def test_fewer_repeats_of_the_same_are_alike():
     """Two of the base's four seeds were run again: that is no other work."""
     some = Side("new", SLOW.repeats[:2])
 
-    assert incompatibilities(BASE, some) == []
+    assert SERVED.incompatibilities(BASE, some) == []
 
 
 def with_warnings(of, *warnings, valid=True):

@@ -14,7 +14,7 @@ from harness.cli.app import main
 from harness.comparison.comparison import compare
 from harness.comparison.history import histories
 from harness.comparison.judging import BETTER, NO_DIFFERENCE, UNDETERMINED, WORSE
-from harness.comparison.repeats import read_side
+from harness.comparison.sides import read_side
 from harness.errors import InputError
 from harness.kernels.repeats import merge_repeats, process_spread
 from harness.results import store

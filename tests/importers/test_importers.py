@@ -7,7 +7,7 @@ import pytest
 
 from harness.api.result import draw
 from harness.cli.app import main
-from harness.comparison.repeats import read_side
+from harness.comparison.sides import read_side
 from harness.errors import ResultError
 from harness.execution.reconcile import finish
 from harness.importers import import_file, name_of, read_foreign, side_of

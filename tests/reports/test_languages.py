@@ -7,7 +7,7 @@ import pytest
 
 import reports
 from harness.comparison.comparison import compare
-from harness.comparison.repeats import read_side
+from harness.comparison.sides import read_side
 from harness.messages import language, localized
 from harness.scenario.gate import DEFAULT_GATE
 from reports.texts import markup
