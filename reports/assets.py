@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,37 @@ from harness.messages import localized
 
 _SCRIPTS = Path(__file__).parent / "script"
 _EVERYWHERE = ("words.js", "tips.js", "tables.js")
+_LIVE = (
+    *("units.js", "dom.js", "data.js", "view.js", "panels.js", "lines.js", "marks.js", "keys.js"),
+    *("record.js", "controls.js", "list.js", "start.js"),
+)
+UPLOT = Path(__file__).parent / "vendor" / "uplot"
 
 
 @cache
 def script() -> str:
     """The script of every page: explanations of words, and tables that can be sorted."""
     return _joined(_EVERYWHERE)
+
+
+@cache
+def live_script() -> str:
+    """The script of the page of a run: that of every page, uPlot, and the panels that a reader can touch."""
+    library = (UPLOT / "uPlot.iife.min.js").read_text(encoding="utf-8")
+    return f"{_notice()}\n{library}\n{_joined([*_EVERYWHERE, *_LIVE])}"
+
+
+def _notice() -> str:
+    """What uPlot is, and the licence that its copies carry."""
+    release = json.loads((UPLOT / "release.json").read_text(encoding="utf-8"))
+    licence = (UPLOT / "LICENSE").read_text(encoding="utf-8").strip()
+    return f"/*! {release['name']} {release['version']}, {release['source']}\n\n{licence}\n*/"
+
+
+@cache
+def live_styles() -> Markup:
+    """The styles of uPlot."""
+    return Markup((UPLOT / "uPlot.min.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of ours
 
 
 def _joined(names: Sequence[str]) -> str:

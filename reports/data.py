@@ -62,3 +62,8 @@ def limits_of(data: Data) -> list[Limit]:
     """The scenario's limits, each on the view it is held against: from due in open loop."""
     limits = objectives(data.result.run.get("slo") or {}, open_loop=data.is_open)
     return [Limit(objective.metric, objective.statistic, float(objective.limit_s)) for objective in limits]
+
+
+def main_metric(data: Data) -> str:
+    """The latency that a page shows over time: to the first token where answers stream, from due in open loop."""
+    return ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")

@@ -20,12 +20,14 @@ from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.units import format_duration
 from reports import curves, distributions, facts, frames, headline, stalling, tables, timelines
-from reports.assets import json_block, page_script, words
+from reports.assets import json_block, live_script, live_styles, page_script, words
 from reports.data import Data
 from reports.figures.style import drawing
 from reports.glossary import TERMS
+from reports.live_data import run_data
 from reports.loads import title_of
 from reports.palette import stage_variables
+from reports.rows import rows_of
 from reports.svg import Drawing
 from reports.tables import breakable, column_kinds
 from reports.texts import is_hash, markup, paragraph, sentence, severity_name, write_text
@@ -76,12 +78,14 @@ def _context(data: Data) -> dict[str, Any]:
     stage, why = headline.key_stage(result)
     count = int(data.places["stage"].max()) + 1 if len(data.places) else 1
     stalled = stalling.stage_pauses(data)
+    marks = stalling.marks(stalled)
+    gallery = draw_all(data, marks)
     return {
         "result": result,
         "run": _whole(result.run),
         "simulated": result.simulated,
         "started": moment(str(result.run.get("started_utc") or "")),
-        **page_script(),
+        **_live(data, gallery, marks),
         "colours": {"light": stage_variables(count, dark=False), "dark": stage_variables(count, dark=True)},
         "terms": TERMS,
         "stage_names": data.names,
@@ -92,7 +96,7 @@ def _context(data: Data) -> dict[str, Any]:
         "warnings": headline.warnings(result),
         "cards": headline.cards(stage) if stage else (),
         "card_heading": _card_heading(stage, why) if stage else "",
-        "gallery": draw_all(data, stalling.marks(stalled)),
+        "gallery": gallery,
         **_pauses(data, stalled),
         "spreads_lead": paragraph(map(localized, _LEAD if data.is_open else (_LEAD[0], _LEAD[-1]))),
         "overview": tables.overview(result),
@@ -100,6 +104,16 @@ def _context(data: Data) -> dict[str, Any]:
         "errors": frames.error_frame(result).to_dict("records"),
         **_reproduction(result),
     }
+
+
+def _live(data: Data, gallery: "Gallery", stalls: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The script of the page, and the data of its panels where something was measured over time."""
+    if gallery.load is None:
+        return {"live": None, "live_styles": "", **page_script()}
+    drawings = (gallery.load, gallery.lanes, gallery.heat, gallery.client)
+    spans = {"warm": list(rows_of(timelines.warm_frame(data), "start_s", "end_s")), "stalls": stalls}
+    content = json_block(run_data(data, drawings, spans))
+    return {"live": content, "live_styles": live_styles(), **page_script(live_script())}
 
 
 def _card_heading(stage: Mapping[str, Any], reason: str) -> str:

@@ -7,7 +7,9 @@ description for a screen reader, names of its own, and CSS variables in place of
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -87,16 +89,22 @@ def _variable(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure as it stands on the page: its id there, what is written above it, its SVG, and how to read it."""
+    """A figure as it stands on the page: its id there, what is written above it, its SVG, and how to read it.
+
+    `panels` are those over time that the page's script draws in place of the SVG (`reports.live_data`).
+    """
 
     name: str
     title: str
     subtitle: str
     svg: Markup
     caption: str
+    panels: Sequence[Any] = ()
 
 
-def drawn(figure: Figure, name: str, head: Head, description: str, caption: str = "") -> Drawing:
+def drawn(
+    figure: Figure, name: str, head: Head, description: str, caption: str = "", *, panels: Sequence[Any] = ()
+) -> Drawing:
     """A figure as a drawing; `name` is its id, `description` its alternative text with numbers."""
     svg = inline(figure, name, title=head.full_title, description=description)
-    return Drawing(name, head.full_title, head.subtitle, svg, caption)
+    return Drawing(name, head.full_title, head.subtitle, svg, caption, panels)

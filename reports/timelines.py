@@ -11,7 +11,7 @@ from harness.results.request_table import WARMUP
 from harness.telemetry import server_metrics
 from harness.units import time_scale
 from reports import frames
-from reports.data import Data, limits_of
+from reports.data import Data, limits_of, main_metric
 from reports.figures.heat import Grid, Heat
 from reports.figures.lanes import Lanes
 from reports.figures.overtime import Points, SeriesLine, Strip, over_time, unit_of
@@ -31,7 +31,7 @@ _MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest val
 def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
     """Requests under way, tokens per second, and how long every request took to its first token."""
     load = frames.load_frame(data.result, data.places, data.events)
-    metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
+    metric = main_metric(data)
     points = frames.scatter_frame(data.latencies, metric)
     stages = data.places.set_index("place")["stage"]
     points = points.assign(stage=points["place"].map(stages).fillna(0))
@@ -43,7 +43,7 @@ def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
     strips: list[Strip | Points] = [
         Strip(localized("figures.time.requests_in_flight"), under_way),
         Strip(localized("figures.time.token_rate"), [SeriesLine("tokens/s", _line(load, "token_rate"), filled=True)]),
-        Points(latency, points, limits),
+        Points(latency, points, metric, limits),
     ]
     head = data.head(localized("figures.time.title"))
     figure = over_time(strips, data.places, warm_frame(data), head, stalls)
@@ -53,7 +53,7 @@ def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
         tokens=float(load["token_rate"].max()),
         failed=int((points["kind"] == "failed").sum()),
     )
-    return drawn(figure, "over-time", head, words, localized("figures.time.caption"))
+    return drawn(figure, "over-time", head, words, localized("figures.time.caption"), panels=strips)
 
 
 def _line(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -88,7 +88,9 @@ def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | N
         failed=int(frame["failed"].sum()),
     )
     description = paragraph((shown, _most_words(own))) if own else shown
-    return drawn(figure, "lanes", head, description, _lanes_caption(stride(sent), stalled=len(stalls) > 0))
+    return drawn(
+        figure, "lanes", head, description, _lanes_caption(stride(sent), stalled=len(stalls) > 0), panels=strips
+    )
 
 
 def _lanes_caption(every: int, *, stalled: bool) -> str:
@@ -106,7 +108,7 @@ def _lanes_caption(every: int, *, stalled: bool) -> str:
 def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:
     """TTFT and the gaps between tokens over time, as heat maps."""
     span_s = float(min(0.0, data.places["start_s"].min())), float(data.places["end_s"].max())
-    metric = ("ttft" if data.streams else "e2e") + ("_user" if data.is_open else "")
+    metric = main_metric(data)
     grids = [(name_of(metric), request_grid(data.latencies, metric, span_s), _REQUESTS)]
     range_s = _gap_range(data)
     if data.events is not None and data.streams and range_s is not None:
@@ -121,7 +123,7 @@ def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | No
     figure = over_time(strips, data.places, warm_frame(data), head, stalls)
     words = paragraph(localized(most, metric=name, most=grid.most) for name, grid, (_, most), _ in panels)
     caption = [localized("figures.heat.caption"), *([localized("figures.stalls")] if len(stalls) else [])]
-    return drawn(figure, "heat", head, words, paragraph(caption))
+    return drawn(figure, "heat", head, words, paragraph(caption), panels=strips)
 
 
 _REQUESTS = ("figures.heat.requests", "figures.heat.most_requests")  # of a panel: its name, and its fullest cell
@@ -189,7 +191,7 @@ def _sampled(data: Data, strips: Sequence[Strip], title: str, name: str, caption
         return None
     head = data.head(title)
     figure = over_time(strips, data.places, warm_frame(data), head)
-    return drawn(figure, f"{name}-over-time", head, _most_words(strips), caption)
+    return drawn(figure, f"{name}-over-time", head, _most_words(strips), caption, panels=strips)
 
 
 def _most_words(strips: Sequence[Strip]) -> str:

@@ -15,7 +15,7 @@ from reports.palette import ACCENT, MUTED, QUEUE
 
 _TALLEST, _LOWEST = 300, 84
 PHASES = ("figures.lanes.waiting", "figures.lanes.prefill", "figures.lanes.decoding")
-_LOOKS = {PHASES[0]: (MUTED, 0.3), PHASES[1]: (QUEUE, 0.52), PHASES[2]: (ACCENT, 0.82)}  # colour, share of the lane
+LOOKS = {PHASES[0]: (MUTED, 0.3), PHASES[1]: (QUEUE, 0.52), PHASES[2]: (ACCENT, 0.82)}  # colour, share of the lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Lanes:
     @property
     def key(self) -> Sequence[tuple[str, str]]:
         """The meaning of the colours."""
-        return [(localized(code), colour) for code, (colour, _) in _LOOKS.items()]
+        return [(localized(code), colour) for code, (colour, _) in LOOKS.items()]
 
 
 def draw_lanes(axes: Axes, lanes: Lanes) -> None:
@@ -53,7 +53,7 @@ def draw_lanes(axes: Axes, lanes: Lanes) -> None:
     stop = np.where(np.isfinite(edges[2]), edges[2], edges[3])
     pitch = axes.bbox.height / lanes.count
     phases = ((edges[0], edges[1]), (edges[1], stop), (edges[2], edges[3]))
-    for (colour, share), (start, end) in zip(_LOOKS.values(), phases, strict=True):
+    for (colour, share), (start, end) in zip(LOOKS.values(), phases, strict=True):
         _bars(axes, (start, end, lane), colour, pitch * share)
     crosses(axes, edges[3][failed], lane[failed])
 

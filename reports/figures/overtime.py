@@ -57,10 +57,11 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """One panel of single requests: a frame of at_s, value, kind and place; limits that apply."""
+    """One panel of single requests: a frame of at_s, value (of the metric), kind and place; limits that apply."""
 
     name: str
     frame: pd.DataFrame
+    metric: str
     limits: Sequence[Limit] = field(default_factory=tuple)
 
 
@@ -81,7 +82,7 @@ def over_time(
     """
     heights = [_height(strip) for strip in strips]
     figure = paper((WIDE, _HEAD + sum(heights) + _GAP * (len(strips) - 1) + _FOOT), head)
-    span = _span(places)
+    span = time_span(places)
     top = _HEAD
     total = figure.get_figheight() * 72
     for strip, height in zip(strips, heights, strict=True):
@@ -125,7 +126,8 @@ def _mark_stalls(axes: Axes, stalls: Sequence[tuple[float, float]], *, named: bo
               color=STALL, markersize=4, clip_on=False)  # fmt: skip
 
 
-def _span(places: pd.DataFrame) -> tuple[float, float]:
+def time_span(places: pd.DataFrame) -> tuple[float, float]:
+    """The run's first and last second, that all panels over time have as their range."""
     first, last = min(0.0, float(places["start_s"].min())), float(places["end_s"].max())
     return first, max(last, first + 1e-3)
 

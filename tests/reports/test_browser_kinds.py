@@ -51,6 +51,7 @@ function look(frame) {{
   found.foreign = all("img, iframe, object, link[rel=stylesheet], [onerror], [src]").length;
   found.scripts = all("script:not([type])").length;
   found.ran = all(".tip").length;
+  all(".is-live").forEach(function (part) {{ part.classList.remove("is-live"); }});  // the drawings that the script hid
   return Object.assign(found, words(frame, all("svg.chart")));
 }}
 function words(frame, charts) {{

@@ -1,0 +1,139 @@
+// The record of one request: its times, tokens and error, and what the engine showed then.
+
+let record = null; // the element
+let cameFrom = null; // what had the focus before
+
+function factList(pairs) {
+  return make("dl", { class: "facts" }, ...pairs.filter((pair) => pair && pair[1] !== "").map(([name, value]) => make("div", {},
+    make("dt", {}, name), make("dd", {}, value))));
+}
+
+function smallTable(caption, heads, rows) {
+  return make("table", {}, make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, ...heads.map((head, i) => make("th", { scope: "col", class: i ? "number" : "" }, head)))),
+    make("tbody", {}, ...rows.map(([name, ...values]) => make("tr", {}, make("th", { scope: "row" }, name),
+      ...values.map((value) => make("td", { class: "number" }, value))))));
+}
+
+function wholeNumber(name, row) {
+  const value = requests.counts[name][row];
+  return value === MISSING ? NONE : count(value);
+}
+
+// When what happened, and how long after the request was due.
+function timesTable(row) {
+  const names = ["due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns"];
+  const due = stampS("due_ns", row);
+  const rows = names.filter((name) => Number.isFinite(stampS(name, row))).map((name) => [
+    run.words.stamps[name], moment(stampS(name, row)), name === "due_ns" || !Number.isFinite(due) ? NONE : "+" + duration(stampS(name, row) - due),
+  ]);
+  return smallTable(run.words.times, ["", run.words.at, run.words.since_due], rows);
+}
+
+function latencyList(row) {
+  const names = Object.keys(run.metrics).filter((name) => Number.isFinite(requests.latencies[name][row]));
+  return names.length ? factList(names.map((name) => [run.metrics[name], duration(requests.latencies[name][row])])) : "";
+}
+
+function tokenList(row) {
+  return factList(["input_asked", "input_tokens", "cached_tokens", "output_asked", "output_tokens", "events"]
+    .map((name) => [run.words.tokens[name], wholeNumber(name, row)]));
+}
+
+function errorPart(row) {
+  const number = requests.error[row];
+  if (number < 0) { return []; }
+  const [name, message] = requests.texts[number];
+  const status = requests.counts.http_status[row];
+  return [make("h4", {}, run.words.error), make("p", { class: "failure" }, make("code", {}, name),
+    status > 0 ? ` HTTP ${status}` : "", message ? make("samp", {}, message) : "")];
+}
+
+// The engine's gauges at the samples nearest to three moments of the request.
+function statePart(row) {
+  const gauges = Object.keys(state).filter((name) => state[name]);
+  if (!gauges.length) { return make("p", { class: "fine" }, run.words.state_unknown); }
+  const moments = ["sent_ns", "first_ns", "done_ns"].filter((name) => Number.isFinite(stampS(name, row)));
+  const rows = moments.map((name) => {
+    const found = gauges.map((gauge) => stateAt(gauge, stampS(name, row)));
+    const shown = found.map((sample, i) => (gauges[i] === "kv" ? share(sample.value) : trimmed(sample.value)));
+    return [run.words.stamps[name], moment(found[0].at, 2), ...shown];
+  });
+  return smallTable(run.words.state, ["", run.words.sampled, ...gauges.map((name) => run.words.gauges[name])], rows);
+}
+
+function phasesBar(row) {
+  const [from, to] = [requests.dueS[row], overS(row)];
+  const looks = ["muted", "queue", "accent"];
+  const bars = lanePhases(row).map(([begin, end], i) => (end > begin ? make("i", {
+    style: { "--chip": `var(--${looks[i]})`, "flex-grow": String((end - begin) / (to - from)) } }) : ""));
+  return make("div", { class: "phases", "aria-hidden": "true" }, ...bars);
+}
+
+function stageName(row) {
+  const stage = run.stages.find((place) => place.place === requests.place[row]);
+  return stage ? stage.name : NONE;
+}
+
+function summaryList(row) {
+  const { counts, countedBy } = requests;
+  const counted = requests.warmup[row] ? "warmup" : requests.counted[row] ? "counted" : "left_out";
+  return factList([
+    [run.words.stage, stageName(row)],
+    [run.words.outcome, run.words.status[STATUSES[requests.status[row]]]],
+    [run.words.counts, run.words.counting[counted]],
+    counts.session[row] === MISSING ? null : [run.words.session, `${counts.session[row]} · ${counts.turn[row] + 1}`],
+    [run.words.counted_by, countedBy.texts[countedBy.rows[row]]],
+    counts.resends[row] > 0 ? [run.words.resends, count(counts.resends[row])] : null,
+  ]);
+}
+
+function recordHead(row) {
+  const rows = shownRows();
+  const at = rows.indexOf(row);
+  const step = (by, text, label) => {
+    const made = button(text, () => openRecord(requests.counts.index[rows[at + by]], null), { "aria-label": label });
+    made.disabled = at < 0 || rows[at + by] === undefined;
+    return made;
+  };
+  return make("div", { class: "record-head" }, make("h3", { id: "record-title", tabindex: "-1" }, requestTitle(row)),
+    step(-1, "‹", run.words.previous), step(1, "›", run.words.next), button("✕", closeRecord, { "aria-label": run.words.close }));
+}
+
+function fillRecord(row) {
+  record.dataset.request = requests.counts.index[row];
+  record.replaceChildren(recordHead(row), phasesBar(row), summaryList(row), ...errorPart(row), timesTable(row),
+    make("h4", {}, run.words.latencies), latencyList(row) || make("p", { class: "fine" }, run.words.no_latency),
+    make("h4", {}, run.words.tokens_title), tokenList(row), statePart(row));
+}
+
+// Opens the record of a request by its index; `from` gets the focus back, and is kept where it is null.
+function openRecord(index, from) {
+  if (from) { cameFrom = from; }
+  setView({ request: index });
+  record.querySelector("h3").focus({ preventScroll: true });
+  say(requestLine(rowOf.get(index)));
+}
+
+function closeRecord() {
+  setView({ request: MISSING });
+  if (cameFrom) { cameFrom.focus({ preventScroll: true }); }
+  cameFrom = null;
+}
+
+function showRecord(changes) {
+  if (!("request" in changes)) { return; }
+  const row = rowOf.get(view.request);
+  record.hidden = row === undefined;
+  if (row !== undefined) { fillRecord(row); }
+}
+
+function makeRecord() {
+  record = make("aside", { class: "record", id: "record", role: "dialog", "aria-labelledby": "record-title" });
+  record.hidden = true;
+  document.body.append(record, said);
+  onView(showRecord);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !record.hidden) { closeRecord(); }
+  });
+}
