@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.answer import LIMITS, SATURATION, knee
+from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized
 from harness.units import format_duration
 from reports.data import Data, limits_of
@@ -49,28 +50,30 @@ def further_curves(data: Data) -> Iterator[Drawing]:
 
 def curve(data: Data, metric: str) -> Drawing:
     """One metric against the rate offered (closed: reached), or side by side where all stages ask for the same rate."""
-    rate = "offered_rate" if data.is_open else "output_token_rate"
+    offered = bool(data.places["is_open"].all())  # stages of both kinds have only what they reached in common
+    rate = "offered_rate" if offered else "output_token_rate"
     by_stage = same_level(data.result.run.get("stages") or ())
     tail = judged_statistic(data.result, metric)
     table = _points(data, metric, "stage" if by_stage else rate, tail)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
-    bracket = _capacity(data) if not by_stage and (limits or metric == _hero_metric(data)) else None
+    bracket = _capacity(data, rate) if not by_stage and (limits or metric == _hero_metric(data)) else None
     scale = scale_of(table["tail"].to_numpy(dtype=np.float64), times=True)
     head = data.head(
-        _title(metric, by_stage=by_stage, is_open=data.is_open),
+        _title(metric, by_stage=by_stage, is_open=offered),
         localized("figures.curve.subtitle", unit=scale.unit, tail=tail),
     )
-    axis = "figures.curve.requests_offered" if data.is_open else "figures.curve.tokens_reached"
+    axis = "figures.curve.requests_offered" if offered else "figures.curve.tokens_reached"
     across = "" if by_stage else localized(axis)
-    figure = throughput_latency(Throughput(table, tail, across, limits, bracket), head)
+    upward = localized("figures.axis", name=name_of(metric), unit=scale.unit)
+    figure = throughput_latency(Throughput(table, tail, across, limits, bracket, upward), head)
     points = [
         localized("figures.curve.point", stage=short, p50_s=p50, tail_s=high)
         for short, p50, high in rows_of(table, "short", "p50", "tail")
     ]
     description = localized("figures.curve.description", tail=tail, points=points)
-    unit = "req/s" if data.is_open else "tokens/s"
+    unit = "req/s" if offered else "tokens/s"
     texts = [description, *limit_words(limits), *([_knee_words(bracket, unit)] if bracket else [])]
-    return drawn(figure, f"curve-{metric}", head, paragraph(texts), _caption(by_stage=by_stage, is_open=data.is_open))
+    return drawn(figure, f"curve-{metric}", head, paragraph(texts), _caption(table, by_stage=by_stage, is_open=offered))
 
 
 def _title(metric: str, *, by_stage: bool, is_open: bool) -> str:
@@ -82,21 +85,29 @@ def _title(metric: str, *, by_stage: bool, is_open: bool) -> str:
     return localized("figures.curve.by_throughput", metric=name)
 
 
-def _caption(*, by_stage: bool, is_open: bool) -> str:
-    if by_stage:
-        return localized("figures.curve.side_by_side")
-    return localized("figures.curve.offered") if is_open else localized("figures.curve.reached")
+def _caption(table: pd.DataFrame, *, by_stage: bool, is_open: bool) -> str:
+    kind = "figures.curve.side_by_side" if by_stage else "figures.curve.offered" if is_open else "figures.curve.reached"
+    notes = {
+        "figures.curve.two_loops": len(set(table["loop"])) > 1,
+        "figures.curve.not_valid": not table["valid"].all(),
+        "figures.curve.open_interval": bool((table["tail_open"].eq(True) | table["p50_open"].eq(True)).any()),
+    }
+    return paragraph([localized(kind), *(localized(code) for code, is_so in notes.items() if is_so)])
 
 
 def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
-    """One metric of every stage: columns rate, done, stage, short, p50 and tail with the ends of their intervals.
+    """One metric of every stage, with the columns that `Throughput` names.
 
     `done` is the rate of answers beside an offered one, else NaN.
     """
     rows = data.metrics[data.metrics["metric"] == metric]
-    ends = {f"tail_{end}": rows.get(f"{tail}_{end}", np.nan) for end in ("low", "high")}
+    ends = {f"tail_{end}": rows.get(f"{tail}_{end}", np.nan) for end in ("low", "high", "open")}
+    kinds = dict(rows_of(data.places, "stage", "is_open"))
+    kept = warnings_of(data.result.summary)
+    valid = [not is_invalid(kept, stage, repeat) for stage, repeat in rows_of(rows, "stage", "repeat")]
     done = rows["request_rate"] if rate == "offered_rate" else np.nan
-    table = rows.assign(rate=rows[rate], done=done, short=rows["stage"].map(data.names), tail=rows[tail], **ends)
+    table = rows.assign(rate=rows[rate], done=done, short=rows["stage"].map(data.names), tail=rows[tail], valid=valid,
+                        loop=rows["stage"].map(kinds), **ends)  # fmt: skip
     known: pd.DataFrame = table.dropna(subset=["rate", "p50"])
     return known
 
@@ -104,11 +115,11 @@ def _points(data: Data, metric: str, rate: str, tail: str) -> pd.DataFrame:
 _KNEES = {LIMITS: "figures.curve.limits_break", SATURATION: "figures.curve.saturates"}
 
 
-def _capacity(data: Data) -> Capacity | None:
-    """The knee of summary.json; of a result of before, which has none, by the same function."""
+def _capacity(data: Data, rate: str) -> Capacity | None:
+    """The knee where it is of this rate: that of summary.json, or of a result of before by the same function."""
     summary = data.result.summary
     own = summary["knee"] if "knee" in summary else knee(data.result.stages, grew(data.result))
-    return Capacity(own["held"], own["broken"], _KNEES[own["by"]]) if own else None
+    return Capacity(own["held"], own["broken"], _KNEES[own["by"]]) if own and own["rate"] == rate else None
 
 
 def _knee_words(knee: Capacity, unit: str) -> str:

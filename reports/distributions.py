@@ -72,7 +72,8 @@ def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
     title = "figures.shape.by_turn" if by_turn else "figures.shape.by_length"
     head = data.head(localized(title, metric=name_of(metric)), localized("figures.shape.subtitle", unit=scale.unit))
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
-    shape = Violin(alone, bins, by_turn=by_turn, names=data.names, limits=limits)
+    shape = Violin(alone, bins, by_turn=by_turn, names=data.names, limits=limits,
+                   upward=localized("figures.axis", name=name_of(metric), unit=scale.unit))  # fmt: skip
     figure = shape_figure(shape, scale, head)
     caption = localized("figures.shape.turns" if by_turn else "figures.shape.lengths")
     return drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
@@ -126,7 +127,9 @@ def _spread(data: Data, metric: str, curves: pd.DataFrame, others: pd.DataFrame)
     by = "figures.spread.by_gap" if metric == "itl" else "figures.spread.by_request"
     subtitle = [localized(by, unit=scale.unit), *([localized("figures.spread.views")] if len(others) else [])]
     head = data.head(_TITLES[metric], listed(subtitle, "parts"))
-    figure = percentile_curves(Spread(curves, others, _interval_frame(data, metric), data.names, limits), scale, head)
+    upward = localized("figures.axis", name=_TITLES[metric], unit=scale.unit)
+    spread = Spread(curves, others, _interval_frame(data, metric), data.names, limits, upward)
+    figure = percentile_curves(spread, scale, head)
     words = [localized("figures.percentiles", series=_percentile_words(data, metric)), *limit_words(limits)]
     if len(others):
         series = _percentile_words(data, metric.removesuffix("_user"))
@@ -150,13 +153,13 @@ def _percentile_words(data: Data, metric: str) -> list[str]:
 
 
 def _interval_frame(data: Data, metric: str) -> pd.DataFrame:
-    """The summary's intervals of p50, p90 and p99: columns stage, share, low, high; none of a repeated stage."""
+    """The summary's intervals of p50, p90 and p99: columns stage, share, low, high, open; none of a repeated stage."""
     own = data.metrics[data.metrics["metric"] == metric]
     single = own[~own["stage"].duplicated(keep=False)]
     rows = [
-        {"stage": stage, "share": share, "low": low, "high": high}
+        {"stage": stage, "share": share, "low": low, "high": high, "open": is_open}
         for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
-        for stage, low, high in rows_of(single, "stage", f"{name}_low", f"{name}_high")
+        for stage, low, high, is_open in rows_of(single, "stage", *(f"{name}_{end}" for end in ("low", "high", "open")))
         if low == low  # noqa: PLR0124 - nan, which is no interval, is unequal to itself
     ]
-    return frame_of_rows(rows, ("stage", "share", "low", "high"))
+    return frame_of_rows(rows, ("stage", "share", "low", "high", "open"))

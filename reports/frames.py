@@ -30,6 +30,7 @@ from harness.results.request_table import (
     requests_from_columns,
 )
 from harness.scenario.stages import label, load_name
+from harness.statistics.distributions import has_open_end
 from harness.units import NS_PER_S
 from reports.figures.heat import Grid
 from reports.figures.style import Floats
@@ -48,7 +49,7 @@ _PLACE_COLUMNS = (
 )
 _METRIC_COLUMNS = (
     *("stage", "repeat", "metric", "offered_rate", "request_rate", "output_token_rate", *STATISTICS),
-    *(f"{name}_{end}" for name in BOUNDED for end in ("low", "high")),
+    *(f"{name}_{end}" for name in BOUNDED for end in ("low", "high", "open")),
 )
 
 
@@ -93,7 +94,8 @@ def metric_frame(result: ResultFiles) -> pd.DataFrame:
     """One row a stage, repeat and metric of the summary: its statistics and the ends of their intervals.
 
     Columns: stage, repeat, metric, offered_rate, request_rate, output_token_rate, then `STATISTICS`, then for
-    each statistic that may have one the interval as mean_low, mean_high, p50_low, …
+    each statistic that may have one the interval as mean_low, mean_high, mean_open, p50_low, …; open where it
+    reaches the largest value.
     """
     rows = [
         {
@@ -105,6 +107,7 @@ def metric_frame(result: ResultFiles) -> pd.DataFrame:
             "output_token_rate": number(stage.get("output_token_rate")),
             **{name: number(statistics.get(name)) for name in STATISTICS},
             **_intervals(statistics.get("ci95") or {}),
+            **{f"{name}_open": has_open_end(statistics, name) for name in BOUNDED},
         }
         for place, stage in enumerate(result.stages)
         for metric in METRICS

@@ -7,9 +7,10 @@ from typing import Any
 from harness.analysis.answer import holding_stages
 from harness.analysis.slo import objectives
 from harness.analysis.steady_state import OFFLINE, is_open
-from harness.analysis.warnings import Warning, warnings_of
+from harness.analysis.warnings import Warning, is_invalid, warnings_of
 from harness.messages import Message, localized, stored
 from harness.results.folder import ResultFiles, number
+from harness.statistics.distributions import has_open_end
 from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
 from reports.loads import load_text, short_duration, stage_title, trimmed
@@ -37,10 +38,13 @@ def answer(result: ResultFiles) -> str:
 
 def key_stage(result: ResultFiles) -> tuple[Mapping[str, Any] | None, str]:
     """The stage whose figures stand on the cards, and the reason why it is that one."""
-    stages = [stage for stage in result.stages if (stage.get("requests") or {}).get("completed")]
+    kept = warnings_of(result.summary)
+    answered = [stage for stage in result.stages if (stage.get("requests") or {}).get("completed")]
+    valid = [s for s in answered if not is_invalid(kept, s.get("index") or 0, s.get("repeat") or 0)]
+    stages = valid or answered  # of a run of which nothing is valid the cards still show what was measured
     if not stages:
         return None, ""
-    held = holding_stages(result.stages, grew(result))
+    held = holding_stages(stages, grew(result))
     met = [stage for stage in stages if stage.get("slo") and stage.get("index") in held]
     if len(result.stages) == 1:
         return stages[0], ""
@@ -67,25 +71,52 @@ def cards(stage: Mapping[str, Any]) -> list[Card]:
     """Key figures of one stage."""
     load = stage.get("load") or {}
     by_clock = is_open(str(load.get("kind")))
-    if stage.get("offered_rate") is not None:
-        note = localized("page.cards.offered", rate=number(stage["offered_rate"]))
-    else:
-        note = localized("page.cards.requested_rate", rate=trimmed(load["rate"])) if "rate" in load else _at_once(load)
+    note = "" if "rate" in load else _at_once(load)
     concurrency = stage.get("concurrency") or {}
     in_flight = localized("page.cards.in_flight", mean=number(concurrency.get("mean")))
     latencies = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
     return [
+        *_offered_card(stage, load),
         Card("request_rate", localized("page.cards.request_rate"), _rate(stage, "request_rate"), "req/s", note),
+        *_goodput_card(stage),
         Card(
             "output_token_rate",
             localized("page.cards.output"),
             _rate(stage, "output_token_rate"),
             "tokens/s",
-            in_flight,
+            listed([text for text in (_per_npu(stage), in_flight) if text], "parts"),
         ),
         *(_latency_card(stage, metric) for metric in latencies),
         _completed(stage.get("requests") or {}),
     ]
+
+
+def _offered_card(stage: Mapping[str, Any], load: Mapping[str, Any]) -> list[Card]:
+    """The rate at which requests came due, in an open loop."""
+    if not is_open(str(load.get("kind"))):
+        return []
+    requested = localized("page.cards.requested_rate", rate=trimmed(load["rate"])) if "rate" in load else ""
+    offered = stage.get("offered_rate")
+    if offered is None:
+        return []
+    return [Card("offered_rate", localized("page.cards.offered"), significant(number(offered)), "req/s", requested)]
+
+
+def _goodput_card(stage: Mapping[str, Any]) -> list[Card]:
+    """Responses a second that kept every limit, where there are limits."""
+    if stage.get("goodput") is None:
+        return []
+    good, every = number(stage["goodput"]), number(stage.get("request_rate"))
+    share = localized("page.cards.good_share", share=good / every) if every > 0 else ""
+    return [Card("goodput", localized("page.stages.goodput"), significant(good), "req/s", share)]
+
+
+def _per_npu(stage: Mapping[str, Any]) -> str:
+    """The output a NPU, where the number of NPUs is known and is not one."""
+    own = stage.get("efficiency") or {}
+    rate = own.get("npu_token_rate")
+    same = rate is None or rate == stage.get("output_token_rate")
+    return "" if same else localized("page.cards.per_npu", rate=rate)
 
 
 def _rate(stage: Mapping[str, Any], name: str) -> str:
@@ -111,7 +142,7 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     value, _, unit = format_duration(statistics.get(statistic)).rpartition(" ")
     pair = (statistics.get("ci95") or {}).get(statistic)
     notes = (
-        localized("page.cards.interval", interval=interval(pair)) if pair else _too_short(statistics, statistic),
+        interval_note(statistics, statistic) if pair else _too_short(statistics, statistic),
         _completed_only(stage, held.get(statistic)),
     )
     return Card(
@@ -156,6 +187,14 @@ def _completed(requests: Mapping[str, Any]) -> Card:
     )
 
 
+def interval_note(statistics: Mapping[str, Any], name: str) -> str:
+    """The interval of a statistic as a note; one that reaches the largest value has no upper end."""
+    pair = statistics["ci95"][name]
+    if has_open_end(statistics, name):
+        return localized("page.cards.interval_open", low_s=pair[0])
+    return localized("page.cards.interval", interval=interval(pair))
+
+
 def interval(pair: Sequence[float] | None) -> str:
     """An interval in one unit, such as `0.81–1.12 s`; empty where there is none."""
     if not pair:
@@ -186,6 +225,11 @@ class WarningGroup:
     severity: str
     next: Message
     texts: Sequence[tuple[str, Message]]
+
+    @property
+    def count(self) -> int:
+        """How many warnings are of this kind."""
+        return len(self.texts)
 
 
 def badges(result: ResultFiles) -> list[Badge]:

@@ -162,6 +162,7 @@ def _figures(history: History, number: int) -> Iterator[Drawing]:
         by_run = localized("page_history.unit_by_run", unit=unit) if unit else localized("page_history.by_run")
         head = Head(name, by_run, simulated=history.simulated)
         text = _words(name, history, frame)
+        upward = localized("figures.axis", name=name, unit=unit) if unit else name
         with drawing():
-            figure = trend_lines(frame, len(history.entries), head, times=measure.is_latency)
+            figure = trend_lines(frame, len(history.entries), head, upward, times=measure.is_latency)
             yield drawn(figure, f"trend-{number}-{key}", head, text)

@@ -19,7 +19,7 @@ from harness.messages import localized
 from harness.results import store
 from harness.results.folder import ResultFiles
 from harness.units import format_duration
-from reports import curves, distributions, facts, frames, headline, stalling, tables, timelines
+from reports import curves, decision, distributions, facts, frames, headline, stalling, tables, timelines
 from reports.assets import json_block, live_script, live_styles, page_script, words
 from reports.data import Data
 from reports.figures.style import drawing
@@ -99,6 +99,7 @@ def _context(data: Data) -> dict[str, Any]:
         "gallery": gallery,
         **_pauses(data, stalled),
         "spreads_lead": paragraph(map(localized, _LEAD if data.is_open else (_LEAD[0], _LEAD[-1]))),
+        "decision": decision.decision_view(data),
         "overview": tables.overview(result),
         "stages": tables.stage_tables(result),
         "errors": frames.error_frame(result).to_dict("records"),

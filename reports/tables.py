@@ -9,9 +9,11 @@ from markupsafe import Markup
 
 from harness.analysis.client_error import KERNEL
 from harness.analysis.steady_state import is_open
+from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized, stored
 from harness.results.folder import ResultFiles, number
 from harness.scenario.metrics import statistic_name
+from harness.statistics.distributions import has_open_end
 from harness.units import (
     format_count,
     format_duration,
@@ -100,6 +102,7 @@ def overview(result: ResultFiles) -> Table:
     """A row a stage: offered and achieved load, counts, and the latencies that matter most."""
     stages = result.stages
     by_clock = any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages)
+    limited = any(stage.get("slo") for stage in stages)
     metrics = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
     shown = {metric: ("p50", judged_statistic(result, metric)) for metric in metrics}
     scales = {metric: _scale(stages, metric) for metric in metrics}
@@ -107,6 +110,7 @@ def overview(result: ResultFiles) -> Table:
         Column("", localized("page.stages.stage")),
         *([Column("offered_rate", localized("page.stages.offered"), "req/s")] if by_clock else []),
         Column("request_rate", localized("page.stages.rate"), "req/s"),
+        *([Column("goodput", localized("page.stages.goodput"), "req/s")] if limited else []),
         Column("output_token_rate", localized("page.stages.output"), "tokens/s"),
         Column("concurrency", localized("page.stages.in_flight"), localized("page.stages.mean")),
         Column("", localized("page.cards.completed")),
@@ -116,25 +120,31 @@ def overview(result: ResultFiles) -> Table:
     ]
     picked = [(metric, name, scales[metric][0]) for metric in metrics for name in shown[metric]]
     growing = grew(result)
-    return Table(columns, [_overview_row(stage, picked, growing, by_clock=by_clock) for stage in stages])
+    rates = [name for name, is_shown in (("offered_rate", by_clock), ("request_rate", True), ("goodput", limited),
+                                         ("output_token_rate", True)) if is_shown]  # fmt: skip
+    kept = warnings_of(result.summary)
+    invalid = [is_invalid(kept, stage.get("index") or 0, stage.get("repeat") or 0) for stage in stages]
+    rows = [
+        _overview_row(stage, rates, picked, _limits_cell(stage, growing, invalid=is_so))
+        for stage, is_so in zip(stages, invalid, strict=True)
+    ]
+    return Table(columns, rows)
 
 
 def _overview_row(
-    stage: Mapping[str, Any], picked: Sequence[tuple[str, str, float]], growing: set[int], *, by_clock: bool
+    stage: Mapping[str, Any], rates: Sequence[str], picked: Sequence[tuple[str, str, float]], limits: Cell
 ) -> list[Cell]:
     requests = stage.get("requests") or {}
     failed = requests.get("failed") or 0
     unanswered = sum(requests.get(name) or 0 for name in ("cancelled", "never_sent"))
     return [
         Cell(column_title(stage.get("index") or 0, load_text(stage)), _repeat(stage)),
-        *([Cell(significant(number(stage.get("offered_rate"))))] if by_clock else []),
-        Cell(significant(number(stage.get("request_rate")))),
-        Cell(significant(number(stage.get("output_token_rate")))),
+        *(Cell(significant(number(stage.get(name)))) for name in rates),
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
         Cell(format_count(requests.get("completed")), _cut_short(unanswered)),
         _failed_cell(failed),
         *(_statistic(stage.get(metric) or {}, name, size, short=True) for metric, name, size in picked),
-        _limits_cell(stage, growing),
+        limits,
     ]
 
 
@@ -150,7 +160,9 @@ def _repeat(stage: Mapping[str, Any]) -> str:
     return localized("page.stages.repeat", number=stage["repeat"] + 1) if stage.get("repeat") else ""
 
 
-def _limits_cell(stage: Mapping[str, Any], growing: set[int]) -> Cell:
+def _limits_cell(stage: Mapping[str, Any], growing: set[int], *, invalid: bool) -> Cell:
+    if invalid:
+        return Cell(localized("page.not_valid"), localized("page.stages.not_answering"), "bad")
     queue = localized("page.stages.queue_grew") if stage.get("index") in growing else ""
     if not stage.get("slo"):
         return Cell("–", queue)
@@ -252,8 +264,14 @@ def _statistic(statistics: Mapping[str, Any], name: str, size: float, *, short: 
     """A statistic in its row's unit, its interval under it; where that is withheld, what it needs (not in `short`)."""
     pair = (statistics.get("ci95") or {}).get(name)
     withheld = "" if short else needs(statistics, name)  # in the overview it would make the table wider than a page
-    below = f"{significant(pair[0] / size)}–{significant(pair[1] / size)}" if pair else withheld
+    below = _between(statistics, name, size) if pair else withheld
     return Cell(significant(number(statistics.get(name)) / size), below)
+
+
+def _between(statistics: Mapping[str, Any], name: str, size: float) -> str:
+    """An interval in its row's unit; one that reaches the largest value has no upper end."""
+    low, high = (significant(end / size) for end in statistics["ci95"][name])
+    return f"≥ {low}" if has_open_end(statistics, name) else f"{low}–{high}"
 
 
 def needs(statistics: Mapping[str, Any], name: str) -> str:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,12 @@ class Distribution:
     ci95: Mapping[str, Interval] = field(default_factory=dict)
     needed: Mapping[str, float] = field(default_factory=dict)
     effective_n: float | None = None
+
+
+def has_open_end(statistics: Mapping[str, Any], name: str) -> bool:
+    """Whether an interval of values in short reaches the largest of them, so that nothing bounds it from above."""
+    ends, largest = (statistics.get("ci95") or {}).get(name), statistics.get("max")
+    return name != MEAN and ends is not None and largest is not None and bool(ends[1] >= largest)
 
 
 @dataclass(frozen=True, slots=True)

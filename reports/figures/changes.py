@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.messages import localized
 from harness.units import format_duration, significant
-from reports.figures.style import SMALL, WIDE, Head, panel, paper, scale_of, set_scale, ticks, width_of
+from reports.figures.style import SMALL, WIDE, Head, across, over, panel, paper, scale_of, set_scale, ticks, width_of
 from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE, stage_colour
 from reports.rows import groups_of, rows_of
 
@@ -114,11 +114,13 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
 _MARKS = {"worse": (BAD, "v"), "better": (ACCENT, "^")}  # by shape, too
 
 
-def trend_lines(frame: pd.DataFrame, runs: int, head: Head, *, times: bool) -> Figure:
+def trend_lines(frame: pd.DataFrame, runs: int, head: Head, upward: str, *, times: bool) -> Figure:
     """A line a stage over the runs; a triangle where a change was shown, up for better and down for worse."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (46, 16, 18, 38))
+    axes = panel(figure, (46, 30, 18, 46))
     set_scale(axes, "y", scale_of(frame["value"].to_numpy(dtype=np.float64), times=times))
+    over(axes, upward)
+    across(axes, localized("page.run"))
     axes.set_xlim(0.7, runs + 0.3)
     step = max(1, round(runs / 8))
     places = list(range(1, runs + 1, step))

@@ -10,9 +10,22 @@ from matplotlib.figure import Figure
 
 from harness.messages import localized
 from harness.units import format_duration
-from reports.figures.style import SMALL, Head, apart, limit_line, panel, paper, scale_of, set_scale, ticks
+from reports.figures.labels import BEFORE, BESIDE, Box, Labels
+from reports.figures.style import (
+    SMALL,
+    Head,
+    across,
+    open_end,
+    over,
+    panel,
+    paper,
+    scale_of,
+    set_scale,
+    ticks,
+    width_of,
+)
 from reports.loads import short_duration
-from reports.palette import ACCENT, INK, LIMIT, MUTED, SURFACE, stage_colour
+from reports.palette import ACCENT, BAD, INK, LIMIT, MUTED, SURFACE, stage_colour
 from reports.rows import groups_of, rows_of
 
 _TALL = (SMALL[0], 268)
@@ -45,10 +58,11 @@ def limit_name(limit: Limit) -> str:
 class Throughput:
     """One metric over stages.
 
-    `points` has a row a stage and repeat: rate, done, stage, short, p50, p50_low, p50_high, tail,
-    tail_low, tail_high (s), `done` being the rate of answers where `rate` was offered (else NaN),
-    and the tail the statistic of that name. `across` names the rate's axis; where it is empty the
-    rate is the number of the stage, and stages stand side by side.
+    `points` has a row a stage and repeat: rate, done, stage, short, loop, valid, p50, p50_low, p50_high, p50_open,
+    tail, tail_low, tail_high, tail_open (s), `done` being the rate of answers where `rate` was offered (else NaN), the
+    tail the statistic of that name, `loop` what may be joined by a line, and an interval that is open one without an
+    upper end. `across` names the rate's axis; where it is empty the rate is the number of the stage, and stages stand
+    side by side. `upward` names the other axis.
     """
 
     points: pd.DataFrame
@@ -56,30 +70,36 @@ class Throughput:
     across: str
     limits: Sequence[Limit] = ()
     capacity: Capacity | None = None
+    upward: str = ""
 
 
 def throughput_latency(shown: Throughput, head: Head) -> Figure:
     """p50 and a tail against a rate, a point a stage and repeat; a stroke where the answers' own rate is another."""
     figure = paper(_TALL, head)
-    axes = panel(figure, (40, 34 if shown.capacity else 22, 36, 44))
+    axes = panel(figure, (40, 46 if shown.capacity else 30, 36, 44))
     points = shown.points
     values = points[["p50", "tail", "tail_high"]].to_numpy(dtype=np.float64).ravel()
     near = [limit.seconds for limit in shown.limits if limit.seconds < 4 * np.nanmax(values, initial=0)]
     scale = scale_of(np.append(values, near), times=True).higher(1.25)  # room for the names of the points
     set_scale(axes, "y", scale)
     _set_across(axes, shown)
+    labels = Labels(axes, room=34)
+    if shown.upward:
+        over(axes, shown.upward, lift=18 if shown.capacity else 0)
     if shown.capacity is not None:
         _draw_capacity(axes, shown.capacity)
     if shown.across:
-        _draw_answered(axes, points)
-    _draw_line(axes, points, "p50", "p50")
-    _draw_line(axes, points, "tail", shown.tail)
-    _name_lines(axes, shown)
+        labels.reserve(*_draw_answered(axes, points))
+    for column in ("p50", "tail"):
+        _draw_line(axes, points, column, "p50" if column == "p50" else shown.tail)
+        labels.reserve_points(rows_of(points.dropna(subset=[column]), "rate", column))
+    kept = [limit for limit in shown.limits if limit.seconds <= scale.high]
+    for limit in kept:
+        axes.axhline(limit.seconds, color=LIMIT, linewidth=1.3, dashes=(5, 3), zorder=1)
+        labels.name_line(limit.seconds, limit_name(limit), LIMIT)
+    _name_lines(labels, shown)
     if shown.across:
-        _name_points(axes, points)
-    for limit in shown.limits:
-        if limit.seconds <= scale.high:
-            limit_line(axes, limit.seconds, limit_name(limit))
+        _name_points(labels, points)
     return figure
 
 
@@ -88,33 +108,44 @@ def _set_across(axes: Axes, shown: Throughput) -> None:
     if not shown.across:
         axes.set_xlim(-0.5, float(points["rate"].max()) + 0.5)
         stages = dict(rows_of(points, "stage", "short"))
-        ticks(axes, "x", list(stages), list(stages.values()))
+        room = axes.bbox.width / (len(stages) + 0.2)
+        fits = max(map(width_of, stages.values())) <= room
+        ticks(axes, "x", list(stages), list(stages.values()) if fits else [str(stage + 1) for stage in stages])
+        if not fits:
+            across(axes, localized("page.stages.stage"))
         return
     rates = points[["rate", "done"]].to_numpy(dtype=np.float64).ravel()
     set_scale(axes, "x", scale_of(rates[np.isfinite(rates)], times=False, allow_log=False))
-    axes.text(1, -36 / axes.bbox.height, shown.across, transform=axes.transAxes, ha="right", color=MUTED)  # fmt: skip
+    across(axes, shown.across)
 
 
 def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> None:
-    """One statistic over all stages: the medians of repeats joined, every repeat a point with its interval."""
+    """One statistic over all stages: the medians of valid repeats joined within a loop, every repeat a point."""
     is_tail = column == "tail"
-    middle = points.groupby("stage", sort=False)[["rate", column]].median()
     width, colour = (1.6, INK) if is_tail else (1.1, MUTED)
-    axes.plot(middle["rate"], middle[column], color=colour, linewidth=width, zorder=2)
-    columns = ("rate", "stage", "short", column, f"{column}_low", f"{column}_high")
-    for rate, stage, short, value, low, high in rows_of(points, *columns):
+    for _, loop in points[points["valid"]].groupby("loop", sort=False):
+        middle = loop.groupby("stage", sort=False)[["rate", column]].median()
+        axes.plot(middle["rate"], middle[column], color=colour, linewidth=width, zorder=2)
+    columns = ("rate", "stage", "short", "valid", column, f"{column}_low", f"{column}_high", f"{column}_open")
+    for rate, stage, short, valid, value, low, high, is_open in rows_of(points, *columns):
         own = stage_colour(stage)
         axes.plot([rate] * 2, [low, high], color=own, linewidth=2.2, alpha=0.45, solid_capstyle="round", zorder=3)
+        if is_open is True:
+            open_end(axes, rate, high, own)
+        tip = _tip("figures.curve.tip", stage=short, statistic=name, value_s=value)
+        if not valid:
+            axes.plot([rate], [value], marker="x", color=BAD, markersize=6, markeredgewidth=1.6, zorder=4, gid=tip)
+            continue
         axes.plot([rate], [value], marker="o", markersize=7, color=own if is_tail else SURFACE,
-                  markeredgecolor=own, markeredgewidth=1.6, zorder=4,
-                  gid=_tip("figures.curve.tip", stage=short, statistic=name, value_s=value))  # fmt: skip
+                  markeredgecolor=own, markeredgewidth=1.6, zorder=4, gid=tip)  # fmt: skip
 
 
-def _draw_answered(axes: Axes, points: pd.DataFrame) -> None:
-    """The rate at which requests were answered, as a stroke at the height of the tail, tied to the point it belongs to.
+def _draw_answered(axes: Axes, points: pd.DataFrame) -> list[Box]:
+    """The rate at which requests were answered, as a stroke at the height of the tail, tied to its point; their boxes.
 
     Each stage's repeats together: their strokes would only lie on each other.
     """
+    boxes = []
     known = points.dropna(subset=["done", "tail"])
     middle = known.groupby(["stage", "short"], sort=False)[["rate", "done", "tail"]].median().reset_index()
     for rate, done, tail, stage, short in rows_of(middle, "rate", "done", "tail", "stage", "short"):
@@ -122,6 +153,9 @@ def _draw_answered(axes: Axes, points: pd.DataFrame) -> None:
         axes.plot([done, rate], [tail] * 2, color=own, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
         axes.plot([done], [tail], marker="|", markersize=13, markeredgewidth=2, color=own, zorder=3,
                   gid=_tip("figures.curve.tip_completed", stage=short, rate=done))  # fmt: skip
+        (at, y), (other, _) = axes.transData.transform([(done, tail), (rate, tail)])
+        boxes += [Box(min(at, other), y - 2, max(at, other), y + 2), Box(at - 3, y - 7, at + 3, y + 7)]
+    return boxes
 
 
 def _tip(code: str, **parameters: str | float) -> str:
@@ -129,49 +163,37 @@ def _tip(code: str, **parameters: str | float) -> str:
     return f"tip:{localized(code, **parameters)}"
 
 
-def _name_lines(axes: Axes, shown: Throughput) -> None:
-    """The statistics' names beside the last points, apart even where these lie on each other."""
-    _, last = list(groups_of(shown.points, "stage"))[-1]
-    rate, p50, tail = (float(last[name].median()) for name in ("rate", "p50", "tail"))
-    at = axes.transAxes.inverted().transform(axes.transData.transform([(rate, p50), (rate, tail)]))
-    x, ys = at[0][0] + 10 / axes.bbox.width, apart([at[0][1], at[1][1]], 16 / axes.bbox.height, 0.0, 1.0)
-    for name, y, colour in zip(("p50", shown.tail), ys, (MUTED, INK), strict=True):
-        axes.text(x, y, name, transform=axes.transAxes, color=colour, va="center_baseline")
+def _name_lines(labels: Labels, shown: Throughput) -> None:
+    """The statistics' names beside the last points of the lines."""
+    valid = shown.points[shown.points["valid"]]
+    if not len(valid):
+        return
+    last = valid[valid["stage"] == valid["stage"].iloc[-1]]
+    for name, column, colour in ((shown.tail, "tail", INK), ("p50", "p50", MUTED)):
+        if last[column].notna().any():
+            labels.place(name, float(last["rate"].median()), float(last[column].median()), colour, first=BESIDE)
 
 
-def _name_points(axes: Axes, points: pd.DataFrame) -> None:
-    """The requested load above the highest tail of each stage, where it does not lie on another name."""
-    taken: list[tuple[float, float]] = []
+def _name_points(labels: Labels, points: pd.DataFrame) -> None:
+    """The requested load above the highest tail of each stage, where there is room for it."""
     for stage, rows in groups_of(points.dropna(subset=["tail"]), "stage"):
         short, rate, tail = max(rows_of(rows, "short", "rate", "tail"), key=lambda row: row[2])
-        x, y = axes.transData.transform((rate, tail))
-        if any(abs(x - other[0]) < 46 and abs(y - other[1]) < 13 for other in taken):
-            continue
-        taken.append((x, y))
-        at_edge = x - axes.bbox.x0 < 45
-        axes.annotate(short, (rate, tail), xytext=(-4 if at_edge else 4, 9), textcoords="offset points",
-                      ha="left" if at_edge else "right", color=stage_colour(stage),
-                      fontweight="bold", annotation_clip=False)  # fmt: skip
+        labels.place(short, rate, tail, stage_colour(stage), bold=True, first=BEFORE)
 
 
 def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
     """A bracket along the top: all is well up to its left end and no longer at its right one."""
     if not capacity.held < capacity.broken:
         return
-    over = axes.get_xaxis_transform()
+    above = axes.get_xaxis_transform()
     height = axes.bbox.height
     low, edge, high = 1 + 4 / height, 1 + 9 / height, 1 + 13 / height
     x = [capacity.held, capacity.held, capacity.broken, capacity.broken]
-    axes.plot(x, [low, edge, edge, low], transform=over, color=MUTED, linewidth=1, clip_on=False)
-    axes.text(
-        (capacity.held + capacity.broken) / 2,
-        high,
-        localized(capacity.code),
-        transform=over,
-        ha="center",
-        color=MUTED,
-        fontsize=10,
-    )
+    axes.plot(x, [low, edge, edge, low], transform=above, color=MUTED, linewidth=1, clip_on=False)
+    name = localized(capacity.code)
+    half = width_of(name) / 2 / axes.bbox.width * (axes.get_xlim()[1] - axes.get_xlim()[0])
+    middle = min(max((capacity.held + capacity.broken) / 2, axes.get_xlim()[0] + half), axes.get_xlim()[1] - half)
+    axes.text(middle, high, name, transform=above, ha="center", color=MUTED, fontsize=10)
 
 
 def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Figure:
@@ -180,10 +202,12 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
     `rungs` has a row a metric: columns metric, name, p50, p90, p99 (s).
     """
     figure = paper(_TALL, head)
-    axes = panel(figure, (92, 18, 58, 36))
+    axes = panel(figure, (92, 18, 58, 46))
     values = rungs[["p50", "p90", "p99"]].to_numpy(dtype=np.float64).ravel()
     own = [limit for limit in limits if limit.metric in set(rungs["metric"])]
-    set_scale(axes, "x", scale_of(np.append(values, [limit.seconds for limit in own]), times=True))
+    scale = scale_of(np.append(values, [limit.seconds for limit in own]), times=True)
+    set_scale(axes, "x", scale)
+    across(axes, localized("figures.axis", name=localized("figures.time"), unit=scale.unit))
     axes.set_ylim(len(rungs) - 0.4, -0.6)
     ticks(axes, "y", range(len(rungs)), list(rungs["name"]), colour=INK)
     for at, row in enumerate(rows_of(rungs, "p50", "p90", "p99")):

@@ -15,9 +15,12 @@ from reports.figures.style import (
     SMALL,
     Head,
     Scale,
+    across,
     apart,
     dots,
     limit_line,
+    open_end,
+    over,
     panel,
     paper,
     scale_of,
@@ -40,7 +43,7 @@ class Spread:
     """One latency of all stages.
 
     `curves` has columns stage, share (0 to 1), value (s); `others` the same for a second view of
-    it, or no rows; `intervals` stage, share, low, high (s).
+    it, or no rows; `intervals` stage, share, low, high (s), open (without an upper end). `upward` names the y axis.
     """
 
     curves: pd.DataFrame
@@ -48,13 +51,16 @@ class Spread:
     intervals: pd.DataFrame
     names: Mapping[int, str] = field(default_factory=dict)
     limits: Sequence[Limit] = ()
+    upward: str = ""
 
 
 def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
     """Latency that a share of requests stays under, a line a stage, with the intervals of p50, p90 and p99."""
-    figure = paper(SMALL, head)
-    axes = panel(figure, (40, 12, _right_margin(spread.names), 38))
+    figure = paper((SMALL[0], 252), head)
+    axes = panel(figure, (40, 30, _right_margin(spread.names), 44))
     set_scale(axes, "y", scale)
+    over(axes, spread.upward)
+    across(axes, localized("figures.spread.across"))
     top = max(float(spread.curves["share"].max()) if len(spread.curves) else 0.99, 0.99)
     axes.set_xlim(_place(0.01), _place(top) + 0.02)
     shown = [tick for tick in _TICKS if tick / 100 <= top + 1e-9]
@@ -90,7 +96,11 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, width: float, dashes: tuple[f
 def _draw_intervals(axes: Axes, intervals: pd.DataFrame) -> None:
     """Bars side by side, so that stages do not hide one another."""
     stages = {stage: i for i, stage in enumerate(sorted(intervals["stage"].unique()))}
-    for stage, share, low, high in rows_of(intervals, "stage", "share", "low", "high"):
+    for stage, share, low, high, is_open in rows_of(intervals, "stage", "share", "low", "high", "open"):
+        if is_open is True:
+            open_end(
+                axes, _place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2), high, stage_colour(int(stage))
+            )
         place = _place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2)
         axes.plot([place] * 2, [low, high], color=stage_colour(int(stage)), linewidth=3, alpha=0.45,
                   solid_capstyle="round", zorder=2)  # fmt: skip
@@ -137,14 +147,16 @@ class Violin:
     by_turn: bool
     names: Mapping[int, str] = field(default_factory=dict)
     limits: Sequence[Limit] = ()
+    upward: str = ""
 
 
 def shape_figure(shape: Violin, scale: Scale, head: Head) -> Figure:
     """Requests as pale dots, their medians as lines, a colour a stage."""
-    figure = paper((SMALL[0], 250), head)
+    figure = paper((SMALL[0], 262), head)
     longest = max(map(width_of, shape.names.values()), default=0) if len(shape.names) <= _MOST_MEDIANS else 0
-    axes = panel(figure, (44, 14, min(18 + longest, 140), 44))
+    axes = panel(figure, (44, 30, min(18 + longest, 140), 44))
     set_scale(axes, "y", scale)
+    over(axes, shape.upward)
     _set_across(axes, shape)
     for stage, own in groups_of(shape.points, "stage"):
         dots(axes, own["x"].to_numpy(), own["value"].to_numpy(), stage_colour(stage), 2.4)
@@ -166,7 +178,7 @@ def _set_across(axes: Axes, shape: Violin) -> None:
     else:
         set_scale(axes, "x", scale_of(x, times=False))
     name = localized("figures.shape.turn" if shape.by_turn else "figures.shape.prompt_tokens")
-    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
+    across(axes, name)
 
 
 def _medians(axes: Axes, stage: int, own: pd.DataFrame) -> tuple[int, float, float]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.messages import localized
-from reports.figures.style import SMALL, WIDE, Head, crosses, over, panel, paper, scale_of, set_scale, ticks
+from reports.figures.style import SMALL, WIDE, Head, across, crosses, over, panel, paper, scale_of, set_scale, ticks
 from reports.palette import ACCENT, BAD, GRID, INK, MUTED, QUEUE, SURFACE, WARM
 
 _ROW = 26
@@ -55,7 +55,7 @@ def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], u
     axes.set_xlim(-0.6, last + 0.6)
     places = sorted({round(last * share / 10) for share in range(11)})
     ticks(axes, "x", places, [str(place) for place in places])
-    _across(axes, localized("page_tuning.history.axis"))
+    across(axes, localized("page_tuning.history.axis"))
     if best_so_far:
         x, y = (np.asarray(column, dtype=np.float64) for column in zip(*best_so_far, strict=True))
         axes.step(np.append(x, last), np.append(y, y[-1]), where="post", color=MUTED, linewidth=1.4, zorder=2)
@@ -74,7 +74,7 @@ def plane(marks: Sequence[Mark], front: Sequence[tuple[float, float]], names: tu
     known = [mark for mark in marks if math.isfinite(mark.x) and math.isfinite(mark.y)]
     for which, values in (("x", [mark.x for mark in known]), ("y", [mark.y for mark in known])):
         set_scale(axes, which, scale_of(np.asarray(values, dtype=np.float64), times=False, allow_log=False))
-    _across(axes, names[0])
+    across(axes, names[0])
     over(axes, names[1])
     if len(front) > 1:
         x, y = zip(*sorted(front), strict=True)
@@ -93,15 +93,11 @@ def agreement(marks: Sequence[Mark], head: Head) -> Figure:
     for which in ("x", "y"):
         set_scale(axes, which, scale)
     axes.plot([scale.low, scale.high], [scale.low, scale.high], color=GRID, linewidth=1.2, zorder=1)
-    _across(axes, localized("page_tuning.agreement.predicted"))
+    across(axes, localized("page_tuning.agreement.predicted"))
     over(axes, localized("page_tuning.agreement.measured"))
     for mark in marks:
         _mark(axes, mark)
     return figure
-
-
-def _across(axes: Axes, name: str) -> None:
-    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +161,7 @@ def minutes(rows: Sequence[Spent], head: Head) -> Figure:
     axes.set_xlim(-0.6, max(len(rows) - 0.4, 0.6))
     step = max(1, len(rows) // 20)
     ticks(axes, "x", list(range(0, len(rows), step)), [rows[place].name for place in range(0, len(rows), step)])
-    _across(axes, localized("page_tuning.history.axis"))
+    across(axes, localized("page_tuning.history.axis"))
     for place, row in enumerate(rows):
         foot = 0.0
         for part, colour, _, tip in _PARTS:

@@ -115,10 +115,15 @@ def width_of(text: str) -> float:
 _WIDE_FROM, _NARROW = "\u2e7f", 6.4
 
 
-def over(axes: Axes, name: str) -> None:
-    """The name of the y axis above its labels; the panel's top margin has to be 26 or more."""
+def over(axes: Axes, name: str, lift: float = 0.0) -> None:
+    """The name of the y axis above its labels; the panel's top margin has to be 26 or more, and `lift` more."""
     left = (2 - axes.bbox.x0) / axes.bbox.width
-    axes.text(left, 1 + 9 / axes.bbox.height, name, transform=axes.transAxes, color=MUTED)
+    axes.text(left, 1 + (9 + lift) / axes.bbox.height, name, transform=axes.transAxes, color=MUTED)
+
+
+def across(axes: Axes, name: str) -> None:
+    """The name of the x axis below its labels; the panel's bottom margin has to be 44 or more."""
+    axes.text(1, -36 / axes.bbox.height, name, transform=axes.transAxes, ha="right", color=MUTED)
 
 
 def _lines_at(
@@ -229,6 +234,11 @@ def uprights(axes: Axes, x: Floats, low: Floats, high: Floats, colour: str) -> N
     bars = PathPatch(Outline(ends, codes), edgecolor=colour, fill=False, linewidth=3, alpha=0.45, capstyle="round")
     if known.any():
         axes.add_artist(bars)
+
+
+def open_end(axes: Axes, x: float, high: float, colour: str) -> None:
+    """The upper end of an interval that nothing bounds from above: an arrow."""
+    axes.plot([x], [high], marker=(3, 0, 0), markersize=6, color=colour, alpha=0.7, zorder=3, clip_on=False)
 
 
 def crosses(axes: Axes, x: Floats, y: Floats) -> None:

@@ -78,7 +78,7 @@ def test_the_most_throughput_within_the_limits_is_chosen():
     assert [o.key for o in decision.front] == ["c", "b", "a"]
     assert decision.chosen.key == "b"
     assert str(decision.reason) == (
-        "Run b: of 2 loads that keep every limit it has the highest throughput, 200 tok/s per NPU, with 40.0 tok/s "
+        "Choose b: of 2 loads that keep every limit it has the highest throughput, 200 tok/s per NPU, with 40.0 tok/s "
         "per user. A million output tokens cost 2.50. A million output tokens take 0.700 kWh."
     )
 

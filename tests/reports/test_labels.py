@@ -1,0 +1,101 @@
+"""Labels of figures never lie on each other, on a mark, or outside of the paper, whatever their names and values."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
+
+from reports.figures.curve import Limit, Throughput, throughput_latency
+from reports.figures.decision import BROKEN, KEPT, LEFT_OUT, Place, Plane, decision_plane
+from reports.figures.labels import AFTER, BEFORE, BESIDE, Box, Labels, text_box
+from reports.figures.style import Head, drawing, panel, paper
+
+NAMES = st.text("abcdefgh 0123456789/并发吞吐", min_size=1, max_size=24)
+VALUES = st.floats(0.001, 1000)
+PLACES = st.lists(
+    st.tuples(VALUES, VALUES, NAMES, st.sampled_from([KEPT, BROKEN, LEFT_OUT]), st.booleans(), st.booleans()),
+    min_size=1, max_size=14,
+)  # fmt: skip
+
+
+def boxes_of(figure):
+    """The boxes of all texts of a figure's panel, as wide as they are taken to be."""
+    texts = [t for axes in figure.axes for t in axes.texts if isinstance(t, Text) and t.get_text()]
+    found = []
+    for text in texts:
+        x, y = text.get_transform().transform(text.get_position())
+        if hasattr(text, "xyann") and text.xycoords == "figure pixels":
+            x, y = text.xy
+        if text.get_va() == "center_baseline":
+            y -= 4
+        box = text_box(text.get_text(), x, y, text.get_ha(), bold=text.get_weight() == "bold")
+        found.append((text.get_text(), box))
+    return found
+
+
+def collisions(figure):
+    """Pairs of texts that lie on each other."""
+    return [(a, b) for (a, one), (b, other) in combinations(boxes_of(figure), 2) if one.meets(other)]
+
+
+@given(points=PLACES, first=st.sampled_from([AFTER, BEFORE, BESIDE]))
+@settings(max_examples=30, deadline=None)
+def test_labels_keep_apart_and_within(points, first):
+    """Each that is written lies within the bounds, and meets no other label and no mark."""
+    figure = paper((350, 250), Head("x"))
+    axes = panel(figure, (40, 30, 20, 44))
+    axes.set_xlim(0, 1000)
+    axes.set_ylim(0, 1000)
+    labels = Labels(axes, room=10)
+    labels.reserve_points((x, y) for x, y, *_ in points)
+    marks = list(labels.taken)
+    placed = [labels.place(name, x, y, "#010101", bold=bold, first=first) for x, y, name, _, bold, _ in points]
+    boxes = [box for box in placed if box is not None]
+
+    assert all(box.within(labels.bounds) for box in boxes)
+    assert not any(one.meets(other) for one, other in combinations(boxes, 2))
+    assert not any(box.meets(mark) for box in boxes for mark in marks)
+
+
+@given(points=PLACES, edge=st.none() | VALUES)
+@settings(max_examples=30, deadline=None)
+def test_nothing_collides_in_a_decision_figure(points, edge):
+    """Names of options, of the axes and of the limit, and ticks."""
+    places = [
+        Place(x, y, name, name, "#020000", kind, on_front=front, chosen=chosen)
+        for x, y, name, kind, front, chosen in points
+    ]
+    with drawing():
+        figure = decision_plane(Plane(places, "tokens/s", "per NPU", edge, "TPOT p99 ≤ 80 ms"), Head("x"))
+
+    assert collisions(figure) == []
+
+
+@given(points=PLACES, limits=st.lists(VALUES, max_size=3, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_nothing_collides_in_a_curve(points, limits):
+    """Names of stages, lines, limits and axes, and ticks."""
+    rows = [
+        {"stage": stage, "rate": x, "short": name, "tail": y, "p50": y / 3, "valid": kind != LEFT_OUT, "loop": chosen}
+        for stage, (x, y, name, kind, _, chosen) in enumerate(points)
+    ]
+    ends = {f"{name}_{end}": np.nan for name in ("p50", "tail") for end in ("low", "high")}
+    frame = pd.DataFrame(rows).assign(done=np.nan, **ends, p50_open=False, tail_open=False)
+    shown = Throughput(frame, "p99", "requests/s", [Limit("ttft", "p99", limit) for limit in limits], upward="TTFT, s")
+    with drawing():
+        figure = throughput_latency(shown, Head("x"))
+
+    assert collisions(figure) == []
+
+
+def test_boxes_meet_where_they_have_an_area_in_common():
+    """Those that only touch do not."""
+    one = Box(0, 0, 10, 10)
+
+    assert one.meets(Box(9, 9, 20, 20))
+    assert not one.meets(Box(10, 0, 20, 10))
+    assert Box(1, 1, 9, 9).within(one)
+    assert not one.within(Box(1, 1, 9, 9))
