@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from harness.messages import localized
 
-_SCRIPTS = Path(__file__).parent / "script"
+SCRIPTS = Path(__file__).parent / "script"
 _EVERYWHERE = ("words.js", "tips.js", "tables.js")
 _LIVE = (
     *("units.js", "dom.js", "data.js", "view.js", "panels.js", "lines.js", "marks.js", "keys.js"),
@@ -50,7 +50,7 @@ def live_styles() -> Markup:
 
 def _joined(names: Sequence[str]) -> str:
     """Several files as one function, so that their names stay within it."""
-    parts = [(_SCRIPTS / name).read_text(encoding="utf-8") for name in names]
+    parts = [(SCRIPTS / name).read_text(encoding="utf-8") for name in names]
     return "\n".join(['(() => {\n"use strict";', *parts, "})();\n"])
 
 

@@ -143,7 +143,6 @@ function mountPanel(panel, isLast, width) {
     if (Math.abs(event.clientX - panel.pressed) < 4) { openPointed(panel); }
   });
   panel.element.addEventListener("keydown", (event) => pressKey(event, panel));
-  panel.element.addEventListener("blur", () => setView({ cursor: null, by: null, byKeys: false }));
 }
 
 function readPanels(by) {
@@ -189,9 +188,16 @@ function redrawPanels() {
   panels.forEach(({ plot }) => plot.redraw(false, true));
 }
 
+// A new range is drawn by uPlot in its own time: marks and cursors follow it there.
 function showPanels(changes) {
-  if ("from" in changes) { rangePanels(); } else if ("off" in changes || "show" in changes) { redrawPanels(); }
-  if ("request" in changes) { redrawMarks(); }
+  if ("from" in changes) {
+    rangePanels();
+    queueMicrotask(() => moveCursors(null));
+  } else if ("off" in changes || "show" in changes) {
+    redrawPanels();
+  } else if ("request" in changes) {
+    redrawMarks();
+  }
   if ("cursor" in changes) {
     if (!changes.byKeys) { pointAt(changes.by); }
     moveCursors(changes.byKeys ? null : changes.by);

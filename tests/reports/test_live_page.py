@@ -1,0 +1,432 @@
+"""A reader's session on the page of a run, in Chromium: pointer, zoom, stages, filters, records, links, keyboard."""
+
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reports
+from harness.results import store
+from harness.results.folder import read_files
+from harness.units import format_duration, significant
+from reports import assets, request_sample
+from reports.data import gather, main_metric
+from reports.frames import load_frame
+from tests.reports import test_browser
+from tests.reports.chromium import Chromium
+from tests.result_folder import Run, make_result
+
+EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+STATES = [(lang, width, dark) for lang in ("en", "zh") for width in (390, 1440) for dark in (False, True)]
+
+pytestmark = test_browser.pytestmark
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """One browser for all sessions."""
+    chromium = Chromium(test_browser.CHROMIUM, tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of two stages with failures, its page in English beside one in Chinese; names that would be markup."""
+    run = Run(loads=(2.0, 5.0), duration_s=25, failing=0.06, message=EVIL, question=EVIL, model=EVIL)
+    folder = make_result(tmp_path_factory.mktemp("live") / "run", run)
+    shutil.copy(reports.write_all(folder, "zh"), folder / "zh.html")
+    shutil.copy(reports.write_all(folder, "en"), folder / "en.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    """What the page was drawn from."""
+    return gather(read_files(folder))
+
+
+@pytest.fixture
+def page(browser, folder):
+    """The English page on a desk, freshly loaded, in its section over time."""
+    browser.complaints.clear()
+    browser.show((folder / "en.html").as_uri())
+    yield browser
+    assert browser.complaints == []
+
+
+def texts(page, selector):
+    """The texts of elements."""
+    return page.run(f"Array.from(document.querySelectorAll({json.dumps(selector)}), (part) => part.innerText)")
+
+
+def text(page, selector):
+    """The text of one element."""
+    return texts(page, selector)[0]
+
+
+def dots(page, mark):
+    """Places of the dots of a mark, from the upper left corner of their panel."""
+    path = page.run(
+        f"(document.querySelector('.panel[data-kind=points] path[data-mark={mark}]')"
+        " || {getAttribute: () => ''}).getAttribute('d')"
+    )
+    return [(float(x), float(y)) for x, y in re.findall(r"M(-?[\d.]+) (-?[\d.]+)", path)]
+
+
+def over(page, panel):
+    """The box of the drawing of a panel."""
+    return page.box(f"{panel} .u-over")
+
+
+def record(page):
+    """The record that is open, its lists and tables as one mapping of names to texts."""
+    pairs = page.run(
+        "Array.from(document.querySelectorAll('#record dl > div, #record tbody tr'), (part) =>"
+        " [part.children[0].innerText, part.children[1].innerText])"
+    )
+    return dict(pairs)
+
+
+def click_dot(page, mark, place=0):
+    """Click a dot of a mark."""
+    left, top, _, _ = over(page, ".panel[data-kind=points]")
+    x, y = dots(page, mark)[place]
+    page.click(left + x, top + y)
+
+
+@pytest.mark.parametrize(("lang", "width", "dark"), STATES)
+def test_the_page_comes_up_in_every_state(browser, folder, lang, width, dark):
+    """Both languages, phone and desk, light and dark: panels in place, no complaint, one file, no sideways scroll."""
+    browser.complaints.clear()
+    browser.requests.clear()
+    browser.show((folder / f"{lang}.html").as_uri(), width=width, dark=dark)
+
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith(("about:", "data:"))] == [
+        (folder / f"{lang}.html").as_uri()
+    ]
+    assert browser.run("document.querySelectorAll('.panel canvas').length") >= 8
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert browser.run("document.querySelectorAll('img, [onerror]').length") == 0
+    assert (lang == "zh") == bool(re.search("[\u4e00-\u9fff]", text(browser, ".view-bar")))
+
+
+def test_the_value_under_the_pointer_is_the_data_s(page, data):
+    """At ten places of a panel, the value shown is that of the nearest bin at the time shown."""
+    frame = load_frame(data.result, data.places, data.events)
+    panel = "figure[data-live=over-time] .panel:nth-of-type(2)"
+    left, top, width, height = over(page, panel)
+    seen = []
+    for share in np.linspace(0.02, 0.98, 10):
+        page.point(left + share * width, top + height / 2)
+        seen.append((text(page, f"{panel} .values span"), text(page, f"{panel} .panel-read")))
+    bins = [float(time.removesuffix(" s")) for time, _ in seen]
+    nearest = [int(np.abs(frame["at_s"] - time).argmin()) for time in bins]
+
+    assert [value for _, value in seen] == [significant(frame["token_rate"][at]) for at in nearest]
+    assert len(set(nearest)) == 10
+
+
+def test_a_zoom_of_one_panel_is_the_zoom_of_all(page):
+    """Dragged over the middle half of one panel, every panel has that range; a double click gives the whole again."""
+    left, top, width, height = over(page, ".panel[data-kind=lanes]")
+    before = text(page, "#view-status")
+    page.drag((left + width / 4, top + height / 2), (left + width * 3 / 4, top + height / 2))
+    low, high = map(float, re.match(r"#/t=([\d.]+)-([\d.]+)$", page.run("location.hash")).groups())
+    middles = []
+    for place in range(page.run("document.querySelectorAll('.panel[data-kind=lines]').length")):
+        page.run(f"document.querySelectorAll('.panel[data-kind=lines]')[{place}].setAttribute('id', 'looked-{place}')")
+        left, top, width, height = over(page, f"#looked-{place}")
+        page.point(left + width / 2, top + height / 2)
+        middles.append(float(text(page, f"#looked-{place} .values span").removesuffix(" s")))
+    page.click_on("button.whole")
+
+    assert len(middles) >= 5
+    assert middles == pytest.approx([(low + high) / 2] * len(middles), abs=(high - low) / 400)
+    assert text(page, "#view-status") == before
+    assert page.run("location.hash") == ""
+
+
+def test_a_stage_that_is_off_has_no_marks(page, data):
+    """Its dots, its lines in drawings and its rows of the table are gone, and back again; Shift leaves it alone."""
+    stage = '.view-bar .stage-switch[data-stage="0"]'
+    counted = int((data.latencies["in_window"] & (data.latencies["place"] == 0)).sum())
+    before = len(dots(page, "stage-0"))
+    marked = "document.querySelectorAll('svg.chart .stage-off').length"
+    page.click_on(stage)
+    gone = len(dots(page, "stage-0")), set(texts(page, "table.requests tbody td:nth-child(2)"))
+    hidden = page.run(marked)
+    page.click_on(stage)
+    back = len(dots(page, "stage-0")), page.run(marked)
+    page.click_on(stage, shift=True)
+
+    assert before == counted
+    assert gone == (0, {"5 req/s"})
+    assert hidden > 3
+    assert back == (before, 0)
+    assert dots(page, "stage-1") == []
+    assert set(texts(page, "table.requests tbody td:nth-child(2)")) == {"2 req/s"}
+
+
+@pytest.mark.parametrize("mark", ["stage-0", "stage-1", "failed"])
+def test_a_click_on_a_dot_shows_that_request_s_row(page, folder, mark):
+    """Stamps to the microsecond, tokens, error: the record equals the row of requests.parquet."""
+    click_dot(page, mark, 3)
+    index = int(page.run("document.getElementById('record').dataset.request"))
+    row = pd.read_parquet(folder / store.REQUESTS).set_index("index").loc[index]
+    shown = record(page)
+    stamps = {"Due": "due_ns", "Sent": "sent_ns", "First token": "first_ns", "Last token": "last_ns", "Done": "done_ns"}
+    counts = {"Prompt, as made": "input_asked", "Prompt, tokens": "input_tokens", "Answer, tokens": "output_tokens"}
+
+    assert {name: shown[name] for name in counts} == {name: f"{row[key]:,}" for name, key in counts.items()}
+    for name, key in stamps.items():
+        known = pd.notna(row[key]) and row[key] >= 0
+        assert (name in shown) == known
+        assert not known or page.run(
+            f"Array.from(document.querySelectorAll('#record tbody tr')).some((part) => part.children[0].innerText ==="
+            f" {json.dumps(name)} && part.children[1].innerText === '{row[key] / 1e9:.6f} s')"
+        )
+    assert shown["Outcome"] == row["status"]
+    assert (mark == "failed") == (row["status"] == "failed")
+    if mark == "failed":
+        assert text(page, "#record .failure samp") == row["message"]
+        assert text(page, "#record .failure code") == row["error"]
+
+
+def test_the_record_tells_the_engine_s_state_at_the_nearest_sample(page, folder, data):
+    """Running, waiting and KV use beside the time of the sample, equal to samples.parquet."""
+    click_dot(page, "stage-1", 5)
+    rows = page.run(
+        "Array.from(document.querySelectorAll('#record table:last-of-type tbody tr'),"
+        " (row) => Array.from(row.children, (part) => part.innerText))"
+    )
+    samples = pd.read_parquet(folder / store.SAMPLES)
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+    own = samples[samples["source"] == "server"].set_index(["at_ns", "name"])["value"].unstack()[list(names)]  # noqa: PD010 - a series has no pivot_table
+
+    assert [row[0] for row in rows] == ["Sent", "First token", "Done"]
+    for _, at, running, waiting, kv in rows:
+        sample = own.loc[round(float(at.removesuffix(" s")) * 1e9)]
+        assert [float(running), float(waiting)] == sample[list(names[:2])].tolist()
+        assert kv == f"{significant(100 * sample[names[2]])} %"
+
+
+def test_a_click_on_a_lane_shows_a_request_that_was_under_way(page, data):
+    """The request of the lane's bar at that time and height."""
+    path = page.run("document.querySelectorAll('.panel[data-kind=lanes] path.lane')[2].getAttribute('d')")
+    start, y, end = map(float, re.findall(r"M(-?[\d.]+) (-?[\d.]+)H(-?[\d.]+)", path)[4])
+    left, top, width, _ = over(page, ".panel[data-kind=lanes]")
+    page.click(left + (start + end) / 2, top + y)
+    index = int(page.run("document.getElementById('record').dataset.request"))
+    requests = data.result.requests.reset_index(drop=True)
+    row = data.latencies.iloc[requests.index[requests["index"] == index][0]]
+    low, high = min(0.0, data.places["start_s"].min()), data.places["end_s"].max()
+    time = low + (start + end) / 2 / width * (high - low)
+
+    assert row["first_s"] - 0.2 <= time <= row["done_s"] + 0.2
+
+
+@pytest.mark.parametrize("show", ["failed", "slow"])
+def test_a_filter_leaves_what_it_names(page, data, show):
+    """As many requests as the files have: the failed, or the slowest hundredth of each stage."""
+    failed = (data.latencies["status"] == "failed").to_numpy()
+    chosen = failed if show == "failed" else request_sample.slowest(data.latencies, main_metric(data))
+    page.run(
+        f"(() => {{ const filter = document.getElementById('filter'); filter.value = '{show}';"
+        " filter.dispatchEvent(new Event('change')); })()"
+    )
+    page.settle()
+    marks = page.run(
+        "Array.from(document.querySelectorAll('.panel[data-kind=points] path[data-mark]'), (part) => part.dataset.mark)"
+    )
+    listed = sorted(map(int, page.run("Array.from(document.querySelectorAll('tr[data-request]'),"
+                                      " (row) => row.dataset.request)")))  # fmt: skip
+
+    assert f"· {chosen.sum()} of {len(chosen)} requests" in text(page, "#view-status")
+    assert marks == ["failed"] if show == "failed" else "failed" not in marks
+    assert listed == sorted(data.result.requests["index"][chosen].tolist())[: len(listed)]
+
+
+def test_the_table_of_requests_is_sorted_by_any_column(page, data):
+    """Descending by the latency: the slowest of the run first, and the head says so."""
+    head = "table.requests th:nth-child(4)"
+    page.click_on(f"{head} .sort")
+    page.click_on(f"{head} .sort")
+    values = data.latencies[main_metric(data)].sort_values(ascending=False)[:20]
+
+    assert page.run(f"document.querySelector('{head}').getAttribute('aria-sort')") == "descending"
+    assert texts(page, "table.requests tbody td:nth-child(4)") == [format_duration(value) for value in values]
+
+
+def test_a_written_table_is_sorted_and_put_back(page):
+    """Ascending, descending, as it was; times of several units are ordered by their size, empty cells come last."""
+    page.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    place = page.run(
+        "Array.from(document.querySelectorAll('details.stage table'))"
+        ".findIndex((table) => table.tBodies[0].rows.length > 4)"
+    )
+    page.run(f"document.querySelectorAll('details.stage table')[{place}].id = 'sorted'")
+    column = page.run(
+        "Array.from(document.querySelectorAll('#sorted thead th'))"
+        ".findIndex((head) => head.innerText.includes('p50')) + 1"
+    )
+    cells = f"#sorted tbody tr > :nth-child({column})"
+    written = texts(page, cells)
+    states, orders = [], []
+    for _ in range(3):
+        page.click_on(f"#sorted thead tr:last-child th:nth-child({column}) .sort")
+        states.append(page.run("document.querySelector('#sorted [aria-sort]:not([aria-sort=none])')?.ariaSort"))
+        orders.append([_seconds(cell) for cell in texts(page, cells)])
+
+    assert states == ["ascending", "descending", None]
+    assert orders[0] == sorted(orders[0])
+    assert orders[1] == sorted(orders[1], reverse=True)
+    assert orders[2] == [_seconds(cell) for cell in written]
+
+
+def _seconds(cell):
+    value, unit = re.match(r"([\d.,]+) ?(µs|ms|s|)", cell).groups()
+    return float(value.replace(",", "")) * {"µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0}[unit]
+
+
+def test_a_link_brings_the_same_view(page, folder):
+    """Range, stages, filter and request are in the address; opened anew it shows all of them, and copies itself."""
+    page.run(
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+    )
+    page.click_on('.view-bar .stage-switch[data-stage="0"]')
+    left, top, width, height = over(page, ".panel[data-kind=lanes]")
+    page.drag((left + width * 0.55, top + height / 2), (left + width * 0.9, top + height / 2))
+    click_dot(page, "stage-1", 2)
+    look = (
+        "[location.hash, document.getElementById('view-status').innerText, document.getElementById('record').innerText]"
+    )
+    page.run("document.querySelector('button.copy-link').click()")  # it lies under the record here
+    seen, link = page.run(look), page.run("window.copied")
+    page.show(link)
+    again = page.run(look)
+    page.show((folder / "en.html").as_uri() + "#/t=9-1&off=9,x&show=all%27&request=99999999")
+
+    assert again == seen
+    assert link.endswith(seen[0])
+    assert re.fullmatch(r"#/t=[\d.]+-[\d.]+&off=1&request=\d+", seen[0])
+    assert text(page, "#view-status").startswith("0 – ")
+    assert page.run("document.getElementById('record').hidden")
+
+
+def test_the_keyboard_alone_is_enough(page, data):
+    """Tab to a panel, arrows to a request, Enter for its record, Escape back to the panel; plus and 0 zoom."""
+    page.run("document.querySelector('.copy-link').focus()")
+    reached = []
+    while "points" not in reached and len(reached) < 12:
+        page.press("Tab")
+        reached.append(page.run("document.activeElement.dataset.kind || document.activeElement.tagName"))
+    page.press("ArrowDown", 3)
+    said = text(page, "#said")
+    page.press("Enter")
+    opened = page.run("[document.getElementById('record').hidden, document.activeElement.id]"), record(page)
+    index = int(page.run("document.getElementById('record').dataset.request"))
+    page.press("Escape")
+    closed = page.run("[document.getElementById('record').hidden, document.activeElement.dataset.kind]")
+    page.press("+")
+    zoomed = page.run("location.hash")
+    page.press("ArrowRight", 2, shift=True)
+    cursor = text(page, "#said")
+    page.press("0")
+
+    assert reached[-1] == "points"
+    assert said.startswith(f"Request {index} · ")
+    assert opened[0] == [False, "record-title"]
+    assert opened[1]["Outcome"] == "completed"
+    assert closed == [True, "points"]
+    assert zoomed.startswith("#/t=")
+    assert re.match(r"[\d.]+ s", cursor)
+    assert page.run("location.hash") == ""
+
+
+def test_panels_and_the_record_have_roles_and_names(page):
+    """What a screen reader is told: names with units, how to use the keys, and a region that speaks."""
+    click_dot(page, "stage-0")
+    labels = page.run(
+        "Array.from(document.querySelectorAll('[role=application]'), (part) => part.getAttribute('aria-label'))"
+    )
+    nameless = page.run(
+        "Array.from(document.querySelectorAll('button, select, input')).filter((part) => !part.hidden &&"
+        " !(part.innerText || part.getAttribute('aria-label') || part.closest('label'))).length"
+    )
+
+    assert len(labels) >= 8
+    assert all("arrows move the cursor" in label for label in labels)
+    assert nameless == 0
+    assert page.run("document.querySelector('#record').getAttribute('aria-labelledby')") == "record-title"
+    assert text(page, "#said").startswith("Request ")
+
+
+def test_paper_and_a_page_without_script_have_the_drawings(browser, folder):
+    """On paper the panels give way to the drawings; where scripts are off only the drawings are there."""
+    shown = (
+        "[Array.from(document.querySelectorAll('svg.chart')).filter((part) => !part.getClientRects().length).length,"
+        " Array.from(document.querySelectorAll('.live, .view-bar, .record, #requests, .sort'))"
+        ".filter((part) => part.getClientRects().length).length]"
+    )
+    browser.show((folder / "en.html").as_uri())
+    on_screen = browser.run(shown)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    on_paper = browser.run(shown)
+    browser.show((folder / "en.html").as_uri(), script=False)
+    browser.send("Emulation.setScriptExecutionDisabled", value=False)
+    without = browser.run(shown)
+
+    assert on_screen[0] == 4
+    assert on_screen[1] > 20
+    assert on_paper == [0, 0]
+    assert without == [0, 0]
+
+
+@settings(max_examples=3)
+@given(st.lists(st.floats(-1e7, 1e9) | st.floats(0, 1e-3), min_size=200, max_size=400))
+def test_numbers_read_as_those_of_the_harness(browser, values):
+    """The script writes times and numbers as harness/units.py does."""
+    source = (assets.SCRIPTS / "units.js").read_text(encoding="utf-8")
+    shown = browser.run(
+        f"(() => {{ {source}; return {json.dumps(values)}.map((v) => [duration(v), significant(v)]); }})()"
+    )
+
+    assert shown == [[format_duration(value), significant(value)] for value in values]
+
+
+def test_many_requests_make_no_large_file(browser, tmp_path, monkeypatch):
+    """Of some thousand requests a page holds what its rule says, says so, and stays under 3 MB."""
+    monkeypatch.setattr(request_sample.sample_requests, "__defaults__", (500,))
+    run = Run(loads=(20.0, 40.0), duration_s=40, failing=0.02, output=(4, 12))
+    path = reports.write_all(make_result(tmp_path / "many", run))
+    table = pd.read_parquet(path.parent / store.REQUESTS)
+    browser.show(path.as_uri())
+
+    assert len(table) > 1500
+    assert path.stat().st_size < 3e6
+    assert f"holds 500 of {len(table):,} requests" in text(browser, "#time > .lead")
+    assert browser.run("document.querySelector('#filter option[value=failed]').innerText") == (
+        f"failed ({(table['status'] == 'failed').sum()})"
+    )
+
+
+def test_the_library_is_the_release_s():
+    """The vendored files have the recorded hashes, and the page names version and licence."""
+    release = json.loads((assets.UPLOT / "release.json").read_text(encoding="utf-8"))
+    names = {path.name for path in assets.UPLOT.iterdir()}
+    script = assets.live_script()
+
+    assert {name.removeprefix("dist/") for name in release["files"]} | {"release.json"} == names
+    for name, digest in release["files"].items():
+        content = (assets.UPLOT / name.removeprefix("dist/")).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest
+    assert f"uPlot {release['version']}" in script
+    assert "Permission is hereby granted, free of charge" in script
