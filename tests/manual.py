@@ -1,5 +1,6 @@
 """The manual's pages as text: marks filled in as the build does, and included files in place."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def written(page):
     return INCLUDED.sub(lambda mark: (ROOT / mark[1]).read_text(encoding="utf-8").rstrip("\n"), page.read_text("utf-8"))
 
 
+@functools.cache
 def built(page, language="en"):
     """A page's text as the build has it."""
     return filled(written(page), language)

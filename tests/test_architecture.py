@@ -5,12 +5,10 @@ import functools
 import re
 import statistics
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("harness", "kernels_bench", "reports")
+from tests.source import MODULES, ROOT, TREES, nodes_of
 
 # Lower may not import higher; within a rank any direction without cycles.
 RANKS: dict[str, int] = {
@@ -83,26 +81,6 @@ LAZY = {"reports", "kernels_bench"}  # may be imported from anywhere above, insi
 PLAIN_BASES = {"Exception", "Protocol", "NamedTuple", "TypedDict", "Struct", "Enum", "IntEnum"}
 PARSER_BASES = {"argparse.ArgumentParser"}  # its one hook for faults is a method
 PROTOCOL_BASES = {"Protocol", "BufferedProtocol", "asyncio.Protocol", "asyncio.BufferedProtocol"}
-
-
-def modules() -> dict[str, Path]:
-    """Every module of our rooms by dotted name."""
-    found = {}
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-MODULES = modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-
-
-@functools.cache
-def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
-    """All of a tree's nodes: walked once for all tests that look at them."""
-    return tuple(ast.walk(tree))
 
 
 @functools.cache

@@ -26,8 +26,7 @@ MOST_LINES = 180
 MOST_PICTURE_BYTES = 300_000
 SHIPPED = sorted((ROOT / "scenarios").glob("*.yaml"))
 EXAMPLES = [(page, number) for page in EVERY for number, _ in enumerate(blocks(written(page), "yaml"))]
-SCENARIO = built(DOCS / "reference" / "scenario.md")
-WARNINGS = built(DOCS / "reference" / "warnings.md")
+SCENARIO = DOCS / "reference" / "scenario.md"
 FILES = {path.name for room in ("harness", "reports", "kernels_bench") for path in (ROOT / room).rglob("*.py")}
 OLD_WORDS = re.compile(r"\b(doubt|doubts|twin|twins|metronome|spool|ledger|crew)\b", re.IGNORECASE)
 SHOWN_TWICE = {"against", "selfcheck", "first_run", "validate"}  # in the tutorial and in a how-to, or in the README
@@ -62,12 +61,12 @@ def test_what_the_manual_shows_can_be_run(page, number, tmp_path):
 @pytest.mark.parametrize("part", [name for name, part in generated.schema()["$defs"].items() if "properties" in part])
 def test_every_key_is_in_the_manual(part):
     """No key of a scenario or study goes unmentioned on the page of scenario files."""
-    assert set(generated.schema()["$defs"][part]["properties"]) - words(SCENARIO) == set()
+    assert set(generated.schema()["$defs"][part]["properties"]) - words(built(SCENARIO)) == set()
 
 
 def test_every_kind_is_in_the_manual():
     """Kinds of engine and load, and what an objective may limit."""
-    assert {*ENGINE_KINDS, *STAGE_KINDS, *LATENCIES} - words(SCENARIO) == set()
+    assert {*ENGINE_KINDS, *STAGE_KINDS, *LATENCIES} - words(built(SCENARIO)) == set()
 
 
 def test_what_is_shown_of_the_doctor_is_what_it_says():
@@ -167,7 +166,7 @@ def test_commands_that_a_page_shows_exist(page):
 
 def test_every_warning_is_in_the_manual():
     """A reader finds the code of each warning that a result may carry, in the tables and with its sentences."""
-    meaning = WARNINGS.partition("## All sentences")[0]
+    meaning = built(DOCS / "reference" / "warnings.md").partition("## All sentences")[0]
 
     assert len(warnings.codes()) > 50
     assert warnings.codes() - words(meaning) == set()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.warnings import NOTE, Warning
+from harness.analysis.warnings import NOTE, WARNING, Warning
 from harness.comparison.comparability import (
     COMPUTATION,
     COMPUTATIONS,
@@ -87,13 +87,14 @@ class KernelKind:
         """That no measurement is on both sides."""
         return message("comparison.no_shared_measurement", base=base.name, new=new.name)
 
-    def few_repeats(self, noise: float | None) -> Message:
+    def few_repeats(self, noise: float | None, command: str) -> Warning:
         """That one process shows no noise."""
-        if noise is None:
-            return message("comparison.single_runs_kernel")
-        return message("comparison.assumed_noise_kernel", noise=noise)
+        text = message("comparison.single_runs_kernel")
+        if noise is not None:
+            text = message("comparison.assumed_noise_kernel", noise=noise)
+        return Warning("few_repeats", WARNING, text, message("comparison.repeat_next", command=command))
 
-    def repeat_warnings(self, _base: Side, _new: Side, _step: Message, *, is_few: bool) -> Iterator[Warning]:  # noqa: ARG002 - as others take it
+    def repeat_warnings(self, _base: Side, _new: Side, _command: str, *, is_few: bool) -> Iterator[Warning]:  # noqa: ARG002 - as others take it
         """None: each repeat is a process of its own, and nothing was sent."""
         return iter(())
 

@@ -67,10 +67,13 @@ class ResultKind(Protocol):
     def nothing_shared(self, base: "Side", new: "Side") -> Message:
         """That the sides have nothing in common that is judged."""
 
-    def few_repeats(self, noise: float | None) -> Message:
-        """That runs were not repeated; `noise` is what the gate takes them to differ by, None where it does not say."""
+    def few_repeats(self, noise: float | None, command: str) -> Warning:
+        """That runs were not repeated; `noise` is what the gate takes them to differ by, None where it does not say.
 
-    def repeat_warnings(self, base: "Side", new: "Side", step: Message, *, is_few: bool) -> Iterator[Warning]:
+        `command` measures both sides in turn, here and below.
+        """
+
+    def repeat_warnings(self, base: "Side", new: "Side", command: str, *, is_few: bool) -> Iterator[Warning]:
         """What is to know of how the repeats stand beside each other; `is_few`: that they are few was warned of."""
 
     def lone_stages(self, stages: Mapping[int, Mapping[str, Any]]) -> Warning:

@@ -81,15 +81,17 @@ class ServedKind:
         """That no stage is on both sides."""
         return message("comparison.no_shared_stage", base=base.name, new=new.name)
 
-    def few_repeats(self, noise: float | None) -> Message:
+    def few_repeats(self, noise: float | None, command: str) -> Warning:
         """That one start of an engine shows no noise."""
-        if noise is None:
-            return message("comparison.single_runs_engine")
-        return message("comparison.assumed_noise_engine", noise=noise)
+        text = message("comparison.single_runs_engine")
+        if noise is not None:
+            text = message("comparison.assumed_noise_engine", noise=noise)
+        return Warning("few_repeats", WARNING, text, message("comparison.repeat_next", command=command))
 
-    def repeat_warnings(self, base: Side, new: Side, step: Message, *, is_few: bool) -> Iterator[Warning]:
+    def repeat_warnings(self, base: Side, new: Side, command: str, *, is_few: bool) -> Iterator[Warning]:
         """Repeats of one start, and sides that sent other requests."""
         if not is_few and any(len(side.runs) == 1 < len(side.repeats) for side in (base, new)):
+            step = message("comparison.repeat_next", command=command)
             yield Warning("one_start", NOTE, message("comparison.one_start"), step)
         if pairs(base, new) is None:
             yield Warning("unpaired", NOTE, message("comparison.unpaired"), message("comparison.unpaired_next"))

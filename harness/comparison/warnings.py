@@ -82,12 +82,12 @@ def _copy_rate(summary: Mapping[str, Any]) -> float | None:
 def _repeats(
     base: Side, new: Side, gate: Gate, rows: Sequence[ComparisonRow], changed: Sequence[ChangedSetting]
 ) -> Iterator[Warning]:
-    step = message("comparison.repeat_next", command=_command(new, changed))
+    command = _command(new, changed)
     is_single = any(row.reason == SINGLE_RUNS for row in rows)
     is_few = is_single or (gate.between_runs is not None and len(base.repeats) == len(new.repeats) == 1)
     if is_few:
-        yield Warning("few_repeats", WARNING, base.kind.few_repeats(None if is_single else gate.between_runs), step)
-    yield from base.kind.repeat_warnings(base, new, step, is_few=is_few)
+        yield base.kind.few_repeats(None if is_single else gate.between_runs, command)
+    yield from base.kind.repeat_warnings(base, new, command, is_few=is_few)
 
 
 def _command(new: Side, changed: Sequence[ChangedSetting]) -> str:

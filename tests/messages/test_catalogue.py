@@ -13,9 +13,8 @@ from babel.messages.pofile import read_po
 from harness.messages import LANGUAGES
 from harness.messages.message import PLAIN
 from harness.messages.rendering import HERE, SPECS, catalogue, placeholders, rooms
+from tests.source import ROOT, TREES, nodes_of
 
-ROOT = Path(__file__).parents[2]
-ROOMS = ("harness", "kernels_bench", "reports")
 BUILDERS = {"message", "localized"}  # functions whose first argument is a code, and whose keywords are parameters
 CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 
@@ -36,22 +35,10 @@ def entries(language):
     return {code: forms for room in rooms(language) for code, forms in catalogue(language, room).sentences.items()}
 
 
-@cache
-def trees():
-    """The code of our rooms by dotted name."""
-    found = {}
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
-
-
 def calls():
     """Every call that builds a message from a literal code: where, the code, its parameters; None for `**`."""
-    for name, tree in trees().items():
-        for node in ast.walk(tree):
+    for name, tree in TREES.items():
+        for node in nodes_of(tree):
             if (
                 isinstance(node, ast.Call)
                 and getattr(node.func, "id", getattr(node.func, "attr", "")) in BUILDERS
@@ -144,8 +131,8 @@ def test_every_code_of_the_catalogue_is_used():
     """A sentence that nothing says is removed."""
     texts = {
         node.value
-        for tree in trees().values()
-        for node in ast.walk(tree)
+        for tree in TREES.values()
+        for node in nodes_of(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     templates = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "reports" / "templates").glob("*.html"))
@@ -161,13 +148,13 @@ def sentences_in(tree):
     """Literal English of three words and more that is no docstring."""
     documents = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    fields = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    fields = {id(node.value) for node in nodes_of(tree) if isinstance(node, ast.Expr)}
+    for node in nodes_of(tree):
         if (
             isinstance(node, ast.Constant)
             and isinstance(node.value, str)
@@ -182,7 +169,7 @@ def test_no_sentence_is_built_outside_the_catalogues(room):
     """Errors of programmers (ValueError and the like of `formats`) aside, English stands in the catalogues alone."""
     found = [
         (name, line, text)
-        for name, tree in trees().items()
+        for name, tree in TREES.items()
         if (name == room or name.startswith(room + ".")) and name not in WORDS_OF_OTHERS
         for line, text in sentences_in(tree)
         if not _told_to_programmers(tree, line)
@@ -197,7 +184,7 @@ def _told_to_programmers(tree, line):
         isinstance(node, ast.Raise)
         and node.lineno <= line <= (node.end_lineno or node.lineno)
         and getattr(getattr(node.exc, "func", None), "id", "") in {"ValueError", "TypeError", "KeyError"}
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
     )
 
 
