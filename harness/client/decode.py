@@ -143,8 +143,8 @@ def decode_part(path: Path, start: int, stop: int | None) -> DecodedAnswers:
         texts["counted_by"].append(answer.counted_by)
         texts["error"].append(answer.error)
         texts["message"].append(answer.message)
-        at_ns.extend(answer.at_ns)
-        tokens.extend(answer.tokens)
+        at_ns.fromlist(list(answer.at_ns))  # takes half the time that extend takes
+        tokens.fromlist(list(answer.tokens))
     return DecodedAnswers(
         {name: np.array(integers[name], dtype=np.int64) for name in INTEGERS},
         texts,

@@ -80,6 +80,32 @@ def plain_reads(raw: bytes, at: int, ends: NDArray[np.int64], stamps: Sequence[i
     return Reads(b"".join(chunks), reach, np.asarray(stamps, dtype=np.int64))
 
 
+_EVENT_CHUNK_END, _LAST_CHUNK = b"\n\n\r\n", b"0\r\n\r\n"
+_AROUND = len(b"data: ") + len(b"\n\n")
+
+
+def events_in_chunks(raw: bytes, at: int) -> tuple[list[bytes], NDArray[np.int64]] | None:
+    """The data of a whole chunked stream that begins at `at`, and where in `raw` each event was complete.
+
+    None where not every event is one line of data in a chunk of its own, without extensions or trailers, as servers
+    send them that write each event at once. Two splits and sizes that equal the lengths take half the time that the
+    general way takes.
+    """
+    rest = raw[at:]
+    if len(raw) >= LARGE_BYTES or not rest.endswith(_EVENT_CHUNK_END + _LAST_CHUNK):
+        return None
+    parts = rest.split(_EVENT_CHUNK_END)
+    lines, _, datas = zip(*(part.partition(b"\r\ndata: ") for part in parts[:-1]), strict=True)
+    lengths = np.fromiter(map(len, datas), dtype=np.int64, count=len(datas))
+    together = b"".join(datas)
+    if b"\n" in together or b"\r" in together or b"" in datas:
+        return None
+    if http1.plain_sizes(lines) != (lengths + _AROUND).tolist():
+        return None
+    size_lines = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines)) + 2
+    return list(datas), np.cumsum(size_lines + lengths + _AROUND + 2) + (at - 2)
+
+
 def _joined(raw: bytes, starts: Sequence[int], ends: Sequence[int]) -> bytes:
     if len(raw) < LARGE_BYTES:
         return b"".join([raw[start:end] for start, end in zip(starts, ends, strict=True)])

@@ -5,6 +5,7 @@ framing again, in full, after the answer is complete (RFC 9112).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -207,7 +208,7 @@ def body_of(raw: bytes, head: ResponseHead) -> Body:
 _sizes: dict[bytes, int] = {}  # what plain size lines say, each worked out once
 
 
-def _plain_sizes(lines: list[bytes]) -> list[int | None]:
+def plain_sizes(lines: Sequence[bytes]) -> list[int | None]:
     """What plain size lines say; -1 of one that is none, or that ends the body."""
     sizes = list(map(_sizes.get, lines))
     if None in sizes:
@@ -233,7 +234,7 @@ def plain_chunks(raw: bytes, at: int) -> tuple[list[bytes], list[bytes]] | None:
     if len(parts) % 2 == 0 or parts[-3:] != [b"0", b"", b""]:
         return None
     sizes, chunks = parts[0:-3:2], parts[1:-3:2]
-    return (sizes, chunks) if _plain_sizes(sizes) == list(map(len, chunks)) else None
+    return (sizes, chunks) if plain_sizes(sizes) == list(map(len, chunks)) else None
 
 
 def _plain_body(raw: bytes, at: int) -> Body | None:

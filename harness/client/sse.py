@@ -6,7 +6,7 @@ are being stamped. An event's arrival is the stamp of the read that completed it
 answer it is, and whether it is whole, is told by its bytes before its headers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +47,13 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
         head = http1.usual_head(raw)
         if head is None:
             return DecodedAnswer(error=failure or "truncated", message=message or "the answer ended inside its head")
-        reads, complete = _reads(raw, head, pieces, stamps)
+        ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
+        if head.framing == http1.CHUNKED and head.status // 100 == 2 and not head.encoding and not failure:
+            plain = event_stream.events_in_chunks(raw, head.size)
+            if plain is not None:
+                reads = Reads(raw, ends, np.asarray(stamps, dtype=np.int64))
+                return _stream(head.status, [(*plain, False)], reads, ("", message))
+        reads, complete = _reads(raw, head, ends, stamps)
     except http1.BadHttpError as fault:
         return DecodedAnswer(error=failure or "bad_http", message=message or str(fault))
     del raw  # a long answer's copies are not all needed at once
@@ -62,13 +68,12 @@ def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", me
         return DecodedAnswer(http_status=head.status, error=failure or name, message=message or str(fault))
 
 
-def _reads(raw: bytes, head: http1.ResponseHead, pieces: Sequence[bytes], stamps: Sequence[int]) -> tuple[Reads, bool]:
+def _reads(raw: bytes, head: http1.ResponseHead, ends: NDArray[np.int64], stamps: Sequence[int]) -> tuple[Reads, bool]:
     """The body of an answer with its stamps, and whether it is complete.
 
     Raises:
         http1.BadHttpError: where its framing is malformed.
     """
-    ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
     if head.framing == http1.CHUNKED:
         plain = event_stream.plain_reads(raw, head.size, ends, stamps)
         if plain is not None:
@@ -101,10 +106,10 @@ def _read_answer(head: http1.ResponseHead, reads: Reads, failure: str, message: 
     start = len(BOM) if reads.body.startswith(BOM) else 0
     body = reads.body[start:] if start else reads.body
     if event_stream.begins_as_stream(body):
-        return _stream(head.status, reads, start, (failure, message))
+        return _stream(head.status, event_stream.batches(reads.body, start), reads, (failure, message))
     event = event_of(body)
     if head.content_type == "text/event-stream" and not (event.choices or failure_of(event)):
-        return _stream(head.status, reads, start, (failure, message))
+        return _stream(head.status, event_stream.batches(reads.body, start), reads, (failure, message))
     return _whole(head, reads, event, (failure, message))
 
 
@@ -151,10 +156,11 @@ class _Contents:
                 self.message = event.malformed or words or ""
 
 
-def _stream(http_status: int, reads: Reads, start: int, failure_seen: tuple[str, str]) -> DecodedAnswer:
+def _stream(http_status: int, batches: Iterable[Batch], reads: Reads, failure_seen: tuple[str, str]) -> DecodedAnswer:
+    """An answer that came as events; batches give their places in the body that `reads` have the stamps of."""
     contents, rows = _Contents(http_status, AnswerContents(), streamed=True), 0
     places: list[NDArray[np.int64]] = []
-    for batch in event_stream.batches(reads.body, start):
+    for batch in batches:
         datas, ends, done = _events_only(batch)
         events = events_of(datas)
         contents.whole = contents.whole or done

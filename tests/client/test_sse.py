@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client import sse
+from harness.client import event_stream, sse
 from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 from tests.fakes import answered, chunked, event, sse_body
 
@@ -52,6 +52,51 @@ def test_an_answer_is_the_same_wherever_its_bytes_are_cut(cuts):
             read_until += len(pieces[number])
         stamps.append(1000 + number)
     assert list(answer.at_ns) == stamps
+
+
+EVENT_DATA = st.one_of(
+    st.text(" ab\r\n", max_size=3).map(event),
+    st.sampled_from(["[DONE]", "", " ", "{", '{"a": 1}\n{"b": 2}', "0\r\n\r\n", "x\n\n\r\ny"]),
+)
+CHUNK_FORMS = (
+    "data: {}\n\n",
+    "data: {}\n\n",
+    "data: {}\n\n",
+    "data:{}\n\n",
+    ": {}\n\n",
+    "data: {}\r\n\r\n",
+    "data: {}\n",
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(EVENT_DATA, st.sampled_from(CHUNK_FORMS)), max_size=8),
+    st.sampled_from(["0\r\n\r\n", "0\r\nX: 1\r\n\r\n", "00\r\n\r\n", ""]),
+    st.lists(st.integers(0, 10_000), max_size=20),
+)
+def test_events_in_chunks_of_their_own_are_read_as_any_other_stream(events, end, cuts):
+    """The quick way for the usual stream says what the general way says, or leaves the answer to it."""
+    chunks = [form.format(data).encode() for data, form in events]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + end.encode()
+    raw = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+    pieces = pieces_of(raw, cuts)
+    stamps = list(range(100, 100 + len(pieces)))
+    quick = sse.decode(pieces, stamps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_stream, "events_in_chunks", lambda _raw, _at: None)
+
+        assert sse.decode(pieces, stamps) == quick
+
+
+def test_the_usual_stream_is_read_the_quick_way():
+    """Each event in a chunk of its own: its data, and where in the answer its blank line ended."""
+    raw = b"head" + b"".join(b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data) for data in (b"abc", b"[DONE]"))
+    datas, ends = event_stream.events_in_chunks(raw + b"0\r\n\r\n", 4)
+
+    assert datas == [b"abc", b"[DONE]"]
+    assert [raw[:end].count(b"\n\n") for end in ends] == [1, 2]
+    assert all(raw[:end].endswith(b"\n\n") for end in ends)
 
 
 def test_tokens_are_counted_by_ids_before_usage_before_events():
