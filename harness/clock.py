@@ -18,6 +18,7 @@ from typing import Protocol
 from harness.units import NS_PER_S
 
 monotonic_ns = time.monotonic_ns
+VIRTUAL_TIME, REAL_TIME = "virtual", "real"  # whose time a simulated engine keeps: computed, or waited for
 
 _CLOCK_MONOTONIC = 1
 _TFD_FLAGS = 0o2004000  # TFD_NONBLOCK | TFD_CLOEXEC

@@ -18,6 +18,7 @@ import jinja2
 from harness.messages import localized
 from harness.results import store
 from harness.results.folder import ResultFiles
+from harness.results.store import in_virtual_time
 from harness.units import format_duration
 from reports import curves, decision, distributions, facts, frames, headline, stalling, tables, timelines
 from reports.assets import json_block, live_script, live_styles, page_script, words
@@ -84,6 +85,7 @@ def _context(data: Data) -> dict[str, Any]:
         "result": result,
         "run": _whole(result.run),
         "simulated": result.simulated,
+        "virtual": in_virtual_time(result.run),
         "started": moment(str(result.run.get("started_utc") or "")),
         **_live(data, gallery, marks),
         "colours": {"light": stage_variables(count, dark=False), "dark": stage_variables(count, dark=True)},

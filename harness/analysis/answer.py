@@ -38,8 +38,13 @@ Level = Sequence[StageSummary]
 Stage = Mapping[str, Any]  # of summary.json
 
 
-def answer(stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simulated: bool) -> Message:
-    """One or a few sentences for the whole run, from the stages that are valid; those left out are named."""
+def answer(
+    stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simulated: bool, virtual: bool = False
+) -> Message:
+    """One or a few sentences for the whole run, from the stages that are valid; those left out are named.
+
+    `virtual` says that a simulated run was computed in virtual time.
+    """
     invalid = [warning for warning in warnings if warning.severity == INVALID]
     valid = [stage for stage in stages if not is_invalid(warnings, stage.span.stage, stage.span.repeat)]
     if not any(stage.account.completed for stage in stages):
@@ -52,7 +57,9 @@ def answer(stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simul
         sentence = _throughputs(valid)
     if invalid and any(stage.account.completed for stage in valid):
         sentence = sentences(sentence, _left_out(stages, valid, invalid[0]))
-    return message("analysis.answer_simulated", answer=sentence) if simulated else sentence
+    if not simulated:
+        return sentence
+    return message("analysis.answer_virtual" if virtual else "analysis.answer_simulated", answer=sentence)
 
 
 def _left_out(stages: Sequence[StageSummary], valid: Sequence[StageSummary], reason: Warning) -> Message:

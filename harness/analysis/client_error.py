@@ -5,7 +5,7 @@ arrived at most `first_bound_ns` earlier than the stamp, and `blurred` of its to
 one. Of each metric the statistic is computed as recorded and at the other end of those bounds; the distance is the
 error. Of gaps, a percentile is at most as many ranks away as events are blurred.
 
-Without the kernel's stamps nothing of this is known.
+Without the kernel's stamps nothing of this is known. In virtual time no client stands between: there is no error.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.token_gaps import Gaps, Mask, Streams
+from harness.clock import VIRTUAL_TIME
 from harness.results.request_table import MISSING, Requests
 from harness.statistics.intervals import PERCENTILES, Floats, percentile_name, percentile_of
 from harness.units import NS_PER_S
 
-KERNEL, READER = "kernel", "reader"
+KERNEL, READER, VIRTUAL = "kernel", "reader", VIRTUAL_TIME
 MEAN = "mean"
 
 
@@ -27,9 +28,9 @@ MEAN = "mean"
 class ClientError:
     """What the client may have added to a stage's latencies, in seconds by metric and statistic.
 
-    `clock` is whose stamps they are: the kernel's, or the reader's own, of which nothing else is known. `first_exact`
-    is the share of first tokens whose arrival is exact, `blurred_share` that of token events whose arrival is that of
-    a later one, `late_p50_s` and `late_p99_s` how late the latest read of an answer was.
+    `clock` is whose stamps they are: the kernel's; the reader's own, of which nothing else is known; or virtual time,
+    which is exact. `first_exact` is the share of first tokens whose arrival is exact, `blurred_share` that of token
+    events whose arrival is that of a later one, `late_p50_s` and `late_p99_s` how late the last read of an answer.
     """
 
     clock: str

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.client_error import ClientError, client_error
+from harness.analysis.client_error import VIRTUAL, ClientError, client_error
 from harness.analysis.request_flow import mean_in_flight, most_in_flight
 from harness.analysis.slo import Objective, Outcome, good_requests, objectives, outcome
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
@@ -95,7 +95,8 @@ class Counted:
 class StageInput:
     """All that is known of one stage: its rows and their events, its span, its load and the limits it has to keep.
 
-    `load` is the stage as run.json gives it (`kind`, `rate`, …), `slo` limits in seconds by key.
+    `load` is the stage as run.json gives it (`kind`, `rate`, …), `slo` limits in seconds by key. `virtual` says that
+    its times are those of virtual time, with no client between.
     """
 
     requests: Requests
@@ -104,6 +105,7 @@ class StageInput:
     load: Mapping[str, Any]
     slo: Mapping[str, float]
     stream: bool = True
+    virtual: bool = False
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -240,7 +242,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         metrics={name: distribution(array) for name, array in values.items()}
         | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
         merged_share=gaps.merged_share,
-        client=client_error(requests, masks.answered, times, gaps),
+        client=ClientError(VIRTUAL) if stage.virtual else client_error(requests, masks.answered, times, gaps),
     )
 
 

@@ -37,7 +37,7 @@ from harness.results.request_table import (
     Samples,
     samples_from,
 )
-from harness.results.store import FORMAT, SUMMARY_FORMAT
+from harness.results.store import FORMAT, SUMMARY_FORMAT, in_virtual_time
 from harness.scenario.metrics import TIMES
 from harness.statistics.distributions import Distribution
 from harness.telemetry.energy import energy_of
@@ -79,7 +79,7 @@ def summarize(
         stages = [
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
         ]
-    sentence = answer(summaries, warnings, simulated=simulated)
+    sentence = answer(summaries, warnings, simulated=simulated, virtual=in_virtual_time(run))
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
@@ -91,7 +91,7 @@ def summarize(
         "answer_message": sentence.as_dict(),
         "simulated": simulated,
         "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
-        | {key: engine[key] for key in ("changed",) if engine.get(key)},
+        | {key: engine[key] for key in ("changed", "clock") if engine.get(key)},
         "repeats": run.get("repeats", 1),
         "verdict": {
             "valid": not any(warning.severity == INVALID for warning in warnings),
@@ -175,6 +175,7 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
         run["stages"][span.stage],
         run.get("slo") or {},
         stream=run.get("stream", True),
+        virtual=in_virtual_time(run),
     )
     selfcheck = (run.get("client") or {}).get("selfcheck")
     return Evidence(stage, summarize_stage(stage), samples, selfcheck, str(run.get("endpoint") or ""))

@@ -19,6 +19,7 @@ from harness.errors import EngineError
 from harness.messages import message
 from harness.results.request_table import MISSING
 from harness.safety import bounds
+from harness.units import NS_PER_S
 
 __all__ = ["Client", "Target", "Trust", "post_bytes", "request_bytes", "target_of"]
 
@@ -27,6 +28,13 @@ Address = tuple[int, str, int]
 
 _ONE_ADDRESS_S = 3.0  # how long one address of several may take to connect before the next is tried
 _SWEEP_NS = 500_000_000
+STOPPED = ("cancelled", "the run was stopped")
+"""The failure of a request that was given up, and its words."""
+
+
+def too_late(timeout_ns: int) -> tuple[str, str]:
+    """The failure of a request that took longer than this, and its words."""
+    return "timeout", f"no complete answer within {timeout_ns / NS_PER_S:g} s"
 
 
 class Client:
@@ -214,7 +222,7 @@ class Client:
             if begun_ns + self._timeout_ns > now_ns:
                 self._set_timer(begun_ns + self._timeout_ns)
                 return
-            self._give_up(request, "timeout", f"no complete answer within {self._timeout_ns / 1e9:g} s")
+            self._give_up(request, *too_late(self._timeout_ns))
 
     def _sweep(self) -> None:
         """End floods that come in many small reads, which the connections do not count: they are the hot path."""
@@ -234,7 +242,7 @@ class Client:
     def cancel_all(self) -> None:
         """Give up everything in flight, as cancelled."""
         for request in list(self._busy):
-            self._give_up(request, "cancelled", "the run was stopped")
+            self._give_up(request, *STOPPED)
 
     def _give_up(self, request: InFlightRequest, failure: str, words: str) -> None:
         connection = self._busy.get(request)

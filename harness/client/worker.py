@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.client.journal import AnswerJournal, SentJournal, journals_of
 from harness.client.live_counters import LiveCounters
 from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, StageLoad
 from harness.client.target import target_for
-from harness.clock import MonotonicClock
+from harness.clock import Clock, MonotonicClock
 from harness.errors import HarnessError
 from harness.scenario.models import Engine, Scenario
 from harness.units import seconds_to_ns
@@ -44,13 +45,13 @@ _WRITES_AT_ONCE = 12  # about 0.2 ms: other streams are stamped no later than th
 class RequestLog:
     """Writes every request to the journal as it goes, and its answer in idle moments."""
 
-    def __init__(self, raw: Path, number: int, clock: MonotonicClock) -> None:
+    def __init__(self, raw: Path, number: int, clock: Clock, on_counts: Callable[[dict[str, Any]], None]) -> None:
         sent, answers = journals_of(raw, number)
         self._sent, self._answers = SentJournal(sent), AnswerJournal(answers)
         self._clock = clock
         self._finished: deque[InFlightRequest] = deque()
         self._place = (0, 0, 0)
-        self.live = LiveCounters(clock, lambda counts: report(live=counts))
+        self.live = LiveCounters(clock, on_counts)
         self.last_sent_ns = 0
 
     def begin(self, plan: StagePlan, begin_ns: int) -> None:
@@ -149,7 +150,7 @@ class Worker:
         self._builder = RequestBuilder(job, self._scenario)
         timeout_ns = seconds_to_ns(self._scenario.timeout)
         self._client = transport.Client(self._builder.target, self._clock, timeout_ns, self._workers)
-        self._log = RequestLog(raw, number, self._clock)
+        self._log = RequestLog(raw, number, self._clock, lambda counts: report(live=counts))
         self._seqs = itertools.count()
         self._stage: StageLoad | None = None
         self._stopping = False

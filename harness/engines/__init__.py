@@ -7,14 +7,14 @@ from harness.engines.attach import attach_to_server
 from harness.engines.base import RunningEngine, StartEngine
 from harness.engines.flag_resolution import ResolvedFlags
 from harness.engines.process import OnMemoryLeft
-from harness.engines.simulator import start_simulator
+from harness.engines.simulator import resolve_clock, start_simulator
 from harness.engines.vllm import start_vllm
 from harness.messages import Message, message
 from harness.plugins import ENGINES, Plugin, plugin_of
 from harness.scenario.models import Engine
 from harness.telemetry.environment import has_package, npu_devices, this_host
 
-__all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "resolve_kind", "start_of"]
+__all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "resolve_clock", "resolve_kind", "start_of"]
 
 
 REAL = ("vllm", "vllm-ascend")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from harness.clock import REAL_TIME
 from harness.engines.effective_config import EngineConfiguration
 from harness.messages import Message
 from harness.scenario.models import Engine
@@ -37,7 +38,7 @@ class RunningEngine:
     that computes nothing. `ending` says why it ended by itself, None while it lives. `pid` is the process that was
     started, None where it was already there; then `listeners` are the processes at its address. `reach` is the
     scenario's engine where its keys say how the server is reached; `marks` are more facts for run.json: that its models
-    are not listed, its certificate not checked.
+    are not listed, its certificate not checked. `clock` is whose time a simulated engine keeps.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class RunningEngine:
     ending: Callable[[], Message | None] = lambda: None
     pid: int | None = None
     marks: Mapping[str, bool] = field(default_factory=dict)
+    clock: str = REAL_TIME
 
     @property
     def pids(self) -> list[int]:

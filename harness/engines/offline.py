@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 
 from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers
 from harness.client.journal import ROW
+from harness.clock import REAL_TIME, VIRTUAL_TIME
 from harness.engines import offline_child
 from harness.engines.base import RunningEngine
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, started_configuration
 from harness.engines.interpreter_probe import OFFLINE
 from harness.engines.process import uses_stub_device
-from harness.engines.simulator import refuse_flags
+from harness.engines.simulator import KIND, calibrated_flags, flags_with_model, refuse_flags
 from harness.engines.vllm import EngineWatch, check_flags, environment_of, guarded_process, within_ready_timeout
 from harness.errors import InputError, ResultError, suggestion
 from harness.messages import Message, message
@@ -272,7 +273,6 @@ def _integers(seq: int, sent_ns: int, done: OfflineAnswer, events: int) -> dict[
     }
 
 
-_SIMULATOR = "simulator"
 _FILES = {
     "prompts": PROMPTS,
     "notes": NOTES,
@@ -306,7 +306,7 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: OfflineWork)
         work.plans,
         work.workload,
         words=[*place, *resolved.words],
-        flags=_flags(engine.model, resolved.args),
+        flags=flags_with_model(engine.model, resolved.args),
         sampling=dict(work.sampling),
         watched=[*server_metrics.SERIES, server_metrics.CACHE_CONFIG],
         **{key: str((work.raw / name).resolve()) for key, name in _FILES.items()},
@@ -314,12 +314,13 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: OfflineWork)
     command = [*program, str((work.raw / JOB).resolve())]
     async with guarded_process(engine, kind, command, log) as (watch, group):
         cache = server_metrics.cache_config(await within_ready_timeout(_answering(work.raw, watch), engine, watch))
-        simulated = kind == _SIMULATOR
+        simulated = kind == KIND
         yield RunningEngine(
             kind,
             "",
             engine.model or "",
             simulated=simulated,
+            clock=VIRTUAL_TIME if simulated else REAL_TIME,
             command=tuple(command),
             configuration=started_configuration(resolved.args, resolved, watch.facts, cache),
             stub_device=not simulated and uses_stub_device(group),
@@ -330,17 +331,13 @@ async def start_offline(engine: Engine, kind: str, log: Path, work: OfflineWork)
 
 async def _program(engine: Engine, kind: str) -> tuple[list[str], ResolvedFlags]:
     """The command that holds an engine of a kind, and what its flags become."""
-    if kind == _SIMULATOR:
-        resolved = resolve_by_simulator(engine.model, engine.args)
+    if kind == KIND:
+        resolved = resolve_by_simulator(engine.model, calibrated_flags(engine))
         refuse_flags(resolved)
         return [sys.executable, "-m", "harness.simulator.offline"], resolved
     python = engine.python or sys.executable
     resolved = await check_flags(engine, kind, python, environment_of(engine, kind), usage=OFFLINE)
     return [python, str(offline_child.__file__)], resolved
-
-
-def _flags(model: str | None, args: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(args) if model is None else {"model": model, **args}
 
 
 async def _answering(raw: Path, watch: EngineWatch) -> str:

@@ -1,22 +1,59 @@
-"""The simulator as an engine: `harness serve-sim` in a process of its own."""
+"""The simulator as an engine: `harness serve-sim` in a process of its own, or in this process in virtual time."""
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.engines.api_client import ControlClient, pick_model
+from harness.clock import REAL_TIME, VIRTUAL_TIME
+from harness.engines.api_client import ControlClient, ServedModel, pick_model
 from harness.engines.base import RunningEngine
 from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, started_configuration
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
-from harness.messages import message
+from harness.messages import Message, message
 from harness.scenario.models import Engine
 from harness.simulator.chips import DEFAULT_CHIP, chip_named, read_calibration
+from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.service import Service, service_of
+from harness.simulator.vllm_formats import startup_lines
+from harness.telemetry import server_metrics
 
+KIND = "simulator"
 _READY_S = 60.0
+_ADDRESS = "127.0.0.1"
+
+
+def resolve_clock(engine: Engine) -> tuple[str, Message]:
+    """Whose time a simulated engine keeps, VIRTUAL_TIME or REAL_TIME, and why in a few words.
+
+    Virtual time where the scenario leaves it open, but for an engine that is to listen where others reach it.
+    """
+    if engine.clock is not None:
+        return engine.clock, message("engines.kind_requested")
+    if engine.port is not None or engine.host != _ADDRESS:
+        return REAL_TIME, message("engines.clock_real", key="port" if engine.port is not None else "host")
+    return VIRTUAL_TIME, message("engines.clock_virtual")
+
+
+def simulate_here(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple[RunningEngine, Service]:
+    """The simulated engine in this process by another clock, not yet running; its start takes none of that time.
+
+    Raises:
+        InputError: where a flag is unknown or its value is wrong.
+        EngineError: where it cannot start with its flags.
+    """
+    resolved = resolve_by_simulator(engine.model, calibrated_flags(engine))
+    refuse_flags(resolved)
+    service = service_of(settings_from_flags(flags_with_model(engine.model, resolved.args)), now_ns)
+    lines = startup_lines(service.settings, service.memory)
+    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    cache = server_metrics.cache_config(service.metrics())
+    configuration = started_configuration(resolved.args, resolved, BootFacts(), cache)
+    model = pick_model(engine.model, [ServedModel(service.serving.model, service.settings.model, None)], KIND)
+    return RunningEngine(KIND, "", model, simulated=True, configuration=configuration, clock=VIRTUAL_TIME), service
 
 
 def refuse_flags(resolved: ResolvedFlags) -> None:
@@ -53,7 +90,7 @@ async def start_simulator(engine: Engine, log: Path) -> AsyncIterator[RunningEng
             model = pick_model(engine.model, await control.models() or [], url)
             cache = await control.effective()
         yield RunningEngine(
-            "simulator",
+            KIND,
             url,
             model,
             simulated=True,
@@ -76,3 +113,8 @@ def calibrated_flags(engine: Engine) -> Mapping[str, Any]:
         return engine.args
     chip = chip_named(str(engine.args.get("chip", DEFAULT_CHIP)))
     return {**read_calibration(Path(engine.calibration), chip).flags, **engine.args}
+
+
+def flags_with_model(model: str | None, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags with the model among them, where one is named."""
+    return dict(args) if model is None else {"model": model, **args}

@@ -57,11 +57,20 @@ class _Stage:
 class ProgressTracker:
     """Follows one run; `publish` hands what it is doing to the callback and to progress.json."""
 
-    def __init__(self, folder: Path, name: str, on_snapshot: OnSnapshot, watched: Watched) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        on_snapshot: OnSnapshot,
+        watched: Watched,
+        now_ns: Callable[[], int] = monotonic_ns,
+    ) -> None:
+        """`now_ns` is the clock of the load, where that is another than this process's own."""
         self._folder = folder
         self._on_snapshot = on_snapshot
         self._watched = watched
-        self._begin_ns = monotonic_ns()
+        self._now_ns = now_ns
+        self._begin_ns, self._own_begin_ns = now_ns(), monotonic_ns()
         self._head = Progress(name, STARTING)
         self._plans: tuple[StagePlan, ...] = ()
         self._requests: list[int | None] = []
@@ -83,7 +92,7 @@ class ProgressTracker:
 
     def end(self, number: int) -> None:
         """Its last answer has come, or it was ended."""
-        self._stages[-1].end_ns = monotonic_ns()
+        self._stages[-1].end_ns = self._now_ns()
         phase = PREPARING if number + 1 < len(self._plans) else LOADING
         self._head = replace(self._head, phase=phase)
         self.publish()
@@ -96,9 +105,16 @@ class ProgressTracker:
 
     def publish(self) -> None:
         """Hand the present state on."""
-        progress = self.snapshot(monotonic_ns())
+        progress = self.snapshot(self._now_ns())
+        if progress.eta_s is not None:
+            progress = replace(progress, eta_s=progress.eta_s / self._pace(progress.at_s))
         write_progress(self._folder, progress)
         self._on_snapshot(progress)
+
+    def _pace(self, passed_s: float) -> float:
+        """Seconds of the load's clock in one of our own, so far."""
+        own_s = (monotonic_ns() - self._own_begin_ns) / NS_PER_S
+        return passed_s / own_s if self._now_ns is not monotonic_ns and passed_s > 0 and own_s > 0 else 1.0
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[None]:

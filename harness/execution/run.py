@@ -1,7 +1,8 @@
 """The one orchestrator: a scenario becomes a result folder of raw files, by the strategy of its kind of work.
 
-The strategies are `serve` (requests to a server), `offline` (calls of `LLM.generate`) and `kernels`. Each writes what
-it measures to files at once; `reconcile.finish` makes the result of them.
+The strategies are `serve` (requests to a server), `virtual` (requests to the simulator in virtual time), `offline`
+(calls of `LLM.generate`) and `kernels`. Each writes what it measures to files at once; `reconcile.finish` makes the
+result of them.
 """
 
 import asyncio
@@ -10,16 +11,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.engines import resolve_kind
+from harness.clock import REAL_TIME, VIRTUAL_TIME
+from harness.engines import resolve_clock, resolve_kind
+from harness.engines.simulator import KIND as SIMULATOR
 from harness.errors import HarnessError, InputError
 from harness.execution.kernels import run_kernels
 from harness.execution.offline import run_offline
 from harness.execution.run_folder import RunOutcome, RunSpec, open_folder
 from harness.execution.serve import run_served
-from harness.messages import message
+from harness.execution.virtual import run_virtual
+from harness.messages import Message, message
 from harness.results import store
 
 __all__ = ["RunOutcome", "RunSpec", "drop_if_empty", "execute", "execute_async", "has_begun", "open_folder", "run_load"]
+
+_CLOCKS = {VIRTUAL_TIME: "execution.clock_virtual", REAL_TIME: "execution.clock_real"}
 
 
 def execute(spec: RunSpec) -> RunOutcome:
@@ -56,8 +62,14 @@ async def run_load(spec: RunSpec) -> RunOutcome:
     """
     kind, reason = resolve_kind(spec.loaded.scenario.engine)
     spec.on_progress(message("execution.engine_kind", kind=kind, reason=reason))
-    strategy = run_offline if spec.loaded.scenario.is_offline else run_served
-    return await strategy(spec, kind)
+    if spec.loaded.scenario.is_offline:
+        return await run_offline(spec, kind)
+    if kind == SIMULATOR:
+        clock, why = resolve_clock(spec.loaded.scenario.engine)
+        spec.on_progress(message("execution.clock", clock=Message(_CLOCKS[clock]), reason=why))
+        if clock == VIRTUAL_TIME:
+            return await run_virtual(spec)
+    return await run_served(spec, kind)
 
 
 def has_begun(folder: Path) -> bool:

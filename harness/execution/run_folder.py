@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import __version__
-from harness.clock import utc_now
+from harness.clock import VIRTUAL_TIME, utc_now
 from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.execution.reconcile import read_stage_starts
@@ -164,10 +164,13 @@ def write_plan(
             "model": serving.model,
             "url": serving.url,
             "command": list(serving.command),
+            **({"clock": serving.clock} if serving.simulated else {}),
             **serving.marks,
             **serving.configuration.as_dict(),
         },
     }
+    if serving.clock == VIRTUAL_TIME:  # no client stands between
+        run["client"] |= {"workers": 0, "selfcheck": None}
     store.write_json(spec.folder, store.RUN, run)
     for change in serving.configuration.messages():
         spec.on_progress(message("execution.engine", state=change))

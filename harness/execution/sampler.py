@@ -17,7 +17,7 @@ from harness.telemetry.environment import find_npu_smi, this_host
 from harness.telemetry.npu_smi import Values
 from harness.units import NS_PER_S
 
-_SCRAPE_S = 1.0
+SCRAPE_S = 1.0
 _BEAT_NS = 100_000_000
 
 
@@ -84,4 +84,4 @@ async def _scrape(control: ControlClient, watched: Watched) -> None:
     while True:
         text = await control.metrics()
         read = watched.add_metrics(monotonic_ns(), text)
-        await asyncio.sleep(_SCRAPE_S if read else 10 * _SCRAPE_S)
+        await asyncio.sleep(SCRAPE_S if read else 10 * SCRAPE_S)

@@ -32,7 +32,7 @@ from harness.results import store
 from harness.safety.interrupts import Interrupts
 from harness.scenario.models import Scenario
 from harness.workload import plan
-from harness.workload.prompts import Vocabulary, calibrate
+from harness.workload.prompts import Tokenize, Vocabulary, calibrate
 
 _POLL_S = 0.2
 _DYING_POLLS = 50
@@ -80,13 +80,13 @@ async def run_served(spec: RunSpec, kind: str) -> RunOutcome:
 async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) -> RunOutcome:
     scenario = spec.loaded.scenario
     async with ControlClient(serving.url, serving.reach) as control:
-        vocabulary = await _vocabulary(scenario, serving, control)
+        vocabulary = await vocabulary_for(scenario, serving.model, control.tokenize)
         workload = build_workload(spec, vocabulary)
         plans = plan.plan(scenario, workload)
         turns = write_plan(spec, serving, workload, plans)
         context.tracker.engine(serving.kind, model=serving.model, simulated=serving.simulated)
         context.tracker.plan(plans, turns)
-        _write_job(spec, serving, vocabulary)
+        store.write_json(spec.folder / store.RAW, "job.json", client_job(spec, serving, vocabulary))
         watched, interrupts = context.watched, context.interrupts
         before = await control.state()
         try:
@@ -211,18 +211,18 @@ def _on_sample(watched: Watched, number: int, sample: dict[str, Any]) -> None:
     watched.add(sample["at_ns"], f"client-{number}", values)
 
 
-async def _vocabulary(scenario: Scenario, serving: RunningEngine, control: ControlClient) -> Vocabulary | None:
-    """Words to write chat prompts with, aligned to the server's own tokenizer where it has one."""
+async def vocabulary_for(scenario: Scenario, model: str, tokenize: Tokenize) -> Vocabulary | None:
+    """Words to write chat prompts with, aligned to the model's own tokenizer where the server has one."""
     assert scenario.workload is not None
     if scenario.endpoint != "chat" or scenario.workload.kind == "dataset":
         return None
-    return await calibrate(control.tokenize, serving.model)
+    return await calibrate(tokenize, model)
 
 
-def _write_job(spec: RunSpec, serving: RunningEngine, vocabulary: Vocabulary | None) -> None:
-    """What the workers have to know."""
+def client_job(spec: RunSpec, serving: RunningEngine, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """What those who write the requests have to know, as JSON."""
     scenario = spec.loaded.scenario
-    job = {
+    return {
         "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
         "scenario_folder": str(spec.loaded.path.parent.resolve()),
         "url": serving.url,
@@ -232,7 +232,6 @@ def _write_job(spec: RunSpec, serving: RunningEngine, vocabulary: Vocabulary | N
         "token_counts": _token_counts(scenario),
         "workers": worker_count(scenario),
     }
-    store.write_json(spec.folder / store.RAW, "job.json", job)
 
 
 def _vocabulary_values(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class EngineSchema(Struct, frozen=True):
     kind: str | None = None
     model: str | None = None
     simulated: bool | None = None
+    clock: str | None = None
     hollow: bool | None = None
     url: str | None = None
     requested: Object | None = msgspec.field(name="asked", default=None)

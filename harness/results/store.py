@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.clock import utc_now
+from harness.clock import VIRTUAL_TIME, utc_now
 from harness.errors import InputError, ResultError
 from harness.messages import Message, message
 from harness.results.file_schemas import (
@@ -305,6 +305,11 @@ def read_run(folder: Path) -> dict[str, Any]:
         path = str(folder / RUN)
         raise ResultError(message("results.format", path=path, format=str(known), expected=FORMAT))
     return run
+
+
+def in_virtual_time(run: Mapping[str, Any]) -> bool:
+    """Whether the times of a run.json were computed by a simulator in virtual time, and not waited for."""
+    return (run.get("engine") or {}).get("clock") == VIRTUAL_TIME
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.clock import REAL_TIME
 from harness.errors import InputError
 from harness.messages import message
 from harness.safety.redaction import names_secret
@@ -155,6 +156,8 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
         yield Fault(("load", odd, kinds[odd]), message("scenario.offline_and_online"))
     if scenario.engine.kind == "attach":
         yield Fault(("engine", "kind"), message("scenario.offline_attached"))
+    if scenario.engine.clock == REAL_TIME:
+        yield Fault(("engine", "clock"), message("scenario.offline_real_time"))
     if scenario.endpoint != "completions":
         yield Fault(("endpoint",), message("scenario.offline_chat"))
     if isinstance(scenario.workload, ConversationWorkload):

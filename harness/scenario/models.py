@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.clock import VIRTUAL_TIME
 from harness.errors import suggestion
 from harness.messages import Message, message
 from harness.plugins import ENGINES, installed, load_plugin
@@ -194,6 +195,8 @@ class Engine(FileModel):
     """How long the engine may take until it answers, such as 30m."""
     calibration: NonEmptyText | None = None
     """A result folder of kernels, by which the simulator's attention is timed; for kind simulator or auto."""
+    clock: Literal["virtual", "real"] | None = None
+    """The simulator's time: virtual computes a run, real serves it; virtual by default, for kind simulator or auto."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keys of an engine kind that a package brings."""
@@ -228,8 +231,11 @@ class Engine(FileModel):
         for key in ("headers", "tls", "paths"):
             if self.kind != "attach" and key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
                 raise refused(message("scenario.belongs_to_attach", key=key, kind=self.kind))
-        if self.calibration is not None and self.kind not in ("simulator", "auto"):
-            raise refused(message("scenario.belongs_to_simulator", key="calibration", kind=self.kind))
+        for key in ("calibration", "clock"):
+            if getattr(self, key) is not None and self.kind not in ("simulator", "auto"):
+                raise refused(message("scenario.belongs_to_simulator", key=key, kind=self.kind))
+        if self.clock == VIRTUAL_TIME and self.port is not None:
+            raise refused(message("scenario.virtual_port", port=self.port))
         return self
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from harness.simulator.scheduler import Draw
@@ -66,6 +67,18 @@ class ModelLimits:
     model: str
     vocab: int
     max_model_len: int
+
+
+def decode_body(data: bytes) -> Any:
+    """The JSON of a request's body.
+
+    Raises:
+        Refusal: it is none.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise malformed("body", "json_invalid", f"JSON decode error: {error}") from error
 
 
 def parse_request(body: Any, serving: ModelLimits, *, chat: bool) -> ParsedRequest:

@@ -3,39 +3,22 @@
 import asyncio
 import contextlib
 import gc
-import itertools
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from harness.clock import utc_now
 from harness.errors import EngineError
 from harness.messages import message
-from harness.simulator.engine import SimulatedEngine, limits_of
+from harness.simulator.engine import SimulatedEngine
 from harness.simulator.engine_config import Settings
-from harness.simulator.memory import Memory, cache_labels, memory_of
-from harness.simulator.request_parsing import (
-    ModelLimits,
-    ParsedRequest,
-    Refusal,
-    answer_tokens,
-    check_model,
-    decode,
-    malformed,
-    parse_request,
-    pieces,
-    prompt_ids,
-)
-from harness.simulator.response_stream import ResponseChoice, ResponseStream
-from harness.simulator.scheduler import Request
-from harness.simulator.step_cost import StepCost
-from harness.simulator.vllm_formats import exposition, startup_lines
+from harness.simulator.request_parsing import Refusal, decode, decode_body, parse_request
+from harness.simulator.service import SIMULATED_HEADER, Service, service_of
+from harness.simulator.vllm_formats import startup_lines
 
-SIMULATED_HEADER = "x-npu-harness-simulated"
 OWNER = "npu-harness simulator"
 VERSION = "0.32.0+npu.harness.simulator"
 _PERMISSION = {
@@ -44,30 +27,6 @@ _PERMISSION = {
     "allow_fine_tuning": False, "organization": "*", "group": None, "is_blocking": False,
 }  # fmt: skip
 Log = Callable[[str], None]
-
-
-@dataclass(slots=True)
-class Service:
-    """One engine and what its handlers need of it."""
-
-    settings: Settings
-    memory: Memory
-    engine: SimulatedEngine
-    serving: ModelLimits
-    created: int
-    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-
-
-def service_of(settings: Settings) -> Service:
-    """The engine that these settings start, not yet running.
-
-    Raises:
-        EngineError: it would not start; in the engine's own words.
-    """
-    memory = memory_of(settings)
-    engine = SimulatedEngine(limits_of(settings, memory.num_blocks, memory.max_model_len), StepCost(settings))
-    serving = ModelLimits(settings.name, settings.shape.vocab, memory.max_model_len)
-    return Service(settings, memory, engine, serving, _now_s())
 
 
 def application(service: Service) -> web.Application:
@@ -116,10 +75,7 @@ def _answered(body: dict[str, Any], status: int = 200) -> web.Response:
 
 
 async def _json(request: web.Request) -> Any:
-    try:
-        return msgspec.json.decode(await request.read())
-    except msgspec.DecodeError as error:
-        raise malformed("body", "json_invalid", f"JSON decode error: {error}") from error
+    return decode_body(await request.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,25 +100,10 @@ class _Handlers:
         return _answered({"object": "list", "data": [card]})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        service = self.service
-        text = exposition(
-            service.engine.metrics,
-            service.engine.state(),
-            model=service.serving.model,
-            cache=cache_labels(service.settings, service.memory),
-        )
-        return web.Response(text=text, content_type="text/plain")
+        return web.Response(text=self.service.metrics(), content_type="text/plain")
 
     async def tokenize(self, request: web.Request) -> web.Response:
-        body = await _json(request)
-        check_model(body, self.service.serving)
-        ids = prompt_ids(body, self.service.serving)
-        strings = None
-        if body.get("return_token_strs"):
-            text = body.get("prompt")
-            strings = pieces(text) if isinstance(text, str) else [f"t{number}" for number in ids]
-        longest = self.service.serving.max_model_len
-        return _answered({"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings})
+        return _answered(self.service.tokenize(await _json(request)))
 
     async def detokenize(self, request: web.Request) -> web.Response:
         body = await _json(request)
@@ -177,43 +118,24 @@ class _Handlers:
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         ask = parse_request(await _json(request), self.service.serving, chat=chat)
         done = asyncio.get_running_loop().create_future()
+
+        def whole() -> None:
+            if not done.done():
+                done.set_result(None)
+
         response = await _stream(request) if ask.stream else None
-        answer = self._answer(ask, request.transport if response is not None else None, done)
+        write = request.transport.write if response is not None and request.transport is not None else None
+        answer = self.service.answer(ask, write, whole)
         try:
             await done
         except asyncio.CancelledError:
-            for choice in answer.choices:
-                self.service.engine.abort(choice.request)
+            self.service.abort(answer)
             raise
         if response is None:
             return _answered(answer.body())
         with contextlib.suppress(ConnectionResetError):  # the client may leave with the last token
             await response.write_eof()
         return response
-
-    def _answer(
-        self, ask: ParsedRequest, transport: asyncio.Transport | None, done: "asyncio.Future[None]"
-    ) -> ResponseStream:
-        """Queue a request for every choice; `done` is set when all are whole."""
-
-        def whole() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        number = next(self.service.numbers)
-        name = f"{'chatcmpl' if ask.chat else 'cmpl'}-{number:016x}"
-        write = transport.write if transport is not None else None
-        answer = ResponseStream(ask, name, _now_s(), write, whole, self.service.settings.enable_prompt_tokens_details)
-        for place, prompt in enumerate(ask.prompts):
-            for copy in range(ask.n):
-                draw = answer_tokens(prompt, self.service.serving.vocab, seed=ask.seed + copy)
-                inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw)
-                answer.choices.append(ResponseChoice(answer, place * ask.n + copy, inner))
-        answer.open = len(answer.choices)
-        for choice in answer.choices:
-            choice.prepare()
-            self.service.engine.submit(choice.request, choice.feed)
-        return answer
 
 
 async def _stream(request: web.Request) -> web.StreamResponse:
@@ -222,10 +144,6 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     response.enable_chunked_encoding()
     await response.prepare(request)
     return response
-
-
-def _now_s() -> int:
-    return int(utc_now().timestamp())
 
 
 async def serve(

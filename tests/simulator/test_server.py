@@ -10,7 +10,8 @@ from aiohttp import ClientSession, web
 from harness.errors import EngineError
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.request_parsing import answer_tokens
-from harness.simulator.server import SIMULATED_HEADER, application, serve, service_of
+from harness.simulator.server import application, serve
+from harness.simulator.service import SIMULATED_HEADER, service_of
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 

@@ -24,7 +24,8 @@ from harness.results.request_table import COMPLETED
 from harness.scenario.loader import load_scenario
 from harness.simulator.engine import EARLY_NS
 from harness.simulator.engine_config import settings_from_flags
-from harness.simulator.server import application, service_of
+from harness.simulator.server import application
+from harness.simulator.service import service_of
 from harness.simulator.virtual_time import Arrival, simulate
 
 MODEL = "Qwen/Qwen2.5-7B-Instruct"

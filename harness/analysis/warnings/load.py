@@ -19,6 +19,7 @@ from harness.analysis.warnings.engine import DEVICE_CHECKS, ENGINE_CHECKS, resta
 from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
+from harness.results.store import in_virtual_time
 from harness.statistics.intervals import PERCENTILES, samples_needed
 from harness.units import NS_PER_S
 from harness.workload.data_files import LEFT_OUT
@@ -44,7 +45,7 @@ def find_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping
         span = stage.summary.span
         warnings += [
             replace(warning, stage=span.stage, repeat=span.repeat if repeated else None)
-            for check in (*CLIENT_CHECKS, *DEVICE_CHECKS, *STAGE_CHECKS)
+            for check in (*(() if stage.stage.virtual else CLIENT_CHECKS), *DEVICE_CHECKS, *STAGE_CHECKS)
             for warning in check(stage)
         ]
     order = {INVALID: 0, WARNING: 1, NOTE: 2}
@@ -98,7 +99,8 @@ def simulated(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Numbers of the embedded engine are no measurement."""
     if (run.get("engine") or {}).get("simulated"):
         step = message("analysis.next_real_npu") if _is_offline(run) else message("analysis.next_real_engine")
-        yield Warning("simulated", NOTE, message("analysis.simulated"), step)
+        text = message("analysis.simulated_virtual" if in_virtual_time(run) else "analysis.simulated")
+        yield Warning("simulated", NOTE, text, step)
 
 
 def hollow(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
@@ -109,7 +111,7 @@ def hollow(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
 
 def selfcheck_known(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """Without a selfcheck nobody knows how near the client was to its own limits."""
-    if not (run.get("client") or {}).get("selfcheck") and not _is_offline(run):
+    if not (run.get("client") or {}).get("selfcheck") and not _is_offline(run) and not in_virtual_time(run):
         yield Warning("no_selfcheck", NOTE, message("analysis.no_selfcheck"), message("analysis.next_selfcheck"))
 
 

@@ -1,0 +1,203 @@
+"""Load on the simulator in virtual time: the same requests at the same times, as fast as they are computed.
+
+Load, journal and records are those of a served run; the socket between them and the engine is left out, and the clock
+of both is that of an event loop that jumps. It runs in a thread of its own, so that signals are heard meanwhile.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from harness.client.load import LoadContext, PreparedRequests, StageLoad
+from harness.client.worker import RequestBuilder, RequestLog
+from harness.clock import LoopClock, monotonic_ns
+from harness.engines.simulator import simulate_here
+from harness.execution.progress import EVERY_S, ProgressTracker
+from harness.execution.run_folder import (
+    RunOutcome,
+    RunSpec,
+    build_workload,
+    interrupted,
+    note_stage,
+    write_plan,
+    write_samples,
+)
+from harness.execution.sampler import SCRAPE_S, Watched
+from harness.execution.serve import client_job, vocabulary_for
+from harness.messages import Message, message
+from harness.results import store
+from harness.results.progress import Progress
+from harness.safety.interrupts import Interrupts
+from harness.simulator.request_parsing import Refusal
+from harness.simulator.service import Service
+from harness.simulator.virtual_loop import VirtualSleeper, virtual_loop
+from harness.simulator.virtual_server import VirtualServer
+from harness.units import NS_PER_S, seconds_to_ns
+from harness.workload import plan
+
+_ORIGIN = "http://simulator"  # stands in the requests' heads; nothing listens there
+_SAMPLE_S = 0.25
+
+
+async def run_virtual(spec: RunSpec) -> RunOutcome:
+    """Run the stages of a spec whose folder is open on the simulator in virtual time; raw files stay for `finish`.
+
+    Raises:
+        HarnessError: where the engine would not start with its flags.
+    """
+    loop = asyncio.get_running_loop()
+    run = VirtualRun(_heard_on(loop, spec))
+    with Interrupts() as interrupts:
+        interrupts.on_first = run.stop
+        loading = loop.run_in_executor(None, spec.preload)
+        running = loop.run_in_executor(None, run.main)
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            run.cut()
+            await running
+            if not interrupts.count:
+                raise
+        finally:
+            interrupts.leave()
+            await loading
+    return interrupted(spec.folder) if interrupts.count else RunOutcome()
+
+
+def _heard_on(loop: asyncio.AbstractEventLoop, spec: RunSpec) -> RunSpec:
+    """The spec for another thread: its callbacks are called on this loop, in order."""
+
+    def on_progress(line: Message) -> None:
+        loop.call_soon_threadsafe(spec.on_progress, line)
+
+    def on_snapshot(progress: Progress) -> None:
+        loop.call_soon_threadsafe(spec.on_snapshot, progress)
+
+    return replace(spec, on_progress=on_progress, on_snapshot=on_snapshot)
+
+
+class VirtualRun:
+    """A run in virtual time: `main` makes it, `stop` and `cut` may be called by other threads meanwhile."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+        self._loop = virtual_loop()
+        self._clock = LoopClock(self._loop)
+        self._watched = Watched()
+        name, now_ns = spec.loaded.scenario.name, self._clock.now_ns
+        self._tracker = ProgressTracker(spec.folder, name, spec.on_snapshot, self._watched, now_ns)
+        self._published_ns = 0
+        self._stopping = False
+        self._stage: StageLoad | None = None
+        self._server: VirtualServer | None = None
+
+    def main(self) -> None:
+        """Run all stages, until their end or `stop`.
+
+        Raises:
+            HarnessError: where the engine would not start with its flags.
+        """
+        try:
+            self._loop.run_until_complete(self._run())
+        finally:
+            self._loop.close()
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight goes on to its end."""
+        with contextlib.suppress(RuntimeError):  # closed: all is over
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def cut(self) -> None:
+        """Send nothing more, and give up what is in flight."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._cut)
+
+    def _stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._spec.on_progress(message("execution.stopping"))
+            note_stage(self._spec.folder, stopped_ns=self._clock.now_ns())
+        if self._stage is not None:
+            self._stage.stop()
+
+    def _cut(self) -> None:
+        self._stop()
+        if self._server is not None:
+            self._server.cancel_all()
+
+    async def _run(self) -> None:
+        spec, scenario = self._spec, self._spec.loaded.scenario
+        serving, service = simulate_here(scenario.engine, spec.folder / "engine.log", self._clock.now_ns)
+        vocabulary = await vocabulary_for(scenario, serving.model, lambda body: _tokenized(service, body))
+        workload = build_workload(spec, vocabulary)
+        plans = plan.plan(scenario, workload)
+        turns = write_plan(spec, serving, workload, plans)
+        self._tracker.engine(serving.kind, model=serving.model, simulated=True)
+        self._tracker.plan(plans, turns)
+        builder = RequestBuilder({**client_job(spec, serving, vocabulary), "url": _ORIGIN}, scenario)
+        server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
+        log = RequestLog(spec.folder / store.RAW, 0, self._clock, lambda counts: self._tracker.on_counts(0, counts))
+        engine = self._loop.create_task(service.engine.run_by(VirtualSleeper()))
+        seqs = itertools.count()
+        try:
+            for stage in plans:
+                prepared = PreparedRequests(stage.ordinals(0, 1), partial(builder.first, stage), self._clock)
+                context = LoadContext(self._clock, server, log, prepared, builder.next, seqs)
+                self._stage = StageLoad(stage, context, stage.users(0, 1))
+                if self._stopping:
+                    break
+                spec.on_progress(plan.announced(stage, plans))
+                await self._play(stage, self._stage, log, service)
+                if engine.done():
+                    engine.result()  # raises its fault
+        finally:
+            engine.cancel()
+            await asyncio.wait({engine})
+            log.close()
+            self._watched.add_metrics(self._clock.now_ns(), service.metrics())
+            write_samples(spec.folder, self._watched)
+
+    async def _play(self, stage: plan.StagePlan, load: StageLoad, log: RequestLog, service: Service) -> None:
+        """One stage, from its begin to its last answer."""
+        begin_ns = self._clock.now_ns()
+        note_stage(self._spec.folder, number=stage.number, begin_ns=begin_ns)
+        self._tracker.begin(stage.number, begin_ns)
+        log.begin(stage, begin_ns)
+        sampling = self._loop.create_task(self._sample(load, service))
+        try:
+            await load.run(begin_ns, [] if stage.due_ns is None else stage.due_ns.tolist())
+        finally:
+            sampling.cancel()
+            log.flush()
+            log.live.end()
+            self._count(load)
+            self._tracker.end(stage.number)
+
+    async def _sample(self, load: StageLoad, service: Service) -> None:
+        """Note what a client and a scrape of /metrics would have seen, as often as they look."""
+        looks = round(SCRAPE_S / _SAMPLE_S)
+        for number in itertools.count():
+            self._count(load)
+            if monotonic_ns() - self._published_ns > EVERY_S * NS_PER_S:
+                self._published_ns = monotonic_ns()
+                self._tracker.publish()
+            if number % looks == 0:
+                self._watched.add_metrics(self._clock.now_ns(), service.metrics())
+                if self._spec.enough is not None and self._spec.enough():
+                    self._cut()
+            await asyncio.sleep(_SAMPLE_S)
+
+    def _count(self, load: StageLoad) -> None:
+        counts = {"in_flight": load.in_flight, "sent": load.sent, "done": load.done, "failed": load.failed}
+        self._watched.add(self._clock.now_ns(), "client-0", counts)
+
+
+async def _tokenized(service: Service, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    try:
+        return service.tokenize(body)
+    except Refusal:
+        return None

@@ -1,0 +1,95 @@
+"""One simulated engine with what answers requests to it, whatever carries them: a socket or a call."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.clock import monotonic_ns, utc_now
+from harness.simulator.engine import SimulatedEngine, limits_of
+from harness.simulator.engine_config import Settings
+from harness.simulator.memory import Memory, cache_labels, memory_of
+from harness.simulator.request_parsing import (
+    ModelLimits,
+    ParsedRequest,
+    answer_tokens,
+    check_model,
+    pieces,
+    prompt_ids,
+)
+from harness.simulator.response_stream import ResponseChoice, ResponseStream, Write
+from harness.simulator.scheduler import Request
+from harness.simulator.step_cost import StepCost
+from harness.simulator.vllm_formats import exposition
+
+SIMULATED_HEADER = "x-npu-harness-simulated"
+
+
+@dataclass(slots=True)
+class Service:
+    """One engine, its memory, what requests are checked against, and the numbers of its answers."""
+
+    settings: Settings
+    memory: Memory
+    engine: SimulatedEngine
+    serving: ModelLimits
+    created: int
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def metrics(self) -> str:
+        """The text of /metrics at this moment."""
+        cache = cache_labels(self.settings, self.memory)
+        return exposition(self.engine.metrics, self.engine.state(), model=self.serving.model, cache=cache)
+
+    def tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What /tokenize answers.
+
+        Raises:
+            Refusal: another model, or no text.
+        """
+        check_model(body, self.serving)
+        ids = prompt_ids(body, self.serving)
+        strings = None
+        if body.get("return_token_strs"):
+            text = body.get("prompt")
+            strings = pieces(text) if isinstance(text, str) else [f"t{number}" for number in ids]
+        longest = self.serving.max_model_len
+        return {"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings}
+
+    def answer(self, ask: ParsedRequest, write: Write | None, whole: Callable[[], None]) -> ResponseStream:
+        """Queue a request for every choice; `write` gets the bytes of a stream, `whole` is called at the end of all."""
+        number = next(self.numbers)
+        name = f"{'chatcmpl' if ask.chat else 'cmpl'}-{number:016x}"
+        answer = ResponseStream(ask, name, _now_s(), write, whole, self.settings.enable_prompt_tokens_details)
+        for place, prompt in enumerate(ask.prompts):
+            for copy in range(ask.n):
+                draw = answer_tokens(prompt, self.serving.vocab, seed=ask.seed + copy)
+                inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw)
+                answer.choices.append(ResponseChoice(answer, place * ask.n + copy, inner))
+        answer.open = len(answer.choices)
+        for choice in answer.choices:
+            choice.prepare()
+            self.engine.submit(choice.request, choice.feed)
+        return answer
+
+    def abort(self, answer: ResponseStream) -> None:
+        """Drop what is left of an answer whose client went away."""
+        for choice in answer.choices:
+            self.engine.abort(choice.request)
+
+
+def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> Service:
+    """The engine that these settings start, not yet running, by a clock.
+
+    Raises:
+        EngineError: it would not start; in the engine's own words.
+    """
+    memory = memory_of(settings)
+    limits = limits_of(settings, memory.num_blocks, memory.max_model_len)
+    engine = SimulatedEngine(limits, StepCost(settings), now_ns)
+    serving = ModelLimits(settings.name, settings.shape.vocab, memory.max_model_len)
+    return Service(settings, memory, engine, serving, _now_s())
+
+
+def _now_s() -> int:
+    return int(utc_now().timestamp())

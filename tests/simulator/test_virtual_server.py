@@ -1,0 +1,114 @@
+"""Requests to the simulated engine without a socket: answers in the server's own bytes, at exact times."""
+
+import asyncio
+import json
+
+import pytest
+
+from harness.client import sse
+from harness.client.connection import InFlightRequest
+from harness.client.transport import post_bytes, target_of
+from harness.clock import LoopClock
+from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.service import service_of
+from harness.simulator.virtual_loop import VirtualSleeper
+from harness.simulator.virtual_server import VirtualServer
+from tests.virtual_loop import run_virtually
+
+FLAGS = {"model": "Qwen/Qwen2.5-0.5B-Instruct", "max_model_len": 256}
+SECOND_NS = 1_000_000_000
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def answered(body, path="/v1/completions", *, timeout_ns=60 * SECOND_NS, cut=False):
+    """What became of one request, and the virtual server that had it."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        clock, over = LoopClock(loop), loop.create_future()
+        service = service_of(settings_from_flags(FLAGS), clock.now_ns)
+        server = VirtualServer(service, clock, timeout_ns)
+        engine = loop.create_task(service.engine.run_by(VirtualSleeper()))
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        payload = post_bytes(target_of("http://simulator"), path, data)
+        server.send(InFlightRequest(0, payload, 0, over.set_result))
+        if cut:
+            server.cancel_all()
+        request = await over
+        engine.cancel()
+        return request, service
+
+    return run_virtually(main)
+
+
+def decoded(request):
+    """The answer of a request as the harness decodes it."""
+    return sse.decode(request.pieces, request.stamps, request.failure, request.message)
+
+
+@pytest.mark.parametrize("more", [STREAM, {}], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [
+        ("/v1/completions", {"prompt": [1, 2, 3]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello there"}]}),
+    ],
+    ids=["completions", "chat"],
+)
+def test_every_form_of_answer_is_decoded_whole(path, prompt, more):
+    """Streamed or whole, text or chat: all tokens that were asked for come, with nothing lost."""
+    request, _ = answered({**prompt, "max_tokens": 5, **more}, path)
+    answer = decoded(request)
+
+    assert (answer.http_status, answer.error, answer.output_tokens) == (200, "", 5)
+    assert answer.streamed == bool(more)
+    assert len(answer.at_ns) == (5 if more else 1)
+
+
+def test_tokens_are_stamped_at_the_ends_of_steps():
+    """The stamps are those of the engine's metrics: TTFT and the sum of gaps, to the nanosecond."""
+    request, service = answered({"prompt": [1, 2, 3], "max_tokens": 4, **STREAM})
+    at_ns = decoded(request).at_ns
+
+    assert request.sent_ns == 0
+    assert at_ns[0] / 1e9 == pytest.approx(service.engine.metrics.ttft_s.total, abs=1e-12)
+    assert (at_ns[-1] - at_ns[0]) / 1e9 == pytest.approx(service.engine.metrics.itl_s.total, abs=1e-12)
+    assert request.done_ns == at_ns[-1]
+    assert set(request.lates) == {0}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"prompt": [1] * 300, "max_tokens": 4}, 400),
+        ({"prompt": [1], "model": "other"}, 404),
+        (b"no json", 400),
+    ],
+    ids=["too-long", "other-model", "no-json"],
+)
+def test_a_refusal_is_the_servers(body, status):
+    """What vLLM would refuse is refused at once, with its status and words."""
+    request, _ = answered(body)
+    answer = decoded(request)
+
+    assert answer.http_status == status
+    assert answer.error == f"http_{status}"
+    assert answer.message
+    assert request.done_ns == 0
+
+
+def test_a_request_that_takes_too_long_times_out_and_leaves_the_engine():
+    """At the timeout, to the nanosecond, the client gives up; the engine drops what was left."""
+    request, service = answered({"prompt": [1], "max_tokens": 200, **STREAM}, timeout_ns=20_000_000)
+
+    assert (request.failure, request.done_ns) == ("timeout", 20_000_000)
+    assert service.engine.metrics.finished["abort"] == 1
+    assert not service.engine.scheduler.running
+
+
+def test_what_is_cut_is_cancelled():
+    """Where a run is cut, what is in flight ends as cancelled, also what the engine never had."""
+    request, service = answered({"prompt": [1], "max_tokens": 200}, cut=True)
+
+    assert request.failure == "cancelled"
+    assert not service.engine.scheduler.waiting
