@@ -196,7 +196,7 @@ def test_a_run_is_the_same_each_time(tmp_path):
 
 
 def test_refusals_and_timeouts_are_failures_as_of_a_server(tmp_path):
-    """A body that the server refuses has its status; an answer longer than the timeout is given up when that is over."""
+    """A body that the server refuses has its status; an answer longer than the timeout ends when that is over."""
     load = [{"constant": {"rate": 50, "requests": 40}}]
     refused = store.read_requests(result(tmp_path, load, extra_body={"n": 0}, name="refused"))
     late = store.read_requests(
