@@ -18,7 +18,7 @@ from harness.results import store
 SCENARIO = {
     "name": "swept",
     "question": "Is anything lost?",
-    "engine": {"kind": "simulator", "model": "Qwen/Qwen2.5-0.5B-Instruct"},
+    "engine": {"kind": "simulator", "model": "Qwen/Qwen2.5-0.5B-Instruct", "clock": "real"},
     "workload": {"kind": "synthetic", "input_tokens": 16, "output_tokens": 8},
     "load": [{"constant": {"rate": 100, "requests": 60}}, {"closed": {"concurrency": 8, "requests": 40}}],
     "workers": 2,

@@ -137,8 +137,8 @@ def url_overrides(url: str, place: str) -> list[Override]:
     """What an address means for a scenario: that server, whatever it serves; faults in it stand at `place`."""
     target_of(url)
     whole = url if "://" in url else f"http://{url}"
-    # The scenario's own model belongs to its own engine: a server that runs says what it serves.
-    values = (("kind", "attach"), ("url", whole), ("model", None))
+    # The scenario's own model and clock belong to its own engine: a server that runs says what it serves.
+    values = (("kind", "attach"), ("url", whole), ("model", None), ("clock", None))
     return [Override(("engine", key), value, place) for key, value in values]
 
 

@@ -154,7 +154,7 @@ def test_the_language_reaches_progress_and_result(scenario, tmp_path):
     assert any(line.startswith("阶段 1/1：") for line in lines)
     assert "<th>阶段</th><th>请求/秒</th>" in shown
     assert "<li>警告：" in shown or "<li>提示：" in shown
-    assert answer.startswith("模拟：")
+    assert answer.startswith("虚拟时间模拟：")
     assert answer.endswith("（有效）")
 
 

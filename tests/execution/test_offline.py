@@ -130,7 +130,7 @@ def test_a_simulated_result_says_so(simulated):
     summary, events = store.read_json(simulated, store.SUMMARY), store.read_events(simulated)
 
     assert summary["simulated"] is True
-    assert summary["answer"].startswith("Simulated: At 8 requests at once: ")
+    assert summary["answer"].startswith("Simulated in virtual time: At 8 requests at once: ")
     assert (events.tokens == 1).all()
     assert summary["stages"][0]["itl"]["n"] == 8 * 9
     assert {warning["code"] for warning in summary["verdict"]["warnings"]} <= {"simulated", "few_samples", "short"}

@@ -59,10 +59,11 @@ def server():
 
 def scenario(folder, load, **more):
     """A scenario file with this load."""
+    clock = {} if "offline" in load[0] else {"clock": "real"}  # an offline stage has no real time
     told = {
         "name": "check",
         "question": "Does it hold?",
-        "engine": {"kind": "simulator", "model": "Qwen/Qwen2.5-0.5B-Instruct"},
+        "engine": {"kind": "simulator", "model": "Qwen/Qwen2.5-0.5B-Instruct", **clock},
         "workload": {"kind": "synthetic", "input_tokens": 32, "output_tokens": 10},
         "load": load,
     }
