@@ -10,7 +10,7 @@ from harness.analysis.efficiency import BY_LENGTH, HeldNpus, held_npus, judged_t
 from harness.analysis.slo import objectives
 from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized
-from harness.results.folder import ResultFiles, number
+from harness.results.folder import number
 from harness.units import significant
 from reports.data import Data
 from reports.figures.decision import BROKEN, KEPT, LEFT_OUT, Place, Plane, decision_plane
@@ -45,18 +45,18 @@ class Choice:
     decision: Decision
 
 
-def choice_of(result: ResultFiles) -> Choice:
-    """The options of a result; also of one made before summaries held their efficiency."""
-    kept = result.summary.get("npus")
-    npus = HeldNpus(kept.get("count"), str(kept.get("source"))) if kept else held_npus(result.run)
-    stages = with_efficiency(result.stages, npus, result.run)
-    options = stage_options(stages, warnings_of(result.summary), npus.count)
+def choice_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Choice:
+    """The options of a run.json and its summary.json; also of one made before summaries held their efficiency."""
+    kept = summary.get("npus")
+    npus = HeldNpus(kept.get("count"), str(kept.get("source"))) if kept else held_npus(run)
+    stages = with_efficiency(summary.get("stages") or (), npus, run)
+    options = stage_options(stages, warnings_of(summary), npus.count)
     return Choice(stages, npus, options, decide(options))
 
 
 def decision_view(data: Data) -> DecisionView | None:
     """The decision view of a run; None where no stage shows both rates."""
-    choice = choice_of(data.result)
+    choice = choice_of(data.result.run, data.result.summary)
     if not choice.options:
         return None
     return DecisionView(
@@ -103,7 +103,7 @@ def upward_title(*, by_engine: bool) -> str:
 def _figure(data: Data, choice: Choice) -> Drawing:
     places = [_place(option, choice, data) for option in choice.options]
     by_engine = choice.npus.count is None
-    edge, name = slo_edge(data.result, choice.options)
+    edge, name = slo_edge(data.result.run.get("slo") or {}, choice.options)
     across = localized("page_decision.per_user", formula=user_formula(choice.stages))
     plane = Plane(places, across, upward_title(by_engine=by_engine), edge, name)
     title = "page_decision.figure_engine" if by_engine else "page_decision.figure"
@@ -130,7 +130,7 @@ def draw_plane(plane: Plane, name: str, head: Head) -> Drawing:
 
 def _place(option: Option, choice: Choice, data: Data) -> Place:
     index = int(option.key)
-    low, high = _interval(index, option, choice.stages)
+    low, high = user_interval(index, option, choice.stages)
     return place_of(
         option,
         choice.decision,
@@ -163,7 +163,7 @@ def tip_of(option: Option, name: str) -> str:
     return localized(code, name=name, npu_rate=option.npu_rate, user_rate=option.user_rate)
 
 
-def _interval(index: int, option: Option, stages: Sequence[Stage]) -> tuple[float, float]:
+def user_interval(index: int, option: Option, stages: Sequence[Stage]) -> tuple[float, float]:
     """The interval of the repeat that the option's rate of a user is of; NaN where there is none."""
     own = [stage["efficiency"] for stage in stages if (stage.get("index") or 0) == index]
     near = min(own, key=lambda e: abs(number(e["user_token_rate"]) - option.user_rate))
@@ -171,12 +171,11 @@ def _interval(index: int, option: Option, stages: Sequence[Stage]) -> tuple[floa
     return low, high
 
 
-def slo_edge(result: ResultFiles, options: Sequence[Option]) -> tuple[float | None, str]:
+def slo_edge(slo: Mapping[str, float], options: Sequence[Option]) -> tuple[float | None, str]:
     """The tokens/s a user from which the limits are kept, and its name; None where there are no limits.
 
     A limit of TPOT is exact. Without one it is the slowest option from which on all keep their limits.
     """
-    slo = result.run.get("slo") or {}
     statistic = judged_tpot(slo)
     for limit in objectives(slo, open_loop=False):
         if (limit.metric, limit.statistic) == ("tpot", statistic):
@@ -199,7 +198,7 @@ def _heads(choice: Choice) -> list[str]:
 
 def _row(option: Option, choice: Choice, data: Data) -> list[Cell]:
     index = int(option.key)
-    low, high = _interval(index, option, choice.stages)
+    low, high = user_interval(index, option, choice.stages)
     between = "" if math.isnan(low) else f"{significant(low)}–{significant(high)}"
     shown = [o.cost for o in choice.options], [o.kwh for o in choice.options]
     prices = [value for value, column in zip((option.cost, option.kwh), shown, strict=True) if any(column)]

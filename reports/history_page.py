@@ -1,8 +1,8 @@
-"""The index page of several results: trends, changes, links."""
+"""The index page of several results: which configuration to run, all results in one table, and their trends."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup
 
+from harness.analysis.decision import Option
 from harness.comparison.describe import change, name_of, unit_of
 from harness.comparison.history import History, HistoryEntry, histories
 from harness.comparison.judging import VERDICTS, WORSE
@@ -17,7 +18,11 @@ from harness.comparison.kernels import KERNELS
 from harness.comparison.measures import in_view
 from harness.comparison.served import SERVED
 from harness.messages import localized, stored
+from harness.results import store
+from harness.results.study import STUDY, StudyFiles, read_study
 from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
+from harness.units import format_count, format_rate, significant
+from reports import tuning
 from reports.assets import page_script
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
@@ -25,8 +30,10 @@ from reports.loads import short_labels
 from reports.page import PAGE, environment, moment
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
+from reports.selection import MEASURED, SIMULATED, SOURCES, STUB, Candidate, candidate_of, selections
 from reports.svg import Drawing, drawn
-from reports.texts import markup, write_text
+from reports.tables import Cell
+from reports.texts import listed, markup, write_text
 
 INDEX = "index.html"
 SHOWN = ("ttft_p50", "ttft_p99", "tpot_mean", "e2e_mean", "output_token_rate", "failed_share")
@@ -34,28 +41,138 @@ POINTS = ("run", "stage", "value", "verdict")
 
 
 def write(folders: Sequence[Path]) -> Path:
-    """Draw index.html in the folder that holds them all; its path."""
+    """Draw index.html in the folder that holds them all, runs and studies; its path."""
     place = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
     shown = Path(os.path.relpath(place))
     path = (shown if len(str(shown)) < len(str(place)) else place) / INDEX
-    return write_text(path, render(histories(folders), place))
+    studies = [folder for folder in folders if (folder / STUDY).exists() and not (folder / store.RUN).exists()]
+    runs = [folder for folder in folders if folder not in studies]
+    return write_text(path, render(histories(runs), place, [read_study(folder) for folder in studies]))
 
 
-def render(groups: Sequence[History], place: Path) -> str:
+def render(groups: Sequence[History], place: Path, studies: Sequence[StudyFiles] = ()) -> str:
     """The index as HTML; links are relative to `place`."""
-    return environment().get_template("history.html").render(_context(groups, place))
+    return environment().get_template("history.html").render(_context(groups, place, studies))
 
 
-def _context(groups: Sequence[History], place: Path) -> dict[str, Any]:
+def _context(groups: Sequence[History], place: Path, studies: Sequence[StudyFiles]) -> dict[str, Any]:
+    entries = [(history, entry) for history in groups for entry in history.entries]
+    chosen = selections([_candidate(entry, place) for _, entry in entries])
     most = max((stage for history in groups for stage in _stages(history)), default=0) + 1
-    runs = sum(len(history.entries) for history in groups)
+    colours = max([most, *(len(selection.names) for selection in chosen)])
+    rows = [*(_row(entry, place) for _, entry in entries), *(_study_row(study, place) for study in studies)]
+    sources = {row[_SOURCE].text for row in rows}
     return {
-        "histories": [_shown(history, number, place) for number, history in enumerate(groups)],
-        "runs": runs,
-        "simulated": any(history.simulated for history in groups),
+        "histories": [_shown(history, number) for number, history in enumerate(groups) if len(history.entries) > 1],
+        "count": len(rows),
+        "selections": chosen,
+        "heads": [localized(code) for code in _HEADS],
+        "rows": sorted(rows, key=lambda row: row[_STARTED].text, reverse=True),
+        "changes": [change for change in map(_changed, groups) if change is not None],
+        "several_runs": any(len(history.entries) > 1 for history in groups),
+        "simulated": bool(rows) and localized(SOURCES[MEASURED]) not in sources,
         **page_script(),
-        "colours": {"light": stage_variables(most, dark=False), "dark": stage_variables(most, dark=True)},
+        "colours": {"light": stage_variables(colours, dark=False), "dark": stage_variables(colours, dark=True)},
     }
+
+
+_HEADS = (
+    "page_index.result",
+    "page_index.source",
+    "page_index.load",
+    "page_index.npus",
+    "page_decision.head_npu",
+    "page_decision.head_user",
+    "page.stages.goodput",
+    "page_decision.head_cost",
+    "page.stages.limits",
+    "page_index.validity",
+    "page_history.change",
+    "page.started",
+    "page_index.scenario",
+    "page_index.model",
+    "page_history.version",
+    "page_history.answer",
+)
+_SOURCE, _STARTED = 1, 11  # their places in a row
+
+
+def _candidate(entry: HistoryEntry, place: Path) -> Candidate:
+    return candidate_of(_name(entry.folder, place), entry.run, entry.summary)
+
+
+def _name(folder: Path, place: Path) -> str:
+    return os.path.relpath(folder.resolve(), place)
+
+
+def _row(entry: HistoryEntry, place: Path) -> list[Cell]:
+    """One run by the option that stands for it, as `_HEADS` names its cells."""
+    candidate = _candidate(entry, place)
+    best = candidate.best
+    stage = next((s for s in candidate.choice.stages if best and str(s.get("index") or 0) == best.key), {})
+    valid = bool((entry.summary.get("verdict") or {}).get("valid"))
+    answer = localized(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or "")))
+    changes = list(described_changes(entry))
+    tone = "plain" if not changes else "bad" if any(verdict == WORSE for _, verdict in changes) else "good"
+    return [
+        Cell(candidate.name, foreign=True, link=quote(f"{candidate.name}/{PAGE}")),
+        _source_cell(candidate.source),
+        Cell(localized(best.name) if best else "–"),
+        Cell(format_count(candidate.choice.npus.count) if best else "–"),
+        *_rates(best, stage),
+        _limits_cell(best),
+        Cell(localized("page.valid_cell" if valid else "page.invalid_cell"), tone="plain" if valid else "bad"),
+        Cell(listed([text for text, _ in changes], "parts") or "–", tone=tone),
+        Cell(moment(str(entry.run.get("started_utc") or "")) or "–"),
+        Cell(str(entry.run.get("name") or ""), foreign=True),
+        Cell(str((entry.run.get("engine") or {}).get("model") or "–"), foreign=True),
+        Cell(entry.version, foreign=True),
+        Cell(answer or "–"),
+    ]
+
+
+def _rates(best: Option | None, stage: Mapping[str, Any]) -> list[Cell]:
+    """Throughput per NPU, a user's rate, goodput and cost of the option; where its NPUs are unknown, of the engine."""
+    if best is None:
+        return [Cell("–")] * 4
+    unit = localized("page_decision.head_engine") if best.by_engine else ""
+    goodput = stage.get("goodput")
+    return [
+        Cell(significant(best.npu_rate), unit),
+        Cell(significant(best.user_rate)),
+        Cell("–" if goodput is None else format_rate(goodput, "req/s")),
+        Cell("–" if best.cost is None else significant(best.cost)),
+    ]
+
+
+def _limits_cell(best: Option | None) -> Cell:
+    if best is None or best.kept is None:
+        return Cell("–")
+    code, tone = ("page.stages.met", "good") if best.kept else ("page.stages.missed", "bad")
+    return Cell(localized(code), tone=tone)
+
+
+def _source_cell(source: str) -> Cell:
+    name = localized(SOURCES[source])
+    return Cell(name) if source == MEASURED else Cell(name.upper(), tone="marked")
+
+
+def _study_row(study: StudyFiles, place: Path) -> list[Cell]:
+    """One study: its page and what it answered."""
+    name = _name(study.folder, place)
+    content = study.content
+    source = SIMULATED if study.simulated else STUB if study.marked else MEASURED
+    nothing = [Cell("–")]
+    return [
+        Cell(name, localized("page_index.study"), foreign=True, link=quote(f"{name}/{PAGE}")),
+        _source_cell(source),
+        *nothing * 9,
+        Cell(moment(str(content.get("finished_utc") or "")) or "–"),
+        Cell(str(content.get("name") or ""), foreign=True),
+        Cell(str((content.get("engine") or {}).get("model") or "–"), foreign=True),
+        *nothing,
+        Cell(tuning.answer(study)),
+    ]
 
 
 def _stages(history: History) -> list[int]:
@@ -64,16 +181,14 @@ def _stages(history: History) -> list[int]:
     return sorted({stage for repeat in repeats for stage in repeat.kind.load_stages(repeat)})
 
 
-def _shown(history: History, number: int, place: Path) -> dict[str, Any]:
+def _shown(history: History, number: int) -> dict[str, Any]:
     loads = history.entries[-1].run.get("stages") or ()
     names = short_labels(loads)
     return {
         "id": f"history-{number}",
         "history": history,
-        "figures": list(_figures(history, number)) if len(history.entries) > 1 else [],
+        "figures": list(_figures(history, number)),
         "stages": [(stage, names[stage]) for stage in _stages(history) if stage < len(names)],
-        "entries": [_entry(entry, run, place) for run, entry in reversed(list(enumerate(history.entries, 1)))],
-        "changed": _changed(history),
     }
 
 
@@ -91,21 +206,6 @@ def _changed(history: History) -> Markup | None:
         last=runs[-1],
         kinds=[VERDICTS[verdict] for verdict in verdicts],
     )
-
-
-def _entry(entry: HistoryEntry, run: int, place: Path) -> dict[str, Any]:
-    folder = os.path.relpath(entry.folder.resolve(), place)
-    verdict = entry.summary.get("verdict") or {}
-    return {
-        "run": run,
-        "name": folder,
-        "link": quote(f"{folder}/{PAGE}"),
-        "started": moment(str(entry.run.get("started_utc") or "")),
-        "version": entry.version,
-        "valid": bool(verdict.get("valid")),
-        "answer": localized(stored(entry.summary.get("answer_message"), str(entry.summary.get("answer") or ""))),
-        "changed": [(text, "bad" if verdict == WORSE else "good") for text, verdict in described_changes(entry)],
-    }
 
 
 def described_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:

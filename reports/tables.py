@@ -58,6 +58,7 @@ class Cell:
     term: str = ""
     foreign: bool = False  # a name or value from outside, which no language changes
     quoted: bool = False  # so is the line under it
+    link: str = ""  # the page that its text leads to
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +324,7 @@ def _with_error(stage: Mapping[str, Any], metric: str, statistic: str) -> Cell:
 
 
 _NUMBER = re.compile(r"[-+−<≤≥~]? ?\d(?!\d{3}-\d\d-\d\d)|[–∞]|$")  # noqa: RUF001 - a minus, and a dash for nothing
+_WORD_END = re.compile(r"(?<=[_/:,=@])(?=\w)|(?<=[a-z0-9])(?=[A-Z][a-z])")
 _SHORT = 14  # letters in a first column that need no line of their own
 NUMBER, WORD, SHORT = "number", "word", "short"
 
@@ -336,8 +338,9 @@ def column_kinds(rows: Sequence[Sequence[Cell]]) -> list[str]:
 
 
 def breakable(name: str) -> Markup:
-    """A name that a browser may break after each underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
+    """A name that a browser may break where its words end, before it has to break one anywhere."""
+    words = _WORD_END.split(name)
+    return Markup("<wbr>").join(words)
 
 
 def peer_heads() -> list[str]:

@@ -2,7 +2,8 @@
 
 An option is a configuration under a load: a stage of a run, a trial of a study, or a stage of one of several results.
 Options that are not valid, or whose queue grew as long as the load lasted, are never on the front. With limits the
-choice is the option of the most throughput per NPU among those that keep all of them; without limits it is a trade
+choice is the option of the most throughput per NPU among those that keep all of them, or the cheapest where the cost of
+each is known, which within one run is the same; without limits it is a trade
 along the front, unless one option is best in both.
 """
 
@@ -25,7 +26,7 @@ class Option:
 
     `npu_rate` in output tokens/s per NPU (of the engine where `by_engine`), `user_rate` in tokens/s a user, `kept`
     whether every limit was kept (None without limits), `eligible` whether it may stand on the front; `cost` and `kwh`
-    of a million output tokens, None where not known.
+    of a million output tokens, None where not known; `group` the configuration, whatever its load.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Option:
     by_engine: bool = False
     cost: float | None = None
     kwh: float | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,33 @@ def decide(options: Sequence[Option]) -> Decision:
     keeping = [option for option in known if option.kept]
     if not keeping:
         return Decision(front, None, message("analysis.decision_none_keeps", count=len(known)))
-    chosen = pareto_front(keeping)[0]
-    code = "analysis.decision_only" if len(keeping) == 1 else "analysis.decision_most"
-    counted = {} if len(keeping) == 1 else {"count": len(keeping)}
+    chosen = _best(keeping)
+    most = max(option.npu_rate for option in keeping)
+    code = "analysis.decision_most" if chosen.npu_rate == most else "analysis.decision_cheapest"
+    counted = {"count": len(keeping)}
+    if len(keeping) == 1:
+        code, counted = "analysis.decision_only", {}
     reason = message(code, **counted, **_rates(chosen))
     return Decision(front, chosen, sentences(reason, *_near(chosen, keeping), *_price(chosen)))
 
 
+def _best(keeping: Sequence[Option]) -> Option:
+    """Of those that keep every limit: the cheapest where each has a cost, else the one of the most throughput."""
+    if all(option.cost is not None for option in keeping):
+        return min(keeping, key=lambda o: (o.cost, -o.npu_rate, -o.user_rate))
+    return pareto_front(keeping)[0]
+
+
 def _near(chosen: Option, keeping: Sequence[Option]) -> list[Message]:
-    """The option that gives nearly as much and is the fastest for a user, if there is one."""
-    close = [o for o in keeping if o.user_rate > chosen.user_rate and o.npu_rate >= (1 - NEAR) * chosen.npu_rate]
-    if not close:
-        return []
-    other = max(close, key=lambda o: o.user_rate)
-    short = 1 - other.npu_rate / chosen.npu_rate
-    return [message("analysis.decision_near", name=other.name, short=short, user_rate=other.user_rate)]
+    """Options that give nearly as much: the fastest for a user, and those of other configurations, if there are any."""
+    close = [o for o in keeping if o is not chosen and abs(1 - o.npu_rate / chosen.npu_rate) <= NEAR]
+    faster = [o for o in close if o.user_rate > chosen.user_rate]
+    if faster:
+        other = max(faster, key=lambda o: o.user_rate)
+        short = max(0.0, 1 - other.npu_rate / chosen.npu_rate)
+        return [message("analysis.decision_near", name=other.name, short=short, user_rate=other.user_rate)]
+    others = [o.name for o in close if o.group != chosen.group]
+    return [message("analysis.decision_close", names=others, near=NEAR)] if others else []
 
 
 def _without_limits(front: Sequence[Option]) -> Decision:

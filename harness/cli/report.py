@@ -29,9 +29,7 @@ def _pages(arguments: argparse.Namespace) -> Iterator[str]:
             continue
         page = report(path, trace=arguments.trace)
         yield str(page)
-        if is_study(path):
-            continue
-        if arguments.trace:
+        if arguments.trace and not is_study(path):
             yield str(page.parent / TRACE)
         folders.append(page.parent)
     if len(folders) > 1:

@@ -14,7 +14,7 @@ from reports.figures.style import TYPE, width_of
 HEIGHT = TYPE + 2.0
 _BOLD = 1.08  # bold letters are that much wider
 _BELOW = 3.0  # of a letter below its baseline
-_STEPS = (14.0, 28.0)  # how much farther from its point a label may stand
+_STEPS = (14.0,)  # how much farther from its point a label may stand
 AFTER, BEFORE, BESIDE = "after", "before", "beside"
 
 

@@ -51,7 +51,7 @@ def test_the_view_is_that_of_the_summary(folder):
     kept = read_files(folder).summary["decision"]  # made before its run.json knew of NPUs and a price
     run = store.read_run(folder)
     unknown = {**run, "engine": {**run["engine"], "effective": {}}, "price_per_hour": None}
-    again = choice_of(replace(as_of_before(folder), run=unknown)).decision.as_dict()
+    again = choice_of(unknown, as_of_before(folder).summary).decision.as_dict()
 
     assert again == kept
 
@@ -70,7 +70,7 @@ def test_a_stage_that_is_not_valid_is_crossed_out(folder):
 def test_a_limit_of_tpot_is_an_exact_edge(folder):
     """From 1 / limit tokens/s a user on it is kept, of the statistic that is limited."""
     files = as_of_before(folder)
-    edge, name = slo_edge(files, choice_of(files).options)
+    edge, name = slo_edge(files.run["slo"], choice_of(files.run, files.summary).options)
 
     assert edge == pytest.approx(1 / 0.08)
     assert name == "TPOT p99 ≤ 80 ms"
@@ -79,12 +79,11 @@ def test_a_limit_of_tpot_is_an_exact_edge(folder):
 def test_without_a_limit_of_tpot_the_region_begins_where_all_options_keep_theirs(folder):
     """The slowest option from which on none breaks a limit; without limits there is no region."""
     files = as_of_before(folder)
-    options = [replace(o, kept=o.key != "2") for o in choice_of(files).options]
-    others = replace(files, run={**files.run, "slo": {"ttft_p99": 5.0}})
+    options = [replace(o, kept=o.key != "2") for o in choice_of(files.run, files.summary).options]
     slowest = min(o.user_rate for o in options if o.kept)
 
-    assert slo_edge(others, options) == (slowest, "all limits kept")
-    assert slo_edge(replace(files, run={**files.run, "slo": {}}), [replace(o, kept=None) for o in options]) == (
+    assert slo_edge({"ttft_p99": 5.0}, options) == (slowest, "all limits kept")
+    assert slo_edge({}, [replace(o, kept=None) for o in options]) == (
         None,
         "",
     )

@@ -1,5 +1,7 @@
 """The index of several results."""
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from harness.cli.app import main
 from harness.comparison.history import histories
 from harness.results import store
+from reports.selection import candidate_of, selections
+from tests.reports.test_tuning import study
 from tests.result_folder import Run, make_result
 
 USUAL = Run(loads=(2.0, 4.0), duration_s=20, warmup=2, samples=False, output=(4, 24))
@@ -78,3 +82,100 @@ def test_one_result_has_no_index(results, capsys, monkeypatch):
     monkeypatch.chdir(results)
 
     assert len(told(capsys, "report", "one")[1].splitlines()) == 1
+
+
+def made(place, name, run, **changes):
+    """A finished result whose run.json has these changes, its effective flags among them."""
+    folder = make_result(place / name, run)
+    kept = store.read_run(folder)
+    kept["engine"]["effective"] |= changes.pop("effective", {})
+    store.write_json(folder, store.RUN, kept | {"payload_sha256": "same"} | changes)
+    # The summary was made before: without its own numbers a page computes them from run.json.
+    summary = store.read_json(folder, store.SUMMARY)
+    for key in ("npus", "decision"):
+        del summary[key]
+    for stage in summary["stages"]:
+        del stage["efficiency"]
+    store.write_json(folder, store.SUMMARY, summary)
+    return folder
+
+
+CLOSED = replace(USUAL, kind="closed", loads=(1, 4, 12), duration_s=10, warmup=0, failing=0, simulated=False)
+
+
+@pytest.fixture(scope="module")
+def configurations(tmp_path_factory):
+    """Two measured configurations of one work, two simulated ones, and one on a stub device."""
+    place = tmp_path_factory.mktemp("index")
+    for tp in (2, 4):
+        made(place, f"tp{tp}", CLOSED, effective={"tensor_parallel_size": tp}, price_per_hour=10.0)
+        made(place, f"sim{tp}", replace(CLOSED, simulated=True), effective={"tensor_parallel_size": tp})
+    stub = made(place, "stub", CLOSED, effective={"tensor_parallel_size": 1}, price_per_hour=1.0)
+    run = store.read_run(stub)
+    run["engine"]["hollow"] = True
+    store.write_json(stub, store.RUN, run)
+    return place
+
+
+def candidates(place):
+    """The results of a folder as candidates, by name."""
+    folders = sorted(folder for folder in place.iterdir() if folder.is_dir())
+    return [candidate_of(f.name, store.read_run(f), store.read_json(f, store.SUMMARY)) for f in folders]
+
+
+def test_measured_and_simulated_results_are_never_in_one_decision(configurations):
+    """Each has its own front; what was not measured says so, and a lone stub result stands in none."""
+    measured, simulated = selections(candidates(configurations))
+
+    assert (measured.source, list(measured.names)) == ("measured", ["tp2", "tp4"])
+    assert (simulated.source, list(simulated.names)) == ("simulated", ["sim2", "sim4"])
+    assert measured.text.startswith("Choose tp2, closed loop, concurrency 12: of 6 loads that keep every limit")
+    assert simulated.text.startswith("Not measured (simulated): Choose sim2")
+    assert "SIMULATED" not in str(measured.figure.svg)
+    assert "SIMULATED" in str(simulated.figure.svg)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"payload_sha256": "other"}, {"slo": {"ttft_p99": 1.0}}, {"engine": {"effective": {}}}]
+)
+def test_results_of_other_work_or_limits_are_not_compared(configurations, changes):
+    """Other requests, other limits, or an unknown number of NPUs: no decision of two."""
+    one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+    changed = candidate_of("x", {**other.run, **changes}, {"stages": other.choice.stages if "slo" in changes else []})
+    changed = replace(changed, choice=other.choice) if "engine" not in changes else candidate_of(
+        "x", {**other.run, **changes}, store.read_json(configurations / "tp4", store.SUMMARY)
+    )  # fmt: skip
+
+    assert len(selections([one, other])) == 1
+    assert selections([one, changed]) == []
+
+
+def test_the_cheaper_configuration_is_chosen_where_prices_differ(configurations):
+    """Throughput per NPU does not decide between NPUs of different prices; the cost of a token does."""
+    one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+    summary = store.read_json(configurations / "tp4", store.SUMMARY)
+    cheap = candidate_of("tp4", {**other.run, "price_per_hour": 1.0}, summary)
+    (selection,) = selections([one, cheap])
+
+    assert selection.text.startswith(
+        "Choose tp4, closed loop, concurrency 12: of 6 loads that keep every limit it costs"
+    )
+
+
+def test_the_index_is_one_table_with_the_decision(configurations, capsys, monkeypatch):
+    """A row a result with its recommended load, NPUs, rates and cost; sources are marked; studies stand there, too."""
+    monkeypatch.chdir(configurations)
+    (configurations / "study").mkdir(exist_ok=True)
+    (configurations / "study" / "study.json").write_text(json.dumps(study(name="best-flags")))
+    told(capsys, "report", *sorted(configurations.glob("*")))
+    page = (configurations / "index.html").read_text()
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>(.*?)</tr>", page, re.S)]
+    by_name = {re.sub("<.*?>", "", row[0]): [re.sub("<.*?>", "", cell) for cell in row[1:]] for row in rows}
+
+    assert page.count("<table") == 1
+    assert by_name["tp2"][:3] == ["measured", "closed loop, concurrency 12", "2"]
+    assert by_name["sim4"][0] == "SIMULATED"
+    assert by_name["stub"][0] == "STUB DEVICE"
+    assert float(by_name["tp2"][3]) == pytest.approx(2 * float(by_name["tp4"][3]), rel=0.02)
+    assert "tuning study" in page
+    assert '<div class="simulated"' not in page

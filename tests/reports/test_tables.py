@@ -36,6 +36,8 @@ def test_a_short_first_column_takes_no_more_room_than_it_needs():
     assert column_kinds([]) == ["word"]
 
 
-def test_a_name_breaks_after_underscores_and_stays_text():
-    """Markup in it is escaped."""
-    assert breakable("max_<b>") == "max_<wbr>&lt;b&gt;"
+def test_a_name_breaks_at_its_words_and_stays_text():
+    """After joints and before capitals, not within a version; markup in it is escaped."""
+    assert breakable("max_num/<b>_x") == "max_<wbr>num/&lt;b&gt;_<wbr>x"
+    assert breakable("Qwen/Qwen2.5-7B-Instruct") == "Qwen/<wbr>Qwen2.5-7B-Instruct"
+    assert breakable("numScheduledTokens") == "num<wbr>Scheduled<wbr>Tokens"
