@@ -169,7 +169,10 @@ def test_the_index_is_one_table_with_the_decision(configurations, capsys, monkey
     (configurations / "study" / "study.json").write_text(json.dumps(study(name="best-flags")))
     told(capsys, "report", *sorted(configurations.glob("*")))
     page = (configurations / "index.html").read_text()
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>(.*?)</tr>", page, re.S)]
+    rows = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    ]
     by_name = {re.sub("<.*?>", "", row[0]): [re.sub("<.*?>", "", cell) for cell in row[1:]] for row in rows}
 
     assert page.count("<table") == 1
