@@ -30,7 +30,7 @@ from reports.loads import short_labels
 from reports.page import PAGE, environment, moment
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
-from reports.selection import MEASURED, SIMULATED, SOURCES, STUB, Candidate, candidate_of, selections
+from reports.selection import MEASURED, SIMULATED, SOURCES, STUB, ResultOptions, candidate_of, selections
 from reports.svg import Drawing, drawn
 from reports.tables import Cell
 from reports.texts import listed, markup, write_text
@@ -97,7 +97,7 @@ _HEADS = (
 _SOURCE, _STARTED = 1, 11  # their places in a row
 
 
-def _candidate(entry: HistoryEntry, place: Path) -> Candidate:
+def _candidate(entry: HistoryEntry, place: Path) -> ResultOptions:
     return candidate_of(_name(entry.folder, place), entry.run, entry.summary)
 
 

@@ -35,7 +35,7 @@ SOURCES = {MEASURED: "page_index.measured", SIMULATED: "page_index.simulated", S
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ResultOptions:
     """One result: its name, run.json, and the options that it gives."""
 
     name: str
@@ -81,14 +81,14 @@ def source_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return STUB if engine.get("hollow") else MEASURED
 
 
-def candidate_of(name: str, run: Mapping[str, Any], summary: Mapping[str, Any]) -> Candidate:
+def candidate_of(name: str, run: Mapping[str, Any], summary: Mapping[str, Any]) -> ResultOptions:
     """A result as a candidate; one of kernels has no options."""
-    return Candidate(name, run, choice_of(run, summary), source_of(run, summary))
+    return ResultOptions(name, run, choice_of(run, summary), source_of(run, summary))
 
 
-def selections(candidates: Sequence[Candidate]) -> list[Selection]:
+def selections(candidates: Sequence[ResultOptions]) -> list[Selection]:
     """A selection for each group of at least two results; those that were measured come first."""
-    groups: dict[tuple[str, ...], list[Candidate]] = {}
+    groups: dict[tuple[str, ...], list[ResultOptions]] = {}
     for candidate in candidates:
         if candidate.choice.options:
             groups.setdefault(candidate.work, []).append(candidate)
@@ -97,7 +97,7 @@ def selections(candidates: Sequence[Candidate]) -> list[Selection]:
     return [_selection(group, number) for number, group in enumerate(ordered)]
 
 
-def _selection(group: Sequence[Candidate], number: int) -> Selection:
+def _selection(group: Sequence[ResultOptions], number: int) -> Selection:
     options = [option for place, candidate in enumerate(group) for option in _named(place, candidate, group)]
     decision = decide(options)
     source = group[0].source
@@ -113,7 +113,7 @@ def _selection(group: Sequence[Candidate], number: int) -> Selection:
     )
 
 
-def _named(place: int, candidate: Candidate, group: Sequence[Candidate]) -> list[Option]:
+def _named(place: int, candidate: ResultOptions, group: Sequence[ResultOptions]) -> list[Option]:
     """A result's options under its own name, and its model's where the group has several."""
     models = {_model(other) for other in group}
     name = f"{candidate.name} ({_model(candidate)})" if len(models) > 1 else candidate.name
@@ -128,11 +128,11 @@ def _named(place: int, candidate: Candidate, group: Sequence[Candidate]) -> list
     ]
 
 
-def _model(candidate: Candidate) -> str:
+def _model(candidate: ResultOptions) -> str:
     return str((candidate.run.get("engine") or {}).get("model") or "")
 
 
-def _figure(group: Sequence[Candidate], options: Sequence[Option], decision: Decision, number: int) -> Drawing:
+def _figure(group: Sequence[ResultOptions], options: Sequence[Option], decision: Decision, number: int) -> Drawing:
     by_engine = group[0].choice.npus.count is None
     edge, edge_name = slo_edge(group[0].run.get("slo") or {}, options)
     across = localized("page_decision.per_user", formula=user_formula(group[0].choice.stages))
@@ -145,7 +145,7 @@ def _figure(group: Sequence[Candidate], options: Sequence[Option], decision: Dec
     return draw_plane(plane, f"selection-{number}", head)
 
 
-def _place(group: Sequence[Candidate], option: Option, decision: Decision) -> Place:
+def _place(group: Sequence[ResultOptions], option: Option, decision: Decision) -> Place:
     result, _, stage = option.key.partition(":")
     candidate, index = group[int(result)], int(stage)
     loads = candidate.run.get("stages") or ()
