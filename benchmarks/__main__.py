@@ -13,6 +13,7 @@ from benchmarks.gate import gate
 from benchmarks.hostile import hostile
 from benchmarks.intervals import intervals
 from benchmarks.kernels import kernels
+from benchmarks.live import live
 from benchmarks.numbers import Number, machine, table, wait_for_quiet
 from benchmarks.poisson import poisson500
 from benchmarks.reporting import report1m, report10k
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Number]]] = {
     "closed100": closed100,
     "closed1000": closed1000,
     "stamps": stamps,
+    "live": live,
     "gate": gate,
     "poisson500": poisson500,
     "memory1m": memory1m,

@@ -1,13 +1,15 @@
 """What one worker counts of its stage while it runs, for whoever watches: cheap, bounded, beside the hot path.
 
-Nothing is done as bytes arrive. Twice a second the stamps that came since are looked at, in slices so short that
+Nothing is done as bytes arrive. Up to twice a second the stamps that came since are looked at, in slices so short that
 no request leaves late: first tokens and gaps go into histograms, tokens are read from the running usage of the last
-event where the server sends one, else every read counts as one token. The numbers of a result do not come from here:
-they are made from whole answers at the end.
+event where the server sends one, else every read counts as one token. Where looking takes more than its share of the
+process's CPU, the next look comes later, after two seconds at the latest. The numbers of a result do not come from
+here: they are made from whole answers at the end.
 """
 
 import asyncio
 import re
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,30 +22,35 @@ from harness.clock import Clock
 from harness.results.request_table import CANCELLED, MISSING
 from harness.statistics.log_histogram import LogHistogram
 
-EVERY_NS = 500_000_000
+EVERY_NS, AT_LATEST_NS = 500_000_000, 2_000_000_000
+_CPU_SHARE = 0.008  # of what the process uses, for looking at streams
 _PAUSE_NS = 2_000_000
 _SLICE_READS = 4000  # about 0.2 ms of work
-_SLICE_STREAMS = 100
+_SLICE_STREAMS = 60
 _COUNT = b'"completion_tokens":'
 _DIGITS = re.compile(rb" ?(\d{1,9})[,}]")
 _TAIL = 3  # reads at the end of an answer that may hold no token: finish, usage, [DONE]
-_S_PER_NS = 1e-9
 
 
-@dataclass(slots=True)
 class _Stream:
     """A measured request, and how far its reads are counted."""
 
-    request: InFlightRequest
-    reads: int = 0
-    tokens: int = 0
-    started: bool = False
-    over: bool = False
+    __slots__ = ("over", "reads", "request", "started", "tokens")
+
+    def __init__(self, request: InFlightRequest) -> None:
+        self.request = request
+        self.reads = 0
+        self.tokens = 0
+        self.started = False
+        self.over = False
 
 
 @dataclass(slots=True)
 class StageCounts:
-    """What a worker has counted in one stage: all its requests, and tokens and times of the measured ones."""
+    """What a worker has counted in one stage: all its requests, and tokens and times of the measured ones.
+
+    `measured_ns` is when the first measured request was sent, `looked_ns` until when tokens and times are counted.
+    """
 
     number: int
     sent: int = 0
@@ -52,25 +59,26 @@ class StageCounts:
     cancelled: int = 0
     measured_sent: int = 0
     measured_answered: int = 0
+    measured_ns: int = MISSING
+    looked_ns: int = MISSING
     output_tokens: int = 0
-    measured_ns: int = MISSING  # when the first measured request was sent
     ttft: LogHistogram = field(default_factory=LogHistogram)
     itl: LogHistogram = field(default_factory=LogHistogram)
 
     def as_dict(self, at_ns: int) -> dict[str, Any]:
-        """As a line of JSON carries it; counted until `at_ns`."""
-        plain = {name: getattr(self, name) for name in COUNTS}
+        """As a line of JSON carries it; requests are counted until `at_ns`."""
+        plain = {name: getattr(self, name) for name in _COUNTS}
         return {**plain, "at_ns": at_ns, "ttft": self.ttft.as_dict(), "itl": self.itl.as_dict()}
 
 
-COUNTS = (
-    "number", "sent", "answered", "failed", "cancelled", "measured_sent", "measured_answered", "output_tokens",
-    "measured_ns",
+_COUNTS = (
+    "number", "sent", "answered", "failed", "cancelled", "measured_sent", "measured_answered", "measured_ns",
+    "looked_ns", "output_tokens",
 )  # fmt: skip
 
 
 class LiveCounters:
-    """Counts the requests of a stage, and reports twice a second."""
+    """Counts the requests of a stage, and reports up to twice a second."""
 
     def __init__(self, clock: Clock, report: Callable[[dict[str, Any]], None]) -> None:
         self._clock = clock
@@ -79,6 +87,9 @@ class LiveCounters:
         self._waiting: deque[_Stream] = deque()  # to be looked at in this round
         self._ended: list[_Stream] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._round_ns = 0  # when the round began,
+        self._cpu_s = 0.0  # what the process had used by then,
+        self._spent_s = 0.0  # and what was spent on looking since
         self.counts = StageCounts(-1)
 
     def begin(self, number: int) -> None:
@@ -87,6 +98,7 @@ class LiveCounters:
         self._streams.clear()
         self._waiting.clear()
         self._ended.clear()
+        self._round_ns, self._cpu_s = self._clock.now_ns(), time.process_time()
         self._call_in(EVERY_NS, self._round)
 
     def sent(self, request: InFlightRequest, *, measured: bool) -> None:
@@ -103,14 +115,17 @@ class LiveCounters:
         """A request has ended."""
         counts = self.counts
         stream = self._streams.pop(request.seq, None)
-        cancelled, failed = request.failure == CANCELLED, _has_failed(request)
-        counts.cancelled += cancelled
-        counts.failed += failed and not cancelled
-        counts.answered += not failed
+        failed = _has_failed(request)
+        if request.failure == CANCELLED:
+            counts.cancelled += 1
+        elif failed:
+            counts.failed += 1
+        else:
+            counts.answered += 1
+            counts.measured_answered += stream is not None
         if stream is not None:
             stream.over = True
             self._ended.append(stream)
-            counts.measured_answered += not failed
 
     def end(self) -> None:
         """Count what is left of the stage, and report it."""
@@ -120,7 +135,7 @@ class LiveCounters:
         self._ended.clear()
         while self._waiting:
             self._count_some()
-        self._report(self.counts.as_dict(self._clock.now_ns()))
+        self._say()
 
     def _call_in(self, wait_ns: int, callback: Callable[[], None]) -> None:
         self._timer = self._clock.call_at(self._clock.now_ns() + wait_ns, callback)
@@ -133,69 +148,113 @@ class LiveCounters:
         self._slice()
 
     def _slice(self) -> None:
+        before_s = time.process_time()
         self._count_some()
         if self._waiting:
+            self._spent_s += time.process_time() - before_s
             self._call_in(_PAUSE_NS, self._slice)
-        else:
-            self._report(self.counts.as_dict(self._clock.now_ns()))
-            self._call_in(EVERY_NS, self._round)
+            return
+        self._say()
+        self._spent_s += time.process_time() - before_s
+        self._call_in(self._pause_ns(), self._round)
+
+    def _say(self) -> None:
+        now_ns = self.counts.looked_ns = self._clock.now_ns()
+        self._report(self.counts.as_dict(now_ns))
+
+    def _pause_ns(self) -> int:
+        """How long to rest after a round that spent so much, for looking to stay within its share of the CPU."""
+        now_ns, cpu_s = self._clock.now_ns(), time.process_time()
+        used = max(cpu_s - self._cpu_s, self._spent_s) / max(1, now_ns - self._round_ns)  # CPU s a ns
+        pause_ns = self._spent_s / (_CPU_SHARE * max(used, 1e-15))
+        self._round_ns, self._cpu_s, self._spent_s = now_ns, cpu_s, 0.0
+        return round(min(max(pause_ns, EVERY_NS), AT_LATEST_NS))
 
     def _count_some(self) -> None:
         """Look at some streams: a bounded number of them and of their reads."""
         batch = _Batch()
-        for _ in range(min(_SLICE_STREAMS, len(self._waiting))):
-            self._look(self._waiting.popleft(), batch)
+        waiting = self._waiting
+        for _ in range(min(_SLICE_STREAMS, len(waiting))):
+            stream = waiting.popleft()
+            if stream.started and not stream.over:
+                batch.look_on(stream)
+            else:
+                batch.look_first_or_last(stream)
             if len(batch.stamps) >= _SLICE_READS:
                 break
-        self.counts.ttft.add(np.asarray(batch.first_ns, dtype=np.float64) * _S_PER_NS)
-        if batch.stamps:
-            batch.add_gaps(self.counts.itl)
+        batch.add_to(self.counts)
 
-    def _look(self, stream: _Stream, batch: "_Batch") -> None:
-        """Count what a stream has brought since it was last looked at."""
+
+class _Batch:
+    """What a few streams have brought since they were last looked at: stamps of reads, one stream after the other."""
+
+    __slots__ = ("first_ns", "lengths", "odd", "per_gap", "stamps", "tokens")
+
+    def __init__(self) -> None:
+        self.first_ns: list[int] = []
+        self.stamps: list[int] = []
+        self.lengths: list[int] = []
+        self.per_gap: list[float] = []
+        self.odd = False  # whether reads brought more or less than one token each
+        self.tokens = 0
+
+    def look_on(self, stream: _Stream) -> None:
+        """A stream in flight whose first token is known: most of them, so in few steps."""
+        stamps, pieces, reads = stream.request.stamps, stream.request.pieces, stream.reads
+        stop = len(stamps)
+        if stop <= reads:
+            return
+        piece = pieces[-1]
+        digits = _DIGITS.match(piece, piece.rfind(_COUNT) + len(_COUNT))
+        gained = stop - reads if digits is None else int(digits[1]) - stream.tokens
+        stream.reads = stop
+        self._take(stream, gained)
+        self._add(stamps[reads - 1 :], gained)
+
+    def look_first_or_last(self, stream: _Stream) -> None:
+        """A stream whose first token is not known, or that has ended: its last reads may hold no token."""
         request = stream.request
         stop = _reads_with_tokens(request) if stream.over else len(request.stamps)
         before, begins = max(stream.reads - 1, 0), 0
         if not stream.started:
             first = _first_token(request, stream.reads, stop)
             if first is not None:
-                batch.first_ns.append(request.stamps[first] - request.sent_ns)
-                stream.started, before, begins = True, first, 1
-                stream.reads = first
+                self.first_ns.append(request.stamps[first] - request.sent_ns)
+                stream.started, stream.reads, before, begins = True, first, first, 1
         gained = _tokens_gained(stream, stop)
-        stream.tokens += gained
-        self.counts.output_tokens += gained
         stream.reads = max(stop, stream.reads)
+        self._take(stream, gained)
         if stream.started and stop - before > 1:
-            batch.add(request.stamps[before:stop], gained - begins)
+            self._add(request.stamps[before:stop], gained - begins)
 
+    def _take(self, stream: _Stream, gained: int) -> None:
+        if gained > 0:
+            stream.tokens += gained
+            self.tokens += gained
 
-@dataclass(slots=True)
-class _Batch:
-    """Times to first token, and the stamps of consecutive reads of several streams, one after the other."""
-
-    first_ns: list[int] = field(default_factory=list)
-    stamps: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    per_gap: list[float] = field(default_factory=list)
-
-    def add(self, stamps: list[int], tokens: int) -> None:
+    def _add(self, stamps: list[int], tokens: int) -> None:
         """Add the stamps of one stream; so many tokens came with those after the first."""
+        gaps = len(stamps) - 1
         self.stamps += stamps
-        self.lengths.append(len(stamps))
-        self.per_gap.append(max(1.0, tokens / (len(stamps) - 1)))
+        self.lengths.append(gaps + 1)
+        self.per_gap.append(max(1.0, tokens / gaps))
+        self.odd = self.odd or tokens > gaps
 
-    def add_gaps(self, histogram: LogHistogram) -> None:
-        """Add the gaps between tokens: a gap that brought k gives k of its k-th part, as in the result."""
-        stamps_ns = np.asarray(self.stamps, dtype=np.int64)
-        gaps_ns = stamps_ns[1:] - stamps_ns[:-1]
-        ends = np.cumsum(self.lengths)[:-1] - 1  # between two streams there is no gap
-        gaps_s = np.delete(gaps_ns, ends) * _S_PER_NS
-        if max(self.per_gap) == 1.0:
-            histogram.add(gaps_s)
+    def add_to(self, counts: StageCounts) -> None:
+        """Count it: a gap that brought k tokens is k gaps of its k-th part, as in the result."""
+        counts.output_tokens += self.tokens
+        counts.ttft.add(np.asarray(self.first_ns, dtype=np.int64))
+        if not self.stamps:
             return
-        weights = np.repeat(self.per_gap, np.asarray(self.lengths) - 1)
-        histogram.add(gaps_s / weights, weights)
+        stamps_ns = np.asarray(self.stamps, dtype=np.int64)
+        lengths = np.asarray(self.lengths)
+        between = np.cumsum(lengths[:-1]) - 1  # two streams: no gap
+        gaps_ns = np.delete(stamps_ns[1:] - stamps_ns[:-1], between)
+        if not self.odd:
+            counts.itl.add(gaps_ns)
+            return
+        weights = np.repeat(self.per_gap, lengths - 1)
+        counts.itl.add(gaps_ns / weights, weights)
 
 
 def _first_token(request: InFlightRequest, start: int, stop: int) -> int | None:
@@ -233,5 +292,6 @@ def _has_failed(request: InFlightRequest) -> bool:
     """Whether a request failed: on its way, by its status, or by an error at the end of its stream."""
     if request.failure or not request.pieces:
         return True
-    status = request.pieces[0][9:10]
-    return status != b"2" or any(b'data: {"error"' in piece for piece in request.pieces[-_TAIL:])
+    if request.pieces[0][9:10] != b"2":
+        return True
+    return any(b'data: {"error"' in piece for piece in request.pieces[-_TAIL:])

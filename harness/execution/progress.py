@@ -156,7 +156,7 @@ def counts_of(number: int, sent: int, answered: int) -> dict[str, Any]:
     return whole | {
         "measured_answered": answered,
         "measured_ns": MISSING,
-        "at_ns": monotonic_ns(),
+        "looked_ns": monotonic_ns(),
         "ttft": nothing,
         "itl": nothing,
     }
@@ -202,7 +202,7 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
     sums = {name: sum(each[name] for each in counts) for name in _COUNTED}
     over = sums["answered"] + sums["failed"] + sums["cancelled"]
     measured_ns = _measured_from(stage)
-    counted_ns = round(sum(each["at_ns"] for each in counts) / len(counts)) if counts else stage.begin_ns
+    counted_ns = _counted_ns(stage)
     counted_s = max(0.0, (counted_ns - measured_ns) / NS_PER_S) if measured_ns is not None else 0.0
     is_warm = measured_ns is not None and now_ns > measured_ns
     elapsed_s, planned_s = (now_ns - stage.begin_ns) / NS_PER_S, _planned_s(plan)
@@ -230,6 +230,12 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
         ttft=ttft,
         itl=itl,
     )
+
+
+def _counted_ns(stage: _Stage) -> int:
+    """Until when its workers have counted (absolute ns)."""
+    times = [each["looked_ns"] for each in stage.counts.values() if each["looked_ns"] != MISSING]
+    return round(sum(times) / len(times)) if times else stage.begin_ns
 
 
 def _measured_from(stage: _Stage) -> int | None:

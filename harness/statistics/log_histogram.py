@@ -1,37 +1,45 @@
 """A histogram with buckets of equal relative width: quantiles of a stream to a known relative error.
 
-As DDSketch (Masson, Rim and Lee, VLDB 2019, section 2) with a fixed range: bucket i holds the values in
-(g^(i-1), g^i] of the least, with g = (1 + a) / (1 - a), and stands for 2 g^i / (g + 1). Histograms of several
-processes are added up without any further error.
+The buckets are those of HdrHistogram: each octave of nanoseconds in 64 equal parts, which is the exponent and the
+first six bits of a float64, so that a value finds its bucket by a shift. A bucket stands for the value that is nearest
+to all in it, in relative terms (DDSketch; Masson, Rim and Lee, VLDB 2019, section 2). Histograms of several processes
+are added up without any further error.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-RELATIVE_ERROR = 0.01
-_LEAST_S, _MOST_S = 1e-6, 1e5
-_GROWTH = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
-_LOG_GROWTH = math.log(_GROWTH)
-_BUCKETS = math.ceil(math.log(_MOST_S / _LEAST_S) / _LOG_GROWTH) + 1
+_PARTS_BITS = 6
+RELATIVE_ERROR = 1 / (2 << _PARTS_BITS)  # half a part of an octave: 0.78 %
+_SHIFT = 52 - _PARTS_BITS
+_LEAST_NS, _MOST_NS = 1.0, 2.0**48  # up to three days
+
+
+def _place(time_ns: float) -> int:
+    return int(np.asarray([time_ns], dtype=np.float64).view(np.int64)[0]) >> _SHIFT
+
+
+_FIRST = _place(_LEAST_NS)
+_BUCKETS = _place(_MOST_NS) - _FIRST + 1
 
 
 class LogHistogram:
-    """Times in seconds by their size; a quantile is off by at most 1 % of itself from 1 µs to 28 hours."""
+    """Times by their size; a quantile is off by at most 0.8 % of itself from 1 ns to three days."""
 
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
         self.counts: NDArray[np.float64] = np.zeros(_BUCKETS)
 
-    def add(self, times_s: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> None:
-        """Count times, each as many times as its weight says; what lies beyond the range counts at its end."""
-        if len(times_s):
-            scaled = np.log(np.maximum(times_s, _LEAST_S) / _LEAST_S) / _LOG_GROWTH
-            places = np.minimum(np.ceil(scaled - 1e-9).astype(np.int64), _BUCKETS - 1)
+    def add(self, times_ns: NDArray[Any], weights: NDArray[np.float64] | None = None) -> None:
+        """Count times in ns, each as many times as its weight says; what lies beyond the range counts at its end."""
+        if len(times_ns):
+            places = np.clip(times_ns, _LEAST_NS, _MOST_NS).astype(np.float64).view(np.int64)
+            places >>= _SHIFT
+            places -= _FIRST
             self.counts += np.bincount(places, weights, minlength=_BUCKETS)
 
     def merge(self, other: "LogHistogram") -> None:
@@ -44,12 +52,14 @@ class LogHistogram:
         return round(float(self.counts.sum()))
 
     def quantile(self, share: float) -> float | None:
-        """The value in seconds that a share (0 to 1) of all lie at or below; None where there is none."""
+        """The time in seconds that a share (0 to 1) of all lie at or below; None where there is none."""
         total = float(self.counts.sum())
         if total < 0.5:
             return None
         place = int(np.searchsorted(np.cumsum(self.counts), max(share * total, 0.5) - 1e-6))
-        return _LEAST_S * 2 * _GROWTH ** min(place, _BUCKETS - 1) / (_GROWTH + 1)
+        ends = np.asarray([place, place + 1], dtype=np.int64) + _FIRST
+        low, high = (ends << _SHIFT).view(np.float64)
+        return float(2 * low * high / (low + high)) * 1e-9
 
     def as_dict(self) -> dict[str, list[int]]:
         """The buckets that hold something, as JSON keeps them."""

@@ -99,12 +99,14 @@ def test_events_of_several_tokens_are_gaps_of_a_part_each():
     assert itl.quantile(0.5) == pytest.approx(0.01, rel=0.05)
 
 
-def test_reports_come_twice_a_second_and_never_fall():
+def test_reports_come_every_half_to_two_seconds_and_never_fall():
     """Each is the whole so far: one that is lost is no loss."""
     reports = _counted([[(0.1, 1)] * 50])
     tokens = [report["output_tokens"] for report in reports]
+    pauses_s = np.diff([report["at_ns"] for report in reports[:-1]]) * 1e-9
 
-    assert 9 <= len(reports) <= 12
+    assert len(reports) >= 4
+    assert np.all((pauses_s > 0.499) & (pauses_s < 2.01))
     assert tokens == sorted(tokens)
     assert tokens[-1] == 50
 

@@ -25,7 +25,7 @@ def _tracker(folder, plans=(OPEN, CLOSED), turns=None):
 
 
 def _counts(number, **values):
-    return {**counts_of(number, 0, 0), "at_ns": 7 * NS_PER_S, **values}
+    return {**counts_of(number, 0, 0), "looked_ns": 7 * NS_PER_S, **values}
 
 
 def _at(tracker, seconds):

@@ -1,0 +1,254 @@
+"""A finished result as lines of a terminal: the answer, the verdict, a table with a row a stage, and the warnings.
+
+The table is as wide as the terminal: columns that have no room move into further tables below it, each with the stage's
+number. Times of a column share one unit. A percentile marked `?` has too few independent answers for an interval.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, warnings_of
+from harness.errors import displayable
+from harness.messages import Message, Parameter, localized, message, stored
+from harness.scenario.metrics import statistic_name
+from harness.scenario.stages import load_name
+from harness.units import format_count, format_duration, significant, time_scale
+
+_SEVERITIES = {NOTE: "cli.note", WARNING: "cli.severity_warning", INVALID: "cli.invalid"}
+_LATENCIES = ("ttft", "tpot", "itl")
+_STATISTICS = ("p50", "p99")
+_NONE = "–"
+_TOO_FEW = "?"
+_NAME_COLUMNS = 30  # of a load's name; longer ones are broken between words
+_GAP = 2
+Stage = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where lines go: columns (None: as many as needed) and rich's name of its colours (None: none)."""
+
+    width: int | None = None
+    colours: str | None = None
+
+
+def output_of(stream: Any) -> Output:
+    """What a stream can show: a terminal has a width and perhaps colours; a file or a pipe takes lines of any length."""
+    if not stream.isatty():
+        return Output()
+    console = Console(file=stream)
+    return Output(console.width, console.color_system)
+
+
+def result_lines(summary: Mapping[str, Any], output: Output = Output(), *, all_warnings: bool = True) -> list[str]:  # noqa: B008 - a frozen value
+    """The answer, the verdict, the stages and the warnings of summary.json, in the current language."""
+    warnings = warning_lines(summary) if all_warnings else folded_warning_lines(summary)
+    return [*verdict_lines(summary), *table_lines(summary.get("stages") or (), output), *warnings]
+
+
+def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The answer, and whether the result is valid."""
+    answer = stored(summary.get("answer_message"), str(summary["answer"]))
+    valid = message("cli.valid") if summary["verdict"]["valid"] else message("cli.not_valid")
+    return [displayable(localized(answer)), localized(valid)]
+
+
+def warning_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Every warning on a line of its own."""
+    loads = {stage.get("index"): stage.get("load") for stage in summary.get("stages") or ()}
+    return [displayable(localized(_warning(warning, loads))) for warning in warnings_of(summary)]
+
+
+def _warning(warning: Warning, loads: Mapping[Any, Any]) -> Message:
+    words = _words(warning)
+    if warning.stage is None:
+        return message("cli.warning", **words)
+    load = loads.get(warning.stage)
+    words |= {"stage": warning.stage + 1, "load": load_name(load) if load else "?"}
+    if warning.repeat:
+        return message("cli.warning_of_repeat", **words, repeat=warning.repeat + 1)
+    return message("cli.warning_of_stage", **words)
+
+
+def _words(warning: Warning) -> dict[str, Parameter]:
+    return {"severity": Message(_SEVERITIES[warning.severity]), "text": warning.text, "next": warning.next}
+
+
+def folded_warning_lines(summary: Mapping[str, Any]) -> list[str]:
+    """One line a kind of warning, the gravest first: its first text, and the stages that it holds of."""
+    groups: dict[tuple[str, str], list[Warning]] = {}
+    for warning in warnings_of(summary):
+        groups.setdefault((warning.severity, warning.code), []).append(warning)
+    ordered = sorted(groups.values(), key=lambda group: -SEVERITIES.index(group[0].severity))
+    return [displayable(localized(_folded(group))) for group in ordered]
+
+
+def _folded(group: Sequence[Warning]) -> Message:
+    words = _words(group[0])
+    stages = list(dict.fromkeys(warning.stage + 1 for warning in group if warning.stage is not None))
+    if not stages:
+        return message("cli.warning", **words)
+    if len(group) == 1:
+        return message("cli.warning_of_one", **words, stage=stages[0])
+    return message("cli.warnings_of_stages", **words, stages=_ranges(stages), count=len(group) - 1)
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    """Numbers in order with runs of three and more joined: 1-4, 7."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    shown = [[f"{part[0]}-{part[-1]}"] if len(part) > 2 else list(map(str, part)) for part in ranges]
+    return [text for part in shown for text in part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    head: str
+    cells: tuple[Text, ...]
+    right: bool = True
+    folds: bool = False
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal that it wants."""
+        widest = max(map(len, self.head.split("\n")))
+        widest = max([Text(part).cell_len for part in self.head.split("\n")] + [cell.cell_len for cell in self.cells])
+        return min(widest, _NAME_COLUMNS) if self.folds else widest
+
+
+def table_lines(stages: Sequence[Stage], output: Output = Output()) -> list[str]:  # noqa: B008 - a frozen value
+    """A row a stage: what was offered, what came of it, latencies and limits; no lines where there are no stages."""
+    if not stages:
+        return []
+    number, *columns = _columns(stages)
+    groups = _fitting(number.width, columns, output.width)
+    lines = [line for group in groups for line in _table([number, *group], output)]
+    if any(_TOO_FEW in cell.plain for column in columns for cell in column.cells[-1:] + column.cells):
+        lines.append(localized("cli.table_too_few"))
+    return lines
+
+
+def _fitting(first: int, columns: Sequence[_Column], width: int | None) -> Iterator[list[_Column]]:
+    """The columns in as many groups as fit beside the first column each."""
+    group: list[_Column] = []
+    taken = first
+    for column in columns:
+        if group and width is not None and taken + _GAP + column.width > width:
+            yield group
+            group, taken = [], first
+        group.append(column)
+        taken += _GAP + column.width
+    yield group
+
+
+def _table(columns: Sequence[_Column], output: Output) -> list[str]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False)
+    for column in columns:
+        side = "right" if column.right else "left"
+        width = column.width if column.folds else None
+        table.add_column(
+            Text(column.head),
+            justify=side,
+            no_wrap=not column.folds,
+            width=width,
+            vertical="bottom",  # type: ignore[arg-type]
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*row)
+    colours: Any = output.colours
+    console = Console(
+        file=io.StringIO(), width=10_000, color_system=colours, force_terminal=colours is not None, highlight=False
+    )
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def _columns(stages: Sequence[Stage]) -> Iterator[_Column]:
+    repeats = any(stage.get("repeat") for stage in stages)
+    yield _Column("", tuple(Text(_number(stage, repeats=repeats)) for stage in stages))
+    names = tuple(Text(displayable(_name(stage))) for stage in stages)
+    yield _Column(localized("cli.table_load"), names, right=False, folds=True)
+    rates = [stage.get("offered_rate") for stage in stages]
+    if any(rate is not None for rate in rates):
+        yield _numbers("cli.table_offered", "req/s", rates)
+    for key, code in (("completed", "cli.table_answered"), ("failed", "cli.table_failed")):
+        counts = [(stage.get("requests") or {}).get(key) for stage in stages]
+        style = "bold red" if key == "failed" else ""
+        yield _Column(localized(code), tuple(Text(format_count(count), style if count else "") for count in counts))
+    lost = [sum((stage.get("requests") or {}).get(key) or 0 for key in ("cancelled", "never_sent")) for stage in stages]
+    if any(lost):
+        yield _Column(localized("cli.table_lost"), tuple(Text(format_count(count)) for count in lost))
+    yield _numbers("cli.table_achieved", "req/s", [stage.get("request_rate") for stage in stages])
+    yield _numbers("cli.table_output", "tok/s", [stage.get("output_token_rate") for stage in stages])
+    if any(stage.get("slo") for stage in stages):
+        yield _numbers("cli.table_goodput", "req/s", [stage.get("goodput") for stage in stages])
+    for metric in _LATENCIES:
+        for statistic in _STATISTICS:
+            yield _times(metric, statistic, stages)
+    if any(stage.get("slo") for stage in stages):
+        yield _Column(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
+
+
+def _number(stage: Stage, *, repeats: bool) -> str:
+    number = str((stage.get("index") or 0) + 1)
+    return f"{number}.{(stage.get('repeat') or 0) + 1}" if repeats else number
+
+
+def _name(stage: Stage) -> str:
+    try:
+        return localized(load_name(stage["load"]))
+    except KeyError:
+        return str(stage.get("label") or _NONE)
+
+
+def _numbers(code: str, unit: str, values: Iterable[float | None]) -> _Column:
+    cells = tuple(Text(_NONE if value is None else significant(value)) for value in values)
+    return _Column(f"{localized(code)}\n{unit}", cells)
+
+
+def _times(metric: str, statistic: str, stages: Sequence[Stage]) -> _Column:
+    latencies = [stage.get(metric) or {} for stage in stages]
+    known = [value for latency in latencies if (value := latency.get(statistic)) is not None]
+    size, unit = time_scale(max(known, default=0.0))
+    cells = tuple(_time(latency, statistic, size) for latency in latencies)
+    return _Column(f"{metric.upper()} {statistic}\n{unit}", cells)
+
+
+def _time(latency: Mapping[str, Any], statistic: str, size: float) -> Text:
+    value = latency.get(statistic)
+    if value is None:
+        return Text(_NONE)
+    if (latency.get("ci95") or {}).get(statistic):
+        return Text(significant(value / size))
+    return Text(significant(value / size) + _TOO_FEW, "dim")
+
+
+def _limits(stage: Stage) -> Text:
+    """Whether all limits are kept, else those that are not, with the limit."""
+    limits = stage.get("slo") or {}
+    if not limits:
+        return Text(_NONE)
+    missed = [_missed(key, limit) for key, limit in limits.items() if limit.get("met") is False]
+    if missed:
+        return Text(localized("cli.table_missed", limits=missed), "red")
+    if any(limit.get("met") is None for limit in limits.values()):
+        return Text(localized("cli.table_undecided"))
+    return Text(localized("cli.table_met"), "green")
+
+
+def _missed(key: str, limit: Mapping[str, Any]) -> Message:
+    metric, _, statistic = key.rpartition("_")
+    name = statistic_name(str(limit.get("metric") or metric), statistic)
+    return message("cli.table_over", name=name, limit=format_duration(limit.get("limit")))
