@@ -37,7 +37,7 @@ from harness.workload.prompts import TokenPrompt
 
 SCHEDULE = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)
 STREAMS = (100, 500, 1000)
-TOKENS, SLICES = 200, 12  # two seconds a slice: four rounds of counting
+TOKENS, SLICES = 400, 12  # four seconds a slice
 LIMIT = 0.02
 
 

@@ -18,6 +18,7 @@ from harness.safety import interrupts, redaction
 
 _COMMANDS = {  # the module of harness.cli and its function from arguments and a log to an outcome
     "run": ("run", "run_command"),
+    "watch": ("watch", "watch_command"),
     "tune": ("tune", "tune_command"),
     "report": ("report", "report_command"),
     "compare": ("compare", "compare_command"),

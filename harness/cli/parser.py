@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title=localized("cli.commands"), dest="command", required=True, metavar="COMMAND", parser_class=_Parser
     )
-    for add in (_add_run, _add_report, _add_compare, _add_tune, _add_scenarios, _add_validate):
+    for add in (_add_run, _add_watch, _add_report, _add_compare, _add_tune, _add_scenarios, _add_validate):
         add(commands)
     _command(commands, "schema", localized("cli.schema"))
     _, options = _command(commands, "selfcheck", localized("cli.selfcheck"))
@@ -174,8 +174,15 @@ def _add_run(commands: Any) -> None:
     )
     _add_trace(options)
     _add_quiet(options)
+    _add_warnings(options)
     options.add_argument("--strict", action="store_true", help=localized("cli.run_strict"))
     options.add_argument("--enforce-slo", action="store_true", help=localized("cli.run_enforce_slo"))
+
+
+def _add_watch(commands: Any) -> None:
+    positionals, options = _command(commands, "watch", localized("cli.watch"), localized("cli.watch_description"))
+    positionals.add_argument("folder", nargs="?", metavar="DIR", type=Path, help=localized("cli.watch_folder"))
+    _add_warnings(options)
 
 
 def _add_report(commands: Any) -> None:
@@ -242,6 +249,10 @@ def _add_trace(options: Any) -> None:
 
 def _add_quiet(options: Any) -> None:
     options.add_argument("--quiet", action="store_true", help=localized("cli.quiet"))
+
+
+def _add_warnings(options: Any) -> None:
+    options.add_argument("--warnings", action="store_true", help=localized("cli.all_warnings"))
 
 
 def _whole(flag: str) -> Callable[[str], int]:

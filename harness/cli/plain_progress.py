@@ -36,13 +36,17 @@ def stage_ends(stage: StageProgress, progress: Progress) -> Message:
     )
 
 
+def stage_so_far(stage: StageProgress, progress: Progress) -> Message:
+    """What a stage under way has come to."""
+    figures = _figures(stage)
+    return message("live.stage_goes_on", stage=_place(stage, progress), elapsed_s=stage.elapsed_s, figures=figures)
+
+
 def _line(progress: Progress) -> Message | None:
     """What goes on now; None where there is nothing to say."""
     stage = progress.stage
     if stage is not None:
-        line = message(
-            "live.stage_goes_on", stage=_place(stage, progress), elapsed_s=stage.elapsed_s, figures=_figures(stage)
-        )
+        line = stage_so_far(stage, progress)
         if progress.eta_s:
             return message("live.with_eta", line=line, eta_s=progress.eta_s)
         return line

@@ -7,7 +7,7 @@ number. Times of a column share one unit. A percentile marked `?` has too few in
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -39,15 +39,18 @@ class Output:
     colours: str | None = None
 
 
+PLAIN = Output()
+
+
 def output_of(stream: Any) -> Output:
-    """What a stream can show: a terminal has a width and perhaps colours; a file or a pipe takes lines of any length."""
+    """What a stream can show: a terminal has a width and perhaps colours, a file takes lines of any length."""
     if not stream.isatty():
         return Output()
     console = Console(file=stream)
     return Output(console.width, console.color_system)
 
 
-def result_lines(summary: Mapping[str, Any], output: Output = Output(), *, all_warnings: bool = True) -> list[str]:  # noqa: B008 - a frozen value
+def result_lines(summary: Mapping[str, Any], output: Output = PLAIN, *, all_warnings: bool = True) -> list[str]:
     """The answer, the verdict, the stages and the warnings of summary.json, in the current language."""
     warnings = warning_lines(summary) if all_warnings else folded_warning_lines(summary)
     return [*verdict_lines(summary), *table_lines(summary.get("stages") or (), output), *warnings]
@@ -118,23 +121,24 @@ class _Column:
     cells: tuple[Text, ...]
     right: bool = True
     folds: bool = False
+    joins: bool = False  # stays beside the column before it
 
     @property
     def width(self) -> int:
         """Columns of the terminal that it wants."""
-        widest = max(map(len, self.head.split("\n")))
-        widest = max([Text(part).cell_len for part in self.head.split("\n")] + [cell.cell_len for cell in self.cells])
+        heads = [Text(part) for part in self.head.split("\n")]
+        widest = max(cell.cell_len for cell in (*heads, *self.cells))
         return min(widest, _NAME_COLUMNS) if self.folds else widest
 
 
-def table_lines(stages: Sequence[Stage], output: Output = Output()) -> list[str]:  # noqa: B008 - a frozen value
+def table_lines(stages: Sequence[Stage], output: Output = PLAIN) -> list[str]:
     """A row a stage: what was offered, what came of it, latencies and limits; no lines where there are no stages."""
     if not stages:
         return []
     number, *columns = _columns(stages)
     groups = _fitting(number.width, columns, output.width)
     lines = [line for group in groups for line in _table([number, *group], output)]
-    if any(_TOO_FEW in cell.plain for column in columns for cell in column.cells[-1:] + column.cells):
+    if any(cell.plain.endswith(_TOO_FEW) for column in columns for cell in column.cells):
         lines.append(localized("cli.table_too_few"))
     return lines
 
@@ -143,8 +147,10 @@ def _fitting(first: int, columns: Sequence[_Column], width: int | None) -> Itera
     """The columns in as many groups as fit beside the first column each."""
     group: list[_Column] = []
     taken = first
-    for column in columns:
-        if group and width is not None and taken + _GAP + column.width > width:
+    for place, column in enumerate(columns):
+        wanted = [column, *(after for after in columns[place + 1 : place + 2] if after.joins)]
+        size = sum(_GAP + each.width for each in wanted)
+        if group and not column.joins and width is not None and taken + size > width:
             yield group
             group, taken = [], first
         group.append(column)
@@ -155,15 +161,9 @@ def _fitting(first: int, columns: Sequence[_Column], width: int | None) -> Itera
 def _table(columns: Sequence[_Column], output: Output) -> list[str]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False)
     for column in columns:
-        side = "right" if column.right else "left"
+        side: Literal["left", "right"] = "right" if column.right else "left"
         width = column.width if column.folds else None
-        table.add_column(
-            Text(column.head),
-            justify=side,
-            no_wrap=not column.folds,
-            width=width,
-            vertical="bottom",  # type: ignore[arg-type]
-        )
+        table.add_column(Text(column.head), justify=side, no_wrap=not column.folds, width=width, vertical="bottom")
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*row)
     colours: Any = output.colours
@@ -195,8 +195,7 @@ def _columns(stages: Sequence[Stage]) -> Iterator[_Column]:
     if any(stage.get("slo") for stage in stages):
         yield _numbers("cli.table_goodput", "req/s", [stage.get("goodput") for stage in stages])
     for metric in _LATENCIES:
-        for statistic in _STATISTICS:
-            yield _times(metric, statistic, stages)
+        yield from _times(metric, stages)
     if any(stage.get("slo") for stage in stages):
         yield _Column(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
 
@@ -218,21 +217,29 @@ def _numbers(code: str, unit: str, values: Iterable[float | None]) -> _Column:
     return _Column(f"{localized(code)}\n{unit}", cells)
 
 
-def _times(metric: str, statistic: str, stages: Sequence[Stage]) -> _Column:
+def _times(metric: str, stages: Sequence[Stage]) -> Iterator[_Column]:
+    """The columns of a latency, in the one unit that shows its least value well; they stay side by side."""
     latencies = [stage.get(metric) or {} for stage in stages]
-    known = [value for latency in latencies if (value := latency.get(statistic)) is not None]
-    size, unit = time_scale(max(known, default=0.0))
-    cells = tuple(_time(latency, statistic, size) for latency in latencies)
-    return _Column(f"{metric.upper()} {statistic}\n{unit}", cells)
+    known = [value for latency in latencies for name in _STATISTICS if (value := latency.get(name))]
+    size, unit = time_scale(min(known, default=0.0))
+    few = any(_is_few(latency, statistic) for latency in latencies for statistic in _STATISTICS)
+    for statistic in _STATISTICS:
+        cells = tuple(_time(latency, statistic, size, few=few) for latency in latencies)
+        first = statistic == _STATISTICS[0]
+        yield _Column(f"{metric.upper() if first else ''}\n{statistic} {unit}", cells, joins=not first)
 
 
-def _time(latency: Mapping[str, Any], statistic: str, size: float) -> Text:
+def _is_few(latency: Mapping[str, Any], statistic: str) -> bool:
+    return latency.get(statistic) is not None and not (latency.get("ci95") or {}).get(statistic)
+
+
+def _time(latency: Mapping[str, Any], statistic: str, size: float, *, few: bool) -> Text:
+    """A time, marked where no interval can be given; the column keeps room for the mark where any `few` are."""
     value = latency.get(statistic)
-    if value is None:
-        return Text(_NONE)
-    if (latency.get("ci95") or {}).get(statistic):
-        return Text(significant(value / size))
-    return Text(significant(value / size) + _TOO_FEW, "dim")
+    text = _NONE if value is None else significant(value / size)
+    if _is_few(latency, statistic):
+        return Text(text + _TOO_FEW, "dim")
+    return Text(text + " " * few)
 
 
 def _limits(stage: Stage) -> Text:

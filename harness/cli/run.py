@@ -2,24 +2,19 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping
+import sys
 from pathlib import Path
-from typing import Any
 
 from harness.analysis.warnings import warnings_of
 from harness.api.result import TRACE
 from harness.api.running import RunOptions, run_loaded, url_overrides
-from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, ProgressDisplay, silent, text_of
+from harness.cli.terminal import CommandOutcome, OutputLog, ProgressDisplay, silent
 from harness.errors import InputError
-from harness.messages import Message, Parameter, message
-from harness.messages.rendering import stored
+from harness.messages import localized, message
 from harness.results import store
 from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario, load_scenario
-from harness.scenario.stages import load_name
 from harness.scenario.yaml_document import Override
-
-_SEVERITIES = {"note": "cli.note", "warning": "cli.severity_warning", "invalid": "cli.invalid"}
 
 
 def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
@@ -38,29 +33,27 @@ def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome
         options = RunOptions(arguments.out, rerun, arguments.trace, progress.show, progress.on_snapshot, log)
         result = run_loaded(loaded, options)
     pages = [result.page, *([result.folder / TRACE] if arguments.trace else [])]
-    lines = (*verdict_lines(store.read_json(result.folder, store.SUMMARY)), *map(str, pages))
-    return CommandOutcome(lines, result.status(strict=arguments.strict, enforce_slo=arguments.enforce_slo))
+    lines = shown_result(result.folder, all_warnings=arguments.warnings)
+    return CommandOutcome(
+        (*lines, *map(str, pages)), result.status(strict=arguments.strict, enforce_slo=arguments.enforce_slo)
+    )
 
 
-def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The answer, the verdict and the warnings of summary.json as lines for a terminal, in the current language."""
-    kept = summary.get("answer_message")
-    lines: list[OutputLine] = [stored(kept, str(summary["answer"]))]
-    lines.append(message("cli.valid") if summary["verdict"]["valid"] else message("cli.not_valid"))
-    loads = {stage.get("index"): stage.get("load") for stage in summary.get("stages") or ()}
-    for warning in warnings_of(summary):
-        words: dict[str, Parameter] = {"severity": Message(_SEVERITIES[warning.severity])}
-        words |= {"text": warning.text, "next": warning.next}
-        if warning.stage is None:
-            lines.append(message("cli.warning", **words))
-            continue
-        load = loads.get(warning.stage)
-        words |= {"stage": warning.stage + 1, "load": load_name(load) if load else "?"}
-        if warning.repeat:
-            lines.append(message("cli.warning_of_repeat", **words, repeat=warning.repeat + 1))
-        else:
-            lines.append(message("cli.warning_of_stage", **words))
-    return [text_of(line) for line in lines]
+def shown_result(folder: Path, *, all_warnings: bool) -> list[str]:
+    """The lines of a finished result for stdout; where warnings are folded, the last says how to see all.
+
+    Raises:
+        ResultError: where summary.json cannot be read.
+    """
+    from harness.cli import result_lines  # noqa: PLC0415 - rich, which `harness --help` has no time for
+
+    summary = store.read_json(folder, store.SUMMARY)
+    lines = result_lines.result_lines(summary, result_lines.output_of(sys.stdout), all_warnings=all_warnings)
+    folded = len(warnings_of(summary)) - len(result_lines.folded_warning_lines(summary))
+    if folded and not all_warnings:
+        command = shlex.join(["harness", "watch", str(folder), "--warnings"])
+        lines.append(localized("cli.warnings_folded", count=folded, command=command))
+    return lines
 
 
 def scenario_of(arguments: argparse.Namespace, flags: list[Override], log: OutputLog) -> LoadedScenario:

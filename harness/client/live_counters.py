@@ -1,10 +1,10 @@
 """What one worker counts of its stage while it runs, for whoever watches: cheap, bounded, beside the hot path.
 
-Nothing is done as bytes arrive. Up to twice a second the stamps that came since are looked at, in slices so short that
-no request leaves late: first tokens and gaps go into histograms, tokens are read from the running usage of the last
-event where the server sends one, else every read counts as one token. Where looking takes more than its share of the
-process's CPU, the next look comes later, after two seconds at the latest. The numbers of a result do not come from
-here: they are made from whole answers at the end.
+Nothing is done as bytes arrive. Up to twice a second every stream is looked at, in slices so short that no request
+leaves late: first tokens and the last gaps (at most 16 of a stream: a sample, where more came) go into histograms,
+tokens are read from the running usage of the last event where the server sends one, else every read counts as one
+token. Where looking takes more than its share of the process's CPU, the next look comes later, after two seconds at the
+latest. The numbers of a result do not come from here: they are made from whole answers at the end.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from harness.statistics.log_histogram import LogHistogram
 EVERY_NS, AT_LATEST_NS = 500_000_000, 2_000_000_000
 _CPU_SHARE = 0.008  # of what the process uses, for looking at streams
 _PAUSE_NS = 2_000_000
-_SLICE_READS = 4000  # about 0.2 ms of work
-_SLICE_STREAMS = 60
+_SLICE_STREAMS = 60  # about 0.2 ms of work
+GAPS = 16  # of a stream at a look: older stamps have left the processor's cache, and reading them is what costs
 _COUNT = b'"completion_tokens":'
 _DIGITS = re.compile(rb" ?(\d{1,9})[,}]")
 _TAIL = 3  # reads at the end of an answer that may hold no token: finish, usage, [DONE]
@@ -80,7 +80,9 @@ _COUNTS = (
 class LiveCounters:
     """Counts the requests of a stage, and reports up to twice a second."""
 
-    def __init__(self, clock: Clock, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, clock: Clock, report: Callable[[dict[str, Any]], None], gaps: int = GAPS) -> None:
+        """`gaps` is how many of a stream are counted at a look."""
+        self._gaps = gaps
         self._clock = clock
         self._report = report
         self._streams: dict[int, _Stream] = {}
@@ -172,7 +174,7 @@ class LiveCounters:
 
     def _count_some(self) -> None:
         """Look at some streams: a bounded number of them and of their reads."""
-        batch = _Batch()
+        batch = _Batch(self._gaps)
         waiting = self._waiting
         for _ in range(min(_SLICE_STREAMS, len(waiting))):
             stream = waiting.popleft()
@@ -180,17 +182,17 @@ class LiveCounters:
                 batch.look_on(stream)
             else:
                 batch.look_first_or_last(stream)
-            if len(batch.stamps) >= _SLICE_READS:
-                break
         batch.add_to(self.counts)
 
 
 class _Batch:
     """What a few streams have brought since they were last looked at: stamps of reads, one stream after the other."""
 
-    __slots__ = ("first_ns", "lengths", "odd", "per_gap", "stamps", "tokens")
+    __slots__ = ("first_ns", "lengths", "most", "odd", "per_gap", "stamps", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        """`most` is how many gaps of a stream are taken."""
+        self.most = most
         self.first_ns: list[int] = []
         self.stamps: list[int] = []
         self.lengths: list[int] = []
@@ -209,7 +211,7 @@ class _Batch:
         gained = stop - reads if digits is None else int(digits[1]) - stream.tokens
         stream.reads = stop
         self._take(stream, gained)
-        self._add(stamps[reads - 1 :], gained)
+        self._add(stamps[max(reads - 1, stop - self.most - 1) :], gained / (stop - reads))
 
     def look_first_or_last(self, stream: _Stream) -> None:
         """A stream whose first token is not known, or that has ended: its last reads may hold no token."""
@@ -225,20 +227,20 @@ class _Batch:
         stream.reads = max(stop, stream.reads)
         self._take(stream, gained)
         if stream.started and stop - before > 1:
-            self._add(request.stamps[before:stop], gained - begins)
+            per_gap = (gained - begins) / (stop - before - 1)
+            self._add(request.stamps[max(before, stop - self.most - 1) : stop], per_gap)
 
     def _take(self, stream: _Stream, gained: int) -> None:
         if gained > 0:
             stream.tokens += gained
             self.tokens += gained
 
-    def _add(self, stamps: list[int], tokens: int) -> None:
-        """Add the stamps of one stream; so many tokens came with those after the first."""
-        gaps = len(stamps) - 1
+    def _add(self, stamps: list[int], per_gap: float) -> None:
+        """Add the stamps of one stream; so many tokens came with each after the first."""
         self.stamps += stamps
-        self.lengths.append(gaps + 1)
-        self.per_gap.append(max(1.0, tokens / gaps))
-        self.odd = self.odd or tokens > gaps
+        self.lengths.append(len(stamps))
+        self.per_gap.append(max(1.0, per_gap))
+        self.odd = self.odd or per_gap > 1
 
     def add_to(self, counts: StageCounts) -> None:
         """Count it: a gap that brought k tokens is k gaps of its k-th part, as in the result."""

@@ -23,13 +23,13 @@ def _event(tokens, *, usage):
     return b'data: {"choices":[{"text":"a"}]' + counted + b"}\n\n"
 
 
-def _counted(streams, *, usage=True, role=False):
+def _counted(streams, *, usage=True, role=False, gaps=10**6):
     """Counts after the streams (gaps in s and tokens of each event, the first gap being the TTFT) went by."""
     reports = []
 
     async def main():
         clock = LoopClock(asyncio.get_running_loop())
-        counters = LiveCounters(clock, reports.append)
+        counters = LiveCounters(clock, reports.append, gaps)
         counters.begin(2)
         await asyncio.gather(*(_play(clock, counters, *each, usage=usage, role=role) for each in enumerate(streams)))
         counters.end()
@@ -135,3 +135,17 @@ def test_failures_are_told_from_answers():
     last = reports[-1]
     assert (last["sent"], last["answered"], last["failed"], last["cancelled"]) == (4, 0, 3, 1)
     assert last["output_tokens"] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sample_of_the_gaps_shows_their_quantiles(seed):
+    """Where streams bring more than is counted at a look, their last gaps stand for all; tokens stay exact."""
+    draw = np.random.default_rng(seed)
+    streams = [[(float(gap_s), 1) for gap_s in draw.lognormal(-4.5, 0.4, 600)] for _ in range(30)]
+    last = _counted(streams, gaps=16)[-1]
+    itl, gaps = histogram_from(last["itl"]), [gap_s for events in streams for gap_s, _ in events[1:]]
+
+    assert last["output_tokens"] == 18_000
+    assert 1000 < itl.n < len(gaps) / 2
+    for share in (0.5, 0.95):
+        assert itl.quantile(share) == pytest.approx(float(np.quantile(gaps, share)), rel=0.06)

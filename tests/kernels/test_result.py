@@ -11,7 +11,7 @@ import pytest
 
 import reports
 from harness.api.result import read_result, report
-from harness.cli.run import verdict_lines
+from harness.cli.result_lines import result_lines
 from harness.engines.simulator import calibrated_flags
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EngineError, InputError, ScenarioError
 from harness.execution.kernels import BenchEnvironment, bench_lines
@@ -214,7 +214,7 @@ def test_a_wrong_kernel_makes_the_result_invalid(tmp_path, fake):
 
     assert summary["verdict"]["valid"] is False
     assert summary["kernels"]["rows"][1]["modes"] == {}
-    assert "1 cases gave wrong results and were not timed (attend" in verdict_lines(summary)[2]
+    assert "1 cases gave wrong results and were not timed (attend" in result_lines(summary)[2]
 
 
 def test_a_hollow_device_makes_the_result_invalid():

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.cli.run import verdict_lines
+from harness.cli.result_lines import result_lines
 from harness.results import store
 from harness.results.folder import read_files
 from harness.units import format_count, format_duration, significant
@@ -36,7 +36,7 @@ def texts(failing):
     return (
         " ".join(page.split()),
         html.unescape(ci_files.markdown_text(failing)),
-        "\n".join(verdict_lines(failing.summary)),
+        "\n".join(result_lines(failing.summary)),
         cases,
     )
 
@@ -125,7 +125,7 @@ def test_a_verdict_of_invalid_stands_first_everywhere(failing):
         assert page.index("Not valid") < page.index('id="stages"')
         assert page.index("The engine died.") < page.index('id="stages"')
         assert "❌ Not valid" in ci_files.markdown_text(told)
-        assert "NOT VALID" in verdict_lines(told.summary)
+        assert "NOT VALID" in result_lines(told.summary)
         assert 'type="invalid"' in ci_files.junit_text(told)
     finally:
         store.write_json(failing.folder, store.SUMMARY, failing.summary)
