@@ -18,7 +18,6 @@ from harness.seeds import stream
 from harness.simulator.engine_config import effective, settings_from_flags
 from harness.simulator.step_cost import TERMS
 from harness.tuning.candidates import CandidateResolver, canonical_json, engine_of, flag_resolver
-from harness.tuning.confirmation import confirmation_turns
 from harness.tuning.evaluation import StartFailed
 from harness.tuning.feasibility import Feasibility
 from harness.tuning.gains import choose_winner, gains_over_default
@@ -29,6 +28,7 @@ from harness.tuning.simulator_screening import SimulatorScreener, perturb_terms
 from harness.tuning.space import active_point, value_at
 from harness.tuning.study import StudyContext, run_study
 from harness.tuning.study_plan import StudyPlan, Task
+from harness.tuning.turns import confirmation_turns
 from harness.tuning.types import COMPLETE, Measurement, Point, Trial, TunableParameter, best_trial
 
 TRIALS = 20

@@ -25,17 +25,19 @@ from harness.scenario.loader import load_study
 from harness.scenario.yaml_document import Override
 from harness.tuning import study_result
 from harness.tuning.candidates import CandidateResolver, ResolveFlags, flag_resolver
-from harness.tuning.confirmation import Confirmation, confirm
+from harness.tuning.confirmation import confirm
 from harness.tuning.coordination import open_coordinator, worker_name
 from harness.tuning.evaluation import Evaluator
 from harness.tuning.feasibility import Feasibility
 from harness.tuning.live_evaluation import LiveEvaluator
 from harness.tuning.parameters import find_inert_parameters, without_inert
 from harness.tuning.proposing import Proposer
+from harness.tuning.simplification import simplify
 from harness.tuning.simulator_screening import screener_for
 from harness.tuning.study import StudyContext, claim_digest, leased_devices, run_study
 from harness.tuning.study_loader import load_study_plan, refuse_unknown_targets
 from harness.tuning.study_plan import StudyPlan
+from harness.tuning.study_result import StudyFindings
 from harness.tuning.trial_store import open_trial_store, storage_url, translate_storage_errors
 from harness.tuning.virtual_evaluation import SimulatedNoise, VirtualEvaluator
 
@@ -156,22 +158,23 @@ def run_study_file(path: Path, options: TuneOptions) -> StudyResult:
 
 def _carried_out(work: StudyContext, options: TuneOptions) -> StudyResult:
     with work.coordinator.heartbeat():
+        findings = StudyFindings()
         try:
             run_study(work)
-            confirmed = _confirmed(work)
+            _confirm(work, findings)
         except KeyboardInterrupt:
-            return _interrupted(work, options)
-        if confirmed is None and work.plan.study.confirm.best:
+            return _interrupted(work, findings, options)
+        if findings.confirmation is None and work.plan.study.confirm.best:
             other = (message("cli.other_worker_confirms"), str(work.folder))
             return StudyResult(work.folder, next_steps=other)
         with writing(work.on_progress):
-            return _concluded(work, confirmed)
+            return _concluded(work, findings)
 
 
-def _concluded(work: StudyContext, confirmed: Confirmation | None, *, interrupted: bool = False) -> StudyResult:
+def _concluded(work: StudyContext, findings: StudyFindings, *, interrupted: bool = False) -> StudyResult:
     """Write what is left of the study, and draw its page."""
     marks = {name: bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow")}
-    lines = study_result.write_result(work, confirmed, **marks, interrupted=interrupted)
+    lines = study_result.write_result(work, findings, **marks, interrupted=interrupted)
     page = draw_study(work.folder)
     return replace(study_result_of(read_study(work.folder)), lines=tuple(localized(line) for line in lines), page=page)
 
@@ -193,7 +196,7 @@ def study_result_of(files: StudyFiles) -> StudyResult:
     )
 
 
-def _interrupted(work: StudyContext, options: TuneOptions) -> StudyResult:
+def _interrupted(work: StudyContext, findings: StudyFindings, options: TuneOptions) -> StudyResult:
     """What was found until somebody pressed Ctrl-C; the trial that was running is tried again when it goes on."""
     command = shlex.join([*options.command, "--out", str(work.folder), "--resume"])
     line = message("cli.study_interrupted", command=command)
@@ -202,7 +205,7 @@ def _interrupted(work: StudyContext, options: TuneOptions) -> StudyResult:
     if not work.store.trials():
         return StudyResult(work.folder, interrupted=True, next_steps=(line,), exit_code=EXIT_INTERRUPTED)
     with writing(work.on_progress):
-        result = _concluded(work, None, interrupted=True)
+        result = _concluded(work, findings, interrupted=True)
     return replace(result, next_steps=(line,), exit_code=EXIT_INTERRUPTED)
 
 
@@ -262,21 +265,29 @@ def _evaluator(problem: StudyPlan, resolve: ResolveFlags) -> Evaluator:
     return LiveEvaluator(problem.kind, resolve)
 
 
+_CHANGEABLE = {"budget", "confirm", "simplify", "storage", "devices", "question"}
+
+
 def _fingerprint(problem: StudyPlan) -> str:
     """What must be the same for a study to be gone on with: all but the budget and how the winner is confirmed."""
-    study = problem.study.model_dump(mode="json", exclude={"budget", "confirm", "storage", "devices", "question"})
+    study = problem.study.model_dump(mode="json", exclude=_CHANGEABLE)
     scenarios = [task.scenario.model_dump(mode="json") for task in problem.tasks]
     return hashlib.sha256(json.dumps([study, scenarios], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _confirmed(work: StudyContext) -> Confirmation | None:
-    """The confirmation, by the one worker that gets to it; None for the others, or where there is none to make."""
+def _confirm(work: StudyContext, findings: StudyFindings) -> None:
+    """Confirm the winner and remove what it does not need, by the one worker that gets to it; nothing for the others.
+
+    What was found stands in `findings` as soon as it is, so that an interruption loses none of it.
+    """
     if not work.plan.study.confirm.best:
-        return None
+        return
     if work.plan.study.storage is not None:
         waiting = {worker for worker, _ in work.store.running().values()} & work.coordinator.alive()
         if waiting or not work.coordinator.claim(claim_digest("confirmation")):
-            return None
+            return
+    trials = work.store.trials()
     with leased_devices(work) as devices:
         work.devices = devices
-        return confirm(work, work.store.trials())
+        findings.confirmation = confirm(work, trials)
+        findings.minimal = simplify(work, trials, findings.confirmation)

@@ -21,6 +21,10 @@ study that was cut short leaves some out. Times in minutes, metrics as in `harne
     screening      {pairs, tau, low, high, trusted}      how the simulator agrees with the trials
     confirmation   {entrants: [{trial, point}], values: {who: [value]}, gains: {who: {words, shown, worst, …}}, choice,
                     broken: {who: [limit]}, drift, minutes, starts, words}   who: 0 the default, 1… the entrants
+    simplification {margin, repeats, most_measurements, measurements, minutes, starts, spent, gain: as in gains,
+                    flags: [{name, value, default, kept, verdict, words, effect: as in gains, or null}],
+                    tests: [{removed: [name], verdict, loss: as in gains, broken: [limit], failure}]}
+                   what the winner lost of its flags; null where the default stays, or none was to be removed
     winner         {trial, point, changed, command}      null where no configuration kept every limit
     files          {name: file}                          what to take away, beside study.json
 
@@ -81,16 +85,22 @@ class StudyFiles:
 
     @property
     def minutes(self) -> float:
-        """The engine time of all trials and of the confirmation, starts that failed included."""
-        confirmation = self.content.get("confirmation") or {}
+        """The engine time of all trials, of the confirmation and of what follows it, starts that failed included."""
+        later = (self.content.get("confirmation") or {}, self.simplification)
         searched = sum(float(value or 0) for trial in self.trials for value in (trial.get("minutes") or {}).values())
-        return searched + float(confirmation.get("minutes") or 0)
+        return searched + sum(float(part.get("minutes") or 0) for part in later)
 
     @property
     def starts(self) -> int:
-        """Engine starts of all trials and of the confirmation."""
+        """Engine starts of all trials, of the confirmation and of what follows it."""
         own = len({trial["start"] for trial in self.trials if trial.get("start") is not None})
-        return own + int((self.content.get("confirmation") or {}).get("starts") or 0)
+        later = (self.content.get("confirmation") or {}, self.simplification)
+        return own + sum(int(part.get("starts") or 0) for part in later)
+
+    @property
+    def simplification(self) -> Mapping[str, Any]:
+        """What became of the winner's flags; empty where none was to be removed."""
+        return self.content.get("simplification") or {}
 
     @property
     def confirmation(self) -> Mapping[str, Any]:
@@ -259,8 +269,15 @@ class FinalistSchema(Struct, frozen=True):
 
 
 class GainSchema(Struct, frozen=True):
-    """What was gained over the default."""
+    """How one configuration compares with another."""
 
+    ratio: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    before: Number | None = None
+    after: Number | None = None
+    unit: str | None = None
+    minimised: bool | None = None
     words: str | None = None
     message: Object | None = None
     shown: bool | None = None
@@ -278,6 +295,33 @@ class ConfirmationSchema(Struct, frozen=True):
     drift_message: Object | None = None
     minutes: Number | None = None
     starts: Count | None = None
+
+
+class FlagSchema(Struct, frozen=True):
+    """What became of a flag of the winner."""
+
+    name: str
+    value: Any = None
+    default: Any = None
+    kept: bool = True
+    verdict: str | None = None
+    words: str | None = None
+    message: Object | None = None
+    effect: GainSchema | None = None
+
+
+class SimplificationSchema(Struct, frozen=True):
+    """The winner without the flags that gain nothing."""
+
+    margin: Number | None = None
+    repeats: Count | None = None
+    most_measurements: Count | None = None
+    measurements: Count | None = None
+    minutes: Number | None = None
+    starts: Count | None = None
+    spent: bool | None = None
+    gain: GainSchema | None = None
+    flags: list[FlagSchema] | None = None
 
 
 class WinnerSchema(Struct, frozen=True):
@@ -332,5 +376,6 @@ class StudySchema(Struct, frozen=True):
     importance: list[ImportanceSchema] | None = None
     screening: ScreeningSchema | None = None
     confirmation: ConfirmationSchema | None = None
+    simplification: SimplificationSchema | None = None
     winner: WinnerSchema | None = None
     files: dict[str, str] | None = None

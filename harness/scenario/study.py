@@ -200,6 +200,18 @@ class Confirm(FileModel):
     """How many times each, in turns with the default, on arrivals of their own."""
 
 
+class Simplify(FileModel):
+    """How flags that gain nothing are removed from a confirmed winner."""
+
+    margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    """The loss that counts as none, as a share: a flag is removed where the 95 % interval of what is left without
+    it stays above 1 - margin."""
+    repeats: Annotated[int, Field(ge=3, le=100)] = 5
+    """How many rounds each of its measurements has at first; twice as many where these decide nothing."""
+    measurements: Annotated[int, Field(ge=1, le=100_000)] = 80
+    """The most loads that may be measured for it, each on an engine of its own; what is untested then is kept."""
+
+
 class Screening(FileModel):
     """How the simulated engine ranks candidates before any is started."""
 
@@ -268,6 +280,8 @@ class Study(FileModel):
     """How much may be tried."""
     confirm: Confirm = Confirm()
     """How the winner is confirmed."""
+    simplify: Simplify | None = Simplify()
+    """How flags that gain nothing are removed from the winner; null keeps all of them."""
     screening: Screening = Screening()
     """How candidates are ranked before they are started."""
     stop_early: StopEarly | None = StopEarly()

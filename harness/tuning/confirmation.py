@@ -5,50 +5,17 @@ arrivals of its own that nothing was chosen by, every other round in reverse, so
 slow drift of the machine cancels.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.messages import Message, message
-from harness.tuning.candidates import Candidate, canonical_json, cheapest_order
-from harness.tuning.evaluation import EngineSession, EvaluationContext, StartFailed, measure_load
-from harness.tuning.gains import DEFAULT, GainEstimate, choose_winner, drift_warning, gains_over_default
+from harness.tuning.candidates import cheapest_order
+from harness.tuning.gains import DEFAULT, GainEstimate, choose_winner, drift_warning, gains_over_default, worst_message
 from harness.tuning.posterior import engine_point
-from harness.tuning.study import StudyContext, claim_digest
-from harness.tuning.study_plan import TrialScores
+from harness.tuning.study import StudyContext
+from harness.tuning.turns import ConfirmationTurn, Finalist, TurnOutcome, TurnRunner, confirmation_turns, turn_seed
 from harness.tuning.types import LOAD, ParameterValue, Trial
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmationTurn:
-    """One measurement of the confirmation: which round, who (0: the default, 1…: a candidate), under which seed."""
-
-    round: int
-    who: int
-    seed: int
-
-
-def confirmation_turns(order: Sequence[int], rounds: int, seed: int) -> tuple[ConfirmationTurn, ...]:
-    """All measurements of those in `order`: each round goes through it the other way than the one before."""
-    return tuple(
-        ConfirmationTurn(number, who, seed + number)
-        for number in range(rounds)
-        for who in (order if number % 2 == 0 else reversed(order))
-    )
-
-
-_TURNS = "harness_turns"  # of the confirmation
-_FRESH = 1_000_003  # so far from the trials' seed are those of the confirmation
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """Who is confirmed: the trial that it was (number None: the default), its engine and its load."""
-
-    number: int | None
-    candidate: Candidate
-    load: Mapping[str, ParameterValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +46,7 @@ class Confirmation:
         if not self.gains:
             return message("tuning.nothing_confirmed")
         best = self.choice or max(self.gains, key=lambda who: self.gains[who].ratio or 0.0)
-        gain = self.gains[best]
-        return gain.message if gain.worst is None else message("tuning.gain_worst", gain=gain.message, worst=gain.worst)
+        return worst_message(self.gains[best])
 
 
 def finalists(context: StudyContext, trials: Sequence[Trial]) -> tuple[Finalist, ...]:
@@ -114,16 +80,16 @@ def _load_of(trial: Trial) -> dict[str, ParameterValue]:
 def confirm(context: StudyContext, trials: Sequence[Trial]) -> Confirmation:
     """Measure all entrants in turns; an engine stays up where the next turn is its own."""
     selected = finalists(context, trials)
-    seed = (context.plan.study.seed + _FRESH) % 2**63
+    seed = turn_seed(context.plan.study.seed)
     order = (
         confirmation_turns(_in_turn(selected), context.plan.study.confirm.repeats, seed) if len(selected) > 1 else ()
     )
     rounds: dict[int, list[float | None]] = {who: [] for who in range(len(selected))}
     broken: dict[int, set[str]] = {who: set() for who in range(len(selected))}
     minutes, starts = 0.0, 0
-    with _Engines(context) as engines:
+    with TurnRunner(context, "confirmation") as runner:
         for turn in order:
-            outcome = _turn_outcome(context, engines, selected[turn.who], turn)
+            outcome = runner.outcome(selected[turn.who], turn.seed, functools.partial(_turn_message, turn))
             minutes, starts = minutes + outcome.minutes, starts + outcome.starts
             rounds[turn.who].append(outcome.value)
             broken[turn.who] |= {*outcome.broken}
@@ -142,90 +108,6 @@ def confirm(context: StudyContext, trials: Sequence[Trial]) -> Confirmation:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _TurnOutcome:
-    """One turn's value (None: it failed), the limits that it broke, its minutes and engine starts."""
-
-    value: float | None
-    broken: tuple[str, ...]
-    minutes: float
-    starts: int
-
-
-def _turn_outcome(
-    context: StudyContext, engines: "_Engines", finalist: Finalist, turn: ConfirmationTurn
-) -> _TurnOutcome:
-    """A turn as it was stored before the study was interrupted, or measured and stored now."""
-    name = f"{turn.seed} {claim_digest(canonical_json(finalist.load) + finalist.candidate.key)[:16]}"
-    recorded = context.store.attribute(_TURNS) or {}
-    if name in recorded:
-        known = recorded[name]
-        return _TurnOutcome(known["value"], tuple(known["broken"]), known["minutes"], known.get("starts", 0))
-    before = engines.starts
-    scores, minutes = engines.measured(finalist, turn.who, turn.seed)
-    starts = engines.starts - before
-    value = None if scores is None else scores.values[context.plan.objectives[0].name]
-    broken = tuple(limit for limit, by in (scores.violations if scores else {}).items() if by > 0)
-    stored = {"value": value, "broken": broken, "minutes": minutes, "starts": starts}
-    context.store.set_attribute(_TURNS, {**recorded, name: stored})
-    context.on_progress(_turn_message(turn, value))
-    return _TurnOutcome(value, broken, minutes, starts)
-
-
-def _turn_message(turn: ConfirmationTurn, value: float | None) -> Message:
+def _turn_message(turn: ConfirmationTurn, outcome: TurnOutcome) -> Message:
     who = message("tuning.default") if turn.who == DEFAULT else message("tuning.candidate", number=turn.who)
-    result = message("tuning.turn_failed") if value is None else message("tuning.turn_value", value=value)
-    return message("tuning.confirmation_round", round=turn.round + 1, who=who, result=result)
-
-
-class _Engines:
-    """One engine at a time, kept up for as long as the turns are its own."""
-
-    def __init__(self, context: StudyContext) -> None:
-        self._context = context
-        self._stack = ExitStack()
-        self._session: EngineSession | None = None
-        self._who: int | None = None
-        self._starts = 0
-
-    def __enter__(self) -> "_Engines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def measured(self, entrant: Finalist, who: int, seed: int) -> tuple[TrialScores | None, float]:
-        """Values of one turn (None: it failed), and the minutes that it took."""
-        context = self._context
-        try:
-            minutes = self._turn_to(entrant, who)
-            evaluation = EvaluationContext(context.plan, context.evaluator, (), seed, self._folder)
-            assert self._session is not None
-            measured = measure_load(evaluation, self._session, entrant.load)
-        except StartFailed as fault:
-            self._stack.close()
-            self._who = None
-            return None, fault.minutes
-        return measured.verdict, minutes + measured.minutes.load
-
-    @property
-    def starts(self) -> int:
-        """How many engines were started so far."""
-        return self._starts
-
-    @property
-    def _folder(self) -> Path:
-        return self._context.folder / "confirmation" / f"start-{self._starts}"
-
-    def _turn_to(self, entrant: Finalist, who: int) -> float:
-        """Have this entrant's engine up; the minutes of its start, 0 where it is up already."""
-        if self._who == who:
-            return 0.0
-        self._stack.close()
-        self._who, self._starts = None, self._starts + 1
-        engine = entrant.candidate.engine
-        if self._context.devices is not None:
-            engine = engine.model_copy(update={"devices": self._context.devices})
-        self._session = self._stack.enter_context(self._context.evaluator.open(engine, self._folder))
-        self._who = who
-        return self._session.started.minutes
+    return message("tuning.confirmation_round", round=turn.round + 1, who=who, result=outcome.message)

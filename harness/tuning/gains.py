@@ -76,6 +76,11 @@ class GainEstimate:
         return asdict(self) | {"unit": unit_of(self.name)} | words
 
 
+def worst_message(gain: GainEstimate) -> Message:
+    """A gain in a line, with the worst of its runs."""
+    return gain.message if gain.worst is None else message("tuning.gain_worst", gain=gain.message, worst=gain.worst)
+
+
 def _inverse(value: float | None) -> float | None:
     return 1 / value if value else None
 

@@ -240,6 +240,18 @@ class Proposer:
 
         return sorted((trial for trial in trials if trial.status == COMPLETE and trial.feasible), key=order)
 
+    def expected_costs(self, trials: Sequence[Trial], engines: Sequence[tuple[Point, Candidate]]) -> Floats:
+        """The logarithm of the cost of engines, as all that is known predicts it; less is better.
+
+        Each comes with a point that names every parameter, also those that its candidate leaves to the engine.
+        """
+        self._calibrate(trials)
+        observations = self._observations(trials)
+        predictions = self._predictions([candidate for _, candidate in engines], observations)
+        inputs = ModelInputs(self.plan, self._space(), observations, predictions, len(trials))
+        rows = spaces.encode(self._space(), [point for point, _ in engines])
+        return posterior_of(inputs, rows).mean
+
     def agreement(self, trials: Sequence[Trial]) -> SimulatorAgreement:
         """How the simulator's ranking and that of the trials agree."""
         return self._trusted(self._observations(trials))

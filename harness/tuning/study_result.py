@@ -21,12 +21,16 @@ from harness.results.store import write_json
 from harness.seeds import stream
 from harness.tuning import export
 from harness.tuning.capacity import answer_from_metrics
-from harness.tuning.confirmation import Confirmation, Finalist
+from harness.tuning.confirmation import Confirmation
 from harness.tuning.feasibility import failure_line
+from harness.tuning.gains import worst_message
 from harness.tuning.parameters import InertParameter
+from harness.tuning.simplification import MinimalWinner
+from harness.tuning.simplification_result import simplification_as_dict, simplification_lines
 from harness.tuning.study import StudyContext
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.trial_store import trial_as_json
+from harness.tuning.turns import Finalist
 from harness.tuning.types import (
     COMPLETE,
     FAILED,
@@ -120,9 +124,34 @@ FILE = "study.json"
 _STATUSES = {COMPLETE: "tuning.complete", STOPPED: "tuning.stopped", FAILED: "tuning.failed"}
 
 
+@dataclass(slots=True)
+class StudyFindings:
+    """What was found beyond the trials; None where there was none to make, or it was interrupted before."""
+
+    confirmation: Confirmation | None = None
+    minimal: MinimalWinner | None = None
+
+    @property
+    def winner(self) -> Finalist | None:
+        """Who is taken, with no more flags than were found to be needed; None where nothing was confirmed."""
+        if self.minimal is not None:
+            return self.minimal.finalist
+        return None if self.confirmation is None else self.confirmation.winner
+
+    @property
+    def minutes(self) -> float:
+        """The engine time that it took."""
+        return sum(part.minutes for part in (self.confirmation, self.minimal) if part is not None)
+
+    @property
+    def starts(self) -> int:
+        """The engine starts that it took, those that failed too."""
+        return sum(part.starts for part in (self.confirmation, self.minimal) if part is not None)
+
+
 def write_result(
     context: StudyContext,
-    confirmed: Confirmation | None,
+    findings: StudyFindings,
     *,
     simulated: bool,
     hollow: bool = False,
@@ -130,8 +159,8 @@ def write_result(
 ) -> list[Message]:
     """Write study.json and the winner's files; the lines for a terminal."""
     trials = context.store.trials()
-    winner = confirmed.winner if confirmed is not None else _best_finalist(context, trials)
-    lines = summary_lines(context, trials, confirmed, simulated=simulated or hollow, interrupted=interrupted)
+    winner = findings.winner or _best_finalist(context, trials)
+    lines = summary_lines(context, trials, findings, simulated=simulated or hollow, interrupted=interrupted)
     remarks = [str(line).replace("\n", " ") for line in lines[:2]]
     files: Mapping[str, str] = {}
     if winner is not None:
@@ -143,7 +172,7 @@ def write_result(
     write_json(
         context.folder,
         FILE,
-        _plain(_told(context, trials, confirmed, winner) | marks | {"files": files, "lines": lines}),
+        _plain(_told(context, trials, findings, winner) | marks | {"files": files, "lines": lines}),
     )
     return lines
 
@@ -163,26 +192,32 @@ def _engine_point(trial: Trial) -> dict[str, Any]:
 def summary_lines(
     context: StudyContext,
     trials: Sequence[Trial],
-    confirmed: Confirmation | None,
+    findings: StudyFindings,
     *,
     simulated: bool,
     interrupted: bool = False,
 ) -> list[Message]:
     """The result in a few lines: the gain first."""
-    head = _head_line(context.plan, confirmed, interrupted=interrupted)
+    head = _head_line(context.plan, findings, interrupted=interrupted)
     lines = [message("tuning.simulated", line=head) if simulated else head]
-    lines += _winner_lines(context, trials, confirmed)
+    lines += _winner_lines(context, trials, findings)
+    if findings.minimal is not None:
+        lines += simplification_lines(findings.minimal)
+    elif interrupted and findings.confirmation is not None:
+        lines.append(message("tuning.interrupted_simplification"))
     if len(context.plan.objectives) > 1:
         lines.append(_front_line(pareto_front(trials, context.plan.objectives), context.plan))
-    lines.append(_count_line(trials, confirmed, context.store.interrupted_count()))
+    lines.append(_count_line(trials, findings, context.store.interrupted_count()))
     lines += [parameter.message for parameter in context.inert]
     if context.proposer.screener is not None:
         lines.append(message("tuning.screening", agreement=context.proposer.agreement(trials).message))
     return lines + _distinct(context.notes)
 
 
-def _head_line(plan: StudyPlan, confirmed: Confirmation | None, *, interrupted: bool) -> Message:
-    objective = plan.objectives[0].name
+def _head_line(plan: StudyPlan, findings: StudyFindings, *, interrupted: bool) -> Message:
+    objective, confirmed = plan.objectives[0].name, findings.confirmation
+    if findings.minimal is not None:
+        return message("tuning.result", objective=objective, gain=worst_message(findings.minimal.gain))
     if confirmed is not None and confirmed.gains:
         return message("tuning.result", objective=objective, gain=confirmed.message)
     if not interrupted:
@@ -208,10 +243,12 @@ def _front_line(trials: Sequence[Trial], plan: StudyPlan) -> Message:
     return message("tuning.front", trials=points) if points else message("tuning.front_empty")
 
 
-def _winner_lines(context: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None) -> list[Message]:
+def _winner_lines(context: StudyContext, trials: Sequence[Trial], findings: StudyFindings) -> list[Message]:
+    confirmed = findings.confirmation
     if confirmed is not None and confirmed.gains and confirmed.winner.number is None:
         return [message("tuning.winner_default")]
-    winner = confirmed.winner if confirmed is not None and confirmed.gains else _best_finalist(context, trials)
+    gained = confirmed is not None and confirmed.gains
+    winner = findings.winner if gained else _best_finalist(context, trials)
     if winner is None:
         return [message("tuning.no_winner")]
     flags = flag_words(export.flags_changed(context.plan.engine.args, winner.candidate.engine.args))
@@ -231,14 +268,17 @@ def _why_not_best(trials: Sequence[Trial], winner: Finalist, objective: StudyObj
     return [message("tuning.best_run_not_winner", number=leading.number)]
 
 
-def _count_line(trials: Sequence[Trial], confirmed: Confirmation | None, interrupted: int) -> Message:
-    """Trials, starts and minutes, the confirmation's and those of failed starts with them."""
+def _count_line(trials: Sequence[Trial], findings: StudyFindings, interrupted: int) -> Message:
+    """Trials, starts and minutes, with those of the confirmation, of the removal of flags, and of failed starts."""
     counts = {code: sum(trial.status == status for trial in trials) for status, code in _STATUSES.items()}
-    confirming = confirmed.minutes if confirmed else 0.0
-    minutes = [message("tuning.engine_minutes", minutes=sum(trial.minutes.total for trial in trials) + confirming)]
+    confirming = findings.confirmation.minutes if findings.confirmation else 0.0
+    simplifying = findings.minimal.minutes if findings.minimal else 0.0
+    searching = sum(trial.minutes.total for trial in trials)
+    minutes = [message("tuning.engine_minutes", minutes=searching + findings.minutes)]
     minutes += [message("tuning.confirming_minutes", minutes=confirming)] if confirming else []
+    minutes += [message("tuning.simplifying_minutes", minutes=simplifying)] if simplifying else []
     minutes += [message("tuning.unknown_minutes", count=interrupted)] if interrupted else []
-    starts = len({trial.start for trial in trials}) + (confirmed.starts if confirmed else 0)
+    starts = len({trial.start for trial in trials}) + findings.starts
     return message(
         "tuning.counts",
         trials=message("tuning.counts_trials", count=len(trials)),
@@ -249,7 +289,7 @@ def _count_line(trials: Sequence[Trial], confirmed: Confirmation | None, interru
 
 
 def _told(
-    context: StudyContext, trials: Sequence[Trial], confirmed: Confirmation | None, winner: Finalist | None
+    context: StudyContext, trials: Sequence[Trial], findings: StudyFindings, winner: Finalist | None
 ) -> dict[str, Any]:
     plan = context.plan
     objective = plan.objectives[0]
@@ -282,7 +322,8 @@ def _told(
                 [trial.point for trial in finite], [objective.cost(trial.values[objective.name]) for trial in finite]
             )
         ],
-        "confirmation": None if confirmed is None else _confirmation(confirmed),
+        "confirmation": None if findings.confirmation is None else _confirmation(findings.confirmation),
+        "simplification": None if findings.minimal is None else simplification_as_dict(findings.minimal),
         "winner": None if winner is None else _winner(plan, winner),
     }
 

@@ -32,7 +32,7 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
     """Exit 130 with what was measured; the command that is printed measures the rest, and no trial twice."""
     path, out = written(tmp_path, **SMALL), tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "_confirmed", interrupted)
+        patch.setattr(tune, "_confirm", interrupted)
         code, lines = told(capsys, path, "--out", out, "--set", "confirm.repeats=3", "--seed", 5)
     page = (out / "report.html").stat().st_mtime_ns
     text = (out / "report.html").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from harness.tuning.confirmation import confirm, finalists
 from harness.tuning.evaluation import StartFailed
 from harness.tuning.sampler import suggest_with_tpe
 from harness.tuning.study import budget_spent, run_study, trial_line
-from harness.tuning.study_result import summary_lines, write_result
+from harness.tuning.study_result import StudyFindings, summary_lines, write_result
 from harness.tuning.types import COMPLETE, FAILED, STOPPED, Measurement, Trial
 from harness.tuning.virtual_evaluation import VirtualEvaluator
 from tests.tuning.studies import constraints_of, problem_in, work_in, written
@@ -209,7 +209,7 @@ def test_the_winner_is_confirmed_on_other_arrivals(done):
     work = done(engine={"args": {"max_num_seqs": 2}}, budget={"trials": 5})
     trials = work.store.trials()
     found = confirm(work, trials)
-    lines = write_result(work, found, simulated=True)
+    lines = write_result(work, StudyFindings(found), simulated=True)
 
     assert next(one.number for one in finalists(work, trials)) is None
     assert found.gains[1].low > 1
@@ -279,7 +279,7 @@ def test_entrants_stand_so_that_starts_are_cheap(done):
 def test_without_a_better_one_the_default_stays(done):
     """No difference is no win."""
     work = done(budget={"trials": 2})
-    lines = summary_lines(work, work.store.trials(), None, simulated=True)
+    lines = summary_lines(work, work.store.trials(), StudyFindings(), simulated=True)
 
     assert "not confirmed" in str(lines[0])
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.tuning.confirmation import confirmation_turns
+from harness.tuning.turns import confirmation_turns
 
 
 def test_turns_mirror_each_other_on_fresh_arrivals():
