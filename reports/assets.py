@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).parent / "script"
 _EVERYWHERE = ("words.js", "tips.js", "tables.js")
 _LIVE = (
     *("units.js", "dom.js", "data.js", "view.js", "panels.js", "lines.js", "marks.js", "keys.js"),
-    *("record.js", "controls.js", "list.js", "start.js"),
+    *("record.js", "controls.js", "list.js", "curves.js", "start.js"),
 )
 UPLOT = Path(__file__).parent / "vendor" / "uplot"
 

@@ -1,6 +1,7 @@
 """Distributions of latencies of each stage: percentile curves; latency by prompt length and by turn."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from harness.units import format_duration
 from reports import frames
 from reports.curves import limit_words
 from reports.data import Data, limits_of
-from reports.figures.distributions import Spread, Violin, percentile_curves, shape_figure
+from reports.figures.distributions import Spread, Violin, percentile_curves, percentile_place, shape_figure
 from reports.figures.style import scale_of
 from reports.frames import cell_of
 from reports.glossary import name_of
+from reports.readout import curves_readout, requests_readout
 from reports.rows import frame_of_rows, groups_of, rows_of
 from reports.svg import Drawing, drawn
 from reports.texts import listed, paragraph
@@ -54,14 +56,15 @@ def _bin(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shape_points(data: Data, by: str, metric: str) -> pd.DataFrame:
-    """Requests that count: columns stage, x (prompt tokens, or the turn from 1), value (s)."""
+    """Requests that count: columns stage, x (prompt tokens, or the turn from 1), value (s), index."""
     rows, inside = data.result.requests, data.latencies["in_window"].to_numpy()
     stage = rows["stage"].to_numpy()
     tokens = rows["input_tokens"].to_numpy()
     x = rows["turn"].to_numpy() + 1 if by == "turn" else np.where(tokens != MISSING, tokens, rows["input_asked"])
     value = data.latencies[metric].to_numpy(dtype=np.float64)
     known = inside & np.isfinite(value) & (x > 0)
-    return frame_of({"stage": stage[known], "x": x[known].astype(np.float64), "value": value[known]})
+    own = {"stage": stage[known], "x": x[known].astype(np.float64), "value": value[known]}
+    return frame_of({**own, "index": rows["index"].to_numpy()[known]})
 
 
 def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
@@ -76,7 +79,8 @@ def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
                    upward=localized("figures.axis", name=name_of(metric), unit=scale.unit))  # fmt: skip
     figure = shape_figure(shape, scale, head)
     caption = localized("figures.shape.turns" if by_turn else "figures.shape.lengths")
-    return drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
+    figure_of_requests = drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
+    return replace(figure_of_requests, readout=requests_readout(figure.axes[0], alone, metric))
 
 
 def _alone(points: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +138,9 @@ def _spread(data: Data, metric: str, curves: pd.DataFrame, others: pd.DataFrame)
     if len(others):
         series = _percentile_words(data, metric.removesuffix("_user"))
         words.append(localized("figures.percentiles_from_sent", series=series))
-    return drawn(figure, f"spread-{metric}", head, paragraph(words))
+    places = np.array([percentile_place(share) for share in curves["share"].tolist()])
+    readout = curves_readout(figure.axes[0], curves, places)
+    return replace(drawn(figure, f"spread-{metric}", head, paragraph(words)), readout=readout)
 
 
 _TITLES = {"ttft": "TTFT", "ttft_user": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E", "e2e_user": "E2E"}

@@ -4,7 +4,6 @@ Times are seconds since the run's zero, stamps of requests integer nanoseconds h
 104 days; latencies are seconds, absent ones NaN.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any
@@ -25,6 +24,7 @@ from reports.figures.overtime import Points, Strip, time_span
 from reports.glossary import name_of
 from reports.live_words import live_words
 from reports.loads import stage_title
+from reports.packing import packed
 from reports.palette import stage_colour, variable_of
 from reports.request_sample import RequestSample, sample_requests
 from reports.rows import rows_of
@@ -45,7 +45,7 @@ _LONGEST_MESSAGE = 300
 
 
 def run_data(data: Data, drawings: Sequence[Drawing | None], spans: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as plain JSON; `drawings` are those that have panels, `spans` the marks over time (warm, stalls)."""
+    """All of it as plain JSON; `drawings` are all of the page, `spans` the marks over time (warm, stalls)."""
     metric = main_metric(data)
     sample = sample_requests(data.latencies, metric)
     low, high = time_span(data.places)
@@ -63,13 +63,10 @@ def run_data(data: Data, drawings: Sequence[Drawing | None], spans: Mapping[str,
             for drawing in drawings
             if drawing is not None and drawing.panels
         },
+        "readouts": {
+            drawing.name: drawing.readout for drawing in drawings if drawing is not None and drawing.readout is not None
+        },
     }
-
-
-def packed(values: NDArray[Any] | pd.Series, kind: str = "<f8") -> dict[str, str]:
-    """An array as base64 of its bytes, little-endian: `f8`, `f4`, `i4`, `u2` or `u1`."""
-    column = np.ascontiguousarray(np.asarray(values), dtype=np.dtype(kind))
-    return {"kind": kind.lstrip("<"), "bytes": base64.b64encode(column.tobytes()).decode()}
 
 
 def _stages(data: Data) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.messages import localized
+from reports.figures.lanes import PHASES
 from reports.request_sample import MOST, RequestSample
 
 _PLACES = {
@@ -18,6 +19,9 @@ _WORDS = {
     "chart": "page_view.chart",
     "keys": "page_view.keys",
     "keys_requests": "page_view.keys_requests",
+    "figure": "page_view.figure",
+    "keys_curve": "page_view.keys_curve",
+    "keys_dots": "page_view.keys_dots",
     "view": "page_view.view",
     "stages": "page_view.stages",
     "only": "page_view.only",
@@ -109,7 +113,7 @@ def live_words(sample: RequestSample) -> Mapping[str, Any]:
         for name, code in _WORDS.items()
     }
     groups = {group: {name: localized(code) for name, code in words.items()} for group, words in _GROUPS.items()}
-    return {**plain, **groups, "held": _held(sample)}
+    return {**plain, **groups, "phases": [localized(code) for code in PHASES], "held": _held(sample)}
 
 
 def _held(sample: RequestSample) -> str:

@@ -113,7 +113,7 @@ def _live(data: Data, gallery: "Gallery", stalls: Sequence[tuple[float, float]])
     """The script of the page, and the data of its panels where something was measured over time."""
     if gallery.load is None:
         return {"live": None, "live_styles": "", **page_script()}
-    drawings = (gallery.load, gallery.lanes, gallery.heat, gallery.client)
+    drawings = (gallery.load, gallery.lanes, gallery.heat, gallery.client, *gallery.spreads, *gallery.shapes)
     spans = {"warm": list(rows_of(timelines.warm_frame(data), "start_s", "end_s")), "stalls": stalls}
     content = json_block(run_data(data, drawings, spans))
     return {"live": content, "live_styles": live_styles(), **page_script(live_script())}

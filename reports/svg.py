@@ -7,7 +7,7 @@ description for a screen reader, names of its own, and CSS variables in place of
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,8 @@ def _variable(match: re.Match[str]) -> str:
 class Drawing:
     """A figure as it stands on the page: its id there, what is written above it, its SVG, and how to read it.
 
-    `panels` are those over time that the page's script draws in place of the SVG (`reports.live_data`).
+    `panels` are those over time that the page's script draws in place of the SVG (`reports.live_data`);
+    `readout` is what its pointer reads from the SVG itself (`reports.readout`).
     """
 
     name: str
@@ -100,6 +101,7 @@ class Drawing:
     svg: Markup
     caption: str
     panels: Sequence[Any] = ()
+    readout: Mapping[str, Any] | None = None
 
 
 def drawn(

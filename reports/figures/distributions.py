@@ -62,9 +62,9 @@ def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
     over(axes, spread.upward)
     across(axes, localized("figures.spread.across"))
     top = max(float(spread.curves["share"].max()) if len(spread.curves) else 0.99, 0.99)
-    axes.set_xlim(_place(0.01), _place(top) + 0.02)
+    axes.set_xlim(percentile_place(0.01), percentile_place(top) + 0.02)
     shown = [tick for tick in _TICKS if tick / 100 <= top + 1e-9]
-    ticks(axes, "x", [_place(tick / 100) for tick in shown], [f"p{trimmed(tick)}" for tick in shown])
+    ticks(axes, "x", [percentile_place(tick / 100) for tick in shown], [f"p{trimmed(tick)}" for tick in shown])
     _draw_curves(axes, spread.others, width=1.1, dashes=(2.5, 2))
     _draw_curves(axes, spread.curves, width=1.7)
     _draw_intervals(axes, spread.intervals)
@@ -80,14 +80,14 @@ def _right_margin(names: Mapping[int, str]) -> float:
     return min(16 + longest, 140)
 
 
-def _place(share: float) -> float:
+def percentile_place(share: float) -> float:
     """The place of a share on the axis: even steps of a normal distribution, so both tails open up."""
     return _NORMAL.inv_cdf(min(max(share, 0.005), 0.9999))
 
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, width: float, dashes: tuple[float, float] | None = None) -> None:
     for stage, rows in groups_of(curves, "stage"):
-        places = [_place(share) for share in rows["share"].tolist()]
+        places = [percentile_place(share) for share in rows["share"].tolist()]
         (line,) = axes.plot(places, rows["value"].to_numpy(), color=stage_colour(stage), linewidth=width, zorder=3)
         if dashes:
             line.set_dashes(dashes)
@@ -99,9 +99,12 @@ def _draw_intervals(axes: Axes, intervals: pd.DataFrame) -> None:
     for stage, share, low, high, is_open in rows_of(intervals, "stage", "share", "low", "high", "open"):
         if is_open is True:
             open_end(
-                axes, _place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2), high, stage_colour(int(stage))
+                axes,
+                percentile_place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2),
+                high,
+                stage_colour(int(stage)),
             )
-        place = _place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2)
+        place = percentile_place(share) + 0.05 * (stages[stage] - (len(stages) - 1) / 2)
         axes.plot([place] * 2, [low, high], color=stage_colour(int(stage)), linewidth=3, alpha=0.45,
                   solid_capstyle="round", zorder=2)  # fmt: skip
 
@@ -109,7 +112,8 @@ def _draw_intervals(axes: Axes, intervals: pd.DataFrame) -> None:
 def _name_curves(axes: Axes, curves: pd.DataFrame, names: Mapping[int, str]) -> None:
     """Each line's name at its right end, moved apart where ends lie close."""
     ends = [
-        (stage, _place(rows["share"].iloc[-1]), rows["value"].iloc[-1]) for stage, rows in groups_of(curves, "stage")
+        (stage, percentile_place(rows["share"].iloc[-1]), rows["value"].iloc[-1])
+        for stage, rows in groups_of(curves, "stage")
     ]
     if not 0 < len(ends) <= _MOST_CURVES:
         return
@@ -128,7 +132,9 @@ def _draw_limit(axes: Axes, limit: Limit, scale: Scale) -> None:
     limit_line(axes, limit.seconds, limit_name(limit))
     if limit.statistic.startswith("p"):
         share = float(limit.statistic[1:]) / 100
-        axes.plot([_place(share)], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False)
+        axes.plot(
+            [percentile_place(share)], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False
+        )
 
 
 _MOST_MEDIANS = 7

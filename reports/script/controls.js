@@ -4,11 +4,11 @@ const STAGES = Array.from(new Map(run.stages.map((place) => [place.stage, place]
 
 function stageButton(place) {
   const text = make("span", {}, place.short);
-  const made = button("", (event) => toggleStage(place.stage, event.shiftKey), {
+  const control = button("", (event) => toggleStage(place.stage, event.shiftKey), {
     class: "stage-switch", "data-stage": place.stage, "aria-pressed": "true", title: run.words.only,
   });
-  made.append(make("i", { class: "chip", style: { "--chip": `var(--${place.colour})` } }), text);
-  return made;
+  control.append(make("i", { class: "chip", style: { "--chip": `var(--${place.colour})` } }), text);
+  return control;
 }
 
 function stageSwitches() {
@@ -25,8 +25,8 @@ function hideInDrawings() {
 }
 
 function showSwitches() {
-  document.querySelectorAll(".stage-switch").forEach((made) => {
-    made.setAttribute("aria-pressed", String(!view.off.has(Number(made.dataset.stage))));
+  document.querySelectorAll(".stage-switch").forEach((control) => {
+    control.setAttribute("aria-pressed", String(!view.off.has(Number(control.dataset.stage))));
   });
 }
 
@@ -75,13 +75,13 @@ function linkButton() {
   const field = make("input", { readonly: "", "aria-label": run.words.link, class: "link" });
   field.hidden = true;
   field.addEventListener("blur", () => { field.hidden = true; });
-  const made = button(run.words.copy_link, async () => {
+  const control = button(run.words.copy_link, async () => {
     if (await copyLink(field)) {
-      made.textContent = run.words.copied;
-      setTimeout(() => { made.textContent = run.words.copy_link; }, 1600);
+      control.textContent = run.words.copied;
+      setTimeout(() => { control.textContent = run.words.copy_link; }, 1600);
     }
   }, { class: "copy-link" });
-  return make("span", {}, made, field);
+  return make("span", {}, control, field);
 }
 
 function statusLine() {

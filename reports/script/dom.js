@@ -1,4 +1,4 @@
-// Elements of the page made by the script: their texts are set as text, so that nothing of a run becomes markup.
+// Elements of the page control by the script: their texts are set as text, so that nothing of a run becomes markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -19,19 +19,12 @@ function dress(element, { style = {}, ...attributes }, children) {
 }
 
 function button(text, act, attributes = {}) {
-  const made = make("button", { type: "button", ...attributes }, text);
-  made.addEventListener("click", act);
-  return made;
+  const control = make("button", { type: "button", ...attributes }, text);
+  control.addEventListener("click", act);
+  return control;
 }
 
 // The value of one of the page's colours, for a canvas.
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-}
-
-const said = make("p", { class: "hidden", "aria-live": "polite", id: "said" });
-
-// Says something to a reader who listens.
-function say(text) {
-  said.textContent = text;
 }

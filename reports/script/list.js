@@ -44,9 +44,9 @@ function listRow(columns, row) {
   const opener = button(requestTitle(row), () => openRecord(index, opener), { class: "opener" });
   const cells = columns.slice(1).map((column) => make("td", {
     class: ["stage", "status"].includes(column.name) ? "" : "number" }, column.text(column.value(row), row)));
-  const made = make("tr", { "data-request": index }, make("th", { scope: "row", class: "short" }, opener), ...cells);
-  made.addEventListener("click", (event) => { if (event.target.closest("button") === null) { openRecord(index, opener); } });
-  return made;
+  const line = make("tr", { "data-request": index }, make("th", { scope: "row", class: "short" }, opener), ...cells);
+  line.addEventListener("click", (event) => { if (event.target.closest("button") === null) { openRecord(index, opener); } });
+  return line;
 }
 
 function writeList() {

@@ -157,10 +157,10 @@ function requestTitle(row) {
 }
 
 // One line about a request: its number and stage, its main latency or error.
-function requestLine(row) {
+function requestLine(row, metric = run.metric) {
   const stage = run.stages.find((place) => place.place === requests.place[row]);
   const value = requests.status[row] === FAILED ? (requests.texts[requests.error[row]] || [run.words.status.failed])[0]
-    : run.metrics[run.metric] + " " + duration(requests.latencies[run.metric][row]);
+    : run.metrics[metric] + " " + duration(requests.latencies[metric][row]);
   return [requestTitle(row), stage ? stage.short : "", value].filter(Boolean).join(" · ");
 }
 

@@ -67,7 +67,9 @@ function phasesBar(row) {
   const looks = ["muted", "queue", "accent"];
   const bars = lanePhases(row).map(([begin, end], i) => (end > begin ? make("i", {
     style: { "--chip": `var(--${looks[i]})`, "flex-grow": String((end - begin) / (to - from)) } }) : ""));
-  return make("div", { class: "phases", "aria-hidden": "true" }, ...bars);
+  const key = lanePhases(row).map(([begin, end], i) => [run.words.phases[i], looks[i], end - begin]).filter((phase) => phase[2] > 0);
+  return [make("div", { class: "phases", "aria-hidden": "true" }, ...bars), make("p", { class: "phases-key" },
+    ...key.map(([name, tone, seconds]) => readElement({ name, tone, text: duration(seconds) })))];
 }
 
 function stageName(row) {
@@ -92,9 +94,9 @@ function recordHead(row) {
   const rows = shownRows();
   const at = rows.indexOf(row);
   const step = (by, text, label) => {
-    const made = button(text, () => openRecord(requests.counts.index[rows[at + by]], null), { "aria-label": label });
-    made.disabled = at < 0 || rows[at + by] === undefined;
-    return made;
+    const control = button(text, () => openRecord(requests.counts.index[rows[at + by]], null), { "aria-label": label });
+    control.disabled = at < 0 || rows[at + by] === undefined;
+    return control;
   };
   return make("div", { class: "record-head" }, make("h3", { id: "record-title", tabindex: "-1" }, requestTitle(row)),
     step(-1, "‹", run.words.previous), step(1, "›", run.words.next), button("✕", closeRecord, { "aria-label": run.words.close }));
@@ -102,7 +104,7 @@ function recordHead(row) {
 
 function fillRecord(row) {
   record.dataset.request = requests.counts.index[row];
-  record.replaceChildren(recordHead(row), phasesBar(row), summaryList(row), ...errorPart(row), timesTable(row),
+  record.replaceChildren(recordHead(row), ...phasesBar(row), summaryList(row), ...errorPart(row), timesTable(row),
     make("h4", {}, run.words.latencies), latencyList(row) || make("p", { class: "fine" }, run.words.no_latency),
     make("h4", {}, run.words.tokens_title), tokenList(row), statePart(row));
 }
@@ -131,7 +133,7 @@ function showRecord(changes) {
 function makeRecord() {
   record = make("aside", { class: "record", id: "record", role: "dialog", "aria-labelledby": "record-title" });
   record.hidden = true;
-  document.body.append(record, said);
+  document.body.append(record);
   onView(showRecord);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !record.hidden) { closeRecord(); }

@@ -4,6 +4,7 @@ makeRecord();
 makeControls();
 makePanels();
 makeList();
+makeCurves();
 onView(writeAddress);
 window.addEventListener("hashchange", readAddress);
 readAddress();

@@ -363,7 +363,7 @@ def test_panels_and_the_record_have_roles_and_names(page):
     )
 
     assert len(labels) >= 8
-    assert all("arrows move the cursor" in label for label in labels)
+    assert all(re.search("arrows (move|read|go)", label) for label in labels)
     assert nameless == 0
     assert page.run("document.querySelector('#record').getAttribute('aria-labelledby')") == "record-title"
     assert text(page, "#said").startswith("Request ")
@@ -430,3 +430,68 @@ def test_the_library_is_the_release_s():
         assert hashlib.sha256(content).hexdigest() == digest
     assert f"uPlot {release['version']}" in script
     assert "Permission is hereby granted, free of charge" in script
+
+
+def test_a_percentile_curve_is_read_under_the_pointer(page, data):
+    """At a curve's points nearest to the pointer: percentiles of the counted requests, equal to numpy's."""
+    left, top, width, height = page.box("figure[data-readout=spread-ttft_user] svg")
+    page.point(left + width * 0.45, top + height / 2)
+    shown = texts(page, "figure[data-readout=spread-ttft_user] .values > span")
+
+    assert len(shown) == 2
+    for place, line in enumerate(shown):
+        share, value = re.fullmatch(r"\d req/s p([\d.]+) (.*)", line).groups()
+        values = data.latencies["ttft_user"][data.latencies["in_window"] & (data.latencies["place"] == place)]
+        near = [np.quantile(values, (float(share) + off) / 100) for off in (-0.05, 0.05)]
+        assert _seconds(format_duration(near[0])) <= _seconds(value) <= _seconds(format_duration(near[1]))
+
+
+def test_keys_go_along_a_drawing_of_requests(page, data):
+    """Arrows mark one request after another by its prompt's length, Enter opens its record."""
+    page.run("document.querySelector('figure[data-readout=length-tpot] .readable').focus()")
+    page.press("ArrowRight", 3)
+    said = text(page, "#said")
+    page.press("Enter")
+    index = int(page.run("document.getElementById('record').dataset.request"))
+    row = data.result.requests.set_index("index").loc[index]
+    place = data.result.requests["index"].tolist().index(index)
+
+    assert said.startswith(f"Request {index} · ")
+    assert f"TPOT {format_duration(data.latencies['tpot'].iloc[place])}" in said
+    assert said.endswith(f"Prompt, tokens {row['input_tokens']:,}")
+
+
+def test_points_of_a_drawing_tell_their_numbers(page):
+    """Under the pointer and by arrows, at once: what the drawing's own titles held."""
+    page.box(".first svg.chart[tabindex]")
+    page.settle()
+    page.run("document.querySelector('.first svg.chart[tabindex]').focus({preventScroll: true})")
+    page.press("ArrowRight")
+    tip = page.run("[document.getElementById('tip').hidden, document.getElementById('tip').innerText]")
+
+    assert tip[0] is False
+    assert tip[1] == text(page, "#said")
+    assert re.search(r"\d", tip[1])
+
+
+ODD = {
+    "failed": Run(loads=(2.0,), duration_s=10, failing=1.0),
+    "few": Run(loads=(0.5,), duration_s=3, warmup=0, samples=False),
+    "closed": Run(loads=(2.0, 4.0), kind="closed", duration_s=8),
+    "unstreamed": Run(loads=(2.0,), duration_s=8, stream=False),
+    "engines": Run(loads=(3.0,), duration_s=8, engines=2, repeats=2),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_runs_come_up(browser, tmp_path, odd):
+    """Nothing answered, hardly any request, users, no stream, several engines and repeats: no complaint."""
+    path = reports.write_all(make_result(tmp_path / odd, ODD[odd]))
+    browser.complaints.clear()
+    browser.show(path.as_uri() + "#/request=0")
+    browser.run("document.querySelectorAll('.sort').forEach((made) => made.click())")
+    browser.settle()
+
+    assert browser.complaints == []
+    assert record(browser)["Outcome"] == ("failed" if odd == "failed" else "completed")
+    assert browser.run("document.querySelectorAll('.panel canvas').length") >= 3
