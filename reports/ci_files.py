@@ -196,7 +196,8 @@ def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xm
     case = case_of(group, localized("page.junit.limit_case", limit=key, allowed=limit, stage=label))
     met = held.get("met")
     if met is None:
-        Xml.SubElement(case, "skipped", message=localized("page.junit.not_measured"))
+        code = tables.UNSURE.get(held.get("unsure") or "", "page.junit.not_measured")
+        Xml.SubElement(case, "skipped", message=localized(code))
     elif not met:
         fail(
             case,

@@ -144,6 +144,7 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     notes = (
         interval_note(statistics, statistic) if pair else _too_short(statistics, statistic),
         _completed_only(stage, held.get(statistic)),
+        localized("page.cards.statistic_invalid") if statistic in (statistics.get("invalid") or ()) else "",
     )
     return Card(
         term=metric,
@@ -152,7 +153,7 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
         unit=unit if value else "",
         note=listed([note for note in notes if note], "parts"),
         judged="" if limit is None else localized("page.cards.limit", limit=short_duration(limit)),
-        tone=_TONES[met],
+        tone="bad" if statistic in (statistics.get("invalid") or ()) else _TONES[met],
     )
 
 
@@ -241,6 +242,8 @@ def badges(result: ResultFiles) -> list[Badge]:
     target = "#warnings" if warnings(result) else "#stages"
     if not verdict.get("valid", False):
         first = Badge(localized("page.not_valid"), "bad", "#warnings")
+    elif verdict.get("interrupted"):
+        first = Badge(localized("page.badges.valid_until_interrupted"), "warn", target)
     else:
         first = Badge(_valid(counted), "warn" if counted else "good", target)
     return [first, *_limit_badge(result)]

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.analysis.client_error import KERNEL
+from harness.analysis.slo import BY_CLIENT, CUT, FEW
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized, stored
@@ -29,6 +30,11 @@ from reports.loads import column_title, load_text, stage_title, title_of
 from reports.texts import paragraph
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
+UNSURE = {  # why a value does not decide about its limit (`unsure` of summary.json)
+    BY_CLIENT: "page.stages.unsure_client",
+    CUT: "page.stages.unsure_cut",
+    FEW: "page.stages.unsure_few",
+}
 _SPREAD = ("std", "min", "max")
 _STATISTICS = {  # those that have a name; percentiles are called alike in every language
     "mean": "page.stages.mean",
@@ -238,8 +244,10 @@ def _energy(energy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _limit_row(key: str, held: Mapping[str, Any]) -> list[Cell]:
-    met = held.get("met")
-    return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), _verdict(met)]
+    verdict = _verdict(held.get("met"))
+    if held.get("unsure") in UNSURE:
+        verdict = Cell(localized("page.stages.not_met_surely"), localized(UNSURE[held["unsure"]]))
+    return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), verdict]
 
 
 def _metric_table(stage: Mapping[str, Any]) -> Table:
@@ -266,7 +274,9 @@ def _statistic(statistics: Mapping[str, Any], name: str, size: float, *, short: 
     pair = (statistics.get("ci95") or {}).get(name)
     withheld = "" if short else needs(statistics, name)  # in the overview it would make the table wider than a page
     below = _between(statistics, name, size) if pair else withheld
-    return Cell(significant(number(statistics.get(name)) / size), below)
+    invalid = name in (statistics.get("invalid") or ())
+    below = localized("page.stages.statistic_invalid") if invalid else below
+    return Cell(significant(number(statistics.get(name)) / size), below, "bad" if invalid else "plain")
 
 
 def _between(statistics: Mapping[str, Any], name: str, size: float) -> str:

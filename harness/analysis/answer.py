@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from harness.analysis.metrics import StageSummary
-from harness.analysis.slo import Outcome
+from harness.analysis.slo import BY_CLIENT, CUT, FEW, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import INVALID, Warning, is_invalid
 from harness.messages import Message, message, sentences
@@ -29,6 +29,11 @@ LEVELS = {
     "concurrency": "analysis.level_concurrency",
     "rate": "analysis.level_rate",
     "requests": "analysis.level_requests",
+}
+UNSURE = {  # why a value does not decide about its limit
+    BY_CLIENT: "analysis.objective_by_client",
+    CUT: "analysis.objective_cut",
+    FEW: "analysis.objective_few",
 }
 _APART = ("requests", "duration_s")  # how long a stage runs makes no other load of it
 LIMITS, SATURATION = "limits", "saturation"  # what shows the knee
@@ -156,7 +161,7 @@ def _outcomes(level: Level) -> list[Outcome]:
 def _closeness(outcome: Outcome) -> tuple[bool, float]:
     """How near to its limit, or how far over it, an objective came."""
     value = outcome.value_s
-    return value is None, 0.0 if value is None else value / outcome.objective.limit_s
+    return outcome.met is None, 0.0 if value is None else value / outcome.objective.limit_s
 
 
 def _nearest(level: Level) -> Outcome:
@@ -188,6 +193,8 @@ def _is(code: str, outcome: Outcome, level: Level) -> Message:
     name = _name(outcome)
     if outcome.value_s is None:
         return message("analysis.objective_unknown", objective=name)
+    if outcome.unsure:
+        return message(UNSURE[outcome.unsure], objective=name, value_s=outcome.value_s)
     if math.isinf(outcome.value_s):
         failed, scheduled = (sum(getattr(s.account, n) for s in level) for n in ("failed", "scheduled"))
         return message("analysis.objective_unbounded", objective=name, failed=failed, scheduled=scheduled)

@@ -17,10 +17,12 @@ import numpy as np
 from harness.analysis.token_gaps import Gaps, Mask, Streams
 from harness.clock import VIRTUAL_TIME
 from harness.results.request_table import MISSING, Requests
+from harness.statistics.distributions import Distribution
 from harness.statistics.intervals import PERCENTILES, Floats, percentile_name, percentile_of
 from harness.units import NS_PER_S
 
 KERNEL, READER, VIRTUAL = "kernel", "reader", VIRTUAL_TIME
+MOST_ERROR = 0.1  # of a value that the client may have added: no difference below a tenth would be the server's
 MEAN = "mean"
 
 
@@ -43,6 +45,15 @@ class ClientError:
     def of(self, metric: str, statistic: str) -> float | None:
         """The bound (s) of a statistic of a metric; None where it is not known."""
         return self.bounds.get(metric, {}).get(statistic)
+
+    def spoils(self, metric: str, statistic: str, value_s: float | None) -> bool:
+        """Whether a statistic is not valid itself: the client may have added more than a tenth of it."""
+        bound_s = self.of(metric, statistic)
+        return bool(bound_s and value_s is not None and bound_s > MOST_ERROR * value_s)
+
+    def spoiled(self, metric: str, values: Distribution) -> list[str]:
+        """The statistics of a metric that are not valid themselves."""
+        return [name for name in self.bounds.get(metric, {}) if self.spoils(metric, name, getattr(values, name))]
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json shows it."""

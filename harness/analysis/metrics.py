@@ -46,6 +46,7 @@ from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 RATES_WINDOW = "rates_window"
+WHOLE = 0.999  # of a stage's duration; its end is when the last request was due, within rounding
 ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
 
 
@@ -96,7 +97,7 @@ class StageInput:
     """All that is known of one stage: its rows and their events, its span, its load and the limits it has to keep.
 
     `load` is the stage as run.json gives it (`kind`, `rate`, …), `slo` limits in seconds by key. `virtual` says that
-    its times are those of virtual time, with no client between.
+    its times are those of virtual time, with no client between; `interrupted` that the run did not come to its end.
     """
 
     requests: Requests
@@ -106,6 +107,7 @@ class StageInput:
     slo: Mapping[str, float]
     stream: bool = True
     virtual: bool = False
+    interrupted: bool = False
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -225,12 +227,17 @@ def summarize_stage(stage: StageInput) -> StageSummary:
     concurrency = _concurrency(requests, window, span)
     done = (requests.phase == MEASURED) & (requests.status == COMPLETED)
     counted = _counted(requests, masks)
+    account = _account(requests, int(masks.sent.sum()))
+    metrics = {name: distribution(array) for name, array in values.items()}
+    metrics |= {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short}
+    client = ClientError(VIRTUAL) if stage.virtual else client_error(requests, masks.answered, times, gaps)
+    outcomes = _outcomes(stage, masks, values, gaps)
     return StageSummary(
         span=span,
         load=stage.load,
         label=load_name(stage.load),
         window=window,
-        account=_account(requests, int(masks.sent.sum())),
+        account=account,
         errors=_errors(requests),
         input_tokens=int(_input_tokens(requests)[done].sum()),
         output_tokens=int(requests.output_tokens[done].sum()),
@@ -238,11 +245,10 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
-        outcomes=_outcomes(stage, masks, values, gaps),
-        metrics={name: distribution(array) for name, array in values.items()}
-        | {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short},
+        outcomes=tuple(_judged(outcome, stage, account, metrics, client) for outcome in outcomes),
+        metrics=metrics,
         merged_share=gaps.merged_share,
-        client=ClientError(VIRTUAL) if stage.virtual else client_error(requests, masks.answered, times, gaps),
+        client=client,
     )
 
 
@@ -365,3 +371,23 @@ def _outcomes(
         outcome(objective, values, gaps, failed) if stage.shows(objective.metric) else Outcome(objective, None)
         for objective in stage.objectives
     )
+
+
+def _judged(
+    outcome: Outcome, stage: StageInput, account: Account, metrics: Mapping[str, Distribution], client: ClientError
+) -> Outcome:
+    """An outcome, less sure where the client may have spoiled its value, or the run was interrupted."""
+    metric, statistic = outcome.objective.metric, outcome.objective.statistic
+    if client.spoils(metric, statistic, outcome.value_s):
+        outcome = outcome.judged_with(client.of(metric, statistic))
+    if not stage.interrupted:
+        return outcome
+    interval = metrics[metric].ci95.get(statistic)
+    return outcome.judged_interrupted(None if interval is None else interval[1], cut=_is_cut(stage, account))
+
+
+def _is_cut(stage: StageInput, account: Account) -> bool:
+    """Whether the stage of an interrupted run did not come to its own end."""
+    span, length_s = stage.span, stage.load.get("duration_s")
+    short = length_s is not None and span.stop_ns - span.start_ns < WHOLE * length_s * NS_PER_S
+    return short or account.cancelled > 0 or account.never_sent > 0

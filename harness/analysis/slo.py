@@ -13,7 +13,7 @@ no limit.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from harness.analysis.token_gaps import Mask, Streams, over_limit
 from harness.results.request_table import FAILED, Events, Requests
 from harness.scenario.metrics import GAPS, USER_VIEW
 from harness.statistics.intervals import Floats, percentile_with_failures
+
+BY_CLIENT = "client"  # the client may have added more than a tenth of the value
+CUT = "cut"  # the stage did not come to its end
+FEW = "few"  # the interval of the value reaches beyond the limit, or there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,38 @@ class Objective:
 class Outcome:
     """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met.
 
-    `failed` is how many failed requests the value counts as infinite.
+    `failed` is how many failed requests the value counts as infinite. `unsure` says why a value that there is does not
+    decide: BY_CLIENT, CUT or FEW.
     """
 
     objective: Objective
     value_s: float | None
     failed: int = 0
+    unsure: str = ""
 
     @property
     def met(self) -> bool | None:
-        """Whether the value keeps the limit; None where there is no value."""
-        return None if self.value_s is None else self.value_s <= self.objective.limit_s
+        """Whether the value keeps the limit; None where there is no value, or it does not decide."""
+        return None if self.value_s is None or self.unsure else self.value_s <= self.objective.limit_s
+
+    def judged_with(self, client_bound_s: float | None) -> "Outcome":
+        """The outcome where the client may have added so much to a value that is not valid for that."""
+        value_s, limit_s = self.value_s, self.objective.limit_s
+        if client_bound_s is None or value_s is None or value_s - client_bound_s > limit_s:
+            return self
+        return replace(self, unsure=BY_CLIENT)
+
+    def judged_interrupted(self, upper_s: float | None, *, cut: bool) -> "Outcome":
+        """The outcome in a run that was interrupted: kept where the stage is whole and its interval says so.
+
+        `upper_s` is the upper end of the value's 95 % interval, None where it has none.
+        """
+        if not self.met:
+            return self
+        if cut:
+            return replace(self, unsure=CUT)
+        kept = upper_s is not None and not self.failed and upper_s <= self.objective.limit_s
+        return self if kept else replace(self, unsure=FEW)
 
 
 def objectives(slo: Mapping[str, float], *, open_loop: bool) -> tuple[Objective, ...]:

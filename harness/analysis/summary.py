@@ -28,10 +28,14 @@ from harness.analysis.warnings.records import littles_law
 from harness.errors import ResultError
 from harness.messages import message, sentences
 from harness.results.request_table import (
+    CANCELLED,
     COMPLETED,
     COUNTS,
+    FAILED,
     FROM_EVENTS,
+    MEASURED,
     MISSING,
+    NEVER_SENT,
     Events,
     Requests,
     Samples,
@@ -69,7 +73,8 @@ def summarize(
     if spans and spans[-1].stage >= len(run["stages"]):
         known = len(run["stages"])
         raise ResultError(message("analysis.stage_unknown", number=spans[-1].stage + 1, known=known))
-    evidence = [_evidence(requests, events, samples, span, run) for span in spans]
+    interrupted = bool(run.get("interrupted")) or _ended_early(requests)
+    evidence = [_evidence(requests, events, samples, span, {**run, "interrupted": interrupted}) for span in spans]
     summaries = [stage.summary for stage in evidence]
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
@@ -95,6 +100,7 @@ def summarize(
         "repeats": run.get("repeats", 1),
         "verdict": {
             "valid": not any(warning.severity == INVALID for warning in warnings),
+            "interrupted": interrupted,
             "warnings": [warning.as_dict() for warning in warnings],
         },
         "tokens": token_audit(requests),
@@ -149,6 +155,16 @@ def _energy(evidence: Evidence) -> dict[str, Any]:
     return {} if energy is None else {"energy": energy.as_dict()}
 
 
+def _ended_early(requests: Requests) -> bool:
+    """Whether an end from outside left requests without their turn, as of a run that was killed.
+
+    Where requests failed, those never sent may be later turns of their sessions: that is no end.
+    """
+    statuses = requests.status[requests.phase == MEASURED]
+    failed, never_sent = (bool((statuses == status).any()) for status in (FAILED, NEVER_SENT))
+    return bool((statuses == CANCELLED).any()) or (never_sent and not failed)
+
+
 def _refuse_strange(requests: Requests, events: Events, run: Mapping[str, Any]) -> None:
     if run.get("format", FORMAT) != FORMAT:
         raise ResultError(message("analysis.format_unknown", format=str(run["format"]), known=FORMAT))
@@ -176,6 +192,7 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
         run.get("slo") or {},
         stream=run.get("stream", True),
         virtual=in_virtual_time(run),
+        interrupted=bool(run.get("interrupted")),
     )
     selfcheck = (run.get("client") or {}).get("selfcheck")
     return Evidence(stage, summarize_stage(stage), samples, selfcheck, str(run.get("endpoint") or ""))
@@ -247,7 +264,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},
         "merged_share": stage.merged_share,
         "client_error": stage.client.as_dict(),
-        **{name: _distribution_as_dict(stage.metrics[name], window.length_s) for name in TIMES},
+        **{name: _metric_as_dict(stage, name) for name in TIMES},
     }
 
 
@@ -260,7 +277,14 @@ def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
         "value": None if value is None or math.isinf(value) else value,
         "met": outcome.met,
         "failed_counted": outcome.failed,
-    }
+    } | ({"unsure": outcome.unsure} if outcome.unsure else {})
+
+
+def _metric_as_dict(stage: StageSummary, metric: str) -> dict[str, Any]:
+    """A metric in short; `invalid` names the statistics of which the client may have added more than a tenth."""
+    spoiled = stage.client.spoiled(metric, stage.metrics[metric])
+    values = _distribution_as_dict(stage.metrics[metric], stage.window.length_s)
+    return values | ({"invalid": spoiled} if spoiled else {})
 
 
 def _distribution_as_dict(values: Distribution, window_s: float) -> dict[str, Any]:

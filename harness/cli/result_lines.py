@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, warnings_of
+from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, verdict_of, warnings_of
 from harness.errors import displayable
 from harness.messages import Message, Parameter, localized, message, stored
 from harness.scenario.metrics import statistic_name
@@ -57,10 +57,9 @@ def result_lines(summary: Mapping[str, Any], output: Output = PLAIN, *, all_warn
 
 
 def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The answer, and whether the result is valid."""
+    """The answer, and what the result is worth."""
     answer = stored(summary.get("answer_message"), str(summary["answer"]))
-    valid = message("cli.valid") if summary["verdict"]["valid"] else message("cli.not_valid")
-    return [displayable(localized(answer)), localized(valid)]
+    return [displayable(localized(answer)), localized(verdict_of(summary))]
 
 
 def warning_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.analysis.metrics import RATES_WINDOW
 from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_binomial_error
-from harness.comparison.measures import StageRows, count_of, in_view, sample_of, stage_rows, value_of
+from harness.comparison.measures import StageRows, count_of, in_view, is_spoiled, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Repeat, Side, pairs
 from harness.kernels.repeats import WRONG
 from harness.messages import Message, message
@@ -179,7 +179,7 @@ class _Method:
         title = stage.get("title") or stage_title(number, stage)
         middles = [_middle(side, measure) for side in values]
         row = ComparisonRow(number, label, title, measure, middles[0], middles[1], (base, new), part_name=part_name)
-        missing = self._lost(number) or self._missing(measure, values, row.counts)
+        missing = self._lost(number) or self._missing(measure, values, row.counts) or self._spoiled(number, measure)
         if missing:
             return replace(row, reason=missing)
         effect, reason, adjusted = self._effect(row, data)
@@ -197,6 +197,13 @@ class _Method:
                 status, reason = lost
                 code = "comparison.kernel_wrong" if status == WRONG else "comparison.kernel_failed"
                 return message(code, side=name, reason=reason)
+        return None
+
+    def _spoiled(self, number: int, measure: Measure) -> Message | None:
+        """Of a latency that the client may have spoiled on a side: whose it is."""
+        for name, side in (("BASE", self.base), ("NEW", self.new)):
+            if any(is_spoiled(measure, repeat.stages.get(number) or {}) for repeat in side):
+                return message("comparison.statistic_invalid", side=name)
         return None
 
     def _missing(

@@ -43,6 +43,11 @@ def value_of(measure: Measure, stage: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
+def is_spoiled(measure: Measure, stage: Mapping[str, Any]) -> bool:
+    """Whether the client may have added more than a tenth to what a measure, in view, reads of a stage."""
+    return measure.is_latency and measure.statistic in ((stage.get(measure.metric) or {}).get("invalid") or ())
+
+
 def count_of(measure: Measure, stage: Mapping[str, Any]) -> int:
     """How many values stand behind it: requests, or gaps, or the answers that a rate counts."""
     counts = stage.get("requests") or {}

@@ -174,6 +174,7 @@ class VerdictSchema(Struct, frozen=True):
 
     valid: bool
     warnings: list[WarningSchema]
+    interrupted: bool = False
 
 
 class MetricSchema(Struct, frozen=True):
@@ -191,6 +192,7 @@ class MetricSchema(Struct, frozen=True):
     ci95: dict[str, Interval] | None = None
     needed_s: dict[str, Number] | None = None
     effective_n: Number | None = None
+    invalid: list[str] = []
 
 
 class WindowSchema(Struct, frozen=True):
@@ -224,6 +226,7 @@ class ObjectiveOutcomeSchema(Struct, frozen=True):
     value: Number | None = None
     met: bool | None = None
     failed_counted: Count | None = None
+    unsure: str = ""
 
 
 class ConcurrencySchema(Struct, frozen=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.metrics import latencies
-from harness.analysis.slo import good_requests, objectives, outcome
+from harness.analysis.slo import BY_CLIENT, CUT, FEW, Objective, Outcome, good_requests, objectives, outcome
 from harness.analysis.token_gaps import streams
 from tests.made_runs import answered, columns, failed, never_sent
 
@@ -84,6 +84,39 @@ def test_nothing_answered_and_nothing_failed_tells_nothing():
     assert _outcome({"ttft_p99": 1.0}, [never_sent(0, 0)]).met is None
     assert _outcome({"tpot_p99": 1.0}, [SINGLE]).met is None
     assert _outcome({"itl_max": 1.0}, [SINGLE]).met is None
+
+
+TTFT = Objective("ttft_p90", "ttft", "p90", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value_s", "bound_s", "met", "unsure"),
+    [(0.5, 0.4, None, BY_CLIENT), (1.2, 0.4, None, BY_CLIENT), (1.5, 0.4, False, ""), (math.inf, 9.0, False, "")],
+)
+def test_a_value_that_the_client_spoiled_meets_no_limit(value_s, bound_s, met, unsure):
+    """Whatever it is; it misses the limit where it does so without what the client may have added."""
+    found = Outcome(TTFT, value_s).judged_with(bound_s)
+
+    assert (found.met, found.unsure) == (met, unsure)
+
+
+@pytest.mark.parametrize(
+    ("value_s", "upper_s", "failed", "cut", "met", "unsure"),
+    [
+        (0.5, 0.9, 0, False, True, ""),
+        (0.5, 1.1, 0, False, None, FEW),
+        (0.5, None, 0, False, None, FEW),
+        (0.5, 0.9, 1, False, None, FEW),
+        (0.5, 0.9, 0, True, None, CUT),
+        (1.5, 1.6, 0, True, False, ""),
+        (None, None, 0, True, None, ""),
+    ],
+)
+def test_an_interrupted_run_meets_a_limit_where_its_interval_does(value_s, upper_s, failed, cut, met, unsure):
+    """Of a stage that came to its end; a limit that is missed so far is missed."""
+    found = Outcome(TTFT, value_s, failed).judged_interrupted(upper_s, cut=cut)
+
+    assert (found.met, found.unsure) == (met, unsure)
 
 
 def test_tokens_that_never_came_are_infinite_gaps():

@@ -41,6 +41,47 @@ def test_the_hand_made_run_gives_the_golden_summary():
     assert _rounded(found) == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
+LONG = {"kind": "constant", "rate": 10.0, "duration_s": 40.0}
+
+
+def steady_run(count, *cut):
+    """So many even answers of 100 ms, ten a second, and rows of what did not come to its turn."""
+    pairs = [answered(i, i / 10, [i / 10 + 0.1, i / 10 + 0.12]) for i in range(count)]
+    return [*pairs, *cut]
+
+
+@pytest.mark.parametrize(
+    ("count", "stop_s", "cut", "met", "unsure"),
+    [
+        (400, 40, (), True, ""),
+        (10, 1, (), None, "cut"),
+        (400, 40, (never_sent(400, 39.9),), None, "cut"),
+    ],
+)
+def test_an_interrupted_run_claims_no_limit_that_it_did_not_show(count, stop_s, cut, met, unsure):
+    """A whole stage with a bounded p90 keeps its limit; one that was cut, by time or by requests, does not."""
+    pairs = steady_run(count, *cut)
+    slo = {"ttft_p90": 1.0}
+    found = summed_up(pairs, [span_row(0, stop_s, stop_s + 1)], [LONG], slo=slo, interrupted=True)
+    (stage,) = found["stages"]
+
+    assert found["verdict"]["interrupted"]
+    assert (stage["slo"]["ttft_p90"]["met"], stage["slo"]["ttft_p90"].get("unsure", "")) == (met, unsure)
+    assert stage["slo_met"] is met
+
+
+def test_few_answers_of_an_interrupted_run_show_no_limit():
+    """A whole stage of eight answers: its p90 has no upper end, and no limit is met by it."""
+    load = {"kind": "constant", "rate": 10.0, "requests": 8}
+    found = summed_up(steady_run(8), [span_row(0, 0.8, 1)], [load], slo={"ttft_p90": 1.0}, interrupted=True)
+    whole = summed_up(steady_run(8), [span_row(0, 0.8, 1)], [load], slo={"ttft_p90": 1.0})
+
+    assert found["stages"][0]["slo"]["ttft_p90"]["unsure"] == "few"
+    assert found["stages"][0]["slo_met"] is None
+    assert "too uncertain to judge by" in found["answer"]
+    assert (whole["verdict"]["interrupted"], whole["stages"][0]["slo_met"]) == (False, True)
+
+
 def test_a_summary_without_details_is_the_same_without_them():
     """A trial of a study has no other tools' numbers, pauses or breakdowns, and every other number alike."""
     requests, events = columns(hand_made())
@@ -82,7 +123,7 @@ def test_the_contracts_keys_are_there():
 
     assert found.keys() == top
     assert stage | set(TIMES) <= found["stages"][0].keys()
-    assert found["verdict"].keys() == {"valid", "warnings"}
+    assert found["verdict"].keys() == {"valid", "interrupted", "warnings"}
 
 
 def test_stages_and_repeats_are_kept_apart():

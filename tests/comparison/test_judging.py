@@ -57,6 +57,17 @@ def verdicts(base, new, gate=GATE):
 BASE = side("base", [(0.0100, 400.0), (0.0101, 396.0), (0.0099, 404.0), (0.0100, 401.0)])
 SLOW = side("new", [(0.0106, 380.0), (0.0107, 376.0), (0.0105, 383.0), (0.0106, 381.0)])
 
+
+def test_a_statistic_that_a_client_spoiled_is_not_judged():
+    """Whichever side's client it was; what it did not spoil is judged as ever."""
+    spoiled = [replace(run, stages={0: {**run.stages[0], "tpot": {**run.stages[0]["tpot"], "invalid": ["mean"]}}})
+               for run in SLOW.repeats]  # fmt: skip
+    rows = {row.measure.key: row for row in judge(BASE, Side("new", spoiled), GATE)}
+
+    assert (rows["tpot_mean"].verdict, rows["output_token_rate"].verdict) == (UNDETERMINED, WORSE)
+    assert str(rows["tpot_mean"].reason) == "the client of NEW may have added more than a tenth"
+
+
 VALUES = st.tuples(st.floats(0.001, 1), st.floats(1, 1000), st.integers(0, 100))
 
 

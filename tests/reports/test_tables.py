@@ -2,12 +2,53 @@
 
 import pytest
 
+from harness.cli.result_lines import verdict_lines
+from harness.results import store
+from harness.results.folder import read_files
+from reports import headline, tables
 from reports.tables import Cell, breakable, column_kinds
+from tests.result_folder import Run, make_result
 
 
 def rows(*lines):
     """Rows of plain cells."""
     return [[Cell(text) for text in line] for line in lines]
+
+
+def changed(folder, change):
+    """A result whose summary.json was changed, as its page reads it."""
+    make_result(folder, Run(loads=(2.0,), duration_s=10))
+    summary = store.read_json(folder, store.SUMMARY)
+    change(summary)
+    store.write_json(folder, store.SUMMARY, summary)
+    return read_files(folder)
+
+
+def test_what_the_client_spoiled_is_marked_where_it_stands(tmp_path):
+    """In the table of metrics, on its card, and beside the limit that it does not decide about."""
+
+    def spoil(summary):
+        (stage,) = summary["stages"]
+        stage["ttft_user"]["invalid"] = ["p99"]
+        stage["slo"]["ttft_p99"] |= {"met": None, "unsure": "client"}
+
+    result = changed(tmp_path, spoil)
+    (stage,) = result.stages
+    row = tables._metric_row("ttft_user", stage["ttft_user"])
+    limit = tables._limit_row("ttft_p99", stage["slo"]["ttft_p99"])
+    card = headline._latency_card(stage, "ttft_user")
+
+    assert [(cell.tone, cell.below) for cell in row if cell.tone == "bad"] == [("bad", "not valid")]
+    assert (limit[3].text, limit[3].below) == ("not judged", "the client may have added more than a tenth")
+    assert (card.tone, "not valid" in card.note) == ("bad", True)
+
+
+def test_an_interrupted_run_is_valid_for_what_it_measured(tmp_path):
+    """The badge, and the line of the terminal, say so before any limit."""
+    result = changed(tmp_path, lambda summary: summary["verdict"].update(interrupted=True))
+
+    assert headline.badges(result)[0].text == "Interrupted: valid for what was measured until then"
+    assert "valid for what was measured until the interruption" in verdict_lines(result.summary)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.metrics import StageInput, StageSummary
-from harness.messages import Message, stored
+from harness.messages import Message, message, stored
 from harness.results.request_table import Samples
 from harness.statistics.intervals import Floats
 
@@ -72,6 +72,14 @@ def warnings_of(summary: Mapping[str, Any]) -> list[Warning]:
         )
         for kept in (summary.get("verdict") or {}).get("warnings") or ()
     ]
+
+
+def verdict_of(summary: Mapping[str, Any]) -> Message:
+    """The verdict of a summary.json in a few words."""
+    verdict = summary["verdict"]
+    if not verdict["valid"]:
+        return message("analysis.verdict_invalid")
+    return message("analysis.verdict_interrupted" if verdict.get("interrupted") else "analysis.verdict_valid")
 
 
 @dataclass(frozen=True, slots=True)

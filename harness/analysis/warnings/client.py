@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.analysis.client_error import KERNEL
+from harness.analysis.client_error import KERNEL, MOST_ERROR
 from harness.analysis.metrics import StageSummary, request_masks
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, message
 from harness.results.request_table import MISSING
-from harness.scenario.metrics import NAMES
+from harness.scenario.metrics import NAMES, statistic_name
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
@@ -32,7 +32,6 @@ MERGED_SHARE = 0.05  # of events; a few share a read on any network
 
 PAUSED_S = 1.0  # fifty beats of a worker: no load of its own holds one up so long
 PARENT, PAUSED = "harness", "paused_s"  # the leading process notes where it did not run
-ERROR_INVALID = 0.1  # of a value that the client may have added: no difference below a tenth would be the server's
 ERROR_WARNING = 0.02
 CLOCK_STEP_INVALID_S = 0.001  # the wall clock was set: what arrived just then has a stamp that is off by as much
 REACTION_INVALID = 0.1  # of an answer's time: users of a closed loop went on so much later, and the load was less
@@ -143,11 +142,16 @@ def stamps(evidence: Evidence) -> Iterator[Warning]:
     if not errors:
         return
     # A tail may be off by more than a mean and say less of the result: what spoils it is told first.
-    spoiled = [error for error in errors if _decides(error, limited) and error[0] > ERROR_INVALID]
+    spoiled = [error for error in errors if _decides(error, limited) and error[0] > MOST_ERROR]
     share, metric, statistic, bound_s, value_s = max(spoiled or errors)
     times = {"value_s": value_s, "bound_s": bound_s, "share": share}
     text = message("analysis.client_error", metric=NAMES[metric], statistic=statistic, **times)
     yield Warning("client_error", INVALID if spoiled else WARNING, text, LESS_LOAD)
+    marked = [error for error in errors if error[0] > MOST_ERROR]
+    if marked and not spoiled:
+        names = [statistic_name(metric, statistic) for _, metric, statistic, _, _ in marked]
+        text = message("analysis.statistics_invalid", statistics=names, most=MOST_ERROR)
+        yield Warning("statistics_invalid", WARNING, text, LESS_LOAD)
 
 
 def _decides(error: LatencyError, limited: set[tuple[str, str]]) -> bool:
@@ -161,7 +165,7 @@ def _errors_of(summary: StageSummary) -> Iterator[LatencyError]:
     for metric, bounds in summary.client.bounds.items():
         for statistic, bound_s in bounds.items():
             value_s = getattr(summary.metrics[metric], statistic)
-            if value_s:
+            if value_s and bound_s:
                 yield bound_s / value_s, metric, statistic, bound_s, value_s
 
 

@@ -245,7 +245,7 @@ def offered_rate(evidence: Evidence) -> Iterator[Warning]:
 
 def unmeasured_slo(evidence: Evidence) -> Iterator[Warning]:
     """Objectives that nothing was measured for."""
-    keys = [outcome.objective.key for outcome in evidence.summary.outcomes if outcome.met is None]
+    keys = [outcome.objective.key for outcome in evidence.summary.outcomes if outcome.value_s is None]
     if keys:
         text = message("analysis.slo_unmeasured", keys=keys)
         yield Warning("slo_unmeasured", WARNING, text, message("analysis.next_stream_more"))

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness.results.request_table import WARMUP
-from tests.analysis.warnings.test_load import CALM, sound, warnings
-from tests.made_runs import ns
+from harness.analysis.summary import summarize
+from harness.results.request_table import WARMUP, samples_from
+from tests.analysis.warnings.test_load import CALM, LOAD, SELFCHECK, sound, warnings
+from tests.made_runs import columns, ns, run_json, span_row
 
 KNOWN = {"sent_bound_ns": 0, "first_bound_ns": 0, "late_ns": 50_000, "blurred": 0}
 CLOSED = {"kind": "closed", "concurrency": 4, "requests": 400}
@@ -47,7 +48,48 @@ def test_error_that_matters_is_a_warning_and_a_tenth_is_invalid(bound_s, severit
 
 def test_few_late_answers_are_a_warning_about_the_tail_alone():
     """One answer of thirty with a large bound moves no centre: a warning, and no invalid result."""
-    assert warnings(stamped(every=30, first_bound_ns=ns(0.09))) == {"client_error": "warning"}
+    found = warnings(stamped(every=30, first_bound_ns=ns(0.09)))
+
+    assert found == {"client_error": "warning", "statistics_invalid": "warning"}
+
+
+def uneven():
+    """Every fifth answer has a last gap of half a second, and half of all answers one event read late."""
+    return [
+        (record, ([*at_ns[:-1], at_ns[-1] + (ns(0.5) if record.index % 5 == 0 else 0)], tokens))
+        for record, (at_ns, tokens) in stamped(every=2, blurred=1)
+    ]
+
+
+def summary_of(pairs, **run):
+    """The only stage of the summary of such a run, and its verdict."""
+    requests, events = columns(pairs)
+    run = run_json([LOAD], client={"selfcheck": SELFCHECK}, **run)
+    found = summarize(requests, events, samples_from(CALM), [span_row(0, 40, 41)], run)
+    return found["stages"][0], found["verdict"]
+
+
+def test_statistic_that_the_client_spoiled_is_not_valid_itself():
+    """The p90 of gaps may be off by 24 times itself: the tail is marked, the rest stands, and so does the result."""
+    stage, verdict = summary_of(uneven())
+
+    assert stage["itl"]["invalid"] == ["p90", "p95", "p99"]
+    assert "invalid" not in stage["ttft"]
+    assert verdict["valid"]
+    assert {warning["code"] for warning in verdict["warnings"]} == {
+        "client_error", "statistics_invalid", "merged_reads",
+    }  # fmt: skip
+
+
+def test_limit_on_a_spoiled_statistic_is_not_met():
+    """It is under its limit, and may not be: not met, and the stage is invalid, as its answer hangs on it."""
+    stage, verdict = summary_of(uneven(), slo={"itl_p90": 0.1, "ttft_p90": 1.0})
+
+    assert stage["itl"]["p90"] < 0.1
+    assert (stage["slo"]["itl_p90"]["met"], stage["slo"]["itl_p90"]["unsure"]) == (None, "client")
+    assert stage["slo"]["ttft_p90"]["met"] is True
+    assert stage["slo_met"] is None
+    assert not verdict["valid"]
 
 
 def test_tail_that_is_off_by_more_hides_no_mean_that_is_off_too_far():
