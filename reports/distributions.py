@@ -79,8 +79,8 @@ def _drawn(data: Data, by: str, metric: str, bins: pd.DataFrame) -> Drawing:
                    upward=localized("figures.axis", name=name_of(metric), unit=scale.unit))  # fmt: skip
     figure = shape_figure(shape, scale, head)
     caption = localized("figures.shape.turns" if by_turn else "figures.shape.lengths")
-    figure_of_requests = drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
-    return replace(figure_of_requests, readout=requests_readout(figure.axes[0], alone, metric))
+    shape_drawing = drawn(figure, f"{by}-{metric}", head, _words(data, by, bins), caption)
+    return replace(shape_drawing, readout=requests_readout(figure.axes[0], alone, metric))
 
 
 def _alone(points: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-// Elements of the page control by the script: their texts are set as text, so that nothing of a run becomes markup.
+// Elements of the page that the script makes: their texts are set as text, so that nothing of a run becomes markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
