@@ -27,7 +27,7 @@ from harness.comparison.repeats import Side
 from harness.comparison.served import SERVED
 from harness.messages import Message, localized, message
 from harness.units import format_count, format_share
-from reports import ci_files
+from reports import ci_files, compare_figures
 from reports.assets import page_script
 from reports.ci_files import MARKS, plain, row_of, simulated_lines, warning_line
 from reports.figures.changes import Bar, forest
@@ -125,7 +125,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
     return {
         "found": comparison,
         "simulated": comparison.simulated,
-        "colours": None,
+        "colours": compare_figures.colours(comparison),
         **page_script(),
         "title": localized("page_compare.title", base=comparison.base.name, new=comparison.new.name),
         "answer": localized(comparison.answer),
@@ -134,6 +134,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "warnings": groups_of_warnings(comparison),
         "figure": _figure(comparison),
         "heads": heads(localized(page.first_head)),
+        **compare_figures.beside(comparison),
         "judged": by_stage(comparison.judged),
         "shown": by_stage(comparison.shown),
         "changes": [_change_cells(setting) for setting in comparison.changes],
@@ -359,6 +360,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "gate_held": None if len(comparison.unjudged) == len(comparison.judged) else not comparison.broken,
         "warnings": [warning.as_dict() for warning in comparison.warnings],
         "measures": [_row(row) for row in (*comparison.judged, *comparison.shown)],
+        "efficiency": compare_figures.efficiency_rows(comparison) if comparison.kind is SERVED else [],
         "changes": [{"name": changed.name, "base": changed.base, "new": changed.new} for changed in comparison.changes],
     }
 

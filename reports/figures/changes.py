@@ -1,6 +1,7 @@
 """Changes of measures: between two sides with their intervals, and from run to run."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,12 @@ from reports.palette import ACCENT, BAD, GRID, INK, LIMIT, MUTED, SURFACE, stage
 from reports.rows import groups_of, rows_of
 
 ROW = 26  # height of a row
-_LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 190, 190, 10, 46
 _WIDEST_LEFT = 420  # room for names longer than those of measures
-_WIDEST = 60.0  # per cent; intervals beyond end in an arrow
+_WIDEST = math.log(5.0)  # of new / base; intervals beyond end in an arrow
+_LEAST = -99.9  # per cent; less than nothing has no logarithm
+_ROUND = (-90, -80, -67, -50, -33, -20, -10, -5, -2, -1, 1, 2, 5, 10, 20, 50, 100, 200, 300, 400)  # per cent
+_TICK_ROOM = 52.0  # SVG units from one tick to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ class Bar:
 
 
 def forest(bars: Sequence[Bar], head: Head) -> Figure:
-    """A row a measure: a dot with its interval, no difference in the middle."""
+    """A row a measure: a dot with its interval on an axis of the logarithm of new / base, no difference in the middle.
+
+    Twice as much and half as much are equally far from the middle, which in per cent they are not.
+    """
     height = _TOP + _BOTTOM + ROW * len(bars)
     figure = paper((WIDE, height), head)
     left = max([_LEFT, *(width_of(bar.name) + 16 for bar in bars if bar.change is not None)])
@@ -46,13 +53,20 @@ def forest(bars: Sequence[Bar], head: Head) -> Figure:
     reach = _reach(bars)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    places = [place for place in _ticks(reach) if abs(place) <= reach]
-    ticks(axes, "x", places, [_signed(f"{place:+g} %") if place else "0" for place in places])
+    shown = list(_ticks(reach, axes.bbox.width))
+    places = [_place(percent) for percent in shown]
+    ticks(axes, "x", places, [_signed(f"{percent:+g} %") if percent else "0" for percent in shown])
+    across(axes, localized("figures.forest.axis"))
     for place in places:
         axes.plot([place, place], [-0.6, len(bars) - 0.4], color=INK if place == 0 else GRID, linewidth=0.9, zorder=1)
     for row, bar in enumerate(bars):
         _draw(axes, row, bar, reach)
     return figure
+
+
+def _place(percent: float) -> float:
+    """The place of a change on the axis: ln(new / base)."""
+    return math.log1p(max(percent, _LEAST) / 100)
 
 
 def _signed(text: str) -> str:
@@ -71,13 +85,21 @@ def _tip(bar: Bar) -> str:
 
 
 def _reach(bars: Sequence[Bar]) -> float:
-    ends = [abs(end) for bar in bars if bar.change is not None for end in (bar.low, bar.high, bar.change)]
-    return min(_WIDEST, 1.12 * max([*ends, 2.0]))
+    ends = [abs(_place(end)) for bar in bars if bar.change is not None for end in (bar.low, bar.high, bar.change)]
+    return min(_WIDEST, 1.12 * max([*ends, _place(2.0)]))
 
 
-def _ticks(reach: float) -> list[float]:
-    above = scale_of(np.asarray([reach]), times=False, allow_log=False).places[1:]
-    return [*(-place for place in reversed(above)), 0.0, *above]
+def _ticks(reach: float, width: float) -> Iterator[float]:
+    """Round changes in per cent that are apart enough to be read, no change among them."""
+    room = _TICK_ROOM * 2 * reach / width
+    for sign in (-1, 1):
+        last = math.inf
+        for percent in sorted((p for p in _ROUND if p * sign > 0 and abs(_place(p)) <= reach), key=abs, reverse=True):
+            at = abs(_place(percent))
+            if last - at >= room and at >= room:
+                last = at
+                yield percent
+    yield 0.0
 
 
 def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
@@ -90,23 +112,25 @@ def _draw(axes: Axes, row: int, bar: Bar, reach: float) -> None:
     axes.text(1 + 12 / width, row, bar.verdict, transform=place, color=colour, va="center_baseline")
     if bar.change is None:
         return
-    low, high = max(bar.low, -reach), min(bar.high, reach)
+    change, ends = _place(bar.change), (_place(bar.low), _place(bar.high))
+    low, high = max(ends[0], -reach), min(ends[1], reach)
     # Where the number stands beside the arrow, the line ends before it.
-    room = 2 * reach * (24 + width_of(_beyond(bar))) / width if abs(bar.change) > reach else 0.0
+    room = 2 * reach * (24 + width_of(_beyond(bar))) / width if abs(change) > reach else 0.0
     line = max(low, room - reach), min(high, reach - room)
     if line[0] < line[1]:  # else the whole interval lies beyond what is drawn
         axes.plot(line, [row, row], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt", zorder=2)
-    for end, cut, mark in ((low, bar.low < -reach, "<"), (high, bar.high > reach, ">")):
+    for end, cut, mark in ((low, ends[0] < -reach, "<"), (high, ends[1] > reach, ">")):
         if cut:
             axes.plot([end], [row], marker=mark, color=colour, markersize=7, clip_on=False, zorder=3)
-            if abs(bar.change) > reach:
+            if abs(change) > reach and (change > 0) == (end > 0):
                 axes.text(end * (1 - 14 / width), row, _beyond(bar), color=colour,
                           ha="right" if end > 0 else "left", va="center_baseline", zorder=5)  # fmt: skip
-    if bar.allowed is not None and abs(bar.allowed) < reach:
-        axes.plot([bar.allowed] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2), zorder=2)
-    if abs(bar.change) <= reach:
+    if bar.allowed is not None and abs(_place(bar.allowed)) < reach:
+        axes.plot([_place(bar.allowed)] * 2, [row - 0.36, row + 0.36], color=LIMIT, linewidth=1.3, dashes=(3, 2),
+                  zorder=2)  # fmt: skip
+    if abs(change) <= reach:
         shown = bar.tone != "plain"
-        axes.plot([bar.change], [row], marker="o", markersize=8, color=colour if shown else SURFACE,
+        axes.plot([change], [row], marker="o", markersize=8, color=colour if shown else SURFACE,
                   markeredgecolor=colour, markeredgewidth=1.8, zorder=4,
                   gid=f"tip:{_tip(bar)}")  # fmt: skip
 
