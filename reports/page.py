@@ -17,7 +17,7 @@ import jinja2
 
 from harness.messages import localized
 from harness.results import store
-from harness.results.folder import ResultFiles
+from harness.results.folder import ResultFiles, left_out
 from harness.results.store import in_virtual_time
 from harness.units import format_duration
 from reports import curves, decision, distributions, facts, frames, headline, stalling, tables, timelines
@@ -96,6 +96,7 @@ def _context(data: Data) -> dict[str, Any]:
         "badges": headline.badges(result),
         "answer": headline.answer(result),
         "warnings": headline.warnings(result),
+        "left_out": "" if (without := left_out(result.folder)) is None else markup(without),
         "cards": headline.cards(stage) if stage else (),
         "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": gallery,

@@ -6,6 +6,7 @@ knows (its tokenizer, its queue), this run's own counts and stamps stand in, so 
 between rows is the definition alone. Times in seconds.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from harness.analysis.metrics import StageInput, latencies
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import Mask, gap_batches
+from harness.messages import Message
 from harness.results.request_table import COMPLETED, MEASURED, Events
-from harness.statistics.intervals import Floats, percentile_of
+from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 MOST_GAPS = 4_000_000  # pooled gaps that are sorted; beyond, p99 comes from every k-th request
@@ -48,15 +50,20 @@ class Responses:
         return self.e2e - self.ttft
 
 
+Values = Callable[[Responses], tuple[Floats, Floats | None]]
+"""The values of a definition, and their weights where they have any."""
+Percentile = Callable[[Floats, Floats | None, float], float]
+
+
 @dataclass(frozen=True, slots=True)
 class PeerMetric:
     """A tool's name of a latency: its values, their weights, how a percentile is read, and the code of its formula."""
 
     tool: str
     name: str
-    values: Callable[[Responses], tuple[Floats, Floats | None]]
+    values: Values
     formula: str
-    percentile: Callable[[Floats, Floats | None, float], float]
+    percentile: Percentile
 
 
 def responses(stage: StageInput, span: Span) -> Responses | None:
@@ -94,12 +101,17 @@ def _gaps(events: Events, chosen: Mask, step: int) -> tuple[Floats, Floats]:
 
 def linear(values: Floats, _weights: Floats | None, percent: float) -> float:
     """Linear between ranks: numpy's default."""
-    return percentile_of(np.sort(values), percent)
+    return float(np.percentile(values, percent))
 
 
 def by_index(values: Floats, _weights: Floats | None, percent: float) -> float:
     """The value at index n p / 100 of the sorted ones, rounded down."""
-    return float(np.sort(values)[min(len(values) - 1, int(len(values) * percent / 100))])
+    return _at_rank(values, min(len(values) - 1, int(len(values) * percent / 100)))
+
+
+def _at_rank(values: Floats, rank: int) -> float:
+    """The value that stands there when they are sorted; they are not, which would take ten times as long."""
+    return float(np.partition(values, rank)[rank])
 
 
 def stepwise(values: Floats, weights: Floats | None, percent: float) -> float:
@@ -148,14 +160,15 @@ def _per_token_by_tokens(a: Responses) -> tuple[Floats, Floats]:
     return _per_token(a)[0], a.tokens[a.tokens > 0]
 
 
-def weighted(values: Floats, weights: Floats | None, percent: float) -> float:
-    """Linear between ranks, a value of weight k standing k times."""
-    whole = np.ones(len(values)) if weights is None else weights
-    order = np.argsort(values, kind="stable")
-    reached = np.cumsum(whole[order])
-    at = (reached[-1] - 1) * percent / 100
-    ranks = [int(at), min(int(at) + 1, int(reached[-1]) - 1)]
-    low, high = values[order][np.searchsorted(reached, ranks, side="right")]
+def above_zeros(values: Floats, weights: Floats | None, percent: float) -> float:
+    """Linear between ranks, of values nowhere negative; the last is a zero that stands for as many as its weight."""
+    assert weights is not None
+    gaps, zeros = values[:-1], int(weights[-1])
+    at = (len(gaps) + zeros - 1) * percent / 100
+    low, high = (
+        0.0 if rank < zeros else _at_rank(gaps, rank - zeros)
+        for rank in (int(at), min(int(at) + 1, len(gaps) + zeros - 1))
+    )
     return float(low + (high - low) * (at - int(at)))
 
 
@@ -181,7 +194,7 @@ METRICS: Sequence[PeerMetric] = (
         "ITL",
         _gaps_with_zeros,
         "page.tools.token_gaps",
-        weighted,
+        above_zeros,
     ),
     PeerMetric("inference-perf", "TPOT", _decode_gap, _TPOT, linear),
     PeerMetric("inference-perf", "NTPOT", _per_token, _NTPOT, linear),
@@ -210,21 +223,36 @@ def mean_of(values: Floats, weights: Floats | None) -> float:
 def peers(stage: StageInput, span: Span) -> list[dict[str, Any]]:
     """For summary.json: what each tool would have printed of a stage, its latencies (s) and then its throughput.
 
-    `definition` is the code of the message that has the formula. Empty where the responses came whole.
+    `definition` is the code of the message that has the formula, `definition_text` the formula in English. Empty where
+    the responses came whole.
     """
     columns = responses(stage, span)
-    return [] if columns is None else [row for tool in RATES for row in _of_tool(tool, columns)]
+    if columns is None:
+        return []
+    latencies_of = functools.cache(functools.partial(_mean_and_p99, columns))
+    return [row for tool in RATES for row in _of_tool(tool, columns, latencies_of)]
 
 
-def _of_tool(tool: str, columns: Responses) -> Iterator[dict[str, Any]]:
+def _of_tool(
+    tool: str, columns: Responses, latencies_of: Callable[[Values, Percentile], tuple[float | None, float | None]]
+) -> Iterator[dict[str, Any]]:
     for metric in METRICS:
         if metric.tool == tool:
-            values, weights = metric.values(columns)
-            known = bool(len(values)) and (weights is None or weights.sum() > 0)
-            mean = mean_of(values, weights) if known else None
-            p99 = metric.percentile(values, weights, 99.0) if known else None
-            yield {"tool": tool, "name": metric.name, "mean": mean, "p99": p99, "definition": metric.formula}
-    yield {"tool": tool, "output_token_rate": throughput(tool, columns), "definition": RATES[tool]}
+            mean, p99 = latencies_of(metric.values, metric.percentile)
+            yield {"tool": tool, "name": metric.name, "mean": mean, "p99": p99, **_definition(metric.formula)}
+    yield {"tool": tool, "output_token_rate": throughput(tool, columns), **_definition(RATES[tool])}
+
+
+def _mean_and_p99(columns: Responses, values_of: Values, percentile: Percentile) -> tuple[float | None, float | None]:
+    """What several tools print of one definition, computed once; None where there are no values."""
+    values, weights = values_of(columns)
+    if not len(values) or (weights is not None and weights.sum() <= 0):
+        return None, None
+    return mean_of(values, weights), percentile(values, weights, 99.0)
+
+
+def _definition(code: str) -> dict[str, str]:
+    return {"definition": code, "definition_text": str(Message(code))}
 
 
 def throughput(tool: str, columns: Responses) -> float | None:

@@ -6,22 +6,23 @@ from pathlib import Path
 
 from harness.api.result import TRACE, is_study, report, report_index
 from harness.cli.terminal import CommandOutcome, OutputLog
+from harness.messages import Message
 from harness.results import store
 
 _DRAWN = (".html", ".md", ".xml")  # beside results, where `results/*` is asked for
 COMPARISON = "compare.json"
 
 
-def report_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
+def report_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
     """`harness report`: the page of each result, as it is drawn; the index of several.
 
     Raises:
         HarnessError: where one of them is no result, as its turn comes.
     """
-    return CommandOutcome(_pages(arguments))
+    return CommandOutcome(_pages(arguments, log))
 
 
-def _pages(arguments: argparse.Namespace) -> Iterator[str]:
+def _pages(arguments: argparse.Namespace, log: OutputLog) -> Iterator[str]:
     several = len(arguments.folders) > 1
     folders = []
     for path in arguments.folders:
@@ -29,11 +30,19 @@ def _pages(arguments: argparse.Namespace) -> Iterator[str]:
             continue
         page = report(path, trace=arguments.trace)
         yield str(page)
+        if not is_study(path) and (without := _left_out(page.parent)) is not None:
+            log(without)
         if arguments.trace and not is_study(path):
             yield str(page.parent / TRACE)
         folders.append(page.parent)
     if len(folders) > 1:
         yield str(report_index(folders))
+
+
+def _left_out(folder: Path) -> Message | None:
+    from harness.results.folder import left_out  # noqa: PLC0415 - pandas, which a page has loaded by now
+
+    return left_out(folder)
 
 
 def _beside(path: Path) -> bool:

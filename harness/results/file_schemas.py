@@ -252,6 +252,7 @@ class PeerSchema(Struct, frozen=True):
 
     tool: str
     definition: str
+    definition_text: str = ""
     name: str | None = None
     mean: Number | None = None
     p99: Number | None = None

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from harness.messages import Message
 from harness.results import store
 from harness.results.request_table import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from harness.results.study import StudyFiles
@@ -70,6 +71,16 @@ def read_files(folder: Path) -> ResultFiles:
         timeline=_timeline(_json(folder, store.TIMELINE, []), requests),
         events=events if events.exists() and len(requests) else None,
     )
+
+
+def left_out(folder: Path) -> Message | None:
+    """Which sections a page of a load is without, as a file of records is not there; None where all are."""
+    if "kernels" in store.read_run(folder):
+        return None
+    for name, code in ((store.REQUESTS, "results.no_requests"), (store.EVENTS, "results.no_events")):
+        if not (folder / name).exists():
+            return Message(code, {"file": name})
+    return None
 
 
 def _json(folder: Path, name: str, missing: Any) -> Any:

@@ -145,6 +145,11 @@ def is_study(document: Document) -> bool:
     return "scenario" in document.tree or {"space", "objective"} <= document.tree.keys()
 
 
+def is_gate(path: Path) -> bool:
+    """Whether a file is the rules of a gate."""
+    return "gate" in read_document(path, (), (), SCENARIO).tree
+
+
 def check_file(path: Path) -> list[str]:
     """A line for each fault of a scenario, study or gate file, in the current language; none where it can be used."""
     try:

@@ -12,9 +12,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.engines import resolve_kind
+from harness.engines.flag_resolution import resolve_by_simulator
 from harness.engines.interpreter_query import InstalledEngine, query_installed, unknown_flags
+from harness.engines.simulator import calibrated_flags
 from harness.engines.vllm import environment_of, missing_folder
-from harness.errors import InputError, ScenarioError, suggestion
+from harness.errors import HarnessError, InputError, ScenarioError, suggestion
 from harness.messages import message
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
 from harness.scenario.loader import (
@@ -22,6 +24,7 @@ from harness.scenario.loader import (
     LoadedScenario,
     LoadedStudy,
     check_file,
+    is_gate,
     is_study,
     load_scenario,
     load_study,
@@ -58,7 +61,23 @@ def check_any(path: Path) -> list[str]:
             return []
     except ScenarioError as error:
         return list(error.localized_lines())
-    return check_file(path)
+    return check_file(path) or _flag_errors(path)
+
+
+def _flag_errors(path: Path) -> list[str]:
+    """A line for each engine flag of a scenario that `harness run` would refuse, where no engine is needed to know."""
+    if is_gate(path):
+        return []
+    loaded = load_scenario(path)
+    if resolve_kind(loaded.scenario.engine)[0] != "simulator" or loaded.scenario.kernels is not None:
+        return []
+    try:
+        faults = resolve_by_simulator(
+            loaded.scenario.engine.model, calibrated_flags(loaded.scenario.engine)
+        ).value_errors
+    except InputError as error:
+        faults = tuple(error.messages)
+    return list(HarnessError(*map(loaded.located, faults)).localized_lines())
 
 
 def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> StudyPlan:

@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 
 from harness.analysis import summary
-from harness.analysis.peers import METRICS, by_index, linear, mean_of, peers, responses, stepwise, throughput, weighted
+from harness.analysis.peers import (
+    METRICS,
+    above_zeros,
+    by_index,
+    linear,
+    mean_of,
+    peers,
+    responses,
+    stepwise,
+    throughput,
+)
 from harness.analysis.steady_state import Span
 from harness.importers import import_file
+from harness.messages import Message
 from harness.results import store
 from harness.results.folder import read_files
 from harness.results.request_table import samples_from
@@ -110,13 +121,22 @@ def test_percentiles_are_read_as_each_tool_reads_them():
 
 
 def test_weights_stand_for_so_many_values():
-    """A value of weight 3 is three values; with weights of one it is numpy's percentile."""
-    values, weights = np.array([0.0, 1.0, 2.0]), np.array([3.0, 1.0, 1.0])
-    spelled = np.array([0.0, 0.0, 0.0, 1.0, 2.0])
+    """A last zero of weight 3 is three zeros, of weight 0 none."""
+    gaps = np.array([2.0, 0.5, 1.0])
+    for zeros in (0, 1, 3, 50):
+        values, weights = np.append(gaps, 0.0), np.append(np.ones(3), zeros)
+        spelled = np.concatenate([gaps, np.zeros(zeros)])
+        for percent in (10, 50, 75, 90, 99):
+            assert above_zeros(values, weights, percent) == pytest.approx(np.percentile(spelled, percent))
 
-    for percent in (10, 50, 75, 90, 99):
-        assert weighted(values, weights, percent) == pytest.approx(np.percentile(spelled, percent))
-        assert weighted(spelled, None, percent) == pytest.approx(np.percentile(spelled, percent))
+
+def test_a_definition_has_its_text_beside_its_code(tmp_path):
+    """summary.json reads without a table of codes; what tools share is the same number."""
+    rows = peers(*stage_of(made(tmp_path), 0))
+    ttfts = {row["tool"]: (row["mean"], row["p99"]) for row in rows if row.get("name") == "TTFT"}
+
+    assert all(row["definition_text"] == str(Message(row["definition"])) for row in rows)
+    assert ttfts["vllm bench serve"] == ttfts["aiperf"]
 
 
 def test_a_number_for_every_name_and_a_rate_for_every_tool(tmp_path):

@@ -45,6 +45,47 @@ def test_the_locale_says_the_language_of_validate(tmp_path, capsys, monkeypatch)
     assert lines_of(capsys, "validate", str(path)) == [f"harness: {path}{FILES['a tab'][1]}"]
 
 
+FLAGS = """name: flags
+question: Which?
+engine:
+  kind: simulator
+  model: Qwen/Qwen2.5-7B-Instruct
+  args:
+    %s
+workload: {kind: synthetic, input_tokens: 16, output_tokens: 4}
+load: [{closed: {concurrency: 1, requests: 2}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("max_num_sequs: 4", "engine.args.max_num_sequs: not one of vLLM's; did you mean 'max_num_seqs'?"),
+        ("block_size: many", "engine.args.block_size: "),
+    ],
+)
+def test_validate_refuses_the_flags_that_run_refuses(tmp_path, capsys, flag, line):
+    """With the same line, at the same place: those of the simulator need no engine to be known."""
+    path = tmp_path / "flags.yaml"
+    path.write_text(FLAGS % flag)
+    (told,) = lines_of(capsys, "validate", str(path))
+
+    assert told.startswith(f"harness: {path}:7: {line}")
+    assert lines_of(capsys, "run", str(path), "--quiet", "--out", str(tmp_path / "out")) == [told]
+
+
+def test_validate_lets_pass_what_only_an_engine_knows(tmp_path, capsys):
+    """Flags of a vLLM that is not asked, and rules of a gate."""
+    path, gate = tmp_path / "flags.yaml", tmp_path / "gate.yaml"
+    path.write_text((FLAGS % "some_new_flag: 4").replace("simulator", "vllm"))
+    gate.write_text("gate: {ttft_p99: 5%}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["validate", str(path), str(gate)])
+
+    assert end.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 STUDY = """name: s
 question: Which?
 scenario: small.yaml

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import reports
+from harness.cli.app import main
 from harness.results import store
 from harness.results.request_table import NEVER_SENT, Events
 from tests.result_folder import Run, kept_warning, make_result, write_result
@@ -114,6 +115,21 @@ def test_a_measured_run_is_not_called_simulated(tmp_path):
     text, _ = drawn(make_result(tmp_path, Run(loads=(2.0,), duration_s=5, simulated=False)))
 
     assert "SIMULATED" not in text
+
+
+def test_a_folder_without_records_says_what_is_left_out(tmp_path, capsys):
+    """Below the answer, and in one line of `harness report`; a whole folder says nothing."""
+    folder = make_result(tmp_path, Run(loads=(2.0,), duration_s=5))
+    line = "requests.parquet is missing: distributions, values over time, stalls and single requests are left out"
+    for whole in (True, False):
+        if not whole:
+            (folder / store.REQUESTS).unlink()
+        with pytest.raises(SystemExit):
+            main(["report", str(folder)])
+
+        assert (f"harness: {line}" in capsys.readouterr().err) is not whole
+        page = re.sub("</?bdi>", "", (folder / "report.html").read_text())
+        assert (f"{line}</p>" in page) is not whole
 
 
 def test_the_page_asks_for_nothing(sweep):

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import ResultError
 from harness.results import store
-from harness.results.folder import number, read_files
+from harness.results.folder import left_out, number, read_files
 from harness.results.request_table import CLIENT_COLUMNS, MISSING
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
@@ -32,6 +32,18 @@ def test_columns_come_back_as_they_were_written(made):
     assert list(found["status"]) == list(requests.status)
     assert found["first_ns"][3] == MISSING
     assert str(found["message"].dtype) == "category"
+
+
+def test_what_a_page_leaves_out_is_told(made):
+    """The first file of records that is missing, and nothing where all are there."""
+    whole = left_out(made)
+    (made / store.EVENTS).unlink()
+    without_events = str(left_out(made))
+    (made / store.REQUESTS).unlink()
+
+    assert whole is None
+    assert without_events.startswith("events.parquet is missing: token gaps over time")
+    assert str(left_out(made)).startswith("requests.parquet is missing: distributions")
 
 
 def test_a_killed_run_is_read_from_what_there_is(made):
