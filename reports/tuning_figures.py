@@ -14,6 +14,7 @@ from reports.figures.search import Mark, Share, Spent
 from reports.figures.style import Head, drawing
 from reports.svg import Drawing, drawn
 from reports.texts import paragraph
+from reports.tuning_decision import decision_figure
 from reports.tuning_tables import metric_name
 
 _FEWEST_PREDICTED = 2  # predictions of the simulator that make a figure
@@ -28,6 +29,7 @@ class StudyGallery:
     importance: Drawing | None = None
     agreement: Drawing | None = None
     minutes: Drawing | None = None
+    decision: Drawing | None = None
 
 
 def draw_study(result: StudyFiles) -> StudyGallery:
@@ -35,7 +37,8 @@ def draw_study(result: StudyFiles) -> StudyGallery:
     if not result.trials:
         return StudyGallery()
     with drawing():
-        return StudyGallery(_history(result), _front(result), _importance(result), _agreement(result), _minutes(result))
+        return StudyGallery(_history(result), _front(result), _importance(result), _agreement(result), _minutes(result),
+                            decision_figure(result))  # fmt: skip
 
 
 def _head(result: StudyFiles, title: str, subtitle: str = "") -> Head:

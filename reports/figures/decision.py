@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.labels import HEIGHT, Box, Labels, text_box
-from reports.figures.style import SMALL, Head, Scale, across, over, panel, paper, scale_of, set_scale
+from reports.figures.style import SMALL, Head, Scale, across, close_scale, over, panel, paper, set_scale
 from reports.palette import BAD, INK, LIMIT, SURFACE, WINDOW
 
 KEPT, BROKEN, LEFT_OUT = "kept", "broken", "left_out"
@@ -54,7 +54,7 @@ def decision_plane(plane: Plane, head: Head) -> Figure:
     axes = panel(figure, (46, 32, 16, 46))
     x, y = (_scale(plane, name) for name in ("x", "y"))
     set_scale(axes, "x", x)
-    set_scale(axes, "y", y.higher(1.08))  # room for the names of the points
+    set_scale(axes, "y", y if y.low else y.higher(1.08))  # room for the names of the points
     over(axes, plane.upward)
     across(axes, plane.across)
     labels = Labels(axes)
@@ -74,7 +74,7 @@ def _scale(plane: Plane, name: str) -> Scale:
     if name == "x":
         values += [end for place in plane.places for end in (place.x_high,) if end < 2 * place.x]
         values += [plane.edge] if plane.edge is not None and plane.edge < 2 * max(values, default=0.0) else []
-    return scale_of(np.asarray(values, dtype=np.float64), times=False, allow_log=False)
+    return close_scale(np.asarray(values, dtype=np.float64))
 
 
 def _draw_region(axes: Axes, plane: Plane, labels: Labels) -> None:
@@ -84,9 +84,9 @@ def _draw_region(axes: Axes, plane: Plane, labels: Labels) -> None:
     high = axes.get_xlim()[1]
     bounds = labels.bounds
     if plane.edge < high:
-        axes.axvspan(plane.edge, high, color=WINDOW, zorder=0.2, linewidth=0)
+        axes.axvspan(max(plane.edge, axes.get_xlim()[0]), high, color=WINDOW, zorder=0.2, linewidth=0)
         axes.axvline(plane.edge, color=LIMIT, linewidth=1.3, dashes=(5, 3), zorder=1)
-    at_x = min(labels.at(plane.edge, 0)[0], bounds.right)
+    at_x = min(max(labels.at(plane.edge, 0)[0], bounds.left), bounds.right)
     right = text_box(plane.edge_name, at_x + 4, bounds.bottom + 6, "left", bold=True)
     side, x = ("left", at_x + 4) if right.within(bounds) else ("right", at_x - 4)
     box = text_box(plane.edge_name, x, bounds.bottom + 6, side, bold=True)

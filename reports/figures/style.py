@@ -29,6 +29,7 @@ from reports.palette import BAD, GRID, LIMIT, MUTED
 
 Floats = NDArray[np.float64]
 
+_CLOSE = 0.3  # of the largest value; what spans less than that is drawn without zero
 TYPE = 11  # of words in a figure
 SMALL = (350, 228)
 WIDE = 980
@@ -166,8 +167,8 @@ class Scale:
         """The places of ticks in the values' own unit."""
         if self.log:
             return list(_log_places(self.low / self.size, self.high / self.size, self.size))
-        step = _step(self.high / self.size / self.parts) * self.size
-        return [step * i for i in range(int(self.high / step + 1e-9) + 1)]
+        step = _step((self.high - self.low) / self.size / self.parts) * self.size
+        return [step * i for i in range(math.ceil(self.low / step - 1e-9), int(self.high / step + 1e-9) + 1)]
 
     @property
     def labels(self) -> list[str]:
@@ -185,6 +186,16 @@ def scale_of(values: Floats, *, times: bool, allow_log: bool = True) -> Scale:
     if allow_log and high > 30 * low > 0:
         return Scale(low * 0.85, high * 1.2, log=True, size=size, unit=unit)
     return Scale(0.0, high * 1.1 if high > 0 else 1.0, log=False, size=size, unit=unit)
+
+
+def close_scale(values: Floats) -> Scale:
+    """A scale around values that lie close together, which from zero would be one heap; else one from zero."""
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    span = high - low
+    if not 0 < span < _CLOSE * high:
+        return scale_of(values, times=False, allow_log=False)
+    return Scale(low - 0.4 * span, high + 0.4 * span, log=False)
 
 
 def set_scale(axes: Axes, which: str, scale: Scale) -> None:

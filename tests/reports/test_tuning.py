@@ -12,6 +12,7 @@ from harness.errors import ResultError
 from harness.messages import language, localized
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from reports import tuning
+from reports.tuning_decision import decision_figure, trial_options
 from reports.tuning_figures import agreement_words
 from tests.reports.page_texts import english_in
 from tests.reports.test_page import HOSTILE, Page
@@ -316,3 +317,31 @@ def test_trials_of_the_page_are_counted_in_the_right_number(count, words):
     assert localized("page_tuning.study.budget_starts", value=count, count=count) == f"{count} engine start" + "s" * (
         count - 1
     )
+
+
+def measured(number, throughput, tpot, tp=1, **more):
+    """A complete trial of so many NPUs with these metrics."""
+    metrics = {"throughput": throughput, "tpot_p50": tpot}
+    return trial(number, 1.0, effective={"tensor_parallel_size": tp}, **more) | {"measurement": {"metrics": metrics}}
+
+
+def test_trials_stand_by_throughput_per_npu_and_rate_per_user():
+    """Four NPUs have to give four times as much; one that is beaten in both is not on the front."""
+    trials = [measured(0, 100, 0.02, origin="default"), measured(1, 300, 0.02, tp=4), measured(2, 90, 0.01)]
+    files = StudyFiles(Path(), study(trials=trials))
+    options = trial_options(files)
+    figure = decision_figure(files)
+
+    assert [(o.npu_rate, round(o.user_rate)) for o in options] == [(100, 50), (75, 50), (90, 100)]
+    assert figure.subtitle == "on the Pareto front: trial 0 and trial 2"
+    assert "trial 0 (default)" in str(figure.svg)
+    assert decision_figure(StudyFiles(Path(), study())) is None
+
+
+def test_a_trial_that_breaks_a_limit_is_hollow_and_one_that_failed_is_not_there():
+    """As on the page of a run."""
+    broken = measured(1, 300, 0.02) | {"violations": {"ttft_p99": 0.5}}
+    files = StudyFiles(Path(), study(trials=[measured(0, 100, 0.02), broken, trial(2, None, status="failed")]))
+
+    assert [(o.key, o.kept) for o in trial_options(files)] == [("0", None), ("1", False)]
+    assert "Hollow points break a limit." in decision_figure(files).caption
