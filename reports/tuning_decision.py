@@ -21,8 +21,8 @@ def trial_options(result: StudyFiles) -> list[Option]:
 
     Of a study of several tasks there are none: their metrics are of different work.
     """
-    found = (_option(result, trial) for trial in result.trials if trial.get("status") == "complete")
-    return [option for option in found if option is not None]
+    options = (_option(result, trial) for trial in result.trials if trial.get("status") == "complete")
+    return [option for option in options if option is not None]
 
 
 def _option(result: StudyFiles, trial: Mapping[str, Any]) -> Option | None:
