@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.messages import localized
-from harness.results.request_table import MISSING, STATUSES, WARMUP
+from harness.results.request_table import FAILED, MISSING, STATUSES, WARMUP
 from harness.telemetry import server_metrics
 from reports import frames
 from reports.data import Data, main_metric
@@ -57,6 +57,11 @@ def run_data(data: Data, drawings: Sequence[Drawing | None], spans: Mapping[str,
         "metrics": {name: name_of(name) for name in frames.LATENCIES},
         "requests": _requests(data, sample),
         "words": live_words(sample),
+        "totals": {
+            "all": sample.total,
+            "failed": int((data.latencies["status"] == FAILED).sum()),
+            "slow": int(sample.slow.sum()),
+        },
         "state": {name: _state(data, sampled) for name, sampled in _STATE.items()},
         "figures": {
             drawing.name: [panel_data(panel) for panel in drawing.panels]

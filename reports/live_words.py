@@ -10,6 +10,7 @@ from reports.request_sample import MOST, RequestSample
 _PLACES = {
     "filter": ("metric",),
     "range": ("from", "to", "shown", "held"),
+    "range_sampled": ("from", "to", "shown", "held"),
     "lanes_all": ("count",),
     "lanes_some": ("every", "count"),
     "request": ("index",),
@@ -37,6 +38,7 @@ _WORDS = {
     "copied": "page_view.copied",
     "link": "page_view.link",
     "range": "page_view.range",
+    "range_sampled": "page_view.range_sampled",
     "lanes_all": "page_view.lanes_all",
     "lanes_some": "page_view.lanes_some",
     "request": "page_view.request",

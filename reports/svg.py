@@ -92,7 +92,7 @@ class Drawing:
     """A figure as it stands on the page: its id there, what is written above it, its SVG, and how to read it.
 
     `panels` are those over time that the page's script draws in place of the SVG (`reports.live_data`);
-    `readout` is what its pointer reads from the SVG itself (`reports.readout`).
+    `live_caption` is of those. `readout` is what its pointer reads from the SVG itself (`reports.readout`).
     """
 
     name: str
@@ -102,6 +102,7 @@ class Drawing:
     caption: str
     panels: Sequence[Any] = ()
     readout: Mapping[str, Any] | None = None
+    live_caption: str = ""
 
 
 def drawn(

@@ -1,6 +1,7 @@
 """Figures over time: the load and its responses, the server's own series, the client's health."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,11 @@ def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
         tokens=float(load["token_rate"].max()),
         failed=int((points["kind"] == "failed").sum()),
     )
-    return drawn(figure, "over-time", head, words, localized("figures.time.caption"), panels=strips)
+    live = localized("figures.time.caption")
+    with_panels = drawn(
+        figure, "over-time", head, words, paragraph((live, localized("figures.time.once"))), panels=strips
+    )
+    return replace(with_panels, live_caption=live)
 
 
 def _line(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -88,21 +93,24 @@ def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | N
         failed=int(frame["failed"].sum()),
     )
     description = paragraph((shown, _most_words(own))) if own else shown
-    return drawn(
-        figure, "lanes", head, description, _lanes_caption(stride(sent), stalled=len(stalls) > 0), panels=strips
-    )
+    stalled = len(stalls) > 0
+    live = localized("figures.lanes.in_range", phases=localized("figures.lanes.phases"))
+    caption = _lanes_caption(_drawn_lanes(stride(sent)), stalled=stalled)
+    with_panels = drawn(figure, "lanes", head, description, caption, panels=strips)
+    return replace(with_panels, live_caption=_lanes_caption(live, stalled=stalled))
 
 
-def _lanes_caption(every: int, *, stalled: bool) -> str:
+def _lanes_caption(first: str, *, stalled: bool) -> str:
+    stalls = [localized("figures.stalls")] if stalled else []
+    return paragraph([first, *stalls, localized("figures.lanes.below")])
+
+
+def _drawn_lanes(every: int) -> str:
+    """Which requests the drawing has; a page that is touched says so of what is in range (`live_caption`)."""
     phases = localized("figures.lanes.phases")
-    texts = [
-        localized("figures.lanes.every", phases=phases)
-        if every == 1
-        else localized("figures.lanes.some", every=every, phases=phases),
-        *([localized("figures.stalls")] if stalled else []),
-        localized("figures.lanes.below"),
-    ]
-    return paragraph(texts)
+    if every == 1:
+        return localized("figures.lanes.every", phases=phases)
+    return localized("figures.lanes.some", every=every, phases=phases)
 
 
 def heat(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | None:

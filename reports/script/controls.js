@@ -36,7 +36,8 @@ function tally(show) {
 }
 
 function filterChoice() {
-  const choices = FILTERS.map((show) => make("option", { value: show }, `${run.words.filters[show]} (${count(tally(show))})`));
+  const of = (show) => (tally(show) === run.totals[show] ? "" : ` / ${count(run.totals[show])}`);
+  const choices = FILTERS.map((show) => make("option", { value: show }, `${run.words.filters[show]} (${count(tally(show))}${of(show)})`));
   const select = make("select", { id: "filter" }, ...choices);
   select.addEventListener("change", () => setView({ show: select.value }));
   onView((changes) => { if ("show" in changes) { select.value = view.show; } });
@@ -87,7 +88,7 @@ function linkButton() {
 function statusLine() {
   const line = make("p", { class: "view-status", id: "view-status", role: "status" });
   const write = () => {
-    line.textContent = fill(run.words.range, {
+    line.textContent = fill(requests.size === run.totals.all ? run.words.range : run.words.range_sampled, {
       from: trimmed(view.from), to: trimmed(view.to), shown: count(rowsInRange().length), held: count(requests.size) });
   };
   onView((changes) => { if ("from" in changes || "off" in changes || "show" in changes) { write(); } });

@@ -109,6 +109,8 @@ function nameStages(plot, at) {
   const { ctx, bbox } = plot;
   const ratio = uPlot.pxRatio;
   let freeFrom = -Infinity;
+  ctx.save();
+  ctx.textAlign = "left";
   ctx.font = "600 " + 11 * ratio + "px " + getComputedStyle(document.body).fontFamily;
   ctx.textBaseline = "bottom";
   run.stages.filter((stage) => !view.off.has(stage.stage)).forEach((stage) => {
@@ -120,6 +122,7 @@ function nameStages(plot, at) {
     ctx.fillText(stage.short, from, bbox.top - 8 * ratio);
     freeFrom = from + ctx.measureText(stage.short).width + 8 * ratio;
   });
+  ctx.restore();
 }
 
 // A panel's element: its name, what is read at the cursor, and the plot.
