@@ -60,14 +60,16 @@ def write_comparison(folder: Path, comparison: "Comparison", lang: str | None = 
 
 
 def write_study(folder: Path, lang: str | None = None) -> Path:
-    """Draw the page of a tuning study; its path.
+    """Draw the page of a tuning study, and its summary.md; the page's path.
 
     Raises:
         ResultError: there is no study.json, or it is broken.
     """
-    from reports import tuning  # noqa: PLC0415 - likewise
+    from harness.results.study import read_study  # noqa: PLC0415 - likewise
+    from reports import tuning, tuning_summary  # noqa: PLC0415 - likewise
 
     with language(lang or current_language()):
+        tuning_summary.write_markdown(read_study(folder))
         return tuning.write(folder)
 
 

@@ -2,16 +2,17 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from harness.messages import Message, localized, message, stored
+from harness.messages import Message, Parameter, localized, message, stored
 from harness.results.study import StudyFiles, feasible, read_study, value_of
 from harness.units import significant
+from reports import tuning_flags as flags
 from reports import tuning_tables as tables
 from reports.assets import page_script
 from reports.glossary import TERMS
@@ -59,9 +60,25 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "failures": tables.failure_rows(result),
         "confirmation": list(tables.confirmation_rows(result)),
         "space": tables.space_rows(result),
+        "flag_heads": flags.flag_heads(result),
+        "flag_rows": flags.flag_rows(result),
+        "flag_lead": _flag_lead(result),
         "facts": tables.fact_rows(result),
         "commands": list(commands(result)),
     }
+
+
+def _flag_lead(result: StudyFiles) -> str:
+    """The rule by which flags were removed, and what that took."""
+    part = result.simplification
+    if not part:
+        return ""
+    if not part.get("measurements"):
+        return localized("page_tuning.flags.unmeasured")
+    most = int(part.get("most_measurements") or 0)
+    words = {"margin": float(part.get("margin") or 0), "measurements": int(part.get("measurements") or 0)}
+    lead = localized("page_tuning.flags.lead", most=most, minutes=float(part.get("minutes") or 0), **words)
+    return paragraph((lead, localized("page_tuning.flags.spent"))) if part.get("spent") else lead
 
 
 def commands(result: StudyFiles) -> Iterator[tuple[str, str]]:
@@ -119,13 +136,17 @@ def _confirmed(result: StudyFiles) -> str:
         return localized("page_tuning.answer.interrupted")
     if not confirmation:
         return localized("page_tuning.answer.unconfirmed")
-    gain = (confirmation.get("gains") or {}).get(str(confirmation.get("choice") or 0))
-    if result.chosen is None or gain is None:
+    gain = flags.shown_gain(result)
+    if result.chosen is None or not gain:
         gains = [tables.gain_message(row) for row in (confirmation.get("gains") or {}).values()]
         return localized("page_tuning.answer.keep_default", gains=gains)
     taken = result.chosen.get("number")
-    words = {"trial": taken, "objective": tables.metric_name(str(result.objectives[0]["name"]))}
-    again = localized("page_tuning.answer.confirmed", gain=tables.gain_message(gain), **words)
+    words: dict[str, Parameter] = {"gain": tables.gain_message(gain)}
+    words["objective"] = tables.metric_name(str(result.objectives[0]["name"]))
+    settings = flags.setting_texts(flags.flags_of(result, kept=True))
+    if settings:
+        return localized("page_tuning.answer.minimal", flags=settings, **words)
+    again = localized("page_tuning.answer.confirmed", trial=taken, **words)
     if result.best is None or result.best.get("number") == taken:
         return again
     return paragraph((again, localized("page_tuning.answer.not_the_best", trial=result.best.get("number"))))
@@ -190,6 +211,9 @@ def cards(result: StudyFiles) -> Iterator[Card]:
     for objective in result.objectives[:2]:
         name = str(objective["name"])
         best = "page_tuning.cards.best_single" if result.confirmation else "page_tuning.cards.best"
+        if objective is result.objectives[0] and result.chosen is not None and flags.shown_gain(result).get("after"):
+            yield from _gain_cards(name, flags.shown_gain(result))
+            continue
         winner = (("page_tuning.cards.winner", result.chosen),) if result.chosen is not result.best else ()
         for code, trial in ((best, result.best), *winner, ("page_tuning.cards.default", result.default)):
             value = value_of(trial, name)
@@ -199,10 +223,20 @@ def cards(result: StudyFiles) -> Iterator[Card]:
                 yield Card(name, label, *tables.value_parts(name, value), note)
     minutes = result.minutes
     confirming = float((result.content.get("confirmation") or {}).get("minutes") or 0)
-    of_them = localized("page_tuning.cards.confirming", minutes=confirming) if confirming else ""
+    simplifying = float(result.simplification.get("minutes") or 0)
+    parts = (("page_tuning.cards.confirming", confirming), ("page_tuning.cards.simplifying", simplifying))
+    of_them = listed([localized(code, minutes=part) for code, part in parts if part])
     yield Card("trials", localized("page_tuning.trials.title"), str(len(result.trials)), "", _statuses(result.trials))
     label, unit = localized("page_tuning.cards.engine_time"), localized("page_tuning.cards.minutes")
     yield Card("minutes", label, significant(minutes) if minutes else "–", unit, of_them)
+
+
+def _gain_cards(name: str, gain: Mapping[str, Any]) -> Iterator[Card]:
+    """The winner and the default as they were measured in turns."""
+    rounds = localized("page_tuning.cards.rounds", rounds=gain.get("rounds"), count=gain.get("rounds"))
+    for code, key in (("page_tuning.cards.winner", "after"), ("page_tuning.cards.default", "before")):
+        label = localized(code, objective=tables.metric_name(name))
+        yield Card(name, label, *tables.value_parts(name, float(gain[key])), rounds)
 
 
 _STATUSES = {

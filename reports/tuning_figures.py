@@ -15,6 +15,7 @@ from reports.figures.style import Head, drawing
 from reports.svg import Drawing, drawn
 from reports.texts import paragraph
 from reports.tuning_decision import decision_figure
+from reports.tuning_flags import effects_drawing
 from reports.tuning_tables import metric_name
 
 _FEWEST_PREDICTED = 2  # predictions of the simulator that make a figure
@@ -30,6 +31,7 @@ class StudyGallery:
     agreement: Drawing | None = None
     minutes: Drawing | None = None
     decision: Drawing | None = None
+    effects: Drawing | None = None
 
 
 def draw_study(result: StudyFiles) -> StudyGallery:
@@ -37,8 +39,15 @@ def draw_study(result: StudyFiles) -> StudyGallery:
     if not result.trials:
         return StudyGallery()
     with drawing():
-        return StudyGallery(_history(result), _front(result), _importance(result), _agreement(result), _minutes(result),
-                            decision_figure(result))  # fmt: skip
+        return StudyGallery(
+            _history(result),
+            _front(result),
+            _importance(result),
+            _agreement(result),
+            _minutes(result),
+            decision_figure(result),
+            effects_drawing(result),
+        )
 
 
 def _head(result: StudyFiles, title: str, subtitle: str = "") -> Head:

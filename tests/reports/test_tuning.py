@@ -11,7 +11,9 @@ from harness.cli.app import main
 from harness.errors import ResultError
 from harness.messages import language, localized
 from harness.results.study import StudyFiles, feasible, read_study, value_of
-from reports import tuning
+from harness.tuning.gains import GainEstimate
+from harness.tuning.simplification_result import verdict_message
+from reports import tuning, write_study
 from reports.tuning_decision import decision_figure, trial_options
 from reports.tuning_figures import agreement_words
 from tests.reports.page_texts import english_in
@@ -345,3 +347,76 @@ def test_a_trial_that_breaks_a_limit_is_hollow_and_one_that_failed_is_not_there(
 
     assert [(o.key, o.kept) for o in trial_options(files)] == [("0", None), ("1", False)]
     assert "Hollow points break a limit." in decision_figure(files).caption
+
+
+def gain(ratio, low, high, before=4.0, **changes):
+    """A gain as `harness tune` writes it."""
+    return GainEstimate(ratio, low, high, 5, before=before, after=before * ratio, name="goodput").as_dict() | changes
+
+
+def flag(name, value, default, verdict, effect=None):
+    """What became of a flag."""
+    words = verdict_message(verdict)
+    told = {"verdict": verdict, "words": str(words), "message": words.as_dict(), "effect": effect}
+    return {"name": name, "value": value, "default": default, "kept": effect is not None, **told}
+
+
+def simplified(**changes):
+    """A study whose winner kept two of four flags."""
+    flags = [
+        flag("max_num_seqs", 16, 8, "costs", gain(0.8, 0.78, 0.82, 6.0)),
+        flag("mode", "b", "a", "costs", gain(0.9, 0.88, 0.92, 6.0)),
+        flag("watermark", 0.1, 0.0, "free"),
+        flag("async_scheduling", True, True, "same"),
+    ]
+    part = {
+        "margin": 0.02, "repeats": 5, "most_measurements": 80, "measurements": 40, "minutes": 33.0, "starts": 30,
+        "spent": False, "gain": gain(1.5, 1.45, 1.55), "flags": flags,
+    }  # fmt: skip
+    return study(simplification=part | changes)
+
+
+def test_the_minimal_winner_stands_first_with_what_each_flag_is_worth(tmp_path):
+    """The answer names its flags, value, default and ratio; the table has every flag, the figure each kept one."""
+    text, parsed = page(simplified(), tmp_path)
+
+    for told in (
+        "With max_num_seqs 16, mode b, goodput 4.00 → 6.00 req/s (×1.50, 95 % CI 1.45-1.55)", "40 of at most 80",
+        "6.00 → 4.80 req/s (×0.800, 95 % CI 0.780-0.820)", "no loss without it", "the engine is the same without it",
+        "without mode: 6.00 → 5.40 req/s", "33.0 to find out which flags are needed",
+    ):  # fmt: skip
+        assert told in parsed.text
+    assert "What each flag is worth" in text
+
+
+def test_the_summary_of_a_study_says_the_same(tmp_path):
+    """summary.md has the answer, a row a flag and the command, marked as simulated, in both languages."""
+    page(simplified(), tmp_path)
+    told = {"en": "4.00 → 6.00 req/s (×1.50, 95 % CI 1.45-1.55)", "zh": "（×1.50，95 % 置信区间 1.45-1.55）"}
+    for lang, words in told.items():
+        write_study(tmp_path, lang)
+        text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+        assert text.startswith("> **SIMULATED.**")
+        assert words in text
+        assert "vllm serve M --max-num-seqs 16" in text
+        assert text.count("\n| ") == 6
+
+
+def test_a_study_of_before_has_no_section_of_flags(tmp_path):
+    """Its study.json has neither gains as numbers nor flags; its own words stay."""
+    text, parsed = page(study(), tmp_path)
+
+    assert "+50 % (95 % CI 45-55)" in parsed.text
+    assert 'id="flags"' not in text
+
+
+def test_hostile_flags_stay_text(tmp_path):
+    """Names and values come from a study file."""
+    told = simplified()
+    told["simplification"]["flags"][0] |= {"name": HOSTILE, "value": HOSTILE, "words": HOSTILE, "message": None}
+    text, _ = page(told, tmp_path)
+    write_study(tmp_path)
+
+    assert HOSTILE not in text
+    assert HOSTILE not in (tmp_path / "summary.md").read_text(encoding="utf-8")
