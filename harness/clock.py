@@ -104,56 +104,60 @@ class _LoopAlarm:
             self._handle = None
 
 
-class _KernelAlarm:
-    """A Linux timerfd (timerfd_create(2)) read by the event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._loop = loop
-        self._callback = callback
-        self._spec = (ctypes.c_long * 4)()  # itimerspec: interval s, ns; first expiry s, ns
-        loop.add_reader(self._fd, self._ring)
-
-    def set(self, due_ns: int) -> None:
-        self._spec[2], self._spec[3] = divmod(max(due_ns, 1), NS_PER_S)
-        self._libc.timerfd_settime(self._fd, _TFD_ABSTIME, ctypes.byref(self._spec), None)
-
-    def repeat(self, beat_ns: int) -> None:
-        """Ring every `beat_ns` (below a second) from now on."""
-        self._spec[1] = self._spec[3] = beat_ns
-        self._libc.timerfd_settime(self._fd, 0, ctypes.byref(self._spec), None)
-
-    def _ring(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:  # set again between its ringing and this call
-            return
-        self._callback()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-
-class Ticker:
-    """Calls back at a steady beat, by a Linux timerfd; beats that were missed are one call.
+class KernelTimer:
+    """A Linux timerfd (timerfd_create(2)): its descriptor can be read once its time has come, until it is set again.
 
     Raises:
         OSError: where the kernel gives no timer.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, beat_ns: int, callback: Callable[[], None]) -> None:
-        self._alarm = _KernelAlarm(loop, callback)
-        self._alarm.repeat(beat_ns)
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._set = self._libc.timerfd_settime
+        self._spec = (ctypes.c_long * 4)()  # itimerspec: interval s, ns; first expiry s, ns
+        self._place = ctypes.byref(self._spec)
+
+    def set(self, due_ns: int) -> None:
+        """Ring at `due_ns`, or at once where that has passed."""
+        self._spec[2], self._spec[3] = divmod(max(due_ns, 1), NS_PER_S)
+        self._set(self.fd, _TFD_ABSTIME, self._place, None)
+
+    def ring_in(self, span_ns: int) -> None:
+        """Ring after so many ns (below a second); with 0 not at all."""
+        self._spec[2], self._spec[3] = 0, span_ns
+        self._set(self.fd, 0, self._place, None)
 
     def close(self) -> None:
-        """No more calls."""
-        self._alarm.close()
+        """Never ring again."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _KernelAlarm:
+    """A kernel timer read by the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._timer = KernelTimer()
+        self.set = self._timer.set
+        self._loop = loop
+        self._callback = callback
+        loop.add_reader(self._timer.fd, self._ring)
+
+    def _ring(self) -> None:
+        try:
+            os.read(self._timer.fd, 8)
+        except BlockingIOError:  # set again between its ringing and this call
+            return
+        self._callback()
+
+    def close(self) -> None:
+        if self._timer.fd >= 0:
+            self._loop.remove_reader(self._timer.fd)
+            self._timer.close()
 
 
 class StampClock:

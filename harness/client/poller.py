@@ -5,8 +5,8 @@ cost a wake-up is shared by all sockets that are ready, and a socket whose error
 stamp is not taken for a broken one, as libuv would. Where there is no epoll the event loop
 watches each socket itself.
 
-Where arrivals are dense, the loop gathers: it polls at a fixed interval instead of at every arrival. The
-stamps are the kernel's and lose nothing by it, and a poll costs about as much as two reads. A closed
+Where arrivals are dense, the loop gathers: after one it polls at a fixed interval, until there was nothing. The
+stamps are the kernel's and lose nothing by it, and to wake up costs as much as several reads. A closed
 loop's next request leaves up to one interval later, which its send lag shows.
 """
 
@@ -15,21 +15,21 @@ import select
 from collections.abc import Callable, Iterable
 
 from harness.client.kernel_stamps import CONTROL_BYTES, timespec
-from harness.clock import StampClock, Ticker, monotonic_ns
+from harness.clock import KernelTimer, StampClock, monotonic_ns
 from harness.units import NS_PER_S
 
 READ_BYTES = 65_536
 PROMPT_NS = 200_000  # a read this soon after its last byte was waited for: nothing of it had lain there for long
 UNKNOWN = -1  # instead of a lateness where the kernel gives no stamp
 LARGE_READ = 16_384
-BEAT_NS = 500_000
+BEAT_NS = 900_000
 
 _READABLE, _WRITABLE = getattr(select, "EPOLLIN", 1), getattr(select, "EPOLLOUT", 0)
 _AT_ONCE = 48  # about 0.2 ms of reads; then the loop's other work (requests that are due) has its turn
 _LOOKS = 64  # after so many the manner is chosen anew
-_DENSE_NS = 150_000  # looks that follow each other closer than this on average are gathered
-_SPARSE = 2 * _LOOKS  # as few reads in so many beats are not worth gathering
-_SHORT = 4  # where one of so many reads begins or ends an answer, a closed loop would feel the beat
+_DENSE_NS = 250_000  # reads that follow each other closer than this on average are gathered
+_SPARSE_NS = 500_000  # those that follow each other less closely are gathered no longer
+_SHORT = 16  # where one of so many reads begins an answer, a closed loop would feel the beat
 _CR = 13
 
 _NONE = -1
@@ -104,7 +104,8 @@ class Poller:
     """Reads sockets when they can be read, and calls back when one takes bytes again.
 
     `clear_ns` is a time at which no socket had bytes that were not read soon after: what is read has come since.
-    It is 0 where that is not known.
+    It is 0 where that is not known. `gathers` says whether it looks at a steady beat after an arrival, and not at every
+    arrival.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: StampClock) -> None:
@@ -113,19 +114,18 @@ class Poller:
         self._loop = loop
         self._sources: dict[int, ReadableSocket] = {}
         self._writers: dict[int, Callback] = {}
-        self._ticker: Ticker | None = None  # while gathering
+        self.gathers = False
+        self._beats = False  # looks when the timer rings, and not at the next arrival
         self._worst_ns = 0  # the latest read since the last look that found all
         self._may_gather = hasattr(select, "epoll")
-        self._looks_left, self._reads, self._handed_on, self._chosen_ns = _LOOKS, 0, 0, monotonic_ns()
-        self._epoll = select.epoll() if hasattr(select, "epoll") else None
-        if self._epoll is not None:
+        self._looks_left, self._reads, self._begun, self._chosen_ns = _LOOKS, 0, 0, monotonic_ns()
+        self._epoll: select.epoll | None = None
+        if hasattr(select, "epoll"):
+            self._epoll, self._timer, self._awaited = select.epoll(), KernelTimer(), select.epoll()
             self._poll = self._epoll.poll
-            loop.add_reader(self._epoll.fileno(), self._look)
-
-    @property
-    def gathers(self) -> bool:
-        """Whether it looks at a steady beat, and not at every arrival."""
-        return self._ticker is not None
+            self._awaited.register(self._epoll, _READABLE)
+            self._awaited.register(self._timer.fd, _READABLE)
+            loop.add_reader(self._awaited.fileno(), self._look)
 
     def watch(self, fd: int, source: ReadableSocket) -> None:
         """Read `source` whenever `fd` can be read, has ended, or failed."""
@@ -171,11 +171,21 @@ class Poller:
         self._reads += len(ready)
         if len(ready) < _AT_ONCE:
             self.clear_ns, self._worst_ns = looked_ns, 0
-        elif self._ticker is not None:  # there may be more, from before; the loop's other work has its turn first
+        elif self._beats:  # there may be more, from before; the loop's other work has its turn first
             self._loop.call_soon(self._look)
         self._looks_left -= 1
         if not self._looks_left:
             self._choose(looked_ns)
+        if self._beats or self.gathers:
+            self._await(beat=self.gathers and bool(ready))
+
+    def _await(self, *, beat: bool) -> None:
+        """Look again at the next beat, or at the next arrival."""
+        assert self._epoll is not None
+        if beat != self._beats:
+            self._beats = beat
+            self._awaited.modify(self._epoll, 0 if beat else _READABLE)
+        self._timer.ring_in(BEAT_NS if beat else 0)
 
     def _read(self, ready: Iterable[tuple[int, int]]) -> None:
         """Read each socket that is ready once. This runs for every token, so that nothing in it is a call of ours."""
@@ -214,7 +224,6 @@ class Poller:
                 others.append((fd, source, data, arrived_ns, late_ns))
         self._worst_ns = max(lates)
         if others:
-            self._handed_on += len(others)
             self._hand_on(others)
 
     def _write(self, fd: int) -> None:
@@ -233,6 +242,7 @@ class Poller:
         """Reads that are not plainly one event, once it is known how late the latest of a look was."""
         for fd, source, data, arrived_ns, late_ns in reads:
             if self._sources.get(fd) is source:
+                self._begun += source.plain == _NONE
                 source.on_data(data, arrived_ns, late_ns, self._spread_ns(arrived_ns))
 
     def _spread_ns(self, arrived_ns: int) -> int:
@@ -242,30 +252,22 @@ class Poller:
         many bytes that had lain there through a stop of this process, the last may have come just before its end.
         But of several sockets some were late then.
         """
-        if self._ticker is None and self._worst_ns < PROMPT_NS:
+        if not self._beats and self._worst_ns < PROMPT_NS:
             return 0
         return max(0, arrived_ns - self.clear_ns)
 
     def _choose(self, now_ns: int) -> None:
         """Look at every arrival, or gather, by how the last looks went."""
         span_ns, reads = now_ns - self._chosen_ns, self._reads
-        short = self._handed_on * _SHORT > reads
-        self._looks_left, self._reads, self._handed_on, self._chosen_ns = _LOOKS, 0, 0, now_ns
-        assert self._epoll is not None
-        if self._ticker is not None and (reads <= _SPARSE or short or not self._may_gather):
-            self._ticker.close()
-            self._ticker = None
-            self._loop.add_reader(self._epoll.fileno(), self._look)
-        elif self._ticker is None and self._may_gather and not short and span_ns < _LOOKS * _DENSE_NS:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._ticker = Ticker(self._loop, BEAT_NS, self._look)
+        may_gather = self._may_gather and self._begun * _SHORT <= reads
+        self.gathers = may_gather and reads * (_SPARSE_NS if self.gathers else _DENSE_NS) > span_ns
+        self._looks_left, self._reads, self._begun, self._chosen_ns = _LOOKS, 0, 0, now_ns
 
     def close(self) -> None:
         """Watch nothing any more."""
-        if self._ticker is not None:
-            self._ticker.close()
         if self._epoll is not None and not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
+            self._loop.remove_reader(self._awaited.fileno())
+            for each in (self._awaited, self._timer, self._epoll):
+                each.close()
         for fd in list(self._sources) if self._epoll is None else ():
             self.unwatch(fd)

@@ -114,15 +114,23 @@ class Talk:
 @on_linux
 def test_dense_arrivals_are_gathered_with_their_own_stamps_until_they_grow_sparse(monkeypatch):
     """Events that come at every turn of the loop make it gather; each read has the kernel's time; then it stops."""
-    monkeypatch.setattr(poller, "_DENSE_NS", NS_PER_S)  # any machine's turns are dense, however busy it is
+    for name in ("_DENSE_NS", "_SPARSE_NS"):
+        monkeypatch.setattr(poller, name, NS_PER_S)  # any machine's turns are dense, however busy it is
 
     async def scenario():
         talk = Talk()
         talk.socket.keep(talk.pieces, talk.stamps, talk.lates)
         while not talk.poller.gathers:
             await talk.say(event(100))
+        for _ in range(3 * poller._LOOKS):
+            await talk.say(event(110))
+        await turns_until(lambda: not talk.poller._beats)  # a beat found nothing: the next arrival is awaited again
         await talk.say(event(110))
-        await turns_until(lambda: not talk.poller.gathers)
+        assert talk.poller.gathers
+        monkeypatch.setattr(poller, "_SPARSE_NS", 0)
+        monkeypatch.setattr(poller, "_DENSE_NS", 0)
+        while talk.poller.gathers:
+            await talk.say(event(120))
         await talk.say(event(120))
         talk.close()
         return talk
