@@ -8,14 +8,16 @@ invalid run answers nothing. The knee says between which rates limits stop holdi
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import BY_CLIENT, CUT, FEW, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import INVALID, Warning, is_invalid
-from harness.messages import Message, message, sentences
+from harness.messages import Message, Parameter, message, sentences
 from harness.scenario.metrics import NAMES, statistic_name
 
 LEVEL_OF = {
@@ -44,11 +46,17 @@ Stage = Mapping[str, Any]  # of summary.json
 
 
 def answer(
-    stages: Sequence[StageSummary], warnings: Sequence[Warning], *, simulated: bool, virtual: bool = False
+    stages: Sequence[StageSummary],
+    warnings: Sequence[Warning],
+    *,
+    simulated: bool,
+    virtual: bool = False,
+    lengths: LengthVerdict | None = None,
 ) -> Message:
     """One or a few sentences for the whole run, from the stages that are valid; those left out are named.
 
-    `virtual` says that a simulated run was computed in virtual time.
+    `virtual` says that a simulated run was computed in virtual time. `lengths` is the verdict by prompt length, where
+    that is what decides.
     """
     invalid = [warning for warning in warnings if warning.severity == INVALID]
     valid = [stage for stage in stages if not is_invalid(warnings, stage.span.stage, stage.span.repeat)]
@@ -56,6 +64,8 @@ def answer(
         sentence = _nothing(stages)
     elif invalid and not any(stage.account.completed for stage in valid):
         sentence = message("analysis.answer_invalid", reason=invalid[0].text)
+    elif lengths is not None and not invalid:
+        sentence = sentences(_by_length(lengths), *_beside(lengths, valid))
     elif any(stage.outcomes for stage in valid):
         sentence = _limits(valid)
     else:
@@ -65,6 +75,38 @@ def answer(
     if not simulated:
         return sentence
     return message("analysis.answer_virtual" if virtual else "analysis.answer_simulated", answer=sentence)
+
+
+def _by_length(verdict: LengthVerdict) -> Message:
+    """Up to which prompt length an objective holds, and what comes of it beyond."""
+    objective, bins, held = verdict.objective, verdict.bins, verdict.held
+    words: dict[str, Parameter] = {"objective": _name(Outcome(objective, None)), "limit_s": objective.limit_s}
+    beyond = None if held == len(bins) else _at_length(bins[held])
+    if held == 0:
+        return message("analysis.lengths_even", finding=_at_length(bins[0]), **words)
+    words |= {"tokens": bins[held - 1].high, "finding": _at_length(bins[held - 1])}
+    if beyond is None:
+        return message("analysis.lengths_hold", **words)
+    return message("analysis.lengths_break", beyond=beyond, **words)
+
+
+def _at_length(own: LengthBin) -> Message:
+    """What the objective came to for prompts of one range of lengths, with its interval."""
+    words: dict[str, Parameter] = {"low": own.low, "high": own.high}
+    if math.isinf(own.value_s):
+        return message("analysis.length_unbounded", **words)
+    if own.ci95 is None or math.isinf(own.ci95[1]):
+        return message("analysis.length_value", value_s=own.value_s, **words)
+    return message("analysis.length_interval", value_s=own.value_s, least_s=own.ci95[0], most_s=own.ci95[1], **words)
+
+
+def _beside(verdict: LengthVerdict, stages: Sequence[StageSummary]) -> list[Message]:
+    """The nearest of the other objectives, whatever the length."""
+    kept = [
+        replace(stage, outcomes=tuple(o for o in stage.outcomes if o.objective != verdict.objective))
+        for stage in stages
+    ]
+    return [_limits(kept)] if any(stage.outcomes for stage in kept) else []
 
 
 def _left_out(stages: Sequence[StageSummary], valid: Sequence[StageSummary], reason: Warning) -> Message:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.answer import answer, knee
-from harness.analysis.breakdowns import breakdowns
+from harness.analysis.breakdowns import breakdowns, judge_by_length
 from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import held_npus, with_efficiency
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
@@ -84,7 +84,8 @@ def summarize(
         stages = [
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
         ]
-    sentence = answer(summaries, warnings, simulated=simulated, virtual=in_virtual_time(run))
+    lengths = judge_by_length([(own.stage, own.summary) for own in evidence]) if details else None
+    sentence = answer(summaries, warnings, simulated=simulated, virtual=in_virtual_time(run), lengths=lengths)
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
@@ -108,6 +109,7 @@ def summarize(
         "npus": npus.as_dict(),
         "decision": decide(stage_options(stages, warnings, npus.count)).as_dict(),
         "stages": stages,
+        **({"by_length": lengths.as_dict()} if lengths is not None else {}),
         **(_details(evidence, requests, events, run) if details else {}),
     }
 

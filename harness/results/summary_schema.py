@@ -117,6 +117,25 @@ class BreakdownSchema(Struct, frozen=True):
     bins: list[BinSchema]
 
 
+class LengthSchema(Struct, frozen=True):
+    """Prompts of one range of lengths (tokens): the objective's statistic (s), and whether it is met."""
+
+    low: Count
+    high: Count
+    n: Count
+    met: bool
+    value_s: Number | None = None
+    ci95: list[Number | None] | None = None
+
+
+class ByLengthSchema(Struct, frozen=True):
+    """An objective of the time to first token, judged for each prompt length."""
+
+    objective: str
+    limit_s: Number
+    bins: list[LengthSchema]
+
+
 class SummarySchema(Struct, frozen=True):
     """summary.json of a load."""
 
@@ -129,6 +148,7 @@ class SummarySchema(Struct, frozen=True):
     stages: list[StageSchema] | None = None
     stalls: list[StallsSchema] | None = None
     breakdowns: list[BreakdownSchema] | None = None
+    by_length: ByLengthSchema | None = None
 
 
 _ROWS: Needs = {

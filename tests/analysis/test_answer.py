@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.analysis.answer import answer, knee, saturation
+from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.slo import Objective, Outcome
 from harness.analysis.steady_state import Span
@@ -41,6 +42,31 @@ def test_a_sweep_says_up_to_where_the_limit_holds():
     sentence = told(poisson(1.0, 1.0), poisson(4.0, 9.1), poisson(2.0, 4.2))
 
     assert sentence == "Up to 2 req/s p99 TTFT stays under 5.00 s (4.20 s); at 4 req/s p99 TTFT is 9.10 s."
+
+
+def test_a_verdict_by_length_says_up_to_which_prompt_the_limit_holds():
+    """The longest prompts that hold with their value and interval, what comes beyond, and the other objectives."""
+    first = Objective("ttft_p90", "ttft", "p90", 5.0)
+    load = {"kind": "closed", "concurrency": 4, "requests": 90}
+    one = stage(load, (first, 1.0), (GAPS, 0.02))
+    short, long = LengthBin(1000, 2000, 45, 1.5, (1.0, 2.0)), LengthBin(2100, 4000, 45, 6.0, None)
+    lost = LengthBin(4100, 8000, 45, float("inf"), None)
+
+    def said(*bins):
+        return str(answer([one], (), simulated=False, lengths=LengthVerdict(first, bins)))
+
+    beside = " At closed loop, concurrency 4 p99 ITL is 20.0 ms, within the limit of 80.0 ms."
+    assert said(short, long) == (
+        "p90 TTFT stays under 5.00 s for prompts of up to 2,000 tokens (1.50 s, 95 % CI 1.00 s to 2.00 s, at 1,000 to "
+        "2,000 tokens); beyond it is 6.00 s at 2,100 to 4,000 tokens." + beside
+    )
+    assert said(short) == (
+        "p90 TTFT stays under 5.00 s for prompts of up to 2,000 tokens, the longest sent (1.50 s, 95 % CI 1.00 s to "
+        "2.00 s, at 1,000 to 2,000 tokens)." + beside
+    )
+    assert said(lost, short).startswith(
+        "p90 TTFT is over 5.00 s even for the shortest prompts: without a bound at 4,100 to 8,000 tokens"
+    )
 
 
 def test_a_load_above_one_that_fails_is_not_claimed():
