@@ -118,7 +118,7 @@ class LengthVerdict:
     def held(self) -> int:
         """For how many bins it holds, from the shortest on without a gap."""
         limit_s = self.objective.limit_s
-        return next((place for place, one in enumerate(self.bins) if one.value_s > limit_s), len(self.bins))
+        return next((place for place, row in enumerate(self.bins) if row.value_s > limit_s), len(self.bins))
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json shows it; an infinite value is null."""
