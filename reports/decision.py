@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.analysis.decision import Decision, Option, decide, stage_options
@@ -142,6 +142,7 @@ def _place(option: Option, choice: Choice, data: Data) -> Place:
             colour=stage_colour(index),
             x_low=low,
             x_high=high,
+            short=str(index + 1),
         ),
     )
 
@@ -150,11 +151,7 @@ def place_of(option: Option, decision: Decision, place: Place) -> Place:
     """The place with the kind of its option, and whether that stands on the front and is chosen."""
     kind = LEFT_OUT if not option.eligible else BROKEN if option.kept is False else KEPT
     chosen = decision.chosen is not None and decision.chosen.key == option.key
-    on_front = any(o.key == option.key for o in decision.front)
-    return Place(
-        place.x, place.y, place.label, place.tip, place.colour, kind, place.x_low, place.x_high, on_front, chosen,
-        place.line,
-    )  # fmt: skip
+    return replace(place, kind=kind, on_front=any(o.key == option.key for o in decision.front), chosen=chosen)
 
 
 def tip_of(option: Option, name: str) -> str:

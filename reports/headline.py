@@ -206,6 +206,7 @@ def interval(pair: Sequence[float] | None) -> str:
     return f"{number_low}–{high}" if same else f"{low} – {high}"
 
 
+SIMULATED = "simulated"  # the code of the note that a simulator answered
 TAILS = ("p90", "p95", "p99", "max")
 SEVERITIES = ("invalid", "warning", "note")  # the gravest first
 
@@ -277,7 +278,9 @@ def warnings(result: ResultFiles) -> list[WarningGroup]:
         WarningGroup(own[0].severity, own[0].next, [(_place(warning, loads), warning.text) for warning in own])
         for own in groups.values()
     ]
-    return sorted(kinds, key=lambda group: SEVERITIES.index(group.severity))
+    in_banner = [own[0].code == SIMULATED for own in groups.values()]  # the page says it above everything else
+    order = sorted(range(len(kinds)), key=lambda i: (SEVERITIES.index(kinds[i].severity), in_banner[i]))
+    return [kinds[i] for i in order]
 
 
 def _place(warning: Warning, loads: Mapping[Any, str]) -> str:

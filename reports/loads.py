@@ -61,7 +61,10 @@ def title_of(stage: Mapping[str, Any]) -> str:
 def short_labels(loads: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label of each stage that differs from the others, as short as that allows."""
     differing = [name for name in _WORDS if len({load.get(name) for load in loads}) > 1]
-    words = [_words(load, differing or _LEVELS) for load in loads]
+    telling = [name for name in differing if name not in _LENGTHS]
+    words = [_words(load, telling or differing or _LEVELS) for load in loads]
+    if len(set(words)) < len(words):
+        words = [_words(load, differing or _LEVELS) for load in loads]
     often = Counter(words)
     return [
         word if word and often[word] == 1 else f"{i + 1}: {word or localized(load_name(loads[i]))}"
@@ -89,6 +92,7 @@ _KINDS = {
     "trace": "page.load.kind_trace",
     "offline": "page.load.kind_offline",
 }
+_LENGTHS = ("requests", "duration_s")  # named only where nothing else tells two stages apart
 _LEVELS = ("rate", "rate_to", "concurrency", "speed")
 
 

@@ -156,6 +156,6 @@ def _place(group: Sequence[ResultOptions], option: Option, decision: Decision) -
     low, high = user_interval(index, option, candidate.choice.stages)
     place = Place(
         option.user_rate, option.npu_rate, label, tip_of(option, localized(option.name)), stage_colour(int(result)),
-        x_low=low, x_high=high, line=f"{result} {kind}",
+        x_low=low, x_high=high, line=f"{result} {kind}", short=candidate.name if chosen else "",
     )  # fmt: skip
     return place_of(option, decision, place)

@@ -35,6 +35,7 @@ class Place:
     on_front: bool = False
     chosen: bool = False
     line: str = ""
+    short: str = ""  # in place of the label where that has no room
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ def decision_plane(plane: Plane, head: Head) -> Figure:
         _draw_place(axes, place)
     labels.reserve_points((place.x, place.y) for place in plane.places)
     for place in sorted(plane.places, key=lambda p: (not p.chosen, not p.on_front, p.kind != KEPT)):
-        labels.place(place.label, place.x, place.y, place.colour, bold=place.chosen or place.on_front)
+        names = filter(None, (place.label, place.short))
+        bold = place.chosen or place.on_front
+        any(labels.place(name, place.x, place.y, place.colour, bold=bold) for name in names)
     return figure
 
 
