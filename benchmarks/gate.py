@@ -26,7 +26,7 @@ from benchmarks.truths import CheckedStage, checked_stages
 from harness.analysis.client_error import KERNEL
 from harness.analysis.warnings import INVALID
 from harness.execution.reconcile import finish
-from harness.results import store
+from harness.results import store, table_files
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
 from harness.selfcheck.reference_server.process import started
 from harness.selfcheck.selfcheck import drive
@@ -220,7 +220,7 @@ def _judge(trouble: Trouble, folder: Path) -> list[GateVerdict]:
     with started(schedule, log, life_s=300) as server, trouble.disturb():
         drive(_text(trouble, server.url), folder)
     warnings = finish(folder)["verdict"]["warnings"]
-    tables = store.read_requests(folder), store.read_events(folder)
+    tables = table_files.read_requests(folder), table_files.read_events(folder)
     stages = checked_stages(tables, store.read_json(folder, store.TIMELINE), store.read_run(folder), read(log))
     verdicts = []
     for stage in stages:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks.numbers import Number
 from benchmarks.runs import command, watched
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import (
     COLUMNS,
     COMPLETED,
@@ -54,8 +54,8 @@ def make_folder(folder: Path, count: int) -> Path:
     requests = _requests(due_ns, first_ns, at_ns[EVENTS - 1 :: EVENTS], rng)
     events = Events(np.arange(count + 1) * EVENTS, at_ns, np.ones(count * EVENTS, dtype=np.int32))
     store.write_json(folder, store.RUN, _run(count / STAGE_S))
-    store.write_requests(folder, requests)
-    store.write_events(folder, requests.index, events)
+    table_files.write_requests(folder, requests)
+    table_files.write_events(folder, requests.index, events)
     span = {"start_ns": 0, "stop_ns": STAGE_S * NS_PER_S, "end_ns": int(at_ns.max()) + 1}
     store.write_json(folder, store.TIMELINE, [{"stage": 0, "repeat": 0, **span}])
     return folder

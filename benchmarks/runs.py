@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from benchmarks.truths import CheckedStage, checked_stages
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import Events, Requests, Samples
 from harness.selfcheck.exactness import Exactness, exactness
 from harness.selfcheck.reference_server.ground_truth import GroundTruth, TokenSchedule, read
@@ -82,7 +82,7 @@ def ran(text: str, schedule: TokenSchedule, folder: Path) -> Ran:
         cpu_s = children_cpu_s() - before_s  # the server has not been waited for yet
     spans = store.read_json(out, store.TIMELINE)
     load_s = (max(span["end_ns"] for span in spans) - min(span["start_ns"] for span in spans)) / NS_PER_S
-    parts = (store.read_requests(out), store.read_events(out), store.read_samples(out))
+    parts = (table_files.read_requests(out), table_files.read_events(out), table_files.read_samples(out))
     summary = store.read_json(out, store.SUMMARY)
     return Ran(store.read_run(out), *parts, read(log), wall_s, load_s, peak_bytes, cpu_s, summary, spans)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.analysis.slo import objectives
-from harness.results import store
+from harness.results import table_files
 from harness.results.folder import ResultFiles
 from harness.results.request_table import Events
 from reports import frames
@@ -54,7 +54,7 @@ class Data:
 def gather(result: ResultFiles) -> Data:
     """Read the events and join the frames of a result."""
     places = frames.place_frame(result)
-    events = store.read_events(result.folder) if result.events is not None else None
+    events = table_files.read_events(result.folder) if result.events is not None else None
     return Data(result, places, frames.metric_frame(result), frames.latency_frame(result, places), events)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from harness.analysis.summary import summarize
 from harness.analysis.warnings import Warning
 from harness.messages import plain
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import (
     COLUMNS,
     MISSING,
@@ -79,11 +79,11 @@ def write_result(folder: Path, run: dict[str, Any], records: tuple[Requests, Eve
     requests, events = records
     folder.mkdir(parents=True, exist_ok=True)
     store.write_json(folder, store.RUN, run)
-    store.write_requests(folder, requests)
-    store.write_events(folder, requests.index, events)
+    table_files.write_requests(folder, requests)
+    table_files.write_events(folder, requests.index, events)
     store.write_json(folder, store.TIMELINE, timeline)
     if samples is not None and len(samples):
-        store.write_samples(folder, samples)
+        table_files.write_samples(folder, samples)
     summary = summarize(requests, events, samples_from([]) if samples is None else samples, timeline, run)
     store.write_json(folder, store.SUMMARY, summary)
     return folder

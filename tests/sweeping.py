@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from harness.client.journal import ROW
-from harness.results import store
+from harness.results import store, table_files
 
 SCENARIO = {
     "name": "swept",
@@ -120,7 +120,7 @@ def account(out):
     from harness.execution.reconcile import finish  # noqa: PLC0415 - not needed where a folder holds nothing
 
     finish(out)
-    requests = store.read_requests(out)
+    requests = table_files.read_requests(out)
     found = dict.fromkeys(("completed", "failed", "cancelled", "never_sent"), 0)
     for status in requests.status:
         found[status] += 1

@@ -30,7 +30,7 @@ from harness.comparison.repeats import Repeat, Side
 from harness.errors import InputError
 from harness.kernels.repeats import ALWAYS_NAMED, FAILED, MEASURED, WRONG, axes_label, row_reason, varying_axes
 from harness.messages import Message, message, plain
-from harness.results import store
+from harness.results import table_files
 from harness.scenario.gate import KERNEL_GATE, Gate, for_kernels
 from harness.scenario.metrics import KERNEL_TIME
 from harness.statistics.intervals import Floats
@@ -197,7 +197,7 @@ def _kernel_samples(folder: Path, repeat: int) -> Callable[[Mapping[str, Any]], 
 
 
 def _times(folder: Path) -> dict[tuple[int, int, str, str], Floats]:
-    read = store.read_kernel_samples(folder)
+    read = table_files.read_kernel_samples(folder)
     times: dict[tuple[int, int, str, str], list[float]] = {}
     keys = zip(read["repeat"], read["case"], read["path"], read["mode"], strict=True)
     values = zip(read["device_ns"], read["wall_ns"], read["launches"], strict=True)

@@ -28,7 +28,7 @@ from harness.comparison.judging import BETTER, SINGLE_RUNS, WORSE, ComparisonRow
 from harness.comparison.repeats import Repeat, RunRecords, Side, pairs
 from harness.errors import InputError, ResultError
 from harness.messages import Message, message, sentences
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.gate import DEFAULT_GATE, Gate
 from harness.scenario.metrics import KERNEL_TIME
 from harness.scenario.stages import stage_title
@@ -147,7 +147,7 @@ def _records(folder: Path) -> RunRecords | None:
     if not (folder / store.REQUESTS).exists() or not (folder / store.EVENTS).exists():
         return None
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
-    return RunRecords(store.read_requests(folder), store.read_events(folder), timeline)
+    return RunRecords(table_files.read_requests(folder), table_files.read_events(folder), timeline)
 
 
 def _device_of(repeat: Repeat) -> str:

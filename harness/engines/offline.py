@@ -38,8 +38,7 @@ from harness.errors import InputError, ResultError, suggestion
 from harness.messages import Message, message
 from harness.results.file_schemas import OfflineNoteSchema
 from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
-from harness.results.store import BEGUN, convert, read_json, write_json
-from harness.results.table_files import integers_in, read_arrays
+from harness.results.store import BEGUN, convert, integers_in, read_arrays, read_json, write_json
 from harness.scenario.models import Engine
 from harness.telemetry import server_metrics
 from harness.workload import Workload

@@ -21,7 +21,7 @@ from harness.engines import offline as offline_engine
 from harness.errors import ResultError
 from harness.kernels.result import write_kernel_result
 from harness.messages import message
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.file_schemas import StageNoteSchema
 from harness.results.request_table import (
     ASSUMED,
@@ -84,8 +84,8 @@ def reconcile(folder: Path) -> None:
     """Write requests.parquet, events.parquet and timeline.json from a run's raw files."""
     raw = folder / store.RAW
     requests, events, timeline = collect_records(raw, list(_sources(raw)))
-    store.write_requests(folder, requests)
-    store.write_events(folder, requests.index, events)
+    table_files.write_requests(folder, requests)
+    table_files.write_events(folder, requests.index, events)
     store.write_json(folder, store.TIMELINE, timeline)
 
 
@@ -325,7 +325,7 @@ def _write_served(folder: Path, run: Mapping[str, Any], details: bool) -> dict[s
         record_server_marks(folder)
         run = store.read_run(folder)
     timeline = store.read_json(folder, store.TIMELINE) if (folder / store.TIMELINE).exists() else []
-    tables = store.read_requests(folder), store.read_events(folder), store.read_samples(folder)
+    tables = table_files.read_requests(folder), table_files.read_events(folder), table_files.read_samples(folder)
     summary = summarize(*tables, timeline, run, details=details)
     store.write_json(folder, store.SUMMARY, summary)
     shutil.rmtree(raw, ignore_errors=True)

@@ -22,7 +22,7 @@ from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.execution.reconcile import read_stage_starts
 from harness.execution.sampler import Watched
 from harness.messages import Message, message
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.progress import Progress
 from harness.results.request_table import samples_from
 from harness.safety.interrupts import NOTHING, STOPPED
@@ -216,4 +216,4 @@ def write_samples(folder: Path, watched: Watched) -> None:
         return
     zero_ns = read_stage_starts(folder / store.RAW).zero_ns
     rows = ((at_ns - zero_ns, source, name, value) for at_ns, source, name, value in watched.rows)
-    store.write_samples(folder, samples_from(rows))
+    table_files.write_samples(folder, samples_from(rows))

@@ -22,7 +22,7 @@ from harness.importers.foreign_summary import Benchmark, Foreign, bare_summary
 from harness.importers.guidellm import guidellm
 from harness.importers.vllm_bench import vllm_bench
 from harness.messages import Message, message
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import Record, events_from, requests_from
 from harness.units import NS_PER_S
 
@@ -170,8 +170,8 @@ def _write_records(folder: Path, benchmarks: Sequence[Benchmark]) -> None:
         timeline.append(_span(stage, zero_ns, stop_ns, last_ns))
         zero_ns = last_ns + _PAUSE_NS
     requests = requests_from(records)
-    store.write_requests(folder, requests)
-    store.write_events(folder, requests.index, events_from(events))
+    table_files.write_requests(folder, requests)
+    table_files.write_events(folder, requests.index, events_from(events))
     store.write_json(folder, store.TIMELINE, timeline)
 
 

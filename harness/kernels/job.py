@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from harness.errors import InputError, ResultError, suggestion
 from harness.messages import message, message_from
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import Events, Requests
 from harness.scenario.base import many
 from harness.scenario.kernels import Kernels
@@ -46,7 +46,7 @@ def step_mixes(folder: Path, count: int) -> list[StepMix]:
     Raises:
         ResultError: the folder is no result, or none of its requests received two tokens.
     """
-    run, requests, events = store.read_run(folder), store.read_requests(folder), store.read_events(folder)
+    run, requests, events = store.read_run(folder), table_files.read_requests(folder), table_files.read_events(folder)
     if not (requests.last_ns > requests.first_ns).any():
         raise ResultError(message("kernels.no_steps", folder=str(folder)))
     trail = _trail(requests, events, _budget(run))

@@ -22,7 +22,7 @@ from harness.kernels.repeats import (
     varying_axes,
 )
 from harness.messages import Message, message, stored
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.store import convert, json_lines
 from harness.results.summary_schema import LINES_OF, LineSchema
 
@@ -50,7 +50,7 @@ def write_kernel_result(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         raise ResultError(message("kernels.no_cases_begun", folder=str(folder)))
     rows = [_skipped(index, combination) for index, combination in enumerate(run["kernels"]["skipped"])]
     measured_rows = [_labelled(line, run["kernels"]["cases"]) for line in lines if line["event"] == "row"]
-    store.write_kernel_samples(folder, _samples(measured_rows))
+    table_files.write_kernel_samples(folder, _samples(measured_rows))
     for row in measured_rows:
         for figures in row["modes"].values():
             figures.pop("samples")

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harness.messages import Message
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from harness.results.study import StudyFiles
 from harness.results.table_files import Kinds, read_table
@@ -60,14 +60,14 @@ def read_files(folder: Path) -> ResultFiles:
         ResultError: where the folder has no run.json of a known format, or a file is broken.
     """
     run = _sayable(store.read_run(folder))
-    requests = _table(folder / store.REQUESTS, store.REQUEST_KINDS)
+    requests = _table(folder / store.REQUESTS, table_files.REQUEST_KINDS)
     events = folder / store.EVENTS
     return ResultFiles(
         folder=folder,
         run=run,
         summary=_json(folder, store.SUMMARY, {}),
         requests=requests,
-        samples=_table(folder / store.SAMPLES, store.SAMPLE_KINDS),
+        samples=_table(folder / store.SAMPLES, table_files.SAMPLE_KINDS),
         timeline=_timeline(_json(folder, store.TIMELINE, []), requests),
         events=events if events.exists() and len(requests) else None,
     )
@@ -146,10 +146,10 @@ def request_frame(folder: Path) -> pd.DataFrame:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = read_table(folder / store.REQUESTS, store.REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
+    table = read_table(folder / store.REQUESTS, table_files.REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
-    columns = {name: _values(table[name]) if name in known else unknown for name in store.REQUEST_KINDS}
+    columns = {name: _values(table[name]) if name in known else unknown for name in table_files.REQUEST_KINDS}
     return frame_of({name: values if name in TEXT_COLUMNS else _nullable(values) for name, values in columns.items()})
 
 
@@ -159,7 +159,7 @@ def _nullable(values: NDArray[np.int64]) -> Any:
 
 def sample_frame(folder: Path) -> pd.DataFrame:
     """samples.parquet as a frame; empty where nothing was watched."""
-    return _table(folder / store.SAMPLES, store.SAMPLE_KINDS)
+    return _table(folder / store.SAMPLES, table_files.SAMPLE_KINDS)
 
 
 def kernel_frame(folder: Path) -> pd.DataFrame:
@@ -168,7 +168,7 @@ def kernel_frame(folder: Path) -> pd.DataFrame:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    return frame_of(store.read_kernel_samples(folder))
+    return frame_of(table_files.read_kernel_samples(folder))
 
 
 def trial_frame(study: StudyFiles) -> pd.DataFrame:

@@ -1,7 +1,10 @@
-"""Readers of parquet tables and .npz arrays, which refuse what is not of the expected form."""
+"""The tables of a result in Parquet: requests, events, samples and times of kernels, and what each column may hold.
 
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+A column of integers has nulls where `request_table.MISSING` stands in memory. Readers refuse what is not of
+the expected form.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,50 +18,19 @@ from numpy.typing import NDArray
 
 from harness.errors import ResultError
 from harness.messages import Message, message
-from harness.results.file_schemas import WRITTEN_BY_RUN
-
-
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a file by name.
-
-    Raises:
-        ResultError: where it cannot be read.
-    """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, EOFError, MemoryError, KeyError, zipfile.BadZipFile) as fault:
-        raise _unreadable(path, _first_line(fault), WRITTEN_BY_RUN) from None
-    except (NotImplementedError, RuntimeError, SyntaxError, TypeError) as fault:  # of a header that is none
-        raise _unreadable(path, type(fault).__name__, WRITTEN_BY_RUN) from None
-
-
-def _first_line(fault: BaseException) -> str:
-    return next(iter(str(fault).splitlines()), type(fault).__name__)
-
-
-def _unreadable(path: Path, reason: str, expected: Message) -> ResultError:
-    return ResultError(message("results.unreadable_but_expected", path=str(path), reason=reason, expected=expected))
-
-
-def integers_in(
-    path: Path, arrays: Mapping[str, NDArray[Any]], name: str, count: int | None = None
-) -> NDArray[np.int64]:
-    """An array of whole numbers, of `count` where that is known.
-
-    Raises:
-        ResultError: where it is absent or another.
-    """
-    values = arrays.get(name)
-    if values is None:
-        raise ResultError(message("results.no_array", path=str(path), name=name, expected=WRITTEN_BY_RUN))
-    if values.ndim != 1 or values.dtype.kind != "i" or len(values) != (len(values) if count is None else count):
-        actual = {"path": str(path), "name": name, "shape": str(values.shape), "type": str(values.dtype)}
-        if count is None:
-            raise ResultError(message("results.array_type", **actual))
-        raise ResultError(message("results.array_size", **actual, size=count))
-    return values.astype(np.int64)
-
+from harness.results import store
+from harness.results.request_table import (
+    ALWAYS_COLUMNS,
+    CLIENT_COLUMNS,
+    COLUMNS,
+    MISSING,
+    TEXT_COLUMNS,
+    Events,
+    Requests,
+    Samples,
+    requests_from_columns,
+)
+from harness.safety.redaction import redact
 
 BLOCK = 2_000_000  # values of lists that are written and read at once: 24 MB of numbers
 _BUFFER_BYTES = 1 << 20
@@ -132,7 +104,7 @@ def _faults_of(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise ResultError(message("results.no_table", path=str(path))) from None
     except (OSError, KeyError, ValueError, MemoryError, pa.ArrowException) as fault:
-        raise _unreadable(path, _first_line(fault), message("results.parquet_of_run")) from None
+        raise store.unreadable(path, store.first_line(fault), message("results.parquet_of_run")) from None
 
 
 def _hold_type(path: Path, name: str, schema: pa.Schema, kind: Kind) -> None:
@@ -205,3 +177,147 @@ def _lists(path: Path, file: pq.ParquetFile, name: str, dtype: type) -> tuple[ND
         end += len(values)
         lengths.append(pc.list_value_length(batch.column(0)).to_numpy(zero_copy_only=False))
     return np.concatenate(lengths).astype(np.int64), filled[:end]
+
+
+KERNEL_KINDS: Kinds = {
+    "repeat": PLACE, "case": PLACE, "path": TEXT, "mode": TEXT, "sample": PLACE, "launches": LAUNCHES,
+    "launch_ns": COUNT_OR_EMPTY, "wall_ns": COUNT, "device_ns": COUNT_OR_EMPTY,
+}  # fmt: skip
+KERNEL_COLUMNS = tuple(KERNEL_KINDS)
+SAMPLE_KINDS: Kinds = {"at_ns": WHOLE, "source": TEXT, "name": TEXT, "value": NUMBER}
+
+
+def _request_kind(name: str) -> Kind:
+    if name in ALWAYS_COLUMNS:
+        return PLACE if name in ("stage", "repeat") else COUNT
+    return TEXT if name in TEXT_COLUMNS else WHOLE_OR_EMPTY
+
+
+REQUEST_KINDS: Kinds = {name: _request_kind(name) for name in COLUMNS}
+_REPEATED = ["tokens.list.element"]  # few different values; times are all different, and a dictionary only costs
+_EVENT_SCHEMA = pa.schema([("index", pa.int64()), ("at_ns", pa.list_(pa.int64())), ("tokens", pa.list_(pa.int32()))])
+
+
+def write_requests(folder: Path, requests: Requests) -> None:
+    """Write requests.parquet: a row a request, columns as in `request_table.COLUMNS`."""
+    arrays = {name: _column(name, getattr(requests, name)) for name in COLUMNS}
+    _write_table(folder / store.REQUESTS, pa.table(arrays))
+
+
+def _column(name: str, values: NDArray[Any]) -> pa.Array:
+    if name in TEXT_COLUMNS:
+        return pa.array([redact(text) for text in values.tolist()], type=pa.string()).dictionary_encode()
+    return pa.array(values, type=pa.int64(), mask=values == MISSING)
+
+
+def read_requests(folder: Path) -> Requests:
+    """Read requests.parquet.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
+    table = read_table(folder / store.REQUESTS, REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
+    return requests_from_columns({name: _values(name, table[name]) for name in table.column_names})
+
+
+def _values(name: str, column: pa.ChunkedArray) -> NDArray[Any]:
+    if name in TEXT_COLUMNS:
+        text = column.cast(pa.string())
+        return np.asarray(text.to_numpy(zero_copy_only=False), dtype=object)
+    return np.asarray(pc.fill_null(column, MISSING).to_numpy(), dtype=np.int64)
+
+
+def write_events(folder: Path, index: NDArray[np.int64], events: Events) -> None:
+    """Write events.parquet: for each request the arrival (ns since the zero) and tokens of its events."""
+    store.replace_file(folder / store.EVENTS, lambda path: _write_blocks(path, index, events))
+
+
+def _write_blocks(path: Path, index: NDArray[np.int64], events: Events) -> None:
+    """A group of rows at a time, each of about `BLOCK` events, so that it can be read in such blocks again."""
+    with pq.ParquetWriter(path, _EVENT_SCHEMA, compression="zstd", use_dictionary=_REPEATED) as writer:
+        for first, last in _blocks(events.offsets):
+            begin, end = int(events.offsets[first]), int(events.offsets[last])
+            offsets = pa.array(events.offsets[first : last + 1] - begin, type=pa.int32())
+            parts = ((events.at_ns, pa.int64()), (events.tokens, pa.int32()))
+            lists = (pa.ListArray.from_arrays(offsets, pa.array(each[begin:end], type=kind)) for each, kind in parts)
+            rows = pa.array(index[first:last], type=pa.int64())
+            writer.write_table(pa.Table.from_arrays([rows, *lists], schema=_EVENT_SCHEMA))
+
+
+def _blocks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Stretches of consecutive rows of about `BLOCK` events and at most as many rows; one at least."""
+    rows, first = len(offsets) - 1, 0
+    while first < rows or first == 0:
+        last = int(np.searchsorted(offsets, offsets[first] + BLOCK, side="right")) - 1
+        last = min(max(last, first + 1), first + BLOCK, rows)
+        yield first, last
+        if last == rows:
+            return
+        first = last
+
+
+def read_events(folder: Path) -> Events:
+    """Read events.parquet, in the order of requests.parquet, with little more memory than the events take.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
+    lengths, values = read_lists(folder / store.EVENTS, {"tokens": np.int32, "at_ns": np.int64})
+    return Events(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), values["at_ns"], values["tokens"])
+
+
+def write_samples(folder: Path, samples: Samples) -> None:
+    """Write samples.parquet: one value of one source at one time a row."""
+    table = pa.table(
+        {
+            "at_ns": pa.array(samples.at_ns, type=pa.int64()),
+            "source": pa.array(samples.source, type=pa.string()).dictionary_encode(),
+            "name": pa.array(samples.name, type=pa.string()).dictionary_encode(),
+            "value": pa.array(samples.value, type=pa.float64()),
+        }
+    )
+    _write_table(folder / store.SAMPLES, table)
+
+
+def read_samples(folder: Path) -> Samples:
+    """Read samples.parquet; empty where the run was killed before it was written."""
+    if not (folder / store.SAMPLES).exists():
+        table: Mapping[str, Any] = {"at_ns": [], "source": [], "name": [], "value": []}
+    else:
+        read = read_table(folder / store.SAMPLES, SAMPLE_KINDS)
+        table = {name: _cell_values(read[name]) for name in read.column_names}
+    return Samples(
+        np.asarray(table["at_ns"], dtype=np.int64),
+        np.asarray(table["source"], dtype=object),
+        np.asarray(table["name"], dtype=object),
+        np.asarray(table["value"], dtype=np.float64),
+    )
+
+
+def _cell_values(column: pa.ChunkedArray) -> NDArray[Any]:
+    plain = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+    return np.asarray(plain.to_numpy(zero_copy_only=False))
+
+
+def write_kernel_samples(folder: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write kernels.parquet: a row a sample, columns as in `KERNEL_COLUMNS`; device_ns null where there is none."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(KERNEL_COLUMNS)
+    arrays = {
+        name: pa.array(values, type=pa.string() if name in ("path", "mode") else pa.int64())
+        for name, values in zip(KERNEL_COLUMNS, columns, strict=True)
+    }
+    _write_table(folder / store.KERNELS, pa.table(arrays))
+
+
+def read_kernel_samples(folder: Path) -> dict[str, list[Any]]:
+    """Read kernels.parquet as columns.
+
+    Raises:
+        ResultError: where it is missing or is not of this form.
+    """
+    table = read_table(folder / store.KERNELS, KERNEL_KINDS)
+    return {name: table[name].to_pylist() for name in KERNEL_COLUMNS}
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    store.replace_file(path, lambda place: pq.write_table(table, place, compression="zstd"))

@@ -26,7 +26,7 @@ from harness.errors import HarnessError
 from harness.execution.reconcile import reconcile
 from harness.execution.run import RunSpec, open_folder, run_load
 from harness.messages import Message, message
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.loader import load_scenario
 from harness.selfcheck.exactness import BEHIND_SHARE, HELD_LIMIT_SHARE, Exactness, exactness
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
@@ -160,7 +160,7 @@ def measure_step(step: LoadStep, folder: Path) -> Exactness:
     log = folder.with_suffix(".npz")
     with started(SCHEDULE, log, life_s=120) as server:
         drive(scenario_text(step, server.url), folder)
-    parts = (store.read_requests(folder), store.read_events(folder), store.read_samples(folder))
+    parts = (table_files.read_requests(folder), table_files.read_events(folder), table_files.read_samples(folder))
     return exactness(step.streams, *parts, read(log))
 
 

@@ -23,7 +23,7 @@ from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
 from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
 from harness.messages import Message
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
 from harness.scenario.loader import LoadedScenario
@@ -87,7 +87,7 @@ class _LiveSession:
 def measurement_in(folder: Path, seed: int, *, simulated: bool) -> Measurement:
     """The measurement of a finished result folder of one stage."""
     row = store.read_json(folder, store.TIMELINE)[0]
-    stage = stage_input(folder, store.read_requests(folder), store.read_events(folder), row)
+    stage = stage_input(folder, table_files.read_requests(folder), table_files.read_events(folder), row)
     measurement = measurement_of(stage, summarize_stage(stage), seed, simulated=simulated)
     return replace(measurement, folder=folder.name)
 

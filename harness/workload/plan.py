@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from harness.errors import ResultError
 from harness.messages import Message, Parameter, message
 from harness.results.file_schemas import PlanHeadSchema
-from harness.results.store import convert
-from harness.results.table_files import integers_in, read_arrays
+from harness.results.store import convert, integers_in, read_arrays
 from harness.scenario.models import Scenario, Warmup
 from harness.scenario.stages import Stage, load_and_end
 from harness.seeds import stream

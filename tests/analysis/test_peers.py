@@ -25,7 +25,7 @@ from harness.analysis.peers import (
 from harness.analysis.steady_state import Span
 from harness.importers import import_file
 from harness.messages import Message
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.folder import read_files
 from harness.results.request_table import samples_from
 from reports import vllm_bench
@@ -51,7 +51,7 @@ def made(tmp_path):
 def stage_of(data, place):
     """A stage of a result and its span, as the summary is made from them."""
     folder = data.result.folder
-    requests, events, run = store.read_requests(folder), store.read_events(folder), store.read_run(folder)
+    requests, events, run = table_files.read_requests(folder), table_files.read_events(folder), store.read_run(folder)
     span = Span(**store.read_json(folder, store.TIMELINE)[place])
     evidence = summary._evidence(requests, events, samples_from([]), span, run)
     return evidence.stage, evidence.summary.span

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.loader import check_file
 
 CI = Path(__file__).resolve().parents[2] / "docs" / "ci"
@@ -58,10 +58,10 @@ class Job:
     def had_faster_base(self, factor):
         """Make the base's answers that many times as fast as they were."""
         base = self.folder / "base"
-        requests = store.read_requests(base)
+        requests = table_files.read_requests(base)
         times = {name: getattr(requests, name) for name in ("first_ns", "last_ns", "done_ns")}
         sooner = {name: requests.sent_ns + (at_ns - requests.sent_ns) // factor for name, at_ns in times.items()}
-        store.write_requests(base, replace(requests, **sooner))
+        table_files.write_requests(base, replace(requests, **sooner))
         summary = store.read_json(base, store.SUMMARY)
         for stage in summary["stages"]:
             for metric in ("ttft", "e2e", "tpot"):

@@ -19,7 +19,7 @@ from harness.comparison.repeats import Side, pairs
 from harness.comparison.served import SERVED, repeats_of
 from harness.comparison.sides import read_side
 from harness.errors import InputError, ResultError
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.gate import DEFAULT_GATE, Gate
 from harness.scenario.metrics import RATES, measure_of
 from tests.result_folder import Run, kept_warning, make_result, write_result
@@ -292,7 +292,7 @@ def runs(tmp_path_factory):
 
 def jittered(folder, other, factor):
     """The same requests, each answered in `factor` times the time, give or take a tenth."""
-    requests, events = store.read_requests(folder), store.read_events(folder)
+    requests, events = table_files.read_requests(folder), table_files.read_events(folder)
     chance = factor * np.random.default_rng(5).lognormal(0, 0.1, len(requests))
     moved = {
         name: (requests.sent_ns + (getattr(requests, name) - requests.sent_ns) * chance).astype(np.int64)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.engines import offline
 from harness.execution.reconcile import reconcile
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import CANCELLED, COMPLETED, FAILED, MEASURED, MISSING, NEVER_SENT
 from harness.scenario.models import Scenario
 from harness.workload import build, plan
@@ -79,7 +79,7 @@ def test_no_request_is_lost(sizes, warm, repeats, ended, data):
         done = data.draw(st.sets(st.sampled_from(places)))
         noted(folder, plans, begun, done, ended)
         reconcile(folder)
-        requests = store.read_requests(folder)
+        requests = table_files.read_requests(folder)
     left = {"": CANCELLED, CANCELLED: CANCELLED, "engine_died": FAILED}[ended]
 
     assert len(requests) == repeats * (sum(sizes) + warm)
@@ -122,7 +122,7 @@ def test_times_that_are_not_known_are_missing(tmp_path):
     ):
         offline.append_note(raw, call=0, place=place, done=done)
     reconcile(tmp_path)
-    requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
+    requests, events = table_files.read_requests(tmp_path), table_files.read_events(tmp_path)
 
     assert requests.first_ns.tolist() == [MISSING, 10, MISSING]
     assert requests.last_ns.tolist() == [50, 20, MISSING]

@@ -17,7 +17,7 @@ from harness.api.result import draw
 from harness.errors import EXIT_DONE, EXIT_ENGINE, EXIT_INTERRUPTED, EngineError, InputError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, open_folder, run_load
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, FROM_TOKEN_IDS, MEASURED, MISSING, WARMUP
 from harness.scenario.loader import load_scenario
 from tests.engines.test_guardian import wait_until_gone
@@ -82,7 +82,7 @@ def measured(tmp_path_factory):
 
 def test_a_stage_is_one_call(simulated):
     """All its requests are due and sent in one instant, after the stage before has ended."""
-    requests, timeline = store.read_requests(simulated), store.read_json(simulated, store.TIMELINE)
+    requests, timeline = table_files.read_requests(simulated), store.read_json(simulated, store.TIMELINE)
     begins = [
         np.unique(requests.sent_ns[(requests.stage == span["stage"]) & (requests.repeat == span["repeat"])
                                    & (requests.phase == MEASURED)])
@@ -100,7 +100,7 @@ def test_a_stage_is_one_call(simulated):
 
 def test_throughput_is_that_of_the_call(simulated):
     """Output tokens of a stage over the time from its first instant to the engine's last."""
-    requests = store.read_requests(simulated)
+    requests = table_files.read_requests(simulated)
     timeline = {(span["stage"], span["repeat"]): span for span in store.read_json(simulated, store.TIMELINE)}
     for stage in store.read_json(simulated, store.SUMMARY)["stages"]:
         span = timeline[stage["index"], stage["repeat"]]
@@ -117,7 +117,7 @@ def test_throughput_is_that_of_the_call(simulated):
 
 def test_every_repeat_warms_up_and_counts_no_warm_up(simulated):
     """Warm-up requests are a call of their own, before the first stage of a repeat."""
-    requests = store.read_requests(simulated)
+    requests = table_files.read_requests(simulated)
     warm = requests.phase == WARMUP
 
     assert np.bincount(requests.repeat[warm]).tolist() == [3, 3]
@@ -127,7 +127,7 @@ def test_every_repeat_warms_up_and_counts_no_warm_up(simulated):
 
 def test_a_simulated_result_says_so(simulated):
     """A simulated result is marked, has every token's time, and no notes on a client there was not."""
-    summary, events = store.read_json(simulated, store.SUMMARY), store.read_events(simulated)
+    summary, events = store.read_json(simulated, store.SUMMARY), table_files.read_events(simulated)
 
     assert summary["simulated"] is True
     assert summary["answer"].startswith("Simulated in virtual time: At 8 requests at once: ")
@@ -150,7 +150,7 @@ def test_the_same_seed_sends_the_same(simulated, tmp_path):
     """Payload, schedule, lengths and times of the simulator are equal in a second run."""
     _, out = done(tmp_path, warmup=WARM, repeats=2)
     runs = [store.read_run(folder) for folder in (simulated, out)]
-    told = [store.read_requests(folder) for folder in (simulated, out)]
+    told = [table_files.read_requests(folder) for folder in (simulated, out)]
 
     assert runs[0]["payload_sha256"] == runs[1]["payload_sha256"]
     assert runs[0]["schedule_sha256"] == runs[1]["schedule_sha256"]
@@ -160,7 +160,7 @@ def test_the_same_seed_sends_the_same(simulated, tmp_path):
 
 def test_vllms_answers_are_counted_and_timed(measured):
     """Tokens by their ids, in the order of the prompts though answers come in another, on the engine's clock."""
-    requests, run = store.read_requests(measured), store.read_run(measured)
+    requests, run = table_files.read_requests(measured), store.read_run(measured)
 
     assert set(requests.status) == {COMPLETED}
     assert set(requests.counted_by) == {FROM_TOKEN_IDS}
@@ -178,7 +178,7 @@ def test_vllms_answers_are_counted_and_timed(measured):
 
 def test_what_nobody_saw_is_not_there(measured):
     """Gaps between tokens are undefined, and it is said why; TPOT of an engine without a second time is."""
-    summary, samples = store.read_json(measured, store.SUMMARY), store.read_samples(measured)
+    summary, samples = store.read_json(measured, store.SUMMARY), table_files.read_samples(measured)
 
     assert [stage[name]["n"] for stage in summary["stages"] for name in ("itl", "chunk_gap")] == [0] * 4
     assert [stage["ttft"]["n"] for stage in summary["stages"]] == [8, 20]
@@ -191,7 +191,7 @@ def test_what_nobody_saw_is_not_there(measured):
 def test_a_clock_that_is_not_ours_is_not_believed(tmp_path, mode):
     """Where vLLM notes no times, or those of another machine, only the end of an answer is known."""
     outcome, out = done(tmp_path, FOUR, engine=fake(mode))
-    requests, stage = store.read_requests(out), store.read_json(out, store.SUMMARY)["stages"][0]
+    requests, stage = table_files.read_requests(out), store.read_json(out, store.SUMMARY)["stages"][0]
 
     assert outcome.exit_code == EXIT_DONE
     assert (requests.first_ns == MISSING).all()
@@ -276,7 +276,7 @@ def test_a_killed_harness_leaves_no_engine_and_a_result_that_can_be_reported(tmp
         process.kill()
     left = wait_until_gone([one.pid for one in family], timeout_s=30)
     finish(out)
-    requests = store.read_requests(out)
+    requests = table_files.read_requests(out)
 
     assert left == []
     assert account(out) == {"completed": 8 - LAST - 1, "failed": 0, "cancelled": LAST + 1, "never_sent": 20}
@@ -297,7 +297,7 @@ def test_text_prompts_are_left_to_the_engines_tokenizer(tmp_path):
     file.write_text("".join(json.dumps({"prompt": f"say {n}", "output_tokens": 4}) + "\n" for n in range(6)))
     work = {"kind": "dataset", "path": str(file)}
     outcome, out = done(tmp_path, [{"offline": {"requests": 6}}], engine=fake("serve"), workload=work)
-    requests = store.read_requests(out)
+    requests = table_files.read_requests(out)
 
     assert outcome.exit_code == EXIT_DONE
     assert (requests.input_tokens == 3).all()

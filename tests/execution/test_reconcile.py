@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.client.connection import InFlightRequest
 from harness.client.journal import AnswerJournal, SentJournal
 from harness.execution.reconcile import reconcile
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import STATUSES
 from harness.scenario.stages import Stage
 from harness.workload import plan
@@ -63,7 +63,7 @@ def test_scheduled_is_the_sum_of_all_fates(tmp_path_factory, fates, workers):
     folder = tmp_path_factory.mktemp("run")
     write_raw(folder, fates, workers)
     reconcile(folder)
-    requests = store.read_requests(folder)
+    requests = table_files.read_requests(folder)
 
     expected = {"unsent": "never_sent", "lost": "cancelled"}
     assert requests.session.tolist() == [50 + i for i in range(len(fates))]
@@ -78,7 +78,7 @@ def test_times_count_from_the_runs_zero(tmp_path):
     """Due, sent, token and end times are nanoseconds since the first stage began."""
     write_raw(tmp_path, ["completed", "completed"], workers=2)
     reconcile(tmp_path)
-    requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
+    requests, events = table_files.read_requests(tmp_path), table_files.read_events(tmp_path)
 
     assert requests.due_ns.tolist() == [0, 1000]
     assert requests.sent_ns.tolist() == [10, 1010]
@@ -103,7 +103,7 @@ def test_turns_that_were_never_reached_are_never_sent(tmp_path):
     plans, _ = plan.load(tmp_path / store.RAW / "plan.npz")
     plan.save(tmp_path / store.RAW / "plan.npz", plans, np.asarray([3]))
     reconcile(tmp_path)
-    requests = store.read_requests(tmp_path)
+    requests = table_files.read_requests(tmp_path)
 
     assert list(zip(requests.turn, requests.status, strict=True)) == [
         (0, "failed"),
@@ -118,7 +118,7 @@ def test_a_run_killed_before_its_first_stage_is_all_never_sent(tmp_path):
     (tmp_path / store.RAW / store.BEGUN).unlink()
     reconcile(tmp_path)
 
-    assert store.read_requests(tmp_path).status.tolist() == ["never_sent", "never_sent"]
+    assert table_files.read_requests(tmp_path).status.tolist() == ["never_sent", "never_sent"]
     assert store.read_json(tmp_path, store.TIMELINE) == []
 
 
@@ -127,11 +127,11 @@ def test_tables_come_back_as_they_went(tmp_path, name):
     """Writing what was read gives the same file content again."""
     write_raw(tmp_path, list(FATES))
     reconcile(tmp_path)
-    requests, events = store.read_requests(tmp_path), store.read_events(tmp_path)
+    requests, events = table_files.read_requests(tmp_path), table_files.read_events(tmp_path)
     (tmp_path / name).unlink()
-    store.write_requests(tmp_path, requests)
-    store.write_events(tmp_path, requests.index, events)
-    again, events_again = store.read_requests(tmp_path), store.read_events(tmp_path)
+    table_files.write_requests(tmp_path, requests)
+    table_files.write_events(tmp_path, requests.index, events)
+    again, events_again = table_files.read_requests(tmp_path), table_files.read_events(tmp_path)
 
     assert again.status.tolist() == requests.status.tolist()
     assert again.first_ns.tolist() == requests.first_ns.tolist()

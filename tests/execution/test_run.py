@@ -16,7 +16,7 @@ import pytest
 
 from harness.api.result import read_result
 from harness.cli.app import main
-from harness.results import store
+from harness.results import store, table_files
 
 HARNESS = [sys.executable, "-m", "harness"]
 SECRET = "sk-this-must-never-be-written-4711"
@@ -135,7 +135,7 @@ def test_the_schedule_does_not_depend_on_the_workers(tmp_path, server, obeyed):
         out = tmp_path / f"out{workers}"
         done = obeyed("run", path, "--url", server, "--out", out, "--set", f"workers={workers}", "--quiet")
         assert done.returncode == 0, done.stderr
-        requests = store.read_requests(out)
+        requests = table_files.read_requests(out)
         found.append((requests.session.tolist(), requests.due_ns.tolist(), requests.phase.tolist()))
         assert set(requests.worker.tolist()) == set(range(workers))
         assert set(requests.status) == {"completed"}

@@ -18,7 +18,7 @@ from harness.engines import resolve_clock
 from harness.errors import ScenarioError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute, execute_async
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, MEASURED
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Engine
@@ -62,7 +62,7 @@ def test_every_token_comes_when_the_step_that_made_it_ends(tmp_path):
     """For an open loop all token times are those of the steps of a bare scheduler, to the nanosecond."""
     tight = {"kind": "simulator", "model": MODEL, "args": TIGHT}
     folder = result(tmp_path, [{"poisson": {"rate": 40, "requests": 60}}], engine=tight)
-    requests, events = store.read_requests(folder), store.read_events(folder)
+    requests, events = table_files.read_requests(folder), table_files.read_events(folder)
     loaded = load_scenario(tmp_path / "check.yaml").scenario
     workload = build(loaded.workload, endpoint="completions", seed=0, vocabulary=None, folder=tmp_path)
     stage = plan(loaded, workload)[0]
@@ -94,7 +94,7 @@ def both(tmp_path_factory):
 def test_both_clocks_send_the_same_requests_at_the_same_times(both):
     """Payload and schedule have one hash, and so have the due times and lengths of all requests."""
     runs = [store.read_run(both[clock]) for clock in (VIRTUAL_TIME, REAL_TIME)]
-    tables = [store.read_requests(both[clock]) for clock in (VIRTUAL_TIME, REAL_TIME)]
+    tables = [table_files.read_requests(both[clock]) for clock in (VIRTUAL_TIME, REAL_TIME)]
 
     assert len({run["payload_sha256"] for run in runs}) == 1
     assert len({run["schedule_sha256"] for run in runs}) == 1
@@ -105,7 +105,7 @@ def test_both_clocks_send_the_same_requests_at_the_same_times(both):
 
 def test_real_time_is_virtual_time_and_what_the_machine_adds(both):
     """Of requests alone in the engine, real time is never below virtual time, and most are little above it."""
-    virtual, real = (store.read_requests(both[clock]) for clock in (VIRTUAL_TIME, REAL_TIME))
+    virtual, real = (table_files.read_requests(both[clock]) for clock in (VIRTUAL_TIME, REAL_TIME))
     for begin, end in (("sent_ns", "first_ns"), ("first_ns", "last_ns"), ("sent_ns", "done_ns")):
         added_ns = (getattr(real, end) - getattr(real, begin)) - (getattr(virtual, end) - getattr(virtual, begin))
 
@@ -149,7 +149,7 @@ LOADS = {
 def test_every_kind_of_load_runs(tmp_path, name):
     """All requests of all stages are answered in full, and the summary says whose time it is."""
     folder = result(tmp_path, name=name, **LOADS[name])
-    requests, summary = store.read_requests(folder), store.read_json(folder, store.SUMMARY)
+    requests, summary = table_files.read_requests(folder), store.read_json(folder, store.SUMMARY)
     codes = {warning["code"] for warning in summary["verdict"]["warnings"]}
 
     assert set(requests.status) == {COMPLETED}
@@ -165,14 +165,14 @@ def test_every_kind_of_load_runs(tmp_path, name):
 
 def test_a_shared_prefix_is_found_in_the_cache(tmp_path):
     """The cache of the engine is one and lasts for the run."""
-    requests = store.read_requests(result(tmp_path, name="prefix", **LOADS["prefix"]))
+    requests = table_files.read_requests(result(tmp_path, name="prefix", **LOADS["prefix"]))
 
     assert (requests.cached_tokens > 0).sum() >= len(requests) - 4
 
 
 def test_the_engine_is_sampled_by_the_same_clock(tmp_path):
     """Running, waiting and KV use are there for every second of the stage, and what the client counts four times."""
-    samples = store.read_samples(result(tmp_path, [{"constant": {"rate": 5, "duration": "10s"}}]))
+    samples = table_files.read_samples(result(tmp_path, [{"constant": {"rate": 5, "duration": "10s"}}]))
     for name, least in (
         ("vllm:num_requests_running", 10),
         ("vllm:num_requests_waiting", 10),
@@ -189,7 +189,7 @@ def test_a_run_is_the_same_each_time(tmp_path):
     load = [{"closed": {"concurrency": 8, "requests": 40}}]
     one, two = (result(tmp_path, load, name=name) for name in ("one", "two"))
 
-    for read in (store.read_requests, store.read_events):
+    for read in (table_files.read_requests, table_files.read_events):
         first, second = read(one), read(two)
         for column in first.__slots__:
             assert np.asarray(getattr(first, column)).tolist() == np.asarray(getattr(second, column)).tolist()
@@ -198,8 +198,8 @@ def test_a_run_is_the_same_each_time(tmp_path):
 def test_refusals_and_timeouts_are_failures_as_of_a_server(tmp_path):
     """A body that the server refuses has its status; an answer longer than the timeout ends when that is over."""
     load = [{"constant": {"rate": 50, "requests": 40}}]
-    refused = store.read_requests(result(tmp_path, load, extra_body={"n": 0}, name="refused"))
-    late = store.read_requests(
+    refused = table_files.read_requests(result(tmp_path, load, extra_body={"n": 0}, name="refused"))
+    late = table_files.read_requests(
         result(tmp_path, load, workload={**PROMPTS, "output_tokens": 200}, timeout="300ms", name="late")
     )
 

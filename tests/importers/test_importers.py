@@ -12,7 +12,7 @@ from harness.errors import ResultError
 from harness.execution.reconcile import finish
 from harness.importers import import_file, name_of, read_foreign, side_of
 from harness.importers.vllm_bench import _spread
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, FAILED, MISSING
 from tests.result_folder import Run, make_result
 
@@ -101,7 +101,7 @@ def notes(folder):
 def test_single_requests_of_vllm_bench_come_over(tmp_path):
     """Times, tokens and failures of every request are as in the file; due times are not known."""
     folder = import_file(written(tmp_path / "r.json", vllm()), tmp_path / "out")
-    requests, events = store.read_requests(folder), store.read_events(folder)
+    requests, events = table_files.read_requests(folder), table_files.read_events(folder)
     done = requests.status == COMPLETED
 
     assert (len(requests), int((requests.status == FAILED).sum())) == (COUNT, 1)
@@ -136,7 +136,7 @@ def test_appended_results_are_stages(tmp_path):
     folder = import_file(written(tmp_path / "r.json", vllm(), other), tmp_path / "out")
 
     assert [stage["kind"] for stage in store.read_run(folder)["stages"]] == ["poisson", "closed"]
-    requests = store.read_requests(folder)
+    requests = table_files.read_requests(folder)
     assert (requests.stage == 1).sum() == COUNT
     assert (requests.due_ns[requests.stage == 1] != MISSING).all()
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import ResultError
 from harness.kernels.job import step_mixes
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import events_from, requests_from
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.step_cost import StepCost
@@ -51,8 +51,8 @@ def served(folder, arrivals, *, concurrency=None, jitter_ns=0, budget=2048):
     engine = {"kind": "vllm", "effective": {"max_num_batched_tokens": budget}}
     store.write_json(folder, store.RUN, run_json([], engine=engine))
     requests = requests_from(record for record, _ in pairs)
-    store.write_requests(folder, requests)
-    store.write_events(folder, requests.index, events_from([events for _, events in pairs]))
+    table_files.write_requests(folder, requests)
+    table_files.write_events(folder, requests.index, events_from([events for _, events in pairs]))
     return cost.steps
 
 
@@ -140,8 +140,8 @@ def test_a_long_prompt_went_in_chunks(tmp_path):
 def test_what_was_in_the_prefix_cache_was_not_prefilled(tmp_path):
     """A prompt of which the server found most has only its rest as a query."""
     folder = make_result(tmp_path / "r", Run(loads=(4.0,), duration_s=10))
-    requests = store.read_requests(folder)
-    store.write_requests(folder, replace(requests, cached_tokens=np.maximum(0, requests.input_tokens - 7)))
+    requests = table_files.read_requests(folder)
+    table_files.write_requests(folder, replace(requests, cached_tokens=np.maximum(0, requests.input_tokens - 7)))
 
     assert {max(mix.query_lens) for mix in step_mixes(folder, 16)} == {1, 7}
 

@@ -21,7 +21,7 @@ from harness.kernels.job import kernel_plan
 from harness.kernels.repeats import row_reason
 from harness.kernels.result import find_warnings, row_name
 from harness.messages import render
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.loader import load_scenario
 from harness.scenario.models import Engine
 from harness.simulator.chips import KernelCalibration, chip_named, read_calibration
@@ -108,7 +108,7 @@ def run(tmp_path, python, keys=THREE):
 def test_a_run_leaves_samples_a_table_and_a_summary(tmp_path, fake):
     """Raw samples in Parquet with nulls where a device has no events, a CSV line a mode, rows in the summary."""
     folder, outcome, summary = run(tmp_path, fake())
-    samples = store.read_kernel_samples(folder)
+    samples = table_files.read_kernel_samples(folder)
     lines = list(csv.DictReader((folder / "kernels.csv").read_text(encoding="utf-8").splitlines()))
 
     assert outcome.exit_code == EXIT_DONE
@@ -169,7 +169,7 @@ def test_repeats_are_processes_of_their_own(tmp_path, fake):
 
     assert kernels["counts"] == {"measured": 7, "skipped": 0, "wrong": 0, "failed": 1}
     assert (kernels["repeats"], kernels["between_runs"], rates) == (3, pytest.approx(0, abs=1e-12), {6})
-    assert set(store.read_kernel_samples(tmp_path / "out")["repeat"]) == {0, 1, 2}
+    assert set(table_files.read_kernel_samples(tmp_path / "out")["repeat"]) == {0, 1, 2}
     assert len(kernels["limits"]) == 1
     assert sum("the process died" in line for line in map(str, told)) == 1
     assert str(told[-1]).startswith(

@@ -12,7 +12,7 @@ from harness.api.result import draw
 from harness.errors import HarnessError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
-from harness.results import store
+from harness.results import table_files
 from harness.scenario.loader import load_scenario
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -176,7 +176,7 @@ def test_a_scenario_of_kernels_runs_to_a_page(vllm_python, tmp_path):
     assert all(
         row["modes"]["cold"]["limits"]["measured"]["fraction"] > 0 for row in rows if row["status"] == "measured"
     )
-    assert set(store.read_kernel_samples(folder)["mode"]) == {"cold", "hot"}
+    assert set(table_files.read_kernel_samples(folder)["mode"]) == {"cold", "hot"}
     assert "Roofline" in page
 
 

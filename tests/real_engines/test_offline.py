@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from harness.engines.engine_log import boot_facts
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, FROM_TOKEN_IDS, MEASURED, MISSING
 from tests.engines.test_guardian import wait_until_gone
 from tests.hollow import stubs
@@ -86,7 +86,7 @@ def hollow(command, ascend_python, cann):
 
 def test_every_token_is_counted(measured):
     """Each prompt and answer has exactly the tokens that were asked for, by the engine's own token ids."""
-    requests = store.read_requests(measured)
+    requests = table_files.read_requests(measured)
 
     assert len(requests) == WARMUP + sum(SIZES)
     assert set(requests.status) == {COMPLETED}
@@ -97,7 +97,7 @@ def test_every_token_is_counted(measured):
 
 def test_the_engines_counters_are_ours(measured):
     """Its prompt and generated tokens are those of the records, warm-up included."""
-    requests, samples = store.read_requests(measured), store.read_samples(measured)
+    requests, samples = table_files.read_requests(measured), table_files.read_samples(measured)
 
     def last(name):
         return samples.value[samples.name == name][-1]
@@ -108,7 +108,7 @@ def test_the_engines_counters_are_ours(measured):
 
 def test_times_are_of_one_clock(measured):
     """First and last token by vLLM's clock lie, in order, between the call's begin and the answer's end."""
-    requests = store.read_requests(measured)
+    requests = table_files.read_requests(measured)
 
     assert (requests.first_ns != MISSING).all()
     for before, after in (("sent_ns", "first_ns"), ("first_ns", "last_ns"), ("last_ns", "done_ns")):
@@ -117,7 +117,7 @@ def test_times_are_of_one_clock(measured):
 
 def test_throughput_is_that_of_the_call(measured):
     """Tokens of a stage over the time of its call, which holds all its answers and ends with them."""
-    requests = store.read_requests(measured)
+    requests = table_files.read_requests(measured)
     spans = {span["stage"]: span for span in store.read_json(measured, store.TIMELINE)}
     for stage, size in zip(store.read_json(measured, store.SUMMARY)["stages"], SIZES, strict=True):
         span, mine = spans[stage["index"]], (requests.stage == stage["index"]) & (requests.phase == MEASURED)
@@ -131,7 +131,7 @@ def test_throughput_is_that_of_the_call(measured):
 
 def test_no_more_run_at_once_than_the_engine_takes(measured):
     """With max_num_seqs 4, of twelve requests the last begins when at most three others are unfinished."""
-    requests = store.read_requests(measured)
+    requests = table_files.read_requests(measured)
     mine = (requests.stage == 1) & (requests.phase == MEASURED)
     first, last = requests.first_ns[mine], requests.last_ns[mine]
     under_way = [int(((first < at) & (last > at)).sum()) for at in first]
@@ -191,7 +191,7 @@ def test_nothing_is_left_when_the_harness_is_killed(on_cpu):
 def test_vllm_ascend_generates_and_is_marked_hollow(hollow):
     """The plug-in's own platform and block size; no number of it is valid, and the page says so."""
     facts = boot_facts((hollow / "engine.log").read_text(encoding="utf-8").splitlines())
-    requests, summary = store.read_requests(hollow), store.read_json(hollow, store.SUMMARY)
+    requests, summary = table_files.read_requests(hollow), store.read_json(hollow, store.SUMMARY)
     engine = store.read_run(hollow)["engine"]
 
     assert facts.plugin == "ascend"

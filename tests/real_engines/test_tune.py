@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.tuning.early_stopping import StopDecision
@@ -114,7 +114,7 @@ def test_a_load_on_a_real_engine_is_cut(vllm_python, tiny_model, tmp_path):
         part = session.measure(task, task.stage, 1, watch)
         after = session.measure(task, Stage("closed", concurrency=1, requests=3), 2)
     (told,) = (stage["requests"] for stage in store.read_json(tmp_path / "trial" / "load-1", store.SUMMARY)["stages"])
-    samples = store.read_samples(tmp_path / "trial" / "load-2")
+    samples = table_files.read_samples(tmp_path / "trial" / "load-2")
     running = samples.value[samples.name == "vllm:num_requests_running"]
 
     assert part.stopped

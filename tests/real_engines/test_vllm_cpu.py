@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import COMPLETED
 from tests.contracts.engine import listens
 from tests.engines.test_guardian import runs, wait_until_gone
@@ -71,7 +71,7 @@ def served(command):
 
 def test_every_request_is_answered_and_it_is_a_measurement(served):
     """The result says which engine it was, neither simulated nor hollow, and its log is kept."""
-    engine, requests = store.read_run(served)["engine"], store.read_requests(served)
+    engine, requests = store.read_run(served)["engine"], table_files.read_requests(served)
 
     assert len(requests) == REQUESTS + WARMUP
     assert set(requests.status) == {COMPLETED}
@@ -105,7 +105,7 @@ def test_what_was_told_before_the_start_is_what_runs(served):
 
 def test_the_servers_counters_are_ours(served):
     """Its prompt and generated tokens rise by as much as the records hold, warm-up included."""
-    requests, samples = store.read_requests(served), store.read_samples(served)
+    requests, samples = table_files.read_requests(served), table_files.read_samples(served)
 
     def risen(name):
         values = samples.value[samples.name == name]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.results import store
+from harness.results import table_files
 from harness.results.folder import read_files
 from harness.results.request_table import WARMUP
 from reports import frames
@@ -79,7 +79,7 @@ def test_metric_rows_carry_the_intervals_of_the_summary(tmp_path):
 
 def test_load_over_time_keeps_its_areas(result, places):
     """Under the lines lie all seconds that requests were under way, and all tokens that arrived in the run."""
-    events = store.read_events(result.folder)
+    events = table_files.read_events(result.folder)
     found = frames.load_frame(result, places, events)
     width = found["at_s"].diff().iloc[1]
 
@@ -91,7 +91,7 @@ def test_load_over_time_keeps_its_areas(result, places):
 
 def test_gaps_are_those_between_the_tokens_of_counted_requests(result, places):
     """Two gaps of a tenth, and an event of two tokens that counts as two gaps of half its gap."""
-    events = store.read_events(result.folder)
+    events = table_files.read_events(result.folder)
     gaps = frames.gaps_by_stage(events, frames.latency_frame(result, places), places)
     curve = frames.gap_frame(gaps)
 

@@ -14,7 +14,7 @@ import pytest
 
 import reports
 from harness.cli.app import main
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import NEVER_SENT, Events
 from tests.result_folder import Run, kept_warning, make_result, write_result
 
@@ -251,7 +251,7 @@ def test_a_page_is_drawn_from_what_there_is(sweep, tmp_path, without):
 def test_a_run_without_answers_is_drawn(sweep, tmp_path):
     """Nothing sent, nothing answered: no figure of latencies, and the page says why."""
     folder = copy(sweep, tmp_path)
-    run, rows = store.read_run(folder), store.read_requests(folder)
+    run, rows = store.read_run(folder), table_files.read_requests(folder)
     gone = np.full(len(rows), -1)
     rows = replace(
         rows,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.execution.sampler import Watched
 from harness.results.folder import read_files
 from harness.results.request_table import events_from, samples_from
-from harness.results.store import write_samples
+from harness.results.table_files import write_samples
 from reports import stalling
 from reports.data import gather
 from reports.figures.heat import Grid, levels

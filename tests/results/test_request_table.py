@@ -9,7 +9,7 @@ import pytest
 from harness.client.decode import INTEGERS, TEXTS
 from harness.client.journal import ROW
 from harness.errors import ResultError
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.folder import request_frame
 from harness.results.request_table import (
     ALWAYS_COLUMNS,
@@ -31,7 +31,7 @@ def test_every_column_follows_from_a_field():
     names = tuple(columns)
 
     assert names == COLUMNS == tuple(field.name for field in dataclasses.fields(Requests))
-    assert tuple(store.REQUEST_KINDS) == names
+    assert tuple(table_files.REQUEST_KINDS) == names
     assert all(column["meaning"] and column["unit"] in ("", "ns", "tokens") for column in columns.values())
     assert all((column["unit"] == "ns") == name.endswith("_ns") for name, column in columns.items())
 
@@ -48,7 +48,7 @@ def test_what_the_client_notes_are_columns():
 def test_records_become_columns_of_one_type(tmp_path):
     """Texts are objects, all else int64; the file has nulls where there is no value, and the frame <NA>."""
     requests = requests_from([RECORD])
-    store.write_requests(tmp_path, requests)
+    table_files.write_requests(tmp_path, requests)
     table = pq.read_table(tmp_path / store.REQUESTS)
     frame = request_frame(tmp_path)
 
@@ -56,7 +56,7 @@ def test_records_become_columns_of_one_type(tmp_path):
     for name in COLUMNS:
         values = getattr(requests, name)
         assert values.dtype == (object if name in TEXT_COLUMNS else np.int64)
-        assert values[0] == getattr(RECORD, name) == getattr(store.read_requests(tmp_path), name)[0]
+        assert values[0] == getattr(RECORD, name) == getattr(table_files.read_requests(tmp_path), name)[0]
         if name not in TEXT_COLUMNS:
             assert frame[name].isna().tolist() == [values[0] == MISSING] == [table[name].null_count == 1]
 
@@ -76,10 +76,10 @@ def test_the_table_is_a_value():
 def test_a_column_that_always_has_a_value_is_refused_with_an_empty_cell(tmp_path, name):
     """Of the others an empty cell is no value; the client's own columns may be absent."""
     requests = requests_from([RECORD])
-    store.write_requests(tmp_path, dataclasses.replace(requests, **{name: np.array([MISSING])}))
+    table_files.write_requests(tmp_path, dataclasses.replace(requests, **{name: np.array([MISSING])}))
 
     with pytest.raises(ResultError, match=f"column {name} has 1 empty cell;"):
-        store.read_requests(tmp_path)
+        table_files.read_requests(tmp_path)
     pq.write_table(pq.read_table(tmp_path / store.REQUESTS).drop(list(CLIENT_COLUMNS)), tmp_path / store.REQUESTS)
     with pytest.raises(ResultError, match=name):
-        store.read_requests(tmp_path)
+        table_files.read_requests(tmp_path)

@@ -33,22 +33,21 @@ def same(events, others):
 def test_events_come_back_as_they_were(tmp_path_factory, answers):
     """Whatever their number, also none, and rows without any."""
     folder, events = tmp_path_factory.mktemp("events"), of(answers)
-    store.write_events(folder, np.arange(len(answers)), events)
+    table_files.write_events(folder, np.arange(len(answers)), events)
 
-    assert same(store.read_events(folder), events)
+    assert same(table_files.read_events(folder), events)
 
 
 def test_events_lie_in_blocks(tmp_path, monkeypatch):
     """A file of several blocks has a group of rows for each, and reads as one."""
-    monkeypatch.setattr(store, "_BLOCK", 10)
     monkeypatch.setattr(table_files, "BLOCK", 10)
     events = of([[(i, 1)] * 4 for i in range(9)] + [[], [(9, 2)] * 25, []])
-    store.write_events(tmp_path, np.arange(12), events)
+    table_files.write_events(tmp_path, np.arange(12), events)
     file = pq.ParquetFile(tmp_path / store.EVENTS)
 
     assert file.metadata.num_row_groups > 4
     assert file.read()["index"].to_pylist() == list(range(12))
-    assert same(store.read_events(tmp_path), events)
+    assert same(table_files.read_events(tmp_path), events)
 
 
 def test_a_file_in_one_block_is_read(tmp_path):
@@ -62,18 +61,18 @@ def test_a_file_in_one_block_is_read(tmp_path):
     )
     pq.write_table(table, tmp_path / store.EVENTS)
 
-    assert same(store.read_events(tmp_path), of([[(5, 1), (7, 2)], []]))
+    assert same(table_files.read_events(tmp_path), of([[(5, 1), (7, 2)], []]))
 
 
 def read_own_columns(folder):
     """Two columns of the table of samples."""
-    return store.read_table(folder / store.SAMPLES, {"at_ns": table_files.WHOLE, "source": table_files.TEXT})
+    return table_files.read_table(folder / store.SAMPLES, {"at_ns": table_files.WHOLE, "source": table_files.TEXT})
 
 
 @pytest.mark.parametrize(
     ("name", "read", "short"),
     [
-        (store.EVENTS, store.read_events, pa.table({"at_ns": [[1]]})),
+        (store.EVENTS, table_files.read_events, pa.table({"at_ns": [[1]]})),
         (store.SAMPLES, read_own_columns, pa.table({"at_ns": [1], "name": ["x"]})),
     ],
 )
@@ -94,7 +93,9 @@ def test_the_columns_asked_for_are_read_in_their_order(tmp_path):
     """And no other."""
     pq.write_table(pa.table({"a": [1], "b": [2], "c": [3]}), tmp_path / store.SAMPLES)
 
-    assert store.read_table(tmp_path / store.SAMPLES, {"c": table_files.WHOLE, "a": table_files.WHOLE}).to_pydict() == {
+    assert table_files.read_table(
+        tmp_path / store.SAMPLES, {"c": table_files.WHOLE, "a": table_files.WHOLE}
+    ).to_pydict() == {
         "c": [3],
         "a": [1],
     }

@@ -19,7 +19,7 @@ from aiohttp import web
 from harness.clock import monotonic_ns
 from harness.execution.reconcile import read_stage_starts, reconcile
 from harness.execution.run import RunSpec, open_folder, run_load
-from harness.results import store
+from harness.results import store, table_files
 from harness.results.request_table import COMPLETED
 from harness.scenario.loader import load_scenario
 from harness.simulator.engine import EARLY_NS
@@ -102,7 +102,7 @@ async def served(folder):
         await runner.cleanup()
     zero_ns = read_stage_starts(order.folder / store.RAW).zero_ns
     reconcile(order.folder)
-    return noted, store.read_requests(order.folder), zero_ns
+    return noted, table_files.read_requests(order.folder), zero_ns
 
 
 def scenario(folder, url):
