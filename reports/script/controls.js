@@ -102,6 +102,9 @@ function makeControls() {
   bar.append(filterChoice(), zoomButtons(), linkButton(), statusLine());
   document.querySelector("#time > h2").after(bar);
   const key = document.querySelector("#spread .key");
-  if (key) { key.replaceWith(stageSwitches()); }
+  if (key) {
+    key.before(stageSwitches());
+    key.classList.add("paper-only");
+  }
   onView((changes) => { if (changes.off) { showSwitches(); hideInDrawings(); } });
 }

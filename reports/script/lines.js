@@ -6,6 +6,11 @@ function readLine(line) {
   return line;
 }
 
+// Counts as they are, other values with three digits.
+function valueText(value) {
+  return Number.isInteger(value) ? count(value) : significant(value);
+}
+
 function nullable(values) {
   return Array.from(values, (value) => (Number.isNaN(value) ? null : value));
 }
@@ -21,7 +26,7 @@ kinds.lines = {
   read: (panel, cursor) => panel.lines.map(readLine).map((line) => {
     const at = cursor === null ? -1 : nearest(line.at, cursor);
     const named = panel.lines.length > 1;
-    return { name: named ? line.name : "", tone: named ? line.colour : "", text: at < 0 ? "" : significant(line.values[at] / panel.size) };
+    return { name: named ? line.name : "", tone: named ? line.colour : "", text: at < 0 ? "" : valueText(line.values[at] / panel.size) };
   }),
 };
 

@@ -165,7 +165,7 @@ function requestLine(row, metric = run.metric) {
 }
 
 function readPointed(panel, cursor, isPointed) {
-  const line = pointed !== MISSING && isPointed ? [{ text: requestLine(pointed) }] : [];
+  const line = pointed !== MISSING && isPointed ? [{ text: requestLine(pointed), besideOnly: true }] : [];
   return panel.kind === "lanes" ? [...line, ...panel.key.map((phase) => ({ name: phase.name, tone: phase.colour })), { name: panel.told || "" }] : line;
 }
 

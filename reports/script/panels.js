@@ -151,7 +151,7 @@ function mountPanel(panel, isLast, width) {
 function readPanels(by) {
   panels.forEach((panel) => {
     const parts = kinds[panel.kind].read(panel, view.cursor, by === panel);
-    panel.readout.replaceChildren(...parts.map((part) => readElement(part)));
+    panel.readout.replaceChildren(...parts.filter((part) => !part.besideOnly).map((part) => readElement(part)));
     showValues(panel, by === panel ? parts : []);
   });
 }
