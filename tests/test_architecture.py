@@ -34,6 +34,7 @@ RANKS: dict[str, int] = {
     "engines": 4,
     "simulator": 4,
     "kernels": 4,
+    "export": 4,
     # whole tasks
     "comparison": 5,
     "importers": 5,

@@ -29,6 +29,7 @@ ROOMS: tuple[tuple[tuple[str, str, str], ...], ...] = (
         ("engines", "start, watch, ask, stop", "启动、看护、询问、停止"),
         ("simulator", "an NPU engine, computed", "模拟 NPU 引擎"),
         ("kernels", "parent of kernels_bench", "kernels_bench 的父进程"),
+        ("export", "metrics to collectors", "把指标发往收集端"),
     ),
     (
         ("client", "sends, stamps, journal", "发送、打戳、日志"),

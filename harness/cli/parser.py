@@ -173,6 +173,7 @@ def _add_run(commands: Any) -> None:
         "--against", metavar="KEY=VALUE", action="append", default=[], help=localized("cli.run_against")
     )
     _add_trace(options)
+    _add_export(options)
     _add_quiet(options)
     _add_warnings(options)
     options.add_argument("--strict", action="store_true", help=localized("cli.run_strict"))
@@ -189,6 +190,7 @@ def _add_report(commands: Any) -> None:
     positionals, options = _command(commands, "report", localized("cli.report"))
     positionals.add_argument("folders", nargs="+", metavar="DIR", type=Path, help=localized("cli.report_folders"))
     _add_trace(options)
+    _add_export(options)
 
 
 def _add_compare(commands: Any) -> None:
@@ -212,6 +214,7 @@ def _add_tune(commands: Any) -> None:
     _add_out(options, localized("cli.run_out"))
     options.add_argument("--storage", metavar="URL", help=localized("cli.tune_storage"))
     options.add_argument("--seed", type=_whole("--seed"), metavar="N", help=localized("cli.tune_seed"))
+    _add_export(options)
     _add_quiet(options)
 
 
@@ -249,6 +252,12 @@ def _add_trace(options: Any) -> None:
 
 def _add_quiet(options: Any) -> None:
     options.add_argument("--quiet", action="store_true", help=localized("cli.quiet"))
+
+
+def _add_export(options: Any) -> None:
+    options.add_argument(
+        "--export", metavar="TARGET[=ADDRESS]", action="append", default=[], help=localized("cli.export")
+    )
 
 
 def _add_warnings(options: Any) -> None:

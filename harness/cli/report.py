@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.api.result import TRACE, is_study, report, report_index
 from harness.cli.terminal import CommandOutcome, OutputLog
+from harness.export.delivery import Exports, exporting
 from harness.messages import Message
 from harness.results import store
 
@@ -19,10 +20,15 @@ def report_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutc
     Raises:
         HarnessError: where one of them is no result, as its turn comes.
     """
-    return CommandOutcome(_pages(arguments, log))
+    return CommandOutcome(_exported_pages(arguments, log))
 
 
-def _pages(arguments: argparse.Namespace, log: OutputLog) -> Iterator[str]:
+def _exported_pages(arguments: argparse.Namespace, log: OutputLog) -> Iterator[str]:
+    with exporting(arguments.export, log) as exports:
+        yield from _pages(arguments, log, exports)
+
+
+def _pages(arguments: argparse.Namespace, log: OutputLog, exports: Exports) -> Iterator[str]:
     several = len(arguments.folders) > 1
     folders = []
     for path in arguments.folders:
@@ -35,6 +41,7 @@ def _pages(arguments: argparse.Namespace, log: OutputLog) -> Iterator[str]:
         if arguments.trace and not is_study(path):
             yield str(page.parent / TRACE)
         folders.append(page.parent)
+        exports.result(page.parent)
     if len(folders) > 1:
         yield str(report_index(folders))
 

@@ -4,17 +4,22 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.analysis.warnings import warnings_of
 from harness.api.result import TRACE
 from harness.api.running import RunOptions, run_loaded, url_overrides
 from harness.cli.terminal import CommandOutcome, OutputLog, ProgressDisplay, silent
 from harness.errors import InputError
+from harness.export.delivery import exporting
 from harness.messages import localized, message
 from harness.results import store
 from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario, load_scenario
 from harness.scenario.yaml_document import Override
+
+if TYPE_CHECKING:  # loaded by the run
+    from harness.results.progress import Progress
 
 
 def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
@@ -24,14 +29,23 @@ def run_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome
         HarnessError: where the input is wrong or the engine does not come up.
     """
     if arguments.against:
+        if arguments.export:
+            raise InputError(message("cli.export_against", target=arguments.export[0].partition("=")[0]))
         from harness.cli.against import against_command  # noqa: PLC0415 - it runs by this module
 
         return against_command(arguments, log)
     loaded = scenario_of(arguments, flags_of(arguments), log)
-    with ProgressDisplay(log, quiet=arguments.quiet) as progress:
-        rerun = shlex.join(["harness", *arguments.words])
-        options = RunOptions(arguments.out, rerun, arguments.trace, progress.show, progress.on_snapshot, log)
-        result = run_loaded(loaded, options)
+    with exporting(arguments.export, log) as exports:
+        with ProgressDisplay(log, quiet=arguments.quiet) as progress:
+
+            def on_snapshot(snapshot: "Progress") -> None:
+                progress.on_snapshot(snapshot)
+                exports.progress(snapshot)
+
+            rerun = shlex.join(["harness", *arguments.words])
+            options = RunOptions(arguments.out, rerun, arguments.trace, progress.show, on_snapshot, log)
+            result = run_loaded(loaded, options)
+        exports.result(result.folder)
     pages = [result.page, *([result.folder / TRACE] if arguments.trace else [])]
     lines = shown_result(result.folder, all_warnings=arguments.warnings)
     return CommandOutcome(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from harness.api.tuning import TuneOptions, run_study_file
 from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, silent
+from harness.export.delivery import exporting
 from harness.messages import message
+from harness.results.study import STUDY
 from harness.scenario.files import find_scenario
 from harness.scenario.yaml_document import Override
 
@@ -25,7 +27,10 @@ def tune_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcom
     options = TuneOptions(
         arguments.overrides, _flags(arguments), arguments.out, arguments.resume, progress, _command(arguments)
     )
-    result = run_study_file(path, options)
+    with exporting(arguments.export, log) as exports:
+        result = run_study_file(path, options)
+        if (result.folder / STUDY).exists():
+            exports.result(result.folder)
     lines: list[OutputLine] = [*result.lines, *([] if result.page is None else [str(result.page)]), *result.next_steps]
     return CommandOutcome(lines, result.exit_code)
 

@@ -1,4 +1,4 @@
-"""Kinds that other packages bring: arrival processes, workloads, engines and kernel providers, by entry points.
+"""Kinds that other packages bring: arrival processes, workloads, engines, kernel providers, exporters, by entry points.
 
 A package names them in its pyproject.toml, and each entry point leads to a `Plugin`:
 
@@ -23,6 +23,7 @@ ARRIVALS = "npu_harness.arrivals"
 WORKLOADS = "npu_harness.workloads"
 ENGINES = "npu_harness.engines"
 KERNEL_PROVIDERS = "npu_harness.kernel_providers"
+EXPORTERS = "npu_harness.exporters"
 _NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
 
 
@@ -41,6 +42,8 @@ class Plugin:
       `engine.options` holds was checked with `options`.
     - kernel providers: (options as a mapping), and gives a kernels_bench Provider. This happens in the engine's
       interpreter, where harness need not be: any object with a `factory` will do there.
+    - exporters: (address or None, as it stands behind `--export NAME=`), and gives a harness.export.delivery.Exporter.
+      Its options have no keys: `harness.Options`.
     """
 
     options: Any
