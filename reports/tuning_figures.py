@@ -91,7 +91,7 @@ def _history(result: StudyFiles) -> Drawing:
         localized("page_tuning.history.title", objective=_with_unit(name)),
         localized("page_tuning.history.less" if direction == "minimise" else "page_tuning.history.more"),
     )
-    figure = search.history(marks, best, "", head)
+    figure = search.history(marks, best, _with_unit(name), head)
     failed = sum(mark.kind == "failed" for mark in marks)
     words = localized("page_tuning.history.count", trials=len(marks), failed=failed, count=len(marks))
     if best:

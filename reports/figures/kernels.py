@@ -67,7 +67,7 @@ def against_length(lines: Sequence[KernelLine], head: Head) -> Figure:
     scale = scale_of(_ends(lines), times=True)
     set_scale(axes, "y", scale)
     _draw(axes, lines)
-    over(axes, scale.unit)
+    over(axes, localized("figures.axis", name=localized("figures.kernels.time_axis"), unit=scale.unit))
     _name_below(axes, localized("figures.kernels.length_axis"))
     return figure
 
@@ -85,7 +85,8 @@ def _room(lines: Sequence[KernelLine]) -> float:
 def against_block(lines: Sequence[KernelLine], sizes: Sequence[int], head: Head) -> Figure:
     """Time relative to the best block size of the same case; x is the place in `sizes`."""
     figure = paper(SMALL, head)
-    axes = panel(figure, (48, 12, _room(lines), 42))
+    axes = panel(figure, (48, 32, _room(lines), 42))
+    over(axes, localized("figures.kernels.relative_axis"))
     axes.set_xlim(-0.3, len(sizes) - 0.7)
     ticks(axes, "x", [float(place) for place in range(len(sizes))], [str(size) for size in sizes])
     set_scale(axes, "y", scale_of(_ends(lines), times=False, allow_log=False))
@@ -138,7 +139,7 @@ def roofline(spots: Sequence[Spot], roofs: Sequence[Roof], names: Mapping[int, s
         ha="right",
         color=MUTED,
     )
-    over(axes, unit)
+    over(axes, localized("figures.axis", name=localized("figures.kernels.work_axis"), unit=unit))
     return figure
 
 

@@ -9,10 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.messages import localized
-from reports.figures.style import SMALL, WIDE, Head, across, crosses, over, panel, paper, scale_of, set_scale, ticks
+from reports.figures.style import (
+    SMALL,
+    WIDE,
+    Head,
+    across,
+    crosses,
+    lines_of,
+    over,
+    panel,
+    paper,
+    scale_of,
+    set_scale,
+    ticks,
+)
 from reports.palette import ACCENT, BAD, GRID, INK, MUTED, QUEUE, SURFACE, WARM
 
-_ROW = 26
+_ROW = 28
+_NAMES = 166  # room for the names of rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +58,13 @@ def _mark(axes: Axes, mark: Mark) -> None:
     )
 
 
-def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], unit: str, head: Head) -> Figure:
+def history(marks: Sequence[Mark], best_so_far: Sequence[tuple[float, float]], upward: str, head: Head) -> Figure:
     """The value of every trial in its order, and the best that kept every limit so far; failures at the foot."""
-    figure = paper((WIDE, 262), head)
-    axes = panel(figure, (64, 16, 24, 44))
+    figure = paper((WIDE, 276), head)
+    axes = panel(figure, (64, 30, 24, 44))
+    over(axes, upward)
     values = np.asarray([mark.y for mark in marks if math.isfinite(mark.y)], dtype=np.float64)
-    scale = scale_of(values, times=unit == "s")
+    scale = scale_of(values, times=False)
     set_scale(axes, "y", scale)
     last = max((mark.x for mark in marks), default=1.0)
     axes.set_xlim(-0.6, last + 0.6)
@@ -114,21 +129,30 @@ class Share:
 
 def shares(rows: Sequence[Share], head: Head) -> Figure:
     """A bar a parameter with its interval; the dashed mark is what a parameter without effect would reach."""
-    figure = paper((SMALL[0], 56 + _ROW * len(rows)), head)
-    axes = panel(figure, (166, 14, 24, 34))
+    figure = paper((SMALL[0], 68 + _ROW * len(rows)), head)
+    axes = panel(figure, (_NAMES, 14, 24, 46))
+    across(axes, localized("page_tuning.importance.axis"))
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     ticks(axes, "x", [0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     for place, row in enumerate(rows):
         colour = ACCENT if row.shown else MUTED
-        axes.text(-8 / axes.bbox.width, place, row.name, transform=axes.get_yaxis_transform(), ha="right", color=INK,
-                  va="center_baseline")  # fmt: skip
+        _name_row(axes, place, row.name)
         axes.barh(place, row.share, height=0.5, color=colour, alpha=0.45 if row.shown else 0.25, zorder=2)
         ends = {name: _per_cent(value) for name, value in (("share", row.share), ("low", row.low), ("high", row.high))}
         tip = localized("page_tuning.importance.tip", name=row.name, **ends)
         axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, zorder=3, gid=f"tip:{tip}")
         axes.plot([row.chance] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=1.2, dashes=(3, 2), zorder=4)
     return figure
+
+
+def _name_row(axes: Axes, place: int, name: str) -> None:
+    """The name of a row at its left, in two lines where it is long."""
+    lines = lines_of(name, _NAMES - 12)
+    for number, line in enumerate(lines):
+        y = place + (number - (len(lines) - 1) / 2) * 0.44
+        axes.text(-8 / axes.bbox.width, y, line, transform=axes.get_yaxis_transform(), ha="right", color=INK,
+                  va="center_baseline")  # fmt: skip
 
 
 def _per_cent(share: float) -> str:
@@ -154,8 +178,9 @@ _PARTS = (  # a field of `Spent`, its colour, the codes of its name and of what 
 
 def minutes(rows: Sequence[Spent], head: Head) -> Figure:
     """The minutes of every trial by what they went into, as columns."""
-    figure = paper((WIDE, 212), head)
-    axes = panel(figure, (64, 28, 24, 44))
+    figure = paper((WIDE, 218), head)
+    axes = panel(figure, (64, 34, 24, 44))
+    over(axes, localized("page_tuning.cards.minutes"))
     totals = np.asarray([row.start + row.load + row.other for row in rows], dtype=np.float64)
     set_scale(axes, "y", scale_of(totals, times=False, allow_log=False))
     axes.set_xlim(-0.6, max(len(rows) - 0.4, 0.6))

@@ -7,6 +7,7 @@ wraps. Axes are placed by hand: a layout engine draws every figure several times
 """
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,19 @@ def ticks(axes: Axes, which: str, places: Sequence[float], labels: Sequence[str]
 def width_of(text: str) -> float:
     """About how wide a text of a figure is, in SVG units: a Chinese letter is as wide as it is high."""
     return sum(TYPE if letter > _WIDE_FROM else _NARROW for letter in text)
+
+
+_JOINT = re.compile(r"(?<=[_/:,=@. -])(?=[^_/:,=@. -])")
+
+
+def lines_of(name: str, width: float) -> list[str]:
+    """A name in lines of at most this width, broken where its words end; a word that is wider stands alone."""
+    lines = [""]
+    for word in _JOINT.split(name):
+        if lines[-1] and width_of(lines[-1] + word) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.strip() for line in lines]
 
 
 _WIDE_FROM, _NARROW = "\u2e7f", 6.4

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from reports.figures.curve import Limit, Throughput, throughput_latency
 from reports.figures.decision import BROKEN, KEPT, LEFT_OUT, Place, Plane, decision_plane
 from reports.figures.labels import AFTER, BEFORE, BESIDE, Box, Labels, text_box
-from reports.figures.style import Head, drawing, panel, paper
+from reports.figures.style import Head, drawing, lines_of, panel, paper, width_of
 
 NAMES = st.text("abcdefgh 0123456789/并发吞吐", min_size=1, max_size=24)
 VALUES = st.floats(0.001, 1000)
@@ -99,3 +99,12 @@ def test_boxes_meet_where_they_have_an_area_in_common():
     assert not one.meets(Box(10, 0, 20, 10))
     assert Box(1, 1, 9, 9).within(one)
     assert not one.within(Box(1, 1, 9, 9))
+
+
+@given(name=st.text("abcXYZ_-/. 并发", min_size=1, max_size=60), width=st.floats(20, 200))
+def test_a_long_name_breaks_at_its_words(name, width):
+    """Nothing of it is lost, and a line that is too wide is a single word."""
+    lines = lines_of(name, width)
+
+    assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+    assert all(width_of(line) <= width or len(lines_of(line, 0.0)) == 1 for line in lines)
