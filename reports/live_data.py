@@ -26,7 +26,7 @@ from reports.live_words import live_words
 from reports.loads import stage_title
 from reports.packing import packed
 from reports.palette import stage_colour, variable_of
-from reports.request_sample import RequestSample, sample_requests
+from reports.request_sample import RequestSample, sample_requests, slower_than
 from reports.rows import rows_of
 from reports.svg import Drawing
 
@@ -106,6 +106,7 @@ def _requests(data: Data, sample: RequestSample) -> dict[str, Any]:
         "status": packed(table["status"].map(list(STATUSES).index), "<u1"),
         "warmup": packed(own["phase"] == WARMUP, "<u1"),
         "counted": packed(own["in_window"], "<u1"),
+        "slower_than": packed(slower_than(data.latencies, main_metric(data))[sample.rows], "<f4"),
         "slow": packed(sample.slow[sample.rows], "<u1"),
         "error": packed(errors, "<i4"),
         "texts": texts,

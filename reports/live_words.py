@@ -13,6 +13,7 @@ _PLACES = {
     "range_sampled": ("from", "to", "shown", "held"),
     "lanes_all": ("count",),
     "lanes_some": ("every", "count"),
+    "rank": ("metric", "share"),
     "request": ("index",),
     "listed": ("shown", "count"),
 }
@@ -63,6 +64,8 @@ _WORDS = {
     "state": "page_view.state",
     "state_unknown": "page_view.state_unknown",
     "sampled": "page_view.sampled",
+    "rank": "page_view.rank",
+    "show_then": "page_view.show_then",
     "previous": "page_view.previous",
     "next": "page_view.next",
     "close": "page_view.close",

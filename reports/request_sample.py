@@ -55,6 +55,14 @@ def slowest(latencies: pd.DataFrame, metric: str, share: float = SLOW_SHARE) -> 
     return np.asarray((rank <= many).to_numpy(dtype=bool))
 
 
+def slower_than(latencies: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """The share of its stage's counted requests that had less of this latency, for each counted one; else NaN."""
+    values = latencies[metric].where(latencies["in_window"])
+    place = latencies["place"]
+    below = values.groupby(place).rank(method="min") - 1
+    return np.asarray((below / values.groupby(place).transform("count")).to_numpy(dtype=np.float64))
+
+
 def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """At most `most` of the rows, evenly spread over them."""
     if len(rows) <= most:

@@ -31,6 +31,7 @@ function readRequests(held) {
     warmup: unpack(held.warmup),
     counted: unpack(held.counted),
     slow: unpack(held.slow),
+    slowerThan: unpack(held.slower_than),
     error: unpack(held.error),
     texts: held.texts,
     countedBy: { texts: held.counted_by.texts, rows: unpack(held.counted_by.rows) },

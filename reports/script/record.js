@@ -32,7 +32,19 @@ function timesTable(row) {
 
 function latencyList(row) {
   const names = Object.keys(run.metrics).filter((name) => Number.isFinite(requests.latencies[name][row]));
-  return names.length ? factList(names.map((name) => [run.metrics[name], duration(requests.latencies[name][row])])) : "";
+  return names.length ? [factList(names.map((name) => [run.metrics[name], duration(requests.latencies[name][row])])), rankLine(row)] : [];
+}
+
+// How its main latency lies among those of its stage.
+function rankLine(row) {
+  const below = requests.slowerThan[row];
+  return Number.isNaN(below) ? "" : make("p", { class: "fine" }, fill(run.words.rank, { metric: run.metrics[run.metric], share: share(below) }));
+}
+
+// The stretch of time around a request, so that all panels show what went on then.
+function zoomToRequest(row) {
+  const room = Math.max(0.5 * (overS(row) - requests.dueS[row]), 0.05);
+  zoomTo(requests.dueS[row] - room, overS(row) + room);
 }
 
 function tokenList(row) {
@@ -103,10 +115,13 @@ function recordHead(row) {
 }
 
 function fillRecord(row) {
+  const known = latencyList(row);
+  const latencies = known.length ? known : [make("p", { class: "fine" }, run.words.no_latency)];
   record.dataset.request = requests.counts.index[row];
   record.replaceChildren(recordHead(row), ...phasesBar(row), summaryList(row), ...errorPart(row), timesTable(row),
-    make("h4", {}, run.words.latencies), latencyList(row) || make("p", { class: "fine" }, run.words.no_latency),
-    make("h4", {}, run.words.tokens_title), tokenList(row), statePart(row));
+    make("h4", {}, run.words.latencies), ...latencies,
+    make("h4", {}, run.words.tokens_title), tokenList(row), statePart(row),
+    make("p", {}, button(run.words.show_then, () => zoomToRequest(row), { class: "show-then" })));
 }
 
 // Opens the record of a request by its index; `from` gets the focus back, and is kept where it is null.

@@ -94,8 +94,8 @@ function explainTerms() {
 
 function keepUnits() {
   const number = /(\d) (?=(%|[mµ]?s|req\/s|tokens\/s)(?![\w/]))/g;
-  document.querySelectorAll(".answer, .lead, .fine, .warnings p, figcaption, figcaption span").forEach((words) => {
-    words.childNodes.forEach((part) => {
+  document.querySelectorAll(".answer, .lead, .fine, .warnings p, figcaption, figcaption span").forEach((sentence) => {
+    sentence.childNodes.forEach((part) => {
       if (part.nodeType === Node.TEXT_NODE) { part.data = part.data.replace(number, "$1\u00a0"); }
     });
   });

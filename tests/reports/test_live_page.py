@@ -207,6 +207,10 @@ def test_a_click_on_a_dot_shows_that_request_s_row(page, folder, mark):
             f"Array.from(document.querySelectorAll('#record tbody tr')).some((part) => part.children[0].innerText ==="
             f" {json.dumps(name)} && part.children[1].innerText === '{row[key] / 1e9:.6f} s')"
         )
+    page.run("document.querySelector('button.show-then').click()")
+    low, high = map(float, re.match(r"#/t=([\d.]+)-([\d.]+)", page.run("location.hash")).groups())
+
+    assert low < row["due_ns"] / 1e9 < row["done_ns"] / 1e9 < high
     assert shown["Outcome"] == row["status"]
     assert (mark == "failed") == (row["status"] == "failed")
     if mark == "failed":

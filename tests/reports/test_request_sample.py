@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.results.request_table import COMPLETED, FAILED
-from reports.request_sample import sample_requests, slowest
+from reports.request_sample import sample_requests, slower_than, slowest
 
 
 def frame(count, failing=0.0, stages=1, seed=0):
@@ -59,6 +59,17 @@ def test_a_run_that_failed_still_shows_what_was_answered():
 
     assert (statuses == FAILED).sum() >= 200
     assert (statuses == COMPLETED).sum() >= 20
+
+
+def test_a_rank_is_the_share_of_faster_requests():
+    """Of the counted requests of the same stage, counted one by one; none for others."""
+    requests = frame(120, failing=0.2, stages=2)
+    ranks = slower_than(requests, "ttft")
+    for row in range(len(requests)):
+        same = requests["in_window"] & (requests["place"] == requests["place"][row])
+        expected = (requests["ttft"][same] < requests["ttft"][row]).mean() if requests["in_window"][row] else np.nan
+
+        assert ranks[row] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (100, 1), (101, 2), (1000, 10)])
