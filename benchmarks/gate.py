@@ -28,8 +28,7 @@ from harness.analysis.warnings import INVALID
 from harness.execution.reconcile import finish
 from harness.results import store, table_files
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
-from harness.selfcheck.reference_server.process import started
-from harness.selfcheck.selfcheck import drive
+from harness.selfcheck.selfcheck import drive, started
 from harness.units import NS_PER_MS, format_share
 
 SITUATIONS = int(os.environ.get("GATE_SITUATIONS", "500"))

@@ -29,7 +29,7 @@ from harness.clock import MonotonicClock
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule
-from harness.selfcheck.reference_server.process import started
+from harness.selfcheck.selfcheck import started
 from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_share
 from harness.workload import Session, Turn
 from harness.workload.plan import StagePlan

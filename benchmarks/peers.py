@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.numbers import Number
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule, read
-from harness.selfcheck.reference_server.process import started
+from harness.selfcheck.selfcheck import started
 from harness.units import NS_PER_S, format_duration
 from tests.real_engines.tiny_model import write_tiny_model
 

@@ -15,7 +15,7 @@ from harness.results import store, table_files
 from harness.results.request_table import Events, Requests, Samples
 from harness.selfcheck.exactness import Exactness, exactness
 from harness.selfcheck.reference_server.ground_truth import GroundTruth, TokenSchedule, read
-from harness.selfcheck.reference_server.process import started
+from harness.selfcheck.selfcheck import started
 from harness.units import NS_PER_S
 
 _LOOK_S = 0.05

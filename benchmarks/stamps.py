@@ -19,7 +19,7 @@ from benchmarks.runs import Ran, raise_file_limit, ran, scenario
 from benchmarks.truths import CheckedNumber
 from harness.selfcheck.exactness import Exactness
 from harness.selfcheck.reference_server.ground_truth import GroundTruth, TokenSchedule, read
-from harness.selfcheck.reference_server.process import started
+from harness.selfcheck.selfcheck import started
 from harness.units import NS_PER_MS, NS_PER_S, format_duration, format_rate, format_share
 
 BEAT = TokenSchedule(first_ns=50 * NS_PER_MS, gap_ns=10 * NS_PER_MS)

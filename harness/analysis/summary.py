@@ -15,7 +15,7 @@ import numpy as np
 from harness.analysis.answer import answer, knee
 from harness.analysis.breakdowns import breakdowns, judge_by_length
 from harness.analysis.decision import decide, stage_options
-from harness.analysis.efficiency import held_npus, with_efficiency
+from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.slo import Outcome
@@ -44,7 +44,6 @@ from harness.results.request_table import (
 from harness.results.store import FORMAT, SUMMARY_FORMAT, in_virtual_time
 from harness.scenario.metrics import TIMES
 from harness.statistics.distributions import Distribution
-from harness.telemetry.energy import energy_of
 from harness.units import NS_PER_S
 
 _SPAN = tuple(field.name for field in fields(Span))

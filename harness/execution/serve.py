@@ -17,16 +17,17 @@ from harness.execution.progress import ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
+    Watched,
     build_workload,
     interrupted,
     note_death,
     note_engine,
     note_stage,
+    watching,
     worker_count,
     write_plan,
     write_samples,
 )
-from harness.execution.sampler import Watched, watching
 from harness.messages import Message, message
 from harness.results import store
 from harness.safety.interrupts import Interrupts

@@ -18,15 +18,16 @@ from harness.clock import LoopClock, monotonic_ns
 from harness.engines.simulator import simulate_here
 from harness.execution.progress import EVERY_S, ProgressTracker
 from harness.execution.run_folder import (
+    SCRAPE_S,
     RunOutcome,
     RunSpec,
+    Watched,
     build_workload,
     interrupted,
     note_stage,
     write_plan,
     write_samples,
 )
-from harness.execution.sampler import SCRAPE_S, Watched
 from harness.execution.serve import client_job, vocabulary_for
 from harness.messages import Message, message
 from harness.results import store

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from harness.errors import EngineError
 from harness.selfcheck.reference_server.ground_truth import GroundTruthLog, TokenSchedule, read, summary, write
-from harness.selfcheck.reference_server.process import started
 from harness.selfcheck.reference_server.requests import BadRequestError, parse_completion, parse_head, script_of
+from harness.selfcheck.selfcheck import started
 
 SCHEDULE = TokenSchedule(first_ns=3_000_000, gap_ns=1_000_000)
 COMPLETIONS = b"/v1/completions"

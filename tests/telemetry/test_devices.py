@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from harness.engines import RunningEngine
-from harness.execution.sampler import uses_npus_here
+from harness.execution.run_folder import uses_npus_here
 from harness.telemetry import devices, environment
 from harness.telemetry.devices import busy_clock, npu_watches, watch_host
 from harness.telemetry.environment import find_npu_smi, this_host

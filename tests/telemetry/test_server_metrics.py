@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.execution.sampler import Watched
+from harness.execution.run_folder import Watched
 from harness.telemetry.server_metrics import (
     CACHE_CONFIG,
     MAXIMUM,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.analysis.efficiency import chips_in_use, values_of
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, message, stored
 from harness.results.request_table import Requests, Samples
 from harness.statistics.intervals import Floats
-from harness.telemetry.energy import chips_in_use, values_of
 
 FULL_CLOCK = 0.95  # of the limit; clocks move in steps of tens of MHz, and a single step slows nothing
 SLOW_READINGS = 0.1  # of those while busy: one reading in ten seconds may catch a moment between two batches
