@@ -106,15 +106,17 @@ class ProgressTracker:
     def publish(self) -> None:
         """Hand the present state on."""
         progress = self.snapshot(self._now_ns())
-        if progress.eta_s is not None:
-            progress = replace(progress, eta_s=progress.eta_s / self._pace(progress.at_s))
+        if self._now_ns is not monotonic_ns:
+            progress = self._in_own_time(progress)
         write_progress(self._folder, progress)
         self._on_snapshot(progress)
 
-    def _pace(self, passed_s: float) -> float:
-        """Seconds of the load's clock in one of our own, so far."""
+    def _in_own_time(self, progress: Progress) -> Progress:
+        """The progress of a load in virtual time, with what whoever watches waits for in seconds of their own."""
         own_s = (monotonic_ns() - self._own_begin_ns) / NS_PER_S
-        return passed_s / own_s if self._now_ns is not monotonic_ns and passed_s > 0 and own_s > 0 else 1.0
+        known = progress.eta_s is not None and progress.at_s > 0
+        eta_s = progress.eta_s * own_s / progress.at_s if known else None  # type: ignore[operator] # known says so
+        return replace(progress, at_s=own_s, eta_s=eta_s)
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[None]:

@@ -88,7 +88,8 @@ class Progress:
 
     `phase` is one of `PHASES`, `at_s` counts from the run's begin. `stage` is the one under way and `ended` those
     before it, of `stages` in all (repeats counted). `log_line` is the last line of the engine's own log while it
-    starts. `eta_s` is about how long the whole still takes; None where nobody can know. Of kernels, `cases_done` of
+    starts. `eta_s` is about how long the whole still takes; None where nobody can know. Where a simulator keeps virtual
+    time, `at_s` and `eta_s` are seconds of who watches, and those of stages virtual. Of kernels, `cases_done` of
     `cases` are measured.
     """
 

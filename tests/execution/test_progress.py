@@ -144,3 +144,17 @@ def test_the_last_line_of_a_log_is_shown_without_what_could_act(tmp_path, log, s
 def test_no_log_is_no_line(tmp_path):
     """Of a server that was there before."""
     assert last_line(tmp_path / "engine.log") == ""
+
+
+def test_a_load_in_virtual_time_is_waited_for_in_seconds_of_our_own(tmp_path):
+    """Of seven of twelve seconds of the load's clock in a moment of ours, the rest takes as short a moment."""
+    shown, clock = [], [0]
+    tracker = ProgressTracker(tmp_path, "chat", shown.append, Watched(), lambda: clock[0])
+    tracker.plan((OPEN,), None)
+    tracker.begin(0, 0)
+    clock[0] = 7 * NS_PER_S
+    tracker.publish()
+    left = tracker.snapshot(clock[0]).eta_s / 7  # in moments such as have passed
+
+    assert shown[-1].stage.elapsed_s == 7.0
+    assert shown[-1].eta_s == pytest.approx(left * shown[-1].at_s)
