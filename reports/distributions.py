@@ -22,6 +22,7 @@ from reports.glossary import name_of
 from reports.readout import curves_readout, requests_readout
 from reports.rows import frame_of_rows, groups_of, rows_of
 from reports.svg import Drawing, drawn
+from reports.tables import Cell, verdict_cell
 from reports.texts import listed, paragraph
 
 BIN_COLUMNS = ("stage", "x", "low_x", "high_x", "n", "median", "low", "high")
@@ -38,6 +39,35 @@ def shapes(data: Data) -> Iterator[Drawing]:
             for row in block["bins"]
         ]
         yield _drawn(data, "turn" if by == TURN else "length", metric, frame_of_rows(rows, BIN_COLUMNS))
+
+
+def length_heads(data: Data) -> list[str]:
+    """The heads of the verdict by prompt length, whose third names the statistic that the limit is on."""
+    verdict = data.result.summary["by_length"]
+    metric, statistic = str(verdict["objective"]).rsplit("_", 1)
+    limit = localized("page.by_length.limit", limit_s=verdict["limit_s"])
+    names = [localized("page.by_length.tokens"), localized("page.by_length.requests")]
+    return [*names, f"{statistic} {name_of(metric)}", localized("page.by_length.interval"), limit]
+
+
+def length_rows(data: Data) -> list[list[Cell]]:
+    """A row for each doubling of the prompt length, with whether the limit holds there; empty without a verdict."""
+    return [
+        [
+            Cell(f"{row['low']:,}–{row['high']:,}"),
+            Cell(str(row["n"])),
+            Cell("∞" if row.get("value_s") is None else format_duration(row["value_s"])),
+            Cell(_interval(row.get("ci95"))),
+            verdict_cell(row["met"]),
+        ]
+        for row in (data.result.summary.get("by_length") or {}).get("bins", ())
+    ]
+
+
+def _interval(ends: Sequence[float | None] | None) -> str:
+    if ends is None:
+        return "–"
+    return "–".join("∞" if end is None else format_duration(end) for end in ends)
 
 
 def _breakdowns(data: Data) -> Sequence[Mapping[str, Any]]:

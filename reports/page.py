@@ -105,6 +105,8 @@ def _context(data: Data) -> dict[str, Any]:
         "decision": decision.decision_view(data),
         "overview": tables.overview(result),
         "stages": tables.stage_tables(result),
+        "length_heads": distributions.length_heads(data) if result.summary.get("by_length") else (),
+        "length_rows": distributions.length_rows(data),
         "errors": frames.error_frame(result).to_dict("records"),
         **_reproduction(result),
     }

@@ -181,7 +181,8 @@ def _limits_cell(stage: Mapping[str, Any], growing: set[int], *, invalid: bool) 
     return Cell(localized("page.stages.met"), queue, "plain" if queue else "good")
 
 
-def _verdict(met: Any) -> Cell:
+def verdict_cell(met: Any) -> Cell:
+    """Whether a limit is met; None where nobody knows."""
     if met is None:
         return Cell(localized("page.stages.unknown"))
     return Cell(localized("page.stages.met"), tone="good") if met else Cell(localized("page.stages.missed"), tone="bad")
@@ -244,7 +245,7 @@ def _energy(energy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _limit_row(key: str, held: Mapping[str, Any]) -> list[Cell]:
-    verdict = _verdict(held.get("met"))
+    verdict = verdict_cell(held.get("met"))
     if held.get("unsure") in UNSURE:
         verdict = Cell(localized("page.stages.not_met_surely"), localized(UNSURE[held["unsure"]]))
     return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), verdict]
