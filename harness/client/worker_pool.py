@@ -13,10 +13,16 @@ from typing import Any
 
 from harness.clock import monotonic_ns
 from harness.errors import EXIT_ENGINE, EngineError, HarnessError
-from harness.messages import message
+from harness.messages import Message, message
+from harness.units import NS_PER_S
 
 _LEAD_NS = 20_000_000  # from the word to the begin: time for every worker to hear it
 _LINE_LIMIT = 1 << 20
+_WORKER = ("-m", "harness.client.worker")
+# A worker under load reports four times a second; one that is silent for so long is stuck, whatever it waits for.
+STUCK_S = 60.0
+PREPARING_STUCK_S = 1800.0  # writing a stage's first requests keeps the loop busy, and no worker reports meanwhile
+_CHECK_S = 1.0
 OnReport = Callable[[int, dict[str, Any]], None]
 
 
@@ -27,6 +33,8 @@ class _Member:
     over: set[int] = field(default_factory=set)
     error: list[str] = field(default_factory=list)
     gone: bool = False
+    silent_s: float = 0.0
+    stuck: bool = False
 
 
 class WorkerPool:
@@ -45,7 +53,8 @@ class WorkerPool:
         for number in range(workers):
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "harness.client.worker", str(raw), str(number)),
+                *_WORKER,
+                *(str(raw), str(number)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_LINE_LIMIT,
@@ -62,12 +71,12 @@ class WorkerPool:
             HarnessError: with the worker's own words, where one cannot do it.
         """
         self._tell(do="set_up")
-        await self._all(lambda member: -1 in member.ready)
+        await self._all(lambda member: -1 in member.ready, PREPARING_STUCK_S)
 
     async def prepare(self, number: int) -> None:
         """Have a stage prepared: drafts written, connections open."""
         self._tell(do="prepare", number=number)
-        await self._all(lambda member: number in member.ready)
+        await self._all(lambda member: number in member.ready, PREPARING_STUCK_S)
 
     def begin(self, number: int) -> int:
         """Begin a prepared stage a moment from now; the begin in absolute monotonic ns."""
@@ -78,10 +87,12 @@ class WorkerPool:
     async def finished(self, number: int) -> None:
         """Wait until every worker's last answer of a stage has come.
 
+        A worker that is stuck is ended, nothing more is sent, and the others end what is in flight.
+
         Raises:
-            HarnessError: where a worker died.
+            HarnessError: where a worker died, or was stuck.
         """
-        await self._all(lambda member: number in member.over)
+        await self._all(lambda member: number in member.over, STUCK_S)
 
     def stop(self) -> None:
         """Nothing more is sent; what is in flight goes on to its end."""
@@ -108,9 +119,7 @@ class WorkerPool:
     def kill(self) -> None:
         """Kill every worker at once."""
         for member in self._members:
-            if member.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member.process.pid, signal.SIGKILL)
+            _kill(member)
 
     def _tell(self, **words: Any) -> None:
         line = (json.dumps(words) + "\n").encode()
@@ -122,6 +131,7 @@ class WorkerPool:
         assert member.process.stdout is not None
         while line := await member.process.stdout.readline():
             report = json.loads(line)
+            member.silent_s = 0.0
             if "sample" in report:
                 self._on_sample(number, report["sample"])
             elif "live" in report:
@@ -136,21 +146,54 @@ class WorkerPool:
         member.gone = True
         self._changed.set()
 
-    async def _all(self, holds: Callable[[_Member], bool]) -> None:
+    async def _all(self, holds: Callable[[_Member], bool], stuck_s: float) -> None:
+        """Wait until it holds of every worker; one that is silent for `stuck_s` meanwhile is ended."""
+        for member in self._members:
+            member.silent_s = 0.0
+        last_ns = monotonic_ns()
         while True:
             self._changed.clear()
             for number, member in enumerate(self._members):
-                if member.gone and not holds(member):
+                if member.gone and not member.stuck and not holds(member):
                     raise await _death(number, member)
-            if all(holds(member) for member in self._members):
-                return
-            await self._changed.wait()
+            waited_for = [member for member in self._members if not (holds(member) or member.stuck)]
+            if not waited_for:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _CHECK_S)
+            now_ns = monotonic_ns()
+            passed_s = min((now_ns - last_ns) / NS_PER_S, 2 * _CHECK_S)  # this process may have been stopped itself
+            last_ns = now_ns
+            for member in waited_for:
+                member.silent_s += passed_s
+                if member.silent_s > stuck_s:
+                    self._give_up(member)
+        stuck = next((number for number, member in enumerate(self._members) if member.stuck), None)
+        if stuck is not None:
+            raise _fault(message("client.worker_stuck", worker=stuck, silent_s=stuck_s))
+
+    def _give_up(self, member: _Member) -> None:
+        """End a worker that is stuck; the others send nothing more, as their load would be less than was asked for."""
+        member.stuck = True
+        _kill(member)
+        self.stop()
+
+
+def _kill(member: _Member) -> None:
+    """Kill a worker with all that it started, by its own group of processes."""
+    if member.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(member.process.pid, signal.SIGKILL)
 
 
 async def _death(number: int, member: _Member) -> HarnessError:
     if member.error:
         return EngineError(*member.error)
     code = await member.process.wait()
-    died = HarnessError(message("client.worker_died", worker=number, status=code))
-    died.exit_code = EXIT_ENGINE
-    return died
+    return _fault(message("client.worker_died", worker=number, status=code))
+
+
+def _fault(line: Message) -> HarnessError:
+    fault = HarnessError(line)
+    fault.exit_code = EXIT_ENGINE
+    return fault

@@ -291,6 +291,32 @@ def test_a_dead_worker_is_told_and_its_requests_are_accounted_for(tmp_path, serv
     assert (result.exit_code, len(result.reasons), "died with exit status -9" in result.reasons[0]) == (3, 1, True)
 
 
+def test_a_stuck_worker_is_ended_and_its_requests_are_accounted_for(tmp_path, server, monkeypatch):
+    """One of two workers never runs again: exit 3, one line, its requests of the journal, and those of the other."""
+    path, out = scenario(tmp_path, LONG, workers=2), tmp_path / "out"
+    impatient = (
+        "from harness.client import worker_pool; worker_pool.STUCK_S = 2.0; from harness.cli.app import main; main()"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "HARNESS", [sys.executable, "-c", impatient])
+    with running("run", path, "--url", server, "--out", out, begun=some_sent(out)) as process:
+        time.sleep(0.5)
+        workers = [p for p in psutil.Process(process.pid).children() if "harness.client.worker" in p.cmdline()]
+        workers[0].send_signal(signal.SIGSTOP)
+        _, errors = process.communicate(timeout=60)
+
+        assert process.returncode == 3
+        assert (
+            sum("was stuck: it gave no sign of life for 2.00 s and was ended" in line for line in errors.splitlines())
+            == 1
+        )
+        assert [p for p in workers if p.is_running()] == []
+    found = account(out)
+    assert sum(found.values()) == 1500
+    assert found["completed"] > 0
+    assert found["cancelled"] > 0
+    assert read_result(out).exit_code == 3
+
+
 def test_an_engine_that_dies_is_told_and_reported(tmp_path):
     """The simulator is killed in mid-run: exit 3, its end in one line, the failures in the account, and not valid."""
     path, out = scenario(tmp_path, LONG), tmp_path / "out"
