@@ -19,15 +19,24 @@ from reports.texts import paragraph
 def trial_options(result: StudyFiles) -> list[Option]:
     """An option a trial whose load was measured whole; those that break a limit of the study are marked so.
 
-    Of a study of several tasks there are none: their metrics are of different work.
+    Where the scenario has an SLO, throughput is that of the responses that kept it: trials have one load, and one that
+    keeps nobody's limits would look as good as any. Of a study of several tasks, which are different work, there are none.
     """
     options = (_option(result, trial) for trial in result.trials if trial.get("status") == "complete")
     return [option for option in options if option is not None]
 
 
+def _has_slo(result: StudyFiles) -> bool:
+    """Whether every whole trial knows how many of its responses kept the scenario's SLO."""
+    whole = [trial for trial in result.trials if trial.get("status") == "complete"]
+    return all(measured_value(trial, "goodput") >= 0 and measured_value(trial, "request_rate") > 0 for trial in whole)
+
+
 def _option(result: StudyFiles, trial: Mapping[str, Any]) -> Option | None:
     rate, tpot_s = (measured_value(trial, name) for name in ("throughput", f"tpot_{MEDIAN}"))
-    if not (rate > 0 and tpot_s > 0):
+    if _has_slo(result):
+        rate *= measured_value(trial, "goodput") / measured_value(trial, "request_rate")
+    if not (rate >= 0 and tpot_s > 0):
         return None
     flags = trial.get("effective") or {}
     npus = parallel_size(flags) or (result.content.get("study") or {}).get("devices_per_trial")
@@ -65,7 +74,10 @@ def decision_figure(result: StudyFiles) -> Drawing | None:
     ]  # fmt: skip
     by_engine = any(option.by_engine for option in options)
     formula = localized("page_decision.by_tpot", statistic=MEDIAN)
-    plane = Plane(places, localized("page_decision.per_user", formula=formula), upward_title(by_engine=by_engine))
+    upward = upward_title(by_engine=by_engine)
+    if _has_slo(result):
+        upward = localized("page_decision.within_slo", axis=upward)
+    plane = Plane(places, localized("page_decision.per_user", formula=formula), upward)
     title = localized("page_decision.figure_engine" if by_engine else "page_decision.figure")
     names = [localized(option.name) for option in front]
     head = Head(title, localized("page_decision.trials", trials=names, count=len(names)), simulated=result.marked)

@@ -340,6 +340,18 @@ def test_trials_stand_by_throughput_per_npu_and_rate_per_user():
     assert decision_figure(StudyFiles(Path(), study())) is None
 
 
+def test_with_an_slo_only_responses_that_keep_it_count():
+    """Two trials of one throughput: the one that keeps half of the limits gives half."""
+    rates = {"request_rate": 10.0}
+    trials = [measured(number, 100, 0.02) for number in range(2)]
+    for each, goodput in zip(trials, (10.0, 5.0), strict=True):
+        each["measurement"]["metrics"] |= rates | {"goodput": goodput}
+    files = StudyFiles(Path(), study(trials=trials))
+
+    assert [o.npu_rate for o in trial_options(files)] == [100, 50]
+    assert "output tokens/s per NPU, within the SLO" in str(decision_figure(files).svg)
+
+
 def test_a_trial_that_breaks_a_limit_is_hollow_and_one_that_failed_is_not_there():
     """As on the page of a run."""
     broken = measured(1, 300, 0.02) | {"violations": {"ttft_p99": 0.5}}
