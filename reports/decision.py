@@ -182,7 +182,8 @@ def slo_edge(slo: Mapping[str, float], options: Sequence[Option]) -> tuple[float
     broken = next((place for place, option in enumerate(judged) if not option.kept), len(judged))
     if not broken:
         return None, ""
-    return judged[broken - 1].user_rate, localized("page_decision.edge_all")
+    name = "page_decision.edge_all" if broken < len(judged) else "page_decision.edge_tested"
+    return judged[broken - 1].user_rate, localized(name)
 
 
 def _heads(choice: Choice) -> list[str]:

@@ -20,7 +20,7 @@ def trial_options(result: StudyFiles) -> list[Option]:
     """An option a trial whose load was measured whole; those that break a limit of the study are marked so.
 
     Where the scenario has an SLO, throughput is that of the responses that kept it: trials have one load, and one that
-    keeps nobody's limits would look as good as any. Of a study of several tasks, which are different work, there are none.
+    keeps nobody's limits would look as good as any. Of a study of several tasks, which differ, there are none.
     """
     options = (_option(result, trial) for trial in result.trials if trial.get("status") == "complete")
     return [option for option in options if option is not None]
