@@ -105,7 +105,7 @@ async def _measure(url: str, streams: int, folder: Path) -> tuple[list[float], l
     client = transport.Client(target, clock, 60 * NS_PER_S)
     await client.resolve()
     (folder / f"{streams}").mkdir()
-    log = RequestLog(folder / f"{streams}", 0, clock)
+    log = RequestLog(folder / f"{streams}", 0, clock, lambda _counts: None)
     counters, nothing = _Timed(clock), _Nothing()
     options = payload.Options(SCHEDULE.model, "completions", stream=True, token_counts="usage", extra_body={})
     body = payload.body(TokenPrompt(np.arange(16, dtype=np.int32)), TOKENS, options)

@@ -1,9 +1,9 @@
 """What one worker counts of its stage while it runs, for whoever watches: cheap, bounded, beside the hot path.
 
 Nothing is done as bytes arrive. Up to twice a second every stream is looked at, in slices so short that no request
-leaves late: first tokens and the last gaps (at most 16 of a stream: a sample, where more came) go into histograms,
+leaves late: first tokens and the last gaps (at most 8 of a stream: a sample, where more came) go into histograms,
 tokens are read from the running usage of the last event where the server sends one, else every read counts as one
-token. Where looking takes more than its share of the process's CPU, the next look comes later, after two seconds at the
+token. Where looking takes more than its share of the process's CPU, the next look comes later, after three seconds at the
 latest. The numbers of a result do not come from here: they are made from whole answers at the end.
 """
 
@@ -22,11 +22,11 @@ from harness.clock import Clock
 from harness.results.request_table import CANCELLED, MISSING
 from harness.statistics.log_histogram import LogHistogram
 
-EVERY_NS, AT_LATEST_NS = 500_000_000, 2_000_000_000
+EVERY_NS, AT_LATEST_NS = 500_000_000, 3_000_000_000
 _CPU_SHARE = 0.008  # of what the process uses, for looking at streams
 _PAUSE_NS = 2_000_000
-_SLICE_STREAMS = 60  # about 0.2 ms of work
-GAPS = 16  # of a stream at a look: older stamps have left the processor's cache, and reading them is what costs
+_SLICE_STREAMS = 100  # about 0.2 ms of work
+GAPS = 8  # of a stream at a look: older stamps have left the processor's cache, and reading them is what costs
 _COUNT = b'"completion_tokens":'
 _DIGITS = re.compile(rb" ?(\d{1,9})[,}]")
 _TAIL = 3  # reads at the end of an answer that may hold no token: finish, usage, [DONE]

@@ -99,14 +99,14 @@ def test_events_of_several_tokens_are_gaps_of_a_part_each():
     assert itl.quantile(0.5) == pytest.approx(0.01, rel=0.05)
 
 
-def test_reports_come_every_half_to_two_seconds_and_never_fall():
+def test_reports_come_every_half_to_three_seconds_and_never_fall():
     """Each is the whole so far: one that is lost is no loss."""
     reports = _counted([[(0.1, 1)] * 50])
     tokens = [report["output_tokens"] for report in reports]
     pauses_s = np.diff([report["at_ns"] for report in reports[:-1]]) * 1e-9
 
-    assert len(reports) >= 4
-    assert np.all((pauses_s > 0.499) & (pauses_s < 2.01))
+    assert len(reports) >= 3
+    assert np.all((pauses_s > 0.499) & (pauses_s < 3.01))
     assert tokens == sorted(tokens)
     assert tokens[-1] == 50
 
@@ -142,10 +142,10 @@ def test_a_sample_of_the_gaps_shows_their_quantiles(seed):
     """Where streams bring more than is counted at a look, their last gaps stand for all; tokens stay exact."""
     draw = np.random.default_rng(seed)
     streams = [[(float(gap_s), 1) for gap_s in draw.lognormal(-4.5, 0.4, 600)] for _ in range(30)]
-    last = _counted(streams, gaps=16)[-1]
+    last = _counted(streams, gaps=8)[-1]
     itl, gaps = histogram_from(last["itl"]), [gap_s for events in streams for gap_s, _ in events[1:]]
 
     assert last["output_tokens"] == 18_000
-    assert 1000 < itl.n < len(gaps) / 2
+    assert 500 < itl.n < len(gaps) / 2
     for share in (0.5, 0.95):
-        assert itl.quantile(share) == pytest.approx(float(np.quantile(gaps, share)), rel=0.06)
+        assert itl.quantile(share) == pytest.approx(float(np.quantile(gaps, share)), rel=0.08)
