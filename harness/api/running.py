@@ -199,7 +199,7 @@ def _closed(folder: Path, outcome: RunOutcome, options: RunOptions) -> Result:
     for line in reasons.localized_lines():
         options.on_problem(line)
     last = read_progress(folder)
-    progress = Progress(folder.name, REPORTING) if last is None else last.progress
+    progress = (last and last.progress) or Progress(folder.name, REPORTING)
     progress = replace(progress, phase=REPORTING, stage=None, eta_s=None)
     write_progress(folder, progress)
     options.on_snapshot(progress)

@@ -16,6 +16,7 @@ from harness.api.running import Line, OnProgress, ignore, override_words, refuse
 from harness.engines import REAL
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from harness.messages import localized, message
+from harness.results.progress import StudyProgress, end_study_progress
 from harness.results.store import make_out_folder, new_folder
 from harness.results.study import StudyFiles, read_study
 from harness.safety import redaction
@@ -31,14 +32,16 @@ from harness.tuning.evaluation import Evaluator
 from harness.tuning.feasibility import Feasibility
 from harness.tuning.live_evaluation import LiveEvaluator
 from harness.tuning.parameters import find_inert_parameters, without_inert
+from harness.tuning.progress import OnStudySnapshot, StudyTracker, unwatched
 from harness.tuning.proposing import Proposer
 from harness.tuning.simplification import simplify
 from harness.tuning.simulator_screening import screener_for
-from harness.tuning.study import StudyContext, claim_digest, leased_devices, run_study
+from harness.tuning.study import TRIALS, StudyContext, claim_digest, leased_devices, run_study
 from harness.tuning.study_loader import load_study_plan, refuse_unknown_targets
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.study_result import StudyFindings
 from harness.tuning.trial_store import open_trial_store, storage_url, translate_storage_errors
+from harness.tuning.types import Trial
 from harness.tuning.virtual_evaluation import SimulatedNoise, VirtualEvaluator
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ class StudyResult:
 class TuneOptions:
     """How a study is run: changes to its file, its folder, whether it goes on with one, and who hears of progress.
 
-    `command` is what resumes it, in words, without --out.
+    `command` is what resumes it, in words, without --out. `on_snapshot` gets what the study is doing.
     """
 
     overrides: Sequence[str] = ()
@@ -91,6 +94,7 @@ class TuneOptions:
     resume: bool = False
     on_progress: Callable[[Line], None] = ignore
     command: tuple[str, ...] = ()
+    on_snapshot: OnStudySnapshot = unwatched
 
 
 def tune(
@@ -174,8 +178,11 @@ def _carried_out(work: StudyContext, options: TuneOptions) -> StudyResult:
 def _concluded(work: StudyContext, findings: StudyFindings, *, interrupted: bool = False) -> StudyResult:
     """Write what is left of the study, and draw its page."""
     marks = {name: bool(getattr(work.evaluator, name, False)) for name in ("simulated", "hollow")}
+    if work.tracker is not None:
+        work.tracker.close()
     lines = study_result.write_result(work, findings, **marks, interrupted=interrupted)
     page = draw_study(work.folder)
+    end_study_progress(work.folder)
     return replace(study_result_of(read_study(work.folder)), lines=tuple(localized(line) for line in lines), page=page)
 
 
@@ -247,22 +254,42 @@ def _work(problem: StudyPlan, folder: Path, options: TuneOptions) -> StudyContex
     store = open_trial_store(problem, url, worker, _fingerprint(problem), resume=resume)
     proposer = Proposer(problem, resolver, Feasibility(), screener_for(problem))
     proposer.open()
-    evaluator = _evaluator(problem, resolve)
+    tracker = _tracker(problem, folder, store.trials(), options)
+    evaluator = _evaluator(problem, resolve, tracker)
     coordinator = open_coordinator(url, problem.study.name, worker)
     return StudyContext(
         problem, evaluator, store, coordinator, resolver, proposer, folder,
-        host=socket.gethostname(), on_progress=log, inert=inert, notes=list(lines),
+        host=socket.gethostname(), on_progress=log, inert=inert, notes=list(lines), tracker=tracker,
     )  # fmt: skip
 
 
-def _evaluator(problem: StudyPlan, resolve: ResolveFlags) -> Evaluator:
+def _tracker(problem: StudyPlan, folder: Path, trials: Sequence[Trial], options: TuneOptions) -> StudyTracker:
+    """What follows the study; trials of before, and of other workers, count as done."""
+    study, objective = problem.study, problem.objectives[0]
+    budget = study.budget
+    unlimited = budget.trials is None and budget.minutes is None and budget.starts is None
+    turns = (study.confirm.best + 1) * study.confirm.repeats if study.confirm.best else 0
+    head = StudyProgress(
+        study.name,
+        engine_kind=problem.kind,
+        simulated=problem.kind == "simulator",
+        objective=objective.name,
+        trials=TRIALS if unlimited else budget.trials,
+        turns=turns,
+    )
+    tracker = StudyTracker(folder, head, objective, options.on_snapshot)
+    tracker.know(trials)
+    return tracker
+
+
+def _evaluator(problem: StudyPlan, resolve: ResolveFlags, tracker: StudyTracker) -> Evaluator:
     """Virtual time for the simulated engine, where its loads are of single requests; else a real start."""
     single = all(
         task.scenario.workload is not None and task.scenario.workload.kind != "conversation" for task in problem.tasks
     )
     if problem.kind == "simulator" and single:
         return VirtualEvaluator(noise=SimulatedNoise(*_NOISE, problem.study.seed))
-    return LiveEvaluator(problem.kind, resolve)
+    return LiveEvaluator(problem.kind, resolve, on_snapshot=tracker.on_run)
 
 
 _CHANGEABLE = {"budget", "confirm", "simplify", "storage", "devices", "question"}

@@ -6,7 +6,7 @@ in as plain text, so that no markup in it acts, and without control codes.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from rich.text import Text
@@ -15,17 +15,20 @@ from harness.cli.screen import Screen
 from harness.errors import displayable
 from harness.messages import Message, localized, message
 from harness.results.progress import (
+    CONFIRMING,
     DRAINING,
     KERNELS,
     LOADING,
     MEASURING,
     PREPARING,
     REPORTING,
+    SEARCHING,
     STARTING,
     WARMUP,
     EngineLoad,
     Progress,
     StageProgress,
+    StudyProgress,
 )
 from harness.scenario.stages import load_and_end
 
@@ -96,15 +99,19 @@ class LiveBlock:
         self._screen = screen
         self._trend = TokenTrend()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress | StudyProgress) -> None:
         """Draw a snapshot in place of the last."""
-        self._trend.add(progress.stage)
+        run = progress.run if isinstance(progress, StudyProgress) else progress
+        self._trend.add(None if run is None else run.stage)
         self._screen.draw(block(progress, self._screen.width, self._trend, ascii_only=self._screen.ascii_only))
 
 
-def block(progress: Progress, width: int, trend: TokenTrend, *, ascii_only: bool = False) -> list[Text]:
+def block(progress: Progress | StudyProgress, width: int, trend: TokenTrend, *, ascii_only: bool = False) -> list[Text]:
     """The lines of a progress, none wider than `width` columns."""
-    rows = list(_rows(progress, trend, ascii_only=ascii_only))
+    if isinstance(progress, StudyProgress):
+        rows = list(_study_rows(progress, trend, ascii_only=ascii_only))
+    else:
+        rows = list(_rows(progress, trend, ascii_only=ascii_only))
     labels = max(Text(label).cell_len for label in (*(row.label for row in rows), *map(localized, _LABELS))) + 2
     room = max(_LEAST_CELLS, width - labels)
     lines = [line for row in rows for line in _lines(row, labels, room, ascii_only=ascii_only)]
@@ -131,6 +138,52 @@ def _rows(progress: Progress, trend: TokenTrend, *, ascii_only: bool) -> Iterabl
 
 
 _BAR = "\0"  # in place of a bar, which takes what the line has left
+
+
+def _study_rows(study: StudyProgress, trend: TokenTrend, *, ascii_only: bool) -> Iterable[Row]:
+    """Which trial is tried and how, what its engine does, the best so far, and what is left."""
+    marks = [Text(localized("live.simulated"), BUSY)] if study.simulated else []
+    yield Row(localized("live.study"), (Text(displayable(study.name), STRONG), *marks))
+    yield Row(localized("live.now"), tuple(_trial_cells(study)))
+    settings = [Text(displayable(f"{name} {value}")) for name, value in study.point.items()]
+    if study.phase == SEARCHING:
+        yield Row(localized("live.tries"), tuple(settings) or (_text(message("live.base_configuration")),))
+    if study.run is not None:
+        yield from list(_rows(replace(study.run, simulated=False), trend, ascii_only=ascii_only))[1:]
+    if study.best is not None:
+        yield Row(localized("live.best"), tuple(_best_cells(study)))
+    ended = [message("live.trials_ended", count=study.done)]
+    ended += [message("live.trials_stopped", count=study.stopped)] if study.stopped else []
+    ended += [message("live.trials_failed", count=study.failed)] if study.failed else []
+    eta = [message("live.eta", eta_s=study.eta_s)] if study.eta_s else []
+    yield Row(localized("live.whole"), tuple(map(_text, (*ended, *eta))))
+
+
+def _trial_cells(study: StudyProgress) -> Iterable[Text]:
+    if study.phase == REPORTING:
+        yield _text(_PHASES[REPORTING])
+        return
+    if study.phase == CONFIRMING:
+        done, planned = study.turns_done, study.turns
+        who = message("live.default_again") if study.trial is None else message("live.trial_again", number=study.trial)
+    else:
+        done, planned = study.done, study.trials or 0
+        who = message("live.trial", number=study.trial, origin=study.origin)
+    if planned:
+        yield Text(_BAR, GOOD)
+        yield _share(min(1.0, done / planned))
+        yield _text(message("live.turn_of", number=min(done + 1, planned), count=planned))
+    yield _text(who, STRONG)
+    yield _text(message("live.since", at_s=study.at_s), DIM)
+
+
+def _best_cells(study: StudyProgress) -> Iterable[Text]:
+    value = message("live.best_value", name=study.objective, value=study.best, number=study.best_trial)
+    yield _text(value, STRONG)
+    if study.default is not None:
+        yield _text(message("live.default_value", value=study.default))
+        if study.default > 0 and study.best is not None:
+            yield _text(message("live.best_ratio", ratio=study.best / study.default))
 
 
 def _head(progress: Progress) -> Row:

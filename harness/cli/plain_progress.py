@@ -2,7 +2,7 @@
 
 from harness.cli.terminal import OutputLog
 from harness.messages import Message, message
-from harness.results.progress import STARTING, Progress, StageProgress
+from harness.results.progress import STARTING, Progress, StageProgress, StudyProgress
 from harness.scenario.stages import load_name
 
 EVERY_S = 60.0
@@ -18,8 +18,10 @@ class PlainProgress:
         self._ended = 0
         self._told_s = 0.0
 
-    def show(self, progress: Progress) -> None:
-        """Take in a snapshot."""
+    def show(self, progress: Progress | StudyProgress) -> None:
+        """Take in a snapshot; a study has its own lines, one a trial."""
+        if isinstance(progress, StudyProgress):
+            return
         for stage in progress.ended[self._ended :]:
             self._log(stage_ends(stage, progress))
             self._told_s = progress.at_s

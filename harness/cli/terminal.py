@@ -16,7 +16,7 @@ from harness.messages import Message, localized
 if TYPE_CHECKING:  # they load what `harness --help` has no time for
     from harness.cli.live_view import LiveBlock
     from harness.cli.plain_progress import PlainProgress
-    from harness.results.progress import Progress
+    from harness.results.progress import Progress, StudyProgress
 
 _WIDEST = 10_000  # columns: lines are broken by the terminal, if at all
 _BEGINS = ("workload.stage_begins", "workload.repeat_begins")
@@ -106,8 +106,8 @@ class ProgressDisplay:
         if self._block is None or not (isinstance(line, Message) and line.code in _BEGINS):
             self._log(line)
 
-    def on_snapshot(self, progress: "Progress") -> None:
-        """What the run is doing now."""
+    def on_snapshot(self, progress: "Progress | StudyProgress") -> None:
+        """What the run or the study is doing now."""
         if self._lines is not None:
             self._lines.show(progress)
         if self._block is not None:

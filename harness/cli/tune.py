@@ -1,13 +1,14 @@
 """`harness tune`: arguments become options of a study, its result becomes lines."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from harness.api.tuning import TuneOptions, run_study_file
-from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, silent
+from harness.cli.terminal import CommandOutcome, OutputLog, ProgressDisplay, silent
 from harness.export.delivery import exporting
 from harness.messages import message
-from harness.results.study import STUDY
+from harness.results.study import STUDY, read_study
 from harness.scenario.files import find_scenario
 from harness.scenario.yaml_document import Override
 
@@ -24,15 +25,30 @@ def tune_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcom
     path = find_scenario(arguments.study or SHIPPED)
     if arguments.study is None or path != Path(arguments.study):
         progress(message("cli.study_file", path=str(path)))
-    options = TuneOptions(
-        arguments.overrides, _flags(arguments), arguments.out, arguments.resume, progress, _command(arguments)
-    )
-    with exporting(arguments.export, log) as exports:
-        result = run_study_file(path, options)
-        if (result.folder / STUDY).exists():
-            exports.result(result.folder)
-    lines: list[OutputLine] = [*result.lines, *([] if result.page is None else [str(result.page)]), *result.next_steps]
-    return CommandOutcome(lines, result.exit_code)
+    with ProgressDisplay(log, quiet=arguments.quiet) as display:
+        options = TuneOptions(
+            arguments.overrides,
+            _flags(arguments),
+            arguments.out,
+            arguments.resume,
+            display.show,
+            _command(arguments),
+            display.on_snapshot,
+        )
+        with exporting(arguments.export, log) as exports:
+            result = run_study_file(path, options)
+            if (result.folder / STUDY).exists():
+                exports.result(result.folder)
+    table = [] if result.page is None else _table(result.folder)
+    page = [] if result.page is None else [str(result.page)]
+    return CommandOutcome([*result.lines, *table, *page, *result.next_steps], result.exit_code)
+
+
+def _table(folder: Path) -> list[str]:
+    from harness.cli.result_lines import output_of  # noqa: PLC0415 - rich, which `harness --help` has no time for
+    from harness.cli.study_lines import study_table  # noqa: PLC0415 - likewise
+
+    return study_table(read_study(folder), output_of(sys.stdout))
 
 
 def _command(arguments: argparse.Namespace) -> tuple[str, ...]:

@@ -5,23 +5,28 @@ Everything comes from the folder's files: raw/progress.json while it runs, summa
 
 import argparse
 import shlex
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.api.result import RESULTS
+from harness.api.result import RESULTS, is_study
 from harness.cli.plain_progress import stage_ends, stage_so_far
+from harness.cli.result_lines import output_of
 from harness.cli.run import shown_result
 from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, ProgressDisplay
 from harness.errors import EXIT_INTERRUPTED, ResultError
 from harness.messages import message
 from harness.results import store
-from harness.results.progress import ProgressFile, read_progress
+from harness.results.progress import PROGRESS, Progress, ProgressFile, StudyProgress, read_progress
+from harness.results.study import STUDY, read_study
 
 _POLL_S = 0.5
 _FIRST_POLLS = 6  # until the first progress of a run that has just made its folder
 _PAGE_POLLS = 120  # from its summary to its page
 PAGE = "report.html"
+_KNOWN = (store.RUN, store.SUMMARY, store.RAW, STUDY, PROGRESS)
 
 
 def watch_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcome:
@@ -33,7 +38,7 @@ def watch_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutco
     folder = _newest() if arguments.folder is None else arguments.folder
     if not folder.is_dir():
         raise ResultError(message("cli.watch_no_folder", folder=str(folder)))
-    if not any((folder / name).exists() for name in (store.RUN, store.SUMMARY, store.RAW)):
+    if not any((folder / name).exists() for name in _KNOWN):
         raise ResultError(message("cli.watch_no_result", folder=str(folder)))
     last = _followed(folder, log)
     if _is_finished(folder):
@@ -54,6 +59,8 @@ def _newest() -> Path:
 
 
 def _is_finished(folder: Path) -> bool:
+    if (folder / STUDY).exists():
+        return not (folder / PROGRESS).exists()
     return (folder / store.SUMMARY).exists() and not (folder / store.RAW).exists()
 
 
@@ -81,8 +88,8 @@ def _followed(folder: Path, log: OutputLog) -> ProgressFile | None:
         return None
     with ProgressDisplay(log) as display:
         while watched.read(folder) and not _is_finished(folder):
-            if watched.last is not None:
-                display.on_snapshot(watched.last.progress)
+            for progress in _shown(watched.last):
+                display.on_snapshot(progress)
             time.sleep(_POLL_S)
         polls = 0
         while _is_finished(folder) and not (folder / PAGE).exists() and polls < _PAGE_POLLS:
@@ -93,15 +100,27 @@ def _followed(folder: Path, log: OutputLog) -> ProgressFile | None:
     return watched.last
 
 
+def _shown(last: ProgressFile | None) -> Iterator[Progress | StudyProgress]:
+    """What there is to show of a run or a study."""
+    if last is not None:
+        yield from (progress for progress in (last.progress, last.study) if progress is not None)
+
+
 def _result(folder: Path, *, all_warnings: bool) -> list[OutputLine]:
-    lines: list[OutputLine] = list(shown_result(folder, all_warnings=all_warnings))
+    lines: list[OutputLine]
+    if is_study(folder):
+        from harness.cli.study_lines import study_lines  # noqa: PLC0415 - rich
+
+        lines = list(study_lines(read_study(folder), output_of(sys.stdout)))
+    else:
+        lines = list(shown_result(folder, all_warnings=all_warnings))
     return [*lines, *([str(folder / PAGE)] if (folder / PAGE).exists() else [])]
 
 
 def _killed(folder: Path, last: ProgressFile | None) -> list[OutputLine]:
     """What is said of a run whose process is gone: how far it was, and how to get what it had measured."""
     lines: list[OutputLine] = []
-    if last is not None:
+    if last is not None and last.progress is not None:
         lines += [stage_ends(stage, last.progress) for stage in last.progress.ended]
         if last.progress.stage is not None:
             lines.append(stage_so_far(last.progress.stage, last.progress))

@@ -3,8 +3,8 @@
 Nothing is done as bytes arrive. Up to twice a second every stream is looked at, in slices so short that no request
 leaves late: first tokens and the last gaps (at most 8 of a stream: a sample, where more came) go into histograms,
 tokens are read from the running usage of the last event where the server sends one, else every read counts as one
-token. Where looking takes more than its share of the process's CPU, the next look comes later, after three seconds at the
-latest. The numbers of a result do not come from here: they are made from whole answers at the end.
+token. Where looking takes more than its share of the process's CPU, the next look comes later, after three seconds at
+the latest. The numbers of a result do not come from here: they are made from whole answers at the end.
 """
 
 import asyncio

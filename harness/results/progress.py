@@ -110,11 +110,49 @@ class Progress:
     cases: int = 0
 
 
+SEARCHING, CONFIRMING = "searching", "confirming"
+MEASURED_AGAIN = "again"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyProgress:
+    """A study at one moment.
+
+    `phase` is `searching` while trials are tried, `confirming` while the best and the default are measured again in
+    turns, then `reporting`. `trial` is the number of the one under way (None: the default, again), `origin` says who
+    proposed it and `point` what is set. `done` trials of `trials` (None: a budget of time) have ended, `stopped` of
+    them early and `failed` without a value. `best` and `default` are values of the objective, `turns_done` of about
+    `turns` are measured again. `run` is what the engine of the trial does, where a real one serves.
+    """
+
+    name: str
+    phase: str = SEARCHING
+    at_s: float = 0.0
+    engine_kind: str = ""
+    simulated: bool = False
+    objective: str = ""
+    trial: int | None = None
+    origin: str = ""
+    point: Mapping[str, Any] = field(default_factory=dict)
+    done: int = 0
+    trials: int | None = None
+    stopped: int = 0
+    failed: int = 0
+    best: float | None = None
+    best_trial: int | None = None
+    default: float | None = None
+    turns_done: int = 0
+    turns: int = 0
+    eta_s: float | None = None
+    run: Progress | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressFile:
-    """What progress.json holds: the run's progress, and the process that writes it."""
+    """What progress.json holds: the progress of a run or a study, and the process that writes it."""
 
-    progress: Progress
+    progress: Progress | None = None
+    study: StudyProgress | None = None
     pid: int = 0
     process_started: float = 0.0  # as psutil has it, in seconds since 1970: a later process of this number is another
     host: str = ""
@@ -136,16 +174,33 @@ def write_progress(folder: Path, progress: Progress) -> None:
     raw = folder / RAW
     if not raw.is_dir():
         return
+    _write(raw, progress, None)
+
+
+def write_study_progress(folder: Path, progress: StudyProgress) -> None:
+    """Write the progress of the study in a folder; `end_study_progress` removes it."""
+    _write(folder, None, progress)
+
+
+def end_study_progress(folder: Path) -> None:
+    """A study that has ended has no progress."""
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _write(folder: Path, progress: Progress | None, study: StudyProgress | None) -> None:
     process = psutil.Process()
-    whole = ProgressFile(progress, process.pid, process.create_time(), socket.gethostname())
-    beside = raw / f"{PROGRESS}.new"
+    whole = ProgressFile(progress, study, process.pid, process.create_time(), socket.gethostname())
+    beside = folder / f"{PROGRESS}.new"
     beside.write_bytes(msgspec.json.encode(redact_tree(msgspec.to_builtins(whole))))
-    beside.replace(raw / PROGRESS)
+    beside.replace(folder / PROGRESS)
 
 
 def read_progress(folder: Path) -> ProgressFile | None:
-    """The progress of the run in a folder as it was last written; None where there is none that can be read."""
+    """The progress of the run or study in a folder as it was last written; None where none can be read."""
+    study = (folder / PROGRESS).exists()
     try:
-        return msgspec.json.decode((folder / RAW / PROGRESS).read_bytes(), type=ProgressFile)
+        kept = (folder / PROGRESS if study else folder / RAW / PROGRESS).read_bytes()
+        whole = msgspec.json.decode(kept, type=ProgressFile)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
+    return whole if (whole.study if study else whole.progress) is not None else None

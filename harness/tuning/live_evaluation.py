@@ -21,9 +21,12 @@ from harness.engines.engine_log import BootFacts, boot_facts
 from harness.engines.process import ending_of
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
+from harness.execution.progress import ProgressTracker
 from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
+from harness.execution.sampler import Watched
 from harness.messages import Message
 from harness.results import store, table_files
+from harness.results.progress import Progress
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
 from harness.scenario.loader import LoadedScenario
@@ -38,6 +41,7 @@ from harness.tuning.types import Measurement, TrialFailure
 from harness.units import NS_PER_S
 
 OnProgress = Callable[[str | Message], None]
+OnSnapshot = Callable[[Progress], None]
 
 
 @dataclass(slots=True)
@@ -49,6 +53,7 @@ class _LiveSession:
     loop: asyncio.AbstractEventLoop
     folder: Path
     on_progress: OnProgress
+    on_snapshot: OnSnapshot
     loads: int = 0
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
@@ -62,6 +67,7 @@ class _LiveSession:
         monitor = None if watch is None else LiveLoadMonitor(folder, seed, watch, self.serving.simulated)
         should_stop = None if monitor is None else monitor.enough
         order = run.RunSpec(loaded, folder, f"harness report {folder}", self.on_progress, enough=should_stop)
+        order = replace(order, on_snapshot=self.on_snapshot)
         run.open_folder(order)
         begin_ns = monotonic_ns()
         try:
@@ -110,6 +116,7 @@ class LiveEvaluator:
     kind: str
     resolve: ResolveFlags | None = None
     on_progress: OnProgress = lambda _line: None
+    on_snapshot: OnSnapshot = lambda _progress: None
     simulated: bool = False
     hollow: bool = False
     _busy: bool = field(default=False)
@@ -137,7 +144,7 @@ class LiveEvaluator:
             try:
                 if interrupted:
                     raise KeyboardInterrupt
-                yield _LiveSession(started, serving, loop, folder, self.on_progress)
+                yield _LiveSession(started, serving, loop, folder, self.on_progress, self.on_snapshot)
             finally:
                 _, interrupted = completed(loop, context.__aexit__(None, None, None), breakable=False)
             if interrupted:
@@ -156,10 +163,17 @@ class LiveEvaluator:
         begin_ns: int,
     ) -> tuple[RunningEngine, bool]:
         try:
-            return completed(loop, context.__aenter__())
+            return completed(loop, self._shown_start(context, log.parent))
         except HarnessError as fault:
             minutes = (monotonic_ns() - begin_ns) / NS_PER_S / 60
             raise StartFailed(failure_from_log(log, fault.messages), facts_from_log(log), minutes) from None
+
+    async def _shown_start(self, context: AbstractAsyncContextManager[RunningEngine], folder: Path) -> RunningEngine:
+        """Start the engine, and hand on what it logs meanwhile."""
+        tracker = ProgressTracker(folder, folder.parent.name, self.on_snapshot, Watched())
+        tracker.engine(self.kind)
+        async with tracker.publishing():
+            return await context.__aenter__()
 
 
 def facts_from_log(log: Path) -> BootFacts:

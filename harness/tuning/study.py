@@ -27,6 +27,7 @@ from harness.tuning.evaluation import (
 from harness.tuning.feasibility import Feasibility, StartRecord, failure_line
 from harness.tuning.parameters import InertParameter
 from harness.tuning.posterior import engine_point
+from harness.tuning.progress import StudyTracker
 from harness.tuning.proposing import Proposal, Proposer
 from harness.tuning.space import load_sweep
 from harness.tuning.study_plan import StudyPlan
@@ -55,6 +56,7 @@ class StudyContext:
     folder: Path
     host: str = "localhost"
     on_progress: OnProgress = lambda _message: None
+    tracker: StudyTracker | None = None
     inert: tuple[InertParameter, ...] = ()
     devices: tuple[int, ...] | None = None
     notes: list[Message] = field(default_factory=list)
@@ -214,6 +216,8 @@ class _StoredTrial:
 def _begin(context: StudyContext, proposal: Proposal, load: Mapping[str, ParameterValue], origin: str) -> _StoredTrial:
     point = {**proposal.candidate.point, **load}
     number, handle = context.store.begin(point, proposal.candidate.engine_key, origin)
+    if context.tracker is not None:
+        context.tracker.begin(number, origin, point)
     return _StoredTrial(number, handle, origin, load)
 
 
@@ -222,8 +226,14 @@ def _store_result(
 ) -> None:
     label = TrialLabel(entry.number, entry.origin, start, flat_prediction(proposal.predicted))
     trial = measured_trial(label, {**proposal.candidate.point, **entry.load}, result, context.plan.study.seed)
-    context.store.end(entry.handle, trial)
+    _end(context, entry, trial)
     context.on_progress(trial_line(trial))
+
+
+def _end(context: StudyContext, entry: _StoredTrial, trial: Trial) -> None:
+    context.store.end(entry.handle, trial)
+    if context.tracker is not None:
+        context.tracker.end(trial)
 
 
 def _store_failure(
@@ -233,7 +243,7 @@ def _store_failure(
     candidate = proposal.candidate
     point = {**candidate.point, **entry.load}
     trial = failed_trial(label, point, candidate.resolved.effective, fault, context.plan.study.seed)
-    context.store.end(entry.handle, trial)
+    _end(context, entry, trial)
 
 
 def trial_line(trial: Trial) -> Message:

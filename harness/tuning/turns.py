@@ -103,6 +103,8 @@ class TurnRunner:
         recorded = self._context.store.attribute(_TURNS) or {}
         if name in recorded:
             return _outcome_from(recorded[name])
+        if self._context.tracker is not None:
+            self._context.tracker.turn(finalist.number)
         outcome = self._measured(finalist, seed)
         self._context.store.set_attribute(_TURNS, {**recorded, name: outcome.as_dict()})
         self._context.on_progress(describe(outcome))
