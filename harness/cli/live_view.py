@@ -4,14 +4,18 @@ Pure: a progress and a width give lines, as rich texts. A text from outside (an 
 in as plain text, so that no markup in it acts, and without control codes.
 """
 
+import contextvars
+import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from rich.text import Text
 
 from harness.cli.screen import Screen
+from harness.clock import monotonic_ns
 from harness.errors import displayable
 from harness.messages import Message, localized, message
 from harness.results.progress import (
@@ -31,11 +35,13 @@ from harness.results.progress import (
     StudyProgress,
 )
 from harness.scenario.stages import load_and_end
+from harness.units import NS_PER_S
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _SPARK_POINTS = 20
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _GAP = "   "
+_TICK_S = 1.0
 _LEAST_CELLS = 24  # columns beside the labels; in a narrower terminal lines are cut
 _STATES = {
     WARMUP: message("live.warmup"),
@@ -98,12 +104,40 @@ class LiveBlock:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._trend = TokenTrend()
+        self._last: tuple[int, Progress | StudyProgress] | None = None
+        self._ended = threading.Event()
+        context = contextvars.copy_context()  # with the user's language
+        self._ticker = threading.Thread(target=lambda: context.run(self._tick), daemon=True)
+        self._ticker.start()
+
+    def close(self) -> None:
+        """Draw no more."""
+        self._ended.set()
+        self._ticker.join()
+
+    def _tick(self) -> None:
+        """Let the time go on while no snapshot comes, as while a trial or a page is computed."""
+        while not self._ended.wait(_TICK_S):
+            last = self._last
+            since_s = 0.0 if last is None else (monotonic_ns() - last[0]) / NS_PER_S
+            if last is not None and since_s >= _TICK_S:
+                self._draw(_later(last[1], since_s))
 
     def show(self, progress: Progress | StudyProgress) -> None:
         """Draw a snapshot in place of the last."""
         run = progress.run if isinstance(progress, StudyProgress) else progress
         self._trend.add(None if run is None else run.stage)
+        self._last = (monotonic_ns(), progress)
+        self._draw(progress)
+
+    def _draw(self, progress: Progress | StudyProgress) -> None:
         self._screen.draw(block(progress, self._screen.width, self._trend, ascii_only=self._screen.ascii_only))
+
+
+def _later(progress: Progress | StudyProgress, since_s: float) -> Progress | StudyProgress:
+    """What was said, so much later."""
+    eta_s = None if progress.eta_s is None else max(0.0, progress.eta_s - since_s)
+    return replace(progress, at_s=progress.at_s + since_s, eta_s=eta_s)
 
 
 def block(progress: Progress | StudyProgress, width: int, trend: TokenTrend, *, ascii_only: bool = False) -> list[Text]:
@@ -145,11 +179,12 @@ def _study_rows(study: StudyProgress, trend: TokenTrend, *, ascii_only: bool) ->
     marks = [Text(localized("live.simulated"), BUSY)] if study.simulated else []
     yield Row(localized("live.study"), (Text(displayable(study.name), STRONG), *marks))
     yield Row(localized("live.now"), tuple(_trial_cells(study)))
-    settings = [Text(displayable(f"{name} {value}")) for name, value in study.point.items()]
-    if study.phase == SEARCHING:
+    settings = [Text(displayable(f"{name} {_setting(value)}")) for name, value in study.point.items()]
+    if study.phase == SEARCHING and study.trial is not None:
         yield Row(localized("live.tries"), tuple(settings) or (_text(message("live.base_configuration")),))
     if study.run is not None:
-        yield from list(_rows(replace(study.run, simulated=False), trend, ascii_only=ascii_only))[1:]
+        whole, own = localized("live.whole"), list(_rows(study.run, trend, ascii_only=ascii_only))
+        yield from (row for row in own[1:] if row.label != whole)
     if study.best is not None:
         yield Row(localized("live.best"), tuple(_best_cells(study)))
     ended = [message("live.trials_ended", count=study.done)]
@@ -157,6 +192,10 @@ def _study_rows(study: StudyProgress, trend: TokenTrend, *, ascii_only: bool) ->
     ended += [message("live.trials_failed", count=study.failed)] if study.failed else []
     eta = [message("live.eta", eta_s=study.eta_s)] if study.eta_s else []
     yield Row(localized("live.whole"), tuple(map(_text, (*ended, *eta))))
+
+
+def _setting(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _trial_cells(study: StudyProgress) -> Iterable[Text]:
@@ -168,7 +207,9 @@ def _trial_cells(study: StudyProgress) -> Iterable[Text]:
         who = message("live.default_again") if study.trial is None else message("live.trial_again", number=study.trial)
     else:
         done, planned = study.done, study.trials or 0
-        who = message("live.trial", number=study.trial, origin=study.origin)
+        who = message("live.next_trial")
+        if study.trial is not None:
+            who = message("live.trial", number=study.trial, origin=study.origin)
     if planned:
         yield Text(_BAR, GOOD)
         yield _share(min(1.0, done / planned))
@@ -201,8 +242,7 @@ def _head(progress: Progress) -> Row:
 
 def _waiting_rows(progress: Progress, *, ascii_only: bool) -> Iterable[Row]:
     """What goes on where no stage runs: the engine starts, kernels are measured, the result is made."""
-    still = ascii_only or progress.phase == REPORTING  # while it is made nothing is drawn
-    spin = "" if still else _SPIN[round(progress.at_s * 2) % len(_SPIN)] + " "
+    spin = "" if ascii_only else _SPIN[round(progress.at_s * 2) % len(_SPIN)] + " "
     words = _text(_PHASES[progress.phase])
     if progress.phase == STARTING and progress.engine_kind:
         words = _text(message("live.starting_kind", kind=progress.engine_kind))
@@ -212,7 +252,7 @@ def _waiting_rows(progress: Progress, *, ascii_only: bool) -> Iterable[Row]:
     if progress.phase == KERNELS and progress.cases:
         cells = [Text(_BAR, GOOD), _share(progress.cases_done / progress.cases)]
         cells.append(_text(message("live.cases", done=progress.cases_done, count=progress.cases)))
-    if progress.at_s and progress.phase != REPORTING:
+    if progress.at_s:
         cells.append(_text(message("live.since", at_s=progress.at_s), DIM))
     yield Row(localized("live.now"), tuple(cells))
     if progress.log_line:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from harness.cli.result_lines import PLAIN, Column, Output, in_tables
 from harness.errors import displayable
-from harness.messages import localized, stored
+from harness.messages import localized
 from harness.results.study import StudyFiles, feasible, value_of
 from harness.units import significant
 
@@ -17,11 +17,8 @@ TrialRow = Mapping[str, Any]
 
 
 def study_lines(study: StudyFiles, output: Output = PLAIN) -> list[str]:
-    """What a study was told to have found, in the current language, and its table."""
-    kept = study.content.get("line_messages") or study.content.get("lines_messages") or ()
-    texts = list(study.content.get("lines") or ())
-    pairs = zip(kept, texts, strict=False) if len(kept) == len(texts) else ((None, text) for text in texts)
-    lines = [displayable(localized(stored(each, str(text)))) for each, text in pairs]
+    """What a study came to, as it was printed at its end, and its table."""
+    lines = [displayable(str(line)) for line in study.content.get("lines") or ()]
     return [*lines, *study_table(study, output)]
 
 

@@ -95,6 +95,7 @@ class ProgressDisplay:
             _screens.append(screen)
             self._stack.callback(_screens.remove, screen)
             self._block = LiveBlock(screen)
+            self._stack.callback(self._block.close)
         return self
 
     def __exit__(self, *_: object) -> None:

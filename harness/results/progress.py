@@ -119,10 +119,11 @@ class StudyProgress:
     """A study at one moment.
 
     `phase` is `searching` while trials are tried, `confirming` while the best and the default are measured again in
-    turns, then `reporting`. `trial` is the number of the one under way (None: the default, again), `origin` says who
-    proposed it and `point` what is set. `done` trials of `trials` (None: a budget of time) have ended, `stopped` of
-    them early and `failed` without a value. `best` and `default` are values of the objective, `turns_done` of about
-    `turns` are measured again. `run` is what the engine of the trial does, where a real one serves.
+    turns, then `reporting`. `trial` is the number of the one under way (None: the next is chosen, or the default is
+    measured again), `origin` says who proposed it and `point` what is set. `done` trials of `trials` (None: a budget
+    of time) have ended, `stopped` of them early and `failed` without a value. `best` and `default` are values of the
+    objective, `turns_done` of about `turns` are measured again. `run` is what the engine of the trial does, where a
+    real one serves.
     """
 
     name: str

@@ -52,6 +52,7 @@ class StudyTracker:
         """A trial has ended."""
         self.trials_here += 1
         self._count(trial)
+        self.head = replace(self.head, trial=None, origin="", point={}, run=None)
         self.publish()
 
     def turn(self, number: int | None) -> None:

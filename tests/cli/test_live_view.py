@@ -70,7 +70,7 @@ def test_kernels_and_the_page():
         "now           ━━━━━━━━━━━───────────────────────   32 %   13 of 40 cases   0:30",
         "whole run     about 62 s left",
     ]
-    assert _shown(DRAWING, 79)[1] == "now           result and page are made"
+    assert _shown(DRAWING, 79)[1] == "now           ⠏ result and page are made   1:24"
 
 
 def test_repeats_and_what_is_missing_and_ascii():
