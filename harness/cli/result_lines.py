@@ -115,7 +115,7 @@ def _ranges(numbers: Sequence[int]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column of a table: its head (lines apart), its cells, and how it is laid out."""
 
     head: str
@@ -143,15 +143,15 @@ def table_lines(stages: Sequence[Stage], output: Output = PLAIN) -> list[str]:
     return lines
 
 
-def in_tables(first: Column, columns: Sequence[Column], output: Output) -> list[str]:
+def in_tables(first: TableColumn, columns: Sequence[TableColumn], output: Output) -> list[str]:
     """The columns beside the first, in as many tables below one another as the width needs."""
     groups = _fitting(first.width, columns, output.width)
     return [line for group in groups for line in _table([first, *group], output)]
 
 
-def _fitting(first: int, columns: Sequence[Column], width: int | None) -> Iterator[list[Column]]:
+def _fitting(first: int, columns: Sequence[TableColumn], width: int | None) -> Iterator[list[TableColumn]]:
     """The columns in as many groups as fit beside the first column each."""
-    group: list[Column] = []
+    group: list[TableColumn] = []
     taken = first
     for place, column in enumerate(columns):
         wanted = [column, *(after for after in columns[place + 1 : place + 2] if after.joins)]
@@ -164,7 +164,7 @@ def _fitting(first: int, columns: Sequence[Column], width: int | None) -> Iterat
     yield group
 
 
-def _table(columns: Sequence[Column], output: Output) -> list[str]:
+def _table(columns: Sequence[TableColumn], output: Output) -> list[str]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False)
     for column in columns:
         side: Literal["left", "right"] = "right" if column.right else "left"
@@ -181,21 +181,21 @@ def _table(columns: Sequence[Column], output: Output) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def _columns(stages: Sequence[Stage]) -> Iterator[Column]:
+def _columns(stages: Sequence[Stage]) -> Iterator[TableColumn]:
     repeats = any(stage.get("repeat") for stage in stages)
-    yield Column("", tuple(Text(_number(stage, repeats=repeats)) for stage in stages))
+    yield TableColumn("", tuple(Text(_number(stage, repeats=repeats)) for stage in stages))
     names = tuple(Text(displayable(_name(stage))) for stage in stages)
-    yield Column(localized("cli.table_load"), names, right=False, folds=True)
+    yield TableColumn(localized("cli.table_load"), names, right=False, folds=True)
     rates = [stage.get("offered_rate") for stage in stages]
     if any(rate is not None for rate in rates):
         yield _numbers("cli.table_offered", "req/s", rates)
     for key, code in (("completed", "cli.table_answered"), ("failed", "cli.table_failed")):
         counts = [(stage.get("requests") or {}).get(key) for stage in stages]
         style = "bold red" if key == "failed" else ""
-        yield Column(localized(code), tuple(Text(format_count(count), style if count else "") for count in counts))
+        yield TableColumn(localized(code), tuple(Text(format_count(count), style if count else "") for count in counts))
     lost = [sum((stage.get("requests") or {}).get(key) or 0 for key in ("cancelled", "never_sent")) for stage in stages]
     if any(lost):
-        yield Column(localized("cli.table_lost"), tuple(Text(format_count(count)) for count in lost))
+        yield TableColumn(localized("cli.table_lost"), tuple(Text(format_count(count)) for count in lost))
     yield _numbers("cli.table_achieved", "req/s", [stage.get("request_rate") for stage in stages])
     yield _numbers("cli.table_output", "tok/s", [stage.get("output_token_rate") for stage in stages])
     if any(stage.get("slo") for stage in stages):
@@ -203,7 +203,7 @@ def _columns(stages: Sequence[Stage]) -> Iterator[Column]:
     for metric in _LATENCIES:
         yield from _times(metric, stages)
     if any(stage.get("slo") for stage in stages):
-        yield Column(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
+        yield TableColumn(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
 
 
 def _number(stage: Stage, *, repeats: bool) -> str:
@@ -218,12 +218,12 @@ def _name(stage: Stage) -> str:
         return str(stage.get("label") or _NONE)
 
 
-def _numbers(code: str, unit: str, values: Iterable[float | None]) -> Column:
+def _numbers(code: str, unit: str, values: Iterable[float | None]) -> TableColumn:
     cells = tuple(Text(_NONE if value is None else significant(value)) for value in values)
-    return Column(f"{localized(code)}\n{unit}", cells)
+    return TableColumn(f"{localized(code)}\n{unit}", cells)
 
 
-def _times(metric: str, stages: Sequence[Stage]) -> Iterator[Column]:
+def _times(metric: str, stages: Sequence[Stage]) -> Iterator[TableColumn]:
     """The columns of a latency, in the one unit that shows its least value well; they stay side by side."""
     latencies = [stage.get(metric) or {} for stage in stages]
     known = [value for latency in latencies for name in _STATISTICS if (value := latency.get(name))]
@@ -232,7 +232,7 @@ def _times(metric: str, stages: Sequence[Stage]) -> Iterator[Column]:
     for statistic in _STATISTICS:
         cells = tuple(_time(latency, statistic, size, few=few) for latency in latencies)
         first = statistic == _STATISTICS[0]
-        yield Column(f"{metric.upper() if first else ''}\n{statistic} {unit}", cells, joins=not first)
+        yield TableColumn(f"{metric.upper() if first else ''}\n{statistic} {unit}", cells, joins=not first)
 
 
 def _is_few(latency: Mapping[str, Any], statistic: str) -> bool:

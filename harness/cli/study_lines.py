@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from harness.cli.result_lines import PLAIN, Column, Output, in_tables
+from harness.cli.result_lines import PLAIN, Output, TableColumn, in_tables
 from harness.errors import displayable
 from harness.messages import localized
 from harness.results.study import StudyFiles, feasible, value_of
@@ -27,7 +27,7 @@ def study_table(study: StudyFiles, output: Output = PLAIN) -> list[str]:
     rows = _rows(study)
     if not rows:
         return []
-    first = Column(localized("cli.trial"), tuple(Text(str(row.get("number"))) for row in rows))
+    first = TableColumn(localized("cli.trial"), tuple(Text(str(row.get("number"))) for row in rows))
     return in_tables(first, list(_columns(study, rows)), output)
 
 
@@ -44,21 +44,21 @@ def _rows(study: StudyFiles) -> list[TrialRow]:
     return [*best, *([] if default is None else [default])]
 
 
-def _columns(study: StudyFiles, rows: Sequence[TrialRow]) -> Iterator[Column]:
+def _columns(study: StudyFiles, rows: Sequence[TrialRow]) -> Iterator[TableColumn]:
     notes = [_note(study, row) for row in rows]
     if any(notes):
-        yield Column("", tuple(Text(note, "bold green") for note in notes), right=False)
+        yield TableColumn("", tuple(Text(note, "bold green") for note in notes), right=False)
     for objective in study.objectives:
         name = str(objective["name"])
         values = [(row.get("values") or {}).get(name) for row in rows]
-        yield Column(displayable(name), tuple(Text(_shown(value)) for value in values))
+        yield TableColumn(displayable(name), tuple(Text(_shown(value)) for value in values))
     if any(any((row.get("violations") or {}).values()) for row in rows):
-        yield Column(localized("cli.table_limits"), tuple(map(_limits, rows)), right=False)
+        yield TableColumn(localized("cli.table_limits"), tuple(map(_limits, rows)), right=False)
     names = list(dict.fromkeys(name for row in rows for name in row.get("point") or {}))
     for name in names:
         settings = [_setting(row, name) for row in rows]
         if len(set(settings)) > 1:
-            yield Column(displayable(name), tuple(Text(setting) for setting in settings))
+            yield TableColumn(displayable(name), tuple(Text(setting) for setting in settings))
 
 
 def _note(study: StudyFiles, row: TrialRow) -> str:
