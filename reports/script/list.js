@@ -75,6 +75,16 @@ function listHead(column) {
   return head;
 }
 
+// Numbers of requests in written tables, such as #233, open their records, too.
+function openFromTables() {
+  document.querySelectorAll("#pauses tbody th").forEach((head) => {
+    const match = /^#(\d+)$/.exec(head.textContent.trim());
+    if (!match || !rowOf.has(Number(match[1]))) { return; }
+    const opener = button(match[0], () => openRecord(Number(match[1]), opener), { class: "opener", "aria-label": requestTitle(rowOf.get(Number(match[1]))) });
+    head.replaceChildren(opener);
+  });
+}
+
 function makeList() {
   list.body = make("tbody");
   list.tally = make("p", { class: "fine" });

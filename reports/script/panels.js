@@ -113,12 +113,14 @@ function nameStages(plot, at) {
   ctx.textAlign = "left";
   ctx.font = "600 " + 11 * ratio + "px " + getComputedStyle(document.body).fontFamily;
   ctx.textBaseline = "bottom";
-  run.stages.filter((stage) => !view.off.has(stage.stage)).forEach((stage) => {
+  const seen = run.stages.filter((stage) => !view.off.has(stage.stage) && at(stage.end_s) > at(stage.start_s));
+  seen.forEach((stage, i) => {
     const [from, to] = [at(stage.start_s), at(stage.end_s)];
-    if (to <= from) { return; }
+    const until = i + 1 < seen.length ? at(seen[i + 1].start_s) : bbox.left + bbox.width;
     ctx.fillStyle = colour(stage.colour);
     ctx.fillRect(from, bbox.top - 6 * ratio, to - from, 3 * ratio);
-    if (from < freeFrom) { return; }
+    const isShort = from + ctx.measureText(stage.short).width > until && to - from < 24 * ratio; // a sliver at the range's edge
+    if (from < freeFrom || isShort) { return; }
     ctx.fillText(stage.short, from, bbox.top - 8 * ratio);
     freeFrom = from + ctx.measureText(stage.short).width + 8 * ratio;
   });

@@ -4,6 +4,7 @@ makeRecord();
 makeControls();
 makePanels();
 makeList();
+openFromTables();
 makeCurves();
 onView(writeAddress);
 window.addEventListener("hashchange", readAddress);

@@ -519,3 +519,15 @@ def test_odd_runs_come_up(browser, tmp_path, odd):
     assert browser.complaints == []
     assert record(browser)["Outcome"] == ("failed" if odd == "failed" else "completed")
     assert browser.run("document.querySelectorAll('.panel canvas').length") >= 3
+
+
+def test_a_request_named_in_a_table_opens_its_record(page, data):
+    """The slow single requests of the section on pauses lead to their records, and Escape back to them."""
+    named = page.run("Array.from(document.querySelectorAll('#pauses .opener'), (part) => part.innerText)")
+    page.click_on("#pauses .opener")
+    opened = page.run("document.getElementById('record').dataset.request")
+    page.press("Escape")
+
+    assert len(named) >= 3
+    assert f"#{opened}" == named[0]
+    assert page.run("document.activeElement.innerText") == named[0]
