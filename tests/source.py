@@ -19,7 +19,17 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    """The tree of a module, parsed when it is first needed: each of several processes runs some of the tests."""
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+def trees() -> dict[str, ast.Module]:
+    """All trees by dotted name."""
+    return {name: tree_of(name) for name in MODULES}
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from tests.source import MODULES, ROOT, TREES, nodes_of
+from tests.source import MODULES, ROOT, nodes_of, tree_of, trees
 
 # Lower may not import higher; within a rank any direction without cycles.
 RANKS: dict[str, int] = {
@@ -140,7 +140,7 @@ def test_imports_run_downward_only(name):
     """A module imports its own rank and lower ones."""
     bad = [
         target
-        for target in imports_of(TREES[name])
+        for target in imports_of(tree_of(name))
         if target.startswith("harness.") and target.split(".")[1] in RANKS and rank(target) > rank(name)
     ]
 
@@ -152,7 +152,7 @@ def test_doors_of_other_rooms_are_opened_lazily(name):
     """Reports and kernels_bench are never imported when the harness is loaded."""
     if name.split(".")[0] in LAZY:
         return
-    bad = [target for target in imports_of(TREES[name], top_only=True) if target.split(".")[0] in LAZY]
+    bad = [target for target in imports_of(tree_of(name), top_only=True) if target.split(".")[0] in LAZY]
 
     assert bad == []
 
@@ -161,7 +161,7 @@ def test_kernels_bench_needs_only_torch_and_the_standard_library():
     """It runs inside the engine's interpreter, where nothing of ours is installed."""
     bad = [
         (name, target)
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if name.startswith("kernels_bench")
         for target in imports_of(tree)
         if target.split(".")[0] in {"harness", "reports", "numpy", "pandas", "pydantic", "aiohttp", "pyarrow"}
@@ -175,7 +175,7 @@ def test_heavy_libraries_stay_in_their_rooms(library):
     """A library that is slow to load or heavy to install is imported only where it belongs."""
     bad = [
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if any(target.split(".")[0] == library for target in imports_of(tree))
         and not any(name == room or name.startswith(room + ".") for room in ONLY_IN[library])
     ]
@@ -186,7 +186,8 @@ def test_heavy_libraries_stay_in_their_rooms(library):
 def test_there_are_no_import_cycles():
     """No module imports itself through others."""
     graph = {
-        name: {t for t in imports_of(tree, top_only=True) if t in MODULES and t != name} for name, tree in TREES.items()
+        name: {t for t in imports_of(tree, top_only=True) if t in MODULES and t != name}
+        for name, tree in trees().items()
     }
     done: set[str] = set()
 
@@ -203,7 +204,7 @@ def test_there_are_no_import_cycles():
 
 def test_functions_are_small():
     """The median function has at most 8 lines and none has over 60."""
-    sizes = {(name, f.name): body_lines(f) for name, tree in TREES.items() for f in functions(tree)}
+    sizes = {(name, f.name): body_lines(f) for name, tree in trees().items() for f in functions(tree)}
     too_long = {key: size for key, size in sizes.items() if size > 60}
 
     assert too_long == {}
@@ -213,7 +214,7 @@ def test_functions_are_small():
 def test_functions_take_at_most_six_parameters():
     """More parameters than six want a value that groups them."""
     bad = []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for f in functions(tree):
             arguments = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs]
             count = len([a for a in arguments if a.arg not in ("self", "cls")])
@@ -239,7 +240,7 @@ def test_files_are_full():
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_docstring_states_what_a_module_holds(name):
     """Every module has a docstring, and its first line is no question."""
-    document = ast.get_docstring(TREES[name])
+    document = ast.get_docstring(tree_of(name))
 
     assert document
     assert not document.splitlines()[0].endswith("?")
@@ -248,7 +249,7 @@ def test_a_docstring_states_what_a_module_holds(name):
 def test_no_public_class_name_is_used_twice():
     """One public name, one meaning."""
     names: dict[str, list[str]] = {}
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 names.setdefault(node.name, []).append(module)
@@ -270,7 +271,7 @@ def test_names_say_what_they_hold(name):
     """No local or parameter is called by a participle or `one`."""
     bad = {
         node.id if isinstance(node, ast.Name) else node.arg
-        for node in nodes_of(TREES[name])
+        for node in nodes_of(tree_of(name))
         if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in PARTICIPLES)
         or (isinstance(node, ast.arg) and node.arg in PARTICIPLES)
     }
@@ -302,7 +303,7 @@ def test_inheritance_is_for_exceptions_models_and_protocols():
     """Other classes have no bases: functions and composition instead."""
     bases = {
         (name, node.name): [ast.unparse(base) for base in node.bases]
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in nodes_of(tree)
         if isinstance(node, ast.ClassDef)
     }
@@ -329,7 +330,7 @@ def test_only_the_monotonic_clock_is_read(name):
     """`time.time` and `datetime.now` occur nowhere but in clock.py."""
     bad = [
         ast.unparse(node)
-        for node in nodes_of(TREES[name])
+        for node in nodes_of(tree_of(name))
         if isinstance(node, ast.Attribute)
         and ast.unparse(node)
         in {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"}
@@ -349,7 +350,7 @@ def test_only_the_command_line_prints():
     }
     bad = [
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in nodes_of(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)

@@ -13,7 +13,7 @@ from babel.messages.pofile import read_po
 from harness.messages import LANGUAGES
 from harness.messages.message import PLAIN
 from harness.messages.rendering import HERE, SPECS, catalogue, placeholders, rooms
-from tests.source import ROOT, TREES, nodes_of
+from tests.source import ROOT, nodes_of, trees
 
 BUILDERS = {"message", "localized"}  # functions whose first argument is a code, and whose keywords are parameters
 CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
@@ -37,7 +37,7 @@ def entries(language):
 
 def calls():
     """Every call that builds a message from a literal code: where, the code, its parameters; None for `**`."""
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in nodes_of(tree):
             if (
                 isinstance(node, ast.Call)
@@ -131,7 +131,7 @@ def test_every_code_of_the_catalogue_is_used():
     """A sentence that nothing says is removed."""
     texts = {
         node.value
-        for tree in TREES.values()
+        for tree in trees().values()
         for node in nodes_of(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
@@ -169,7 +169,7 @@ def test_no_sentence_is_built_outside_the_catalogues(room):
     """Errors of programmers (ValueError and the like of `formats`) aside, English stands in the catalogues alone."""
     found = [
         (name, line, text)
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if (name == room or name.startswith(room + ".")) and name not in WORDS_OF_OTHERS
         for line, text in sentences_in(tree)
         if not _told_to_programmers(tree, line)

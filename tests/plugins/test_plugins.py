@@ -85,13 +85,12 @@ def test_the_example_package_is_installed_and_used(installed, tmp_path):
 
 def test_validation_knows_the_keys_of_a_package(installed, tmp_path):
     """The nearest right one where a key is mistyped, and the bounds of a value."""
-    (tmp_path / "s.yaml").write_text(SCENARIO.replace("size: 4", "sise: 4"))
-    mistyped = harness(tmp_path, "validate", "s.yaml", path=installed)
-    (tmp_path / "s.yaml").write_text(SCENARIO.replace("size: 4", "size: 0"))
-    out_of_bounds = harness(tmp_path, "validate", "s.yaml", path=installed)
+    (tmp_path / "mistyped.yaml").write_text(SCENARIO.replace("size: 4", "sise: 4"))
+    (tmp_path / "small.yaml").write_text(SCENARIO.replace("size: 4", "size: 0"))
+    refused = harness(tmp_path, "validate", "mistyped.yaml", "small.yaml", path=installed)
 
-    assert "s.yaml:7: load[0].bursts.sise: unknown key; did you mean 'size'?" in mistyped.stderr
-    assert "s.yaml:7: load[0].bursts.size: expected a number of at least 1, got 0" in out_of_bounds.stderr
+    assert "mistyped.yaml:7: load[0].bursts.sise: unknown key; did you mean 'size'?" in refused.stderr
+    assert "small.yaml:7: load[0].bursts.size: expected a number of at least 1, got 0" in refused.stderr
 
 
 def test_without_the_package_its_kinds_are_unknown(installed, tmp_path):
@@ -122,13 +121,12 @@ def test_a_broken_package_is_one_line_that_names_it(fault, tmp_path):
     code, expected = BROKEN[fault]
     path = broken(tmp_path / "site", code) if (tmp_path / "site").mkdir() is None else None
     (tmp_path / "s.yaml").write_text(SCENARIO.replace("bursts", "odd").replace("countdown", "synthetic"))
-    refused = harness(tmp_path, "validate", "s.yaml", path=path)
     (tmp_path / "t.yaml").write_text(
         SCENARIO.replace("bursts: {rate: 40, size: 4", "poisson: {rate: 40").replace("countdown", "synthetic")
     )
+    refused = harness(tmp_path, "validate", "t.yaml", "s.yaml", path=path)
 
     assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.count("\n") == 1  # of s.yaml: t.yaml has no fault
     assert "plug-in 'odd' of package odd-package (npu_harness.arrivals)" in refused.stderr
     assert expected in refused.stderr
-    assert harness(tmp_path, "validate", "t.yaml", path=path).returncode == 0
