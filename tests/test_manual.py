@@ -50,7 +50,7 @@ def test_every_shipped_scenario_is_listed_with_its_question(path):
 @pytest.mark.parametrize(("page", "number"), EXAMPLES, ids=lambda value: getattr(value, "stem", str(value)))
 def test_what_the_manual_shows_can_be_run(page, number, tmp_path):
     """Each YAML example is a scenario, a study or a gate without a fault."""
-    for name in ("chat.yaml", "long_context.yaml"):
+    for name in ("chat.yaml", "long_context.yaml", "mixed_prompts.yaml"):
         shutil.copy(ROOT / "scenarios" / name, tmp_path)
     path = tmp_path / "example.yaml"
     path.write_text(blocks(written(page), "yaml")[number], encoding="utf-8")

@@ -53,7 +53,10 @@ COMMANDS = {
         "harness run offline_batch --set load.0.offline.requests=256 --repeats 3 "
         "--against engine.args.max_num_seqs=64 --quiet"
     ),
-    "tune": Shown("harness tune", keep=r"^(?!harness: (trial|confirmation))|trial (0|1|14) |confirmation round 5"),
+    "tune": Shown(
+        "harness tune",
+        keep=r"^(?!harness: (trial|confirmation|which flags))|trial (0|1|9) |confirmation round 5|measurement (10|19|20) ",
+    ),
     "selfcheck": Shown("harness selfcheck"),
 }
 

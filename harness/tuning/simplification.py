@@ -192,30 +192,33 @@ class _Rounds:
 
     def __init__(self, context: StudyContext, runner: TurnRunner, reduced: _Reductions) -> None:
         self._context, self._runner, self._reduced = context, runner, reduced
-        self.minutes, self.starts = 0.0, 0
+        self._most = (context.plan.study.simplify or Simplify()).measurements
+        self.minutes, self.starts, self._count = 0.0, 0, 0
 
     def measure(self, block: int, number: int, configurations: Sequence[Flags]) -> list[RoundValue]:
         """One round of a block; every other one in reverse."""
         seed = turn_seed(self._context.plan.study.seed, block) + number
         values: dict[Flags, RoundValue] = {}
         for flags in configurations if number % 2 == 0 else reversed(configurations):
-            values[flags] = self._value(flags, seed, number)
+            values[flags] = self._value(flags, seed)
         return [values[flags] for flags in configurations]
 
-    def _value(self, flags: Flags, seed: int, number: int) -> RoundValue:
+    def _value(self, flags: Flags, seed: int) -> RoundValue:
+        self._count += 1
         finalist = self._reduced.finalist(flags)
         refusal = message("tuning.not_without") if finalist is None else finalist.candidate.resolved.refusal
         if finalist is None or refusal is not None:
             return RoundValue(None, (), refusal)
-        outcome = self._runner.outcome(finalist, seed, partial(_turn_message, number, flags))
+        outcome = self._runner.outcome(finalist, seed, partial(_turn_message, (self._count, self._most), flags))
         self.minutes += outcome.minutes
         self.starts += outcome.starts
         return RoundValue(outcome.value, outcome.broken, outcome.failure)
 
 
-def _turn_message(number: int, flags: Flags, outcome: TurnOutcome) -> Message:
+def _turn_message(place: tuple[int, int], flags: Flags, outcome: TurnOutcome) -> Message:
+    """A measurement in one line: the how-maniest it is, and of how many at most."""
     who = message("tuning.with_flags", flags=list(flags)) if flags else message("tuning.default")
-    return message("tuning.simplification_round", round=number + 1, who=who, result=outcome.message)
+    return message("tuning.simplification_turn", number=place[0], most=place[1], who=who, result=outcome.message)
 
 
 def _outcomes(reduced: _Reductions, result: Elimination, gain: GainEstimate) -> Iterator[FlagOutcome]:

@@ -41,6 +41,9 @@ def _flag_line(flag: FlagOutcome) -> Message:
     setting = {"name": flag.name, "value": flag.value, "default": flag.default}
     if flag.effect is None:
         return message("tuning.flag_kept", verdict=verdict_message(flag.verdict), **setting)
+    if flag.effect.high is None or flag.effect.high >= 1:  # no loss was shown
+        verdict = verdict_message(flag.verdict)
+        return message("tuning.flag_kept_effect", verdict=verdict, effect=flag.effect.message, **setting)
     return message("tuning.flag_effect", effect=flag.effect.message, **setting)
 
 
