@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "tune": Shown(
         "harness tune",
-        keep=r"^(?!harness: (trial|confirmation|which flags))|trial (0|1|9) |confirmation round 5|measurement (10|19|20) ",
+        keep=r"^(?!harness: (trial|confirmation|which flags))|trial (0|1|9) |round 5: |measurement (10|19|20) ",
     ),
     "selfcheck": Shown("harness selfcheck"),
 }

@@ -56,9 +56,9 @@ class StudyResult:
     """What a study came to.
 
     `folder` holds study.json, the page and the winner's files. `trial` is the number of the best trial (None where
-    the default configuration stays, or nothing kept every limit), `flags` are the winner's that differ from the base
-    configuration, `command` starts it. `simulated` says that no number is a measurement. `lines` are the findings in
-    a few lines, `next_steps` say how an interrupted study goes on; its `exit_code` is 130, else 0.
+    the default configuration stays, or nothing kept every limit), `flags` are the winner's that are needed beside the
+    base configuration, `command` starts it. `simulated` says that no number is a measurement. `lines` are the findings
+    in a few lines, `next_steps` say how an interrupted study goes on; its `exit_code` is 130, else 0.
     """
 
     folder: Path
