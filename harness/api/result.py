@@ -48,7 +48,9 @@ class StageResult:
     `load` is what was asked for (`kind` and its keys), `requests` how many ended how, `slo_met` whether it kept every
     limit of the scenario (None without limits). Rates are per second over the measured window of `window_s` seconds;
     `goodput` counts the requests that kept all limits. `ttft_user` and `e2e_user` count from when a request was due,
-    `ttft` and `e2e` from when it was sent.
+    `ttft` and `e2e` from when it was sent. `npu_token_rate` are output tokens/s per NPU (of the whole engine where the
+    number of its NPUs is not known), `user_token_rate` tokens/s that a user sees; cost (in the currency of
+    price_per_hour) and energy are None where they are not known.
     """
 
     index: int
@@ -69,6 +71,10 @@ class StageResult:
     itl: Latency | None = None
     e2e: Latency | None = None
     e2e_user: Latency | None = None
+    npu_token_rate: float | None = None
+    user_token_rate: float | None = None
+    cost_per_million_output_tokens: float | None = None
+    kwh_per_million_output_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ class Summary:
     """A result in short: the question of its scenario, the answer in the current language, its stages and warnings.
 
     `valid` is False where a warning is of severity invalid; `simulated` says that a simulator answered, so that no
-    number is a measurement. A run of kernels has no stages; see `Result.kernels`.
+    number is a measurement. `recommendation` says which stage to run and why; empty of a lone one. A run of kernels has
+    no stages; see `Result.kernels`.
     """
 
     name: str
@@ -86,6 +93,7 @@ class Summary:
     simulated: bool
     stages: tuple[StageResult, ...] = ()
     warnings: tuple[Warning, ...] = ()
+    recommendation: str = ""
 
 
 def summary_from(summary: Mapping[str, Any]) -> Summary:
@@ -98,9 +106,21 @@ def summary_from(summary: Mapping[str, Any]) -> Summary:
         simulated=bool(summary.get("simulated")),
         stages=tuple(_stage(stage) for stage in summary.get("stages") or ()),
         warnings=tuple(warnings_of(summary)),
+        recommendation=_recommendation(summary),
     )
 
 
+def _recommendation(summary: Mapping[str, Any]) -> str:
+    """The decision of a summary in the current language; empty where there is nothing to choose from."""
+    decision = summary.get("decision")
+    several = len({stage.get("index") for stage in summary.get("stages") or ()}) > 1
+    return localized(stored(decision.get("message"), str(decision.get("text")))) if decision and several else ""
+
+
+_EFFICIENCY = (
+    *("npu_token_rate", "user_token_rate"),
+    *("cost_per_million_output_tokens", "kwh_per_million_output_tokens"),
+)
 _LATENCIES = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
 _PLAIN = ("window_s", "request_rate", "output_token_rate", "total_token_rate", "goodput", "slo_met")
 
@@ -108,6 +128,7 @@ _PLAIN = ("window_s", "request_rate", "output_token_rate", "total_token_rate", "
 def _stage(kept: Mapping[str, Any]) -> StageResult:
     values: dict[str, Any] = {name: kept.get(name) for name in _PLAIN}
     values |= {name: _latency(kept.get(name)) for name in _LATENCIES}
+    values |= {name: (kept.get("efficiency") or {}).get(name) for name in _EFFICIENCY}
     return StageResult(
         index=kept.get("index") or 0,
         repeat=kept.get("repeat") or 0,

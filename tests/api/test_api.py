@@ -231,6 +231,10 @@ def test_a_result_is_read_again_as_it_was(folder):
     assert [stage.e2e.p50 for stage in result.summary.stages] == [stage["e2e"]["p50"] for stage in kept["stages"]]
     for stage, raw in zip(result.summary.stages, kept["stages"], strict=True):
         assert stage.ttft.ci95 == {name: tuple(ends) for name, ends in raw["ttft"]["ci95"].items()}
+        assert stage.user_token_rate == raw["efficiency"]["user_token_rate"]
+        assert stage.npu_token_rate == raw["efficiency"]["npu_token_rate"]
+        assert stage.cost_per_million_output_tokens is None
+    assert result.summary.recommendation == kept["decision"]["text"]
     assert set(result.samples().columns) == {"at_ns", "source", "name", "value"}
 
 
