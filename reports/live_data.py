@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from harness.messages import localized
 from harness.results.request_table import FAILED, MISSING, STATUSES, WARMUP
 from harness.telemetry import server_metrics
+from harness.units import NS_PER_S
 from reports import frames
 from reports.data import Data, main_metric
 from reports.figures.curve import limit_name
@@ -106,12 +107,27 @@ def _requests(data: Data, sample: RequestSample) -> dict[str, Any]:
         "status": packed(table["status"].map(list(STATUSES).index), "<u1"),
         "warmup": packed(own["phase"] == WARMUP, "<u1"),
         "counted": packed(own["in_window"], "<u1"),
+        "longest_gap": {name: packed(column) for name, column in _longest_gaps(data, sample.rows).items()},
         "slower_than": packed(slower_than(data.latencies, main_metric(data))[sample.rows], "<f4"),
         "slow": packed(sample.slow[sample.rows], "<u1"),
         "error": packed(errors, "<i4"),
         "texts": texts,
         "counted_by": _codes(table["counted_by"]),
     }
+
+
+def _longest_gaps(data: Data, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """The longest time between two token events of each request, and when it ended (s); NaN where there are none."""
+    gaps = np.full((2, len(rows)), np.nan)
+    if data.events is None:
+        return {"seconds": gaps[0], "end_s": gaps[1]}
+    for place, row in enumerate(rows.tolist()):
+        at_ns, _ = data.events.of(row)
+        if len(at_ns) > 1:
+            between = np.diff(at_ns)
+            longest = int(between.argmax())
+            gaps[:, place] = between[longest] / NS_PER_S, at_ns[longest + 1] / NS_PER_S
+    return {"seconds": gaps[0], "end_s": gaps[1]}
 
 
 def _stamps(column: pd.Series) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ function readRequests(held) {
     status: unpack(held.status),
     warmup: unpack(held.warmup),
     counted: unpack(held.counted),
+    longestGap: unpackAll(held.longest_gap),
     slow: unpack(held.slow),
     slowerThan: unpack(held.slower_than),
     error: unpack(held.error),

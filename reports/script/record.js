@@ -32,7 +32,12 @@ function timesTable(row) {
 
 function latencyList(row) {
   const names = Object.keys(run.metrics).filter((name) => Number.isFinite(requests.latencies[name][row]));
-  return names.length ? [factList(names.map((name) => [run.metrics[name], duration(requests.latencies[name][row])])), rankLine(row)] : [];
+  const facts = names.map((name) => [run.metrics[name], duration(requests.latencies[name][row])]);
+  const { seconds, end_s: ends } = requests.longestGap;
+  if (seconds[row] > 0) {
+    facts.push([run.words.longest_gap, fill(run.words.gap_until, { gap: duration(seconds[row]), end: moment(ends[row], 3) })]);
+  }
+  return facts.length ? [factList(facts), rankLine(row)] : [];
 }
 
 // How its main latency lies among those of its stage.

@@ -236,6 +236,17 @@ def test_the_record_tells_the_engine_s_state_at_the_nearest_sample(page, folder,
         assert kv == f"{significant(100 * sample[names[2]])} %"
 
 
+def test_the_record_names_the_longest_gap(page, data):
+    """The longest time between two token events of the request, and when it ended."""
+    click_dot(page, "stage-1", 7)
+    index = int(page.run("document.getElementById('record').dataset.request"))
+    at_ns, _ = data.events.of(data.result.requests["index"].tolist().index(index))
+    longest = int(np.diff(at_ns).argmax())
+    gap, end = np.diff(at_ns)[longest] / 1e9, at_ns[longest + 1] / 1e9
+
+    assert record(page)["Longest gap between tokens"] == f"{format_duration(gap)}, until {end:.3f} s"
+
+
 def test_a_click_on_a_lane_shows_a_request_that_was_under_way(page, data):
     """The request of the lane's bar at that time and height."""
     path = page.run("document.querySelectorAll('.panel[data-kind=lanes] path.lane')[2].getAttribute('d')")
