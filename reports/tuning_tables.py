@@ -133,7 +133,7 @@ def _outcome(result: StudyFiles, trial: Mapping[str, Any]) -> Cell:
     failure = trial.get("failure")
     if failure:
         kind = _named(str(failure.get("kind", "failed")), _FAILURES | _STATUSES)
-        return Cell(kind, str(failure.get("line") or ""), "bad", quoted=True)
+        return Cell(kind, failure_words(failure), "bad", quoted=not failure.get("message"))
     broken = {name: value for name, value in (trial.get("violations") or {}).items() if (value or 0) > 0}
     if broken:
         over = listed([_over(name, value) for name, value in broken.items()], "parts")
@@ -156,6 +156,12 @@ def _over(name: str, violation: float) -> str:
     return localized("page_tuning.trials.unbounded", metric=metric_name(name))
 
 
+def failure_words(failure: Mapping[str, Any]) -> str:
+    """What was said of a failure: the engine's own words, or ours in the current language."""
+    line = str(failure.get("line") or "")
+    return localized(stored(failure["message"], line)) if failure.get("message") else line
+
+
 def failure_rows(result: StudyFiles) -> list[list[Cell]]:
     """Causes of failure with their counts, the trials, and the engine's own words."""
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
@@ -167,7 +173,7 @@ def failure_rows(result: StudyFiles) -> list[list[Cell]]:
             Cell(_named(kind, _FAILURES)),
             Cell(str(len(trials))),
             Cell(", ".join(str(trial.get("number")) for trial in trials)),
-            Cell(str(trials[0]["failure"].get("line") or "–"), foreign=True),
+            Cell(failure_words(trials[0]["failure"]) or "–", foreign=not trials[0]["failure"].get("message")),
         ]
         for kind, trials in sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
     ]

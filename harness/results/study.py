@@ -13,8 +13,8 @@ study that was cut short leaves some out. Times in minutes, metrics as in `harne
     parameters     [{name, kind, low, high, log, values}]  what was searched
     dead           [{name, becomes, why, reason}]        what was found to change nothing
     notes, lines   [line]                                remarks; the summary as it was printed
-    trials         [{number, point, effective, status, values, violations, failure: {kind, retryable, line},
-                     cause, minutes: {start, load, other}, seed, origin, start, twin, of,
+    trials         [{number, point, effective, status, values, violations, failure: {kind, retryable, line, message},
+                     cause, cause_message, minutes: {start, load, other}, seed, origin, start, twin, of,
                      extrapolated}]                  of a trial that was stopped early, as its values are
     front          [number]                              the Pareto front
     importance     [{name, share, low, high, chance, shown}]  shares of the variance, with 90 % intervals
@@ -212,6 +212,7 @@ class FailureSchema(Struct, frozen=True):
 
     kind: str
     line: str | None = None
+    message: Object | None = None
 
 
 class MeasurementSchema(Struct, frozen=True):

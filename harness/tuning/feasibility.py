@@ -21,7 +21,7 @@ from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import BY_SIMULATOR
 from harness.engines.process import EngineEnding
 from harness.errors import HarnessError
-from harness.messages import Message, message, plain
+from harness.messages import Message, message, plain, stored
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
@@ -80,7 +80,8 @@ def classify_failure(lines: Iterable[str], ending: EngineEnding | None = None) -
         return failure_of_kind(TIMEOUT, cause.line)
     if kind == CRASH and ending.status in (-_KILLED, 128 + _KILLED):
         kind = MEMORY_AT_RUN if engine_log.boot_facts(log).serves else MEMORY_AT_START
-        return TrialFailure(kind, retryable=True, line=str(message("tuning.killed_by_signal", signal=_KILLED)))
+        killed = message("tuning.killed_by_signal", signal=_KILLED)
+        return TrialFailure(kind, retryable=True, line=str(killed), message=killed.as_dict())
     return failure_of_kind(kind, cause.line)
 
 
@@ -93,7 +94,8 @@ def failure_line(failure: TrialFailure) -> Message:
     """The failure in one line."""
     code = _MESSAGES.get(failure.kind)
     meaning = plain(failure.kind) if code is None else message(code)
-    return message("tuning.failure", meaning=meaning, line=failure.line) if failure.line else meaning
+    line = stored(failure.message, failure.line) if failure.message else failure.line
+    return message("tuning.failure", meaning=meaning, line=line) if failure.line else meaning
 
 
 SHARE, TOKENS, REQUESTS, BLOCK = "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "block_size"

@@ -24,11 +24,12 @@ from harness.execution import run
 from harness.execution.progress import ProgressTracker
 from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
 from harness.execution.run_folder import Watched
-from harness.messages import Message
+from harness.messages import Message, sentences
 from harness.results import store, table_files
 from harness.results.progress import Progress
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
+from harness.safety.redaction import redact_tree
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
@@ -103,7 +104,10 @@ def failure_from_log(log: Path, reasons: Sequence[Message]) -> TrialFailure:
     line = " ".join(HarnessError(*reasons).lines)  # as a terminal shows it: no secret, no line end
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     failure = feasibility.classify_failure(text.splitlines() or [line], ending_of(reasons))
-    return failure if failure.line else feasibility.failure_of_kind(failure.kind, line)
+    if failure.message or (failure.line and text):
+        return failure
+    words = redact_tree(sentences(*reasons).as_dict())
+    return replace(failure, line=line, message=words)
 
 
 @dataclass(slots=True)

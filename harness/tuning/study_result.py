@@ -330,7 +330,7 @@ def _told(
 
 def _trial(trial: Trial) -> dict[str, Any]:
     """A trial as study.json has it; the values of one that was stopped early are extrapolated."""
-    marks = {"extrapolated": trial.status == STOPPED, "cause": _cause(trial), **_answer(trial)}
+    marks = {"extrapolated": trial.status == STOPPED, **_cause(trial), **_answer(trial)}
     return {"number": trial.number, **trial_as_json(trial), **marks}
 
 
@@ -340,8 +340,12 @@ def _inert(parameter: InertParameter) -> dict[str, Any]:
     return names | {"why": str(parameter.why), "reason": parameter.why.as_dict()}
 
 
-def _cause(trial: Trial) -> str | None:
-    return None if trial.failure is None else str(failure_line(trial.failure))
+def _cause(trial: Trial) -> dict[str, Any]:
+    """Why a trial failed, in English and as a message."""
+    if trial.failure is None:
+        return {"cause": None}
+    line = failure_line(trial.failure)
+    return {"cause": str(line), "cause_message": line.as_dict()}
 
 
 def _answer(trial: Trial) -> dict[str, Any]:

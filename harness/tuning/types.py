@@ -88,11 +88,15 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class TrialFailure:
-    """Why a trial gave no value: its class, whether another try may end otherwise, the line."""
+    """Why a trial gave no value: its class, whether another try may end otherwise, the line.
+
+    `message` is the line as code and parameters where it is ours; None where it has the engine's own words.
+    """
 
     kind: str
     retryable: bool
     line: str
+    message: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from harness.client.journal import AnswerJournal, SentJournal, whole_end
 from harness.engines import process, vllm
 from harness.engines.process import EngineEnding, ending_of
 from harness.execution.reconcile import reconcile
-from harness.messages import message, plain
+from harness.messages import message, message_from, plain, render
 from harness.results import store
 from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
@@ -21,7 +21,7 @@ from harness.tuning import live_evaluation
 from harness.tuning.candidates import CandidateResolver, flag_resolver
 from harness.tuning.early_stopping import StopDecision
 from harness.tuning.evaluation import EarlyStopCheck
-from harness.tuning.feasibility import CRASH, MEMORY_AT_START, TIMEOUT
+from harness.tuning.feasibility import CRASH, MEMORY_AT_START, TIMEOUT, failure_line
 from harness.tuning.live_evaluation import LiveEvaluator, LiveLoadMonitor, failure_from_log, measurement_in
 from harness.tuning.trial_series import look_interval_s, look_times, partial_measurement
 from harness.workload import plan
@@ -100,6 +100,20 @@ def test_a_failure_is_told_by_the_codes_of_its_error(tmp_path):
     assert failure_from_log(log, [died]).kind == CRASH
     assert failure_from_log(log, [slow]).kind == TIMEOUT
     assert failure_from_log(log, [killed]).kind == MEMORY_AT_START
+
+
+def test_a_cause_that_is_ours_reads_in_another_language(tmp_path):
+    """It is kept as a message beside its English line; an engine's own words stay as they are."""
+    log = tmp_path / "engine.log"
+    slow = failure_from_log(log, [message("engines.not_ready", limit_s=60.0, log="engine.log")])
+    killed = failure_from_log(log, [message("engines.killed")])
+    log.write_text("ValueError: No available memory for the cache blocks.\n")
+    own = failure_from_log(log, [message("engines.died_with_status", status=1, reason=plain("it said so"))])
+
+    assert render(message_from(slow.message)) == slow.line
+    assert render(message_from(slow.message), "zh") != slow.line
+    assert render(failure_line(killed), "zh").isascii() is False
+    assert (own.line, own.message) == ("ValueError: No available memory for the cache blocks.", None)
 
 
 @pytest.mark.parametrize(("left", "words"), [((), "the memory was not free again"), (("device-1",), "")])
