@@ -109,7 +109,7 @@ def check_in_empty_folder(python, folder, library=None):
     assert f"{Path('harness', 'scenario', 'shipped', 'smoke.yaml')}\n" in ran.stderr
     assert (folder / "out" / "report.html").is_file()
     assert valid.stdout.count(": ok\n") == 3, valid.stderr
-    assert copied.stdout.splitlines() == ["tune.yaml", "chat.yaml", "schema.json"], copied.stderr
+    assert copied.stdout.splitlines() == ["tune.yaml", "mixed_prompts.yaml", "schema.json"], copied.stderr
 
 
 def test_a_wheel_holds_all_that_is_no_code(built):
