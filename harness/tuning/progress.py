@@ -67,6 +67,11 @@ class StudyTracker:
         )
         self.publish()
 
+    def expect_turns(self, count: int) -> None:
+        """So many turns follow those that were measured so far."""
+        begun = self.head.turns_done + (self.head.phase == CONFIRMING)
+        self.head = replace(self.head, turns=begun + count)
+
     def on_run(self, run: Progress) -> None:
         """What the engine of the trial under way is doing."""
         self.head = replace(self.head, run=run)

@@ -192,11 +192,13 @@ class _Rounds:
 
     def __init__(self, context: StudyContext, runner: TurnRunner, reduced: _Reductions) -> None:
         self._context, self._runner, self._reduced = context, runner, reduced
-        self._most = (context.plan.study.simplify or Simplify()).measurements
+        self._rules = context.plan.study.simplify or Simplify()
         self.minutes, self.starts, self._count = 0.0, 0, 0
 
     def measure(self, block: int, number: int, configurations: Sequence[Flags]) -> list[RoundValue]:
         """One round of a block; every other one in reverse."""
+        if number == 0 and self._context.tracker is not None:
+            self._context.tracker.expect_turns(len(configurations) * self._rules.repeats)
         seed = turn_seed(self._context.plan.study.seed, block) + number
         values: dict[Flags, RoundValue] = {}
         for flags in configurations if number % 2 == 0 else reversed(configurations):
@@ -209,7 +211,9 @@ class _Rounds:
         refusal = message("tuning.not_without") if finalist is None else finalist.candidate.resolved.refusal
         if finalist is None or refusal is not None:
             return RoundValue(None, (), refusal)
-        outcome = self._runner.outcome(finalist, seed, partial(_turn_message, (self._count, self._most), flags))
+        outcome = self._runner.outcome(
+            finalist, seed, partial(_turn_message, (self._count, self._rules.measurements), flags)
+        )
         self.minutes += outcome.minutes
         self.starts += outcome.starts
         return RoundValue(outcome.value, outcome.broken, outcome.failure)

@@ -54,6 +54,30 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
     assert study["confirmation"] is not None
 
 
+def test_an_interrupt_while_flags_are_removed_keeps_the_confirmed_gain(tmp_path, capsys, monkeypatch):
+    """What was confirmed is said and drawn; the command that is printed goes on with the flags."""
+    space = {"max_num_seqs": [8, 16], "gpu_memory_utilization": [0.8, 0.85]}
+    changes = {"engine": {"args": {"max_num_seqs": 2}}, "confirm": {"best": 1, "repeats": 3}}
+    study = {**SMALL, **changes, "space": space, "screening": {"points": 0}}
+    path, out = written(tmp_path, **study), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "simplify", interrupted)
+        code, lines = told(capsys, path, "--out", out)
+    cut = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    _, again, _ = lines[-1].split("`")
+    after, ended = told(capsys, *shlex.split(again)[2:])
+    study = json.loads((out / "study.json").read_text(encoding="utf-8"))
+
+    assert (code, after) == (EXIT_INTERRUPTED, EXIT_DONE)
+    assert " tokens/s (×" in lines[0]
+    assert any("interrupted before it was known which of the winner's flags are needed" in line for line in lines)
+    assert (cut["simplification"], cut["confirmation"]["choice"]) == (None, 1)
+    kept, before = (told_of["confirmation"]["values"] for told_of in (study, cut))
+    assert all(kept[who] == pytest.approx(before[who]) for who in before)
+    assert list(study["winner"]["changed"]) == ["max_num_seqs"]
+    assert any(line.startswith("removed, as it gains nothing") for line in ended)
+
+
 def test_what_the_engine_does_not_know_is_told_before_a_start(tmp_path, capsys, monkeypatch):
     """Of a flag its line and the nearest right answer, by the interpreter that has vLLM; nothing is begun."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -81,3 +81,17 @@ def test_another_process_reads_it_until_the_end(tmp_path):
     assert kept.is_alive()
     assert not (tmp_path / PROGRESS).exists()
     assert read_progress(tmp_path) is None
+
+
+def test_turns_that_are_added_later_are_waited_for(tmp_path, clock):
+    """The removal of flags follows the confirmation: six turns were planned, ten more come."""
+    tracker, shown = _tracker(tmp_path)
+    for second in range(6):
+        clock[0] = 4 * second
+        tracker.turn(1)
+    tracker.expect_turns(10)
+    clock[0] = 24
+    tracker.turn(2)
+
+    assert (shown[-1].turns_done, shown[-1].turns) == (6, 16)
+    assert shown[-1].eta_s == pytest.approx(4 * 10)
