@@ -86,7 +86,7 @@ def run(tmp_path_factory, tiny_model):
 @pytest.fixture(scope="module")
 def simulated(run):
     """The folder of the embedded engine's run."""
-    return run("simulator", "--engine", "simulator", "--model", TWINS_MODEL)
+    return run("simulator", "--engine", "simulator", "--model", TWINS_MODEL, "--set", "engine.clock=real")
 
 
 def is_like(folder, simulated, *, kind, marks):
