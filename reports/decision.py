@@ -59,12 +59,13 @@ def decision_view(data: Data) -> DecisionView | None:
     choice = choice_of(data.result.run, data.result.summary)
     if not choice.options:
         return None
+    shown = [option for option in choice.options if math.isfinite(option.user_rate)]
     return DecisionView(
-        text=localized(choice.decision.reason) if len(choice.options) > 1 else "",
-        figure=_figure(data, choice) if len(choice.options) > 1 else None,
+        text=localized(choice.decision.reason) if len(shown) > 1 else "",
+        figure=_figure(data, choice, shown) if len(shown) > 1 else None,
         heads=_heads(choice),
         rows=[_row(option, choice, data) for option in choice.options],
-        basis=paragraph([npus_text(choice.npus), basis_text(choice.stages)]),
+        basis=paragraph([npus_text(choice.npus), basis_text(choice.stages) if shown else ""]),
     )
 
 
@@ -100,8 +101,8 @@ def upward_title(*, by_engine: bool) -> str:
     return localized("page_decision.per_engine" if by_engine else "page_decision.per_npu")
 
 
-def _figure(data: Data, choice: Choice) -> Drawing:
-    places = [_place(option, choice, data) for option in choice.options]
+def _figure(data: Data, choice: Choice, shown: Sequence[Option]) -> Drawing:
+    places = [_place(option, choice, data) for option in shown]
     by_engine = choice.npus.count is None
     edge, name = slo_edge(data.result.run.get("slo") or {}, choice.options)
     across = localized("page_decision.per_user", formula=user_formula(choice.stages))
@@ -163,7 +164,7 @@ def tip_of(option: Option, name: str) -> str:
 def user_interval(index: int, option: Option, stages: Sequence[Stage]) -> tuple[float, float]:
     """The interval of the repeat that the option's rate of a user is of; NaN where there is none."""
     own = [stage["efficiency"] for stage in stages if (stage.get("index") or 0) == index]
-    near = min(own, key=lambda e: abs(number(e["user_token_rate"]) - option.user_rate))
+    near = min(own, key=lambda e: abs(number(e["user_token_rate"]) - option.user_rate) if e["user_token_rate"] else 0)
     low, high = near["user_token_rate_ci95"] or (math.nan, math.nan)
     return low, high
 
@@ -231,5 +232,7 @@ def front_cell(option: Option, decision: Decision, *, invalid: bool) -> Cell:
         return Cell(localized("page_decision.chosen"), tone="good")
     if not option.eligible:
         return Cell(localized("page.not_valid" if invalid else "page.stages.queue_grew"), tone="bad")
+    if not math.isfinite(option.user_rate):
+        return Cell("–")
     on_front = any(o.key == option.key for o in decision.front)
     return Cell(localized("page_decision.on_front" if on_front else "page_decision.beaten"))

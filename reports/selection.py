@@ -5,6 +5,7 @@ simulated, or all made on a stub device: a simulated number is never held agains
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,7 +91,7 @@ def selections(candidates: Sequence[ResultOptions]) -> list[Selection]:
     """A selection for each group of at least two results; those that were measured come first."""
     groups: dict[tuple[str, ...], list[ResultOptions]] = {}
     for candidate in candidates:
-        if candidate.choice.options:
+        if any(math.isfinite(option.user_rate) for option in candidate.choice.options):
             groups.setdefault(candidate.work, []).append(candidate)
     several = [group for group in groups.values() if len(group) > 1]
     ordered = sorted(several, key=lambda group: list(SOURCES).index(group[0].source))
@@ -98,7 +99,8 @@ def selections(candidates: Sequence[ResultOptions]) -> list[Selection]:
 
 
 def _selection(group: Sequence[ResultOptions], number: int) -> Selection:
-    options = [option for place, candidate in enumerate(group) for option in _named(place, candidate, group)]
+    named = [option for place, candidate in enumerate(group) for option in _named(place, candidate, group)]
+    options = [option for option in named if math.isfinite(option.user_rate)]
     decision = decide(options)
     source = group[0].source
     text = localized(decision.reason)

@@ -137,12 +137,15 @@ def _price(option: Option) -> list[Message]:
 
 
 def stage_options(stages: Sequence[Stage], warnings: Sequence[Warning], npus: int | None) -> list[Option]:
-    """An option a stage: the medians over its valid repeats; `stages` are those of summary.json, with `efficiency`."""
+    """An option a stage: the medians over its valid repeats; `stages` are those of summary.json, with `efficiency`.
+
+    Rates that are not known are NaN, as that of a user in a batch.
+    """
     growing = {warning.stage for warning in warnings if warning.code == "queue_grew"}
     groups: dict[int, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(int(stage.get("index") or 0), []).append(stage)
-    options = (_option(same, warnings, npus) for same in groups.values() if _known(same, "user_token_rate"))
+    options = (_option(same, warnings, npus) for same in groups.values() if _known(same, "npu_token_rate"))
     return [replace(o, eligible=False) if int(o.key) in growing else o for o in options]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.steady_state import Window
+from harness.analysis.steady_state import OFFLINE, Window
 from harness.results.request_table import Samples
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
@@ -84,10 +84,12 @@ class UserRate:
 
 
 def user_rate(stage: Mapping[str, Any], statistic: str = MEDIAN) -> UserRate | None:
-    """The tokens/s a user of a stage of summary.json; None where nothing was answered.
+    """The tokens/s a user of a stage of summary.json; None where nothing was answered, and in a batch: it has no users.
 
     `statistic` is of TPOT: the rate at p99 is that of the slowest one in a hundred.
     """
+    if (stage.get("load") or {}).get("kind") == OFFLINE:
+        return None
     tpot = stage.get("tpot") or {}
     if tpot.get(statistic):
         low, high = (tpot.get("ci95") or {}).get(statistic) or (None, None)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from harness.messages import localized
 from reports.figures.curve import Limit, limit_name
+from reports.figures.labels import Labels
 from reports.figures.style import (
     SMALL,
     Head,
@@ -18,7 +19,6 @@ from reports.figures.style import (
     across,
     apart,
     dots,
-    limit_line,
     open_end,
     over,
     panel,
@@ -69,8 +69,9 @@ def percentile_curves(spread: Spread, scale: Scale, head: Head) -> Figure:
     _draw_curves(axes, spread.curves, width=1.7)
     _draw_intervals(axes, spread.intervals)
     _name_curves(axes, spread.curves, spread.names)
+    labels = Labels(axes)
     for limit in spread.limits:
-        _draw_limit(axes, limit, scale)
+        _draw_limit(axes, labels, limit, scale)
     return figure
 
 
@@ -123,18 +124,21 @@ def _name_curves(axes: Axes, curves: pd.DataFrame, names: Mapping[int, str]) -> 
                   color=stage_colour(stage), fontweight="bold")  # fmt: skip
 
 
-def _draw_limit(axes: Axes, limit: Limit, scale: Scale) -> None:
+def _draw_limit(axes: Axes, labels: Labels, limit: Limit, scale: Scale) -> None:
     """The limit as a line with a mark at the percentile it binds; beyond the range it is only named."""
     if limit.seconds > scale.high:
         text = localized("figures.limit_above", statistic=limit.statistic, limit=short_duration(limit.seconds))
-        axes.text(0.01, 1, text, transform=axes.transAxes, va="top", color=MUTED)
+        labels.name_line(scale.high, text, MUTED, bold=False)
         return
-    limit_line(axes, limit.seconds, limit_name(limit))
+    _draw_line(axes, labels, limit)
     if limit.statistic.startswith("p"):
-        share = float(limit.statistic[1:]) / 100
-        axes.plot(
-            [percentile_place(share)], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False
-        )
+        place = percentile_place(float(limit.statistic[1:]) / 100)
+        axes.plot([place], [limit.seconds], marker="v", color=LIMIT, markersize=7, zorder=6, clip_on=False)
+
+
+def _draw_line(axes: Axes, labels: Labels, limit: Limit) -> None:
+    axes.axhline(limit.seconds, color=LIMIT, linewidth=1.3, dashes=(5, 3), zorder=4)
+    labels.name_line(limit.seconds, limit_name(limit), LIMIT)
 
 
 _MOST_MEDIANS = 7
@@ -168,9 +172,10 @@ def shape_figure(shape: Violin, scale: Scale, head: Head) -> Figure:
         dots(axes, own["x"].to_numpy(), own["value"].to_numpy(), stage_colour(stage), 2.4)
     ends = [_medians(axes, stage, own) for stage, own in groups_of(shape.bins, "stage")]
     _name_lines(axes, shape, ends)
+    labels = Labels(axes)
     for limit in shape.limits:
         if limit.seconds <= scale.high:
-            limit_line(axes, limit.seconds, limit_name(limit))
+            _draw_line(axes, labels, limit)
     return figure
 
 

@@ -96,16 +96,16 @@ class Labels:
                 return box
         return None
 
-    def name_line(self, value: float, text: str, colour: str) -> None:
+    def name_line(self, value: float, text: str, colour: str, *, bold: bool = True) -> None:
         """The name of a line across the panel: at its left or right end, above or below, where it is free."""
-        y = self.at(0.0, value)[1] if self._axes.get_xscale() == "linear" else self.at(1.0, value)[1]
+        y = self.at(1.0, value)[1]
         ends = (("left", self._axes.bbox.x0 + 3), ("right", self._axes.bbox.x1 - 3))
-        places = [(x, y + rise, side) for rise in (4.0, -12.0) for side, x in ends]
+        places = [(x, y + rise, side) for rise in (4.0, -12.0, -12.0 - HEIGHT) for side, x in ends]
         for x, baseline, side in places:
-            box = text_box(text, x, baseline, side, bold=True)
+            box = text_box(text, x, baseline, side, bold=bold)
             if box.within(self.bounds) and not any(box.meets(other) for other in self.taken):
                 self.taken.append(box)
-                self._write(text, (x, baseline), side, colour, bold=True)
+                self._write(text, (x, baseline), side, colour, bold=bold)
                 return
 
     def _write(self, text: str, at: tuple[float, float], side: str, colour: str, *, bold: bool) -> None:

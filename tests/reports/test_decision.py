@@ -107,3 +107,15 @@ def test_a_lone_stage_has_numbers_and_no_choice(tmp_path):
     view = decision_view(gather(read_files(make_result(tmp_path / "r", replace(CLOSED, loads=(4,))))))
 
     assert (view.text, view.figure, len(view.rows)) == ("", None, 1)
+
+
+def test_a_batch_has_throughput_per_npu_and_no_users(folder):
+    """Nobody reads along: no rate of a user, no figure and no choice, but throughput and cost."""
+    files = as_of_before(folder)
+    stages = [{**stage, "load": {"kind": "offline", "requests": 100}} for stage in files.stages]
+    view = decision_view(gather(replace(files, summary={**files.summary, "stages": stages})))
+
+    assert (view.text, view.figure) == ("", None)
+    assert [row[2].text for row in view.rows] == ["–"] * 3
+    assert all(float(row[1].text) > 0 for row in view.rows)
+    assert view.basis == "The engine held 2 NPUs (TP × PP × DP)."

@@ -10,8 +10,10 @@ from matplotlib.text import Text
 
 from reports.figures.curve import Limit, Throughput, throughput_latency
 from reports.figures.decision import BROKEN, KEPT, LEFT_OUT, Place, Plane, decision_plane
+from reports.figures.distributions import Spread, percentile_curves
 from reports.figures.labels import AFTER, BEFORE, BESIDE, Box, Labels, text_box
-from reports.figures.style import Head, drawing, lines_of, panel, paper, width_of
+from reports.figures.style import Head, drawing, lines_of, panel, paper, scale_of, width_of
+from reports.frames import percentile_frame
 
 NAMES = st.text("abcdefgh 0123456789/并发吞吐", min_size=1, max_size=24)
 VALUES = st.floats(0.001, 1000)
@@ -87,6 +89,21 @@ def test_nothing_collides_in_a_curve(points, limits):
     shown = Throughput(frame, "p99", "requests/s", [Limit("ttft", "p99", limit) for limit in limits], upward="TTFT, s")
     with drawing():
         figure = throughput_latency(shown, Head("x"))
+
+    assert collisions(figure) == []
+
+
+@given(limits=st.lists(st.tuples(st.sampled_from(["p50", "p90", "p99", "mean"]), VALUES), max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_nothing_collides_among_percentile_curves(limits):
+    """Names of lines, limits within and above the range, axes and ticks."""
+    frame = percentile_frame({stage: np.linspace(0.1, 3 + stage, 40) for stage in range(3)})
+    none = pd.DataFrame(columns=["stage", "share", "low", "high", "open"])
+    names = {stage: f"{stage} req/s" for stage in range(3)}
+    kept = [Limit("ttft", statistic, seconds) for statistic, seconds in limits]
+    spread = Spread(frame, percentile_frame({}), none, names, kept, upward="TTFT, s")
+    with drawing():
+        figure = percentile_curves(spread, scale_of(frame["value"].to_numpy(), times=True), Head("x"))
 
     assert collisions(figure) == []
 
