@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.api.tuning import TuneOptions, run_study_file
 from harness.cli.terminal import CommandOutcome, OutputLog, ProgressDisplay, silent
@@ -11,6 +12,9 @@ from harness.messages import message
 from harness.results.study import STUDY, read_study
 from harness.scenario.files import find_scenario
 from harness.scenario.yaml_document import Override
+
+if TYPE_CHECKING:  # loaded by the study
+    from harness.results.progress import StudyProgress
 
 SHIPPED = "tune"  # the study where none is given
 
@@ -25,20 +29,25 @@ def tune_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcom
     path = find_scenario(arguments.study or SHIPPED)
     if arguments.study is None or path != Path(arguments.study):
         progress(message("cli.study_file", path=str(path)))
-    with ProgressDisplay(log, quiet=arguments.quiet) as display:
-        options = TuneOptions(
-            arguments.overrides,
-            _flags(arguments),
-            arguments.out,
-            arguments.resume,
-            display.show,
-            _command(arguments),
-            display.on_snapshot,
-        )
-        with exporting(arguments.export, log) as exports:
+    with exporting(arguments.export, log) as exports:
+        with ProgressDisplay(log, quiet=arguments.quiet) as display:
+
+            def on_snapshot(snapshot: "StudyProgress") -> None:
+                display.on_snapshot(snapshot)
+                exports.progress(snapshot)
+
+            options = TuneOptions(
+                arguments.overrides,
+                _flags(arguments),
+                arguments.out,
+                arguments.resume,
+                display.show,
+                _command(arguments),
+                on_snapshot,
+            )
             result = run_study_file(path, options)
-            if (result.folder / STUDY).exists():
-                exports.result(result.folder)
+        if (result.folder / STUDY).exists():
+            exports.result(result.folder)
     table = [] if result.page is None else _table(result.folder)
     page = [] if result.page is None else [str(result.page)]
     return CommandOutcome([*result.lines, *table, *page, *result.next_steps], result.exit_code)

@@ -16,7 +16,7 @@ from harness.errors import InputError, displayable, suggestion
 from harness.export.points import Snapshot, live_snapshot, snapshot_of
 from harness.messages import Message, message
 from harness.plugins import EXPORTERS, Plugin, installed, plugin_of
-from harness.results.progress import Progress
+from harness.results.progress import Progress, StudyProgress
 from harness.safety.redaction import register_password
 from harness.scenario.base import FileModel as Options
 
@@ -156,9 +156,10 @@ class Exports:
     targets: Sequence[_Target] = ()
     _last_s: float = -LIVE_EVERY_S
 
-    def progress(self, progress: Progress) -> None:
-        """Hand on the live figures of a run, now and then."""
-        if not self.targets or progress.stage is None or progress.at_s - self._last_s < LIVE_EVERY_S:
+    def progress(self, progress: Progress | StudyProgress) -> None:
+        """Hand on the live figures of a run or a study, now and then."""
+        has_figures = isinstance(progress, StudyProgress) or progress.stage is not None
+        if not self.targets or not has_figures or progress.at_s - self._last_s < LIVE_EVERY_S:
             return
         self._last_s = progress.at_s
         snapshot = live_snapshot(progress)

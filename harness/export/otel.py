@@ -71,9 +71,4 @@ def _record(provider: MeterProvider, points: Iterable[Point]) -> None:
         metric = point.metric
         if metric.name not in gauges:
             gauges[metric.name] = meter.create_gauge(metric.name, unit=metric.unit)
-        gauges[metric.name].set(point.value, {**point.attributes, **_order(point)})
-
-
-def _order(point: Point) -> dict[str, int]:
-    """Trials of a study are told apart by their number alone."""
-    return {} if "npu_harness.stage" in point.attributes else {"npu_harness.step": point.step}
+        gauges[metric.name].set(point.value, dict(point.attributes))

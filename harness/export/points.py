@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.results import store
-from harness.results.progress import Progress, StageProgress
+from harness.results.progress import Progress, StageProgress, StudyProgress
 from harness.results.study import STUDY
 from harness.safety.redaction import redact_tree
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
-SECONDS, PER_SECOND, TOKENS_PER_SECOND, REQUESTS, TOKENS, ONE = (
+SECONDS, PER_SECOND, TOKENS_PER_SECOND, REQUESTS, TOKENS, TRIALS, ONE = (
     "s",
     "{request}/s",
     "{token}/s",
     "{request}",
     "{token}",
+    "{trial}",
     "1",
 )
 Attribute = str | int | float | bool
@@ -70,8 +71,15 @@ LIVE_LATENCIES = (
     Metric("npu_harness.live.time_to_first_chunk", SECONDS, "ttft"),
     Metric("npu_harness.live.inter_token_latency", SECONDS, "itl"),
 )
+LIVE_STUDY = (
+    Metric("npu_harness.live.trials_done", TRIALS, "done"),
+    Metric("npu_harness.live.trials_stopped", TRIALS, "stopped"),
+    Metric("npu_harness.live.trials_failed", TRIALS, "failed"),
+    Metric("npu_harness.live.best", ONE, "best"),
+    Metric("npu_harness.live.default", ONE, "default"),
+)
 METRICS = (
-    *LATENCIES, *RATES, TOKEN_USAGE, OUTCOMES, SLO_MET, VALID, TRIAL, KERNEL, *LIVE, *LIVE_LATENCIES,
+    *LATENCIES, *RATES, TOKEN_USAGE, OUTCOMES, SLO_MET, VALID, TRIAL, KERNEL, *LIVE, *LIVE_LATENCIES, *LIVE_STUDY,
 )  # fmt: skip
 """All of them, as docs/reference/export.md lists them."""
 
@@ -117,8 +125,10 @@ def snapshot_of(folder: Path) -> Snapshot:
     return Snapshot(str(summary["name"]), common, points, _files(folder, store.SUMMARY, "report.html"))
 
 
-def live_snapshot(progress: Progress) -> Snapshot:
-    """The metrics of a run under way: counters and latencies of the stage that runs."""
+def live_snapshot(progress: Progress | StudyProgress) -> Snapshot:
+    """The metrics of a run under way (counters and latencies of the stage that runs), or of a study."""
+    if isinstance(progress, StudyProgress):
+        return _live_study(progress)
     engine = {"kind": progress.engine_kind, "model": progress.model}
     common = redact_tree(_common(progress.name, engine, simulated=progress.simulated))
     stage = progress.stage
@@ -181,14 +191,38 @@ def _kernels(summary: Mapping[str, Any]) -> Iterator[Point]:
 
 def _study(folder: Path, study: Mapping[str, Any]) -> Snapshot:
     """The values of every trial that has some, by objective."""
-    common = _common(str(study["name"]), study.get("engine") or {}, simulated=bool(study.get("simulated")))
+    engine = {**(study.get("engine") or {}), "kind": study.get("kind")}
+    common = _common(str(study["name"]), engine, simulated=bool(study.get("simulated")))
     points = [
-        Point(TRIAL, float(value), {"npu_harness.objective": name, "npu_harness.trial_status": trial["status"]}, number)
+        Point(TRIAL, float(value), _trial(name, number, trial), number)
         for number, trial in enumerate(study.get("trials") or ())
         for name, value in (trial.get("values") or {}).items()
         if isinstance(value, int | float)
     ]
     return Snapshot(str(study["name"]), common, points, _files(folder, STUDY, "report.html"))
+
+
+def _trial(objective: str, number: int, trial: Mapping[str, Any]) -> dict[str, Attribute]:
+    return {
+        "npu_harness.objective": objective,
+        "npu_harness.trial_number": int(trial.get("number", number)),
+        "npu_harness.trial_status": str(trial["status"]),
+    }
+
+
+def _live_study(study: StudyProgress) -> Snapshot:
+    """Counters of trials, the best value so far, and what the engine of the trial does."""
+    run, second = study.run, int(study.at_s)
+    engine = {"kind": study.engine_kind, "model": run.model if run else ""}
+    where: dict[str, Attribute] = {"npu_harness.objective": study.objective}
+    points = [
+        Point(metric, float(value), where, second)
+        for metric in LIVE_STUDY
+        if (value := getattr(study, metric.key)) is not None
+    ]
+    if run is not None and run.stage is not None:
+        points += _live(run.stage, second)
+    return Snapshot(study.name, redact_tree(_common(study.name, engine, simulated=study.simulated)), points)
 
 
 def _live(stage: StageProgress, second: int) -> Iterator[Point]:

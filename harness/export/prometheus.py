@@ -70,8 +70,7 @@ def metric_name(point: Point) -> str:
 
 def _labels(snapshot: Snapshot, point: Point) -> dict[str, str]:
     pairs = {**snapshot.attributes, **point.attributes}
-    labels = {_OTHER.sub("_", name): _text(value) for name, value in pairs.items()}
-    return labels if "npu_harness_stage" in labels else labels | {"npu_harness_step": str(point.step)}
+    return {_OTHER.sub("_", name): _text(value) for name, value in pairs.items()}
 
 
 def _text(value: object) -> str:

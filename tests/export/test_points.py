@@ -7,7 +7,7 @@ import pytest
 
 from harness.export.points import LIVE, METRICS, VALID, live_snapshot, snapshot_of
 from harness.results import store
-from harness.results.progress import LOADING, LiveLatency, Progress, StageProgress
+from harness.results.progress import LOADING, LiveLatency, Progress, StageProgress, StudyProgress
 from tests.kernel_results import make_kernels
 from tests.result_folder import Run, make_result
 
@@ -84,6 +84,23 @@ def test_live_figures_are_those_of_the_stage_under_way():
     assert {point.step for point in snapshot.points} == {12}
     assert {point.attributes["npu_harness.stage"] for point in snapshot.points} == {2}
     assert live_snapshot(Progress("made", LOADING)).points == []
+
+
+def test_a_study_under_way_tells_its_trials_and_its_best():
+    """And what the engine of the trial does, by the study's own clock; a value that nobody knows is absent."""
+    stage = StageProgress(0, 0, 0, {"kind": "poisson", "rate": 2.0}, in_flight=4)
+    run = Progress("made", LOADING, 3.0, model="m", stage=stage)
+    study = StudyProgress(
+        "study", at_s=40.0, simulated=True, objective="throughput", done=3, failed=1, best=12.5, run=run
+    )
+    snapshot = live_snapshot(study)
+
+    assert values(snapshot, "npu_harness.live.trials_done") == [3.0]
+    assert values(snapshot, "npu_harness.live.best", **{"npu_harness.objective": "throughput"}) == [12.5]
+    assert values(snapshot, "npu_harness.live.default") == []
+    assert values(snapshot, "npu_harness.live.in_flight") == [4.0]
+    assert {point.step for point in snapshot.points} == {40}
+    assert snapshot.attributes["gen_ai.request.model"] == "m"
 
 
 @pytest.mark.parametrize("page", ["export.md", "export.zh.md"])
