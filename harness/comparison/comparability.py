@@ -117,6 +117,7 @@ def changed_settings(base: Side, new: Side) -> list[ChangedSetting]:
 def _settings(repeat: Repeat) -> Iterator[tuple[tuple[str, str], Any]]:
     engine, machine = repeat.engine, repeat.run.get("environment") or {}
     yield ("", "engine.kind"), engine.get("kind")
+    yield ("", "engine.clock"), engine.get("clock")  # of a simulator: virtual or real
     yield from ((("argument", name), value) for name, value in (engine.get("asked") or {}).items())
     yield from ((("effective", name), value) for name, value in (engine.get("effective") or {}).items())
     yield from ((("package", name), value) for name, value in (machine.get("packages") or {}).items())

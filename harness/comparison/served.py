@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis.warnings import NOTE, WARNING, Warning
+from harness.clock import REAL_TIME
 from harness.comparison.comparability import (
     COMPUTATION,
     COMPUTATIONS,
@@ -62,8 +63,12 @@ class ServedKind:
         """Nothing: a result of requests without stages cannot be read."""
 
     def noise_key(self, repeat: Repeat) -> tuple[str, ...] | None:
-        """The scenario's name, and all that has to be the same but what was sent."""
-        return (str(repeat.run.get("name")), *(fact.value_of(repeat) for fact in _FACTS))
+        """The scenario's name, and all that has to be the same but what was sent.
+
+        Of a simulator also its clock: runs in virtual time do not differ by what a machine adds.
+        """
+        clock = str(repeat.engine.get("clock") or REAL_TIME)
+        return (str(repeat.run.get("name")), clock, *(fact.value_of(repeat) for fact in _FACTS))
 
     def surroundings(self, repeat: Repeat) -> tuple[Any, Any]:
         """Engine and model."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cli.app import main
+from harness.comparison.comparability import changed_settings
 from harness.comparison.comparison import compare
 from harness.comparison.judging import BETTER, NO_DIFFERENCE, NOT_VALID, UNDETERMINED, WORSE, judge
 from harness.comparison.measures import in_view, sample_of, stage_rows, value_of
@@ -169,6 +170,32 @@ def test_too_few_requests_cannot_be_told():
     assert [row.verdict for row in found.judged] == [UNDETERMINED]
     assert str(found.judged[0].reason) == "BASE has only 400 samples of the 401 needed"
     assert "not_judged" in {warning.code for warning in found.warnings}
+
+
+def test_virtual_time_shows_nothing_of_the_noise_of_real_time():
+    """Earlier runs of a simulator count where they kept the same clock; an earlier version had the real one alone."""
+    engine = {"kind": "simulator", "model": "tiny", "simulated": True}
+    keys = [
+        SERVED.noise_key(side("new", [(0.01, 400.0)], engine=engine | clock).runs[0])
+        for clock in ({}, {"clock": "real"}, {"clock": "virtual"})
+    ]
+
+    assert keys[0] == keys[1]
+    assert keys[1] != keys[2]
+
+
+def test_a_changed_clock_is_named():
+    """Two runs of the simulator by different clocks are compared, and the clock stands among what changed."""
+    engine = {"kind": "simulator", "model": "tiny", "simulated": True}
+    sides = [
+        side(name, [(0.01, 400.0)], engine=engine | {"clock": clock})
+        for name, clock in (("base", "virtual"), ("new", "real"))
+    ]
+
+    assert SERVED.incompatibilities(*sides) == []
+    assert ("engine.clock", "virtual", "real") in [
+        (setting.name, setting.base, setting.new) for setting in changed_settings(*sides)
+    ]
 
 
 @pytest.mark.parametrize(
