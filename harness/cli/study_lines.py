@@ -65,7 +65,10 @@ def _note(study: StudyFiles, row: TrialRow) -> str:
     winner = study.content.get("winner") or {}
     if row is study.default:
         return localized("cli.default_row") if winner.get("trial") is not None else localized("cli.default_stays")
-    return localized("cli.winner_row") if winner.get("trial") == row.get("number") else ""
+    if winner.get("trial") != row.get("number"):
+        return ""
+    removed = any(flag.get("kept") is False for flag in study.simplification.get("flags") or ())
+    return localized("cli.winner_whole_row") if removed else localized("cli.winner_row")
 
 
 def _limits(row: TrialRow) -> Text:

@@ -51,6 +51,13 @@ def test_the_best_five_and_the_default(tmp_path):
     ]
 
 
+def test_a_winner_that_lost_flags_is_marked_as_the_trial_that_had_them(tmp_path):
+    """The row shows what the trial set; the lines above it say which of that is needed."""
+    rows = study_table(_study(tmp_path, simplification={"flags": [{"name": "max_num_seqs", "kept": False}]}))
+
+    assert "6  winner, with all its flags" in rows[3]
+
+
 def test_the_default_may_stay_and_limits_may_be_missed(tmp_path):
     """Both are said; a study without a measured trial has no table."""
     missed = {**TRIALS[0], "violations": {"ttft_p99": 0.2}}
