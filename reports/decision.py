@@ -26,8 +26,9 @@ Stage = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DecisionView:
-    """What the page shows: the sentence, the figure (None of fewer than two options), a table, and what was counted."""
+    """What the page shows: heading, sentence, figure (None of fewer than two options), table, and what was counted."""
 
+    title: str
     text: str
     figure: Drawing | None
     heads: Sequence[str]
@@ -60,7 +61,9 @@ def decision_view(data: Data) -> DecisionView | None:
     if not choice.options:
         return None
     shown = [option for option in choice.options if math.isfinite(option.user_rate)]
+    title = "page_decision.title" if len(choice.options) > 1 else "page_compare.efficiency"
     return DecisionView(
+        title=localized(title),
         text=localized(choice.decision.reason) if len(shown) > 1 else "",
         figure=_figure(data, choice, shown) if len(shown) > 1 else None,
         heads=_heads(choice),
@@ -192,7 +195,8 @@ def _heads(choice: Choice) -> list[str]:
     codes = ["page.stages.stage", rate, "page_decision.head_user"]
     codes += ["page_decision.head_cost"] if any(o.cost is not None for o in choice.options) else []
     codes += ["page_decision.head_energy"] if any(o.kwh is not None for o in choice.options) else []
-    return [localized(code) for code in (*codes, "page.stages.limits", "page_decision.head_front")]
+    codes += ["page.stages.limits", "page_decision.head_front"] if len(choice.options) > 1 else []
+    return [localized(code) for code in codes]
 
 
 def _row(option: Option, choice: Choice, data: Data) -> list[Cell]:
@@ -201,14 +205,18 @@ def _row(option: Option, choice: Choice, data: Data) -> list[Cell]:
     between = "" if math.isnan(low) else f"{significant(low)}–{significant(high)}"
     shown = [o.cost for o in choice.options], [o.kwh for o in choice.options]
     prices = [value for value, column in zip((option.cost, option.kwh), shown, strict=True) if any(column)]
+    several = len(choice.options) > 1
     title = next((stage for stage in choice.stages if (stage.get("index") or 0) == index), {})
     return [
         Cell(column_title(index, load_text(title))),
         Cell(significant(option.npu_rate)),
         Cell(significant(option.user_rate), between),
         *(Cell("–" if price is None else significant(price)) for price in prices),
-        _limits_cell(option),
-        front_cell(option, choice.decision, invalid=_invalid(data, index)),
+        *(
+            [_limits_cell(option), front_cell(option, choice.decision, invalid=_invalid(data, index))]
+            if several
+            else []
+        ),
     ]
 
 

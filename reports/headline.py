@@ -242,12 +242,22 @@ def badges(result: ResultFiles) -> list[Badge]:
     counted = sum(len(group.texts) for group in warnings(result) if group.severity == "warning")
     target = "#warnings" if warnings(result) else "#stages"
     if not verdict.get("valid", False):
-        first = Badge(localized("page.not_valid"), "bad", "#warnings")
+        first = Badge(_not_valid(result), "bad", "#warnings")
     elif verdict.get("interrupted"):
         first = Badge(localized("page.badges.valid_until_interrupted"), "warn", target)
     else:
         first = Badge(_valid(counted), "warn" if counted else "good", target)
     return [first, *_limit_badge(result)]
+
+
+def _not_valid(result: ResultFiles) -> str:
+    """How many stages are not valid, where others are."""
+    kept = warnings_of(result.summary)
+    places = [(stage.get("index") or 0, stage.get("repeat") or 0) for stage in result.stages]
+    invalid = sum(is_invalid(kept, *place) for place in places)
+    if 0 < invalid < len(places):
+        return localized("page.badges.stages_not_valid", invalid=invalid, stages=len(places), count=len(places))
+    return localized("page.not_valid")
 
 
 def _valid(warnings: int) -> str:

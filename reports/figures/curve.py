@@ -202,7 +202,7 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
     `rungs` has a row a metric: columns metric, name, p50, p90, p99 (s).
     """
     figure = paper(_TALL, head)
-    axes = panel(figure, (92, 18, 58, 46))
+    axes = panel(figure, (100, 24, 60, 46))
     values = rungs[["p50", "p90", "p99"]].to_numpy(dtype=np.float64).ravel()
     own = [limit for limit in limits if limit.metric in set(rungs["metric"])]
     scale = scale_of(np.append(values, [limit.seconds for limit in own]), times=True)
@@ -210,13 +210,17 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
     across(axes, localized("figures.axis", name=localized("figures.time"), unit=scale.unit))
     axes.set_ylim(len(rungs) - 0.4, -0.6)
     ticks(axes, "y", range(len(rungs)), list(rungs["name"]), colour=INK)
+    axes.text(1 + 52 / axes.bbox.width, -0.72, "p99", transform=axes.get_yaxis_transform(), ha="right", color=MUTED)
     for at, row in enumerate(rows_of(rungs, "p50", "p90", "p99")):
         _draw_rung(axes, at, row)
     for limit in own:
         at = list(rungs["metric"]).index(limit.metric)
         axes.plot([limit.seconds] * 2, [at - 0.3, at + 0.3], color=LIMIT, linewidth=2)
-        axes.text(limit.seconds, at - 0.36, limit_name(limit), ha="center",
-                  color=LIMIT, fontsize=10)  # fmt: skip
+        half = width_of(limit_name(limit)) / 2
+        x = min(max(axes.transData.transform((limit.seconds, 0))[0], axes.bbox.x0 + half), axes.bbox.x1 - half)
+        y = axes.transData.transform((1.0, at - 0.36))[1]
+        axes.annotate(limit_name(limit), (x, y), xycoords="figure pixels", ha="center", color=LIMIT, fontsize=10,
+                      annotation_clip=False)  # fmt: skip
     return figure
 
 
@@ -224,5 +228,5 @@ def _draw_rung(axes: Axes, at: int, row: tuple[float, ...]) -> None:
     axes.plot([row[0], row[2]], [at, at], color=ACCENT, linewidth=7, alpha=0.3, solid_capstyle="round")
     for value, size, fill in zip(row, (6, 6, 8), (SURFACE, ACCENT, ACCENT), strict=True):
         axes.plot([value], [at], marker="o", markersize=size, color=fill, markeredgecolor=ACCENT)
-    axes.annotate(format_duration(row[2]), (row[2], at), xytext=(8, 0), textcoords="offset points",
-                  va="center", color=INK, annotation_clip=False, zorder=6)  # fmt: skip
+    axes.text(1 + 52 / axes.bbox.width, at, format_duration(row[2]), transform=axes.get_yaxis_transform(), ha="right",
+              va="center_baseline", color=INK)  # fmt: skip
