@@ -25,7 +25,7 @@ _SEVERITIES = {NOTE: "cli.note", WARNING: "cli.severity_warning", INVALID: "cli.
 _LATENCIES = ("ttft", "tpot", "itl")
 _STATISTICS = ("p50", "p99")
 _NONE = "–"
-_TOO_FEW = "?"
+_TOO_FEW, _INVALID = "?", "!"
 _NAME_COLUMNS = 30  # of a load's name; longer ones are broken between words
 _GAP = 2
 Stage = Mapping[str, Any]
@@ -138,8 +138,9 @@ def table_lines(stages: Sequence[Stage], output: Output = PLAIN) -> list[str]:
         return []
     number, *columns = _columns(stages)
     lines = in_tables(number, columns, output)
-    if any(cell.plain.endswith(_TOO_FEW) for column in columns for cell in column.cells):
-        lines.append(localized("cli.table_too_few"))
+    for mark, code in ((_INVALID, "cli.table_invalid"), (_TOO_FEW, "cli.table_too_few")):
+        if any(cell.plain.endswith(mark) for column in columns for cell in column.cells):
+            lines.append(localized(code))
     return lines
 
 
@@ -228,24 +229,28 @@ def _times(metric: str, stages: Sequence[Stage]) -> Iterator[TableColumn]:
     latencies = [stage.get(metric) or {} for stage in stages]
     known = [value for latency in latencies for name in _STATISTICS if (value := latency.get(name))]
     size, unit = time_scale(min(known, default=0.0))
-    few = any(_is_few(latency, statistic) for latency in latencies for statistic in _STATISTICS)
+    marked = any(_mark(latency, statistic) for latency in latencies for statistic in _STATISTICS)
     for statistic in _STATISTICS:
-        cells = tuple(_time(latency, statistic, size, few=few) for latency in latencies)
+        cells = tuple(_time(latency, statistic, size, marked=marked) for latency in latencies)
         first = statistic == _STATISTICS[0]
         yield TableColumn(f"{metric.upper() if first else ''}\n{statistic} {unit}", cells, joins=not first)
 
 
-def _is_few(latency: Mapping[str, Any], statistic: str) -> bool:
-    return latency.get(statistic) is not None and not (latency.get("ci95") or {}).get(statistic)
+def _mark(latency: Mapping[str, Any], statistic: str) -> str:
+    """What stands behind a time that is not valid itself, or that has no interval."""
+    if statistic in (latency.get("invalid") or ()):
+        return _INVALID
+    return _TOO_FEW if latency.get(statistic) is not None and not (latency.get("ci95") or {}).get(statistic) else ""
 
 
-def _time(latency: Mapping[str, Any], statistic: str, size: float, *, few: bool) -> Text:
-    """A time, marked where no interval can be given; the column keeps room for the mark where any `few` are."""
+def _time(latency: Mapping[str, Any], statistic: str, size: float, *, marked: bool) -> Text:
+    """A time with its mark; the column keeps room for one where any time is `marked`."""
     value = latency.get(statistic)
     text = _NONE if value is None else significant(value / size)
-    if _is_few(latency, statistic):
-        return Text(text + _TOO_FEW, "dim")
-    return Text(text + " " * few)
+    mark = _mark(latency, statistic)
+    if mark:
+        return Text(text + mark, "red" if mark == _INVALID else "dim")
+    return Text(text + " " * marked)
 
 
 def _limits(stage: Stage) -> Text:

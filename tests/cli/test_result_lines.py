@@ -64,6 +64,16 @@ def test_no_line_is_wider_than_the_terminal(width, name):
     assert all(Text(line).cell_len <= width for line in lines[:-1])
 
 
+def test_a_time_that_the_client_spoiled_is_marked():
+    """With an exclamation mark, that a line below explains; a time without an interval keeps its question mark."""
+    spoiled = {**_latency(0.019, 0.0255), "invalid": ["p99"]}
+    lines = table_lines([_stage(0, 1.0, itl=spoiled, ttft=_latency(0.04, 0.4, known=False))])
+
+    assert "25.5!" in lines[3]
+    assert lines[3].count("?") == 2
+    assert [line[0] for line in lines[4:]] == ["!", "?"]
+
+
 def test_what_a_stage_does_not_have_is_left_out():
     """No goodput and limits without an SLO, no offered rate in closed loops; a dash where a number is missing."""
     closed = {"kind": "closed", "concurrency": 8}

@@ -49,6 +49,8 @@ def test_an_interrupted_run_is_valid_for_what_it_measured(tmp_path):
 
     assert headline.badges(result)[0].text == "Interrupted: valid for what was measured until then"
     assert "valid for what was measured until the interruption" in verdict_lines(result.summary)
+    result.summary["verdict"]["valid"] = False
+    assert "NOT VALID; measured until the interruption" in verdict_lines(result.summary)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def verdict_of(summary: Mapping[str, Any]) -> Message:
     """The verdict of a summary.json in a few words."""
     verdict = summary["verdict"]
     if not verdict["valid"]:
-        return message("analysis.verdict_invalid")
+        cut = verdict.get("interrupted")
+        return message("analysis.verdict_invalid_interrupted" if cut else "analysis.verdict_invalid")
     return message("analysis.verdict_interrupted" if verdict.get("interrupted") else "analysis.verdict_valid")
 
 
