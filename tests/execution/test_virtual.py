@@ -133,6 +133,10 @@ LOADS = {
         "endpoint": "chat",
         "workload": {"kind": "conversation", "turns": 2, "input_tokens": 20, "output_tokens": 8},
     },
+    "trace": {
+        "load": [{"trace": {"speed": [1, 4]}}],
+        "workload": {"kind": "trace", "path": "trace.jsonl", "format": "mooncake"},
+    },
     "prefix": {
         "load": [{"poisson": {"rate": 20, "requests": 40}}],
         "workload": {**PROMPTS, "input_tokens": 200, "prefix": {"tokens": 150, "groups": 2}},
@@ -148,6 +152,8 @@ LOADS = {
 @pytest.mark.parametrize("name", LOADS)
 def test_every_kind_of_load_runs(tmp_path, name):
     """All requests of all stages are answered in full, and the summary says whose time it is."""
+    rows = [{"timestamp": 300 * n, "input_length": 40, "output_length": 8, "hash_ids": [n]} for n in range(20)]
+    (tmp_path / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     folder = result(tmp_path, name=name, **LOADS[name])
     requests, summary = table_files.read_requests(folder), store.read_json(folder, store.SUMMARY)
     codes = {warning["code"] for warning in summary["verdict"]["warnings"]}

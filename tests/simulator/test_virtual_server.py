@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
 from harness.client import sse
 from harness.client.connection import InFlightRequest
-from harness.client.transport import post_bytes, target_of
-from harness.clock import LoopClock
+from harness.client.transport import Client, post_bytes, target_of
+from harness.clock import LoopClock, MonotonicClock
 from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.server import application
 from harness.simulator.service import service_of
 from harness.simulator.virtual_loop import VirtualSleeper
 from harness.simulator.virtual_server import VirtualServer
@@ -63,6 +66,35 @@ def test_every_form_of_answer_is_decoded_whole(path, prompt, more):
     assert (answer.http_status, answer.error, answer.output_tokens) == (200, "", 5)
     assert answer.streamed == bool(more)
     assert len(answer.at_ns) == (5 if more else 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_the_answer_is_that_of_the_http_server(path, stream):
+    """The same bytes over a socket are answered with the same tokens, counts and text; only times differ."""
+    asked = {"prompt": [5, 6, 7]} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "a b"}]}
+    more = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}} if stream else {}
+    body = {**asked, "max_tokens": 6, "n": 2, "seed": 3, "return_token_ids": True, "stream": stream, **more}
+    virtual, served = decoded(answered(body, path)[0]), decoded(asyncio.run(over_a_socket(path, body)))
+
+    assert virtual.at_ns != served.at_ns
+    assert replace(virtual, at_ns=()) == replace(served, at_ns=())
+
+
+async def over_a_socket(path, body):
+    """What became of one request to the HTTP server in real time."""
+    runner = web.AppRunner(application(service_of(settings_from_flags(FLAGS))), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    target = target_of(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    loop = asyncio.get_running_loop()
+    over, client = loop.create_future(), Client(target, MonotonicClock(loop), 60 * SECOND_NS)
+    try:
+        client.send(InFlightRequest(0, post_bytes(target, path, json.dumps(body).encode()), 0, over.set_result))
+        return await over
+    finally:
+        await client.close()
+        await runner.cleanup()
 
 
 def test_tokens_are_stamped_at_the_ends_of_steps():
