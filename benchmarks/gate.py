@@ -242,7 +242,8 @@ def _excess(stage: CheckedStage) -> tuple[float, str]:
     """By how much more than its own error and 2 % the worst number is off, as a share of the truth."""
     if stage.summary.client.clock != KERNEL:
         return float("inf"), "no kernel stamps"
-    return max(
+    excesses = (
         ((abs(number.error_s) - number.bound_s - LEAST_S) / number.true_s - ALLOWED_SHARE, str(number))
         for number in stage.numbers()
     )
+    return max(excesses, default=(-ALLOWED_SHARE, "the window holds no answer"))

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.analysis.token_gaps import Gaps, Mask, Streams
 from harness.clock import VIRTUAL_TIME
-from harness.results.request_table import MISSING, Requests
+from harness.results.request_table import COMPLETED, MISSING, Requests
 from harness.statistics.distributions import Distribution
 from harness.statistics.intervals import PERCENTILES, Floats, percentile_name, percentile_of
 from harness.units import NS_PER_S
@@ -70,9 +70,11 @@ def client_error(requests: Requests, answered: Mask, latencies: Mapping[str, Flo
         gaps: the gaps between the tokens of those rows.
     """
     rows = requests.take(answered)
-    known = rows.late_ns != MISSING
-    if not len(rows) or not known.all():
+    stamped = (rows if len(rows) else requests.take(requests.status == COMPLETED)).late_ns != MISSING
+    if not len(stamped) or not stamped.all():
         return ClientError(READER)
+    if not len(rows):  # the window holds no answer: nothing is off
+        return ClientError(KERNEL)
     sent_s, first_s = (np.maximum(0, bound) / NS_PER_S for bound in (rows.sent_bound_ns, rows.first_bound_ns))
     divisor = np.maximum(1, rows.output_tokens - rows.first_tokens)
     earlier = {"ttft": -sent_s - first_s, "ttft_user": -first_s, "tpot": first_s / divisor, "e2e": -sent_s}

@@ -38,6 +38,16 @@ def test_prompt_reads_have_no_error():
     assert (found.first_exact, found.blurred_share) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize(("stamps", "clock"), [(KNOWN, KERNEL), ({}, READER)])
+def test_stage_whose_window_holds_no_answer_says_whose_stamps_it_has(stamps, clock):
+    """All its answers lie outside the window: nothing can be off, and the clock is that of those answers."""
+    requests, events = columns([answered(0, 0, [1.0, 1.1], **stamps)])
+    none = np.zeros(1, dtype=bool)
+    found = client_error(requests, none, latencies(requests, stream=True), streams(events, none))
+
+    assert (found.clock, found.bounds) == (clock, {})
+
+
 def test_late_first_read_and_late_send_add_up_in_ttft():
     """TTFT may be too high by both; the mean of four answers by a quarter of what one of them may be."""
     late = KNOWN | {"sent_bound_ns": ns(0.01), "first_bound_ns": ns(0.03), "late_ns": ns(0.2)}
