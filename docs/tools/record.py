@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from docs.tools.terminal import on_terminal
 from harness.doctor import examine
 from harness.doctor.findings import FAULTS, finding_lines
 from tests.machines import A2, BARE_CONTAINER, PYTHON
@@ -31,6 +32,7 @@ class Shown:
     command: str
     keep: str = ""
     until: str = ""
+    screen: str = ""  # shown is a terminal of 80 columns, once a line of it matches
 
 
 COMMANDS = {
@@ -53,6 +55,11 @@ COMMANDS = {
         "harness run offline_batch --set load.0.offline.requests=256 --repeats 3 "
         "--against engine.args.max_num_seqs=64 --quiet"
     ),
+    "live": Shown(
+        "harness run chat --set engine.clock=real --set load.0.poisson.rate=[2,6]",
+        screen=r"^requests .* 1\d\d answered",
+    ),
+    "live_tune": Shown("harness tune", screen=r"   trial [4-9] \("),
     "tune": Shown(
         "harness tune",
         keep=r"^(?!harness: (trial|confirmation|which flags))|trial (0|1|9) |round 5: |measurement (10|19|20) ",
@@ -100,6 +107,8 @@ def recorded(shown: Shown) -> str:
 
 
 def _printed(line: str, shown: Shown, folder: str) -> str:
+    if shown.screen:
+        return on_terminal(line, re.compile(shown.screen), Path(folder))
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     lines: list[str] = []
     with subprocess.Popen(

@@ -70,7 +70,8 @@ def _place(stage: StageProgress, progress: Progress) -> Message:
 
 
 def _figures(stage: StageProgress) -> list[Message]:
-    figures = [message("live.answered", count=stage.answered), message("live.failed", count=stage.failed)]
+    answered = stage.answered - stage.answered_in_warmup  # as the result has it
+    figures = [message("live.answered", count=answered), message("live.failed", count=stage.failed)]
     if stage.in_flight:
         figures.insert(1, message("live.in_flight", count=stage.in_flight))
     if stage.request_rate:

@@ -225,6 +225,7 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
         share=1.0 if stage.end_ns else share,
         requests=stage.requests,
         **{name: sums[name] for name in ("sent", "answered", "failed", "cancelled", "output_tokens")},
+        answered_in_warmup=sums["answered"] - sums["measured_answered"],
         in_flight=max(0, sums["sent"] - over),
         offered_rate=_offered_rate(plan, elapsed_s),
         request_rate=sums["measured_answered"] / counted_s if counted_s else None,

@@ -52,7 +52,8 @@ class StageProgress:
     """One stage of one repeat so far.
 
     `number` is its place in the run and `index` its place in the scenario, both from 0. `sent` to `in_flight` count
-    all requests; rates (per second), `output_tokens` and latencies those after the warm-up. `offered_rate` is what
+    all requests, `answered_in_warmup` those that do not count; rates (per second), `output_tokens` and latencies are
+    of those after the warm-up. `offered_rate` is what
     was due (None in a closed loop), `request_rate` what was answered until `counted_s`, when its workers last counted.
     `share` of the stage is done (0 to 1), and `remaining_s` are left to its last send; None where nobody can know.
     `requests` is how many are planned.
@@ -71,6 +72,7 @@ class StageProgress:
     requests: int | None = None
     sent: int = 0
     answered: int = 0
+    answered_in_warmup: int = 0
     failed: int = 0
     cancelled: int = 0
     in_flight: int = 0

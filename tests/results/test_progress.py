@@ -1,5 +1,7 @@
 """The progress of a run in a file: whole, read again by others, and what is said of a process that is gone."""
 
+from dataclasses import replace
+
 import psutil
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,6 @@ from harness.results.progress import (
     EngineLoad,
     LiveLatency,
     Progress,
-    ProgressFile,
     StageProgress,
     read_progress,
     write_progress,
@@ -40,9 +41,9 @@ def test_a_process_that_ended_or_is_another_is_not_alive(tmp_path):
     write_progress(tmp_path, PROGRESS_NOW)
     kept = read_progress(tmp_path)
 
-    assert not ProgressFile(PROGRESS_NOW, kept.pid, kept.process_started - 60, kept.host).is_alive()
-    assert not ProgressFile(PROGRESS_NOW, 2**22 + 1, kept.process_started, kept.host).is_alive()
-    assert ProgressFile(PROGRESS_NOW, 2**22 + 1, kept.process_started, "elsewhere").is_alive()
+    assert not replace(kept, process_started=kept.process_started - 60).is_alive()
+    assert not replace(kept, pid=2**22 + 1).is_alive()
+    assert replace(kept, pid=2**22 + 1, host="elsewhere").is_alive()
 
 
 @given(st.binary(max_size=80))
