@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from harness import plugins
 from harness.cli.app import main
 from harness.errors import InputError
 from harness.export import delivery
@@ -151,6 +152,53 @@ def test_a_missing_package_names_its_extra(monkeypatch, target, module, package)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"is not installed; pip install 'npu-harness\[{target}\]'"):
         exporter_of(target)
+
+
+PACKAGE = """
+from harness import Options, Plugin
+
+class Printed:
+    def __init__(self, address):
+        self.file = open(address, "w")
+    def live(self, snapshot):
+        print("live", snapshot.name, file=self.file)
+    def result(self, snapshot):
+        print("result", snapshot.name, len(snapshot.points), file=self.file)
+    def close(self):
+        self.file.close()
+
+KIND = Plugin(Options, Printed)
+"""
+
+
+def test_a_package_brings_a_target_of_its_own(tmp_path, monkeypatch):
+    """By an entry point; it gets its address and the snapshots, as those that are built in do."""
+    (tmp_path / "printed_package.py").write_text(PACKAGE)
+    info = tmp_path / "printed_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: printed-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[npu_harness.exporters]\nprinted = printed_package:KIND\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins._installed.cache_clear()
+    try:
+        lines = told_by(f"printed={tmp_path / 'out.txt'}")
+    finally:
+        plugins._installed.cache_clear()
+
+    assert lines == []
+    assert (tmp_path / "out.txt").read_text().splitlines()[-1] == "result made 3"
+
+
+def test_a_password_of_an_address_stands_in_no_file(tmp_path, capfd):
+    """Neither in run.json, which holds the command, nor on the page, nor in the line of a fault."""
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main(["run", "smoke", "--out", str(out), "--export", "prometheus-push=http://me:pass-word-1234@127.0.0.1:9"])
+    texts = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+
+    assert "run.json" in {path.name for path in out.iterdir()}
+    assert not any(b"pass-word-1234" in text for text in texts)
+    assert "pass-word-1234" not in "".join(capfd.readouterr())
 
 
 def test_without_targets_nothing_happens(tmp_path):
