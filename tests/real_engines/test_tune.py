@@ -100,6 +100,30 @@ def test_a_study_on_a_real_engine_is_killed_and_gone_on_with(vllm_python, tiny_m
     assert all(f"--{name.replace('_', '-')}" in taken for name in told["winner"]["changed"])
 
 
+def test_flags_are_removed_in_real_time_too_and_after_a_kill(tmp_path):
+    """Servers of the simulator: SIGKILL among the turns of the removal loses one turn; the winner is what matters."""
+    conversation = {"kind": "conversation", "turns": 2, "input_tokens": 64, "output_tokens": 16}
+    scenario = {"workload": conversation, "load": [{"closed": {"concurrency": 8, "requests": 16}}]}
+    engine = {"kind": "simulator", "args": {"max_num_seqs": 1}}
+    path = written(
+        tmp_path, scenario=scenario, engine=engine, space={"max_num_seqs": [8, 16], "gpu_memory_utilization": 0.8,
+        "max_num_batched_tokens": [1024, 1536]}, budget={"trials": 2}, stop_early=None,
+        confirm={"best": 1, "repeats": 3}, simplify={"repeats": 3, "margin": 0.3},
+    )  # fmt: skip
+    out = tmp_path / "out"
+    kill_when(command(path, out), "which flags are needed, measurement 3 ")
+    done = subprocess.run(command(path, out, "--resume"), capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    resumed = [line for line in done.stderr.splitlines() if "which flags are needed" in line]
+
+    assert not any("measurement 1 of" in line or "measurement 2 of" in line for line in resumed)
+    assert "confirmation round" not in done.stderr
+    assert "max_num_seqs" in [flag["name"] for flag in told["simplification"]["flags"] if flag["kept"]]
+    assert told["simplification"]["gain"]["low"] > 1
+    assert "--max-num-seqs" in (out / "winner.sh").read_text(encoding="utf-8")
+
+
 def test_a_load_on_a_real_engine_is_cut(vllm_python, tiny_model, tmp_path):
     """What is in flight is aborted by vLLM, nothing counts as failed, and the next load has the engine to itself."""
     problem = problem_in(
