@@ -3,7 +3,9 @@
 Made, hostile and long: every name and text from outside would run if it were markup.
 """
 
+import functools
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +14,7 @@ import reports
 from harness.comparison.comparison import compare
 from harness.comparison.history import histories
 from harness.comparison.sides import read_side
-from harness.messages import message
+from harness.messages import language, message
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE
 from reports import history_page, kernels_page
@@ -142,3 +144,10 @@ def kernels_compared(place: Path, rate: float = 1e10) -> str:
 KINDS = {
     "compare": comparison, "index": index, "kernels": kernels, "kernels_compared": kernels_compared, "tuning": tuning,
 }  # fmt: skip
+
+
+@functools.cache
+def drawn(kind: str, lang: str) -> str:
+    """A page of one of `KINDS` in a language: drawn once for all tests of a process."""
+    with tempfile.TemporaryDirectory(prefix="page-kinds-") as place, language(lang):
+        return KINDS[kind](Path(place))

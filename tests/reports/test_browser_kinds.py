@@ -93,7 +93,7 @@ def seen(tmp_path_factory):
         for lang in ("en", "zh"):
             name = f"{kind}-{lang}"
             with language(lang):
-                page = make(tmp_path_factory.mktemp(kind))
+                page = make(tmp_path_factory.mktemp(kind)) if make is sweep else page_kinds.drawn(kind, lang)
             (place / f"{name}.html").write_text(page, encoding="utf-8")
             frames += [
                 f'<iframe id={name}-{width} src="{name}.html" style="width:{width}px;height:600px;border:0"></iframe>'

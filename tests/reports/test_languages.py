@@ -11,7 +11,7 @@ from harness.comparison.sides import read_side
 from harness.messages import language, localized
 from harness.scenario.gate import DEFAULT_GATE
 from reports.texts import markup
-from tests.page_kinds import COMPARED, KINDS
+from tests.page_kinds import COMPARED, KINDS, drawn
 from tests.reports.page_texts import english_in, numbers_in
 from tests.result_folder import Run, make_result
 
@@ -28,17 +28,10 @@ RUNS = {
 @pytest.fixture(scope="module", params=[*RUNS, *KINDS])
 def pages(request, tmp_path_factory):
     """One page in English and in Chinese."""
-    drawn = {}
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param in RUNS:
-        make_result(folder, RUNS[request.param])
-    for lang in ("en", "zh"):
-        with language(lang):
-            if request.param in RUNS:
-                drawn[lang] = reports.write_all(folder).read_text(encoding="utf-8")
-            else:
-                drawn[lang] = KINDS[request.param](tmp_path_factory.mktemp(request.param))
-    return drawn
+    if request.param in KINDS:
+        return {lang: drawn(request.param, lang) for lang in ("en", "zh")}
+    folder = make_result(tmp_path_factory.mktemp(request.param), RUNS[request.param])
+    return {lang: reports.write_all(folder, lang).read_text(encoding="utf-8") for lang in ("en", "zh")}
 
 
 def test_no_english_is_left(pages):
