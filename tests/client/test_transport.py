@@ -247,7 +247,8 @@ async def _endless(_server, reader, writer):
 )
 def test_every_way_to_fail_is_a_record_with_a_name(answer, error):
     """Whatever a server does, the request ends once, with a short stable name."""
-    (one,), _ = exchanges(answer, timeout_ns=300_000_000)
+    timeout_ns = 300_000_000 if error == "timeout" else 60_000_000_000  # a busy machine may be slow to send floods
+    (one,), _ = exchanges(answer, timeout_ns=timeout_ns)
 
     assert decoded(one).error == error
     assert one.done_ns >= one.sent_ns
