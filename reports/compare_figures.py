@@ -88,10 +88,15 @@ def compared_results(comparison: Comparison) -> list[ResultOptions]:
     """The runs of both sides as results that may stand in one decision."""
     sides = (("page_compare.base", comparison.base), ("page_compare.new", comparison.new))
     return [
-        candidate_of(localized("page_compare.side_run", side=localized(code), run=run.name), run.run, run.summary)
+        candidate_of(_name(localized(code), run.name, alone=len(side.runs) == 1), run.run, run.summary)
         for code, side in sides
         for run in side.runs
     ]
+
+
+def _name(side: str, run: str, *, alone: bool) -> str:
+    """A side; of one with several runs, with the run."""
+    return side if alone else localized("page_compare.side_run", side=side, run=run)
 
 
 def decision_of(comparison: Comparison) -> Selection | None:

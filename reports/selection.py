@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.analysis.decision import Decision, Option, decide
 from harness.analysis.steady_state import is_open
-from harness.messages import localized, message, plain
+from harness.messages import Message, localized, message
 from reports.decision import (
     Choice,
     choice_of,
@@ -64,7 +64,7 @@ class Selection:
 
     title: str
     source: str
-    text: str
+    text: Message
     figure: Drawing
     names: Sequence[str]
 
@@ -103,9 +103,9 @@ def _selection(group: Sequence[ResultOptions], number: int) -> Selection:
     options = [option for option in named if math.isfinite(option.user_rate)]
     decision = decide(options)
     source = group[0].source
-    text = localized(decision.reason)
+    text = decision.reason
     if source != MEASURED:
-        text = localized("page_index.not_measured", source=localized(SOURCES[source]), text=text)
+        text = message("page_index.not_measured", source=message(SOURCES[source]), text=text)
     return Selection(
         title=str(group[-1].run.get("name") or ""),
         source=source,
@@ -123,7 +123,7 @@ def _named(place: int, candidate: ResultOptions, group: Sequence[ResultOptions])
         replace(
             option,
             key=f"{place}:{option.key}",
-            name=message("page_index.option", result=plain(name), load=option.name),
+            name=message("page_index.option", result=name, load=option.name),
             group=candidate.name,
         )
         for option in candidate.choice.options

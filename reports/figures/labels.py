@@ -101,12 +101,13 @@ class Labels:
         y = self.at(1.0, value)[1]
         ends = (("left", self._axes.bbox.x0 + 3), ("right", self._axes.bbox.x1 - 3))
         places = [(x, y + rise, side) for rise in (4.0, -12.0, -12.0 - HEIGHT) for side, x in ends]
-        for x, baseline, side in places:
-            box = text_box(text, x, baseline, side, bold=bold)
-            if box.within(self.bounds) and not any(box.meets(other) for other in self.taken):
-                self.taken.append(box)
-                self._write(text, (x, baseline), side, colour, bold=bold)
-                return
+        boxes = [text_box(text, x, baseline, side, bold=bold) for x, baseline, side in places]
+        free = [place for place, box in enumerate(boxes) if not any(box.meets(other) for other in self.taken)]
+        inside = [place for place in free if boxes[place].within(self.bounds)]
+        for chosen in (inside or free)[:1]:  # a name that is wider than the panel is written all the same
+            x, baseline, side = places[chosen]
+            self.taken.append(boxes[chosen])
+            self._write(text, (x, baseline), side, colour, bold=bold)
 
     def _write(self, text: str, at: tuple[float, float], side: str, colour: str, *, bold: bool) -> None:
         weight = "bold" if bold else "normal"

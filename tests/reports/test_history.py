@@ -129,8 +129,8 @@ def test_measured_and_simulated_results_are_never_in_one_decision(configurations
 
     assert (measured.source, list(measured.names)) == ("measured", ["tp2", "tp4"])
     assert (simulated.source, list(simulated.names)) == ("simulated", ["sim2", "sim4"])
-    assert measured.text.startswith("Choose tp2, closed loop, concurrency 12: of 6 loads that keep every limit")
-    assert simulated.text.startswith("Not measured (simulated): Choose sim2")
+    assert str(measured.text).startswith("Choose tp2, closed loop, concurrency 12: of 6 loads that keep every limit")
+    assert str(simulated.text).startswith("Not measured (simulated): Choose sim2")
     assert "SIMULATED" not in str(measured.figure.svg)
     assert "SIMULATED" in str(simulated.figure.svg)
 
@@ -157,7 +157,7 @@ def test_the_cheaper_configuration_is_chosen_where_prices_differ(configurations)
     cheap = candidate_of("tp4", {**other.run, "price_per_hour": 1.0}, summary)
     (selection,) = selections([one, cheap])
 
-    assert selection.text.startswith(
+    assert str(selection.text).startswith(
         "Choose tp4, closed loop, concurrency 12: of 6 loads that keep every limit it costs"
     )
 
