@@ -48,16 +48,21 @@ class Screen:
         self._lock = threading.Lock()
         self._block: Sequence[Text] = ()
         self._drawn: list[int] = []  # columns of each line on the terminal
-        self._before: object = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._stopped = False
 
     def __enter__(self) -> "Screen":
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGCONT, self._forget)
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGTSTP, signal.SIGCONT)}
+            signal.signal(signal.SIGCONT, self._go_on)
+            if self._before[signal.SIGTSTP] is signal.SIG_DFL:  # else no terminal can stop us
+                signal.signal(signal.SIGTSTP, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCONT, signal.SIG_DFL if self._before is None else self._before)  # type: ignore[arg-type]
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._stopped = False
         self.draw(())
 
     @property
@@ -122,11 +127,21 @@ class Screen:
 
     def _in_front(self) -> bool:
         """Whether the terminal is ours to draw on: a job in the background writes lines alone."""
+        if self._stopped:
+            return False
         try:
             return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
         except (OSError, ValueError):
             return True
 
-    def _forget(self, _number: int, _frame: FrameType | None) -> None:
-        """After Ctrl-Z and fg the shell's lines stand below the block: it is drawn anew."""
-        self._drawn = []
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Ctrl-Z: the shell's lines will stand below the block, which is drawn anew when the job goes on."""
+        self._stopped, self._drawn = True, []
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+
+    def _go_on(self, _number: int, _frame: FrameType | None) -> None:
+        """After fg or bg."""
+        self._stopped, self._drawn = False, []
+        if self._before.get(signal.SIGTSTP) is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._stop)
