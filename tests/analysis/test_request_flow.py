@@ -177,7 +177,7 @@ def test_an_engine_that_fills_its_batch_does_not_look_slower():
     scenario = load_scenario(CAPACITY).scenario
     settings = settings_from_flags({"model": scenario.engine.model, **scenario.engine.args})
     load = VirtualLoad(scenario, CAPACITY.parent)
-    base = scenario.stages[-1]
+    base = replace(scenario.stages[-1], requests=None, duration_s=30.0)
     stages = [with_changes(base, {"rate": rate}) for rate in (16.0, 24.0, 40.0)]
     found = [load.measure(settings, stage, 6).metrics["request_rate"] for stage in stages]
     long_run = load.measure(settings, with_changes(base, {"rate": 24.0, "duration": 75.0}), 6).metrics["request_rate"]

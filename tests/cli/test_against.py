@@ -169,11 +169,13 @@ def test_runs_in_turn_cannot_lie_where_a_file_is(scenario, ran, capsys):
 
 
 def test_a_kind_or_an_address_is_enough():
-    """`--against vllm` is another engine, `--against http://…` another server."""
+    """`--against vllm` is another engine, `--against http://…` another server, which keeps no clock of ours."""
     chosen = argparse.Namespace(against=["http://127.0.0.1:9000"], url="http://127.0.0.1:8000", engine=None)
     kinds = [(change.path, change.value) for change in against._changes(chosen)]
 
-    assert kinds == [(("engine", "kind"), "attach"), (("engine", "url"), "http://127.0.0.1:9000")]
+    assert kinds == [
+        (("engine", "kind"), "attach"), (("engine", "url"), "http://127.0.0.1:9000"), (("engine", "clock"), None)
+    ]  # fmt: skip
     assert [change.value for change in against._change("vllm")] == ["vllm"]
 
 
