@@ -104,7 +104,10 @@ class Labels:
         boxes = [text_box(text, x, baseline, side, bold=bold) for x, baseline, side in places]
         free = [place for place, box in enumerate(boxes) if not any(box.meets(other) for other in self.taken)]
         inside = [place for place in free if boxes[place].within(self.bounds)]
-        for chosen in (inside or free)[:1]:  # a name that is wider than the panel is written all the same
+        width = self.bounds.right - self.bounds.left
+        level = [place for place in free if boxes[place].top <= self.bounds.top]
+        wide = boxes[0].right - boxes[0].left > width  # such a name is written all the same
+        for chosen in (inside or (level if wide else []))[:1]:
             x, baseline, side = places[chosen]
             self.taken.append(boxes[chosen])
             self._write(text, (x, baseline), side, colour, bold=bold)
