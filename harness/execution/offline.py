@@ -135,6 +135,8 @@ class _Watch:
         self.read()
         if not (self.raw / store.BEGUN).exists():
             return
+        if self._number >= 0:
+            self.tracker.end(self._number)
         if not self.finished:
             died = outcome.exit_code == EXIT_ENGINE
             reason = outcome.lines[0] if died else message("execution.stopped")
