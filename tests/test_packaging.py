@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("harness", "reports", "kernels_bench")
 NAMES = {"pydantic_core": "pydantic", "yaml": "pyyaml"}  # of a library whose package has another name
 ELSEWHERE = {"torch", "torch_npu", "vllm", "ascend"}  # of an engine's interpreter
-EXTRAS = {"opentelemetry": "otel", "mlflow": "mlflow"}  # libraries that only `--export` imports, and the extra that brings them
+EXTRAS = {
+    "opentelemetry": "otel",
+    "mlflow": "mlflow",
+}  # libraries that only `--export` imports, and the extra that brings them
 VLLM = ("0.33.0", "0.32.0")
 PARTS = ("harness", "reports", "kernels_bench", "scenarios", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
@@ -55,7 +58,9 @@ def test_libraries_of_extras_are_imported_by_exporters_alone():
     for library, extra in EXTRAS.items():
         assert re.search(rf'^{extra} = \["{library}', project, re.MULTILINE)
     for path in (path for room in OURS for path in (ROOT / room).rglob("*.py") if path.parent.name != "export"):
-        assert not re.search(rf"^\s*(from|import) ({'|'.join(EXTRAS)})\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
+        assert not re.search(
+            rf"^\s*(from|import) ({'|'.join(EXTRAS)})\b", path.read_text(encoding="utf-8"), re.MULTILINE
+        ), path
 
 
 def test_no_upper_bound_and_no_pin():
