@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import InputError, displayable, suggestion
+from harness.errors import HarnessError, InputError, displayable, suggestion
 from harness.export.points import Snapshot, live_snapshot, snapshot_of
 from harness.messages import Message, message
 from harness.plugins import EXPORTERS, Plugin, installed, plugin_of
@@ -23,6 +23,7 @@ from harness.scenario.base import FileModel as Options
 REQUEST_S = 5.0  # one message to a collector
 FINAL_S = 15.0  # the result to a target: a run is not held up longer at its end
 LIVE_EVERY_S = 5.0  # of the run's own time, between two live figures: collectors scrape no more often
+_LONGEST_REASON = 300  # letters of a library's words
 _EXTRA = {"otel": "otel", "mlflow": "mlflow", "prometheus-push": "prometheus"}  # the extra of pip that a target needs
 Log = Callable[[Message], None]
 
@@ -72,7 +73,7 @@ def exporter_of(word: str) -> tuple[str, Exporter]:
     """The target of a word such as `otel` or `otel=http://127.0.0.1:4318`, with its name.
 
     Raises:
-        InputError: there is no such target, its package is not installed, or it needs an address.
+        InputError: there is no such target, its package is not installed, or it needs an address, or another one.
     """
     name, _, address = word.partition("=")
     known = [*TARGETS, *installed(EXPORTERS)]
@@ -85,7 +86,16 @@ def exporter_of(word: str) -> tuple[str, Exporter]:
     except ModuleNotFoundError as fault:
         extra = _EXTRA.get(name, name)
         raise InputError(message("export.no_package", target=name, package=str(fault.name), extra=extra)) from None
+    except HarnessError:
+        raise
+    except Exception as fault:
+        raise InputError(message("export.bad_address", target=name, reason=_reason(fault))) from fault
     return name, exporter
+
+
+def _reason(fault: Exception) -> str:
+    words = str(fault).strip().splitlines() or [""]
+    return displayable(f"{type(fault).__name__}: {words[0]}"[:_LONGEST_REASON])
 
 
 @dataclass(slots=True)
@@ -139,9 +149,7 @@ class _Target:
         try:
             (self.exporter.live if kind == "live" else self.exporter.result)(snapshot)
         except Exception as fault:  # noqa: BLE001 - a collector's fault, whatever it is, is a line and harms no run
-            words = str(fault).strip().splitlines() or [""]
-            reason = displayable(f"{type(fault).__name__}: {words[0]}"[:300])
-            self._tell(message("export.failed", target=self.name, reason=reason))
+            self._tell(message("export.failed", target=self.name, reason=_reason(fault)))
 
     def _tell(self, line: Message) -> None:
         if not self._told:

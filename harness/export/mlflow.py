@@ -21,6 +21,7 @@ from harness.messages import message
 from harness.safety.redaction import register_password
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+_FILES_ALLOWED = "MLFLOW_ALLOW_FILE_STORE"  # without it the library refuses a folder, which the address then asks for
 _MOST_METRICS = 500  # of one message; the server takes a thousand
 LOAD = "npu_harness.load"
 _LONGEST = 250  # letters of a key
@@ -44,6 +45,7 @@ class MlflowExporter:
             raise InputError(message("export.no_address", target="mlflow", variable=VARIABLE))
         register_password(uri)
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails is told in one line of ours
+        os.environ.setdefault(_FILES_ALLOWED, "true")
         with _quietly():
             self._client = MlflowClient(tracking_uri=uri)
         self._run_id = ""

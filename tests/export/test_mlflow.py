@@ -11,14 +11,16 @@ from tests.contracts.exporter import check_exporter, live
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """The URI of a store of files, and a client that reads it."""
+    """The URI of a store of files, and a client that reads it; the exporter itself must allow such a store."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient  # noqa: PLC0415 - it warns of itself
 
         uri = (tmp_path / "store").as_uri()
-        yield uri, MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=uri)
+        monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+        yield uri, client
 
 
 def only_run(client):
@@ -64,3 +66,10 @@ def test_an_address_is_needed(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         exporter_of("mlflow")
+
+
+@pytest.mark.parametrize("address", ["ftp://host", "/proc/no/such/folder"])
+def test_an_address_of_no_store_is_one_line(address):
+    """Before the run: the library's words, and no traceback."""
+    with pytest.raises(InputError, match="--export mlflow: this address cannot be used"):
+        exporter_of(f"mlflow={address}")
