@@ -244,9 +244,9 @@ def offered_rate(evidence: Evidence) -> Iterator[Warning]:
 
 
 def unmeasured_slo(evidence: Evidence) -> Iterator[Warning]:
-    """Objectives that nothing was measured for."""
+    """Objectives that no answer shows; a stage without answers has other warnings, and its answers could show them."""
     keys = [outcome.objective.key for outcome in evidence.summary.outcomes if outcome.value_s is None]
-    if keys:
+    if keys and evidence.summary.account.completed:
         text = message("analysis.slo_unmeasured", keys=keys)
         yield Warning("slo_unmeasured", WARNING, text, message("analysis.next_stream_more"))
 

@@ -327,6 +327,11 @@ def test_an_objective_that_cannot_be_seen_is_told():
     assert found == {"slo_unmeasured": "warning", "not_streamed": "note"}
 
 
+def test_a_stage_that_never_ran_is_not_told_to_stream():
+    """An interrupted run's later stages have no answers at all; other answers of the same form would show a TTFT."""
+    assert "slo_unmeasured" not in warnings([never_sent(0, 1)], slo={"ttft_p90": 1.0})
+
+
 def test_resent_requests_are_told():
     """Connections that the server closed while idle."""
     assert warnings(altered(lambda r: replace(r, resends=1), 10)) == {"resent": "note"}
