@@ -6,6 +6,7 @@ of both is that of an event loop that jumps. It runs in a thread of its own, so 
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
@@ -70,13 +71,14 @@ async def run_virtual(spec: RunSpec) -> RunOutcome:
 
 
 def _heard_on(loop: asyncio.AbstractEventLoop, spec: RunSpec) -> RunSpec:
-    """The spec for another thread: its callbacks are called on this loop, in order."""
+    """The spec for another thread: its callbacks are called on this loop, in order, and in this context's language."""
+    context = contextvars.copy_context()
 
     def on_progress(line: Message) -> None:
-        loop.call_soon_threadsafe(spec.on_progress, line)
+        loop.call_soon_threadsafe(spec.on_progress, line, context=context)
 
     def on_snapshot(progress: Progress) -> None:
-        loop.call_soon_threadsafe(spec.on_snapshot, progress)
+        loop.call_soon_threadsafe(spec.on_snapshot, progress, context=context)
 
     return replace(spec, on_progress=on_progress, on_snapshot=on_snapshot)
 

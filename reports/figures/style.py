@@ -31,6 +31,7 @@ from reports.palette import BAD, GRID, LIMIT, MUTED
 Floats = NDArray[np.float64]
 
 _CLOSE = 0.3  # of the largest value; what spans less than that is drawn without zero
+_LEAST_MARGIN = 0.03  # of the largest value: less beside the values, and labels of three digits would all be the same
 TYPE = 11  # of words in a figure
 SMALL = (350, 228)
 WIDE = 980
@@ -209,7 +210,8 @@ def close_scale(values: Floats) -> Scale:
     span = high - low
     if not 0 < span < _CLOSE * high:
         return scale_of(values, times=False, allow_log=False)
-    return Scale(low - 0.4 * span, high + 0.4 * span, log=False)
+    margin = max(0.4 * span, _LEAST_MARGIN * high)
+    return Scale(low - margin, high + margin, log=False)
 
 
 def set_scale(axes: Axes, which: str, scale: Scale) -> None:

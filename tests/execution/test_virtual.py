@@ -18,6 +18,7 @@ from harness.engines import resolve_clock
 from harness.errors import ScenarioError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute, execute_async
+from harness.messages import current_language, language, localized
 from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, MEASURED
 from harness.scenario.loader import load_scenario
@@ -212,6 +213,24 @@ def test_refusals_and_timeouts_are_failures_as_of_a_server(tmp_path):
     assert set(refused.error) == {"http_400"}
     assert set(late.error) == {"timeout"}
     assert set((late.done_ns - late.sent_ns).tolist()) == {300_000_000}
+
+
+def test_its_lines_are_in_the_language_of_who_runs_it(tmp_path):
+    """The run has a thread of its own, which has no language; lines and snapshots come in that of the caller."""
+    told, seen = [], []
+    loaded = load_scenario(scenario(tmp_path, [{"poisson": {"rate": 40, "requests": 10}}]))
+    with language("zh"):
+        spec = RunSpec(
+            loaded,
+            tmp_path / "out",
+            "",
+            lambda line: told.append(localized(line)),
+            on_snapshot=lambda _: seen.append(current_language()),
+        )
+        assert execute(spec).exit_code == 0
+
+    assert any(line.startswith("阶段 1/1") for line in told)
+    assert set(seen) == {"zh"}
 
 
 def test_it_runs_within_a_running_loop_and_reports_there(tmp_path):

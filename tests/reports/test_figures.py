@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
 from reports.figures.distributions import Spread, percentile_curves
 from reports.figures.overtime import Points, SeriesLine, Strip, over_time
-from reports.figures.style import SMALL, Head, apart, dots, drawing, panel, paper, scale_of
+from reports.figures.style import SMALL, Head, apart, close_scale, dots, drawing, panel, paper, scale_of
 from reports.frames import percentile_frame
 from reports.palette import VARIABLES, stage_colour, stage_variables, variable_of
 from reports.svg import inline
@@ -281,3 +281,12 @@ def _luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("values", [(337.82, 337.88), (99.0, 99.1), (1.0, 1.2), (10.0, 13.0), (1000.0, 1000.1)])
+def test_values_close_together_have_an_axis_of_different_labels(values):
+    """Two results that are a ten-thousandth apart do not stand at the ends of an axis whose labels are all alike."""
+    labels = close_scale(np.array(values)).labels
+
+    assert len(labels) >= 2
+    assert len(set(labels)) == len(labels)
