@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # rich is loaded where a block is drawn
     from rich.text import Text
 
 _ERASE_BELOW = "\x1b[J"
+_ERASE_LINE = "\x1b[K"
 _LEAST_COLUMNS = 20
 _WIDEST = 10_000
 
@@ -93,18 +94,22 @@ class Screen:
                 self._put(text)
             return
         columns, rows = self._size()
-        erase = self._erase(columns)
+        back = self._back(columns)
         lines = list(self._block[: max(1, rows - 1)])
-        shown = "".join(f"{self._rendered(line)}\n" for line in lines)
-        if erase or text or shown:
-            self._put(f"{erase}{text}{shown}")
+        over = bool(back and lines and not text)
+        begin = _ERASE_LINE if over else ""
+        shown = "".join(f"{begin}{self._rendered(line)}\n" for line in lines)
+        if over:  # tmux keeps what is erased from the top of the screen on in its history, at every drawing
+            self._put(f"{back}{shown}{_ERASE_BELOW}")
+        elif back or text or shown:
+            self._put(f"{back}{_ERASE_BELOW if back else ''}{text}{shown}")
         self._drawn = [line.cell_len for line in lines]
 
-    def _erase(self, columns: int) -> str:
+    def _back(self, columns: int) -> str:
         if not self._drawn:
             return ""
         rows = sum(max(1, -(-length // columns)) for length in self._drawn)
-        return f"\r\x1b[{rows}A{_ERASE_BELOW}"
+        return f"\r\x1b[{rows}A"
 
     def _rendered(self, line: "Text") -> str:
         with self._console.capture() as capture:

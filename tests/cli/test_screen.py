@@ -83,6 +83,17 @@ def test_a_block_higher_than_the_terminal_is_cut(monkeypatch):
     assert _emulated(stream.getvalue(), rows=4) == ["a", "b", "c"]
 
 
+def test_a_block_over_a_block_erases_no_whole_screen(monkeypatch):
+    """Erased from its first cell, a screen of tmux goes into its history: each drawing would leave a copy there."""
+    screen, stream, _ = _screen(monkeypatch)
+    with screen:
+        screen.draw(_texts("one", "two"))
+        screen.draw(_texts("1"))
+
+        assert "A\x1b[J" not in stream.getvalue()
+        assert _emulated(stream.getvalue()) == ["1"]
+
+
 def test_nothing_is_switched_that_would_stay_switched(monkeypatch):
     """No mode is set and the cursor is not hidden: a process that is killed leaves the terminal as it was."""
     screen, stream, _ = _screen(monkeypatch)
