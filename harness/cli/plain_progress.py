@@ -1,7 +1,7 @@
 """The progress of a run in few lines, for logs: what each stage came to, and a word a minute in between."""
 
 from harness.cli.terminal import OutputLog
-from harness.messages import Message, message
+from harness.messages import Message, Parameter, message
 from harness.results.progress import STARTING, Progress, StageProgress, StudyProgress
 from harness.scenario.stages import load_name
 
@@ -32,15 +32,18 @@ class PlainProgress:
 
 
 def stage_ends(stage: StageProgress, progress: Progress) -> Message:
-    """What a stage came to, by its live counts."""
-    return message(
-        "live.stage_ends", stage=_place(stage, progress), load=load_name(stage.load), figures=_figures(stage)
-    )
+    """What a stage came to by its live counts, named so: the result's figures are those of a window of the stage."""
+    words: dict[str, Parameter] = {"stage": _place(stage, progress), "load": load_name(stage.load)}
+    words["counts"] = _counts(stage)
+    figures = _figures(stage)
+    if not figures:
+        return message("live.stage_ends_uncounted", **words)
+    return message("live.stage_ends", figures=figures, **words)
 
 
 def stage_so_far(stage: StageProgress, progress: Progress) -> Message:
     """What a stage under way has come to."""
-    figures = _figures(stage)
+    figures = [*_counts(stage), *_figures(stage)]
     return message("live.stage_goes_on", stage=_place(stage, progress), elapsed_s=stage.elapsed_s, figures=figures)
 
 
@@ -69,11 +72,17 @@ def _place(stage: StageProgress, progress: Progress) -> Message:
     return message("live.stage_of_repeat", stage=place, repeat=repeat)
 
 
-def _figures(stage: StageProgress) -> list[Message]:
+def _counts(stage: StageProgress) -> list[Message]:
     answered = stage.answered - stage.answered_in_warmup  # as the result has it
-    figures = [message("live.answered", count=answered), message("live.failed", count=stage.failed)]
+    counts = [message("live.answered", count=answered), message("live.failed", count=stage.failed)]
     if stage.in_flight:
-        figures.insert(1, message("live.in_flight", count=stage.in_flight))
+        counts.insert(1, message("live.in_flight", count=stage.in_flight))
+    return counts
+
+
+def _figures(stage: StageProgress) -> list[Message]:
+    """Rates and latencies of all measured requests so far; those that could be formed."""
+    figures = []
     if stage.request_rate:
         figures.append(message("live.request_rate", rate=stage.request_rate))
     if stage.output_token_rate:

@@ -4,11 +4,13 @@ Nothing is done as bytes arrive. Up to twice a second every stream is looked at,
 leaves late: first tokens and the last gaps (at most 8 of a stream: a sample, where more came) go into histograms,
 tokens are read from the running usage of the last event where the server sends one, else every read counts as one
 token. Where looking takes more than its share of the process's CPU, the next look comes later, after three seconds at
-the latest. The numbers of a result do not come from here: they are made from whole answers at the end.
+the latest. In virtual time, where looking makes nothing late, every gap is counted at fixed times, so that two runs of
+the same have the same figures. The numbers of a result do not come from here: they are made from whole answers.
 """
 
 import asyncio
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +28,8 @@ EVERY_NS, AT_LATEST_NS = 500_000_000, 3_000_000_000
 _CPU_SHARE = 0.008  # of what the process uses, for looking at streams
 _PAUSE_NS = 2_000_000
 _SLICE_STREAMS = 100  # about 0.2 ms of work
+VIRTUAL_EVERY_NS = 1_000_000_000  # of virtual time
+EVERY_GAP = sys.maxsize
 GAPS = 8  # of a stream at a look: older stamps have left the processor's cache, and reading them is what costs
 _COUNT = b'"completion_tokens":'
 _DIGITS = re.compile(rb" ?(\d{1,9})[,}]")
@@ -80,9 +84,19 @@ _COUNTS = (
 class LiveCounters:
     """Counts the requests of a stage, and reports up to twice a second."""
 
-    def __init__(self, clock: Clock, report: Callable[[dict[str, Any]], None], gaps: int = GAPS) -> None:
-        """`gaps` is how many of a stream are counted at a look."""
+    def __init__(
+        self,
+        clock: Clock,
+        report: Callable[[dict[str, Any]], None],
+        gaps: int = GAPS,
+        every_ns: int | None = None,
+    ) -> None:
+        """`gaps` is how many of a stream are counted at a look, `every_ns` how long it rests between two looks.
+
+        Without `every_ns` it rests as long as its share of the CPU asks.
+        """
         self._gaps = gaps
+        self._every_ns = every_ns
         self._clock = clock
         self._report = report
         self._streams: dict[int, _Stream] = {}
@@ -165,7 +179,9 @@ class LiveCounters:
         self._report(self.counts.as_dict(now_ns))
 
     def _pause_ns(self) -> int:
-        """How long to rest after a round that spent so much, for looking to stay within its share of the CPU."""
+        """How long to rest after a round: a fixed time, or so long that looking stays within its share of the CPU."""
+        if self._every_ns is not None:
+            return self._every_ns
         now_ns, cpu_s = self._clock.now_ns(), time.process_time()
         used = max(cpu_s - self._cpu_s, self._spent_s) / max(1, now_ns - self._round_ns)  # CPU s a ns
         pause_ns = self._spent_s / (_CPU_SHARE * max(used, 1e-15))
@@ -183,6 +199,11 @@ class LiveCounters:
             else:
                 batch.look_first_or_last(stream)
         batch.add_to(self.counts)
+
+
+def virtual_counters(clock: Clock, report: Callable[[dict[str, Any]], None]) -> LiveCounters:
+    """Counters of a load in virtual time: of every gap, at times that do not depend on this process."""
+    return LiveCounters(clock, report, EVERY_GAP, VIRTUAL_EVERY_NS)
 
 
 class _Batch:

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,13 @@ _WRITES_AT_ONCE = 12  # about 0.2 ms: other streams are stamped no later than th
 class RequestLog:
     """Writes every request to the journal as it goes, and its answer in idle moments."""
 
-    def __init__(self, raw: Path, number: int, clock: Clock, on_counts: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, raw: Path, number: int, clock: Clock, live: LiveCounters) -> None:
         sent, answers = journals_of(raw, number)
         self._sent, self._answers = SentJournal(sent), AnswerJournal(answers)
         self._clock = clock
         self._finished: deque[InFlightRequest] = deque()
         self._place = (0, 0, 0)
-        self.live = LiveCounters(clock, on_counts)
+        self.live = live
         self.last_sent_ns = 0
 
     def begin(self, plan: StagePlan, begin_ns: int) -> None:
@@ -150,7 +149,8 @@ class Worker:
         self._builder = RequestBuilder(job, self._scenario)
         timeout_ns = seconds_to_ns(self._scenario.timeout)
         self._client = transport.Client(self._builder.target, self._clock, timeout_ns, self._workers)
-        self._log = RequestLog(raw, number, self._clock, lambda counts: report(live=counts))
+        live = LiveCounters(self._clock, lambda counts: report(live=counts))
+        self._log = RequestLog(raw, number, self._clock, live)
         self._seqs = itertools.count()
         self._stage: StageLoad | None = None
         self._stopping = False

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from harness.client.live_counters import virtual_counters
 from harness.client.load import LoadContext, PreparedRequests, StageLoad
 from harness.client.worker import RequestBuilder, RequestLog
 from harness.clock import LoopClock, monotonic_ns
@@ -143,7 +144,8 @@ class VirtualRun:
         self._tracker.plan(plans, turns)
         builder = RequestBuilder({**client_job(spec, serving, vocabulary), "url": _ORIGIN}, scenario)
         server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
-        log = RequestLog(spec.folder / store.RAW, 0, self._clock, lambda counts: self._tracker.on_counts(0, counts))
+        live = virtual_counters(self._clock, lambda counts: self._tracker.on_counts(0, counts))
+        log = RequestLog(spec.folder / store.RAW, 0, self._clock, live)
         engine = self._loop.create_task(service.engine.run_by(VirtualSleeper()))
         seqs = itertools.count()
         try:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from harness.cli.plain_progress import PlainProgress
 from harness.messages import language, localized
+from harness.results.progress import LiveLatency
 from tests.cli.progresses import FIRST, MEASURING_KERNELS, RUNNING, STAGE, STARTING_UP
 
 LOG = "Loading weights"
@@ -19,12 +20,22 @@ def _said(*snapshots, often=True, name="en"):
 
 
 def test_what_a_stage_came_to_is_a_line():
-    """Once, however often it is seen; with its numbers so far."""
-    counts = "stage 1/4 (poisson 1 req/s): 46 answered, 7 in flight, 0 failed, 1.91 req/s, 412 tok/s"
-    ended = f"{counts}, TTFT p50 412 ms, p95 1.03 s, ITL p95 38.1 ms"
+    """Once, however often it is seen; its figures say that they are live ones, not those of the result's window."""
+    counts = "stage 1/4 (poisson 1 req/s): 46 answered, 7 in flight, 0 failed; live, over all measured requests: "
+    ended = f"{counts}1.91 req/s, 412 tok/s, TTFT p50 412 ms, p95 1.03 s, ITL p95 38.1 ms"
 
     assert _said(RUNNING, RUNNING) == [ended]
     assert _said(RUNNING, often=False) == [ended]
+
+
+def test_a_stage_without_figures_shows_its_counts():
+    """Nothing stands behind them where no rate and no latency could be formed."""
+    failed = replace(
+        FIRST, answered=0, failed=9, in_flight=0, request_rate=0.0, output_token_rate=0.0,
+        ttft=LiveLatency(), itl=LiveLatency(),
+    )  # fmt: skip
+
+    assert _said(replace(RUNNING, ended=(failed,))) == ["stage 1/4 (poisson 1 req/s): 0 answered, 9 failed"]
 
 
 def test_a_long_stage_says_a_word_a_minute():

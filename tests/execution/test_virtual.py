@@ -326,3 +326,31 @@ def test_a_page_is_drawn_of_it(tmp_path):
 
     assert "in virtual time by the built-in engine simulator" in page
     assert "no client stands between" in page
+
+
+def _live_stages(folder):
+    """The stages of a run as its last live figures had them, and its folder."""
+    folder.mkdir()
+    load = [{"poisson": {"rate": rate, "requests": 60}} for rate in (20, 60)]
+    snapshots = []
+    loaded = load_scenario(scenario(folder, load))
+    spec = RunSpec(loaded, folder / "out", "", lambda _: None, on_snapshot=snapshots.append)
+    assert execute(spec).exit_code == 0
+    finish(spec.folder)
+    return max((snapshot.ended for snapshot in snapshots), key=len), spec.folder
+
+
+def test_live_figures_of_identical_runs_are_the_same(tmp_path):
+    """They depend on virtual time alone; every gap is counted, so that they are those of all measured answers."""
+    first, folder = _live_stages(tmp_path / "first")
+    again, _ = _live_stages(tmp_path / "again")
+    requests, events = table_files.read_requests(folder), table_files.read_events(folder)
+    gaps_s = [[], []]
+    for row, stage in enumerate(requests.stage):
+        if requests.phase[row] == MEASURED:
+            gaps_s[stage] += (np.diff(events.at_ns[events.offsets[row] : events.offsets[row + 1]]) * 1e-9).tolist()
+
+    assert first == again
+    assert [stage.itl.n for stage in first] == [len(gaps) for gaps in gaps_s]
+    for stage, gaps in zip(first, gaps_s, strict=True):
+        assert stage.itl.p95 == pytest.approx(np.quantile(gaps, 0.95, method="inverted_cdf"), rel=0.011)
