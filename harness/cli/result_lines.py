@@ -1,12 +1,14 @@
 """A finished result as lines of a terminal: the answer, the verdict, a table with a row a stage, and the warnings.
 
 The table is as wide as the terminal: columns that have no room move into further tables below it, each with the stage's
-number. Times of a column share one unit. A percentile marked `?` has too few independent answers for an interval.
+number. Times of a column share one unit. A percentile marked `?` has too few independent answers for an interval. TTFT
+of open loops is from the due time, as their limits are judged, and every percentile that a limit judges has a column.
 """
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from rich import box
@@ -14,16 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, verdict_of, warnings_of
 from harness.errors import displayable
 from harness.messages import Message, Parameter, localized, message, stored
-from harness.scenario.metrics import statistic_name
+from harness.scenario.metrics import LATENCIES, NAMES, STATISTICS, USER_VIEW, statistic_name
 from harness.scenario.stages import load_name
 from harness.units import format_count, format_duration, significant, time_scale
 
 _SEVERITIES = {NOTE: "cli.note", WARNING: "cli.severity_warning", INVALID: "cli.invalid"}
 _LATENCIES = ("ttft", "tpot", "itl")
-_STATISTICS = ("p50", "p99")
+_STATISTICS = ("p50", "p99")  # and those that a limit judges
+_HEADS = {"ttft_user": "terms.ttft_user", "e2e_user": "terms.e2e_user"}
+_SHORT = {view: metric for metric, view in USER_VIEW.items()}  # the head says from when
 _NONE = "–"
 _TOO_FEW, _INVALID = "?", "!"
 _NAME_COLUMNS = 30  # of a load's name; longer ones are broken between words
@@ -155,7 +160,7 @@ def _fitting(first: int, columns: Sequence[TableColumn], width: int | None) -> I
     group: list[TableColumn] = []
     taken = first
     for place, column in enumerate(columns):
-        wanted = [column, *(after for after in columns[place + 1 : place + 2] if after.joins)]
+        wanted = [column, *takewhile(lambda after: after.joins, columns[place + 1 :])]
         size = sum(_GAP + each.width for each in wanted)
         if group and not column.joins and width is not None and taken + size > width:
             yield group
@@ -201,7 +206,7 @@ def _columns(stages: Sequence[Stage]) -> Iterator[TableColumn]:
     yield _numbers("cli.table_output", "tok/s", [stage.get("output_token_rate") for stage in stages])
     if any(stage.get("slo") for stage in stages):
         yield _numbers("cli.table_goodput", "req/s", [stage.get("goodput") for stage in stages])
-    for metric in _LATENCIES:
+    for metric in _latencies(stages):
         yield from _times(metric, stages)
     if any(stage.get("slo") for stage in stages):
         yield TableColumn(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
@@ -224,16 +229,43 @@ def _numbers(code: str, unit: str, values: Iterable[float | None]) -> TableColum
     return TableColumn(f"{localized(code)}\n{unit}", cells)
 
 
+def _latencies(stages: Sequence[Stage]) -> list[str]:
+    """The latencies that a table shows: of open loops as their users saw them, and what a limit judges."""
+    views = {_view(metric, stage) for metric in _LATENCIES for stage in stages}
+    views |= {metric for stage in stages for metric, _ in _judged(stage)}
+    return [metric for metric in LATENCIES if metric in views]
+
+
+def _view(metric: str, stage: Stage) -> str:
+    view = USER_VIEW.get(metric, metric)
+    return view if is_open(str((stage.get("load") or {}).get("kind"))) and stage.get(view) else metric
+
+
+def _shows(metric: str, stage: Stage) -> bool:
+    """Whether a stage has this latency in the table, or the same from another moment."""
+    return _view(_SHORT.get(metric, metric), stage) == metric or any(metric == judged for judged, _ in _judged(stage))
+
+
+def _judged(stage: Stage) -> Iterator[tuple[str, str]]:
+    """Metric and statistic of each limit."""
+    for key, limit in (stage.get("slo") or {}).items():
+        metric, _, statistic = key.rpartition("_")
+        yield str(limit.get("metric") or metric), statistic
+
+
 def _times(metric: str, stages: Sequence[Stage]) -> Iterator[TableColumn]:
     """The columns of a latency, in the one unit that shows its least value well; they stay side by side."""
-    latencies = [stage.get(metric) or {} for stage in stages]
-    known = [value for latency in latencies for name in _STATISTICS if (value := latency.get(name))]
+    latencies = [stage.get(metric) or {} if _shows(metric, stage) else {} for stage in stages]
+    wanted = {*_STATISTICS, *(name for stage in stages for judged, name in _judged(stage) if judged == metric)}
+    statistics = [statistic for statistic in STATISTICS if statistic in wanted]
+    known = [value for latency in latencies for name in statistics if (value := latency.get(name))]
     size, unit = time_scale(min(known, default=0.0))
-    marked = any(_mark(latency, statistic) for latency in latencies for statistic in _STATISTICS)
-    for statistic in _STATISTICS:
+    marked = any(_mark(latency, statistic) for latency in latencies for statistic in statistics)
+    for statistic in statistics:
         cells = tuple(_time(latency, statistic, size, marked=marked) for latency in latencies)
-        first = statistic == _STATISTICS[0]
-        yield TableColumn(f"{metric.upper() if first else ''}\n{statistic} {unit}", cells, joins=not first)
+        first = statistic == statistics[0]
+        head = localized(_HEADS.get(metric, NAMES[metric])) if first else ""
+        yield TableColumn(f"{head}\n{statistic} {unit}", cells, joins=not first)
 
 
 def _mark(latency: Mapping[str, Any], statistic: str) -> str:
@@ -268,5 +300,8 @@ def _limits(stage: Stage) -> Text:
 
 def _missed(key: str, limit: Mapping[str, Any]) -> Message:
     metric, _, statistic = key.rpartition("_")
-    name = statistic_name(str(limit.get("metric") or metric), statistic)
-    return message("cli.table_over", name=name, limit=format_duration(limit.get("limit")))
+    name = statistic_name(_SHORT.get(metric, metric), statistic)
+    words: dict[str, Parameter] = {"name": name, "limit": format_duration(limit.get("limit"))}
+    if limit.get("value") is None:  # failed requests keep no limit: they may leave none
+        return message("cli.table_over", **words)
+    return message("cli.table_value_over", value=format_duration(limit["value"]), **words)

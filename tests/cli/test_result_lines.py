@@ -28,20 +28,20 @@ def _latency(p50, p99, *, known=True):
 
 
 def _stage(index, rate, **changes):
-    limit = {"metric": "ttft", "limit": 0.5, "value": 0.4, "met": True}
+    limit = {"metric": "ttft_user", "limit": 0.5, "value": 0.4, "met": True}
     return {
         "index": index, "repeat": 0, "load": {"kind": "poisson", "rate": rate}, "offered_rate": 1.03 * rate,
         "requests": {"completed": 300, "failed": 0}, "request_rate": rate, "output_token_rate": 205.0 * rate,
-        "goodput": 0.98 * rate, "ttft": _latency(0.0412, 0.398), "tpot": _latency(0.0191, 0.0215),
+        "goodput": 0.98 * rate, "ttft": _latency(0.0401, 0.381), "ttft_user": _latency(0.0412, 0.398), "tpot": _latency(0.0191, 0.0215),
         "itl": _latency(0.0190, 0.0255), "slo": {"ttft_p99": limit}, **changes,
     }  # fmt: skip
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-MISSED = {"ttft_p99": {"metric": "ttft", "limit": 0.5, "value": 12.5, "met": False}}
+MISSED = {"ttft_p99": {"metric": "ttft_user", "limit": 0.5, "value": 12.5, "met": False}}
 STAGES = [
     _stage(0, 1.0),
-    _stage(1, 4.0, requests={"completed": 290, "failed": 10}, ttft=_latency(1.5, 12.5, known=False), slo=MISSED),
+    _stage(1, 4.0, requests={"completed": 290, "failed": 10}, ttft_user=_latency(1.5, 12.5, known=False), slo=MISSED),
 ]
 
 
@@ -64,10 +64,39 @@ def test_no_line_is_wider_than_the_terminal(width, name):
     assert all(Text(line).cell_len <= width for line in lines[:-1])
 
 
+def test_ttft_of_an_open_loop_is_from_due():
+    """As its limit is judged, and the head says so; a closed loop beside it has columns of its own, from sent."""
+    limit = {"ttft_p99": {"metric": "ttft", "limit": 0.5, "value": 0.381, "met": True}}
+    closed = _stage(1, 2.0, load={"kind": "closed", "concurrency": 8}, offered_rate=None, slo=limit)
+    lines = table_lines([_stage(0, 1.0), closed])
+    rows = [line.split() for line in lines[3:]]
+
+    assert "TTFT from due" in lines[0]
+    assert rows[0][-9:-5] == ["–", "–", "41.2", "398"]
+    assert rows[1][-9:-5] == ["40.1", "381", "–", "–"]
+    assert "from due" not in table_lines([closed])[0]
+
+
+def test_the_percentile_that_a_limit_judges_is_in_the_table():
+    """A column of its own, and beside the limit that it misses; of a latency that the table else lacks, too."""
+    slow = {**_latency(0.0701, 95.0), "p95": 72.2}
+    missed = {
+        "ttft_p95": {"metric": "ttft_user", "limit": 2.0, "value": 72.2, "met": False},
+        "e2e_p90": {"metric": "e2e_user", "limit": 90.0, "value": None, "met": False},
+    }
+    lines = table_lines([_stage(0, 8.0, ttft_user=slow, e2e_user=_latency(1.0, 99.0), slo=missed)])
+
+    assert lines[1].split().count("p95") == 1
+    assert "72,200" in " ".join(lines)
+    assert "E2E from due" in lines[0]
+    assert any("p95 TTFT 72.2 s" in line for line in lines)
+    assert any("E2E latency > 90.0 s" in line for line in lines)
+
+
 def test_a_time_that_the_client_spoiled_is_marked():
     """With an exclamation mark, that a line below explains; a time without an interval keeps its question mark."""
     spoiled = {**_latency(0.019, 0.0255), "invalid": ["p99"]}
-    lines = table_lines([_stage(0, 1.0, itl=spoiled, ttft=_latency(0.04, 0.4, known=False))])
+    lines = table_lines([_stage(0, 1.0, itl=spoiled, ttft_user=_latency(0.04, 0.4, known=False))])
 
     assert "25.5!" in lines[3]
     assert lines[3].count("?") == 2
