@@ -32,8 +32,8 @@ def _stage(index, rate, **changes):
     return {
         "index": index, "repeat": 0, "load": {"kind": "poisson", "rate": rate}, "offered_rate": 1.03 * rate,
         "requests": {"completed": 300, "failed": 0}, "request_rate": rate, "output_token_rate": 205.0 * rate,
-        "goodput": 0.98 * rate, "ttft": _latency(0.0401, 0.381), "ttft_user": _latency(0.0412, 0.398), "tpot": _latency(0.0191, 0.0215),
-        "itl": _latency(0.0190, 0.0255), "slo": {"ttft_p99": limit}, **changes,
+        "goodput": 0.98 * rate, "ttft": _latency(0.0401, 0.381), "ttft_user": _latency(0.0412, 0.398),
+        "tpot": _latency(0.0191, 0.0215), "itl": _latency(0.0190, 0.0255), "slo": {"ttft_p99": limit}, **changes,
     }  # fmt: skip
 
 
