@@ -10,8 +10,7 @@ from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized
 from harness.units import format_duration
 from reports.data import Data, limits_of
-from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
-from reports.figures.style import scale_of
+from reports.figures.curve import Capacity, Limit, Throughput, ladder, ladder_scale, throughput_latency
 from reports.glossary import name_of
 from reports.headline import grew, judged_statistic
 from reports.loads import same_level
@@ -57,15 +56,13 @@ def curve(data: Data, metric: str) -> Drawing:
     table = _points(data, metric, "stage" if by_stage else rate, tail)
     limits = [limit for limit in limits_of(data) if limit.metric == metric]
     bracket = _capacity(data, rate) if not by_stage and (limits or metric == _hero_metric(data)) else None
-    scale = scale_of(table["tail"].to_numpy(dtype=np.float64), times=True)
+    axis = "figures.curve.requests_offered" if offered else "figures.curve.tokens_reached"
+    shown = Throughput(table, tail, "" if by_stage else localized(axis), limits, bracket, name_of(metric))
     head = data.head(
         _title(metric, by_stage=by_stage, is_open=offered),
-        localized("figures.curve.subtitle", unit=scale.unit, tail=tail),
+        localized("figures.curve.subtitle", unit=shown.scale.unit, tail=tail),
     )
-    axis = "figures.curve.requests_offered" if offered else "figures.curve.tokens_reached"
-    across = "" if by_stage else localized(axis)
-    upward = localized("figures.axis", name=name_of(metric), unit=scale.unit)
-    figure = throughput_latency(Throughput(table, tail, across, limits, bracket, upward), head)
+    figure = throughput_latency(shown, head)
     points = [
         localized("figures.curve.point", stage=short, p50_s=p50, tail_s=high)
         for short, p50, high in rows_of(table, "short", "p50", "tail")
@@ -142,9 +139,10 @@ def _ladder(data: Data) -> Drawing | None:
     if not len(table):
         return None
     rungs = table.reset_index().assign(name=[name_of(metric) for metric in table.index])
-    scale = scale_of(rungs["p99"].to_numpy(dtype=np.float64), times=True)
-    head = data.head(localized("figures.ladder.title"), localized("figures.ladder.subtitle", unit=scale.unit))
-    figure = ladder(rungs, head, limits_of(data))
+    limits = [limit for limit in limits_of(data) if limit.metric in wanted]
+    unit = ladder_scale(rungs, limits).unit
+    head = data.head(localized("figures.ladder.title"), localized("figures.ladder.subtitle", unit=unit))
+    figure = ladder(rungs, head, limits)
     series = [
         localized("figures.percentiles_of", name=name, values=[format_duration(value) for value in values])
         for name, *values in rows_of(rungs, "name", "p50", "p90", "p99")

@@ -5,6 +5,7 @@ from itertools import groupby
 
 import pytest
 
+from harness.messages.rendering import HERE
 from tests.manual import BLOCK, INCLUDED, PAGES, READMES, built, chinese_of
 
 PAIRS = [(READMES["en"], READMES["zh"]), *((page, chinese_of(page)) for page in PAGES)]
@@ -60,3 +61,10 @@ def test_it_is_written_in_chinese(english, chinese):
     signs = re.findall(r"\S", prose)
 
     assert len(re.findall(r"[\u4e00-\u9fff]", prose)) >= 0.2 * len(signs), english
+
+
+def test_simulation_has_one_word():
+    """Pages and catalogues call it 模拟, never by the other word for it."""
+    texts = [*(chinese for _, chinese in PAIRS), *(HERE / "zh").glob("*.po")]
+
+    assert [str(path) for path in texts if "仿真" in path.read_text(encoding="utf-8")] == []

@@ -14,6 +14,7 @@ from reports.figures.labels import BEFORE, BESIDE, Box, Labels
 from reports.figures.style import (
     SMALL,
     Head,
+    Scale,
     across,
     open_end,
     over,
@@ -62,7 +63,7 @@ class Throughput:
     tail, tail_low, tail_high, tail_open (s), `done` being the rate of answers where `rate` was offered (else NaN), the
     tail the statistic of that name, `loop` what may be joined by a line, and an interval that is open one without an
     upper end. `across` names the rate's axis; where it is empty the rate is the number of the stage, and stages stand
-    side by side. `upward` names the other axis.
+    side by side. `upward` is the metric's name, to which the other axis adds the unit of its ticks.
     """
 
     points: pd.DataFrame
@@ -72,20 +73,24 @@ class Throughput:
     capacity: Capacity | None = None
     upward: str = ""
 
+    @property
+    def scale(self) -> Scale:
+        """The axis of times; its unit is that of every title and tick."""
+        values = self.points[["p50", "tail", "tail_high"]].to_numpy(dtype=np.float64).ravel()
+        near = [limit.seconds for limit in self.limits if limit.seconds < 4 * np.nanmax(values, initial=0)]
+        return scale_of(values, times=True, beside=near).higher(1.25)  # room for the names of the points
+
 
 def throughput_latency(shown: Throughput, head: Head) -> Figure:
     """p50 and a tail against a rate, a point a stage and repeat; a stroke where the answers' own rate is another."""
     figure = paper(_TALL, head)
     axes = panel(figure, (40, 46 if shown.capacity else 30, 36, 44))
-    points = shown.points
-    values = points[["p50", "tail", "tail_high"]].to_numpy(dtype=np.float64).ravel()
-    near = [limit.seconds for limit in shown.limits if limit.seconds < 4 * np.nanmax(values, initial=0)]
-    scale = scale_of(np.append(values, near), times=True).higher(1.25)  # room for the names of the points
+    points, scale = shown.points, shown.scale
     set_scale(axes, "y", scale)
     _set_across(axes, shown)
     labels = Labels(axes, room=34)
     if shown.upward:
-        over(axes, shown.upward, lift=18 if shown.capacity else 0)
+        over(axes, localized("figures.axis", name=shown.upward, unit=scale.unit), lift=18 if shown.capacity else 0)
     if shown.capacity is not None:
         _draw_capacity(axes, shown.capacity)
     if shown.across:
@@ -196,6 +201,12 @@ def _draw_capacity(axes: Axes, capacity: Capacity) -> None:
     axes.text(middle, high, name, transform=above, ha="center", color=MUTED, fontsize=10)
 
 
+def ladder_scale(rungs: pd.DataFrame, limits: Sequence[Limit]) -> Scale:
+    """The axis of a ladder's times; `limits` are those that it draws."""
+    values = rungs[["p50", "p90", "p99"]].to_numpy(dtype=np.float64).ravel()
+    return scale_of(values, times=True, beside=[limit.seconds for limit in limits])
+
+
 def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Figure:
     """p50, p90 and p99 of every metric of a lone stage on one axis of time.
 
@@ -203,9 +214,8 @@ def ladder(rungs: pd.DataFrame, head: Head, limits: Sequence[Limit] = ()) -> Fig
     """
     figure = paper(_TALL, head)
     axes = panel(figure, (100, 24, 60, 46))
-    values = rungs[["p50", "p90", "p99"]].to_numpy(dtype=np.float64).ravel()
     own = [limit for limit in limits if limit.metric in set(rungs["metric"])]
-    scale = scale_of(np.append(values, [limit.seconds for limit in own]), times=True)
+    scale = ladder_scale(rungs, own)
     set_scale(axes, "x", scale)
     across(axes, localized("figures.axis", name=localized("figures.time"), unit=scale.unit))
     axes.set_ylim(len(rungs) - 0.4, -0.6)

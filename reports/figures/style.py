@@ -191,13 +191,17 @@ class Scale:
         return [trimmed(place / self.size) for place in self.places]
 
 
-def scale_of(values: Floats, *, times: bool, allow_log: bool = True) -> Scale:
-    """A scale that holds the values: from zero, or logarithmic where they span a factor of 30."""
+def scale_of(values: Floats, *, times: bool, allow_log: bool = True, beside: Sequence[float] = ()) -> Scale:
+    """A scale that holds the values: from zero, or logarithmic where they span a factor of 30.
+
+    It holds what stands `beside` them as well, such as limits; the unit is that of the values.
+    """
     finite = values[np.isfinite(values)]
+    size, unit = time_scale(float(finite.max()) if len(finite) else max(beside, default=1.0)) if times else (1.0, "")
+    finite = np.append(finite, beside)
     high = float(finite.max()) if len(finite) else 1.0
     above = finite[finite > 0]
     low = float(above.min()) if len(above) else high
-    size, unit = time_scale(high) if times else (1.0, "")
     if allow_log and high > 30 * low > 0:
         return Scale(low * 0.85, high * 1.2, log=True, size=size, unit=unit)
     return Scale(0.0, high * 1.1 if high > 0 else 1.0, log=False, size=size, unit=unit)

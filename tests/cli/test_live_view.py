@@ -43,7 +43,7 @@ def test_a_stage_at_80_columns():
 def test_a_stage_at_60_columns_in_chinese():
     """A Chinese letter takes two columns."""
     assert _shown(RUNNING, 59, "zh") == [
-        "阶段 2/4  泊松 2 req/s，60 秒   仿真",
+        "阶段 2/4  泊松 2 req/s，60 秒   模拟",
         "测量中    ━━━━━━━━━━━─────────────────   41 %   0:24 / 1:00",
         "请求      到达 2.03 req/s   完成 1.91 req/s   已完成 46",
         "          在途 7   失败 0",

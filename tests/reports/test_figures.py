@@ -6,10 +6,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.figures.curve import Capacity, Limit, Throughput, ladder, throughput_latency
+from reports.figures.curve import Capacity, Limit, Throughput, ladder, ladder_scale, throughput_latency
 from reports.figures.distributions import Spread, percentile_curves
 from reports.figures.overtime import Points, SeriesLine, Strip, over_time
 from reports.figures.style import SMALL, Head, apart, close_scale, dots, drawing, panel, paper, scale_of
@@ -176,6 +176,68 @@ def test_a_ladder_has_a_rung_a_metric():
         text = inline(ladder(rungs, Head("Rungs"), [Limit("ttft", "p99", 1.0)]), "x", title="", description="")
 
     assert all(f">{words}<" in text for words in ("TTFT", "TPOT", "300 ms", "30.0 ms", "p99 limit 1 s"))
+
+
+UNITS_S = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
+
+
+def ticks_of(axes, which):
+    """The labels beside an axis, as numbers, with the values at which they stand."""
+    wanted, beside = (1, axes.get_yaxis_transform()) if which == "y" else (0, axes.get_xaxis_transform())
+    texts = [text for text in axes.texts if text.get_transform() == beside]
+    numbers = [(text.get_position()[wanted], text.get_text().replace(",", "")) for text in texts]
+    return [(at, float(label)) for at, label in numbers if label.replace(".", "", 1).isdigit()]
+
+
+def unit_of_title(axes, name):
+    """The unit that the title of an axis ends with."""
+    (title,) = [text.get_text() for text in axes.texts if text.get_text().startswith(f"{name}, ")]
+    return UNITS_S[title.rpartition(", ")[2]]
+
+
+@given(
+    st.lists(st.floats(1e-6, 1e4), min_size=3, max_size=3),
+    st.lists(st.floats(1e-6, 1e4), max_size=2),
+    st.floats(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_ticks_and_title_of_an_axis_of_times_have_one_unit(tails, limits, spread):
+    """A tick's label times the unit of the title is the value at which it stands, whatever the values and limits."""
+    tails = np.array(tails)
+    rows = points().assign(tail=tails, p50=tails / 3, tail_low=tails / 2, tail_high=tails * spread)
+    shown = Throughput(rows, "p99", "req/s", [Limit("ttft", "p99", limit) for limit in limits], upward="TTFT")
+    with drawing():
+        axes = throughput_latency(shown, Head("x")).axes[0]
+
+    unit_s = unit_of_title(axes, "TTFT")
+    assert unit_s == UNITS_S[shown.scale.unit]
+    assert ticks_of(axes, "y")
+    assert all(label * unit_s == pytest.approx(at, rel=0.006, abs=1e-12) for at, label in ticks_of(axes, "y"))
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3))
+@settings(max_examples=30, deadline=None)
+def test_ticks_and_title_of_a_ladder_have_one_unit(value, limit):
+    """That of its values, which its subtitle names as well, also where the limit would have another."""
+    rungs = pd.DataFrame({"metric": ["ttft"], "name": ["TTFT"], "p50": [value / 3], "p90": [value / 2], "p99": [value]})
+    limits = [Limit("ttft", "p99", limit)]
+    with drawing():
+        axes = ladder(rungs, Head("x"), limits).axes[0]
+
+    unit_s = unit_of_title(axes, "latency")
+    assert unit_s == UNITS_S[ladder_scale(rungs, limits).unit]
+    assert all(label * unit_s == pytest.approx(at, rel=0.006, abs=1e-12) for at, label in ticks_of(axes, "x"))
+
+
+def test_a_limit_in_seconds_leaves_an_axis_of_milliseconds():
+    """Values of 354 ms below a limit of 1 s are drawn in ms."""
+    rows = points().assign(tail=0.354, p50=0.08, tail_low=0.3, tail_high=0.405)
+    shown = Throughput(rows, "p95", "req/s", [Limit("ttft", "p95", 1.0)], upward="TTFT")
+    with drawing():
+        axes = throughput_latency(shown, Head("x")).axes[0]
+
+    assert [text.get_text() for text in axes.texts if text.get_text().startswith("TTFT, ")] == ["TTFT, ms"]
+    assert max(label for _, label in ticks_of(axes, "y")) == 1000
 
 
 def test_points_are_dots_of_a_few_bytes():

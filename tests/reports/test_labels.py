@@ -86,7 +86,7 @@ def test_nothing_collides_in_a_curve(points, limits):
     ]
     ends = {f"{name}_{end}": np.nan for name in ("p50", "tail") for end in ("low", "high")}
     frame = pd.DataFrame(rows).assign(done=np.nan, **ends, p50_open=False, tail_open=False)
-    shown = Throughput(frame, "p99", "requests/s", [Limit("ttft", "p99", limit) for limit in limits], upward="TTFT, s")
+    shown = Throughput(frame, "p99", "requests/s", [Limit("ttft", "p99", limit) for limit in limits], upward="TTFT")
     with drawing():
         figure = throughput_latency(shown, Head("x"))
 
@@ -101,7 +101,7 @@ def test_nothing_collides_among_percentile_curves(limits):
     none = pd.DataFrame(columns=["stage", "share", "low", "high", "open"])
     names = {stage: f"{stage} req/s" for stage in range(3)}
     kept = [Limit("ttft", statistic, seconds) for statistic, seconds in limits]
-    spread = Spread(frame, percentile_frame({}), none, names, kept, upward="TTFT, s")
+    spread = Spread(frame, percentile_frame({}), none, names, kept, upward="TTFT")
     with drawing():
         figure = percentile_curves(spread, scale_of(frame["value"].to_numpy(), times=True), Head("x"))
 
