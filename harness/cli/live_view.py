@@ -28,6 +28,7 @@ from harness.results.progress import (
     REPORTING,
     SEARCHING,
     STARTING,
+    STOPPING,
     WARMUP,
     EngineLoad,
     Progress,
@@ -47,6 +48,7 @@ _STATES = {
     WARMUP: message("live.warmup"),
     MEASURING: message("live.measuring"),
     DRAINING: message("live.draining"),
+    STOPPING: message("live.stopping"),
 }
 _PHASES = {
     STARTING: message("live.starting"),
@@ -161,7 +163,7 @@ def _rows(progress: Progress, trend: TokenTrend, *, ascii_only: bool) -> Iterabl
         yield from _waiting_rows(progress, ascii_only=ascii_only)
     else:
         state = localized(_STATES.get(stage.state, _PHASES[progress.phase]))
-        yield Row(state, (Text(_BAR, BUSY if stage.state == WARMUP else GOOD), _share(stage.share), _stage_time(stage)))
+        yield Row(state, tuple(_state_cells(stage)))
         yield Row(localized("live.requests"), tuple(_request_cells(stage)))
         yield Row(localized("live.tokens"), tuple(_token_cells(stage, "" if ascii_only else trend.curve())))
         if stage.ttft.n or stage.itl.n:
@@ -169,6 +171,17 @@ def _rows(progress: Progress, trend: TokenTrend, *, ascii_only: bool) -> Iterabl
     if progress.engine is not None and (cells := tuple(_engine_cells(progress.engine))):
         yield Row(localized("live.engine"), cells)
     yield from _whole_row(progress)
+
+
+def _state_cells(stage: StageProgress) -> Iterable[Text]:
+    """How much of the stage is done; once it is stopped, that the rest is not sent."""
+    if stage.state == STOPPING:
+        yield _text(message("live.in_flight_ends"), BUSY)
+        yield _text(message("live.time", elapsed_s=stage.elapsed_s))
+        return
+    yield Text(_BAR, BUSY if stage.state == WARMUP else GOOD)
+    yield _share(stage.share)
+    yield _stage_time(stage)
 
 
 _BAR = "\0"  # in place of a bar, which takes what the line has left
@@ -275,8 +288,12 @@ def _stage_time(stage: StageProgress) -> Text:
 def _request_cells(stage: StageProgress) -> Iterable[Text]:
     if stage.offered_rate is not None:
         yield _text(message("live.offered", rate=stage.offered_rate))
-    yield _text(message("live.achieved", rate=stage.request_rate))
-    yield _text(message("live.answered", count=stage.answered))
+    if stage.request_rate is not None:
+        yield _text(message("live.achieved", rate=stage.request_rate))
+    answered = message("live.answered", count=stage.answered - stage.answered_in_warmup)  # as the result has it
+    yield _text(answered)
+    if stage.answered_in_warmup:
+        yield _text(message("live.answered_in_warmup", count=stage.answered_in_warmup), DIM)
     yield _text(message("live.in_flight", count=stage.in_flight))
     yield _text(message("live.failed", count=stage.failed), BAD if stage.failed else "")
 

@@ -22,6 +22,7 @@ from harness.results.progress import (
     MEASURING,
     PREPARING,
     STARTING,
+    STOPPING,
     WARMUP,
     EngineLoad,
     LiveLatency,
@@ -36,6 +37,7 @@ from harness.units import NS_PER_S
 from harness.workload.plan import StagePlan
 
 EVERY_S = 0.5
+_LEAST_RATE_S = 3.0  # what a rate is taken over while a stage runs: fewer arrivals would decide it
 _TAIL_BYTES = 8192
 _LINE_CHARS = 300
 _COUNTED = ("sent", "answered", "failed", "cancelled", "measured_answered", "output_tokens")
@@ -75,6 +77,7 @@ class ProgressTracker:
         self._plans: tuple[StagePlan, ...] = ()
         self._requests: list[int | None] = []
         self._stages: list[_Stage] = []
+        self._stopping = False
 
     def engine(self, kind: str, *, model: str = "", simulated: bool = False) -> None:
         """Note what serves."""
@@ -96,6 +99,10 @@ class ProgressTracker:
         phase = PREPARING if number + 1 < len(self._plans) else LOADING
         self._head = replace(self._head, phase=phase)
         self.publish()
+
+    def stop(self) -> None:
+        """The user ends the run: nothing more is sent, and what is in flight goes on to its end."""
+        self._stopping = True
 
     def on_counts(self, worker: int, counts: Mapping[str, Any]) -> None:
         """What a worker has counted of a stage so far."""
@@ -137,7 +144,7 @@ class ProgressTracker:
 
     def snapshot(self, now_ns: int) -> Progress:
         """The run at a time (absolute ns)."""
-        stages = [_stage_progress(stage, now_ns) for stage in self._stages]
+        stages = [_stage_progress(stage, now_ns, stopping=self._stopping) for stage in self._stages]
         current = stages[-1] if stages and stages[-1].state != ENDED else None
         starts = self._head.phase == STARTING
         return replace(
@@ -147,7 +154,7 @@ class ProgressTracker:
             ended=tuple(stage for stage in stages if stage.state == ENDED),
             engine=_engine_load(self._watched.latest.get(SERVER)),
             log_line=last_line(self._folder / "engine.log") if starts else "",
-            eta_s=_remaining_s(stages, self._plans, self._requests) if self._plans else None,
+            eta_s=_remaining_s(stages, self._plans, self._requests) if self._plans and not self._stopping else None,
         )
 
 
@@ -198,7 +205,15 @@ def _engine_load(values: Mapping[str, float] | None) -> EngineLoad | None:
     return EngineLoad(values.get(_RUNNING), values.get(_WAITING), values.get(_KV + MAXIMUM, values.get(_KV)))
 
 
-def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
+def _state(stage: _Stage, *, warm: bool, sent_all: bool, stopping: bool) -> str:
+    if stage.end_ns:
+        return ENDED
+    if stopping:
+        return STOPPING
+    return WARMUP if not warm else DRAINING if sent_all else MEASURING
+
+
+def _stage_progress(stage: _Stage, now_ns: int, *, stopping: bool) -> StageProgress:
     plan, counts = stage.plan, stage.counts.values()
     now_ns = max(stage.end_ns or now_ns, stage.begin_ns)
     sums = {name: sum(each[name] for each in counts) for name in _COUNTED}
@@ -211,25 +226,26 @@ def _stage_progress(stage: _Stage, now_ns: int) -> StageProgress:
     share, remaining_s = _share(elapsed_s, planned_s, over, stage.requests)
     sent_all = planned_s is not None and elapsed_s >= planned_s
     sent_all = sent_all or (stage.requests is not None and sums["sent"] >= stage.requests)
+    rates_known = stage.end_ns is not None or counted_s >= _LEAST_RATE_S
     ttft, itl = (_latency([histogram_from(each[name]) for each in counts]) for name in ("ttft", "itl"))
     return StageProgress(
         number=plan.number,
         index=plan.stage_index,
         repeat=plan.repeat,
         load=plan.stage.as_dict(),
-        state=ENDED if stage.end_ns else WARMUP if not is_warm else DRAINING if sent_all else MEASURING,
+        state=_state(stage, warm=is_warm, sent_all=sent_all, stopping=stopping),
         elapsed_s=elapsed_s,
         counted_s=max(0.0, (counted_ns - stage.begin_ns) / NS_PER_S),
         planned_s=planned_s,
-        remaining_s=0.0 if stage.end_ns else remaining_s,
+        remaining_s=0.0 if stage.end_ns else None if stopping else remaining_s,
         share=1.0 if stage.end_ns else share,
         requests=stage.requests,
         **{name: sums[name] for name in ("sent", "answered", "failed", "cancelled", "output_tokens")},
         answered_in_warmup=sums["answered"] - sums["measured_answered"],
         in_flight=max(0, sums["sent"] - over),
-        offered_rate=_offered_rate(plan, elapsed_s),
-        request_rate=sums["measured_answered"] / counted_s if counted_s else None,
-        output_token_rate=sums["output_tokens"] / counted_s if counted_s else None,
+        offered_rate=_offered_rate(plan, elapsed_s, 0.0 if stage.end_ns else _LEAST_RATE_S),
+        request_rate=sums["measured_answered"] / counted_s if counted_s and rates_known else None,
+        output_token_rate=sums["output_tokens"] / counted_s if counted_s and rates_known else None,
         ttft=ttft,
         itl=itl,
     )
@@ -274,14 +290,14 @@ def _share(
     return share, elapsed_s * (requests - over) / over if over else None
 
 
-def _offered_rate(plan: StagePlan, elapsed_s: float) -> float | None:
-    """Measured requests that were due by now, a second."""
+def _offered_rate(plan: StagePlan, elapsed_s: float, least_s: float) -> float | None:
+    """Measured requests that were due by now, a second; None before so much time was measured."""
     planned_s = _planned_s(plan)
     if plan.due_ns is None or planned_s is None:
         return None
     until_s = min(elapsed_s, planned_s)
     span_s = until_s - plan.measured_ns / NS_PER_S
-    if span_s <= 0:
+    if span_s <= 0 or span_s < min(least_s, planned_s - plan.measured_ns / NS_PER_S):
         return None
     due = int(np.searchsorted(plan.due_ns[plan.warm :], until_s * NS_PER_S, side="right"))
     return due / span_s

@@ -137,6 +137,7 @@ async def _stages(
 
     def stop() -> None:
         spec.on_progress(message("execution.stopping"))
+        context.tracker.stop()
         note_stage(spec.folder, stopped_ns=monotonic_ns())
         pool.stop()
 

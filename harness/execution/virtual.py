@@ -124,6 +124,7 @@ class VirtualRun:
         if not self._stopping:
             self._stopping = True
             self._spec.on_progress(message("execution.stopping"))
+            self._tracker.stop()
             note_stage(self._spec.folder, stopped_ns=self._clock.now_ns())
         if self._stage is not None:
             self._stage.stop()

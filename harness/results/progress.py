@@ -20,9 +20,10 @@ PROGRESS = "progress.json"  # in RAW: it goes when the result is there
 STARTING, PREPARING, LOADING, KERNELS, REPORTING = "starting", "preparing", "loading", "kernels", "reporting"
 PHASES = (STARTING, PREPARING, LOADING, KERNELS, REPORTING)
 """The engine starts; a stage is prepared; a stage runs; cases of kernels run; the result is made and drawn."""
-WARMUP, MEASURING, DRAINING, ENDED = "warmup", "measuring", "draining", "ended"
-STATES = (WARMUP, MEASURING, DRAINING, ENDED)
-"""Of a stage: nothing counts yet; requests are sent; all are sent and some answers are awaited; it is over."""
+WARMUP, MEASURING, DRAINING, STOPPING, ENDED = "warmup", "measuring", "draining", "stopping", "ended"
+STATES = (WARMUP, MEASURING, DRAINING, STOPPING, ENDED)
+"""Of a stage: nothing counts yet; requests are sent; all are sent and some answers are awaited; the user stopped it and
+what is in flight ends; it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,9 @@ class StageProgress:
 
     `number` is its place in the run and `index` its place in the scenario, both from 0. `sent` to `in_flight` count
     all requests, `answered_in_warmup` those that do not count; rates (per second), `output_tokens` and latencies are
-    of those after the warm-up. `offered_rate` is what
-    was due (None in a closed loop), `request_rate` what was answered until `counted_s`, when its workers last counted.
+    of those after the warm-up. `offered_rate` is what was due (None in a closed loop), `request_rate` what was answered
+    until `counted_s`, when its workers last counted; a stage under way has no rate before 3 s were measured, in which a
+    few arrivals would decide it.
     `share` of the stage is done (0 to 1), and `remaining_s` are left to its last send; None where nobody can know.
     `requests` is how many are planned.
     """

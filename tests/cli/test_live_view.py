@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from harness.cli.live_view import TokenTrend, block
 from harness.messages import language
-from harness.results.progress import DRAINING, WARMUP, EngineLoad
+from harness.results.progress import DRAINING, STOPPING, WARMUP, EngineLoad
 from tests.cli.progresses import DRAWING, MEASURING_KERNELS, RUNNING, STAGE, STARTING_UP
 
 ALL = [RUNNING, STARTING_UP, MEASURING_KERNELS, DRAWING]
@@ -94,6 +94,23 @@ def test_repeats_and_what_is_missing_and_ascii():
 def test_warm_up_and_last_answers_show_as_such(state, words):
     """In place of `measuring`."""
     assert _shown(replace(RUNNING, stage=replace(STAGE, state=state)), 79)[1].startswith(words)
+
+
+def test_answers_of_the_warm_up_are_counted_apart():
+    """What is answered is what the result and the line at a stage's end have: it never falls; no rate is not 0."""
+    stage = replace(STAGE, answered=8, answered_in_warmup=8, offered_rate=None, request_rate=None)
+    rows = _shown(replace(RUNNING, stage=stage), 99)
+
+    assert rows[2] == "requests      0 answered   8 more in the warm-up   7 in flight   0 failed"
+
+
+def test_a_stage_that_the_user_ended_says_so():
+    """No bar that goes on and no time left: nothing more is sent."""
+    progress = replace(RUNNING, stage=replace(STAGE, state=STOPPING), eta_s=None)
+
+    assert _shown(progress, 79)[1] == "stopping      what is in flight ends, nothing more is sent   0:24"
+    assert _shown(progress, 79)[-1] == "whole run     1 of 4 stages done"
+    assert _shown(progress, 79, "zh")[1].startswith("停止中")
 
 
 def test_failures_are_marked():

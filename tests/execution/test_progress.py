@@ -5,7 +5,7 @@ import pytest
 
 from harness.execution.progress import ProgressTracker, counts_of, last_line
 from harness.execution.run_folder import Watched
-from harness.results.progress import DRAINING, ENDED, MEASURING, WARMUP, EngineLoad
+from harness.results.progress import DRAINING, ENDED, MEASURING, STOPPING, WARMUP, EngineLoad
 from harness.results.store import RAW
 from harness.safety import redaction
 from harness.scenario.stages import Stage
@@ -45,6 +45,34 @@ def test_an_open_stage_goes_from_warm_up_to_measuring_to_its_last_answers(tmp_pa
     assert [stage.remaining_s for stage in stages] == [11, 5, 0]
     assert stages[1].request_rate == pytest.approx(16 / 5)
     assert (stages[1].in_flight, stages[1].requests) == (4, 24)
+
+
+def test_a_rate_needs_a_few_seconds_of_measuring(tmp_path):
+    """Right after the warm-up a few arrivals would make eight a second of two; a stage that has ended has its rates."""
+    tracker = _tracker(tmp_path)
+    tracker.begin(0, 0)
+    tracker.on_counts(0, _counts(0, sent=8, answered=6, measured_answered=2, looked_ns=3 * NS_PER_S, output_tokens=9))
+    early = _at(tracker, 3).stage
+    tracker.end(0)
+    ended = _at(tracker, 3).ended[0]
+
+    assert (early.offered_rate, early.request_rate, early.output_token_rate) == (None, None, None)
+    assert (early.answered, early.answered_in_warmup) == (6, 4)
+    assert (ended.request_rate, ended.output_token_rate) == (2.0, 9.0)
+
+
+def test_a_run_that_the_user_ends_is_stopping(tmp_path):
+    """Its stage says so until its last answer, and no time is promised: what was planned is not sent."""
+    tracker = _tracker(tmp_path)
+    tracker.begin(0, 0)
+    tracker.on_counts(0, _counts(0, sent=20, answered=16, measured_answered=12))
+    tracker.stop()
+    progress = _at(tracker, 7)
+
+    assert (progress.stage.state, progress.stage.remaining_s, progress.eta_s) == (STOPPING, None, None)
+    assert progress.stage.in_flight == 4
+    tracker.end(0)
+    assert _at(tracker, 8).ended[0].state == ENDED
 
 
 def test_workers_are_added_up_and_late_counts_of_an_earlier_stage_are_dropped(tmp_path):
