@@ -146,7 +146,7 @@ def _place(option: Option, choice: Choice, data: Data) -> Place:
             colour=stage_colour(index),
             x_low=low,
             x_high=high,
-            short=str(index + 1),
+            short=f"#{index + 1}",
         ),
     )
 

@@ -96,9 +96,12 @@ def throughput_latency(shown: Throughput, head: Head) -> Figure:
     if shown.across:
         labels.reserve(*_draw_answered(axes, points))
     for column in ("p50", "tail"):
-        _draw_line(axes, points, column, "p50" if column == "p50" else shown.tail)
+        for line in _draw_line(axes, points, column, "p50" if column == "p50" else shown.tail):
+            labels.avoid_line(line)
         labels.reserve_points(rows_of(points.dropna(subset=[column]), "rate", column))
     kept = [limit for limit in shown.limits if limit.seconds <= scale.high]
+    for limit in kept:
+        labels.avoid_level(limit.seconds)
     for limit in kept:
         axes.axhline(limit.seconds, color=LIMIT, linewidth=1.3, dashes=(5, 3), zorder=1)
         labels.name_line(limit.seconds, limit_name(limit), LIMIT)
@@ -124,16 +127,23 @@ def _set_across(axes: Axes, shown: Throughput) -> None:
     across(axes, shown.across)
 
 
-def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> None:
-    """One statistic over all stages: the medians of valid repeats joined within a loop, every repeat a point."""
+def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> list[list[tuple[float, float]]]:
+    """One statistic over all stages: the medians of valid repeats joined within a loop, every repeat a point.
+
+    The lines and intervals drawn, as places.
+    """
+    lines = []
     is_tail = column == "tail"
     width, colour = (1.6, INK) if is_tail else (1.1, MUTED)
     for _, loop in points[points["valid"]].groupby("loop", sort=False):
         middle = loop.groupby("stage", sort=False)[["rate", column]].median()
         axes.plot(middle["rate"], middle[column], color=colour, linewidth=width, zorder=2)
+        lines.append(list(rows_of(middle, "rate", column)))
     columns = ("rate", "stage", "short", "valid", column, f"{column}_low", f"{column}_high", f"{column}_open")
     for rate, stage, short, valid, value, low, high, is_open in rows_of(points, *columns):
         own = stage_colour(stage)
+        if low < high:
+            lines.append([(rate, low), (rate, high)])
         axes.plot([rate] * 2, [low, high], color=own, linewidth=2.2, alpha=0.45, solid_capstyle="round", zorder=3)
         if is_open is True:
             open_end(axes, rate, high, own)
@@ -143,6 +153,7 @@ def _draw_line(axes: Axes, points: pd.DataFrame, column: str, name: str) -> None
             continue
         axes.plot([rate], [value], marker="o", markersize=7, color=own if is_tail else SURFACE,
                   markeredgecolor=own, markeredgewidth=1.6, zorder=4, gid=tip)  # fmt: skip
+    return lines
 
 
 def _draw_answered(axes: Axes, points: pd.DataFrame) -> list[Box]:
@@ -180,10 +191,10 @@ def _name_lines(labels: Labels, shown: Throughput) -> None:
 
 
 def _name_points(labels: Labels, points: pd.DataFrame) -> None:
-    """The requested load above the highest tail of each stage, where there is room for it."""
+    """The requested load above the highest tail of each stage, or its number, where there is room for it."""
     for stage, rows in groups_of(points.dropna(subset=["tail"]), "stage"):
         short, rate, tail = max(rows_of(rows, "short", "rate", "tail"), key=lambda row: row[2])
-        labels.place(short, rate, tail, stage_colour(stage), bold=True, first=BEFORE)
+        labels.place((short, f"#{stage + 1}"), rate, tail, stage_colour(stage), bold=True, first=BEFORE)
 
 
 def _draw_capacity(axes: Axes, capacity: Capacity) -> None:

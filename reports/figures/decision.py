@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.labels import HEIGHT, Box, Labels, text_box
+from reports.figures.labels import HEIGHT, Box, Labels, Point, text_box
 from reports.figures.style import SMALL, Head, Scale, across, close_scale, over, panel, paper, set_scale
 from reports.palette import BAD, INK, LIMIT, SURFACE, WINDOW
 
@@ -60,15 +60,17 @@ def decision_plane(plane: Plane, head: Head) -> Figure:
     across(axes, plane.across)
     labels = Labels(axes)
     _draw_region(axes, plane, labels)
-    _draw_lines(axes, plane.places)
-    _draw_front(axes, plane.places)
+    for line in (*_draw_lines(axes, plane.places), *_draw_front(axes, plane.places)):
+        labels.avoid_line(line)
     for place in plane.places:
         _draw_place(axes, place)
     labels.reserve_points((place.x, place.y) for place in plane.places)
+    for place in plane.places:
+        if place.x_low < place.x_high:
+            labels.avoid_line([(place.x_low, place.y), (place.x_high, place.y)])
     for place in sorted(plane.places, key=lambda p: (not p.chosen, not p.on_front, p.kind != KEPT)):
-        names = filter(None, (place.label, place.short))
         bold = place.chosen or place.on_front
-        any(labels.place(name, place.x, place.y, place.colour, bold=bold) for name in names)
+        labels.place((place.label, place.short), place.x, place.y, place.colour, bold=bold)
     return figure
 
 
@@ -88,6 +90,7 @@ def _draw_region(axes: Axes, plane: Plane, labels: Labels) -> None:
     bounds = labels.bounds
     if plane.edge < high:
         axes.axvspan(max(plane.edge, axes.get_xlim()[0]), high, color=WINDOW, zorder=0.2, linewidth=0)
+        labels.avoid_line([(plane.edge, end) for end in axes.get_ylim()])
         axes.axvline(plane.edge, color=LIMIT, linewidth=1.3, dashes=(5, 3), zorder=1)
     at_x = min(max(labels.at(plane.edge, 0)[0], bounds.left), bounds.right)
     right = text_box(plane.edge_name, at_x + 4, bounds.bottom + 6, "left", bold=True)
@@ -98,24 +101,28 @@ def _draw_region(axes: Axes, plane: Plane, labels: Labels) -> None:
     labels.reserve(box, Box(at_x - 1, bounds.bottom, at_x + 1, bounds.bottom + HEIGHT))
 
 
-def _draw_lines(axes: Axes, places: Sequence[Place]) -> None:
-    """Places of one configuration joined in their order; those left out are not."""
+def _draw_lines(axes: Axes, places: Sequence[Place]) -> list[list[Point]]:
+    """Places of one configuration joined in their order, those left out are not; the lines drawn."""
+    lines = []
     for line in dict.fromkeys(place.line for place in places if place.line):
         own = [place for place in places if place.line == line and place.kind != LEFT_OUT]
         if len(own) > 1:
-            axes.plot([p.x for p in own], [p.y for p in own], color=own[0].colour, linewidth=1.1, alpha=0.6, zorder=2)
+            lines.append([(place.x, place.y) for place in own])
+            axes.plot(*zip(*lines[-1], strict=True), color=own[0].colour, linewidth=1.1, alpha=0.6, zorder=2)
+    return lines
 
 
-def _draw_front(axes: Axes, places: Sequence[Place]) -> None:
-    """The staircase from the axis on the left down to the one below."""
+def _draw_front(axes: Axes, places: Sequence[Place]) -> list[list[Point]]:
+    """The staircase from the axis on the left down to the one below, if there is a front."""
     front = sorted(((place.x, place.y) for place in places if place.on_front), key=lambda at: (at[0], -at[1]))
     if not front:
-        return
+        return []
     corners = [(0.0, front[0][1])]
     for x, y in front:
         corners += [(corners[-1][0], y), (x, y)]
     corners.append((corners[-1][0], 0.0))
     axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.3, alpha=0.75, zorder=2.5)
+    return [corners]
 
 
 def _draw_place(axes: Axes, place: Place) -> None:

@@ -1,11 +1,14 @@
-"""Labels of a figure that never lie on each other, on a mark, or outside of the paper.
+"""Labels of a figure that never lie on each other, on a mark, or outside of the paper, nor on a line where they can.
 
 All boxes are in SVG units from the lower left corner of the paper. A label takes the first place around its point that
-is free; where there is none it is left out, and hovering over the point still shows its name.
+is free of other labels, marks and lines. Where lines run through every place it stands on the fewest, and the halo
+that page.css gives it keeps its letters readable; where labels or marks take every place it is left out, and hovering
+over the point still shows its name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 
@@ -14,7 +17,7 @@ from reports.figures.style import TYPE, width_of
 HEIGHT = TYPE + 2.0
 _BOLD = 1.08  # bold letters are that much wider
 _BELOW = 3.0  # of a letter below its baseline
-_STEPS = (14.0,)  # how much farther from its point a label may stand
+_STEPS = (7.0, 14.0, 20.0, 26.0)  # how much farther from its point a label may stand
 AFTER, BEFORE, BESIDE = "after", "before", "beside"
 
 
@@ -42,6 +45,22 @@ class Box:
             and self.top <= other.top
         )
 
+    def is_crossed_by(self, start: "Point", end: "Point") -> bool:
+        """Whether a straight line between two points has a part within it."""
+        entry, leave = 0.0, 1.0
+        sides = ((start[0], end[0], self.left, self.right), (start[1], end[1], self.bottom, self.top))
+        for begin, finish, low, high in sides:
+            if begin == finish:
+                if not low < begin < high:
+                    return False
+                continue
+            near, far = sorted(((low - begin) / (finish - begin), (high - begin) / (finish - begin)))
+            entry, leave = max(entry, near), min(leave, far)
+        return entry < leave
+
+
+Point = tuple[float, float]
+
 
 def text_box(text: str, x: float, y: float, side: str, *, bold: bool = False) -> Box:
     """The box of a text whose baseline begins (`left`), has its middle (`center`) or ends (`right`) at x, y."""
@@ -64,6 +83,7 @@ class Labels:
             min(height - 2, bounds.y1),
         )
         self.taken: list[Box] = []
+        self.lines: list[tuple[Point, Point]] = []
 
     def reserve(self, *boxes: Box) -> None:
         """Keep these boxes free of labels."""
@@ -75,42 +95,77 @@ class Labels:
             at_x, at_y = self.at(x, y)
             self.taken.append(Box(at_x - radius, at_y - radius, at_x + radius, at_y + radius))
 
+    def avoid_line(self, points: Iterable[Point]) -> None:
+        """Keep labels off the straight lines between these places (of the axes' own scales) where there is room."""
+        self.lines += pairwise([self.at(x, y) for x, y in points])
+
+    def avoid_level(self, value: float) -> None:
+        """Keep labels off a line across the panel where there is room."""
+        y = self.at(1.0, value)[1]
+        self.lines.append(((self._axes.bbox.x0, y), (self._axes.bbox.x1, y)))
+
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A place of the axes' own scales in SVG units."""
         place = self._axes.transData.transform((x, y))
         return float(place[0]), float(place[1])
 
     def place(
-        self, text: str, x: float, y: float, colour: str, *, bold: bool = False, first: str = AFTER
+        self, text: str | Sequence[str], x: float, y: float, colour: str, *, bold: bool = False, first: str = AFTER
     ) -> Box | None:
         """Write a label near a point of the axes' own scales; its box, or None where there is no room for it.
 
-        `first` is where it is tried first: above to the right (AFTER) or left (BEFORE), or BESIDE it.
+        Of several texts the first that has room off all lines is written. `first` is where each is tried first: above
+        to the right (AFTER) or left (BEFORE), or BESIDE it.
         """
-        at_x, at_y = self.at(x, y)
-        for label_x, label_y, side in _around(at_x, at_y, first):
-            box = text_box(text, label_x, label_y, side, bold=bold)
-            if box.within(self.bounds) and not any(box.meets(other) for other in self.taken):
-                self.taken.append(box)
-                self._write(text, (label_x, label_y), side, colour, bold=bold)
-                return box
+        at = self.at(x, y)
+        texts = [name for name in ([text] if isinstance(text, str) else text) if name]
+        places = {name: self._around(name, at, first, bold=bold) for name in texts}
+        for crossed in (False, True):
+            for name in texts:
+                chosen = self._best([box for box, _, _ in places[name]], crossed=crossed)
+                if chosen is not None:
+                    box, baseline, side = places[name][chosen]
+                    self.taken.append(box)
+                    self._write(name, baseline, side, colour, bold=bold)
+                    return box
         return None
+
+    def _around(self, text: str, at: Point, first: str, *, bold: bool) -> list[tuple[Box, Point, str]]:
+        """Places within the bounds around a point, pushed in from the sides: the box, where it is written, its end."""
+        places = []
+        for x, y, side in _around(*at, first):
+            box = text_box(text, x, y, side, bold=bold)
+            push = max(0.0, self.bounds.left - box.left) - max(0.0, box.right - self.bounds.right)
+            pushed = text_box(text, x + push, y, side, bold=bold)
+            if abs(push) <= (box.right - box.left) / 2 and pushed.within(self.bounds):
+                places.append((pushed, (x + push, y), side))
+        return places
 
     def name_line(self, value: float, text: str, colour: str, *, bold: bool = True) -> None:
         """The name of a line across the panel: at its left or right end, above or below, where it is free."""
         y = self.at(1.0, value)[1]
-        ends = (("left", self._axes.bbox.x0 + 3), ("right", self._axes.bbox.x1 - 3))
+        left, right = self._axes.bbox.x0 + 3, self._axes.bbox.x1 - 3
+        ends = (("left", left), ("right", right), ("center", (left + right) / 2))
         places = [(x, y + rise, side) for rise in (4.0, -12.0, -12.0 - HEIGHT) for side, x in ends]
         boxes = [text_box(text, x, baseline, side, bold=bold) for x, baseline, side in places]
-        free = [place for place, box in enumerate(boxes) if not any(box.meets(other) for other in self.taken)]
-        inside = [place for place in free if boxes[place].within(self.bounds)]
-        width = self.bounds.right - self.bounds.left
-        level = [place for place in free if boxes[place].top <= self.bounds.top]
-        wide = boxes[0].right - boxes[0].left > width  # such a name is written all the same
-        for chosen in (inside or (level if wide else []))[:1]:
-            x, baseline, side = places[chosen]
-            self.taken.append(boxes[chosen])
+        inside = [place for place, box in enumerate(boxes) if box.within(self.bounds)]
+        level = [place for place, box in enumerate(boxes) if box.top <= self.bounds.top]
+        wide = (
+            boxes[0].right - boxes[0].left > self.bounds.right - self.bounds.left
+        )  # such a name is written all the same
+        known = inside or (level if wide else [])
+        chosen = self._best([boxes[place] for place in known], crossed=True)
+        if chosen is not None:
+            x, baseline, side = places[known[chosen]]
+            self.taken.append(boxes[known[chosen]])
             self._write(text, (x, baseline), side, colour, bold=bold)
+
+    def _best(self, boxes: Sequence[Box], *, crossed: bool) -> int | None:
+        """The place of the first box that is free and off all lines; where lines may cross it, of that with fewest."""
+        free = [place for place, box in enumerate(boxes) if not any(map(box.meets, self.taken))]
+        counted = {place: sum(boxes[place].is_crossed_by(*line) for line in self.lines) for place in free}
+        best = min(free, key=counted.__getitem__, default=None)
+        return best if crossed or (best is not None and not counted[best]) else None
 
     def _write(self, text: str, at: tuple[float, float], side: str, colour: str, *, bold: bool) -> None:
         weight = "bold" if bold else "normal"

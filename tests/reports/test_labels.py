@@ -1,9 +1,10 @@
 """Labels of figures never lie on each other, on a mark, or outside of the paper, whatever their names and values."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
@@ -106,6 +107,81 @@ def test_nothing_collides_among_percentile_curves(limits):
         figure = percentile_curves(spread, scale_of(frame["value"].to_numpy(), times=True), Head("x"))
 
     assert collisions(figure) == []
+
+
+def struck(figure):
+    """Pairs of a text within the panel and the line that runs through it."""
+    (axes,) = figure.axes
+    lines = [line.get_transform().transform(line.get_xydata()) for line in axes.lines]
+    parts = [pair for line in lines if len(line) > 1 and np.isfinite(line).all() for pair in pairwise(line.tolist())]
+    return [(text, part) for text, box in boxes_of(figure) for part in parts if box.is_crossed_by(*part)]
+
+
+MIXED = [  # closed 2 and 16, Poisson 4, 8 and 40: tokens/s, p50 and p99 of TTFT (s), tokens/s a user
+    ("closed, concurrency 2", 98.8, 0.106, 0.179, 47.8),
+    ("closed, concurrency 16", 559, 0.129, 0.342, 33.1),
+    ("poisson, 4 req/s", 577, 0.137, 0.451, 26.2),
+    ("poisson, 8 req/s", 944, 2.86, 8.01, 16.7),
+    ("poisson, 40 req/s", 899, 86.6, 171.0, 16.9),
+]
+
+
+def test_no_line_runs_through_a_name_of_a_curve():
+    """Crowded stages of both loops keep off the curves and the limit, with their numbers where names have no room."""
+    rows = [
+        {"stage": stage, "rate": rate, "short": name, "p50": p50, "tail": p99, "valid": True, "loop": stage > 1}
+        for stage, (name, rate, p50, p99, _) in enumerate(MIXED)
+    ]
+    ends = {f"{name}_{end}": np.nan for name in ("p50", "tail") for end in ("low", "high")}
+    frame = pd.DataFrame(rows).assign(done=np.nan, **ends, p50_open=False, tail_open=False)
+    shown = Throughput(frame, "p99", "tokens/s", [Limit("ttft", "p99", 1.0)], upward="TTFT, s")
+    with drawing():
+        figure = throughput_latency(shown, Head("x"))
+    texts = {text for text, _ in boxes_of(figure)}
+
+    assert struck(figure) == []
+    assert {"p50", "p99", "poisson, 40 req/s", "closed, concurrency 2"} <= texts
+    assert all(name in texts or f"#{stage + 1}" in texts for stage, (name, *_) in enumerate(MIXED))
+
+
+@pytest.mark.parametrize("fronted", [(0, 1, 2), (0, 1, 2, 4)])
+def test_no_line_runs_through_a_name_of_a_decision_figure(fronted):
+    """Names keep off the front and the edge of the limit."""
+    places = [
+        Place(user, rate, name, name, "#020000", on_front=stage in fronted, chosen=stage == 2, short=f"#{stage + 1}")
+        for stage, (name, rate, _, _, user) in enumerate(MIXED)
+    ]
+    with drawing():
+        figure = decision_plane(Plane(places, "tokens/s", "per NPU", 25.0, "TPOT p99 ≤ 40 ms"), Head("x"))
+
+    assert struck(figure) == []
+
+
+@given(x=st.floats(0, 1000), y=st.floats(0, 1000), level=st.floats(0, 1000), start=st.floats(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_label_keeps_off_a_line_where_there_is_room(x, y, level, start):
+    """One point beside one line of any slope always has a free place."""
+    axes = panel(paper((350, 250), Head("x")), (40, 30, 20, 44))
+    axes.set_xlim(0, 1000)
+    axes.set_ylim(0, 1000)
+    labels = Labels(axes)
+    labels.avoid_line([(0, start), (1000, level)])
+    box = labels.place("8 req/s", x, y, "#010101")
+
+    assert box is not None
+    assert not box.is_crossed_by(labels.at(0, start), labels.at(1000, level))
+
+
+def test_a_line_crosses_a_box_that_it_has_a_part_in():
+    """A line that only touches a side does not, nor one that ends before it."""
+    box = Box(10, 10, 20, 20)
+
+    assert box.is_crossed_by((0, 0), (30, 30))
+    assert box.is_crossed_by((15, 0), (15, 12))
+    assert box.is_crossed_by((12, 15), (13, 15))
+    assert not box.is_crossed_by((0, 10), (30, 10))
+    assert not box.is_crossed_by((0, 0), (9, 9))
+    assert not box.is_crossed_by((15, 0), (15, 10))
 
 
 def test_boxes_meet_where_they_have_an_area_in_common():

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import harness.messages
 import reports
 from harness.comparison.comparison import compare
 from harness.comparison.sides import read_side
@@ -53,6 +55,14 @@ def test_only_words_change(pages):
 def tags_in(page):
     """The elements of a page; <bdi> aside, as a sentence may name things in another order or not at all."""
     return [tag for tag in re.findall(r"<(/?[a-z][a-zA-Z0-9]*)", page) if tag.strip("/") != "bdi"]
+
+
+def test_a_limit_has_one_name_in_chinese():
+    """Every catalogue says it alike."""
+    catalogues = sorted((Path(harness.messages.__file__).parent / "zh").glob("*.po"))
+
+    assert catalogues
+    assert [path.name for path in catalogues if "限值" in path.read_text(encoding="utf-8")] == []
 
 
 def test_names_in_a_sentence_are_isolated_and_escaped():
