@@ -100,7 +100,9 @@ def _name(side: str, run: str, *, alone: bool) -> str:
 
 
 def decision_of(comparison: Comparison) -> Selection | None:
-    """The decision between the sides where they may stand in one."""
+    """The decision between the sides where they may stand in one; None where nothing of them can be judged."""
+    if not comparison.is_valid or len(comparison.unjudged) == len(comparison.judged):
+        return None
     return next(iter(selections(compared_results(comparison))), None)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.analysis.decision import Decision, Option, decide, stage_options
+from harness.analysis.decision import Decision, Option, cut_stages, decide, stage_options
 from harness.analysis.efficiency import BY_LENGTH, HeldNpus, held_npus, judged_tpot, with_efficiency
 from harness.analysis.slo import objectives
 from harness.analysis.warnings import is_invalid, warnings_of
@@ -51,7 +51,7 @@ def choice_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Choice:
     kept = summary.get("npus")
     npus = HeldNpus(kept.get("count"), str(kept.get("source"))) if kept else held_npus(run)
     stages = with_efficiency(summary.get("stages") or (), npus, run)
-    options = stage_options(stages, warnings_of(summary), npus.count)
+    options = stage_options(stages, warnings_of(summary), npus.count, cut=cut_stages(summary))
     return Choice(stages, npus, options, decide(options))
 
 
@@ -153,7 +153,8 @@ def _place(option: Option, choice: Choice, data: Data) -> Place:
 
 def place_of(option: Option, decision: Decision, place: Place) -> Place:
     """The place with the kind of its option, and whether that stands on the front and is chosen."""
-    kind = LEFT_OUT if not option.eligible else BROKEN if option.kept is False else KEPT
+    broken = option.kept is False and not option.undecided
+    kind = LEFT_OUT if not option.eligible or option.undecided else BROKEN if broken else KEPT
     chosen = decision.chosen is not None and decision.chosen.key == option.key
     return replace(place, kind=kind, on_front=any(o.key == option.key for o in decision.front), chosen=chosen)
 
@@ -212,11 +213,7 @@ def _row(option: Option, choice: Choice, data: Data) -> list[Cell]:
         Cell(significant(option.npu_rate)),
         Cell(significant(option.user_rate), between),
         *(Cell("–" if price is None else significant(price)) for price in prices),
-        *(
-            [_limits_cell(option), front_cell(option, choice.decision, invalid=_invalid(data, index))]
-            if several
-            else []
-        ),
+        *([limits_cell(option), front_cell(option, choice.decision, invalid=_invalid(data, index))] if several else []),
     ]
 
 
@@ -226,9 +223,12 @@ def _invalid(data: Data, index: int) -> bool:
     return all(is_invalid(kept, index, repeat) for repeat in repeats)
 
 
-def _limits_cell(option: Option) -> Cell:
-    if option.kept is None:
+def limits_cell(option: Option | None) -> Cell:
+    """Whether an option keeps every limit; of one that was cut, or is not decided, that it is not judged."""
+    if option is None or option.kept is None:
         return Cell("–")
+    if option.undecided or option.cut:
+        return Cell(localized("page.stages.not_met_surely"))
     if option.kept:
         return Cell(localized("page.stages.met"), tone="good")
     return Cell(localized("page.stages.missed"), tone="bad")
@@ -238,6 +238,8 @@ def front_cell(option: Option, decision: Decision, *, invalid: bool) -> Cell:
     """Whether an option is chosen, stands on the front, or why it does not."""
     if decision.chosen is not None and decision.chosen.key == option.key:
         return Cell(localized("page_decision.chosen"), tone="good")
+    if option.cut:
+        return Cell(localized("page.stages.unsure_cut"))
     if not option.eligible:
         return Cell(localized("page.not_valid" if invalid else "page.stages.queue_grew"), tone="bad")
     if not math.isfinite(option.user_rate):

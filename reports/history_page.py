@@ -13,7 +13,7 @@ from markupsafe import Markup
 from harness.analysis.decision import Option
 from harness.comparison.describe import change, name_of, unit_of
 from harness.comparison.history import History, HistoryEntry, histories
-from harness.comparison.judging import VERDICTS, WORSE
+from harness.comparison.judging import SINGLE_RUNS, VERDICTS, WORSE
 from harness.comparison.kernels import KERNELS
 from harness.comparison.measures import in_view
 from harness.comparison.served import SERVED
@@ -24,6 +24,7 @@ from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from harness.units import format_count, format_rate, significant
 from reports import tuning
 from reports.assets import page_script
+from reports.decision import limits_cell
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
 from reports.loads import short_labels
@@ -69,6 +70,7 @@ def _context(groups: Sequence[History], place: Path, studies: Sequence[StudyFile
         "heads": [localized(code) for code in _HEADS],
         "rows": sorted(rows, key=lambda row: row[_STARTED].text, reverse=True),
         "changes": [change for change in map(_changed, groups) if change is not None],
+        "no_change": _no_change(groups),
         "several_runs": any(len(history.entries) > 1 for history in groups),
         "simulated": bool(rows) and localized(SOURCES[MEASURED]) not in sources,
         **page_script(),
@@ -120,15 +122,20 @@ def _row(entry: HistoryEntry, place: Path) -> list[Cell]:
         Cell(localized(best.name) if best else "–"),
         Cell(format_count(candidate.choice.npus.count) if best else "–"),
         *_rates(best, stage),
-        _limits_cell(best),
+        limits_cell(best or next((option for option in candidate.choice.options if option.cut), None)),
         Cell(localized("page.valid_cell" if valid else "page.invalid_cell"), tone="plain" if valid else "bad"),
-        Cell(listed([text for text, _ in changes], "parts") or "–", tone=tone),
+        Cell(listed([text for text, _ in changes], "parts") or _unjudged(entry) or "–", tone=tone),
         Cell(moment(str(entry.run.get("started_utc") or "")) or "–"),
         Cell(str(entry.run.get("name") or ""), foreign=True),
         Cell(str((entry.run.get("engine") or {}).get("model") or "–"), foreign=True),
         Cell(entry.version, foreign=True),
         Cell(answer or "–"),
     ]
+
+
+def _unjudged(entry: HistoryEntry) -> str:
+    """That a run was not judged against the one before, where that is so."""
+    return localized("page.stages.not_met_surely") if entry.unjudged else ""
 
 
 def _rates(best: Option | None, stage: Mapping[str, Any]) -> list[Cell]:
@@ -143,13 +150,6 @@ def _rates(best: Option | None, stage: Mapping[str, Any]) -> list[Cell]:
         Cell("–" if goodput is None else format_rate(goodput, "req/s")),
         Cell("–" if best.cost is None else significant(best.cost)),
     ]
-
-
-def _limits_cell(best: Option | None) -> Cell:
-    if best is None or best.kept is None:
-        return Cell("–")
-    code, tone = ("page.stages.met", "good") if best.kept else ("page.stages.missed", "bad")
-    return Cell(localized(code), tone=tone)
 
 
 def _source_cell(source: str) -> Cell:
@@ -206,6 +206,20 @@ def _changed(history: History) -> Markup | None:
         last=runs[-1],
         kinds=[VERDICTS[verdict] for verdict in verdicts],
     )
+
+
+def _no_change(groups: Sequence[History]) -> str:
+    """What is to be said where no change was shown: that there was none, or that runs could not be judged."""
+    reasons = [entry.unjudged for history in groups for entry in history.entries[1:]]
+    unjudged = [reason for reason in reasons if reason is not None]
+    if not unjudged:
+        return localized("page_history.no_change")
+    if len(unjudged) < len(reasons):
+        judged = len(reasons) - len(unjudged)
+        return localized("page_history.some_judged", judged=judged, count=len(reasons), reason=unjudged[0])
+    if SINGLE_RUNS in unjudged:
+        return localized("page_history.single_runs")
+    return localized("page_history.not_judged", reason=unjudged[0])
 
 
 def described_changes(entry: HistoryEntry) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Several results beside each other: which may be compared, what each comes to, and which one to run.
 
-Results stand in one decision where they did the same work under the same limits, and all were measured, or all
-simulated, or all made on a stub device: a simulated number is never held against a measured one.
+Results stand in one decision where they did the same work, as long, under the same limits and clock, and all were
+measured, or all simulated, or all made on a stub device: a simulated number is never held against a measured one.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.analysis.decision import Decision, Option, decide
 from harness.analysis.steady_state import is_open
+from harness.clock import REAL_TIME
 from harness.messages import Message, localized, message
 from reports.decision import (
     Choice,
@@ -49,7 +50,10 @@ class ResultOptions:
         """What two results must have in common to stand in one decision."""
         sent = str(self.run.get("payload_sha256") or self.run.get("name") or "")
         slo = json.dumps(self.run.get("slo") or {}, sort_keys=True)
-        return self.source, sent, slo, str(self.choice.npus.count is None), user_formula(self.choice.stages)
+        engine, stages = self.run.get("engine") or {}, self.run.get("stages") or ()
+        spans = json.dumps([[stage.get("kind"), stage.get("duration_s"), stage.get("requests")] for stage in stages])
+        same = (self.source, str(engine.get("clock") or REAL_TIME), str(self.run.get("name")), sent, slo, spans)
+        return *same, str(self.choice.npus.count is None), user_formula(self.choice.stages)
 
     @property
     def best(self) -> Option | None:

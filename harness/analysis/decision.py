@@ -1,18 +1,20 @@
 """Which configuration to run: the Pareto front of throughput per NPU and tokens/s a user, and the choice on it.
 
 An option is a configuration under a load: a stage of a run, a trial of a study, or a stage of one of several results.
-Options that are not valid, or whose queue grew as long as the load lasted, are never on the front. With limits the
+Options that are not valid, that an interruption cut, or whose queue grew as long as the load lasted, are never on the
+front. With limits the
 choice is the option of the most throughput per NPU among those that keep all of them, or the cheapest where the cost of
 each is known, which within one run is the same; without limits it is a trade
 along the front, unless one option is best in both.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from harness.analysis.slo import is_cut
 from harness.analysis.warnings import Warning, is_invalid
 from harness.messages import Message, message, sentences, stored
 
@@ -25,7 +27,8 @@ class Option:
     """One configuration under one load.
 
     `npu_rate` in output tokens/s per NPU (of the engine where `by_engine`), `user_rate` in tokens/s a user, `kept`
-    whether every limit was kept (None without limits), `eligible` whether it may stand on the front; `cost` and `kwh`
+    whether every limit was kept (None without limits), `undecided` that nobody knows, `cut` that the load was cut by an
+    interruption, `eligible` whether it may stand on the front; `cost` and `kwh`
     of a million output tokens, None where not known; `group` the configuration, whatever its load.
     """
 
@@ -39,6 +42,8 @@ class Option:
     cost: float | None = None
     kwh: float | None = None
     group: str = ""
+    undecided: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +141,26 @@ def _price(option: Option) -> list[Message]:
     return [message(code, **{name: value}) for code, name, value in known if value is not None]
 
 
-def stage_options(stages: Sequence[Stage], warnings: Sequence[Warning], npus: int | None) -> list[Option]:
+def stage_options(
+    stages: Sequence[Stage], warnings: Sequence[Warning], npus: int | None, *, cut: Collection[int] = ()
+) -> list[Option]:
     """An option a stage: the medians over its valid repeats; `stages` are those of summary.json, with `efficiency`.
 
-    Rates that are not known are NaN, as that of a user in a batch.
+    Rates that are not known are NaN, as that of a user in a batch. `cut` are the numbers of stages that an interruption
+    cut.
     """
     growing = {warning.stage for warning in warnings if warning.code == "queue_grew"}
     groups: dict[int, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(int(stage.get("index") or 0), []).append(stage)
     options = (_option(same, warnings, npus) for same in groups.values() if _known(same, "npu_token_rate"))
-    return [replace(o, eligible=False) if int(o.key) in growing else o for o in options]
+    kept = (replace(o, eligible=False) if int(o.key) in growing else o for o in options)
+    return [replace(o, eligible=False, cut=True) if int(o.key) in cut else o for o in kept]
+
+
+def cut_stages(summary: Mapping[str, Any]) -> set[int]:
+    """Numbers of the stages of summary.json of which an interruption cut a repeat."""
+    return {int(stage.get("index") or 0) for stage in summary.get("stages") or () if is_cut(summary, stage)}
 
 
 def _option(repeats: Sequence[Stage], warnings: Sequence[Warning], npus: int | None) -> Option:
@@ -160,6 +174,7 @@ def _option(repeats: Sequence[Stage], warnings: Sequence[Warning], npus: int | N
         npu_rate=_median(shown, "npu_token_rate"),
         user_rate=_median(shown, "user_token_rate"),
         kept=all(kept is True for kept in met) if met else None,
+        undecided=None in met and False not in met,
         eligible=bool(valid),
         by_engine=npus is None,
         cost=_known(shown, "cost_per_million_output_tokens"),

@@ -14,6 +14,7 @@ no limit.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,15 @@ class Outcome:
             return replace(self, unsure=CUT)
         kept = upper_s is not None and not self.failed and upper_s <= self.objective.limit_s
         return self if kept else replace(self, unsure=FEW)
+
+
+def is_cut(summary: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
+    """Whether an interruption cut a stage of this summary.json: it left requests without their turn or their end."""
+    if not (summary.get("verdict") or {}).get("interrupted"):
+        return False
+    counts = stage.get("requests") or {}
+    lost = any(counts.get(name) for name in ("cancelled", "never_sent"))
+    return lost or any(held.get("unsure") == CUT for held in (stage.get("slo") or {}).values())
 
 
 def objectives(slo: Mapping[str, float], *, open_loop: bool) -> tuple[Objective, ...]:

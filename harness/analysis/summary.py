@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.analysis.answer import answer, knee
 from harness.analysis.breakdowns import breakdowns, judge_by_length
-from harness.analysis.decision import decide, stage_options
+from harness.analysis.decision import cut_stages, decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
@@ -22,7 +22,7 @@ from harness.analysis.slo import Outcome
 from harness.analysis.stalls import stall_blocks
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
-from harness.analysis.warnings import INVALID, Evidence, is_invalid
+from harness.analysis.warnings import INVALID, Evidence, Warning, is_invalid
 from harness.analysis.warnings.load import find_warnings
 from harness.analysis.warnings.records import littles_law
 from harness.errors import ResultError
@@ -88,6 +88,8 @@ def summarize(
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
+    verdict = _verdict(warnings, interrupted=interrupted)
+    cut = cut_stages({"verdict": verdict, "stages": stages})
     return {
         "format": SUMMARY_FORMAT,
         "name": run["name"],
@@ -98,18 +100,23 @@ def summarize(
         "engine": {key: engine.get(key) for key in ("kind", "simulated", "model", "effective")}
         | {key: engine[key] for key in ("changed", "clock") if engine.get(key)},
         "repeats": run.get("repeats", 1),
-        "verdict": {
-            "valid": not any(warning.severity == INVALID for warning in warnings),
-            "interrupted": interrupted,
-            "warnings": [warning.as_dict() for warning in warnings],
-        },
+        "verdict": verdict,
         "tokens": token_audit(requests),
         "knee": knee(valid, {stage.summary.span.stage for stage in evidence if stage.summary.window.grew}),
         "npus": npus.as_dict(),
-        "decision": decide(stage_options(stages, warnings, npus.count)).as_dict(),
+        "decision": decide(stage_options(stages, warnings, npus.count, cut=cut)).as_dict(),
         "stages": stages,
         **({"by_length": lengths.as_dict()} if lengths is not None else {}),
         **(_details(evidence, requests, events, run) if details else {}),
+    }
+
+
+def _verdict(warnings: Sequence[Warning], *, interrupted: bool) -> dict[str, Any]:
+    """What the result is worth, with its warnings."""
+    return {
+        "valid": not any(warning.severity == INVALID for warning in warnings),
+        "interrupted": interrupted,
+        "warnings": [warning.as_dict() for warning in warnings],
     }
 
 

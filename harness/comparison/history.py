@@ -5,20 +5,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.comparison.judging import BETTER, WORSE, ComparisonRow, judge
+from harness.comparison.judging import BETTER, SINGLE_RUNS, UNDETERMINED, WORSE, ComparisonRow, judge
 from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side
 from harness.comparison.sides import read_side
+from harness.messages import Message
 from harness.scenario.metrics import Measure, measure_of
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One run of a history, and the measures that a comparison with the run before showed to have changed."""
+    """One run of a history, and the measures that a comparison with the run before showed to have changed.
+
+    `unjudged` says why nothing of it could be judged, None where something was.
+    """
 
     folder: Path
     side: Side
     changed: Sequence[ComparisonRow] = ()
+    unjudged: Message | None = None
 
     @property
     def run(self) -> Mapping[str, Any]:
@@ -85,7 +90,9 @@ def histories(folders: Iterable[Path]) -> list[History]:
         if group is None:
             groups.append([entry])
         else:
-            group.append(HistoryEntry(entry.folder, entry.side, _changed(group, entry)))
+            rows = _rows(group, entry)
+            changed = [row for row in rows if row.verdict in (BETTER, WORSE)]
+            group.append(HistoryEntry(entry.folder, entry.side, changed, _reason(rows)))
     names = [str(group[-1].run.get("name", "")) for group in groups]
     return [_history(group, several=names.count(name) > 1) for group, name in zip(groups, names, strict=True)]
 
@@ -101,13 +108,21 @@ def _alike(entry: HistoryEntry, other: HistoryEntry) -> bool:
     return not kind.incompatibilities(entry.side, other.side)
 
 
-def _changed(before: Sequence[HistoryEntry], entry: HistoryEntry) -> list[ComparisonRow]:
-    """What changed since the last run before; those before it tell how far two runs differ by chance."""
+def _reason(rows: Sequence[ComparisonRow]) -> Message | None:
+    """Why none of these rows could be judged; None where one was."""
+    if any(row.verdict != UNDETERMINED for row in rows):
+        return None
+    reasons = [row.reason for row in rows if row.reason is not None]
+    return SINGLE_RUNS if SINGLE_RUNS in reasons else next(iter(reasons), None)
+
+
+def _rows(before: Sequence[HistoryEntry], entry: HistoryEntry) -> list[ComparisonRow]:
+    """The gate's measures against the last run before; those before it tell how far two runs differ by chance."""
     kind = entry.side.kind
     repeats = [repeat for past in before[:-1] for repeat in past.side.repeats]
     earlier = [repeat for repeat in repeats if kind.noise_key(repeat) is not None]
     rows = judge(*kind.aligned(before[-1].side, entry.side), kind.default_gate, earlier=earlier)
-    return [row for row in rows if row.allowed is not None and row.verdict in (BETTER, WORSE)]
+    return [row for row in rows if row.allowed is not None]
 
 
 def _history(entries: Sequence[HistoryEntry], *, several: bool) -> History:

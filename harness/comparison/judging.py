@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.metrics import RATES_WINDOW
+from harness.analysis.slo import is_cut
 from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_binomial_error
 from harness.comparison.measures import StageRows, count_of, in_view, is_spoiled, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Repeat, Side, pairs
@@ -44,6 +45,7 @@ VERDICTS = {
 
 SINGLE_RUNS = message("comparison.single_runs")
 NOT_VALID = message("comparison.not_valid")
+INTERRUPTED = {side: message("comparison.interrupted", side=side) for side in ("BASE", "NEW")}
 MACHINE_CHANGED = message("comparison.machine_changed")
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
@@ -179,7 +181,12 @@ class _Method:
         title = stage.get("title") or stage_title(number, stage)
         middles = [_middle(side, measure) for side in values]
         row = ComparisonRow(number, label, title, measure, middles[0], middles[1], (base, new), part_name=part_name)
-        missing = self._lost(number) or self._missing(measure, values, row.counts) or self._spoiled(number, measure)
+        missing = (
+            self._lost(number)
+            or self._cut(number)
+            or self._missing(measure, values, row.counts)
+            or self._spoiled(number, measure)
+        )
         if missing:
             return replace(row, reason=missing)
         effect, reason, adjusted = self._effect(row, data)
@@ -197,6 +204,13 @@ class _Method:
                 status, reason = lost
                 code = "comparison.kernel_wrong" if status == WRONG else "comparison.kernel_failed"
                 return message(code, side=name, reason=reason)
+        return None
+
+    def _cut(self, number: int) -> Message | None:
+        """Of a stage that an interruption cut on a side: whose it is."""
+        for name, side in (("BASE", self.base), ("NEW", self.new)):
+            if any(is_cut(repeat.summary, repeat.stages.get(number) or {}) for repeat in side):
+                return INTERRUPTED[name]
         return None
 
     def _spoiled(self, number: int, measure: Measure) -> Message | None:
@@ -356,4 +370,5 @@ def _bound(row: ComparisonRow) -> float:
 
 def _vanished(row: ComparisonRow) -> bool:
     """Whether there is a value on the base's side and none on the new one's: nothing was answered any more."""
-    return row.base is not None and row.new is None and row.counts[0] > 0
+    lost = row.base is not None and row.new is None and row.counts[0] > 0
+    return lost and row.reason not in INTERRUPTED.values()

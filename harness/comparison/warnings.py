@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
 from harness.comparison.comparability import ChangedSetting, Incompatibility
-from harness.comparison.judging import MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
+from harness.comparison.judging import INTERRUPTED, MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
 from harness.comparison.repeats import Repeat, Side
 from harness.messages import Message, message, plain
 from harness.scenario.gate import Gate
@@ -141,7 +141,9 @@ def _not_judged(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:
             place=first.place,
             reason=first.reason,
         )
-        yield Warning("not_judged", WARNING, text, message("comparison.not_judged_next"))
+        is_cut = first.reason in INTERRUPTED.values()
+        step = "comparison.stages_of_one_side_next" if is_cut else "comparison.not_judged_next"
+        yield Warning("not_judged", WARNING, text, message(step))
 
 
 def _failures(rows: Sequence[ComparisonRow]) -> Iterator[Warning]:

@@ -55,6 +55,13 @@ def verdicts(base, new, gate=GATE):
     return {row.measure.key: row.verdict for row in judge(base, new, gate) if row.allowed is not None}
 
 
+def cut(row):
+    """The same repeat of a run that an interruption cut: some of its requests were cancelled."""
+    stage = {**row.stages[0], "requests": {**row.stages[0]["requests"], "cancelled": 3}}
+    summary = {"stages": [stage], "verdict": {**row.summary["verdict"], "interrupted": True}}
+    return replace(row, summary=summary, stages={0: stage})
+
+
 BASE = side("base", [(0.0100, 400.0), (0.0101, 396.0), (0.0099, 404.0), (0.0100, 401.0)])
 SLOW = side("new", [(0.0106, 380.0), (0.0107, 376.0), (0.0105, 383.0), (0.0106, 381.0)])
 
@@ -473,3 +480,27 @@ def test_rates_of_an_older_summary_are_told_anew(tmp_path):
     rows = {row.measure.key: row for row in judge(read_side(old), read_side(new), GATE)}
 
     assert rows["output_token_rate"].base == pytest.approx(rows["output_token_rate"].new)
+
+
+@pytest.mark.parametrize("sides", [("BASE",), ("NEW",)])
+def test_a_stage_that_was_cut_is_not_judged(sides):
+    """Whatever its numbers; the reason names the side, and the end is that of a comparison that judged nothing."""
+    base = Side("base", [*BASE.repeats[:3], cut(BASE.repeats[3])]) if "BASE" in sides else BASE
+    new = Side("new", [*SLOW.repeats[:3], cut(SLOW.repeats[3])]) if "NEW" in sides else SLOW
+    comparison = compare(base, new, GATE)
+
+    assert {row.verdict for row in comparison.judged} == {UNDETERMINED}
+    assert {str(row.reason) for row in comparison.judged} == {f"{sides[0]} was interrupted"}
+    assert str(comparison.answer).endswith(f"cannot be judged; {sides[0]} was interrupted.")
+    assert comparison.exit_code == 4
+
+
+def test_a_cut_stage_without_a_value_breaks_no_gate():
+    """That nothing was answered before an interruption is no failure of the new side; without one it is."""
+    nothing = [(None, None), (None, None), (None, None), (None, None)]
+    new = side("new", nothing)
+    assert {row.measure.key for row in compare(BASE, new, GATE).broken} == {"tpot_mean", "output_token_rate"}
+
+    interrupted = Side("new", [cut(row) for row in new.repeats])
+    assert compare(BASE, interrupted, GATE).exit_code == 4
+    assert not compare(BASE, interrupted, GATE).broken

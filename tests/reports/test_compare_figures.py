@@ -31,6 +31,14 @@ def comparison(tmp_path_factory):
     return compare(*map(read_side, folders), DEFAULT_GATE.model_copy(update={"between_runs": 0.01}), anyway=True)
 
 
+def test_nothing_is_chosen_where_nothing_can_be_judged(comparison):
+    """One run a side without a gate's own noise: no verdict, and no choice beside it."""
+    unjudged = compare(comparison.base, comparison.new, DEFAULT_GATE, anyway=True)
+
+    assert str(unjudged.answer).startswith("Undetermined")
+    assert compare_figures.decision_of(unjudged) is None
+
+
 def test_percentile_curves_of_both_sides_lie_over_each_other(comparison):
     """A figure a latency: a solid line a stage of the new side, a dashed one of the base, numbers in words."""
     figures = list(compare_figures.overlays(comparison))

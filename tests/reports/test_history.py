@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from harness.cli.app import main
 from harness.comparison.history import histories
 from harness.results import store
+from reports import history_page
+from reports.decision import limits_cell
 from reports.selection import candidate_of, selections
 from tests.reports.test_tuning import study
 from tests.result_folder import Run, make_result
@@ -136,10 +139,18 @@ def test_measured_and_simulated_results_are_never_in_one_decision(configurations
 
 
 @pytest.mark.parametrize(
-    "changes", [{"payload_sha256": "other"}, {"slo": {"ttft_p99": 1.0}}, {"engine": {"effective": {}}}]
+    "changes",
+    [
+        {"payload_sha256": "other"},
+        {"slo": {"ttft_p99": 1.0}},
+        {"name": "other"},
+        {"stages": [{"kind": "closed", "concurrency": n, "duration_s": 120.0} for n in (1, 4, 12)]},
+        {"engine": {"effective": {}}},
+        {"engine": {"clock": "virtual", "effective": {"tensor_parallel_size": 4}}},
+    ],
 )
 def test_results_of_other_work_or_limits_are_not_compared(configurations, changes):
-    """Other requests, other limits, or an unknown number of NPUs: no decision of two."""
+    """Other requests, limits, scenario, duration or clock, or an unknown number of NPUs: no decision of two."""
     one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
     changed = candidate_of("x", {**other.run, **changes}, {"stages": other.choice.stages if "slo" in changes else []})
     changed = replace(changed, choice=other.choice) if "engine" not in changes else candidate_of(
@@ -182,3 +193,58 @@ def test_the_index_is_one_table_with_the_decision(configurations, capsys, monkey
     assert float(by_name["tp2"][3]) == pytest.approx(2 * float(by_name["tp4"][3]), rel=0.02)
     assert "tuning study" in page
     assert '<div class="simulated"' not in page
+
+
+def interrupt(folder, *stages):
+    """Make a finished result one that was interrupted in these stages, which lost requests."""
+    summary = store.read_json(folder, store.SUMMARY)
+    summary["verdict"]["interrupted"] = True
+    for number in stages:
+        summary["stages"][number]["requests"]["never_sent"] = 7
+    store.write_json(folder, store.SUMMARY, summary)
+
+
+def index_of(folders, place):
+    """The text of an index page, entities of quotes and tags aside."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", history_page.render(histories(folders), place)))
+
+
+def test_single_runs_are_said_not_to_be_judged(results):
+    """Two runs, one each, show no change, and not that there is none; the row says so as well."""
+    page = index_of([results / "first", results / "one"], results)
+
+    assert "Not judged: one run each cannot show a change; repeat each (`repeats:` or --against)." in page
+    assert "No change was found" not in page
+    assert "not judged" in page
+
+
+def test_a_stage_that_was_cut_is_in_no_decision(configurations):
+    """It stands on no front, is chosen by none, and its limits are not judged; whole stages of its run stay."""
+    folder = configurations / "tp2"
+    run, summary = store.read_run(folder), store.read_json(folder, store.SUMMARY)
+    whole = candidate_of("tp2", run, summary)
+    cut = {**summary, "verdict": {**summary["verdict"], "interrupted": True}}
+    cut["stages"] = [*summary["stages"][:-1], {**summary["stages"][-1], "requests": {
+        **summary["stages"][-1]["requests"], "cancelled": 3}}]  # fmt: skip
+    kept = candidate_of("tp2", run, cut)
+
+    last = whole.choice.options[-1].key
+    assert whole.best.key == last
+    assert kept.best.key != last
+    assert last not in {option.key for option in kept.choice.decision.front}
+    assert limits_cell(kept.choice.options[-1]).text == "not judged"
+    assert limits_cell(whole.choice.options[-1]).text == "met"
+
+
+def test_the_index_does_not_judge_a_run_that_was_cut(results, tmp_path):
+    """Neither as changed against the run before it, nor its limits; the run before it is no base either."""
+    folders = []
+    for name in ("first", "one", "two", "slow"):
+        shutil.copytree(results / name, tmp_path / name)
+        folders.append(tmp_path / name)
+    interrupt(tmp_path / "slow", 0, 1)
+    (history,) = histories(folders)
+
+    assert not any(entry.changed for entry in history.entries)
+    assert str(history.entries[-1].unjudged) == "NEW was interrupted"
+    assert "changes at" not in index_of(folders, tmp_path)
