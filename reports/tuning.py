@@ -52,6 +52,7 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "answer": answer(result),
         "badges": list(badges(result)),
         "warnings": [WarningGroup("warning", step, [("", text)]) for text, step in study_warnings(result)],
+        "use_title": _use_title(result),
         "cards": list(cards(result)),
         "gallery": draw_study(result),
         "terms": {name: TERMS[name] for name in _names(result) if name in TERMS},
@@ -66,6 +67,13 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "facts": tables.fact_rows(result),
         "commands": list(commands(result)),
     }
+
+
+def _use_title(result: StudyFiles) -> str:
+    """What the configuration is that the page shows first: one to use only where it was confirmed."""
+    if result.confirmation:
+        return localized("page_tuning.use.title")
+    return localized("page_tuning.use.so_far" if result.content.get("interrupted") else "page_tuning.use.unconfirmed")
 
 
 def _flag_lead(result: StudyFiles) -> str:

@@ -60,12 +60,14 @@ def flag_rows(result: StudyFiles) -> list[list[Cell]]:
 def _flag_row(flag: Mapping[str, Any]) -> list[Cell]:
     kept = bool(flag.get("kept", True))
     effect = flag.get("effect")
-    outcome = localized("page_tuning.flags.kept" if kept else "page_tuning.flags.removed")
+    is_equal = flag.get("verdict") == "equal"
+    removed = localized("page_tuning.flags.equal" if is_equal else "page_tuning.flags.removed")
+    outcome = localized("page_tuning.flags.kept") if kept else removed
     return [
         Cell(str(flag.get("name")), foreign=True),
         Cell(_plain(flag.get("value")), foreign=True),
         Cell(_plain(flag.get("default")), foreign=True),
-        Cell(outcome, localized(verdict_message(flag)), tone="good" if kept else "plain"),
+        Cell(outcome, "" if is_equal else localized(verdict_message(flag)), tone="good" if kept else "plain"),
         Cell("–" if not effect else localized(gain_message(effect))),
     ]
 

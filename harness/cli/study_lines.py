@@ -67,6 +67,8 @@ def _note(study: StudyFiles, row: TrialRow) -> str:
         return localized("cli.default_row") if winner.get("trial") is not None else localized("cli.default_stays")
     if winner.get("trial") != row.get("number"):
         return ""
+    if study.content.get("interrupted") and not study.confirmation:
+        return localized("cli.best_so_far_row")
     removed = any(flag.get("kept") is False for flag in study.simplification.get("flags") or ())
     return localized("cli.winner_whole_row") if removed else localized("cli.winner_row")
 

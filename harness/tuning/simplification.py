@@ -33,17 +33,18 @@ from harness.tuning.turns import Finalist, TurnOutcome, TurnRunner, turn_seed
 from harness.tuning.types import LOAD, ParameterValue, Trial, TunableParameter
 
 _PLAN = "harness_simplification"  # the order of the flags, as it was when the first of them was tried
-SAME, ONLY = "same", "only"
-"""How a flag fared beside those that were measured: the engine is the same without it; it is the only one."""
+SAME, EQUAL, ONLY = "same", "equal", "only"
+"""How a flag fared beside those that were measured: the engine is the same without it; its value is the default's, too;
+it is the only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlagOutcome:
     """What became of one flag of the winner.
 
-    `value` is the winner's, `default` the engine's own (None: unknown). `verdict` is SAME, ONLY, or that of its last
-    test in `harness.tuning.elimination`. `effect` compares the minimal winner without it with the minimal winner: None
-    where it was removed, or where the budget did not reach to it.
+    `value` is the winner's, `default` the engine's own (None: unknown). `verdict` is SAME, EQUAL, ONLY, or that of its
+    last test in `harness.tuning.elimination`. `effect` compares the minimal winner without it with the minimal winner:
+    None where it was removed, or where the budget did not reach to it.
     """
 
     name: str
@@ -68,8 +69,13 @@ class MinimalWinner:
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """The flags that were removed."""
-        return tuple(flag.name for flag in self.flags if not flag.kept)
+        """The flags that were removed though they set something."""
+        return tuple(flag.name for flag in self.flags if not flag.kept and flag.verdict != EQUAL)
+
+    @property
+    def equal(self) -> tuple[str, ...]:
+        """The flags whose values are the default's."""
+        return tuple(flag.name for flag in self.flags if flag.verdict == EQUAL)
 
 
 def simplify(context: StudyContext, trials: Sequence[Trial], confirmation: Confirmation) -> MinimalWinner | None:
@@ -235,7 +241,8 @@ def _outcomes(reduced: _Reductions, result: Elimination, gain: GainEstimate) -> 
         effect = result.effects.get(name)
         if kept and single and effect is None:
             effect = effect_of_single(result.gain or gain)
-        verdict = ended.get(name, ONLY if kept and single else COSTS if kept else SAME)
+        free = EQUAL if default.get(name) == point[name] else SAME
+        verdict = ended.get(name, ONLY if kept and single else COSTS if kept else free)
         yield FlagOutcome(name, point[name], default.get(name), kept, verdict, effect)
 
 

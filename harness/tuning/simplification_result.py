@@ -6,10 +6,11 @@ from typing import Any
 from harness.messages import Message, message
 from harness.tuning import elimination
 from harness.tuning.elimination import RemovalTest
-from harness.tuning.simplification import ONLY, SAME, FlagOutcome, MinimalWinner, stated_margin
+from harness.tuning.simplification import EQUAL, ONLY, SAME, FlagOutcome, MinimalWinner, stated_margin
 
 _VERDICTS = {
     SAME: "tuning.flag_same",
+    EQUAL: "tuning.flag_equal",
     ONLY: "tuning.flag_only",
     elimination.FREE: "tuning.flag_free",
     elimination.COSTS: "tuning.flag_costs",
@@ -29,7 +30,10 @@ def simplification_lines(minimal: MinimalWinner) -> Iterator[Message]:
     elif len(minimal.flags) == 1:
         yield message("tuning.one_flag")
     else:
-        yield message("tuning.no_flag_removed", count=len(minimal.flags))
+        count = len(minimal.flags) - len(minimal.equal)
+        yield message("tuning.no_flag_removed", count=count)
+    if minimal.equal:
+        yield message("tuning.flags_equal", flags=list(minimal.equal))
     yield from (_flag_line(flag) for flag in minimal.flags if flag.kept)
     most = minimal.rules.measurements
     if minimal.elimination.spent:

@@ -161,7 +161,8 @@ def write_result(
     trials = context.store.trials()
     winner = findings.winner or _best_finalist(context, trials)
     lines = summary_lines(context, trials, findings, simulated=simulated or hollow, interrupted=interrupted)
-    remarks = [str(line).replace("\n", " ") for line in lines[:2]]
+    first = lines[1::-1] if interrupted and findings.confirmation is None else lines[:2]  # that it is not confirmed
+    remarks = [str(line).replace("\n", " ") for line in first]
     files: Mapping[str, str] = {}
     if winner is not None:
         written = export.write_winner_files(
@@ -200,7 +201,7 @@ def summary_lines(
     """The result in a few lines: the gain first."""
     head = _head_line(context.plan, findings, interrupted=interrupted)
     lines = [message("tuning.simulated", line=head) if simulated else head]
-    lines += _winner_lines(context, trials, findings)
+    lines += _winner_lines(context, trials, findings, interrupted=interrupted)
     if findings.minimal is not None:
         lines += simplification_lines(findings.minimal)
     elif interrupted and findings.confirmation is not None:
@@ -243,19 +244,21 @@ def _front_line(trials: Sequence[Trial], plan: StudyPlan) -> Message:
     return message("tuning.front", trials=points) if points else message("tuning.front_empty")
 
 
-def _winner_lines(context: StudyContext, trials: Sequence[Trial], findings: StudyFindings) -> list[Message]:
+def _winner_lines(
+    context: StudyContext, trials: Sequence[Trial], findings: StudyFindings, *, interrupted: bool
+) -> list[Message]:
     confirmed = findings.confirmation
     if confirmed is not None and confirmed.gains and confirmed.winner.number is None:
         return [message("tuning.winner_default")]
-    gained = confirmed is not None and confirmed.gains
-    winner = findings.winner if gained else _best_finalist(context, trials)
+    winner = findings.winner if confirmed is not None and confirmed.gains else _best_finalist(context, trials)
     if winner is None:
         return [message("tuning.no_winner")]
     flags = flag_words(export.flags_changed(context.plan.engine.args, winner.candidate.engine.args))
     configuration = " ".join(flags) if flags else message("tuning.base_configuration")
     line = message("tuning.winner", configuration=configuration)
     if winner.number is not None:
-        line = message("tuning.winner_trial", number=winner.number, configuration=configuration)
+        code = "tuning.best_so_far" if interrupted and confirmed is None else "tuning.winner_trial"
+        line = message(code, number=winner.number, configuration=configuration)
     drift = [] if confirmed is None or confirmed.drift_warning is None else [confirmed.drift_warning]
     return [line, *_why_not_best(trials, winner, context.plan.objectives[0]), *drift]
 

@@ -36,6 +36,7 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
         code, lines = told(capsys, path, "--out", out, "--set", "confirm.repeats=3", "--seed", 5)
     page = (out / "report.html").stat().st_mtime_ns
     text = (out / "report.html").read_text(encoding="utf-8")
+    script = (out / "winner.sh").read_text(encoding="utf-8")
     cut = json.loads((out / "study.json").read_text(encoding="utf-8"))
     _, again, _ = lines[-1].split("`")
     after = told(capsys, *shlex.split(again)[2:])
@@ -43,6 +44,10 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
     assert code == EXIT_INTERRUPTED
     assert any("2 trials" in line for line in lines)
     assert lines[0].endswith(": interrupted before the confirmation; continue with --resume")
+    assert lines[1].startswith("best so far, not confirmed: ")
+    assert not any("winner" in line for line in lines[:-1])
+    assert script.splitlines()[1].startswith("# best so far, not confirmed: ")
+    assert ("Best so far, not confirmed" in text, "Use this configuration" in text) == (True, False)
     assert "The study was interrupted before that was confirmed" in text
     assert ["interrupted before the confirmation" in text, "confirm.best to 1" in text] == [True, False]
     assert lines[-1].startswith("Interrupted. Results saved. Resume with: `harness tune ")
@@ -52,6 +57,7 @@ def test_an_interrupt_leaves_a_page_and_the_way_to_go_on(tmp_path, capsys, monke
     assert len(study["trials"]) == 2
     assert (cut["interrupted"], study["interrupted"]) == (True, False)
     assert study["confirmation"] is not None
+    assert "best so far" not in (out / "winner.sh").read_text(encoding="utf-8")
 
 
 def test_an_interrupt_while_flags_are_removed_keeps_the_confirmed_gain(tmp_path, capsys, monkeypatch):

@@ -1,11 +1,13 @@
 """The minimal winner of studies on the simulated engine, with interruptions, failures and several objectives."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.results.study import read_study
 from harness.tuning.confirmation import confirm
 from harness.tuning.elimination import FAILED
-from harness.tuning.simplification import ONLY, SAME, simplify
+from harness.tuning.simplification import EQUAL, ONLY, SAME, FlagOutcome, simplify
 from harness.tuning.simplification_result import simplification_lines
 from harness.tuning.study import run_study
 from harness.tuning.study_result import StudyFindings, write_result
@@ -49,10 +51,29 @@ def test_only_the_flag_that_matters_is_left(searched):
     assert [flag.name for flag in minimal.flags if flag.kept] == ["max_num_seqs"]
     assert set(minimal.finalist.candidate.point) == {"max_num_seqs"}
     assert minimal.finalist.candidate.engine.args["max_num_seqs"] in (24, 32)
-    assert flags["block_size"].verdict == SAME
+    by_value = {
+        flag.name: EQUAL if flag.value == flag.default else SAME
+        for flag in minimal.flags
+        if flag.verdict in (SAME, EQUAL)
+    }
+    assert {name: flags[name].verdict for name in by_value} == by_value
     assert flags["max_num_seqs"].default == 2
     assert flags["max_num_seqs"].effect.high < 1
     assert minimal.gain.low > 1
+
+
+def test_a_flag_with_the_default_s_value_is_equal_to_it(searched):
+    """It was never set: nothing was removed of which a gain could be said; study.json and the page say the same."""
+    work, confirmed = searched()
+    minimal = simplify(work, work.store.trials(), confirmed)
+    own = FlagOutcome("async_scheduling", True, True, kept=False, verdict=EQUAL)
+    other = FlagOutcome("block_size", 256, 128, kept=False, verdict=SAME)
+    both = [str(line) for line in simplification_lines(replace(minimal, flags=(*minimal.flags[:1], own, other)))]
+    alone = [str(line) for line in simplification_lines(replace(minimal, flags=(*minimal.flags[:1], own)))]
+
+    assert both[0].endswith("(no loss beyond 2.00 %): block_size")
+    assert both[1] == "equal to the default, so left out: async_scheduling"
+    assert alone[:2] == ["nothing was removed: the winner's 1 flag is needed", both[1]]
 
 
 def test_files_hold_the_minimal_winner(searched):
