@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.analysis.client_error import KERNEL
-from harness.analysis.slo import BY_CLIENT, CUT, FEW
+from harness.analysis.slo import BY_CLIENT, CUT
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized, stored
@@ -33,7 +33,7 @@ _SHOWN = ("mean", "p50", "p90", "p95", "p99")
 UNSURE = {  # why a value does not decide about its limit (`unsure` of summary.json)
     BY_CLIENT: "page.stages.unsure_client",
     CUT: "page.stages.unsure_cut",
-    FEW: "page.stages.unsure_few",
+    "few": "page.stages.unsure_few",  # earlier versions judged whole stages of an interrupted run by their interval
 }
 _SPREAD = ("std", "min", "max")
 _STATISTICS = {  # those that have a name; percentiles are called alike in every language

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageSummary
-from harness.analysis.slo import BY_CLIENT, CUT, FEW, Outcome
+from harness.analysis.slo import BY_CLIENT, CUT, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import INVALID, Warning, is_invalid
 from harness.messages import Message, Parameter, message, sentences
@@ -35,7 +35,6 @@ LEVELS = {
 UNSURE = {  # why a value does not decide about its limit
     BY_CLIENT: "analysis.objective_by_client",
     CUT: "analysis.objective_cut",
-    FEW: "analysis.objective_few",
 }
 _APART = ("requests", "duration_s")  # how long a stage runs makes no other load of it
 LIMITS, SATURATION = "limits", "saturation"  # what shows the knee

@@ -245,7 +245,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
-        outcomes=tuple(_judged(outcome, stage, account, metrics, client) for outcome in outcomes),
+        outcomes=tuple(_judged(outcome, stage, account, client) for outcome in outcomes),
         metrics=metrics,
         merged_share=gaps.merged_share,
         client=client,
@@ -373,17 +373,12 @@ def _outcomes(
     )
 
 
-def _judged(
-    outcome: Outcome, stage: StageInput, account: Account, metrics: Mapping[str, Distribution], client: ClientError
-) -> Outcome:
-    """An outcome, less sure where the client may have spoiled its value, or the run was interrupted."""
+def _judged(outcome: Outcome, stage: StageInput, account: Account, client: ClientError) -> Outcome:
+    """An outcome, less sure where the client may have spoiled its value, or an interruption cut the stage."""
     metric, statistic = outcome.objective.metric, outcome.objective.statistic
     if client.spoils(metric, statistic, outcome.value_s):
         outcome = outcome.judged_with(client.of(metric, statistic))
-    if not stage.interrupted:
-        return outcome
-    interval = metrics[metric].ci95.get(statistic)
-    return outcome.judged_interrupted(None if interval is None else interval[1], cut=_is_cut(stage, account))
+    return outcome.judged_until_cut() if stage.interrupted and _is_cut(stage, account) else outcome
 
 
 def _is_cut(stage: StageInput, account: Account) -> bool:

@@ -24,8 +24,7 @@ from harness.scenario.metrics import GAPS, USER_VIEW
 from harness.statistics.intervals import Floats, percentile_with_failures
 
 BY_CLIENT = "client"  # the client may have added more than a tenth of the value
-CUT = "cut"  # the stage did not come to its end
-FEW = "few"  # the interval of the value reaches beyond the limit, or there is none
+CUT = "cut"  # an interruption ended the stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Outcome:
     """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met.
 
     `failed` is how many failed requests the value counts as infinite. `unsure` says why a value that there is does not
-    decide: BY_CLIENT, CUT or FEW.
+    decide: BY_CLIENT or CUT.
     """
 
     objective: Objective
@@ -63,17 +62,9 @@ class Outcome:
             return self
         return replace(self, unsure=BY_CLIENT)
 
-    def judged_interrupted(self, upper_s: float | None, *, cut: bool) -> "Outcome":
-        """The outcome in a run that was interrupted: kept where the stage is whole and its interval says so.
-
-        `upper_s` is the upper end of the value's 95 % interval, None where it has none.
-        """
-        if not self.met:
-            return self
-        if cut:
-            return replace(self, unsure=CUT)
-        kept = upper_s is not None and not self.failed and upper_s <= self.objective.limit_s
-        return self if kept else replace(self, unsure=FEW)
+    def judged_until_cut(self) -> "Outcome":
+        """The outcome of a stage that an interruption cut: a limit kept so far is not judged, a missed one is missed."""
+        return replace(self, unsure=CUT) if self.met else self
 
 
 def is_cut(summary: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.metrics import latencies
-from harness.analysis.slo import BY_CLIENT, CUT, FEW, Objective, Outcome, good_requests, objectives, outcome
+from harness.analysis.slo import BY_CLIENT, CUT, Objective, Outcome, good_requests, objectives, outcome
 from harness.analysis.token_gaps import streams
 from tests.made_runs import answered, columns, failed, never_sent
 
@@ -101,20 +101,11 @@ def test_a_value_that_the_client_spoiled_meets_no_limit(value_s, bound_s, met, u
 
 
 @pytest.mark.parametrize(
-    ("value_s", "upper_s", "failed", "cut", "met", "unsure"),
-    [
-        (0.5, 0.9, 0, False, True, ""),
-        (0.5, 1.1, 0, False, None, FEW),
-        (0.5, None, 0, False, None, FEW),
-        (0.5, 0.9, 1, False, None, FEW),
-        (0.5, 0.9, 0, True, None, CUT),
-        (1.5, 1.6, 0, True, False, ""),
-        (None, None, 0, True, None, ""),
-    ],
+    ("value_s", "met", "unsure"), [(0.5, None, CUT), (1.5, False, ""), (math.inf, False, ""), (None, None, "")]
 )
-def test_an_interrupted_run_meets_a_limit_where_its_interval_does(value_s, upper_s, failed, cut, met, unsure):
-    """Of a stage that came to its end; a limit that is missed so far is missed."""
-    found = Outcome(TTFT, value_s, failed).judged_interrupted(upper_s, cut=cut)
+def test_a_stage_that_was_cut_keeps_no_limit(value_s, met, unsure):
+    """What it would have come to is not known; a limit that is missed so far is missed."""
+    found = Outcome(TTFT, value_s).judged_until_cut()
 
     assert (found.met, found.unsure) == (met, unsure)
 

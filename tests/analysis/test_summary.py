@@ -70,16 +70,22 @@ def test_an_interrupted_run_claims_no_limit_that_it_did_not_show(count, stop_s, 
     assert stage["slo_met"] is met
 
 
-def test_few_answers_of_an_interrupted_run_show_no_limit():
-    """A whole stage of eight answers: its p90 has no upper end, and no limit is met by it."""
-    load = {"kind": "constant", "rate": 10.0, "requests": 8}
-    found = summed_up(steady_run(8), [span_row(0, 0.8, 1)], [load], slo={"ttft_p90": 1.0}, interrupted=True)
-    whole = summed_up(steady_run(8), [span_row(0, 0.8, 1)], [load], slo={"ttft_p90": 1.0})
+def test_a_stage_before_the_interruption_is_judged_as_in_a_whole_run():
+    """Eight answers meet the limit in either; only the stage that was cut is not judged, and the answer says why."""
+    load = {"kind": "constant", "rate": 8.0, "requests": 8}
+    slo = {"ttft_p90": 1.0}
+    whole = summed_up(steady_run(8), [span_row(0, 0.8, 1)], [load], slo=slo)
+    later = [answered(8 + i, 2 + i / 10, [2.1 + i / 10, 2.12 + i / 10], stage=1) for i in range(10)]
+    found = summed_up(
+        [*steady_run(8), *later], [span_row(0, 0.8, 1), span_row(2, 3, 4, stage=1)],
+        [load, LONG], slo=slo, interrupted=True,
+    )  # fmt: skip
 
-    assert found["stages"][0]["slo"]["ttft_p90"]["unsure"] == "few"
-    assert found["stages"][0]["slo_met"] is None
-    assert "too uncertain to judge by" in found["answer"]
     assert (whole["verdict"]["interrupted"], whole["stages"][0]["slo_met"]) == (False, True)
+    assert (found["verdict"]["interrupted"], [stage["slo_met"] for stage in found["stages"]]) == (True, [True, None])
+    assert found["stages"][0]["slo"] == whole["stages"][0]["slo"]
+    assert found["stages"][1]["slo"]["ttft_p90"]["unsure"] == "cut"
+    assert "until the interruption that cut the stage" in found["answer"]
 
 
 def test_a_summary_without_details_is_the_same_without_them():
