@@ -241,7 +241,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         errors=_errors(requests),
         input_tokens=int(_input_tokens(requests)[done].sum()),
         output_tokens=int(requests.output_tokens[done].sum()),
-        rates=_rates(stage, window, span, counted, _good_count(stage, masks, times)),
+        rates=_rates(stage, window, span, counted, _good_count(stage, masks, times), answered=account.completed > 0),
         counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
@@ -321,11 +321,17 @@ def _counted(requests: Requests, masks: RequestMasks) -> Counted:
     )
 
 
-def _rates(stage: StageInput, window: Window, span: Span, counted: Counted, good_count: int | None) -> Rates:
+def _rates(
+    stage: StageInput, window: Window, span: Span, counted: Counted, good_count: int | None, *, answered: bool
+) -> Rates:
+    """Rates over the window; none where its answers all ended outside of it, so that no rate can be formed."""
     if window.rates_s <= 0:
         return Rates()
     length_s = window.rates_s
     due, sending_s = offered(stage.requests, window, span)
+    offered_rate = due / sending_s if is_open(str(stage.load["kind"])) and sending_s > 0 else None
+    if not counted.requests and answered:
+        return Rates(arrived=_arrived(stage, window), offered=offered_rate)
     return Rates(
         request=counted.requests / length_s,
         output_token=counted.output_tokens / length_s,
@@ -333,7 +339,7 @@ def _rates(stage: StageInput, window: Window, span: Span, counted: Counted, good
         event=counted.events / length_s,
         good=None if good_count is None else good_count / length_s,
         arrived=_arrived(stage, window),
-        offered=due / sending_s if is_open(str(stage.load["kind"])) and sending_s > 0 else None,
+        offered=offered_rate,
     )
 
 

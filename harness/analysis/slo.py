@@ -63,7 +63,7 @@ class Outcome:
         return replace(self, unsure=BY_CLIENT)
 
     def judged_until_cut(self) -> "Outcome":
-        """The outcome of a stage that an interruption cut: a limit kept so far is not judged, a missed one is missed."""
+        """The outcome of a stage that an interruption cut: a limit kept so far is not judged, a missed one is."""
         return replace(self, unsure=CUT) if self.met else self
 
 

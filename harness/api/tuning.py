@@ -124,7 +124,7 @@ def tune(
     overrides = override_words(set)
     command = ("harness", "tune", str(study), *(word for each in overrides for word in ("--set", each)))
     options = TuneOptions(overrides, flags, None if out is None else Path(out), resume, spoken(on_progress), command)
-    return run_study_file(find_scenario(str(study)), options)
+    return run_study_file(find_scenario(str(study), is_study=True), options)
 
 
 async def tune_async(
@@ -277,9 +277,17 @@ def _tracker(problem: StudyPlan, folder: Path, trials: Sequence[Trial], options:
         trials=TRIALS if unlimited else budget.trials,
         turns=turns,
     )
-    tracker = StudyTracker(folder, head, objective, options.on_snapshot)
+    tracker = StudyTracker(folder, head, objective, options.on_snapshot, removal_turns=_removal_turns(problem))
     tracker.know(trials)
     return tracker
+
+
+def _removal_turns(problem: StudyPlan) -> int:
+    """About how many turns the removal of flags takes: rounds of the winner and of it without each of its flags."""
+    rules = problem.study.simplify
+    if rules is None or not problem.study.confirm.best:
+        return 0
+    return min(rules.measurements, rules.repeats * (1 + len(problem.space.parameters)))
 
 
 def _evaluator(problem: StudyPlan, resolve: ResolveFlags, tracker: StudyTracker) -> Evaluator:

@@ -26,7 +26,7 @@ def tune_command(arguments: argparse.Namespace, log: OutputLog) -> CommandOutcom
         HarnessError: where the study is wrong, or no engine can be started.
     """
     progress: OutputLog = silent if arguments.quiet else log
-    path = find_scenario(arguments.study or SHIPPED)
+    path = find_scenario(arguments.study or SHIPPED, is_study=True)
     if arguments.study is None or path != Path(arguments.study):
         progress(message("cli.study_file", path=str(path)))
     with exporting(arguments.export, log) as exports:

@@ -244,11 +244,16 @@ def _stage_progress(stage: _Stage, now_ns: int, *, stopping: bool) -> StageProgr
         answered_in_warmup=sums["answered"] - sums["measured_answered"],
         in_flight=max(0, sums["sent"] - over),
         offered_rate=_offered_rate(plan, elapsed_s, 0.0 if stage.end_ns else _LEAST_RATE_S),
-        request_rate=sums["measured_answered"] / counted_s if counted_s and rates_known else None,
-        output_token_rate=sums["output_tokens"] / counted_s if counted_s and rates_known else None,
+        request_rate=_rate(sums["measured_answered"], counted_s) if rates_known else None,
+        output_token_rate=_rate(sums["output_tokens"], counted_s) if rates_known else None,
         ttft=ttft,
         itl=itl,
     )
+
+
+def _rate(count: int, counted_s: float) -> float | None:
+    """A rate per second; None before the first was counted: answers of the warm-up do not make it 0."""
+    return count / counted_s if count and counted_s else None
 
 
 def _counted_ns(stage: _Stage) -> int:

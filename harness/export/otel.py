@@ -5,6 +5,7 @@ The address is the collector's, such as http://127.0.0.1:4318; without one the S
 """
 
 import logging
+import os
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -14,10 +15,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportR
 from opentelemetry.sdk.resources import Resource
 
 from harness import __version__
+from harness.export.addresses import hold_http
 from harness.export.delivery import REQUEST_S
 from harness.export.points import Point, Snapshot
 
 _PATH = "/v1/metrics"
+_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SERVICE = "npu-harness"
 
 
@@ -27,6 +30,9 @@ class OtelExporter:
     def __init__(self, address: str | None) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what fails is told in one line of ours
         endpoint = None
+        for given in (address, *map(os.environ.get, _VARIABLES)):
+            if given:
+                hold_http("otel", given)
         if address is not None:
             endpoint = address.rstrip("/") + ("" if urlsplit(address).path.strip("/") else _PATH)
         self._exporter = OTLPMetricExporter(endpoint=endpoint, timeout=REQUEST_S)

@@ -9,6 +9,7 @@ import re
 from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
 
 from harness.errors import InputError
+from harness.export.addresses import hold_http
 from harness.export.delivery import REQUEST_S
 from harness.export.points import Point, Snapshot
 from harness.messages import message
@@ -28,6 +29,7 @@ class PushExporter:
         if not self._gateway:
             raise InputError(message("export.no_address", target="prometheus-push", variable=VARIABLE))
         register_password(self._gateway)
+        hold_http("prometheus-push", self._gateway, bare=True)
 
     def live(self, snapshot: Snapshot) -> None:
         """See Exporter."""

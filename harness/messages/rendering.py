@@ -12,6 +12,7 @@ size       per cent without a sign             percent  a share of one that a us
 clock      seconds, `1:05:09`
 and, or    a list with its last joint          list     a list with commas (`、` in Chinese)
 parts      a list of clauses with semicolons   sentences  a list of sentences, one after the other
+english    text that there is in English only: nothing in other languages
                                                (none)   text as it is; numbers as Python writes them
 
 The catalogues are gettext .po files, read when a sentence of theirs is first needed, and by hand: Babel takes 40 ms to
@@ -103,8 +104,8 @@ LISTS: Mapping[str, Mapping[str, tuple[str, str]]] = {  # by language: the joint
     "sentences": {ENGLISH: (" ", " "), CHINESE: ("", "")},
     "parts": {ENGLISH: ("; ", "; "), CHINESE: ("；", "；")},
 }
-QUOTE = "quote"
-SPECS = (*NUMBERS, *LISTS, QUOTE)
+QUOTE, ENGLISH_ONLY = "quote", "english"
+SPECS = (*NUMBERS, *LISTS, QUOTE, ENGLISH_ONLY)
 
 
 def number(value: float | None, spec: str) -> str:
@@ -254,6 +255,8 @@ def _parts(
 
 def _value(value: Parameter, spec: str, language: str, marks: tuple[Mark, Mark]) -> str:
     own, outside = marks
+    if spec == ENGLISH_ONLY and language != ENGLISH:
+        return ""
     if isinstance(value, Message):
         return render(value, language, own=own, outside=outside)
     if isinstance(value, str):

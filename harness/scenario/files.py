@@ -31,13 +31,14 @@ def shipped_scenarios() -> dict[str, str]:
     return {path.stem: str(_read(path)["question"]) for path in sorted(shipped_folder().glob("*.yaml"))}
 
 
-def find_scenario(name: str) -> Path:
+def find_scenario(name: str, *, is_study: bool = False) -> Path:
     """The file of a path or a name: the path itself, NAME.yaml here or in scenarios/, else the one that ships.
 
-    A path that does not exist is returned as it is: whoever reads it says what is wrong.
+    A path that does not exist is returned as it is: whoever reads it says what is wrong. Where a study is looked for
+    (`is_study`), only studies are offered in place of a name that there is not.
 
     Raises:
-        InputError: where no scenario has the name, with the nearest.
+        InputError: where no scenario, or study, has the name, with the nearest.
     """
     path = Path(name)
     if path.is_file() or path.name != name or path.suffix not in ("", *_SUFFIXES):
@@ -48,8 +49,10 @@ def find_scenario(name: str) -> Path:
                 return folder / candidate
     if path.suffix or path.exists():
         return path
-    names = dict.fromkeys([*_local_names(), *shipped_scenarios()])
-    raise InputError(message("scenario.no_such_scenario", name=name, hint=suggestion(name, names, limit=20)))
+    paths = [path for path in _known_files() if not is_study or _is_study(path)]
+    hint = suggestion(name, dict.fromkeys(path.stem for path in paths), limit=20)
+    code = "scenario.no_such_study" if is_study else "scenario.no_such_scenario"
+    raise InputError(message(code, name=name, hint=hint))
 
 
 def copy_scenario(name: str, folder: Path | None = None) -> list[Path]:
@@ -109,8 +112,17 @@ def _spellings(path: Path) -> list[str]:
     return [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
 
 
-def _local_names() -> list[str]:
-    return [path.stem for folder in (Path(), LOCAL) for path in sorted(folder.glob("*.yaml"))]
+def _known_files() -> list[Path]:
+    return [path for folder in (Path(), LOCAL, shipped_folder()) for path in sorted(folder.glob("*.yaml"))]
+
+
+def _is_study(path: Path) -> bool:
+    """Whether a file names the scenario that it searches, as only a study does."""
+    try:
+        tree = _read(path)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return False
+    return isinstance(tree, dict) and "scenario" in tree
 
 
 def find_data_file(path: str, folder: Path) -> Path:

@@ -17,6 +17,7 @@ from harness.results.progress import (
 from harness.tuning.types import FAILED, STOPPED, ParameterValue, StudyObjective, Trial
 from harness.units import NS_PER_S
 
+FEWEST_TRIALS = 3  # their mean foretells the rest; the first alone also pays for what is built once
 OnStudySnapshot = Callable[[StudyProgress], None]
 
 
@@ -26,7 +27,10 @@ def unwatched(_progress: StudyProgress) -> None:
 
 @dataclass(slots=True)
 class StudyTracker:
-    """Follows one study; each change is handed to the callback and written into its folder."""
+    """Follows one study; each change is handed to the callback and written into its folder.
+
+    `removal_turns` is about how many turns the removal of flags takes, until it says so itself.
+    """
 
     folder: Path
     head: StudyProgress
@@ -36,6 +40,7 @@ class StudyTracker:
     trials_here: int = 0
     turns_here: int = 0
     turn_begin_ns: int = 0
+    removal_turns: int = 0
 
     def know(self, trials: Sequence[Trial]) -> None:
         """Take in what was tried before: by other workers, or before an interruption."""
@@ -71,6 +76,7 @@ class StudyTracker:
         """So many turns follow those that were measured so far."""
         begun = self.head.turns_done + (self.head.phase == CONFIRMING)
         self.head = replace(self.head, turns=begun + count)
+        self.removal_turns = 0
 
     def on_run(self, run: Progress) -> None:
         """What the engine of the trial under way is doing."""
@@ -106,14 +112,17 @@ class StudyTracker:
         )
 
     def _eta_s(self, now_ns: int) -> float | None:
-        """By the mean trial (and turn) of this worker so far; None before the first has ended."""
+        """By the mean trial (and turn) of this worker so far, confirmation and removal of flags included.
+
+        None before a few trials, or a turn, have ended.
+        """
         head = self.head
-        if head.phase == REPORTING or head.trials is None or not self.trials_here + self.turns_here:
+        if head.phase == REPORTING or head.trials is None:
             return None
+        turns = max(0, head.turns - head.turns_done) + self.removal_turns
         if head.phase == CONFIRMING and self.turns_here:
-            each_s = (now_ns - self.turn_begin_ns) / NS_PER_S / self.turns_here
-            return each_s * max(0, head.turns - head.turns_done)
-        if not self.trials_here:
+            return (now_ns - self.turn_begin_ns) / NS_PER_S / self.turns_here * turns
+        if self.trials_here < FEWEST_TRIALS:
             return None
         each_s = (now_ns - self.begin_ns) / NS_PER_S / self.trials_here
-        return each_s * (max(0, head.trials - head.done) + head.turns - head.turns_done)
+        return each_s * (max(0, head.trials - head.done) + turns)

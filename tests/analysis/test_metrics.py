@@ -51,6 +51,17 @@ def test_a_small_stage_has_the_numbers_of_a_pencil():
     assert found.slo_met is False
 
 
+def test_answers_that_all_ended_outside_the_part_for_rates_form_no_rate():
+    """A warm-up answer ended late, and rates count from 2 s on, when all was answered; no answer at all is 0 req/s."""
+    early = [answered(i, i / 10, [i / 10 + 0.1, i / 10 + 0.3]) for i in range(16)]
+    found = summarize_stage(stage([*early, answered(16, 0, [3.0], phase=WARMUP)]))
+    rates = found.rates
+
+    assert (found.account.completed, found.window.rates_s) == (16, 2.0)
+    assert (rates.request, rates.output_token, rates.total_token, rates.event, rates.good) == (None,) * 5
+    assert summarize_stage(stage([failed(0, 0, 3.0)])).rates.request == 0
+
+
 def test_the_definitions_hold_row_by_row():
     """Every metric of a row is the difference that its name says, and undefined where an end is missing."""
     pairs = [

@@ -75,6 +75,16 @@ def test_a_run_that_the_user_ends_is_stopping(tmp_path):
     assert _at(tracker, 8).ended[0].state == ENDED
 
 
+def test_answers_of_the_warm_up_form_no_rate(tmp_path):
+    """Sixteen came and none of them counts: there is no rate yet, not one of 0."""
+    tracker = _tracker(tmp_path)
+    tracker.begin(0, 0)
+    tracker.on_counts(0, _counts(0, sent=20, answered=16, measured_answered=0))
+    stage = _at(tracker, 7).stage
+
+    assert (stage.answered, stage.request_rate, stage.output_token_rate) == (16, None, None)
+
+
 def test_workers_are_added_up_and_late_counts_of_an_earlier_stage_are_dropped(tmp_path):
     """Each reports all that it has counted of a stage: the last report of each counts."""
     tracker = _tracker(tmp_path)

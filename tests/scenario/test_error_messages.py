@@ -54,7 +54,7 @@ def test_a_bad_value_is_told_in_one_line(good, override, line):
 
 @pytest.mark.parametrize(("override", "line"), VALUES)
 def test_a_bad_value_is_told_in_chinese_too(good, override, line):
-    """In one line that has the same places, keys and values, and no English sentence, but what a key means."""
+    """In one line that has the same places, keys and values, and no English sentence."""
     with pytest.raises(ScenarioError) as caught, language("zh"):
         load_scenario(good, [override])
     with language("zh"):
@@ -64,8 +64,9 @@ def test_a_bad_value_is_told_in_chinese_too(good, override, line):
     assert len(lines) == 1
     assert place in (f"--set {override}", f"--set {override.partition('=')[0]}=…") or place.startswith(str(good))
     assert re.search("[\u4e00-\u9fff]", reason)
-    if ": missing; expected" not in line:
-        assert re.findall(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", reason.replace(override.partition("=")[2], "")) == []
+    assert re.findall(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", reason.replace(override.partition("=")[2], "")) == []
+    if ".kind: missing" not in line and ": missing; expected" in line:
+        assert reason.endswith("：缺少该键")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,19 @@ def test_a_mistyped_name_gets_the_nearest_one(empty):
         find_scenario("mien")
 
 
+def test_a_study_that_there_is_not_gets_studies_only(empty):
+    """The user's and those that ship; files that are no study, or cannot be read, are not offered."""
+    (empty / "night.yaml").write_text("name: night\nscenario: chat.yaml\n")
+    (empty / "nosuc.yaml").write_text("name: nosuc\nworkload: {}\n")
+    (empty / "broken.yaml").write_text("scenario: [")
+    with pytest.raises(
+        InputError, match=r"^nosuch: no such file, and no study of that name; expected one of night, tune$"
+    ):
+        find_scenario("nosuch", is_study=True)
+    with pytest.raises(InputError, match="did you mean 'night'"):
+        find_scenario("nihgt", is_study=True)
+
+
 @pytest.mark.parametrize("name", shipped_scenarios())
 def test_a_copy_is_whole(empty, name):
     """It can be used where it lies: the trace of a scenario and the scenario of a study come with it."""

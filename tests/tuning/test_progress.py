@@ -53,12 +53,31 @@ def test_a_study_from_its_first_trial_to_its_page(tmp_path, clock):
 
     assert (shown[0].trial, shown[0].origin, dict(shown[0].point)) == (0, "default", {"max_num_seqs": 256})
     assert shown[0].eta_s is None
-    assert shown[1].eta_s == pytest.approx(10 * (4 + 6))
+    assert [shown[place].eta_s for place in (1, 2, 3)] == [None, None, None]
     assert (shown[3].best, shown[3].best_trial, shown[3].default) == (6.0, 1, 4.0)
     assert (shown[6].best, shown[6].done, shown[6].stopped, shown[6].failed) == (6.0, 5, 1, 1)
     assert (shown[7].phase, shown[7].trial, shown[7].turns_done) == (CONFIRMING, None, 0)
     assert (shown[8].trial, shown[8].turns_done, shown[8].eta_s) == (1, 1, pytest.approx(4 * 5))
     assert shown[-1].phase == REPORTING
+
+
+def test_the_time_left_waits_for_a_few_trials_and_holds_all_that_follows(tmp_path, clock):
+    """After three trials: two more, six turns of the confirmation, and the eight that the removal of flags may take."""
+    tracker, shown = _tracker(tmp_path)
+    tracker.removal_turns = 8
+    for number in range(3):
+        clock[0] += 10
+        tracker.end(_trial(number, 4.0))
+    tracker.turn(None)
+    clock[0] += 4
+    tracker.turn(1)
+    confirming = shown[-1].eta_s
+    tracker.expect_turns(3)
+    tracker.publish()
+
+    assert [snapshot.eta_s for snapshot in shown[:3]] == [None, None, pytest.approx(10 * (2 + 6 + 8))]
+    assert confirming == pytest.approx(4 * (5 + 8))
+    assert shown[-1].eta_s == pytest.approx(4 * (1 + 3))
 
 
 def test_less_may_be_better(tmp_path):

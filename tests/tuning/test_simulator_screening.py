@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,14 @@ from harness.simulator.step_cost import Terms
 from harness.tuning.candidates import CandidateResolver, flag_resolver
 from harness.tuning.capacity import LAST_RATE
 from harness.tuning.evaluation import EvaluationContext, measure_loads
-from harness.tuning.simulator_screening import agreement, calibrate_terms, kendall_tau, scale_terms, screener_for
+from harness.tuning.simulator_screening import (
+    agreement,
+    calibrate_terms,
+    kendall_tau,
+    scale_terms,
+    screener_for,
+    tau_interval,
+)
 from harness.tuning.study import run_study
 from harness.tuning.virtual_evaluation import VirtualEvaluator
 from tests.tuning.studies import problem_in, work_in
@@ -105,6 +113,31 @@ def test_the_interval_holds_tau(pairs):
     if found.low is not None:
         assert -1 <= found.low <= max(found.tau, -0.999) + 1e-9
         assert min(found.tau, 0.999) - 1e-9 <= found.high <= 1
+
+
+@pytest.mark.parametrize(("count", "low"), [(5, -0.684), (10, -0.044), (30, 0.564)])
+def test_trials_all_in_order_show_as_much_as_their_number_bears(count, low):
+    """Of n // 2 independent pairs all in the same order the lower end is 2 · 0.025^(1 / (n // 2)) - 1."""
+    found = agreement([(n, n) for n in range(count)])
+
+    assert found.tau == pytest.approx(1)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-3), pytest.approx(1))
+    assert found.low == pytest.approx(2 * 0.025 ** (1 / (count // 2)) - 1)
+
+
+@pytest.mark.parametrize("count", [5, 8, 20])
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.95])
+def test_the_interval_holds_the_true_order(count, correlation):
+    """Of 400 samples of normal pairs, whose τ is known (2 / π · arcsin ρ), at least 95 of 100 intervals hold it."""
+    draw = np.random.default_rng(count)
+    true = 2 / math.pi * math.asin(correlation)
+    held = 0
+    for _ in range(400):
+        x, e = draw.normal(size=(2, count))
+        low, high = tau_interval(kendall_tau(x, correlation * x + math.sqrt(1 - correlation**2) * e), count)
+        held += low <= true <= high
+
+    assert held >= 0.95 * 400
 
 
 def test_few_trials_prove_nothing():
