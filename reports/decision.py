@@ -229,6 +229,8 @@ def limits_cell(option: Option | None) -> Cell:
         return Cell("–")
     if option.undecided or option.cut:
         return Cell(localized("page.stages.not_met_surely"))
+    if option.close:
+        return Cell(localized("page.stages.met_close" if option.kept else "page.stages.missed_close"))
     if option.kept:
         return Cell(localized("page.stages.met"), tone="good")
     return Cell(localized("page.stages.missed"), tone="bad")

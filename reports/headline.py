@@ -1,11 +1,11 @@
 """The top of a run's page: verdict, warnings and limits, the answer, and the key figures of the stage that matters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.answer import holding_stages
-from harness.analysis.slo import objectives
+from harness.analysis.slo import is_close, objectives
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import Warning, is_invalid, warnings_of
 from harness.messages import Message, localized, stored
@@ -67,8 +67,8 @@ def _throughput(stage: Mapping[str, Any]) -> float:
     return number(stage.get("output_token_rate"))
 
 
-def cards(stage: Mapping[str, Any]) -> list[Card]:
-    """Key figures of one stage."""
+def cards(stage: Mapping[str, Any], growing: Collection[int] = ()) -> list[Card]:
+    """Key figures of one stage; `growing` are numbers of stages whose queue grew as long as the load lasted."""
     load = stage.get("load") or {}
     by_clock = is_open(str(load.get("kind")))
     note = "" if "rate" in load else _at_once(load)
@@ -86,7 +86,7 @@ def cards(stage: Mapping[str, Any]) -> list[Card]:
             "tokens/s",
             listed([text for text in (_per_npu(stage), in_flight) if text], "parts"),
         ),
-        *(_latency_card(stage, metric) for metric in latencies),
+        *(_latency_card(stage, metric, grows=stage.get("index") in growing) for metric in latencies),
         _completed(stage.get("requests") or {}),
     ]
 
@@ -129,7 +129,7 @@ def _at_once(load: Mapping[str, Any]) -> str:
     return localized("page.cards.users", users=load["concurrency"]) if "concurrency" in load else ""
 
 
-def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
+def _latency_card(stage: Mapping[str, Any], metric: str, *, grows: bool = False) -> Card:
     """The statistic that is limited, else the p99, with its limit and interval."""
     statistics = stage.get(metric) or {}
     held = {
@@ -142,7 +142,7 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     value, _, unit = format_duration(statistics.get(statistic)).rpartition(" ")
     pair = (statistics.get("ci95") or {}).get(statistic)
     notes = (
-        interval_note(statistics, statistic) if pair else _too_short(statistics, statistic),
+        interval_note(statistics, statistic) if pair else _too_short(statistics, statistic, grows=grows),
         _completed_only(stage, held.get(statistic)),
         localized("page.cards.statistic_invalid") if statistic in (statistics.get("invalid") or ()) else "",
     )
@@ -157,8 +157,10 @@ def _latency_card(stage: Mapping[str, Any], metric: str) -> Card:
     )
 
 
-def _too_short(statistics: Mapping[str, Any], statistic: str) -> str:
+def _too_short(statistics: Mapping[str, Any], statistic: str, *, grows: bool) -> str:
     seconds = (statistics.get("needed_s") or {}).get(statistic)
+    if seconds and grows:
+        return localized("page.cards.never_an_interval")
     return localized("page.cards.no_interval", needed_s=seconds) if seconds else ""
 
 
@@ -265,17 +267,25 @@ def _valid(warnings: int) -> str:
 
 
 def _limit_badge(result: ResultFiles) -> list[Badge]:
-    judged = [stage.get("slo_met") for stage in result.stages if stage.get("slo")]
+    limited = [stage for stage in result.stages if stage.get("slo")]
+    judged = [stage.get("slo_met") for stage in limited]
+    close = [is_close(stage) for stage in limited if stage.get("slo_met") is not None]
     if not judged:
         return []
     if all(judged):
-        return [Badge(localized("page.badges.all_limits_met"), "good")]
+        return [_sure_badge(localized("page.badges.all_limits_met"), "good", close=any(close))]
     if any(judged):
         met = sum(met is True for met in judged)
-        return [Badge(localized("page.badges.limits_met_in", met=met, stages=len(judged)), "warn")]
+        words = localized("page.badges.limits_met_in", met=met, stages=len(judged))
+        return [_sure_badge(words, "warn", close=any(close))]
     if False in judged:
-        return [Badge(localized("page.badges.limits_not_met"), "bad")]
+        return [_sure_badge(localized("page.badges.limits_not_met"), "bad", close=all(close))]
     return [Badge(localized("page.badges.limits_not_judged"), "warn")]
+
+
+def _sure_badge(words: str, tone: str, *, close: bool) -> Badge:
+    """A judgement on limits, with how sure it is where intervals span them."""
+    return Badge(localized("page.badges.too_close", verdict=words), "warn") if close else Badge(words, tone)
 
 
 def warnings(result: ResultFiles) -> list[WarningGroup]:

@@ -97,7 +97,7 @@ def _context(data: Data) -> dict[str, Any]:
         "answer": headline.answer(result),
         "warnings": headline.warnings(result),
         "left_out": "" if (without := left_out(result.folder)) is None else markup(without),
-        "cards": headline.cards(stage) if stage else (),
+        "cards": headline.cards(stage, headline.grew(result)) if stage else (),
         "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": gallery,
         **_pauses(data, stalled),

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.analysis.client_error import KERNEL
-from harness.analysis.slo import BY_CLIENT, CUT
+from harness.analysis.slo import BY_CLIENT, CUT, close_limits, is_close
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized, stored
@@ -150,7 +150,7 @@ def _overview_row(
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
         Cell(format_count(requests.get("completed")), _cut_short(unanswered)),
         _failed_cell(failed),
-        *(_statistic(stage.get(metric) or {}, name, size, short=True) for metric, name, size in picked),
+        *(_statistic(stage.get(metric) or {}, name, size) for metric, name, size in picked),
         limits,
     ]
 
@@ -175,16 +175,21 @@ def _limits_cell(stage: Mapping[str, Any], growing: set[int], *, invalid: bool) 
         return Cell("–", queue)
     missed = [key for key, held in stage["slo"].items() if held.get("met") is False]
     if missed:
-        return Cell(localized("page.stages.missed"), ", ".join(missed), "bad")
+        code = "page.stages.missed_close" if is_close(stage) else "page.stages.missed"
+        return Cell(localized(code), ", ".join(missed), "bad")
     if any(held.get("met") is None for held in stage["slo"].values()):
         return Cell(localized("page.stages.unknown"), queue)
+    if is_close(stage):
+        return Cell(localized("page.stages.met_close"), queue)
     return Cell(localized("page.stages.met"), queue, "plain" if queue else "good")
 
 
-def verdict_cell(met: Any) -> Cell:
-    """Whether a limit is met; None where nobody knows."""
+def verdict_cell(met: Any, *, close: bool = False) -> Cell:
+    """Whether a limit is met; None where nobody knows. `close`: the interval of the value spans the limit."""
     if met is None:
         return Cell(localized("page.stages.unknown"))
+    if close:
+        return Cell(localized("page.stages.met_close" if met else "page.stages.missed_close"))
     return Cell(localized("page.stages.met"), tone="good") if met else Cell(localized("page.stages.missed"), tone="bad")
 
 
@@ -196,11 +201,14 @@ def _scale(stages: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, str
 
 def stage_tables(result: ResultFiles) -> list[StageTable]:
     """Every stage in full."""
-    return [_stage_table(place, stage) for place, stage in enumerate(result.stages)]
+    growing = grew(result)
+    return [
+        _stage_table(place, stage, grows=stage.get("index") in growing) for place, stage in enumerate(result.stages)
+    ]
 
 
-def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
-    window = stage.get("window") or {}
+def _stage_table(place: int, stage: Mapping[str, Any], *, grows: bool) -> StageTable:
+    window, close = stage.get("window") or {}, close_limits(stage)
     counts = [(count_name(name), format_count(value)) for name, value in (stage.get("requests") or {}).items()]
     counts += [
         (localized("page.counts.goodput"), format_rate(stage.get("goodput"), "req/s")),
@@ -216,9 +224,9 @@ def _stage_table(place: int, stage: Mapping[str, Any]) -> StageTable:
         window=_window_text(stage),
         steady=window.get("steady"),
         counts=counts,
-        metrics=_metric_table(stage),
+        metrics=_metric_table(stage, grows=grows),
         withheld=any((stage.get(metric) or {}).get("needed_s") for metric in METRIC_ORDER),
-        limits=[_limit_row(key, held) for key, held in (stage.get("slo") or {}).items()],
+        limits=[_limit_row(key, held, close=key in close) for key, held in (stage.get("slo") or {}).items()],
         left_out=left_out(stage),
     )
 
@@ -244,36 +252,35 @@ def _energy(energy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return [(localized("page.counts.energy"), per_token), (localized("page.counts.power"), power)]
 
 
-def _limit_row(key: str, held: Mapping[str, Any]) -> list[Cell]:
-    verdict = verdict_cell(held.get("met"))
+def _limit_row(key: str, held: Mapping[str, Any], *, close: bool = False) -> list[Cell]:
+    verdict = verdict_cell(held.get("met"), close=close)
     if held.get("unsure") in UNSURE:
         verdict = Cell(localized("page.stages.not_met_surely"), localized(UNSURE[held["unsure"]]))
     return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), verdict]
 
 
-def _metric_table(stage: Mapping[str, Any]) -> Table:
+def _metric_table(stage: Mapping[str, Any], *, grows: bool) -> Table:
     present = [metric for metric in METRIC_ORDER if (stage.get(metric) or {}).get("n")]
     columns = [
         Column("", localized("page.stages.metric")),
         Column("", "n"),
         *(Column("", localized(_STATISTICS[n])) if n in _STATISTICS else Column("p99", n) for n in (*_SHOWN, *_SPREAD)),
     ]
-    return Table(columns, [_metric_row(metric, stage[metric]) for metric in present])
+    return Table(columns, [_metric_row(metric, stage[metric], grows=grows) for metric in present])
 
 
-def _metric_row(metric: str, statistics: Mapping[str, Any]) -> list[Cell]:
+def _metric_row(metric: str, statistics: Mapping[str, Any], *, grows: bool = False) -> list[Cell]:
     size, unit = time_scale(number(statistics.get("p99")))
     return [
         Cell(name_of(metric), unit, term=metric),
         Cell(format_count(statistics.get("n"))),
-        *(_statistic(statistics, name, size) for name in (*_SHOWN, *_SPREAD)),
+        *(_statistic(statistics, name, size, needs(statistics, name, grows=grows)) for name in (*_SHOWN, *_SPREAD)),
     ]
 
 
-def _statistic(statistics: Mapping[str, Any], name: str, size: float, *, short: bool = False) -> Cell:
-    """A statistic in its row's unit, its interval under it; where that is withheld, what it needs (not in `short`)."""
+def _statistic(statistics: Mapping[str, Any], name: str, size: float, withheld: str = "") -> Cell:
+    """A statistic in its row's unit, its interval under it; where that is withheld, what it needs."""
     pair = (statistics.get("ci95") or {}).get(name)
-    withheld = "" if short else needs(statistics, name)  # in the overview it would make the table wider than a page
     below = _between(statistics, name, size) if pair else withheld
     invalid = name in (statistics.get("invalid") or ())
     below = localized("page.stages.statistic_invalid") if invalid else below
@@ -286,9 +293,14 @@ def _between(statistics: Mapping[str, Any], name: str, size: float) -> str:
     return f"≥ {low}" if has_open_end(statistics, name) else f"{low}–{high}"
 
 
-def needs(statistics: Mapping[str, Any], name: str) -> str:
-    """The duration of a run that would give the interval which is withheld; empty where none is."""
+def needs(statistics: Mapping[str, Any], name: str, *, grows: bool = False) -> str:
+    """The duration of a run that would give the interval which is withheld; empty where none is.
+
+    Where the queue `grows`, no duration gives it.
+    """
     seconds = (statistics.get("needed_s") or {}).get(name)
+    if seconds and grows:
+        return localized("page.stages.never")
     return localized("page.stages.needs", needed_s=seconds) if seconds else ""
 
 

@@ -221,7 +221,12 @@ def _all_stay(level: Level) -> list[Message]:
 
 def _stays(code: str, outcome: Outcome) -> Message:
     limit_s = outcome.objective.limit_s
-    return message(code, objective=_name(outcome), limit_s=limit_s, value_s=outcome.value_s)
+    return _as_sure(message(code, objective=_name(outcome), limit_s=limit_s, value_s=outcome.value_s), outcome)
+
+
+def _as_sure(finding: Message, outcome: Outcome) -> Message:
+    """A finding on an objective, with how sure it is where the interval spans the limit."""
+    return message("analysis.too_close", finding=finding) if outcome.close else finding
 
 
 def _breaks(outcome: Outcome, level: Level) -> Message:
@@ -240,7 +245,7 @@ def _is(code: str, outcome: Outcome, level: Level) -> Message:
         failed, scheduled = (sum(getattr(s.account, n) for s in level) for n in ("failed", "scheduled"))
         return message("analysis.objective_unbounded", objective=name, failed=failed, scheduled=scheduled)
     limit = {} if code == "analysis.objective_is" else {"limit_s": outcome.objective.limit_s}
-    return message(code, objective=name, value_s=outcome.value_s, **limit)
+    return _as_sure(message(code, objective=name, value_s=outcome.value_s, **limit), outcome)
 
 
 def _against(level: Level) -> Message:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from harness.analysis.slo import is_cut
+from harness.analysis.slo import is_close, is_cut
 from harness.analysis.warnings import Warning, is_invalid
 from harness.messages import Message, message, sentences, stored
 
@@ -27,9 +27,9 @@ class Option:
     """One configuration under one load.
 
     `npu_rate` in output tokens/s per NPU (of the engine where `by_engine`), `user_rate` in tokens/s a user, `kept`
-    whether every limit was kept (None without limits), `undecided` that nobody knows, `cut` that the load was cut by an
-    interruption, `eligible` whether it may stand on the front; `cost` and `kwh`
-    of a million output tokens, None where not known; `group` the configuration, whatever its load.
+    whether every limit was kept (None without limits), `undecided` that nobody knows, `close` that an interval spans a
+    limit, `cut` that the load was cut by an interruption, `eligible` whether it may stand on the front; `cost` and
+    `kwh` of a million output tokens, None where not known; `group` the configuration, whatever its load.
     """
 
     key: str
@@ -43,6 +43,7 @@ class Option:
     kwh: float | None = None
     group: str = ""
     undecided: bool = False
+    close: bool = False
     cut: bool = False
 
 
@@ -175,6 +176,7 @@ def _option(repeats: Sequence[Stage], warnings: Sequence[Warning], npus: int | N
         user_rate=_median(shown, "user_token_rate"),
         kept=all(kept is True for kept in met) if met else None,
         undecided=None in met and False not in met,
+        close=any(is_close(stage) for stage in shown),
         eligible=bool(valid),
         by_engine=npus is None,
         cost=_known(shown, "cost_per_million_output_tokens"),

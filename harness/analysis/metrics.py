@@ -13,16 +13,17 @@ listed. Latencies and rates are of different requests because they ask different
 came then, and how many left a second. In a queue that grows these are never the same. Warm-up counts in none.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from harness.analysis.client_error import VIRTUAL, ClientError, client_error
 from harness.analysis.request_flow import mean_in_flight, most_in_flight
-from harness.analysis.slo import Objective, Outcome, good_requests, objectives, outcome
+from harness.analysis.slo import Objective, Outcome, good_requests, objectives, outcome, spans
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.analysis.token_gaps import Mask, Streams, rows_of, streams, token_rates
 from harness.errors import ResultError
@@ -245,7 +246,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
-        outcomes=tuple(_judged(outcome, stage, account, client) for outcome in outcomes),
+        outcomes=tuple(_judged(outcome, stage, account, metrics, client) for outcome in outcomes),
         metrics=metrics,
         merged_share=gaps.merged_share,
         client=client,
@@ -379,9 +380,14 @@ def _outcomes(
     )
 
 
-def _judged(outcome: Outcome, stage: StageInput, account: Account, client: ClientError) -> Outcome:
-    """An outcome, less sure where the client may have spoiled its value, or an interruption cut the stage."""
+def _judged(
+    outcome: Outcome, stage: StageInput, account: Account, metrics: Mapping[str, Distribution], client: ClientError
+) -> Outcome:
+    """An outcome, less sure where the client may have spoiled it, an interruption cut the stage, or it is close."""
     metric, statistic = outcome.objective.metric, outcome.objective.statistic
+    interval = metrics[metric].ci95.get(statistic)
+    finite = outcome.value_s is not None and math.isfinite(outcome.value_s)
+    outcome = replace(outcome, close=finite and spans(interval, outcome.objective.limit_s))
     if client.spoils(metric, statistic, outcome.value_s):
         outcome = outcome.judged_with(client.of(metric, statistic))
     return outcome.judged_until_cut() if stage.interrupted and _is_cut(stage, account) else outcome

@@ -12,7 +12,7 @@ no limit.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,13 +42,14 @@ class Outcome:
     """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met.
 
     `failed` is how many failed requests the value counts as infinite. `unsure` says why a value that there is does not
-    decide: BY_CLIENT or CUT.
+    decide: BY_CLIENT or CUT. `close` that the value decides, but its 95 % interval spans the limit.
     """
 
     objective: Objective
     value_s: float | None
     failed: int = 0
     unsure: str = ""
+    close: bool = False
 
     @property
     def met(self) -> bool | None:
@@ -65,6 +66,34 @@ class Outcome:
     def judged_until_cut(self) -> "Outcome":
         """The outcome of a stage that an interruption cut: a limit kept so far is not judged, a missed one is."""
         return replace(self, unsure=CUT) if self.met else self
+
+
+def spans(interval: Sequence[float] | None, limit_s: float) -> bool:
+    """Whether a 95 % interval holds values on both sides of a limit; one that is withheld does not."""
+    return interval is not None and interval[0] <= limit_s < interval[1]
+
+
+def close_limits(stage: Mapping[str, Any]) -> list[str]:
+    """Of a stage of summary.json the keys of the limits that its values decide about, but their intervals span."""
+    return [
+        key
+        for key, held in (stage.get("slo") or {}).items()
+        if held.get("met") is not None
+        and held.get("value") is not None
+        and spans(_interval(stage, held, key.rpartition("_")[2]), held["limit"])
+    ]
+
+
+def _interval(stage: Mapping[str, Any], held: Mapping[str, Any], statistic: str) -> Sequence[float] | None:
+    pair: Sequence[float] | None = ((stage.get(str(held.get("metric"))) or {}).get("ci95") or {}).get(statistic)
+    return pair
+
+
+def is_close(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage of summary.json may as well be on the other side: a limit it met is close, or all it missed."""
+    limits, close = stage.get("slo") or {}, close_limits(stage)
+    missed = [key for key, held in limits.items() if held.get("met") is False]
+    return all(key in close for key in missed) if missed else bool(close)
 
 
 def is_cut(summary: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:

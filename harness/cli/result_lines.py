@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.analysis.slo import is_close
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, verdict_of, warnings_of
 from harness.errors import displayable
@@ -292,10 +293,12 @@ def _limits(stage: Stage) -> Text:
         return Text(_NONE)
     missed = [_missed(key, limit) for key, limit in limits.items() if limit.get("met") is False]
     if missed:
-        return Text(localized("cli.table_missed", limits=missed), "red")
+        return Text(
+            localized("cli.table_missed_close" if is_close(stage) else "cli.table_missed", limits=missed), "red"
+        )
     if any(limit.get("met") is None for limit in limits.values()):
         return Text(localized("cli.table_undecided"))
-    return Text(localized("cli.table_met"), "green")
+    return Text(localized("cli.table_met_close")) if is_close(stage) else Text(localized("cli.table_met"), "green")
 
 
 def _missed(key: str, limit: Mapping[str, Any]) -> Message:

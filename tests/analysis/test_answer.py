@@ -44,6 +44,18 @@ def test_a_sweep_says_up_to_where_the_limit_holds():
     assert sentence == "Up to 2 req/s p99 TTFT stays under 5.00 s (4.20 s); at 4 req/s p99 TTFT is 9.10 s."
 
 
+def test_a_limit_that_an_interval_spans_is_close():
+    """The value decides, and the sentence says that it is too close to be sure: met as well as missed."""
+    close = [replace(one, outcomes=tuple(replace(o, close=True) for o in one.outcomes))
+             for one in (poisson(1.0, 4.8), poisson(2.0, 5.2))]  # fmt: skip
+
+    assert told(*close) == (
+        "Up to 1 req/s p99 TTFT stays under 5.00 s (4.80 s), too close to be sure; at 2 req/s p99 TTFT is 5.20 s, too "
+        "close to be sure."
+    )
+    assert told(close[0]).endswith("within the limit of 5.00 s, too close to be sure.")
+
+
 def test_a_verdict_by_length_says_up_to_which_prompt_the_limit_holds():
     """The longest prompts that hold with their value and interval, what comes beyond, and the other objectives."""
     first = Objective("ttft_p90", "ttft", "p90", 5.0)

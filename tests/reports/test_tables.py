@@ -1,11 +1,15 @@
 """Which columns stand at the right, and where a long name breaks."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from harness.cli.result_lines import verdict_lines
+from harness.analysis.slo import spans
+from harness.cli.result_lines import _limits, verdict_lines
 from harness.results import store
 from harness.results.folder import read_files
 from reports import headline, tables
+from reports.decision import choice_of, limits_cell
 from reports.tables import Cell, breakable, column_kinds
 from tests.result_folder import Run, make_result
 
@@ -51,6 +55,66 @@ def test_an_interrupted_run_is_valid_for_what_it_measured(tmp_path):
     assert "valid for what was measured until the interruption" in verdict_lines(result.summary)
     result.summary["verdict"]["valid"] = False
     assert "NOT VALID; measured until the interruption" in verdict_lines(result.summary)
+
+
+def with_interval(folder, low, value, high):
+    """A result of one stage and one limit of 1 s, whose value and interval are these, in its own files."""
+
+    def change(summary):
+        (stage,) = summary["stages"]
+        stage["ttft_user"] |= {"p99": value, "ci95": {"p99": [low, high]}}
+        met = value <= 1.0
+        held = {"metric": "ttft_user", "limit": 1.0, "value": value, "met": met, "failed_counted": 0}
+        stage |= {"slo": {"ttft_p99": held}, "slo_met": met}
+        summary["verdict"] = {"valid": True, "interrupted": False, "warnings": []}
+
+    return changed(folder, change)
+
+
+@pytest.mark.parametrize(
+    ("ends", "pill", "word"),
+    [
+        ((0.7, 0.9, 1.2), "All limits met, too close to be sure", "met, too close to be sure"),
+        ((0.7, 0.8, 0.9), "All limits met", "met"),
+        ((0.9, 1.1, 1.2), "Limits not met, too close to be sure", "missed, too close to be sure"),
+        ((1.1, 1.2, 1.3), "Limits not met", "missed"),
+    ],
+)
+def test_a_limit_within_the_interval_is_said_to_be_close(tmp_path, ends, pill, word):
+    """By the pill, both tables of the page, the decision and the terminal; the value alone decides which side."""
+    result = with_interval(tmp_path, *ends)
+    (stage,) = result.stages
+    (table,) = tables.stage_tables(result)
+    (option,) = choice_of(result.run, result.summary).options
+
+    assert headline.badges(result)[-1].text == pill
+    assert tables.overview(result).rows[0][-1].text == word
+    assert table.limits[0][3].text == word
+    assert limits_cell(option).text == word
+    assert _limits(stage).plain.partition(":")[0] == word
+
+
+@given(low=st.floats(0, 10), above=st.floats(0, 10), limit=st.floats(0, 10))
+def test_an_interval_spans_a_limit_where_both_answers_lie_in_it(low, above, limit):
+    """Its lower end keeps the limit and its upper end breaks it; without an interval nothing is said."""
+    ends = (low, low + above)
+
+    assert spans(ends, limit) == (ends[0] <= limit and not ends[1] <= limit)
+    assert not spans(None, limit)
+
+
+def test_no_duration_is_named_for_an_interval_where_the_queue_grows():
+    """Neither in the table of a stage nor on its card: a longer run would not give it."""
+    ttft = {"n": 40, "p50": 1.0, "p99": 3.0, "ci95": {}, "needed_s": {"p99": 3720.0}}
+    stage = {"index": 0, "ttft": ttft, "tpot": {"n": 0}, "e2e": {"n": 0}, "requests": {}, "load": {"kind": "closed"}}
+    never = "none, however long: the queue grew"
+
+    assert "needs 62 min or more" in {cell.below for cell in tables._metric_row("ttft", ttft)}
+    assert {cell.below for cell in tables._metric_row("ttft", ttft, grows=True)} == {"", "s", never}
+    notes = [
+        next(card.note for card in headline.cards(stage, growing) if card.term == "ttft") for growing in ((), (0,))
+    ]
+    assert notes == ["no 95 % interval: needs 62 min", "no 95 % interval, however long the run: the queue grew"]
 
 
 @pytest.mark.parametrize(
