@@ -86,7 +86,7 @@ def write_trace(folder: Path) -> Path:
 
 
 def write_index(folders: Sequence[Path], lang: str | None = None) -> Path:
-    """Draw index.html, the history of several result folders, where they lie together; its path.
+    """Draw index.html, the history of several result folders, beside them or else in the current folder; its path.
 
     Raises:
         ResultError: where one of them is no finished result.

@@ -42,8 +42,9 @@ POINTS = ("run", "stage", "value", "verdict")
 
 
 def write(folders: Sequence[Path]) -> Path:
-    """Draw index.html in the folder that holds them all, runs and studies; its path."""
-    place = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+    """Draw index.html beside all runs and studies where they lie in one folder, else in the current one; its path."""
+    parents = {folder.resolve().parent for folder in folders}
+    place = parents.pop() if len(parents) == 1 else Path.cwd()
     shown = Path(os.path.relpath(place))
     path = (shown if len(str(shown)) < len(str(place)) else place) / INDEX
     studies = [folder for folder in folders if (folder / STUDY).exists() and not (folder / store.RUN).exists()]

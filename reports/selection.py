@@ -156,12 +156,11 @@ def _place(group: Sequence[ResultOptions], option: Option, decision: Decision) -
     candidate, index = group[int(result)], int(stage)
     loads = candidate.run.get("stages") or ()
     short = short_labels(loads)[index] if index < len(loads) else str(index + 1)
-    chosen = decision.chosen is not None and decision.chosen.key == option.key
-    label = localized("page_index.option", result=candidate.name, load=short) if chosen else short
+    label = localized("page_index.option", result=candidate.name, load=short)
     kind = is_open(str(loads[index].get("kind"))) if index < len(loads) else False
     low, high = user_interval(index, option, candidate.choice.stages)
     place = Place(
         option.user_rate, option.npu_rate, label, tip_of(option, localized(option.name)), stage_colour(int(result)),
-        x_low=low, x_high=high, line=f"{result} {kind}", short=candidate.name if chosen else "",
+        x_low=low, x_high=high, line=f"{result} {kind}", short=candidate.name,
     )  # fmt: skip
     return place_of(option, decision, place)

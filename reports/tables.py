@@ -115,6 +115,7 @@ def overview(result: ResultFiles) -> Table:
     scales = {metric: _scale(stages, metric) for metric in metrics}
     columns = [
         Column("", localized("page.stages.stage")),
+        Column("slo", localized("page.stages.limits")),  # where a narrow window still shows it
         *([Column("offered_rate", localized("page.stages.offered"), "req/s")] if by_clock else []),
         Column("request_rate", localized("page.stages.rate"), "req/s"),
         *([Column("goodput", localized("page.stages.goodput"), "req/s")] if limited else []),
@@ -123,7 +124,6 @@ def overview(result: ResultFiles) -> Table:
         Column("", localized("page.cards.completed")),
         Column("", localized("page.stages.failed")),
         *(Column(metric, name_of(metric), scales[metric][1], shown[metric]) for metric in metrics),
-        Column("slo", localized("page.stages.limits")),
     ]
     picked = [(metric, name, scales[metric][0]) for metric in metrics for name in shown[metric]]
     growing = grew(result)
@@ -146,12 +146,12 @@ def _overview_row(
     unanswered = sum(requests.get(name) or 0 for name in ("cancelled", "never_sent"))
     return [
         Cell(column_title(stage.get("index") or 0, load_text(stage)), _repeat(stage)),
+        limits,
         *(Cell(significant(number(stage.get(name)))) for name in rates),
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
         Cell(format_count(requests.get("completed")), _cut_short(unanswered)),
         _failed_cell(failed),
         *(_statistic(stage.get(metric) or {}, name, size) for metric, name, size in picked),
-        limits,
     ]
 
 

@@ -39,6 +39,7 @@ UNSURE = {  # why a value does not decide about its limit
 _APART = ("requests", "duration_s")  # how long a stage runs makes no other load of it
 LIMITS, SATURATION = "limits", "saturation"  # what shows the knee
 FEWEST_STEPS = 3  # loads
+_FEW_LOADS = 2  # that an answer can speak of one by one
 
 Level = Sequence[StageSummary]
 Stage = Mapping[str, Any]  # of summary.json
@@ -168,10 +169,7 @@ def _unknown(level: Level) -> bool:
 def _limits(stages: Sequence[StageSummary]) -> Message:
     ladder = _ladder(stages)
     if not ladder:
-        parts = _by_label(stages)
-        return sentences(
-            *(message("analysis.answer_level", level=name, finding=_against(level)) for name, level in parts)
-        )
+        return _side_by_side(_by_label(stages))
     known = next((i for i, (_, level) in enumerate(ladder) if not _unknown(level)), 0)
     ladder = ladder[known:]  # what the lowest loads say nothing of, the next one may
     held = next((i for i, (_, level) in enumerate(ladder) if not _holds(level)), len(ladder))
@@ -188,6 +186,28 @@ def _limits(stages: Sequence[StageSummary]) -> Message:
     name, broken = ladder[held]
     finding = _breaks(_nearest(broken), broken)
     return message("analysis.answer_breaks", reach=reach, objectives=_all_stay(level), level=name, finding=finding)
+
+
+def _side_by_side(levels: Sequence[tuple[Message, Level]]) -> Message:
+    """Loads without an order: of many, which keep every limit and the first that does not; else each by itself."""
+    each = [message("analysis.answer_level", level=name, finding=_against(level)) for name, level in levels]
+    if len(levels) <= _FEW_LOADS:
+        return sentences(*each)
+    limits = {o.objective.key: _limit(o) for _, level in levels for o in _outcomes(level)}
+    keeping: list[Parameter] = [name for name, level in levels if _holds(level)]
+    lacking = [place for place, (_, level) in enumerate(levels) if not _holds(level)]
+    words: dict[str, Parameter] = {"limits": list(limits.values()), "levels": keeping}
+    if not lacking:
+        return message("analysis.loads_all_hold", **words)
+    first = next((place for place in lacking if not _unknown(levels[place][1])), lacking[0])
+    name, level = levels[first]
+    code = "analysis.answer_level" if _unknown(level) else "analysis.loads_first_break"
+    held = message("analysis.loads_hold", **words) if keeping else message("analysis.loads_none_hold", **words)
+    return sentences(held, message(code, level=name, finding=_against(level)))
+
+
+def _limit(outcome: Outcome) -> Message:
+    return message("analysis.limit_under", objective=_name(outcome), limit_s=outcome.objective.limit_s)
 
 
 def _outcomes(level: Level) -> list[Outcome]:

@@ -283,7 +283,7 @@ def report(result: "Result | str | Path", *, trace: bool = False) -> Path:
 
 
 def report_index(folders: Sequence[Path]) -> Path:
-    """Draw index.html, the history of several results, where they lie together; its path.
+    """Draw index.html, the history of several results, beside them or else in the current folder; its path.
 
     Raises:
         ResultError: where one of them is no finished result.

@@ -78,6 +78,20 @@ function sortButton(head) {
   return button;
 }
 
+// Puts the button behind the last word of a head, on the same line, and above its unit.
+function appendButton(head, button) {
+  let last = Array.from(head.childNodes).filter((node) => node.nodeName !== "SMALL" && node.textContent.trim()).pop();
+  const joined = document.createElement("span");
+  joined.className = "joined";
+  if (!last) { head.append(button); return; }
+  if (last.nodeType === Node.TEXT_NODE) {
+    last.data = last.data.trimEnd();
+    last = last.splitText(last.data.lastIndexOf(" ") + 1);
+  }
+  last.replaceWith(joined);
+  joined.append(last, button);
+}
+
 function makeSortable(table) {
   if (!table.tHead || table.tBodies.length !== 1 || table.tBodies[0].rows.length < 2) { return; }
   const rows = Array.from(table.tBodies[0].rows);
@@ -85,7 +99,7 @@ function makeSortable(table) {
     if (!head) { return; }
     const button = sortButton(head);
     head.setAttribute("aria-sort", "none");
-    head.append(button);
+    appendButton(head, button);
     button.addEventListener("click", () => turnSort(table, head, column, rows));
   });
 }

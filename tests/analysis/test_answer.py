@@ -163,6 +163,38 @@ def test_loads_of_different_kinds_are_told_one_by_one():
     )
 
 
+CLOSED = {"kind": "closed", "concurrency": 2}
+
+
+def test_many_loads_of_different_kinds_are_told_together():
+    """Every limit and which loads keep them all, then the first that does not and by what: two sentences."""
+    loads = [stage({**CLOSED, "concurrency": users}, (LIMIT, 1.0), (GAPS, 0.02)) for users in (2, 16)]
+    loads += [stage({"kind": "poisson", "rate": rate}, (LIMIT, 2.0), (GAPS, 0.05)) for rate in (2.0, 4.0)]
+    over = [stage({"kind": "poisson", "rate": rate}, (LIMIT, rate), (GAPS, 0.05)) for rate in (8.0, 40.0)]
+    limits = "p99 TTFT under 5.00 s and p99 ITL under 80.0 ms"
+    held = "closed loop, concurrency 2; closed loop, concurrency 16; poisson 2 req/s; poisson 4 req/s"
+
+    assert told(*loads, *over) == (
+        f"{limits} hold at: {held}. "
+        "The first load that does not keep them is poisson 8 req/s: p99 TTFT is 8.00 s, over the limit of 5.00 s."
+    )
+    assert told(*loads) == f"{limits} hold at every load tested: {held}."
+    assert told(stage(CLOSED, (LIMIT, 6.0), (GAPS, 0.02)), *over) == (
+        f"No load tested keeps all of {limits}. "
+        "The first load that does not keep them is closed loop, concurrency 2: p99 TTFT is 6.00 s, "
+        "over the limit of 5.00 s."
+    )
+
+
+def test_a_load_that_nothing_is_known_of_does_not_count_as_the_first_that_breaks():
+    """Where another is over its limit; where none is, the answer says what could not be determined."""
+    loads = [stage({**CLOSED, "concurrency": users}, (LIMIT, 1.0)) for users in (2, 4)]
+    unknown, over = poisson(1.0, None), poisson(2.0, 9.0)
+
+    assert "first load that does not keep them is poisson 2 req/s" in told(*loads, unknown, over)
+    assert told(*loads, unknown).endswith("At poisson 1 req/s p99 TTFT could not be determined.")
+
+
 def test_without_limits_output_and_latency_are_told():
     """One load by its output and TTFT; a sweep by its ends."""
     alone = stage({"kind": "closed", "concurrency": 8})

@@ -80,6 +80,30 @@ def test_the_index_links_every_run_and_escapes_its_names(results, capsys, monkey
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_results_of_several_places_have_their_index_in_the_current_folder(results, capsys, monkeypatch, tmp_path):
+    """Not in whatever folder holds them all, which may be anyone's; its path is printed and its links lead to them."""
+    here = tmp_path / "here"
+    shutil.copytree(results / "one", here / "one")
+    shutil.copytree(results / "two", tmp_path / "elsewhere" / "two")
+    monkeypatch.chdir(here)
+    out = told(capsys, "report", "one", tmp_path / "elsewhere" / "two")[1]
+
+    assert out.splitlines()[-1] == "index.html"
+    assert 'href="../elsewhere/two/report.html"' in (here / "index.html").read_text()
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_history_has_one_name_above_and_in_the_navigation(results, capsys, monkeypatch):
+    """The link says what the heading that it leads to says."""
+    monkeypatch.chdir(results)
+    told(capsys, "report", "one", "two")
+    page = (results / "index.html").read_text()
+    (link,), (head,) = (re.findall(rf"<{tag}[^>]*history-0[^>]*>(.*?)</", page) for tag in ("a", "h2"))
+
+    assert link
+    assert link == head
+
+
 def test_one_result_has_no_index(results, capsys, monkeypatch):
     """It has its page alone."""
     monkeypatch.chdir(results)
@@ -159,6 +183,24 @@ def test_results_of_other_work_or_limits_are_not_compared(configurations, change
 
     assert len(selections([one, other])) == 1
     assert selections([one, changed]) == []
+
+
+def test_the_points_of_a_decision_are_named_by_their_results(configurations):
+    """A load alone would not say whose point it is."""
+    selection, _ = selections(candidates(configurations))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", str(selection.figure.svg))
+
+    assert any(text.startswith("tp2, ") for text in texts)
+    assert all(text.startswith(("tp2", "tp4")) for text in texts if "concurrency" in text)
+
+
+def test_results_that_come_as_close_are_told_apart(configurations):
+    """Their names have commas; between them stand semicolons."""
+    one, _ = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+    same = [replace(one, name=name) for name in ("a", "b", "c")]
+    (selection,) = selections(same)
+
+    assert "b, closed loop, concurrency 12; c, closed loop, concurrency 12." in str(selection.text)
 
 
 def test_the_cheaper_configuration_is_chosen_where_prices_differ(configurations):

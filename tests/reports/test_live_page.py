@@ -542,3 +542,44 @@ def test_a_request_named_in_a_table_opens_its_record(page, data):
     assert len(named) >= 3
     assert f"#{opened}" == named[0]
     assert page.run("document.activeElement.innerText") == named[0]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A run of many columns: an open loop, three limits that are missed, failures."""
+    slo = {"ttft_p99": 0.01, "tpot_p99": 0.001, "e2e_p99": 0.01}
+    run = Run(loads=(4.0, 40.0), duration_s=25, failing=0.06, slo=slo)
+    return reports.write_all(make_result(tmp_path_factory.mktemp("wide") / "run", run))
+
+
+def test_the_stages_table_fits_a_desk_and_begins_with_its_limits(browser, wide):
+    """At 1440 pixels nothing of it is out of view; at any width the limits stand beside the stage."""
+    browser.show(wide.as_uri(), width=1440)
+    widths = "(part) => [part.scrollWidth, part.clientWidth]"
+    room, shown = browser.run(f"({widths})(document.querySelector('#stages .scroll'))")
+
+    assert room == shown
+    assert texts(browser, "#stages table:first-of-type tbody tr:first-child td")[0].startswith("missed")
+
+
+def test_sort_arrows_stand_on_the_line_of_the_last_word(browser, wide):
+    """However narrow the head."""
+    browser.show(wide.as_uri(), width=390)
+    apart = browser.run("""Array.from(document.querySelectorAll("th .joined"), (joined) => {
+      const words = document.createRange();
+      words.selectNodeContents(joined.firstChild);
+      const [word, arrow] = [words.getClientRects()[0], joined.lastChild.getBoundingClientRect()];
+      return word && arrow.top < word.bottom && word.top < arrow.bottom ? "" : joined.textContent;
+    }).filter(Boolean)""")
+
+    assert browser.run("document.querySelectorAll('th .joined > .sort').length") > 10
+    assert apart == []
+
+
+def test_a_phone_shows_all_words_of_the_simulated_banner(browser, wide):
+    """They wrap."""
+    browser.show(wide.as_uri(), width=390)
+    _, _, width, height = browser.box(".simulated .long")
+
+    assert width > 100
+    assert height > 20
