@@ -46,7 +46,7 @@ _LONGEST_MESSAGE = 300
 
 
 def run_data(data: Data, drawings: Sequence[Drawing | None], spans: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as plain JSON; `drawings` are all of the page, `spans` the marks over time (warm, stalls)."""
+    """All of it as plain JSON; `drawings` are all of the page, `spans` those of warm-up, stalls, pauses."""
     metric = main_metric(data)
     sample = sample_requests(data.latencies, metric)
     low, high = time_span(data.places)
@@ -108,12 +108,17 @@ def _requests(data: Data, sample: RequestSample) -> dict[str, Any]:
         "warmup": packed(own["phase"] == WARMUP, "<u1"),
         "counted": packed(own["in_window"], "<u1"),
         "longest_gap": {name: packed(column) for name, column in _longest_gaps(data, sample.rows).items()},
-        "slower_than": packed(slower_than(data.latencies, main_metric(data))[sample.rows], "<f4"),
+        "slower_than": {name: packed(slower_than(data.latencies, name)[sample.rows], "<f4") for name in _ranked(data)},
         "slow": packed(sample.slow[sample.rows], "<u1"),
         "error": packed(errors, "<i4"),
         "texts": texts,
         "counted_by": _codes(table["counted_by"]),
     }
+
+
+def _ranked(data: Data) -> list[str]:
+    """The latencies by which the record of a request tells how slow it was: its first token, its tokens, its end."""
+    return list(dict.fromkeys([main_metric(data), "tpot", "e2e_user" if data.is_open else "e2e"]))
 
 
 def _longest_gaps(data: Data, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

@@ -15,6 +15,8 @@ _PLACES = {
     "lanes_some": ("every", "count"),
     "gap_until": ("gap", "end"),
     "rank": ("metric", "share"),
+    "pause": ("length", "begin", "causes"),
+    "not_held": ("index",),
     "request": ("index",),
     "listed": ("shown", "count"),
 }
@@ -66,6 +68,9 @@ _WORDS = {
     "state_unknown": "page_view.state_unknown",
     "sampled": "page_view.sampled",
     "rank": "page_view.rank",
+    "pauses": "page_view.pauses",
+    "pause": "page_view.pause",
+    "not_held": "page_view.not_held",
     "longest_gap": "page_view.longest_gap",
     "gap_until": "page_view.gap_until",
     "show_then": "page_view.show_then",

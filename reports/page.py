@@ -87,7 +87,7 @@ def _context(data: Data) -> dict[str, Any]:
         "simulated": result.simulated,
         "virtual": in_virtual_time(result.run),
         "started": moment(str(result.run.get("started_utc") or "")),
-        **_live(data, gallery, marks),
+        **_live(data, gallery, stalled),
         "colours": {"light": stage_variables(count, dark=False), "dark": stage_variables(count, dark=True)},
         "terms": TERMS,
         "stage_names": data.names,
@@ -112,12 +112,13 @@ def _context(data: Data) -> dict[str, Any]:
     }
 
 
-def _live(data: Data, gallery: "Gallery", stalls: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def _live(data: Data, gallery: "Gallery", blocks: Sequence[stalling.StagePauses]) -> dict[str, Any]:
     """The script of the page, and the data of its panels where something was measured over time."""
     if gallery.load is None:
         return {"live": None, "live_styles": "", **page_script()}
     drawings = (gallery.load, gallery.lanes, gallery.heat, gallery.client, *gallery.spreads, *gallery.shapes)
-    spans = {"warm": list(rows_of(timelines.warm_frame(data), "start_s", "end_s")), "stalls": stalls}
+    spans = {"warm": list(rows_of(timelines.warm_frame(data), "start_s", "end_s"))}
+    spans |= {"stalls": stalling.marks(blocks), "pauses": stalling.pause_spans(blocks)}
     content = json_block(run_data(data, drawings, spans))
     return {"live": content, "live_styles": live_styles(), **page_script(live_script())}
 

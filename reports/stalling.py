@@ -70,6 +70,26 @@ def marks(blocks: Sequence[StagePauses]) -> list[tuple[float, float]]:
     return sorted((stall["start_ns"] / NS_PER_S, stall["end_ns"] / NS_PER_S) for _, stall in costliest)
 
 
+def pause_spans(blocks: Sequence[StagePauses]) -> list[tuple[float, float, str, str]]:
+    """The listed pauses of many streams in the order of time: begin and end (s), what each is, and its causes."""
+    kinds = (("server", "page.pauses.stall_kind"), ("prefill", "page.pauses.interference_kind"))
+    pauses = [
+        (
+            pause["start_ns"] / NS_PER_S,
+            pause["end_ns"] / NS_PER_S,
+            localized(code),
+            listed([localized("page.pauses.hit_streams", **_hit(pause)), *causes(pause.get("beside") or {})], "parts"),
+        )
+        for kind, code in kinds
+        for _, pause in _costliest(blocks, kind)
+    ]
+    return sorted(pauses)
+
+
+def _hit(pause: StagePauses) -> dict[str, Any]:
+    return {name: pause[name] for name in ("hit", "streams")}
+
+
 def _costliest(blocks: Sequence[StagePauses], kind: str) -> list[tuple[int, StagePauses]]:
     """The listed pauses of a kind with their stages, those that cost most first."""
     pairs = [(block["stage"], pause) for block in blocks for pause in block[kind]["listed"]]

@@ -52,7 +52,9 @@ _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 def _slo_key(key: str) -> str:
     if _SLO_KEY.fullmatch(key) is None:
-        hint = suggestion(key, [f"{metric}_p99" for metric in LATENCIES])
+        meant = re.search(rf"(?:{_STATISTIC})$", key)
+        statistic = "p99" if meant is None else meant.group()
+        hint = suggestion(key, [f"{metric}_{statistic}" for metric in LATENCIES])
         raise refused(message("scenario.unknown_objective", hint=hint))
     return key
 

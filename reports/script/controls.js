@@ -88,10 +88,11 @@ function linkButton() {
 function statusLine() {
   const line = make("p", { class: "view-status", id: "view-status", role: "status" });
   const write = () => {
-    line.textContent = fill(requests.size === run.totals.all ? run.words.range : run.words.range_sampled, {
+    const unknown = view.unknown ? fill(run.words.not_held, { index: view.unknown.slice(0, 20) }) + " " : "";
+    line.textContent = unknown + fill(requests.size === run.totals.all ? run.words.range : run.words.range_sampled, {
       from: trimmed(view.from), to: trimmed(view.to), shown: count(rowsInRange().length), held: count(requests.size) });
   };
-  onView((changes) => { if ("from" in changes || "off" in changes || "show" in changes) { write(); } });
+  onView((changes) => { if ("from" in changes || "unknown" in changes || "off" in changes || "show" in changes) { write(); } });
   write();
   return line;
 }

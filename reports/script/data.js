@@ -32,7 +32,7 @@ function readRequests(held) {
     counted: unpack(held.counted),
     longestGap: unpackAll(held.longest_gap),
     slow: unpack(held.slow),
-    slowerThan: unpack(held.slower_than),
+    slowerThan: unpackAll(held.slower_than),
     error: unpack(held.error),
     texts: held.texts,
     countedBy: { texts: held.counted_by.texts, rows: unpack(held.counted_by.rows) },

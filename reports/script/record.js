@@ -1,5 +1,6 @@
 // The record of one request: its times, tokens and error, and what the engine showed then.
 
+const hasTurns = new Set(requests.counts.session.filter((session, row) => session !== MISSING && requests.counts.turn[row] > 0));
 let record = null; // the element
 let cameFrom = null; // what had the focus before
 
@@ -37,13 +38,23 @@ function latencyList(row) {
   if (seconds[row] > 0) {
     facts.push([run.words.longest_gap, fill(run.words.gap_until, { gap: duration(seconds[row]), end: moment(ends[row], 3) })]);
   }
-  return facts.length ? [factList(facts), rankLine(row)] : [];
+  return facts.length ? [factList(facts), ...rankLines(row), ...pausePart(row)] : [];
 }
 
-// How its main latency lies among those of its stage.
-function rankLine(row) {
-  const below = requests.slowerThan[row];
-  return Number.isNaN(below) ? "" : make("p", { class: "fine" }, fill(run.words.rank, { metric: run.metrics[run.metric], share: share(below) }));
+// How its latencies lie among those of its stage.
+function rankLines(row) {
+  const known = Object.entries(requests.slowerThan).filter(([, below]) => !Number.isNaN(below[row]));
+  return known.map(([name, below]) => make("p", { class: "fine rank" },
+    fill(run.words.rank, { metric: run.metrics[name], share: share(below[row]) })));
+}
+
+// The pauses of many streams while its tokens came; each lasts as most of them had it, so its own gap may be longer.
+function pausePart(row) {
+  const [first, last] = [stampS("first_ns", row), stampS("last_ns", row)];
+  const met = run.pauses.filter(([from, to]) => from < last && to > first);
+  if (!met.length) { return []; }
+  return [make("h4", {}, run.words.pauses), factList(met.map(([from, to, kind, causes]) => [
+    kind, fill(run.words.pause, { length: duration(to - from), begin: moment(from, 3), causes })]))];
 }
 
 // The stretch of time around a request, so that all panels show what went on then.
@@ -101,7 +112,7 @@ function summaryList(row) {
     [run.words.stage, stageName(row)],
     [run.words.outcome, run.words.status[STATUSES[requests.status[row]]]],
     [run.words.counts, run.words.counting[counted]],
-    counts.session[row] === MISSING ? null : [run.words.session, `${counts.session[row]} · ${counts.turn[row] + 1}`],
+    hasTurns.has(counts.session[row]) ? [run.words.session, `${counts.session[row]} · ${counts.turn[row] + 1}`] : null,
     [run.words.counted_by, countedBy.texts[countedBy.rows[row]]],
     counts.resends[row] > 0 ? [run.words.resends, count(counts.resends[row])] : null,
   ]);
@@ -132,7 +143,7 @@ function fillRecord(row) {
 // Opens the record of a request by its index; `from` gets the focus back, and is kept where it is null.
 function openRecord(index, from) {
   if (from) { cameFrom = from; }
-  setView({ request: index });
+  setView({ request: index, unknown: null });
   record.querySelector("h3").focus({ preventScroll: true });
   say(requestLine(rowOf.get(index)));
 }

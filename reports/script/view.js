@@ -88,7 +88,7 @@ function writeAddress() {
   }
 }
 
-// The view that an address holds; what it does not name is as at the start, what is wrong in it is ignored.
+// The view that an address holds; what it does not name is as at the start, what is wrong in it is ignored, but a request that is not here is told.
 function viewOf(hash) {
   const named = new URLSearchParams(hash.slice(2));
   const range = /^(-?[\d.]+)-(-?[\d.]+)$/.exec(named.get("t") || "");
@@ -103,6 +103,7 @@ function viewOf(hash) {
     off: off.length < stages.size ? new Set(off) : new Set(),
     show: FILTERS.includes(named.get("show")) ? named.get("show") : "all",
     request: rowOf.has(request) ? request : MISSING,
+    unknown: named.has("request") && !rowOf.has(request) ? named.get("request") : null,
   };
 }
 

@@ -15,14 +15,17 @@ import reports
 from harness.results import store
 from harness.results.folder import read_files
 from harness.units import format_duration, significant
-from reports import assets, request_sample
+from reports import assets, request_sample, stalling
 from reports.data import gather, main_metric
 from reports.frames import load_frame
+from reports.glossary import name_of
+from reports.request_sample import slower_than
 from tests.reports import test_browser
 from tests.reports.chromium import Chromium
 from tests.result_folder import Run, make_result
 
 EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+RANKED = ("ttft_user", "tpot", "e2e_user")
 STATES = [("en", 390, False), ("en", 1440, True), ("zh", 390, True), ("zh", 1440, False)]  # every pair of two
 
 pytestmark = test_browser.pytestmark
@@ -244,7 +247,38 @@ def test_the_record_names_the_longest_gap(page, data):
     longest = int(np.diff(at_ns).argmax())
     gap, end = np.diff(at_ns)[longest] / 1e9, at_ns[longest + 1] / 1e9
 
-    assert record(page)["Longest gap between tokens"] == f"{format_duration(gap)}, until {end:.3f} s"
+    assert record(page)["Its own longest gap between token events"] == f"{format_duration(gap)}, until {end:.3f} s"
+
+
+def test_the_record_ranks_a_request_by_first_token_tokens_and_end(page, data):
+    """As a share of the counted requests of its stage; a request of one turn has no turns to number."""
+    click_dot(page, "stage-1", 7)
+    index = int(page.run("document.getElementById('record').dataset.request"))
+    row = data.result.requests["index"].tolist().index(index)
+    ranks = [f"{significant(100 * slower_than(data.latencies, name)[row])} %" for name in RANKED]
+    shown = texts(page, "#record .rank")
+
+    assert [line.split(": slower than ")[1].split(" of the")[0] for line in shown] == ranks
+    assert [line.split(":")[0] for line in shown] == [name_of(name) for name in RANKED]
+    assert "Session · turn" not in record(page)
+
+
+def test_the_record_names_the_pauses_that_a_request_met(browser, tmp_path, monkeypatch):
+    """Those of many streams that overlap its tokens, with what else happened; none of another time."""
+    folder = make_result(tmp_path / "run", Run(duration_s=5))
+    requests = read_files(folder).requests
+    row = requests[requests["status"] == "completed"].iloc[0]
+    first, last = row["first_ns"] / 1e9, row["last_ns"] / 1e9
+    spans = [(first - 9, first - 8, "Server stall", "x"), (first, last, "Prefill interference", "3 of 4 streams")]
+    monkeypatch.setattr(stalling, "pause_spans", lambda _blocks: spans)
+    browser.complaints.clear()
+    browser.show(reports.write_all(folder).as_uri() + f"#/request={row['index']}")
+
+    assert browser.complaints == []
+    assert "Server stall" not in record(browser)
+    assert (
+        record(browser)["Prefill interference"] == f"{format_duration(last - first)} from {first:.3f} s: 3 of 4 streams"
+    )
 
 
 def test_a_click_on_a_lane_shows_a_request_that_was_under_way(page, data):
@@ -346,7 +380,7 @@ def test_a_link_brings_the_same_view(page, folder):
     assert again == seen
     assert link.endswith(seen[0])
     assert re.fullmatch(r"#/t=[\d.]+-[\d.]+&off=1&request=\d+", seen[0])
-    assert text(page, "#view-status").startswith("0 – ")
+    assert text(page, "#view-status").startswith("Request 99999999 is not in this page. 0 – ")
     assert page.run("document.getElementById('record').hidden")
 
 
