@@ -88,7 +88,7 @@ def test_a_limit_within_the_interval_is_said_to_be_close(tmp_path, ends, pill, w
     (option,) = choice_of(result.run, result.summary).options
 
     assert headline.badges(result)[-1].text == pill
-    assert tables.overview(result).rows[0][-1].text == word
+    assert tables.overview(result).rows[0][1].text == word
     assert table.limits[0][3].text == word
     assert limits_cell(option).text == word
     assert _limits(stage).plain.partition(":")[0] == word
