@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric as MlflowMetric
@@ -48,6 +49,7 @@ class MlflowExporter:
         os.environ.setdefault(_FILES_ALLOWED, "true")
         with _quietly():
             self._client = MlflowClient(tracking_uri=uri)
+        self._artifacts = artifacts_beside(uri)
         self._run_id = ""
 
     def live(self, snapshot: Snapshot) -> None:
@@ -75,9 +77,8 @@ class MlflowExporter:
         if not self._run_id:
             experiment = self._client.get_experiment_by_name(snapshot.name)
             number = None if experiment is None else experiment.experiment_id
-            run = self._client.create_run(
-                number or self._client.create_experiment(snapshot.name), run_name=snapshot.name
-            )
+            number = number or self._client.create_experiment(snapshot.name, self._artifacts)
+            run = self._client.create_run(number, run_name=snapshot.name)
             self._run_id = str(run.info.run_id)
         return self._run_id
 
@@ -90,6 +91,17 @@ class MlflowExporter:
         rows = [MlflowMetric(metric_key(point), point.value, now_ms, point.step) for point in snapshot.points]
         for begin in range(0, len(rows), _MOST_METRICS):
             self._client.log_batch(run, metrics=rows[begin : begin + _MOST_METRICS])
+
+
+def artifacts_beside(uri: str) -> str | None:
+    """The folder for the files of a new experiment beside a database of SQLite; None where the server says.
+
+    The library's own place for them is `mlruns` in the working directory.
+    """
+    database = uri.removeprefix("sqlite:///").partition("?")[0]
+    if not uri.startswith("sqlite:///") or not database or database == ":memory:":
+        return None
+    return (Path(database).absolute().parent / "mlruns").as_uri()
 
 
 def metric_key(point: Point) -> str:

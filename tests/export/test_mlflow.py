@@ -1,6 +1,7 @@
 """Results become runs in MLflow's own store of files."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,20 @@ def test_a_run_without_a_result_does_not_stay_open(store):
     exporter.close()
 
     assert only_run(client).info.status == "KILLED"
+
+
+def test_files_lie_beside_a_database(tmp_path, monkeypatch):
+    """Of SQLite: the working directory, where the library would put them, stays as it was."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    (tmp_path / "summary.json").write_text("{}")
+    _, exporter = exporter_of(f"mlflow=sqlite:///{there / 'runs.db'}")
+    exporter.result(replace(live(), files=(tmp_path / "summary.json",)))
+
+    assert list(here.iterdir()) == []
+    assert [path.name for path in (there / "mlruns").rglob("summary.json")] == ["summary.json"]
 
 
 def test_an_address_is_needed(monkeypatch):
