@@ -13,8 +13,10 @@ from harness.errors import EXIT_ENGINE, HarnessError
 WORKER = """
 import json, subprocess, sys, threading
 number = int(sys.argv[2])
+one_at_a_time = threading.Lock()  # print writes a line and its end apart, and two threads report
 def report(**fields):
-    print(json.dumps(fields), flush=True)
+    with one_at_a_time:
+        print(json.dumps(fields), flush=True)
 for line in sys.stdin:
     command = json.loads(line)
     if command["do"] == "set_up":
