@@ -26,7 +26,7 @@ from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, 
 from harness.client.target import target_for
 from harness.client.worker import RequestLog
 from harness.clock import MonotonicClock
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
 from harness.selfcheck.reference_server.ground_truth import TokenSchedule
 from harness.selfcheck.selfcheck import started

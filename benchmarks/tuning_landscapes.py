@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.engines.engine_log import BootFacts, boot_facts
 from harness.errors import EngineError, HarnessError
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, effective, settings_from_flags

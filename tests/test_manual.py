@@ -11,9 +11,9 @@ from docs.tools import drawing, generated, record, warnings
 from harness.doctor import examine
 from harness.doctor.findings import FAULTS, finding_lines
 from harness.errors import HarnessError
+from harness.scenario.engine import ENGINE_KINDS
 from harness.scenario.loader import load_scenario, load_study
 from harness.scenario.metrics import LATENCIES
-from harness.scenario.models import ENGINE_KINDS
 from harness.scenario.stages import STAGE_KINDS
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from harness.errors import InputError
 from harness.messages import Message, message
 from harness.safety import redaction
-from harness.scenario.models import Engine, FromEnvironment
+from harness.scenario.engine import Engine, FromEnvironment
 
 ROUTES = {
     "completions": "/v1/completions",

@@ -26,7 +26,8 @@ from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, 
 from harness.client.target import target_for
 from harness.clock import Clock, MonotonicClock
 from harness.errors import HarnessError
-from harness.scenario.models import Engine, Scenario
+from harness.scenario.engine import Engine
+from harness.scenario.models import Scenario
 from harness.units import seconds_to_ns
 from harness.workload import Reply, build
 from harness.workload.plan import StagePlan, load

@@ -11,7 +11,7 @@ from harness.engines.simulator import resolve_clock, start_simulator
 from harness.engines.vllm import start_vllm
 from harness.messages import Message, message
 from harness.plugins import ENGINES, Plugin, plugin_of
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.telemetry.environment import has_package, npu_devices, this_host
 
 __all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "resolve_clock", "resolve_kind", "start_of"]

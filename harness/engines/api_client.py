@@ -21,7 +21,7 @@ from harness.errors import EngineError, InputError, suggestion
 from harness.messages import Message, message, plain
 from harness.safety import bounds
 from harness.safety.redaction import redact
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.telemetry import server_metrics
 from harness.units import seconds_to_ns
 

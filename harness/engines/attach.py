@@ -29,7 +29,7 @@ from harness.errors import EngineError
 from harness.messages import message
 from harness.results import store
 from harness.safety.redaction import redact
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 
 RESPONSES_PER_WORKER = 64  # that are searched for marks; a load balancer has shown all its servers by then
 _HOPS = 3  # from a proxy to the engine behind it

@@ -9,7 +9,7 @@ from typing import Protocol
 from harness.clock import REAL_TIME
 from harness.engines.effective_config import EngineConfiguration
 from harness.messages import Message
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from harness.engines.process import output_of
 from harness.errors import EngineError, InputError, suggestion
 from harness.messages import Message, message, plain
 from harness.results import store
-from harness.scenario.models import SWITCHES, flag_name, is_switch, neither, switched
+from harness.scenario.flags import SWITCHES, flag_name, is_switch, neither, switched
 
 VERSIONS_S = 60.0
 FLAGS_S = 300.0  # importing vLLM takes 10 to 20 s, and far longer from a cold disk or on a busy machine

@@ -39,7 +39,7 @@ from harness.messages import Message, message
 from harness.results.file_schemas import OfflineNoteSchema
 from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
 from harness.results.store import BEGUN, convert, integers_in, read_arrays, read_json, write_json
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.telemetry import server_metrics
 from harness.workload import Workload
 from harness.workload.plan import StagePlan

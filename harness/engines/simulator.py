@@ -14,7 +14,7 @@ from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator,
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.messages import Message, message
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.simulator.chips import DEFAULT_CHIP, chip_named, read_calibration
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.service import Service, service_of

@@ -25,7 +25,7 @@ from harness.engines.interpreter_query import reject_unknown_flags
 from harness.engines.process import EngineProcess, OnMemoryLeft, uses_stub_device
 from harness.errors import EngineError, InputError, suggestion
 from harness.messages import Message, message
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.telemetry.environment import find_npu_smi, this_host
 
 GRACE_S = 20.0  # a tensor-parallel engine takes that long to leave its devices in order

@@ -29,7 +29,7 @@ from harness.kernels.result import LINES
 from harness.messages import Message, message
 from harness.results import store
 from harness.results.progress import KERNELS, Progress, write_progress
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.units import NS_PER_S
 
 if TYPE_CHECKING:  # a room of its own

@@ -156,6 +156,13 @@ NonEmptyText = Annotated[str, Field(min_length=1)]
 """Text that is not empty."""
 
 
+def with_keys(pattern: str, values: dict[str, Any]) -> WithJsonSchema:
+    """A mapping in the JSON Schema: keys of this pattern, values of this schema."""
+    return WithJsonSchema(
+        {"type": "object", "patternProperties": {f"^{pattern}$": values}, "additionalProperties": False}
+    )
+
+
 def many(value: Any) -> tuple[Any, ...]:
     """The values of a key, whether written as one or as a list."""
     return value if isinstance(value, tuple) else (value,)

@@ -13,8 +13,9 @@ from harness.messages import message
 from harness.safety.redaction import names_secret
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
 from harness.scenario.files import find_data_file
+from harness.scenario.flags import is_switch, neither
 from harness.scenario.metrics import STREAMED_ONLY
-from harness.scenario.models import Scenario, is_switch, neither, split_objective
+from harness.scenario.models import Scenario, split_objective
 from harness.scenario.stages import OFFLINE, stages_of
 from harness.scenario.workload import (
     ConversationWorkload,

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from harness.plugins import ARRIVALS, ENGINES, KERNEL_PROVIDERS, WORKLOADS, installed, load_plugin
+from harness.scenario.engine import ENGINE_KINDS
 from harness.scenario.kernels import PROVIDERS
-from harness.scenario.models import ENGINE_KINDS, Scenario
+from harness.scenario.models import Scenario
 from harness.scenario.study import Study
 from harness.scenario.workload import WORKLOAD_KINDS
 

@@ -14,8 +14,9 @@ from harness.messages import Message, message
 from harness.scenario.base import FileModel
 from harness.scenario.cross_checks import faults_between
 from harness.scenario.error_messages import Fault, KeyPath, dotted, faults_of, show
+from harness.scenario.flags import flag_name
 from harness.scenario.gate import Gate
-from harness.scenario.models import Scenario, flag_name
+from harness.scenario.models import Scenario
 from harness.scenario.study import STUDY_KEYS, Study
 from harness.scenario.yaml_document import (
     MOST_CHARACTERS,

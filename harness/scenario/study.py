@@ -19,8 +19,8 @@ from harness.scenario.base import (
     refused,
 )
 from harness.scenario.error_messages import show
+from harness.scenario.flags import Flag, Flags, Variables
 from harness.scenario.metrics import LATENCIES
-from harness.scenario.models import Flag, Flags, Variables
 from harness.scenario.stages import LoadItem
 
 RATES = ("throughput", "total_throughput", "request_rate", "goodput")

@@ -17,7 +17,7 @@ import yaml
 from harness.errors import nearest, suggestion
 from harness.messages import Message, message
 from harness.scenario.error_messages import Fault, KeyPath, dotted, is_secret, show, value_at
-from harness.scenario.models import flag_name
+from harness.scenario.flags import flag_name
 
 MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 20_000

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, resolve_many
 from harness.engines.vllm import environment_of
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.tuning.space import point_key
 from harness.tuning.study_plan import StudyPlan
 from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, Point

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.engines.engine_log import BootFacts
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
 from harness.scenario.study import CAPACITY
 from harness.seeds import entropy

@@ -9,8 +9,8 @@ from typing import Any
 from harness.engines.interpreter_probe import flag_words
 from harness.messages import message
 from harness.safety.redaction import redact
+from harness.scenario.engine import Engine
 from harness.scenario.error_messages import is_secret
-from harness.scenario.models import Engine
 
 IMAGE = "quay.io/ascend/vllm-ascend"
 _DRIVER = (

@@ -30,8 +30,8 @@ from harness.results.progress import Progress
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
 from harness.safety.redaction import redact_tree
+from harness.scenario.engine import Engine
 from harness.scenario.loader import LoadedScenario
-from harness.scenario.models import Engine
 from harness.scenario.stages import Stage
 from harness.tuning import feasibility
 from harness.tuning.candidates import ResolveFlags

@@ -9,7 +9,8 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.messages import Message, message
-from harness.scenario.models import Engine, Scenario
+from harness.scenario.engine import Engine
+from harness.scenario.models import Scenario
 from harness.scenario.workload import CountSpec, SyntheticWorkload, at_most
 from harness.seeds import stream
 from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, settings_from_flags

@@ -18,7 +18,9 @@ from harness.engines.simulator import calibrated_flags
 from harness.engines.vllm import environment_of, missing_folder
 from harness.errors import HarnessError, InputError, ScenarioError, suggestion
 from harness.messages import message
+from harness.scenario.engine import Engine
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
+from harness.scenario.flags import flag_name
 from harness.scenario.loader import (
     SCENARIO,
     LoadedScenario,
@@ -30,7 +32,7 @@ from harness.scenario.loader import (
     load_study,
     read_document,
 )
-from harness.scenario.models import Engine, Scenario, flag_name
+from harness.scenario.models import Scenario
 from harness.scenario.stages import Stage, stages_of
 from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.scenario.yaml_document import Override

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from harness.messages import Message, message
-from harness.scenario.models import Engine, Scenario
+from harness.scenario.engine import Engine
+from harness.scenario.models import Scenario
 from harness.scenario.stages import OFFLINE, LoadItem, Stage
 from harness.scenario.study import CAPACITY, RATES, Study
 from harness.tuning.space import Space

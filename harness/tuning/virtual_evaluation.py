@@ -30,7 +30,8 @@ from harness.results.request_table import (
     Events,
     Requests,
 )
-from harness.scenario.models import Engine, Scenario
+from harness.scenario.engine import Engine
+from harness.scenario.models import Scenario
 from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, effective, settings_from_flags

@@ -9,7 +9,7 @@ import pytest
 from harness.engines import start_of
 from harness.engines.api_client import HEALTHY, ControlClient
 from harness.errors import EngineError, HarnessError
-from harness.scenario.models import Engine, Paths
+from harness.scenario.engine import Engine, Paths
 from tests.odd_server import OddServer, sized
 
 LORA = {"data": [{"id": "sql", "root": "/l", "parent": "big"}, {"id": "big", "root": "/m", "parent": None}]}

@@ -13,7 +13,7 @@ from harness.engines.api_client import ControlClient, ServedModel, api_key, pick
 from harness.engines.interpreter_probe import flag_words
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
-from harness.scenario.models import ENGINE_KINDS, Engine
+from harness.scenario.engine import ENGINE_KINDS, Engine
 from tests.contracts.engine import check_engine, listens
 
 SMALL = {"max_num_seqs": 8, "max-model-len": 512, "block_size": 128}

@@ -13,7 +13,7 @@ from harness.engines.interpreter_probe import OFFLINE, SERVER
 from harness.engines.interpreter_query import ConfigCheck, InstalledEngine, query_installed
 from harness.engines.vllm import check_flags
 from harness.errors import EngineError, InputError
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from tests.fakes import overheard
 
 FAKE = str(Path(__file__).parent.parent / "fake_engine")

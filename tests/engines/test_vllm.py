@@ -18,7 +18,7 @@ from harness.engines import start_of, vllm
 from harness.engines.interpreter_query import InstalledEngine, reject_unknown_flags
 from harness.engines.process import uses_stub_device
 from harness.errors import EngineError, InputError
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from tests.contracts.engine import check_engine, listens
 from tests.engines.test_guardian import wait_until_gone
 

@@ -21,8 +21,8 @@ from harness.execution.run import RunSpec, execute, execute_async
 from harness.messages import current_language, language, localized
 from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, MEASURED
+from harness.scenario.engine import Engine
 from harness.scenario.loader import load_scenario
-from harness.scenario.models import Engine
 from harness.simulator.engine import EARLY_NS
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.virtual_time import Arrival, simulate

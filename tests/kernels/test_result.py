@@ -22,8 +22,8 @@ from harness.kernels.repeats import row_reason
 from harness.kernels.result import find_warnings, row_name
 from harness.messages import render
 from harness.results import store, table_files
+from harness.scenario.engine import Engine
 from harness.scenario.loader import load_scenario
-from harness.scenario.models import Engine
 from harness.simulator.chips import KernelCalibration, chip_named, read_calibration
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.step_cost import StepCost

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from harness.results import store, table_files
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
 from harness.tuning.early_stopping import StopDecision
 from harness.tuning.evaluation import EarlyStopCheck

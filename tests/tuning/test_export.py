@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.tuning import export
 
 ENGINE = Engine(

@@ -15,7 +15,7 @@ from harness.engines.process import EngineEnding, ending_of
 from harness.execution.reconcile import reconcile
 from harness.messages import message, message_from, plain, render
 from harness.results import store
-from harness.scenario.models import Engine
+from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
 from harness.tuning import live_evaluation
 from harness.tuning.candidates import CandidateResolver, flag_resolver

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.messages import plain
+from harness.scenario.engine import Engine
+from harness.scenario.flags import SWITCHES, is_switch, switch_of, switched
 from harness.scenario.loader import LoadedScenario
-from harness.scenario.models import SWITCHES, Engine, is_switch, switch_of, switched
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""The engine of a scenario: what serves, with which flags, and how it is started or reached."""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+
+from harness.clock import VIRTUAL_TIME
+from harness.messages import message
+from harness.plugins import ENGINES, installed, load_plugin
+from harness.safety.redaction import names_secret
+from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, matching, refused
+from harness.scenario.flags import VARIABLE, Flags, Variable, Variables, flag_name, switched
+
+ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
+
+
+def _reachable_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        secret = parts.username is not None or parts.password is not None
+        secret = secret or any(names_secret(name) for name, _ in parse_qsl(parts.query))
+        whole = bool(parts.hostname) and not parts.fragment and parts.port != 0
+    except ValueError:
+        secret = whole = False
+    if secret:
+        raise refused(message("scenario.secret_in_address"))
+    if not whole or re.match(r"https?://\S+$", url) is None:
+        raise refused(message("scenario.expected_address"))
+    return url
+
+
+Header = Annotated[str, AfterValidator(matching(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+", message("scenario.expected_header")))]
+Route = Annotated[str, AfterValidator(matching(r"/[!-~]*", message("scenario.expected_route")))]
+
+
+class FromEnvironment(FileModel):
+    """A value that is not written in the file."""
+
+    from_env: Variable
+    """The name of an environment variable that holds the value."""
+
+
+HeaderValue = Annotated[
+    Annotated[str, AfterValidator(matching(r"[ -~]*", message("scenario.expected_ascii"))), Tag("plain")]
+    | Annotated[FromEnvironment, Tag("secret")],
+    Discriminator(lambda value: "plain" if isinstance(value, str) else "secret"),
+]
+
+
+class Tls(FileModel):
+    """How an https server is trusted."""
+
+    ca: NonEmptyText | None = None
+    """A file of certificates (PEM) that are trusted beside the system's."""
+    insecure: bool = False
+    """Whether any certificate is taken, also one that nobody vouches for."""
+
+
+class Paths(FileModel):
+    """Paths of a server whose routes differ from vLLM's, from its root."""
+
+    completions: Route | None = None
+    """In place of /v1/completions."""
+    chat: Route | None = None
+    """In place of /v1/chat/completions."""
+    models: Route | None = None
+    """In place of /v1/models."""
+    metrics: Route | None = None
+    """In place of /metrics."""
+    health: Route | None = None
+    """In place of /health."""
+
+
+def _engine_kind(value: Any, check_built_in: ValidatorFunctionWrapHandler) -> Any:
+    """A built-in kind, or one that a package brings."""
+    return value if isinstance(value, str) and value in installed(ENGINES) else check_built_in(value)
+
+
+class Engine(FileModel):
+    """Which engine serves, and how it is started or reached."""
+
+    kind: Annotated[
+        SerializeAsAny[Literal["auto", "simulator", "vllm-ascend", "vllm", "attach"]], WrapValidator(_engine_kind)
+    ] = "auto"
+    """What serves; auto is vllm-ascend where an NPU is found, else the simulator."""
+    model: NonEmptyText | None = None
+    """The model's name, such as Qwen/Qwen2.5-7B-Instruct."""
+    args: Flags = Field(default_factory=dict)
+    """Any flags of `vllm serve`, as max_model_len or max-model-len."""
+    url: (
+        Annotated[str, AfterValidator(_reachable_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+        | None
+    ) = None
+    """The address of a running server, such as http://127.0.0.1:8000; for kind attach."""
+    api_key_env: Annotated[Variable, WithJsonSchema({"type": "string", "pattern": f"^{VARIABLE}$"})] | None = None
+    """The name of an environment variable that holds the API key; never the key itself."""
+    headers: dict[Header, HeaderValue] = Field(default_factory=dict)
+    """More headers for each request; a secret one as {from_env: VARIABLE}; for kind attach."""
+    tls: Tls = Tls()
+    """How an https server is trusted; for kind attach."""
+    paths: Paths = Paths()
+    """Paths of a server whose routes differ; for kind attach."""
+    python: NonEmptyText | None = None
+    """The interpreter that has vLLM installed; this one by default."""
+    env: Variables = Field(default_factory=dict)
+    """Environment variables for the engine, beside those it inherits."""
+    devices: Many[Annotated[int, Field(ge=0, le=4095)]] | None = None
+    """The numbers of the devices the engine may use; all by default."""
+    host: NonEmptyText = "127.0.0.1"
+    """The address the engine listens on."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """The port the engine listens on; a free one by default."""
+    ready_timeout: Duration = 1800.0
+    """How long the engine may take until it answers, such as 30m."""
+    calibration: NonEmptyText | None = None
+    """A result folder of kernels, by which the simulator's attention is timed; for kind simulator or auto."""
+    clock: Literal["virtual", "real"] | None = None
+    """The simulator's time: virtual computes a run, real serves it; virtual by default, for kind simulator or auto."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keys of an engine kind that a package brings."""
+
+    @field_validator("options")
+    @classmethod
+    def _of_its_kind(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kind = info.data.get("kind", "auto")
+        if kind in ENGINE_KINDS and options:
+            raise refused(message("plugins.options_of_built_in", kind=kind))
+        if kind not in ENGINE_KINDS:
+            load_plugin(ENGINES, kind).options.model_validate(options, context=info.context)
+        return options
+
+    @field_validator("args")
+    @classmethod
+    def _in_snake_case(cls, args: dict[str, Any]) -> dict[str, Any]:
+        flags: dict[str, Any] = {}
+        for spelled, value in args.items():
+            flag = flag_name(spelled)
+            if flag in flags:
+                raise refused(message("scenario.flag_twice", flag=flag, spelled=spelled))
+            flags[flag] = value
+        return switched(flags)
+
+    @model_validator(mode="after")
+    def _reached_or_started(self) -> "Engine":
+        if self.kind == "attach" and self.url is None:
+            raise refused(message("scenario.attach_needs_url"))
+        if self.kind != "attach" and self.url is not None:
+            raise refused(message("scenario.belongs_to_attach", key="url", kind=self.kind))
+        for key in ("headers", "tls", "paths"):
+            if self.kind != "attach" and key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
+                raise refused(message("scenario.belongs_to_attach", key=key, kind=self.kind))
+        for key in ("calibration", "clock"):
+            if getattr(self, key) is not None and self.kind not in ("simulator", "auto"):
+                raise refused(message("scenario.belongs_to_simulator", key=key, kind=self.kind))
+        if self.clock == VIRTUAL_TIME and self.port is not None:
+            raise refused(message("scenario.virtual_port", port=self.port))
+        return self
+
+
+_NOTHING: dict[str, Any] = {"headers": {}, "tls": Tls(), "paths": Paths()}
