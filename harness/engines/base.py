@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.clock import REAL_TIME
 from harness.engines.effective_config import EngineConfiguration
@@ -29,6 +29,51 @@ class Listeners:
         return bool(self.identity and later.identity) and not self.identity & later.identity
 
 
+PREFILL, DECODE, REPLICA, PROXY = ROLES = ("prefill", "decode", "replica", "proxy")
+"""What a process of a deployment does; a proxy has no scheduler and no cache, so no engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedProcess:
+    """One process of several that serve together: its name, what it does, and where it shows its counters.
+
+    `role` is one of `ROLES`. `url` is where it takes requests, `metrics_url` where it shows its counters (the whole
+    address, or that of a server with /metrics), None where it has none. `pid` is None where it was already there;
+    `devices` are the numbers of those it may use, None where that is not known. The rest is as in `RunningEngine`, of
+    this process alone; `log` is the name of its log in the result folder.
+    """
+
+    name: str
+    role: str = REPLICA
+    kind: str = ""
+    url: str | None = None
+    metrics_url: str | None = None
+    pid: int | None = None
+    devices: tuple[int, ...] | None = None
+    command: tuple[str, ...] = ()
+    configuration: EngineConfiguration = field(default_factory=EngineConfiguration)
+    simulated: bool = False
+    stub_device: bool = False
+    log: str | None = None
+    ending: Callable[[], Message | None] = lambda: None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its entry in `engine.processes` of run.json."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "kind": self.kind,
+            "url": self.url,
+            "metrics_url": self.metrics_url,
+            "devices": None if self.devices is None else list(self.devices),
+            "command": list(self.command),
+            "log": self.log,
+            "simulated": self.simulated,
+            "hollow": self.stub_device,
+            **self.configuration.as_dict(),
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class RunningEngine:
     """An engine that answers.
@@ -39,6 +84,7 @@ class RunningEngine:
     started, None where it was already there; then `listeners` are the processes at its address. `reach` is the
     scenario's engine where its keys say how the server is reached; `marks` are more facts for run.json: that its models
     are not listed, its certificate not checked. `clock` is whose time a simulated engine keeps.
+    `processes` are those that serve together behind `url`, each with its own counters; empty where one process does.
     """
 
     kind: str
@@ -54,10 +100,14 @@ class RunningEngine:
     pid: int | None = None
     marks: Mapping[str, bool] = field(default_factory=dict)
     clock: str = REAL_TIME
+    processes: tuple[ServedProcess, ...] = ()
 
     @property
     def pids(self) -> list[int]:
-        """The engine's processes on this machine: the one that was started, or those that listen at its address."""
+        """The engine's processes on this machine: those that were started, or those that listen at its address."""
+        started = [process.pid for process in self.processes if process.pid is not None]
+        if started:
+            return started
         if self.pid is not None:
             return [self.pid]
         return [] if self.listeners is None else sorted(pid for pid, _ in self.listeners.identity)

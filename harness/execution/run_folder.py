@@ -246,6 +246,7 @@ def write_plan(
             **({"clock": serving.clock} if serving.simulated else {}),
             **serving.marks,
             **serving.configuration.as_dict(),
+            **({"processes": [process.as_dict() for process in serving.processes]} if serving.processes else {}),
         },
     }
     if serving.clock == VIRTUAL_TIME:  # no client stands between

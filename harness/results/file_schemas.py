@@ -67,6 +67,17 @@ class LoadSchema(Struct, frozen=True):
         hold_needed(self.kind, _LOADS, self)
 
 
+class ProcessSchema(Struct, frozen=True):
+    """A process of several that served together, of run.json."""
+
+    name: str
+    role: str | None = None
+    kind: str | None = None
+    devices: list[Count] | None = None
+    simulated: bool | None = None
+    effective: Object | None = None
+
+
 class EngineSchema(Struct, frozen=True):
     """The engine of run.json."""
 
@@ -81,6 +92,7 @@ class EngineSchema(Struct, frozen=True):
     command: list[Any] | None = None
     sources: Object | None = None
     changed: Any = None
+    processes: list[ProcessSchema] | None = None
 
 
 class SelfcheckSchema(Struct, frozen=True):
