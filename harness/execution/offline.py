@@ -15,15 +15,14 @@ from harness.execution.progress import ProgressTracker, counts_of
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
-    Watched,
     build_workload,
     interrupted,
     note_death,
     note_stage,
-    watching,
     write_plan,
     write_samples,
 )
+from harness.execution.watching import Watched, watching
 from harness.messages import message
 from harness.results import store
 from harness.results.request_table import CANCELLED

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.clock import monotonic_ns
 from harness.engines.engine_log import PREFIX
 from harness.errors import displayable
-from harness.execution.run_folder import Watched
+from harness.execution.watching import Watched
 from harness.results.progress import (
     DRAINING,
     ENDED,

@@ -17,17 +17,16 @@ from harness.execution.progress import ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
-    Watched,
     build_workload,
     interrupted,
     note_death,
     note_engine,
     note_stage,
-    watching,
     worker_count,
     write_plan,
     write_samples,
 )
+from harness.execution.watching import Watched, read_once, watching
 from harness.messages import Message, message
 from harness.results import store
 from harness.safety.interrupts import Interrupts
@@ -91,7 +90,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
         watched, interrupts = context.watched, context.interrupts
         before = await control.state()
         try:
-            async with watching(control, serving, watched):
+            async with watching(control, serving, watched, spec.folder):
                 await context.pool.set_up()
                 outcome = await _stages(spec, serving, context, plans)
             await _look_again(spec, serving)
@@ -103,8 +102,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
             interrupts.leave()
             await _end(context.pool, interrupts)
             if interrupts.count < 2:
-                text = await control.metrics()
-                watched.add_metrics(monotonic_ns(), text)
+                await read_once(control, serving, watched)
             write_samples(spec.folder, watched)
     return outcome
 

@@ -20,10 +20,8 @@ from harness.clock import LoopClock, monotonic_ns
 from harness.engines.simulator import simulate_here
 from harness.execution.progress import EVERY_S, ProgressTracker
 from harness.execution.run_folder import (
-    SCRAPE_S,
     RunOutcome,
     RunSpec,
-    Watched,
     build_workload,
     interrupted,
     note_stage,
@@ -31,6 +29,7 @@ from harness.execution.run_folder import (
     write_samples,
 )
 from harness.execution.serve import client_job, vocabulary_for
+from harness.execution.watching import SCRAPE_S, Watched
 from harness.messages import Message, message
 from harness.results import store
 from harness.results.progress import Progress

@@ -3,7 +3,7 @@
 The NPUs speak through `npu-smi info watch`, a process that prints rows once a second; what it
 leaves out (memory in bytes, clock, health, who else holds memory) is asked for now and then.
 The CPU is read from the kernel. Each reading goes to `add` with its time, its source
-(`device-0`, `host`) and values whose names carry their units.
+(`device-0`, `host`, `engine/NAME`) and values whose names carry their units.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ AddSample = Callable[[int, str, Values], None]
 CpuTimes = tuple[float, float]
 """CPU time of a process, and how long it was ready to run and others had the cores (s)."""
 
-HOST = "host"
+HOST, ENGINE = "host", "engine"
 BUSY_SHARE = 0.5  # of the AI cores; idle ones are clocked down on purpose, and that is no throttling
 _READ_S = 1.0
 _ASK_S = 10.0  # `npu-smi info` takes a second or two on eight cards
@@ -136,8 +136,10 @@ async def _answer(command: list[str]) -> str:
     return out.decode("utf-8", "replace")
 
 
-async def watch_host(add: AddSample, leaders: Sequence[int] = ()) -> None:
+async def watch_host(add: AddSample, leaders: Sequence[int] = (), named: Mapping[str, int] = {}) -> None:
     """Read the CPU and memory of this machine, and of the processes `leaders` with their children, until cancelled.
+
+    Leaders that are `named` are also read each by itself, as the source `engine/NAME`.
 
     `host_cpu_share` is of all cores, `host_steal_share` what the host of a virtual machine took of them,
     `host_softirq_share` what its network and timers took; `engine_cpu_cores` how many cores the engine keeps
@@ -146,6 +148,7 @@ async def watch_host(add: AddSample, leaders: Sequence[int] = ()) -> None:
     """
     before: Mapping[int, CpuTimes] = {}
     members: list[psutil.Process] = []
+    families: Mapping[str, frozenset[int]] = {}
     psutil.cpu_percent()
     psutil.cpu_times_percent()
     at_ns, turn = monotonic_ns(), 0
@@ -153,6 +156,7 @@ async def watch_host(add: AddSample, leaders: Sequence[int] = ()) -> None:
         await asyncio.sleep(_READ_S)
         if turn % _MEMBERS_EVERY == 0:
             members = [member for leader in leaders for member in _members(leader)]
+            families = {name: frozenset(member.pid for member in _members(pid)) for name, pid in named.items()}
         used, now_ns = _work(members), monotonic_ns()
         memory = psutil.virtual_memory()
         values = {
@@ -160,12 +164,21 @@ async def watch_host(add: AddSample, leaders: Sequence[int] = ()) -> None:
             "host_memory_bytes": float(memory.total - memory.available),
             **_taken(),
         }
-        for place, name in enumerate(("engine_cpu_cores", "engine_wait_cores")):
-            grown = [used[pid][place] - before[pid][place] for pid in used if pid in before]
-            if grown and all(map(math.isfinite, grown)):
-                values[name] = sum(grown) * 1e9 / (now_ns - at_ns)
-        add(now_ns, HOST, values)
+        add(now_ns, HOST, values | _cores_used(used, before, now_ns - at_ns))
+        for name, pids in families.items():
+            own = {pid: times for pid, times in used.items() if pid in pids}
+            add(now_ns, f"{ENGINE}/{name}", _cores_used(own, before, now_ns - at_ns))
         before, at_ns, turn = used, now_ns, turn + 1
+
+
+def _cores_used(now: Mapping[int, CpuTimes], before: Mapping[int, CpuTimes], passed_ns: int) -> dict[str, float]:
+    """How many cores processes kept busy, and how many more they waited for, where that is told."""
+    values = {}
+    for place, name in enumerate(("engine_cpu_cores", "engine_wait_cores")):
+        grown = [now[pid][place] - before[pid][place] for pid in now if pid in before]
+        if grown and all(map(math.isfinite, grown)):
+            values[name] = sum(grown) * 1e9 / passed_ns
+    return values
 
 
 def _taken() -> dict[str, float]:

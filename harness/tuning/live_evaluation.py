@@ -23,7 +23,7 @@ from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED, HarnessError
 from harness.execution import run
 from harness.execution.progress import ProgressTracker
 from harness.execution.reconcile import Source, collect_records, finish, read_stage_starts
-from harness.execution.run_folder import Watched
+from harness.execution.watching import Watched
 from harness.messages import Message, sentences
 from harness.results import store, table_files
 from harness.results.progress import Progress

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.execution.progress import ProgressTracker, counts_of, last_line
-from harness.execution.run_folder import Watched
+from harness.execution.watching import Watched
 from harness.results.progress import DRAINING, ENDED, MEASURING, STOPPING, WARMUP, EngineLoad
 from harness.results.store import RAW
 from harness.safety import redaction

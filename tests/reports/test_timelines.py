@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.execution.run_folder import Watched
+from harness.execution.watching import Watched
 from harness.results.folder import read_files
 from harness.results.request_table import events_from, samples_from
 from harness.results.table_files import write_samples

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from harness.engines import RunningEngine
-from harness.execution.run_folder import uses_npus_here
+from harness.execution.watching import uses_npus_here
 from harness.telemetry import devices, environment
 from harness.telemetry.devices import busy_clock, npu_watches, watch_host
 from harness.telemetry.environment import find_npu_smi, this_host
@@ -125,14 +125,15 @@ TAKEN = {"host_steal_share", "host_softirq_share"}  # which Linux tells
 
 
 def test_the_host_and_a_process_of_it_are_read(monkeypatch):
-    """Shares of all cores, bytes, and the cores that a process keeps busy."""
+    """Shares of all cores, bytes, and the cores that a process keeps busy, of all and of each that has a name."""
     monkeypatch.setattr(devices, "_READ_S", 0.01)
     rows = sampled(
-        lambda add: [watch_host(add, [os.getpid()])], lambda rows: any(row[2] == "engine_cpu_cores" for row in rows)
+        lambda add: [watch_host(add, [os.getpid()], {"prefill-0": os.getpid()})],
+        lambda rows: any(row[1:3] == ("engine/prefill-0", "engine_cpu_cores") for row in rows),
     )
     values = {name: value for _, _, name, value in rows}
 
-    assert {source for _, source, _, _ in rows} == {"host"}
+    assert {source for _, source, _, _ in rows} == {"host", "engine/prefill-0"}
     assert 0 <= values["host_cpu_share"] <= 1
     assert 0 < values["host_memory_bytes"] < psutil.virtual_memory().total
     assert values["engine_cpu_cores"] >= 0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.execution.run_folder import Watched
+from harness.execution.watching import Watched
 from harness.telemetry.server_metrics import (
     CACHE_CONFIG,
     MAXIMUM,
@@ -12,7 +12,11 @@ from harness.telemetry.server_metrics import (
     SERIES,
     SERVER,
     SHARE,
+    STALE_NS,
+    START_TIME,
+    JoinedProcesses,
     cache_config,
+    is_counter,
     parse_samples,
     read_metrics,
 )
@@ -43,10 +47,11 @@ def test_a_single_engine_is_the_server():
 @pytest.mark.parametrize("known", SERIES)
 def test_every_name_of_vllms_history_is_read(known):
     """An older name says what the newest says."""
-    name, join = SERIES[known]
+    name, join, label = SERIES[known]
     value = 0.5 if join == SHARE else 50
+    kept, labels = (f"{name}:3", f',{label}="3"') if label else (name, "")
 
-    assert read_metrics(f'{known}{{model_name="m"}} {value}') == {SERVER: {name: value}}
+    assert read_metrics(f'{known}{{model_name="m"{labels}}} {value}') == {SERVER: {kept: value}}
 
 
 def test_a_number_under_two_names_counts_once():
@@ -144,3 +149,83 @@ def test_joined_values_stay_between_the_engines_own(engines):
     assert found[SERVER].get(KV + MAXIMUM, shares[0]) == max(shares)
     assert [found[f"server/{i}"][KV] for i in range(len(engines)) if len(engines) > 1] == shares * (len(engines) > 1)
     assert len(list(parse_samples("\n".join(lines), (KV,)))) == len(engines)
+
+
+GENERATED, POSITIONS = "vllm:generation_tokens_total", "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+
+
+def test_a_label_that_tells_values_apart_gives_each_a_name():
+    """Accepted tokens by position, of each engine and of all; a label without a usable value is left out."""
+    rows = [("0", "0", 9), ("0", "1", 4), ("1", "0", 7), ("1", "a b", 3)]
+    text = "".join(f'{POSITIONS}{{engine="{engine}",position="{p}"}} {n}\n' for engine, p, n in rows)
+
+    assert read_metrics(text) == {
+        SERVER: {f"{POSITIONS}:0": 16, f"{POSITIONS}:1": 4},
+        "server/0": {f"{POSITIONS}:0": 9, f"{POSITIONS}:1": 4},
+        "server/1": {f"{POSITIONS}:0": 7},
+    }
+
+
+def test_a_label_of_the_series_makes_no_engine():
+    """Operations of one store, or why requests ended, are counts of one engine, with or without an engine label."""
+    text = "".join(f'vllm:mooncake_store_operation_bytes_total{{operation="{o}",status="ok"}} 8\n' for o in "ab")
+
+    assert read_metrics(text) == {SERVER: {"vllm:mooncake_store_operation_bytes_total": 16}}
+
+
+def test_no_label_fills_the_file():
+    """However many values a label takes, a bounded number of names is kept."""
+    text = "".join(f'{POSITIONS}{{engine="0",position="{p}"}} 1\n' for p in range(1000))
+
+    assert len(read_metrics(text)[SERVER]) == 64
+
+
+def test_a_process_is_named_and_its_engines_within_it():
+    """One engine has the name of its process, several are numbered within it; the server is nobody's alone."""
+    one = f'{START_TIME} 5\n{RUNNING}{{engine="0"}} 3\n'
+
+    assert read_metrics(one, "decode-0") == {"server/decode-0": {RUNNING: 3, START_TIME: 5}}
+    assert set(read_metrics(TWO, "decode-0")) == {"server/decode-0/0", "server/decode-0/1"}
+    assert read_metrics(TWO + f"{START_TIME} 5", "a")["server/a"] == {START_TIME: 5}
+
+
+def test_ten_engines_stand_in_the_order_of_their_numbers():
+    """Engine 10 comes after engine 9."""
+    text = "".join(f'{RUNNING}{{engine="{i}"}} 1\n' for i in (10, 9, 1, 0))
+
+    assert list(read_metrics(text)) == [SERVER, "server/0", "server/1", "server/9", "server/10"]
+
+
+counts = st.lists(st.integers(0, 1000), min_size=1, max_size=6)
+
+
+@given(st.lists(counts, min_size=1, max_size=4))
+def test_processes_together_count_what_each_counts(steps):
+    """Growing counts of several processes grow together by what each grows, whenever one begins to answer."""
+    joined, totals = JoinedProcesses(), [0] * len(steps)
+    ends = []
+    for turn in range(max(map(len, steps))):
+        for number, own in enumerate(steps):
+            if turn >= number and turn < len(own):  # process 1 answers first in turn 1, and so on
+                totals[number] += own[turn]
+                joined.add(turn, str(number), [{GENERATED: float(totals[number])}])
+        ends.append(joined.values(turn)[GENERATED])
+    first = steps[0][0]
+    grown = sum(sum(own[turn + 1 :]) for turn, own in enumerate(steps))
+
+    assert ends == sorted(ends)
+    assert ends[-1] - first == grown
+
+
+def test_a_dead_process_keeps_its_counts_and_runs_nothing():
+    """The count of all never falls when one goes; what it had running is over."""
+    joined = JoinedProcesses()
+    for process in "ab":
+        joined.add(0, process, [{GENERATED: 50.0, RUNNING: 4.0, KV: 0.5, START_TIME: 1.0}])
+    both = joined.values(0)
+    joined.add(STALE_NS + 1, "a", [{GENERATED: 70.0, RUNNING: 4.0, KV: 0.9}])
+
+    assert both == {GENERATED: 100, RUNNING: 8, KV: 0.5, KV + MAXIMUM: 0.5}
+    assert joined.values(STALE_NS + 1) == {GENERATED: 120, RUNNING: 4, KV: 0.9}
+    assert JoinedProcesses().values(0) == {}
+    assert [is_counter(name) for name in (GENERATED, f"{POSITIONS}:3", RUNNING, KV)] == [True, True, False, False]
