@@ -59,9 +59,9 @@ class _NoisyCost:
         self._factors = (factor * np.exp(shift + rng.normal(0.0, STEP_NOISE, 4096))).tolist()
         self._step = 0
 
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> int:
+    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
         self._step = (self._step + 1) & 4095
-        return max(1, round(self._cost.duration_ns(decodes, context, prefills) * self._factors[self._step]))
+        return max(1, round(self._cost.duration_ns(decodes, context, prefills, drafts) * self._factors[self._step]))
 
 
 @dataclass(frozen=True, slots=True)

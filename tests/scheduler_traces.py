@@ -18,6 +18,21 @@ def random_trace(seed: int) -> dict[str, Any]:
     return {"config": config, "requests": requests}
 
 
+def random_speculation(seed: int) -> dict[str, Any]:
+    """A random trace with draft tokens, of n-grams or of a layer that drafts; each request accepts in its own way."""
+    rng = np.random.default_rng([seed, 1202])
+    trace = random_trace(seed)
+    config, drafts = trace["config"], int(rng.integers(1, 6))
+    config |= {"speculative_method": str(rng.choice(["ngram", "mtp"])), "num_speculative_tokens": drafts}
+    if config["long_prefill_token_threshold"]:  # vLLM asserts that a padded decode is not cut
+        config["long_prefill_token_threshold"] = max(config["long_prefill_token_threshold"], 1 + drafts)
+    whole = -(-config["max_model_len"] // config["block_size"])
+    config["num_blocks"] = max(config["num_blocks"], whole + 2)  # else one preempts itself for ever, as in vLLM
+    for request in trace["requests"]:
+        request["accepted"] = [int(count) for count in rng.integers(0, drafts + 1, size=int(rng.integers(1, 9)))]
+    return trace
+
+
 def _config(rng: np.random.Generator) -> dict[str, Any]:
     block_size = int(rng.choice([1, 4, 8, 16, 32]))
     length = int(rng.choice([32, 64, 128, 256]))

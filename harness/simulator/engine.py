@@ -68,7 +68,7 @@ class Sink:
 
 def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> SchedulerLimits:
     """The scheduler's limits of an engine with `num_blocks` blocks."""
-    return SchedulerLimits(
+    limits = SchedulerLimits(
         block_size=settings.block_size,
         num_blocks=num_blocks,
         max_num_seqs=settings.max_num_seqs,
@@ -82,6 +82,7 @@ def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> Schedu
         reserve_full_prompt=settings.scheduler_reserve_full_isl,
         watermark=settings.watermark,
     )
+    return limits if settings.speculation is None else limits.drafting(settings.speculation)
 
 
 class SimulatedEngine:
@@ -98,7 +99,7 @@ class SimulatedEngine:
         self._wake = asyncio.Event()
 
     def submit(self, request: Request, feed: Feed) -> None:
-        """Queue a request; `feed()` is called for each of its tokens."""
+        """Queue a request; `feed()` is called at the end of each step that gave it tokens."""
         self._sinks[request] = Sink(feed, self._now_ns())
         self.scheduler.add(request)
         self._wake.set()
@@ -119,6 +120,9 @@ class SimulatedEngine:
             preemptions=counters.preemptions,
             prefix_queries=counters.prefix_queries,
             prefix_hits=counters.prefix_hits,
+            drafts=counters.drafts,
+            draft_tokens=counters.draft_tokens,
+            accepted_by_position=tuple(counters.accepted_by_position),
         )
 
     async def run(self) -> None:
@@ -139,7 +143,7 @@ class SimulatedEngine:
                 end_ns = self._now_ns()
                 continue
             start_ns = end_ns
-            end_ns += self._cost.duration_ns(step.decodes, step.decode_context, step.prefills)
+            end_ns += self._cost.duration_ns(step.decodes, step.decode_context, step.prefills, step.draft_tokens)
             await alarm.until(end_ns)
             self._finish(step, start_ns, end_ns)
 
@@ -183,8 +187,9 @@ class SimulatedEngine:
                 sink.started_ns = max(start_ns, sink.arrived_ns)
                 metrics.queue_s.observe((sink.started_ns - sink.arrived_ns) / NS_PER_S)
         metrics.prompt_tokens += prompt_tokens
-        metrics.generation_tokens += len(sampled)
-        metrics.step_tokens.observe(prompt_tokens + len(sampled))
+        generated = sum(request.gained for request in sampled)
+        metrics.generation_tokens += generated
+        metrics.step_tokens.observe(prompt_tokens + generated)
 
     def _account(self, request: Request) -> None:
         sink = self._sinks.pop(request)

@@ -1,5 +1,6 @@
 """The simulated engine's configuration: what each flag of `vllm serve` becomes."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,6 +10,7 @@ from harness.errors import InputError, suggestion
 from harness.messages import message
 from harness.simulator.chips import DEFAULT_CHIP, ChipSpec, chip_named
 from harness.simulator.models import DEFAULT_MODEL, ModelShape, model_named
+from harness.simulator.speculation import Speculation, mapping_of, speculation_from
 
 # Flags of vLLM 0.32 that the simulated engine knows and does not act on.
 WITHOUT_EFFECT = frozenset(
@@ -43,13 +45,13 @@ WITHOUT_EFFECT = frozenset(
     prefix-caching-hash-algo profiler-config reasoning-config reasoning-parser
     response-role return-tokens-as-token-ids revision root-path runner safetensors-load-strategy
     scheduler-cls scheduling-policy show-hidden-metrics-for-version shutdown-timeout
-    skip-mm-profiling skip-tokenizer-init spec-method spec-model spec-tokens speculative-config
-    ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile stream-interval structured-outputs-config
-    tokenizer tokenizer-mode tokenizer-revision tool-call-parser tool-parser-plugin
-    trust-remote-code use-tqdm-on-load uvicorn-log-level weight-transfer-config worker-cls
-    worker-extension-cls
+    skip-mm-profiling skip-tokenizer-init ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile
+    stream-interval structured-outputs-config tokenizer tokenizer-mode tokenizer-revision
+    tool-call-parser tool-parser-plugin trust-remote-code use-tqdm-on-load uvicorn-log-level
+    weight-transfer-config worker-cls worker-extension-cls
     """.replace("-", "_").split()
 )
+_OBJECTS = ("speculative_config",)  # flags whose keys may be given one by one, as --speculative-config.method
 _SHORT = {
     "tp": "tensor_parallel_size",
     "pp": "pipeline_parallel_size",
@@ -84,7 +86,7 @@ def obeyed_flags(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict
         off = name.removeprefix("no_") if name.startswith("no_") else None
         if off is not None and (off in obeyed or off in WITHOUT_EFFECT):
             name, value = off, not _is_true(value)  # noqa: PLW2901 - the two spellings meet here
-        if name in obeyed:
+        if name in obeyed or name.split(".", 1)[0] in _OBJECTS:
             values[name] = value
         elif name in WITHOUT_EFFECT or name.split(".", 1)[0] in WITHOUT_EFFECT:
             ignored.append(name)
@@ -100,6 +102,7 @@ def _is_true(value: Any) -> bool:
 
 ASCEND_BLOCK_SIZE = 128
 BLOCK_SIZE_NOTE = "Block size is set to 128 if prefix cache or chunked prefill is enabled."
+ASYNC_NOTE = "Async scheduling not supported with {}-based speculative decoding and will be disabled."
 _GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
 
 
@@ -111,7 +114,8 @@ class Settings:
     in the engine's own words where it says so itself. `served_model_name` is what requests call
     the model. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
     `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
-    reaches; 0: the built-in ones.
+    reaches; 0: the built-in ones. `speculative_config` is JSON as vLLM takes it, and `acceptance_rates` say by position
+    how many draft tokens are accepted, where the method's own are not wanted.
     """
 
     model: str = DEFAULT_MODEL
@@ -145,6 +149,8 @@ class Settings:
     start_seconds: float = 0.0
     cache_efficiency: float = 0.0
     attention_efficiency: float = 0.0
+    speculative_config: str = ""
+    acceptance_rates: tuple[float, ...] = ()
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -157,6 +163,11 @@ class Settings:
     def shape(self) -> ModelShape:
         """The model's shape."""
         return model_named(self.model)
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What drafts tokens, None where nothing does."""
+        return speculation_from(self.speculative_config, self.acceptance_rates)
 
     @property
     def device(self) -> ChipSpec:
@@ -191,6 +202,15 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(sorted({whole_number(item) for item in items}))
 
 
+def _numbers(value: Any) -> tuple[float, ...]:
+    items = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+    return tuple(float(item) for item in items)
+
+
+def _json_object(value: Any) -> str:
+    return json.dumps(mapping_of(value), sort_keys=True)
+
+
 def _maximum(value: Any) -> int:
     return 0 if str(value).lower() in ("auto", "-1") else whole_number(value)
 
@@ -208,7 +228,13 @@ _KINDS = {
     for field in fields(Settings)
     if field.name not in ("ignored", "notes")
 }
-OBEYED = frozenset(_KINDS) | {"compilation_config", "max_cudagraph_capture_size"}
+_SPEC_FLAGS = {"spec_method": "method", "spec_model": "model", "spec_tokens": "num_speculative_tokens"}
+OBEYED = frozenset(_KINDS) | {"compilation_config", "max_cudagraph_capture_size"} | frozenset(_SPEC_FLAGS)
+_OWN_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "max_model_len": (_maximum, "simulator.kind_whole_or_auto"),
+    "speculative_config": (_json_object, "simulator.kind_object"),
+    "acceptance_rates": (_numbers, "simulator.kind_numbers"),
+}
 _POSITIVE = (
     "block_size", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens",
     "max_num_scheduled_tokens", "tensor_parallel_size", "num_gpu_blocks_override", "kv_cache_memory_bytes",
@@ -226,6 +252,7 @@ def settings_from_flags(flags: Mapping[str, Any]) -> Settings:
         InputError: an unknown flag, with the nearest name, or a value of the wrong kind.
     """
     values, ignored = obeyed_flags(flags, OBEYED)
+    values = _whole_objects(values)
     largest = values.pop("max_cudagraph_capture_size", None)
     values = {**_graph_flags(values.pop("compilation_config", None)), **values}
     typed = {name: _read(name, value) for name, value in values.items() if not _is_unset(value, name)}
@@ -238,13 +265,33 @@ def _is_unset(value: Any, name: str) -> bool:
 
 
 def _read(name: str, value: Any) -> Any:
-    reader, expected = (_maximum, "simulator.kind_whole_or_auto") if name == "max_model_len" else _READERS[_KINDS[name]]
+    reader, expected = _OWN_READERS.get(name) or _READERS[_KINDS[name]]
     try:
         return reader(value)
     except (TypeError, ValueError):
         raise InputError(
             message("simulator.flag_kind", flag=name, value=repr(value), expected=message(expected))
         ) from None
+
+
+def _whole_objects(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the keys that were given one by one, and --spec-method and its like, in their objects."""
+    whole = {name: value for name, value in values.items() if "." not in name and name not in _SPEC_FLAGS}
+    for name, value in values.items():
+        place = name if name not in _SPEC_FLAGS else f"speculative_config.{_SPEC_FLAGS[name]}"
+        flag, _, key = place.partition(".")
+        if key and value is not None:
+            given = whole.get(flag)
+            whole[flag] = {**({} if given is None else mapping_of(given)), key: _literal(value)}
+    return whole
+
+
+def _literal(value: Any) -> Any:
+    """A value of an object from its text: a number where it is one."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _graph_flags(value: Any) -> dict[str, Any]:
@@ -285,8 +332,25 @@ def _resolved(typed: dict[str, Any], ignored: tuple[str, ...], largest_graph: in
     if chip.is_ascend:
         settings = _ascend_block_size(settings)
     mode = "NONE" if settings.enforce_eager or not chip.is_ascend else settings.cudagraph_mode.upper()
-    sizes = settings.cudagraph_capture_sizes or capture_sizes(largest_graph or min(settings.max_num_seqs, 512))
+    settings, width = _speculation_effects(settings, typed)
+    most = largest_graph or min(settings.max_num_seqs * width, 512)
+    sizes = settings.cudagraph_capture_sizes or capture_sizes(most)
     return replace(settings, cudagraph_mode=mode, cudagraph_capture_sizes=() if mode == "NONE" else sizes)
+
+
+def _speculation_effects(settings: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int]:
+    """The settings with what speculation changes, and the tokens of a decode.
+
+    Raises:
+        InputError: the speculation is none that the simulator knows.
+    """
+    speculation = settings.speculation
+    if speculation is None:
+        return settings, 1
+    if not speculation.has_layer and "async_scheduling" not in typed:
+        notes = (*settings.notes, ASYNC_NOTE.format(speculation.method))
+        settings = replace(settings, async_scheduling=False, notes=notes)
+    return settings, 1 + speculation.tokens
 
 
 def _batch_defaults(settings: Settings, typed: Mapping[str, Any]) -> Settings:

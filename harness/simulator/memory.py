@@ -81,9 +81,7 @@ def memory_of(settings: Settings) -> Memory:
     cache = settings.kv_cache_memory_bytes or requested - weights - activation - outside
     _check_cache(settings, cache, requested)
     _check_block_size(settings)
-    block_bytes = settings.block_size * settings.shape.kv_bytes(
-        settings.tensor_parallel_size, kv_element_bytes(settings)
-    )
+    block_bytes = settings.block_size * token_bytes(settings)
     override = settings.num_gpu_blocks_override
     blocks = override or cache // block_bytes
     length = settings.max_model_len or _fitting_length(settings, blocks)
@@ -95,6 +93,13 @@ def memory_of(settings: Settings) -> Memory:
     )  # fmt: skip
     _check_capture(settings, memory)
     return memory
+
+
+def token_bytes(settings: Settings) -> int:
+    """Bytes of one token in the cache of one device, a drafting layer's among them."""
+    size = settings.shape.kv_bytes(settings.tensor_parallel_size, kv_element_bytes(settings))
+    speculation, layers = settings.speculation, settings.shape.layers
+    return size + size // layers if speculation is not None and speculation.has_layer else size
 
 
 def _check_model(settings: Settings) -> None:
@@ -202,6 +207,9 @@ def _weights(settings: Settings) -> int:
     shape = settings.shape
     vocabulary = shape.embedding_parameters * (1 if shape.tied else 2)
     linear = (shape.parameters - vocabulary) * weight_bytes(settings)
+    speculation = settings.speculation
+    if speculation is not None and speculation.has_layer:
+        linear += linear / shape.layers
     return int((linear + vocabulary * 2) / settings.tensor_parallel_size)
 
 

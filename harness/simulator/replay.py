@@ -2,6 +2,8 @@
 
 A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt", "output_tokens"}]}.
 A line a step in which something happens: {"step", "scheduled", "preempted", "cached", "finished"}.
+With "speculative_method" and "num_speculative_tokens" in the config, a request's "accepted" says how many draft tokens
+are accepted at a length (the list goes round), and a line has "drafts", too.
 
 `python -m harness.simulator.replay TRACE.json...` prints them, a JSON line a step.
 """
@@ -15,6 +17,7 @@ from typing import Any
 from harness.errors import HarnessError, InputError, suggestion
 from harness.messages import message
 from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
+from harness.simulator.speculation import Speculation
 
 FIRST_OUTPUT = 1_000_000  # the output token at position p of its sequence is 1,000,000 + p
 _CONFIG: Mapping[str, tuple[str, Any]] = {  # name in the trace: name in Limits, default
@@ -31,6 +34,7 @@ _CONFIG: Mapping[str, tuple[str, Any]] = {  # name in the trace: name in Limits,
     "scheduler_reserve_full_isl": ("reserve_full_prompt", True),
     "watermark": ("watermark", 0.0),
 }
+_SPECULATION = ("speculative_method", "num_speculative_tokens")
 _REQUEST = ("id", "arrival_step", "prompt", "output_tokens")
 
 
@@ -58,10 +62,8 @@ def _check(path: Path, trace: Any) -> None:
     ):
         raise InputError(message("simulator.trace_shape", path=str(path)))
     for key in trace["config"]:
-        if key not in _CONFIG:
-            raise InputError(
-                message("simulator.trace_key", path=str(path), key=key, suggestion=suggestion(key, _CONFIG))
-            )
+        if key not in (known := (*_CONFIG, *_SPECULATION)):
+            raise InputError(message("simulator.trace_key", path=str(path), key=key, suggestion=suggestion(key, known)))
     if not isinstance(trace["config"].get("num_blocks"), int) or trace["config"]["num_blocks"] < 2:
         raise InputError(message("simulator.trace_blocks", path=str(path)))
     for place, request in enumerate(trace["requests"]):
@@ -74,7 +76,10 @@ def _check(path: Path, trace: Any) -> None:
 
 def limits_of_trace(config: Mapping[str, Any]) -> SchedulerLimits:
     """The limits that a trace's config sets."""
-    return SchedulerLimits(**{name: config.get(key, default) for key, (name, default) in _CONFIG.items()})
+    limits = SchedulerLimits(**{name: config.get(key, default) for key, (name, default) in _CONFIG.items()})
+    if "num_speculative_tokens" not in config:
+        return limits
+    return limits.drafting(Speculation(config["speculative_method"], config["num_speculative_tokens"], ()))
 
 
 def replay(trace: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -91,18 +96,20 @@ def replay(trace: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         step = scheduler.schedule()
         _, finished = scheduler.complete(step)
         if step.scheduled or step.preempted:
-            yield _line(number, step, finished)
+            yield _line(number, step, finished) | (_drafts(step) if scheduler.limits.draft_tokens else {})
         elif not coming:
             return
         number += 1
 
 
 def _request(entry: Mapping[str, Any]) -> Request:
+    accepted = entry.get("accepted") or [0]
     return Request(
         id=str(entry["id"]),
         prompt=entry["prompt"],
         max_tokens=entry["output_tokens"],
         draw=lambda start, end: range(FIRST_OUTPUT + start, FIRST_OUTPUT + end),
+        accept=lambda position, verified: min(accepted[position % len(accepted)], verified),
     )
 
 
@@ -114,6 +121,11 @@ def _line(number: int, step: SchedulerStep, finished: list[Request]) -> dict[str
         "cached": {request.id: request.hit for request in step.admitted},
         "finished": sorted(request.id for request in finished),
     }
+
+
+def _drafts(step: SchedulerStep) -> dict[str, Any]:
+    """What a line holds beside the rest under speculation: draft tokens verified, by request."""
+    return {"drafts": {request.id: request.verified for request in step.scheduled if request.verified}}
 
 
 def main(arguments: Sequence[str]) -> int:

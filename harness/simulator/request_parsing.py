@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from harness.simulator.scheduler import Draw
+from harness.simulator.speculation import Accept, Speculation
 
 _LEAST = {"max_tokens": 1, "max_completion_tokens": 1, "n": 1, "min_tokens": 0}
 
@@ -277,10 +278,20 @@ def content_text(content: Any) -> str:
 def answer_tokens(prompt: Sequence[int], vocab: int, *, seed: int = 0) -> Draw:
     """A function of positions (start, end) to the output tokens that follow this prompt."""
     usable = vocab - SPECIAL
-    ids = prompt if isinstance(prompt, array) else array("q", prompt)
-    first = (zlib.crc32(ids) + seed * 104729) % usable
+    first = _key(prompt, seed) % usable
 
     def draw(start: int, end: int) -> list[int]:
         return [(first + position * _STRIDE) % usable for position in range(start, end)]
 
     return draw
+
+
+def acceptance(speculation: Speculation | None, prompt: Sequence[int], *, seed: int = 0) -> Accept | None:
+    """How many draft tokens of the answer to this prompt are accepted at each length; None without speculation."""
+    return None if speculation is None else speculation.accept(_key(prompt, seed))
+
+
+def _key(prompt: Sequence[int], seed: int) -> int:
+    """A number that stands for a prompt and a seed."""
+    ids = prompt if isinstance(prompt, array) else array("q", prompt)
+    return zlib.crc32(ids) + seed * 104729

@@ -1,4 +1,4 @@
-"""The bytes of an answer: one event a token, or one JSON object when it is whole.
+"""The bytes of an answer: one event a step, or one JSON object when it is whole.
 
 Everything of an event that does not change is put together before the first token, so that
 a token costs one formatting and one write. Events carry the fields of vLLM 0.32.
@@ -95,7 +95,7 @@ class ResponseStream:
 
 @dataclass(slots=True)
 class ResponseChoice:
-    """One choice of an answer, fed token by token."""
+    """One choice of an answer, fed step by step."""
 
     answer: ResponseStream
     index: int
@@ -115,23 +115,24 @@ class ResponseChoice:
             self._opening = self._role_event()
 
     def feed(self) -> None:
-        """One more token of the request; written at once where the answer is streamed."""
-        self.count += 1
+        """The tokens of one step of the request; written at once where the answer is streamed."""
+        gained = self.request.gained
+        self.count += gained
         finished = self.request.finished
         if self.answer.write is not None:
             payload = self._event(self._last if finished else self._token)
-            framed = chunk(payload) if self.count > 1 else self._first(payload)
+            framed = chunk(payload) if self.count > gained else self._first(payload)
             self.answer.write(framed)
         if finished:
             self.answer.close()
 
     def _event(self, template: bytes) -> bytes:
-        ask, position = self.answer.ask, self.request.num_tokens - 1
-        token = self.request.draw(position, position + 1)[0]
-        numbers: tuple[int, ...] = (token, token) if ask.return_token_ids else (token,)
+        ask, end, gained = self.answer.ask, self.request.num_tokens, self.request.gained
+        tokens = tuple(self.request.draw(end - gained, end))
+        numbers = (*tokens, *tokens) if ask.return_token_ids else tokens
         if ask.continuous_usage:
-            numbers = (*numbers, position + 1, self.count)
-        return template % numbers
+            numbers = (*numbers, end, self.count)
+        return (_widened(template, gained) if gained > 1 else template) % numbers
 
     def _first(self, payload: bytes) -> bytes:
         """The first token's event with the prompt's ids where they are asked for, after the role's."""
@@ -200,6 +201,12 @@ class ResponseChoice:
             return {"index": self.index, "message": message, **end}
         prompt = list(self.request.prompt) if returned else None
         return {"index": self.index, "text": text, **end, "prompt_logprobs": None, "prompt_token_ids": prompt}
+
+
+def _widened(template: bytes, tokens: int) -> bytes:
+    """A template of one token as one of several."""
+    text, ids = b'"' + b" t%d" * tokens + b'"', b"[" + b",".join([b"%d"] * tokens) + b"]"
+    return template.replace(b'" t%d"', text, 1).replace(b"[%d]", ids, 1)
 
 
 def _data(payload: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from harness.simulator.memory import Memory, cache_labels, memory_of
 from harness.simulator.request_parsing import (
     ModelLimits,
     ParsedRequest,
+    acceptance,
     answer_tokens,
     check_model,
     pieces,
@@ -64,7 +65,8 @@ class Service:
         for place, prompt in enumerate(ask.prompts):
             for copy in range(ask.n):
                 draw = answer_tokens(prompt, self.serving.vocab, seed=ask.seed + copy)
-                inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw)
+                accept = acceptance(self.settings.speculation, prompt, seed=ask.seed + copy)
+                inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw, accept)
                 answer.choices.append(ResponseChoice(answer, place * ask.n + copy, inner))
         answer.open = len(answer.choices)
         for choice in answer.choices:

@@ -67,7 +67,8 @@ def terms_for(settings: Settings) -> Terms:
 class StepTime:
     """Where the time of one step goes, in seconds a term; `total_s` is the step.
 
-    Those up to `gap_s` follow each other on the device; `launch_s` and `host_s` run beside it.
+    Those up to `gap_s` follow each other on the device, and so does `draft_s`, the drafting of the next tokens;
+    `launch_s` and `host_s` run beside it.
     """
 
     linear_s: float
@@ -79,6 +80,7 @@ class StepTime:
     launch_s: float
     host_s: float
     total_s: float
+    draft_s: float = 0.0
 
 
 class StepCost:
@@ -94,22 +96,22 @@ class StepCost:
         self._active_parameters, self._dense_parameters = self._model.active_parameters, self._model.dense_parameters
         self._peak = self._chip.peak * (2 if self._weight_bytes == 1 else 1)
         self._sizes = settings.cudagraph_capture_sizes
+        self._speculation = settings.speculation
         self._decode_tokens: dict[int, tuple[float, float, float]] = {}
         per_token = self._model.kv_bytes(self._tp, kv_element_bytes(settings))
         heads = self._model.heads / self._tp * (self._model.head_dim + self._model.rope_dim)
         self._flops_per_pair = 4.0 * self._model.layers * heads
-        self._context_s = max(
-            per_token / (self._chip.bandwidth * self._terms.cache),
-            self._flops_per_pair / (self._chip.peak * self._terms.attention),
-        )
+        self._read_s = per_token / (self._chip.bandwidth * self._terms.cache)
+        self._pair_s = self._flops_per_pair / (self._chip.peak * self._terms.attention)
+        self._context_s = max(self._read_s, self._pair_s)
 
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> int:
+    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
         """Nanoseconds of a step: `decodes` requests over `context` cached tokens, and prefill chunks.
 
-        A chunk is (new tokens, tokens before them). Never 0.
+        A chunk is (new tokens, tokens before them). The decodes verify `drafts` draft tokens in all. Never 0.
         """
-        if prefills:
-            return max(1, seconds_to_ns(self.terms_of(decodes, context, prefills).total_s))
+        if prefills or self._speculation is not None:
+            return max(1, seconds_to_ns(self.terms_of(decodes, context, prefills, drafts).total_s))
         base = self._decode_tokens.get(decodes)
         if base is None:
             parts = self.terms_of(decodes, 0, ())
@@ -119,21 +121,42 @@ class StepCost:
         total = self._total_s(busy + self._context_s * (context + decodes), launch, host)
         return max(1, round(total * 1e9))
 
-    def terms_of(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> StepTime:
+    def terms_of(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> StepTime:
         """The same step, term by term."""
         requests = decodes + len(prefills)
-        tokens = decodes + sum(new for new, _ in prefills)
+        tokens = decodes + drafts + sum(new for new, _ in prefills)
         padded, launch_s = self._launch(tokens, mixed=bool(prefills))
         linear_s = self._linear_s(padded)
-        head_s = self._head_s(requests)
-        decode_s = self._context_s * (context + decodes) if decodes else 0.0
+        head_s = self._head_s(requests + drafts)
+        decode_s = self._decode_s(decodes, context, drafts)
         prefill_s = sum(self._prefill_s(new, before) for new, before in prefills)
         link_s = self._communication_s(padded)
         gap_s = self._model.layers * self._terms.gap_s
         host_s = self._terms.step_s + self._terms.request_s * requests
-        busy = linear_s + head_s + decode_s + prefill_s + link_s + gap_s
+        draft_s = self._draft_s(requests, context + decodes, tokens)
+        busy = linear_s + head_s + decode_s + prefill_s + link_s + gap_s + draft_s
         total = self._total_s(busy, launch_s, host_s)
-        return StepTime(linear_s, head_s, decode_s, prefill_s, link_s, gap_s, launch_s, host_s, total)
+        return StepTime(linear_s, head_s, decode_s, prefill_s, link_s, gap_s, launch_s, host_s, total, draft_s)
+
+    def _decode_s(self, decodes: int, context: int, drafts: int) -> float:
+        """The cache is read once for all tokens of a request; each of them is multiplied with it."""
+        if not decodes:
+            return 0.0
+        width = 1 + drafts / decodes
+        return max(self._read_s, self._pair_s * width) * (context + decodes)
+
+    def _draft_s(self, requests: int, context: int, tokens: int) -> float:
+        """Drafting by a layer of its own: it takes all of the step's tokens once, and then one a request.
+
+        Each of these passes is as long as a layer of the model, and has an output head.
+        """
+        speculation, layers = self._speculation, self._model.layers
+        if speculation is None or not speculation.has_layer:
+            return 0.0
+        read_s, gap_s = self._context_s * context / layers, self._terms.gap_s
+        first, other = ((self._linear_s(count) + self._communication_s(count)) / layers for count in (tokens, requests))
+        each_s = self._head_s(requests) + read_s + gap_s
+        return first + (speculation.tokens - 1) * other + speculation.tokens * each_s
 
     def _total_s(self, busy_s: float, launch_s: float, host_s: float) -> float:
         """Launches run beside the device; the host's other work does so only under asynchronous scheduling."""

@@ -20,19 +20,21 @@ from harness.messages import message
 from harness.simulator.engine import limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, memory_of
-from harness.simulator.request_parsing import answer_tokens
+from harness.simulator.request_parsing import acceptance, answer_tokens
 from harness.simulator.scheduler import Request, Scheduler
+from harness.simulator.speculation import Speculation
 from harness.simulator.step_cost import StepCost
 
 _STEP_BYTES = 250
-Work = tuple[int, int, Sequence[tuple[int, int]]]
-"""What a step computes: decodes, the tokens in their caches, and prefill chunks (new tokens, tokens before them)."""
+Work = tuple[int, int, Sequence[tuple[int, int]], int]
+"""What a step computes: decodes, the tokens in their caches, prefill chunks (new tokens, tokens before them), and the
+draft tokens that the decodes verify."""
 
 
 class StepTimes(Protocol):
     """How long a step takes; `harness.simulator.step_cost.StepCost` is one."""
 
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> int:
+    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
         """Nanoseconds of a step."""
 
 
@@ -152,6 +154,7 @@ class _Device:
     """What lasts from one request to the next: memory, the scheduler with its cache, the time of a step."""
 
     vocab: int
+    speculation: Speculation | None
     memory: Memory
     scheduler: Scheduler
     cost: StepTimes
@@ -160,14 +163,17 @@ class _Device:
 def _device(settings: Settings, cost: StepTimes | None) -> _Device:
     memory = memory_of(settings)
     scheduler = Scheduler(limits_of(settings, memory.num_blocks, memory.max_model_len))
-    return _Device(settings.shape.vocab, memory, scheduler, cost or StepCost(settings))
+    return _Device(settings.shape.vocab, settings.speculation, memory, scheduler, cost or StepCost(settings))
 
 
 def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | None) -> SimulatedRun:
     requests = [
-        Request(str(place), arrival.prompt, arrival.max_tokens, answer_tokens(arrival.prompt, device.vocab))
+        Request(
+            str(place), arrival.prompt, arrival.max_tokens, answer_tokens(arrival.prompt, device.vocab),
+            accept=acceptance(device.speculation, arrival.prompt),
+        )
         for place, arrival in enumerate(arrivals)
-    ]
+    ]  # fmt: skip
     _check(device.memory, arrivals)
     steps = _Steps([[] for _ in requests], [], [], [], [], [])
     sent_ns = [arrival.at_ns for arrival in arrivals]
@@ -259,14 +265,17 @@ def _run(scheduler: Scheduler, cost: StepTimes, users: _Users, steps: _Steps) ->
                 return
             now_ns = max(now_ns, due_ns)
             continue
-        steps.work.append((step.decodes, step.decode_context, step.prefills))
-        now_ns += cost.duration_ns(step.decodes, step.decode_context, step.prefills)
+        work = (step.decodes, step.decode_context, step.prefills, step.draft_tokens)
+        steps.work.append(work)
+        now_ns += cost.duration_ns(*work)
         steps.running.append(len(scheduler.running))
         sampled, finished = scheduler.complete(step)
         users.end(len(finished), now_ns)
         number = len(steps.ends)
         for request in sampled:
             trails[request].append(number)
+            if request.gained > 1:
+                trails[request].extend([number] * (request.gained - 1))
         steps.ends.append(now_ns)
         steps.waiting.append(len(scheduler.waiting))
         steps.tokens.append(step.tokens)

@@ -143,12 +143,16 @@ class EngineState:
     preemptions: int
     prefix_queries: int
     prefix_hits: int
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_by_position: tuple[int, ...] = ()  # empty without speculation
 
 
 def exposition(metrics: Metrics, state: EngineState, *, model: str, cache: Mapping[str, Any]) -> str:
     """The text of /metrics; `cache` gives the labels of vllm:cache_config_info."""
     base = f'engine="0",model_name="{_escaped(model)}"'
-    lines = [*_gauges(state, base), *_counters(metrics, state, base), *_histograms(metrics, base)]
+    lines = [*_gauges(state, base), *_counters(metrics, state, base), *_speculation(state, base)]
+    lines += _histograms(metrics, base)
     labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in cache.items())
     lines += ["# TYPE vllm:cache_config_info gauge", f'vllm:cache_config_info{{{labels},engine="0"}} 1.0']
     return "\n".join(lines) + "\n"
@@ -180,6 +184,24 @@ def _counters(metrics: Metrics, state: EngineState, base: str) -> Iterator[str]:
     yield "# TYPE vllm:request_success_total counter"
     for reason, count in metrics.finished.items():
         yield f'vllm:request_success_total{{{base},finished_reason="{reason}"}} {float(count)}'
+
+
+def _speculation(state: EngineState, base: str) -> Iterator[str]:
+    """Counters that vLLM shows with speculation only."""
+    if not state.accepted_by_position:
+        return
+    values = {
+        "drafts": state.drafts,
+        "draft_tokens": state.draft_tokens,
+        "accepted_tokens": sum(state.accepted_by_position),
+    }
+    for name, value in values.items():
+        yield f"# TYPE vllm:spec_decode_num_{name}_total counter"
+        yield f"vllm:spec_decode_num_{name}_total{{{base}}} {float(value)}"
+    by_position = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    yield f"# TYPE {by_position} counter"
+    for position, count in enumerate(state.accepted_by_position):
+        yield f'{by_position}{{{base},position="{position}"}} {float(count)}'
 
 
 def _histograms(metrics: Metrics, base: str) -> Iterator[str]:

@@ -85,10 +85,10 @@ class _NoisyCost:
         self._factors: list[float] = np.exp(shift + rng.normal(0.0, noise.step, 4096)).tolist()
         self._place = 0
 
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]]) -> int:
+    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
         """As StepCost's."""
         self._place = (self._place + 1) & 4095
-        return max(1, round(self._cost.duration_ns(decodes, context, prefills) * self._factors[self._place]))
+        return max(1, round(self._cost.duration_ns(decodes, context, prefills, drafts) * self._factors[self._place]))
 
 
 class VirtualLoad:

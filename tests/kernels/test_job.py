@@ -26,10 +26,10 @@ class Recorded:
         self._cost = StepCost(settings)
         self.steps = []
 
-    def duration_ns(self, decodes, context, prefills):
+    def duration_ns(self, decodes, context, prefills, drafts=0):
         """As StepCost's."""
         self.steps.append((decodes, context, list(prefills)))
-        return self._cost.duration_ns(decodes, context, prefills)
+        return self._cost.duration_ns(decodes, context, prefills, drafts)
 
 
 def served(folder, arrivals, *, concurrency=None, jitter_ns=0, budget=2048):

@@ -18,13 +18,13 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, SpeculativeConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -58,7 +58,10 @@ def scheduler_of(config: dict[str, Any], folder: str) -> Scheduler:
         enable_prefix_caching=config.get("enable_prefix_caching", True),
     )
     cache.num_gpu_blocks = blocks
-    whole = VllmConfig(scheduler_config=scheduling, model_config=model, cache_config=cache)
+    whole = VllmConfig(
+        scheduler_config=scheduling, model_config=model, cache_config=cache,
+        speculative_config=speculation_of(config),
+    )  # fmt: skip
     spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
     return Scheduler(
         vllm_config=whole,
@@ -67,6 +70,20 @@ def scheduler_of(config: dict[str, Any], folder: str) -> Scheduler:
         block_size=block_size,
         log_stats=True,
     )
+
+
+def speculation_of(config: dict[str, Any]) -> SpeculativeConfig | None:
+    """Speculation as a trace's config sets it.
+
+    A drafting layer needs weights to be found, the scheduler only to know that it is one: to vLLM it is n-grams that
+    say they are EAGLE.
+    """
+    tokens = config.get("num_speculative_tokens")
+    if tokens is None:
+        return None
+    with_layer = config["speculative_method"] != "ngram"
+    SpeculativeConfig.use_eagle = lambda _: with_layer
+    return SpeculativeConfig(method="ngram", num_speculative_tokens=tokens, prompt_lookup_max=2)
 
 
 def request_of(entry: dict[str, Any], block_size: int) -> Request:
@@ -89,14 +106,17 @@ def cached_tokens(output: Any) -> dict[str, int]:
     return {**found, **{name: computed for name, computed in resumed if name in again.resumed_req_ids}}
 
 
-def sampled(scheduler: Scheduler, output: Any) -> ModelRunnerOutput:
-    """What a model would return: a token for every request whose tokens are all computed."""
+def sampled(scheduler: Scheduler, output: Any, accepted: dict[str, list[int]]) -> ModelRunnerOutput:
+    """What a model would return: a token for every request whose tokens are all computed, and the accepted ones."""
     names = list(output.num_scheduled_tokens)
-    tokens = []
+    tokens: list[list[int]] = []
     for name in names:
         request = scheduler.requests[name]
-        done = request.num_computed_tokens >= request.num_tokens
-        tokens.append([FIRST_OUTPUT + request.num_tokens] if done else [])
+        length = request.num_tokens
+        done = request.num_computed_tokens >= length
+        drafts = [draft for draft in output.scheduled_spec_decode_tokens.get(name, []) if draft >= 0]
+        more = min(accepted[name][length % len(accepted[name])], len(drafts)) if drafts else 0
+        tokens.append([FIRST_OUTPUT + length + place for place in range(1 + more)] if done else [])
     return ModelRunnerOutput(
         req_ids=names, req_id_to_index={name: i for i, name in enumerate(names)}, sampled_token_ids=tokens
     )
@@ -107,12 +127,18 @@ def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
     scheduler = scheduler_of(trace["config"], folder)
     block_size = trace["config"].get("block_size", 16)
     coming = sorted(trace["requests"], key=lambda request: request["arrival_step"])
+    accepted = {str(entry["id"]): entry.get("accepted") or [0] for entry in coming}
+    drafts = trace["config"].get("num_speculative_tokens", 0)
     number = 0
     while coming or scheduler.running or scheduler.waiting:
         while coming and coming[0]["arrival_step"] <= number:
             scheduler.add_request(request_of(coming.pop(0), block_size))
         output = scheduler.schedule()
-        answers = scheduler.update_from_output(output, sampled(scheduler, output))
+        answer = sampled(scheduler, output, accepted)
+        answers = scheduler.update_from_output(output, answer)
+        if drafts:
+            drafted = [name for name, tokens in zip(answer.req_ids, answer.sampled_token_ids, strict=True) if tokens]
+            scheduler.update_draft_token_ids(DraftTokenIds(drafted, [[FIRST_OUTPUT] * drafts for _ in drafted]))
         finished = [
             answer.request_id
             for outputs in answers.values()
@@ -120,13 +146,17 @@ def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
             if answer.finish_reason is not None
         ]
         if output.num_scheduled_tokens or output.preempted_req_ids:
-            yield {
+            line = {
                 "step": number,
                 "scheduled": dict(output.num_scheduled_tokens),
                 "preempted": sorted(output.preempted_req_ids or ()),
                 "cached": cached_tokens(output),
                 "finished": sorted(finished),
             }
+            if drafts:
+                spec = output.scheduled_spec_decode_tokens
+                line["drafts"] = {name: len(tokens) for name, tokens in spec.items() if tokens}
+            yield line
         elif not coming:
             return
         number += 1

@@ -1,6 +1,7 @@
 """/metrics is what a Prometheus parser reads."""
 
 import re
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,19 @@ def test_every_line_is_a_comment_or_a_sample():
     assert text.endswith("\n")
     assert 'vllm:num_requests_waiting{engine="0",model_name="a \\"b\\" \\\\ c"} 2.0' in lines
     assert 'vllm:prefix_cache_hits_total{engine="0",model_name="a \\"b\\" \\\\ c"} 40.0' in lines
+
+
+def test_speculation_is_counted_by_position():
+    """The names and labels are vLLM's; without speculation there are none."""
+    state = replace(STATE, drafts=10, draft_tokens=20, accepted_by_position=(7, 4))
+    lines = exposition(Metrics(), state, model="m", cache={}).splitlines()
+    labels = 'engine="0",model_name="m"'
+
+    assert f"vllm:spec_decode_num_drafts_total{{{labels}}} 10.0" in lines
+    assert f"vllm:spec_decode_num_draft_tokens_total{{{labels}}} 20.0" in lines
+    assert f"vllm:spec_decode_num_accepted_tokens_total{{{labels}}} 11.0" in lines
+    assert f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{labels},position="1"}} 4.0' in lines
+    assert "spec_decode" not in exposition(Metrics(), STATE, model="m", cache={})
 
 
 def test_every_name_is_typed_once():
