@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from harness.client import sse
 from harness.client.journal import Frame, answers_size, frame_starts, read_frames
-from harness.results.request_table import MISSING
+from harness.results.request_table import MISSING, SERVER_COLUMNS
 from harness.safety.redaction import register_secrets, registered_secrets
 
 
@@ -78,9 +78,10 @@ _WORTH_A_PROCESS = 128 << 20  # bytes of answers that take longer to decode than
 INTEGERS = (
     "seq", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns", "connect_ns", "resends", "input_tokens",
     "cached_tokens", "output_tokens", "first_tokens", "events", "http_status", "sent_bound_ns", "first_bound_ns",
-    "late_ns", "blurred",
+    "late_ns", "blurred", *SERVER_COLUMNS,
 )  # fmt: skip
 TEXTS = ("counted_by", "error", "message")
+_NOT_TOLD = (MISSING,) * len(SERVER_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,7 @@ def _row(frame: Frame, answer: sse.DecodedAnswer) -> tuple[int, ...]:
         exact.first_bound_ns,
         exact.late_ns,
         exact.blurred,
+        *(answer.by_server or _NOT_TOLD),
     )
 
 

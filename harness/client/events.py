@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from harness.client.event_stream import DONE
+from harness.results.request_table import MISSING
 from harness.safety.bounds import LARGE_BYTES, MAX_PARTS, MAX_TOKENS, MESSAGE_CHARS
 from harness.safety.redaction import redact
+from harness.units import NS_PER_MS
 
 SOMETHING = "\0"  # stands for content that is no text, such as a call of a tool
 _DIGITS = 20  # of a number in JSON; longer ones count nothing that exists
@@ -22,6 +24,8 @@ _TEXTS = ("content", "reasoning", "reasoning_content", "thinking", "refusal")
 _CALLS = ("tool_calls", "function_call", "audio")
 _FAILED_FINISHES = ("error", "abort", "insufficient_system_resource")
 _FAILED = ("error", "failed")
+_DRAFT_COUNTS = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")
+_LONGEST_MS = 365 * 86_400_000
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -34,6 +38,19 @@ class Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+
+
+class ServerMetrics(msgspec.Struct, gc=False):
+    """What vLLM measured of a request itself (`PerRequestMetrics`), ms and counts; any may be missing or odd.
+
+    It stands in the last event, with the usage, where the server has --enable-per-request-metrics, and never of
+    requests with several answers. `time_to_first_token_ms` counts from the first step, not from the arrival.
+    """
+
+    queue_time_ms: Any = None
+    time_to_first_token_ms: Any = None
+    generation_time_ms: Any = None
+    speculative_decoding: Any = None
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -66,6 +83,7 @@ class StreamEvent(msgspec.Struct, gc=False):
 
     choices: list[EventChoice] | None = None
     usage: Usage | None = None
+    metrics: ServerMetrics | None = None
     error: Any = None
     detail: Any = None
     object: str | None = None
@@ -124,6 +142,7 @@ def _lenient(value: dict[str, Any]) -> StreamEvent:
         if isinstance(choices, list)
         else None,
         usage=_usage(usage) if isinstance(usage, dict) else None,
+        metrics=_metrics(value.get("metrics")),
         error=value.get("error"),
         detail=value.get("detail"),
         object=_text(value.get("object")),
@@ -138,6 +157,27 @@ def _usage(value: Mapping[str, Any]) -> Usage:
     details = value.get("prompt_tokens_details")
     cached = _whole(details.get("cached_tokens")) if isinstance(details, dict) else None
     return Usage(_whole(value.get("prompt_tokens")), _whole(value.get("completion_tokens")), _Details(cached))
+
+
+def _metrics(value: object) -> ServerMetrics | None:
+    if not isinstance(value, dict):
+        return None
+    return ServerMetrics(**{name: value.get(name) for name in ServerMetrics.__struct_fields__})
+
+
+def server_columns(metrics: ServerMetrics) -> tuple[int, ...]:
+    """What a server measured of a request, in the order of `request_table.SERVER_COLUMNS`: ns, and counts."""
+    times = (metrics.queue_time_ms, metrics.time_to_first_token_ms, metrics.generation_time_ms)
+    drafts = metrics.speculative_decoding if isinstance(metrics.speculative_decoding, dict) else {}
+    counts = (token_count(_whole(drafts.get(name))) for name in _DRAFT_COUNTS)
+    return (*(_ns_of_ms(value) for value in times), *(MISSING if count is None else count for count in counts))
+
+
+def _ns_of_ms(value: object) -> int:
+    """Milliseconds as whole nanoseconds; MISSING for what is no length of time."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_MS:
+        return MISSING
+    return round(value * NS_PER_MS)
 
 
 def _whole(value: object) -> int | None:

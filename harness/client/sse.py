@@ -38,6 +38,7 @@ class DecodedAnswer:
     streamed: bool = False
     error: str = ""
     message: str = ""
+    by_server: tuple[int, ...] | None = None  # what the server measured of it, in the order of SERVER_COLUMNS
 
 
 def decode(pieces: Sequence[bytes], stamps: Sequence[int], failure: str = "", message: str = "") -> DecodedAnswer:
@@ -210,6 +211,7 @@ def _answer(contents: _Contents, stamps: NDArray[np.int64], failure_seen: tuple[
         streamed=contents.streamed,
         error=failure,
         message=message,
+        by_server=seen.by_server,
     )
 
 

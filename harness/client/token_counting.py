@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import sub
 
-from harness.client.events import SOMETHING, EventChoice, StreamEvent, Usage, content_of, token_count
+from harness.client.events import SOMETHING, EventChoice, StreamEvent, Usage, content_of, server_columns, token_count
 from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 
 _ENDED_UNSEEN = 1  # token that ends an answer, which many servers count though no event carries it
@@ -36,6 +36,7 @@ class AnswerContents:
     cached_tokens: int = MISSING
     finished: bool = False
     mark: int = 0
+    by_server: tuple[int, ...] | None = None
 
     def take(self, events: Sequence[StreamEvent], first: int) -> list[StreamEvent]:
         """Keep what some events say, of which the first is number `first` of its answer.
@@ -78,6 +79,8 @@ class AnswerContents:
             elif not finish and not _opens(choice):
                 self.bare.append(row)
         self.mark = mark
+        if others:
+            self._take_metrics(others)
         self._take_usages([event.usage for event in events if event.usage is not None])
         return others
 
@@ -85,6 +88,12 @@ class AnswerContents:
         text, ids = content_of(choices)
         self.finished = self.finished or any(choice.finish_reason for choice in choices)
         return text or (SOMETHING if ids else ""), ids
+
+    def _take_metrics(self, others: Sequence[StreamEvent]) -> None:
+        """What the server measured of the request: with vLLM's last event, which has the usage and no choice."""
+        metrics = next((event.metrics for event in reversed(others) if event.metrics is not None), None)
+        if metrics is not None:
+            self.by_server = server_columns(metrics)
 
     def _take_usages(self, usages: Sequence[Usage]) -> None:
         """The last counts that can be such, each on its own."""

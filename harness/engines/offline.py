@@ -37,7 +37,7 @@ from harness.engines.vllm import EngineWatch, check_flags, environment_of, guard
 from harness.errors import InputError, ResultError, suggestion
 from harness.messages import Message, message
 from harness.results.file_schemas import OfflineNoteSchema
-from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING
+from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING, SERVER_COLUMNS
 from harness.results.store import BEGUN, convert, integers_in, read_arrays, read_json, write_json
 from harness.scenario.engine import Engine
 from harness.telemetry import server_metrics
@@ -268,7 +268,7 @@ def _integers(seq: int, sent_ns: int, done: OfflineAnswer, events: int) -> dict[
         "first_tokens": int(done.first_ns != MISSING),
         "events": events,
         "http_status": MISSING,
-        **dict.fromkeys(CLIENT_COLUMNS, MISSING),  # no client stood between
+        **dict.fromkeys((*CLIENT_COLUMNS, *SERVER_COLUMNS), MISSING),  # no client or API server stood between
     }
 
 

@@ -31,16 +31,18 @@ FROM_EVENTS = "events"  # no total was told: each event with content counts as o
 COUNTS = (FROM_TOKEN_IDS, FROM_USAGE, ASSUMED, FROM_EVENTS)  # the best evidence first
 
 
+CLIENT, SERVER, WORKLOAD = "client", "server", "workload"
 _NEEDED: Any = object()
 
 
-def _column(meaning: str, default: Any = _NEEDED, *, unit: str = "", always: bool = False, client: bool = False) -> Any:
+def _column(meaning: str, default: Any = _NEEDED, *, unit: str = "", always: bool = False, of: str = "") -> Any:
     """A field of a record.
 
-    `unit` is ns, tokens or empty; `always`: each row has a value, and a file with an empty cell is refused; `client`:
-    what the client knows of its own lateness, absent in earlier results and where no client stood between.
+    `unit` is ns, tokens or empty; `always`: each row has a value, and a file with an empty cell is refused. `of` says
+    who knows it, of columns that earlier results do not have: the `client` of its own lateness (nobody where none
+    stood between), the `server` of the request in its own metrics, the `workload` of what it sends.
     """
-    metadata = {"meaning": meaning, "unit": unit, "always": always, "client": client}
+    metadata = {"meaning": meaning, "unit": unit, "always": always, "of": of}
     return field(metadata=metadata) if default is _NEEDED else field(default=default, metadata=metadata)
 
 
@@ -66,21 +68,33 @@ class Record:
     last_ns: int = _column("the arrival of the last event that carried a token", MISSING, unit="ns")
     done_ns: int = _column("the end of the answer, or the failure", MISSING, unit="ns")
     connect_ns: int = _column("time spent opening a connection for it, 0 where one was open", MISSING, unit="ns")
-    sent_bound_ns: int = _column("it left at most so much later than sent_ns", MISSING, unit="ns", client=True)
+    sent_bound_ns: int = _column("it left at most so much later than sent_ns", MISSING, unit="ns", of=CLIENT)
     first_bound_ns: int = _column(
-        "the first token arrived at most so much earlier than first_ns", MISSING, unit="ns", client=True
+        "the first token arrived at most so much earlier than first_ns", MISSING, unit="ns", of=CLIENT
     )
-    late_ns: int = _column("from the arrival of its bytes to their read, at worst", MISSING, unit="ns", client=True)
-    blurred: int = _column("token events that were read late, together with a later one", MISSING, client=True)
+    late_ns: int = _column("from the arrival of its bytes to their read, at worst", MISSING, unit="ns", of=CLIENT)
+    blurred: int = _column("token events that were read late, together with a later one", MISSING, of=CLIENT)
     resends: int = _column("sent again because the server had closed an idle connection", 0)
     input_asked: int = _column("the prompt's length as it was made", MISSING, unit="tokens")
     input_tokens: int = _column("the prompt's length as the server counts it", MISSING, unit="tokens")
     cached_tokens: int = _column("of these, found in the prefix cache, where the server says", MISSING, unit="tokens")
+    reusable_tokens: int = _column(
+        "of these, in full blocks that earlier requests of the run left: an unbounded prefix cache would find them",
+        MISSING,
+        unit="tokens",
+        of=WORKLOAD,
+    )
     output_asked: int = _column("the answer's length as it was asked for", MISSING, unit="tokens")
     output_tokens: int = _column("the answer's length", 0, unit="tokens", always=True)
     first_tokens: int = _column("tokens in the first token event", 0, unit="tokens")
     events: int = _column("events that carried a token", 0, always=True)
     counted_by: str = _column("how tokens were counted: token_ids, usage, assumed or events", ASSUMED)
+    server_queue_ns: int = _column("from its arrival in the engine to its first step", MISSING, unit="ns", of=SERVER)
+    server_prefill_ns: int = _column("from that step's begin to the first token", MISSING, unit="ns", of=SERVER)
+    server_decode_ns: int = _column("from the first token to the last", MISSING, unit="ns", of=SERVER)
+    draft_steps: int = _column("steps in which drafted tokens were verified", MISSING, of=SERVER)
+    draft_tokens: int = _column("tokens that were drafted for it", MISSING, unit="tokens", of=SERVER)
+    accepted_tokens: int = _column("of these, accepted", MISSING, unit="tokens", of=SERVER)
     status: str = _column("completed, failed, cancelled or never_sent", NEVER_SENT)
     http_status: int = _column("the status line's code", MISSING)
     error: str = _column("a short stable name, such as refused or timeout", "")
@@ -90,7 +104,9 @@ class Record:
 _FIELDS = fields(Record)
 COLUMNS = tuple(column.name for column in _FIELDS)
 TEXT_COLUMNS = frozenset(column.name for column in _FIELDS if column.type in (str, "str"))
-CLIENT_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["client"])
+CLIENT_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"] == CLIENT)
+SERVER_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"] == SERVER)
+LATER_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"])
 ALWAYS_COLUMNS = frozenset(column.name for column in _FIELDS if column.metadata["always"])
 
 
@@ -138,9 +154,9 @@ def requests_from(records: Iterable[Record]) -> Requests:
 
 
 def requests_from_columns(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Requests:
-    """Columns of plain values as typed arrays; `CLIENT_COLUMNS` may be absent, and are MISSING then."""
+    """Columns of plain values as typed arrays; `LATER_COLUMNS` may be absent, and are MISSING then."""
     unknown = np.full(len(columns["index"]), MISSING, dtype=np.int64)
-    columns = {**dict.fromkeys(CLIENT_COLUMNS, unknown), **columns}
+    columns = {**dict.fromkeys(LATER_COLUMNS, unknown), **columns}
     return Requests(
         **{name: np.asarray(columns[name], dtype=object if name in TEXT_COLUMNS else np.int64) for name in COLUMNS}
     )

@@ -21,8 +21,8 @@ from harness.messages import Message, message
 from harness.results import store
 from harness.results.request_table import (
     ALWAYS_COLUMNS,
-    CLIENT_COLUMNS,
     COLUMNS,
+    LATER_COLUMNS,
     MISSING,
     TEXT_COLUMNS,
     Events,
@@ -216,7 +216,7 @@ def read_requests(folder: Path) -> Requests:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = read_table(folder / store.REQUESTS, REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
+    table = read_table(folder / store.REQUESTS, REQUEST_KINDS, frozenset(LATER_COLUMNS))
     return requests_from_columns({name: _values(name, table[name]) for name in table.column_names})
 
 

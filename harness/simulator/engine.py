@@ -104,6 +104,15 @@ class SimulatedEngine:
         self.scheduler.add(request)
         self._wake.set()
 
+    def queued_ns(self, request: Request) -> tuple[int, int]:
+        """When a request under way arrived, and when the step began that took it up first."""
+        sink = self._sinks[request]
+        return sink.arrived_ns, sink.started_ns
+
+    def now_ns(self) -> int:
+        """The time by the engine's clock."""
+        return self._now_ns()
+
     def abort(self, request: Request) -> None:
         """Drop a request whose client went away."""
         if self._sinks.pop(request, None) is not None:
@@ -156,16 +165,24 @@ class SimulatedEngine:
     def _finish(self, step: SchedulerStep, start_ns: int, end_ns: int) -> None:
         """Hand out the step's tokens first, then count them."""
         self.metrics.late_s.observe((self._now_ns() - end_ns) / NS_PER_S)
+        self._note_starts(step, start_ns)
         sampled, finished = self.scheduler.complete(step)
         sinks = [self._sinks[request] for request in sampled]
         for sink in sinks:
             sink.feed()
         self.metrics.written_s.observe((self._now_ns() - end_ns) / NS_PER_S)
-        self._count(step, start_ns, sampled)
+        self._count(sampled)
         for request in finished:
             self._account(request)
 
-    def _count(self, step: SchedulerStep, start_ns: int, sampled: list[Request]) -> None:
+    def _note_starts(self, step: SchedulerStep, start_ns: int) -> None:
+        for request in step.admitted:
+            if request.preemptions == 0 and request in self._sinks:
+                sink = self._sinks[request]
+                sink.started_ns = max(start_ns, sink.arrived_ns)
+                self.metrics.queue_s.observe((sink.started_ns - sink.arrived_ns) / NS_PER_S)
+
+    def _count(self, sampled: list[Request]) -> None:
         metrics, now_ns = self.metrics, self._now_ns()
         gaps: dict[int, int] = {}
         prompt_tokens = 0
@@ -181,11 +198,6 @@ class SimulatedEngine:
             sink.last_ns = now_ns
         for last_ns, times in gaps.items():
             metrics.itl_s.observe((now_ns - last_ns) / NS_PER_S, times)
-        for request in step.admitted:
-            if request.preemptions == 0 and request in self._sinks:
-                sink = self._sinks[request]
-                sink.started_ns = max(start_ns, sink.arrived_ns)
-                metrics.queue_s.observe((sink.started_ns - sink.arrived_ns) / NS_PER_S)
         metrics.prompt_tokens += prompt_tokens
         generated = sum(request.gained for request in sampled)
         metrics.generation_tokens += generated

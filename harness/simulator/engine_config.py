@@ -145,6 +145,7 @@ class Settings:
     scheduler_reserve_full_isl: bool = True
     watermark: float = 0.0
     enable_prompt_tokens_details: bool = False
+    enable_per_request_metrics: bool = False
     seed: int = 0
     start_seconds: float = 0.0
     cache_efficiency: float = 0.0

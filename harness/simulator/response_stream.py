@@ -7,10 +7,11 @@ a token costs one formatting and one write. Events carry the fields of vLLM 0.32
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from harness.simulator.request_parsing import ParsedRequest
 from harness.simulator.scheduler import Request
+from harness.units import NS_PER_MS, NS_PER_S
 
 Write = Callable[[bytes], None]
 FINGERPRINT = "npu-harness-simulator"
@@ -21,6 +22,16 @@ _TEXT, _IDS, _REASON, _COUNT = "\x01text", "\x01ids", "\x01reason", 987654321
 def chunk(payload: bytes) -> bytes:
     """One chunk of an HTTP/1.1 body."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+class EngineClock(Protocol):
+    """What an engine knows of the times of a request."""
+
+    def now_ns(self) -> int:
+        """The present."""
+
+    def queued_ns(self, request: Request) -> tuple[int, int]:
+        """When a request arrived, and when its first step began."""
 
 
 @dataclass(slots=True)
@@ -36,6 +47,7 @@ class ResponseStream:
     write: Write | None
     whole: Callable[[], None]
     show_cached: bool = False  # with --enable-prompt-tokens-details usage tells tokens found in the cache
+    clock: EngineClock | None = None  # with --enable-per-request-metrics an answer tells its own times
     choices: list["ResponseChoice"] = field(default_factory=list)
     open: int = 0
 
@@ -76,6 +88,7 @@ class ResponseStream:
             system_fingerprint=FINGERPRINT,
             usage={**details, **self.usage()},
             kv_transfer_params=None,
+            **self._metrics(),
         )
 
     def close(self) -> None:
@@ -90,7 +103,25 @@ class ResponseStream:
     def _usage_event(self) -> bytes:
         if not self.ask.include_usage:
             return b""
-        return chunk(_data(self.envelope([], usage=self.usage(), system_fingerprint=FINGERPRINT)))
+        end = {"usage": self.usage(), "system_fingerprint": FINGERPRINT, **self._metrics()}
+        return chunk(_data(self.envelope([], **end)))
+
+    def _metrics(self) -> dict[str, Any]:
+        """vLLM's `PerRequestMetrics` of an answer of one choice; what it does not know, it leaves out."""
+        if self.clock is None or len(self.choices) != 1:
+            return {}
+        choice, last_ns = self.choices[0], self.clock.now_ns()
+        arrived_ns, started_ns = self.clock.queued_ns(choice.request)
+        known = {
+            "time_to_first_token_ms": (choice.first_ns - started_ns) / NS_PER_MS,
+            "generation_time_ms": (last_ns - choice.first_ns) / NS_PER_MS,
+            "queue_time_ms": (started_ns - arrived_ns) / NS_PER_MS,
+        }
+        if choice.count > 1:
+            known["mean_itl_ms"] = (last_ns - choice.first_ns) / (choice.count - 1) / NS_PER_MS
+        if last_ns > started_ns:
+            known["tokens_per_second"] = choice.count / ((last_ns - started_ns) / NS_PER_S)
+        return {"metrics": known}
 
 
 @dataclass(slots=True)
@@ -101,6 +132,7 @@ class ResponseChoice:
     index: int
     request: Request
     count: int = 0
+    first_ns: int = 0  # by the engine's clock, where the answer tells its times
     _opening: bytes = b""
     _token: bytes = b""
     _last: bytes = b""
@@ -116,6 +148,8 @@ class ResponseChoice:
 
     def feed(self) -> None:
         """The tokens of one step of the request; written at once where the answer is streamed."""
+        if self.count == 0 and self.answer.clock is not None:
+            self.first_ns = self.answer.clock.now_ns()
         gained = self.request.gained
         self.count += gained
         finished = self.request.finished

@@ -61,7 +61,9 @@ class Service:
         """Queue a request for every choice; `write` gets the bytes of a stream, `whole` is called at the end of all."""
         number = next(self.numbers)
         name = f"{'chatcmpl' if ask.chat else 'cmpl'}-{number:016x}"
-        answer = ResponseStream(ask, name, _now_s(), write, whole, self.settings.enable_prompt_tokens_details)
+        clock = self.engine if self.settings.enable_per_request_metrics else None
+        cached = self.settings.enable_prompt_tokens_details
+        answer = ResponseStream(ask, name, _now_s(), write, whole, cached, clock)
         for place, prompt in enumerate(ask.prompts):
             for copy in range(ask.n):
                 draw = answer_tokens(prompt, self.serving.vocab, seed=ask.seed + copy)
