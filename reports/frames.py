@@ -137,9 +137,9 @@ def request_columns(result: ResultFiles) -> Requests:
 def latency_frame(result: ResultFiles, places: pd.DataFrame) -> pd.DataFrame:
     """One row a request: place, phase, status, times in seconds, latencies, and whether its metrics count.
 
-    Columns: place (-1 for a stage that never began), phase, status, due_s, sent_s, first_s,
-    done_s, `LATENCIES` (of completed requests), in_window (measured, completed, and sent within its
-    stage's window).
+    Columns: place (-1 for a stage that never began), phase, status, due_s, sent_s, scheduled_s (the server's own
+    prefill time before the first token; NaN where it tells none), first_s, done_s, `LATENCIES` (of completed
+    requests), in_window (measured, completed, and sent within its stage's window).
     """
     rows, columns = result.requests, request_columns(result)
     values = latencies(columns, stream=bool(result.run.get("stream", True)))
@@ -154,6 +154,7 @@ def latency_frame(result: ResultFiles, places: pd.DataFrame) -> pd.DataFrame:
             "status": rows["status"].array,
             "due_s": _seconds(columns.due_ns),
             "sent_s": sent_s,
+            "scheduled_s": _seconds(columns.first_ns) - _seconds(columns.server_prefill_ns),
             "first_s": _seconds(columns.first_ns),
             "done_s": _seconds(columns.done_ns),
             **{name: np.where(completed, values[name], np.nan) for name in LATENCIES},

@@ -16,7 +16,7 @@ def lane_frame(latencies: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
 
     `latencies` is a `frames.latency_frame`. Where there are more, every k-th in the order of due
     times is taken, k the same throughout: each request has the same chance, and busy times keep
-    their weight. Columns: lane, due_s, sent_s, first_s, done_s (s), failed, place.
+    their weight. Columns: lane, due_s, sent_s, scheduled_s, first_s, done_s (s), failed, place.
     """
     sent = latencies[latencies["sent_s"].notna()]
     due = sent["due_s"].fillna(sent["sent_s"])
@@ -25,7 +25,7 @@ def lane_frame(latencies: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
     requests = sent.iloc[order].assign(due_s=due.iloc[order].to_numpy())
     ends = requests["done_s"].fillna(requests["sent_s"])
     lanes = lanes_of(requests["due_s"].tolist(), ends.tolist())
-    columns = ["due_s", "sent_s", "first_s", "done_s", "place"]
+    columns = ["due_s", "sent_s", "scheduled_s", "first_s", "done_s", "place"]
     failed = (requests["status"] == FAILED).to_numpy()
     kept: pd.DataFrame = requests[columns].assign(lane=lanes, failed=failed)
     numbered: pd.DataFrame = kept.reset_index(drop=True)

@@ -20,7 +20,7 @@ from reports import frames
 from reports.data import Data, main_metric
 from reports.figures.curve import limit_name
 from reports.figures.heat import Heat, levels
-from reports.figures.lanes import LOOKS, Lanes
+from reports.figures.lanes import Lanes, phases_of
 from reports.figures.overtime import Points, Strip, time_span
 from reports.glossary import name_of
 from reports.live_words import live_words
@@ -36,6 +36,8 @@ _COUNTS = (
     *("index", "session", "turn", "input_asked", "input_tokens", "cached_tokens"),
     *("output_asked", "output_tokens", "events", "resends", "http_status"),
 )
+_SERVER_TIMES = ("server_queue_ns", "server_prefill_ns", "server_decode_ns")
+_TOLD_COUNTS = ("reusable_tokens", "draft_steps", "draft_tokens", "accepted_tokens")
 _STATE = {
     "running": "vllm:num_requests_running",
     "waiting": "vllm:num_requests_waiting",
@@ -57,7 +59,7 @@ def run_data(data: Data, drawings: Sequence[Drawing | None], spans: Mapping[str,
         "metric": metric,
         "metrics": {name: name_of(name) for name in frames.LATENCIES},
         "requests": _requests(data, sample),
-        "words": live_words(sample),
+        "words": live_words(sample, phases_of(data.latencies)),
         "totals": {
             "all": sample.total,
             "failed": int((data.latencies["status"] == FAILED).sum()),
@@ -101,7 +103,8 @@ def _requests(data: Data, sample: RequestSample) -> dict[str, Any]:
     texts, errors = _errors(table)
     return {
         "stamps": {name: packed(_stamps(table[name])) for name in _STAMPS},
-        "counts": {name: packed(table[name], "<i4") for name in _COUNTS},
+        "counts": {name: packed(table[name], "<i4") for name in (*_COUNTS, *_told(table, _TOLD_COUNTS))},
+        "server": {name: packed(_stamps(table[name])) for name in _told(table, _SERVER_TIMES)},
         "latencies": {name: packed(own[name]) for name in frames.LATENCIES},
         "place": packed(own["place"], "<i4"),
         "status": packed(table["status"].map(list(STATUSES).index), "<u1"),
@@ -114,6 +117,11 @@ def _requests(data: Data, sample: RequestSample) -> dict[str, Any]:
         "texts": texts,
         "counted_by": _codes(table["counted_by"]),
     }
+
+
+def _told(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Those of some columns that are filled: what not every server tells, or every run knows."""
+    return [name for name in names if (table[name] != MISSING).any()]
 
 
 def _ranked(data: Data) -> list[str]:
@@ -195,7 +203,7 @@ def _(panel: Points) -> dict[str, Any]:
 def _(panel: Lanes) -> dict[str, Any]:
     key = [
         {"name": localized(code), "colour": variable_of(colour), "share": share}
-        for code, (colour, share) in LOOKS.items()
+        for code, (colour, share) in panel.looks.items()
     ]
     return {"kind": "lanes", "name": panel.name, "height": panel.height, "key": key}
 

@@ -1,10 +1,9 @@
 """The words of the script that a reader touches a run's page by; `{places}` are filled by the script."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.messages import localized
-from reports.figures.lanes import PHASES
 from reports.request_sample import MOST, RequestSample
 
 _PLACES = {
@@ -63,6 +62,7 @@ _WORDS = {
     "latencies": "page_view.latencies",
     "no_latency": "page_view.no_latency",
     "tokens_title": "page_view.tokens_title",
+    "server_title": "page_view.server_title",
     "error": "page_view.error",
     "state": "page_view.state",
     "state_unknown": "page_view.state_unknown",
@@ -107,9 +107,20 @@ _GROUPS = {
         "input_asked": "page_view.tokens.input_asked",
         "input_tokens": "page_view.tokens.input_tokens",
         "cached_tokens": "page_view.tokens.cached_tokens",
+        "reusable_tokens": "page_view.tokens.reusable_tokens",
         "output_asked": "page_view.tokens.output_asked",
         "output_tokens": "page_view.tokens.output_tokens",
         "events": "page_view.tokens.events",
+    },
+    "server": {
+        "server_queue_ns": "page_view.server.queue",
+        "server_prefill_ns": "page_view.server.prefill",
+        "server_decode_ns": "page_view.server.decode",
+    },
+    "drafts": {
+        "draft_steps": "page_view.drafts.steps",
+        "draft_tokens": "page_view.drafts.drafted",
+        "accepted_tokens": "page_view.drafts.accepted",
     },
     "gauges": {
         "running": "page_view.gauges.running",
@@ -119,14 +130,14 @@ _GROUPS = {
 }
 
 
-def live_words(sample: RequestSample) -> Mapping[str, Any]:
-    """All of them in the current language, and how many requests the page holds."""
+def live_words(sample: RequestSample, phases: Sequence[str]) -> Mapping[str, Any]:
+    """All of them in the current language, the names of these phases, and how many requests the page holds."""
     plain = {
         name: localized(code, **{place: f"{{{place}}}" for place in _PLACES.get(name, ())})
         for name, code in _WORDS.items()
     }
     groups = {group: {name: localized(code) for name, code in words.items()} for group, words in _GROUPS.items()}
-    return {**plain, **groups, "phases": [localized(code) for code in PHASES], "held": _held(sample)}
+    return {**plain, **groups, "phases": [localized(code) for code in phases], "held": _held(sample)}
 
 
 def _held(sample: RequestSample) -> str:

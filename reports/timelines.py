@@ -14,7 +14,7 @@ from harness.units import time_scale
 from reports import frames
 from reports.data import Data, limits_of, main_metric
 from reports.figures.heat import Grid, Heat
-from reports.figures.lanes import Lanes
+from reports.figures.lanes import PHASES, SPLIT_PHASES, Lanes, phases_of
 from reports.figures.overtime import Points, SeriesLine, Strip, over_time, unit_of
 from reports.figures.style import Scale
 from reports.frames import gap_grid, request_grid
@@ -94,8 +94,9 @@ def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | N
     )
     description = paragraph((shown, _most_words(own))) if own else shown
     stalled = len(stalls) > 0
-    live = localized("figures.lanes.in_range", phases=localized("figures.lanes.phases"))
-    caption = _lanes_caption(_drawn_lanes(stride(sent)), stalled=stalled)
+    phases = localized(_PHASES[phases_of(frame)])
+    live = localized("figures.lanes.in_range", phases=phases)
+    caption = _lanes_caption(_drawn_lanes(stride(sent), phases), stalled=stalled)
     with_panels = drawn(figure, "lanes", head, description, caption, panels=strips)
     return replace(with_panels, live_caption=_lanes_caption(live, stalled=stalled))
 
@@ -105,9 +106,11 @@ def _lanes_caption(first: str, *, stalled: bool) -> str:
     return paragraph([first, *stalls, localized("figures.lanes.below")])
 
 
-def _drawn_lanes(every: int) -> str:
+_PHASES = {PHASES: "figures.lanes.phases", SPLIT_PHASES: "figures.lanes.split_phases"}
+
+
+def _drawn_lanes(every: int, phases: str) -> str:
     """Which requests the drawing has; a page that is touched says so of what is in range (`live_caption`)."""
-    phases = localized("figures.lanes.phases")
     if every == 1:
         return localized("figures.lanes.every", phases=phases)
     return localized("figures.lanes.some", every=every, phases=phases)

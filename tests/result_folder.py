@@ -182,6 +182,7 @@ def _request(run, rng, key, times, rows, arrivals) -> float:
         "input_asked": asked_in,
         "input_tokens": asked_in,
         "cached_tokens": 0,
+        "reusable_tokens": 0,
         "output_asked": asked_out,
         "output_tokens": got,
         "first_tokens": int(got > 0),
@@ -193,7 +194,7 @@ def _request(run, rng, key, times, rows, arrivals) -> float:
         "message": run.message if fails else "",
     }
     for name in COLUMNS:
-        rows[name].append(row[name])
+        rows[name].append(row.get(name, MISSING))
     arrivals.append(at_ns)
     return done_s
 

@@ -18,6 +18,7 @@ from harness.analysis.decision import cut_stages, decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
+from harness.analysis.server_side import prefix_hits, server_split
 from harness.analysis.slo import Outcome
 from harness.analysis.stalls import stall_blocks
 from harness.analysis.steady_state import Span
@@ -78,7 +79,10 @@ def summarize(
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
-    stages = [stage_as_dict(stage.summary) | _further(stage, simulated=simulated) for stage in evidence]
+    stages = [
+        stage_as_dict(stage.summary) | _further(stage, simulated=simulated) | _from_server(stage, requests, run)
+        for stage in evidence
+    ]
     if details:
         stages = [
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
@@ -153,6 +157,19 @@ def _further(evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
     """Little's law, and the energy of real devices."""
     law = littles_law(evidence.stage, evidence.summary)
     return {"little": None if law is None else law.as_dict()} | ({} if simulated else _energy(evidence))
+
+
+def _from_server(evidence: Evidence, requests: Requests, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The stage's `server_split` and `prefix`, where the server tells of them."""
+    blocks: dict[str, Any] = {}
+    summary = evidence.summary
+    if (split := server_split(evidence.stage, summary)) is not None:
+        length_s = summary.window.length_s
+        parts = {name: getattr(split, name) for name in ("queue", "prefill", "outside")}
+        blocks["server_split"] = {"n": split.n} | {k: _distribution_as_dict(v, length_s) for k, v in parts.items()}
+    if (hits := prefix_hits(requests, evidence.samples, summary, run)) is not None:
+        blocks["prefix"] = hits.as_dict()
+    return blocks
 
 
 def _energy(evidence: Evidence) -> dict[str, Any]:

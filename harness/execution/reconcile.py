@@ -135,7 +135,7 @@ def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, DecodedA
     """One worker's requests as columns, and its decoded answers with the row that each belongs to."""
     rows, decoded = source
     size = len(rows)
-    columns: Columns = {name: np.full(size, MISSING, dtype=np.int64) for name in INTEGERS}
+    columns: Columns = {name: np.full(size, MISSING, dtype=np.int64) for name in (*INTEGERS, "reusable_tokens")}
     columns |= {name: np.full(size, "", dtype=object) for name in TEXTS}
     columns["counted_by"][:] = ASSUMED
     for name in (

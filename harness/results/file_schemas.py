@@ -271,6 +271,26 @@ class PeerSchema(Struct, frozen=True):
     output_token_rate: Number | None = None
 
 
+class ServerSplitSchema(Struct, frozen=True):
+    """The server's own split of the requests of a stage (s), and what of our time to first token lies outside."""
+
+    n: Count
+    queue: MetricSchema
+    prefill: MetricSchema
+    outside: MetricSchema
+
+
+class PrefixSchema(Struct, frozen=True):
+    """Shares of the prompts' tokens that prefix caches held: what an unbounded one would, what the engines did."""
+
+    theoretical_hit_rate: Number | None = None
+    measured_hit_rate: Number | None = None
+    block_size: Positive | None = None
+    target: Number | None = None
+    held: bool | None = None
+    engines: dict[str, Number] | None = None
+
+
 class StageSchema(Struct, frozen=True):
     """A stage of summary.json."""
 
@@ -311,6 +331,8 @@ class StageSchema(Struct, frozen=True):
     peers: list[PeerSchema] | None = None
     energy: Object | None = None
     efficiency: Object | None = None
+    server_split: ServerSplitSchema | None = None
+    prefix: PrefixSchema | None = None
 
 
 class StageNoteSchema(Struct, frozen=True):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from harness.messages import Message
 from harness.results import store, table_files
-from harness.results.request_table import CLIENT_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
+from harness.results.request_table import LATER_COLUMNS, MEASURED, MISSING, TEXT_COLUMNS
 from harness.results.study import StudyFiles
 from harness.results.table_files import Kinds, read_table
 
@@ -95,7 +95,7 @@ def _sayable(value: Any) -> Any:
 def _table(path: Path, columns: Kinds) -> pd.DataFrame:
     if not path.exists():
         return frame_of({name: _empty(name) for name in columns})
-    table = read_table(path, columns, frozenset(CLIENT_COLUMNS))  # results of before have not these
+    table = read_table(path, columns, frozenset(LATER_COLUMNS))  # results of before have not these
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
     return frame_of({name: _values(table[name]) if name in known else unknown for name in columns})
@@ -146,7 +146,7 @@ def request_frame(folder: Path) -> pd.DataFrame:
     Raises:
         ResultError: where it is missing or is not of this form.
     """
-    table = read_table(folder / store.REQUESTS, table_files.REQUEST_KINDS, frozenset(CLIENT_COLUMNS))
+    table = read_table(folder / store.REQUESTS, table_files.REQUEST_KINDS, frozenset(LATER_COLUMNS))
     unknown = np.full(table.num_rows, MISSING, dtype=np.int64)
     known = set(table.column_names)
     columns = {name: _values(table[name]) if name in known else unknown for name in table_files.REQUEST_KINDS}

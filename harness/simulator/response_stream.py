@@ -50,6 +50,7 @@ class ResponseStream:
     clock: EngineClock | None = None  # with --enable-per-request-metrics an answer tells its own times
     choices: list["ResponseChoice"] = field(default_factory=list)
     open: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def envelope(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """The object around some choices."""
@@ -88,7 +89,7 @@ class ResponseStream:
             system_fingerprint=FINGERPRINT,
             usage={**details, **self.usage()},
             kv_transfer_params=None,
-            **self._metrics(),
+            **self.metrics,
         )
 
     def close(self) -> None:
@@ -96,6 +97,7 @@ class ResponseStream:
         self.open -= 1
         if self.open:
             return
+        self.metrics = self._metrics()  # while the engine still knows the request
         if self.write is not None:
             self.write(self._usage_event() + chunk(DONE))
         self.whole()
@@ -103,11 +105,11 @@ class ResponseStream:
     def _usage_event(self) -> bytes:
         if not self.ask.include_usage:
             return b""
-        end = {"usage": self.usage(), "system_fingerprint": FINGERPRINT, **self._metrics()}
+        end = {"usage": self.usage(), "system_fingerprint": FINGERPRINT, **self.metrics}
         return chunk(_data(self.envelope([], **end)))
 
     def _metrics(self) -> dict[str, Any]:
-        """vLLM's `PerRequestMetrics` of an answer of one choice; what it does not know, it leaves out."""
+        """VLLM's `PerRequestMetrics` of an answer of one choice; what it does not know, it leaves out."""
         if self.clock is None or len(self.choices) != 1:
             return {}
         choice, last_ns = self.choices[0], self.clock.now_ns()

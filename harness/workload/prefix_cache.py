@@ -1,9 +1,9 @@
 """A prefix cache without bounds, by vLLM's rules: how much of each prompt it would have found when that was sent.
 
 Blocks are full blocks of tokens, known by all tokens before them and by a salt (a LoRA adapter's name, a cache salt):
-prompts of different salts share nothing. A prompt's blocks are there from when it is sent, those of its answer from when
-that has ended; the last token of an answer is sampled and never computed. A prompt's last token is always computed, so
-that a prompt that is wholly there still lacks its last block.
+prompts of different salts share nothing. A prompt's blocks are there from when it is sent, those of its answer from
+when that has ended; the last token of an answer is sampled and never computed. A prompt's last token is always
+computed, so that a prompt that is wholly there still lacks its last block.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def _mixed(values: Hashes) -> Hashes:
     """The output function of SplitMix64."""
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
-    return values ^ (values >> np.uint64(31))
+    return np.asarray(values ^ (values >> np.uint64(31)))
 
 
 def reusable_tokens(prompts: Sequence[CachedPrompt], block_size: int) -> NDArray[np.int64]:
@@ -76,8 +76,8 @@ def reusable_tokens(prompts: Sequence[CachedPrompt], block_size: int) -> NDArray
     _, block = np.unique(np.concatenate([prompt.hashes for prompt in prompts]), return_inverse=True)
     first = np.full(int(block.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, block, kept)
-    found = (first[block] < sent[owner]) & (place < ((tokens - 1) // block_size)[owner])
-    return np.bincount(owner[found], minlength=len(prompts)) * block_size
+    hit = (first[block] < sent[owner]) & (place < ((tokens - 1) // block_size)[owner])
+    return np.bincount(owner[hit], minlength=len(prompts)) * block_size
 
 
 def _orders(prompts: Sequence[CachedPrompt]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -27,6 +27,7 @@ function readRequests(held) {
     dueS: stamps.due_ns.map((due, row) => (Number.isNaN(due) ? stamps.sent_ns[row] : due) / 1e9),
     counts: unpackAll(held.counts),
     latencies: unpackAll(held.latencies),
+    server: unpackAll(held.server),
     status: unpack(held.status),
     warmup: unpack(held.warmup),
     counted: unpack(held.counted),

@@ -94,9 +94,14 @@ function laneRows() {
   return { rows: rows.filter((_, i) => i % step === Math.floor(step / 2)), step, all: rows.length };
 }
 
+// From due to sent, to the first token, to the end; where the server tells its prefill, what it was queued before it apart.
 function lanePhases(row) {
   const [due, sent, first, done] = [requests.dueS[row], stampS("sent_ns", row), stampS("first_ns", row), overS(row)];
-  return [[due, sent], [sent, Number.isFinite(first) ? first : done], [first, done]];
+  const answered = Number.isFinite(first) ? first : done;
+  const { server_prefill_ns: prefill } = requests.server;
+  if (!prefill) { return [[due, sent], [sent, answered], [first, done]]; }
+  const scheduled = first - prefill[row] / 1e9;
+  return [[due, sent], [sent, Number.isFinite(scheduled) ? scheduled : answered], [scheduled, first], [first, done]];
 }
 
 function drawLanes(plot, panel) {

@@ -38,7 +38,14 @@ function latencyList(row) {
   if (seconds[row] > 0) {
     facts.push([run.words.longest_gap, fill(run.words.gap_until, { gap: duration(seconds[row]), end: moment(ends[row], 3) })]);
   }
-  return facts.length ? [factList(facts), ...rankLines(row), ...pausePart(row)] : [];
+  return facts.length ? [factList(facts), ...rankLines(row), ...serverPart(row), ...pausePart(row)] : [];
+}
+
+// What the server itself measured of it.
+function serverPart(row) {
+  const known = Object.entries(requests.server).filter(([, values]) => Number.isFinite(values[row]));
+  return known.length ? [make("h4", {}, run.words.server_title),
+    factList(known.map(([name, values]) => [run.words.server[name], duration(values[row] / 1e9)]))] : [];
 }
 
 // How its latencies lie among those of its stage.
@@ -64,8 +71,10 @@ function zoomToRequest(row) {
 }
 
 function tokenList(row) {
-  return factList(["input_asked", "input_tokens", "cached_tokens", "output_asked", "output_tokens", "events"]
-    .map((name) => [run.words.tokens[name], wholeNumber(name, row)]));
+  const drafts = Object.entries(run.words.drafts).filter(([name]) => requests.counts[name] && requests.counts[name][row] !== MISSING);
+  return factList(["input_asked", "input_tokens", "cached_tokens", "reusable_tokens", "output_asked", "output_tokens", "events"]
+    .filter((name) => requests.counts[name]).map((name) => [run.words.tokens[name], wholeNumber(name, row)])
+    .concat(drafts.map(([name, word]) => [word, wholeNumber(name, row)])));
 }
 
 function errorPart(row) {
@@ -92,7 +101,7 @@ function statePart(row) {
 
 function phasesBar(row) {
   const [from, to] = [requests.dueS[row], overS(row)];
-  const looks = ["muted", "queue", "accent"];
+  const looks = requests.server.server_prefill_ns ? ["muted", "warm", "queue", "accent"] : ["muted", "queue", "accent"];
   const bars = lanePhases(row).map(([begin, end], i) => (end > begin ? make("i", {
     style: { "--chip": `var(--${looks[i]})`, "flex-grow": String((end - begin) / (to - from)) } }) : ""));
   const key = lanePhases(row).map(([begin, end], i) => [run.words.phases[i], looks[i], end - begin]).filter((phase) => phase[2] > 0);

@@ -207,3 +207,35 @@ def test_cached_prompt_tokens_are_kept():
     usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
 
     assert whole(answered(event(), json.dumps({"choices": [], "usage": usage}))).cached_tokens == 8
+
+
+VLLM_METRICS = {
+    "time_to_first_token_ms": 12.5,
+    "generation_time_ms": 30,
+    "queue_time_ms": 0.25,
+    "mean_itl_ms": 10.0,
+    "tokens_per_second": 94.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "kept"),
+    [
+        (VLLM_METRICS, (250_000, 12_500_000, 30_000_000, MISSING, MISSING, MISSING)),
+        (
+            {"speculative_decoding": {"num_spec_steps": 4, "num_draft_tokens": 12, "num_accepted_draft_tokens": 7}},
+            (MISSING, MISSING, MISSING, 4, 12, 7),
+        ),
+        ({"queue_time_ms": "soon", "time_to_first_token_ms": -1, "generation_time_ms": True}, (MISSING,) * 6),
+        ({"queue_time_ms": 1e300, "speculative_decoding": []}, (MISSING,) * 6),
+        ("fast", None),
+        (None, None),
+    ],
+)
+def test_what_the_server_measured_of_a_request_is_kept(metrics, kept):
+    """VLLM's PerRequestMetrics in the last event become whole ns and counts; what is odd is no value."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 1}
+    end = {"choices": [], "usage": usage, "metrics": metrics}
+
+    assert whole(answered(event(), json.dumps(end))).by_server == kept
+    assert whole(answered(event(), json.dumps(end))).output_tokens == 1

@@ -354,3 +354,18 @@ def test_live_figures_of_identical_runs_are_the_same(tmp_path):
     assert [stage.itl.n for stage in first] == [len(gaps) for gaps in gaps_s]
     for stage, gaps in zip(first, gaps_s, strict=True):
         assert stage.itl.p95 == pytest.approx(np.quantile(gaps, 0.95, method="inverted_cdf"), rel=0.011)
+
+
+def test_the_engines_own_split_adds_up_to_what_the_client_saw(tmp_path):
+    """In virtual time nothing is outside of the engine: queue and prefill are the time to first token, to the ns."""
+    args = {"max_num_seqs": 4, "enable_per_request_metrics": True}
+    engine = {"kind": "simulator", "model": MODEL, "args": args}
+    folder = result(tmp_path, [{"poisson": {"rate": 60, "requests": 60}}], engine=engine)
+    requests, (stage,) = table_files.read_requests(folder), store.read_json(folder, store.SUMMARY)["stages"]
+
+    assert (requests.server_queue_ns + requests.server_prefill_ns == requests.first_ns - requests.sent_ns).all()
+    assert (requests.server_decode_ns == requests.last_ns - requests.first_ns).all()
+    assert (requests.server_queue_ns > 0).sum() > 20
+    assert stage["server_split"]["n"] == 60
+    assert stage["server_split"]["outside"]["max"] == 0.0
+    assert stage["server_split"]["queue"]["p50"] == pytest.approx(np.median(requests.server_queue_ns) / 1e9)

@@ -29,7 +29,7 @@ LONG = [{"closed": {"concurrency": 1, "duration": "5m"}}]
 def command(vllm_python, tiny_model, tmp_path_factory):
     """A `harness run` of a scenario for this engine, as a command, and its result folder."""
 
-    def made(flags, load=ONCE, **engine):
+    def made(flags, load=ONCE, more=None, **engine):
         folder = tmp_path_factory.mktemp("run")
         environment = {
             "HF_HUB_OFFLINE": "1",
@@ -46,6 +46,7 @@ def command(vllm_python, tiny_model, tmp_path_factory):
             "load": load,
             "warmup": {"requests": WARMUP},
             "timeout": "60s",
+            **(more or {}),
         }  # fmt: skip
         file = folder / "vllm.yaml"
         file.write_text(yaml.safe_dump(scenario), encoding="utf-8")
@@ -113,6 +114,33 @@ def test_the_servers_counters_are_ours(served):
 
     assert risen("vllm:prompt_tokens_total") == requests.input_tokens.sum() == (REQUESTS + WARMUP) * INPUT
     assert risen("vllm:generation_tokens_total") == requests.output_tokens.sum() == (REQUESTS + WARMUP) * OUTPUT
+
+
+@pytest.fixture(scope="module")
+def told(command):
+    """The result folder of a run whose server tells the times of each request; prompts share their beginnings."""
+    flags = {**FLAGS, "enable_per_request_metrics": True, "enable_prompt_tokens_details": True, "max_num_seqs": 4}
+    work = {"kind": "synthetic", "input_tokens": 160, "output_tokens": 8, "prefix": {"tokens": 100, "groups": 2}}
+    done, out = finished(command(flags, [{"closed": {"concurrency": 8, "requests": 32}}], {"workload": work}))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_the_servers_own_times_of_each_request_are_kept(told, endpoint, command):
+    """Queued and prefilled, as this vLLM tells them with the usage, lie within what the client saw of each request."""
+    if endpoint == "chat":
+        done, told = finished(command({**FLAGS, "enable_per_request_metrics": True}, more={"endpoint": "chat"}))
+        assert done.returncode == 0, done.stderr
+    requests, (stage,) = table_files.read_requests(told), store.read_json(told, store.SUMMARY)["stages"]
+    inside = requests.server_queue_ns + requests.server_prefill_ns
+
+    assert (requests.server_queue_ns >= 0).all()
+    assert (requests.server_prefill_ns > 0).all()
+    assert (inside < requests.first_ns - requests.sent_ns).all()
+    assert (requests.server_decode_ns > 0).all()
+    assert stage["server_split"]["n"] == stage["ttft"]["n"]
+    assert stage["server_split"]["outside"]["min"] > 0
 
 
 def test_nothing_of_it_is_left(served):

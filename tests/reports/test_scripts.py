@@ -6,6 +6,7 @@ import pytest
 
 from harness.messages import localized
 from reports import assets
+from reports.figures.lanes import SPLIT_PHASES
 from reports.live_words import live_words
 from reports.request_sample import RequestSample
 
@@ -45,7 +46,7 @@ def test_every_word_of_a_script_is_there():
     """What the scripts ask of their words is what the catalogues hand over, and the other way round."""
     text = "".join(path.read_text(encoding="utf-8") for path in FILES)
     asked = set(re.findall(r"\brun\.words\.(\w+)", text))
-    words = live_words(RequestSample(rows=[], slow=[], total=0))
+    words = live_words(RequestSample(rows=[], slow=[], total=0), SPLIT_PHASES)
 
     assert asked == set(words)
     assert set(re.findall(r"(?<!\.)\bwords\.(\w+)", text)) == set(assets.words())

@@ -25,7 +25,15 @@ from tests.result_folder import Run, make_result, write_result
 def latencies(spans, status="completed"):
     """What `lane_frame` reads, of requests due and done at these times, sent and answered in between."""
     due, done = np.array(spans, dtype=float).T
-    rows = {"due_s": due, "sent_s": due, "first_s": (due + done) / 2, "done_s": done, "status": status, "place": 0}
+    rows = {
+        "due_s": due,
+        "sent_s": due,
+        "scheduled_s": np.nan,
+        "first_s": (due + done) / 2,
+        "done_s": done,
+        "status": status,
+        "place": 0,
+    }
     return pd.DataFrame(rows)
 
 

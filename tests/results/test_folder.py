@@ -10,7 +10,7 @@ import pytest
 from harness.errors import ResultError
 from harness.results import store
 from harness.results.folder import left_out, number, read_files
-from harness.results.request_table import CLIENT_COLUMNS, MISSING
+from harness.results.request_table import LATER_COLUMNS, MISSING
 from tests.made_runs import columns, hand_made, run_json, span_row
 from tests.result_folder import Run, make_result, write_result
 
@@ -118,7 +118,7 @@ def test_a_result_without_the_columns_of_kernel_stamps_is_read(tmp_path):
     """A result that an earlier version wrote has a page: what it does not know is missing, not a fault."""
     folder = make_result(tmp_path / "run", Run(loads=(2.0,), duration_s=4))
     table = pq.read_table(folder / store.REQUESTS)
-    pq.write_table(table.drop_columns(list(CLIENT_COLUMNS)), folder / store.REQUESTS)
+    pq.write_table(table.drop_columns(list(LATER_COLUMNS)), folder / store.REQUESTS)
     found = read_files(folder)
 
     assert len(found.requests) == table.num_rows

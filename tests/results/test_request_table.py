@@ -13,8 +13,8 @@ from harness.results import store, table_files
 from harness.results.folder import request_frame
 from harness.results.request_table import (
     ALWAYS_COLUMNS,
-    CLIENT_COLUMNS,
     COLUMNS,
+    LATER_COLUMNS,
     MISSING,
     TEXT_COLUMNS,
     Record,
@@ -80,6 +80,6 @@ def test_a_column_that_always_has_a_value_is_refused_with_an_empty_cell(tmp_path
 
     with pytest.raises(ResultError, match=f"column {name} has 1 empty cell;"):
         table_files.read_requests(tmp_path)
-    pq.write_table(pq.read_table(tmp_path / store.REQUESTS).drop(list(CLIENT_COLUMNS)), tmp_path / store.REQUESTS)
+    pq.write_table(pq.read_table(tmp_path / store.REQUESTS).drop(list(LATER_COLUMNS)), tmp_path / store.REQUESTS)
     with pytest.raises(ResultError, match=name):
         table_files.read_requests(tmp_path)

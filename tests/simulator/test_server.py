@@ -293,3 +293,27 @@ def test_a_port_that_is_taken_is_an_engine_error():
 
     with pytest.raises(EngineError, match="cannot listen on 127"):
         asyncio.run(whole())
+
+
+TOLD = {"time_to_first_token_ms", "generation_time_ms", "queue_time_ms", "mean_itl_ms", "tokens_per_second"}
+
+
+def test_an_answer_tells_its_own_times_where_asked():
+    """With --enable-per-request-metrics an answer has vLLM's fields, with the usage; of several it has none."""
+
+    async def whole(**body):
+        async with running(enable_per_request_metrics=True) as (_, session):
+            asked = {"prompt": [1, 2, 3], "max_tokens": 3, **body}
+            async with session.post("/v1/completions", json=asked) as answer:
+                return await answer.text()
+
+    events = asyncio.run(whole(stream=True, stream_options={"include_usage": True})).split("\n\n")
+    with_usage = json.loads(events[-3].removeprefix("data: "))
+
+    assert set(json.loads(asyncio.run(whole()))["metrics"]) == TOLD
+    assert set(with_usage["metrics"]) == TOLD
+    assert with_usage["choices"] == []
+    assert all(value >= 0 for value in with_usage["metrics"].values())
+    assert sum("metrics" in event for event in events) == 1
+    assert "metrics" not in json.loads(asyncio.run(whole(n=2)))
+    assert "mean_itl_ms" not in json.loads(asyncio.run(whole(max_tokens=1)))["metrics"]
