@@ -21,11 +21,11 @@ from harness.results.file_schemas import (
     Object,
     Place,
     Positive,
-    StageSchema,
     Time,
     VerdictSchema,
     hold_needed,
 )
+from harness.results.stage_schemas import StageSchema
 
 
 class TokensSchema(Struct, frozen=True):

@@ -1,0 +1,160 @@
+"""The keys of a stage of summary.json that readers rely on."""
+
+from msgspec import Struct
+
+from harness.results.file_schemas import (
+    Count,
+    Interval,
+    LoadSchema,
+    Number,
+    Object,
+    Place,
+    Positive,
+    Time,
+)
+
+
+class MetricSchema(Struct, frozen=True):
+    """Values in short, as each metric of a stage has them."""
+
+    n: Count | None = None
+    mean: Number | None = None
+    std: Number | None = None
+    min: Number | None = None
+    p50: Number | None = None
+    p90: Number | None = None
+    p95: Number | None = None
+    p99: Number | None = None
+    max: Number | None = None
+    ci95: dict[str, Interval] | None = None
+    needed_s: dict[str, Number] | None = None
+    effective_n: Number | None = None
+    invalid: list[str] = []
+
+
+class WindowSchema(Struct, frozen=True):
+    """What of a stage was measured."""
+
+    start_s: Number | None = None
+    end_s: Number | None = None
+    method: str | None = None
+    steady: bool | None = None
+    text: str | None = None
+
+
+class RatesWindowSchema(Struct, frozen=True):
+    """What of a stage its rates count."""
+
+    start_ns: Time | None = None
+    end_ns: Time | None = None
+    window_s: Number | None = None
+    text: str | None = None
+    requests: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    events: Count | None = None
+
+
+class ObjectiveOutcomeSchema(Struct, frozen=True):
+    """What became of one limit."""
+
+    metric: str | None = None
+    limit: Number | None = None
+    value: Number | None = None
+    met: bool | None = None
+    failed_counted: Count | None = None
+    unsure: str = ""
+
+
+class ConcurrencySchema(Struct, frozen=True):
+    """How many were in flight."""
+
+    mean: Number | None = None
+    max: Number | None = None
+
+
+class ClientErrorSchema(Struct, frozen=True):
+    """By how much the client may have been wrong."""
+
+    clock: str | None = None
+    bounds: dict[str, dict[str, Number | None] | None] | None = None
+    first_exact: Number | None = None
+    blurred_share: Number | None = None
+    late_p50_s: Number | None = None
+    late_p99_s: Number | None = None
+
+
+class PeerSchema(Struct, frozen=True):
+    """What another tool would have printed: a latency (s) under its name, or its output throughput."""
+
+    tool: str
+    definition: str
+    definition_text: str = ""
+    name: str | None = None
+    mean: Number | None = None
+    p99: Number | None = None
+    output_token_rate: Number | None = None
+
+
+class ServerSplitSchema(Struct, frozen=True):
+    """The server's own split of the requests of a stage (s), and what of our time to first token lies outside."""
+
+    n: Count
+    queue: MetricSchema
+    prefill: MetricSchema
+    outside: MetricSchema
+
+
+class PrefixSchema(Struct, frozen=True):
+    """Shares of the prompts' tokens that prefix caches held: what an unbounded one would, what the engines did."""
+
+    theoretical_hit_rate: Number | None = None
+    measured_hit_rate: Number | None = None
+    block_size: Positive | None = None
+    target: Number | None = None
+    held: bool | None = None
+    engines: dict[str, Number] | None = None
+
+
+class StageSchema(Struct, frozen=True):
+    """A stage of summary.json."""
+
+    index: Place = 0
+    repeat: Place = 0
+    label: str = ""
+    load: LoadSchema | None = None
+    requests: dict[str, Count] | None = None
+    errors: dict[str, Count] | None = None
+    window_s: Number | None = None
+    window: WindowSchema | None = None
+    rates_window: RatesWindowSchema | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    offered_rate: Number | None = None
+    request_rate: Number | None = None
+    output_token_rate: Number | None = None
+    arrived_token_rate: Number | None = None
+    total_token_rate: Number | None = None
+    event_rate: Number | None = None
+    goodput: Number | None = None
+    slo_met: bool | None = None
+    slo: dict[str, ObjectiveOutcomeSchema] | None = None
+    concurrency: ConcurrencySchema | None = None
+    merged_share: Number | None = None
+    client_error: ClientErrorSchema | None = None
+    ttft: MetricSchema | None = None
+    ttft_user: MetricSchema | None = None
+    tpot: MetricSchema | None = None
+    itl: MetricSchema | None = None
+    chunk_gap: MetricSchema | None = None
+    e2e: MetricSchema | None = None
+    e2e_user: MetricSchema | None = None
+    send_lag: MetricSchema | None = None
+    queue_wait: MetricSchema | None = None
+    connect: MetricSchema | None = None
+    little: dict[str, Number | None] | None = None
+    peers: list[PeerSchema] | None = None
+    energy: Object | None = None
+    efficiency: Object | None = None
+    server_split: ServerSplitSchema | None = None
+    prefix: PrefixSchema | None = None
