@@ -109,7 +109,7 @@ class ResponseStream:
         return chunk(_data(self.envelope([], **end)))
 
     def _metrics(self) -> dict[str, Any]:
-        """VLLM's `PerRequestMetrics` of an answer of one choice; what it does not know, it leaves out."""
+        """The `PerRequestMetrics` of vLLM for an answer of one choice; what is not known is left out."""
         if self.clock is None or len(self.choices) != 1:
             return {}
         choice, last_ns = self.choices[0], self.clock.now_ns()
