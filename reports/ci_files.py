@@ -1,15 +1,18 @@
 """summary.md, which a CI job page shows, and junit.xml, which a CI test view shows, of a run."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml  # noqa: ICN001 - a name that says what it is; written here, never read
 
-from harness.messages import localized
+from harness.analysis.slo import VERDICTS, unproven_limits
+from harness.messages import localized, message
 from harness.results.folder import ResultFiles, number
 from harness.units import format_count, format_duration
 from reports import headline, tables
+from reports.decision import choice_of
 from reports.loads import title_of
 from reports.tables import Column, count_name
 from reports.texts import paragraph, severity_name, write_text
@@ -44,6 +47,7 @@ def _lines(result: ResultFiles) -> Iterator[str]:
     yield from _warning_lines(result)
     if result.stages:
         yield from _table_lines(result)
+        yield from _decision_lines(result)
     name, folder = _code(str(run.get("name", ""))), _code(result.folder.name)
     whole = plain(localized("page.everything_in", file="report.html"))
     yield f"{localized('page.run')} `{name}` · {localized('page.folder')} `{folder}` · {whole}"
@@ -90,6 +94,14 @@ def _table_lines(result: ResultFiles) -> Iterator[str]:
         if words := headline.left_out(stage):
             yield plain(localized("page.warnings.at", place=title_of(stage), text=words))
             yield ""
+
+
+def _decision_lines(result: ResultFiles) -> Iterator[str]:
+    """Which load to run, where there are several."""
+    choice = choice_of(result.run, result.summary)
+    if sum(math.isfinite(option.user_rate) for option in choice.options) > 1:
+        title, reason = (plain(localized(words)) for words in (message("page_decision.title"), choice.decision.reason))
+        yield from (f"**{title}** · {reason}", "")
 
 
 def _heads(column: Column) -> list[str]:
@@ -146,8 +158,9 @@ def _cases(result: ResultFiles, name: str) -> Iterator[Xml.Element]:
     for stage in result.stages:
         label = title_of(stage)
         yield _stage_case(stage, f"{name}.stages", label)
+        unproven = unproven_limits(stage)
         for key, held in (stage.get("slo") or {}).items():
-            yield _limit_case(key, held, f"{name}.limits", label)
+            yield _limit_case(key, held, f"{name}.limits", label, unproven.get(key, ""))
 
 
 def case_of(group: str, name: str, seconds: float = 0.0) -> Xml.Element:
@@ -191,7 +204,7 @@ def _stage_case(stage: Mapping[str, Any], group: str, label: str) -> Xml.Element
     return case
 
 
-def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xml.Element:
+def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str, unproven: str) -> Xml.Element:
     limit = format_duration(held.get("limit"))
     case = case_of(group, localized("page.junit.limit_case", limit=key, allowed=limit, stage=label))
     met = held.get("met")
@@ -204,4 +217,6 @@ def _limit_case(key: str, held: Mapping[str, Any], group: str, label: str) -> Xm
             localized("page.junit.limit_missed", limit=key, value=headline.held_value(held), allowed=limit),
             "limit",
         )
+    if met is not None and unproven:
+        Xml.SubElement(case, "system-out").text = localized(VERDICTS[met, unproven])
     return case

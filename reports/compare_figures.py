@@ -11,7 +11,7 @@ from harness.comparison.comparison import Comparison
 from harness.comparison.measures import stage_rows
 from harness.comparison.repeats import Side
 from harness.comparison.served import SERVED
-from harness.messages import localized
+from harness.messages import Message, localized
 from harness.scenario.metrics import USER_VIEW
 from harness.statistics.intervals import Floats
 from harness.units import format_duration, significant
@@ -22,7 +22,7 @@ from reports.glossary import name_of
 from reports.loads import column_title, load_text, short_labels
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
-from reports.selection import ResultOptions, Selection, candidate_of, selections
+from reports.selection import ResultOptions, Selection, candidate_of, decision_text, selections
 from reports.svg import Drawing, drawn
 from reports.tables import Cell
 
@@ -101,9 +101,17 @@ def _name(side: str, run: str, *, alone: bool) -> str:
 
 def decision_of(comparison: Comparison) -> Selection | None:
     """The decision between the sides where they may stand in one; None where nothing of them can be judged."""
-    if not comparison.is_valid or len(comparison.unjudged) == len(comparison.judged):
-        return None
-    return next(iter(selections(compared_results(comparison))), None)
+    return next(iter(selections(compared_results(comparison))), None) if _may_decide(comparison) else None
+
+
+def decision_words(comparison: Comparison) -> Message | None:
+    """That decision in words, without a figure."""
+    may = comparison.kind is SERVED and _may_decide(comparison)
+    return decision_text(compared_results(comparison)) if may else None
+
+
+def _may_decide(comparison: Comparison) -> bool:
+    return comparison.is_valid and len(comparison.unjudged) < len(comparison.judged)
 
 
 def efficiency_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -313,6 +313,8 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     for warning in groups_of_warnings(comparison):
         yield warning_line(warning)
     yield from ("", *_table(comparison.judged), "")
+    if (decision := compare_figures.decision_words(comparison)) is not None:
+        yield from (f"**{plain(localized('page_decision.title'))}** · {plain(localized(decision))}", "")
     sides = localized("page_compare.sides", base=comparison.base.name, new=comparison.new.name)
     yield f"{plain(sides)} · {plain(localized('page.everything_in', file='compare.html'))}"
 

@@ -18,7 +18,7 @@ from reports.figures.style import Head, drawing
 from reports.loads import column_title, load_text, short_duration
 from reports.palette import stage_colour
 from reports.svg import Drawing, drawn
-from reports.tables import Cell
+from reports.tables import Cell, verdict_cell
 from reports.texts import paragraph
 
 Stage = Mapping[str, Any]
@@ -229,11 +229,7 @@ def limits_cell(option: Option | None) -> Cell:
         return Cell("–")
     if option.undecided or option.cut:
         return Cell(localized("page.stages.not_met_surely"))
-    if option.close:
-        return Cell(localized("page.stages.met_close" if option.kept else "page.stages.missed_close"))
-    if option.kept:
-        return Cell(localized("page.stages.met"), tone="good")
-    return Cell(localized("page.stages.missed"), tone="bad")
+    return verdict_cell(option.kept, option.unproven)
 
 
 def front_cell(option: Option, decision: Decision, *, invalid: bool) -> Cell:

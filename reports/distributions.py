@@ -1,5 +1,6 @@
 """Distributions of latencies of each stage: percentile curves; latency by prompt length and by turn."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.breakdowns import TURN, breakdowns
+from harness.analysis.slo import weakness
 from harness.messages import localized
 from harness.results.folder import frame_of
 from harness.results.request_table import MISSING
@@ -58,10 +60,20 @@ def length_rows(data: Data) -> list[list[Cell]]:
             Cell(str(row["n"])),
             Cell("∞" if row.get("value_s") is None else format_duration(row["value_s"])),
             Cell(_interval(row.get("ci95"))),
-            verdict_cell(row["met"]),
+            verdict_cell(row["met"], _weakness(data, row)),
         ]
         for row in (data.result.summary.get("by_length") or {}).get("bins", ())
     ]
+
+
+def _weakness(data: Data, row: Mapping[str, Any]) -> str:
+    """Why the verdict on one range of lengths is no proof; an end of an interval is None where it is infinite."""
+    verdict = data.result.summary["by_length"]
+    if row.get("value_s") is None:
+        return ""
+    ends = row.get("ci95")
+    pair = None if ends is None else [math.inf if end is None else end for end in ends]
+    return weakness(str(verdict["objective"]).rpartition("_")[2], pair, verdict["limit_s"])
 
 
 def _interval(ends: Sequence[float | None] | None) -> str:

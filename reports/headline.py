@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.answer import holding_stages
-from harness.analysis.slo import is_close, objectives
+from harness.analysis.slo import CLOSE, FEW, VERDICTS, objectives, unproven, unproven_limits
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import Warning, is_invalid, warnings_of
 from harness.messages import Message, localized, stored
@@ -141,7 +141,9 @@ def _latency_card(stage: Mapping[str, Any], metric: str, *, grows: bool = False)
     limit, met = (held[statistic].get(key) if statistic in held else None for key in ("limit", "met"))
     value, _, unit = format_duration(statistics.get(statistic)).rpartition(" ")
     pair = (statistics.get("ci95") or {}).get(statistic)
+    weak = next((why for key, why in unproven_limits(stage).items() if held.get(statistic) is stage["slo"][key]), "")
     notes = (
+        localized(VERDICTS[met, weak]) if weak and met is not None else "",
         interval_note(statistics, statistic) if pair else _too_short(statistics, statistic, grows=grows),
         _completed_only(stage, held.get(statistic)),
         localized("page.cards.statistic_invalid") if statistic in (statistics.get("invalid") or ()) else "",
@@ -153,7 +155,7 @@ def _latency_card(stage: Mapping[str, Any], metric: str, *, grows: bool = False)
         unit=unit if value else "",
         note=listed([note for note in notes if note], "parts"),
         judged="" if limit is None else localized("page.cards.limit", limit=short_duration(limit)),
-        tone="bad" if statistic in (statistics.get("invalid") or ()) else _TONES[met],
+        tone="bad" if statistic in (statistics.get("invalid") or ()) else "plain" if weak else _TONES[met],
     )
 
 
@@ -269,23 +271,26 @@ def _valid(warnings: int) -> str:
 def _limit_badge(result: ResultFiles) -> list[Badge]:
     limited = [stage for stage in result.stages if stage.get("slo")]
     judged = [stage.get("slo_met") for stage in limited]
-    close = [is_close(stage) for stage in limited if stage.get("slo_met") is not None]
+    weak = [unproven(stage) for stage in limited if stage.get("slo_met") is not None]
     if not judged:
         return []
     if all(judged):
-        return [_sure_badge(localized("page.badges.all_limits_met"), "good", close=any(close))]
+        return [_sure_badge(localized("page.badges.all_limits_met"), "good", next(filter(None, weak), ""))]
     if any(judged):
         met = sum(met is True for met in judged)
         words = localized("page.badges.limits_met_in", met=met, stages=len(judged))
-        return [_sure_badge(words, "warn", close=any(close))]
+        return [_sure_badge(words, "warn", next(filter(None, weak), ""))]
     if False in judged:
-        return [_sure_badge(localized("page.badges.limits_not_met"), "bad", close=all(close))]
+        return [_sure_badge(localized("page.badges.limits_not_met"), "bad", weak[0] if all(weak) else "")]
     return [Badge(localized("page.badges.limits_not_judged"), "warn")]
 
 
-def _sure_badge(words: str, tone: str, *, close: bool) -> Badge:
-    """A judgement on limits, with how sure it is where intervals span them."""
-    return Badge(localized("page.badges.too_close", verdict=words), "warn") if close else Badge(words, tone)
+_UNPROVEN = {CLOSE: "page.badges.too_close", FEW: "page.badges.too_few"}
+
+
+def _sure_badge(words: str, tone: str, unproven: str) -> Badge:
+    """A judgement on limits, with how sure it is where it is no proof."""
+    return Badge(localized(_UNPROVEN[unproven], verdict=words), "warn") if unproven else Badge(words, tone)
 
 
 def warnings(result: ResultFiles) -> list[WarningGroup]:

@@ -51,7 +51,7 @@ class ResultOptions:
         sent = str(self.run.get("payload_sha256") or self.run.get("name") or "")
         slo = json.dumps(self.run.get("slo") or {}, sort_keys=True)
         engine, stages = self.run.get("engine") or {}, self.run.get("stages") or ()
-        spans = json.dumps([[stage.get("kind"), stage.get("duration_s"), stage.get("requests")] for stage in stages])
+        spans = json.dumps([_amount(stage) for stage in stages], sort_keys=True)
         same = (self.source, str(engine.get("clock") or REAL_TIME), str(self.run.get("name")), sent, slo, spans)
         return *same, str(self.choice.npus.count is None), user_formula(self.choice.stages)
 
@@ -60,6 +60,13 @@ class ResultOptions:
         """The option that stands for the result: the recommended one, else the most throughput on its front."""
         front = self.choice.decision.front
         return self.choice.decision.chosen or (front[0] if front else None)
+
+
+def _amount(load: Mapping[str, Any]) -> Any:
+    """How much a stage asks for: where requests come by the clock for so long, its rates say it."""
+    if is_open(str(load.get("kind"))) and load.get("duration_s") is not None:
+        return dict(load)
+    return [load.get("kind"), load.get("duration_s"), load.get("requests")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +109,33 @@ def selections(candidates: Sequence[ResultOptions]) -> list[Selection]:
     return [_selection(group, number) for number, group in enumerate(ordered)]
 
 
-def _selection(group: Sequence[ResultOptions], number: int) -> Selection:
+def decision_text(group: Sequence[ResultOptions]) -> Message | None:
+    """The decision on results, in words; None where they may not stand in one, or show no rates."""
+    if len({candidate.work for candidate in group}) > 1 or not _options(group):
+        return None
+    return _text(group, decide(_options(group)))
+
+
+def _options(group: Sequence[ResultOptions]) -> list[Option]:
     named = [option for place, candidate in enumerate(group) for option in _named(place, candidate, group)]
-    options = [option for option in named if math.isfinite(option.user_rate)]
-    decision = decide(options)
+    return [option for option in named if math.isfinite(option.user_rate)]
+
+
+def _text(group: Sequence[ResultOptions], decision: Decision) -> Message:
+    """The reason of a decision; of one on what was not measured with that."""
     source = group[0].source
-    text = decision.reason
-    if source != MEASURED:
-        text = message("page_index.not_measured", source=message(SOURCES[source]), text=text)
+    if source == MEASURED:
+        return decision.reason
+    return message("page_index.not_measured", source=message(SOURCES[source]), text=decision.reason)
+
+
+def _selection(group: Sequence[ResultOptions], number: int) -> Selection:
+    options = _options(group)
+    decision = decide(options)
     return Selection(
         title=str(group[-1].run.get("name") or ""),
-        source=source,
-        text=text,
+        source=group[0].source,
+        text=_text(group, decision),
         figure=_figure(group, options, decision, number),
         names=[candidate.name for candidate in group],
     )

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.analysis.client_error import KERNEL
-from harness.analysis.slo import BY_CLIENT, CUT, close_limits, is_close
+from harness.analysis.slo import BY_CLIENT, CUT, VERDICTS, unproven, unproven_limits
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import is_invalid, warnings_of
 from harness.messages import localized, stored
@@ -147,12 +147,18 @@ def _overview_row(
     return [
         Cell(column_title(stage.get("index") or 0, load_text(stage)), _repeat(stage)),
         limits,
-        *(Cell(significant(number(stage.get(name)))) for name in rates),
+        *(_rate_cell(stage, name) for name in rates),
         Cell(significant(number((stage.get("concurrency") or {}).get("mean")))),
         Cell(format_count(requests.get("completed")), _cut_short(unanswered)),
         _failed_cell(failed),
         *(_statistic(stage.get(metric) or {}, name, size) for metric, name, size in picked),
     ]
+
+
+def _rate_cell(stage: Mapping[str, Any], name: str) -> Cell:
+    """A rate with its interval below it."""
+    pair = (stage.get("rates_ci95") or {}).get(name)
+    return Cell(significant(number(stage.get(name))), "–".join(map(significant, pair)) if pair else "")
 
 
 def _cut_short(requests: int) -> str:
@@ -174,23 +180,20 @@ def _limits_cell(stage: Mapping[str, Any], growing: set[int], *, invalid: bool) 
     if not stage.get("slo"):
         return Cell("–", queue)
     missed = [key for key, held in stage["slo"].items() if held.get("met") is False]
+    weak = unproven(stage)
     if missed:
-        code = "page.stages.missed_close" if is_close(stage) else "page.stages.missed"
-        return Cell(localized(code), ", ".join(missed), "bad")
+        return Cell(localized(VERDICTS[False, weak]), ", ".join(missed), "bad")
     if any(held.get("met") is None for held in stage["slo"].values()):
         return Cell(localized("page.stages.unknown"), queue)
-    if is_close(stage):
-        return Cell(localized("page.stages.met_close"), queue)
-    return Cell(localized("page.stages.met"), queue, "plain" if queue else "good")
+    return Cell(localized(VERDICTS[True, weak]), queue, "plain" if queue or weak else "good")
 
 
-def verdict_cell(met: Any, *, close: bool = False) -> Cell:
-    """Whether a limit is met; None where nobody knows. `close`: the interval of the value spans the limit."""
+def verdict_cell(met: Any, unproven: str = "") -> Cell:
+    """Whether a limit is met; None where nobody knows. `unproven` says why it is no proof."""
     if met is None:
         return Cell(localized("page.stages.unknown"))
-    if close:
-        return Cell(localized("page.stages.met_close" if met else "page.stages.missed_close"))
-    return Cell(localized("page.stages.met"), tone="good") if met else Cell(localized("page.stages.missed"), tone="bad")
+    tone = "plain" if unproven else "good" if met else "bad"
+    return Cell(localized(VERDICTS[met, unproven]), tone=tone)
 
 
 def _scale(stages: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, str]:
@@ -208,7 +211,7 @@ def stage_tables(result: ResultFiles) -> list[StageTable]:
 
 
 def _stage_table(place: int, stage: Mapping[str, Any], *, grows: bool) -> StageTable:
-    window, close = stage.get("window") or {}, close_limits(stage)
+    window, weak = stage.get("window") or {}, unproven_limits(stage)
     counts = [(count_name(name), format_count(value)) for name, value in (stage.get("requests") or {}).items()]
     counts += [
         (localized("page.counts.goodput"), format_rate(stage.get("goodput"), "req/s")),
@@ -226,7 +229,7 @@ def _stage_table(place: int, stage: Mapping[str, Any], *, grows: bool) -> StageT
         counts=counts,
         metrics=_metric_table(stage, grows=grows),
         withheld=any((stage.get(metric) or {}).get("needed_s") for metric in METRIC_ORDER),
-        limits=[_limit_row(key, held, close=key in close) for key, held in (stage.get("slo") or {}).items()],
+        limits=[_limit_row(key, held, weak.get(key, "")) for key, held in (stage.get("slo") or {}).items()],
         left_out=left_out(stage),
     )
 
@@ -252,8 +255,8 @@ def _energy(energy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return [(localized("page.counts.energy"), per_token), (localized("page.counts.power"), power)]
 
 
-def _limit_row(key: str, held: Mapping[str, Any], *, close: bool = False) -> list[Cell]:
-    verdict = verdict_cell(held.get("met"), close=close)
+def _limit_row(key: str, held: Mapping[str, Any], unproven: str) -> list[Cell]:
+    verdict = verdict_cell(held.get("met"), unproven)
     if held.get("unsure") in UNSURE:
         verdict = Cell(localized("page.stages.not_met_surely"), localized(UNSURE[held["unsure"]]))
     return [Cell(key), Cell(format_duration(held.get("limit"))), Cell(held_value(held)), verdict]

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageSummary
-from harness.analysis.slo import BY_CLIENT, CUT, Outcome
+from harness.analysis.slo import BY_CLIENT, CLOSE, CUT, FEW, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
 from harness.analysis.warnings import INVALID, Warning, is_invalid
 from harness.messages import Message, Parameter, message, sentences
@@ -36,6 +36,7 @@ UNSURE = {  # why a value does not decide about its limit
     BY_CLIENT: "analysis.objective_by_client",
     CUT: "analysis.objective_cut",
 }
+UNPROVEN = {CLOSE: "analysis.too_close", FEW: "analysis.too_few"}
 _APART = ("requests", "duration_s")  # how long a stage runs makes no other load of it
 LIMITS, SATURATION = "limits", "saturation"  # what shows the knee
 FEWEST_STEPS = 3  # loads
@@ -245,8 +246,8 @@ def _stays(code: str, outcome: Outcome) -> Message:
 
 
 def _as_sure(finding: Message, outcome: Outcome) -> Message:
-    """A finding on an objective, with how sure it is where the interval spans the limit."""
-    return message("analysis.too_close", finding=finding) if outcome.close else finding
+    """A finding on an objective, with how sure it is where it is no proof."""
+    return message(UNPROVEN[outcome.unproven], finding=finding) if outcome.unproven else finding
 
 
 def _breaks(outcome: Outcome, level: Level) -> Message:

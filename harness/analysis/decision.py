@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from harness.analysis.slo import is_close, is_cut
+from harness.analysis.slo import CLOSE, FEW, is_cut, unproven
 from harness.analysis.warnings import Warning, is_invalid
 from harness.messages import Message, message, sentences, stored
 
@@ -27,9 +27,9 @@ class Option:
     """One configuration under one load.
 
     `npu_rate` in output tokens/s per NPU (of the engine where `by_engine`), `user_rate` in tokens/s a user, `kept`
-    whether every limit was kept (None without limits), `undecided` that nobody knows, `close` that an interval spans a
-    limit, `cut` that the load was cut by an interruption, `eligible` whether it may stand on the front; `cost` and
-    `kwh` of a million output tokens, None where not known; `group` the configuration, whatever its load.
+    whether every limit was kept (None without limits), `undecided` that nobody knows, `unproven` why that is no proof
+    (CLOSE or FEW), `cut` that the load was cut by an interruption, `eligible` whether it may stand on the front; `cost`
+    and `kwh` of a million output tokens, None where not known; `group` the configuration, whatever its load.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Option:
     kwh: float | None = None
     group: str = ""
     undecided: bool = False
-    close: bool = False
+    unproven: str = ""
     cut: bool = False
 
 
@@ -93,7 +93,7 @@ def decide(options: Sequence[Option]) -> Decision:
         return _without_limits(front)
     keeping = [option for option in known if option.kept]
     if not keeping:
-        return Decision(front, None, message("analysis.decision_none_keeps", count=len(known)))
+        return Decision(front, None, sentences(message("analysis.decision_none_keeps", count=len(known)), *_may(known)))
     chosen = _best(keeping)
     most = max(option.npu_rate for option in keeping)
     code = "analysis.decision_most" if chosen.npu_rate == most else "analysis.decision_cheapest"
@@ -101,7 +101,7 @@ def decide(options: Sequence[Option]) -> Decision:
     if len(keeping) == 1:
         code, counted = "analysis.decision_only", {}
     reason = message(code, **counted, **_rates(chosen))
-    return Decision(front, chosen, sentences(reason, *_near(chosen, keeping), *_price(chosen)))
+    return Decision(front, chosen, sentences(reason, *_doubtful(chosen), *_near(chosen, keeping), *_price(chosen)))
 
 
 def _best(keeping: Sequence[Option]) -> Option:
@@ -121,6 +121,20 @@ def _near(chosen: Option, keeping: Sequence[Option]) -> list[Message]:
         return [message("analysis.decision_near", name=other.name, short=short, user_rate=other.user_rate)]
     others = [o.name for o in close if o.group != chosen.group]
     return [message("analysis.decision_close", names=others, near=NEAR)] if others else []
+
+
+_UNPROVEN = {CLOSE: message("analysis.decision_unproven_close"), FEW: message("analysis.decision_unproven_few")}
+
+
+def _doubtful(chosen: Option) -> list[Message]:
+    """That it is no proof that the chosen option keeps its limits."""
+    return [_UNPROVEN[chosen.unproven]] if chosen.unproven else []
+
+
+def _may(options: Sequence[Option]) -> list[Message]:
+    """Of options that missed a limit those of which that is no proof."""
+    names = [option.name for option in options if option.unproven and option.kept is False]
+    return [message("analysis.decision_may_keep", names=names)] if names else []
 
 
 def _without_limits(front: Sequence[Option]) -> Decision:
@@ -176,7 +190,7 @@ def _option(repeats: Sequence[Stage], warnings: Sequence[Warning], npus: int | N
         user_rate=_median(shown, "user_token_rate"),
         kept=all(kept is True for kept in met) if met else None,
         undecided=None in met and False not in met,
-        close=any(is_close(stage) for stage in shown),
+        unproven=next((weak for stage in shown if (weak := unproven(stage))), ""),
         eligible=bool(valid),
         by_engine=npus is None,
         cost=_known(shown, "cost_per_million_output_tokens"),

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.client_error import VIRTUAL, ClientError, client_error
+from harness.analysis.rates import Counted, Rates, offered, rate_interval
 from harness.analysis.request_flow import mean_in_flight, most_in_flight
-from harness.analysis.slo import Objective, Outcome, good_requests, objectives, outcome, spans
+from harness.analysis.slo import Objective, Outcome, good_requests, objectives, outcome, weakness
 from harness.analysis.steady_state import Span, Window, ended_ns, find_window, is_open, whole_span
 from harness.analysis.token_gaps import Mask, Streams, rows_of, streams, token_rates
 from harness.errors import ResultError
@@ -46,7 +47,6 @@ from harness.statistics.distributions import Distribution, distribution
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
-RATES_WINDOW = "rates_window"
 WHOLE = 0.999  # of a stage's duration; its end is when the last request was due, within rounding
 ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
 
@@ -63,34 +63,6 @@ class Account:
     never_sent: int
     warmup: int
     in_window: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What the answers that ended in the window's part for rates come to, per second; None where it has no length.
-
-    `offered` is what was due there instead, None where requests do not come by the clock. `arrived`
-    are the output tokens that came there, of whatever answer of the stage: in a steady state as many
-    as `output_token`, and more where the engine is still filling.
-    """
-
-    request: float | None = None
-    output_token: float | None = None
-    total_token: float | None = None
-    event: float | None = None
-    good: float | None = None  # None also without objectives
-    offered: float | None = None
-    arrived: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Numerators of the rates: the answers that ended, and what they hold."""
-
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    events: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +94,10 @@ class StageInput:
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """One stage in numbers. Times are seconds, rates per second; `metrics` are by name."""
+    """One stage in numbers. Times are seconds, rates per second; `metrics` are by name.
+
+    `cut` says that an interruption kept the stage from its own end.
+    """
 
     span: Span
     load: Mapping[str, Any]
@@ -140,6 +115,7 @@ class StageSummary:
     metrics: Mapping[str, Distribution]
     merged_share: float | None
     client: ClientError
+    cut: bool = False
 
     @property
     def slo_met(self) -> bool | None:
@@ -195,27 +171,6 @@ def request_masks(requests: Requests, window: Window, span: Span) -> RequestMask
     )
 
 
-def offered(requests: Requests, window: Window, span: Span) -> tuple[int, float]:
-    """How many measured requests were due within the part for rates while requests were sent, and its length (s)."""
-    end_ns = min(window.end_ns, span.stop_ns)
-    start_ns = window.rates_ns if window.rates_ns < end_ns else span.start_ns
-    due = (requests.phase == MEASURED) & (requests.due_ns > start_ns) & (requests.due_ns <= end_ns)
-    return int(due.sum()), (end_ns - start_ns) / NS_PER_S
-
-
-def rows_of_rates(requests: Requests, stage: Mapping[str, Any]) -> Requests:
-    """The rows of requests.parquet that the rates of a stage of summary.json count.
-
-    The rule, for any tool: `stage` and `repeat` are the stage's, `phase` is measured, `status` is
-    completed, and start_ns < done_ns <= end_ns of the stage's `rates_window`.
-    """
-    window = stage[RATES_WINDOW]
-    own = (requests.stage == stage["index"]) & (requests.repeat == stage["repeat"])
-    counted = own & (requests.phase == MEASURED) & (requests.status == COMPLETED)
-    done = (requests.done_ns > window["start_ns"]) & (requests.done_ns <= window["end_ns"])
-    return requests.take(counted & done)
-
-
 def summarize_stage(stage: StageInput) -> StageSummary:
     """One stage in numbers, from all its rows (warm-up included)."""
     requests, span = stage.requests, whole_span(stage.requests, stage.span)
@@ -233,6 +188,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
     metrics |= {"itl": gaps.itl.short, "chunk_gap": gaps.chunk_gap.short}
     client = ClientError(VIRTUAL) if stage.virtual else client_error(requests, masks.answered, times, gaps)
     outcomes = _outcomes(stage, masks, values, gaps)
+    cut = stage.interrupted and _is_cut(stage, account)
     return StageSummary(
         span=span,
         load=stage.load,
@@ -242,14 +198,15 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         errors=_errors(requests),
         input_tokens=int(_input_tokens(requests)[done].sum()),
         output_tokens=int(requests.output_tokens[done].sum()),
-        rates=_rates(stage, window, span, counted, _good_count(stage, masks, times), answered=account.completed > 0),
+        rates=_rates(stage, window, span, masks, _good(stage, masks, times)),
         counted=counted,
         concurrency_mean=concurrency[0],
         concurrency_max=concurrency[1],
-        outcomes=tuple(_judged(outcome, stage, account, metrics, client) for outcome in outcomes),
+        outcomes=tuple(_judged(outcome, metrics, client, cut=cut) for outcome in outcomes),
         metrics=metrics,
         merged_share=gaps.merged_share,
         client=client,
+        cut=cut,
     )
 
 
@@ -322,25 +279,35 @@ def _counted(requests: Requests, masks: RequestMasks) -> Counted:
     )
 
 
-def _rates(
-    stage: StageInput, window: Window, span: Span, counted: Counted, good_count: int | None, *, answered: bool
-) -> Rates:
+def _rates(stage: StageInput, window: Window, span: Span, masks: RequestMasks, good: Mask | None) -> Rates:
     """Rates over the window; none where its answers all ended outside of it, so that no rate can be formed."""
     if window.rates_s <= 0:
         return Rates()
-    length_s = window.rates_s
-    due, sending_s = offered(stage.requests, window, span)
-    offered_rate = due / sending_s if is_open(str(stage.load["kind"])) and sending_s > 0 else None
+    length_s, requests, kind = window.rates_s, stage.requests, str(stage.load["kind"])
+    due, sending_s = offered(requests, window, span)
+    offered_rate = due / sending_s if is_open(kind) and sending_s > 0 else None
+    counted = _counted(requests, masks)
+    answered = bool(((requests.phase == MEASURED) & (requests.status == COMPLETED)).any())
     if not counted.requests and answered:
         return Rates(arrived=_arrived(stage, window), offered=offered_rate)
+    ended = masks.ended
+    amounts = {"request": ended, "output_token": requests.output_tokens, "good": good}
+    intervals = {
+        name: rate_interval(
+            requests.due_ns[ended], requests.done_ns[ended], each[ended].astype(np.float64), window, kind
+        )
+        for name, each in amounts.items()
+        if each is not None
+    }
     return Rates(
         request=counted.requests / length_s,
         output_token=counted.output_tokens / length_s,
         total_token=(counted.output_tokens + counted.input_tokens) / length_s,
         event=counted.events / length_s,
-        good=None if good_count is None else good_count / length_s,
+        good=None if good is None else int(good.sum()) / length_s,
         arrived=_arrived(stage, window),
         offered=offered_rate,
+        ci95={name: ends for name, ends in intervals.items() if ends is not None},
     )
 
 
@@ -351,11 +318,12 @@ def _arrived(stage: StageInput, window: Window) -> float:
     return float(every - others)
 
 
-def _good_count(stage: StageInput, masks: RequestMasks, times: Mapping[str, Floats]) -> int | None:
+def _good(stage: StageInput, masks: RequestMasks, times: Mapping[str, Floats]) -> Mask | None:
+    """Which of the requests that rates count kept every limit; None without limits, or where answers do not show."""
     limits = stage.objectives
     if not limits or not all(stage.shows(objective.metric) for objective in limits):
         return None
-    return int((masks.ended & good_requests(limits, stage.requests, stage.events, times)).sum())
+    return masks.ended & good_requests(limits, stage.requests, stage.events, times)
 
 
 def _concurrency(requests: Requests, window: Window, span: Span) -> tuple[float | None, int]:
@@ -380,17 +348,16 @@ def _outcomes(
     )
 
 
-def _judged(
-    outcome: Outcome, stage: StageInput, account: Account, metrics: Mapping[str, Distribution], client: ClientError
-) -> Outcome:
+def _judged(outcome: Outcome, metrics: Mapping[str, Distribution], client: ClientError, *, cut: bool) -> Outcome:
     """An outcome, less sure where the client may have spoiled it, an interruption cut the stage, or it is close."""
     metric, statistic = outcome.objective.metric, outcome.objective.statistic
-    interval = metrics[metric].ci95.get(statistic)
+    interval, median_s = metrics[metric].ci95.get(statistic), metrics[metric].p50
     finite = outcome.value_s is not None and math.isfinite(outcome.value_s)
-    outcome = replace(outcome, close=finite and spans(interval, outcome.objective.limit_s))
+    weak = weakness(statistic, interval, outcome.objective.limit_s, median_s) if finite else ""
+    outcome = replace(outcome, unproven=weak)
     if client.spoils(metric, statistic, outcome.value_s):
         outcome = outcome.judged_with(client.of(metric, statistic))
-    return outcome.judged_until_cut() if stage.interrupted and _is_cut(stage, account) else outcome
+    return outcome.judged_until_cut() if cut else outcome
 
 
 def _is_cut(stage: StageInput, account: Account) -> bool:

@@ -19,12 +19,24 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.token_gaps import Mask, Streams, over_limit
+from harness.messages import message
 from harness.results.request_table import FAILED, Events, Requests
 from harness.scenario.metrics import GAPS, USER_VIEW
 from harness.statistics.intervals import Floats, percentile_with_failures
 
 BY_CLIENT = "client"  # the client may have added more than a tenth of the value
 CUT = "cut"  # an interruption ended the stage
+CLOSE = "close"  # a value decides, but its 95 % interval spans the limit
+TAILS = ("p90", "p95", "p99")
+FEW = "few"  # likewise, but its answers are too few for an interval
+VERDICTS = {  # whether a limit is met, and what of CLOSE and FEW holds of it
+    (True, ""): message("analysis.met"),
+    (True, CLOSE): message("analysis.met_close"),
+    (True, FEW): message("analysis.met_few"),
+    (False, ""): message("analysis.missed"),
+    (False, CLOSE): message("analysis.missed_close"),
+    (False, FEW): message("analysis.missed_few"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +54,14 @@ class Outcome:
     """What came of an objective: the value (s; infinite by failures, None where unknown), and whether it was met.
 
     `failed` is how many failed requests the value counts as infinite. `unsure` says why a value that there is does not
-    decide: BY_CLIENT or CUT. `close` that the value decides, but its 95 % interval spans the limit.
+    decide: BY_CLIENT or CUT, and `unproven` why one that does is no proof: CLOSE or FEW.
     """
 
     objective: Objective
     value_s: float | None
     failed: int = 0
     unsure: str = ""
-    close: bool = False
+    unproven: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -73,31 +85,56 @@ def spans(interval: Sequence[float] | None, limit_s: float) -> bool:
     return interval is not None and interval[0] <= limit_s < interval[1]
 
 
-def close_limits(stage: Mapping[str, Any]) -> list[str]:
-    """Of a stage of summary.json the keys of the limits that its values decide about, but their intervals span."""
-    return [
-        key
+def weakness(statistic: str, interval: Sequence[float] | None, limit_s: float, median_s: float | None = None) -> str:
+    """Why a finite value is no proof of being on its side of a limit: CLOSE or FEW, empty where it is one.
+
+    Without an interval a tail is over its limit for sure where the median is, too: of five answers three exceed their
+    p90 once in a hundred times. The maximum of some answers is that of these answers, and has no interval.
+    """
+    if interval is None:
+        most_over = median_s is not None and median_s > limit_s and statistic in TAILS
+        return "" if statistic == "max" or most_over else FEW
+    return CLOSE if spans(interval, limit_s) else ""
+
+
+def unproven_limits(stage: Mapping[str, Any]) -> dict[str, str]:
+    """Of a stage of summary.json the limits that its values decide about without a proof, each with CLOSE or FEW."""
+    decided = {
+        key: held
         for key, held in (stage.get("slo") or {}).items()
-        if held.get("met") is not None
-        and held.get("value") is not None
-        and spans(_interval(stage, held, key.rpartition("_")[2]), held["limit"])
-    ]
+        if held.get("met") is not None and held.get("value") is not None
+    }
+    found = {key: _weakness_of(stage, key, held) for key, held in decided.items()}
+    return {key: weak for key, weak in found.items() if weak}
 
 
-def _interval(stage: Mapping[str, Any], held: Mapping[str, Any], statistic: str) -> Sequence[float] | None:
-    pair: Sequence[float] | None = ((stage.get(str(held.get("metric"))) or {}).get("ci95") or {}).get(statistic)
-    return pair
+def _weakness_of(stage: Mapping[str, Any], key: str, held: Mapping[str, Any]) -> str:
+    statistic = key.rpartition("_")[2]
+    values = stage.get(str(held.get("metric"))) or {}
+    return weakness(statistic, (values.get("ci95") or {}).get(statistic), held["limit"], values.get("p50"))
 
 
-def is_close(stage: Mapping[str, Any]) -> bool:
-    """Whether a stage of summary.json may as well be on the other side: a limit it met is close, or all it missed."""
-    limits, close = stage.get("slo") or {}, close_limits(stage)
-    missed = [key for key, held in limits.items() if held.get("met") is False]
-    return all(key in close for key in missed) if missed else bool(close)
+def unproven(stage: Mapping[str, Any]) -> str:
+    """Why a stage of summary.json may as well be on the other side: CLOSE or FEW, empty where it is sure.
+
+    Of a stage that met its limits one of them is unproven, of one that missed some all these are.
+    """
+    weak = unproven_limits(stage)
+    missed = [key for key, held in (stage.get("slo") or {}).items() if held.get("met") is False]
+    if not all(key in weak for key in missed):
+        return ""
+    kinds = {weak[key] for key in missed} if missed else set(weak.values())
+    return CLOSE if CLOSE in kinds else FEW if kinds else ""
 
 
 def is_cut(summary: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
-    """Whether an interruption cut a stage of this summary.json: it left requests without their turn or their end."""
+    """Whether an interruption cut a stage of this summary.json: its `cut`.
+
+    Results of earlier versions have no such key: there it is a stage that left requests without their turn or their
+    end, or a limit that was not judged for it.
+    """
+    if (cut := stage.get("cut")) is not None:
+        return bool(cut)
     if not (summary.get("verdict") or {}).get("interrupted"):
         return False
     counts = stage.get("requests") or {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.analysis.answer import answer, knee
 from harness.analysis.breakdowns import breakdowns, judge_by_length
-from harness.analysis.decision import cut_stages, decide, stage_options
+from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
@@ -47,6 +47,7 @@ from harness.scenario.metrics import TIMES
 from harness.statistics.distributions import Distribution
 from harness.units import NS_PER_S
 
+_RATES = {"request": "request_rate", "output_token": "output_token_rate", "good": "goodput"}
 _SPAN = tuple(field.name for field in fields(Span))
 
 
@@ -93,7 +94,7 @@ def summarize(
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
     verdict = _verdict(warnings, interrupted=interrupted)
-    cut = cut_stages({"verdict": verdict, "stages": stages})
+    cut = {row["index"] for row in stages if row["cut"]}
     return {
         "format": SUMMARY_FORMAT,
         "name": run["name"],
@@ -273,6 +274,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
             "message": rates_reason.as_dict(),
             **asdict(stage.counted),
         },
+        "cut": stage.cut,
         "requests": asdict(stage.account),
         "errors": dict(stage.errors),
         "input_tokens": stage.input_tokens,
@@ -284,6 +286,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "total_token_rate": stage.rates.total_token,
         "event_rate": stage.rates.event,
         "goodput": stage.rates.good,
+        "rates_ci95": {_RATES[name]: list(ends) for name, ends in stage.rates.ci95.items()},
         "slo_met": stage.slo_met,
         "slo": {outcome.objective.key: _outcome_as_dict(outcome) for outcome in stage.outcomes},
         "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},

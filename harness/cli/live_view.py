@@ -6,10 +6,8 @@ in as plain text, so that no markup in it acts, and without control codes.
 
 import contextvars
 import threading
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.text import Text
@@ -33,13 +31,13 @@ from harness.results.progress import (
     EngineLoad,
     Progress,
     StageProgress,
+    StageTrend,
     StudyProgress,
 )
 from harness.scenario.stages import load_and_end
 from harness.units import NS_PER_S
 
 _SPARKS = "▁▂▃▄▅▆▇█"
-_SPARK_POINTS = 20
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _GAP = "   "
 _TICK_S = 1.0
@@ -69,35 +67,11 @@ class Row:
     cells: tuple[Text, ...]
 
 
-@dataclass(slots=True)
-class TokenTrend:
-    """The token rate between snapshots of the stage under way, for a small curve."""
-
-    _number: int = -1
-    _points: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SPARK_POINTS + 1))
-
-    def add(self, stage: StageProgress | None) -> None:
-        """Take in a snapshot; another stage begins anew."""
-        if stage is None:
-            return
-        if stage.number != self._number:
-            self._number = stage.number
-            self._points.clear()
-        if not self._points or stage.counted_s > self._points[-1][0]:
-            self._points.append((stage.counted_s, stage.output_tokens))
-
-    def rates(self) -> list[float]:
-        """Tokens a second from one snapshot to the next."""
-        pairs = pairwise(self._points)
-        return [max(0, after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs]
-
-    def curve(self) -> str:
-        """The rates as one character each, from nothing to their highest."""
-        rates = self.rates()
-        highest = max(rates, default=0.0)
-        if len(rates) < 3 or not highest:
-            return ""
-        return "".join(_SPARKS[round(rate / highest * (len(_SPARKS) - 1))] for rate in rates)
+def curve(values: Sequence[float], highest: float) -> str:
+    """Values as one character each, from nothing to `highest`; nothing where they are few, or all 0."""
+    if len(values) < 3 or not highest:
+        return ""
+    return "".join(_SPARKS[round(value / highest * (len(_SPARKS) - 1))] for value in values)
 
 
 class LiveBlock:
@@ -105,7 +79,7 @@ class LiveBlock:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._trend = TokenTrend()
+        self._trend = StageTrend()
         self._last: tuple[int, Progress | StudyProgress] | None = None
         self._ended = threading.Event()
         context = contextvars.copy_context()  # with the user's language
@@ -128,7 +102,8 @@ class LiveBlock:
     def show(self, progress: Progress | StudyProgress) -> None:
         """Draw a snapshot in place of the last."""
         run = progress.run if isinstance(progress, StudyProgress) else progress
-        self._trend.add(None if run is None else run.stage)
+        if run is not None:
+            self._trend.add(run.stage, run.engine)
         self._last = (monotonic_ns(), progress)
         self._draw(progress)
 
@@ -142,7 +117,7 @@ def _later(progress: Progress | StudyProgress, since_s: float) -> Progress | Stu
     return replace(progress, at_s=progress.at_s + since_s, eta_s=eta_s)
 
 
-def block(progress: Progress | StudyProgress, width: int, trend: TokenTrend, *, ascii_only: bool = False) -> list[Text]:
+def block(progress: Progress | StudyProgress, width: int, trend: StageTrend, *, ascii_only: bool = False) -> list[Text]:
     """The lines of a progress, none wider than `width` columns."""
     if isinstance(progress, StudyProgress):
         rows = list(_study_rows(progress, trend, ascii_only=ascii_only))
@@ -156,7 +131,7 @@ def block(progress: Progress | StudyProgress, width: int, trend: TokenTrend, *, 
     return lines
 
 
-def _rows(progress: Progress, trend: TokenTrend, *, ascii_only: bool) -> Iterable[Row]:
+def _rows(progress: Progress, trend: StageTrend, *, ascii_only: bool) -> Iterable[Row]:
     stage = progress.stage
     yield _head(progress)
     if stage is None:
@@ -165,12 +140,25 @@ def _rows(progress: Progress, trend: TokenTrend, *, ascii_only: bool) -> Iterabl
         state = localized(_STATES.get(stage.state, _PHASES[progress.phase]))
         yield Row(state, tuple(_state_cells(stage)))
         yield Row(localized("live.requests"), tuple(_request_cells(stage)))
-        yield Row(localized("live.tokens"), tuple(_token_cells(stage, "" if ascii_only else trend.curve())))
+        yield Row(
+            localized("live.tokens"),
+            tuple(
+                _token_cells(stage, "" if ascii_only else curve(rates := trend.token_rates(), max(rates, default=0.0)))
+            ),
+        )
         if stage.ttft.n or stage.itl.n:
             yield Row(localized("live.latency"), tuple(_latency_cells(stage)))
-    if progress.engine is not None and (cells := tuple(_engine_cells(progress.engine))):
+    curves = ("", "") if ascii_only or stage is None else _queue_curves(trend)
+    if progress.engine is not None and (cells := tuple(_engine_cells(progress.engine, *curves))):
         yield Row(localized("live.engine"), cells)
     yield from _whole_row(progress)
+
+
+def _queue_curves(trend: StageTrend) -> tuple[str, str]:
+    """What ran and what waited in the engine, on one scale."""
+    running, waiting = trend.queue()
+    highest = max((*running, *waiting), default=0.0)
+    return curve(running, highest), curve(waiting, highest)
 
 
 def _state_cells(stage: StageProgress) -> Iterable[Text]:
@@ -187,7 +175,7 @@ def _state_cells(stage: StageProgress) -> Iterable[Text]:
 _BAR = "\0"  # in place of a bar, which takes what the line has left
 
 
-def _study_rows(study: StudyProgress, trend: TokenTrend, *, ascii_only: bool) -> Iterable[Row]:
+def _study_rows(study: StudyProgress, trend: StageTrend, *, ascii_only: bool) -> Iterable[Row]:
     """Which trial is tried and how, what its engine does, the best so far, and what is left."""
     marks = [Text(localized("live.simulated"), BUSY)] if study.simulated else []
     yield Row(localized("live.study"), (Text(displayable(study.name), STRONG), *marks))
@@ -306,18 +294,25 @@ def _token_cells(stage: StageProgress, curve: str) -> Iterable[Text]:
 
 def _latency_cells(stage: StageProgress) -> Iterable[Text]:
     if stage.ttft.n:
-        yield _text(message("live.ttft", p50_s=stage.ttft.p50, p95_s=stage.ttft.p95))
+        yield _text(message("live.ttft_p50", p50_s=stage.ttft.p50))
+        yield _text(message("live.p95", p95_s=stage.ttft.p95))
     if stage.itl.n:
         yield _text(message("live.itl", p95_s=stage.itl.p95))
 
 
-def _engine_cells(engine: EngineLoad) -> Iterable[Text]:
+def _engine_cells(engine: EngineLoad, running: str, waiting: str) -> Iterable[Text]:
+    """What the engine says of itself; `running` and `waiting` are curves of it."""
     if engine.running is not None:
-        yield _text(message("live.engine_running", count=round(engine.running)))
+        yield _with_curve(_text(message("live.engine_running", count=round(engine.running))), running)
     if engine.waiting is not None:
-        yield _text(message("live.engine_waiting", count=round(engine.waiting)), BUSY if engine.waiting else "")
+        style = BUSY if engine.waiting else ""
+        yield _with_curve(_text(message("live.engine_waiting", count=round(engine.waiting)), style), waiting)
     if engine.kv_usage is not None:
         yield _text(message("live.kv_usage", share=engine.kv_usage), BUSY if engine.kv_usage > 0.95 else "")
+
+
+def _with_curve(cell: Text, curve: str) -> Text:
+    return cell if not curve else Text.assemble(cell, " ", (curve, "cyan"))
 
 
 def _whole_row(progress: Progress) -> Iterable[Row]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.analysis.slo import is_close
+from harness.analysis.slo import VERDICTS, unproven
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, verdict_of, warnings_of
 from harness.errors import displayable
@@ -32,7 +32,7 @@ _HEADS = {"ttft_user": "terms.ttft_user", "e2e_user": "terms.e2e_user"}
 _SHORT = {view: metric for metric, view in USER_VIEW.items()}  # the head says from when
 _NONE = "–"
 _TOO_FEW, _INVALID = "?", "!"
-_NAME_COLUMNS = 30  # of a load's name; longer ones are broken between words
+_NAME_COLUMNS = 31  # of a load's name; longer ones are broken between words
 _GAP = 2
 Stage = Mapping[str, Any]
 
@@ -292,13 +292,12 @@ def _limits(stage: Stage) -> Text:
     if not limits:
         return Text(_NONE)
     missed = [_missed(key, limit) for key, limit in limits.items() if limit.get("met") is False]
+    weak = unproven(stage)
     if missed:
-        return Text(
-            localized("cli.table_missed_close" if is_close(stage) else "cli.table_missed", limits=missed), "red"
-        )
+        return Text(localized("cli.table_missed", verdict=VERDICTS[False, weak], limits=missed), "red")
     if any(limit.get("met") is None for limit in limits.values()):
         return Text(localized("cli.table_undecided"))
-    return Text(localized("cli.table_met_close")) if is_close(stage) else Text(localized("cli.table_met"), "green")
+    return Text(localized(VERDICTS[True, weak]), "" if weak else "green")
 
 
 def _missed(key: str, limit: Mapping[str, Any]) -> Message:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
+from harness.analysis.slo import VERDICTS
 from harness.cli.result_lines import PLAIN, Output, TableColumn, in_tables
 from harness.errors import displayable
 from harness.messages import localized
@@ -76,8 +77,10 @@ def _note(study: StudyFiles, row: TrialRow) -> str:
 def _limits(row: TrialRow) -> Text:
     missed = [name for name, by in (row.get("violations") or {}).items() if isinstance(by, dict) or (by or 0) > 0]
     if missed:
-        return Text(localized("cli.table_missed", limits=list(map(displayable, missed))), "red")
-    return Text(localized("cli.table_met"), "green")
+        return Text(
+            localized("cli.table_missed", verdict=VERDICTS[False, ""], limits=list(map(displayable, missed))), "red"
+        )
+    return Text(localized(VERDICTS[True, ""]), "green")
 
 
 def _setting(row: TrialRow, name: str) -> str:

@@ -1,8 +1,8 @@
 """One load-generating process: it prepares a stage, runs it on command and reports; it never prints.
 
 Started by the worker pool (harness/client/worker_pool.py) as `python -m harness.client.worker RAW_FOLDER
-NUMBER`. Commands come as JSON lines on stdin, answers go as JSON lines to stdout; the end of stdin means
-that the parent is gone, and ends the process.
+NUMBER REPORTS`. Commands come as JSON lines on stdin, reports go as JSON lines to the file descriptor REPORTS, so that
+what a plug-in prints is none of them; the end of stdin means that the parent is gone, and ends the process.
 """
 
 import asyncio
@@ -141,7 +141,7 @@ class RequestBuilder:
 class Worker:
     """One load-generating process: its connections, its log and the stage it is running."""
 
-    def __init__(self, raw: Path, number: int) -> None:
+    def __init__(self, raw: Path, number: int, reports: "Reports") -> None:
         job = json.loads((raw / "job.json").read_text(encoding="utf-8"))
         self._scenario = Scenario.model_validate(job["scenario"])
         self._number, self._workers = number, job["workers"]
@@ -150,19 +150,20 @@ class Worker:
         self._builder = RequestBuilder(job, self._scenario)
         timeout_ns = seconds_to_ns(self._scenario.timeout)
         self._client = transport.Client(self._builder.target, self._clock, timeout_ns, self._workers)
-        live = LiveCounters(self._clock, lambda counts: report(live=counts))
+        live = LiveCounters(self._clock, lambda counts: reports.write(live=counts))
         self._log = RequestLog(raw, number, self._clock, live)
         self._seqs = itertools.count()
         self._stage: StageLoad | None = None
         self._stopping = False
-        self._monitor = SelfMonitor(self._clock)
+        self._reports = reports
+        self._monitor = SelfMonitor(self._clock, reports)
 
     async def serve(self, commands: asyncio.StreamReader) -> None:
         """Carry out commands until there are no more."""
         await self._client.resolve()
         if not self._client.shares_host:
             _raise_priority()
-        report(ready=-1)
+        self._reports.write(ready=-1)
         running: asyncio.Task[None] | None = None
         while line := await commands.readline():
             command = json.loads(line)
@@ -202,7 +203,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.disable()  # a collection in mid-run would be stamped onto the streams it holds up
-        report(ready=plan.number)
+        self._reports.write(ready=plan.number)
 
     async def _run(self, number: int, begin_ns: int) -> None:
         assert self._stage is not None
@@ -222,14 +223,15 @@ class Worker:
             gc.unfreeze()
         self._log.flush()
         self._log.live.end()
-        report(over=number, last_sent_ns=self._log.last_sent_ns)
+        self._reports.write(over=number, last_sent_ns=self._log.last_sent_ns)
 
 
 class SelfMonitor:
     """Samples this process while it works: CPU, how late its event loop is, what is under way."""
 
-    def __init__(self, clock: MonotonicClock) -> None:
+    def __init__(self, clock: MonotonicClock, reports: "Reports") -> None:
         self._clock = clock
+        self._reports = reports
         self._alarm = clock.alarm(self._on_tick)
         self._stage: StageLoad | None = None
         self._client: transport.Client | None = None
@@ -275,7 +277,7 @@ class SelfMonitor:
         assert self._stage is not None
         assert self._client is not None
         cpu_s, span_s = time.process_time(), max(1, now_ns - self._sampled_ns) / 1e9
-        report(
+        self._reports.write(
             sample={
                 "at_ns": now_ns,
                 "cpu_s": cpu_s,
@@ -294,22 +296,30 @@ class SelfMonitor:
         self._sampled_ns, self._cpu_s, self._lag_ns = now_ns, cpu_s, 0
 
 
-def report(**fields: Any) -> None:
-    """One JSON line to the worker pool; one that is gone is noticed by the end of stdin."""
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(fields) + "\n")
-        sys.stdout.flush()
+class Reports:
+    """Where the worker pool listens."""
+
+    def __init__(self, descriptor: int) -> None:
+        """`descriptor` is an open file; programs that a plug-in starts do not get it."""
+        os.set_inheritable(descriptor, False)
+        self._file = os.fdopen(descriptor, "w", encoding="ascii")
+
+    def write(self, **fields: Any) -> None:
+        """One JSON line; a pool that is gone is noticed by the end of stdin."""
+        with contextlib.suppress(BrokenPipeError):
+            self._file.write(json.dumps(fields) + "\n")
+            self._file.flush()
 
 
-async def _main(raw: Path, number: int) -> None:
+async def _main(raw: Path, number: int, reports: Reports) -> None:
     loop = asyncio.get_running_loop()
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     try:
         if await commands.readline():  # the word that the job is written; until then the engine may still be starting
-            await Worker(raw, number).serve(commands)
+            await Worker(raw, number, reports).serve(commands)
     except HarnessError as fault:
-        report(error=list(fault.lines), exit_code=fault.exit_code)
+        reports.write(error=list(fault.lines), exit_code=fault.exit_code)
 
 
 def _raise_priority() -> None:
@@ -326,14 +336,14 @@ def main() -> None:
     """Entry of the process; signals to end, also those sent to a whole group of processes, are the pool's to handle."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
-    raw, number = Path(sys.argv[1]), int(sys.argv[2])
+    raw, number, reports = Path(sys.argv[1]), int(sys.argv[2]), Reports(int(sys.argv[3]))
     try:
         import uvloop  # noqa: PLC0415 - absent on some platforms; asyncio's own loop serves there
     except ImportError:
-        asyncio.run(_main(raw, number))
+        asyncio.run(_main(raw, number, reports))
     else:
         uvloop.install()
-        asyncio.run(_main(raw, number))
+        asyncio.run(_main(raw, number, reports))
 
 
 if __name__ == "__main__":

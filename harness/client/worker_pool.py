@@ -1,4 +1,7 @@
-"""The load-generating processes: started, commanded and listened to."""
+"""The load-generating processes: started, commanded and listened to.
+
+Their reports come through a pipe of their own and not through stdout, on which a plug-in may print.
+"""
 
 import asyncio
 import contextlib
@@ -12,23 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from harness.clock import monotonic_ns
-from harness.errors import EXIT_ENGINE, EngineError, HarnessError
+from harness.errors import EXIT_ENGINE, EngineError, HarnessError, displayable
 from harness.messages import Message, message
 from harness.units import NS_PER_S
 
 _LEAD_NS = 20_000_000  # from the word to the begin: time for every worker to hear it
 _LINE_LIMIT = 1 << 20
+_SHOWN_CHARS = 120  # of a line that is no report
 _WORKER = ("-m", "harness.client.worker")
 # A worker under load reports four times a second; one that is silent for so long is stuck, whatever it waits for.
 STUCK_S = 60.0
 PREPARING_STUCK_S = 1800.0  # writing a stage's first requests keeps the loop busy, and no worker reports meanwhile
 _CHECK_S = 1.0
+_STDERR = 2  # takes what a worker, or a plug-in in it, prints
 OnReport = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass(slots=True)
 class _Member:
     process: asyncio.subprocess.Process
+    reports: asyncio.StreamReader
+    pipe: asyncio.BaseTransport  # that `reports` come through
+    failure: Exception | None = None  # of listening to it
     ready: set[int] = field(default_factory=set)
     over: set[int] = field(default_factory=set)
     error: list[str] = field(default_factory=list)
@@ -51,16 +59,7 @@ class WorkerPool:
     async def start(self, raw: Path, workers: int) -> None:
         """Start the workers of the run whose raw files are in `raw`; they load while the engine starts."""
         for number in range(workers):
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *_WORKER,
-                *(str(raw), str(number)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=_LINE_LIMIT,
-                start_new_session=True,  # no terminal's signals reach it, however early they come
-            )
-            member = _Member(process)
+            member = await _start(raw, number)
             self._members.append(member)
             self._listeners.append(asyncio.get_running_loop().create_task(self._listen(number, member)))
 
@@ -128,23 +127,30 @@ class WorkerPool:
                 member.process.stdin.write(line)
 
     async def _listen(self, number: int, member: _Member) -> None:
-        assert member.process.stdout is not None
-        while line := await member.process.stdout.readline():
-            report = json.loads(line)
-            member.silent_s = 0.0
-            if "sample" in report:
-                self._on_sample(number, report["sample"])
-            elif "live" in report:
-                self._on_counts(number, report["live"])
-            elif "ready" in report:
-                member.ready.add(report["ready"])
-            elif "over" in report:
-                member.over.add(report["over"])
-            elif "error" in report:
-                member.error = report["error"]
-            self._changed.set()
+        """Take in what a worker reports until it ends; one that cannot be understood is ended."""
+        try:
+            while line := await _next_line(number, member.reports):
+                member.silent_s = 0.0
+                self._take_in(number, member, _report_in(number, line))
+                self._changed.set()
+        except Exception as fault:  # noqa: BLE001 - whoever waits for the worker raises it
+            member.failure = fault
+            _kill(member)
+        member.pipe.close()
         member.gone = True
         self._changed.set()
+
+    def _take_in(self, number: int, member: _Member, report: dict[str, Any]) -> None:
+        if "sample" in report:
+            self._on_sample(number, report["sample"])
+        elif "live" in report:
+            self._on_counts(number, report["live"])
+        elif "ready" in report:
+            member.ready.add(report["ready"])
+        elif "over" in report:
+            member.over.add(report["over"])
+        elif "error" in report:
+            member.error = report["error"]
 
     async def _all(self, holds: Callable[[_Member], bool], stuck_s: float) -> None:
         """Wait until it holds of every worker; one that is silent for `stuck_s` meanwhile is ended."""
@@ -154,6 +160,8 @@ class WorkerPool:
         while True:
             self._changed.clear()
             for number, member in enumerate(self._members):
+                if member.failure is not None:
+                    raise member.failure
                 if member.gone and not member.stuck and not holds(member):
                     raise await _death(number, member)
             waited_for = [member for member in self._members if not (holds(member) or member.stuck)]
@@ -177,6 +185,46 @@ class WorkerPool:
         member.stuck = True
         _kill(member)
         self.stop()
+
+
+async def _start(raw: Path, number: int) -> _Member:
+    """A worker that has been started."""
+    read_fd, write_fd = os.pipe()
+    reports = asyncio.StreamReader(limit=_LINE_LIMIT)
+    try:
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reports), os.fdopen(read_fd, "rb")
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *_WORKER,
+            *(str(raw), str(number), str(write_fd)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=_STDERR,
+            pass_fds=(write_fd,),
+            start_new_session=True,  # no terminal's signals reach it, however early they come
+        )
+    finally:
+        os.close(write_fd)
+    return _Member(process, reports, pipe)
+
+
+async def _next_line(number: int, reports: asyncio.StreamReader) -> bytes:
+    """The next line, empty at the end."""
+    try:
+        return await reports.readline()
+    except ValueError as fault:  # longer than any report
+        raise _fault(message("client.worker_unclear", worker=number, line=str(fault))) from None
+
+
+def _report_in(number: int, line: bytes) -> dict[str, Any]:
+    """The report of a line."""
+    with contextlib.suppress(ValueError):
+        report = json.loads(line)
+        if isinstance(report, dict):
+            return report
+    shown = displayable(line.decode("utf-8", "replace").strip())[:_SHOWN_CHARS]
+    raise _fault(message("client.worker_unclear", worker=number, line=shown))
 
 
 def _kill(member: _Member) -> None:

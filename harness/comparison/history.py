@@ -1,7 +1,7 @@
 """Results of a scenario over runs and versions, and the runs at which they changed significantly."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,18 @@ from harness.comparison.judging import BETTER, SINGLE_RUNS, UNDETERMINED, WORSE,
 from harness.comparison.measures import in_view, value_of
 from harness.comparison.repeats import Side
 from harness.comparison.sides import read_side
-from harness.messages import Message
+from harness.messages import Message, message
 from harness.scenario.metrics import Measure, measure_of
+
+NO_WHOLE_RUN = message("comparison.no_whole_run")
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One run of a history, and the measures that a comparison with the run before showed to have changed.
+    """One run of a history, and the measures that a comparison with the last whole run before showed to have changed.
 
-    `unjudged` says why nothing of it could be judged, None where something was.
+    A run that is not valid, or that was interrupted, is a base of none. `unjudged` says why nothing of it could be
+    judged, None where something was.
     """
 
     folder: Path
@@ -34,6 +37,12 @@ class HistoryEntry:
     def summary(self) -> Mapping[str, Any]:
         """Its summary.json."""
         return self.side.repeats[0].summary
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is valid and came to its end."""
+        verdict = self.summary.get("verdict") or {}
+        return bool(verdict.get("valid")) and not verdict.get("interrupted")
 
     @property
     def version(self) -> str:
@@ -90,11 +99,18 @@ def histories(folders: Iterable[Path]) -> list[History]:
         if group is None:
             groups.append([entry])
         else:
-            rows = _rows(group, entry)
-            changed = [row for row in rows if row.verdict in (BETTER, WORSE)]
-            group.append(HistoryEntry(entry.folder, entry.side, changed, _reason(rows)))
+            group.append(_judged([past for past in group if past.is_whole], entry))
     names = [str(group[-1].run.get("name", "")) for group in groups]
     return [_history(group, several=names.count(name) > 1) for group, name in zip(groups, names, strict=True)]
+
+
+def _judged(before: Sequence[HistoryEntry], entry: HistoryEntry) -> HistoryEntry:
+    """An entry with what a comparison with the last of those before it shows."""
+    if not before:
+        return replace(entry, unjudged=NO_WHOLE_RUN)
+    rows = _rows(before, entry)
+    changed = [row for row in rows if row.verdict in (BETTER, WORSE)]
+    return replace(entry, changed=changed, unjudged=_reason(rows))
 
 
 def _moment(entry: HistoryEntry) -> tuple[str, str]:

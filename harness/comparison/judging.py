@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.metrics import RATES_WINDOW
+from harness.analysis.rates import RATES_WINDOW
 from harness.analysis.slo import is_cut
 from harness.comparison.estimation import StageRuns, detectable_effect, estimate_effect, stage_runs, with_binomial_error
 from harness.comparison.measures import StageRows, count_of, in_view, is_spoiled, sample_of, stage_rows, value_of

@@ -5,9 +5,12 @@ are counted from what has been read so far. The numbers of the result are made f
 """
 
 import socket
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -112,6 +115,45 @@ class Progress:
     eta_s: float | None = None
     cases_done: int = 0
     cases: int = 0
+
+
+RATES, QUEUE_PARTS = 20, 10  # of a trend
+_QUEUE_POINTS, _QUEUE_EVERY_S = 3600, 1.0
+
+
+@dataclass(slots=True)
+class StageTrend:
+    """How the stage under way went: tokens between snapshots, and what ran and waited in the engine."""
+
+    _number: int = -1
+    _tokens: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATES + 1))
+    _queue: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_QUEUE_POINTS))
+
+    def add(self, stage: StageProgress | None, engine: EngineLoad | None = None) -> None:
+        """Take in a snapshot; another stage begins anew."""
+        if stage is None:
+            return
+        if stage.number != self._number:
+            self._number = stage.number
+            self._tokens.clear()
+            self._queue.clear()
+        if engine is not None and (not self._queue or stage.elapsed_s - self._queue[-1][0] >= _QUEUE_EVERY_S):
+            self._queue.append((stage.elapsed_s, engine.running or 0.0, engine.waiting or 0.0))
+        if not self._tokens or stage.counted_s > self._tokens[-1][0]:
+            self._tokens.append((stage.counted_s, stage.output_tokens))
+
+    def token_rates(self) -> list[float]:
+        """Tokens a second from one of the last snapshots to the next."""
+        return [max(0, after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(self._tokens)]
+
+    def queue(self) -> tuple[list[float], list[float]]:
+        """Requests that ran, and that waited: means of up to `QUEUE_PARTS` equal parts of the stage so far."""
+        parts, points = min(QUEUE_PARTS, len(self._queue)), list(self._queue)
+        edges = [len(points) * part // max(1, parts) for part in range(parts + 1)]
+        running, waiting = (
+            [fmean(point[place] for point in points[start:end]) for start, end in pairwise(edges)] for place in (1, 2)
+        )
+        return running, waiting
 
 
 SEARCHING, CONFIRMING = "searching", "confirming"

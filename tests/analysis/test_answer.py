@@ -7,7 +7,7 @@ import pytest
 from harness.analysis.answer import answer, knee, saturation
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageInput, summarize_stage
-from harness.analysis.slo import Objective, Outcome
+from harness.analysis.slo import CLOSE, Objective, Outcome
 from harness.analysis.steady_state import Span
 from harness.analysis.warnings import Warning
 from harness.messages import plain
@@ -46,7 +46,7 @@ def test_a_sweep_says_up_to_where_the_limit_holds():
 
 def test_a_limit_that_an_interval_spans_is_close():
     """The value decides, and the sentence says that it is too close to be sure: met as well as missed."""
-    close = [replace(one, outcomes=tuple(replace(o, close=True) for o in one.outcomes))
+    close = [replace(one, outcomes=tuple(replace(o, unproven=CLOSE) for o in one.outcomes))
              for one in (poisson(1.0, 4.8), poisson(2.0, 5.2))]  # fmt: skip
 
     assert told(*close) == (

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from harness.analysis.metrics import latencies
-from harness.analysis.slo import BY_CLIENT, CUT, Objective, Outcome, good_requests, objectives, outcome
+from harness.analysis.slo import (
+    BY_CLIENT,
+    CLOSE,
+    CUT,
+    FEW,
+    Objective,
+    Outcome,
+    good_requests,
+    is_cut,
+    objectives,
+    outcome,
+    unproven,
+)
 from harness.analysis.token_gaps import streams
 from tests.made_runs import answered, columns, failed, never_sent
 
@@ -157,3 +169,61 @@ def test_tokens_of_one_event_share_its_gap():
     assert _good({"itl_mean": 0.11}, [request]) == [True]
     assert _good({"chunk_gap_max": 0.11}, [request]) == [False]
     assert _good({"chunk_gap_mean": 0.11}, [request]) == [False]
+
+
+def _stage_with(**limits):
+    """A stage of summary.json with these limits, each `(value, limit, met, interval, median)`."""
+    return {
+        "slo": {key: {"metric": key.rpartition("_")[0], "value": value, "limit": limit, "met": met}
+                for key, (value, limit, met, _, _) in limits.items()},
+        **{key.rpartition("_")[0]: {"p50": median, "ci95": {key.rpartition("_")[2]: pair} if pair else {}}
+           for key, (*_, pair, median) in limits.items()},
+    }  # fmt: skip
+
+
+SURE = (0.5, 1.0, True, (0.4, 0.6), 0.3)
+NEAR = (0.9, 1.0, True, (0.7, 1.2), 0.3)
+NO_INTERVAL = (0.5, 1.0, True, None, 0.3)
+OVER = (1.5, 1.0, False, (1.2, 1.8), 0.3)
+JUST_OVER = (1.1, 1.0, False, (0.9, 1.3), 0.3)
+FEW_OVER = (1.5, 1.0, False, None, 0.3)
+MOST_OVER = (9.5, 1.0, False, None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        ({"ttft_p99": SURE}, ""),
+        ({"ttft_p99": NEAR}, CLOSE),
+        ({"ttft_p99": NO_INTERVAL}, FEW),
+        ({"ttft_p99": NO_INTERVAL, "tpot_p99": NEAR}, CLOSE),
+        ({"ttft_p99": SURE, "tpot_mean": NO_INTERVAL}, FEW),
+        ({"ttft_max": NO_INTERVAL}, ""),
+        ({"ttft_p99": OVER, "tpot_p99": NO_INTERVAL}, ""),
+        ({"ttft_p99": JUST_OVER, "tpot_p99": NO_INTERVAL}, CLOSE),
+        ({"ttft_p99": FEW_OVER, "tpot_p99": SURE}, FEW),
+        ({"ttft_p99": MOST_OVER}, ""),
+        ({"ttft_p50": MOST_OVER}, FEW),
+        ({"ttft_p99": (None, 1.0, False, None, 0.3)}, ""),
+        ({"ttft_p99": (None, 1.0, None, None, None)}, ""),
+    ],
+)
+def test_what_is_no_proof_says_why(limits, why):
+    """An interval that spans the limit, or none: of a stage that met its limits one such, of one that missed all."""
+    assert unproven(_stage_with(**limits)) == why
+
+
+@pytest.mark.parametrize(
+    ("stage", "cut"),
+    [
+        ({"cut": True}, True),
+        ({"cut": False, "requests": {"cancelled": 3}}, False),
+        ({"requests": {"cancelled": 3}}, True),
+        ({"requests": {"cancelled": 0}}, False),
+        ({"slo": {"ttft_p99": {"unsure": "cut"}}}, True),
+    ],
+)
+def test_a_stage_says_itself_whether_it_was_cut(stage, cut):
+    """Of results of earlier versions, which have no such key, it follows from what was lost; a whole run has none."""
+    assert is_cut({"verdict": {"interrupted": True}}, stage) is cut
+    assert is_cut({"verdict": {}}, {key: value for key, value in stage.items() if key != "cut"}) is False

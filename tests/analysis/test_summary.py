@@ -68,6 +68,10 @@ def test_an_interrupted_run_claims_no_limit_that_it_did_not_show(count, stop_s, 
     assert found["verdict"]["interrupted"]
     assert (stage["slo"]["ttft_p90"]["met"], stage["slo"]["ttft_p90"].get("unsure", "")) == (met, unsure)
     assert stage["slo_met"] is met
+    assert stage["cut"] is bool(unsure)
+    unlimited = summed_up(pairs, [span_row(0, stop_s, stop_s + 1)], [LONG], interrupted=True)
+    assert unlimited["stages"][0]["cut"] is bool(unsure)
+    assert [option for option in unlimited["decision"]["front"] if unsure] == []
 
 
 def test_a_stage_before_the_interruption_is_judged_as_in_a_whole_run():

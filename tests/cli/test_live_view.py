@@ -6,18 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cli.live_view import TokenTrend, block
+from harness.cli.live_view import block, curve
 from harness.messages import language
-from harness.results.progress import DRAINING, STOPPING, WARMUP, EngineLoad
+from harness.results.progress import DRAINING, STOPPING, WARMUP, EngineLoad, StageTrend
 from tests.cli.progresses import DRAWING, MEASURING_KERNELS, RUNNING, STAGE, STARTING_UP
 
 ALL = [RUNNING, STARTING_UP, MEASURING_KERNELS, DRAWING]
 
 
 def _trend():
-    trend = TokenTrend()
+    trend = StageTrend()
     for number, tokens in enumerate([0, 100, 300, 600, 1000, 1400]):
-        trend.add(replace(STAGE, counted_s=number / 2, output_tokens=tokens))
+        engine = EngineLoad(number + 2, max(0, number - 3))
+        trend.add(replace(STAGE, elapsed_s=number, counted_s=number / 2, output_tokens=tokens), engine)
     return trend
 
 
@@ -34,8 +35,8 @@ def test_a_stage_at_80_columns():
         "requests      offered 2.03 req/s   achieved 1.91 req/s   46 answered",
         "              7 in flight   0 failed",
         "output        412 tok/s   ▃▅▆██",
-        "latency       TTFT p50 412 ms, p95 1.03 s   ITL p95 38.1 ms",
-        "engine        7 running   2 waiting   KV cache 34.2 %",
+        "latency       TTFT from sent p50 412 ms   p95 1.03 s   ITL p95 38.1 ms",
+        "engine        7 running ▃▄▅▆▇█   2 waiting ▁▁▁▁▂▃   KV cache 34.2 %",
         "whole run     1 of 4 stages done   about 3 min left",
     ]
 
@@ -48,8 +49,9 @@ def test_a_stage_at_60_columns_in_chinese():
         "请求      到达 2.03 req/s   完成 1.91 req/s   已完成 46",
         "          在途 7   失败 0",
         "输出      412 tok/s   ▃▅▆██",
-        "时延      TTFT p50 412 ms，p95 1.03 s   ITL p95 38.1 ms",
-        "引擎      运行 7   排队 2   KV 缓存 34.2 %",
+        "时延      TTFT（自发出） p50 412 ms   p95 1.03 s",
+        "          ITL p95 38.1 ms",
+        "引擎      运行 7 ▃▄▅▆▇█   排队 2 ▁▁▁▁▂▃   KV 缓存 34.2 %",
         "全程      已完成 1/4 个阶段   约剩 3 min",
     ]
 
@@ -84,7 +86,7 @@ def test_repeats_and_what_is_missing_and_ascii():
         "measuring     ----------------------------------------   0:24",
         "requests      achieved 1.91 req/s   46 answered   7 in flight   0 failed",
         "output        412 tok/s",
-        "latency       TTFT p50 412 ms, p95 1.03 s   ITL p95 38.1 ms",
+        "latency       TTFT from sent p50 412 ms   p95 1.03 s   ITL p95 38.1 ms",
         "engine        0 waiting",
         "whole run     1 of 4 stages done",
     ]
@@ -115,7 +117,7 @@ def test_a_stage_that_the_user_ended_says_so():
 
 def test_failures_are_marked():
     """Red, where there are any."""
-    lines = block(replace(RUNNING, stage=replace(STAGE, failed=3)), 99, TokenTrend())
+    lines = block(replace(RUNNING, stage=replace(STAGE, failed=3)), 99, StageTrend())
     marked = [line.plain[span.start : span.end] for line in lines for span in line.spans if span.style == "bold red"]
 
     assert marked == ["3 failed"]
@@ -136,7 +138,7 @@ def test_nothing_is_lost_in_a_narrow_terminal(progress, width, name):
 
     def words(lines):
         text = " ".join(line for line in lines if "Loading" not in line)
-        return sorted(word for word in text.split() if not set(word) & set("━─"))
+        return sorted(word for word in text.split() if not set(word) & set("━─▁▃█"))
 
     assert words(_shown(progress, width, name)) == words(_shown(progress, 200, name))
 
@@ -145,8 +147,34 @@ def test_the_trend_begins_anew_with_a_stage_and_ignores_what_it_knows():
     """A snapshot between two counts says nothing new."""
     trend = _trend()
     trend.add(replace(STAGE, counted_s=2.5, output_tokens=1400))
-    known = trend.curve()
+    known = trend.token_rates()
     trend.add(replace(STAGE, number=2, counted_s=0.5, output_tokens=10))
 
-    assert known == "▃▅▆██"
-    assert trend.rates() == []
+    assert known == [200, 400, 600, 800, 800]
+    assert curve(known, 800) == "▃▅▆██"
+    assert (trend.token_rates(), trend.queue()) == ([], ([], []))
+
+
+@given(st.integers(1, 500))
+def test_the_curve_of_the_queue_is_of_the_whole_stage(seconds):
+    """Up to ten means of equal parts, in order, from its first second to its last; two snapshots a second are one."""
+    trend = StageTrend()
+    for half in range(2 * seconds):
+        trend.add(replace(STAGE, elapsed_s=half / 2), EngineLoad(half // 2, None))
+    running, waiting = trend.queue()
+
+    assert len(running) == min(10, seconds)
+    assert running == sorted(running)
+    assert waiting == [0] * len(running)
+    assert sum(running) / len(running) == pytest.approx((seconds - 1) / 2, abs=max(1, seconds / 10))
+
+
+def test_a_queue_that_waits_shows_on_the_scale_of_what_runs():
+    """Both curves end at the highest of both; where nothing ran or waited there is none."""
+    trend = StageTrend()
+    for second in range(4):
+        trend.add(replace(STAGE, elapsed_s=second), EngineLoad(4, 2 * second))
+    with_engine = replace(RUNNING, engine=EngineLoad(4, 6, None))
+
+    assert block(with_engine, 120, trend)[5].plain.rstrip() == "engine        4 running ▆▆▆▆   6 waiting ▁▃▆█"
+    assert block(with_engine, 120, StageTrend())[5].plain.rstrip() == "engine        4 running   6 waiting"

@@ -22,7 +22,7 @@ def _said(*snapshots, often=True, name="en"):
 def test_what_a_stage_came_to_is_a_line():
     """Once, however often it is seen; its figures say that they are live ones, not those of the result's window."""
     counts = "stage 1/4 (poisson 1 req/s): 46 answered, 7 in flight, 0 failed; live, over all measured requests: "
-    ended = f"{counts}1.91 req/s, 412 tok/s, TTFT p50 412 ms, p95 1.03 s, ITL p95 38.1 ms"
+    ended = f"{counts}1.91 req/s, 412 tok/s, TTFT from sent p50 412 ms, p95 1.03 s, ITL p95 38.1 ms"
 
     assert _said(RUNNING, RUNNING) == [ended]
     assert _said(RUNNING, often=False) == [ended]

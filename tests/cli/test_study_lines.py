@@ -4,11 +4,11 @@ import pytest
 from rich.text import Text
 
 from harness.cli.app import main
-from harness.cli.live_view import TokenTrend, block
+from harness.cli.live_view import block
 from harness.cli.result_lines import Output
 from harness.cli.study_lines import study_lines, study_table
 from harness.messages import language
-from harness.results.progress import CONFIRMING, MEASURED_AGAIN, SEARCHING, StudyProgress
+from harness.results.progress import CONFIRMING, MEASURED_AGAIN, SEARCHING, StageTrend, StudyProgress
 from harness.results.study import StudyFiles
 from tests.cli.progresses import RUNNING
 from tests.tuning.studies import written
@@ -96,7 +96,7 @@ SEARCH = StudyProgress(
 
 def _shown(progress, width, name="en"):
     with language(name):
-        return [line.plain.rstrip() for line in block(progress, width, TokenTrend())]
+        return [line.plain.rstrip() for line in block(progress, width, StageTrend())]
 
 
 def test_a_study_at_80_columns():

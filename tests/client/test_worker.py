@@ -7,7 +7,7 @@ import psutil
 
 PARENT = (
     "import subprocess, sys\n"
-    "child = subprocess.Popen([sys.executable, '-m', 'harness.client.worker', sys.argv[1], '0'],"
+    "child = subprocess.Popen([sys.executable, '-m', 'harness.client.worker', sys.argv[1], '0', '1'],"
     " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
     "print(child.pid, flush=True); sys.stdin.read()"
 )

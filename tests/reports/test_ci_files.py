@@ -4,6 +4,7 @@ import html
 import json
 import math
 import re
+import shutil
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -80,6 +81,35 @@ def test_the_test_view_has_a_case_for_verdict_stages_and_limits(sweep):
     assert len(failures) == len(missed)
     assert all(any(label in name and name.startswith(key) for name in failures) for label, key in missed)
     assert "failed counted; the limit is" in next(iter(failures.values()))
+
+
+def test_a_limit_without_proof_says_so_in_the_test_view(sweep, tmp_path):
+    """Too close, or too few answers: met as well as missed, beside the case; one that is sure has no output."""
+    folder = tmp_path / "unproven"
+    shutil.copytree(sweep, folder)
+    summary = store.read_json(folder, store.SUMMARY)
+    stage = summary["stages"][0]
+    near, few, sure = "ttft_p99", "tpot_p99", "e2e_p50"
+    stage["slo"] = {}
+    for key, met, interval in ((near, True, [0.5, 1.5]), (few, False, None), (sure, True, [0.8, 0.9])):
+        metric, _, statistic = key.rpartition("_")
+        stage["slo"][key] = {"metric": metric, "limit": 1.0, "value": 0.9 if met else 1.1, "met": met}
+        stage[metric]["ci95"] = {statistic: interval} if interval else {}
+        stage[metric]["p50"] = 0.1
+    store.write_json(folder, store.SUMMARY, summary)
+    ci_files.write_junit(read_files(folder))
+    said = {name.split(" ")[0]: case.findtext("system-out") for name, case in cases(folder).items()
+            if case.get("classname").endswith("limits") and stage["label"] in name}  # fmt: skip
+
+    assert said == {near: "met, too close to be sure", few: "missed, too few answers to be sure", sure: None}
+
+
+def test_the_job_page_says_which_load_to_run(sweep, made):
+    """The decision in words, where there are several loads."""
+    decision = ci_files.plain(store.read_json(sweep, store.SUMMARY)["decision"]["text"])
+
+    assert f"**Which configuration to run** · {decision}" in (sweep / "summary.md").read_text().splitlines()
+    assert "Which configuration" not in ci_files.markdown_text(read_files(made))
 
 
 def test_warnings_are_in_the_output_of_the_verdict(sweep):

@@ -15,7 +15,7 @@ from harness.comparison.comparison import compare
 from harness.comparison.sides import read_side
 from harness.results import store
 from harness.scenario.gate import DEFAULT_GATE
-from reports import compare_figures
+from reports import ci_files, compare_figures
 from reports.figures.changes import Bar, _place, forest
 from reports.figures.style import Head, drawing
 from tests.reports.test_history import CLOSED, made
@@ -87,6 +87,8 @@ def test_the_page_and_the_json_hold_it(comparison, tmp_path):
     page = reports.write_comparison(tmp_path, comparison).read_text()
     kept = json.loads((tmp_path / "compare.json").read_text())["efficiency"]
 
+    text = ci_files.plain(str(compare_figures.decision_of(comparison).text))
+    assert f"**Which configuration to run** · {text}" in (tmp_path / "compare.md").read_text().splitlines()
     for section in ("decision", "percentiles"):
         assert f'id="{section}"' in page
     assert [row["stage"] for row in kept] == [0, 1, 2]

@@ -169,6 +169,7 @@ def test_measured_and_simulated_results_are_never_in_one_decision(configurations
         {"slo": {"ttft_p99": 1.0}},
         {"name": "other"},
         {"stages": [{"kind": "closed", "concurrency": n, "duration_s": 120.0} for n in (1, 4, 12)]},
+        {"stages": [{"kind": "poisson", "rate": n, "duration_s": 10.0} for n in (1.0, 4.0, 12.0)]},
         {"engine": {"effective": {}}},
         {"engine": {"clock": "virtual", "effective": {"tensor_parallel_size": 4}}},
     ],
@@ -183,6 +184,20 @@ def test_results_of_other_work_or_limits_are_not_compared(configurations, change
 
     assert len(selections([one, other])) == 1
     assert selections([one, changed]) == []
+
+
+def test_open_loops_of_one_duration_stand_together_at_the_same_rates_only(configurations):
+    """At another rate another number of requests comes in that time; a closed loop at another concurrency may."""
+    one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+
+    def of(candidate, kind, levels):
+        key = "rate" if kind == "poisson" else "concurrency"
+        stages = [{"kind": kind, key: level, "duration_s": 10.0} for level in levels]
+        return replace(candidate, run={**candidate.run, "stages": stages})
+
+    assert selections([of(one, "poisson", (1.0, 2.0)), of(other, "poisson", (1.0, 2.0))])
+    assert not selections([of(one, "poisson", (1.0, 2.0)), of(other, "poisson", (1.0, 4.0))])
+    assert selections([of(one, "closed", (1, 2)), of(other, "closed", (1, 4))])
 
 
 def test_the_points_of_a_decision_are_named_by_their_results(configurations):
@@ -243,6 +258,7 @@ def interrupt(folder, *stages):
     summary["verdict"]["interrupted"] = True
     for number in stages:
         summary["stages"][number]["requests"]["never_sent"] = 7
+        summary["stages"][number]["cut"] = True
     store.write_json(folder, store.SUMMARY, summary)
 
 
@@ -267,7 +283,7 @@ def test_a_stage_that_was_cut_is_in_no_decision(configurations):
     whole = candidate_of("tp2", run, summary)
     cut = {**summary, "verdict": {**summary["verdict"], "interrupted": True}}
     cut["stages"] = [*summary["stages"][:-1], {**summary["stages"][-1], "requests": {
-        **summary["stages"][-1]["requests"], "cancelled": 3}}]  # fmt: skip
+        **summary["stages"][-1]["requests"], "cancelled": 3}, "cut": True}]  # fmt: skip
     kept = candidate_of("tp2", run, cut)
 
     last = whole.choice.options[-1].key
@@ -275,7 +291,7 @@ def test_a_stage_that_was_cut_is_in_no_decision(configurations):
     assert kept.best.key != last
     assert last not in {option.key for option in kept.choice.decision.front}
     assert limits_cell(kept.choice.options[-1]).text == "not judged"
-    assert limits_cell(whole.choice.options[-1]).text == "met"
+    assert limits_cell(whole.choice.options[-1]).text == "met, too few answers to be sure"
 
 
 def test_the_index_does_not_judge_a_run_that_was_cut(results, tmp_path):
@@ -290,3 +306,30 @@ def test_the_index_does_not_judge_a_run_that_was_cut(results, tmp_path):
     assert not any(entry.changed for entry in history.entries)
     assert str(history.entries[-1].unjudged) == "NEW was interrupted"
     assert "changes at" not in index_of(folders, tmp_path)
+
+
+@pytest.mark.parametrize("spoil", ["interrupted", "valid"])
+def test_the_base_of_a_run_is_the_last_whole_one(results, tmp_path, spoil):
+    """A run that was interrupted or is not valid is skipped: the next is judged against the run before it."""
+    folders = []
+    for name in ("first", "one", "two", "slow"):
+        shutil.copytree(results / name, tmp_path / name)
+        folders.append(tmp_path / name)
+    shutil.copytree(results / "two", tmp_path / "spoiled")
+    run = store.read_run(tmp_path / "spoiled") | {"started_utc": "2026-11-03T20:00:00"}
+    store.write_json(tmp_path / "spoiled", store.RUN, run)
+    (whole,) = histories(folders)
+    folders.append(tmp_path / "spoiled")
+    for name in ("spoiled", "first", "one", "two"):
+        summary = store.read_json(tmp_path / name, store.SUMMARY)
+        summary["verdict"][spoil] = spoil == "interrupted"
+        store.write_json(tmp_path / name, store.SUMMARY, summary)
+        (history,) = histories(folders)
+        if name == "spoiled":
+            skipped = history.entries[-1]
+
+    assert whole.entries[-1].changed
+    assert skipped.folder.name == "slow"
+    assert [row.verdict for row in skipped.changed] == [row.verdict for row in whole.entries[-1].changed]
+    assert not history.entries[-1].changed
+    assert str(history.entries[-1].unjudged) == "no run before it is valid and whole"

@@ -39,7 +39,7 @@ def test_what_the_client_spoiled_is_marked_where_it_stands(tmp_path):
     result = changed(tmp_path, spoil)
     (stage,) = result.stages
     row = tables._metric_row("ttft_user", stage["ttft_user"])
-    limit = tables._limit_row("ttft_p99", stage["slo"]["ttft_p99"])
+    limit = tables._limit_row("ttft_p99", stage["slo"]["ttft_p99"], "")
     card = headline._latency_card(stage, "ttft_user")
 
     assert [(cell.tone, cell.below) for cell in row if cell.tone == "bad"] == [("bad", "not valid")]

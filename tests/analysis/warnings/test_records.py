@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness.analysis.metrics import StageInput, rows_of_rates, summarize_stage
+from harness.analysis.metrics import StageInput, summarize_stage
+from harness.analysis.rates import rows_of_rates
 from harness.analysis.steady_state import Span
 from harness.analysis.summary import summarize
 from harness.analysis.warnings import INVALID, Evidence
