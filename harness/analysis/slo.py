@@ -104,8 +104,8 @@ def unproven_limits(stage: Mapping[str, Any]) -> dict[str, str]:
         for key, held in (stage.get("slo") or {}).items()
         if held.get("met") is not None and held.get("value") is not None
     }
-    found = {key: _weakness_of(stage, key, held) for key, held in decided.items()}
-    return {key: weak for key, weak in found.items() if weak}
+    reasons = {key: _weakness_of(stage, key, held) for key, held in decided.items()}
+    return {key: why for key, why in reasons.items() if why}
 
 
 def _weakness_of(stage: Mapping[str, Any], key: str, held: Mapping[str, Any]) -> str:
