@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from docs.tools import warnings
-from harness.cli.parser import SERVE_SIM, _parser
+from harness.cli.parser import SERVE_PROXY, SERVE_SIM, _parser
 from harness.messages import language as in_language
 from harness.messages import localized
 from harness.scenario.json_schema import schema_text
@@ -185,8 +185,8 @@ def subcommands() -> tuple[dict[str, argparse.ArgumentParser], dict[str, str]]:
 
 def _command(name: str, parser: argparse.ArgumentParser, summary: str, words: Mapping[str, str]) -> str:
     heading = f"## harness {name} {{ #{name} }}"
-    if name == SERVE_SIM:  # takes any flag of `vllm serve` and reads its own
-        return f"{heading}\n\n```text\n{localized('cli.serve_sim_help')}\n```"
+    if name in (SERVE_SIM, SERVE_PROXY):  # they read their own flags; the first takes any of `vllm serve`
+        return f"{heading}\n\n```text\n{localized(f'cli.{name}_help'.replace('-', '_'))}\n```"
     parts = [heading, parser.description or summary, f"```text\n{_usage(parser)}\n```"]
     rows = [_argument_row(one) for one in parser._actions if one.dest not in SHARED]
     if rows:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.cli.parser import SERVE_SIM, parse, split_language
+from harness.cli.parser import SERVE_PROXY, SERVE_SIM, parse, split_language
 from harness.cli.terminal import CommandOutcome, OutputLine, print_error, text_of
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.messages import LANGUAGES, language, language_of, message
@@ -57,11 +57,12 @@ def _exit_code(words: list[str], requested: str | None, rest: list[str]) -> int:
 
 
 def _carry_out(words: list[str], requested: str | None, rest: list[str]) -> int:
-    if rest[:1] == [SERVE_SIM]:  # any flag of `vllm serve` may follow, so this command reads its own
-        from harness.cli.serve_sim import serve_command  # noqa: PLC0415 - heavy: aiohttp
+    if rest[:1] in ([SERVE_SIM], [SERVE_PROXY]):  # any flag of `vllm serve` may follow, so they read their own
+        from harness.cli import serve_sim  # noqa: PLC0415 - heavy: aiohttp
 
-        return serve_command(rest[1:], _print, print_error)
-    arguments = parse(rest, requested, (*_COMMANDS, SERVE_SIM))
+        serve = serve_sim.serve_command if rest[0] == SERVE_SIM else serve_sim.proxy_command
+        return serve(rest[1:], _print, print_error)
+    arguments = parse(rest, requested, (*_COMMANDS, SERVE_SIM, SERVE_PROXY))
     arguments.words = words
     module, function = _COMMANDS[arguments.command]
     command = getattr(importlib.import_module(f"harness.cli.{module}"), function)

@@ -16,7 +16,7 @@ from harness.errors import InputError, nearest, suggestion
 from harness.messages import LANGUAGES, Message, current_language, localized, message
 from harness.messages.rendering import ENGLISH
 
-SERVE_SIM = "serve-sim"
+SERVE_SIM, SERVE_PROXY = "serve-sim", "serve-proxy"
 LANG = "--lang"
 _INDENT = 24  # columns before the help of an argument
 # argparse's own errors (its templates are the same in Python 3.10 to 3.14), and ours for them
@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quiet(options)
     _add_doctor(commands)
     commands.add_parser(SERVE_SIM, add_help=False, help=localized("cli.serve_sim"))
+    commands.add_parser(SERVE_PROXY, add_help=False, help=localized("cli.serve_proxy"))
     return parser
 
 

@@ -1,12 +1,16 @@
 """`harness scenarios`, `validate` and `schema`: scenario files that ship, and whether a file of the user's is right."""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 from harness.cli.terminal import CommandOutcome, OutputLog, aligned
 from harness.errors import EXIT_INPUT, InputError, suggestion
-from harness.messages import message
+from harness.messages import Message, message
+from harness.scenario.engine import DEPLOYMENT
 from harness.scenario.files import copy_scenario, find_scenario, shipped_scenarios
 from harness.scenario.json_schema import schema_text
+from harness.scenario.loader import engine_of_file
 
 
 def scenarios_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
@@ -34,7 +38,25 @@ def validate_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandO
     errors = tuple(error for path in paths for error in check_any(path))
     if errors:
         return CommandOutcome([], EXIT_INPUT, errors)
-    return CommandOutcome([message("cli.file_ok", path=str(path)) for path in paths])
+    return CommandOutcome(
+        [line for path in paths for line in (message("cli.file_ok", path=str(path)), *_written(path))]
+    )
+
+
+def _written(path: Path) -> Iterator[Message]:
+    """The processes of a deployment with their command lines, for a scenario that has one."""
+    from harness.engines import resolve_kind  # noqa: PLC0415 - for files alone nothing of it is needed
+    from harness.engines.deployment import command_lines  # noqa: PLC0415 - likewise
+
+    engine = engine_of_file(path)
+    if engine is None or engine.kind != DEPLOYMENT:
+        return
+    auto = resolve_kind(engine.model_copy(update={"kind": "auto"}))[0]
+    for process, command, is_here in command_lines(engine, auto):
+        words = {"name": process.name, "role": process.role, "kind": process.kind, "command": command}
+        yield (
+            message("cli.process", **words) if is_here else message("cli.process_elsewhere", host=process.host, **words)
+        )
 
 
 def schema_command(_arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:

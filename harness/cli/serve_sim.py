@@ -1,16 +1,20 @@
-"""`harness serve-sim`: the embedded engine alone, as an OpenAI-compatible server."""
+"""`harness serve-sim` and `serve-proxy`: the embedded engine alone, and a proxy before several engines."""
 
 import asyncio
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.cli.terminal import OutputLog
-from harness.errors import EXIT_DONE, InputError
+from harness.errors import EXIT_DONE, InputError, suggestion
 from harness.messages import message
+
+_ROLES = ("prefill", "decode", "replica")
+_POLICIES = ("least-loaded", "round-robin")
+_PROXY_FLAGS = ("--host", "--port", *(f"--{role}" for role in _ROLES), "--policy", "--until-stdin-closes")
 
 
 def serve_command(words: Sequence[str], show: OutputLog, log: OutputLog) -> int:
@@ -24,11 +28,9 @@ def serve_command(words: Sequence[str], show: OutputLog, log: OutputLog) -> int:
         return EXIT_DONE
     flags = flags_in(words)
     host = str(flags.pop("host", "127.0.0.1"))
-    port = flags.pop("port", 8000)
-    if not (isinstance(port, str | int) and str(port).isdigit() and int(port) <= 65_535):
-        raise InputError(message("cli.not_a_port", port=str(port)))
+    port = _port(flags.pop("port", 8000))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(flags, (host, int(port)), (show, log)))
+        asyncio.run(_serve(flags, (host, port), (show, log)))
     return EXIT_DONE
 
 
@@ -61,13 +63,52 @@ def flags_in(words: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
-async def _serve(flags: dict[str, Any], place: tuple[str, int], outputs: tuple[OutputLog, OutputLog]) -> None:
-    from harness.simulator.engine_config import settings_from_flags  # noqa: PLC0415 - likewise
-    from harness.simulator.server import serve  # noqa: PLC0415 - aiohttp loads only to serve
+def proxy_command(words: Sequence[str], show: OutputLog, log: OutputLog) -> int:
+    """`harness serve-proxy`: serve until SIGINT, SIGTERM or, with --until-stdin-closes, the end of stdin.
 
-    show, log = outputs
+    Raises:
+        InputError: where a flag is unknown, or a role has no engine.
+    """
+    if "--help" in words or "-h" in words:
+        show(message("cli.serve_proxy_help"))
+        return EXIT_DONE
+    flags = flags_in(words)
+    host, port = str(flags.pop("host", "127.0.0.1")), _port(flags.pop("port", 9000))
     until_stdin_closes = flags.pop("until_stdin_closes", False) is True
-    settings = settings_from_flags(flags)
+    policy = str(flags.pop("policy", "least-loaded"))
+    servers = {role: [url for url in str(flags.pop(role, "")).split(",") if url] for role in _ROLES}
+    for name in flags:
+        hint = suggestion(f"--{name}", _PROXY_FLAGS)
+        raise InputError(message("cli.not_a_proxy_flag", word=f"--{name}", hint=hint))
+    if policy not in _POLICIES:
+        raise InputError(message("cli.not_a_policy", word=policy, hint=suggestion(policy, _POLICIES)))
+
+    async def serve() -> None:
+        from harness.engines.proxy import serve_proxy  # noqa: PLC0415 - aiohttp loads only to serve
+
+        with _stopped_by_signals(until_stdin_closes):
+            await serve_proxy(servers, policy, (host, port), show)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+    log(message("cli.serve_proxy_stopped"))
+    return EXIT_DONE
+
+
+def _port(port: Any) -> int:
+    """A port that was given as a word.
+
+    Raises:
+        InputError: where it is none.
+    """
+    if not (isinstance(port, str | int) and str(port).isdigit() and int(port) <= 65_535):
+        raise InputError(message("cli.not_a_port", port=str(port)))
+    return int(port)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(until_stdin_closes: bool) -> Iterator[None]:  # noqa: FBT001 - whether, as the flag says
+    """Cancel the current task at SIGINT, SIGTERM or the end of stdin, and let it end so."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -76,5 +117,16 @@ async def _serve(flags: dict[str, Any], place: tuple[str, int], outputs: tuple[O
     if until_stdin_closes:
         loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else task.cancel())
     with contextlib.suppress(asyncio.CancelledError):
+        yield
+
+
+async def _serve(flags: dict[str, Any], place: tuple[str, int], outputs: tuple[OutputLog, OutputLog]) -> None:
+    from harness.simulator.engine_config import settings_from_flags  # noqa: PLC0415 - likewise
+    from harness.simulator.server import serve  # noqa: PLC0415 - aiohttp loads only to serve
+
+    show, log = outputs
+    until_stdin_closes = flags.pop("until_stdin_closes", False) is True
+    settings = settings_from_flags(flags)
+    with _stopped_by_signals(until_stdin_closes):
         await serve(settings, host=place[0], port=place[1], on_ready=show, log=log)
     log(message("cli.serve_sim_stopped"))

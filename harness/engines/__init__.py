@@ -1,26 +1,37 @@
 """Engines: each kind with its options and what starts it; `auto` is chosen by what this machine has."""
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 
 from harness.engines.attach import attach_to_server
 from harness.engines.base import RunningEngine, StartEngine
+from harness.engines.deployment import start_deployment
 from harness.engines.flag_resolution import ResolvedFlags
 from harness.engines.process import OnMemoryLeft
 from harness.engines.simulator import resolve_clock, start_simulator
 from harness.engines.vllm import start_vllm
 from harness.messages import Message, message
 from harness.plugins import ENGINES, Plugin, plugin_of
-from harness.scenario.engine import Engine
+from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.telemetry.environment import has_package, npu_devices, this_host
 
 __all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "resolve_clock", "resolve_kind", "start_of"]
 
 
 REAL = ("vllm", "vllm-ascend")
+
+
+def _start_deployment(engine: Engine, log: Path) -> AbstractAsyncContextManager[RunningEngine]:
+    auto = resolve_kind(engine.model_copy(update={"kind": "auto"}))[0]
+    return start_deployment(engine, log, auto=auto, start_of=start_of)
+
+
 STARTS: Mapping[str, Plugin] = {
     "attach": Plugin(Engine, attach_to_server),
     "simulator": Plugin(Engine, start_simulator),
+    DEPLOYMENT: Plugin(Engine, _start_deployment),
     **{kind: Plugin(Engine, partial(start_vllm, kind=kind)) for kind in REAL},
 }
 

@@ -21,7 +21,7 @@ import psutil
 from harness.client.journal import answer_journals, read_frames
 from harness.client.target import is_this_host
 from harness.engines.api_client import SIMULATOR_MARKS, ControlClient, pick_model
-from harness.engines.base import Listeners, RunningEngine
+from harness.engines.base import Listeners, RunningEngine, ServedProcess
 from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import ResolvedFlags, started_configuration
 from harness.engines.process import maps_stub_library
@@ -67,7 +67,13 @@ async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEn
         marks=marks,
         stub_device=listeners.stub_device,
         listeners=listeners,
+        processes=tuple(_counted(url) for url in engine.metrics or ()),
     )
+
+
+def _counted(url: str) -> ServedProcess:
+    """An engine of which only the counters are reached, named by where they are."""
+    return ServedProcess(urlsplit(url).netloc, kind="attach", metrics_url=url)
 
 
 def listeners_at(url: str) -> Listeners:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from harness.clock import REAL_TIME
 from harness.engines.effective_config import EngineConfiguration
 from harness.messages import Message
+from harness.scenario.deployment import REPLICA
 from harness.scenario.engine import Engine
 
 
@@ -27,10 +28,6 @@ class Listeners:
     def is_another(self, later: "Listeners") -> bool:
         """Whether `later` none of these processes listened any more, but others did."""
         return bool(self.identity and later.identity) and not self.identity & later.identity
-
-
-PREFILL, DECODE, REPLICA, PROXY = ROLES = ("prefill", "decode", "replica", "proxy")
-"""What a process of a deployment does; a proxy has no scheduler and no cache, so no engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,12 +59,12 @@ async def start_vllm(
     port = _port(engine)
     command = _command(engine, python, port, resolved.words)
     async with guarded_process(engine, kind, command, log, on_memory_left) as (watch, group):
-        async with ControlClient(_url(engine.host, port), engine) as control:
+        async with ControlClient(url_of(engine.host, port), engine) as control:
             model = await within_ready_timeout(_answering(engine, control, watch), engine, watch)
             cache = await control.effective()
         yield RunningEngine(
             kind,
-            _url(engine.host, port),
+            url_of(engine.host, port),
             model,
             simulated=False,
             reach=engine,
@@ -181,7 +181,8 @@ def _port(engine: Engine) -> int:
         return int(sock.getsockname()[1])
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int | str) -> str:
+    """The address at which this machine reaches a server that listens on a host and port."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:  # it listens on every address; requests come from this host

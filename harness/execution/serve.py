@@ -198,7 +198,7 @@ async def _dying(control: ControlClient, serving: RunningEngine, before: str) ->
     now = await control.state()
     if now in (HEALTHY, SLOW) or (now == before and now != UNREACHABLE):
         return None
-    for _ in range(_DYING_POLLS if serving.command else 0):
+    for _ in range(_DYING_POLLS if serving.command or serving.processes else 0):
         if (ending := serving.ending()) is not None:
             return ending
         await asyncio.sleep(_POLL_S)

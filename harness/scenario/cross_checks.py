@@ -11,7 +11,10 @@ from harness.clock import REAL_TIME
 from harness.errors import InputError
 from harness.messages import message
 from harness.safety.redaction import names_secret
-from harness.scenario.error_messages import Fault, KeyPath, is_secret
+from harness.scenario.deployment import Process, ProcessPart
+from harness.scenario.deployment_checks import deployment_faults
+from harness.scenario.engine import DEPLOYMENT, Engine
+from harness.scenario.error_messages import Fault, KeyPath, dotted, is_secret
 from harness.scenario.files import find_data_file
 from harness.scenario.flags import is_switch, neither
 from harness.scenario.metrics import STREAMED_ONLY
@@ -30,45 +33,63 @@ from harness.scenario.workload import (
 MOST_REQUESTS = 10_000_000
 MOST_STAGES = 1000
 
+_NO_OFFLINE = {"attach": "scenario.offline_attached", DEPLOYMENT: "scenario.offline_deployment"}
 _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
 
 
 def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
     """What is wrong between the parts of a scenario; files are looked up from `folder`."""
     checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _offline)
-    return [*(fault for check in checks for fault in check(scenario)), *_files(scenario, folder)]
+    between = [fault for check in checks for fault in check(scenario)]
+    return [*between, *deployment_faults(scenario.engine), *_files(scenario, folder)]
 
 
 def _engine(scenario: Scenario) -> Iterator[Fault]:
     engine = scenario.engine
-    if engine.model is None and engine.kind not in ("attach", "simulator") and scenario.kernels is None:
+    if engine.model is None and engine.kind not in ("attach", "simulator", DEPLOYMENT) and scenario.kernels is None:
         yield Fault(("engine", "model"), message("scenario.model_missing"))
-    for flag, value in engine.args.items():
-        if flag in _ENGINE_KEY_OF and flag != "api_key":
-            yield Fault(
-                ("engine", "args", flag),
-                message("scenario.flag_of_harness", key=f"engine.{_ENGINE_KEY_OF[flag]}"),
-            )
-        elif value is None:
-            yield Fault(("engine", "args", flag), message("scenario.flag_without_value"))
-        elif is_switch(flag) and not isinstance(value, bool):
-            yield Fault(("engine", "args", flag), neither(value))
+    if engine.kind == DEPLOYMENT and scenario.kernels is not None:
+        yield Fault(("engine", "kind"), message("scenario.kernels_of_deployment"))
+    for path, args in _flags(engine):
+        for flag, value in args.items():
+            if flag in _ENGINE_KEY_OF and flag != "api_key":
+                key = f"{dotted(path[:-1])}.{_ENGINE_KEY_OF[flag]}"
+                yield Fault((*path, flag), message("scenario.flag_of_harness", key=key))
+            elif value is None:
+                yield Fault((*path, flag), message("scenario.flag_without_value"))
+            elif is_switch(flag) and not isinstance(value, bool):
+                yield Fault((*path, flag), neither(value))
+
+
+def _flags(engine: Engine) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
+    """Every mapping of flags of an engine, and of its processes, with its place."""
+    yield ("engine", "args"), engine.args
+    for key, part in _parts(engine):
+        yield (*key, "args"), part.args
+
+
+def _parts(engine: Engine) -> Iterator[tuple[KeyPath, Process | ProcessPart]]:
+    """What has flags and variables beside the engine itself, with its place."""
+    for number, process in enumerate(engine.processes or ()):
+        yield ("engine", "processes", number), process
+    for name, part in (("process", engine.process), ("prefill", engine.prefill), ("decode", engine.decode)):
+        if part is not None:
+            yield ("engine", name), part
 
 
 def _secrets(scenario: Scenario) -> Iterator[Fault]:
-    for name in scenario.engine.env:
-        if is_secret(name):
-            yield Fault(
-                ("engine", "env", name),
-                message("scenario.secret_in_env", name=name),
-            )
+    for path, part in ((("engine",), scenario.engine), *_parts(scenario.engine)):
+        for name in part.env:
+            if is_secret(name):
+                yield Fault((*path, "env", name), message("scenario.secret_in_env", name=name))
     for name, value in scenario.engine.headers.items():
         if isinstance(value, str) and (names_secret(name) or value.startswith(("Bearer ", "Basic "))):
             reason = message("scenario.secret_in_authorization")
             if name.lower() != "authorization":
                 reason = message("scenario.secret_in_header", name=name)
             yield Fault(("engine", "headers", name), reason)
-    yield from _hidden(("engine", "args"), scenario.engine.args)
+    for path, args in _flags(scenario.engine):
+        yield from _hidden(path, args)
     yield from _hidden(("extra_body",), scenario.extra_body)
 
 
@@ -155,8 +176,8 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
     odd = next((index for index, kind in enumerate(kinds) if (kind == OFFLINE) != (kinds[0] == OFFLINE)), None)
     if odd is not None:
         yield Fault(("load", odd, kinds[odd]), message("scenario.offline_and_online"))
-    if scenario.engine.kind == "attach":
-        yield Fault(("engine", "kind"), message("scenario.offline_attached"))
+    if scenario.engine.kind in _NO_OFFLINE:
+        yield Fault(("engine", "kind"), message(_NO_OFFLINE[scenario.engine.kind]))
     if scenario.engine.clock == REAL_TIME:
         yield Fault(("engine", "clock"), message("scenario.offline_real_time"))
     if scenario.endpoint != "completions":

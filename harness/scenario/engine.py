@@ -23,9 +23,11 @@ from harness.messages import message
 from harness.plugins import ENGINES, installed, load_plugin
 from harness.safety.redaction import names_secret
 from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, matching, refused
-from harness.scenario.flags import VARIABLE, Flags, Variable, Variables, flag_name, switched
+from harness.scenario.deployment import Preset, Process, ProcessPart, ProcessTemplate
+from harness.scenario.flags import VARIABLE, Args, Variable, Variables
 
-ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach")
+ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach", "deployment")
+DEPLOYMENT = "deployment"
 
 
 def _reachable_url(url: str) -> str:
@@ -43,6 +45,7 @@ def _reachable_url(url: str) -> str:
     return url
 
 
+Address = Annotated[str, AfterValidator(_reachable_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 Header = Annotated[str, AfterValidator(matching(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+", message("scenario.expected_header")))]
 Route = Annotated[str, AfterValidator(matching(r"/[!-~]*", message("scenario.expected_route")))]
 
@@ -94,18 +97,18 @@ class Engine(FileModel):
     """Which engine serves, and how it is started or reached."""
 
     kind: Annotated[
-        SerializeAsAny[Literal["auto", "simulator", "vllm-ascend", "vllm", "attach"]], WrapValidator(_engine_kind)
+        SerializeAsAny[Literal["auto", "simulator", "vllm-ascend", "vllm", "attach", "deployment"]],
+        WrapValidator(_engine_kind),
     ] = "auto"
     """What serves; auto is vllm-ascend where an NPU is found, else the simulator."""
     model: NonEmptyText | None = None
     """The model's name, such as Qwen/Qwen2.5-7B-Instruct."""
-    args: Flags = Field(default_factory=dict)
+    args: Args = Field(default_factory=dict)
     """Any flags of `vllm serve`, as max_model_len or max-model-len."""
-    url: (
-        Annotated[str, AfterValidator(_reachable_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-        | None
-    ) = None
-    """The address of a running server, such as http://127.0.0.1:8000; for kind attach."""
+    url: Address | None = None
+    """The address of a running server, such as http://127.0.0.1:8000; for kind attach, or before a deployment."""
+    metrics: Many[Address] | None = None
+    """The addresses of the counters, one for each engine, where `url` is a proxy's; for kind attach."""
     api_key_env: Annotated[Variable, WithJsonSchema({"type": "string", "pattern": f"^{VARIABLE}$"})] | None = None
     """The name of an environment variable that holds the API key; never the key itself."""
     headers: dict[Header, HeaderValue] = Field(default_factory=dict)
@@ -130,6 +133,16 @@ class Engine(FileModel):
     """A result folder of kernels, by which the simulator's attention is timed; for kind simulator or auto."""
     clock: Literal["virtual", "real"] | None = None
     """The simulator's time: virtual computes a run, real serves it; virtual by default, for kind simulator or auto."""
+    processes: Many[Process] | None = None
+    """Processes that serve together, in the order in which they start; for kind deployment."""
+    preset: Preset | None = None
+    """What writes the processes; for kind deployment."""
+    process: ProcessTemplate | None = None
+    """What each engine of the preset is started with, over the keys of the engine."""
+    prefill: ProcessPart | None = None
+    """What the processes that read prompts have, over `process`."""
+    decode: ProcessPart | None = None
+    """What the processes that write answers have, over `process`."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keys of an engine kind that a package brings."""
@@ -144,32 +157,47 @@ class Engine(FileModel):
             load_plugin(ENGINES, kind).options.model_validate(options, context=info.context)
         return options
 
-    @field_validator("args")
-    @classmethod
-    def _in_snake_case(cls, args: dict[str, Any]) -> dict[str, Any]:
-        flags: dict[str, Any] = {}
-        for spelled, value in args.items():
-            flag = flag_name(spelled)
-            if flag in flags:
-                raise refused(message("scenario.flag_twice", flag=flag, spelled=spelled))
-            flags[flag] = value
-        return switched(flags)
-
     @model_validator(mode="after")
     def _reached_or_started(self) -> "Engine":
         if self.kind == "attach" and self.url is None:
             raise refused(message("scenario.attach_needs_url"))
-        if self.kind != "attach" and self.url is not None:
+        if self.kind not in ("attach", DEPLOYMENT) and self.url is not None:
             raise refused(message("scenario.belongs_to_attach", key="url", kind=self.kind))
-        for key in ("headers", "tls", "paths"):
+        for key in ("headers", "tls", "paths", "metrics"):
             if self.kind != "attach" and key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
                 raise refused(message("scenario.belongs_to_attach", key=key, kind=self.kind))
         for key in ("calibration", "clock"):
-            if getattr(self, key) is not None and self.kind not in ("simulator", "auto"):
+            if getattr(self, key) is not None and self.kind not in ("simulator", "auto", DEPLOYMENT):
                 raise refused(message("scenario.belongs_to_simulator", key=key, kind=self.kind))
         if self.clock == VIRTUAL_TIME and self.port is not None:
             raise refused(message("scenario.virtual_port", port=self.port))
         return self
 
+    @model_validator(mode="after")
+    def _alone(self) -> "Engine":
+        for key in ("processes", "preset", "process", "prefill", "decode"):
+            if self.kind != DEPLOYMENT and getattr(self, key) is not None:
+                raise refused(message("scenario.belongs_to_deployment", key=key, kind=self.kind))
+        return self
 
-_NOTHING: dict[str, Any] = {"headers": {}, "tls": Tls(), "paths": Paths()}
+    @model_validator(mode="after")
+    def _whole_deployment(self) -> "Engine":
+        if self.kind != DEPLOYMENT:
+            return self
+        if self.processes is None and self.preset is None:
+            raise refused(message("scenario.deployment_needs_processes"))
+        for key in ("devices", "host", "port"):
+            if key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
+                raise refused(message("scenario.belongs_to_processes", key=key))
+        if self.preset is None and self.process is not None:
+            raise refused(message("scenario.belongs_to_preset", key="process"))
+        if self.preset is None or self.preset.prefill_decode is None:
+            for key in ("prefill", "decode"):
+                if getattr(self, key) is not None:
+                    raise refused(message("scenario.belongs_to_prefill_decode", key=key))
+        return self
+
+
+_NOTHING: dict[str, Any] = {
+    "headers": {}, "tls": Tls(), "paths": Paths(), "metrics": None, "devices": None, "host": "127.0.0.1", "port": None,
+}  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 from harness.messages import Message, message
-from harness.scenario.base import matching, with_keys
+from harness.scenario.base import matching, refused, with_keys
 from harness.scenario.error_messages import show
 
 _FLAG = r"[A-Za-z][A-Za-z0-9_.-]*"
@@ -23,8 +23,20 @@ def flag_name(spelled: str) -> str:
     return spelled.removeprefix("--").replace("-", "_")
 
 
+def _in_snake_case(args: Mapping[str, Any]) -> dict[str, Any]:
+    flags: dict[str, Any] = {}
+    for spelled, value in args.items():
+        flag = flag_name(spelled)
+        if flag in flags:
+            raise refused(message("scenario.flag_twice", flag=flag, spelled=spelled))
+        flags[flag] = value
+    return flags
+
+
 Flag = Annotated[str, AfterValidator(matching(rf"(--)?{_FLAG}", message("scenario.expected_flag")))]
 Flags = Annotated[dict[Flag, Any], with_keys(rf"(--)?{_FLAG}", {})]
+Args = Annotated[Flags, AfterValidator(lambda args: switched(_in_snake_case(args)))]
+"""Flags of an engine in snake case, each once, switches as true or false."""
 Variable = Annotated[str, AfterValidator(matching(VARIABLE, message("scenario.expected_variable")))]
 Variables = Annotated[
     dict[Variable, Annotated[str, BeforeValidator(_as_text)]],

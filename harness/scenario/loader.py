@@ -13,6 +13,7 @@ from harness.errors import ScenarioError, nearest
 from harness.messages import Message, message
 from harness.scenario.base import FileModel
 from harness.scenario.cross_checks import faults_between
+from harness.scenario.engine import Engine
 from harness.scenario.error_messages import Fault, KeyPath, dotted, faults_of, show
 from harness.scenario.flags import flag_name
 from harness.scenario.gate import Gate
@@ -164,6 +165,12 @@ def check_file(path: Path) -> list[str]:
     except ScenarioError as error:
         return list(error.localized_lines())
     return []
+
+
+def engine_of_file(path: Path) -> Engine | None:
+    """The engine of a scenario file without faults; None of a study or a gate."""
+    document = read_document(path, (), (), SCENARIO)
+    return None if is_study(document) or "gate" in document.tree else load_scenario(path).scenario.engine
 
 
 def _refuse(reasons: Sequence[Message | str]) -> None:

@@ -56,7 +56,7 @@ def test_no_command_is_told_with_all_of_them(capsys):
     code, line = told(capsys)
 
     assert code == 2
-    assert set(line.partition("one of ")[2].strip().split(", ")) == {*app._COMMANDS, "serve-sim"}
+    assert set(line.partition("one of ")[2].strip().split(", ")) == {*app._COMMANDS, "serve-sim", "serve-proxy"}
 
 
 @pytest.mark.parametrize("words", [("--lang", "zh", "reprot"), ("reprot", "--lang=zh"), ("reprot", "--lang", "zh")])

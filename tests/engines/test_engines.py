@@ -65,6 +65,21 @@ def test_an_attached_server_is_an_engine_and_stays(tmp_path, standing):
     assert listens(standing)
 
 
+def test_counters_of_an_attached_server_may_lie_elsewhere(tmp_path, standing):
+    """Each address of `metrics` is a process that only shows its counters, named by host and port."""
+
+    async def start():
+        engine = Engine(kind="attach", url=standing, metrics=["http://10.0.0.1:7100", "http://10.0.0.2:7100/metrics"])
+        async with start_of("attach")(engine, tmp_path / "engine.log") as serving:
+            return serving
+
+    rows = [(process.name, process.url, process.metrics_url) for process in asyncio.run(start()).processes]
+
+    assert rows == [
+        ("10.0.0.1:7100", None, "http://10.0.0.1:7100"), ("10.0.0.2:7100", None, "http://10.0.0.2:7100/metrics"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [({"max_num_seq": 8}, "max_num_seqs"), ({"block_size": 0}, "block"), ({"max_num_seqs": "many"}, "many")],

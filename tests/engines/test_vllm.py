@@ -256,9 +256,9 @@ def test_an_interpreter_without_vllm_is_told(tmp_path):
 
 def test_an_address_to_listen_on_is_one_to_ask():
     """All addresses are asked by loopback; IPv6 stands in brackets."""
-    assert vllm._url("::", 1) == "http://[::1]:1"
-    assert vllm._url(".".join("0000"), 1) == "http://127.0.0.1:1"
-    assert vllm._url("localhost", 1) == "http://localhost:1"
+    assert vllm.url_of("::", 1) == "http://[::1]:1"
+    assert vllm.url_of(".".join("0000"), 1) == "http://127.0.0.1:1"
+    assert vllm.url_of("localhost", 1) == "http://localhost:1"
 
 
 def test_a_stand_in_for_cann_is_seen_in_any_process_of_the_group(tmp_path, monkeypatch):
