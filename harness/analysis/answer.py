@@ -8,7 +8,7 @@ invalid run answers nothing. The knee says between which rates limits stop holdi
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -46,19 +46,27 @@ Level = Sequence[StageSummary]
 Stage = Mapping[str, Any]  # of summary.json
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """What an answer says beside limits and rates: by prompt length, where that decides, and of several engines."""
+
+    lengths: LengthVerdict | None = None
+    engines: Message | None = None
+
+
 def answer(
     stages: Sequence[StageSummary],
     warnings: Sequence[Warning],
+    further: Further = Further(),
     *,
     simulated: bool,
     virtual: bool = False,
-    lengths: LengthVerdict | None = None,
 ) -> Message:
     """One or a few sentences for the whole run, from the stages that are valid; those left out are named.
 
-    `virtual` says that a simulated run was computed in virtual time. `lengths` is the verdict by prompt length, where
-    that is what decides.
+    `virtual` says that a simulated run was computed in virtual time.
     """
+    lengths = further.lengths
     invalid = [warning for warning in warnings if warning.severity == INVALID]
     valid = [stage for stage in stages if not is_invalid(warnings, stage.span.stage, stage.span.repeat)]
     if not any(stage.account.completed for stage in stages):
@@ -71,6 +79,8 @@ def answer(
         sentence = _limits(valid)
     else:
         sentence = _throughputs(valid)
+    if further.engines is not None and any(stage.account.completed for stage in valid):
+        sentence = sentences(sentence, further.engines)
     if invalid and any(stage.account.completed for stage in valid):
         sentence = sentences(sentence, _left_out(stages, valid, invalid[0]))
     if not simulated:

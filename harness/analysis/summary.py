@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.answer import answer, knee
+from harness.analysis.answer import Further, answer, knee, requested_load
 from harness.analysis.breakdowns import breakdowns, judge_by_length
 from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
+from harness.analysis.engine_balance import balance_of, balance_sentence
+from harness.analysis.engines import engine_activities, series_by_source
 from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.server_side import prefix_hits, server_split
@@ -27,7 +29,7 @@ from harness.analysis.warnings import INVALID, Evidence, Warning, is_invalid
 from harness.analysis.warnings.load import find_warnings
 from harness.analysis.warnings.records import littles_law
 from harness.errors import ResultError
-from harness.messages import message, sentences
+from harness.messages import Message, message, sentences
 from harness.results.request_table import (
     CANCELLED,
     COMPLETED,
@@ -75,7 +77,8 @@ def summarize(
         known = len(run["stages"])
         raise ResultError(message("analysis.stage_unknown", number=spans[-1].stage + 1, known=known))
     interrupted = bool(run.get("interrupted")) or _ended_early(requests)
-    evidence = [_evidence(requests, events, samples, span, {**run, "interrupted": interrupted}) for span in spans]
+    own_run = {**run, "interrupted": interrupted}
+    evidence = with_balance([_evidence(requests, events, samples, span, own_run) for span in spans], run)
     summaries = [stage.summary for stage in evidence]
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
@@ -89,7 +92,8 @@ def summarize(
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
         ]
     lengths = judge_by_length([(own.stage, own.summary) for own in evidence]) if details else None
-    sentence = answer(summaries, warnings, simulated=simulated, virtual=in_virtual_time(run), lengths=lengths)
+    further = Further(lengths, _engines_sentence(evidence, warnings))
+    sentence = answer(summaries, warnings, further, simulated=simulated, virtual=in_virtual_time(run))
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
@@ -155,9 +159,10 @@ def _details(
 
 
 def _further(evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
-    """Little's law, and the energy of real devices."""
+    """Little's law, the engines, and the energy of real devices."""
     law = littles_law(evidence.stage, evidence.summary)
-    return {"little": None if law is None else law.as_dict()} | ({} if simulated else _energy(evidence))
+    shown = {"little": None if law is None else law.as_dict()} | evidence.balance.as_dict()
+    return shown if simulated else shown | _energy(evidence)
 
 
 def _from_server(evidence: Evidence, requests: Requests, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,6 +184,30 @@ def _energy(evidence: Evidence) -> dict[str, Any]:
     counted = replace(window, start_ns=window.rates_ns, later_ns=0)
     energy = energy_of(evidence.samples, counted, evidence.summary.counted.output_tokens)
     return {} if energy is None else {"energy": energy.as_dict()}
+
+
+def with_balance(evidence: Sequence[Evidence], run: Mapping[str, Any]) -> list[Evidence]:
+    """The stages of a run with what its engines showed of themselves meanwhile."""
+    if not evidence:
+        return []
+    series = series_by_source(evidence[0].samples)
+    balanced = []
+    for stage in evidence:
+        window, request_s = stage.summary.window, stage.summary.metrics["e2e"].mean
+        span = window.rates_ns, window.end_ns
+        balance = balance_of(engine_activities(series, run, span), series, span, request_s)
+        balanced.append(replace(stage, balance=balance))
+    return balanced
+
+
+def _engines_sentence(evidence: Sequence[Evidence], warnings: Sequence[Warning]) -> Message | None:
+    """How the load lay on several engines, at the highest load whose numbers are valid."""
+    stages = [own for own in evidence if not is_invalid(warnings, own.summary.span.stage, own.summary.span.repeat)]
+    several = [own for own in stages if len(own.balance.loads) > 1]
+    if not several:
+        return None
+    own = max(several, key=lambda own: requested_load({"load": own.summary.load, "index": own.summary.span.stage}))
+    return balance_sentence(own.balance, own.summary.label)
 
 
 def _ended_early(requests: Requests) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.analysis.engine_balance import UNKNOWN_BALANCE, Balance
 from harness.analysis.metrics import StageInput, StageSummary
 from harness.messages import Message, message, stored
 from harness.results.request_table import Samples
@@ -87,7 +88,7 @@ def verdict_of(summary: Mapping[str, Any]) -> Message:
 class Evidence:
     """One stage as it was measured and summed up, what was watched meanwhile, and the last selfcheck, if any.
 
-    `endpoint` is chat or completions, empty where it is not known.
+    `endpoint` is chat or completions, empty where it is not known. `balance` is what is found of its engines.
     """
 
     stage: StageInput
@@ -95,6 +96,7 @@ class Evidence:
     samples: Samples
     selfcheck: Mapping[str, Any] | None
     endpoint: str = ""
+    balance: Balance = UNKNOWN_BALANCE
 
     def watched(self, source: str, name: str) -> Floats:
         """Values of a name within the stage's window, of all sources that begin so."""

@@ -1,16 +1,19 @@
-"""Checks of the NPUs and of the engine: at full clock, healthy and not shared; alive, and the one that was meant.
+"""Checks of the NPUs and of the engine: at full clock, healthy and not shared; evenly loaded; the one that was meant.
 
 Each check looks at what was sampled within a stage's window, or at run.json, and yields its warnings.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.analysis.efficiency import chips_in_use, values_of
+from harness.analysis.engine_balance import Uneven
+from harness.analysis.engines import PREFILL
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
-from harness.messages import Message, message, stored
+from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import Requests, Samples
 from harness.statistics.intervals import Floats
 
@@ -58,6 +61,55 @@ def _inside(evidence: Evidence) -> Samples:
 
 
 DEVICE_CHECKS = (throttled, shared, unhealthy)
+
+
+_UNEVEN = {
+    "running": "analysis.uneven_running",
+    "waiting": "analysis.uneven_waiting",
+    "kv_use": "analysis.uneven_kv_use",
+}
+UNEVEN_EXPERTS = 1.5  # times the mean: every layer of experts takes that much longer than it had to
+
+
+def lagging(evidence: Evidence) -> Iterator[Warning]:
+    """An engine whose requests take longer than those of the others for no more work."""
+    for lag in evidence.balance.lags:
+        token = message("analysis.prompt_token" if lag.role == PREFILL else "analysis.output_token")
+        words: dict[str, Parameter] = {"engine": lag.engine, "token": token}
+        if math.isinf(lag.times):
+            text = message("analysis.engine_stuck", **words)
+        else:
+            words |= {"token_s": lag.token_s, "others_s": lag.others_s, "times": lag.times, "work": lag.work_share}
+            text = message("analysis.engine_lags", **words)
+        yield Warning("engine_lags", WARNING, text, message("analysis.next_engine_lags"))
+
+
+def uneven(evidence: Evidence) -> Iterator[Warning]:
+    """An engine that had much more than its share, or nothing, while others of its role were busy."""
+    largest: dict[str, Uneven] = {}
+    for each in evidence.balance.uneven:
+        before = largest.get(each.engine, each)
+        largest[each.engine] = max(before, each, key=lambda uneven: uneven.value / uneven.mean)
+    for each in largest.values():
+        words: dict[str, Parameter] = {"engine": each.engine, "value": each.value, "mean": each.mean}
+        text = message(_UNEVEN[each.quantity], **words, times=each.value / each.mean)
+        yield Warning("engines_uneven", WARNING, text, message("analysis.next_uneven"))
+    if evidence.balance.idle:
+        names = [load.engine.name for load in evidence.balance.idle]
+        text = message("analysis.engines_idle", count=len(names), engines=names[:_MOST_NAMES])
+        yield Warning("engines_idle", WARNING, text, message("analysis.next_idle"))
+
+
+def uneven_experts(evidence: Evidence) -> Iterator[Warning]:
+    """Expert-parallel ranks of which one has much more tokens than the mean, as the engine itself logged."""
+    shares = {load.engine.name: load.ep_imbalance or 0.0 for load in evidence.balance.loads}
+    name, times = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    if times >= UNEVEN_EXPERTS:
+        text = message("analysis.experts_uneven", engine=name, times=times)
+        yield Warning("experts_uneven", WARNING, text, message("analysis.next_experts"))
+
+
+ENGINE_STAGE_CHECKS = (*DEVICE_CHECKS, lagging, uneven, uneven_experts)
 
 
 START_TIME = "process_start_time_seconds"

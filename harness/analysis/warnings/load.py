@@ -15,7 +15,7 @@ from harness.analysis.answer import error_counts
 from harness.analysis.steady_state import OFFLINE, WHOLE_CALL
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.analysis.warnings.client import CLIENT_CHECKS
-from harness.analysis.warnings.engine import DEVICE_CHECKS, ENGINE_CHECKS, restarted
+from harness.analysis.warnings.engine import ENGINE_CHECKS, ENGINE_STAGE_CHECKS, restarted
 from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
@@ -45,7 +45,7 @@ def find_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping
         span = stage.summary.span
         warnings += [
             replace(warning, stage=span.stage, repeat=span.repeat if repeated else None)
-            for check in (*(() if stage.stage.virtual else CLIENT_CHECKS), *DEVICE_CHECKS, *STAGE_CHECKS)
+            for check in (*(() if stage.stage.virtual else CLIENT_CHECKS), *ENGINE_STAGE_CHECKS, *STAGE_CHECKS)
             for warning in check(stage)
         ]
     order = {INVALID: 0, WARNING: 1, NOTE: 2}
