@@ -116,6 +116,46 @@ class PrefixSchema(Struct, frozen=True):
     engines: dict[str, Number] | None = None
 
 
+class GaugeSchema(Struct, frozen=True):
+    """What a value of an engine was on average and at most."""
+
+    mean: Number
+    max: Number
+
+
+class StageEngineSchema(Struct, frozen=True):
+    """One engine of a stage."""
+
+    name: str
+    role: str
+    process: str | None = None
+    devices: list[Count] | None = None
+    running: GaugeSchema | None = None
+    waiting: GaugeSchema | None = None
+    kv_use: GaugeSchema | None = None
+    preemptions: Number | None = None
+    requests: Number | None = None
+    prompt_tokens: Number | None = None
+    generation_tokens: Number | None = None
+    span_s: Number | None = None
+    prefix_hit_rate: Number | None = None
+    kv_transfer: dict[str, Number] | None = None
+    kv_store: dict[str, Number] | None = None
+    ep_imbalance: Number | None = None
+    npu: dict[str, Number] | None = None
+    cpu_cores: Number | None = None
+
+
+class LagSchema(Struct, frozen=True):
+    """An engine whose requests take longer than the others' for no more work."""
+
+    engine: str
+    role: str
+    others_token_s: Number
+    work_share: Number
+    token_s: Number | None = None
+
+
 class StageSchema(Struct, frozen=True):
     """A stage of summary.json."""
 
@@ -158,5 +198,9 @@ class StageSchema(Struct, frozen=True):
     peers: list[PeerSchema] | None = None
     energy: Object | None = None
     efficiency: Object | None = None
+    engines: list[StageEngineSchema] | None = None
+    imbalance: dict[str, dict[str, Number]] | None = None
+    lagging: list[LagSchema] | None = None
+    full_side: str | None = None
     server_split: ServerSplitSchema | None = None
     prefix: PrefixSchema | None = None
