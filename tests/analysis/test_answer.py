@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.analysis.answer import answer, knee, saturation
+from harness.analysis.answer import Further, answer, knee, saturation
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.slo import CLOSE, Objective, Outcome
@@ -65,7 +65,7 @@ def test_a_verdict_by_length_says_up_to_which_prompt_the_limit_holds():
     lost = LengthBin(4100, 8000, 45, float("inf"), None)
 
     def said(*bins):
-        return str(answer([one], (), simulated=False, lengths=LengthVerdict(first, bins)))
+        return str(answer([one], (), Further(LengthVerdict(first, bins)), simulated=False))
 
     beside = " At closed loop, concurrency 4 p99 ITL is 20.0 ms, within the limit of 80.0 ms."
     assert said(short, long) == (
