@@ -61,7 +61,7 @@ BANNED_BUT: dict[str, tuple[str, ...]] = {  # module: words in names of files an
     "harness.client.worker": ("lexicon",),
     "harness.client.journal": ("ledger", "spool"),
     "harness.selfcheck.selfcheck": ("metronome",),
-    "harness.execution.serve": ("lexicon",),
+    "harness.execution.client_job": ("lexicon",),
     "harness.results.study": ("twin",),
     "reports.tuning_figures": ("twin",),
     "harness.results.summary_schema": ("doubt", "doubts"),

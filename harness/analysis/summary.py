@@ -22,6 +22,7 @@ from harness.analysis.metrics import StageInput, StageSummary, request_masks, su
 from harness.analysis.peers import peers
 from harness.analysis.server_side import prefix_hits, server_split
 from harness.analysis.slo import Outcome
+from harness.analysis.speculation import SpeculationCounters, find_speculation
 from harness.analysis.stalls import stall_blocks
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
@@ -83,9 +84,10 @@ def summarize(
     warnings = find_warnings(evidence, requests, run)
     engine = run.get("engine") or {}
     simulated = bool(engine.get("simulated"))
+    speculation = find_speculation(samples)
     stages = [
-        stage_as_dict(stage.summary) | _further(stage, simulated=simulated) | _from_server(stage, requests, run)
-        for stage in evidence
+        stage_as_dict(own.summary) | _further(own, speculation, simulated=simulated) | _from_server(own, requests, run)
+        for own in evidence
     ]
     if details:
         stages = [
@@ -158,11 +160,16 @@ def _details(
     }
 
 
-def _further(evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
-    """Little's law, the engines, and the energy of real devices."""
+def _further(evidence: Evidence, speculation: SpeculationCounters | None, *, simulated: bool) -> dict[str, Any]:
+    """Little's law, the engines, the energy of real devices, and the acceptance of engines that speculate."""
     law = littles_law(evidence.stage, evidence.summary)
-    shown = {"little": None if law is None else law.as_dict()} | evidence.balance.as_dict()
-    return shown if simulated else shown | _energy(evidence)
+    acceptance = None if speculation is None else speculation.within(evidence.summary.window)
+    return {
+        "little": None if law is None else law.as_dict(),
+        **evidence.balance.as_dict(),
+        **({} if simulated else _energy(evidence)),
+        **({} if acceptance is None else {"speculation": acceptance}),
+    }
 
 
 def _from_server(evidence: Evidence, requests: Requests, run: Mapping[str, Any]) -> dict[str, Any]:

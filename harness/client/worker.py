@@ -32,6 +32,7 @@ from harness.units import seconds_to_ns
 from harness.workload import Reply, build
 from harness.workload.plan import StagePlan, load
 from harness.workload.prompts import Vocabulary
+from harness.workload.real_text import TextMaterial
 
 RESERVE = 16  # connections an open loop keeps open and free, so that a burst need not wait for handshakes
 _SAMPLE_NS = 250_000_000
@@ -109,6 +110,7 @@ class RequestBuilder:
             seed=scenario.seed,
             vocabulary=vocabulary,
             folder=Path(job["scenario_folder"]),
+            text=TextMaterial(**job["text"]) if job.get("text") else None,
         )
         self.target = target_for(job["url"], Engine.model_validate(job["reach"]))
         self._options = payload.Options(

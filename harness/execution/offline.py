@@ -11,11 +11,11 @@ from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, offline
 from harness.engines.offline import OfflineWork, begin_calls, start_offline
 from harness.errors import EXIT_ENGINE
+from harness.execution.client_job import build_workload, without_tokenizer
 from harness.execution.progress import ProgressTracker, counts_of
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
-    build_workload,
     interrupted,
     note_death,
     note_stage,
@@ -41,7 +41,7 @@ async def run_offline(spec: RunSpec, kind: str) -> RunOutcome:
         HarnessError: where the engine does not come up or cannot do what the scenario asks.
     """
     scenario, raw = spec.loaded.scenario, spec.folder / store.RAW
-    workload = build_workload(spec, None)
+    workload = build_workload(spec, without_tokenizer(scenario))
     plans = plan.plan(scenario, workload)
     work = OfflineWork(raw, plans, workload, scenario.extra_body)
     watch = _Watch(spec, plans)

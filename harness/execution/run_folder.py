@@ -29,8 +29,7 @@ from harness.safety.interrupts import NOTHING, STOPPED
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.models import Scenario
 from harness.telemetry.environment import cores, environment
-from harness.workload import Workload, build, plan
-from harness.workload.prompts import Vocabulary
+from harness.workload import Workload, plan
 
 OnProgress = Callable[[Message], None]
 
@@ -122,19 +121,6 @@ def open_folder(spec: RunSpec) -> None:
     store.write_json(folder, store.RUN, run)
 
 
-def build_workload(spec: RunSpec, vocabulary: Vocabulary | None) -> Workload:
-    """The workload of the spec's scenario; chat prompts are written with the words of `vocabulary`."""
-    scenario = spec.loaded.scenario
-    assert scenario.workload is not None
-    return build(
-        scenario.workload,
-        endpoint=scenario.endpoint,
-        seed=scenario.seed,
-        vocabulary=vocabulary,
-        folder=spec.loaded.path.parent,
-    )
-
-
 def worker_count(scenario: Scenario) -> int:
     """As the scenario says, else one for every four cores: a worker needs one, the engine should keep the rest."""
     return scenario.workers or max(1, min(8, cores() // 4))
@@ -157,6 +143,7 @@ def write_plan(
         "dataset": _dataset(workload, plans),
         "notes": [note.as_dict() for note in workload.notes],
         "shares_prompts": _shares_prompts(scenario),
+        "text": workload.text,
         "engine": {
             "kind": serving.kind,
             "simulated": serving.simulated,

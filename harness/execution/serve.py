@@ -13,11 +13,11 @@ from harness.engines import RunningEngine, start_of
 from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
 from harness.engines.attach import listeners_at
 from harness.errors import EXIT_ENGINE, HarnessError
+from harness.execution.client_job import build_workload, client_job, prompt_material
 from harness.execution.progress import ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
-    build_workload,
     interrupted,
     note_death,
     note_engine,
@@ -30,9 +30,7 @@ from harness.execution.watching import Watched, read_once, watching
 from harness.messages import Message, message
 from harness.results import store
 from harness.safety.interrupts import Interrupts
-from harness.scenario.models import Scenario
 from harness.workload import plan
-from harness.workload.prompts import Tokenize, Vocabulary, calibrate
 
 _POLL_S = 0.2
 _DYING_POLLS = 50
@@ -80,13 +78,14 @@ async def run_served(spec: RunSpec, kind: str) -> RunOutcome:
 async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) -> RunOutcome:
     scenario = spec.loaded.scenario
     async with ControlClient(serving.url, serving.reach) as control:
-        vocabulary = await vocabulary_for(scenario, serving.model, control.tokenize)
-        workload = build_workload(spec, vocabulary)
+        counters = await control.metrics()
+        material = await prompt_material(scenario, spec.loaded.path.parent, serving.model, control.tokenize, counters)
+        workload = build_workload(spec, material)
         plans = plan.plan(scenario, workload)
         turns = write_plan(spec, serving, workload, plans)
         context.tracker.engine(serving.kind, model=serving.model, simulated=serving.simulated)
         context.tracker.plan(plans, turns)
-        store.write_json(spec.folder / store.RAW, "job.json", client_job(spec, serving, vocabulary))
+        store.write_json(spec.folder / store.RAW, "job.json", client_job(spec, serving, material))
         watched, interrupts = context.watched, context.interrupts
         before = await control.state()
         try:
@@ -209,38 +208,3 @@ async def _dying(control: ControlClient, serving: RunningEngine, before: str) ->
 def _on_sample(watched: Watched, number: int, sample: dict[str, Any]) -> None:
     values = {name: value for name, value in sample.items() if name != "at_ns"}
     watched.add(sample["at_ns"], f"client-{number}", values)
-
-
-async def vocabulary_for(scenario: Scenario, model: str, tokenize: Tokenize) -> Vocabulary | None:
-    """Words to write chat prompts with, aligned to the model's own tokenizer where the server has one."""
-    assert scenario.workload is not None
-    if scenario.endpoint != "chat" or scenario.workload.kind == "dataset":
-        return None
-    return await calibrate(tokenize, model)
-
-
-def client_job(spec: RunSpec, serving: RunningEngine, vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """What those who write the requests have to know, as JSON."""
-    scenario = spec.loaded.scenario
-    return {
-        "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
-        "scenario_folder": str(spec.loaded.path.parent.resolve()),
-        "url": serving.url,
-        "reach": serving.reach.model_dump(mode="json", exclude_defaults=True),
-        "model": serving.model,
-        "lexicon": None if vocabulary is None else _vocabulary_values(vocabulary),
-        "token_counts": _token_counts(scenario),
-        "workers": worker_count(scenario),
-    }
-
-
-def _vocabulary_values(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {name: getattr(vocabulary, name) for name in vocabulary.__slots__}
-
-
-def _token_counts(scenario: Scenario) -> str:
-    """How tokens are counted: a conversation by token ids needs the ids of its answers, to send them back."""
-    assert scenario.workload is not None
-    if scenario.workload.kind == "conversation" and scenario.endpoint == "completions":
-        return "token_ids"
-    return scenario.token_counts

@@ -18,17 +18,16 @@ from harness.client.load import LoadContext, PreparedRequests, StageLoad
 from harness.client.worker import RequestBuilder, RequestLog
 from harness.clock import LoopClock, monotonic_ns
 from harness.engines.simulator import simulate_here
+from harness.execution.client_job import build_workload, client_job, prompt_material
 from harness.execution.progress import EVERY_S, ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
     RunSpec,
-    build_workload,
     interrupted,
     note_stage,
     write_plan,
     write_samples,
 )
-from harness.execution.serve import client_job, vocabulary_for
 from harness.execution.watching import SCRAPE_S, Watched
 from harness.messages import Message, message
 from harness.results import store
@@ -136,13 +135,15 @@ class VirtualRun:
     async def _run(self) -> None:
         spec, scenario = self._spec, self._spec.loaded.scenario
         serving, service = simulate_here(scenario.engine, spec.folder / "engine.log", self._clock.now_ns)
-        vocabulary = await vocabulary_for(scenario, serving.model, lambda body: _tokenized(service, body))
-        workload = build_workload(spec, vocabulary)
+        folder, counters = spec.loaded.path.parent, service.metrics()
+        tokenize = partial(_tokenized, service)
+        material = await prompt_material(scenario, folder, serving.model, tokenize, counters)
+        workload = build_workload(spec, material)
         plans = plan.plan(scenario, workload)
         turns = write_plan(spec, serving, workload, plans)
         self._tracker.engine(serving.kind, model=serving.model, simulated=True)
         self._tracker.plan(plans, turns)
-        builder = RequestBuilder({**client_job(spec, serving, vocabulary), "url": _ORIGIN}, scenario)
+        builder = RequestBuilder({**client_job(spec, serving, material), "url": _ORIGIN}, scenario)
         server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
         live = virtual_counters(self._clock, lambda counts: self._tracker.on_counts(0, counts))
         log = RequestLog(spec.folder / store.RAW, 0, self._clock, live)

@@ -156,6 +156,24 @@ class LagSchema(Struct, frozen=True):
     token_s: Number | None = None
 
 
+class AcceptanceSchema(Struct, frozen=True):
+    """What an engine drafted and accepted in a stage; rates are null where nothing was drafted."""
+
+    drafts: Count
+    draft_tokens: Count
+    accepted_tokens: Count
+    acceptance_rate: Number | None = None
+    mean_accepted_length: Number | None = None
+    by_position: list[Number] = []
+    ci95: dict[str, Interval] = {}
+
+
+class SpeculationSchema(AcceptanceSchema, frozen=True):
+    """The same of the whole server, and of each of its engines where there are several."""
+
+    engines: dict[str, AcceptanceSchema] = {}
+
+
 class StageSchema(Struct, frozen=True):
     """A stage of summary.json."""
 
@@ -204,3 +222,4 @@ class StageSchema(Struct, frozen=True):
     full_side: str | None = None
     server_split: ServerSplitSchema | None = None
     prefix: PrefixSchema | None = None
+    speculation: SpeculationSchema | None = None

@@ -25,6 +25,7 @@ from harness.scenario.workload import (
     CountSpec,
     DatasetWorkload,
     SyntheticWorkload,
+    TextFile,
     TraceWorkload,
     at_most,
     bounds,
@@ -193,9 +194,14 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
 
 
 def _files(scenario: Scenario, folder: Path) -> Iterator[Fault]:
-    if not isinstance(scenario.workload, DatasetWorkload | TraceWorkload):
-        return
-    try:
-        find_data_file(scenario.workload.path, folder)
-    except InputError as error:
-        yield Fault(("workload", "path"), error.messages[0])
+    named: dict[KeyPath, str] = {}
+    if isinstance(scenario.workload, DatasetWorkload | TraceWorkload):
+        named["workload", "path"] = scenario.workload.path
+    text = getattr(scenario.workload, "text", None)
+    if isinstance(text, TextFile):
+        named["workload", "text", "path"] = text.path
+    for place, path in named.items():
+        try:
+            find_data_file(path, folder)
+        except InputError as error:
+            yield Fault(place, error.messages[0])

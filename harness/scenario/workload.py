@@ -159,9 +159,30 @@ class Prefix(FileModel):
     """How many different beginnings there are; requests take one at random."""
 
 
+REAL, RANDOM, OF_FILE = "real", "random", "file"
+
+
+class TextFile(FileModel):
+    """Text of a file, cut and joined to the lengths that are asked for."""
+
+    path: NonEmptyText
+    """The file, looked up from the scenario file's folder: the prompts of a data set (.json, .jsonl), or plain text."""
+
+
+def _text_kind(value: Any) -> str:
+    return "file" if isinstance(value, dict | TextFile) else "named"
+
+
+Text = Annotated[
+    Annotated[Literal["real", "random"], Tag("named")] | Annotated[TextFile, Tag("file")], Discriminator(_text_kind)
+]
+
+
 class _Random(FileModel):
     """Workloads whose contents are drawn at random."""
 
+    text: Text | None = None
+    """What prompts say: real (it ships), {path: FILE}, or random; real by default where the engine speculates."""
     vocabulary: Annotated[tuple[TokenId, TokenId], Field(strict=False)] = (256, 4000)
     """The range [first, end) of token ids that prompts are drawn from; by default ordinary words."""
 

@@ -35,9 +35,11 @@ from harness.workload.prompts import (
     Turn,
     Vocabulary,
 )
+from harness.workload.real_text import PassageIds, PassageWriter, TextMaterial
 from harness.workload.synthetic import (
     ConversationContents,
     PromptMedium,
+    RandomIds,
     SyntheticContents,
     TokenMedium,
     WordMedium,
@@ -52,6 +54,7 @@ __all__ = [
 ]  # fmt: skip
 
 CHAT = "chat"
+_LATER_KEYS = ("text",)  # where it has none, a workload is what it was before there was such a key
 _HASHED_LENGTHS = 4096
 _HASHED_PROMPTS = 16
 
@@ -75,7 +78,8 @@ class Workload:
     """What a scenario sends.
 
     `exact`: prompts have exactly the tokens that their turns say. `notes` are remarks for the
-    report. `due_ns` are the arrivals of a trace, in ns from the first.
+    report. `due_ns` are the arrivals of a trace, in ns from the first. `text` says what prompts are: random, real,
+    file (see `text` of a workload), or None, where they are those of a data set.
     """
 
     contents: Contents
@@ -84,6 +88,7 @@ class Workload:
     notes: tuple[Message, ...] = ()
     single_turn: bool = True
     due_ns: NDArray[np.int64] | None = None
+    text: str | None = None
 
     @property
     def size(self) -> int | None:
@@ -123,11 +128,22 @@ class WorkloadSetting:
     seed: int
     vocabulary: Vocabulary
     folder: Path
+    text: TextMaterial | None = None
 
     def medium(self, vocabulary: tuple[int, int]) -> PromptMedium:
-        """What prompts are made of: words of a chat, else token ids of [first, end)."""
-        low, end = vocabulary
-        return WordMedium(self.vocabulary) if self.chat else TokenMedium(low, end - low)
+        """What prompts are made of: passages of a text, else random words of a chat, or token ids of [first, end)."""
+        text, (low, end) = self.text, vocabulary
+        if not self.chat:
+            return TokenMedium(RandomIds(low, end - low) if text is None else PassageIds(text))
+        if text is None:
+            return WordMedium(self.vocabulary)
+        return WordMedium(self.vocabulary, PassageWriter(text, self.vocabulary), exact=text.exact)
+
+    def text_kind(self, text: written.Text | None) -> str:
+        """What prompts of a scenario's `text` are, with what this setting has to make them of."""
+        if self.text is None:
+            return written.RANDOM
+        return written.REAL if text is None or isinstance(text, str) else written.OF_FILE
 
     def identity(self, spec: written.WorkloadSpec, file: Path | None = None) -> str:
         """Canonical JSON of what contents follow from: a file counts by its bytes, not by its name."""
@@ -136,19 +152,30 @@ class WorkloadSetting:
             "seed": self.seed,
             "workload": spec.model_dump(mode="json"),
         }
+        for key in _LATER_KEYS:
+            if facts["workload"].get(key) is None:
+                facts["workload"].pop(key, None)
         if file is not None:
             facts["workload"]["path"] = data_files.sha256_of(file)
+        if self.text is not None:
+            facts["text"] = self.text.sha256()
         return json.dumps(facts, sort_keys=True)
 
     def notes(self) -> tuple[Message, ...]:
         """Remarks for the report: whether the lengths of chat prompts are exact."""
-        if not self.chat or self.vocabulary.exact:
+        if not self.chat or (self.vocabulary.exact and (self.text is None or self.text.exact)):
             return ()
         return (message("workload.inexact_prompts"),)
 
 
 def build(
-    spec: written.WorkloadSpec, *, endpoint: str, seed: int, vocabulary: Vocabulary | None, folder: Path
+    spec: written.WorkloadSpec,
+    *,
+    endpoint: str,
+    seed: int,
+    vocabulary: Vocabulary | None,
+    folder: Path,
+    text: TextMaterial | None = None,
 ) -> Workload:
     """The workload of a scenario.
 
@@ -158,11 +185,12 @@ def build(
         seed: the scenario's seed.
         vocabulary: words for chat prompts, None where the server has no /tokenize.
         folder: where relative paths are looked up: the scenario file's folder.
+        text: what prompts are made of, None for random ones.
 
     Raises:
         InputError: where a data file is missing or faulty.
     """
-    setting = WorkloadSetting(endpoint == CHAT, seed, vocabulary or APPROXIMATE, folder)
+    setting = WorkloadSetting(endpoint == CHAT, seed, vocabulary or APPROXIMATE, folder, text)
     workload: Workload = plugin_of(WORKLOADS, BUILDERS, spec.kind).factory(spec, setting)
     return workload
 
@@ -176,7 +204,8 @@ def _synthetic(spec: written.SyntheticWorkload, setting: WorkloadSetting) -> Wor
         inputs=token_lengths(spec.input_tokens, setting.seed, "input_tokens"),
         outputs=token_lengths(spec.output_tokens, setting.seed, "output_tokens"),
     )
-    return Workload(contents, medium.exact, setting.identity(spec), setting.notes())
+    kind = setting.text_kind(spec.text)
+    return Workload(contents, medium.exact, setting.identity(spec), setting.notes(), text=kind)
 
 
 def _conversation(spec: written.ConversationWorkload, setting: WorkloadSetting) -> Workload:
@@ -194,7 +223,8 @@ def _conversation(spec: written.ConversationWorkload, setting: WorkloadSetting) 
     notes = setting.notes()
     if setting.chat:  # the server counts an answer's text again, inside the template: seldom the same
         notes += (message("workload.inexact_later_turns"),)
-    return Workload(contents, not setting.chat, setting.identity(spec), notes, single_turn=False)
+    kind = setting.text_kind(spec.text)
+    return Workload(contents, not setting.chat, setting.identity(spec), notes, single_turn=False, text=kind)
 
 
 def _dataset(spec: written.DatasetWorkload, setting: WorkloadSetting) -> Workload:
@@ -220,8 +250,8 @@ def _trace(spec: written.TraceWorkload, setting: WorkloadSetting) -> Workload:
     trace = read_trace(file, spec.format, spec.limit)
     medium = setting.medium(spec.vocabulary)
     contents = TraceContents(trace, medium, random_source(setting.seed, "block"), random_source(setting.seed, "prompt"))
-    notes = setting.notes() + trace.skipped
-    return Workload(contents, medium.exact, setting.identity(spec, file), notes, due_ns=trace.due_ns)
+    notes, kind = setting.notes() + trace.skipped, setting.text_kind(spec.text)
+    return Workload(contents, medium.exact, setting.identity(spec, file), notes, due_ns=trace.due_ns, text=kind)
 
 
 BUILDERS: Mapping[str, Plugin] = {

@@ -5,7 +5,7 @@ seed, the name and the place, with no state, so any prompt is made alone, in any
 numpy, and blocks of many places are made in one vector operation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,7 +109,27 @@ def _below(draws: Draws, count: int) -> NDArray[np.uint64]:
     return _upper(draws * np.uint64(count))
 
 
-PromptPart = Draws | Reply
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A message as draws, one a token, in parts that begin at `starts`: what prompts share is a part of its own."""
+
+    draws: Draws
+    starts: Sequence[int] = (0,)
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+
+def joined(*parts: Draws) -> Drawn:
+    """A message of these parts, without those that are empty."""
+    known = [part for part in parts if len(part)]
+    if len(known) < 2:
+        return Drawn(known[0] if known else parts[0])
+    starts = np.cumsum([0, *(len(part) for part in known[:-1])]).tolist()
+    return Drawn(np.concatenate(known), starts)
+
+
+PromptPart = Drawn | Reply
 """A message that was drawn, or a reply that came."""
 
 
@@ -134,11 +154,24 @@ class PromptMedium(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenMedium:
-    """Draws as token ids of [low, low + span): exact without any tokenizer."""
+class RandomIds:
+    """Draws as token ids of [low, low + span)."""
 
     low: int
     span: int
+
+    def __call__(self, drawn: Drawn) -> NDArray[np.int32]:
+        """The ids of a message, one a draw."""
+        ids = _below(drawn.draws, self.span).astype(np.int32)
+        ids += np.int32(self.low)
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMedium:
+    """Draws as the token ids that `write` gives, one a draw."""
+
+    write: Callable[[Drawn], NDArray[np.int32]]
     exact: bool = True
 
     def drawn_tokens(self, input_tokens: int) -> int:
@@ -156,24 +189,38 @@ class TokenMedium:
     def prompt(self, parts: Sequence[PromptPart]) -> TokenPrompt:
         """All parts one after the other."""
         ids = [self._ids(part) for part in parts]
-        scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
+        scripted = sum(len(part) for part in parts[1::2] if isinstance(part, Drawn))
         return TokenPrompt(ids[0] if len(ids) == 1 else np.concatenate(ids), scripted)
 
     def _ids(self, part: PromptPart) -> NDArray[np.int32]:
         if isinstance(part, Reply):
             return np.array(part.token_ids, dtype=np.int32)
-        ids = _below(part, self.span).astype(np.int32)
-        ids += np.int32(self.low)
-        return ids
+        return self.write(part)
+
+
+class RandomWords:
+    """Draws as words of a vocabulary, the first one that may begin a message."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._words = np.array(vocabulary.words, dtype=object)
+
+    def __call__(self, drawn: Drawn) -> str:
+        """The text of a message, a word a draw."""
+        words = self._words[_below(drawn.draws, len(self._words))].tolist()
+        words[0] = self._vocabulary.openers[int(drawn.draws[0]) * len(self._vocabulary.openers) >> 32]
+        return " ".join(words)
 
 
 class WordMedium:
-    """Draws as words of a vocabulary: as exact as the vocabulary is."""
+    """Draws as messages of a chat, with the words that `write` gives, by default random ones of a vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.exact = vocabulary.exact
+    def __init__(
+        self, vocabulary: Vocabulary, write: Callable[[Drawn], str] | None = None, *, exact: bool = True
+    ) -> None:
+        self.exact = vocabulary.exact and exact
         self._vocabulary = vocabulary
-        self._words = np.array(vocabulary.words, dtype=object)
+        self._write = write or RandomWords(vocabulary)
 
     def drawn_tokens(self, input_tokens: int) -> int:
         """One draw a token that the template does not take."""
@@ -193,15 +240,11 @@ class WordMedium:
             ChatMessage(ASSISTANT if place % 2 else USER, self._text(part)) for place, part in enumerate(parts)
         )
         drawn = sum(_tokens_of(part) for part in parts)
-        scripted = sum(len(part) for part in parts[1::2] if isinstance(part, np.ndarray))
+        scripted = sum(len(part) for part in parts[1::2] if isinstance(part, Drawn))
         return ChatPrompt(messages, self.input_tokens(drawn, (len(parts) + 1) // 2), scripted)
 
     def _text(self, part: PromptPart) -> str:
-        if isinstance(part, Reply):
-            return part.text
-        words = self._words[_below(part, len(self._words))].tolist()
-        words[0] = self._vocabulary.openers[int(part[0]) * len(self._vocabulary.openers) >> 32]
-        return " ".join(words)
+        return part.text if isinstance(part, Reply) else self._write(part)
 
 
 def _tokens_of(part: PromptPart) -> int:
@@ -252,8 +295,8 @@ class SyntheticContents:
         """The prefix of the session's group, then draws of its own."""
         own = self.own.draws(self._drawn(index) - self.prefix.tokens, index)
         if self.prefix.tokens == 0:
-            return self.medium.prompt([own])
-        return self.medium.prompt([np.concatenate([self.prefix.draws(index), own])])
+            return self.medium.prompt([Drawn(own)])
+        return self.medium.prompt([joined(self.prefix.draws(index), own)])
 
     def _drawn(self, index: int) -> int:
         return max(self.medium.drawn_tokens(self.inputs.at(index)), self.prefix.tokens + 1)
@@ -295,15 +338,15 @@ class ConversationContents:
         for number in range(turn):
             reply = replies[number] if number < len(replies) else None
             if reply is None or not self.medium.carries(reply):
-                parts.append(self.scripted.draws(self.outputs.at(index, number), index, number))
+                parts.append(Drawn(self.scripted.draws(self.outputs.at(index, number), index, number)))
             else:
                 parts.append(reply)
-            parts.append(self._message(index, number + 1))
+            parts.append(Drawn(self._message(index, number + 1)))
         return self.medium.prompt(parts)
 
-    def _opening(self, index: int) -> Draws:
+    def _opening(self, index: int) -> Drawn:
         message = self._message(index, 0)
-        return message if self.prefix.tokens == 0 else np.concatenate([self.prefix.draws(index), message])
+        return Drawn(message) if self.prefix.tokens == 0 else joined(self.prefix.draws(index), message)
 
     def _message(self, index: int, turn: int) -> Draws:
         return self.own.draws(self.inputs.at(index, turn), index, turn)

@@ -35,7 +35,7 @@ from harness.workload.data_files import (
     whole_number,
 )
 from harness.workload.prompts import Prompt, Reply, Session, Turn
-from harness.workload.synthetic import Draws, PromptMedium, RandomSource
+from harness.workload.synthetic import Drawn, Draws, PromptMedium, RandomSource
 
 NO_OUTPUT = "workload.no_output_tokens"  # BurstGPT writes failed requests so
 NO_INPUT = "workload.no_input_tokens"
@@ -278,7 +278,10 @@ class TraceContents:
         drawn = self._drawn(index % len(self.trace))
         known = self._blocks(index, drawn)
         own = self.own.draws(drawn - len(known), index)
-        return self.medium.prompt([np.concatenate([known, own]) if len(known) else own])
+        if not len(known):
+            return self.medium.prompt([Drawn(own)])
+        starts = range(0, len(known) + bool(len(own)), self.trace.block_tokens)
+        return self.medium.prompt([Drawn(np.concatenate([known, own]), starts)])
 
     def _drawn(self, row: int) -> int:
         return self.medium.drawn_tokens(int(self.trace.input_tokens[row]))

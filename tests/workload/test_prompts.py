@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.workload import prompts as lexicon_module
 from harness.workload.prompts import APPROXIMATE, CANDIDATES, Vocabulary, calibrate, estimated_tokens
-from harness.workload.synthetic import WordMedium, random_source
+from harness.workload.synthetic import Drawn, WordMedium, random_source
 
 
 class FakeServer:
@@ -168,7 +168,7 @@ def test_a_lexicon_survives_a_json_file():
     again = Vocabulary(**json.loads(json.dumps(dataclasses.asdict(lexicon))))
     draws = random_source(1, "x").draws(50)
 
-    assert WordMedium(again).prompt([draws]) == WordMedium(lexicon).prompt([draws])
+    assert WordMedium(again).prompt([Drawn(draws)]) == WordMedium(lexicon).prompt([Drawn(draws)])
 
 
 @given(st.text(max_size=200), st.text(max_size=50))

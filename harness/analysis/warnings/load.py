@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.answer import error_counts
+from harness.analysis.speculation import DRAFTS
 from harness.analysis.steady_state import OFFLINE, WHOLE_CALL
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.analysis.warnings.client import CLIENT_CHECKS
@@ -20,6 +21,7 @@ from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.results.store import in_virtual_time
+from harness.scenario.workload import RANDOM
 from harness.statistics.intervals import PERCENTILES, samples_needed
 from harness.units import NS_PER_S
 from harness.workload.data_files import LEFT_OUT
@@ -58,6 +60,7 @@ def _run_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping
         text, step = message("analysis.nothing_measured"), message("analysis.next_errors")
         yield Warning("nothing_measured", INVALID, text, step)
     yield from cached_before(evidence, run)
+    yield from random_text(evidence, run)
     if evidence:
         yield from restarted(evidence[0].samples, run)
         yield from shared_host(evidence[0], run)
@@ -74,6 +77,14 @@ def cached_before(evidence: Sequence[Evidence], run: Mapping[str, Any]) -> Itera
     if queries > 0 and hits > MOST_CHANCE_HITS * queries:
         text = message("analysis.cached_before", share=hits / queries)
         yield Warning("cached_before", WARNING, text, message("analysis.next_seed"))
+
+
+def random_text(evidence: Sequence[Evidence], run: Mapping[str, Any]) -> Iterator[Warning]:
+    """What a model accepts of drafts depends on what it reads; a simulator accepts what its flags say."""
+    engine = run.get("engine") or {}
+    is_drafting = bool(evidence) and bool((evidence[0].samples.name == DRAFTS).any())
+    if run.get("text") == RANDOM and is_drafting and not engine.get("simulated"):
+        yield Warning("random_text", WARNING, message("analysis.random_text"), message("analysis.next_real_text"))
 
 
 def shared_host(evidence: Evidence, run: Mapping[str, Any]) -> Iterator[Warning]:
@@ -158,9 +169,18 @@ def remarks(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """What the workload itself has to say of its prompts."""
     for remark in run.get("notes") or ():
         note = message_from(remark) if isinstance(remark, Mapping) else _older_note(str(remark))
-        left_out, audit = message("analysis.next_left_out_rows"), message("analysis.next_token_audit")
         is_of_file = note.code == LEFT_OUT or " left out: " in str(note)
-        yield Warning("workload", NOTE, note, left_out if is_of_file else audit)
+        step = (
+            "analysis.next_left_out_rows" if is_of_file else _NEXT_OF_NOTE.get(note.code, "analysis.next_token_audit")
+        )
+        yield Warning("workload", NOTE, note, message(step))
+
+
+_NEXT_OF_NOTE = {
+    "workload.text_by_default": "analysis.next_choose_text",
+    "workload.text_without_tokenizer": "analysis.next_dataset_text",
+    "workload.text_repeats": "analysis.next_longer_text",
+}
 
 
 RUN_CHECKS = (*ENGINE_CHECKS, simulated, hollow, selfcheck_known, warm_up, dataset_repeated, streamed, offline, remarks)

@@ -1,0 +1,142 @@
+"""Speculation of a stage: how much of what the engine drafted was accepted, from the counters of its /metrics.
+
+    acceptance rate       accepted tokens / draft tokens
+    mean accepted length  1 + accepted tokens / drafts: what a request gets of a step that verifies a draft
+    by position           drafts of which the token at that place was accepted / drafts
+
+These are vLLM's own definitions. Each counter is the difference of two of its samples: those nearest to the begin and
+the end of the stage's window. From one sample to the next is one observation; the interval of a ratio of sums rests on
+these, and on how alike neighbours are, as the other intervals of means do.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.steady_state import Window
+from harness.results.request_table import Samples
+from harness.statistics.distributions import MEAN, bounds
+from harness.statistics.intervals import Floats
+
+SERVER = "server"  # the source of what holds of all engines together; `server/0` is what engine 0 shows of itself
+DRAFTS = "vllm:spec_decode_num_drafts_total"
+DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
+ACCEPTED_TOKENS = "vllm:spec_decode_num_accepted_tokens_total"
+ACCEPTED_AT = "vllm:spec_decode_num_accepted_tokens_per_pos_total"  # with `:` and the position, from 0
+_PREFIX = "vllm:spec_decode_"
+RATE, LENGTH = "acceptance_rate", "mean_accepted_length"
+
+
+@dataclass(frozen=True, slots=True)
+class CounterSeries:
+    """One counter of one source over time: when it was read (ns since the run's zero), and what it showed."""
+
+    at_ns: NDArray[np.int64]
+    values: Floats
+
+    def steps(self, window: Window) -> Floats | None:
+        """By how much it rose from each sample to the next between those nearest to a window's ends.
+
+        None where these are one sample, and where it fell: another process counts there.
+        """
+        if len(self.at_ns) < 2:
+            return None
+        first, last = (int(np.abs(self.at_ns - edge).argmin()) for edge in (window.start_ns, window.end_ns))
+        steps: Floats = np.diff(self.values[first : last + 1])
+        return None if last <= first or bool((steps < 0).any()) else steps
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """The counters of speculation of one source: the server, or one of its engines."""
+
+    drafts: CounterSeries
+    draft_tokens: CounterSeries
+    accepted: CounterSeries
+    by_position: tuple[CounterSeries, ...]
+
+    def within(self, window: Window) -> dict[str, Any] | None:
+        """The acceptance of a window, as summary.json has it; None where the samples do not tell."""
+        counters = (self.drafts, self.draft_tokens, self.accepted)
+        known = [steps for counter in counters if (steps := counter.steps(window)) is not None]
+        if len(known) < len(counters):
+            return None
+        drafts, draft_tokens, accepted = (float(steps.sum()) for steps in known)
+        places = [steps for counter in self.by_position if (steps := counter.steps(window)) is not None]
+        return {
+            "drafts": round(drafts),
+            "draft_tokens": round(draft_tokens),
+            "accepted_tokens": round(accepted),
+            RATE: accepted / draft_tokens if draft_tokens else None,
+            LENGTH: 1 + accepted / drafts if drafts else None,
+            "by_position": [float(steps.sum()) / drafts for steps in places] if drafts else [],
+            "ci95": _intervals(*known),
+        }
+
+
+def _intervals(drafts: Floats, draft_tokens: Floats, accepted: Floats) -> dict[str, list[float]]:
+    """95 % intervals of the rate and of the mean length; none where the samples are too few or too alike."""
+    ends = {}
+    if len({len(drafts), len(draft_tokens), len(accepted)}) == 1:
+        for name, counts, least, most in ((RATE, draft_tokens, 0.0, 1.0), (LENGTH, drafts, 1.0, np.inf)):
+            known = counts > 0
+            interval = bounds(accepted[known], counts[known], {}, negative=False).ci95.get(MEAN)
+            if interval is not None:
+                ends[name] = [float(min(least + max(end, 0.0), most)) for end in interval]
+    return ends
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationCounters:
+    """The counters of a run whose engine speculates, by source."""
+
+    sources: Mapping[str, EngineCounters]
+
+    def within(self, window: Window) -> dict[str, Any] | None:
+        """A stage's `speculation` of summary.json, with that of each engine where there are several."""
+        known = {name: counters.within(window) for name, counters in self.sources.items()}
+        server = known.pop(SERVER, None)
+        engines = {name.removeprefix(f"{SERVER}/"): own for name, own in known.items() if own is not None}
+        return None if server is None else {**server, **({"engines": engines} if engines else {})}
+
+
+def find_speculation(samples: Samples) -> SpeculationCounters | None:
+    """The counters of speculation among what was watched; None where the engine shows none."""
+    if not bool((samples.name == DRAFTS).any()):
+        return None
+    series = {(source, name): own for source, name, own in _series(samples)}
+    sources = dict.fromkeys(source for source, name in series if name == DRAFTS)
+    known = {source: _engine_counters(series, source) for source in sources}
+    return SpeculationCounters({source: counters for source, counters in known.items() if counters is not None})
+
+
+def _engine_counters(series: Mapping[tuple[str, str], CounterSeries], source: str) -> EngineCounters | None:
+    """The counters of one source; None where it shows only some of them."""
+    drafts, draft_tokens, accepted = (series.get((source, name)) for name in (DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS))
+    if drafts is None or draft_tokens is None or accepted is None:
+        return None
+    return EngineCounters(drafts, draft_tokens, accepted, _positions(series, source))
+
+
+def _positions(series: Mapping[tuple[str, str], CounterSeries], source: str) -> tuple[CounterSeries, ...]:
+    """The counters of the places of a draft, in their order, as far as there is no gap."""
+    kept: list[CounterSeries] = []
+    while (counter := series.get((source, f"{ACCEPTED_AT}:{len(kept)}"))) is not None:
+        kept.append(counter)
+    return tuple(kept)
+
+
+def _series(samples: Samples) -> Iterator[tuple[str, str, CounterSeries]]:
+    """Every counter of speculation of every source of the server, in the order of time."""
+    chosen = np.asarray([str(name).startswith(_PREFIX) for name in samples.name], dtype=bool)
+    own = samples.take(chosen)
+    order = np.argsort(own.at_ns, kind="stable")
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row in order.tolist():
+        rows.setdefault((str(own.source[row]), str(own.name[row])), []).append(row)
+    for (source, name), places in rows.items():
+        if source == SERVER or source.startswith(f"{SERVER}/"):
+            yield source, name, CounterSeries(own.at_ns[places], own.value[places])
