@@ -27,10 +27,11 @@ from reports.svg import Drawing, drawn
 from reports.tables import Cell
 
 METRICS = ("ttft", "tpot", "e2e")
+_COST = "cost_per_million_output_tokens"
 _COLUMNS = {
     "npu_token_rate": "page_decision.head_npu",
     "user_token_rate": "page_decision.head_user",
-    "cost_per_million_output_tokens": "page_decision.head_cost",
+    _COST: "page_decision.head_cost",
     "kwh_per_million_output_tokens": "page_decision.head_energy",
 }
 _NO_INTERVALS = frame_of_rows([], ("stage", "share", "low", "high", "open"))
@@ -146,8 +147,11 @@ _SIDES = ("base", "new")
 def _pair(row: dict[str, Any], name: str) -> Cell:
     """Both sides' values, and below them how many times the base's the new one is."""
     base, new = (row[side].get(name) for side in _SIDES)
-    shown = " → ".join("–" if value is None else significant(value) for value in (base, new))
-    return Cell(shown, localized("page_compare.times", ratio=new / base) if base and new else "")
+    units = [row[side].get("currency") or "" if name == _COST else "" for side in _SIDES]
+    same = units[0] == units[1]
+    each = ["–" if value is None else significant(value) for value in (base, new)]
+    shown = " → ".join(each) + f" {units[0]}" if same else " → ".join(map(" ".join, zip(each, units, strict=True)))
+    return Cell(shown.strip(), localized("page_compare.times", ratio=new / base) if base and new and same else "")
 
 
 def colours(comparison: Comparison) -> dict[str, str]:

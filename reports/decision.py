@@ -204,17 +204,23 @@ def _row(option: Option, choice: Choice, data: Data) -> list[Cell]:
     index = int(option.key)
     low, high = user_interval(index, option, choice.stages)
     between = "" if math.isnan(low) else f"{significant(low)}–{significant(high)}"
-    shown = [o.cost for o in choice.options], [o.kwh for o in choice.options]
-    prices = [value for value, column in zip((option.cost, option.kwh), shown, strict=True) if any(column)]
+    prices = [cost_text(option)] if any(o.cost is not None for o in choice.options) else []
+    if any(o.kwh is not None for o in choice.options):
+        prices.append("–" if option.kwh is None else significant(option.kwh))
     several = len(choice.options) > 1
     title = next((stage for stage in choice.stages if (stage.get("index") or 0) == index), {})
     return [
         Cell(column_title(index, load_text(title))),
         Cell(significant(option.npu_rate)),
         Cell(significant(option.user_rate), between),
-        *(Cell("–" if price is None else significant(price)) for price in prices),
+        *map(Cell, prices),
         *([limits_cell(option), front_cell(option, choice.decision, invalid=_invalid(data, index))] if several else []),
     ]
+
+
+def cost_text(option: Option) -> str:
+    """What a million output tokens cost, with the currency where it is named."""
+    return "–" if option.cost is None else f"{significant(option.cost)} {option.currency}".strip()
 
 
 def _invalid(data: Data, index: int) -> bool:

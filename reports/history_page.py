@@ -24,7 +24,7 @@ from harness.scenario.metrics import FAILED_SHARE, Measure, measure_of
 from harness.units import format_count, format_rate, significant
 from reports import tuning
 from reports.assets import page_script
-from reports.decision import limits_cell
+from reports.decision import cost_text, limits_cell
 from reports.figures.changes import trend_lines
 from reports.figures.style import Head, drawing, scale_of
 from reports.loads import short_labels
@@ -149,7 +149,7 @@ def _rates(best: Option | None, stage: Mapping[str, Any]) -> list[Cell]:
         Cell(significant(best.npu_rate), unit),
         Cell(significant(best.user_rate)),
         Cell("–" if goodput is None else format_rate(goodput, "req/s")),
-        Cell("–" if best.cost is None else significant(best.cost)),
+        Cell(cost_text(best)),
     ]
 
 

@@ -29,7 +29,8 @@ class Option:
     `npu_rate` in output tokens/s per NPU (of the engine where `by_engine`), `user_rate` in tokens/s a user, `kept`
     whether every limit was kept (None without limits), `undecided` that nobody knows, `unproven` why that is no proof
     (CLOSE or FEW), `cut` that the load was cut by an interruption, `eligible` whether it may stand on the front; `cost`
-    and `kwh` of a million output tokens, None where not known; `group` the configuration, whatever its load.
+    (in a `currency`, empty where it is not named) and `kwh` of a million output tokens, None where not known; `group`
+    the configuration, whatever its load.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Option:
     group: str = ""
     undecided: bool = False
     unproven: str = ""
+    currency: str = ""
     cut: bool = False
 
 
@@ -105,8 +107,11 @@ def decide(options: Sequence[Option]) -> Decision:
 
 
 def _best(keeping: Sequence[Option]) -> Option:
-    """Of those that keep every limit: the cheapest where each has a cost, else the one of the most throughput."""
-    if all(option.cost is not None for option in keeping):
+    """Of those that keep every limit: the cheapest where each has a cost, else the one of the most throughput.
+
+    Costs in several currencies do not decide.
+    """
+    if all(option.cost is not None for option in keeping) and len({option.currency for option in keeping}) == 1:
         return min(keeping, key=lambda o: (o.cost, -o.npu_rate, -o.user_rate))
     return pareto_front(keeping)[0]
 
@@ -152,8 +157,14 @@ def _rates(option: Option) -> dict[str, Any]:
 
 def _price(option: Option) -> list[Message]:
     """What a million output tokens take, as far as it is known."""
-    known = (("analysis.decision_cost", "cost", option.cost), ("analysis.decision_energy", "kwh", option.kwh))
-    return [message(code, **{name: value}) for code, name, value in known if value is not None]
+    prices = []
+    if option.cost is not None and option.currency:
+        prices.append(message("analysis.decision_cost_in", cost=option.cost, currency=option.currency))
+    elif option.cost is not None:
+        prices.append(message("analysis.decision_cost", cost=option.cost))
+    if option.kwh is not None:
+        prices.append(message("analysis.decision_energy", kwh=option.kwh))
+    return prices
 
 
 def stage_options(
@@ -194,6 +205,7 @@ def _option(repeats: Sequence[Stage], warnings: Sequence[Warning], npus: int | N
         eligible=bool(valid),
         by_engine=npus is None,
         cost=_known(shown, "cost_per_million_output_tokens"),
+        currency=str(shown[0]["efficiency"].get("currency") or ""),
         kwh=_known(shown, "kwh_per_million_output_tokens"),
     )
 

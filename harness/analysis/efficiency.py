@@ -103,9 +103,9 @@ def user_rate(stage: Mapping[str, Any], statistic: str = MEDIAN) -> UserRate | N
 
 
 def efficiency(
-    stage: Mapping[str, Any], npus: HeldNpus, price: float | None, statistic: str = MEDIAN
+    stage: Mapping[str, Any], npus: HeldNpus, price: float | None, currency: str | None = None, statistic: str = MEDIAN
 ) -> dict[str, Any]:
-    """The `efficiency` of a stage of summary.json; `price` is that of one NPU for an hour."""
+    """The `efficiency` of a stage of summary.json; `price` is that of one NPU for an hour, in a currency."""
     user = user_rate(stage, statistic)
     rate = stage.get("output_token_rate")
     joules = (stage.get("energy") or {}).get("joules_per_output_token")
@@ -116,6 +116,7 @@ def efficiency(
         "user_token_rate_basis": None if user is None else user.basis,
         "cost_per_million_output_tokens": cost(npus, price, rate),
         "cost_per_million_tokens": cost(npus, price, stage.get("total_token_rate")),
+        "currency": currency,
         "kwh_per_million_output_tokens": None if joules is None else joules * _MILLION / _KWH_J,
     }
 
@@ -132,10 +133,9 @@ def with_efficiency(
 ) -> list[dict[str, Any]]:
     """The stages of a summary, each with its `efficiency`: also of a result of before, which has none."""
     statistic = judged_tpot(run.get("slo") or {})
+    price = run.get("price_per_hour"), run.get("currency")
     return [
-        dict(stage)
-        if "efficiency" in stage
-        else {**stage, "efficiency": efficiency(stage, npus, run.get("price_per_hour"), statistic)}
+        dict(stage) if "efficiency" in stage else {**stage, "efficiency": efficiency(stage, npus, *price, statistic)}
         for stage in stages
     ]
 

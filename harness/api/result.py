@@ -49,8 +49,8 @@ class StageResult:
     limit of the scenario (None without limits). Rates are per second over the measured window of `window_s` seconds;
     `goodput` counts the requests that kept all limits. `ttft_user` and `e2e_user` count from when a request was due,
     `ttft` and `e2e` from when it was sent. `npu_token_rate` are output tokens/s per NPU (of the whole engine where the
-    number of its NPUs is not known), `user_token_rate` tokens/s that a user sees; cost (in the currency of
-    price_per_hour) and energy are None where they are not known.
+    number of its NPUs is not known), `user_token_rate` tokens/s that a user sees; cost (in `currency`, that of
+    price_per_hour, None where the scenario names none) and energy are None where they are not known.
     """
 
     index: int
@@ -74,6 +74,7 @@ class StageResult:
     npu_token_rate: float | None = None
     user_token_rate: float | None = None
     cost_per_million_output_tokens: float | None = None
+    currency: str | None = None
     kwh_per_million_output_tokens: float | None = None
 
 
@@ -119,7 +120,7 @@ def _recommendation(summary: Mapping[str, Any]) -> str:
 
 _EFFICIENCY = (
     *("npu_token_rate", "user_token_rate"),
-    *("cost_per_million_output_tokens", "kwh_per_million_output_tokens"),
+    *("cost_per_million_output_tokens", "currency", "kwh_per_million_output_tokens"),
 )
 _LATENCIES = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
 _PLAIN = ("window_s", "request_rate", "output_token_rate", "total_token_rate", "goodput", "slo_met")

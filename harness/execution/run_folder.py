@@ -107,6 +107,7 @@ def open_folder(spec: RunSpec) -> None:
         "stages": [stage.as_dict() for stage in scenario.stages],
         "slo": dict(scenario.slo),
         "price_per_hour": scenario.price_per_hour,
+        "currency": scenario.currency,
         "devices": None if scenario.engine.devices is None else list(scenario.engine.devices),
         "endpoint": scenario.endpoint,
         "stream": scenario.stream,

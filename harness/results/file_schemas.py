@@ -143,6 +143,7 @@ class RunSchema(Struct, frozen=True):
     client: ClientSchema | None = None
     slo: dict[str, Number] | None = None
     price_per_hour: Number | None = None
+    currency: str | None = None
     devices: list[int] | None = None
     repeats: Annotated[int, Meta(ge=1, le=10**6)] = 1
     notes: list[str | dict[str, Any]] | None = None

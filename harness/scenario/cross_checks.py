@@ -40,9 +40,14 @@ _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "
 
 def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
     """What is wrong between the parts of a scenario; files are looked up from `folder`."""
-    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _offline)
+    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _offline, _price)
     between = [fault for check in checks for fault in check(scenario)]
     return [*between, *deployment_faults(scenario.engine), *_files(scenario, folder)]
+
+
+def _price(scenario: Scenario) -> Iterator[Fault]:
+    if scenario.currency is not None and scenario.price_per_hour is None:
+        yield Fault(("currency",), message("scenario.currency_of_nothing"))
 
 
 def _engine(scenario: Scenario) -> Iterator[Fault]:

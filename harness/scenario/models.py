@@ -103,7 +103,9 @@ class Scenario(FileModel):
     slo: Slo = Field(default_factory=dict)
     """What is good enough: limits by metric and statistic, such as ttft_p99: 5s."""
     price_per_hour: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
-    """What one NPU costs for an hour, in any currency; gives the cost of a million tokens."""
+    """What one NPU costs for an hour; gives the cost of a million tokens."""
+    currency: Annotated[str, Field(min_length=1, max_length=12)] | None = None
+    """The currency of price_per_hour, such as CNY; costs are shown in it."""
 
     @model_validator(mode="after")
     def _one_purpose(self) -> "Scenario":

@@ -230,6 +230,21 @@ def test_the_cheaper_configuration_is_chosen_where_prices_differ(configurations)
     )
 
 
+def test_costs_in_different_currencies_do_not_decide(configurations):
+    """The cheaper number of another currency is no cheaper configuration; each cost is said in its own."""
+    one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+    summaries = {name: store.read_json(configurations / name, store.SUMMARY) for name in ("tp2", "tp4")}
+    named = candidate_of("tp2", {**one.run, "currency": "CNY"}, summaries["tp2"])
+    cheap = candidate_of("tp4", {**other.run, "price_per_hour": 1.0, "currency": "USD"}, summaries["tp4"])
+    (mixed,), (alike,) = selections([named, cheap]), selections([replace(one, name="a"), named])
+
+    assert str(mixed.text).startswith(
+        "Choose tp2, closed loop, concurrency 12: of 6 loads that keep every limit it has"
+    )
+    assert " CNY." in str(mixed.text)
+    assert "it has the highest throughput" in str(alike.text)
+
+
 def test_the_index_is_one_table_with_the_decision(configurations, capsys, monkeypatch):
     """A row a result with its recommended load, NPUs, rates and cost; sources are marked; studies stand there, too."""
     monkeypatch.chdir(configurations)

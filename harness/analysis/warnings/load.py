@@ -220,6 +220,11 @@ def steady(evidence: Evidence) -> Iterator[Warning]:
         yield Warning("steady_unknown", NOTE, text, message("analysis.next_longer"))
 
 
+def _unless_growing(evidence: Evidence, step: Message) -> Message:
+    """Advice to run longer, unless the queue grows: there a longer stage only has longer waits."""
+    return message("analysis.next_not_longer") if evidence.summary.window.grew else step
+
+
 def first_wave(evidence: Evidence) -> Iterator[Warning]:
     """Requests of a closed loop that were all sent at once, and count."""
     window, account = evidence.summary.window, evidence.summary.account
@@ -239,7 +244,7 @@ def few_samples(evidence: Evidence) -> Iterator[Warning]:
         needs = [message("analysis.percentile_needs", percent=p, needed=samples_needed(p)) for p in unsure]
         text = message("analysis.few_samples", count=n, needs=needs)
         severity = WARNING if limited & set(unsure) else NOTE
-        yield Warning("few_samples", severity, text, message("analysis.next_longer"))
+        yield Warning("few_samples", severity, text, _unless_growing(evidence, message("analysis.next_longer")))
 
 
 def short(evidence: Evidence) -> Iterator[Warning]:
@@ -247,7 +252,8 @@ def short(evidence: Evidence) -> Iterator[Warning]:
     length_s = evidence.summary.window.length_s
     if evidence.summary.account.completed and length_s < SHORT_S:
         text = message("analysis.short", length_s=length_s)
-        yield Warning("short", NOTE, text, message("analysis.next_at_least", needed_s=SHORT_S))
+        step = message("analysis.next_at_least", needed_s=SHORT_S)
+        yield Warning("short", NOTE, text, _unless_growing(evidence, step))
 
 
 def offered_rate(evidence: Evidence) -> Iterator[Warning]:
@@ -288,7 +294,8 @@ def still_filling(evidence: Evidence) -> Iterator[Warning]:
     filling = (more > by_chance or summary.window.filling) and came > FILLING_WARNING * ended
     if summary.is_open and counted.requests >= FILLING_FEWEST and filling:
         text = message("analysis.still_filling", arrived=came, ended=ended)
-        yield Warning("still_filling", WARNING, text, message("analysis.next_as_many_end"))
+        step = message("analysis.next_as_many_end")
+        yield Warning("still_filling", WARNING, text, _unless_growing(evidence, step))
 
 
 def warm_up_left(evidence: Evidence) -> Iterator[Warning]:

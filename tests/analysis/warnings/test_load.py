@@ -380,6 +380,25 @@ def test_rows_that_were_left_out_are_no_matter_of_the_token_audit(note):
     assert str(warning.next) == "Mend these rows, or leave it so: the run is of the other rows of the file."
 
 
+def test_where_the_queue_grows_nothing_advises_a_longer_stage():
+    """It would only have longer waits; without a growing queue the same warnings do advise one."""
+    longer = {"analysis.next_longer", "analysis.next_at_least", "analysis.next_as_many_end"}
+
+    def advice(rate):
+        requests, events = columns(open_run(rate, 9, 4, 1.0, np.random.default_rng(1)))
+        load = {"kind": "poisson", "rate": float(rate), "duration_s": 9.0}
+        found = summarize(
+            requests, events, samples_from(CALM), [span_row(0, 9, 60)], run_json([load], slo={"e2e_p99": 9})
+        )
+        return {warning["code"]: warning["next"]["code"] for warning in found["verdict"]["warnings"]}
+
+    grows, holds = advice(20), advice(2)
+    assert grows["queue_grew"] == "analysis.next_lower_rate"
+    assert {grows["few_samples"], grows["short"]} == {"analysis.next_not_longer"}
+    assert not longer & set(grows.values())
+    assert longer & set(holds.values())
+
+
 def test_warnings_of_a_repeat_name_it():
     """Two repeats of one stage: each warning says which of them it is about; a single run has no repeat to name."""
     pairs = [(replace(record, repeat=repeat, index=2 * record.index + repeat), events)
