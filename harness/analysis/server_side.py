@@ -131,7 +131,7 @@ def _series(samples: Samples, source: str, name: str) -> tuple[NDArray[np.int64]
 
 def _theoretical(requests: Requests, between: Span) -> float | None:
     """What an unbounded cache would have found; None where it is not known of a request that was answered."""
-    sent = (requests.sent_ns != MISSING) & (requests.sent_ns >= between[0]) & (requests.sent_ns <= between[1])
+    sent = (requests.sent_ns != MISSING) & (requests.sent_ns >= between[0]) & (requests.sent_ns < between[1])
     own = sent & ((requests.status == COMPLETED) | (requests.first_ns != MISSING))
     tokens = np.where(requests.input_tokens != MISSING, requests.input_tokens, requests.input_asked)[own]
     reusable = requests.reusable_tokens[own]

@@ -83,8 +83,10 @@ def read_stage_starts(raw: Path) -> StageStarts:
 def reconcile(folder: Path) -> None:
     """Write requests.parquet, events.parquet and timeline.json from a run's raw files."""
     raw = folder / store.RAW
+    from harness.execution.prefix_reuse import with_reusable_tokens  # noqa: PLC0415 - pydantic loads only where raw files are read
+
     requests, events, timeline = collect_records(raw, list(_sources(raw)))
-    table_files.write_requests(folder, requests)
+    table_files.write_requests(folder, with_reusable_tokens(folder, requests))
     table_files.write_events(folder, requests.index, events)
     store.write_json(folder, store.TIMELINE, timeline)
 

@@ -19,6 +19,7 @@ from harness import __version__
 from harness.clock import VIRTUAL_TIME, utc_now
 from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
+from harness.execution.prefix_reuse import cache_block_size
 from harness.execution.reconcile import read_stage_starts
 from harness.execution.watching import Watched
 from harness.messages import Message, message
@@ -145,6 +146,7 @@ def write_plan(
         "notes": [note.as_dict() for note in workload.notes],
         "shares_prompts": _shares_prompts(scenario),
         "text": workload.text,
+        "prefix": {"block_size": cache_block_size(serving)},
         "engine": {
             "kind": serving.kind,
             "simulated": serving.simulated,

@@ -143,7 +143,9 @@ class VirtualRun:
         turns = write_plan(spec, serving, workload, plans)
         self._tracker.engine(serving.kind, model=serving.model, simulated=True)
         self._tracker.plan(plans, turns)
-        builder = RequestBuilder({**client_job(spec, serving, material), "url": _ORIGIN}, scenario)
+        job = {**client_job(spec, serving, material), "url": _ORIGIN}
+        store.write_json(spec.folder / store.RAW, "job.json", job)
+        builder = RequestBuilder(job, scenario)
         server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
         live = virtual_counters(self._clock, lambda counts: self._tracker.on_counts(0, counts))
         log = RequestLog(spec.folder / store.RAW, 0, self._clock, live)

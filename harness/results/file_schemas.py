@@ -158,6 +158,7 @@ class RunSchema(Struct, frozen=True):
     environment: EnvironmentSchema | None = None
     overrides: list[Any] | None = None
     dataset: dict[str, int] | None = None
+    prefix: Object | None = None
     interrupted: bool = False
     kernels: KernelCasesSchema | msgspec.UnsetType = msgspec.UNSET
 

@@ -1,0 +1,130 @@
+"""How much of each prompt an unbounded prefix cache would have held, worked out again from a run's raw files.
+
+The prompts are made once more from the scenario and the seed, with the answers that later turns repeat; so the client
+has nothing to do for it while it sends. Prompts that are texts have their tokens from the server's tokenizer, which was
+asked at the end of the run (see `harness/execution/prefix_probe.py`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.client import sse
+from harness.client.journal import read_frames, read_sent, worker_journals
+from harness.client.worker import RequestBuilder
+from harness.engines import RunningEngine
+from harness.engines.base import PROXY
+from harness.errors import HarnessError
+from harness.results import store
+from harness.results.request_table import COLUMNS, MISSING, Requests, requests_from_columns
+from harness.scenario.models import Scenario
+from harness.workload import Reply, TokenPrompt, Workload
+from harness.workload.prefix_cache import CachedPrompt, Hashes, block_hashes, reusable_tokens
+
+MOST_TOKENS = 400_000_000  # of all prompts of a run: more take minutes to be made again
+JOB = "job.json"
+_PARALLEL = ("decode_context_parallel_size", "prefill_context_parallel_size")  # each rank holds a part of a block
+
+TurnKey = tuple[int, int, int, int]
+"""Repeat, stage, session and turn of a request."""
+
+
+def cache_block_size(serving: RunningEngine) -> int | None:
+    """The tokens of a block of the engine's prefix cache; of several processes those of the first that has one."""
+    parts = [process.configuration for process in serving.processes if process.role != PROXY]
+    for values in (part.effective for part in (serving.configuration, *parts)):
+        size = values.get("block_size")
+        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+            for flag in _PARALLEL:
+                factor = values.get(flag)
+                size *= factor if isinstance(factor, int) and factor > 1 else 1
+            return size
+    return None
+
+
+def with_reusable_tokens(folder: Path, requests: Requests) -> Requests:
+    """The requests with their `reusable_tokens`, MISSING of all where one prompt's tokens are not known."""
+    run = store.read_run(folder) if (folder / store.RUN).exists() else {}
+    size = (run.get("prefix") or {}).get("block_size")
+    sent = np.flatnonzero(requests.sent_ns != MISSING)
+    if not size or not len(sent):
+        return requests
+    values = np.full(len(requests), MISSING, dtype=np.int64)
+    if run.get("shares_prompts"):
+        known = _known(folder / store.RAW, requests, sent[np.argsort(requests.sent_ns[sent], kind="stable")], size)
+        if known is not None:
+            rows, reusable = known
+            values[rows] = reusable
+    else:
+        values[sent] = 0  # random tokens share no block
+    columns = {name: getattr(requests, name) for name in COLUMNS}
+    return requests_from_columns({**columns, "reusable_tokens": values})
+
+
+def _known(
+    raw: Path, requests: Requests, rows: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """What an unbounded cache holds of these rows, in the order of sending; None where a prompt is not known."""
+    if int(np.maximum(requests.input_asked[rows], requests.input_tokens[rows]).sum()) > MOST_TOKENS:
+        return None
+    try:
+        job = store.read_json(raw, JOB)
+        builder = RequestBuilder(job, Scenario.model_validate(job["scenario"]))
+        prompts = list(_prompts(_Source(raw, builder.workload, size), requests, rows))
+    except (HarnessError, OSError):  # a data file that has gone since, or an environment without the server's key
+        return None
+    known = [prompt for prompt in prompts if prompt is not None]
+    return (rows, reusable_tokens(known, size)) if len(known) == len(prompts) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What prompts are made of again: the workload, the answers, and the size of a block."""
+
+    raw: Path
+    workload: Workload
+    size: int
+
+    def replies(self) -> dict[TurnKey, Reply]:
+        """The answers that later turns repeat, by request; none where each session has one turn."""
+        return {} if self.workload.single_turn else dict(_replies(self.raw))
+
+
+def _replies(raw: Path) -> Iterator[tuple[TurnKey, Reply]]:
+    for sent, answers in worker_journals(raw):
+        rows = read_sent(sent)
+        for frame in read_frames(answers):
+            row, answer = rows[frame.seq], sse.decode(frame.pieces, frame.stamps, frame.failure, frame.message)
+            key = (int(row["repeat"]), int(row["stage"]), int(row["session"]), int(row["turn"]))
+            yield key, Reply(answer.token_ids, answer.text)
+
+
+def _prompts(source: _Source, requests: Requests, rows: NDArray[np.int64]) -> Iterator[CachedPrompt | None]:
+    """Each prompt's blocks and, where a later turn may repeat it, its answer's; None where they are not known."""
+    replies = source.replies()
+    names = ("repeat", "stage", "session", "turn", "sent_ns", "done_ns")
+    for *place, sent_ns, done_ns in zip(*(getattr(requests, name)[rows].tolist() for name in names), strict=True):
+        key: TurnKey = (place[0], place[1], place[2], place[3])
+        prompt = source.workload.prompt(key[2], key[3], _history(replies, key))
+        if not isinstance(prompt, TokenPrompt):
+            yield None
+            continue
+        hashes = _blocks(prompt.ids, replies.get(key), source.size)
+        yield CachedPrompt(len(prompt.ids), hashes, sent_ns, done_ns if done_ns != MISSING else sent_ns)
+
+
+def _history(replies: Mapping[TurnKey, Reply], key: TurnKey) -> tuple[Reply, ...]:
+    """The answers to the turns before one, as far as there are any without a gap."""
+    repeat, stage, session, turn = key
+    before = (replies.get((repeat, stage, session, number)) for number in range(turn))
+    return tuple(reply for reply in before if reply is not None)
+
+
+def _blocks(ids: NDArray[np.int32], answer: Reply | None, size: int, salt: int = 0) -> Hashes:
+    """The hashes of a prompt and of its computed answer: all but the last token, which was only sampled."""
+    if answer is None or not answer.token_ids:
+        return block_hashes(ids, size, salt)
+    return block_hashes(np.concatenate([ids, np.asarray(answer.token_ids[:-1], dtype=np.int32)]), size, salt)
