@@ -16,10 +16,10 @@ from harness.client import sse
 from harness.client.journal import read_frames, read_sent, worker_journals
 from harness.client.worker import RequestBuilder
 from harness.engines import RunningEngine
-from harness.engines.base import PROXY
 from harness.errors import HarnessError
 from harness.results import store
 from harness.results.request_table import COLUMNS, MISSING, Requests, requests_from_columns
+from harness.scenario.deployment import PROXY
 from harness.scenario.models import Scenario
 from harness.workload import Reply, TokenPrompt, Workload
 from harness.workload.prefix_cache import CachedPrompt, Hashes, block_hashes, reusable_tokens

@@ -6,13 +6,14 @@ import shutil
 import pytest
 
 from harness.engines import RunningEngine
-from harness.engines.base import PREFILL, PROXY, ServedProcess
+from harness.engines.base import ServedProcess
 from harness.engines.effective_config import EngineConfiguration
 from harness.execution.prefix_reuse import cache_block_size
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.results import store, table_files
 from harness.results.request_table import MISSING
+from harness.scenario.deployment import PREFILL, PROXY
 from harness.scenario.loader import load_scenario
 from tests.execution.test_virtual import MODEL, scenario
 
