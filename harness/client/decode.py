@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from harness.client import sse
 from harness.client.journal import Frame, answers_size, frame_starts, read_frames
-from harness.results.request_table import MISSING, SERVER_COLUMNS
+from harness.results.request_table import ANSWER_COLUMNS, MISSING, SERVER_COLUMNS
 from harness.safety.redaction import register_secrets, registered_secrets
+from harness.workload.forms import FormCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ _WORTH_A_PROCESS = 128 << 20  # bytes of answers that take longer to decode than
 INTEGERS = (
     "seq", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns", "connect_ns", "resends", "input_tokens",
     "cached_tokens", "output_tokens", "first_tokens", "events", "http_status", "sent_bound_ns", "first_bound_ns",
-    "late_ns", "blurred", *SERVER_COLUMNS,
+    "late_ns", "blurred", *SERVER_COLUMNS, *ANSWER_COLUMNS,
 )  # fmt: skip
 TEXTS = ("counted_by", "error", "message")
 _NOT_TOLD = (MISSING,) * len(SERVER_COLUMNS)
@@ -97,23 +98,38 @@ class DecodedAnswers:
     tokens: NDArray[np.int32]
 
 
-def decode_journal(path: Path) -> DecodedAnswers:
-    """All answers of a journal; several processes share a large one."""
+@dataclass(frozen=True, slots=True)
+class AskedForms:
+    """The forms that answers of a journal were asked for: of each class by its number, and the class by `seq`."""
+
+    forms: tuple[str, ...]
+    classes: NDArray[np.int64]
+    check: FormCheck
+
+    def kept(self, seq: int, answer: sse.DecodedAnswer) -> int:
+        """1 where an answer keeps its form, 0 where it does not, MISSING where it has none."""
+        number = int(self.classes[seq])
+        form = self.forms[number] if 0 <= number < len(self.forms) else ""
+        return self.check.holds(form, answer.text, answer.calls) if form else MISSING
+
+
+def decode_journal(path: Path, forms: AskedForms | None = None) -> DecodedAnswers:
+    """All answers of a journal; several processes share a large one. `forms` are checked where they were asked for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     parts = max(1, min(cores, answers_size(path) // _WORTH_A_PROCESS))
     if parts == 1:
-        return decode_part(path, 0, None)
+        return decode_part(path, 0, None, forms)
     ranges = frame_starts(path, parts)
     with ProcessPoolExecutor(
         len(ranges), mp_context=get_context("spawn"), initializer=_help, initargs=(registered_secrets(),)
     ) as pool:
         # This process decodes the first part itself while the others do theirs.
-        futures = [pool.submit(decode_part, path, start, stop) for start, stop in ranges[1:]]
-        first = decode_part(path, *ranges[0])
+        futures = [pool.submit(decode_part, path, start, stop, forms) for start, stop in ranges[1:]]
+        first = decode_part(path, *ranges[0], forms)
         try:
             return joined([first, *(future.result() for future in futures)])
         except BrokenProcessPool:  # somebody ended a helper: slower, and whole
-            return joined([first, *(decode_part(path, start, stop) for start, stop in ranges[1:])])
+            return joined([first, *(decode_part(path, start, stop, forms) for start, stop in ranges[1:])])
 
 
 def _help(secrets: Mapping[str, str]) -> None:
@@ -131,7 +147,7 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def decode_part(path: Path, start: int, stop: int | None) -> DecodedAnswers:
+def decode_part(path: Path, start: int, stop: int | None, forms: AskedForms | None = None) -> DecodedAnswers:
     """The answers whose frames begin in a byte range of a journal."""
     integers = {name: array("q") for name in INTEGERS}
     texts: dict[str, list[str]] = {name: [] for name in TEXTS}
@@ -139,7 +155,7 @@ def decode_part(path: Path, start: int, stop: int | None) -> DecodedAnswers:
     columns = [integers[name] for name in INTEGERS]
     for frame in read_frames(path, start, stop):
         answer = sse.decode(frame.pieces, frame.stamps, frame.failure, frame.message)
-        for column, value in zip(columns, _row(frame, answer), strict=True):
+        for column, value in zip(columns, _row(frame, answer, forms), strict=True):
             column.append(value)
         texts["counted_by"].append(answer.counted_by)
         texts["error"].append(answer.error)
@@ -154,7 +170,7 @@ def decode_part(path: Path, start: int, stop: int | None) -> DecodedAnswers:
     )
 
 
-def _row(frame: Frame, answer: sse.DecodedAnswer) -> tuple[int, ...]:
+def _row(frame: Frame, answer: sse.DecodedAnswer, forms: AskedForms | None) -> tuple[int, ...]:
     at_ns = answer.at_ns
     streamed = bool(at_ns) and answer.streamed
     exact = stamp_quality(at_ns, frame.sent_ns, frame.stamps, frame.lates, frame.spreads)
@@ -178,6 +194,11 @@ def _row(frame: Frame, answer: sse.DecodedAnswer) -> tuple[int, ...]:
         exact.late_ns,
         exact.blurred,
         *(answer.by_server or _NOT_TOLD),
+        answer.image_tokens,
+        answer.answer_ns if streamed else MISSING,
+        answer.reasoning_tokens if at_ns else MISSING,
+        answer.documents,
+        MISSING if forms is None or answer.error else forms.kept(frame.seq, answer),
     )
 
 

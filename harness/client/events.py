@@ -7,7 +7,7 @@ nothing, and only an event that is no JSON at all cannot be counted.
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,8 +28,17 @@ _DRAFT_COUNTS = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_token
 _LONGEST_MS = 365 * 86_400_000
 
 
-class _Details(msgspec.Struct, gc=False):
+class PromptDetails(msgspec.Struct, gc=False):
+    """Of the tokens of a prompt, those of the prefix cache, and those of each kind of image or sound."""
+
     cached_tokens: int | None = None
+    multimodal_tokens: Any = None
+
+
+class CompletionDetails(msgspec.Struct, gc=False):
+    """Of the tokens of an answer, those of reasoning."""
+
+    reasoning_tokens: int | None = None
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -37,7 +46,8 @@ class Usage(msgspec.Struct, gc=False):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
 
 
 class ServerMetrics(msgspec.Struct, gc=False):
@@ -79,7 +89,7 @@ class EventChoice(msgspec.Struct, gc=False):
 
 
 class StreamEvent(msgspec.Struct, gc=False):
-    """One event, or a whole answer; the last two are ours, not the server's."""
+    """One event, or a whole answer; the last three are ours, not the server's."""
 
     choices: list[EventChoice] | None = None
     usage: Usage | None = None
@@ -91,6 +101,7 @@ class StreamEvent(msgspec.Struct, gc=False):
     code: Any = None
     type: str | None = None
     status: Any = None
+    calls: list[Any] | None = msgspec.field(default=None, name="npu-harness calls")
     malformed: str | None = msgspec.field(default=None, name="npu-harness malformed")
     done: bool = msgspec.field(default=False, name="npu-harness done")
 
@@ -154,9 +165,24 @@ def _lenient(value: dict[str, Any]) -> StreamEvent:
 
 
 def _usage(value: Mapping[str, Any]) -> Usage:
-    details = value.get("prompt_tokens_details")
-    cached = _whole(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(_whole(value.get("prompt_tokens")), _whole(value.get("completion_tokens")), _Details(cached))
+    read, written = (_details(value.get(f"{part}_tokens_details")) for part in ("prompt", "completion"))
+    return Usage(
+        _whole(value.get("prompt_tokens")),
+        _whole(value.get("completion_tokens")),
+        PromptDetails(_whole(read.get("cached_tokens")), read.get("multimodal_tokens")),
+        CompletionDetails(_whole(written.get("reasoning_tokens"))),
+    )
+
+
+def _details(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def image_tokens(usage: Usage) -> int | None:
+    """Tokens of images in a prompt, as vLLM tells them; None where it does not."""
+    details = usage.prompt_tokens_details
+    kinds = None if details is None else details.multimodal_tokens
+    return token_count(_whole(kinds.get("image"))) if isinstance(kinds, dict) else None
 
 
 def _metrics(value: object) -> ServerMetrics | None:
@@ -243,7 +269,38 @@ def content_of(choices: Sequence[EventChoice]) -> tuple[str, list[int] | None]:
 
 def _delta_text(delta: Delta) -> str:
     text = next((text for name in _TEXTS if (text := getattr(delta, name))), "")
-    return text or (SOMETHING if any(getattr(delta, name) for name in _CALLS) else "")
+    return text or (SOMETHING if _calls_something(delta) else "")
+
+
+def answers(choices: Sequence[EventChoice]) -> bool:
+    """Whether any choice of an event gained some of its answer: text that is no reasoning, or a call of a tool."""
+    for choice in choices:
+        delta = choice.delta or choice.message
+        if choice.text or (delta is not None and (delta.content or delta.refusal or _calls_something(delta))):
+            return True
+    return False
+
+
+def _calls_something(delta: Delta) -> bool:
+    return any(getattr(delta, name) for name in _CALLS)
+
+
+def call_parts(choices: Sequence[EventChoice]) -> Iterator[tuple[int, str, str]]:
+    """What the choices of an event say of calls of tools: place of the call, its name and a part of its arguments."""
+    for choice in choices:
+        delta = choice.delta or choice.message
+        calls = delta.tool_calls if delta is not None else None
+        yield from parts_of_calls(calls)
+
+
+def parts_of_calls(calls: object) -> Iterator[tuple[int, str, str]]:
+    """Place, name and a part of the arguments of each call in a list of them; what is odd says nothing."""
+    for place, call in enumerate(calls if isinstance(calls, list) else ()):
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            number = call.get("index")
+            name, arguments = (_text(function.get(key)) or "" for key in ("name", "arguments"))
+            yield number if isinstance(number, int) else place, name, arguments
 
 
 def failure_of(event: StreamEvent) -> str | None:

@@ -23,22 +23,24 @@ from harness.safety.redaction import blank_secrets, redact
 
 ROW = np.dtype(
     [
-        ("written", "<i4"),
+        ("written", "<i2"),
+        ("request_class", "<i2"),
         ("stage", "<i4"),
         ("repeat", "<i4"),
         ("turn", "<i4"),
         ("measured", "<i4"),
         ("input_asked", "<i4"),
         ("output_asked", "<i4"),
-        ("spare", "<i4"),
+        ("sent_bytes", "<i4"),
         ("session", "<i8"),
         ("due_ns", "<i8"),
         ("ready_ns", "<i8"),
         ("sent_ns", "<i8"),
     ]
 )
-_PACK = struct.Struct("<8i4q")
-_MOST = {"stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}  # so that no other file is taken for one
+_PACK = struct.Struct("<2h7i4q")
+# The most of each, so that no other file is taken for one.
+_MOST = {"request_class": 2**15, "stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}
 _ROWS_A_GROWTH = 65_536  # times 64 bytes: a multiple of every page size
 
 
@@ -71,24 +73,24 @@ class SentJournal:
     def write(
         self,
         seq: int,
-        identity: tuple[int, int, int, int, int],
-        tokens: tuple[int, int],
+        identity: tuple[int, int, int, int, int, int],
+        sizes: tuple[int, int, int],
         times: tuple[int, int, int],
     ) -> None:
         """Write the row of a request that was just handed to the transport.
 
         Args:
             seq: its number in this worker.
-            identity: stage, repeat, session, turn, and 1 where it is measured (0: warm-up).
-            tokens: of input and output, as requested.
+            identity: stage, repeat, session, turn, 1 where it is measured (0: warm-up), and the number of its class.
+            sizes: tokens of input and output, as requested, and bytes of the request.
             times: due, ready and sent (or MISSING while its connection opens), in ns.
         """
         part, row = divmod(seq, _ROWS_A_GROWTH)
         while part >= len(self._maps):
             self._grow()
-        stage, repeat, session, turn, measured = identity
+        stage, repeat, session, turn, measured, request_class = identity
         _PACK.pack_into(
-            self._maps[part], row * _PACK.size, 1, stage, repeat, turn, measured, *tokens, 0, session, *times
+            self._maps[part], row * _PACK.size, 1, request_class, stage, repeat, turn, measured, *sizes, session, *times
         )
 
     def _grow(self) -> None:

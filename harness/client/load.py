@@ -27,7 +27,7 @@ _PAUSE_NS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request ready to be sent: whole HTTP bytes, and what was asked for in tokens."""
+    """A request ready to be sent: whole HTTP bytes, what was asked for in tokens, and the number of its class."""
 
     session: Session
     turn: int
@@ -35,6 +35,7 @@ class PreparedRequest:
     input_asked: int
     output_asked: int
     measured: bool
+    request_class: int = 0
 
 
 class PreparedRequests:

@@ -1,6 +1,6 @@
-"""The JSON body that asks an OpenAI-compatible server for exactly so many tokens."""
+"""The JSON bodies of requests, for each API of an OpenAI-compatible server: exactly so many tokens, or one pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import FROM_TOKEN_IDS, FROM_USAGE
-from harness.workload.prompts import ChatPrompt, Prompt, TokenPrompt
+from harness.scenario.request_kinds import CHAT, COMPLETIONS, EMBEDDINGS, POOLED, RERANK, RESPONSES, SCORE
+from harness.workload.classes import STRUCTURED, TOOLS, RequestClass
+from harness.workload.forms import fields_of_structured, fields_of_tools
+from harness.workload.prompts import USER, ChatPrompt, ImagePrompt, PooledPrompt, Prompt, TextPrompt, TokenPrompt
 
+_NO_MORE: Mapping[str, Any] = {}
 # Four characters a number, blanks before it: white space that JSON allows.
 _FOUR_DIGITS = np.frombuffer("".join(f"{n:4d}" for n in range(10_000)).encode(), dtype=np.uint32)
 _CELL = np.dtype([("digits", np.uint32), ("comma", np.uint8)])
 
-PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+PATHS = {
+    COMPLETIONS: "/v1/completions",
+    CHAT: "/v1/chat/completions",
+    RESPONSES: "/v1/responses",
+    EMBEDDINGS: "/v1/embeddings",
+    RERANK: "/v1/rerank",
+    SCORE: "/v1/score",
+}
 
 _USAGE = ("continuous_usage_stats", "include_usage")
-_OPTIONAL = ("ignore_eos", "return_token_ids", "temperature", *_USAGE, "stream_options")
+_OPTIONAL = ("ignore_eos", "return_token_ids", "temperature", "encoding_format", "store", *_USAGE, "stream_options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +53,51 @@ def path(endpoint: str) -> str:
     return PATHS[endpoint]
 
 
-def body(prompt: Prompt, output_tokens: int, options: Options) -> bytes:
+def body(prompt: Prompt, output_tokens: int, options: Options, extra: Mapping[str, Any] = _NO_MORE) -> bytes:
     """The JSON body of a request for exactly `output_tokens` tokens, unless the context ends before.
 
     Sampling is greedy, so that a repeated run does the same work; `max_tokens` is the name that
-    servers of every age know on both endpoints.
+    servers of every age know on both endpoints. `extra` are the keys of the request's class (see `class_fields`).
     """
-    fields = {
-        "model": options.model,
-        **_told(prompt),
-        "max_tokens": output_tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-        "stream": options.stream,
-        **_counting(options),
-    }
-    return msgspec.json.encode(_merged(fields, options.extra_body))
+    if options.endpoint in POOLED:
+        fields = {"model": options.model, **_pooled(prompt, options.endpoint)}
+    elif options.endpoint == RESPONSES:
+        fields = {
+            "model": options.model,
+            "input": _messages(prompt, _RESPONSE_PARTS),
+            "max_output_tokens": output_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": options.stream,
+            "store": False,
+        }
+    else:
+        fields = {
+            "model": options.model,
+            **_prompt_fields(prompt),
+            "max_tokens": output_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": options.stream,
+            **_counting(options),
+        }
+    return msgspec.json.encode(_merged({**fields, **extra} if extra else fields, options.extra_body))
+
+
+def class_fields(request_class: RequestClass, work: Any, endpoint: str) -> dict[str, Any]:
+    """The keys that requests of a class have beside the others, in place of those of the same name.
+
+    `work` is the scenario's workload. An answer that is held to a form ends where the form does: it is not told to
+    go on to its last token.
+    """
+    fields: dict[str, Any] = {"model": request_class.model} if request_class.model else {}
+    if request_class.priority is not None:
+        fields["priority"] = request_class.priority
+    if request_class.form == STRUCTURED:
+        fields |= {"ignore_eos": None, **fields_of_structured(work.structured, endpoint)}
+    elif request_class.form == TOOLS:
+        fields |= {"ignore_eos": None, **fields_of_tools(work.tools, endpoint)}
+    return fields
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +118,54 @@ def advice(words: str) -> str:
     return f"; set extra_body: {key} to leave it out"
 
 
-def _told(prompt: Prompt) -> dict[str, Any]:
+def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
     if isinstance(prompt, TokenPrompt):
         return {"prompt": _json_ids(prompt.ids)}
-    return {"messages": prompt.messages} if isinstance(prompt, ChatPrompt) else {"prompt": prompt.text}
+    if isinstance(prompt, TextPrompt):
+        return {"prompt": prompt.text}
+    return {"messages": _messages(prompt, _CHAT_PARTS)}
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _image_part(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+_Parts = tuple[Callable[[str], dict[str, Any]], Callable[[str], dict[str, Any]]]
+_CHAT_PARTS: _Parts = (_text_part, _image_part)
+_RESPONSE_PARTS: _Parts = (
+    lambda text: {"type": "input_text", "text": text},
+    lambda url: {"type": "input_image", "image_url": url, "detail": "auto"},
+)
+
+
+def _messages(prompt: Prompt, parts: _Parts) -> Sequence[Any]:
+    """The messages of a chat; images stand before the text of its first message of a user."""
+    assert isinstance(prompt, ChatPrompt | ImagePrompt)
+    if isinstance(prompt, ChatPrompt) or not prompt.images:
+        return prompt.messages
+    text_part, image_part = parts
+    messages: list[Any] = list(prompt.messages)
+    place = next((number for number, message in enumerate(messages) if message.role == USER), 0)
+    content = [*map(image_part, prompt.images), text_part(messages[place].content)]
+    messages[place] = {"role": messages[place].role, "content": content}
+    return messages
+
+
+def _pooled(prompt: Prompt, endpoint: str) -> dict[str, Any]:
+    """What is embedded, or held against a query."""
+    if isinstance(prompt, TextPrompt):
+        return {"input": prompt.text, "encoding_format": "float"}
+    assert isinstance(prompt, PooledPrompt)
+    documents = [text if isinstance(text, str) else _json_ids(text) for text in prompt.documents]
+    if endpoint == EMBEDDINGS:
+        return {"input": documents, "encoding_format": "float"}
+    if endpoint == RERANK:
+        return {"query": prompt.query, "documents": documents}
+    return {"text_1": prompt.query, "text_2": documents}
 
 
 def _json_ids(ids: NDArray[np.int32]) -> Any:

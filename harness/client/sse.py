@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.client import event_stream, http1
+from harness.client.dialects import is_of_responses, pooled_answer, response_events, whole_response
 from harness.client.event_stream import BOM, DONE, Batch, Reads, UnreadableError
 from harness.client.events import SOMETHING, StreamEvent, event_of, events_of, failure_of, one_line, words_of
-from harness.client.token_counting import AnswerContents, count
+from harness.client.token_counting import AnswerContents, TokenCounts, count
 from harness.results.request_table import ASSUMED, FROM_EVENTS, MISSING
 from harness.safety import bounds
 
@@ -38,6 +39,11 @@ class DecodedAnswer:
     streamed: bool = False
     error: str = ""
     message: str = ""
+    answer_ns: int = MISSING  # the first token that is no reasoning
+    reasoning_tokens: int = MISSING
+    image_tokens: int = MISSING
+    documents: int = MISSING  # of an answer without tokens
+    calls: tuple[tuple[str, str], ...] = ()  # of tools: name and arguments
     by_server: tuple[int, ...] | None = None  # what the server measured of it, in the order of SERVER_COLUMNS
 
 
@@ -108,7 +114,10 @@ def _read_answer(head: http1.ResponseHead, reads: Reads, failure: str, message: 
     body = reads.body[start:] if start else reads.body
     if event_stream.begins_as_stream(body):
         return _stream(head.status, event_stream.batches(reads.body, start), reads, (failure, message))
-    event = event_of(body)
+    pooled = None if failure else pooled_answer(body)
+    if pooled is not None:
+        return DecodedAnswer(head.status, input_tokens=pooled.input_tokens, documents=pooled.documents)
+    event = whole_response(body) or event_of(body)
     if head.content_type == "text/event-stream" and not (event.choices or failure_of(event)):
         return _stream(head.status, event_stream.batches(reads.body, start), reads, (failure, message))
     return _whole(head, reads, event, (failure, message))
@@ -159,11 +168,12 @@ class _Contents:
 
 def _stream(http_status: int, batches: Iterable[Batch], reads: Reads, failure_seen: tuple[str, str]) -> DecodedAnswer:
     """An answer that came as events; batches give their places in the body that `reads` have the stamps of."""
-    contents, rows = _Contents(http_status, AnswerContents(), streamed=True), 0
+    contents, rows, of_responses = _Contents(http_status, AnswerContents(), streamed=True), 0, False
     places: list[NDArray[np.int64]] = []
     for batch in batches:
         datas, ends, done = _events_only(batch)
-        events = events_of(datas)
+        of_responses = of_responses or bool(datas and is_of_responses(datas[0]))
+        events = response_events(datas) if of_responses else events_of(datas)
         contents.whole = contents.whole or done
         contents.look_for_failures(contents.seen.take(events, rows))
         rows += len(events)
@@ -198,21 +208,50 @@ def _answer(contents: _Contents, stamps: NDArray[np.int64], failure_seen: tuple[
         failure, message = "truncated", "the stream ended without [DONE] or a finish_reason"
     elif not failure and counted.total == 0:
         failure, message = "no_tokens", _without_tokens(seen)
+    at_ns = _at_rows(stamps, counted.rows)
+    answer_ns, reasoning_tokens = _reasoning(seen, counted, at_ns)
     return DecodedAnswer(
         http_status=contents.http_status,
-        at_ns=_at_rows(stamps, counted.rows),
+        at_ns=at_ns,
         tokens=counted.counts,
         input_tokens=seen.input_tokens,
         cached_tokens=seen.cached_tokens,
         output_tokens=counted.total,
         counted_by=counted.counted_by,
         token_ids=tuple(seen.token_ids) if seen.token_ids else None,
-        text="".join(seen.texts).replace(SOMETHING, ""),
+        text=_answer_text(seen),
         streamed=contents.streamed,
         error=failure,
         message=message,
+        answer_ns=answer_ns,
+        reasoning_tokens=reasoning_tokens,
+        image_tokens=seen.image_tokens,
+        calls=tuple(seen.calls.values()),
         by_server=seen.by_server,
     )
+
+
+def _reasoning(seen: AnswerContents, counted: TokenCounts, at_ns: Sequence[int]) -> tuple[int, int]:
+    """When the first token came that is no reasoning (MISSING: none did), and how many tokens were reasoning.
+
+    The server's own count of them stands above ours, which takes all tokens of an event for one or the other.
+    """
+    if not seen.reasoning_rows:
+        return (at_ns[0] if at_ns else MISSING), max(0, seen.reasoning_tokens)
+    reasoning, before = set(seen.reasoning_rows), {*seen.reasoning_rows, *seen.silent_rows}
+    answer_ns = next((at for at, row in zip(at_ns, counted.rows, strict=True) if row not in before), MISSING)
+    if seen.reasoning_tokens != MISSING:
+        return answer_ns, seen.reasoning_tokens
+    return answer_ns, sum(n for n, row in zip(counted.counts, counted.rows, strict=True) if row in reasoning)
+
+
+def _answer_text(seen: AnswerContents) -> str:
+    """What an answer says, without its reasoning."""
+    texts = seen.texts
+    if seen.reasoning_rows:
+        reasoning = set(seen.reasoning_rows)
+        texts = [text for row, text in zip(seen.rows, texts, strict=True) if row not in reasoning]
+    return "".join(texts).replace(SOMETHING, "")
 
 
 def _at_rows(stamps: NDArray[np.int64], rows: Sequence[int]) -> Sequence[int]:

@@ -22,10 +22,16 @@ from harness.scenario.engine import Engine, FromEnvironment
 ROUTES = {
     "completions": "/v1/completions",
     "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+    "score": "/v1/score",
     "models": "/v1/models",
     "metrics": "/metrics",
     "health": "/health",
 }
+
+_APIS = ("chat", "completions", "responses", "embeddings", "rerank", "score")  # chat first: its path ends alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +141,16 @@ def _can_bind(family: int, address: tuple[object, ...]) -> bool:
 
 def _base_of(path: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The base that a path names, and the routes beside it where it is a whole endpoint without /v1."""
-    for name in ("chat", "completions", "models"):
+    for name in (*_APIS, "models"):
         if path.endswith(ROUTES[name]):
             return path.removesuffix(ROUTES[name]), ()
-    for name in ("chat", "completions"):
+    for name in _APIS:
         end = ROUTES[name].removeprefix("/v1")
         if path.endswith(end):
             root = path.removesuffix(end)
-            return "", tuple((usual, root + usual.removeprefix("/v1")) for usual in list(ROUTES.values())[:3])
+            return "", tuple(
+                (usual, root + usual.removeprefix("/v1")) for usual in (ROUTES[api] for api in (*_APIS, "models"))
+            )
     return path.removesuffix("/v1"), ()
 
 

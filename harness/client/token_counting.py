@@ -5,11 +5,23 @@ server's running usage is trusted, as long as it is cumulative and in step with 
 events with content share the server's total; and where there is none, each counts as one token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import sub
 
-from harness.client.events import SOMETHING, EventChoice, StreamEvent, Usage, content_of, server_columns, token_count
+from harness.client.events import (
+    SOMETHING,
+    EventChoice,
+    StreamEvent,
+    Usage,
+    answers,
+    call_parts,
+    content_of,
+    image_tokens,
+    parts_of_calls,
+    server_columns,
+    token_count,
+)
 from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 
 _ENDED_UNSEEN = 1  # token that ends an answer, which many servers count though no event carries it
@@ -22,6 +34,8 @@ class AnswerContents:
     Row by row: the number of the event (`rows`), its text, and the server's running count with it
     (`marks`). Only events with content or with a risen count are kept; `bare` are the numbers of
     the others that are neither the first, with the role, nor the last, with the reason to finish.
+    `reasoning_rows` gained reasoning only, `silent_rows` a token without text; `calls` are name and arguments of calls
+    of tools so far, by their place.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -36,6 +50,11 @@ class AnswerContents:
     cached_tokens: int = MISSING
     finished: bool = False
     mark: int = 0
+    reasoning_rows: list[int] = field(default_factory=list)
+    silent_rows: list[int] = field(default_factory=list)
+    reasoning_tokens: int = MISSING
+    image_tokens: int = MISSING
+    calls: dict[int, tuple[str, str]] = field(default_factory=dict)
     by_server: tuple[int, ...] | None = None
 
     def take(self, events: Sequence[StreamEvent], first: int) -> list[StreamEvent]:
@@ -66,7 +85,7 @@ class AnswerContents:
                 others.append(event)
                 self.finished = self.finished or bool(finish)
             if not text or len(choices) > 1:
-                text, ids = self._look_closer(choices)
+                text, ids = self._look_closer(row, choices)
             if ids is not None:
                 keep_id_row(row)
                 keep_id_count(len(ids))
@@ -80,20 +99,33 @@ class AnswerContents:
                 self.bare.append(row)
         self.mark = mark
         if others:
-            self._take_metrics(others)
+            self._take_more(others)
         self._take_usages([event.usage for event in events if event.usage is not None])
         return others
 
-    def _look_closer(self, choices: Sequence[EventChoice]) -> tuple[str, list[int] | None]:
+    def _look_closer(self, row: int, choices: Sequence[EventChoice]) -> tuple[str, list[int] | None]:
         text, ids = content_of(choices)
         self.finished = self.finished or any(choice.finish_reason for choice in choices)
+        if not answers(choices):
+            (self.reasoning_rows if text else self.silent_rows).append(row)
+        elif SOMETHING in text or any(choice.message is not None for choice in choices):
+            self._add_calls(call_parts(choices))
         return text or (SOMETHING if ids else ""), ids
 
-    def _take_metrics(self, others: Sequence[StreamEvent]) -> None:
-        """What the server measured of the request: with vLLM's last event, which has the usage and no choice."""
+    def _add_calls(self, parts: Iterable[tuple[int, str, str]]) -> None:
+        for place, name, arguments in parts:
+            before = self.calls.get(place, ("", ""))
+            self.calls[place] = (before[0] + name, before[1] + arguments)
+
+    def _take_more(self, others: Sequence[StreamEvent]) -> None:
+        """What the server measured of the request: with vLLM's last event, which has the usage; calls told in full."""
         metrics = next((event.metrics for event in reversed(others) if event.metrics is not None), None)
         if metrics is not None:
             self.by_server = server_columns(metrics)
+        calls = next((event.calls for event in reversed(others) if event.calls is not None), None)
+        if calls is not None:
+            self.calls.clear()
+            self._add_calls(parts_of_calls(calls))
 
     def _take_usages(self, usages: Sequence[Usage]) -> None:
         """The last counts that can be such, each on its own."""
@@ -103,6 +135,16 @@ class AnswerContents:
         details = usages[-1].prompt_tokens_details if usages else None
         cached = token_count(details.cached_tokens) if details else None
         self.cached_tokens = self.cached_tokens if cached is None else cached
+        if usages:
+            self._take_details(usages[-1])
+
+    def _take_details(self, usage: Usage) -> None:
+        """Tokens of reasoning and of images, where the last usage tells them."""
+        written = usage.completion_tokens_details
+        reasoning = None if written is None else token_count(written.reasoning_tokens)
+        self.reasoning_tokens = self.reasoning_tokens if reasoning is None else reasoning
+        images = image_tokens(usage)
+        self.image_tokens = self.image_tokens if images is None else images
 
 
 def _opens(choice: EventChoice) -> bool:

@@ -68,8 +68,8 @@ class RequestLog:
         self.live.sent(request, measured=bool(measured))
         self._sent.write(
             request.seq,
-            (stage, repeat, prepared.session.index, prepared.turn, measured),
-            (prepared.input_asked, prepared.output_asked),
+            (stage, repeat, prepared.session.index, prepared.turn, measured, prepared.request_class),
+            (prepared.input_asked, prepared.output_asked, len(prepared.payload)),
             (request.due_ns, request.ready_ns, request.sent_ns),
         )
 
@@ -116,16 +116,19 @@ class RequestBuilder:
         self._options = payload.Options(
             model=job["model"],
             endpoint=scenario.endpoint,
-            stream=scenario.stream,
+            stream=scenario.streams,
             token_counts=job["token_counts"],
             extra_body=scenario.extra_body,
         )
+        classes = self.workload.mix.classes
+        self._extras = [payload.class_fields(each, scenario.workload, scenario.endpoint) for each in classes]
         self._path = payload.path(scenario.endpoint)
 
     def first(self, plan: StagePlan, ordinal: int) -> PreparedRequest:
         """The request of the first turn of the session taken as `ordinal`."""
         session = self.workload.session(plan.session(ordinal))
-        return self._draft(PreparedRequest(session, 0, b"", 0, 0, ordinal >= plan.warm), 0, ())
+        request_class = self.workload.mix.of(session.index, plan.stage.adapters)
+        return self._draft(PreparedRequest(session, 0, b"", 0, 0, ordinal >= plan.warm, request_class), 0, ())
 
     def next(self, before: PreparedRequest, replies: tuple[Reply, ...]) -> PreparedRequest:
         """The request of the turn after `before`, whose history holds these replies."""
@@ -135,9 +138,10 @@ class RequestBuilder:
         session = like.session
         turn = session.turns[number]
         prompt = self.workload.prompt(session.index, number, replies)
-        body = payload.body(prompt, turn.output_tokens, self._options)
+        body = payload.body(prompt, turn.output_tokens, self._options, self._extras[like.request_class])
         payload_bytes = transport.post_bytes(self.target, self._path, body)
-        return PreparedRequest(session, number, payload_bytes, prompt.input_tokens, turn.output_tokens, like.measured)
+        sizes = (prompt.input_tokens, turn.output_tokens)
+        return PreparedRequest(session, number, payload_bytes, *sizes, like.measured, like.request_class)
 
 
 class Worker:

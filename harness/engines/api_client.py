@@ -24,8 +24,12 @@ from harness.safety.redaction import redact
 from harness.scenario.engine import Engine
 from harness.telemetry import server_metrics
 from harness.units import seconds_to_ns
+from harness.workload.classes import RequestClass
 
-__all__ = ["HEALTHY", "SLOW", "UNHEALTHY", "UNREACHABLE", "ControlClient", "ServedModel", "api_key", "pick_model"]
+__all__ = [
+    "HEALTHY", "SLOW", "UNHEALTHY", "UNREACHABLE", "ControlClient", "ServedModel", "api_key", "hold_names",
+    "pick_model",
+]  # fmt: skip
 
 HEALTHY, UNHEALTHY, UNREACHABLE, SLOW = "healthy", "unhealthy", "unreachable", "slow"
 # The header, the fingerprint, the owner and the version of harness/simulator/server.py.
@@ -247,3 +251,19 @@ def pick_model(wanted: str | None, served: Sequence[ServedModel], url: str) -> s
         code = "engines.several_models_and_more" if len(names) > _NAMES_SHOWN else "engines.several_models"
         raise InputError(message(code, url=url, names=names[:_NAMES_SHOWN]))
     return bases[0].name
+
+
+def hold_names(request_classes: Sequence[RequestClass], served: Sequence[ServedModel] | None, url: str) -> None:
+    """Refuse a model or an adapter that requests name and the server does not list; None lists nothing.
+
+    Raises:
+        EngineError: with the nearest name that it has.
+    """
+    if served is None:
+        return
+    for named in request_classes:
+        own = [model.name for model in served if (model.parent is not None) == named.adapter]
+        if named.model and named.model not in own:
+            key = "adapters" if named.adapter else "models"
+            near = suggestion(named.model, own) if own else message("engines.serves_none")
+            raise EngineError(message("engines.name_not_served", url=url, name=named.model, key=key, suggestion=near))

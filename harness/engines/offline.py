@@ -37,13 +37,13 @@ from harness.engines.vllm import EngineWatch, check_flags, environment_of, guard
 from harness.errors import InputError, ResultError, suggestion
 from harness.messages import Message, message
 from harness.results.file_schemas import OfflineNoteSchema
-from harness.results.request_table import CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING, SERVER_COLUMNS
+from harness.results.request_table import ANSWER_COLUMNS, CLIENT_COLUMNS, FROM_TOKEN_IDS, MISSING, SERVER_COLUMNS
 from harness.results.store import BEGUN, convert, integers_in, read_arrays, read_json, write_json
 from harness.scenario.engine import Engine
 from harness.telemetry import server_metrics
 from harness.workload import Workload
 from harness.workload.plan import StagePlan
-from harness.workload.prompts import Prompt, TokenPrompt
+from harness.workload.prompts import Prompt, TextPrompt, TokenPrompt
 
 JOB, PROMPTS, REQUESTS, NOTES, GO = "offline.json", "prompts.jsonl", "asked.npz", "notes.jsonl", "go"
 _COLUMNS = ("call", "session", "input_asked", "output_asked")
@@ -114,7 +114,7 @@ def _ordinals(plans: Sequence[StagePlan]) -> Iterator[tuple[int, StagePlan, int]
 def _as_json(prompt: Prompt) -> Any:
     if isinstance(prompt, TokenPrompt):
         return prompt.ids.tolist()
-    assert not hasattr(prompt, "messages")  # an offline stage has no chat
+    assert isinstance(prompt, TextPrompt)  # an offline stage has no chat
     return prompt.text
 
 
@@ -268,7 +268,8 @@ def _integers(seq: int, sent_ns: int, done: OfflineAnswer, events: int) -> dict[
         "first_tokens": int(done.first_ns != MISSING),
         "events": events,
         "http_status": MISSING,
-        **dict.fromkeys((*CLIENT_COLUMNS, *SERVER_COLUMNS), MISSING),  # no client or API server stood between
+        # No client or API server stood between.
+        **dict.fromkeys((*CLIENT_COLUMNS, *SERVER_COLUMNS, *ANSWER_COLUMNS), MISSING),
     }
 
 

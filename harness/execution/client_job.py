@@ -10,10 +10,12 @@ from harness.execution.run_folder import RunSpec, worker_count
 from harness.messages import Message, message
 from harness.scenario.engine import Engine
 from harness.scenario.models import Scenario
+from harness.scenario.request_kinds import MESSAGES
 from harness.scenario.workload import (
     RANDOM,
     REAL,
     ConversationWorkload,
+    DocumentsWorkload,
     SyntheticWorkload,
     TextFile,
     TraceWorkload,
@@ -23,7 +25,6 @@ from harness.workload import Workload, build
 from harness.workload.prompts import Tokenize, Vocabulary, calibrate
 from harness.workload.real_text import TextMaterial, chat_text, text_of, token_text
 
-_CHAT = "chat"
 _SPECULATION = ("speculative_", "spec_")  # begin the flags of `vllm serve` that turn it on
 _DRAFTS = "vllm:spec_decode_num_drafts"  # on /metrics of an engine that speculates
 
@@ -47,6 +48,8 @@ def speculates(engine: Engine, counters: str = "") -> bool:
 def wanted_text(scenario: Scenario, counters: str = "") -> str | TextFile | None:
     """What prompts are to be: real, random, or of a file; None for a workload that brings its own."""
     workload = scenario.workload
+    if isinstance(workload, DocumentsWorkload):
+        return workload.text or RANDOM
     if not isinstance(workload, SyntheticWorkload | ConversationWorkload | TraceWorkload):
         return None
     return workload.text or (REAL if speculates(scenario.engine, counters) else RANDOM)
@@ -68,7 +71,7 @@ async def prompt_material(
         InputError: where a file with the text cannot be read, or is empty.
     """
     assert scenario.workload is not None
-    is_chat = scenario.endpoint == _CHAT
+    is_chat = scenario.endpoint in MESSAGES
     vocabulary = await calibrate(tokenize, model) if is_chat and scenario.workload.kind != "dataset" else None
     wanted = wanted_text(scenario, counters)
     if wanted is None or wanted == RANDOM:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers, decode_journal
+from harness.client.decode import INTEGERS, TEXTS, AskedForms, DecodedAnswers, decode_journal
 from harness.client.journal import read_sent, worker_journals
 from harness.engines import offline as offline_engine
 from harness.errors import ResultError
@@ -39,10 +39,12 @@ from harness.results.request_table import (
     requests_from_columns,
 )  # fmt: skip
 from harness.results.store import convert, json_lines
+from harness.scenario.request_kinds import Structured, Tools
+from harness.workload.forms import FormCheck
 from harness.workload.plan import StagePlan, load
 
 LOST = "lost"  # sent, but the process that waited for the answer died
-_TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "last_ns", "done_ns")
+_TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "answer_ns", "last_ns", "done_ns")
 Columns = dict[str, NDArray[Any]]
 Source = tuple[NDArray[np.void], DecodedAnswers]
 """The rows of the requests that one process sent, and the answers that came back to it."""
@@ -85,10 +87,15 @@ def reconcile(folder: Path) -> None:
     raw = folder / store.RAW
     from harness.execution.prefix_reuse import with_reusable_tokens  # noqa: PLC0415 - pydantic loads only where raw files are read
 
-    requests, events, timeline = collect_records(raw, list(_sources(raw)))
+    requests, events, timeline = collect_records(raw, list(_sources(raw, _known_run(folder))))
     table_files.write_requests(folder, with_reusable_tokens(folder, requests))
     table_files.write_events(folder, requests.index, events)
     store.write_json(folder, store.TIMELINE, timeline)
+
+
+def _known_run(folder: Path) -> Mapping[str, Any]:
+    """run.json, empty where there is none: what was sent and came back is told without it."""
+    return store.read_run(folder) if (folder / store.RUN).exists() else {}
 
 
 def collect_records(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Events, list[dict[str, int]]]:
@@ -111,14 +118,27 @@ def collect_records(raw: Path, sources: Sequence[Source]) -> tuple[Requests, Eve
     return requests_from_columns(columns), events, _timeline(plans, begun, columns)
 
 
-def _sources(raw: Path) -> Iterator[Source]:
+def _sources(raw: Path, run: Mapping[str, Any]) -> Iterator[Source]:
     """What was sent and what came back, by each worker, or by the program that generated offline."""
     for sent, answers in worker_journals(raw):
         rows = read_sent(sent)
-        yield rows, matched_answers(rows, decode_journal(answers), answers)
+        yield rows, matched_answers(rows, decode_journal(answers, _forms(rows, run)), answers)
     offline = offline_engine.read_answers(raw)
     if offline is not None:
         yield offline
+
+
+def _forms(rows: NDArray[np.void], run: Mapping[str, Any]) -> AskedForms | None:
+    """The forms that a run's answers were asked for, as run.json has them; None where there were none."""
+    names = tuple(str(each.get("form") or "") for each in run.get("classes") or ())
+    if not any(names):
+        return None
+    structured, tools = run.get("structured"), run.get("tools")
+    check = FormCheck(
+        None if structured is None else Structured.model_validate(structured, strict=False),
+        None if tools is None else Tools.model_validate(tools, strict=False),
+    )
+    return AskedForms(names, rows["request_class"].astype(np.int64), check)
 
 
 def matched_answers(rows: NDArray[np.void], decoded: DecodedAnswers, path: Path) -> DecodedAnswers:
@@ -150,6 +170,8 @@ def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, DecodedA
         "due_ns",
         "ready_ns",
         "sent_ns",
+        "request_class",
+        "sent_bytes",
     ):
         columns[name] = rows[name].astype(np.int64)
     columns["worker"] = np.full(size, number, dtype=np.int64)

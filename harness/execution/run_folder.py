@@ -111,7 +111,7 @@ def open_folder(spec: RunSpec) -> None:
         "currency": scenario.currency,
         "devices": None if scenario.engine.devices is None else list(scenario.engine.devices),
         "endpoint": scenario.endpoint,
-        "stream": scenario.stream,
+        "stream": scenario.streams,
         "environment": environment(),
         "client": {
             "version": __version__,
@@ -138,9 +138,10 @@ def write_plan(
     run = store.read_json(spec.folder, store.RUN)
     run |= {
         "payload_sha256": hashlib.sha256(
-            json.dumps([workload.fingerprint(), scenario.endpoint, scenario.stream, scenario.extra_body]).encode()
+            json.dumps([workload.fingerprint(), scenario.endpoint, scenario.streams, scenario.extra_body]).encode()
         ).hexdigest(),
         "schedule_sha256": plan.schedule_sha256(plans),
+        **_kinds(scenario, workload),
         "lengths_exact": workload.exact,
         "dataset": _dataset(workload, plans),
         "notes": [note.as_dict() for note in workload.notes],
@@ -166,6 +167,15 @@ def write_plan(
     for change in serving.configuration.messages():
         spec.on_progress(message("execution.engine", state=change))
     return turns
+
+
+def _kinds(scenario: Scenario, workload: Workload) -> dict[str, Any]:
+    """The classes of requests where they differ, and the forms that some of them ask for."""
+    keys = ("structured", "tools", "adapters", "images")
+    given = {name: getattr(scenario.workload, name, None) for name in keys}
+    forms = {name: value.model_dump(mode="json") for name, value in given.items() if value is not None}
+    classes = workload.mix.as_dicts()
+    return {**({"classes": classes} if classes else {}), **forms}
 
 
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from harness.client.worker_pool import WorkerPool
 from harness.clock import monotonic_ns
 from harness.engines import RunningEngine, start_of
-from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
+from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient, hold_names
 from harness.engines.attach import listeners_at
 from harness.errors import EXIT_ENGINE, HarnessError
 from harness.execution.client_job import build_workload, client_job, prompt_material
@@ -81,6 +81,8 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
         counters = await control.metrics()
         material = await prompt_material(scenario, spec.loaded.path.parent, serving.model, control.tokenize, counters)
         workload = build_workload(spec, material)
+        if workload.mix.is_named:
+            hold_names(workload.mix.classes, await control.models(), serving.url)
         plans = plan.plan(scenario, workload)
         turns = write_plan(spec, serving, workload, plans)
         context.tracker.engine(serving.kind, model=serving.model, simulated=serving.simulated)

@@ -17,6 +17,7 @@ from harness.client.live_counters import virtual_counters
 from harness.client.load import LoadContext, PreparedRequests, StageLoad
 from harness.client.worker import RequestBuilder, RequestLog
 from harness.clock import LoopClock, monotonic_ns
+from harness.engines.api_client import ServedModel, hold_names
 from harness.engines.simulator import simulate_here
 from harness.execution.client_job import build_workload, client_job, prompt_material
 from harness.execution.progress import EVERY_S, ProgressTracker
@@ -139,6 +140,8 @@ class VirtualRun:
         tokenize = partial(_tokenized, service)
         material = await prompt_material(scenario, folder, serving.model, tokenize, counters)
         workload = build_workload(spec, material)
+        served = [ServedModel(card["id"], card["root"], card["parent"]) for card in service.models()]
+        hold_names(workload.mix.classes, served, serving.kind)
         plans = plan.plan(scenario, workload)
         turns = write_plan(spec, serving, workload, plans)
         self._tracker.engine(serving.kind, model=serving.model, simulated=True)

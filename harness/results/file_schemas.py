@@ -60,6 +60,7 @@ class LoadSchema(Struct, frozen=True):
     speed: Number | None = None
     concurrency: Count | None = None
     max_concurrency: Count | None = None
+    adapters: Count | None = None
     requests: Count | None = None
     duration_s: Number | None = None
 

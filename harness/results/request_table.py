@@ -31,7 +31,7 @@ FROM_EVENTS = "events"  # no total was told: each event with content counts as o
 COUNTS = (FROM_TOKEN_IDS, FROM_USAGE, ASSUMED, FROM_EVENTS)  # the best evidence first
 
 
-CLIENT, SERVER, WORKLOAD = "client", "server", "workload"
+CLIENT, SERVER, WORKLOAD, KIND, ANSWER = "client", "server", "workload", "kind", "answer"
 _NEEDED: Any = object()
 
 
@@ -40,7 +40,8 @@ def _column(meaning: str, default: Any = _NEEDED, *, unit: str = "", always: boo
 
     `unit` is ns, tokens or empty; `always`: each row has a value, and a file with an empty cell is refused. `of` says
     who knows it, of columns that earlier results do not have: the `client` of its own lateness (nobody where none
-    stood between), the `server` of the request in its own metrics, the `workload` of what it sends.
+    stood between), the `server` of the request in its own metrics, the `workload` of what it sends, the `kind` of
+    request, the `answer` of what such a kind brings back.
     """
     metadata = {"meaning": meaning, "unit": unit, "always": always, "of": of}
     return field(metadata=metadata) if default is _NEEDED else field(default=default, metadata=metadata)
@@ -84,10 +85,19 @@ class Record:
         unit="tokens",
         of=WORKLOAD,
     )
+    image_tokens: int = _column("of these, of images, where the server says", MISSING, unit="tokens", of=ANSWER)
+    sent_bytes: int = _column("the size of the request, headers and images included", MISSING, of=KIND)
+    request_class: int = _column("its class, a place in `classes` of run.json, from 0", MISSING, of=KIND)
     output_asked: int = _column("the answer's length as it was asked for", MISSING, unit="tokens")
     output_tokens: int = _column("the answer's length", 0, unit="tokens", always=True)
     first_tokens: int = _column("tokens in the first token event", 0, unit="tokens")
     events: int = _column("events that carried a token", 0, always=True)
+    answer_ns: int = _column(
+        "the arrival of the first token that is no reasoning; first_ns where nothing is", MISSING, unit="ns", of=ANSWER
+    )
+    reasoning_tokens: int = _column("of the answer's tokens, those of reasoning", MISSING, unit="tokens", of=ANSWER)
+    documents: int = _column("documents that were embedded or scored", MISSING, of=ANSWER)
+    valid: int = _column("1 where the answer keeps the form that was asked for, 0 where not", MISSING, of=ANSWER)
     counted_by: str = _column("how tokens were counted: token_ids, usage, assumed or events", ASSUMED)
     server_queue_ns: int = _column("from its arrival in the engine to its first step", MISSING, unit="ns", of=SERVER)
     server_prefill_ns: int = _column("from that step's begin to the first token", MISSING, unit="ns", of=SERVER)
@@ -106,6 +116,7 @@ COLUMNS = tuple(column.name for column in _FIELDS)
 TEXT_COLUMNS = frozenset(column.name for column in _FIELDS if column.type in (str, "str"))
 CLIENT_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"] == CLIENT)
 SERVER_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"] == SERVER)
+ANSWER_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"] == ANSWER)
 LATER_COLUMNS = tuple(column.name for column in _FIELDS if column.metadata["of"])
 ALWAYS_COLUMNS = frozenset(column.name for column in _FIELDS if column.metadata["always"])
 

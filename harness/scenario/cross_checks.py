@@ -3,7 +3,7 @@
 What each part may hold is in its model; here stands what only shows when parts meet.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from harness.messages import message
 from harness.safety.redaction import names_secret
 from harness.scenario.deployment import Process, ProcessPart
 from harness.scenario.deployment_checks import deployment_faults
-from harness.scenario.engine import DEPLOYMENT, Engine
+from harness.scenario.engine import DEPLOYMENT, ENGINE_KINDS, Engine
 from harness.scenario.error_messages import Fault, KeyPath, dotted, is_secret
 from harness.scenario.files import find_data_file
 from harness.scenario.flags import is_switch, neither
 from harness.scenario.metrics import STREAMED_ONLY
 from harness.scenario.models import Scenario, split_objective
+from harness.scenario.request_kinds import COMPLETIONS, EMBEDDINGS, MESSAGES, PAIRED, POOLED
 from harness.scenario.stages import OFFLINE, stages_of
 from harness.scenario.workload import (
+    REQUEST_KEYS,
     ConversationWorkload,
     CountSpec,
     DatasetWorkload,
+    DocumentsWorkload,
     SyntheticWorkload,
     TextFile,
     TraceWorkload,
@@ -33,6 +36,8 @@ from harness.scenario.workload import (
 
 MOST_REQUESTS = 10_000_000
 MOST_STAGES = 1000
+MOST_PIXELS = 8192  # a side of an image
+_KINDS_OF = {EMBEDDINGS: ("documents", "dataset"), **dict.fromkeys(PAIRED, ("documents",))}
 
 _NO_OFFLINE = {"attach": "scenario.offline_attached", DEPLOYMENT: "scenario.offline_deployment"}
 _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
@@ -40,7 +45,7 @@ _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "
 
 def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
     """What is wrong between the parts of a scenario; files are looked up from `folder`."""
-    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _offline, _price)
+    checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _kinds, _classes, _offline, _price)
     between = [fault for check in checks for fault in check(scenario)]
     return [*between, *deployment_faults(scenario.engine), *_files(scenario, folder)]
 
@@ -145,7 +150,9 @@ def _objectives(scenario: Scenario) -> Iterator[Fault]:
     answers: CountSpec | None = getattr(scenario.workload, "output_tokens", None)
     for key in scenario.slo:
         metric = split_objective(key)[0]
-        if not scenario.stream and metric in STREAMED_ONLY:
+        if scenario.endpoint in POOLED and metric in STREAMED_ONLY:
+            yield Fault(("slo", key), message("scenario.needs_tokens", endpoint=scenario.endpoint, metric=metric))
+        elif not scenario.stream and metric in STREAMED_ONLY:
             yield Fault(
                 ("slo", key),
                 message("scenario.needs_stream", metric=metric),
@@ -174,6 +181,62 @@ def _stages(scenario: Scenario) -> Iterator[Fault]:
                 break
 
 
+def _kinds(scenario: Scenario) -> Iterator[Fault]:
+    """Workloads and keys that the endpoint does not take."""
+    work, endpoint = scenario.workload, scenario.endpoint
+    if work is None or scenario.is_offline:
+        return
+    if isinstance(work, DocumentsWorkload):
+        yield from _documents(work, endpoint)
+    elif work.kind not in (kinds := _KINDS_OF.get(endpoint, (work.kind,))):
+        yield Fault(("workload", "kind"), message("scenario.kind_of_endpoint", endpoint=endpoint, kinds=list(kinds)))
+    for key, wanted in (("images", MESSAGES), ("tools", MESSAGES), ("structured", (COMPLETIONS, *MESSAGES))):
+        if getattr(work, key, None) is not None and endpoint not in wanted:
+            yield _belongs(key, wanted, endpoint)
+    images = getattr(work, "images", None)
+    largest = 0 if images is None else max(map(at_most, images.size))
+    if largest > MOST_PIXELS:
+        reason = message("scenario.image_too_large", pixels=largest, most=MOST_PIXELS)
+        yield Fault(("workload", "images", "size"), reason)
+
+
+def _documents(work: DocumentsWorkload, endpoint: str) -> Iterator[Fault]:
+    if endpoint not in POOLED:
+        yield Fault(("endpoint",), message("scenario.key_of_documents", endpoints=list(POOLED), endpoint=endpoint))
+        return
+    if endpoint in PAIRED and work.query_tokens is None:
+        yield Fault(("workload",), message("scenario.query_missing", endpoint=endpoint))
+    for key, wanted in (("query_tokens", PAIRED), ("prefix", (EMBEDDINGS,)), ("text", (EMBEDDINGS,))):
+        if getattr(work, key) is not None and endpoint not in wanted:
+            yield _belongs(key, wanted, endpoint)
+
+
+def _belongs(key: str, endpoints: Sequence[str], endpoint: str) -> Fault:
+    reason = message("scenario.key_of_endpoints", endpoints=list(endpoints), endpoint=endpoint)
+    return Fault(("workload", key), reason)
+
+
+def _classes(scenario: Scenario) -> Iterator[Fault]:
+    """Adapters, models and priorities that the engine or the load do not fit."""
+    work, engine = scenario.workload, scenario.engine
+    given = {name for name in REQUEST_KEYS if getattr(work, name, None) is not None}
+    for key, other in (("models", "adapters"), ("tools", "structured")):
+        if {key, other} <= given:
+            yield Fault(("workload", key), message("scenario.not_together", key=key, other=other))
+    if engine.kind in ENGINE_KINDS and engine.kind != "attach":
+        if "adapters" in given and not engine.args.get("enable_lora"):
+            yield Fault(("workload", "adapters"), message("scenario.adapters_need_lora"))
+        if "priority" in given and engine.args.get("scheduling_policy") != "priority":
+            yield Fault(("workload", "priority"), message("scenario.priority_needs_policy"))
+    known = len(work.adapters.names) if "adapters" in given else 0  # type: ignore[union-attr] # it is given
+    for index, item in enumerate(scenario.load or ()):
+        kind = next(iter(type(item).model_fields))
+        most = max((stage.adapters or 0 for stage in stages_of(item)), default=0)
+        if most > known:
+            path = ("load", index, kind, "adapters")
+            yield Fault(path, message("scenario.too_many_adapters", adapters=most, known=known))
+
+
 def _offline(scenario: Scenario) -> Iterator[Fault]:
     """What has no meaning where requests go to `LLM.generate` and not to a server."""
     if not scenario.is_offline:
@@ -190,6 +253,8 @@ def _offline(scenario: Scenario) -> Iterator[Fault]:
         yield Fault(("endpoint",), message("scenario.offline_chat"))
     if isinstance(scenario.workload, ConversationWorkload):
         yield Fault(("workload", "kind"), message("scenario.offline_conversation"))
+    given = (key for key in REQUEST_KEYS if getattr(scenario.workload, key, None) is not None)
+    yield from (Fault(("workload", key), message("scenario.offline_kinds")) for key in given)
     if scenario.warmup is not None and scenario.warmup.duration is not None:
         yield Fault(("warmup", "duration"), message("scenario.offline_warmup"))
     for key in scenario.slo:

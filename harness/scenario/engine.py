@@ -80,6 +80,14 @@ class Paths(FileModel):
     """In place of /v1/completions."""
     chat: Route | None = None
     """In place of /v1/chat/completions."""
+    responses: Route | None = None
+    """In place of /v1/responses."""
+    embeddings: Route | None = None
+    """In place of /v1/embeddings."""
+    rerank: Route | None = None
+    """In place of /v1/rerank."""
+    score: Route | None = None
+    """In place of /v1/score."""
     models: Route | None = None
     """In place of /v1/models."""
     metrics: Route | None = None

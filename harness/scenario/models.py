@@ -11,6 +11,7 @@ from harness.scenario.base import DURATION_SCHEMA, Duration, FileModel, Name, en
 from harness.scenario.engine import Engine
 from harness.scenario.kernels import Kernels
 from harness.scenario.metrics import LATENCIES
+from harness.scenario.request_kinds import POOLED
 from harness.scenario.stages import OFFLINE, LoadItem, Stage, expand
 from harness.scenario.workload import WorkloadSpec
 
@@ -78,8 +79,8 @@ class Scenario(FileModel):
     """The seed of everything random: the same seed sends the same requests at the same times."""
     engine: Engine = Engine()
     """Which engine serves, and how it is started or reached."""
-    endpoint: Literal["completions", "chat"] = "completions"
-    """Which API is used; completions sends token ids, so that lengths are exact without a tokenizer."""
+    endpoint: Literal["completions", "chat", "responses", "embeddings", "rerank", "score"] = "completions"
+    """Which API is used; completions and embeddings send token ids: lengths are exact without a tokenizer."""
     stream: bool = True
     """Whether answers come token by token."""
     token_counts: Literal["usage", "token_ids", "assumed"] = "usage"  # noqa: S105 - tokens of text
@@ -128,6 +129,11 @@ class Scenario(FileModel):
     def stages(self) -> tuple[Stage, ...]:
         """The stages of `load`, lists multiplied out."""
         return expand(self.load or ())
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers come token by token; those of embeddings, rerank and score have none."""
+        return self.stream and self.endpoint not in POOLED
 
     @property
     def is_offline(self) -> bool:

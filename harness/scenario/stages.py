@@ -39,14 +39,21 @@ class _Bounded(FileModel):
         return self
 
 
-class Closed(_Bounded):
+class _Mixed(_Bounded):
+    """A stage that may leave some of the workload's adapters out."""
+
+    adapters: OneOrMany[Annotated[int, Field(ge=0, le=10_000)]] | None = None
+    """How many of the workload's adapters take part, the first ones; 0 is the model alone; all by default."""
+
+
+class Closed(_Mixed):
     """So many users; each sends its next request when the last is answered."""
 
     concurrency: OneOrMany[RequestCount]
     """How many requests are in flight at a time."""
 
 
-class Constant(_Bounded):
+class Constant(_Mixed):
     """Requests at equal distances."""
 
     rate: OneOrMany[Rate]
@@ -55,7 +62,7 @@ class Constant(_Bounded):
     """The most requests in flight; others wait and keep their due times."""
 
 
-class Poisson(_Bounded):
+class Poisson(_Mixed):
     """Independent arrivals: exponential gaps."""
 
     rate: OneOrMany[Rate]
@@ -64,7 +71,7 @@ class Poisson(_Bounded):
     """The most requests in flight; others wait and keep their due times."""
 
 
-class Gamma(_Bounded):
+class Gamma(_Mixed):
     """Gaps from a gamma distribution."""
 
     rate: OneOrMany[Rate]
@@ -196,7 +203,7 @@ class Stage:
     """One stretch of load, measured on its own; None where a value does not belong to its kind.
 
     Rates are requests per second, `duration_s` seconds. `rate` is the starting and `rate_to`
-    the final rate of a ramp.
+    the final rate of a ramp; `adapters` how many of the workload's take part, None: all.
     """
 
     kind: str
@@ -208,6 +215,7 @@ class Stage:
     burstiness: float | None = None
     speed: float | None = None
     max_concurrency: int | None = None
+    adapters: int | None = None
     options: Mapping[str, Any] | None = field(default=None, hash=False)
     """All keys of an arrival process that a package brings, as JSON; the ones above that it has stand there as well."""
 
@@ -269,7 +277,8 @@ def load_name(load: Mapping[str, Any]) -> Message:
         return message("load.of_package", keys=[kind, *options])
     code, fields = _NAMES.get(kind, ("load.other", ("kind", "rate")))
     name = message(code, **{field: {"speed": 1.0, **load}[field] for field in fields})
-    return message("load.at_most", load=name, max_concurrency=capped) if capped else name
+    name = message("load.at_most", load=name, max_concurrency=capped) if capped else name
+    return name if load.get("adapters") is None else message("load.adapters", load=name, count=load["adapters"])
 
 
 def load_and_end(load: Mapping[str, Any]) -> Message:

@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
 from harness.messages import message
 from harness.plugins import WORKLOADS, load_plugin
 from harness.scenario.base import Duration, FileModel, Many, NonEmptyText, one_key, refused, with_plugins
+from harness.scenario.request_kinds import Adapters, Models, Priority, Structured, Tools, Weight, hold_weights
 
 MOST_TOKENS = 10_000_000
 
@@ -54,13 +55,12 @@ class WeightedChoice(FileModel):
 
     values: Many[TokenCount]
     """The values to choose from."""
-    weights: Many[Annotated[float, Field(ge=0, le=1e9)]] | None = None
+    weights: Many[Weight] | None = None
     """How often each value is chosen, relative to the others; all alike where none are given."""
 
     @model_validator(mode="after")
     def _matching(self) -> "WeightedChoice":
-        if self.weights is not None and (len(self.weights) != len(self.values) or sum(self.weights) <= 0):
-            raise refused(message("scenario.expected_weights", values=len(self.values)))
+        hold_weights(self.values, self.weights)
         return self
 
 
@@ -143,7 +143,7 @@ def at_most(count: CountSpec) -> int:
     return max(round(count.lognormal.median) if isinstance(count, LogNormalItem) else low, low)
 
 
-WORKLOAD_KINDS = ("synthetic", "conversation", "dataset", "trace")
+WORKLOAD_KINDS = ("synthetic", "conversation", "dataset", "trace", "documents")
 TRACE_FORMATS = ("mooncake", "bailian", "burstgpt", "azure")
 DATASET_FORMATS = ("sharegpt", "jsonl")
 
@@ -178,7 +178,40 @@ Text = Annotated[
 ]
 
 
-class _Random(FileModel):
+class Images(FileModel):
+    """Images that each request of the chat endpoint carries, made for it and sent inside it (PNG, base64)."""
+
+    count: CountSpec = 1
+    """How many images a request has: a whole number or a distribution."""
+    size: Annotated[tuple[CountSpec, CountSpec], Field(strict=False)]
+    """Width and height in pixels, such as [640, 480]; each a whole number or a distribution."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of images that come again and again, which an engine may keep; the others are all different."""
+    pool: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """How many different images the shared ones are taken from."""
+
+
+class _Requests(FileModel):
+    """Workloads of the harness's own, whose requests may be of several kinds."""
+
+    adapters: Adapters | None = None
+    """LoRA adapters that requests name in place of the model."""
+    models: Models | None = None
+    """Several models of one server, of which a request names one."""
+    priority: Priority | None = None
+    """Classes of requests by vLLM's priority."""
+    images: Images | None = None
+    """Images that each request carries, on the chat endpoint."""
+    structured: Structured | None = None
+    """Answers that the engine holds to a form."""
+    tools: Tools | None = None
+    """Tools that requests offer, on the chat endpoint."""
+
+
+REQUEST_KEYS = tuple(_Requests.model_fields)
+
+
+class _Random(_Requests):
     """Workloads whose contents are drawn at random."""
 
     text: Text | None = None
@@ -241,7 +274,7 @@ class ConversationWorkload(_Random):
     """The pause between an answer and the next message: a duration, or {exponential: 5s}; none by default."""
 
 
-class DatasetWorkload(FileModel):
+class DatasetWorkload(_Requests):
     """Prompts from a file: ShareGPT's JSON, or JSONL with `prompt` and `output_tokens`."""
 
     kind: Literal["dataset"]
@@ -271,6 +304,21 @@ class TraceWorkload(_Random):
     """How many requests are read; all by default."""
 
 
+class DocumentsWorkload(_Random):
+    """Random documents for the endpoints embeddings, rerank and score, whose answers have no tokens."""
+
+    kind: Literal["documents"]
+    """The kind of work: documents."""
+    tokens: CountSpec
+    """The length of a document: a whole number or a distribution."""
+    count: CountSpec = 1
+    """How many documents a request has: a whole number or a distribution."""
+    query_tokens: CountSpec | None = None
+    """The length of the query that documents are held against, on rerank and score."""
+    prefix: Prefix | None = None
+    """The beginning that documents share, such as an instruction; on embeddings."""
+
+
 def _workload_kind(data: Any) -> str:
     return str(data.get("kind") or "") if isinstance(data, dict) else ""
 
@@ -280,7 +328,8 @@ def _model_of(kind: str) -> Any:
 
 
 BuiltInWorkload = Annotated[
-    SyntheticWorkload | ConversationWorkload | DatasetWorkload | TraceWorkload, Field(discriminator="kind")
+    SyntheticWorkload | ConversationWorkload | DatasetWorkload | TraceWorkload | DocumentsWorkload,
+    Field(discriminator="kind"),
 ]
 WorkloadSpec = Annotated[
     SerializeAsAny[BuiltInWorkload], with_plugins(WORKLOADS, WORKLOAD_KINDS, _workload_kind, _model_of)

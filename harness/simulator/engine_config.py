@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import InputError, suggestion
 from harness.messages import message
 from harness.simulator.chips import DEFAULT_CHIP, ChipSpec, chip_named
-from harness.simulator.models import DEFAULT_MODEL, ModelShape, model_named
+from harness.simulator.models import DEFAULT_MODEL, ModelShape, adapter_name, lora_modules, model_named
 from harness.simulator.speculation import Speculation, mapping_of, speculation_from
 
 # Flags of vLLM 0.32 that the simulated engine knows and does not act on.
@@ -28,7 +28,7 @@ WITHOUT_EFFECT = frozenset(
     disable-log-stats disable-sliding-window disable-uvicorn-access-log distributed-executor-backend
     download-dir enable-auto-tool-choice enable-dbo enable-elastic-ep enable-eplb
     enable-expert-parallel enable-force-include-usage enable-log-outputs enable-log-requests
-    enable-logging-iteration-details enable-lora enable-mfu-metrics enable-mm-embeds
+    enable-logging-iteration-details enable-mfu-metrics enable-mm-embeds
     enable-prompt-embeds enable-request-id-headers
     enable-server-load-tracking enable-sleep-mode enable-tokenizer-info-endpoint eplb-config
     expert-placement-strategy fully-sharded-loras generation-config guided-decoding-backend
@@ -36,15 +36,15 @@ WITHOUT_EFFECT = frozenset(
     ignore-patterns io-processor-plugin kv-cache-metrics kv-cache-metrics-sample kv-events-config
     kv-offloading-backend kv-offloading-size kv-sharing-fast-prefill kv-transfer-config
     limit-mm-per-prompt load-format log-config-file log-error-stack log-level logging-config
-    logits-processors logprobs-mode lora-dtype lora-modules master-addr master-port max-cpu-loras
+    logits-processors logprobs-mode lora-dtype master-addr master-port max-cpu-loras
     max-log-len max-logprobs max-lora-rank max-loras max-num-queued-reqs max-num-queued-tokens
     max-parallel-loading-workers mm-encoder-tp-mode mm-processor-cache-gb mm-processor-kwargs
     model-impl model-loader-extra-config nnodes node-rank numa-bind offload-backend
     optimization-level otlp-traces-endpoint override-generation-config performance-mode
     pipeline-parallel-size pooler-config prefill-context-parallel-size prefill-schedule-interval
-    prefix-caching-hash-algo profiler-config reasoning-config reasoning-parser
+    prefix-caching-hash-algo profiler-config reasoning-config
     response-role return-tokens-as-token-ids revision root-path runner safetensors-load-strategy
-    scheduler-cls scheduling-policy show-hidden-metrics-for-version shutdown-timeout
+    scheduler-cls show-hidden-metrics-for-version shutdown-timeout
     skip-mm-profiling skip-tokenizer-init ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile
     stream-interval structured-outputs-config tokenizer tokenizer-mode tokenizer-revision
     tool-call-parser tool-parser-plugin trust-remote-code use-tqdm-on-load uvicorn-log-level
@@ -145,7 +145,11 @@ class Settings:
     scheduler_reserve_full_isl: bool = True
     watermark: float = 0.0
     enable_prompt_tokens_details: bool = False
+    enable_lora: bool = False
+    lora_modules: tuple[str, ...] = ()
     enable_per_request_metrics: bool = False
+    reasoning_parser: str = ""
+    scheduling_policy: str = "fcfs"
     seed: int = 0
     start_seconds: float = 0.0
     cache_efficiency: float = 0.0
@@ -159,6 +163,11 @@ class Settings:
     def name(self) -> str:
         """What requests call the model."""
         return self.served_model_name or self.model
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that requests may give in place of the model's."""
+        return tuple(adapter_name(module) for module in self.lora_modules) if self.enable_lora else ()
 
     @property
     def shape(self) -> ModelShape:
@@ -235,6 +244,7 @@ _OWN_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "max_model_len": (_maximum, "simulator.kind_whole_or_auto"),
     "speculative_config": (_json_object, "simulator.kind_object"),
     "acceptance_rates": (_numbers, "simulator.kind_numbers"),
+    "lora_modules": (lora_modules, "simulator.kind_modules"),
 }
 _POSITIVE = (
     "block_size", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens",

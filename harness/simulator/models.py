@@ -1,4 +1,4 @@
-"""Model shapes, and the bytes and operations that follow from them."""
+"""Model shapes, and the bytes and operations that follow from them; the names of adapters to a model."""
 
 import json
 import re
@@ -193,3 +193,25 @@ def model_from_config(name: str, config: Mapping[str, Any]) -> ModelShape:
         rope_dim=config.get("qk_rope_head_dim") or 0,
         value_dim=config.get("v_head_dim") or 0,
     )
+
+
+def lora_modules(value: Any) -> tuple[str, ...]:
+    """The adapters of --lora-modules: name=path, or JSON objects, in a list or between blanks.
+
+    Raises:
+        ValueError: where one has no name.
+    """
+    items = value if isinstance(value, list | tuple) else str(value).split()
+    modules = tuple(item if isinstance(item, str) else json.dumps(item) for item in items)
+    for module in modules:
+        if not adapter_name(module):
+            raise ValueError(module)
+    return modules
+
+
+def adapter_name(module: str) -> str:
+    """The name of an adapter of --lora-modules; empty where it has none."""
+    if module.startswith("{"):
+        return str(json.loads(module).get("name") or "")
+    name, is_named, _ = module.partition("=")
+    return name if is_named else ""

@@ -16,10 +16,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from harness.scenario.request_kinds import COMPLETIONS
 from harness.simulator.scheduler import Draw
 from harness.simulator.speculation import Accept, Speculation
 
-_LEAST = {"max_tokens": 1, "max_completion_tokens": 1, "n": 1, "min_tokens": 0}
+_LIMITS = ("max_completion_tokens", "max_output_tokens")  # names of max_tokens in later APIs
+_LEAST = {"max_tokens": 1, **dict.fromkeys(_LIMITS, 1), "n": 1, "min_tokens": 0}
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer to a client, not a fault of ours
@@ -47,7 +49,12 @@ def malformed(place: str, kind: str, message: str, given: Any = None) -> Refusal
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """One completion or chat request, checked. `prompts` are token ids, one answer each and `n` times."""
+    """One request, checked. `prompts` are token ids, one answer each and `n` times.
+
+    `model` is the name that the request gave, of the model or of an adapter. `pieces` are the texts of an answer that
+    has a form, a token each, and `call` the tool that it calls with them; `thinks` says that the model reasons first.
+    `documents` are the texts that a query is held against.
+    """
 
     chat: bool
     model: str
@@ -59,15 +66,25 @@ class ParsedRequest:
     include_usage: bool
     continuous_usage: bool
     return_token_ids: bool
+    endpoint: str = COMPLETIONS
+    priority: int = 0
+    pieces: tuple[str, ...] = ()
+    call: str = ""
+    thinks: bool = False
+    image_tokens: int = 0
+    documents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What a request is checked against."""
+    """What a request is checked against: `adapters` are names that may stand in place of the model's."""
 
     model: str
     vocab: int
     max_model_len: int
+    adapters: tuple[str, ...] = ()
+    reasons: bool = False
+    by_priority: bool = False
 
 
 def decode_body(data: bytes) -> Any:
@@ -82,21 +99,21 @@ def decode_body(data: bytes) -> Any:
         raise malformed("body", "json_invalid", f"JSON decode error: {error}") from error
 
 
-def parse_request(body: Any, serving: ModelLimits, *, chat: bool) -> ParsedRequest:
-    """The checked request of a decoded JSON body.
+def parse_request(body: Any, serving: ModelLimits, *, chat: bool, before: Sequence[int] = ()) -> ParsedRequest:
+    """The checked request of a decoded JSON body; `before` are ids of images, which stand before a chat's text.
 
     Raises:
         Refusal: what vLLM would refuse, in its words.
     """
     if not isinstance(body, dict):
         raise malformed("body", "model_attributes_type", "Input should be a valid dictionary or object")
-    check_model(body, serving)
-    prompts = _chat_prompts(body, serving) if chat else _prompts(body.get("prompt"), serving)
+    model = check_model(body, serving)
+    prompts = _chat_prompts(body, serving, before) if chat else prompts_of(body.get("prompt"), serving)
     wanted = _wanted(body, serving, chat=chat)
     options = body.get("stream_options") or {}
     return ParsedRequest(
         chat=chat,
-        model=serving.model,
+        model=model,
         prompts=tuple(prompts),
         max_tokens=tuple(_room(prompt, wanted, serving) for prompt in prompts),
         n=_integer(body, "n", 1),
@@ -105,32 +122,53 @@ def parse_request(body: Any, serving: ModelLimits, *, chat: bool) -> ParsedReque
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
         return_token_ids=bool(body.get("return_token_ids")),
+        priority=_priority(body, serving) if "priority" in body else 0,
     )
 
 
-def check_model(body: Mapping[str, Any], serving: ModelLimits) -> None:
-    """Refuse a model that is not the one served; a missing name means that one."""
+def check_model(body: Mapping[str, Any], serving: ModelLimits) -> str:
+    """The name of the model or adapter that a request is for; a missing one means the model's.
+
+    Raises:
+        Refusal: a name that is not served.
+    """
     name = body.get("model")
-    if name not in (None, "", serving.model):
-        message = f"The model `{name}` does not exist. Valid aliases: {serving.model}."
-        raise Refusal(message, status=404, kind="NotFoundError", param="model")
+    if name in (None, "", serving.model):
+        return serving.model
+    if name in serving.adapters:
+        return str(name)
+    aliases = ", ".join((serving.model, *serving.adapters))
+    message = f"The model `{name}` does not exist. Valid aliases: {aliases}."
+    raise Refusal(message, status=404, kind="NotFoundError", param="model")
+
+
+def _priority(body: Mapping[str, Any], serving: ModelLimits) -> int:
+    priority = _integer(body, "priority", 0)
+    if priority and not serving.by_priority:
+        raise Refusal(f"Got priority {priority} but Priority scheduling is not enabled.")
+    return priority
 
 
 def prompt_ids(body: Mapping[str, Any], serving: ModelLimits) -> list[int]:
     """Token ids of what `/tokenize` was given: `prompt`, or `messages` with the chat template."""
     if "messages" in body:
         opened = body.get("add_generation_prompt", True)
-        return chat_ids(_messages(body), serving.vocab, open_answer=bool(opened))
+        return chat_ids(messages_of(body), serving.vocab, open_answer=bool(opened))
     if not isinstance(body.get("prompt"), str):
         raise malformed("body.prompt", "string_type", "Input should be a valid string")
     return encode(body["prompt"], serving.vocab)
 
 
-def _chat_prompts(body: Mapping[str, Any], serving: ModelLimits) -> list[Sequence[int]]:
-    return [array("q", chat_ids(_messages(body), serving.vocab))]
+def _chat_prompts(body: Mapping[str, Any], serving: ModelLimits, before: Sequence[int]) -> list[Sequence[int]]:
+    return [array("q", [*before, *chat_ids(messages_of(body), serving.vocab)])]
 
 
-def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def messages_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The messages of a chat.
+
+    Raises:
+        Refusal: there are none.
+    """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         kind = "missing" if messages is None else "list_type"
@@ -139,8 +177,12 @@ def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return messages
 
 
-def _prompts(prompt: Any, serving: ModelLimits) -> list[Sequence[int]]:
-    """Prompts as vLLM takes them: a text, token ids, or a list of either."""
+def prompts_of(prompt: Any, serving: ModelLimits) -> list[Sequence[int]]:
+    """Prompts as vLLM takes them: a text, token ids, or a list of either.
+
+    Raises:
+        Refusal: what it does not take.
+    """
     if prompt == []:
         raise Refusal("You must pass at least one prompt")
     items = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
@@ -168,7 +210,7 @@ def _ids(item: Any) -> "array[int]":
 
 def _wanted(body: Mapping[str, Any], serving: ModelLimits, *, chat: bool) -> int | None:
     """Output tokens asked for; None where a chat leaves them open."""
-    name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    name = next((name for name in _LIMITS if body.get(name) is not None), "max_tokens")
     wanted = body.get(name)
     if wanted is None and chat:
         return None

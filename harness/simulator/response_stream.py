@@ -38,7 +38,8 @@ class EngineClock(Protocol):
 class ResponseStream:
     """One HTTP answer: its choices, what it has counted, and whom to tell when it is whole.
 
-    `write` takes bytes for the transport; it is None for an answer that is not streamed.
+    `write` takes bytes for the transport; it is None for an answer that is not streamed. `last` gives what ends a
+    stream, and `object` the whole answer, where they are not those of completions and chat.
     """
 
     ask: ParsedRequest
@@ -48,9 +49,11 @@ class ResponseStream:
     whole: Callable[[], None]
     show_cached: bool = False  # with --enable-prompt-tokens-details usage tells tokens found in the cache
     clock: EngineClock | None = None  # with --enable-per-request-metrics an answer tells its own times
-    choices: list["ResponseChoice"] = field(default_factory=list)
+    choices: list[Any] = field(default_factory=list)  # ResponseChoice, or one of answer_kinds
     open: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    last: Callable[[], bytes] | None = None
+    object: Callable[[], dict[str, Any]] | None = None
 
     def envelope(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """The object around some choices."""
@@ -77,11 +80,17 @@ class ResponseStream:
         }
         if self.show_cached:
             cached = sum(choice.request.first_hit for choice in self.choices)
-            counts["prompt_tokens_details"] = {"cached_tokens": cached}
+            images = {"multimodal_tokens": {"image": self.ask.image_tokens}} if self.ask.image_tokens else {}
+            counts["prompt_tokens_details"] = {"cached_tokens": cached, **images}
+        if self.ask.thinks:
+            reasoning = sum(min(choice.count, choice.thinking) for choice in self.choices)
+            counts["completion_tokens_details"] = {"reasoning_tokens": reasoning}
         return counts
 
     def body(self) -> dict[str, Any]:
         """The whole answer as one object."""
+        if self.object is not None:
+            return self.object()
         details = {"prompt_tokens_details": None, "completion_tokens_details": None}
         return self.envelope(
             [choice.whole() for choice in self.choices],
@@ -99,7 +108,7 @@ class ResponseStream:
             return
         self.metrics = self._metrics()  # while the engine still knows the request
         if self.write is not None:
-            self.write(self._usage_event() + chunk(DONE))
+            self.write(self._usage_event() + chunk(DONE) if self.last is None else self.last())
         self.whole()
 
     def _usage_event(self) -> bytes:

@@ -78,6 +78,8 @@ class Request:
     preemptions: int = 0
     running: bool = False
     finished: bool = False
+    adapter: str = ""  # the LoRA adapter that it names, empty for the model itself
+    priority: int = 0  # the lowest first, where the engine schedules by priority
 
 
 @dataclass(slots=True)

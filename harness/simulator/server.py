@@ -6,6 +6,7 @@ import gc
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,11 +16,11 @@ from harness.errors import EngineError
 from harness.messages import message
 from harness.simulator.engine import SimulatedEngine
 from harness.simulator.engine_config import Settings
-from harness.simulator.request_parsing import Refusal, decode, decode_body, parse_request
+from harness.simulator.request_bodies import ENDPOINT_OF, parse_body
+from harness.simulator.request_parsing import Refusal, decode, decode_body
 from harness.simulator.service import SIMULATED_HEADER, Service, service_of
 from harness.simulator.vllm_formats import startup_lines
 
-OWNER = "npu-harness simulator"
 VERSION = "0.32.0+npu.harness.simulator"
 _PERMISSION = {
     "id": "modelperm-simulator", "object": "model_permission", "allow_create_engine": False,
@@ -37,8 +38,8 @@ def application(service: Service) -> web.Application:
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/version", handlers.version)
     app.router.add_get("/v1/models", handlers.models)
-    app.router.add_post("/v1/completions", handlers.completions)
-    app.router.add_post("/v1/chat/completions", handlers.chat)
+    for path, endpoint in ENDPOINT_OF.items():
+        app.router.add_post(path, partial(handlers.generate, endpoint=endpoint))
     app.router.add_post("/tokenize", handlers.tokenize)
     app.router.add_post("/detokenize", handlers.detokenize)
     app.on_response_prepare.append(_mark)
@@ -91,13 +92,9 @@ class _Handlers:
         return _answered({"version": VERSION})
 
     async def models(self, _: web.Request) -> web.Response:
-        service = self.service
-        card = {
-            "id": service.serving.model, "object": "model", "created": service.created, "owned_by": OWNER,
-            "root": service.settings.model, "parent": None, "max_model_len": service.serving.max_model_len,
-            "permission": [dict(_PERMISSION, created=service.created)],
-        }  # fmt: skip
-        return _answered({"object": "list", "data": [card]})
+        permission = dict(_PERMISSION, created=self.service.created)
+        cards = [{**card, "permission": [permission]} for card in self.service.models()]
+        return _answered({"object": "list", "data": cards})
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self.service.metrics(), content_type="text/plain")
@@ -109,14 +106,9 @@ class _Handlers:
         body = await _json(request)
         return _answered({"prompt": decode(body.get("tokens", []))})
 
-    async def completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._generate(request, chat=False)
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._generate(request, chat=True)
-
-    async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        ask = parse_request(await _json(request), self.service.serving, chat=chat)
+    async def generate(self, request: web.Request, *, endpoint: str) -> web.StreamResponse:
+        """Any API: an answer in one piece, or as a stream."""
+        ask = parse_body(await _json(request), self.service.serving, endpoint)
         done = asyncio.get_running_loop().create_future()
 
         def whole() -> None:

@@ -5,7 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from harness.clock import monotonic_ns, utc_now
+from harness.scenario.request_kinds import CHAT, COMPLETIONS, POOLED, RESPONSES
+from harness.simulator.answer_kinds import (
+    DocumentChoice,
+    TextChoice,
+    answer_tokens_of,
+    is_plain,
+    pooled_body,
+    response_body,
+    vector_of,
+)
 from harness.simulator.engine import SimulatedEngine, limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, cache_labels, memory_of
@@ -24,6 +36,8 @@ from harness.simulator.step_cost import StepCost
 from harness.simulator.vllm_formats import exposition
 
 SIMULATED_HEADER = "x-npu-harness-simulated"
+OWNER = "npu-harness simulator"
+_PREFIXES = {COMPLETIONS: "cmpl", CHAT: "chatcmpl", RESPONSES: "resp"}
 
 
 @dataclass(slots=True)
@@ -36,6 +50,7 @@ class Service:
     serving: ModelLimits
     created: int
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    vector: msgspec.Raw = field(default_factory=lambda: vector_of(1))  # what every document is embedded as
 
     def metrics(self) -> str:
         """The text of /metrics at this moment."""
@@ -57,24 +72,47 @@ class Service:
         longest = self.serving.max_model_len
         return {"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings}
 
+    def models(self) -> list[dict[str, Any]]:
+        """The cards of /v1/models: the model's, and one of each adapter with the model as its parent."""
+        plain = {"object": "model", "created": self.created, "owned_by": OWNER}
+        card = {**plain, "root": self.settings.model, "parent": None, "max_model_len": self.serving.max_model_len}
+        adapters = [{"id": name, **plain, "root": name, "parent": self.serving.model} for name in self.serving.adapters]
+        return [{"id": self.serving.model, **card}, *adapters]
+
     def answer(self, ask: ParsedRequest, write: Write | None, whole: Callable[[], None]) -> ResponseStream:
         """Queue a request for every choice; `write` gets the bytes of a stream, `whole` is called at the end of all."""
         number = next(self.numbers)
-        name = f"{'chatcmpl' if ask.chat else 'cmpl'}-{number:016x}"
+        name = f"{_PREFIXES.get(ask.endpoint, 'embd')}-{number:016x}"
         clock = self.engine if self.settings.enable_per_request_metrics else None
         cached = self.settings.enable_prompt_tokens_details
         answer = ResponseStream(ask, name, _now_s(), write, whole, cached, clock)
         for place, prompt in enumerate(ask.prompts):
             for copy in range(ask.n):
+                most, thinking = answer_tokens_of(ask, ask.max_tokens[place])
                 draw = answer_tokens(prompt, self.serving.vocab, seed=ask.seed + copy)
                 accept = acceptance(self.settings.speculation, prompt, seed=ask.seed + copy)
-                inner = Request(f"{name}-{place}-{copy}", prompt, ask.max_tokens[place], draw, accept)
-                answer.choices.append(ResponseChoice(answer, place * ask.n + copy, inner))
+                inner = Request(f"{name}-{place}-{copy}", prompt, most, draw, accept)
+                inner.adapter = "" if ask.model == self.serving.model else ask.model
+                inner.priority = ask.priority
+                answer.choices.append(self._choice(answer, place * ask.n + copy, inner, thinking))
         answer.open = len(answer.choices)
         for choice in answer.choices:
             choice.prepare()
             self.engine.submit(choice.request, choice.feed)
         return answer
+
+    def _choice(self, answer: ResponseStream, place: int, request: Request, thinking: int) -> Any:
+        """What is fed with the tokens of a request, by the kind of its answer."""
+        ask = answer.ask
+        if ask.endpoint in POOLED:
+            answer.object = lambda: pooled_body(answer, self.vector)
+            return DocumentChoice(answer, place, request)
+        if is_plain(ask):
+            return ResponseChoice(answer, place, request)
+        choice = TextChoice(answer, place, request, thinking)
+        if ask.endpoint == RESPONSES:
+            answer.object = lambda: response_body(choice)
+        return choice
 
     def abort(self, answer: ResponseStream) -> None:
         """Drop what is left of an answer whose client went away."""
@@ -91,8 +129,15 @@ def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> 
     memory = memory_of(settings)
     limits = limits_of(settings, memory.num_blocks, memory.max_model_len)
     engine = SimulatedEngine(limits, StepCost(settings), now_ns)
-    serving = ModelLimits(settings.name, settings.shape.vocab, memory.max_model_len)
-    return Service(settings, memory, engine, serving, _now_s())
+    serving = ModelLimits(
+        settings.name,
+        settings.shape.vocab,
+        memory.max_model_len,
+        adapters=settings.adapters,
+        reasons=bool(settings.reasoning_parser),
+        by_priority=settings.scheduling_policy == "priority",
+    )
+    return Service(settings, memory, engine, serving, _now_s(), vector=vector_of(settings.shape.hidden))
 
 
 def _now_s() -> int:

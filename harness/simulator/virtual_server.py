@@ -15,11 +15,11 @@ import msgspec
 from harness.client.connection import InFlightRequest
 from harness.client.transport import STOPPED, too_late
 from harness.clock import Clock
-from harness.simulator.request_parsing import Refusal, decode_body, parse_request
+from harness.simulator.request_bodies import ENDPOINT_OF, parse_body
+from harness.simulator.request_parsing import Refusal, decode_body
 from harness.simulator.response_stream import ResponseStream
 from harness.simulator.service import SIMULATED_HEADER, Service
 
-_CHAT = b"/chat/completions "
 _LAST_CHUNK = b"0\r\n\r\n"
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found"}
 _STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"}
@@ -61,7 +61,7 @@ class VirtualServer:
             return
         head, _, body = request.payload.partition(b"\r\n\r\n")
         try:
-            ask = parse_request(decode_body(body), self.service.serving, chat=_CHAT in head[: head.find(b"\r\n")])
+            ask = parse_body(decode_body(body), self.service.serving, _endpoint(head))
         except Refusal as refusal:
             self._whole(request, refusal.status, refusal.body)
             return
@@ -104,6 +104,11 @@ class VirtualServer:
         request.done_ns = self.clock.now_ns()
         request.lates = [0] * len(request.stamps)
         request.on_done(request)
+
+
+def _endpoint(head: bytes) -> str:
+    """The API that a request goes to, by its path."""
+    return ENDPOINT_OF[head[: head.find(b"\r\n")].split(b" ")[1].decode()]
 
 
 def _head(status: int, headers: dict[str, str]) -> bytes:

@@ -7,7 +7,7 @@ makes any prompt, in any order, and gets the same one.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,16 +17,22 @@ from numpy.typing import NDArray
 
 from harness.messages import Message, message
 from harness.plugins import WORKLOADS, Plugin, plugin_of
+from harness.results.request_table import MISSING
 from harness.scenario import workload as written
 from harness.scenario.files import find_data_file
+from harness.scenario.request_kinds import MESSAGES, PAIRED, POOLED
 from harness.seeds import stream
 from harness.workload import data_files
+from harness.workload.classes import PLAIN_MIX, RequestMix, request_mix
 from harness.workload.dataset import SHAREGPT, DatasetContents, RowRequirements, read_dataset
-from harness.workload.lengths import think_times_ns, token_lengths
+from harness.workload.images import ImageSource, image_source
+from harness.workload.lengths import NO_TOKENS, think_times_ns, token_lengths
 from harness.workload.prompts import (
     APPROXIMATE,
     ChatMessage,
     ChatPrompt,
+    ImagePrompt,
+    PooledPrompt,
     Prompt,
     Reply,
     Session,
@@ -38,6 +44,7 @@ from harness.workload.prompts import (
 from harness.workload.real_text import PassageIds, PassageWriter, TextMaterial
 from harness.workload.synthetic import (
     ConversationContents,
+    DocumentContents,
     PromptMedium,
     RandomIds,
     SyntheticContents,
@@ -49,12 +56,12 @@ from harness.workload.synthetic import (
 from harness.workload.trace import TraceContents, read_trace
 
 __all__ = [
-    "ChatMessage", "ChatPrompt", "Prompt", "Reply", "Session", "TextPrompt", "TokenPrompt", "Turn", "Workload",
+    "ChatMessage", "ChatPrompt", "ImagePrompt", "PooledPrompt",
+    "Prompt", "Reply", "Session", "TextPrompt", "TokenPrompt", "Turn", "Workload",
     "WorkloadSetting", "build",
 ]  # fmt: skip
 
-CHAT = "chat"
-_LATER_KEYS = ("text",)  # where it has none, a workload is what it was before there was such a key
+_LATER_KEYS = ("text", *written.REQUEST_KEYS)  # where it has none, a workload is as before there was such a key
 _HASHED_LENGTHS = 4096
 _HASHED_PROMPTS = 16
 
@@ -79,7 +86,8 @@ class Workload:
 
     `exact`: prompts have exactly the tokens that their turns say. `notes` are remarks for the
     report. `due_ns` are the arrivals of a trace, in ns from the first. `text` says what prompts are: random, real,
-    file (see `text` of a workload), or None, where they are those of a data set.
+    file (see `text` of a workload), or None, where they are those of a data set. `mix` says of which class a session's
+    requests are.
     """
 
     contents: Contents
@@ -89,6 +97,7 @@ class Workload:
     single_turn: bool = True
     due_ns: NDArray[np.int64] | None = None
     text: str | None = None
+    mix: RequestMix = PLAIN_MIX
 
     @property
     def size(self) -> int | None:
@@ -117,18 +126,28 @@ class Workload:
 def _prompt_bytes(prompt: Prompt) -> bytes:
     if isinstance(prompt, TokenPrompt):
         return prompt.ids.astype("<i4").tobytes()
+    if isinstance(prompt, PooledPrompt):
+        documents = (
+            text.encode() if isinstance(text, str) else text.astype("<i4").tobytes() for text in prompt.documents
+        )
+        return b"\0".join([prompt.query.encode(), *documents])
     return msgspec.json.encode(prompt)
+
+
+def _document_bytes(document: NDArray[np.int32] | str) -> bytes:
+    return document.encode() if isinstance(document, str) else document.astype("<i4").tobytes()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSetting:
-    """Where and for whom contents are made."""
+    """Where and for whom contents are made; `endpoint` is the API, `chat` whether its prompts are messages."""
 
     chat: bool
     seed: int
     vocabulary: Vocabulary
     folder: Path
     text: TextMaterial | None = None
+    endpoint: str = ""
 
     def medium(self, vocabulary: tuple[int, int]) -> PromptMedium:
         """What prompts are made of: passages of a text, else random words of a chat, or token ids of [first, end)."""
@@ -181,7 +200,8 @@ def build(
 
     Args:
         spec: the scenario's `workload`.
-        endpoint: completions (prompts are token ids, or texts of a data set) or chat (messages).
+        endpoint: completions (prompts are token ids, or texts of a data set), chat or responses (messages),
+            embeddings (token ids), rerank or score (texts).
         seed: the scenario's seed.
         vocabulary: words for chat prompts, None where the server has no /tokenize.
         folder: where relative paths are looked up: the scenario file's folder.
@@ -190,9 +210,34 @@ def build(
     Raises:
         InputError: where a data file is missing or faulty.
     """
-    setting = WorkloadSetting(endpoint == CHAT, seed, vocabulary or APPROXIMATE, folder, text)
+    setting = WorkloadSetting(endpoint in MESSAGES, seed, vocabulary or APPROXIMATE, folder, text, endpoint)
     workload: Workload = plugin_of(WORKLOADS, BUILDERS, spec.kind).factory(spec, setting)
-    return workload
+    images = getattr(spec, "images", None)
+    if images is not None:
+        contents = _WithImages(workload.contents, image_source(images, seed))
+        workload = replace(workload, contents=contents, exact=False)
+    return replace(workload, mix=request_mix(spec, seed))
+
+
+@dataclass(frozen=True, slots=True)
+class _WithImages:
+    """Contents of a chat whose sessions begin with images; later turns repeat them, as an API without memory asks."""
+
+    contents: Contents
+    images: ImageSource
+
+    @property
+    def size(self) -> int | None:
+        return self.contents.size
+
+    def session(self, index: int) -> Session:
+        session = self.contents.session(index)
+        return replace(session, turns=tuple(replace(turn, input_tokens=MISSING) for turn in session.turns))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:
+        prompt = self.contents.prompt(index, turn, replies)
+        assert isinstance(prompt, ChatPrompt)
+        return ImagePrompt(prompt.messages, self.images.urls(index))
 
 
 def _synthetic(spec: written.SyntheticWorkload, setting: WorkloadSetting) -> Workload:
@@ -206,6 +251,21 @@ def _synthetic(spec: written.SyntheticWorkload, setting: WorkloadSetting) -> Wor
     )
     kind = setting.text_kind(spec.text)
     return Workload(contents, medium.exact, setting.identity(spec), setting.notes(), text=kind)
+
+
+def _documents(spec: written.DocumentsWorkload, setting: WorkloadSetting) -> Workload:
+    """Requests whose answers have no tokens; those with a query are texts, which only the server counts."""
+    seed, paired = setting.seed, setting.endpoint in PAIRED
+    contents = DocumentContents(
+        medium=WordMedium(APPROXIMATE) if paired else setting.medium(spec.vocabulary),
+        prefix=shared_prefix(spec.prefix, random_source(seed, "prefix")),
+        own=random_source(seed, "prompt"),
+        counts=token_lengths(spec.count, seed, "documents"),
+        lengths=token_lengths(spec.tokens, seed, "document_tokens"),
+        queries=None if spec.query_tokens is None else token_lengths(spec.query_tokens, seed, "query_tokens"),
+    )
+    notes = (message("workload.inexact_documents"),) if paired else ()
+    return Workload(contents, not paired, setting.identity(spec), notes)
 
 
 def _conversation(spec: written.ConversationWorkload, setting: WorkloadSetting) -> Workload:
@@ -231,14 +291,19 @@ def _dataset(spec: written.DatasetWorkload, setting: WorkloadSetting) -> Workloa
     file = find_data_file(spec.path, setting.folder)
     dataset = read_dataset(
         file,
-        RowRequirements(plain_text=not setting.chat, output_tokens=spec.output_tokens is None),
+        RowRequirements(
+            plain_text=not setting.chat,
+            output_tokens=spec.output_tokens is None and setting.endpoint not in POOLED,
+        ),
         format=spec.format,
         limit=spec.limit,
         shuffle=stream(setting.seed, "dataset") if spec.shuffle else None,
     )
     notes = dataset.skipped
     outputs = None
-    if spec.output_tokens is not None:
+    if setting.endpoint in POOLED:
+        outputs = NO_TOKENS
+    elif spec.output_tokens is not None:
         outputs = token_lengths(spec.output_tokens, setting.seed, "output_tokens")
     elif dataset.format == SHAREGPT:
         notes += (message("workload.estimated_answers"),)
@@ -259,4 +324,5 @@ BUILDERS: Mapping[str, Plugin] = {
     "conversation": Plugin(written.ConversationWorkload, _conversation),
     "dataset": Plugin(written.DatasetWorkload, _dataset),
     "trace": Plugin(written.TraceWorkload, _trace),
+    "documents": Plugin(written.DocumentsWorkload, _documents),
 }

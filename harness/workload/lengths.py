@@ -54,6 +54,10 @@ class Lengths:
         return block
 
 
+NO_TOKENS = Lengths(lambda _rng, size: np.zeros(size, dtype=np.int64), 0, "none")
+"""Lengths of answers that have no tokens."""
+
+
 def token_lengths(count: CountSpec, seed: int, name: str) -> Lengths:
     """Numbers of tokens (or turns) as a scenario's count says, each at least 1.
 

@@ -96,12 +96,21 @@ def plan(scenario: Scenario, workload: Workload) -> tuple[StagePlan, ...]:
     for number in range(len(stages) * scenario.repeats):
         repeat, index = divmod(number, len(stages))
         warmup = scenario.warmup if index == 0 else None
-        stage_plan = _stage_plan(stages[index], warmup, stream(scenario.seed, "arrivals", index, repeat), workload)
+        rng = stream(scenario.seed, "arrivals", _like(stages, index), repeat)
+        stage_plan = _stage_plan(stages[index], warmup, rng, workload)
         if stages[index].kind == "trace":  # its sessions are the trace's rows: begin at the first of a pass
             first_session = _next_pass(first_session, workload.size)
         plans.append(replace(stage_plan, number=number, stage_index=index, repeat=repeat, first_session=first_session))
         first_session += stage_plan.taken if stage_plan.taken is not None else _UNKNOWN_SESSIONS
     return tuple(plans)
+
+
+def _like(stages: Sequence[Stage], index: int) -> int:
+    """The first stage of the same load whatever its adapters, so that requests of both come at the same times."""
+    own = replace(stages[index], adapters=None)
+    if stages[index].adapters is None:
+        return index
+    return next(place for place, stage in enumerate(stages) if replace(stage, adapters=None) == own)
 
 
 def _next_pass(session: int, rows: int | None) -> int:

@@ -80,7 +80,25 @@ class ChatPrompt:
     scripted: int = 0  # words that stand for replies which never came
 
 
-Prompt = TokenPrompt | TextPrompt | ChatPrompt
+@dataclass(frozen=True, slots=True)
+class ImagePrompt:
+    """A chat whose first message of a user carries images, as data URLs; only the server knows their tokens."""
+
+    messages: tuple[ChatMessage, ...]
+    images: tuple[str, ...]
+    input_tokens: int = MISSING
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PooledPrompt:
+    """What one request of embeddings, rerank or score holds: documents as token ids (int32) or texts, and a query."""
+
+    documents: tuple[NDArray[np.int32] | str, ...]
+    query: str = ""
+    input_tokens: int = MISSING
+
+
+Prompt = TokenPrompt | TextPrompt | ChatPrompt | ImagePrompt | PooledPrompt
 
 
 @dataclass(frozen=True, slots=True)

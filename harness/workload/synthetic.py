@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.results.request_table import MISSING
 from harness.scenario.workload import Prefix
 from harness.seeds import entropy
 from harness.workload.lengths import Lengths
@@ -20,6 +21,7 @@ from harness.workload.prompts import (
     USER,
     ChatMessage,
     ChatPrompt,
+    PooledPrompt,
     Prompt,
     Reply,
     Session,
@@ -91,6 +93,10 @@ class RandomSource:
     def pick(self, count: int, *place: int) -> int:
         """One of `count` numbers from 0 on, all equally likely."""
         return (self._at(place) >> 32) * count >> 32
+
+    def fraction(self, *place: int) -> float:
+        """A number of [0, 1), all equally likely."""
+        return (self._at(place) >> 32) / (1 << 32)
 
     def _at(self, place: tuple[int, ...]) -> int:
         key = self.key
@@ -350,3 +356,43 @@ class ConversationContents:
 
     def _message(self, index: int, turn: int) -> Draws:
         return self.own.draws(self.inputs.at(index, turn), index, turn)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentContents:
+    """Requests of embeddings, rerank or score: random documents of drawn numbers and lengths.
+
+    As token ids (embeddings) each begins with the prefix of its request's group; as words there is a query beside them,
+    and only the server knows the tokens: it joins each document to the query by marks of its own.
+    """
+
+    medium: PromptMedium
+    prefix: SharedPrefix
+    own: RandomSource
+    counts: Lengths
+    lengths: Lengths
+    queries: Lengths | None = None  # None: there is no query
+    size: int | None = None
+
+    def session(self, index: int) -> Session:
+        """One request, whose answer has no tokens."""
+        input_tokens = MISSING if self.queries is not None else sum(self._sizes(index))
+        return Session(index, (Turn(input_tokens, 0),))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
+        """The documents of the request, and its query."""
+        prefix, sizes = self.prefix.draws(index), self._sizes(index)
+        drawn = (self.own.draws(size - len(prefix), index, place) for place, size in enumerate(sizes))
+        documents = tuple(self._document(joined(prefix, own)) for own in drawn)
+        if self.queries is None:
+            return PooledPrompt(documents, "", sum(sizes))
+        query = self._document(Drawn(self.own.draws(self.queries.at(index), index, len(sizes))))
+        return PooledPrompt(documents, str(query))
+
+    def _sizes(self, index: int) -> list[int]:
+        least = self.prefix.tokens + 1
+        return [max(least, self.lengths.at(index, place)) for place in range(self.counts.at(index))]
+
+    def _document(self, drawn: Drawn) -> NDArray[np.int32] | str:
+        prompt = self.medium.prompt([drawn])
+        return prompt.ids if isinstance(prompt, TokenPrompt) else prompt.messages[0].content  # type: ignore[union-attr] # words make a chat

@@ -79,12 +79,13 @@ def test_the_ledger_has_every_row_before_it_is_closed(tmp_path):
     """A row is in the file as soon as it is written, also past the first growth: nothing waits for a close."""
     ledger = SentJournal(tmp_path / "ledger")
     for seq in range(70_000):
-        ledger.write(seq, (1, 2, seq + 10, 3, 1), (100, 50), (seq, seq + 1, seq + 2))
+        ledger.write(seq, (1, 2, seq + 10, 3, 1, 4), (100, 50, 900), (seq, seq + 1, seq + 2))
     rows = read_sent(tmp_path / "ledger")
 
     assert len(rows) == 70_000
     last = rows[-1]
     assert [int(last[name]) for name in ("stage", "repeat", "session", "turn", "measured")] == [1, 2, 70_009, 3, 1]
+    assert [int(last[name]) for name in ("request_class", "sent_bytes")] == [4, 900]
     assert [int(last[name]) for name in ("input_asked", "output_asked", "due_ns", "sent_ns")] == [
         100,
         50,

@@ -46,7 +46,7 @@ def _write_worker(raw, worker, shares):
         due_ns = ZERO_NS + ordinal * 1000
         one = InFlightRequest(next(seqs), b"", due_ns, lambda _: None)
         one.sent_ns, one.done_ns = due_ns + 10, due_ns + 500
-        ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1), (8, 2), (due_ns, due_ns, one.sent_ns))
+        ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1, 0), (8, 2, 300), (due_ns, due_ns, one.sent_ns))
         if fate != "lost":
             whole = answered(event(ids=[1]), event(ids=[2]))
             one.pieces, one.stamps = [whole[:-40] if fate == "failed" else whole], [due_ns + 400]

@@ -174,7 +174,7 @@ def _write(one, ledger, spool, until_ns):
     if one.sent_ns > until_ns:
         return
     ordinal = 2 * (one.due_ns - BEGIN_NS) // SECOND_NS
-    ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1), (8, 2), (one.due_ns, one.due_ns, one.sent_ns))
+    ledger.write(one.seq, (0, 0, 50 + ordinal, 0, 1, 0), (8, 2, 300), (one.due_ns, one.due_ns, one.sent_ns))
     if one.done_ns <= until_ns:
         spool.append(one)
 
