@@ -185,12 +185,14 @@ def _(panel: Strip) -> dict[str, Any]:
             "name": line.name,
             "colour": variable_of(line.colour),
             "filled": line.filled,
+            "dashed": line.dashed,
             "at_s": packed(line.frame["at_s"]),
             "value": packed(line.frame["value"]),
         }
         for line in panel.lines
     ]
-    return {"kind": "lines", "name": panel.name, "size": panel.size, "at_least": panel.at_least, "lines": lines}
+    scale = {"size": panel.size, "at_least": panel.at_least}
+    return {"kind": "lines", "name": panel.name, **scale, "keyed": panel.keyed, "lines": lines}
 
 
 @panel_data.register

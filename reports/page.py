@@ -20,7 +20,7 @@ from harness.results import store
 from harness.results.folder import ResultFiles, left_out
 from harness.results.store import in_virtual_time
 from harness.units import format_duration
-from reports import curves, decision, distributions, facts, frames, headline, stalling, tables, timelines
+from reports import curves, decision, distributions, engines, facts, frames, headline, stalling, tables, timelines
 from reports.assets import json_block, live_script, live_styles, page_script, words
 from reports.data import Data
 from reports.figures.style import drawing
@@ -101,6 +101,9 @@ def _context(data: Data) -> dict[str, Any]:
         "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": gallery,
         **_pauses(data, stalled),
+        "engine_tables": engines.engine_tables(data),
+        "engine_key": engines.engine_key(data),
+        "engine_lead": engines.lead(data),
         "spreads_lead": paragraph(map(localized, _LEAD if data.is_open else (_LEAD[0], _LEAD[-1]))),
         "decision": decision.decision_view(data),
         "overview": tables.overview(result),
@@ -116,7 +119,15 @@ def _live(data: Data, gallery: "Gallery", blocks: Sequence[stalling.StagePauses]
     """The script of the page, and the data of its panels where something was measured over time."""
     if gallery.load is None:
         return {"live": None, "live_styles": "", **page_script()}
-    drawings = (gallery.load, gallery.lanes, gallery.heat, gallery.client, *gallery.spreads, *gallery.shapes)
+    drawings = (
+        gallery.load,
+        gallery.lanes,
+        gallery.heat,
+        gallery.client,
+        gallery.engines,
+        *gallery.spreads,
+        *gallery.shapes,
+    )
     spans = {"warm": list(rows_of(timelines.warm_frame(data), "start_s", "end_s"))}
     spans |= {"stalls": stalling.marks(blocks), "pauses": stalling.pause_spans(blocks)}
     content = json_block(run_data(data, drawings, spans))
@@ -193,6 +204,7 @@ class Gallery:
     heat: Drawing | None = None
     lanes: Drawing | None = None
     client: Drawing | None = None
+    engines: Drawing | None = None
 
 
 @contextmanager
@@ -221,4 +233,5 @@ def draw_all(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Gallery:
             heat=timelines.heat(data, stalls),
             lanes=timelines.lanes(data, stalls),
             client=timelines.client(data),
+            engines=engines.over_time_drawing(data),
         )

@@ -46,6 +46,14 @@ _LIGHT = (
 _DARK = ("#2b8989", "#4999d6", "#a7a1fb", "#fdaafc", "#ffd9df")
 
 
+ENGINE_COLOURS = 8  # of hue, as engines have no order; declared in page.css
+
+
+def engine_colour(place: int) -> str:
+    """The stand-in colour of the engine at a place, below `ENGINE_COLOURS`."""
+    return f"#03{place:04x}"
+
+
 def stage_colour(stage: int) -> str:
     """The stand-in colour of a stage by its number."""
     return f"#02{stage:04x}"
@@ -53,6 +61,8 @@ def stage_colour(stage: int) -> str:
 
 def variable_of(colour: str) -> str | None:
     """The CSS variable (without dashes) behind a stand-in colour; None for any other colour."""
+    if colour.startswith("#03"):
+        return f"engine-{int(colour[3:], 16)}"
     if colour.startswith("#02"):
         return f"stage-{int(colour[3:], 16)}"
     return VARIABLES.get(colour)

@@ -20,13 +20,12 @@ from reports.figures.style import Scale
 from reports.frames import gap_grid, request_grid
 from reports.glossary import name_of
 from reports.lanes import counted, lane_frame, stride
-from reports.palette import ACCENT, INK, MUTED, QUEUE
+from reports.palette import ACCENT, MUTED, QUEUE
 from reports.svg import Drawing, drawn
 from reports.texts import paragraph
 
 _ENGINE = f"{server_metrics.SERVER}/"  # begins the sources that are one engine of several
-_ENGINE_COLOURS = (ACCENT, QUEUE, INK, MUTED)
-_MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest value, so that no peak is lost
+MOST_SAMPLES = 600  # of a line; beyond, each bin of time shows its highest value, so that no peak is lost
 
 
 def load(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing:
@@ -92,7 +91,7 @@ def lanes(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Drawing | N
         lanes=int(frame["lane"].max()) + 1,
         failed=int(frame["failed"].sum()),
     )
-    description = paragraph((shown, _most_words(own))) if own else shown
+    description = paragraph((shown, most_words(own))) if own else shown
     stalled = len(stalls) > 0
     phases = localized(_PHASES[phases_of(frame)])
     live = localized("figures.lanes.in_range", phases=phases)
@@ -163,9 +162,7 @@ def server_strips(data: Data) -> list[Strip]:
     cache = "vllm:kv_cache_usage_perc"
     strips = (
         _gauges(data, localized("figures.series.requests"), gauges),
-        _by_engine(data, localized("figures.series.running_by_engine"), gauges[0][1]),
         _joined_share(data, localized("figures.series.kv_cache"), cache),
-        _by_engine(data, localized("figures.series.kv_cache_by_engine"), cache, 0.01),
         _counter(data, localized("figures.series.preemptions"), "vllm:num_preemptions_total"),
     )
     return [strip for strip in strips if strip is not None]
@@ -202,10 +199,10 @@ def _sampled(data: Data, strips: Sequence[Strip], title: str, name: str, caption
         return None
     head = data.head(title)
     figure = over_time(strips, data.places, warm_frame(data), head)
-    return drawn(figure, f"{name}-over-time", head, _most_words(strips), caption, panels=strips)
+    return drawn(figure, f"{name}-over-time", head, most_words(strips), caption, panels=strips)
 
 
-def _most_words(strips: Sequence[Strip]) -> str:
+def most_words(strips: Sequence[Strip]) -> str:
     """The highest value of each strip, as the end of an alternative text."""
     series = [localized("figures.series.most", name=strip.name, most=_most(strip)) for strip in strips]
     return localized("figures.series.description", series=series)
@@ -238,23 +235,6 @@ def _joined_share(data: Data, name: str, sampled: str) -> Strip | None:
         return _share(data, name, sampled)
     mean = SeriesLine(localized("figures.series.mean_of_engines"), _series(data, sampled, "max"), filled=True)
     return Strip(name, [mean, SeriesLine(localized("figures.series.highest"), highest, QUEUE)], at_least=1.0, size=0.01)
-
-
-def _by_engine(data: Data, name: str, sampled: str, size: float = 1.0) -> Strip | None:
-    """A line an engine, where there are several and few."""
-    frame = frames.series_frame(data.result, sampled)
-    engines = sorted(source for source in frame["source"].unique() if source.startswith(_ENGINE))
-    if not 1 < len(engines) <= len(_ENGINE_COLOURS):
-        return None
-    lines = [
-        SeriesLine(
-            localized("figures.series.engine", name=source.removeprefix(_ENGINE)),
-            frame[frame["source"] == source],
-            colour,
-        )
-        for source, colour in zip(engines, _ENGINE_COLOURS, strict=False)
-    ]
-    return Strip(name, lines, size=size)
 
 
 def _highest(data: Data, name: str, sampled: str) -> Strip | None:
@@ -296,7 +276,7 @@ def _series(data: Data, sampled: str, over_sources: str) -> pd.DataFrame:
 
 
 def _bin_width(frame: pd.DataFrame, sources: int) -> float:
-    """Seconds between points: as sampled, or as far apart as leaves `_MOST_SAMPLES` of them."""
+    """Seconds between points: as sampled, or as far apart as leaves `MOST_SAMPLES` of them."""
     span = float(frame["at_s"].max() - frame["at_s"].min())
     sampled = span / max(1, len(frame) / sources - 1)
-    return max(sampled, span / _MOST_SAMPLES, 1e-3)
+    return max(sampled, span / MOST_SAMPLES, 1e-3)

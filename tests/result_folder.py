@@ -63,6 +63,8 @@ class Run:
     repeats: int = 1
     stream: bool = True
     engines: int = 1
+    processes: Sequence[tuple[str, str, list[int] | None]] = ()  # of a deployment: name, role and devices
+    slow: str = ""  # the engine whose tokens take twice as long
     slo: dict[str, float] = field(default_factory=lambda: {"ttft_p99": 5.0, "tpot_p99": 0.08})
 
 
@@ -246,6 +248,7 @@ def run_json(run: Run) -> dict[str, Any]:
                 "num_gpu_blocks": 3120,
                 "enable_prefix_caching": True,
             },
+            **_processes(run),
         },
         "environment": {
             "host": "bench-01",
@@ -274,18 +277,42 @@ def run_json(run: Run) -> dict[str, Any]:
     }
 
 
+def _processes(run: Run) -> dict[str, Any]:
+    """The processes of a deployment, as run.json has them."""
+    rows = [
+        {"name": name, "role": role, "kind": "simulator", "url": None, "devices": devices, "simulated": run.simulated}
+        for name, role, devices in run.processes
+    ]
+    return {"processes": rows} if rows else {}
+
+
 def load_of(run: Run, load: float) -> dict[str, Any]:
     """A stage as run.json and summary.json show it."""
     what = {"concurrency": int(load)} if run.kind == "closed" else {"rate": load}
     return {"kind": run.kind, **what, "duration_s": run.duration_s}
 
 
-def _engine_series(run: Run, running) -> dict[tuple[str, str], np.ndarray]:
-    """What each of several engines says of itself."""
-    names = ("vllm:num_requests_running", "vllm:kv_cache_usage_perc")
-    engines = range(run.engines if run.engines > 1 else 0)
-    shares = {(f"server/{i}", name): running / (run.slots * 4) for i in engines for name in names}
-    return shares | ({("server", f"{names[1]}:max"): running / (run.slots * 4)} if engines else {})
+def _engine_series(run: Run, running, rng) -> dict[tuple[str, str], np.ndarray]:
+    """What each of several engines, or each process, says of itself."""
+    names = [name for name, role, _ in run.processes if role != "proxy"]
+    engines = names or [str(number) for number in range(run.engines if run.engines > 1 else 0)]
+    series: dict[tuple[str, str], np.ndarray] = {}
+    for engine in engines:
+        slow = 2.0 if engine == run.slow else 1.0
+        own = slow * running * rng.uniform(0.9, 1.1, len(running)) / max(1, len(engines))
+        values = {
+            "vllm:num_requests_running": np.round(own, 2),
+            "vllm:num_requests_waiting": np.round(np.maximum(0.0, own - run.slots / len(engines)), 2),
+            "vllm:kv_cache_usage_perc": np.clip(own / run.slots, 0, 1),
+            "vllm:num_preemptions_total": np.cumsum(own > run.slots).astype(float),
+            "vllm:prompt_tokens_total": np.cumsum(np.round(900 * own / slow)),
+            "vllm:generation_tokens_total": np.cumsum(np.round(40 * own / slow)),
+            "vllm:prefix_cache_queries_total": np.cumsum(np.round(900 * own / slow)),
+            "vllm:prefix_cache_hits_total": np.cumsum(np.round(300 * own / slow)),
+        }
+        series |= {(f"server/{engine}", name): value for name, value in values.items()}
+    shares = np.clip(running / run.slots, 0, 1)
+    return series | ({("server", "vllm:kv_cache_usage_perc:max"): shares} if engines else {})
 
 
 def fake_samples(run: Run, requests: Requests, timeline) -> Samples:
@@ -300,7 +327,7 @@ def fake_samples(run: Run, requests: Requests, timeline) -> Samples:
         ("server", "vllm:num_requests_waiting"): held - running,
         ("server", "vllm:kv_cache_usage_perc"): np.clip(running / run.slots * 0.9, 0, 1),
         ("server", "vllm:num_preemptions_total"): np.cumsum(held > run.slots * 2).astype(float),
-        **_engine_series(run, running),
+        **_engine_series(run, running, np.random.default_rng(run.seed + 2)),
         ("client-0", "cpu_share"): np.clip(0.05 + held / 300 + rng.normal(0, 0.01, len(at_ns)), 0, 1),
         ("client-0", "loop_lag_s"): rng.exponential(0.0003, len(at_ns)),
         ("client-1", "cpu_share"): np.clip(0.05 + held / 300 + rng.normal(0, 0.01, len(at_ns)), 0, 1),

@@ -10,7 +10,7 @@ that is watched, as the driver numbers them.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,8 +74,11 @@ class EngineName:
     devices: tuple[int, ...] | None = None
 
 
-def engine_names(series: Series, run: Mapping[str, Any]) -> list[EngineName]:
-    """The engines that were sampled, in the order of run.json and of their numbers; one alone is called 0."""
+def engine_names(series: Iterable[tuple[str, str]], run: Mapping[str, Any]) -> list[EngineName]:
+    """The engines that were sampled, in the order of run.json and of their numbers; one alone is called 0.
+
+    `series` are the sources and names of what was sampled.
+    """
     sources = list(dict.fromkeys(source for source, name in series if name in (RUNNING, GENERATION)))
     own = sorted((source for source in sources if source.startswith(f"{SERVER}/")), key=_natural)
     processes = list((run.get("engine") or {}).get("processes") or ())

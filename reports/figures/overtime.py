@@ -37,22 +37,27 @@ _HEAD, _FOOT, _GAP, _LEFT, _RIGHT = 44, 46, 34, 54, 14
 
 @dataclass(frozen=True, slots=True)
 class SeriesLine:
-    """One value over time: a frame of at_s and value, its name and colour, and whether it is filled to zero."""
+    """One value over time: a frame of at_s and value, its name and colour, whether it is filled to zero, or dashed."""
 
     name: str
     frame: pd.DataFrame
     colour: str = ACCENT
     filled: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One panel of lines that share a scale: its name with the unit, the least its top shows, the unit's size."""
+    """One panel of lines that share a scale: its name with the unit, the least its top shows, the unit's size.
+
+    `keyed` says that the lines are named in the panel, and not by a key beside the figure.
+    """
 
     name: str
     lines: Sequence[SeriesLine]
     at_least: float = 1.0
     size: float = 1.0
+    keyed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +179,8 @@ def _lines(axes: Axes, strip: Strip) -> None:
         at, value = line.frame["at_s"], line.frame["value"]
         if line.filled:
             axes.fill_between(at, value, color=line.colour, alpha=0.22, linewidth=0)
-        axes.plot(at, value, color=line.colour, linewidth=1.3)
-    if len(strip.lines) > 1:
+        axes.plot(at, value, color=line.colour, linewidth=1.3, linestyle=(0, (4, 2)) if line.dashed else "-")
+    if len(strip.lines) > 1 and strip.keyed:
         _key(axes, [(line.name, line.colour) for line in strip.lines])
 
 

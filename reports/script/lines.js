@@ -1,5 +1,7 @@
 // Panels of lines and of heat.
 
+const HIGHEST = 5; // lines that are read at the cursor, of those that a key beside the figure names
+
 function readLine(line) {
   line.at = line.at || unpack(line.at_s);
   line.values = line.values || unpack(line.value);
@@ -18,17 +20,28 @@ function nullable(values) {
 kinds.lines = {
   scale: (panel) => ({ range: (plot, low, high) => [0, Math.max(panel.at_least, (high || 0) * 1.08)] }),
   series: (panel) => panel.lines.map((line) => ({
-    stroke: () => colour(line.colour), width: 1.4, spanGaps: true, points: { show: false },
+    stroke: () => colour(line.colour), width: 1.4, dash: line.dashed ? [5, 3] : undefined, spanGaps: true, points: { show: false },
     fill: line.filled ? () => `color-mix(in srgb, ${colour(line.colour)} 22%, transparent)` : undefined,
   })),
   data: (panel) => uPlot.join(panel.lines.map(readLine).map((line) => [Array.from(line.at), nullable(line.values)])),
   draw: () => {},
-  read: (panel, cursor) => panel.lines.map(readLine).map((line) => {
+  read: (panel, cursor) => (panel.keyed ? readLines(panel, cursor) : readHighest(panel, cursor)),
+};
+
+function readLines(panel, cursor) {
+  return panel.lines.map(readLine).map((line) => {
     const at = cursor === null ? -1 : nearest(line.at, cursor);
     const named = panel.lines.length > 1;
-    return { name: named ? line.name : "", tone: named ? line.colour : "", text: at < 0 ? "" : valueText(line.values[at] / panel.size) };
-  }),
-};
+    return { name: named ? line.name : "", tone: named ? line.colour : "", value: line.values[at],
+      text: at < 0 ? "" : valueText(line.values[at] / panel.size) };
+  });
+}
+
+// Of lines that a key beside the figure names, those that are highest at the cursor.
+function readHighest(panel, cursor) {
+  const known = cursor === null ? [] : readLines(panel, cursor).filter((part) => part.text);
+  return known.sort((one, other) => other.value - one.value).slice(0, HIGHEST);
+}
 
 function readGrid(panel) {
   if (!panel.grid) {

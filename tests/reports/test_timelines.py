@@ -14,6 +14,7 @@ from harness.results.request_table import events_from, samples_from
 from harness.results.table_files import write_samples
 from reports import stalling
 from reports.data import gather
+from reports.engines import over_time_drawing
 from reports.figures.heat import Grid, levels
 from reports.frames import GRID_COLUMNS, GRID_ROWS, gap_grid, request_grid
 from reports.lanes import lane_frame, stride
@@ -183,10 +184,13 @@ def test_several_engines_are_shown_each_and_joined(tmp_path):
         watched.add_metrics(ns(second), "\n".join(texts))
     folder = write_result(tmp_path, run_json([{"kind": "constant", "rate": 5.0}]), columns(pairs), [span_row(0, 4, 4)])
     write_samples(folder, samples_from(watched.rows))
-    strips = {strip.name: strip for strip in server_strips(gather(read_files(folder)))}
+    data = gather(read_files(folder))
+    drawing = over_time_drawing(data)
+    assert drawing is not None
+    strips = {strip.name: strip for strip in (*server_strips(data), *drawing.panels)}
     shown = {name: {line.name: line.frame["value"].max() for line in strip.lines} for name, strip in strips.items()}
 
     assert shown["requests on the server"] == {"running": 7}
-    assert shown["running requests of each engine"] == {"engine 0": 3, "engine 1": 4}
+    assert shown["running requests, each engine"] == {"0": 3, "1": 4}
     assert shown["KV cache in use, %"] == {"mean of engines": pytest.approx(0.665), "highest": 0.72}
-    assert shown["KV cache in use of each engine, %"] == {"engine 0": 0.61, "engine 1": 0.72}
+    assert shown["KV cache in use, each engine, %"] == {"0": 0.61, "1": 0.72}
