@@ -188,8 +188,9 @@ def moment(iso: str) -> str:
 
 
 def _files(place: Path) -> list[str]:
-    known = (store.RUN, store.REQUESTS, store.EVENTS, store.SAMPLES, store.SUMMARY, store.TIMELINE, "engine.log")
-    return [name for name in known if (place / name).exists()]
+    known = (store.RUN, store.REQUESTS, store.EVENTS, store.SAMPLES, store.SUMMARY, store.TIMELINE)
+    logs = sorted(log.name for log in place.glob("engine*.log"))
+    return [*(name for name in known if (place / name).exists()), *logs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,12 +54,12 @@ MOMENTS = {  # by what has happened, in the order in which it does
 }
 
 
-def child_of(process, word):
-    """The child of a run whose command has a word; None where there is none."""
+def child_of(process, *words):
+    """The child of a run whose command has all these words; None where there is none."""
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if any(word in part for part in child.cmdline()):
+                if all(any(word in part for part in child.cmdline()) for word in words):
                     return child
     return None
 
@@ -79,10 +79,10 @@ def _hear_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def ended(folder: Path, moment, hit) -> Ended:
-    """Run the scenario into FOLDER/out, call `hit(process)` once `moment(out, process)` holds, and wait for the end."""
+def ended(folder: Path, moment, hit, scenario=SCENARIO) -> Ended:
+    """Run a scenario into FOLDER/out, call `hit(process)` once `moment(out, process)` holds, and wait for the end."""
     path, out = folder / "swept.yaml", folder / "out"
-    path.write_text(json.dumps(SCENARIO), encoding="utf-8")
+    path.write_text(json.dumps(scenario), encoding="utf-8")
     command = [sys.executable, "-m", "harness", "run", str(path), "--out", str(out)]
     process = subprocess.Popen(
         command,

@@ -51,6 +51,8 @@ class HeldNpus:
 def held_npus(run: Mapping[str, Any], samples: Samples | None = None) -> HeldNpus:
     """The NPUs of the engine of run.json: by its parallel sizes, its devices, or the chips that were in use."""
     engine = run.get("engine") or {}
+    if any(_has_engine(process) for process in engine.get("processes") or ()):
+        return _held_by_processes(list(filter(_has_engine, engine["processes"])))
     parallel = parallel_size(engine.get("effective") or {}) or parallel_size(engine.get("asked") or {})
     if parallel:
         return HeldNpus(parallel, PARALLEL)
@@ -58,6 +60,27 @@ def held_npus(run: Mapping[str, Any], samples: Samples | None = None) -> HeldNpu
         return HeldNpus(len(run["devices"]), DEVICES)
     chips: Collection[str] = () if samples is None or engine.get("simulated") else chips_in_use(samples)
     return HeldNpus(len(chips), TELEMETRY) if chips else HeldNpus(None, UNKNOWN)
+
+
+def _has_engine(process: Mapping[str, Any]) -> bool:
+    """Whether a process of run.json is an engine of which more is known than where its counters are."""
+    return process.get("role") != "proxy" and process.get("kind") != "attach"
+
+
+def _held_by_processes(processes: Sequence[Mapping[str, Any]]) -> HeldNpus:
+    """The NPUs of all engines of a deployment together; not known where those of one are not."""
+    counts = [_process_npus(process) for process in processes]
+    known = [count for count in counts if count is not None]
+    return HeldNpus(sum(known), PARALLEL) if len(known) == len(counts) else HeldNpus(None, UNKNOWN)
+
+
+def _process_npus(process: Mapping[str, Any]) -> int | None:
+    """The NPUs of one process: its devices, or those of each of the ranks that are its own."""
+    if process.get("devices"):
+        return len(process["devices"])
+    flags = {**(process.get("asked") or {}), **(process.get("effective") or {})}
+    own = 1 if flags.get("data_parallel_rank") is not None else flags.get("data_parallel_size_local")
+    return parallel_size(flags if own is None else {**flags, "data_parallel_size": own})
 
 
 def parallel_size(flags: Mapping[str, Any]) -> int | None:

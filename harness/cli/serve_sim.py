@@ -89,6 +89,10 @@ def proxy_command(words: Sequence[str], show: OutputLog, log: OutputLog) -> int:
         with _stopped_by_signals(until_stdin_closes):
             await serve_proxy(servers, policy, (host, port), show)
 
+    with contextlib.suppress(ImportError):  # absent on some platforms; asyncio's own loop serves there
+        import uvloop  # noqa: PLC0415 - for the proxy only
+
+        uvloop.install()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())
     log(message("cli.serve_proxy_stopped"))

@@ -1,6 +1,7 @@
 """The progress of a run: what its workers count, its plan and its engine say, joined twice a second into one value."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -153,7 +154,7 @@ class ProgressTracker:
             stage=current,
             ended=tuple(stage for stage in stages if stage.state == ENDED),
             engine=_engine_load(self._watched.latest.get(SERVER)),
-            log_line=last_line(self._folder / "engine.log") if starts else "",
+            log_line=newest_line(self._folder) if starts else "",
             eta_s=_remaining_s(stages, self._plans, self._requests) if self._plans and not self._stopping else None,
         )
 
@@ -169,6 +170,15 @@ def counts_of(number: int, sent: int, answered: int) -> dict[str, Any]:
         "ttft": nothing,
         "itl": nothing,
     }
+
+
+def newest_line(folder: Path) -> str:
+    """The last line of the log that grew last, of those of an engine or of a deployment's processes; "" without one."""
+    grown: list[tuple[float, str]] = []
+    for log in folder.glob("engine*.log"):
+        with contextlib.suppress(OSError):
+            grown.append((log.stat().st_mtime, log.name))
+    return last_line(folder / max(grown)[1]) if grown else ""
 
 
 def last_line(log: Path) -> str:

@@ -97,9 +97,9 @@ def drop_if_empty(folder: Path) -> None:
         return
     shutil.rmtree(folder / store.RAW, ignore_errors=True)
     (folder / store.RUN).unlink(missing_ok=True)
-    log = folder / "engine.log"
-    if log.exists() and not log.stat().st_size:
-        log.unlink()
+    for log in folder.glob("engine*.log"):
+        if not log.stat().st_size:
+            log.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
         with contextlib.suppress(OSError):  # not empty: other results live there

@@ -7,7 +7,7 @@ stages began, as they begin; samples of the server's counters, the NPUs and the 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ def write_plan(
     if serving.clock == VIRTUAL_TIME:  # no client stands between
         run["client"] |= {"workers": 0, "selfcheck": None}
     store.write_json(spec.folder, store.RUN, run)
-    for change in serving.configuration.messages():
+    for change in (*serving.configuration.messages(), *_changes(serving)):
         spec.on_progress(message("execution.engine", state=change))
     return turns
 
@@ -176,6 +176,18 @@ def _kinds(scenario: Scenario, workload: Workload) -> dict[str, Any]:
     forms = {name: value.model_dump(mode="json") for name, value in given.items() if value is not None}
     classes = workload.mix.as_dicts()
     return {**({"classes": classes} if classes else {}), **forms}
+
+
+def _changes(serving: RunningEngine) -> Iterator[Message]:
+    """What the flags of each process of a deployment became, each line once for all processes that it is true of."""
+    changes: dict[str, Message] = {}
+    names: dict[str, list[str]] = {}
+    for process in serving.processes:
+        for change in process.configuration.messages():
+            changes.setdefault(str(change), change)
+            names.setdefault(str(change), []).append(process.name)
+    for line, change in changes.items():
+        yield message("engines.of_processes", names=names[line], reason=change)
 
 
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:

@@ -51,6 +51,23 @@ def test_npus_are_else_the_devices_of_the_scenario_then_those_in_use():
     assert held_npus(run_of()).as_dict() == {"count": None, "source": "unknown"}
 
 
+def test_a_deployment_holds_what_its_engines_hold_together():
+    """Devices where they are known, else the ranks that are each process's own; a proxy has none."""
+    ranks = {"tensor_parallel_size": 2, "data_parallel_size": 4}
+    processes = [
+        {"name": "a", "role": "replica", "effective": ranks},
+        {"name": "b", "role": "replica", "asked": {"data_parallel_rank": 1}, "effective": ranks},
+        {"name": "c", "role": "replica", "asked": {"data_parallel_size_local": 3}, "effective": ranks},
+        {"name": "d", "role": "replica", "kind": "command", "devices": [4, 5, 6]},
+        {"name": "proxy", "role": "proxy"},
+    ]
+    unknown = {"name": "e", "role": "replica", "kind": "command"}
+
+    assert held_npus({"engine": {"processes": processes}}).as_dict() == {"count": 8 + 2 + 6 + 3, "source": "parallel"}
+    assert held_npus({"engine": {"processes": [*processes, unknown]}}).count is None
+    assert held_npus({"engine": {"processes": [{"kind": "attach"}]}, "devices": [0]}).count == 1
+
+
 def test_no_devices_are_counted_for_a_simulator():
     """Chips of the machine that a simulator runs on are not its NPUs."""
     run = {"engine": {"simulated": True}}

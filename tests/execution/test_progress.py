@@ -1,9 +1,11 @@
 """The progress of a run, made from its plan and what its workers count."""
 
+import os
+
 import numpy as np
 import pytest
 
-from harness.execution.progress import ProgressTracker, counts_of, last_line
+from harness.execution.progress import ProgressTracker, counts_of, last_line, newest_line
 from harness.execution.watching import Watched
 from harness.results.progress import DRAINING, ENDED, MEASURING, STOPPING, WARMUP, EngineLoad
 from harness.results.store import RAW
@@ -196,3 +198,14 @@ def test_a_load_in_virtual_time_is_waited_for_in_seconds_of_our_own(tmp_path):
 
     assert shown[-1].stage.elapsed_s == 7.0
     assert shown[-1].eta_s == pytest.approx(left * shown[-1].at_s)
+
+
+def test_of_several_logs_the_one_that_grew_last_is_shown(tmp_path):
+    """While processes of a deployment start, their lines follow each other; without a log there is none."""
+    assert newest_line(tmp_path) == ""
+
+    for name, at_s in (("engine-a.log", 200), ("engine-b.log", 100)):
+        (tmp_path / name).write_text(f"of {name}\n", encoding="utf-8")
+        os.utime(tmp_path / name, (at_s, at_s))
+
+    assert newest_line(tmp_path) == "of engine-a.log"
