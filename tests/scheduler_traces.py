@@ -1,5 +1,9 @@
 """Random traces for the scheduler: tiny caches, shared prefixes, preemption, every switch both ways."""
 
+import copy
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +23,14 @@ def random_trace(seed: int) -> dict[str, Any]:
 
 
 def random_speculation(seed: int) -> dict[str, Any]:
-    """A random trace with draft tokens, of n-grams or of a layer that drafts; each request accepts in its own way."""
+    """A random trace with draft tokens."""
+    return with_drafts(random_trace(seed), seed)
+
+
+def with_drafts(trace: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same requests with draft tokens, of n-grams or of a layer that drafts; each accepts in its own way."""
     rng = np.random.default_rng([seed, 1202])
-    trace = random_trace(seed)
+    trace = copy.deepcopy(trace)
     config, drafts = trace["config"], int(rng.integers(1, 6))
     config |= {"speculative_method": str(rng.choice(["ngram", "mtp"])), "num_speculative_tokens": drafts}
     if config["long_prefill_token_threshold"]:  # vLLM asserts that a padded decode is not cut
@@ -31,6 +40,73 @@ def random_speculation(seed: int) -> dict[str, Any]:
     for request in trace["requests"]:
         request["accepted"] = [int(count) for count in rng.integers(0, drafts + 1, size=int(rng.integers(1, 9)))]
     return trace
+
+
+def by_priority(trace: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same requests under the priority policy, each with a priority of its own."""
+    rng = np.random.default_rng([seed, 2027])
+    changed = copy.deepcopy(trace)
+    changed["config"]["scheduling_policy"] = "priority"
+    levels = int(rng.integers(1, 5))
+    for request in changed["requests"]:
+        request["priority"] = int(rng.integers(-levels, levels + 1))
+    return changed
+
+
+def under_033(trace: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same requests under the rules of vLLM 0.33, every other one with a cadence of prefills."""
+    rng = np.random.default_rng([seed, 2028])
+    changed = copy.deepcopy(trace)
+    changed["config"]["engine_version"] = "0.33"
+    if rng.random() < 0.5:
+        changed["config"]["prefill_schedule_interval"] = int(rng.choice([2, 3, 4, 8, 20]))
+    return changed
+
+
+def with_adapters(trace: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same requests, most of them for a LoRA adapter, and room for a few adapters at a time."""
+    rng = np.random.default_rng([seed, 2029])
+    changed = copy.deepcopy(trace)
+    changed["config"]["max_loras"] = int(rng.integers(1, 4))
+    for request in changed["requests"]:
+        request["adapter"] = int(rng.integers(0, 6))
+    return changed
+
+
+def with_lookahead(trace: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same requests, where no chunk may end just before a prompt's end."""
+    changed = copy.deepcopy(trace)
+    changed["config"]["num_prefill_lookahead"] = int(np.random.default_rng([seed, 2030]).integers(2, 6))
+    return changed
+
+
+VARIANTS: dict[str, tuple[Any, ...]] = {
+    "plain": (),
+    "priority": (by_priority,),
+    "adapters": (with_adapters,),
+    "lookahead": (with_lookahead,),
+    "drafts": (with_drafts,),
+    "all": (by_priority, with_adapters, with_lookahead),
+}
+"""What random traces are changed by."""
+
+
+DIGESTS = Path(__file__).parent / "golden" / "scheduler_digests.json"
+"""By version and variant: what the real scheduler's steps came to, of the first seeds."""
+DIGESTED = 40
+
+
+def variant(seed: int, name: str, *, version: str) -> dict[str, Any]:
+    """A random trace of a variant, under the rules of vLLM 0.32 or 0.33."""
+    trace = random_trace(seed)
+    for change in (*VARIANTS[name], *((under_033,) if version == "0.33" else ())):
+        trace = change(trace, seed)
+    return trace
+
+
+def digest(steps: Any) -> str:
+    """Steps in a few letters, equal where they are."""
+    return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _config(rng: np.random.Generator) -> dict[str, Any]:

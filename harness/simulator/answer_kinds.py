@@ -15,7 +15,7 @@ import msgspec
 from harness.scenario.request_kinds import EMBEDDINGS, RERANK, RESPONSES
 from harness.simulator.request_parsing import ParsedRequest
 from harness.simulator.response_stream import FINGERPRINT, ResponseStream, chunk
-from harness.simulator.scheduler import Request
+from harness.simulator.scheduler_types import Request
 
 THINKING = 0.5  # of the tokens that an answer may have, where the model reasons first
 _VECTOR_STEP = 0.0078125

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from harness.clock import MonotonicClock, monotonic_ns
 from harness.simulator.engine_config import Settings
-from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
+from harness.simulator.scheduler import Scheduler
+from harness.simulator.scheduler_types import Request, SchedulerLimits, SchedulerStep
 from harness.simulator.step_cost import StepCost
 from harness.simulator.vllm_formats import EngineState, Metrics
 from harness.units import NS_PER_S
@@ -81,6 +82,10 @@ def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> Schedu
         max_num_active_seqs=settings.max_num_active_seqs,
         reserve_full_prompt=settings.scheduler_reserve_full_isl,
         watermark=settings.watermark,
+        by_priority=settings.scheduling_policy == "priority",
+        max_loras=settings.max_loras if settings.enable_lora else 0,
+        prefill_interval=settings.prefill_schedule_interval,
+        engine_version=settings.engine_version,
     )
     return limits if settings.speculation is None else limits.drafting(settings.speculation)
 

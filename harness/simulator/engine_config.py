@@ -16,53 +16,40 @@ from harness.simulator.speculation import Speculation, mapping_of, speculation_f
 WITHOUT_EFFECT = frozenset(
     """
     additional-config aggregate-engine-logging all2all-backend allow-credentials allowed-headers
-    allowed-local-media-path allowed-media-domains allowed-methods allowed-origins api-key
-    api-server-count async-scheduling attention-backend attention-config aux-output-config chat-template
-    chat-template-content-format code-revision compilation-config config-format convert
-    cp-kv-cache-interleave-size cpu-offload-gb cpu-offload-params cudagraph-metrics
-    custom-histogram-buckets data-parallel-address data-parallel-backend data-parallel-external-lb
-    data-parallel-hybrid-lb data-parallel-rank data-parallel-rpc-port data-parallel-size
-    data-parallel-size-local data-parallel-start-rank decode-context-parallel-size device-ids
-    disable-cascade-attn disable-chunked-mm-input disable-custom-all-reduce
-    disable-fastapi-docs disable-frontend-multiprocessing disable-hybrid-kv-cache-manager
-    disable-log-stats disable-sliding-window disable-uvicorn-access-log distributed-executor-backend
-    download-dir enable-auto-tool-choice enable-dbo enable-elastic-ep enable-eplb
+    allowed-local-media-path allowed-media-domains allowed-methods allowed-origins api-key api-server-count
+    async-scheduling attention-backend attention-config aux-output-config chat-template chat-template-content-format
+    code-revision compilation-config config-format convert cp-kv-cache-interleave-size cpu-offload-gb
+    cpu-offload-params cudagraph-metrics custom-histogram-buckets data-parallel-address data-parallel-backend
+    data-parallel-external-lb data-parallel-hybrid-lb data-parallel-rank data-parallel-rpc-port data-parallel-size
+    data-parallel-size-local data-parallel-start-rank decode-context-parallel-size device-ids disable-cascade-attn
+    disable-chunked-mm-input disable-custom-all-reduce disable-fastapi-docs disable-frontend-multiprocessing
+    disable-hybrid-kv-cache-manager disable-log-stats disable-sliding-window disable-uvicorn-access-log
+    distributed-executor-backend download-dir enable-auto-tool-choice enable-dbo enable-elastic-ep enable-eplb
     enable-expert-parallel enable-force-include-usage enable-log-outputs enable-log-requests
-    enable-logging-iteration-details enable-mfu-metrics enable-mm-embeds
-    enable-prompt-embeds enable-request-id-headers
-    enable-server-load-tracking enable-sleep-mode enable-tokenizer-info-endpoint eplb-config
-    expert-placement-strategy fully-sharded-loras generation-config guided-decoding-backend
-    h11-max-header-count h11-max-incomplete-event-size hf-config-path hf-overrides hf-token
-    ignore-patterns io-processor-plugin kv-cache-metrics kv-cache-metrics-sample kv-events-config
-    kv-offloading-backend kv-offloading-size kv-sharing-fast-prefill kv-transfer-config
-    limit-mm-per-prompt load-format log-config-file log-error-stack log-level logging-config
-    logits-processors logprobs-mode lora-dtype master-addr master-port max-cpu-loras
-    max-log-len max-logprobs max-lora-rank max-loras max-num-queued-reqs max-num-queued-tokens
-    max-parallel-loading-workers mm-encoder-tp-mode mm-processor-cache-gb mm-processor-kwargs
-    model-impl model-loader-extra-config nnodes node-rank numa-bind offload-backend
-    optimization-level otlp-traces-endpoint override-generation-config performance-mode
-    pipeline-parallel-size pooler-config prefill-context-parallel-size prefill-schedule-interval
-    prefix-caching-hash-algo profiler-config reasoning-config
-    response-role return-tokens-as-token-ids revision root-path runner safetensors-load-strategy
-    scheduler-cls show-hidden-metrics-for-version shutdown-timeout
-    skip-mm-profiling skip-tokenizer-init ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile
-    stream-interval structured-outputs-config tokenizer tokenizer-mode tokenizer-revision
-    tool-call-parser tool-parser-plugin trust-remote-code use-tqdm-on-load uvicorn-log-level
-    weight-transfer-config worker-cls worker-extension-cls
+    enable-logging-iteration-details enable-mfu-metrics enable-mm-embeds enable-prompt-embeds
+    enable-request-id-headers enable-server-load-tracking enable-sleep-mode enable-tokenizer-info-endpoint
+    eplb-config expert-placement-strategy fully-sharded-loras generation-config guided-decoding-backend
+    h11-max-header-count h11-max-incomplete-event-size hf-config-path hf-overrides hf-token ignore-patterns
+    io-processor-plugin kv-cache-metrics kv-cache-metrics-sample kv-events-config kv-offloading-backend
+    kv-offloading-size kv-sharing-fast-prefill kv-transfer-config limit-mm-per-prompt load-format log-config-file
+    log-error-stack log-level logging-config logits-processors logprobs-mode lora-dtype master-addr master-port
+    max-cpu-loras max-log-len max-logprobs max-lora-rank max-num-queued-reqs max-num-queued-tokens
+    max-parallel-loading-workers mm-encoder-tp-mode mm-processor-cache-gb mm-processor-kwargs model-impl
+    model-loader-extra-config nnodes node-rank numa-bind offload-backend optimization-level otlp-traces-endpoint
+    override-generation-config performance-mode pipeline-parallel-size pooler-config prefill-context-parallel-size
+    prefix-caching-hash-algo profiler-config reasoning-config response-role return-tokens-as-token-ids revision
+    root-path runner safetensors-load-strategy scheduler-cls show-hidden-metrics-for-version shutdown-timeout
+    skip-mm-profiling skip-tokenizer-init ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile stream-interval
+    structured-outputs-config tokenizer tokenizer-mode tokenizer-revision tool-call-parser tool-parser-plugin
+    trust-remote-code use-tqdm-on-load uvicorn-log-level weight-transfer-config worker-cls worker-extension-cls
     """.replace("-", "_").split()
 )
 _OBJECTS = ("speculative_config",)  # flags whose keys may be given one by one, as --speculative-config.method
 _SHORT = {
-    "tp": "tensor_parallel_size",
-    "pp": "pipeline_parallel_size",
-    "dp": "data_parallel_size",
-    "ep": "enable_expert_parallel",
-    "q": "quantization",
-    "cc": "compilation_config",
-    "sc": "speculative_config",
-    "device_memory_utilization": "gpu_memory_utilization",
-    "kv_cache_memory": "kv_cache_memory_bytes",
-}
+    "tp": "tensor_parallel_size", "pp": "pipeline_parallel_size", "dp": "data_parallel_size", "ep":
+    "enable_expert_parallel", "q": "quantization", "cc": "compilation_config", "sc": "speculative_config",
+    "device_memory_utilization": "gpu_memory_utilization", "kv_cache_memory": "kv_cache_memory_bytes",
+}  # fmt: skip
 
 
 def canonical(flag: str) -> str:
@@ -103,7 +90,12 @@ def _is_true(value: Any) -> bool:
 ASCEND_BLOCK_SIZE = 128
 BLOCK_SIZE_NOTE = "Block size is set to 128 if prefix cache or chunked prefill is enabled."
 ASYNC_NOTE = "Async scheduling not supported with {}-based speculative decoding and will be disabled."
-_GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+DEFAULT_VERSION = "0.32"
+_CHOICES = {
+    "cudagraph_mode": ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"),
+    "scheduling_policy": ("fcfs", "priority"),
+    "engine_version": (DEFAULT_VERSION, "0.33"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +107,8 @@ class Settings:
     the model. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
     `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
     reaches; 0: the built-in ones. `speculative_config` is JSON as vLLM takes it, and `acceptance_rates` say by position
-    how many draft tokens are accepted, where the method's own are not wanted.
+    how many draft tokens are accepted, where the method's own are not wanted. `engine_version` is the
+    version of vLLM whose scheduler's rules hold.
     """
 
     model: str = DEFAULT_MODEL
@@ -144,12 +137,15 @@ class Settings:
     long_prefill_token_threshold_adaptive: bool = False
     scheduler_reserve_full_isl: bool = True
     watermark: float = 0.0
+    scheduling_policy: str = "fcfs"
+    prefill_schedule_interval: int = 1
+    engine_version: str = DEFAULT_VERSION
     enable_prompt_tokens_details: bool = False
     enable_lora: bool = False
+    max_loras: int = 1
     lora_modules: tuple[str, ...] = ()
     enable_per_request_metrics: bool = False
     reasoning_parser: str = ""
-    scheduling_policy: str = "fcfs"
     seed: int = 0
     start_seconds: float = 0.0
     cache_efficiency: float = 0.0
@@ -248,7 +244,8 @@ _OWN_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
 }
 _POSITIVE = (
     "block_size", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens",
-    "max_num_scheduled_tokens", "tensor_parallel_size", "num_gpu_blocks_override", "kv_cache_memory_bytes",
+    "max_num_scheduled_tokens", "prefill_schedule_interval", "max_loras", "tensor_parallel_size",
+    "num_gpu_blocks_override", "kv_cache_memory_bytes",
 )  # fmt: skip
 
 
@@ -329,9 +326,10 @@ def _check_ranges(typed: Mapping[str, Any]) -> None:
     share = typed.get("gpu_memory_utilization", 1.0)
     if not 0 < share <= 1:
         raise InputError(message("simulator.memory_share_range", share=share))
-    mode = str(typed.get("cudagraph_mode", "NONE")).upper()
-    if mode not in _GRAPH_MODES:
-        raise InputError(message("simulator.graph_mode", mode=mode, modes=_GRAPH_MODES))
+    for name, choices in _CHOICES.items():
+        value = typed.get(name, choices[0])
+        if value not in choices and str(value).upper() not in choices:
+            raise InputError(message("simulator.not_a_choice", flag=name, value=value, choices=choices))
 
 
 def _resolved(typed: dict[str, Any], ignored: tuple[str, ...], largest_graph: int | None) -> Settings:

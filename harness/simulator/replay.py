@@ -1,6 +1,7 @@
 """The steps that a trace of requests takes, as lines to compare with the real scheduler's.
 
-A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt", "output_tokens"}]}.
+A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt", "output_tokens", "priority"}]};
+the priority may be left out.
 A line a step in which something happens: {"step", "scheduled", "preempted", "cached", "finished"}.
 With "speculative_method" and "num_speculative_tokens" in the config, a request's "accepted" says how many draft tokens
 are accepted at a length (the list goes round), and a line has "drafts", too.
@@ -16,7 +17,9 @@ from typing import Any
 
 from harness.errors import HarnessError, InputError, suggestion
 from harness.messages import message
-from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits, SchedulerStep
+from harness.simulator.engine_config import DEFAULT_VERSION
+from harness.simulator.scheduler import Scheduler
+from harness.simulator.scheduler_types import Request, SchedulerLimits, SchedulerStep
 from harness.simulator.speculation import Speculation
 
 FIRST_OUTPUT = 1_000_000  # the output token at position p of its sequence is 1,000,000 + p
@@ -33,6 +36,11 @@ _CONFIG: Mapping[str, tuple[str, Any]] = {  # name in the trace: name in Limits,
     "max_num_active_seqs": ("max_num_active_seqs", None),
     "scheduler_reserve_full_isl": ("reserve_full_prompt", True),
     "watermark": ("watermark", 0.0),
+    "scheduling_policy": ("by_priority", False),
+    "prefill_schedule_interval": ("prefill_interval", 1),
+    "num_prefill_lookahead": ("prefill_lookahead", 0),
+    "max_loras": ("max_loras", 0),
+    "engine_version": ("engine_version", DEFAULT_VERSION),
 }
 _SPECULATION = ("speculative_method", "num_speculative_tokens")
 _REQUEST = ("id", "arrival_step", "prompt", "output_tokens")
@@ -76,7 +84,8 @@ def _check(path: Path, trace: Any) -> None:
 
 def limits_of_trace(config: Mapping[str, Any]) -> SchedulerLimits:
     """The limits that a trace's config sets."""
-    limits = SchedulerLimits(**{name: config.get(key, default) for key, (name, default) in _CONFIG.items()})
+    values = {name: config.get(key, default) for key, (name, default) in _CONFIG.items()}
+    limits = SchedulerLimits(**{**values, "by_priority": config.get("scheduling_policy") == "priority"})
     if "num_speculative_tokens" not in config:
         return limits
     return limits.drafting(Speculation(config["speculative_method"], config["num_speculative_tokens"], ()))
@@ -110,6 +119,8 @@ def _request(entry: Mapping[str, Any]) -> Request:
         max_tokens=entry["output_tokens"],
         draw=lambda start, end: range(FIRST_OUTPUT + start, FIRST_OUTPUT + end),
         accept=lambda position, verified: min(accepted[position % len(accepted)], verified),
+        priority=entry.get("priority", 0),
+        adapter=str(entry.get("adapter") or ""),
     )
 
 

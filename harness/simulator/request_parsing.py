@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from harness.scenario.request_kinds import COMPLETIONS
-from harness.simulator.scheduler import Draw
+from harness.simulator.scheduler_types import Draw
 from harness.simulator.speculation import Accept, Speculation
 
 _LIMITS = ("max_completion_tokens", "max_output_tokens")  # names of max_tokens in later APIs

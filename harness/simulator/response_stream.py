@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.simulator.request_parsing import ParsedRequest
-from harness.simulator.scheduler import Request
+from harness.simulator.scheduler_types import Request
 from harness.units import NS_PER_MS, NS_PER_S
 
 Write = Callable[[bytes], None]

@@ -1,119 +1,27 @@
 """The scheduler: which tokens vLLM computes in the next step.
 
-The rules of vLLM V1 (0.32, `v1/core/sched/scheduler.py` and `v1/core/kv_cache_manager.py`):
+The rules of vLLM V1 (0.32 or 0.33, `v1/core/sched/scheduler.py` and `v1/core/kv_cache_manager.py`):
 running requests first, in order of admission; then waiting ones, strictly first come first
-served; a token budget a step; blocks for the whole prompt at hand before a request is let in;
-the last admitted request preempted and recomputed where blocks run out. Time plays no part here.
+served, or by priority; a token budget a step; blocks for the whole prompt at hand before a request is let in;
+the last admitted request (or that of the lowest priority) preempted and recomputed where blocks run out.
+Time plays no part here.
 With speculation a running request takes its draft tokens along, and those that are rejected are taken back.
 """
 
+import bisect
+import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 
+from harness.simulator.engine_config import DEFAULT_VERSION
 from harness.simulator.memory import BlockPool
-from harness.simulator.speculation import Accept, Speculation
-
-Draw = Callable[[int, int], Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """What bounds a step; the names and meanings of `vllm serve` flags.
-
-    `num_blocks` counts the null block, as vLLM does. `token_budget` is
-    max_num_scheduled_tokens where given, else max_num_batched_tokens. `draft_tokens` are those a running request
-    brings along at most, `lookahead` the slots it holds beyond them, and with `drop_last_hit` the last block of a
-    prefix hit is computed again, as for drafting layers.
-    """
-
-    block_size: int
-    num_blocks: int
-    max_num_seqs: int
-    token_budget: int
-    max_model_len: int
-    chunked_prefill: bool = True
-    prefix_caching: bool = True
-    long_prefill_token_threshold: int = 0
-    adaptive_threshold: bool = False
-    max_num_active_seqs: int | None = None
-    reserve_full_prompt: bool = True
-    watermark: float = 0.0
-    draft_tokens: int = 0
-    lookahead: int = 0
-    drop_last_hit: bool = False
-
-    def drafting(self, speculation: Speculation) -> "SchedulerLimits":
-        """The same with speculation."""
-        own = speculation.has_layer
-        return replace(
-            self, draft_tokens=speculation.tokens, lookahead=speculation.tokens if own else 0, drop_last_hit=own
-        )
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request inside the scheduler; `draw(a, b)` gives its output tokens at positions a … b-1."""
-
-    id: str
-    prompt: Sequence[int]
-    max_tokens: int
-    draw: Draw
-    accept: Accept | None = None  # of draft tokens; None: of none
-    num_tokens: int = 0  # prompt and output so far
-    stop_at: int = 0  # num_tokens at which it is finished
-    computed: int = 0  # tokens whose KV is in the cache, those of the present step included
-    taken: int = 0  # tokens scheduled in the present step
-    drafts: int = 0  # draft tokens that wait for its next step
-    verified: int = 0  # draft tokens among those taken
-    padded: bool = False  # these are blanks that fill up a decode
-    gained: int = 0  # tokens sampled in its last step; 0 while its prompt is computed in parts
-    blocks: list[int] = field(default_factory=list)
-    capacity: int = 0  # tokens that its blocks hold
-    remembered: int = 0  # its first blocks that are in the prefix cache
-    next_full: int = 0  # computed tokens at which the next block is remembered
-    hashes: list[int] = field(default_factory=list)
-    hit: int = 0  # tokens found in the cache at the last admission
-    first_hit: int = 0  # the same at the first
-    preemptions: int = 0
-    running: bool = False
-    finished: bool = False
-    adapter: str = ""  # the LoRA adapter that it names, empty for the model itself
-    priority: int = 0  # the lowest first, where the engine schedules by priority
-
-
-@dataclass(slots=True)
-class SchedulerStep:
-    """What one step computes. `decodes` is every request with one token, the rest are `prefills`.
-
-    `decode_context` sums the tokens already in the cache of the decodes, `draft_tokens` those that they verify beside
-    the one; `prefills` holds (new tokens, tokens before them) of the others.
-    """
-
-    scheduled: list[Request] = field(default_factory=list)
-    admitted: list[Request] = field(default_factory=list)
-    preempted: list[Request] = field(default_factory=list)
-    decodes: int = 0
-    decode_context: int = 0
-    draft_tokens: int = 0
-    prefills: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens computed in this step."""
-        return self.decodes + self.draft_tokens + sum(new for new, _ in self.prefills)
-
-
-@dataclass(slots=True)
-class Counters:
-    """What vLLM counts on /metrics, since the start."""
-
-    preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted_by_position: list[int] = field(default_factory=list)
+from harness.simulator.scheduler_types import (
+    Counters,
+    PrefillCadence,
+    Request,
+    SchedulerLimits,
+    SchedulerStep,
+)
 
 
 class Scheduler:
@@ -127,12 +35,27 @@ class Scheduler:
         self.counters = Counters(accepted_by_position=[0] * limits.draft_tokens)
         self._watermark = int(limits.watermark * limits.num_blocks)
         self._max_running = min(limits.max_num_seqs, limits.max_num_active_seqs or limits.max_num_seqs)
+        self._new_rules = limits.engine_version != DEFAULT_VERSION
+        self._reach = int(limits.drop_last_hit and self._new_rules)  # tokens after a block that its hash covers
+        self._cadence = PrefillCadence(limits.prefill_interval) if limits.prefill_interval > 1 else None
+        self._added = 0
 
     def add(self, request: Request) -> None:
-        """Queue a request behind the others."""
+        """Queue a request behind the others, those of a lower priority excepted."""
+        self._added += 1
+        request.order = self._added
         request.num_tokens = len(request.prompt)
         request.stop_at = min(request.num_tokens + request.max_tokens, self.limits.max_model_len)
-        self.waiting.append(request)
+        self._enqueue(request)
+
+    def _enqueue(self, request: Request, *, first: bool = False) -> None:
+        """Let a request wait behind the others or before them; by priority in its place among them."""
+        if self.limits.by_priority:
+            bisect.insort(self.waiting, request, key=lambda other: other.rank)
+        elif first:
+            self.waiting.appendleft(request)
+        else:
+            self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
         """Take a request out wherever it is; the present step may still hold it."""
@@ -145,14 +68,29 @@ class Scheduler:
             self.waiting.remove(request)
         request.finished = True
 
-    def schedule(self) -> SchedulerStep:
-        """Choose the tokens of the next step and give them blocks."""
+    def schedule(self, *, held: bool = False) -> SchedulerStep:
+        """Choose the tokens of the next step and give them blocks.
+
+        `held` asks to leave prefills to a later step, which all of several coordinated engines have at once.
+        """
         step = SchedulerStep()
         cap = self._long_prefill_cap()
-        budget = self._run_on(step, cap)
-        if not step.preempted and self.waiting:
-            self._admit(step, budget, cap)
+        held = self._cadence is not None and self._holds(self._cadence, early=held)
+        budget = self._run_on(step, cap, held=held)
+        if not step.preempted:
+            if self.waiting:
+                self._admit(step, budget, cap, held=held)
+            if self._cadence is not None and not held:
+                self._cadence.bound = any(not request.passed for request in self.waiting)
+        if self._cadence is not None and step.scheduled:
+            self._cadence.executed(step)
         return step
+
+    def _holds(self, cadence: PrefillCadence, *, early: bool) -> bool:
+        """Whether prefills wait in this step: the last one is too near, others decode, and the queue can be drained."""
+        if self._new_rules and not self.limits.coordinated:
+            early = early or cadence.is_early
+        return early and not cadence.bound and any(request.gained for request in self.running)
 
     def complete(self, step: SchedulerStep) -> tuple[list[Request], list[Request]]:
         """End the step: the requests that sampled tokens (`gained`), and those of them that are finished."""
@@ -168,7 +106,10 @@ class Scheduler:
             if request.num_tokens >= request.stop_at:
                 request.gained -= request.num_tokens - request.stop_at
                 request.num_tokens = request.stop_at
+                request.computed = min(request.computed, request.num_tokens - 1)
                 finished.append(request)
+            if drafts and self._new_rules and request.computed >= request.next_full:
+                self._remember(request)
         if finished:
             self._retire(finished)
         return sampled, finished
@@ -199,7 +140,7 @@ class Scheduler:
             return 0
         return max(cap, limits.token_budget // eligible) if limits.adaptive_threshold else cap
 
-    def _run_on(self, step: SchedulerStep, cap: int) -> int:
+    def _run_on(self, step: SchedulerStep, cap: int, *, held: bool) -> int:
         """Tokens for the running requests in order; the budget that is left."""
         running, scheduled, prefills = self.running, step.scheduled, step.prefills
         budget, longest = self.limits.token_budget, self.limits.max_model_len - 1
@@ -211,15 +152,18 @@ class Scheduler:
             new = request.num_tokens - before
             if drafting:
                 new += request.drafts
-            if new != 1:
-                new = _chunk(new, cap, min(budget, longest - before))
+            if new != 1 or held:
+                new = 0 if held and not request.gained else self._chunk(request, before, new, cap, budget)
                 if new <= 0:
                     index += 1
                     continue
             after = before + new
             slots = min(after + lookahead, longest + 1) if lookahead else after
-            if slots > request.capacity and not self._grow(request, slots, step):
-                break
+            if slots > request.capacity:
+                index = self._make_room(request, slots, step, index)
+                budget = self._budget_left(request, step, budget)
+                if not request.running:
+                    continue
             request.computed = after
             if after >= request.next_full:
                 self._remember(request)
@@ -234,55 +178,91 @@ class Scheduler:
             budget -= new
             index += 1
         step.decodes, step.decode_context = decodes, context
+        if step.preempted and self.limits.by_priority:
+            step.count()
         return budget
 
-    def _grow(self, request: Request, tokens: int, step: SchedulerStep) -> bool:
-        """Blocks for `tokens`, preempting from the tail; False where the request itself had to go."""
+    def _make_room(self, request: Request, tokens: int, step: SchedulerStep, index: int) -> int:
+        """Blocks for `tokens` of the request at `index` of those that run, or the request itself preempted.
+
+        Who goes is the last one, or by priority any: one that this step had scheduled already gives its tokens back.
+        What is returned is the request's index then, or that of the one after it.
+        """
         need = -(-tokens // self.limits.block_size) - len(request.blocks)
-        while need > self.pool.free:
-            victim = self.running.pop()
+        running = self.running
+        while need > self.pool.free and request.running:
+            victim = max(running, key=lambda other: other.rank) if self.limits.by_priority else running[-1]
+            place = running.index(victim) if self.limits.by_priority else len(running) - 1
+            del running[place]
+            if place < index:
+                index -= 1
+                if victim in step.scheduled:
+                    step.scheduled.remove(victim)
+                    step.prefilled |= not victim.gained
             self._preempt(victim)
             step.preempted.append(victim)
-            if victim is request:
-                return False
-        self._give(request, need)
-        return True
+        if request.running:
+            self._give(request, need)
+        return index
 
-    def _admit(self, step: SchedulerStep, budget: int, cap: int) -> None:
-        running = len(step.scheduled)
-        pads = self.limits.draft_tokens > 0 and all(request.gained for request in step.scheduled)
-        while budget > 0 and self.waiting and len(self.running) < self._max_running:
-            request = self.waiting[0]
-            cached = self._cached_prefix(request)
-            hit = len(cached) * self.limits.block_size
-            new = request.num_tokens - hit
-            padding = self._padding(hit) if pads and new == 1 and (running or hit) else 0
-            if padding and new + padding > budget:
+    def _budget_left(self, request: Request, step: SchedulerStep, budget: int) -> int:
+        """What others have left of a budget once some were preempted; 0.32 ends where a request preempted itself."""
+        if not self.limits.by_priority:
+            return budget
+        if not request.running and not self._new_rules:
+            return 0
+        return self.limits.token_budget - sum(other.taken for other in step.scheduled)
+
+    def _admit(self, step: SchedulerStep, budget: int, cap: int, *, held: bool) -> None:
+        """Let waiting requests in, in their order; one whose own limits keep it back alone is passed by."""
+        place, adapters, run_on = 0, self._adapters(step), len(step.scheduled)
+        pads = self.limits.draft_tokens > 0 and not step.prefilled and all(request.gained for request in step.scheduled)
+        while budget > 0 and place < len(self.waiting) and len(self.running) < self._max_running:
+            request = self.waiting[place]
+            new, blanks, cached = 0, 0, []
+            if not (request.adapter and len(adapters | {request.adapter}) > self.limits.max_loras > 0):
+                cached = self._cached_prefix(request)
+                hit = len(cached) * self.limits.block_size
+                blanks = self._blanks(hit) if pads and request.num_tokens - hit == 1 and (run_on or hit) else 0
+                new = self._entry(request, hit, budget, cap, blanks, held=held)
+            if new == 0:
+                request.passed = True
+                place += 1
+                continue
+            if new < 0 or not self._fits(request, cached, hit + new + self.limits.lookahead):
                 return
-            new += padding
-            if 0 < cap < new:
-                new = cap
-            if not self.limits.chunked_prefill and new > budget:
-                return
-            new = min(new, budget)
-            if not self._fits(request, cached, hit + new + self.limits.lookahead):
-                return
+            del self.waiting[place]
             self._start(request, cached, new)
-            request.verified, request.padded = padding, padding > 0
-            step.draft_tokens += padding
+            request.verified, request.padded = blanks, blanks > 0
+            adapters |= {request.adapter} - {""}
             budget -= new
-            step.scheduled.append(request)
-            step.admitted.append(request)
-            if new == 1 or padding:
-                step.decodes += 1
-                step.decode_context += hit
-            else:
-                step.prefills.append((new, hit))
+            step.add(request)
 
-    def _padding(self, computed: int) -> int:
+    def _entry(self, request: Request, hit: int, budget: int, cap: int, blanks: int, *, held: bool) -> int:
+        """Tokens of a waiting request in this step: 0 where it is passed by, -1 where those behind it wait, too."""
+        wanted = request.num_tokens - hit + blanks
+        if (held and wanted > 1 + blanks) or (blanks and wanted > budget):
+            return -1
+        if not self.limits.chunked_prefill and min(wanted, cap or wanted) > budget:
+            return -1
+        return self._chunk(request, hit, wanted, cap, budget) or (0 if self._new_rules else -1)
+
+    def _chunk(self, request: Request, before: int, new: int, cap: int, budget: int) -> int:
+        """Of the tokens that a request wants after others those that it gets; it keeps off the end of its prompt."""
+        limits = self.limits
+        taken = min(cap if 0 < cap < new else new, budget, limits.max_model_len - 1 - before)
+        left = request.num_tokens - before - taken
+        return taken - (limits.prefill_lookahead - left) if 0 < left < limits.prefill_lookahead else taken
+
+    def _blanks(self, computed: int) -> int:
         """Blank draft tokens that make a new decode as wide as the others, where its context has room for them."""
         blanks = self.limits.draft_tokens
         return blanks if computed + 1 + blanks < self.limits.max_model_len else 0
+
+    def _adapters(self, step: SchedulerStep) -> set[str]:
+        """The LoRA adapters that are in use: 0.32 counts those of this step, 0.33 those of all that run."""
+        in_use = self.running if self._new_rules else step.scheduled
+        return {request.adapter for request in in_use if request.adapter} if self.limits.max_loras else set()
 
     def _cached_prefix(self, request: Request) -> list[int]:
         """Remembered blocks of its first tokens; the last token is always computed anew."""
@@ -294,7 +274,7 @@ class Scheduler:
             if block is None:
                 break
             cached.append(block)
-        if cached and self.limits.drop_last_hit:
+        if cached and self.limits.drop_last_hit and not self._new_rules:
             cached.pop()
         return cached
 
@@ -317,10 +297,9 @@ class Scheduler:
         slots = min(request.computed + self.limits.lookahead, self.limits.max_model_len)
         self._give(request, -(-slots // size) - len(cached))
         request.next_full = (request.remembered + 1) * size
-        request.hit, request.taken, request.gained, request.running = hit, new, 0, True
+        request.hit, request.taken, request.gained, request.running, request.passed = hit, new, 0, True, False
         if request.computed >= request.next_full:
             self._remember(request)
-        self.waiting.popleft()
         self.running.append(request)
         if request.preemptions == 0:
             request.first_hit = hit
@@ -337,7 +316,7 @@ class Scheduler:
         self._free(request)
         request.preemptions += 1
         self.counters.preemptions += 1
-        self.waiting.appendleft(request)
+        self._enqueue(request, first=True)
 
     def _free(self, request: Request) -> None:
         self.pool.release(request.blocks)
@@ -351,7 +330,7 @@ class Scheduler:
         if not self.limits.prefix_caching:
             request.next_full = self.limits.max_model_len + 1
             return
-        full = min(request.computed, request.num_tokens) // size  # of draft tokens nothing is remembered
+        full = min(request.computed, request.num_tokens - self._reach) // size  # of draft tokens nothing is remembered
         for index in range(request.remembered, full):
             self.pool.remember(request.blocks[index], self._hash(request, index))
         request.remembered = full
@@ -361,14 +340,10 @@ class Scheduler:
         """Hash of block `index` chained over all before it; ints only, so equal in every process."""
         hashes, size = request.hashes, self.limits.block_size
         for missing in range(len(hashes), index + 1):
-            parent = hashes[-1] if hashes else 1
-            hashes.append(hash((parent, tuple(_tokens(request, missing * size, (missing + 1) * size)))) or 1)
+            parent = hashes[-1] if hashes else 1 + zlib.crc32(request.adapter.encode())
+            end = (missing + 1) * size + self._reach
+            hashes.append(hash((parent, tuple(_tokens(request, missing * size, end)))) or 1)
         return hashes[index]
-
-
-def _chunk(new: int, cap: int, most: int) -> int:
-    """Tokens of one request in one step: all, or the long-prefill cap, or what is left."""
-    return min(cap if 0 < cap < new else new, most)
 
 
 def _take_drafts(request: Request, step: SchedulerStep) -> int:

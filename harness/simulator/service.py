@@ -31,7 +31,7 @@ from harness.simulator.request_parsing import (
     prompt_ids,
 )
 from harness.simulator.response_stream import ResponseChoice, ResponseStream, Write
-from harness.simulator.scheduler import Request
+from harness.simulator.scheduler_types import Request
 from harness.simulator.step_cost import StepCost
 from harness.simulator.vllm_formats import exposition
 

@@ -21,7 +21,8 @@ from harness.simulator.engine import limits_of
 from harness.simulator.engine_config import Settings
 from harness.simulator.memory import Memory, memory_of
 from harness.simulator.request_parsing import acceptance, answer_tokens
-from harness.simulator.scheduler import Request, Scheduler
+from harness.simulator.scheduler import Scheduler
+from harness.simulator.scheduler_types import Request
 from harness.simulator.speculation import Speculation
 from harness.simulator.step_cost import StepCost
 
@@ -74,11 +75,12 @@ class TraceTimes:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request as the engine sees it: when it comes (ns), its token ids, how many it wants back."""
+    """A request as the engine sees it: when it comes (ns), its token ids, how many it wants back, its priority."""
 
     at_ns: int
     prompt: Sequence[int]
     max_tokens: int
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ def _served(device: _Device, arrivals: Sequence[Arrival], concurrency: int | Non
         Request(
             str(place), arrival.prompt, arrival.max_tokens, answer_tokens(arrival.prompt, device.vocab),
             accept=acceptance(device.speculation, arrival.prompt),
+            priority=arrival.priority,
         )
         for place, arrival in enumerate(arrivals)
     ]  # fmt: skip

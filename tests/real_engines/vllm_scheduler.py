@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,16 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, SpeculativeConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    DeviceConfig,
+    LoRAConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -42,7 +51,7 @@ def scheduler_of(config: dict[str, Any], folder: str) -> Scheduler:
     length = config.get("max_model_len", 8192)
     model = ModelConfig(model=folder, skip_tokenizer_init=True, max_model_len=length, dtype="float32")
     known = ("long_prefill_token_threshold", "long_prefill_token_threshold_adaptive", "max_num_active_seqs",
-             "scheduler_reserve_full_isl", "watermark")  # fmt: skip
+             "scheduler_reserve_full_isl", "watermark", "prefill_schedule_interval")  # fmt: skip
     scheduling = SchedulerConfig(
         max_num_seqs=config.get("max_num_seqs", 256),
         max_num_batched_tokens=config.get("max_num_batched_tokens", 2048),
@@ -50,6 +59,7 @@ def scheduler_of(config: dict[str, Any], folder: str) -> Scheduler:
         enable_chunked_prefill=config.get("enable_chunked_prefill", True),
         is_encoder_decoder=False,
         async_scheduling=False,
+        policy=config.get("scheduling_policy", "fcfs"),
         **{name: config[name] for name in known if name in config},
     )
     cache = CacheConfig(
@@ -58,18 +68,27 @@ def scheduler_of(config: dict[str, Any], folder: str) -> Scheduler:
         enable_prefix_caching=config.get("enable_prefix_caching", True),
     )
     cache.num_gpu_blocks = blocks
+    loras = config.get("max_loras", 0)
+    adapters = LoRAConfig(max_loras=loras, max_cpu_loras=8, max_lora_rank=8) if loras else None
     whole = VllmConfig(
-        scheduler_config=scheduling, model_config=model, cache_config=cache,
+        scheduler_config=scheduling,
+        model_config=model,
+        cache_config=cache,
+        lora_config=adapters,
         speculative_config=speculation_of(config),
-    )  # fmt: skip
+        device_config=DeviceConfig(device="cpu"),
+    )
     spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    return Scheduler(
+    scheduler = Scheduler(
         vllm_config=whole,
         kv_cache_config=KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
         structured_output_manager=StructuredOutputManager(whole),
         block_size=block_size,
         log_stats=True,
     )
+    if "num_prefill_lookahead" in config:  # else only of drafting layers
+        scheduler.num_prefill_lookahead = config["num_prefill_lookahead"]
+    return scheduler
 
 
 def speculation_of(config: dict[str, Any]) -> SpeculativeConfig | None:
@@ -86,15 +105,19 @@ def speculation_of(config: dict[str, Any]) -> SpeculativeConfig | None:
     return SpeculativeConfig(method="ngram", num_speculative_tokens=tokens, prompt_lookup_max=2)
 
 
-def request_of(entry: dict[str, Any], block_size: int) -> Request:
-    """One request of a trace."""
+def request_of(entry: dict[str, Any], hasher: Callable[[Request], Any], order: int) -> Request:
+    """One request of a trace, the so-maniest to arrive."""
+    adapter = entry.get("adapter", 0)
     sampling = SamplingParams(max_tokens=entry["output_tokens"], ignore_eos=True)
     return Request(
         request_id=str(entry["id"]),
         prompt_token_ids=list(entry["prompt"]),
         sampling_params=sampling,
         pooling_params=None,
-        block_hasher=get_request_block_hasher(block_size, sha256),
+        arrival_time=float(order),
+        priority=entry.get("priority", 0),
+        lora_request=LoRARequest(f"adapter {adapter}", adapter, "/nowhere") if adapter else None,
+        block_hasher=hasher,
     )
 
 
@@ -125,14 +148,16 @@ def sampled(scheduler: Scheduler, output: Any, accepted: dict[str, list[int]]) -
 def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
     """The steps of a trace, as the simulated scheduler's lines."""
     scheduler = scheduler_of(trace["config"], folder)
-    block_size = trace["config"].get("block_size", 16)
+    ahead = getattr(scheduler, "num_hash_lookahead_tokens", 0)  # 0.33: of drafting layers
+    hasher = get_request_block_hasher(trace["config"].get("block_size", 16), sha256, *([ahead] if ahead else []))
     coming = sorted(trace["requests"], key=lambda request: request["arrival_step"])
     accepted = {str(entry["id"]): entry.get("accepted") or [0] for entry in coming}
     drafts = trace["config"].get("num_speculative_tokens", 0)
-    number = 0
+    number = added = 0
     while coming or scheduler.running or scheduler.waiting:
         while coming and coming[0]["arrival_step"] <= number:
-            scheduler.add_request(request_of(coming.pop(0), block_size))
+            added += 1
+            scheduler.add_request(request_of(coming.pop(0), hasher, added))
         output = scheduler.schedule()
         answer = sampled(scheduler, output, accepted)
         answers = scheduler.update_from_output(output, answer)

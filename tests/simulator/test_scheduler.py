@@ -8,16 +8,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from harness.simulator.replay import limits_of_trace
-from harness.simulator.scheduler import Request, Scheduler, SchedulerLimits
+from harness.simulator.scheduler import Scheduler
+from harness.simulator.scheduler_types import Request, SchedulerLimits
 from tests.scheduler_traces import random_trace
 
 LIMITS = SchedulerLimits(block_size=4, num_blocks=100, max_num_seqs=8, token_budget=32, max_model_len=256)
 
 
-def request(name, prompt, outputs=4):
+def request(name, prompt, outputs=4, priority=0, adapter=""):
     """A request with a prompt of ints, or of so many tokens of its own."""
     tokens = list(prompt) if not isinstance(prompt, int) else [hash((name, i)) % 1000 for i in range(prompt)]
-    return Request(name, tokens, outputs, lambda start, end: range(1_000_000 + start, 1_000_000 + end))
+    answer = lambda start, end: range(1_000_000 + start, 1_000_000 + end)  # noqa: E731 - a function of one line
+    return Request(name, tokens, outputs, answer, priority=priority, adapter=adapter)
 
 
 def started(limits, *requests):
@@ -92,6 +94,113 @@ def test_the_youngest_is_preempted_and_nobody_is_let_in_that_step():
     assert [each.id for each in scheduler.waiting] == ["b", "c"]
     assert second.computed == 0
     assert scheduler.counters.preemptions == 1
+
+
+def test_the_lowest_priority_is_preempted_and_gives_its_tokens_back():
+    """By priority any may go, also one that this step had scheduled; the next one gets the tokens of it."""
+    limits = replace(LIMITS, num_blocks=6, token_budget=9, by_priority=True)
+    low, high = request("low", 8, outputs=9, priority=5), request("high", 8, outputs=9)
+    scheduler = started(limits, low)
+    scheduler.complete(scheduler.schedule())
+    scheduler.add(high)
+    scheduler.complete(scheduler.schedule())
+    step = scheduler.schedule()
+
+    assert [each.id for each in step.preempted] == ["low"]
+    assert taken(step) == {"high": 1}
+    assert (step.decodes, step.decode_context, step.prefills) == (1, 8, [])
+    assert [each.id for each in scheduler.waiting] == ["low"]
+
+
+def test_waiting_requests_come_by_priority_and_then_as_they_came():
+    """The lowest number goes first."""
+    scheduler = started(
+        replace(LIMITS, by_priority=True, max_num_seqs=3),
+        request("a", 2, priority=1), request("b", 2), request("c", 2), request("d", 2, priority=-1),
+    )  # fmt: skip
+
+    assert list(taken(scheduler.schedule())) == ["d", "b", "c"]
+
+
+@pytest.mark.parametrize(("version", "expected"), [("0.32", {"b": 1}), ("0.33", {"b": 1, "c": 1})])
+def test_a_request_that_preempts_itself_ends_the_step_in_0_32_only(version, expected):
+    """In 0.33 those after it, of a higher priority, go on: it has just freed its blocks."""
+    limits = replace(LIMITS, num_blocks=7, by_priority=True, engine_version=version)
+    scheduler = started(limits, request("b", 5, priority=1), request("a", 7, priority=9))
+    scheduler.complete(scheduler.schedule())
+    scheduler.add(request("c", 5))
+    scheduler.complete(scheduler.schedule())
+    step = scheduler.schedule()
+
+    assert [each.id for each in step.preempted] == ["a"]
+    assert taken(step) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("0.32", [3, 0, 0, 0, 0]), ("0.33", [0, 0, 3, 0, 0])], ids=["0.32", "0.33"]
+)
+def test_prefills_keep_their_distance_while_others_decode(version, expected):
+    """Under 0.33 with an interval of 4 three steps have none after the one that had; 0.32 has no such rule alone."""
+    scheduler = started(replace(LIMITS, prefill_interval=4, engine_version=version), request("a", 4, outputs=40))
+    scheduler.complete(scheduler.schedule())
+    scheduler.complete(scheduler.schedule())
+    scheduler.add(request("b", 3, outputs=1))
+    prefills = []
+    for _ in expected:
+        step = scheduler.schedule()
+        prefills.append(step.tokens - step.decodes)
+        scheduler.complete(step)
+
+    assert prefills == expected
+
+
+def test_coordinated_engines_hold_prefills_when_they_are_asked_to():
+    """The interval is counted by whoever coordinates them, in either version."""
+    for version in ("0.32", "0.33"):
+        limits = replace(LIMITS, prefill_interval=4, coordinated=True, engine_version=version)
+        scheduler = started(limits, request("a", 4, outputs=40))
+        scheduler.complete(scheduler.schedule(held=True))
+        scheduler.add(request("b", 3))
+        held = scheduler.schedule(held=True)
+        scheduler.complete(held)
+
+        assert taken(held) == {"a": 1}
+        assert taken(scheduler.schedule()) == {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize(("version", "expected"), [("0.32", {"a": 6}), ("0.33", {"a": 6, "c": 2})])
+def test_a_chunk_that_may_not_end_there_blocks_the_queue_in_0_32_only(version, expected):
+    """Of the second prompt 4 of 6 tokens fit, which would end within 6 of its end."""
+    limits = replace(LIMITS, token_budget=10, prefill_lookahead=6, engine_version=version)
+    scheduler = started(limits, request("a", 6), request("b", 6), request("c", 2))
+
+    assert taken(scheduler.schedule()) == expected
+
+
+@pytest.mark.parametrize(("version", "expected"), [("0.32", ["b"]), ("0.33", [])])
+def test_adapters_in_use_are_those_of_the_step_or_of_all_that_run(version, expected):
+    """A running request that this step passes over keeps its adapter's place in 0.33."""
+    limits = replace(LIMITS, token_budget=8, max_loras=1, engine_version=version, max_model_len=9)
+    stuck = request("a", 8, adapter="1")
+    scheduler = started(limits, stuck)
+    scheduler.schedule()  # its token is not there yet: nothing of it can be scheduled
+    scheduler.add(request("b", 4, adapter="2"))
+    scheduler.add(request("c", 1, adapter="2"))
+
+    assert [each.id for each in scheduler.schedule().admitted][:1] == expected
+
+
+def test_a_queue_that_a_step_cannot_drain_ends_the_distance():
+    """Else prefills would come one budget an interval, and the queue would grow without a bound."""
+    limits = replace(LIMITS, token_budget=8, prefill_interval=4, engine_version="0.33", max_num_seqs=3)
+    scheduler = started(limits, *(request(name, 7, outputs=40) for name in "abcde"))
+    admitted = []
+    for _ in range(4):
+        step = scheduler.schedule()
+        admitted.append([each.id for each in step.admitted])
+        scheduler.complete(step)
+
+    assert admitted == [["a", "b"], ["c"], [], []]
 
 
 def test_a_repeated_prompt_is_found_but_for_its_last_block():

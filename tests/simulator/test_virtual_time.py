@@ -10,7 +10,7 @@ from harness.simulator.engine import SimulatedEngine, limits_of
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.memory import memory_of
 from harness.simulator.request_parsing import answer_tokens
-from harness.simulator.scheduler import Request
+from harness.simulator.scheduler_types import Request
 from harness.simulator.step_cost import StepCost
 from harness.simulator.virtual_time import Arrival, simulate, simulate_in_turn
 
