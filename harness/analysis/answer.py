@@ -48,10 +48,11 @@ Stage = Mapping[str, Any]  # of summary.json
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """What an answer says beside limits and rates: by prompt length, where that decides, and of several engines."""
+    """What an answer says beside limits and rates: by prompt length, where that decides, of several engines, and of drafts."""
 
     lengths: LengthVerdict | None = None
     engines: Message | None = None
+    speculation: Message | None = None
 
 
 def answer(
@@ -79,8 +80,8 @@ def answer(
         sentence = _limits(valid)
     else:
         sentence = _throughputs(valid)
-    if further.engines is not None and any(stage.account.completed for stage in valid):
-        sentence = sentences(sentence, further.engines)
+    if any(stage.account.completed for stage in valid):
+        sentence = sentences(sentence, *filter(None, (further.engines, further.speculation)))
     if invalid and any(stage.account.completed for stage in valid):
         sentence = sentences(sentence, _left_out(stages, valid, invalid[0]))
     if not simulated:

@@ -4,12 +4,13 @@
     mean accepted length  1 + accepted tokens / drafts: what a request gets of a step that verifies a draft
     by position           drafts of which the token at that place was accepted / drafts
 
-These are vLLM's own definitions. Each counter is the difference of two of its samples: those nearest to the begin and
+These are vLLM's own definitions. Of single requests, where the server tells (`--enable-per-request-metrics`), the steps
+that verified a draft are the drafts. Each counter is the difference of two of its samples: those nearest to the begin and
 the end of the stage's window. From one sample to the next is one observation; the interval of a ratio of sums rests on
 these, and on how alike neighbours are, as the other intervals of means do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.steady_state import Window
-from harness.results.request_table import Samples
+from harness.messages import Message, message, stored
+from harness.results.request_table import MISSING, Requests, Samples
 from harness.statistics.distributions import MEAN, bounds
 from harness.statistics.intervals import Floats
 
@@ -66,15 +68,19 @@ class EngineCounters:
             return None
         drafts, draft_tokens, accepted = (float(steps.sum()) for steps in known)
         places = [steps for counter in self.by_position if (steps := counter.steps(window)) is not None]
-        return {
-            "drafts": round(drafts),
-            "draft_tokens": round(draft_tokens),
-            "accepted_tokens": round(accepted),
-            RATE: accepted / draft_tokens if draft_tokens else None,
-            LENGTH: 1 + accepted / drafts if drafts else None,
-            "by_position": [float(steps.sum()) / drafts for steps in places] if drafts else [],
-            "ci95": _intervals(*known),
-        }
+        by_position = [float(steps.sum()) / drafts for steps in places] if drafts else []
+        return _acceptance(drafts, draft_tokens, accepted) | {"by_position": by_position, "ci95": _intervals(*known)}
+
+
+def _acceptance(drafts: float, draft_tokens: float, accepted: float) -> dict[str, Any]:
+    """Counts and the ratios of them."""
+    return {
+        "drafts": round(drafts),
+        "draft_tokens": round(draft_tokens),
+        "accepted_tokens": round(accepted),
+        RATE: accepted / draft_tokens if draft_tokens else None,
+        LENGTH: 1 + accepted / drafts if drafts else None,
+    }
 
 
 def _intervals(drafts: Floats, draft_tokens: Floats, accepted: Floats) -> dict[str, list[float]]:
@@ -140,3 +146,49 @@ def _series(samples: Samples) -> Iterator[tuple[str, str, CounterSeries]]:
     for (source, name), places in rows.items():
         if source == SERVER or source.startswith(f"{SERVER}/"):
             yield source, name, CounterSeries(own.at_ns[places], own.value[places])
+
+
+def acceptance_of_requests(requests: Requests) -> dict[str, Any] | None:
+    """What the server told of single requests: counts of all, and quantiles over them; None where it told of none."""
+    known = (requests.draft_steps > 0) & (requests.draft_tokens > 0) & (requests.accepted_tokens != MISSING)
+    if not known.any():
+        return None
+    drafts, tokens, accepted = (
+        column[known].astype(np.float64)
+        for column in (requests.draft_steps, requests.draft_tokens, requests.accepted_tokens)
+    )
+    ratios = {RATE: accepted / tokens, LENGTH: 1 + accepted / drafts}
+    quantiles = {
+        name: dict(zip(("p10", "p50", "p90"), np.quantile(values, (0.1, 0.5, 0.9)).tolist(), strict=True))
+        for name, values in ratios.items()
+    }
+    return {"n": int(known.sum()), **_acceptance(drafts.sum(), tokens.sum(), accepted.sum()), "quantiles": quantiles}
+
+
+def stage_speculation(
+    counters: SpeculationCounters | None, window: Window, answered: Requests
+) -> dict[str, Any] | None:
+    """A stage's `speculation`: by the counters of its window, else by its answered requests; None where neither tell."""
+    acceptance = None if counters is None else counters.within(window)
+    own = acceptance_of_requests(answered)
+    if own is None:
+        return acceptance
+    if acceptance is None:
+        counted = {name: value for name, value in own.items() if name not in ("n", "quantiles")}
+        acceptance = counted | {"by_position": [], "ci95": {}}
+    return acceptance | {"requests": own}
+
+
+def speculation_sentence(stages: Sequence[Mapping[str, Any]]) -> Message | None:
+    """What acceptance comes to at the last of some stages of summary.json that drafted, as a part of the answer."""
+    drafted = [stage for stage in stages if (stage.get("speculation") or {}).get(RATE) is not None]
+    if not drafted:
+        return None
+    stage = drafted[-1]
+    own, words = stage["speculation"], {"level": stored(stage.get("label_message"), str(stage.get("label")))}
+    step_s, token_s = ((stage.get(name) or {}).get("p50") for name in ("chunk_gap", "tpot"))
+    if not step_s or not token_s:
+        return message("analysis.answer_accepted", rate=own[RATE], length=own[LENGTH], **words)
+    return message(
+        "analysis.answer_speculation", rate=own[RATE], length=own[LENGTH], step_s=step_s, token_s=token_s, **words
+    )

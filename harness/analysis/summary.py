@@ -22,7 +22,7 @@ from harness.analysis.metrics import StageInput, StageSummary, request_masks, su
 from harness.analysis.peers import peers
 from harness.analysis.server_side import prefix_hits, server_split
 from harness.analysis.slo import Outcome
-from harness.analysis.speculation import SpeculationCounters, find_speculation
+from harness.analysis.speculation import SpeculationCounters, find_speculation, speculation_sentence, stage_speculation
 from harness.analysis.stalls import stall_blocks
 from harness.analysis.steady_state import Span
 from harness.analysis.token_gaps import rows_of
@@ -94,9 +94,9 @@ def summarize(
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
         ]
     lengths = judge_by_length([(own.stage, own.summary) for own in evidence]) if details else None
-    further = Further(lengths, _engines_sentence(evidence, warnings))
-    sentence = answer(summaries, warnings, further, simulated=simulated, virtual=in_virtual_time(run))
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
+    further = Further(lengths, _engines_sentence(evidence, warnings), speculation_sentence(valid))
+    sentence = answer(summaries, warnings, further, simulated=simulated, virtual=in_virtual_time(run))
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
     verdict = _verdict(warnings, interrupted=interrupted)
@@ -163,7 +163,9 @@ def _details(
 def _further(evidence: Evidence, speculation: SpeculationCounters | None, *, simulated: bool) -> dict[str, Any]:
     """Little's law, the engines, the energy of real devices, and the acceptance of engines that speculate."""
     law = littles_law(evidence.stage, evidence.summary)
-    acceptance = None if speculation is None else speculation.within(evidence.summary.window)
+    stage, summary = evidence.stage, evidence.summary
+    answered = stage.requests.take(request_masks(stage.requests, summary.window, summary.span).answered)
+    acceptance = stage_speculation(speculation, summary.window, answered)
     return {
         "little": None if law is None else law.as_dict(),
         **evidence.balance.as_dict(),

@@ -168,10 +168,18 @@ class AcceptanceSchema(Struct, frozen=True):
     ci95: dict[str, Interval] = {}
 
 
+class RequestAcceptanceSchema(AcceptanceSchema, frozen=True, kw_only=True):
+    """The same of `n` single requests, with quantiles over them."""
+
+    n: Count
+    quantiles: dict[str, dict[str, Number]] = {}
+
+
 class SpeculationSchema(AcceptanceSchema, frozen=True):
-    """The same of the whole server, and of each of its engines where there are several."""
+    """The same of the whole server, of each of its engines where there are several, and of single requests."""
 
     engines: dict[str, AcceptanceSchema] = {}
+    requests: RequestAcceptanceSchema | None = None
 
 
 class StageSchema(Struct, frozen=True):
