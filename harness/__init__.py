@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.analysis.warnings import Warning
     from harness.api.comparing import compare
-    from harness.api.result import Latency, Result, StageResult, Summary, read_result, report
+    from harness.api.result import Result, read_result, report
     from harness.api.running import load_scenario, run, run_async
+    from harness.api.summary import Acceptance, Latency, StageResult, Summary
     from harness.api.tuning import StudyResult, tune, tune_async
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Acceptance",
     "Comparison",
     "HarnessError",
     "Latency",
@@ -50,8 +52,9 @@ __all__ = [
 _MODULES = {
     "harness.analysis.warnings": ("Warning",),
     "harness.api.comparing": ("compare",),
-    "harness.api.result": ("Latency", "Result", "StageResult", "Summary", "read_result", "report"),
+    "harness.api.result": ("Result", "read_result", "report"),
     "harness.api.running": ("load_scenario", "run", "run_async"),
+    "harness.api.summary": ("Acceptance", "Latency", "StageResult", "Summary"),
     "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),

@@ -11,10 +11,10 @@ from harness.analysis.slo import VERDICTS, unproven_limits
 from harness.messages import localized, message
 from harness.results.folder import ResultFiles, number
 from harness.units import format_count, format_duration
-from reports import headline, tables
+from reports import headline, speculation, tables
 from reports.decision import choice_of
 from reports.loads import title_of
-from reports.tables import Column, count_name
+from reports.tables import Cell, Column, count_name
 from reports.texts import paragraph, severity_name, write_text
 
 SUMMARY = "summary.md"
@@ -48,6 +48,7 @@ def _lines(result: ResultFiles) -> Iterator[str]:
     if result.stages:
         yield from _table_lines(result)
         yield from _decision_lines(result)
+        yield from _speculation_lines(result)
     name, folder = _code(str(run.get("name", ""))), _code(result.folder.name)
     whole = plain(localized("page.everything_in", file="report.html"))
     yield f"{localized('page.run')} `{name}` · {localized('page.folder')} `{folder}` · {whole}"
@@ -102,6 +103,22 @@ def _decision_lines(result: ResultFiles) -> Iterator[str]:
     if sum(math.isfinite(option.user_rate) for option in choice.options) > 1:
         title, reason = (plain(localized(words)) for words in (message("page_decision.title"), choice.decision.reason))
         yield from (f"**{title}** · {reason}", "")
+
+
+def _speculation_lines(result: ResultFiles) -> Iterator[str]:
+    """What was accepted of drafts, where the engine speculated."""
+    rows = speculation.rows(result.stages)
+    if rows:
+        yield from (f"**{plain(localized('page.speculation.title'))}**", "")
+        yield row_of([plain(head) for head in speculation.heads()])
+        yield row_of([":--", *["--:"] * (len(rows[0]) - 1)])
+        yield from (row_of([plain(f"{cell.text} {_beside(cell)}".strip()) for cell in row]) for row in rows)
+        yield ""
+
+
+def _beside(cell: Cell) -> str:
+    """The quieter line of a cell, behind its text."""
+    return f"({cell.below})" if cell.below else ""
 
 
 def _heads(column: Column) -> list[str]:

@@ -20,7 +20,19 @@ from harness.results import store
 from harness.results.folder import ResultFiles, left_out
 from harness.results.store import in_virtual_time
 from harness.units import format_duration
-from reports import curves, decision, distributions, engines, facts, frames, headline, stalling, tables, timelines
+from reports import (
+    curves,
+    decision,
+    distributions,
+    engines,
+    facts,
+    frames,
+    headline,
+    speculation,
+    stalling,
+    tables,
+    timelines,
+)
 from reports.assets import json_block, live_script, live_styles, page_script, words
 from reports.data import Data
 from reports.figures.style import drawing
@@ -110,6 +122,8 @@ def _context(data: Data) -> dict[str, Any]:
         "stages": tables.stage_tables(result),
         "length_heads": distributions.length_heads(data) if result.summary.get("by_length") else (),
         "length_rows": distributions.length_rows(data),
+        "speculation_heads": speculation.heads(),
+        "speculation_rows": speculation.rows(result.stages),
         "errors": frames.error_frame(result).to_dict("records"),
         **_reproduction(result),
     }
@@ -201,6 +215,7 @@ class Gallery:
     curves: Sequence[Drawing] = ()
     spreads: Sequence[Drawing] = ()
     shapes: Sequence[Drawing] = ()
+    acceptance: Drawing | None = None
     load: Drawing | None = None
     heat: Drawing | None = None
     lanes: Drawing | None = None
@@ -230,6 +245,7 @@ def draw_all(data: Data, stalls: Sequence[tuple[float, float]] = ()) -> Gallery:
             curves=tuple(curves.further_curves(data)),
             spreads=tuple(distributions.spreads(data)),
             shapes=tuple(distributions.shapes(data)),
+            acceptance=speculation.by_position(data),
             load=timelines.load(data, stalls),
             heat=timelines.heat(data, stalls),
             lanes=timelines.lanes(data, stalls),

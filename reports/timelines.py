@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from harness.analysis.speculation import ACCEPTED_TOKENS, DRAFT_TOKENS
 from harness.messages import localized
 from harness.results.folder import frame_of
 from harness.results.request_table import WARMUP
@@ -164,6 +165,7 @@ def server_strips(data: Data) -> list[Strip]:
         _gauges(data, localized("figures.series.requests"), gauges),
         _joined_share(data, localized("figures.series.kv_cache"), cache),
         _counter(data, localized("figures.series.preemptions"), "vllm:num_preemptions_total"),
+        _ratio(data, localized("figures.series.accepted"), ACCEPTED_TOKENS, DRAFT_TOKENS),
     )
     return [strip for strip in strips if strip is not None]
 
@@ -257,6 +259,19 @@ def _counter(data: Data, name: str, sampled: str) -> Strip | None:
         return None
     grown = frame["value"].diff().clip(lower=0) / frame["at_s"].diff()
     return Strip(name, [SeriesLine(name, frame.assign(value=grown).iloc[1:], filled=True)])
+
+
+def _ratio(data: Data, name: str, part: str, whole: str) -> Strip | None:
+    """The growth of one counter by that of another, where the latter grew."""
+    both = [_series(data, sampled, "sum") for sampled in (part, whole)]
+    if any(len(frame) < 2 for frame in both) or len(both[0]) != len(both[1]):
+        return None
+    grown, base = (frame["value"].diff().to_numpy() for frame in both)
+    known = np.flatnonzero(base > 0)
+    if not len(known):
+        return None
+    at_s, shares = both[1]["at_s"].to_numpy()[known], (grown[known] / base[known]).clip(0, 1)
+    return Strip(name, [SeriesLine(name, frame_of({"at_s": at_s, "value": shares}))], at_least=1.0, size=0.01)
 
 
 def _series(data: Data, sampled: str, over_sources: str) -> pd.DataFrame:

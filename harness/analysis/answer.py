@@ -48,7 +48,7 @@ Stage = Mapping[str, Any]  # of summary.json
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """What an answer says beside limits and rates: by prompt length, where that decides, of several engines, and of drafts."""
+    """What an answer says beside limits and rates: by prompt length, where it decides, of engines, and of drafts."""
 
     lengths: LengthVerdict | None = None
     engines: Message | None = None

@@ -4,8 +4,8 @@
     mean accepted length  1 + accepted tokens / drafts: what a request gets of a step that verifies a draft
     by position           drafts of which the token at that place was accepted / drafts
 
-These are vLLM's own definitions. Of single requests, where the server tells (`--enable-per-request-metrics`), the steps
-that verified a draft are the drafts. Each counter is the difference of two of its samples: those nearest to the begin and
+These are vLLM's own definitions. Of single requests, where a server tells (`--enable-per-request-metrics`), steps that
+verified a draft are the drafts. Each counter is the difference of two of its samples: those nearest to the begin and to
 the end of the stage's window. From one sample to the next is one observation; the interval of a ratio of sums rests on
 these, and on how alike neighbours are, as the other intervals of means do.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from harness.analysis.steady_state import Window
 from harness.messages import Message, message, stored
 from harness.results.request_table import MISSING, Requests, Samples
+from harness.scenario.metrics import ACCEPTANCE_RATE, ACCEPTED_LENGTH
 from harness.statistics.distributions import MEAN, bounds
 from harness.statistics.intervals import Floats
 
@@ -29,7 +30,7 @@ DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
 ACCEPTED_TOKENS = "vllm:spec_decode_num_accepted_tokens_total"
 ACCEPTED_AT = "vllm:spec_decode_num_accepted_tokens_per_pos_total"  # with `:` and the position, from 0
 _PREFIX = "vllm:spec_decode_"
-RATE, LENGTH = "acceptance_rate", "mean_accepted_length"
+RATE, LENGTH = ACCEPTANCE_RATE, ACCEPTED_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def acceptance_of_requests(requests: Requests) -> dict[str, Any] | None:
 def stage_speculation(
     counters: SpeculationCounters | None, window: Window, answered: Requests
 ) -> dict[str, Any] | None:
-    """A stage's `speculation`: by the counters of its window, else by its answered requests; None where neither tell."""
+    """A stage's `speculation`: by the counters of its window, else by its answered requests; else None."""
     acceptance = None if counters is None else counters.within(window)
     own = acceptance_of_requests(answered)
     if own is None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.api.result import RESULTS, Result, draw, preload, summary_from
+from harness.api.result import RESULTS, Result, draw, preload
+from harness.api.summary import summary_from
 from harness.client.transport import target_of
 from harness.errors import EXIT_INTERRUPTED, EngineError, HarnessError, InputError, RunInterruptedError
 from harness.execution.reconcile import finish

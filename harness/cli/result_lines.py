@@ -7,7 +7,7 @@ of open loops is from the due time, as their limits are judged, and every percen
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.slo import VERDICTS, unproven
+from harness.analysis.speculation import LENGTH, RATE
 from harness.analysis.steady_state import is_open
 from harness.analysis.warnings import INVALID, NOTE, SEVERITIES, WARNING, Warning, verdict_of, warnings_of
 from harness.errors import displayable
@@ -209,8 +210,21 @@ def _columns(stages: Sequence[Stage]) -> Iterator[TableColumn]:
         yield _numbers("cli.table_goodput", "req/s", [stage.get("goodput") for stage in stages])
     for metric in _latencies(stages):
         yield from _times(metric, stages)
+    yield from _acceptance(stages)
     if any(stage.get("slo") for stage in stages):
         yield TableColumn(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
+
+
+def _acceptance(stages: Sequence[Stage]) -> Iterator[TableColumn]:
+    """What was accepted of drafts, where any stage's engine speculated; both columns stay side by side."""
+    drafted = [stage.get("speculation") or {} for stage in stages]
+    if any(drafted):
+        yield _numbers("cli.table_accepted", "%", [_percent(own.get(RATE)) for own in drafted])
+        yield replace(_numbers("cli.table_accepted_length", "tok", [own.get(LENGTH) for own in drafted]), joins=True)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _number(stage: Stage, *, repeats: bool) -> str:

@@ -3,8 +3,17 @@
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
 from harness.comparison.judging import UNDETERMINED, VERDICTS, WORSE, ComparisonRow
 from harness.messages import Message, message, plain, sentences
-from harness.scenario.metrics import FAILED_SHARE, LATENCIES, NAMES, RATE_UNITS, Measure, statistic_name
-from harness.units import format_change, format_duration, format_rate, format_share
+from harness.scenario.metrics import (
+    ACCEPTANCE_RATE,
+    ACCEPTED_LENGTH,
+    FAILED_SHARE,
+    LATENCIES,
+    NAMES,
+    RATE_UNITS,
+    Measure,
+    statistic_name,
+)
+from harness.units import format_change, format_duration, format_rate, format_share, significant
 
 NONE = "–"
 SEVERITY_CODES = {
@@ -28,8 +37,10 @@ def value_text(measure: Measure, value: float | None) -> str:
     """A value of the measure with its unit; `–` where there is none."""
     if value is None:
         return NONE
-    if measure.metric == FAILED_SHARE:
+    if measure.metric in (FAILED_SHARE, ACCEPTANCE_RATE):
         return format_share(value)
+    if measure.metric == ACCEPTED_LENGTH:
+        return significant(value)
     return format_duration(value) if measure.is_latency else format_rate(value, RATE_UNITS[measure.metric])
 
 

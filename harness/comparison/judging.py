@@ -50,6 +50,7 @@ MACHINE_CHANGED = message("comparison.machine_changed")
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
     *("request_rate", "output_token_rate", "total_token_rate", "goodput", "failed_share"),
+    *("acceptance_rate", "mean_accepted_length"),
 )
 """What is shown beside what the gate judges."""
 

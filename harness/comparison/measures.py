@@ -17,7 +17,7 @@ from harness.analysis.steady_state import Span, Window, ended_ns, find_window, i
 from harness.analysis.token_gaps import rows_of
 from harness.comparison.repeats import Repeat, RunRecords
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, MISSING
-from harness.scenario.metrics import FAILED_SHARE, USER_VIEW, Measure
+from harness.scenario.metrics import ACCEPTANCE, FAILED_SHARE, USER_VIEW, Measure
 from harness.statistics.difference import RunValues
 from harness.units import NS_PER_S
 
@@ -32,6 +32,9 @@ def in_view(measure: Measure, load: Mapping[str, Any]) -> Measure:
 
 def value_of(measure: Measure, stage: Mapping[str, Any]) -> float | None:
     """Its value in a stage of summary.json; None where the stage has none. `measure` is in view."""
+    if measure.metric in ACCEPTANCE:
+        accepted = (stage.get("speculation") or {}).get(measure.metric)
+        return None if accepted is None else float(accepted)
     if measure.metric == FAILED_SHARE:
         counts = stage.get("requests") or {}
         over = (counts.get("completed") or 0) + (counts.get("failed") or 0)
@@ -49,8 +52,10 @@ def is_spoiled(measure: Measure, stage: Mapping[str, Any]) -> bool:
 
 
 def count_of(measure: Measure, stage: Mapping[str, Any]) -> int:
-    """How many values stand behind it: requests, or gaps, or the answers that a rate counts."""
+    """How many values stand behind it: requests, or gaps, or the answers that a rate counts, or drafts."""
     counts = stage.get("requests") or {}
+    if measure.metric in ACCEPTANCE:
+        return int((stage.get("speculation") or {}).get("drafts") or 0)
     if measure.is_latency:
         return int((stage.get(measure.metric) or {}).get("n") or 0)
     return int(counts.get("completed") or 0) + int(counts.get("failed") or 0)
@@ -95,6 +100,8 @@ def _span(records: RunRecords, stage: int, repeat: int) -> Span:
 def sample_of(measure: Measure, rows: StageRows) -> RunValues | None:
     """The values behind a measure in the order of their requests or of time; None where there are none."""
     sample: RunValues | None
+    if measure.metric in ACCEPTANCE:  # the engine counts them, not by request
+        return None
     if measure.metric == FAILED_SHARE:
         sample = _failures(rows)
     elif measure.metric in _PIECES:

@@ -1,6 +1,7 @@
 """The metrics of a stage, their statistics and units, and the measures that a gate names: the one list of them.
 
-A measure is a metric and its statistic (`ttft_p99`), a rate (`output_token_rate`), `failed_share`, or `kernel_time`.
+A measure is a metric and its statistic (`ttft_p99`), a rate (`output_token_rate`), `failed_share`, `acceptance_rate` or
+`mean_accepted_length` of speculation, or `kernel_time`.
 Latencies are in seconds, rates per second.
 """
 
@@ -24,9 +25,12 @@ RATE_UNITS = {
     "goodput": "req/s",
 }
 RATES = tuple(RATE_UNITS)
+ACCEPTANCE_RATE, ACCEPTED_LENGTH = "acceptance_rate", "mean_accepted_length"
+ACCEPTANCE = (ACCEPTANCE_RATE, ACCEPTED_LENGTH)  # of engines that speculate
 FAILED_SHARE = "failed_share"
 KERNEL_TIME = "kernel_time"  # of a case of kernels, in place of a stage; always its median
-PATTERN = rf"({'|'.join(LATENCIES)})_({'|'.join(STATISTICS)})|{'|'.join(RATES)}|{FAILED_SHARE}|{KERNEL_TIME}"
+_WHOLE = "|".join((*RATES, *ACCEPTANCE, FAILED_SHARE, KERNEL_TIME))
+PATTERN = rf"({'|'.join(LATENCIES)})_({'|'.join(STATISTICS)})|{_WHOLE}"
 _KEY = re.compile(PATTERN)
 NAMES = {
     "ttft": message("metrics.ttft"),
@@ -40,6 +44,8 @@ NAMES = {
     "output_token_rate": message("metrics.output_token_rate"),
     "total_token_rate": message("metrics.total_token_rate"),
     "goodput": message("metrics.goodput"),
+    ACCEPTANCE_RATE: message("metrics.acceptance_rate"),
+    ACCEPTED_LENGTH: message("metrics.mean_accepted_length"),
     FAILED_SHARE: message("metrics.failed_share"),
     KERNEL_TIME: message("metrics.kernel_time"),
 }
@@ -62,7 +68,7 @@ class Measure:
     @property
     def more_is_better(self) -> bool:
         """Whether a larger value is the better one."""
-        return self.metric in RATES
+        return self.metric in RATES or self.metric in ACCEPTANCE
 
     @property
     def is_latency(self) -> bool:
@@ -84,7 +90,7 @@ def measure_of(key: str) -> Measure:
     match = _KEY.fullmatch(key)
     if match is None:
         known = [*(f"{metric}_{statistic}" for metric in LATENCIES for statistic in ("p99", "p50", "mean")), *RATES]
-        raise ValueError(f"unknown measure; {suggestion(key, [*known, FAILED_SHARE, KERNEL_TIME])}")
+        raise ValueError(f"unknown measure; {suggestion(key, [*known, *ACCEPTANCE, FAILED_SHARE, KERNEL_TIME])}")
     if key == KERNEL_TIME:
         return Measure(key, key, "p50")
     return Measure(key, match[1], match[2]) if match[1] else Measure(key, key)

@@ -1,0 +1,170 @@
+"""The summary of a result in Python: the numbers of its stages as values, from summary.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+from harness.analysis.warnings import Warning, warnings_of
+from harness.messages import localized, stored
+
+Load = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One latency of a stage over its measured requests, in seconds; None where it is not known.
+
+    `n` is the number of values, `p50` to `p99` are percentiles, `ci95` holds 95 % confidence intervals (low, high) by
+    statistic, such as `ci95["p99"]`.
+    """
+
+    n: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    min: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+    ci95: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What an engine that speculates drafted and accepted in a stage, by its counters.
+
+    `acceptance_rate` are accepted of drafted tokens, `mean_accepted_length` 1 + accepted tokens of a draft; both are
+    None where nothing was drafted. `by_position` are shares of drafts, from the first place of a draft on. `ci95` holds
+    95 % intervals (low, high) of the two ratios where the stage is long enough.
+    """
+
+    drafts: int
+    draft_tokens: int
+    accepted_tokens: int
+    acceptance_rate: float | None = None
+    mean_accepted_length: float | None = None
+    by_position: tuple[float, ...] = ()
+    ci95: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """The numbers of one stage of one repeat.
+
+    `load` is what was asked for (`kind` and its keys), `requests` how many ended how, `slo_met` whether it kept every
+    limit of the scenario (None without limits). Rates are per second over the measured window of `window_s` seconds;
+    `goodput` counts the requests that kept all limits. `ttft_user` and `e2e_user` count from when a request was due,
+    `ttft` and `e2e` from when it was sent. `npu_token_rate` are output tokens/s per NPU (of the whole engine where the
+    number of its NPUs is not known), `user_token_rate` tokens/s that a user sees; cost (in `currency`, that of
+    price_per_hour, None where the scenario names none) and energy are None where they are not known.
+    `speculation` is None of an engine that drafts no tokens.
+    """
+
+    index: int
+    repeat: int
+    label: str
+    load: Load
+    requests: Mapping[str, int]
+    window_s: float | None = None
+    request_rate: float | None = None
+    output_token_rate: float | None = None
+    total_token_rate: float | None = None
+    goodput: float | None = None
+    slo_met: bool | None = None
+    mean_concurrency: float | None = None
+    ttft: Latency | None = None
+    ttft_user: Latency | None = None
+    tpot: Latency | None = None
+    itl: Latency | None = None
+    e2e: Latency | None = None
+    e2e_user: Latency | None = None
+    npu_token_rate: float | None = None
+    user_token_rate: float | None = None
+    cost_per_million_output_tokens: float | None = None
+    currency: str | None = None
+    kwh_per_million_output_tokens: float | None = None
+    speculation: Acceptance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A result in short: the question of its scenario, the answer in the current language, its stages and warnings.
+
+    `valid` is False where a warning is of severity invalid; `simulated` says that a simulator answered, so that no
+    number is a measurement. `recommendation` says which stage to run and why; empty of a lone one. A run of kernels has
+    no stages; see `Result.kernels`.
+    """
+
+    name: str
+    question: str
+    answer: str
+    valid: bool
+    simulated: bool
+    stages: tuple[StageResult, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+    recommendation: str = ""
+
+
+def summary_from(summary: Mapping[str, Any]) -> Summary:
+    """The summary that a summary.json of format 2 holds; `store.read_json` makes it of format 1."""
+    return Summary(
+        name=str(summary.get("name") or ""),
+        question=str(summary.get("question") or ""),
+        answer=localized(stored(summary.get("answer_message"), str(summary.get("answer") or ""))),
+        valid=bool(summary["verdict"]["valid"]),
+        simulated=bool(summary.get("simulated")),
+        stages=tuple(_stage(stage) for stage in summary.get("stages") or ()),
+        warnings=tuple(warnings_of(summary)),
+        recommendation=_recommendation(summary),
+    )
+
+
+def _recommendation(summary: Mapping[str, Any]) -> str:
+    """The decision of a summary in the current language; empty where there is nothing to choose from."""
+    decision = summary.get("decision")
+    several = len({stage.get("index") for stage in summary.get("stages") or ()}) > 1
+    return localized(stored(decision.get("message"), str(decision.get("text")))) if decision and several else ""
+
+
+_EFFICIENCY = (
+    *("npu_token_rate", "user_token_rate"),
+    *("cost_per_million_output_tokens", "currency", "kwh_per_million_output_tokens"),
+)
+_LATENCIES = ("ttft", "ttft_user", "tpot", "itl", "e2e", "e2e_user")
+_PLAIN = ("window_s", "request_rate", "output_token_rate", "total_token_rate", "goodput", "slo_met")
+
+
+def _stage(kept: Mapping[str, Any]) -> StageResult:
+    values: dict[str, Any] = {name: kept.get(name) for name in _PLAIN}
+    values |= {name: _latency(kept.get(name)) for name in _LATENCIES}
+    values |= {name: (kept.get("efficiency") or {}).get(name) for name in _EFFICIENCY}
+    return StageResult(
+        index=kept.get("index") or 0,
+        repeat=kept.get("repeat") or 0,
+        label=str(kept.get("label") or ""),
+        load=MappingProxyType(dict(kept.get("load") or {})),
+        requests=MappingProxyType(dict(kept.get("requests") or {})),
+        mean_concurrency=(kept.get("concurrency") or {}).get("mean"),
+        speculation=_acceptance(kept.get("speculation")),
+        **values,
+    )
+
+
+def _acceptance(kept: Mapping[str, Any] | None) -> Acceptance | None:
+    if kept is None:
+        return None
+    ends = {name: (low, high) for name, (low, high) in (kept.get("ci95") or {}).items()}
+    counts = {name: int(kept[name]) for name in ("drafts", "draft_tokens", "accepted_tokens")}
+    ratios: dict[str, Any] = {name: kept.get(name) for name in ("acceptance_rate", "mean_accepted_length")}
+    places = tuple(kept.get("by_position") or ())
+    return Acceptance(**counts, **ratios, by_position=places, ci95=MappingProxyType(ends))
+
+
+def _latency(kept: Mapping[str, Any] | None) -> Latency | None:
+    if kept is None:
+        return None
+    intervals = {name: (ends[0], ends[1]) for name, ends in (kept.get("ci95") or {}).items() if ends}
+    plain = {each.name: kept.get(each.name) for each in fields(Latency) if each.name != "ci95"}
+    return Latency(**plain, ci95=MappingProxyType(intervals))
