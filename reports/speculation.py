@@ -45,7 +45,7 @@ def _stage_rows(stage: Mapping[str, Any]) -> Iterator[list[Cell]]:
     user = (stage.get("efficiency") or {}).get("user_token_rate")
     yield [Cell(title, repeat), *_counts(own), *times, _NONE if user is None else Cell(significant(user))]
     for name, engine in (own.get("engines") or {}).items():
-        yield [Cell(title, localized("figures.series.engine", name=name)), *_counts(engine), _NONE, _NONE, _NONE]
+        yield [Cell(title, localized("page.speculation.engine", name=name)), *_counts(engine), _NONE, _NONE, _NONE]
 
 
 def _counts(own: Mapping[str, Any]) -> list[Cell]:
