@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from harness.api.result import Result, read_result, report
     from harness.api.running import load_scenario, run, run_async
     from harness.api.summary import Acceptance, Latency, StageResult, Summary
+
+    from harness.api.summary import EngineResult, Latency, StageResult, Summary
     from harness.api.tuning import StudyResult, tune, tune_async
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Acceptance",
     "Comparison",
+    "EngineResult",
     "HarnessError",
     "Latency",
     "Options",
@@ -55,6 +58,8 @@ _MODULES = {
     "harness.api.result": ("Result", "read_result", "report"),
     "harness.api.running": ("load_scenario", "run", "run_async"),
     "harness.api.summary": ("Acceptance", "Latency", "StageResult", "Summary"),
+
+    "harness.api.summary": ("EngineResult", "Latency", "StageResult", "Summary"),
     "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),
@@ -66,13 +71,11 @@ _MODULES = {
 _NAMED = {"Options": "FileModel"}  # what a name is called where it is defined
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-
 def __getattr__(name: str) -> Any:
     """A public name, from the module that defines it."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), _NAMED.get(name, name))
-
 
 def __dir__() -> list[str]:
     return sorted(__all__)

@@ -8,13 +8,14 @@ import numpy as np
 from harness.analysis.metrics import latencies
 from harness.analysis.steady_state import is_open
 from harness.comparison.comparison import Comparison
+from harness.comparison.engines import EngineChange
 from harness.comparison.measures import stage_rows
 from harness.comparison.repeats import Side
 from harness.comparison.served import SERVED
 from harness.messages import Message, localized
 from harness.scenario.metrics import USER_VIEW
 from harness.statistics.intervals import Floats
-from harness.units import format_duration, significant
+from harness.units import format_change, format_duration, format_share, significant
 from reports.figures.distributions import Spread, percentile_curves
 from reports.figures.style import Head, drawing, scale_of
 from reports.frames import percentile_frame
@@ -174,3 +175,37 @@ def beside(comparison: Comparison) -> dict[str, Any]:
         "efficiency_heads": heads,
         "efficiency": rows if len(heads) > 1 else (),
     }
+
+
+_ENGINE_COLUMNS = {
+    "running": "page_compare.engine_running",
+    "waiting": "page_compare.engine_waiting",
+    "kv_use": "page_compare.engine_kv_use",
+    "prompt_tokens": "page_compare.engine_prompts",
+    "generation_tokens": "page_compare.engine_output",
+    "preemptions": "page_compare.engine_preemptions",
+}
+
+
+def engine_heads() -> list[str]:
+    """The columns of `engine_rows`."""
+    return [localized("page_compare.engine"), *map(localized, _ENGINE_COLUMNS.values())]
+
+
+def engine_rows(comparison: Comparison) -> list[tuple[str, list[list[Cell]]]]:
+    """By stage the engines that both sides have: each value on both sides, and by how much it changed."""
+    titles = {row.stage: localized(row.title) for row in (*comparison.judged, *comparison.shown)}
+    stages: dict[int, list[list[Cell]]] = {}
+    for change in comparison.engines:
+        cells = [_engine_cell(change, quantity) for quantity in _ENGINE_COLUMNS]
+        stages.setdefault(change.stage, []).append([Cell(change.name, foreign=True), *cells])
+    return [(titles.get(stage, str(stage + 1)), rows) for stage, rows in stages.items()]
+
+
+def _engine_cell(change: EngineChange, quantity: str) -> Cell:
+    sides = [
+        "–" if value is None else format_share(value) if quantity == "kv_use" else significant(value)
+        for value in (change.base.get(quantity), change.new.get(quantity))
+    ]
+    ratio = change.ratio(quantity)
+    return Cell(f"{sides[0]} → {sides[1]}", "" if ratio is None else format_change(100 * (ratio - 1)))

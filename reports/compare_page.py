@@ -135,6 +135,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "figure": _figure(comparison),
         "heads": heads(localized(page.first_head)),
         **compare_figures.beside(comparison),
+        "engine_heads": compare_figures.engine_heads(),
+        "engines": compare_figures.engine_rows(comparison),
         "judged": by_stage(comparison.judged),
         "shown": by_stage(comparison.shown),
         "changes": [_change_cells(setting) for setting in comparison.changes],
@@ -363,6 +365,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "warnings": [warning.as_dict() for warning in comparison.warnings],
         "measures": [_row(row) for row in (*comparison.judged, *comparison.shown)],
         "efficiency": compare_figures.efficiency_rows(comparison) if comparison.kind is SERVED else [],
+        "engines": [engine.as_dict() for engine in comparison.engines],
         "changes": [{"name": changed.name, "base": changed.base, "new": changed.new} for changed in comparison.changes],
     }
 

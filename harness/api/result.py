@@ -1,4 +1,4 @@
-"""The result of a run in Python: its values from summary.json, shown in a notebook, drawn as a page."""
+"""The result of a run in Python: read from its folder, shown in a notebook, drawn as a page."""
 
 import html
 from collections.abc import Mapping, Sequence

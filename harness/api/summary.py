@@ -50,6 +50,28 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineResult:
+    """One engine of a stage: a process, or one of its data-parallel ranks; None where it did not say.
+
+    `role` is prefill, decode or replica. `running` and `waiting` are requests on average, `kv_use` the mean share of
+    the KV cache; counts are growth over the stage's window, of `span_s` seconds. `prefix_hit_rate` is the share of
+    prompt tokens that the prefix cache had.
+    """
+
+    name: str
+    role: str
+    running: float | None = None
+    waiting: float | None = None
+    kv_use: float | None = None
+    preemptions: float | None = None
+    requests: float | None = None
+    prompt_tokens: float | None = None
+    generation_tokens: float | None = None
+    span_s: float | None = None
+    prefix_hit_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StageResult:
     """The numbers of one stage of one repeat.
 
@@ -59,7 +81,9 @@ class StageResult:
     `ttft` and `e2e` from when it was sent. `npu_token_rate` are output tokens/s per NPU (of the whole engine where the
     number of its NPUs is not known), `user_token_rate` tokens/s that a user sees; cost (in `currency`, that of
     price_per_hour, None where the scenario names none) and energy are None where they are not known.
-    `speculation` is None of an engine that drafts no tokens.
+    `speculation` is None of an engine that drafts no tokens. `engines` are those that were sampled, `imbalance` the
+    maximum over the mean of each role's quantities, `lagging` the engines that lag, `full_side` the side of a
+    prefill-decode pair that is full: prefill, decode, both or neither, None where there is no pair.
     """
 
     index: int
@@ -85,6 +109,10 @@ class StageResult:
     cost_per_million_output_tokens: float | None = None
     currency: str | None = None
     kwh_per_million_output_tokens: float | None = None
+    engines: tuple[EngineResult, ...] = ()
+    imbalance: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    lagging: tuple[str, ...] = ()
+    full_side: str | None = None
     speculation: Acceptance | None = None
 
 
@@ -147,6 +175,10 @@ def _stage(kept: Mapping[str, Any]) -> StageResult:
         load=MappingProxyType(dict(kept.get("load") or {})),
         requests=MappingProxyType(dict(kept.get("requests") or {})),
         mean_concurrency=(kept.get("concurrency") or {}).get("mean"),
+        engines=tuple(map(_engine, kept.get("engines") or ())),
+        imbalance=MappingProxyType(dict(kept.get("imbalance") or {})),
+        lagging=tuple(lag["engine"] for lag in kept.get("lagging") or ()),
+        full_side=kept.get("full_side"),
         speculation=_acceptance(kept.get("speculation")),
         **values,
     )
@@ -160,6 +192,15 @@ def _acceptance(kept: Mapping[str, Any] | None) -> Acceptance | None:
     ratios: dict[str, Any] = {name: kept.get(name) for name in ("acceptance_rate", "mean_accepted_length")}
     places = tuple(kept.get("by_position") or ())
     return Acceptance(**counts, **ratios, by_position=places, ci95=MappingProxyType(ends))
+
+
+_GAUGES = ("running", "waiting", "kv_use")
+
+
+def _engine(kept: Mapping[str, Any]) -> EngineResult:
+    values = {each.name: kept.get(each.name) for each in fields(EngineResult) if each.name not in _GAUGES}
+    means = {name: (kept.get(name) or {}).get("mean") for name in _GAUGES}
+    return EngineResult(**(values | means))  # type: ignore[arg-type] # its fields by name
 
 
 def _latency(kept: Mapping[str, Any] | None) -> Latency | None:

@@ -1,7 +1,8 @@
 """`harness compare`: two results against each other, and against a gate."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.api.comparing import compare, draw_comparison
@@ -18,6 +19,7 @@ from harness.comparison.describe import (
     value_text,
     verdict_message,
 )
+from harness.comparison.engines import EngineChange
 from harness.comparison.judging import NOT_VALID, ComparisonRow
 from harness.errors import EXIT_INVALID
 from harness.messages import localized, message
@@ -67,7 +69,22 @@ def lines_of(comparison: Comparison) -> list[OutputLine]:
     rows = comparison.kind.listed(comparison.judged)
     sensitivity = [] if comparison.sensitivity is None else [comparison.sensitivity]
     table = _table(rows) if rows else []
-    return [*sensitivity, comparison.answer, *table, *map(describe_warning, comparison.warnings)]
+    lines = [*sensitivity, comparison.answer, *table, *_engine_lines(comparison)]
+    return [*lines, *map(describe_warning, comparison.warnings)]
+
+
+def _engine_lines(comparison: Comparison) -> Iterator[OutputLine]:
+    """Of several engines the one whose output changed most against the others', a line a stage."""
+    titles = {row.stage: row.title for row in (*comparison.judged, *comparison.shown)}
+    ratios: dict[int, list[tuple[float, EngineChange]]] = {}
+    for engine in comparison.engines:
+        if ratio := engine.ratio("generation_tokens"):
+            ratios.setdefault(engine.stage, []).append((ratio, engine))
+    for stage, own in ratios.items():
+        ratio, engine = max(own, key=lambda pair: abs(math.log(pair[0])))
+        rates = {"base": engine.base["generation_tokens"], "new": engine.new["generation_tokens"]}
+        words = {"stage": titles.get(stage, str(stage + 1)), "engine": engine.name, "engines": len(own)}
+        yield message("cli.engine_changed", **words, **rates, change=100 * (ratio - 1))
 
 
 def _table(rows: Sequence[ComparisonRow]) -> list[str]:

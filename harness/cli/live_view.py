@@ -309,6 +309,9 @@ def _engine_cells(engine: EngineLoad, running: str, waiting: str) -> Iterable[Te
         yield _with_curve(_text(message("live.engine_waiting", count=round(engine.waiting)), style), waiting)
     if engine.kv_usage is not None:
         yield _text(message("live.kv_usage", share=engine.kv_usage), BUSY if engine.kv_usage > 0.95 else "")
+    if engine.fullest:
+        counts = {"running": round(engine.fullest_running or 0), "waiting": round(engine.fullest_waiting or 0)}
+        yield _text(message("live.fullest_engine", engine=displayable(engine.fullest), **counts))
 
 
 def _with_curve(cell: Text, curve: str) -> Text:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.analysis.answer import requested_load
 from harness.analysis.slo import VERDICTS, unproven
 from harness.analysis.speculation import LENGTH, RATE
 from harness.analysis.steady_state import is_open
@@ -60,13 +61,34 @@ def output_of(stream: Any) -> Output:
 def result_lines(summary: Mapping[str, Any], output: Output = PLAIN, *, all_warnings: bool = True) -> list[str]:
     """The answer, the verdict, the stages and the warnings of summary.json, in the current language."""
     warnings = warning_lines(summary) if all_warnings else folded_warning_lines(summary)
-    return [*verdict_lines(summary), *table_lines(summary.get("stages") or (), output), *warnings]
+    stages = summary.get("stages") or ()
+    return [*verdict_lines(summary), *table_lines(stages, output), *engine_lines(stages), *warnings]
 
 
 def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     """The answer, and what the result is worth."""
     answer = stored(summary.get("answer_message"), str(summary["answer"]))
     return [displayable(localized(answer)), localized(verdict_of(summary))]
+
+
+def engine_lines(stages: Sequence[Stage]) -> list[str]:
+    """Of the highest load the engine that was fullest, where there were several."""
+    several = [stage for stage in stages if len(stage.get("engines") or ()) > 1]
+    if not several:
+        return []
+    stage = max(several, key=requested_load)
+    fullest = max(
+        stage["engines"], key=lambda engine: [_mean(engine, name) for name in ("waiting", "kv_use", "running")]
+    )
+    words = {name: _mean(fullest, name) for name in ("running", "waiting", "kv_use")}
+    line = message(
+        "cli.fullest_engine", load=_name(stage), engine=str(fullest["name"]), engines=len(stage["engines"]), **words
+    )
+    return [displayable(localized(line))]
+
+
+def _mean(engine: Mapping[str, Any], name: str) -> float:
+    return float((engine.get(name) or {}).get("mean") or 0.0)
 
 
 def warning_lines(summary: Mapping[str, Any]) -> list[str]:

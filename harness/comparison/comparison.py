@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.warnings import INVALID, Warning
 from harness.comparison.comparability import ChangedSetting, Incompatibility, changed_settings
+from harness.comparison.engines import EngineChange, engine_changes
 from harness.comparison.judging import (
     BETTER,
     BOTH,
@@ -83,6 +84,11 @@ class Comparison:
         is_given = self.gate not in (DEFAULT_GATE, KERNEL_GATE)
         lacks = bool(self.unjudged) if is_given else len(self.unjudged) == len(self.judged)
         return EXIT_INVALID if lacks else EXIT_DONE
+
+    @property
+    def engines(self) -> Sequence[EngineChange]:
+        """The engines that both sides have, matched by name; none where there were not several."""
+        return engine_changes(self.base, self.new)
 
     @property
     def sensitivity(self) -> Message | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
 from harness.comparison.comparability import ChangedSetting, Incompatibility
+from harness.comparison.engines import unlike_engines
 from harness.comparison.judging import INTERRUPTED, MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
 from harness.comparison.repeats import Repeat, Side
 from harness.messages import Message, message, plain
@@ -33,6 +34,7 @@ def warnings_of_comparison(
     yield from invalid_sides(base, new)
     yield from _repeats(base, new, gate, rows, changed)
     yield from _stages_of_one_side(base, new)
+    yield from unlike_engines(base, new)
     if earlier and any(row.effect is not None for row in rows):
         text = message("comparison.earlier_runs", count=earlier)
         yield Warning("earlier_runs", NOTE, text, message("comparison.earlier_runs_next"))

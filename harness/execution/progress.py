@@ -153,7 +153,7 @@ class ProgressTracker:
             at_s=(now_ns - self._begin_ns) / NS_PER_S,
             stage=current,
             ended=tuple(stage for stage in stages if stage.state == ENDED),
-            engine=_engine_load(self._watched.latest.get(SERVER)),
+            engine=_engine_load(self._watched.latest),
             log_line=newest_line(self._folder) if starts else "",
             eta_s=_remaining_s(stages, self._plans, self._requests) if self._plans and not self._stopping else None,
         )
@@ -209,10 +209,17 @@ def _planned_requests(plans: Sequence[StagePlan], turns: NDArray[np.int64] | Non
     return [None if plan.taken is None else count for plan, count in zip(plans, sums, strict=True)]
 
 
-def _engine_load(values: Mapping[str, float] | None) -> EngineLoad | None:
-    if not values or not {_RUNNING, _WAITING, _KV} & values.keys():
+def _engine_load(latest: Mapping[str, Mapping[str, float]]) -> EngineLoad | None:
+    values = latest.get(SERVER) or {}
+    if not {_RUNNING, _WAITING, _KV} & values.keys():
         return None
-    return EngineLoad(values.get(_RUNNING), values.get(_WAITING), values.get(_KV + MAXIMUM, values.get(_KV)))
+    load = EngineLoad(values.get(_RUNNING), values.get(_WAITING), values.get(_KV + MAXIMUM, values.get(_KV)))
+    engines = {source: own for source, own in latest.items() if source.startswith(f"{SERVER}/") and _RUNNING in own}
+    if len(engines) < 2:
+        return load
+    source, own = max(engines.items(), key=lambda item: [item[1].get(name, 0.0) for name in (_WAITING, _KV, _RUNNING)])
+    name = source.removeprefix(f"{SERVER}/")
+    return replace(load, fullest=name, fullest_running=own[_RUNNING], fullest_waiting=own.get(_WAITING))
 
 
 def _state(stage: _Stage, *, warm: bool, sent_all: bool, stopping: bool) -> str:

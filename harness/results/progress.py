@@ -43,12 +43,17 @@ class LiveLatency:
 class EngineLoad:
     """What the engine's own /metrics showed last, summed over its engines; None where it does not say.
 
-    `running` and `waiting` are requests, `kv_usage` is a share from 0 to 1 (the highest of several engines).
+    `running` and `waiting` are requests, `kv_usage` is a share from 0 to 1 (the highest of several engines). `fullest`
+    is the engine that most requests wait for, or whose cache is fullest, with the first two of its own; empty where
+    there are not several.
     """
 
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
+    fullest: str = ""
+    fullest_running: float | None = None
+    fullest_waiting: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
