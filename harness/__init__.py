@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from harness.api.comparing import compare
     from harness.api.result import Result, read_result, report
     from harness.api.running import load_scenario, run, run_async
-    from harness.api.summary import Acceptance, Latency, StageResult, Summary
-
-    from harness.api.summary import EngineResult, Latency, StageResult, Summary
+    from harness.api.summary import Acceptance, EngineResult, Latency, StageResult, Summary
     from harness.api.tuning import StudyResult, tune, tune_async
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
@@ -57,9 +55,7 @@ _MODULES = {
     "harness.api.comparing": ("compare",),
     "harness.api.result": ("Result", "read_result", "report"),
     "harness.api.running": ("load_scenario", "run", "run_async"),
-    "harness.api.summary": ("Acceptance", "Latency", "StageResult", "Summary"),
-
-    "harness.api.summary": ("EngineResult", "Latency", "StageResult", "Summary"),
+    "harness.api.summary": ("Acceptance", "EngineResult", "Latency", "StageResult", "Summary"),
     "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),
@@ -71,11 +67,13 @@ _MODULES = {
 _NAMED = {"Options": "FileModel"}  # what a name is called where it is defined
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
+
 def __getattr__(name: str) -> Any:
     """A public name, from the module that defines it."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), _NAMED.get(name, name))
+
 
 def __dir__() -> list[str]:
     return sorted(__all__)

@@ -8,7 +8,7 @@ import numpy as np
 from harness.analysis.metrics import latencies
 from harness.analysis.steady_state import is_open
 from harness.comparison.comparison import Comparison
-from harness.comparison.engines import EngineChange
+from harness.comparison.engines import EngineDifference
 from harness.comparison.measures import stage_rows
 from harness.comparison.repeats import Side
 from harness.comparison.served import SERVED
@@ -189,7 +189,7 @@ _ENGINE_COLUMNS = {
 
 def engine_heads() -> list[str]:
     """The columns of `engine_rows`."""
-    return [localized("page_compare.engine"), *map(localized, _ENGINE_COLUMNS.values())]
+    return [localized("page_compare.engine_name"), *map(localized, _ENGINE_COLUMNS.values())]
 
 
 def engine_rows(comparison: Comparison) -> list[tuple[str, list[list[Cell]]]]:
@@ -202,7 +202,7 @@ def engine_rows(comparison: Comparison) -> list[tuple[str, list[list[Cell]]]]:
     return [(titles.get(stage, str(stage + 1)), rows) for stage, rows in stages.items()]
 
 
-def _engine_cell(change: EngineChange, quantity: str) -> Cell:
+def _engine_cell(change: EngineDifference, quantity: str) -> Cell:
     sides = [
         "–" if value is None else format_share(value) if quantity == "kv_use" else significant(value)
         for value in (change.base.get(quantity), change.new.get(quantity))

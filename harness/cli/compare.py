@@ -19,7 +19,7 @@ from harness.comparison.describe import (
     value_text,
     verdict_message,
 )
-from harness.comparison.engines import EngineChange
+from harness.comparison.engines import EngineDifference
 from harness.comparison.judging import NOT_VALID, ComparisonRow
 from harness.errors import EXIT_INVALID
 from harness.messages import localized, message
@@ -76,7 +76,7 @@ def lines_of(comparison: Comparison) -> list[OutputLine]:
 def _engine_lines(comparison: Comparison) -> Iterator[OutputLine]:
     """Of several engines the one whose output changed most against the others', a line a stage."""
     titles = {row.stage: row.title for row in (*comparison.judged, *comparison.shown)}
-    ratios: dict[int, list[tuple[float, EngineChange]]] = {}
+    ratios: dict[int, list[tuple[float, EngineDifference]]] = {}
     for engine in comparison.engines:
         if ratio := engine.ratio("generation_tokens"):
             ratios.setdefault(engine.stage, []).append((ratio, engine))

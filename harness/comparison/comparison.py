@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.warnings import INVALID, Warning
 from harness.comparison.comparability import ChangedSetting, Incompatibility, changed_settings
-from harness.comparison.engines import EngineChange, engine_changes
+from harness.comparison.engines import EngineDifference, engine_changes
 from harness.comparison.judging import (
     BETTER,
     BOTH,
@@ -86,7 +86,7 @@ class Comparison:
         return EXIT_INVALID if lacks else EXIT_DONE
 
     @property
-    def engines(self) -> Sequence[EngineChange]:
+    def engines(self) -> Sequence[EngineDifference]:
         """The engines that both sides have, matched by name; none where there were not several."""
         return engine_changes(self.base, self.new)
 

@@ -20,7 +20,7 @@ _MOST_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
-class EngineChange:
+class EngineDifference:
     """One engine of one stage on both sides: values by quantity, None where a side does not have it."""
 
     stage: int
@@ -42,7 +42,7 @@ class EngineChange:
         }
 
 
-def engine_changes(base: Side, new: Side) -> list[EngineChange]:
+def engine_changes(base: Side, new: Side) -> list[EngineDifference]:
     """The engines that both sides have, stage by stage, where a stage had several on either side."""
     changes = []
     stages = sorted(set(_stages(base)) & set(_stages(new)))
@@ -51,7 +51,7 @@ def engine_changes(base: Side, new: Side) -> list[EngineChange]:
         if max(len(before), len(after)) < 2:
             continue
         changes += [
-            EngineChange(stage, name, before[name].role, before[name].values, after[name].values)
+            EngineDifference(stage, name, before[name].role, before[name].values, after[name].values)
             for name in before
             if name in after
         ]

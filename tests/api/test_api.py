@@ -19,7 +19,7 @@ from tests.result_folder import Run, kept_warning, make_result
 from tests.tuning.studies import written
 
 PUBLIC = {
-    "Acceptance",
+    *("Acceptance", "EngineResult"),
     *("Comparison", "HarnessError", "Latency", "Result", "StageResult", "StudyResult", "Summary", "Warning"),
     *("Options", "Plugin", "Progress"),
     *("compare", "language", "load_scenario", "read_result", "report", "run", "run_async", "tune", "tune_async"),
@@ -75,7 +75,8 @@ def test_every_public_name_is_documented_and_typed(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["Comparison", "Latency", "Progress", "Result", "StageResult", "StudyResult", "Summary", "Warning"]
+    "name",
+    ["Comparison", "EngineResult", "Latency", "Progress", "Result", "StageResult", "StudyResult", "Summary", "Warning"],
 )
 def test_values_are_frozen(name):
     """A value is what was measured, and stays so."""

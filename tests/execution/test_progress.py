@@ -137,7 +137,7 @@ def test_turns_of_conversations_are_requests(tmp_path):
 
 
 def test_the_engines_own_counters_are_shown(tmp_path):
-    """The last that /metrics said, of several engines the fullest cache; nothing where it says nothing."""
+    """The last that /metrics said, of several engines the fullest; nothing where it says nothing."""
     watched = Watched()
     tracker = ProgressTracker(tmp_path, "chat", lambda _progress: None, watched)
     before = _at(tracker, 1).engine
@@ -145,7 +145,7 @@ def test_the_engines_own_counters_are_shown(tmp_path):
     watched.add_metrics(1, "".join(f"{line.format(engine)}\n" for engine in (1, 2) for line in lines))
 
     assert before is None
-    assert _at(tracker, 1).engine == EngineLoad(6.0, None, 0.2)
+    assert _at(tracker, 1).engine == EngineLoad(6.0, None, 0.2, "2", 3.0)
 
 
 def test_a_tracker_writes_what_it_shows(tmp_path):
