@@ -158,7 +158,30 @@ def find_window(requests: Requests, events: Events, span: Span, kind: str) -> Wi
     window = replace(
         window, later_ns=later_ns, rates_reason=start.reason, warmup_left=start.warmup_left, filling=start.filling
     )
-    return _whole_rounds(requests, span, window) if kind == CLOSED and window.method != WHOLE_STAGE else window
+    if kind == CLOSED and window.method != WHOLE_STAGE:
+        window = _whole_rounds(requests, span, window)
+    shows = _shows_answers(requests, window, rates=kind == CLOSED)
+    return window if shows else _whole_stage(requests, span, window)
+
+
+def _shows_answers(requests: Requests, window: Window, *, rates: bool) -> bool:
+    """Whether a window holds answers for latencies and, where asked, for `rates`, or there are none to hold."""
+    answered = (requests.phase == MEASURED) & (requests.status == COMPLETED)
+    if not answered.any():
+        return True
+    sent_ns, done_ns = requests.sent_ns[answered], requests.done_ns[answered]
+    sent = (sent_ns >= window.start_ns) & (sent_ns <= window.end_ns)
+    ended = (done_ns > window.rates_ns) & (done_ns <= window.end_ns)
+    return bool(sent.any()) and (not rates or bool(ended.any()))
+
+
+def _whole_stage(requests: Requests, span: Span, window: Window) -> Window:
+    """All of a stage whose window lies where nothing was sent or ended, as between two waves of users in step."""
+    at_once = int(((requests.phase == MEASURED) & (requests.sent_ns != MISSING)).sum())
+    reason = message("analysis.window_without_answers")
+    return Window(
+        span.start_ns, span.end_ns, WHOLE_STAGE, None, (reason,), window.first_wave or at_once, grew=window.grew
+    )
 
 
 def _whole_rounds(requests: Requests, span: Span, window: Window) -> Window:

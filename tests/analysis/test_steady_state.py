@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from harness.analysis.steady_state import FIRST_WAVE, MSER, SENDING, WHOLE_STAGE, Span, find_window, whole_span
 from harness.results.request_table import MISSING, WARMUP
@@ -178,3 +180,24 @@ def test_a_killed_runs_span_comes_from_its_records():
     assert whole_span(columns(pairs)[0], unknown) == Span(1, 2, ns(2), ns(3), ns(9))
     assert whole_span(columns([])[0], unknown) == Span(1, 2, 0, 0, 0)
     assert whole_span(columns(pairs)[0], Span(0, 0, 1, 2, 3)) == Span(0, 0, 1, 2, 3)
+
+
+@settings(max_examples=100)
+@given(
+    st.integers(2, 60),
+    st.lists(st.tuples(st.floats(0.02, 1.0), st.floats(0.0, 3.0)), min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.01, 0.1]),
+)
+@example(52, [(0.3, 1.0), (0.3, 0.0)], 0.01)
+def test_a_window_of_a_stage_with_answers_has_some(users, waves, jitter):
+    """Waves of users in step, with pauses between: some requests are sent in the window, some end where rates count."""
+    rng, begin_s, times = np.random.default_rng(users), 0.0, []
+    for answer_s, pause_s in waves:
+        sent = begin_s + jitter * answer_s * rng.random(users)
+        times += zip(sent.tolist(), (sent + answer_s * (1 + jitter * rng.random(users))).tolist(), strict=True)
+        begin_s += answer_s * (1 + 2 * jitter) + pause_s
+    pairs = [answered(i, sent, list(np.linspace(sent, end, 4))[1:]) for i, (sent, end) in enumerate(sorted(times))]
+    window = _window(pairs, "closed", max(times)[0], max(end for _, end in times))
+
+    assert [record for record, _ in pairs if window.start_ns <= record.sent_ns <= window.end_ns]
+    assert [record for record, _ in pairs if window.rates_ns < record.done_ns <= window.end_ns]
