@@ -104,6 +104,19 @@ def variant(seed: int, name: str, *, version: str) -> dict[str, Any]:
     return trace
 
 
+def random_fetches(seed: int) -> dict[str, Any]:
+    """A random trace, with draft tokens or without, in which half of the KV caches are fetched from elsewhere."""
+    rng = np.random.default_rng([seed, 77])
+    trace = random_speculation(seed) if rng.random() < 0.4 else random_trace(seed)
+    config = trace["config"]
+    whole = -(-config["max_model_len"] // config["block_size"])
+    config["num_blocks"] = max(config["num_blocks"], whole + 2)
+    for request in trace["requests"]:
+        if rng.random() < 0.5:
+            request["fetch_steps"] = int(rng.integers(0, 8))
+    return trace
+
+
 def digest(steps: Any) -> str:
     """Steps in a few letters, equal where they are."""
     return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import gc
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ from aiohttp import web
 from harness.errors import EngineError, InputError
 from harness.messages import Message, message
 from harness.scenario.deployment import DECODE, PREFILL, REPLICA
+from harness.simulator.balancing import LEAST_LOADED, Balancer
 
-LEAST_LOADED, ROUND_ROBIN = "least-loaded", "round-robin"
 _GENERATING = ("/v1/completions", "/v1/chat/completions")
 _OF_ONE_HOP = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host", "content-length", "expect"}
@@ -35,31 +35,6 @@ _REMOTE_DECODE = {
 }  # fmt: skip
 _HEALTH_S = 5.0
 _REQUEST_ID = "X-Request-Id"
-
-
-class Balancer:
-    """Chooses one of several servers for each request: the least loaded, or each in turn."""
-
-    def __init__(self, servers: Sequence[str], policy: str = LEAST_LOADED) -> None:
-        """`policy` is `LEAST_LOADED`, by what `choose` is told of each request, or `ROUND_ROBIN`."""
-        self.servers = tuple(servers)
-        self._policy = policy
-        self._load = [0.0] * len(servers)
-        self._chosen = [0] * len(servers)  # the number of the choice that fell on each last
-        self._choices = 0
-
-    @contextlib.contextmanager
-    def choose(self, load: float) -> Iterator[str]:
-        """The server for a request of this load, which it has until the context ends; of equal ones each in turn."""
-        by_load = self._policy == LEAST_LOADED
-        place = min(range(len(self.servers)), key=lambda n: (self._load[n] if by_load else 0.0, self._chosen[n], n))
-        self._choices += 1
-        self._chosen[place] = self._choices
-        self._load[place] += load
-        try:
-            yield self.servers[place]
-        finally:
-            self._load[place] -= load
 
 
 @dataclass(slots=True)

@@ -8,14 +8,18 @@ from typing import Any
 
 from harness.clock import REAL_TIME, VIRTUAL_TIME
 from harness.engines.api_client import ControlClient, ServedModel, pick_model
-from harness.engines.base import RunningEngine
+from harness.engines.base import RunningEngine, ServedProcess
 from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, started_configuration
 from harness.engines.process import EngineProcess
 from harness.errors import EngineError, InputError
 from harness.messages import Message, message
-from harness.scenario.engine import Engine
+from harness.scenario.deployment import PROXY, Process
+from harness.scenario.engine import DEPLOYMENT, Engine
+from harness.scenario.processes import engine_of, processes_of
+from harness.simulator.balancing import LEAST_LOADED
 from harness.simulator.chips import DEFAULT_CHIP, chip_named, read_calibration
+from harness.simulator.deployment import Deployment, Member
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.service import Service, service_of
 from harness.simulator.vllm_formats import startup_lines
@@ -29,8 +33,17 @@ _ADDRESS = "127.0.0.1"
 def resolve_clock(engine: Engine) -> tuple[str, Message]:
     """Whose time a simulated engine keeps, VIRTUAL_TIME or REAL_TIME, and why in a few words.
 
-    Virtual time where the scenario leaves it open, but for an engine that is to listen where others reach it.
+    Virtual time where the scenario leaves it open, but for an engine that is to listen where others reach it, or a
+    deployment with a process that is not simulated.
+
+    Raises:
+        InputError: where virtual time is asked of processes that keep none.
     """
+    served = next((process for process in _processes(engine) if not _keeps_virtual_time(process)), None)
+    if served is not None:
+        if engine.clock == VIRTUAL_TIME:
+            raise InputError(message("engines.clock_not_virtual", name=served.name))
+        return REAL_TIME, message("engines.clock_real_process", name=served.name)
     if engine.clock is not None:
         return engine.clock, message("engines.kind_requested")
     if engine.port is not None or engine.host != _ADDRESS:
@@ -38,13 +51,58 @@ def resolve_clock(engine: Engine) -> tuple[str, Message]:
     return VIRTUAL_TIME, message("engines.clock_virtual")
 
 
-def simulate_here(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple[RunningEngine, Service]:
+def _processes(engine: Engine) -> tuple[Process, ...]:
+    return processes_of(engine, KIND) if engine.kind == DEPLOYMENT else ()
+
+
+def _keeps_virtual_time(process: Process) -> bool:
+    """Whether a process is simulated, or the proxy of the harness, and need not listen where others reach it."""
+    return process.kind in (KIND, PROXY) and process.port is None and process.host == _ADDRESS
+
+
+def simulate_here(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple[RunningEngine, Service | Deployment]:
     """The simulated engine in this process by another clock, not yet running; its start takes none of that time.
+
+    Of a deployment these are all its processes, each with a log of its own beside `log`.
 
     Raises:
         InputError: where a flag is unknown or its value is wrong.
         EngineError: where it cannot start with its flags.
     """
+    if engine.kind == DEPLOYMENT:
+        return _simulate_deployment(engine, log, now_ns)
+    return _simulate_server(engine, log, now_ns)
+
+
+def _simulate_deployment(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple[RunningEngine, Deployment]:
+    processes, served, members = _processes(engine), [], []
+    policy = next((process.policy for process in processes if process.role == PROXY), LEAST_LOADED)
+    for process in processes:
+        if process.role == PROXY:
+            served.append(ServedProcess(process.name, process.role, process.kind, simulated=True))
+            continue
+        own = log.with_name(f"{log.stem}-{process.name}{log.suffix}")
+        try:
+            serving, service = _simulate_server(engine_of(process, engine), own, now_ns)
+        except (InputError, EngineError) as fault:
+            named = (message("engines.of_process", name=process.name, reason=each) for each in fault.messages)
+            raise type(fault)(*named) from fault
+        members.append(Member(process.name, process.role, service))
+        served.append(
+            ServedProcess(
+                process.name, process.role, KIND, devices=process.devices, configuration=serving.configuration,
+                simulated=True, log=own.name,
+            )
+        )  # fmt: skip
+    deployment = Deployment(members, policy)
+    model = pick_model(
+        engine.model, [ServedModel(deployment.serving.model, members[0].service.settings.model, None)], KIND
+    )
+    running = RunningEngine(DEPLOYMENT, "", model, simulated=True, processes=tuple(served), clock=VIRTUAL_TIME)
+    return running, deployment
+
+
+def _simulate_server(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple[RunningEngine, Service]:
     resolved = resolve_by_simulator(engine.model, calibrated_flags(engine))
     refuse_flags(resolved)
     service = service_of(settings_from_flags(flags_with_model(engine.model, resolved.args)), now_ns)

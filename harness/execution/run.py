@@ -22,6 +22,7 @@ from harness.execution.serve import run_served
 from harness.execution.virtual import run_virtual
 from harness.messages import Message, message
 from harness.results import store
+from harness.scenario.engine import DEPLOYMENT
 
 __all__ = ["RunOutcome", "RunSpec", "drop_if_empty", "execute", "execute_async", "has_begun", "open_folder", "run_load"]
 
@@ -64,7 +65,7 @@ async def run_load(spec: RunSpec) -> RunOutcome:
     spec.on_progress(message("execution.engine_kind", kind=kind, reason=reason))
     if spec.loaded.scenario.is_offline:
         return await run_offline(spec, kind)
-    if kind == SIMULATOR:
+    if kind in (SIMULATOR, DEPLOYMENT):
         clock, why = resolve_clock(spec.loaded.scenario.engine)
         spec.on_progress(message("execution.clock", clock=Message(_CLOCKS[clock]), reason=why))
         if clock == VIRTUAL_TIME:

@@ -34,6 +34,7 @@ from harness.messages import Message, message
 from harness.results import store
 from harness.results.progress import Progress
 from harness.safety.interrupts import Interrupts
+from harness.simulator.deployment import Deployment
 from harness.simulator.request_parsing import Refusal
 from harness.simulator.service import Service
 from harness.simulator.virtual_loop import VirtualSleeper, virtual_loop
@@ -43,6 +44,7 @@ from harness.workload import plan
 
 _ORIGIN = "http://simulator"  # stands in the requests' heads; nothing listens there
 _SAMPLE_S = 0.25
+Served = Service | Deployment
 
 
 async def run_virtual(spec: RunSpec) -> RunOutcome:
@@ -152,7 +154,7 @@ class VirtualRun:
         server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
         live = virtual_counters(self._clock, lambda counts: self._tracker.on_counts(0, counts))
         log = RequestLog(spec.folder / store.RAW, 0, self._clock, live)
-        engine = self._loop.create_task(service.engine.run_by(VirtualSleeper()))
+        engine = self._loop.create_task(service.run_by(VirtualSleeper))
         seqs = itertools.count()
         try:
             for stage in plans:
@@ -169,10 +171,10 @@ class VirtualRun:
             engine.cancel()
             await asyncio.wait({engine})
             log.close()
-            self._watched.add_metrics(self._clock.now_ns(), service.metrics())
+            self._note_counters(service)
             write_samples(spec.folder, self._watched)
 
-    async def _play(self, stage: plan.StagePlan, load: StageLoad, log: RequestLog, service: Service) -> None:
+    async def _play(self, stage: plan.StagePlan, load: StageLoad, log: RequestLog, service: Served) -> None:
         """One stage, from its begin to its last answer."""
         begin_ns = self._clock.now_ns()
         note_stage(self._spec.folder, number=stage.number, begin_ns=begin_ns)
@@ -188,7 +190,7 @@ class VirtualRun:
             self._count(load)
             self._tracker.end(stage.number)
 
-    async def _sample(self, load: StageLoad, service: Service) -> None:
+    async def _sample(self, load: StageLoad, service: Served) -> None:
         """Note what a client and a scrape of /metrics would have seen, as often as they look."""
         looks = round(SCRAPE_S / _SAMPLE_S)
         for number in itertools.count():
@@ -197,17 +199,25 @@ class VirtualRun:
                 self._published_ns = monotonic_ns()
                 self._tracker.publish()
             if number % looks == 0:
-                self._watched.add_metrics(self._clock.now_ns(), service.metrics())
+                self._note_counters(service)
                 if self._spec.enough is not None and self._spec.enough():
                     self._cut()
             await asyncio.sleep(_SAMPLE_S)
+
+    def _note_counters(self, service: Served) -> None:
+        """Keep what a scrape of /metrics would show now, of the server or of each process of a deployment."""
+        texts = service.metrics_by_process()
+        if "" in texts:
+            self._watched.add_metrics(self._clock.now_ns(), texts[""])
+        else:
+            self._watched.add_processes(self._clock.now_ns(), texts)
 
     def _count(self, load: StageLoad) -> None:
         counts = {"in_flight": load.in_flight, "sent": load.sent, "done": load.done, "failed": load.failed}
         self._watched.add(self._clock.now_ns(), "client-0", counts)
 
 
-async def _tokenized(service: Service, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+async def _tokenized(service: Served, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     try:
         return service.tokenize(body)
     except Refusal:

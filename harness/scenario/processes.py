@@ -51,14 +51,22 @@ def processes_of(engine: Engine, auto: str = SIMULATOR) -> tuple[Process, ...]:
 
     `auto` is what the kind auto means on this machine.
     """
-    written = () if engine.preset is None else tuple(_written(engine, auto))
-    listed = tuple(_completed(process, engine, auto) for process in engine.processes or ())
+    written = () if engine.preset is None else tuple(map(_with_role, _written(engine, auto)))
+    listed = tuple(_with_role(_completed(process, engine, auto)) for process in engine.processes or ())
     if len(written) < 2 or engine.url is not None or any(process.role == PROXY for process in listed):
         return (*written, *listed)
     host = written[0].host if is_loopback(written[0].host) else LOOPBACK
     policy = _template(engine).policy
     proxy = Process.model_validate({"name": PROXY, "role": PROXY, "kind": PROXY, "policy": policy, "host": host})
     return (*written, *listed, _completed(proxy, engine, auto))
+
+
+def _with_role(process: Process) -> Process:
+    """A simulator is told by a flag which side of a pair it is, where no other flag does."""
+    role = {PREFILL: "kv_producer", DECODE: "kv_consumer"}.get(process.role)
+    if process.kind != SIMULATOR or role is None or "kv_transfer_config" in process.args:
+        return process
+    return process.model_copy(update={"args": {**process.args, "kv_transfer_config": {"kv_role": role}}})
 
 
 def is_loopback(host: str) -> bool:

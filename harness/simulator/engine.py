@@ -1,7 +1,7 @@
 """The simulated engine in real time: steps that end at the times the cost model gives."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -93,13 +93,24 @@ def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> Schedu
 class SimulatedEngine:
     """Requests in, tokens out, at the pace of the simulated device."""
 
-    def __init__(self, limits: SchedulerLimits, cost: StepCost, now_ns: Callable[[], int] = monotonic_ns) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        cost: StepCost,
+        now_ns: Callable[[], int] = monotonic_ns,
+        *,
+        rank: int = 0,
+        slowdown: float = 1.0,
+    ) -> None:
+        """`rank` is its number among those of a server, and each of its steps takes `slowdown` times as long."""
         self.scheduler = Scheduler(limits)
+        self.rank = rank
+        self.on_change: Callable[[], None] = lambda: None  # called where what waits and runs may have changed
+        self.on_fetch: Callable[[SimulatedEngine, Request], None] | None = None  # starts to fetch a prompt's KV cache
         self._now_ns = now_ns
         self.metrics = Metrics()
-        self._cost = cost
+        self._cost, self._slowdown = cost, slowdown
         self._sinks: dict[Request, Sink] = {}
-        self.stopped = asyncio.Event()
         self.idle = asyncio.Event()  # set while there is nothing to do
         self._wake = asyncio.Event()
 
@@ -108,6 +119,28 @@ class SimulatedEngine:
         self._sinks[request] = Sink(feed, self._now_ns())
         self.scheduler.add(request)
         self._wake.set()
+        self.on_change()
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._sinks
+
+    @property
+    def unfinished(self) -> int:
+        """How many requests wait or run."""
+        return len(self._sinks)
+
+    def fetched(self, request: Request, size: int, took_ns: int) -> None:
+        """The KV cache of a prompt is here: `size` bytes, `took_ns` after it was asked for."""
+        self.scheduler.fetched(request)
+        self.metrics.transfer_s.observe(took_ns / NS_PER_S)
+        self.metrics.transfer_bytes.observe(size)
+        self._wake.set()
+
+    def release(self, request: Request) -> None:
+        """Free the blocks of a finished request that were kept for another engine."""
+        self.scheduler.release(request)
+        self._wake.set()
+        self.on_change()
 
     def queued_ns(self, request: Request) -> tuple[int, int]:
         """When a request under way arrived, and when the step began that took it up first."""
@@ -123,13 +156,14 @@ class SimulatedEngine:
         if self._sinks.pop(request, None) is not None:
             self.scheduler.abort(request)
             self.metrics.finished["abort"] += 1
+            self.on_change()
 
     def state(self) -> EngineState:
         """What /metrics shows of this moment."""
         scheduler, counters = self.scheduler, self.scheduler.counters
         return EngineState(
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
+            waiting=len(scheduler.waiting) + len(scheduler.holding),
             kv_usage=scheduler.pool.usage,
             preemptions=counters.preemptions,
             prefix_queries=counters.prefix_queries,
@@ -137,38 +171,55 @@ class SimulatedEngine:
             drafts=counters.drafts,
             draft_tokens=counters.draft_tokens,
             accepted_by_position=tuple(counters.accepted_by_position),
+            fetching=None if self.on_fetch is None else scheduler.fetch_stages,
         )
-
-    async def run(self) -> None:
-        """Run steps until cancelled; `stopped` is set when it ends, also by a fault."""
-        try:
-            async with TaskAlarm() as alarm:
-                await self.run_by(alarm)
-        finally:
-            self.stopped.set()
 
     async def run_by(self, alarm: Sleeper) -> None:
         """Run steps until cancelled, sleeping by `alarm`."""
         end_ns = self._now_ns()
         while True:
-            step = self.scheduler.schedule() if self._sinks else None
-            if step is None or not step.scheduled:
-                await self._idle()
+            step = self.begin()
+            if step is None:
+                await self.wait_for_work()
                 end_ns = self._now_ns()
                 continue
             start_ns = end_ns
-            end_ns += self._cost.duration_ns(step.decodes, step.decode_context, step.prefills, step.draft_tokens)
+            end_ns += self.duration_ns(step)
             await alarm.until(end_ns)
-            self._finish(step, start_ns, end_ns)
+            self.finish(step, start_ns, end_ns)
 
-    async def _idle(self) -> None:
+    def begin(self) -> SchedulerStep | None:
+        """The next step, None where there is nothing to compute now."""
+        if not self._sinks:
+            return None
+        step = self.scheduler.schedule()
+        for request in step.fetching:
+            assert self.on_fetch is not None
+            self.on_fetch(self, request)
+        return step if step.scheduled else None
+
+    def duration_ns(self, step: SchedulerStep | None, exchanged: int = 0) -> int:
+        """How long a step takes, of ranks that exchange so many tokens in all; None is a dummy batch of one token."""
+        if step is None:
+            return round(self._cost.duration_ns(1, 0, (), 0, exchanged) * self._slowdown)
+        took_ns = self._cost.duration_ns(step.decodes, step.decode_context, step.prefills, step.draft_tokens, exchanged)
+        return took_ns if self._slowdown == 1.0 else max(1, round(took_ns * self._slowdown))
+
+    def wake_with(self, other: "SimulatedEngine") -> None:
+        """Let whatever comes to this engine wake the other, too."""
+        self._wake = other._wake  # noqa: SLF001 - of the same class
+
+    async def wait_for_work(self) -> None:
+        """Wait until anything comes that may let a step begin."""
         self._wake.clear()
         self.idle.set()
-        await self._wake.wait()
-        self.idle.clear()
+        try:
+            await self._wake.wait()
+        finally:
+            self.idle.clear()
 
-    def _finish(self, step: SchedulerStep, start_ns: int, end_ns: int) -> None:
-        """Hand out the step's tokens first, then count them."""
+    def finish(self, step: SchedulerStep, start_ns: int, end_ns: int) -> None:
+        """End a step: hand out its tokens first, then count them."""
         self.metrics.late_s.observe((self._now_ns() - end_ns) / NS_PER_S)
         self._note_starts(step, start_ns)
         sampled, finished = self.scheduler.complete(step)
@@ -179,6 +230,7 @@ class SimulatedEngine:
         self._count(sampled)
         for request in finished:
             self._account(request)
+        self.on_change()
 
     def _note_starts(self, step: SchedulerStep, start_ns: int) -> None:
         for request in step.admitted:
@@ -219,3 +271,43 @@ class SimulatedEngine:
         metrics.generation_lengths.observe(output)
         if output > 1:
             metrics.tpot_s.observe((sink.last_ns - sink.first_ns) / NS_PER_S / (output - 1))
+
+
+async def run_apart(engines: Sequence[SimulatedEngine], sleeper: Callable[[], Sleeper]) -> None:
+    """Run data-parallel ranks that step each for itself, as those of a dense model, until cancelled or one fails."""
+    if len(engines) == 1:
+        await engines[0].run_by(sleeper())
+        return
+    tasks = [asyncio.ensure_future(engine.run_by(sleeper())) for engine in engines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def run_together(engines: Sequence[SimulatedEngine], sleeper: Sleeper) -> None:
+    """Run data-parallel ranks that step together, until cancelled: a step of all is as long as that of the slowest.
+
+    So do those of a model with experts, as every step exchanges tokens between all; one without work computes a dummy.
+    vLLM asks only every 32 steps whether anything is left to do, and computes dummy batches until then; here they end
+    with the last request.
+    """
+    now_ns = engines[0].now_ns
+    for engine in engines:
+        engine.wake_with(engines[0])
+    end_ns = now_ns()
+    while True:
+        steps = [engine.begin() for engine in engines]
+        if not any(steps):
+            await engines[0].wait_for_work()
+            end_ns = now_ns()
+            continue
+        start_ns = end_ns
+        exchanged = sum(1 if step is None else step.tokens for step in steps)
+        end_ns += max(engine.duration_ns(step, exchanged) for engine, step in zip(engines, steps, strict=True))
+        await sleeper.until(end_ns)
+        for engine, step in zip(engines, steps, strict=True):
+            if step is not None:
+                engine.finish(step, start_ns, end_ns)

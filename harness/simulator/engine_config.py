@@ -6,91 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from harness.errors import InputError, suggestion
+from harness.errors import InputError
 from harness.messages import message
 from harness.simulator.chips import DEFAULT_CHIP, ChipSpec, chip_named
+from harness.simulator.flag_names import canonical, obeyed_flags
 from harness.simulator.models import DEFAULT_MODEL, ModelShape, adapter_name, lora_modules, model_named
 from harness.simulator.speculation import Speculation, mapping_of, speculation_from
-
-# Flags of vLLM 0.32 that the simulated engine knows and does not act on.
-WITHOUT_EFFECT = frozenset(
-    """
-    additional-config aggregate-engine-logging all2all-backend allow-credentials allowed-headers
-    allowed-local-media-path allowed-media-domains allowed-methods allowed-origins api-key api-server-count
-    async-scheduling attention-backend attention-config aux-output-config chat-template chat-template-content-format
-    code-revision compilation-config config-format convert cp-kv-cache-interleave-size cpu-offload-gb
-    cpu-offload-params cudagraph-metrics custom-histogram-buckets data-parallel-address data-parallel-backend
-    data-parallel-external-lb data-parallel-hybrid-lb data-parallel-rank data-parallel-rpc-port data-parallel-size
-    data-parallel-size-local data-parallel-start-rank decode-context-parallel-size device-ids disable-cascade-attn
-    disable-chunked-mm-input disable-custom-all-reduce disable-fastapi-docs disable-frontend-multiprocessing
-    disable-hybrid-kv-cache-manager disable-log-stats disable-sliding-window disable-uvicorn-access-log
-    distributed-executor-backend download-dir enable-auto-tool-choice enable-dbo enable-elastic-ep enable-eplb
-    enable-expert-parallel enable-force-include-usage enable-log-outputs enable-log-requests
-    enable-logging-iteration-details enable-mfu-metrics enable-mm-embeds enable-prompt-embeds
-    enable-request-id-headers enable-server-load-tracking enable-sleep-mode enable-tokenizer-info-endpoint
-    eplb-config expert-placement-strategy fully-sharded-loras generation-config guided-decoding-backend
-    h11-max-header-count h11-max-incomplete-event-size hf-config-path hf-overrides hf-token ignore-patterns
-    io-processor-plugin kv-cache-metrics kv-cache-metrics-sample kv-events-config kv-offloading-backend
-    kv-offloading-size kv-sharing-fast-prefill kv-transfer-config limit-mm-per-prompt load-format log-config-file
-    log-error-stack log-level logging-config logits-processors logprobs-mode lora-dtype master-addr master-port
-    max-cpu-loras max-log-len max-logprobs max-lora-rank max-num-queued-reqs max-num-queued-tokens
-    max-parallel-loading-workers mm-encoder-tp-mode mm-processor-cache-gb mm-processor-kwargs model-impl
-    model-loader-extra-config nnodes node-rank numa-bind offload-backend optimization-level otlp-traces-endpoint
-    override-generation-config performance-mode pipeline-parallel-size pooler-config prefill-context-parallel-size
-    prefix-caching-hash-algo profiler-config reasoning-config response-role return-tokens-as-token-ids revision
-    root-path runner safetensors-load-strategy scheduler-cls show-hidden-metrics-for-version shutdown-timeout
-    skip-mm-profiling skip-tokenizer-init ssl-ca-certs ssl-cert-reqs ssl-certfile ssl-keyfile stream-interval
-    structured-outputs-config tokenizer tokenizer-mode tokenizer-revision tool-call-parser tool-parser-plugin
-    trust-remote-code use-tqdm-on-load uvicorn-log-level weight-transfer-config worker-cls worker-extension-cls
-    """.replace("-", "_").split()
-)
-_OBJECTS = ("speculative_config",)  # flags whose keys may be given one by one, as --speculative-config.method
-_SHORT = {
-    "tp": "tensor_parallel_size", "pp": "pipeline_parallel_size", "dp": "data_parallel_size", "ep":
-    "enable_expert_parallel", "q": "quantization", "cc": "compilation_config", "sc": "speculative_config",
-    "device_memory_utilization": "gpu_memory_utilization", "kv_cache_memory": "kv_cache_memory_bytes",
-}  # fmt: skip
-
-
-def canonical(flag: str) -> str:
-    """A flag's one name: no dashes before it, snake case, long form."""
-    name = flag.lstrip("-").replace("-", "_")
-    return _SHORT.get(name, name)
-
-
-def obeyed_flags(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The flags that are obeyed, by canonical name, and the names of those that have no effect.
-
-    `no_x: true` means `x: false`, as on vLLM's command line.
-
-    Raises:
-        InputError: vLLM has no such flag; with the nearest name.
-    """
-    values: dict[str, Any] = {}
-    ignored = []
-    for flag, value in flags.items():
-        name = canonical(flag)
-        off = name.removeprefix("no_") if name.startswith("no_") else None
-        if off is not None and (off in obeyed or off in WITHOUT_EFFECT):
-            name, value = off, not _is_true(value)  # noqa: PLW2901 - the two spellings meet here
-        if name in obeyed or name.split(".", 1)[0] in _OBJECTS:
-            values[name] = value
-        elif name in WITHOUT_EFFECT or name.split(".", 1)[0] in WITHOUT_EFFECT:
-            ignored.append(name)
-        else:
-            known = [*obeyed, *WITHOUT_EFFECT]
-            raise InputError(message("simulator.unknown_flag", flag=flag, suggestion=suggestion(name, known)))
-    return values, tuple(ignored)
-
-
-def _is_true(value: Any) -> bool:
-    return value is None or value is True or str(value).lower() in ("true", "1", "yes", "")
-
 
 ASCEND_BLOCK_SIZE = 128
 BLOCK_SIZE_NOTE = "Block size is set to 128 if prefix cache or chunked prefill is enabled."
 ASYNC_NOTE = "Async scheduling not supported with {}-based speculative decoding and will be disabled."
 DEFAULT_VERSION = "0.32"
+_KV_ROLES = ("kv_producer", "kv_consumer", "kv_both")
 _CHOICES = {
     "cudagraph_mode": ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"),
     "scheduling_policy": ("fcfs", "priority"),
@@ -108,7 +35,9 @@ class Settings:
     `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
     reaches; 0: the built-in ones. `speculative_config` is JSON as vLLM takes it, and `acceptance_rates` say by position
     how many draft tokens are accepted, where the method's own are not wanted. `engine_version` is the
-    version of vLLM whose scheduler's rules hold.
+    version of vLLM whose scheduler's rules hold. `rank_slowdown` makes data-parallel ranks slow: a rank and its factor.
+    With expert parallelism the busiest rank has `expert_imbalance` times the mean of tokens. `kv_transfer_config` is
+    JSON; a device fetches KV caches at `kv_transfer_bandwidth` (GB/s; 0: by the chip) and `kv_transfer_latency` (s).
     """
 
     model: str = DEFAULT_MODEL
@@ -143,6 +72,7 @@ class Settings:
     enable_prompt_tokens_details: bool = False
     enable_lora: bool = False
     max_loras: int = 1
+    max_lora_rank: int = 16
     lora_modules: tuple[str, ...] = ()
     enable_per_request_metrics: bool = False
     reasoning_parser: str = ""
@@ -152,6 +82,13 @@ class Settings:
     attention_efficiency: float = 0.0
     speculative_config: str = ""
     acceptance_rates: tuple[float, ...] = ()
+    data_parallel_size: int = 1
+    rank_slowdown: tuple[tuple[int, float], ...] = ()
+    enable_expert_parallel: bool = False
+    expert_imbalance: float = 1.0
+    kv_transfer_config: str = ""
+    kv_transfer_bandwidth: float = 0.0
+    kv_transfer_latency: float = 0.002
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -174,6 +111,22 @@ class Settings:
     def speculation(self) -> Speculation | None:
         """What drafts tokens, None where nothing does."""
         return speculation_from(self.speculative_config, self.acceptance_rates)
+
+    @property
+    def slowdowns(self) -> dict[int, float]:
+        """How many times as long the steps of a rank take, of those that are slow."""
+        return dict(self.rank_slowdown)
+
+    @property
+    def steps_together(self) -> bool:
+        """Whether data-parallel ranks wait for each other in each step, as experts are spread over them."""
+        return self.data_parallel_size > 1 and self.shape.experts > 0
+
+    @property
+    def kv_role(self) -> str:
+        """What the engine does in a pair: kv_producer, kv_consumer or kv_both; empty where it is in none."""
+        role = mapping_of(self.kv_transfer_config).get("kv_role", "") if self.kv_transfer_config else ""
+        return str(role)
 
     @property
     def device(self) -> ChipSpec:
@@ -213,6 +166,13 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(item) for item in items)
 
 
+def _slowdowns(value: Any) -> tuple[tuple[int, float], ...]:
+    """Rank and factor of each: a mapping, JSON of one, or text such as 3:1.5."""
+    text = isinstance(value, str) and not value.strip().startswith("{")
+    items = [item.split(":") for item in value.replace(",", " ").split()] if text else mapping_of(value).items()
+    return tuple(sorted((whole_number(rank), float(factor)) for rank, factor in items))
+
+
 def _json_object(value: Any) -> str:
     return json.dumps(mapping_of(value), sort_keys=True)
 
@@ -240,11 +200,14 @@ _OWN_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "max_model_len": (_maximum, "simulator.kind_whole_or_auto"),
     "speculative_config": (_json_object, "simulator.kind_object"),
     "acceptance_rates": (_numbers, "simulator.kind_numbers"),
+    "rank_slowdown": (_slowdowns, "simulator.kind_slowdowns"),
+    "kv_transfer_config": (_json_object, "simulator.kind_object"),
     "lora_modules": (lora_modules, "simulator.kind_modules"),
 }
 _POSITIVE = (
     "block_size", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens",
-    "max_num_scheduled_tokens", "prefill_schedule_interval", "max_loras", "tensor_parallel_size",
+    "max_num_scheduled_tokens", "prefill_schedule_interval", "max_loras", "max_lora_rank",
+    "tensor_parallel_size", "data_parallel_size",
     "num_gpu_blocks_override", "kv_cache_memory_bytes",
 )  # fmt: skip
 
@@ -332,8 +295,19 @@ def _check_ranges(typed: Mapping[str, Any]) -> None:
             raise InputError(message("simulator.not_a_choice", flag=name, value=value, choices=choices))
 
 
+def _check_parallel(settings: Settings) -> None:
+    last, imbalance, role = settings.data_parallel_size - 1, settings.expert_imbalance, settings.kv_role
+    if any(not 0 <= rank <= last or factor <= 0 for rank, factor in settings.rank_slowdown):
+        raise InputError(message("simulator.rank_slowdown", last=last, value=str(settings.slowdowns)))
+    if imbalance < 1:
+        raise InputError(message("simulator.expert_imbalance", value=imbalance))
+    if settings.kv_transfer_config and role not in _KV_ROLES:
+        raise InputError(message("simulator.kv_role", role=role, roles=_KV_ROLES))
+
+
 def _resolved(typed: dict[str, Any], ignored: tuple[str, ...], largest_graph: int | None) -> Settings:
     settings = Settings(ignored=ignored, **typed)
+    _check_parallel(settings)
     shape, chip = settings.shape, settings.device
     if "max_model_len" not in typed:
         settings = replace(settings, max_model_len=shape.max_position)

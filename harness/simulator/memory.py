@@ -16,7 +16,7 @@ from typing import Any
 from harness.errors import EngineError
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, Settings
-from harness.simulator.step_cost import kv_element_bytes, weight_bytes
+from harness.simulator.step_cost import expert_ranks, kv_element_bytes, weight_bytes
 
 MIB = 1 << 20
 # Fitted to published starts of vllm-ascend on single 910B cards, see tests/simulator/test_memory.py.
@@ -207,6 +207,10 @@ def _weights(settings: Settings) -> int:
     shape = settings.shape
     vocabulary = shape.embedding_parameters * (1 if shape.tied else 2)
     linear = (shape.parameters - vocabulary) * weight_bytes(settings)
+    ranks, tp = expert_ranks(settings), settings.tensor_parallel_size
+    if ranks > 1:  # experts are spread over all ranks, the rest stands in each
+        routed = shape.expert_layers * shape.experts * shape.expert_parameters * weight_bytes(settings)
+        linear += routed * (tp / ranks - 1)
     speculation = settings.speculation
     if speculation is not None and speculation.has_layer:
         linear += linear / shape.layers

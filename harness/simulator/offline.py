@@ -33,7 +33,7 @@ def main(place: str) -> None:
     memory = memory_of(settings)
     sys.stderr.write("".join(f"{line}\n" for line in startup_lines(settings, memory)))
     cache = exposition(
-        Metrics(), EngineState(0, 0, 0.0, 0, 0, 0), model=settings.name, cache=cache_labels(settings, memory)
+        [(Metrics(), EngineState(0, 0, 0.0, 0, 0, 0))], model=settings.name, cache=cache_labels(settings, memory)
     )
     notes, begun = Path(job["notes"]), Path(job["begun"])
     _add(notes, [{"ready_ns": monotonic_ns(), "metrics": cache}])

@@ -4,7 +4,8 @@ A trace: {"config": {...limits...}, "requests": [{"id", "arrival_step", "prompt"
 the priority may be left out.
 A line a step in which something happens: {"step", "scheduled", "preempted", "cached", "finished"}.
 With "speculative_method" and "num_speculative_tokens" in the config, a request's "accepted" says how many draft tokens
-are accepted at a length (the list goes round), and a line has "drafts", too.
+are accepted at a length (the list goes round), and a line has "drafts", too. The KV cache of one with "fetch_steps" is
+fetched from elsewhere, in so many steps from when it has blocks; a line has those that "fetch" from it on.
 
 `python -m harness.simulator.replay TRACE.json...` prints them, a JSON line a step.
 """
@@ -98,15 +99,21 @@ def replay(trace: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """
     scheduler = Scheduler(limits_of_trace(trace["config"]))
     coming = sorted(trace["requests"], key=lambda request: request["arrival_step"])
+    steps_of = {str(entry["id"]): entry.get("fetch_steps", 0) for entry in coming}
+    fetching: list[tuple[int, Request]] = []
     number = 0
-    while coming or scheduler.running or scheduler.waiting:
+    while coming or scheduler.running or scheduler.waiting or scheduler.holding:
         while coming and coming[0]["arrival_step"] <= number:
             scheduler.add(_request(coming.pop(0)))
         step = scheduler.schedule()
+        fetching += [(number + steps_of[request.id], request) for request in step.fetching]
         _, finished = scheduler.complete(step)
-        if step.scheduled or step.preempted:
+        for due, request in fetching:
+            if due == number:
+                scheduler.fetched(request)
+        if step.scheduled or step.preempted or step.fetching:
             yield _line(number, step, finished) | (_drafts(step) if scheduler.limits.draft_tokens else {})
-        elif not coming:
+        elif not coming and not any(due >= number for due, _ in fetching):
             return
         number += 1
 
@@ -121,6 +128,7 @@ def _request(entry: Mapping[str, Any]) -> Request:
         accept=lambda position, verified: min(accepted[position % len(accepted)], verified),
         priority=entry.get("priority", 0),
         adapter=str(entry.get("adapter") or ""),
+        remote="fetch_steps" in entry,
     )
 
 
@@ -131,6 +139,7 @@ def _line(number: int, step: SchedulerStep, finished: list[Request]) -> dict[str
         "preempted": sorted(request.id for request in step.preempted),
         "cached": {request.id: request.hit for request in step.admitted},
         "finished": sorted(request.id for request in finished),
+        **({"fetch": sorted(request.id for request in step.fetching)} if step.fetching else {}),
     }
 
 

@@ -73,6 +73,7 @@ class ParsedRequest:
     thinks: bool = False
     image_tokens: int = 0
     documents: tuple[str, ...] = ()
+    kv_transfer_params: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def parse_request(body: Any, serving: ModelLimits, *, chat: bool, before: Sequen
         continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
         return_token_ids=bool(body.get("return_token_ids")),
         priority=_priority(body, serving) if "priority" in body else 0,
+        kv_transfer_params=transfer if isinstance(transfer := body.get("kv_transfer_params"), dict) else None,
     )
 
 

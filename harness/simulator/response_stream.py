@@ -52,6 +52,7 @@ class ResponseStream:
     choices: list[Any] = field(default_factory=list)  # ResponseChoice, or one of answer_kinds
     open: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    kv_transfer_params: dict[str, Any] | None = None  # where the KV cache of the prompt is kept
     last: Callable[[], bytes] | None = None
     object: Callable[[], dict[str, Any]] | None = None
 
@@ -97,7 +98,7 @@ class ResponseStream:
             service_tier=None,
             system_fingerprint=FINGERPRINT,
             usage={**details, **self.usage()},
-            kv_transfer_params=None,
+            kv_transfer_params=self.kv_transfer_params,
             **self.metrics,
         )
 

@@ -9,12 +9,10 @@ With speculation a running request takes its draft tokens along, and those that 
 """
 
 import bisect
-import zlib
 from collections import deque
-from collections.abc import Sequence
 
 from harness.simulator.engine_config import DEFAULT_VERSION
-from harness.simulator.memory import BlockPool
+from harness.simulator.request_blocks import RequestBlocks
 from harness.simulator.scheduler_types import (
     Counters,
     PrefillCadence,
@@ -29,14 +27,15 @@ class Scheduler:
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
-        self.pool = BlockPool(limits.num_blocks, caching=limits.prefix_caching)
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
+        self.holding: list[Request] = []  # wait, but hold blocks for a KV cache that is fetched
         self.counters = Counters(accepted_by_position=[0] * limits.draft_tokens)
+        self.blocks = RequestBlocks(limits, self.counters)
+        self.pool = self.blocks.pool
         self._watermark = int(limits.watermark * limits.num_blocks)
         self._max_running = min(limits.max_num_seqs, limits.max_num_active_seqs or limits.max_num_seqs)
         self._new_rules = limits.engine_version != DEFAULT_VERSION
-        self._reach = int(limits.drop_last_hit and self._new_rules)  # tokens after a block that its hash covers
         self._cadence = PrefillCadence(limits.prefill_interval) if limits.prefill_interval > 1 else None
         self._added = 0
 
@@ -63,10 +62,30 @@ class Scheduler:
             return
         if request.running:
             self.running.remove(request)
-            self._free(request)
+            self.blocks.free(request)
+        elif request in self.holding:
+            self.holding.remove(request)
+            if request.fetched:
+                self.blocks.free(request)
         else:
             self.waiting.remove(request)
         request.finished = True
+
+    def fetched(self, request: Request) -> None:
+        """The KV cache that a request waited for is here; of one that was aborted meanwhile the blocks go."""
+        request.fetched = True
+        if request.finished:
+            self.blocks.free(request)
+
+    def release(self, request: Request) -> None:
+        """Free the blocks that a finished request kept."""
+        self.blocks.free(request)
+
+    @property
+    def fetch_stages(self) -> tuple[int, int, int]:
+        """Requests whose KV caches are yet to be fetched, are on their way, and are here but wait on."""
+        here = sum(request.fetched for request in self.holding)
+        return sum(request.remote for request in self.waiting), len(self.holding) - here, here
 
     def schedule(self, *, held: bool = False) -> SchedulerStep:
         """Choose the tokens of the next step and give them blocks.
@@ -78,6 +97,9 @@ class Scheduler:
         held = self._cadence is not None and self._holds(self._cadence, early=held)
         budget = self._run_on(step, cap, held=held)
         if not step.preempted:
+            step.run_on = len(step.scheduled)
+            step.pads = self.limits.draft_tokens > 0 and not step.prefilled and all(r.gained for r in step.scheduled)
+            budget = self._admit_fetched(step, budget) if self.holding else budget
             if self.waiting:
                 self._admit(step, budget, cap, held=held)
             if self._cadence is not None and not held:
@@ -109,7 +131,7 @@ class Scheduler:
                 request.computed = min(request.computed, request.num_tokens - 1)
                 finished.append(request)
             if drafts and self._new_rules and request.computed >= request.next_full:
-                self._remember(request)
+                self.blocks.remember(request)
         if finished:
             self._retire(finished)
         return sampled, finished
@@ -129,12 +151,13 @@ class Scheduler:
 
     def _retire(self, finished: list[Request]) -> None:
         for request in finished:
-            self._free(request)
-            request.finished = True
+            if not request.kept:
+                self.blocks.free(request)
+            request.running, request.finished = False, True
         self.running = [request for request in self.running if not request.finished]
 
     def _long_prefill_cap(self) -> int:
-        limits, eligible = self.limits, len(self.running) + len(self.waiting)
+        limits, eligible = self.limits, len(self.running) + len(self.waiting) + len(self.holding)
         cap = limits.long_prefill_token_threshold
         if cap <= 0 or eligible <= 1:
             return 0
@@ -166,7 +189,7 @@ class Scheduler:
                     continue
             request.computed = after
             if after >= request.next_full:
-                self._remember(request)
+                self.blocks.remember(request)
             scheduled.append(request)
             request.taken = new
             verified = _take_drafts(request, step) if drafting else 0
@@ -202,7 +225,7 @@ class Scheduler:
             self._preempt(victim)
             step.preempted.append(victim)
         if request.running:
-            self._give(request, need)
+            self.blocks.give(request, need)
         return index
 
     def _budget_left(self, request: Request, step: SchedulerStep, budget: int) -> int:
@@ -213,17 +236,70 @@ class Scheduler:
             return 0
         return self.limits.token_budget - sum(other.taken for other in step.scheduled)
 
+    def _admit_fetched(self, step: SchedulerStep, budget: int) -> int:
+        """Let in those whose KV caches are here; the budget that is left, 0 where one of them finds no place."""
+        for request in list(self.holding):
+            if budget <= 0 or len(self.running) >= self._max_running:
+                break
+            request.passed = True
+            if not request.fetched:
+                continue
+            if request.computed == request.num_tokens:  # the last token is computed again, to sample the next
+                self.blocks.remember(request)
+                request.computed -= 1
+            blanks = self._blanks(request.computed) if step.pads and (step.run_on or request.computed) else 0
+            new, size = 1 + blanks, self.limits.block_size
+            slots = min(request.computed + new + self.limits.lookahead, self.limits.max_model_len)
+            need = max(0, -(-slots // size) - len(request.blocks))
+            if new > budget or need + (self._watermark if self.running else 0) > self.pool.free:
+                return 0
+            self.holding.remove(request)
+            self.blocks.give(request, need)
+            request.hit = request.computed
+            request.computed += new
+            request.taken, request.gained, request.running, request.passed = new, 0, True, False
+            request.verified, request.padded = blanks, blanks > 0
+            self.running.append(request)
+            budget -= new
+            step.add(request)
+        return budget
+
+    def _fetch(self, request: Request, cached: list[int], step: SchedulerStep) -> bool:
+        """Give a request blocks for a KV cache to be fetched, where others that come in do not need them."""
+        size = self.limits.block_size
+        width = 1 + self.limits.draft_tokens + self.limits.lookahead if self.limits.draft_tokens else 0
+        unready = [other for other in self.running if not other.gained]
+        new = [other for other in step.admitted if not other.fetched and other.computed >= other.num_tokens]
+        others = [*(other for other in unready if other not in new), *self.holding]
+        reserved = sum(max(0, -(-(other.num_tokens + width) // size) - len(other.blocks)) for other in others)
+        need = -(-request.num_tokens // size) - len(cached) + self.pool.evictable(cached)
+        watermark = self._watermark if self.running else 0
+        if need + watermark > self.pool.free - reserved - -(-width // size):
+            return False
+        self.blocks.hold(request, cached, request.num_tokens, request.num_tokens)
+        request.remote = request.fetched = False
+        self.blocks.count_hits(request)
+        self.holding.append(request)
+        step.fetching.append(request)
+        return True
+
     def _admit(self, step: SchedulerStep, budget: int, cap: int, *, held: bool) -> None:
         """Let waiting requests in, in their order; one whose own limits keep it back alone is passed by."""
-        place, adapters, run_on = 0, self._adapters(step), len(step.scheduled)
-        pads = self.limits.draft_tokens > 0 and not step.prefilled and all(request.gained for request in step.scheduled)
+        place, adapters = 0, self._adapters(step)
         while budget > 0 and place < len(self.waiting) and len(self.running) < self._max_running:
             request = self.waiting[place]
             new, blanks, cached = 0, 0, []
             if not (request.adapter and len(adapters | {request.adapter}) > self.limits.max_loras > 0):
-                cached = self._cached_prefix(request)
+                cached = self.blocks.cached_prefix(request)
+                if request.remote:
+                    if not self._fetch(request, cached, step):
+                        return
+                    del self.waiting[place]
+                    continue
                 hit = len(cached) * self.limits.block_size
-                blanks = self._blanks(hit) if pads and request.num_tokens - hit == 1 and (run_on or hit) else 0
+                blanks = (
+                    self._blanks(hit) if step.pads and request.num_tokens - hit == 1 and (step.run_on or hit) else 0
+                )
                 new = self._entry(request, hit, budget, cap, blanks, held=held)
             if new == 0:
                 request.passed = True
@@ -264,20 +340,6 @@ class Scheduler:
         in_use = self.running if self._new_rules else step.scheduled
         return {request.adapter for request in in_use if request.adapter} if self.limits.max_loras else set()
 
-    def _cached_prefix(self, request: Request) -> list[int]:
-        """Remembered blocks of its first tokens; the last token is always computed anew."""
-        cached: list[int] = []
-        if not self.limits.prefix_caching:
-            return cached
-        for index in range((request.num_tokens - 1) // self.limits.block_size):
-            block = self.pool.find(self._hash(request, index))
-            if block is None:
-                break
-            cached.append(block)
-        if cached and self.limits.drop_last_hit and not self._new_rules:
-            cached.pop()
-        return cached
-
     def _fits(self, request: Request, cached: list[int], tokens: int) -> bool:
         """Whether free blocks suffice for these tokens, and for the whole prompt where that is asked."""
         size, longest = self.limits.block_size, self.limits.max_model_len
@@ -288,62 +350,20 @@ class Scheduler:
         return need + watermark <= self.pool.free
 
     def _start(self, request: Request, cached: list[int], new: int) -> None:
-        size = self.limits.block_size
-        hit = len(cached) * size
-        self.pool.hold(cached)
-        request.blocks = cached
-        request.remembered = len(cached)
-        request.computed = hit + new
-        slots = min(request.computed + self.limits.lookahead, self.limits.max_model_len)
-        self._give(request, -(-slots // size) - len(cached))
-        request.next_full = (request.remembered + 1) * size
-        request.hit, request.taken, request.gained, request.running, request.passed = hit, new, 0, True, False
+        computed = len(cached) * self.limits.block_size + new
+        self.blocks.hold(request, cached, computed, min(computed + self.limits.lookahead, self.limits.max_model_len))
+        request.taken, request.gained, request.running = new, 0, True
+        request.passed = request.fetched = False
         if request.computed >= request.next_full:
-            self._remember(request)
+            self.blocks.remember(request)
         self.running.append(request)
-        if request.preemptions == 0:
-            request.first_hit = hit
-            if self.limits.prefix_caching:
-                self.counters.prefix_queries += request.num_tokens
-                self.counters.prefix_hits += hit
-
-    def _give(self, request: Request, count: int) -> None:
-        if count > 0:
-            request.blocks.extend(self.pool.take(count))
-        request.capacity = len(request.blocks) * self.limits.block_size
+        self.blocks.count_hits(request)
 
     def _preempt(self, request: Request) -> None:
-        self._free(request)
+        self.blocks.free(request)
         request.preemptions += 1
         self.counters.preemptions += 1
         self._enqueue(request, first=True)
-
-    def _free(self, request: Request) -> None:
-        self.pool.release(request.blocks)
-        request.blocks = []
-        request.computed = request.capacity = request.remembered = request.drafts = 0
-        request.running = False
-
-    def _remember(self, request: Request) -> None:
-        """Put the blocks that this step fills into the prefix cache, already when they are scheduled."""
-        size = self.limits.block_size
-        if not self.limits.prefix_caching:
-            request.next_full = self.limits.max_model_len + 1
-            return
-        full = min(request.computed, request.num_tokens - self._reach) // size  # of draft tokens nothing is remembered
-        for index in range(request.remembered, full):
-            self.pool.remember(request.blocks[index], self._hash(request, index))
-        request.remembered = full
-        request.next_full = (full + 1) * size
-
-    def _hash(self, request: Request, index: int) -> int:
-        """Hash of block `index` chained over all before it; ints only, so equal in every process."""
-        hashes, size = request.hashes, self.limits.block_size
-        for missing in range(len(hashes), index + 1):
-            parent = hashes[-1] if hashes else 1 + zlib.crc32(request.adapter.encode())
-            end = (missing + 1) * size + self._reach
-            hashes.append(hash((parent, tuple(_tokens(request, missing * size, end)))) or 1)
-        return hashes[index]
 
 
 def _take_drafts(request: Request, step: SchedulerStep) -> int:
@@ -352,11 +372,3 @@ def _take_drafts(request: Request, step: SchedulerStep) -> int:
     request.drafts, request.padded = 0, False
     step.draft_tokens += request.verified
     return request.verified
-
-
-def _tokens(request: Request, start: int, end: int) -> Sequence[int]:
-    prompt = request.prompt
-    if end <= len(prompt):
-        return prompt[start:end]
-    split = max(start, len(prompt))
-    return [*prompt[start:], *request.draw(split, end)]

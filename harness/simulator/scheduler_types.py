@@ -61,7 +61,8 @@ class Request:
 
     Of two priorities the lower one goes first; `order` numbers requests as they came. `adapter` is the
     LoRA adapter that it names, empty for the model itself. `passed` says that others could be let in before it, as it
-    could not.
+    could not. The KV cache of the prompt of a `remote` one is fetched from another engine, and of a `kept` one the
+    blocks stay for another.
     """
 
     id: str
@@ -91,6 +92,9 @@ class Request:
     running: bool = False
     finished: bool = False
     passed: bool = False
+    remote: bool = False
+    kept: bool = False
+    fetched: bool = False  # its KV cache is here
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -104,7 +108,7 @@ class SchedulerStep:
 
     `decode_context` sums the tokens already in the cache of the decodes, `draft_tokens` those that they verify beside
     the one; `prefills` holds (new tokens, tokens before them) of the others. `prefilled` says that one which was
-    preempted later in the step had been one of them.
+    preempted later in the step had been one of them. `fetching` have blocks now, for a KV cache that is to be fetched.
     """
 
     scheduled: list[Request] = field(default_factory=list)
@@ -115,17 +119,21 @@ class SchedulerStep:
     draft_tokens: int = 0
     prefills: list[tuple[int, int]] = field(default_factory=list)
     prefilled: bool = False
+    fetching: list[Request] = field(default_factory=list)
+    run_on: int = 0  # requests scheduled that ran before
+    pads: bool = False  # whether new decodes are filled up to the width of the others
 
     def add(self, request: Request) -> None:
         """One that is let in with the tokens that it takes."""
         self.scheduled.append(request)
         self.admitted.append(request)
         self.draft_tokens += request.verified
+        before = request.computed - request.taken
         if request.taken == 1 or request.verified:
             self.decodes += 1
-            self.decode_context += request.hit
+            self.decode_context += before
         else:
-            self.prefills.append((request.taken, request.hit))
+            self.prefills.append((request.taken, before))
 
     def count(self) -> None:
         """Sum up anew what is scheduled."""

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import aiohttp
 import msgspec
 from aiohttp import web
 
 from harness.errors import EngineError
 from harness.messages import message
-from harness.simulator.engine import SimulatedEngine
 from harness.simulator.engine_config import Settings
+from harness.simulator.kv_transfer import Params
 from harness.simulator.request_bodies import ENDPOINT_OF, parse_body
 from harness.simulator.request_parsing import Refusal, decode, decode_body
 from harness.simulator.service import SIMULATED_HEADER, Service, service_of
 from harness.simulator.vllm_formats import startup_lines
 
+RELEASE_PATH = "/simulator/kv_release"
+"""By which the simulated engines of a pair tell each other what has been fetched; vLLM has a side channel for it."""
+_RELEASE_S = 5.0
 VERSION = "0.32.0+npu.harness.simulator"
 _PERMISSION = {
     "id": "modelperm-simulator", "object": "model_permission", "allow_create_engine": False,
@@ -43,7 +47,8 @@ def application(service: Service) -> web.Application:
     app.router.add_post("/tokenize", handlers.tokenize)
     app.router.add_post("/detokenize", handlers.detokenize)
     app.on_response_prepare.append(_mark)
-    app.cleanup_ctx.append(lambda _: _running(service.engine))
+    app.router.add_post(RELEASE_PATH, handlers.release)
+    app.cleanup_ctx.append(lambda _: _running(service))
     return app
 
 
@@ -51,12 +56,31 @@ async def _mark(_: web.Request, response: web.StreamResponse) -> None:
     response.headers[SIMULATED_HEADER] = "1"
 
 
-async def _running(engine: SimulatedEngine) -> AsyncIterator[None]:
-    task = asyncio.create_task(engine.run())
-    yield
-    task.cancel()
+async def _running(service: Service) -> AsyncIterator[None]:
+    task = asyncio.create_task(service.run())
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_RELEASE_S)) as session:
+        releases: set[asyncio.Task[None]] = set()
+
+        def on_fetched(params: Params) -> None:
+            release = asyncio.create_task(_release(session, params))
+            releases.add(release)
+            release.add_done_callback(releases.discard)
+
+        service.port.on_fetched = on_fetched
+        yield
+        for each in (task, *releases):
+            each.cancel()
+        await asyncio.wait({task, *releases})
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _release(session: aiohttp.ClientSession, params: Params) -> None:
+    """Tell the server that kept a KV cache that it is not needed any more; it lets go by itself after a while."""
+    address = f"http://{params.get('remote_host')}:{params.get('remote_port')}{RELEASE_PATH}"
+    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+        async with session.post(address, json={"remote_request_id": params.get("remote_request_id")}):
+            pass
 
 
 @web.middleware
@@ -86,7 +110,7 @@ class _Handlers:
     service: Service
 
     async def health(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if self.service.engine.stopped.is_set() else 200)
+        return web.Response(status=503 if self.service.stopped.is_set() else 200)
 
     async def version(self, _: web.Request) -> web.Response:
         return _answered({"version": VERSION})
@@ -98,6 +122,12 @@ class _Handlers:
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self.service.metrics(), content_type="text/plain")
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Free a KV cache that was kept for another server, which has it now."""
+        body = await _json(request)
+        self.service.port.release(str(body.get("remote_request_id")) if isinstance(body, dict) else "")
+        return web.Response()
 
     async def tokenize(self, request: web.Request) -> web.Response:
         return _answered(self.service.tokenize(await _json(request)))
@@ -156,10 +186,11 @@ async def serve(
     await runner.setup()
     try:
         site = await _listen(runner, host, port)
+        service.port.address = host, int(runner.addresses[0][1])
         gc.freeze()
         log(f"Starting vLLM server on {site}")
         on_ready(site)
-        await _stopped(service.engine.stopped)
+        await _stopped(service.stopped)
     finally:
         await runner.cleanup()
 

@@ -1,7 +1,9 @@
-"""One simulated engine with what answers requests to it, whatever carries them: a socket or a call."""
+"""A simulated server with what answers requests to it, whatever carries them: a socket or a call."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +20,10 @@ from harness.simulator.answer_kinds import (
     response_body,
     vector_of,
 )
-from harness.simulator.engine import SimulatedEngine, limits_of
+from harness.simulator.balancing import RankBalancer
+from harness.simulator.engine import SimulatedEngine, Sleeper, TaskAlarm, limits_of, run_apart, run_together
 from harness.simulator.engine_config import Settings
+from harness.simulator.kv_transfer import KvPort
 from harness.simulator.memory import Memory, cache_labels, memory_of
 from harness.simulator.request_parsing import (
     ModelLimits,
@@ -42,20 +46,60 @@ _PREFIXES = {COMPLETIONS: "cmpl", CHAT: "chatcmpl", RESPONSES: "resp"}
 
 @dataclass(slots=True)
 class Service:
-    """One engine, its memory, what requests are checked against, and the numbers of its answers."""
+    """One engine or several data-parallel ones, their memory, and what requests are checked against.
+
+    `port` hands KV caches over, where the server is one side of a pair.
+    """
 
     settings: Settings
     memory: Memory
-    engine: SimulatedEngine
+    engines: tuple[SimulatedEngine, ...]  # by rank
+    ranks: RankBalancer
     serving: ModelLimits
     created: int
+    port: KvPort
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     vector: msgspec.Raw = field(default_factory=lambda: vector_of(1))  # what every document is embedded as
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def engine(self) -> SimulatedEngine:
+        """The first engine, which is the only one without data parallelism."""
+        return self.engines[0]
+
+    async def run_by(self, sleeper: Callable[[], Sleeper]) -> None:
+        """Run all engines until cancelled; each sleeps by what `sleeper` gives."""
+        if self.settings.steps_together:
+            await run_together(self.engines, sleeper())
+        else:
+            await run_apart(self.engines, sleeper)
+
+    async def run(self) -> None:
+        """Run in real time until cancelled; `stopped` is set when it ends, also by a fault."""
+        try:
+            async with AsyncExitStack() as stack:
+                alarms = iter([await stack.enter_async_context(TaskAlarm()) for _ in self.engines])
+                await self.run_by(lambda: next(alarms))
+        finally:
+            self.stopped.set()
 
     def metrics(self) -> str:
         """The text of /metrics at this moment."""
         cache = cache_labels(self.settings, self.memory)
-        return exposition(self.engine.metrics, self.engine.state(), model=self.serving.model, cache=cache)
+        engines = [(engine.metrics, engine.state()) for engine in self.engines]
+        return exposition(engines, model=self.serving.model, cache=cache)
+
+    def metrics_by_process(self) -> dict[str, str]:
+        """The same as a deployment gives it: this server is one without a name."""
+        return {"": self.metrics()}
+
+    def now_ns(self) -> int:
+        """The time by the engines' clock."""
+        return self.engine.now_ns()
+
+    def queued_ns(self, request: Request) -> tuple[int, int]:
+        """When a request under way arrived, and when its first step began."""
+        return next(engine for engine in self.engines if request in engine).queued_ns(request)
 
     def tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """What /tokenize answers.
@@ -83,7 +127,7 @@ class Service:
         """Queue a request for every choice; `write` gets the bytes of a stream, `whole` is called at the end of all."""
         number = next(self.numbers)
         name = f"{_PREFIXES.get(ask.endpoint, 'embd')}-{number:016x}"
-        clock = self.engine if self.settings.enable_per_request_metrics else None
+        clock = self if self.settings.enable_per_request_metrics else None
         cached = self.settings.enable_prompt_tokens_details
         answer = ResponseStream(ask, name, _now_s(), write, whole, cached, clock)
         for place, prompt in enumerate(ask.prompts):
@@ -98,8 +142,19 @@ class Service:
         answer.open = len(answer.choices)
         for choice in answer.choices:
             choice.prepare()
-            self.engine.submit(choice.request, choice.feed)
+            self._submit(answer, choice)
         return answer
+
+    def _submit(self, answer: ResponseStream, choice: Any) -> None:
+        engine, request = self.engines[self.ranks.choose()], choice.request
+        self.port.accept(request, answer.ask.kv_transfer_params)
+
+        def feed() -> None:
+            if request.finished:
+                answer.kv_transfer_params = self.port.keep(engine, request)
+            choice.feed()
+
+        engine.submit(request, feed if request.kept else choice.feed)
 
     def _choice(self, answer: ResponseStream, place: int, request: Request, thinking: int) -> Any:
         """What is fed with the tokens of a request, by the kind of its answer."""
@@ -116,8 +171,8 @@ class Service:
 
     def abort(self, answer: ResponseStream) -> None:
         """Drop what is left of an answer whose client went away."""
-        for choice in answer.choices:
-            self.engine.abort(choice.request)
+        for choice, engine in itertools.product(answer.choices, self.engines):
+            engine.abort(choice.request)
 
 
 def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> Service:
@@ -127,8 +182,16 @@ def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> 
         EngineError: it would not start; in the engine's own words.
     """
     memory = memory_of(settings)
-    limits = limits_of(settings, memory.num_blocks, memory.max_model_len)
-    engine = SimulatedEngine(limits, StepCost(settings), now_ns)
+    limits, port = limits_of(settings, memory.num_blocks, memory.max_model_len), KvPort(settings)
+    cost, slowdowns = StepCost(settings), settings.slowdowns
+    engines = tuple(
+        SimulatedEngine(limits, cost, now_ns, rank=rank, slowdown=slowdowns.get(rank, 1.0))
+        for rank in range(settings.data_parallel_size)
+    )
+    ranks = RankBalancer(engines)
+    for engine in engines:
+        engine.on_change = ranks.on_change if len(engines) > 1 else engine.on_change
+        engine.on_fetch = port.fetch if port.fetches else None
     serving = ModelLimits(
         settings.name,
         settings.shape.vocab,
@@ -137,7 +200,7 @@ def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> 
         reasons=bool(settings.reasoning_parser),
         by_priority=settings.scheduling_policy == "priority",
     )
-    return Service(settings, memory, engine, serving, _now_s(), vector=vector_of(settings.shape.hidden))
+    return Service(settings, memory, engines, ranks, serving, _now_s(), port, vector=vector_of(settings.shape.hidden))
 
 
 def _now_s() -> int:

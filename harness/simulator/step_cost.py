@@ -97,6 +97,8 @@ class StepCost:
         self._peak = self._chip.peak * (2 if self._weight_bytes == 1 else 1)
         self._sizes = settings.cudagraph_capture_sizes
         self._speculation = settings.speculation
+        self._spread = expert_ranks(settings)
+        self._imbalance = settings.expert_imbalance if settings.enable_expert_parallel else 1.0
         self._decode_tokens: dict[int, tuple[float, float, float]] = {}
         per_token = self._model.kv_bytes(self._tp, kv_element_bytes(settings))
         heads = self._model.heads / self._tp * (self._model.head_dim + self._model.rope_dim)
@@ -105,13 +107,16 @@ class StepCost:
         self._pair_s = self._flops_per_pair / (self._chip.peak * self._terms.attention)
         self._context_s = max(self._read_s, self._pair_s)
 
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
+    def duration_ns(
+        self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0, exchanged: int = 0
+    ) -> int:
         """Nanoseconds of a step: `decodes` requests over `context` cached tokens, and prefill chunks.
 
-        A chunk is (new tokens, tokens before them). The decodes verify `drafts` draft tokens in all. Never 0.
+        A chunk is (new tokens, tokens before them). The decodes verify `drafts` draft tokens in all. Where experts are
+        spread over ranks that step together, `exchanged` are the tokens of all these ranks. Never 0.
         """
-        if prefills or self._speculation is not None:
-            return max(1, seconds_to_ns(self.terms_of(decodes, context, prefills, drafts).total_s))
+        if prefills or self._speculation is not None or exchanged:
+            return max(1, seconds_to_ns(self.terms_of(decodes, context, prefills, drafts, exchanged).total_s))
         base = self._decode_tokens.get(decodes)
         if base is None:
             parts = self.terms_of(decodes, 0, ())
@@ -121,12 +126,14 @@ class StepCost:
         total = self._total_s(busy + self._context_s * (context + decodes), launch, host)
         return max(1, round(total * 1e9))
 
-    def terms_of(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> StepTime:
+    def terms_of(
+        self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0, exchanged: int = 0
+    ) -> StepTime:
         """The same step, term by term."""
         requests = decodes + len(prefills)
         tokens = decodes + drafts + sum(new for new, _ in prefills)
         padded, launch_s = self._launch(tokens, mixed=bool(prefills))
-        linear_s = self._linear_s(padded)
+        linear_s = self._linear_s(padded, exchanged)
         head_s = self._head_s(requests + drafts)
         decode_s = self._decode_s(decodes, context, drafts)
         prefill_s = sum(self._prefill_s(new, before) for new, before in prefills)
@@ -175,7 +182,11 @@ class StepCost:
         full = mode == "FULL" or (not mixed and mode in ("FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"))
         return self._sizes[place], 0.0 if full else layers * (terms.piece_s + reduce_s)
 
-    def _linear_s(self, tokens: int) -> float:
+    def _linear_s(self, tokens: int, exchanged: int = 0) -> float:
+        if self._spread > 1:
+            dense = self._dense_parameters
+            dense_s = self._roofline_s(2.0 * dense * tokens / self._tp, dense * self._weight_bytes / self._tp)
+            return dense_s + self._experts_s(max(tokens, exchanged))
         model = self._model
         flops = 2.0 * self._active_parameters * tokens / self._tp
         touched = float(self._dense_parameters)
@@ -183,6 +194,14 @@ class StepCost:
             missed = (1 - model.experts_per_token / model.experts) ** tokens
             touched += model.expert_layers * model.expert_parameters * model.experts * (1 - missed)
         return self._roofline_s(flops, touched * self._weight_bytes / self._tp)
+
+    def _experts_s(self, tokens: int) -> float:
+        """Experts spread over ranks: the busiest has more than its share of the tokens of all."""
+        model, spread = self._model, self._spread
+        parameters = model.expert_layers * model.expert_parameters
+        flops = 2.0 * parameters * model.experts_per_token * tokens / spread * self._imbalance
+        missed = (1 - model.experts_per_token / model.experts) ** tokens
+        return self._roofline_s(flops, parameters * model.experts / spread * (1 - missed) * self._weight_bytes)
 
     def _head_s(self, rows: int) -> float:
         parameters = self._model.embedding_parameters / self._tp
@@ -198,11 +217,29 @@ class StepCost:
         return max(compute, self._context_s * 0.1 * before)
 
     def _communication_s(self, tokens: int) -> float:
+        exchanging = self._model.expert_layers if self._spread > 1 else 0
+        exchange_s = exchanging * self._exchange_s(tokens) if exchanging else 0.0
         if self._tp == 1:
-            return 0.0
+            return exchange_s
         moved = tokens * self._model.hidden * 2 * 2 * (self._tp - 1) / self._tp
         bandwidth = self._chip.link_of(self._tp) * self._terms.link
-        return 2 * self._model.layers * (self._terms.link_s + moved / bandwidth)
+        reduces = 2 * self._model.layers - exchanging
+        return reduces * (self._terms.link_s + moved / bandwidth) + exchange_s
+
+    def _exchange_s(self, tokens: int) -> float:
+        """Tokens go to the ranks of their experts, and come back: two all-to-all a layer, for the busiest rank."""
+        model, spread = self._model, self._spread
+        copies = min(model.experts_per_token, spread) * (spread - 1) / spread
+        moved = tokens / self._tp * copies * model.hidden * 2 * self._imbalance
+        bandwidth = self._chip.link_of(min(spread, 8)) * self._terms.link
+        return 2 * (self._terms.link_s + moved / bandwidth)
+
+
+def expert_ranks(settings: Settings) -> int:
+    """Devices over which the experts of a layer are spread, 1 where each device or its tensor group has all."""
+    if not settings.shape.experts or not (settings.enable_expert_parallel or settings.data_parallel_size > 1):
+        return 1
+    return settings.tensor_parallel_size * settings.data_parallel_size
 
 
 def weight_bytes(settings: Settings) -> float:

@@ -15,9 +15,9 @@ import msgspec
 from harness.client.connection import InFlightRequest
 from harness.client.transport import STOPPED, too_late
 from harness.clock import Clock
+from harness.simulator.deployment import Deployment
 from harness.simulator.request_bodies import ENDPOINT_OF, parse_body
 from harness.simulator.request_parsing import Refusal, decode_body
-from harness.simulator.response_stream import ResponseStream
 from harness.simulator.service import SIMULATED_HEADER, Service
 
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -30,14 +30,14 @@ class _Exchange:
     """A request under way: the call that ends it when it is too old, and its answer once the engine has it."""
 
     expiry: asyncio.TimerHandle
-    answer: ResponseStream | None = None
+    answer: Any = None  # of the service's own kind
 
 
 @dataclass(slots=True)
 class VirtualServer:
     """A transport of the load (harness/client/load.py) to an engine in the same process, by the same clock."""
 
-    service: Service
+    service: Service | Deployment
     clock: Clock
     timeout_ns: int
     _busy: dict[InFlightRequest, _Exchange] = field(default_factory=dict)

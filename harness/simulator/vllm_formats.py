@@ -82,6 +82,9 @@ _FIRST_S = (
 _BETWEEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _LONG_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _LATE_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.1, 1)
+_TRANSFER_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0)
+_TRANSFER_BYTES = tuple(2 ** (10 + power) for power in range(1, 25, 2))
+_STAGES = ("waiting_to_start", "in_progress", "completed_waiting")
 _REASONS = ("stop", "length", "abort", "error", "repetition")
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -131,6 +134,8 @@ class Metrics:
     written_s: Histogram = field(default_factory=lambda: Histogram(_LATE_S))
     prompt_lengths: Histogram = field(default_factory=_tokens_histogram)
     generation_lengths: Histogram = field(default_factory=_tokens_histogram)
+    transfer_s: Histogram = field(default_factory=lambda: Histogram(_TRANSFER_S))
+    transfer_bytes: Histogram = field(default_factory=lambda: Histogram(_TRANSFER_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +151,32 @@ class EngineState:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_by_position: tuple[int, ...] = ()  # empty without speculation
+    fetching: tuple[int, int, int] | None = None  # KV caches: to be fetched, on their way, here; None: none ever are
 
 
-def exposition(metrics: Metrics, state: EngineState, *, model: str, cache: Mapping[str, Any]) -> str:
-    """The text of /metrics; `cache` gives the labels of vllm:cache_config_info."""
-    base = f'engine="0",model_name="{_escaped(model)}"'
-    lines = [*_gauges(state, base), *_counters(metrics, state, base), *_speculation(state, base)]
-    lines += _histograms(metrics, base)
+def exposition(engines: Sequence[tuple[Metrics, EngineState]], *, model: str, cache: Mapping[str, Any]) -> str:
+    """The text of /metrics of a server's engines; `cache` gives the labels of vllm:cache_config_info."""
+    samples: dict[str, list[str]] = {}  # by the line that declares their name
+    for number, (metrics, state) in enumerate(engines):
+        for line in _lines(metrics, state, (number, model), cache):
+            if line.startswith("#"):
+                own = samples.setdefault(line, [])
+            else:
+                own.append(line)
+    return "".join(f"{line}\n" for declared, lines in samples.items() for line in (declared, *lines))
+
+
+def _lines(metrics: Metrics, state: EngineState, named: tuple[int, str], cache: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of one engine, each name declared before its samples."""
+    engine, model = named
+    base = f'engine="{engine}",model_name="{_escaped(model)}"'
+    yield from _gauges(state, base)
+    yield from _counters(metrics, state, base)
+    yield from _speculation(state, base)
+    yield from _histograms(metrics, base, transfers=state.fetching is not None)
     labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in cache.items())
-    lines += ["# TYPE vllm:cache_config_info gauge", f'vllm:cache_config_info{{{labels},engine="0"}} 1.0']
-    return "\n".join(lines) + "\n"
+    yield "# TYPE vllm:cache_config_info gauge"
+    yield f'vllm:cache_config_info{{{labels},engine="{engine}"}} 1.0'
 
 
 def _gauges(state: EngineState, base: str) -> Iterator[str]:
@@ -167,6 +188,10 @@ def _gauges(state: EngineState, base: str) -> Iterator[str]:
     for name, value in values.items():
         yield f"# TYPE {name} gauge"
         yield f"{name}{{{base}}} {float(value)}"
+    if state.fetching is not None:
+        yield "# TYPE vllm:num_requests_kv_fetch_by_stage gauge"
+        for stage, count in zip(_STAGES, state.fetching, strict=True):
+            yield f'vllm:num_requests_kv_fetch_by_stage{{{base},stage="{stage}"}} {float(count)}'
 
 
 def _counters(metrics: Metrics, state: EngineState, base: str) -> Iterator[str]:
@@ -204,7 +229,8 @@ def _speculation(state: EngineState, base: str) -> Iterator[str]:
         yield f'{by_position}{{{base},position="{position}"}} {float(count)}'
 
 
-def _histograms(metrics: Metrics, base: str) -> Iterator[str]:
+def _histograms(metrics: Metrics, base: str, *, transfers: bool) -> Iterator[str]:
+    moved = {"vllm:nixl_xfer_time_seconds": metrics.transfer_s, "vllm:nixl_bytes_transferred": metrics.transfer_bytes}
     named = {
         "vllm:time_to_first_token_seconds": metrics.ttft_s,
         "vllm:inter_token_latency_seconds": metrics.itl_s,
@@ -218,6 +244,7 @@ def _histograms(metrics: Metrics, base: str) -> Iterator[str]:
         "npu_harness:step_written_seconds": metrics.written_s,
         "vllm:request_prompt_tokens": metrics.prompt_lengths,
         "vllm:request_generation_tokens": metrics.generation_lengths,
+        **(moved if transfers else {}),
     }
     for name, histogram in named.items():
         yield f"# TYPE {name} histogram"

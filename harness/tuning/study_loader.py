@@ -36,7 +36,8 @@ from harness.scenario.models import Scenario
 from harness.scenario.stages import Stage, stages_of
 from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.scenario.yaml_document import Override
-from harness.simulator.engine_config import OBEYED, WITHOUT_EFFECT, canonical, settings_from_flags
+from harness.simulator.engine_config import OBEYED, canonical, settings_from_flags
+from harness.simulator.flag_names import WITHOUT_EFFECT
 from harness.tuning.parameters import default_parameters
 from harness.tuning.space import Space, expression_names
 from harness.tuning.study_plan import (

@@ -10,8 +10,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engines.proxy import LEAST_LOADED, ROUND_ROBIN, Balancer, application, decode_body, prefill_body
+from harness.engines.proxy import application, decode_body, prefill_body
 from harness.errors import InputError
+from harness.simulator.balancing import LEAST_LOADED, ROUND_ROBIN, Balancer
 
 EVENTS = [b'data: {"n": 1}\n\n', b'data: {"text": "\xe4\xb8\xad"}\n\n', b"data: [DONE]\n\n"]
 PLACE = {"remote_engine_id": "7", "remote_port": 36000, "remote_block_ids": [1, 2]}

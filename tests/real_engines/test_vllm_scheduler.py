@@ -13,7 +13,16 @@ import pytest
 
 from harness.simulator.replay import replay
 from tests.real_engines import environments
-from tests.scheduler_traces import DIGESTED, DIGESTS, VARIANTS, digest, random_speculation, random_trace, variant
+from tests.scheduler_traces import (
+    DIGESTED,
+    DIGESTS,
+    VARIANTS,
+    digest,
+    random_fetches,
+    random_speculation,
+    random_trace,
+    variant,
+)
 
 DRIVER = Path(__file__).parent / "vllm_scheduler.py"
 PYTHONS = {
@@ -35,7 +44,7 @@ def real_steps(python, traces, folder):
 
 @pytest.mark.engines
 @pytest.mark.skipif(not PYTHONS["0.32"], reason="HARNESS_VLLM_PYTHON names no interpreter, and none is built")
-@pytest.mark.parametrize("made", [random_trace, random_speculation])
+@pytest.mark.parametrize("made", [random_trace, random_speculation, random_fetches])
 def test_random_traces_are_scheduled_as_by_vllm(tmp_path, made):
     """Tokens per request and step, preemptions and cache hits are identical on every trace; so are draft tokens."""
     traces = [made(seed) for seed in range(TRACES)]

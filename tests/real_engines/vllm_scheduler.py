@@ -33,7 +33,7 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -121,6 +121,44 @@ def request_of(entry: dict[str, Any], hasher: Callable[[Request], Any], order: i
     )
 
 
+class Remote:
+    """A KV connector as the scheduler sees it: prompts whose caches are fetched, each for so many steps."""
+
+    requires_kv_delivery = False
+    supports_divergent_local_hybrid_hits = False
+
+    def __init__(self, steps: dict[str, int]) -> None:
+        self.steps, self.step, self.begun = steps, 0, []
+        self.due: dict[str, int] = {}
+        self.done: set[str] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a cache is on its way, or came in this step."""
+        return any(due >= self.step for due in self.due.values())
+
+    def arrived(self) -> set[str]:
+        """The requests whose caches are here at the end of this step."""
+        return {name for name, due in self.due.items() if due == self.step}
+
+    def get_num_new_matched_tokens(self, request: Request, computed: int) -> tuple[int, bool]:
+        """All of the prompt that is not in the local cache, once."""
+        if request.request_id not in self.steps or request.request_id in self.due:
+            return 0, False
+        return request.num_prompt_tokens - computed, True
+
+    def update_state_after_alloc(self, request: Request, _blocks: Any, external: int) -> None:
+        """A request has its blocks: the cache is on its way."""
+        if external:
+            self.begun.append(request.request_id)
+            self.due[request.request_id] = self.step + self.steps[request.request_id]
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the scheduler asks is of no account here."""
+        answers = {"request_finished": (False, None), "has_pending_block_frees": False, "take_events": ()}
+        return lambda *_, **__: answers.get(name, () if name == "get_loaded_kv_cache_group_ids" else None)
+
+
 def cached_tokens(output: Any) -> dict[str, int]:
     """Tokens found in the cache of the requests that this step admits or admits again."""
     found = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
@@ -153,13 +191,16 @@ def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
     coming = sorted(trace["requests"], key=lambda request: request["arrival_step"])
     accepted = {str(entry["id"]): entry.get("accepted") or [0] for entry in coming}
     drafts = trace["config"].get("num_speculative_tokens", 0)
+    remote = scheduler.connector = Remote({str(e["id"]): e["fetch_steps"] for e in coming if "fetch_steps" in e})
     number = added = 0
-    while coming or scheduler.running or scheduler.waiting:
+    while coming or scheduler.running or scheduler.waiting or scheduler.kv_holding_waiting:
         while coming and coming[0]["arrival_step"] <= number:
             added += 1
             scheduler.add_request(request_of(coming.pop(0), hasher, added))
+        remote.step, remote.begun = number, []
         output = scheduler.schedule()
         answer = sampled(scheduler, output, accepted)
+        answer.kv_connector_output = KVConnectorOutput(finished_recving=remote.arrived())
         answers = scheduler.update_from_output(output, answer)
         if drafts:
             drafted = [name for name, tokens in zip(answer.req_ids, answer.sampled_token_ids, strict=True) if tokens]
@@ -170,7 +211,7 @@ def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
             for answer in outputs.outputs
             if answer.finish_reason is not None
         ]
-        if output.num_scheduled_tokens or output.preempted_req_ids:
+        if output.num_scheduled_tokens or output.preempted_req_ids or remote.begun:
             line = {
                 "step": number,
                 "scheduled": dict(output.num_scheduled_tokens),
@@ -178,11 +219,13 @@ def steps(trace: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:
                 "cached": cached_tokens(output),
                 "finished": sorted(finished),
             }
+            if remote.begun:
+                line["fetch"] = sorted(remote.begun)
             if drafts:
                 spec = output.scheduled_spec_decode_tokens
                 line["drafts"] = {name: len(tokens) for name, tokens in spec.items() if tokens}
             yield line
-        elif not coming:
+        elif not coming and not remote.is_busy:
             return
         number += 1
 

@@ -53,7 +53,7 @@ class Noted:
 def watch(engine):
     """Note what an engine does, without changing it."""
     noted = Noted()
-    schedule, finished, submit = engine.scheduler.schedule, engine._finish, engine.submit
+    schedule, finished, submit = engine.scheduler.schedule, engine.finish, engine.submit
 
     def scheduling():
         step = schedule()
@@ -69,7 +69,7 @@ def watch(engine):
         noted.handed.append((request, monotonic_ns(), noted.begun, tokens))
         submit(request, lambda: (tokens.append(len(noted.steps) - 1), feed()))
 
-    engine.scheduler.schedule, engine._finish, engine.submit = scheduling, finishing, submitting
+    engine.scheduler.schedule, engine.finish, engine.submit = scheduling, finishing, submitting
     return noted
 
 

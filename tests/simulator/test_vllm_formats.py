@@ -35,7 +35,7 @@ def test_several_equal_observations_count_each():
 
 def test_every_line_is_a_comment_or_a_sample():
     """Names, labels with anything in them, and numbers."""
-    text = exposition(Metrics(), STATE, model='a "b" \\ c', cache={"block_size": 128, "cache_dtype": None})
+    text = exposition([(Metrics(), STATE)], model='a "b" \\ c', cache={"block_size": 128, "cache_dtype": None})
     lines = text.splitlines()
 
     assert all(line.startswith("# TYPE ") or SAMPLE.fullmatch(line) for line in lines)
@@ -47,19 +47,19 @@ def test_every_line_is_a_comment_or_a_sample():
 def test_speculation_is_counted_by_position():
     """The names and labels are vLLM's; without speculation there are none."""
     state = replace(STATE, drafts=10, draft_tokens=20, accepted_by_position=(7, 4))
-    lines = exposition(Metrics(), state, model="m", cache={}).splitlines()
+    lines = exposition([(Metrics(), state)], model="m", cache={}).splitlines()
     labels = 'engine="0",model_name="m"'
 
     assert f"vllm:spec_decode_num_drafts_total{{{labels}}} 10.0" in lines
     assert f"vllm:spec_decode_num_draft_tokens_total{{{labels}}} 20.0" in lines
     assert f"vllm:spec_decode_num_accepted_tokens_total{{{labels}}} 11.0" in lines
     assert f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{labels},position="1"}} 4.0' in lines
-    assert "spec_decode" not in exposition(Metrics(), STATE, model="m", cache={})
+    assert "spec_decode" not in exposition([(Metrics(), STATE)], model="m", cache={})
 
 
 def test_every_name_is_typed_once():
     """No metric is declared twice."""
-    names = re.findall(r"^# TYPE (\S+) ", exposition(Metrics(), STATE, model="m", cache={}), re.MULTILINE)
+    names = re.findall(r"^# TYPE (\S+) ", exposition([(Metrics(), STATE)], model="m", cache={}), re.MULTILINE)
 
     assert len(names) == len(set(names))
     assert {"vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:generation_tokens_total"} <= set(names)
