@@ -44,6 +44,7 @@ LEAST_RUNNING = 0.5  # requests an engine on average: fewer say nothing of its s
 LEAST_KV = 0.3  # of the cache: an uneven use of less holds nobody up
 WAITS = 1.0  # requests an engine on average: there is a queue
 KV_FULL = 0.9
+MANY_MORE = 5.0  # times the requests waiting: the other side is not what holds them up
 BOTH, NEITHER = "both", "neither"
 
 
@@ -98,10 +99,14 @@ class SideLoad:
     preemptions: float
 
     @property
+    def cache_full(self) -> bool:
+        """Whether its KV cache is full: used up, or requests had to give theirs back."""
+        return (self.kv_use or 0.0) >= KV_FULL or self.preemptions > 0
+
+    @property
     def full(self) -> bool:
-        """Whether requests wait for it, or its cache is."""
-        waits, holds = (self.queued or 0.0) >= WAITS, (self.kv_use or 0.0) >= KV_FULL
-        return waits or holds or self.preemptions > 0
+        """Whether requests wait for it, or its cache is full."""
+        return (self.queued or 0.0) >= WAITS or self.cache_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,11 @@ class Balance:
         if not self.sides:
             return None
         full = [role for role, side in self.sides.items() if side.full]
-        return BOTH if len(full) == 2 else full[0] if full else NEITHER
+        if len(full) < 2:
+            return full[0] if full else NEITHER
+        less, more = sorted(full, key=lambda role: self.sides[role].queued or 0.0)
+        few = (self.sides[less].queued or 0.0) * MANY_MORE < (self.sides[more].queued or 0.0)
+        return more if few and not self.sides[less].cache_full else BOTH
 
     def as_dict(self) -> dict[str, Any]:
         """The keys of a stage of summary.json."""
@@ -177,6 +186,9 @@ _QUANTITIES: Mapping[str, Callable[[EngineActivity], float | None]] = {
 }
 
 
+_LEAST = {"waiting": WAITS}  # how fractions of a request lie says nothing
+
+
 def _rate(load: EngineActivity, name: str) -> float | None:
     """A count per second: engines are read at different moments."""
     count = load.counts[name]
@@ -189,7 +201,7 @@ def _imbalance(loads: Sequence[EngineActivity]) -> Iterator[tuple[str, float]]:
         return
     for name, value_of in _QUANTITIES.items():
         values = [value for load in loads if (value := value_of(load)) is not None]
-        if len(values) == len(loads) and sum(values) > 0:
+        if len(values) == len(loads) and max(values) >= _LEAST.get(name, 0.0) and sum(values) > 0:
             yield name, max(values) / (math.fsum(values) / len(values))
 
 

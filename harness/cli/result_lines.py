@@ -77,14 +77,17 @@ def engine_lines(stages: Sequence[Stage]) -> list[str]:
     if not several:
         return []
     stage = max(several, key=requested_load)
-    fullest = max(
-        stage["engines"], key=lambda engine: [_mean(engine, name) for name in ("waiting", "kv_use", "running")]
-    )
+    fullest = max(stage["engines"], key=_fullness)
     words = {name: _mean(fullest, name) for name in ("running", "waiting", "kv_use")}
     line = message(
         "cli.fullest_engine", load=_name(stage), engine=str(fullest["name"]), engines=len(stage["engines"]), **words
     )
     return [displayable(localized(line))]
+
+
+def _fullness(engine: Mapping[str, Any]) -> tuple[float, ...]:
+    """Whole requests that wait, then how full the cache is, then what runs."""
+    return round(_mean(engine, "waiting")), _mean(engine, "kv_use"), _mean(engine, "running")
 
 
 def _mean(engine: Mapping[str, Any], name: str) -> float:

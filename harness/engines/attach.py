@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +22,7 @@ from harness.client.journal import answer_journals, read_frames
 from harness.client.target import is_this_host
 from harness.engines.api_client import SIMULATOR_MARKS, ControlClient, pick_model
 from harness.engines.base import Listeners, RunningEngine, ServedProcess
+from harness.engines.effective_config import EngineConfiguration
 from harness.engines.engine_log import BootFacts
 from harness.engines.flag_resolution import ResolvedFlags, started_configuration
 from harness.engines.process import maps_stub_library
@@ -53,7 +54,8 @@ async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEn
         await control.introduce()
         listeners = await asyncio.get_running_loop().run_in_executor(None, listeners_at, engine.url)
         simulated = control.simulated or listeners.simulated
-    configuration = replace(started_configuration({}, ResolvedFlags({}), BootFacts(), cache), resolution={})
+    processes = await _counted(engine)
+    first = processes[0].configuration if processes else _reached({})
     marks = {"models_listed": False} if models is None else {}
     if engine.tls.insecure:
         marks["certificate_checked"] = False
@@ -63,17 +65,36 @@ async def attach_to_server(engine: Engine, log: Path) -> AsyncIterator[RunningEn
         model,
         simulated,
         reach=engine,
-        configuration=configuration,
+        configuration=_reached(cache) if cache else first,
         marks=marks,
         stub_device=listeners.stub_device,
         listeners=listeners,
-        processes=tuple(_counted(url) for url in engine.metrics or ()),
+        processes=processes,
     )
 
 
-def _counted(url: str) -> ServedProcess:
-    """An engine of which only the counters are reached, named by where they are."""
-    return ServedProcess(urlsplit(url).netloc, kind="attach", metrics_url=url)
+async def _counted(engine: Engine) -> tuple[ServedProcess, ...]:
+    """The engines of which only the counters are reached, named by where they are."""
+    urls = [url.removesuffix("/metrics") for url in engine.metrics or ()]
+    hosts = [urlsplit(url).netloc for url in urls]
+    names = [
+        host if hosts.count(host) == 1 else host + urlsplit(url).path for host, url in zip(hosts, urls, strict=True)
+    ]
+    caches = await asyncio.gather(*(_cache_of(url, engine) for url in urls))
+    return tuple(
+        ServedProcess(name, kind="attach", metrics_url=url, configuration=_reached(cache))
+        for name, url, cache in zip(names, urls, caches, strict=True)
+    )
+
+
+async def _cache_of(url: str, engine: Engine) -> Mapping[str, Any]:
+    async with ControlClient(url, engine) as control:
+        return await control.effective()
+
+
+def _reached(cache: Mapping[str, Any]) -> EngineConfiguration:
+    """What is known of an engine that somebody else started, by its /metrics."""
+    return replace(started_configuration({}, ResolvedFlags({}), BootFacts(), cache), resolution={})
 
 
 def listeners_at(url: str) -> Listeners:

@@ -122,7 +122,7 @@ def _logs(serving: RunningEngine, folder: Path | None) -> list[tuple[str, Path]]
 
 async def _controls(stack: AsyncExitStack, serving: RunningEngine) -> list[tuple[ServedProcess, ControlClient]]:
     """Control of each process that shows its counters, until the stack is closed."""
-    shown = [(process, process.metrics_url) for process in serving.processes if process.metrics_url is not None]
+    shown = [(each, each.metrics_url.removesuffix("/metrics")) for each in serving.processes if each.metrics_url]
     return [(process, await stack.enter_async_context(ControlClient(url, serving.reach))) for process, url in shown]
 
 

@@ -89,7 +89,8 @@ class Process(FileModel):
         if self.kind == COMMAND and self.command is None:
             raise refused(message("scenario.command_missing"))
         for key, kind in (("command", COMMAND), ("ready", COMMAND), ("policy", PROXY)):
-            if key in self.model_fields_set and self.kind != kind and not (key == "policy" and self.role == PROXY):
+            written = getattr(self, key) != type(self).model_fields[key].default  # a worker gets all keys
+            if written and self.kind != kind and not (key == "policy" and self.role == PROXY):
                 raise refused(message("scenario.belongs_to_process_kind", key=key, kind=kind, found=self.kind))
         if self.kind == PROXY and self.role != PROXY:
             raise refused(message("scenario.proxy_role", role=self.role))

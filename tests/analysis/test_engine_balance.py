@@ -169,6 +169,8 @@ def pair(prefill, decode):
             "the prefill side is full (5.00 requests waiting an engine, KV cache 20.0 %)",
         ),
         ((0.1, 0.2), (3.0, 0.97), "decode", "the decode side is full"),
+        ((50.0, 0.2), (2.0, 0.5), "prefill", "the prefill side is full"),
+        ((50.0, 0.2), (2.0, 0.95), "both", "both sides"),
         ((0.1, 0.95), (2.0, 0.5), "both", "both sides of the pair are full"),
         ((0.1, 0.2), (0.2, 0.3), "neither", "neither side of the pair is full"),
     ],

@@ -18,8 +18,8 @@ from harness.engines.attach import listeners_at, record_server_marks
 from harness.engines.base import Listeners
 from harness.results import store
 from harness.simulator.response_stream import FINGERPRINT
-from harness.simulator.server import OWNER, VERSION
-from harness.simulator.service import SIMULATED_HEADER
+from harness.simulator.server import VERSION
+from harness.simulator.service import OWNER, SIMULATED_HEADER
 from tests.execution.test_run import account, harness, scenario
 
 PROXY = str(Path(__file__).parent.parent / "hiding_proxy.py")

@@ -66,17 +66,20 @@ def test_an_attached_server_is_an_engine_and_stays(tmp_path, standing):
 
 
 def test_counters_of_an_attached_server_may_lie_elsewhere(tmp_path, standing):
-    """Each address of `metrics` is a process that only shows its counters, named by host and port."""
+    """Each address of `metrics` is a process that shows its counters, named by where; a silent one is no fault."""
+    silent = "http://127.0.0.1:1"
 
     async def start():
-        engine = Engine(kind="attach", url=standing, metrics=["http://10.0.0.1:7100", "http://10.0.0.2:7100/metrics"])
-        async with start_of("attach")(engine, tmp_path / "engine.log") as serving:
+        urls = [f"{standing}/metrics", f"{silent}/r0/metrics", f"{silent}/r1"]
+        async with start_of("attach")(Engine(kind="attach", url=standing, metrics=urls), tmp_path / "x.log") as serving:
             return serving
 
-    rows = [(process.name, process.url, process.metrics_url) for process in asyncio.run(start()).processes]
+    first, *others = asyncio.run(start()).processes
 
-    assert rows == [
-        ("10.0.0.1:7100", None, "http://10.0.0.1:7100"), ("10.0.0.2:7100", None, "http://10.0.0.2:7100/metrics"),
+    assert (first.name, first.url, first.metrics_url) == (standing.removeprefix("http://"), None, standing)
+    assert first.configuration.effective["num_gpu_blocks"] > 0
+    assert [(each.name, each.metrics_url) for each in others] == [
+        ("127.0.0.1:1/r0", f"{silent}/r0"), ("127.0.0.1:1/r1", f"{silent}/r1"),
     ]  # fmt: skip
 
 

@@ -214,3 +214,11 @@ def test_a_preset_is_not_contradicted():
         "engine.processes[0].name: a second process of the name replica-0; expected another name"
     ]
     assert faults(preset=group, process={"kind": "vllm"}, model=None)[0].startswith("engine.model: missing")
+
+
+def test_a_deployment_with_all_its_keys_is_the_same_one():
+    """A worker gets the scenario with every key, defaults too: none of them belongs to another kind of process."""
+    rows = [{"name": name, "kind": "simulator"} for name in ("rank-0", "rank-1")]
+    engine = deployment(processes=[*rows, {"name": "proxy", "role": "proxy", "kind": "proxy"}])
+
+    assert Engine.model_validate(engine.model_dump(mode="json", exclude_none=True)) == engine
