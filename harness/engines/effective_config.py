@@ -355,11 +355,20 @@ def _change(name: str, requested: Any, value: FlagValue | None, prediction: Flag
 
 def same_value(first: Any, other: Any) -> bool:
     """Whether `other` is what `one` means, however they are spelled; of a mapping, as far as its keys go."""
+    first, other = _decoded(first, other), _decoded(other, first)
     if isinstance(first, Mapping) and isinstance(other, Mapping):
         return all(key in other and same_value(value, other[key]) for key, value in first.items())
     if isinstance(first, list | tuple) and isinstance(other, list | tuple):
         return sorted(map(str, first)) == sorted(map(str, other))
     return first == other or _normal_form(first) == _normal_form(other)
+
+
+def _decoded(value: Any, beside: Any) -> Any:
+    """A mapping that is written as JSON, where it is compared with a mapping."""
+    if isinstance(value, str) and isinstance(beside, Mapping) and value.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _normal_form(value: Any) -> str:

@@ -123,6 +123,8 @@ def test_flags_go_by_one_name():
         ("half", "float16", True), (0.9, "0.90", True), ("4k", 4000, True), ("4K", 4096, True), ([2, 1], [1, 2], True),
         (True, "true", True), ("auto", 128, False), (16, 128, False), ([1, 2], [1], False), ("full", "FULL", True),
         ({"a": 1}, {"a": "1", "b": 2}, True), ({"a": 1, "b": 3}, {"a": 1}, False), (True, 1.5, False),
+        ({"a": [1], "b": "x"}, '{"a": [1], "b": "x"}', True), ({"a": 1}, "{broken", False),
+        ('{"a": 1}', {"a": 2}, False),
     ],
 )  # fmt: skip
 def test_values_are_the_same_however_they_are_spelled(one, other, alike):
