@@ -22,7 +22,7 @@ _NONE = Cell("–")
 _COLUMNS = ("stage", "position", "share")
 _HEADS = (
     *("page.stages.stage", "page.speculation.drafts", "page.speculation.rate", "page.speculation.length"),
-    *("page.speculation.step", "page.speculation.token", "page.speculation.user"),
+    *("page.speculation.step", "page.speculation.token"),
 )
 _MOST_TICKS = 16
 
@@ -42,10 +42,9 @@ def _stage_rows(stage: Mapping[str, Any]) -> Iterator[list[Cell]]:
     title = column_title(stage.get("index") or 0, load_text(stage))
     repeat = localized("page.stages.repeat", number=stage["repeat"] + 1) if stage.get("repeat") else ""
     times = [_time(stage, metric) for metric in ("chunk_gap", "tpot")]
-    user = (stage.get("efficiency") or {}).get("user_token_rate")
-    yield [Cell(title, repeat), *_counts(own), *times, _NONE if user is None else Cell(significant(user))]
+    yield [Cell(title, repeat), *_counts(own), *times]
     for name, engine in (own.get("engines") or {}).items():
-        yield [Cell(title, localized("page.speculation.engine", name=name)), *_counts(engine), _NONE, _NONE, _NONE]
+        yield [Cell(title, localized("page.speculation.engine", name=name)), *_counts(engine), _NONE, _NONE]
 
 
 def _counts(own: Mapping[str, Any]) -> list[Cell]:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis.answer import LEVEL_OF, LEVELS
 from harness.analysis.steady_state import Window
-from harness.messages import Message, message, stored
+from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import MISSING, Requests, Samples
 from harness.scenario.metrics import ACCEPTANCE_RATE, ACCEPTED_LENGTH
 from harness.statistics.distributions import MEAN, bounds
@@ -181,15 +182,30 @@ def stage_speculation(
 
 
 def speculation_sentence(stages: Sequence[Mapping[str, Any]]) -> Message | None:
-    """What acceptance comes to at the last of some stages of summary.json that drafted, as a part of the answer."""
+    """What acceptance comes to in stages of summary.json that drafted, from the first to the last, for the answer."""
     drafted = [stage for stage in stages if (stage.get("speculation") or {}).get(RATE) is not None]
     if not drafted:
         return None
-    stage = drafted[-1]
-    own, words = stage["speculation"], {"level": stored(stage.get("label_message"), str(stage.get("label")))}
-    step_s, token_s = ((stage.get(name) or {}).get("p50") for name in ("chunk_gap", "tpot"))
-    if not step_s or not token_s:
-        return message("analysis.answer_accepted", rate=own[RATE], length=own[LENGTH], **words)
-    return message(
-        "analysis.answer_speculation", rate=own[RATE], length=own[LENGTH], step_s=step_s, token_s=token_s, **words
-    )
+    counts = {name: sum(stage["speculation"][name] for stage in drafted) for name in _COUNTS}
+    own = _acceptance(*(float(counts[name]) for name in _COUNTS))
+    words: dict[str, Parameter] = {"rate": own[RATE], "length": own[LENGTH]}
+    first, last = drafted[0], drafted[-1]
+    first_s, last_s = ((stage.get("tpot") or {}).get("p50") for stage in (first, last))
+    if not first_s or not last_s:
+        return message("analysis.answer_accepted", **words)
+    words |= {"last": _level(last), "last_s": last_s}
+    if first is last:
+        return message("analysis.answer_speculation", **words)
+    return message("analysis.answer_speculations", first=_level(first), first_s=first_s, **words)
+
+
+_COUNTS = ("drafts", "draft_tokens", "accepted_tokens")
+
+
+def _level(stage: Mapping[str, Any]) -> Message:
+    """The load of a stage in short."""
+    load = stage.get("load") or {}
+    field = LEVEL_OF.get(str(load.get("kind")), "")
+    if load.get(field) is None:
+        return stored(stage.get("label_message"), str(stage.get("label")))
+    return message(LEVELS[field], value=float(load[field]))
