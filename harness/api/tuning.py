@@ -30,7 +30,7 @@ from harness.tuning.confirmation import confirm
 from harness.tuning.coordination import open_coordinator, worker_name
 from harness.tuning.evaluation import Evaluator
 from harness.tuning.feasibility import Feasibility
-from harness.tuning.live_evaluation import LiveEvaluator
+from harness.tuning.live_evaluation import LiveEvaluator, VirtualRunEvaluator
 from harness.tuning.parameters import find_inert_parameters, without_inert
 from harness.tuning.progress import OnStudySnapshot, StudyTracker, unwatched
 from harness.tuning.proposing import Proposer
@@ -291,12 +291,14 @@ def _removal_turns(problem: StudyPlan) -> int:
 
 
 def _evaluator(problem: StudyPlan, resolve: ResolveFlags, tracker: StudyTracker) -> Evaluator:
-    """Virtual time for the simulated engine, where its loads are of single requests; else a real start."""
+    """Virtual time for the simulated engine, conversations as in a run; else a real start."""
     single = all(
         task.scenario.workload is not None and task.scenario.workload.kind != "conversation" for task in problem.tasks
     )
     if problem.kind == "simulator" and single:
         return VirtualEvaluator(noise=SimulatedNoise(*_NOISE, problem.study.seed))
+    if problem.kind == "simulator":
+        return VirtualRunEvaluator(on_snapshot=tracker.on_run)
     return LiveEvaluator(problem.kind, resolve, on_snapshot=tracker.on_run)
 
 

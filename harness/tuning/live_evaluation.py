@@ -15,7 +15,7 @@ from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
 from harness.client.decode import DecodedAnswers, decode_part, joined
 from harness.client.journal import read_sent, whole_end, worker_journals
-from harness.clock import monotonic_ns
+from harness.clock import VIRTUAL_TIME, monotonic_ns
 from harness.engines import RunningEngine, start_of
 from harness.engines.engine_log import BootFacts, boot_facts
 from harness.engines.process import ending_of
@@ -39,6 +39,7 @@ from harness.tuning.evaluation import EarlyStopCheck, EngineSession, StartedEngi
 from harness.tuning.study_plan import Task, with_stage
 from harness.tuning.trial_series import measurement_of, measurement_so_far
 from harness.tuning.types import Measurement, TrialFailure
+from harness.tuning.virtual_evaluation import VirtualEvaluator, stopped_early
 from harness.units import NS_PER_S
 
 OnProgress = Callable[[str | Message], None]
@@ -47,25 +48,31 @@ OnSnapshot = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class _LiveSession:
-    """A real engine that is up, and the loop that it lives in."""
+    """An engine that is up, and the loop that it lives in.
+
+    `reach` is the engine of a scenario that loads it: one that attaches to a server, or, of `virtual` sessions, the
+    simulator itself. `ending` says why the engine has ended; None while it lives.
+    """
 
     started: StartedEngine
-    serving: RunningEngine
+    reach: Engine
+    ending: Callable[[], Message | None]
+    simulated: bool
     loop: asyncio.AbstractEventLoop
     folder: Path
     on_progress: OnProgress
     on_snapshot: OnSnapshot
     loads: int = 0
+    virtual: bool = False
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """See Session. Of a load that is ended early, what is in flight is given up."""
         self.loads += 1
         folder = self.folder / f"load-{self.loads}"
-        reach = {name: getattr(self.serving.reach, name) for name in ("api_key_env", "headers", "tls", "paths")}
-        engine = Engine(kind="attach", url=self.serving.url, model=self.serving.model, **reach)
-        scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": engine})
+        scenario = with_stage(task.scenario, stage, seed).model_copy(update={"engine": self.reach})
         loaded = LoadedScenario(scenario, "", "", task.path, ())
-        monitor = None if watch is None else LiveLoadMonitor(folder, seed, watch, self.serving.simulated)
+        looks = watch is not None and not self.virtual
+        monitor = LiveLoadMonitor(folder, seed, watch, self.simulated) if looks and watch is not None else None
         should_stop = None if monitor is None else monitor.enough
         order = run.RunSpec(loaded, folder, f"harness report {folder}", self.on_progress, enough=should_stop)
         order = replace(order, on_snapshot=self.on_snapshot)
@@ -77,13 +84,14 @@ class _LiveSession:
             raise self._died(fault.messages[:1], begin_ns) from None
         if outcome.exit_code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
-        ending = self.serving.ending()
+        ending = self.ending()
         if outcome.exit_code == EXIT_ENGINE or ending is not None:
             raise self._died(outcome.lines if ending is None else (ending,), begin_ns)
         finish(folder, details=False)  # what a study reads, without what a page adds
         if monitor is not None and monitor.ended is not None:
             return replace(monitor.ended, folder=folder.name)
-        return measurement_in(folder, seed, simulated=self.serving.simulated)
+        whole = measurement_in(folder, seed, simulated=self.simulated)
+        return stopped_early(whole, watch) if watch is not None and self.virtual else whole
 
     def _died(self, reasons: Sequence[Message], begin_ns: int) -> StartFailed:
         """Of an engine that died under a load: what the load took, and the start where no earlier load counts it."""
@@ -108,6 +116,44 @@ def failure_from_log(log: Path, reasons: Sequence[Message]) -> TrialFailure:
         return failure
     words = redact_tree(sentences(*reasons).as_dict())
     return replace(failure, line=line, message=words)
+
+
+def _attached(serving: RunningEngine) -> Engine:
+    """A running engine as a scenario that does not start it names it."""
+    reach = {name: getattr(serving.reach, name) for name in ("api_key_env", "headers", "tls", "paths")}
+    return Engine(kind="attach", url=serving.url, model=serving.model, **reach)
+
+
+@dataclass(slots=True)
+class VirtualRunEvaluator:
+    """The simulated engine in virtual time with a client whose next turn waits for the answer before, as in a run.
+
+    Slower than `VirtualEvaluator`, which serves single requests, and far faster than real time.
+    """
+
+    on_progress: OnProgress = lambda _line: None
+    on_snapshot: OnSnapshot = lambda _progress: None
+    simulated: bool = True
+    _engines: VirtualEvaluator = field(default_factory=VirtualEvaluator)
+
+    def left_busy(self) -> bool:
+        """Nothing holds a device here."""
+        return False
+
+    @contextmanager
+    def open(self, engine: Engine, folder: Path) -> Iterator[EngineSession]:
+        """See Evaluator."""
+        folder.mkdir(parents=True, exist_ok=True)
+        reach = engine.model_copy(update={"kind": "simulator", "clock": VIRTUAL_TIME})
+        loop = asyncio.new_event_loop()
+        try:
+            with self._engines.open(engine, folder) as simulated:
+                yield _LiveSession(
+                    simulated.started, reach, lambda: None, True, loop, folder, self.on_progress, self.on_snapshot,
+                    virtual=True,
+                )  # fmt: skip
+        finally:
+            loop.close()
 
 
 @dataclass(slots=True)
@@ -148,7 +194,9 @@ class LiveEvaluator:
             try:
                 if interrupted:
                     raise KeyboardInterrupt
-                yield _LiveSession(started, serving, loop, folder, self.on_progress, self.on_snapshot)
+                ending, simulated = serving.ending, serving.simulated
+                reach = _attached(serving)
+                yield _LiveSession(started, reach, ending, simulated, loop, folder, self.on_progress, self.on_snapshot)
             finally:
                 _, interrupted = completed(loop, context.__aexit__(None, None, None), breakable=False)
             if interrupted:

@@ -265,10 +265,13 @@ class _VirtualSession:
         whole = self.owner.load_of(task).measure(
             self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise
         )
-        if watch is None:
-            return whole
-        parts = (partial_measurement(whole, time_s) for time_s in look_times(whole, watch.every_s))
-        return next((part for part in parts if watch(part).stop), whole)
+        return whole if watch is None else stopped_early(whole, watch)
+
+
+def stopped_early(whole: Measurement, watch: EarlyStopCheck) -> Measurement:
+    """What a load had shown when it could no longer win; all of it where it could to its end."""
+    parts = (partial_measurement(whole, time_s) for time_s in look_times(whole, watch.every_s))
+    return next((part for part in parts if watch(part).stop), whole)
 
 
 @dataclass(slots=True)

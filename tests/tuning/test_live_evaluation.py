@@ -4,17 +4,19 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from harness.api.tuning import _evaluator
 from harness.client.connection import InFlightRequest
 from harness.client.journal import AnswerJournal, SentJournal, whole_end
 from harness.engines import process, vllm
 from harness.engines.process import EngineEnding, ending_of
 from harness.execution.reconcile import reconcile
 from harness.messages import message, message_from, plain, render
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
 from harness.tuning import live_evaluation
@@ -22,7 +24,13 @@ from harness.tuning.candidates import CandidateResolver, flag_resolver
 from harness.tuning.early_stopping import StopDecision
 from harness.tuning.evaluation import EarlyStopCheck
 from harness.tuning.feasibility import CRASH, MEMORY_AT_START, TIMEOUT, failure_line
-from harness.tuning.live_evaluation import LiveEvaluator, LiveLoadMonitor, failure_from_log, measurement_in
+from harness.tuning.live_evaluation import (
+    LiveEvaluator,
+    LiveLoadMonitor,
+    VirtualRunEvaluator,
+    failure_from_log,
+    measurement_in,
+)
 from harness.tuning.trial_series import look_interval_s, look_times, partial_measurement
 from harness.workload import plan
 from harness.workload.plan import StagePlan
@@ -62,6 +70,34 @@ def test_a_live_load_that_cannot_win_is_cut(tmp_path):
     assert min(told["cancelled"], told["never_sent"]) > 0
     assert not again.stopped
     assert again.metrics["failed"] == 0
+
+
+CONVERSATION = {"kind": "conversation", "turns": 3, "input_tokens": 16, "output_tokens": 8}
+
+
+def test_conversations_of_a_study_keep_virtual_time(tmp_path):
+    """A minute and a half of them is computed: each turn waits for the answer before it, and two loads of one are alike."""
+    load = {"poisson": {"rate": 2, "duration": "90s"}}
+    problem = problem_in(tmp_path, scenario={"workload": CONVERSATION}, load=load)
+    (task,) = problem.tasks
+    evaluator = _evaluator(problem, None, SimpleNamespace(on_run=lambda _progress: None))
+    engine = Engine(kind="simulator", model=problem.engine.model, args=problem.engine.args)
+    with evaluator.open(engine, tmp_path / "trial") as session:
+        whole, again = (session.measure(task, task.stage, 1) for _ in range(2))
+        few = EarlyStopCheck(lambda part: StopDecision(stop=np.isfinite(part.series["done"]).sum() > 9), 5.0)
+        part = session.measure(task, task.stage, 1, few)
+    requests = table_files.read_requests(tmp_path / "trial" / "load-1")
+    later = requests.turn > 0
+    ends = dict(zip(zip(requests.session, requests.turn, strict=True), requests.done_ns, strict=True))
+
+    assert isinstance(evaluator, VirtualRunEvaluator)
+    assert (whole.metrics["failed"], whole.simulated, whole.stopped) == (0, True, False)
+    assert whole.metrics == again.metrics
+    assert part.stopped
+    assert np.ptp(requests.sent_ns) / 1e9 > 80
+    assert later.sum() > 200
+    turns = zip(requests.session[later], requests.turn[later], requests.sent_ns[later], strict=True)
+    assert all(sent >= ends[session, turn - 1] for session, turn, sent in turns)
 
 
 @pytest.fixture
