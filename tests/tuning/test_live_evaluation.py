@@ -76,7 +76,7 @@ CONVERSATION = {"kind": "conversation", "turns": 3, "input_tokens": 16, "output_
 
 
 def test_conversations_of_a_study_keep_virtual_time(tmp_path):
-    """A minute and a half of them is computed: each turn waits for the answer before it, and two loads of one are alike."""
+    """They are computed: each turn waits for the answer before it, and two loads of one are alike."""
     load = {"poisson": {"rate": 2, "duration": "90s"}}
     problem = problem_in(tmp_path, scenario={"workload": CONVERSATION}, load=load)
     (task,) = problem.tasks
