@@ -24,6 +24,7 @@ from harness.results.request_table import (
     FAILED,
     MEASURED,
     MISSING,
+    PRIMING,
     WARMUP,
     Events,
     Requests,
@@ -139,20 +140,22 @@ def latency_frame(result: ResultFiles, places: pd.DataFrame) -> pd.DataFrame:
 
     Columns: place (-1 for a stage that never began), phase, status, due_s, sent_s, scheduled_s (the server's own
     prefill time before the first token; NaN where it tells none), first_s, done_s, `LATENCIES` (of completed
-    requests), in_window (measured, completed, and sent within its stage's window).
+    requests), in_window (measured, completed, and sent within its stage's window). Requests that prime a stage are not
+    part of it: they have no times.
     """
     rows, columns = result.requests, request_columns(result)
     values = latencies(columns, stream=bool(result.run.get("stream", True)))
     completed = columns.status == COMPLETED
     place = _place_of(columns.stage, columns.repeat, places)
-    sent_s = _seconds(columns.sent_ns)
+    primes = columns.phase == PRIMING
+    sent_s = np.where(primes, np.nan, _seconds(columns.sent_ns))
     counts = completed & (columns.phase == MEASURED) & _within(place, sent_s, places)
     return frame_of(
         {
             "place": place,
             "phase": rows["phase"].array,
             "status": rows["status"].array,
-            "due_s": _seconds(columns.due_ns),
+            "due_s": np.where(primes, np.nan, _seconds(columns.due_ns)),
             "sent_s": sent_s,
             "scheduled_s": _seconds(columns.first_ns) - _seconds(columns.server_prefill_ns),
             "first_s": _seconds(columns.first_ns),

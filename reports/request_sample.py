@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.results.request_table import FAILED
+from harness.results.request_table import FAILED, PRIMING
 
 MOST = 4000  # requests: some 180 bytes each in the page
 SLOW_SHARE = 0.01
@@ -37,6 +37,7 @@ def sample_requests(latencies: pd.DataFrame, metric: str, most: int = MOST) -> R
     failed = (latencies["status"] == FAILED).to_numpy(dtype=bool)
     slow = slowest(latencies, metric)
     order = np.argsort(latencies["due_s"].fillna(latencies["sent_s"]).to_numpy(), kind="stable")
+    order = order[(latencies["phase"] != PRIMING).to_numpy()[order]]
     if len(order) <= most:
         return RequestSample(order, slow, len(order))
     first = _evenly(order[failed[order]], most // 2)

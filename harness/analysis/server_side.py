@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.metrics import StageInput, StageSummary, request_masks
-from harness.results.request_table import COMPLETED, MISSING, Requests, Samples
+from harness.results.request_table import COMPLETED, MISSING, PRIMING, Requests, Samples
 from harness.statistics.distributions import Distribution, distribution
 from harness.telemetry.server_metrics import SERVER
 from harness.units import NS_PER_S
@@ -54,7 +54,8 @@ class PrefixHits:
 
     `theoretical` is what one unbounded cache would have found of the same requests in the order of sending, None where
     the tokens of a prompt are not known; `measured` what the engines counted, and `engines` what each of several did.
-    `target` is what the scenario asked for.
+    `target` is what the scenario asked for, `primed` how many requests filled the caches for it before the stage, and
+    `unprimed` how many of these failed.
     """
 
     theoretical: float | None
@@ -62,6 +63,8 @@ class PrefixHits:
     engines: Mapping[str, float]
     block_size: int | None
     target: float | None
+    primed: int = 0
+    unprimed: int = 0
 
     @property
     def held(self) -> bool | None:
@@ -77,7 +80,9 @@ class PrefixHits:
             "measured_hit_rate": self.measured,
             "block_size": self.block_size,
         }
-        target = {} if self.target is None else {"target": self.target, "held": self.held}
+        target: dict[str, Any] = {}
+        if self.target is not None:
+            target = {"target": self.target, "held": self.held, "primed": self.primed, "unprimed": self.unprimed}
         return known | target | ({"engines": dict(self.engines)} if self.engines else {})
 
 
@@ -105,7 +110,11 @@ def prefix_hits(
     measured, theoretical = rates.get(SERVER), _theoretical(requests, between)
     if measured is None and theoretical is None:
         return None
-    return PrefixHits(theoretical, measured, own, facts.get("block_size"), facts.get("target"))
+    primes = (requests.phase == PRIMING) & (requests.stage == summary.span.stage)
+    outcomes = requests.status[primes & (requests.repeat == summary.span.repeat)]
+    failed = int((outcomes != COMPLETED).sum())
+    known = theoretical, measured, own, facts.get("block_size"), facts.get("target")
+    return PrefixHits(*known, primed=len(outcomes) - failed, unprimed=failed)
 
 
 def _deltas(samples: Samples, source: str, span: Span) -> tuple[float | None, Span] | None:

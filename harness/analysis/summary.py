@@ -86,7 +86,7 @@ def summarize(
     simulated = bool(engine.get("simulated"))
     speculation = find_speculation(samples)
     stages = [
-        stage_as_dict(own.summary) | _further(own, speculation, simulated=simulated) | _from_server(own, requests, run)
+        stage_as_dict(own.summary) | _further(own, speculation, simulated=simulated) | _from_server(own)
         for own in evidence
     ]
     if details:
@@ -174,7 +174,7 @@ def _further(evidence: Evidence, speculation: SpeculationCounters | None, *, sim
     }
 
 
-def _from_server(evidence: Evidence, requests: Requests, run: Mapping[str, Any]) -> dict[str, Any]:
+def _from_server(evidence: Evidence) -> dict[str, Any]:
     """The stage's `server_split` and `prefix`, where the server tells of them."""
     blocks: dict[str, Any] = {}
     summary = evidence.summary
@@ -182,8 +182,8 @@ def _from_server(evidence: Evidence, requests: Requests, run: Mapping[str, Any])
         length_s = summary.window.length_s
         parts = {name: getattr(split, name) for name in ("queue", "prefill", "outside")}
         blocks["server_split"] = {"n": split.n} | {k: _distribution_as_dict(v, length_s) for k, v in parts.items()}
-    if (hits := prefix_hits(requests, evidence.samples, summary, run)) is not None:
-        blocks["prefix"] = hits.as_dict()
+    if evidence.prefix is not None:
+        blocks["prefix"] = evidence.prefix.as_dict()
     return blocks
 
 
@@ -259,7 +259,9 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
         interrupted=bool(run.get("interrupted")),
     )
     selfcheck = (run.get("client") or {}).get("selfcheck")
-    return Evidence(stage, summarize_stage(stage), samples, selfcheck, str(run.get("endpoint") or ""))
+    summary = summarize_stage(stage)
+    prefix = prefix_hits(requests, samples, summary, run)
+    return Evidence(stage, summary, samples, selfcheck, str(run.get("endpoint") or ""), prefix=prefix)
 
 
 def token_audit(requests: Requests) -> dict[str, Any]:

@@ -39,8 +39,9 @@ ROW = np.dtype(
     ]
 )
 _PACK = struct.Struct("<2h7i4q")
+PRIMING_ROW = 2  # of `measured`: neither measured (1) nor warm-up (0)
 # The most of each, so that no other file is taken for one.
-_MOST = {"request_class": 2**15, "stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": 1}
+_MOST = {"request_class": 2**15, "stage": 10**6, "repeat": 10**6, "turn": 10**6, "measured": PRIMING_ROW}
 _ROWS_A_GROWTH = 65_536  # times 64 bytes: a multiple of every page size
 
 
@@ -81,7 +82,7 @@ class SentJournal:
 
         Args:
             seq: its number in this worker.
-            identity: stage, repeat, session, turn, 1 where it is measured (0: warm-up), and the number of its class.
+            identity: stage, repeat, session, turn, 1 where it is measured (0: warm-up, 2: priming), its class.
             sizes: tokens of input and output, as requested, and bytes of the request.
             times: due, ready and sent (or MISSING while its connection opens), in ns.
         """

@@ -15,12 +15,13 @@ import signal
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.client import payload, transport
 from harness.client.connection import InFlightRequest
-from harness.client.journal import AnswerJournal, SentJournal, journals_of
+from harness.client.journal import PRIMING_ROW, AnswerJournal, SentJournal, journals_of
 from harness.client.live_counters import LiveCounters
 from harness.client.load import LoadContext, PreparedRequest, PreparedRequests, StageLoad
 from harness.client.target import target_for
@@ -28,6 +29,7 @@ from harness.clock import Clock, MonotonicClock
 from harness.errors import HarnessError
 from harness.scenario.engine import Engine
 from harness.scenario.models import Scenario
+from harness.scenario.stages import Stage
 from harness.units import seconds_to_ns
 from harness.workload import Reply, build
 from harness.workload.plan import StagePlan, load
@@ -40,6 +42,7 @@ _SAMPLING_NS = 20_000_000
 _NICE = -10
 _END_S = 5.0  # everything in flight was just given up; nothing may keep a worker whose parent is gone
 _WRITE_PAUSE_NS = 2_000_000
+_RANK_HEADER = "X-data-parallel-rank"  # by which vLLM gives a request to one rank
 _WRITES_AT_ONCE = 12  # about 0.2 ms: other streams are stamped no later than that
 
 
@@ -52,20 +55,28 @@ class RequestLog:
         self._clock = clock
         self._finished: deque[InFlightRequest] = deque()
         self._place = (0, 0, 0)
+        self._priming = False
         self.live = live
         self.last_sent_ns = 0
 
     def begin(self, plan: StagePlan, begin_ns: int) -> None:
         """What follows belongs to this stage; measured is what is due after a warm-up by time."""
-        self._place = (plan.stage_index, plan.repeat, begin_ns + plan.warm_ns)
+        self._place, self._priming = (plan.stage_index, plan.repeat, begin_ns + plan.warm_ns), False
         self.live.begin(plan.number)
+
+    def begin_priming(self, plan: StagePlan) -> None:
+        """What follows primes a stage: it is written down, and not counted."""
+        self._place, self._priming = (plan.stage_index, plan.repeat, 0), True
 
     def sent(self, request: InFlightRequest, prepared: PreparedRequest) -> None:
         """Write the row of a sent request."""
         stage, repeat, measured_ns = self._place
         measured = int(prepared.measured and request.due_ns >= measured_ns)
         self.last_sent_ns = request.sent_ns
-        self.live.sent(request, measured=bool(measured))
+        if self._priming:
+            measured = PRIMING_ROW
+        else:
+            self.live.sent(request, measured=bool(measured))
         self._sent.write(
             request.seq,
             (stage, repeat, prepared.session.index, prepared.turn, measured, prepared.request_class),
@@ -75,7 +86,8 @@ class RequestLog:
 
     def over(self, request: InFlightRequest) -> None:
         """Keep a finished request for the journal."""
-        self.live.over(request)
+        if not self._priming:
+            self.live.over(request)
         if not self._finished:
             self._clock.call_at(self._clock.now_ns() + _WRITE_PAUSE_NS, self._write_some)
         self._finished.append(request)
@@ -123,6 +135,29 @@ class RequestBuilder:
         classes = self.workload.mix.classes
         self._extras = [payload.class_fields(each, scenario.workload, scenario.endpoint) for each in classes]
         self._path = payload.path(scenario.endpoint)
+        self._copies, self._by_rank = job["priming"]["copies"], job["priming"]["by_rank"]
+
+    def priming(self, plan: StagePlan) -> StagePlan | None:
+        """The plan of what primes a stage: every beginning for every class to every engine, engines at once."""
+        contents = self.workload.priming
+        if contents is None or contents.size is None:
+            return None
+        total = contents.size * len(self._extras) * self._copies
+        closed = Stage("closed", concurrency=self._copies, requests=total)
+        place = plan.number, plan.stage_index, plan.repeat
+        return StagePlan(*place, closed, 0, 0, total, measured_ns=0, warm_ns=0, due_ns=None)
+
+    def prime(self, number: int) -> PreparedRequest:
+        """One of those requests; `number` counts beginnings, classes and, fastest, the engines."""
+        contents, (place, rank) = self.workload.priming, divmod(number, self._copies)
+        assert contents is not None
+        group, request_class = divmod(place, len(self._extras))
+        session, prompt = contents.session(group), contents.prompt(group, 0, ())
+        headers = ((_RANK_HEADER, str(rank)),) if self._by_rank else ()
+        target = replace(self.target, headers=(*self.target.headers, *headers))
+        body = payload.body(prompt, 1, self._options, self._extras[request_class])
+        whole = transport.post_bytes(target, self._path, body)
+        return PreparedRequest(session, 0, whole, prompt.input_tokens, 1, measured=False, request_class=request_class)
 
     def first(self, plan: StagePlan, ordinal: int) -> PreparedRequest:
         """The request of the first turn of the session taken as `ordinal`."""
@@ -194,8 +229,21 @@ class Worker:
         if self._stage is not None:
             self._stage.stop()
 
+    async def _prime(self, plan: StagePlan) -> None:
+        """Fill the engine's prefix cache, where the workload asks for a share of hits; the first worker does it."""
+        priming = self._builder.priming(plan) if self._number == 0 else None
+        if priming is None or priming.sessions is None:
+            return
+        prepared = PreparedRequests(iter(range(priming.sessions)), self._builder.prime, self._clock)
+        context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.next, self._seqs)
+        self._log.begin_priming(plan)
+        self._stage = StageLoad(priming, context, priming.stage.concurrency or 1)
+        await self._stage.run(self._clock.now_ns(), [])
+        self._log.flush()
+
     async def _prepare(self, plan: StagePlan) -> None:
         """Prepare requests and open connections, so that nothing of it is left for the stage."""
+        await self._prime(plan)
         prepared = PreparedRequests(
             plan.ordinals(self._number, self._workers),
             lambda ordinal: self._builder.first(plan, ordinal),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines import RunningEngine
+from harness.execution.prefix_reuse import cache_block_size, priming_reach
 from harness.execution.run_folder import RunSpec, worker_count
 from harness.messages import Message, message
 from harness.scenario.engine import Engine
@@ -19,6 +20,7 @@ from harness.scenario.workload import (
     SyntheticWorkload,
     TextFile,
     TraceWorkload,
+    WorkloadSpec,
     at_most,
 )
 from harness.workload import Workload, build
@@ -102,12 +104,12 @@ def _notes(scenario: Scenario, material: TextMaterial | None) -> list[Message]:
     return notes
 
 
-def build_workload(spec: RunSpec, material: PromptMaterial) -> Workload:
-    """The workload of the spec's scenario, made of this material."""
+def build_workload(spec: RunSpec, material: PromptMaterial, block_size: int | None = None) -> Workload:
+    """The workload of the spec's scenario, made of this material, for an engine with a cache of such blocks."""
     scenario = spec.loaded.scenario
     assert scenario.workload is not None
     workload = build(
-        scenario.workload,
+        with_block_size(scenario.workload, block_size),
         endpoint=scenario.endpoint,
         seed=scenario.seed,
         vocabulary=material.vocabulary,
@@ -117,9 +119,20 @@ def build_workload(spec: RunSpec, material: PromptMaterial) -> Workload:
     return replace(workload, notes=(*workload.notes, *material.notes))
 
 
+def with_block_size(workload: WorkloadSpec, block_size: int | None) -> WorkloadSpec:
+    """The workload with the size of the engine's blocks, where its share of prefix hits needs one and has none."""
+    prefix = workload.prefix if isinstance(workload, SyntheticWorkload) else None
+    if prefix is None or prefix.hit_rate is None or prefix.block_size is not None:
+        return workload
+    return workload.model_copy(update={"prefix": prefix.model_copy(update={"block_size": block_size})})
+
+
 def client_job(spec: RunSpec, serving: RunningEngine, material: PromptMaterial) -> dict[str, Any]:
     """All of it as JSON."""
     scenario = spec.loaded.scenario
+    assert scenario.workload is not None
+    workload = with_block_size(scenario.workload, cache_block_size(serving))
+    scenario = scenario.model_copy(update={"workload": workload})
     return {
         "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
         "scenario_folder": str(spec.loaded.path.parent.resolve()),
@@ -128,6 +141,7 @@ def client_job(spec: RunSpec, serving: RunningEngine, material: PromptMaterial) 
         "model": serving.model,
         "lexicon": _values(material.vocabulary),
         "text": _values(material.text),
+        "priming": priming_reach(serving).as_dict(),
         "token_counts": _token_counts(scenario),
         "workers": worker_count(scenario),
     }

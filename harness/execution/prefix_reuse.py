@@ -8,6 +8,8 @@ asked at the end of the run (see `harness/execution/prefix_probe.py`).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,10 @@ from harness.client.worker import RequestBuilder
 from harness.engines import RunningEngine
 from harness.errors import HarnessError
 from harness.results import store
-from harness.results.request_table import COLUMNS, MISSING, Requests, requests_from_columns
+from harness.results.request_table import COLUMNS, MISSING, PRIMING, Requests, requests_from_columns
 from harness.scenario.deployment import PROXY
 from harness.scenario.models import Scenario
+from harness.scenario.workload import RANDOM
 from harness.workload import Reply, TokenPrompt, Workload
 from harness.workload.prefix_cache import CachedPrompt, Hashes, block_hashes, reusable_tokens
 
@@ -45,6 +48,36 @@ def cache_block_size(serving: RunningEngine) -> int | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class PrimingReach:
+    """How the engines of a server are reached by requests that prime: each beginning is sent `copies` times at once.
+
+    `by_rank`: each copy names its rank of data parallelism, so that every one gets it. Else the server or proxy that
+    spreads requests decides, and the engines' counters show whether each was reached.
+    """
+
+    copies: int = 1
+    by_rank: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, for those who write the requests."""
+        return {"copies": self.copies, "by_rank": self.by_rank}
+
+
+def priming_reach(serving: RunningEngine) -> PrimingReach:
+    """How every cache behind a server's address is reached, as far as a client can."""
+    engines = [process for process in serving.processes if process.role != PROXY]
+    if len(engines) > 1:
+        return PrimingReach(sum(_ranks(process.configuration.effective) for process in engines))
+    own = engines[0].configuration if engines else serving.configuration
+    return PrimingReach(_ranks(own.effective), by_rank=_ranks(own.effective) > 1)
+
+
+def _ranks(values: Mapping[str, Any]) -> int:
+    ranks = values.get("data_parallel_size")
+    return ranks if isinstance(ranks, int) and ranks > 1 else 1
+
+
 def with_reusable_tokens(folder: Path, requests: Requests) -> Requests:
     """The requests with their `reusable_tokens`, MISSING of all where one prompt's tokens are not known."""
     run = store.read_run(folder) if (folder / store.RUN).exists() else {}
@@ -53,7 +86,7 @@ def with_reusable_tokens(folder: Path, requests: Requests) -> Requests:
     if not size or not len(sent):
         return requests
     values = np.full(len(requests), MISSING, dtype=np.int64)
-    if run.get("shares_prompts"):
+    if run.get("shares_prompts") or run.get("text") not in (None, RANDOM):  # passages of a text may be alike
         known = _known(folder / store.RAW, requests, sent[np.argsort(requests.sent_ns[sent], kind="stable")], size)
         if known is not None:
             rows, reusable = known
@@ -105,14 +138,19 @@ def _replies(raw: Path) -> Iterator[tuple[TurnKey, Reply]]:
 def _prompts(source: _Source, requests: Requests, rows: NDArray[np.int64]) -> Iterator[CachedPrompt | None]:
     """Each prompt's blocks and, where a later turn may repeat it, its answer's; None where they are not known."""
     replies = source.replies()
-    names = ("repeat", "stage", "session", "turn", "sent_ns", "done_ns")
-    for *place, sent_ns, done_ns in zip(*(getattr(requests, name)[rows].tolist() for name in names), strict=True):
+    names = ("repeat", "stage", "session", "turn", "request_class", "sent_ns", "done_ns")
+    primes, salts = (requests.phase[rows] == PRIMING).tolist(), _salts(source.workload)
+    columns = zip(*(getattr(requests, name)[rows].tolist() for name in names), strict=True)
+    for is_priming, (*place, request_class, sent_ns, done_ns) in zip(primes, columns, strict=True):
         key: TurnKey = (place[0], place[1], place[2], place[3])
-        prompt = source.workload.prompt(key[2], key[3], _history(replies, key))
+        if is_priming and source.workload.priming is not None:
+            prompt = source.workload.priming.prompt(key[2], 0, ())
+        else:
+            prompt = source.workload.prompt(key[2], key[3], _history(replies, key))
         if not isinstance(prompt, TokenPrompt):
             yield None
             continue
-        hashes = _blocks(prompt.ids, replies.get(key), source.size)
+        hashes = _blocks(prompt.ids, replies.get(key), source.size, salts[max(0, request_class)])
         yield CachedPrompt(len(prompt.ids), hashes, sent_ns, done_ns if done_ns != MISSING else sent_ns)
 
 
@@ -123,7 +161,12 @@ def _history(replies: Mapping[TurnKey, Reply], key: TurnKey) -> tuple[Reply, ...
     return tuple(reply for reply in before if reply is not None)
 
 
-def _blocks(ids: NDArray[np.int32], answer: Reply | None, size: int, salt: int = 0) -> Hashes:
+def _salts(workload: Workload) -> list[int]:
+    """A number for the model or adapter that the requests of each class name: the blocks of each are its own."""
+    return [crc32(each.model.encode()) if each.model else 0 for each in workload.mix.classes]
+
+
+def _blocks(ids: NDArray[np.int32], answer: Reply | None, size: int, salt: int) -> Hashes:
     """The hashes of a prompt and of its computed answer: all but the last token, which was only sampled."""
     if answer is None or not answer.token_ids:
         return block_hashes(ids, size, salt)

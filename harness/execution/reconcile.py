@@ -32,6 +32,7 @@ from harness.results.request_table import (
     MEASURED,
     MISSING,
     NEVER_SENT,
+    PRIMING,
     TEXT_COLUMNS,
     WARMUP,
     Events,
@@ -45,6 +46,7 @@ from harness.workload.plan import StagePlan, load
 
 LOST = "lost"  # sent, but the process that waited for the answer died
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "answer_ns", "last_ns", "done_ns")
+_PHASE_OF_ROW = np.asarray([WARMUP, MEASURED, PRIMING], dtype=object)  # by `measured` of the journal
 Columns = dict[str, NDArray[Any]]
 Source = tuple[NDArray[np.void], DecodedAnswers]
 """The rows of the requests that one process sent, and the answers that came back to it."""
@@ -175,7 +177,7 @@ def _part(number: int, source: Source) -> tuple[Columns, tuple[Columns, DecodedA
     ):
         columns[name] = rows[name].astype(np.int64)
     columns["worker"] = np.full(size, number, dtype=np.int64)
-    columns["phase"] = np.where(rows["measured"] == 1, MEASURED, WARMUP).astype(object)
+    columns["phase"] = _PHASE_OF_ROW[rows["measured"]]
     for name in ("output_tokens", "first_tokens", "events", "resends"):
         columns[name][:] = 0
     at = decoded.integers["seq"]
@@ -201,7 +203,8 @@ def _status(columns: Columns, answered: NDArray[np.int64]) -> NDArray[np.object_
 def _never_sent(
     plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None, begun: StageStarts, sent: list[Columns]
 ) -> Columns:
-    """The requests that were planned and never handed to the wire."""
+    """The requests that were planned and never handed to the wire; those that prime are in no plan."""
+    sent = [{name: values[part["phase"] != PRIMING] for name, values in part.items()} for part in sent]
     missing = _planned_count(plans, turns) != sum(_sent_of_known(plans, part) for part in sent)
     done = {
         key
@@ -294,7 +297,8 @@ def _timeline(plans: tuple[StagePlan, ...], begun: StageStarts, columns: Columns
 
 def _span(plan: StagePlan, begun: StageStarts, columns: Columns) -> dict[str, int]:
     begin_ns = begun.begin_ns[plan.number] - begun.zero_ns
-    mine = (columns["stage"] == plan.stage_index) & (columns["repeat"] == plan.repeat)
+    own = (columns["stage"] == plan.stage_index) & (columns["repeat"] == plan.repeat)
+    mine = own & (columns["phase"] != PRIMING)
     measured = mine & (columns["phase"] == MEASURED) & (columns["sent_ns"] != MISSING)
     start_ns = begin_ns + plan.measured_ns
     if not plan.stage.is_open and measured.any() and plan.warm:

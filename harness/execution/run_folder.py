@@ -19,7 +19,7 @@ from harness import __version__
 from harness.clock import VIRTUAL_TIME, utc_now
 from harness.engines import RunningEngine
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, HarnessError
-from harness.execution.prefix_reuse import cache_block_size
+from harness.execution.prefix_reuse import cache_block_size, priming_reach
 from harness.execution.reconcile import read_stage_starts
 from harness.execution.watching import Watched
 from harness.messages import Message, message
@@ -147,7 +147,7 @@ def write_plan(
         "notes": [note.as_dict() for note in workload.notes],
         "shares_prompts": _shares_prompts(scenario),
         "text": workload.text,
-        "prefix": {"block_size": cache_block_size(serving)},
+        "prefix": _prefix(scenario, serving, workload),
         "engine": {
             "kind": serving.kind,
             "simulated": serving.simulated,
@@ -164,6 +164,9 @@ def write_plan(
     if serving.clock == VIRTUAL_TIME:  # no client stands between
         run["client"] |= {"workers": 0, "selfcheck": None}
     store.write_json(spec.folder, store.RUN, run)
+    if (prefix := run["prefix"]).get("target") is not None:
+        code = "execution.priming" if prefix["by_rank"] or prefix["copies"] == 1 else "execution.priming_spread"
+        spec.on_progress(message(code, beginnings=prefix["beginnings"], copies=prefix["copies"]))
     for change in (*serving.configuration.messages(), *_changes(serving)):
         spec.on_progress(message("execution.engine", state=change))
     return turns
@@ -193,6 +196,21 @@ def _changes(serving: RunningEngine) -> Iterator[Message]:
 def _dataset(workload: Workload, plans: tuple[plan.StagePlan, ...]) -> dict[str, int] | None:
     """How many sessions there are before they repeat, and how many the stages of known length draw."""
     return None if workload.size is None else {"size": workload.size, "drawn": sum(stage.taken or 0 for stage in plans)}
+
+
+def _prefix(scenario: Scenario, serving: RunningEngine, workload: Workload) -> dict[str, Any]:
+    """What is known of prefix caching: the size of blocks, the share of hits that is asked for, how it is primed."""
+    prefix = getattr(scenario.workload, "prefix", None)
+    target = getattr(prefix, "hit_rate", None)
+    size = getattr(prefix, "block_size", None) or cache_block_size(serving)
+    if target is None or workload.priming is None:
+        return {"block_size": size}
+    return {
+        "block_size": size,
+        "target": target,
+        "beginnings": workload.priming.size,
+        **priming_reach(serving).as_dict(),
+    }
 
 
 def _shares_prompts(scenario: Scenario) -> bool:

@@ -14,6 +14,7 @@ from harness.engines.api_client import HEALTHY, SLOW, UNREACHABLE, ControlClient
 from harness.engines.attach import listeners_at
 from harness.errors import EXIT_ENGINE, HarnessError
 from harness.execution.client_job import build_workload, client_job, prompt_material
+from harness.execution.prefix_reuse import cache_block_size
 from harness.execution.progress import ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
@@ -80,7 +81,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
     async with ControlClient(serving.url, serving.reach) as control:
         counters = await control.metrics()
         material = await prompt_material(scenario, spec.loaded.path.parent, serving.model, control.tokenize, counters)
-        workload = build_workload(spec, material)
+        workload = build_workload(spec, material, cache_block_size(serving))
         if workload.mix.is_named:
             hold_names(workload.mix.classes, await control.models(), serving.url)
         plans = plan.plan(scenario, workload)
@@ -93,7 +94,7 @@ async def _serve(spec: RunSpec, serving: RunningEngine, context: _RunContext) ->
         try:
             async with watching(control, serving, watched, spec.folder):
                 await context.pool.set_up()
-                outcome = await _stages(spec, serving, context, plans)
+                outcome = await _stages(spec, serving, context, plans, control)
             await _look_again(spec, serving)
             if outcome == RunOutcome() and (ending := await _dying(control, serving, before)) is not None:
                 outcome = RunOutcome(EXIT_ENGINE, (ending,))
@@ -129,7 +130,11 @@ async def _end(pool: WorkerPool, interrupts: Interrupts) -> None:
 
 
 async def _stages(
-    spec: RunSpec, serving: RunningEngine, context: _RunContext, plans: tuple[plan.StagePlan, ...]
+    spec: RunSpec,
+    serving: RunningEngine,
+    context: _RunContext,
+    plans: tuple[plan.StagePlan, ...],
+    control: ControlClient,
 ) -> RunOutcome:
     """Run every stage in order, until the end, an interrupt, or the engine's death."""
     pool, interrupts = context.pool, context.interrupts
@@ -146,10 +151,13 @@ async def _stages(
         if interrupts.count:
             break
         spec.on_progress(plan.announced(stage, plans))
+        await read_once(control, serving, context.watched)  # so that what the engine counts in the stage begins with it
         begin_ns = pool.begin(stage.number)
         note_stage(spec.folder, number=stage.number, begin_ns=begin_ns)
         context.tracker.begin(stage.number, begin_ns)
         ended = await _finished(spec, pool, stage.number, serving)
+        if ended is None:
+            await read_once(control, serving, context.watched)  # and ends with it
         context.tracker.end(stage.number)
         if ended is not None:
             note_stage(spec.folder, stopped_ns=monotonic_ns())

@@ -20,6 +20,7 @@ from harness.clock import LoopClock, monotonic_ns
 from harness.engines.api_client import ServedModel, hold_names
 from harness.engines.simulator import simulate_here
 from harness.execution.client_job import build_workload, client_job, prompt_material
+from harness.execution.prefix_reuse import cache_block_size
 from harness.execution.progress import EVERY_S, ProgressTracker
 from harness.execution.run_folder import (
     RunOutcome,
@@ -34,6 +35,7 @@ from harness.messages import Message, message
 from harness.results import store
 from harness.results.progress import Progress
 from harness.safety.interrupts import Interrupts
+from harness.scenario.models import Scenario
 from harness.simulator.deployment import Deployment
 from harness.simulator.request_parsing import Refusal
 from harness.simulator.service import Service
@@ -141,7 +143,7 @@ class VirtualRun:
         folder, counters = spec.loaded.path.parent, service.metrics()
         tokenize = partial(_tokenized, service)
         material = await prompt_material(scenario, folder, serving.model, tokenize, counters)
-        workload = build_workload(spec, material)
+        workload = build_workload(spec, material, cache_block_size(serving))
         served = [ServedModel(card["id"], card["root"], card["parent"]) for card in service.models()]
         hold_names(workload.mix.classes, served, serving.kind)
         plans = plan.plan(scenario, workload)
@@ -150,7 +152,7 @@ class VirtualRun:
         self._tracker.plan(plans, turns)
         job = {**client_job(spec, serving, material), "url": _ORIGIN}
         store.write_json(spec.folder / store.RAW, "job.json", job)
-        builder = RequestBuilder(job, scenario)
+        builder = RequestBuilder(job, Scenario.model_validate(job["scenario"]))
         server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
         live = virtual_counters(self._clock, lambda counts: self._tracker.on_counts(0, counts))
         log = RequestLog(spec.folder / store.RAW, 0, self._clock, live)
@@ -163,6 +165,7 @@ class VirtualRun:
                 self._stage = StageLoad(stage, context, stage.users(0, 1))
                 if self._stopping:
                     break
+                await self._prime(stage, builder, context, log)
                 spec.on_progress(plan.announced(stage, plans))
                 await self._play(stage, self._stage, log, service)
                 if engine.done():
@@ -173,6 +176,17 @@ class VirtualRun:
             log.close()
             self._note_counters(service)
             write_samples(spec.folder, self._watched)
+
+    async def _prime(self, stage: plan.StagePlan, builder: RequestBuilder, like: LoadContext, log: RequestLog) -> None:
+        """Fill the engine's prefix cache before a stage, where the workload asks for a share of hits."""
+        priming = builder.priming(stage)
+        if priming is None or priming.sessions is None:
+            return
+        log.begin_priming(stage)
+        prepared = PreparedRequests(iter(range(priming.sessions)), builder.prime, self._clock)
+        load = StageLoad(priming, replace(like, prepared=prepared), priming.stage.concurrency or 1)
+        await load.run(self._clock.now_ns(), [])
+        log.flush()
 
     async def _play(self, stage: plan.StagePlan, load: StageLoad, log: RequestLog, service: Served) -> None:
         """One stage, from its begin to its last answer."""
@@ -185,6 +199,7 @@ class VirtualRun:
             await load.run(begin_ns, [] if stage.due_ns is None else stage.due_ns.tolist())
         finally:
             sampling.cancel()
+            self._note_counters(service)
             log.flush()
             log.live.end()
             self._count(load)

@@ -22,7 +22,8 @@ STATUSES = (COMPLETED, FAILED, CANCELLED, NEVER_SENT)
 
 WARMUP = "warmup"
 MEASURED = "measured"
-PHASES = (WARMUP, MEASURED)
+PRIMING = "priming"
+PHASES = (WARMUP, MEASURED, PRIMING)
 
 FROM_TOKEN_IDS = "token_ids"  # noqa: S105 - a source of counts, not a secret
 FROM_USAGE = "usage"
@@ -58,7 +59,7 @@ class Record:
     index: int = _column("its place among all requests of the run, from 0", always=True)
     stage: int = _column("the stage that it belongs to, from 0", always=True)
     repeat: int = _column("the pass through the stages, from 0", always=True)
-    phase: str = _column("warmup or measured")
+    phase: str = _column("warmup, measured, or priming: sent before the stage to fill the prefix cache")
     session: int = _column("the session that it belongs to, from 0 in the workload")
     turn: int = _column("its place in the session, from 0")
     worker: int = _column("the client process that sent it")

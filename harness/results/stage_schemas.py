@@ -113,6 +113,8 @@ class PrefixSchema(Struct, frozen=True):
     block_size: Positive | None = None
     target: Number | None = None
     held: bool | None = None
+    primed: Count | None = None
+    unprimed: Count | None = None
     engines: dict[str, Number] | None = None
 
 

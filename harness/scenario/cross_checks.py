@@ -114,8 +114,14 @@ def _hidden(path: KeyPath, values: Any) -> Iterator[Fault]:
 
 
 def _prefix(scenario: Scenario) -> Iterator[Fault]:
-    work = scenario.workload
+    work, path = scenario.workload, ("workload", "prefix", "hit_rate")
+    if isinstance(work, ConversationWorkload | DocumentsWorkload) and work.prefix and work.prefix.hit_rate is not None:
+        yield Fault(path, message("scenario.prefix_rate_of_conversation"))
     if not isinstance(work, SyntheticWorkload) or work.prefix is None:
+        return
+    if work.prefix.tokens is None:
+        if scenario.is_offline:
+            yield Fault(path, message("scenario.prefix_rate_offline"))
         return
     longest = bounds(work.input_tokens)[1]
     if longest is not None and work.prefix.tokens >= longest:
@@ -141,7 +147,7 @@ def _longest_request(work: Any) -> int | None:
     if isinstance(work, SyntheticWorkload):
         return at_most(work.input_tokens) + at_most(work.output_tokens)
     if isinstance(work, ConversationWorkload):
-        system = 0 if work.prefix is None else work.prefix.tokens
+        system = 0 if work.prefix is None else work.prefix.tokens or 0
         return system + at_most(work.turns) * (at_most(work.input_tokens) + at_most(work.output_tokens))
     return None
 

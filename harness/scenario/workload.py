@@ -153,10 +153,22 @@ TokenId = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 class Prefix(FileModel):
     """The beginning of prompts that requests share."""
 
-    tokens: TokenCount
-    """How many first tokens are the same for all requests of a group."""
+    tokens: TokenCount | None = None
+    """How many first tokens are the same for all requests of a group; instead of hit_rate."""
     groups: TokenCount = 1
     """How many different beginnings there are; requests take one at random."""
+    hit_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of all prompt tokens that the prefix cache is to find, such as 0.9; primed before each stage."""
+    block_size: TokenCount | None = None
+    """The tokens of a block of the engine's cache, for hit_rate; by default what the engine says."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> "Prefix":
+        if (self.tokens is None) == (self.hit_rate is None):
+            raise refused(message("scenario.prefix_tokens_or_rate"))
+        if self.block_size is not None and self.hit_rate is None:
+            raise refused(message("scenario.prefix_block_without_rate"))
+        return self
 
 
 REAL, RANDOM, OF_FILE = "real", "random", "file"

@@ -25,6 +25,7 @@ from harness.seeds import stream
 from harness.workload import data_files
 from harness.workload.classes import PLAIN_MIX, RequestMix, request_mix
 from harness.workload.dataset import SHAREGPT, DatasetContents, RowRequirements, read_dataset
+from harness.workload.draws import random_source, shared_prefix
 from harness.workload.images import ImageSource, image_source
 from harness.workload.lengths import NO_TOKENS, think_times_ns, token_lengths
 from harness.workload.prompts import (
@@ -45,13 +46,12 @@ from harness.workload.real_text import PassageIds, PassageWriter, TextMaterial
 from harness.workload.synthetic import (
     ConversationContents,
     DocumentContents,
+    PrimingContents,
     PromptMedium,
     RandomIds,
     SyntheticContents,
     TokenMedium,
     WordMedium,
-    random_source,
-    shared_prefix,
 )
 from harness.workload.trace import TraceContents, read_trace
 
@@ -87,7 +87,8 @@ class Workload:
     `exact`: prompts have exactly the tokens that their turns say. `notes` are remarks for the
     report. `due_ns` are the arrivals of a trace, in ns from the first. `text` says what prompts are: random, real,
     file (see `text` of a workload), or None, where they are those of a data set. `mix` says of which class a session's
-    requests are.
+    requests are. `priming` are requests that fill the engine's prefix cache before a stage, for a share of hits that
+    the scenario asks for.
     """
 
     contents: Contents
@@ -98,6 +99,7 @@ class Workload:
     due_ns: NDArray[np.int64] | None = None
     text: str | None = None
     mix: RequestMix = PLAIN_MIX
+    priming: Contents | None = None
 
     @property
     def size(self) -> int | None:
@@ -174,6 +176,8 @@ class WorkloadSetting:
         for key in _LATER_KEYS:
             if facts["workload"].get(key) is None:
                 facts["workload"].pop(key, None)
+        if prefix := facts["workload"].get("prefix"):
+            facts["workload"]["prefix"] = {key: value for key, value in prefix.items() if value is not None}
         if file is not None:
             facts["workload"]["path"] = data_files.sha256_of(file)
         if self.text is not None:
@@ -208,7 +212,7 @@ def build(
         text: what prompts are made of, None for random ones.
 
     Raises:
-        InputError: where a data file is missing or faulty.
+        InputError: where a data file is missing or faulty, or a share of hits is asked for without a block size.
     """
     setting = WorkloadSetting(endpoint in MESSAGES, seed, vocabulary or APPROXIMATE, folder, text, endpoint)
     workload: Workload = plugin_of(WORKLOADS, BUILDERS, spec.kind).factory(spec, setting)
@@ -242,15 +246,17 @@ class _WithImages:
 
 def _synthetic(spec: written.SyntheticWorkload, setting: WorkloadSetting) -> Workload:
     medium = setting.medium(spec.vocabulary)
+    prefix = shared_prefix(spec.prefix, random_source(setting.seed, "prefix"))
     contents = SyntheticContents(
         medium=medium,
-        prefix=shared_prefix(spec.prefix, random_source(setting.seed, "prefix")),
+        prefix=prefix,
         own=random_source(setting.seed, "prompt"),
         inputs=token_lengths(spec.input_tokens, setting.seed, "input_tokens"),
         outputs=token_lengths(spec.output_tokens, setting.seed, "output_tokens"),
     )
     kind = setting.text_kind(spec.text)
-    return Workload(contents, medium.exact, setting.identity(spec), setting.notes(), text=kind)
+    priming = PrimingContents(medium, prefix, contents.inputs) if prefix.hit_rate else None
+    return Workload(contents, medium.exact, setting.identity(spec), setting.notes(), text=kind, priming=priming)
 
 
 def _documents(spec: written.DocumentsWorkload, setting: WorkloadSetting) -> Workload:

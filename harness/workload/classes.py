@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.scenario import workload as written
 from harness.scenario.request_kinds import Adapters, Models, Structured, Tools
-from harness.workload.synthetic import RandomSource, random_source
+from harness.workload.draws import RandomSource, random_source
 
 FREE, STRUCTURED, TOOLS = "", "structured", "tools"
 """Forms of answers: none, held to a form, a call of a tool."""

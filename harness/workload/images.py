@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.scenario.workload import Images
+from harness.workload.draws import RandomSource, random_source
 from harness.workload.lengths import Lengths, token_lengths
-from harness.workload.synthetic import RandomSource, random_source
 
 _SQUARE = 8  # pixels: some 10 KB for 640 x 480
 _LEVEL = 1  # of compression: the fastest

@@ -26,8 +26,9 @@ from harness.scenario.files import find_data_file
 from harness.scenario.workload import REAL, TextFile
 from harness.workload.data_files import read_bytes
 from harness.workload.dataset import RowRequirements, read_dataset
+from harness.workload.draws import random_source
 from harness.workload.prompts import APPROXIMATE, USER, Tokenize, Vocabulary, estimated_tokens
-from harness.workload.synthetic import Drawn, random_source
+from harness.workload.synthetic import Drawn
 
 OPENING = 8  # tokens of a prompt's first passage
 MOST_CHARACTERS = 400_000  # of a text; what a file has beyond them is not used

@@ -1,9 +1,4 @@
-"""Random prompts, of single requests and of conversations: draws, as token ids or as words.
-
-Contents are draws of a counter-based generator: draw j of a place is a fixed function of the
-seed, the name and the place, with no state, so any prompt is made alone, in any process, on any
-numpy, and blocks of many places are made in one vector operation.
-"""
+"""Random prompts, of single requests and of conversations: draws, as token ids or as words."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.results.request_table import MISSING
-from harness.scenario.workload import Prefix
-from harness.seeds import entropy
+from harness.workload.draws import Draws, RandomSource, SharedPrefix, below
 from harness.workload.lengths import Lengths
 from harness.workload.prompts import (
     ASSISTANT,
@@ -30,89 +24,6 @@ from harness.workload.prompts import (
     Vocabulary,
     estimated_tokens,
 )
-
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_HALF = np.uint64(32)
-_CHUNK = 1 << 13  # so many at a time stay in a core's cache: long prompts in half the time
-
-Draws = NDArray[np.uint64]
-"""Random whole numbers below 2**32, one a token."""
-
-_STEPS: Draws = np.arange(1, (1 << 17) + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-
-
-def _steps(size: int) -> Draws:
-    if size <= len(_STEPS):
-        return _STEPS[:size]
-    steps: Draws = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    return steps
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The output function of SplitMix64 (Steele, Lea and Flood 2014), in place."""
-    for start in range(0, len(state), _CHUNK):
-        piece = state[start : start + _CHUNK]
-        piece ^= piece >> np.uint64(30)
-        piece *= np.uint64(_FIRST)
-        piece ^= piece >> np.uint64(27)
-        piece *= np.uint64(_SECOND)
-        piece ^= piece >> np.uint64(31)
-    return state
-
-
-def _upper(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The upper 32 bits of each number, in place."""
-    numbers >>= _HALF
-    return numbers
-
-
-def _mixed_int(state: int) -> int:
-    """The same for one whole number."""
-    state = ((state ^ (state >> 30)) * _FIRST) & _MASK
-    state = ((state ^ (state >> 27)) * _SECOND) & _MASK
-    return state ^ (state >> 31)
-
-
-@dataclass(frozen=True, slots=True)
-class RandomSource:
-    """Draws that belong to a seed and a name, reachable by place (such as session and turn)."""
-
-    key: int
-
-    def draws(self, size: int, *place: int) -> Draws:
-        """The first `size` draws of a place."""
-        return _upper(_mixed(_steps(size) + np.uint64(self._at(place))))
-
-    def blocks(self, names: NDArray[np.int64], size: int, *place: int) -> Draws:
-        """`size` draws for each of some named blocks of a place: equal names, equal draws."""
-        keys = _mixed(names.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(self._at(place)))
-        return _upper(_mixed((keys[:, None] + _steps(size)).reshape(-1)))
-
-    def pick(self, count: int, *place: int) -> int:
-        """One of `count` numbers from 0 on, all equally likely."""
-        return (self._at(place) >> 32) * count >> 32
-
-    def fraction(self, *place: int) -> float:
-        """A number of [0, 1), all equally likely."""
-        return (self._at(place) >> 32) / (1 << 32)
-
-    def _at(self, place: tuple[int, ...]) -> int:
-        key = self.key
-        for number in place:
-            key = _mixed_int((key + (number + 1) * _GOLDEN) & _MASK)
-        return key
-
-
-def random_source(seed: int, name: str) -> RandomSource:
-    """The source of a seed and a name."""
-    return RandomSource(entropy(seed, name) & _MASK)
-
-
-def _below(draws: Draws, count: int) -> NDArray[np.uint64]:
-    """Draws scaled to [0, count)."""
-    return _upper(draws * np.uint64(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +79,7 @@ class RandomIds:
 
     def __call__(self, drawn: Drawn) -> NDArray[np.int32]:
         """The ids of a message, one a draw."""
-        ids = _below(drawn.draws, self.span).astype(np.int32)
+        ids = below(drawn.draws, self.span).astype(np.int32)
         ids += np.int32(self.low)
         return ids
 
@@ -213,7 +124,7 @@ class RandomWords:
 
     def __call__(self, drawn: Drawn) -> str:
         """The text of a message, a word a draw."""
-        words = self._words[_below(drawn.draws, len(self._words))].tolist()
+        words = self._words[below(drawn.draws, len(self._words))].tolist()
         words[0] = self._vocabulary.openers[int(drawn.draws[0]) * len(self._vocabulary.openers) >> 32]
         return " ".join(words)
 
@@ -260,28 +171,6 @@ def _tokens_of(part: PromptPart) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedPrefix:
-    """The beginnings that sessions share: each takes one of `groups` at random."""
-
-    source: RandomSource
-    tokens: int = 0
-    groups: int = 1
-
-    def draws(self, index: int) -> Draws:
-        """The beginning of a session: the same draws for all sessions of its group."""
-        return self.source.draws(self.tokens, 1, self.group(index))
-
-    def group(self, index: int) -> int:
-        """Which beginning a session takes."""
-        return self.source.pick(self.groups, 0, index)
-
-
-def shared_prefix(prefix: Prefix | None, source: RandomSource) -> SharedPrefix:
-    """What a scenario says of shared beginnings: none, or so many tokens in so many groups."""
-    return SharedPrefix(source) if prefix is None else SharedPrefix(source, prefix.tokens, prefix.groups)
-
-
-@dataclass(frozen=True, slots=True)
 class SyntheticContents:
     """Random prompts. The prefix is part of the asked length, and at least one token follows it."""
 
@@ -299,13 +188,47 @@ class SyntheticContents:
 
     def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
         """The prefix of the session's group, then draws of its own."""
-        own = self.own.draws(self._drawn(index) - self.prefix.tokens, index)
-        if self.prefix.tokens == 0:
+        drawn = self._drawn(index)
+        shared = self.prefix.shared(index, drawn, self.medium.input_tokens(drawn, 1))
+        own = self.own.draws(drawn - shared, index)
+        if shared == 0:
             return self.medium.prompt([Drawn(own)])
-        return self.medium.prompt([joined(self.prefix.draws(index), own)])
+        return self.medium.prompt([joined(self.prefix.begin(self.prefix.group(index), shared), own)])
 
     def _drawn(self, index: int) -> int:
         return max(self.medium.drawn_tokens(self.inputs.at(index)), self.prefix.tokens + 1)
+
+
+_SEEN_LENGTHS = 4096  # sessions whose lengths are looked at for the longest beginning
+
+
+@dataclass(frozen=True, slots=True)
+class PrimingContents:
+    """One request for each beginning that prompts share, as long as the longest; its answer has one token."""
+
+    medium: PromptMedium
+    prefix: SharedPrefix
+    inputs: Lengths
+
+    @property
+    def size(self) -> int:
+        """One for each group."""
+        return self.prefix.groups
+
+    def session(self, index: int) -> Session:
+        """The request of a group."""
+        return Session(index, (Turn(self.medium.input_tokens(self._drawn(), 1), 1),))
+
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
+        """The beginning of a group."""
+        return self.medium.prompt([Drawn(self.prefix.begin(index, self._drawn()))])
+
+    def _drawn(self) -> int:
+        """Tokens of the longest beginning, a whole number of blocks."""
+        longest = self.medium.drawn_tokens(max(self.inputs.at(index) for index in range(_SEEN_LENGTHS)))
+        size = self.prefix.block_size
+        blocks = -(-self.prefix.hit_rate * self.medium.input_tokens(longest, 1) // size)
+        return max(1, min(int(blocks), (longest - 1) // size)) * size
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ from harness.workload.data_files import (
     row_error,
     whole_number,
 )
+from harness.workload.draws import Draws, RandomSource
 from harness.workload.prompts import Prompt, Reply, Session, Turn
-from harness.workload.synthetic import Drawn, Draws, PromptMedium, RandomSource
+from harness.workload.synthetic import Drawn, PromptMedium
 
 NO_OUTPUT = "workload.no_output_tokens"  # BurstGPT writes failed requests so
 NO_INPUT = "workload.no_input_tokens"

@@ -8,7 +8,7 @@ import pytest
 from harness.engines import RunningEngine
 from harness.engines.base import ServedProcess
 from harness.engines.effective_config import EngineConfiguration
-from harness.execution.prefix_reuse import cache_block_size
+from harness.execution.prefix_reuse import cache_block_size, priming_reach
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.results import store, table_files
@@ -115,3 +115,85 @@ def test_the_size_of_a_block_is_the_engines(engine, processes, size):
     )
 
     assert cache_block_size(serving) == size
+
+
+def primed(folder, args=ARGS, load=None, **prefix):
+    """The stages, warnings and requests of a run of a share of hits that is asked for."""
+    work = {**PREFIXES, "input_tokens": {"uniform": [900, 1900]}, "prefix": prefix}
+    work |= {"input_tokens": 150} if prefix.get("groups") == 2 else {}
+    engine = {"kind": "simulator", "model": MODEL, "args": args}
+    load = load or [{"poisson": {"rate": [6, 20], "requests": 60}}]
+    loaded = load_scenario(scenario(folder, load, "primed", workload=work, engine=engine, seed=3))
+    lines = []
+    assert execute(RunSpec(loaded, folder / "out", "", lambda line: lines.append(line.code))).exit_code == 0
+    summary = finish(folder / "out")
+    warnings = {warning["code"]: warning["next"]["code"] for warning in summary["verdict"]["warnings"]}
+    return summary["stages"], warnings, table_files.read_requests(folder / "out"), lines
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_share_of_hits_is_held_in_every_stage(tmp_path, rate):
+    """Each beginning is primed before each stage, written down as priming and counted in nothing of the stage."""
+    stages, warnings, requests, lines = primed(tmp_path, hit_rate=rate, groups=3)
+    primes = requests.phase == "priming"
+
+    for stage in stages:
+        assert stage["prefix"]["target"] == rate
+        assert stage["prefix"]["held"] is True
+        assert stage["prefix"]["measured_hit_rate"] == pytest.approx(rate, abs=0.015)
+        assert stage["prefix"]["measured_hit_rate"] == pytest.approx(stage["prefix"]["theoretical_hit_rate"], abs=1e-12)
+        assert (stage["prefix"]["primed"], stage["prefix"]["unprimed"]) == (3, 0)
+        assert (stage["requests"]["scheduled"], stage["requests"]["warmup"]) == (60, 0)
+    assert not {"prefix_target_missed", "prefix_unmeasured"} & set(warnings)
+    assert "execution.priming" in lines
+    assert primes.sum() == 6
+    assert (requests.cached_tokens[primes & (requests.stage == 0)] == 0).all()
+    assert (requests.cached_tokens[~primes] == requests.reusable_tokens[~primes]).all()
+    assert requests.done_ns[primes & (requests.stage == 0)].max() <= requests.sent_ns[~primes].min()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "args", "code", "why"),
+    [
+        ({"hit_rate": 0.9, "groups": 2}, {}, "prefix_target_missed", "analysis.next_prefix_prompts"),
+        (
+            {"hit_rate": 0.6, "groups": 30},
+            {"num_gpu_blocks_override": 60, "max_model_len": 2048},
+            "prefix_target_missed",
+            "analysis.next_prefix_evicted",
+        ),
+        (
+            {"hit_rate": 0.5},
+            {"enable_prefix_caching": False},
+            "prefix_unmeasured",
+            "analysis.next_prefix_unmeasured",
+        ),
+    ],
+)
+def test_a_share_of_hits_that_is_not_held_has_its_reason(tmp_path, prefix, args, code, why):
+    """Prompts too short for whole blocks, a cache too small for the beginnings, or none at all."""
+    stages, warnings, _, _ = primed(tmp_path, {**ARGS, **args}, **prefix)
+
+    assert warnings[code] == why
+    assert all(stage["prefix"]["held"] is not True for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("effective", "members", "copies", "by_rank"),
+    [
+        ({}, [], 1, False),
+        ({"data_parallel_size": 4}, [], 4, True),
+        ({}, [(PROXY, {}), (PREFILL, {}), (PREFILL, {"data_parallel_size": 2})], 3, False),
+        ({}, [(PROXY, {}), (PREFILL, {"data_parallel_size": 2})], 2, True),
+    ],
+)
+def test_every_cache_is_primed_as_far_as_a_client_can(effective, members, copies, by_rank):
+    """Ranks behind one address are named one by one; of several processes behind a proxy it decides."""
+    processes = tuple(
+        ServedProcess(str(place), role, configuration=EngineConfiguration(effective=values))
+        for place, (role, values) in enumerate(members)
+    )
+    own = EngineConfiguration(effective=effective)
+    reach = priming_reach(RunningEngine("vllm", "", "", simulated=False, configuration=own, processes=processes))
+
+    assert (reach.copies, reach.by_rank) == (copies, by_rank)

@@ -18,6 +18,7 @@ def frame(count, failing=0.0, stages=1, seed=0):
         {
             "place": rng.integers(0, stages, count),
             "status": np.where(failed, FAILED, COMPLETED),
+            "phase": "measured",
             "due_s": rng.permutation(count).astype(float),
             "sent_s": np.arange(count, dtype=float),
             "ttft": np.where(failed, np.nan, rng.exponential(1.0, count)),

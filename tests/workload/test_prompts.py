@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.workload import prompts as lexicon_module
+from harness.workload.draws import random_source
 from harness.workload.prompts import APPROXIMATE, CANDIDATES, Vocabulary, calibrate, estimated_tokens
-from harness.workload.synthetic import Drawn, WordMedium, random_source
+from harness.workload.synthetic import Drawn, WordMedium
 
 
 class FakeServer:

@@ -18,6 +18,7 @@ from harness.scenario.workload import TextFile, WorkloadSpec
 from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.service import service_of
 from harness.workload import build
+from harness.workload.draws import random_source
 from harness.workload.prompts import APPROXIMATE, TokenPrompt, Vocabulary, calibrate
 from harness.workload.real_text import (
     MOST_CHARACTERS,
@@ -30,7 +31,7 @@ from harness.workload.real_text import (
     text_of,
     token_text,
 )
-from harness.workload.synthetic import Drawn, random_source
+from harness.workload.synthetic import Drawn
 
 DATA = Path(__file__).parent.parent / "data"
 SPEC = TypeAdapter(WorkloadSpec)

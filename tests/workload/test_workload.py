@@ -14,6 +14,7 @@ from harness.results.request_table import MISSING
 from harness.scenario.workload import WorkloadSpec
 from harness.workload import build
 from harness.workload.data_files import LEFT_OUT
+from harness.workload.draws import SharedPrefix, random_source
 from harness.workload.prompts import APPROXIMATE, ChatMessage, ChatPrompt, Reply, TextPrompt, TokenPrompt, Vocabulary
 
 DATA = Path(__file__).parent.parent / "data"
@@ -389,3 +390,14 @@ def test_a_missing_file_is_told():
     """The path is looked up beside the scenario."""
     with pytest.raises(InputError, match=r"data/mooncake.json: no such file; did you mean 'mooncake.jsonl'\?"):
         made({**TRACE, "path": "mooncake.json"})
+
+
+@given(st.floats(0.05, 0.95), st.integers(16, 128), st.integers(0, 2**40))
+def test_whole_blocks_of_beginnings_come_to_the_share_that_is_asked_for(rate, block, seed):
+    """Over many sessions the blocks that prompts share are that part of their tokens, as far as their lengths allow."""
+    prefix = SharedPrefix(random_source(seed, "prefix"), groups=3, hit_rate=rate, block_size=block)
+    lengths = np.random.default_rng(seed).integers(20 * block, 40 * block, 400).tolist()
+    shared = [prefix.shared(index, length, length) for index, length in enumerate(lengths)]
+
+    assert all(tokens % block == 0 and tokens < length for tokens, length in zip(shared, lengths, strict=True))
+    assert sum(shared) / sum(lengths) == pytest.approx(rate, abs=0.01)

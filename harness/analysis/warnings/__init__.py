@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.analysis.engine_balance import UNKNOWN_BALANCE, Balance
 from harness.analysis.metrics import StageInput, StageSummary
+from harness.analysis.server_side import PrefixHits
 from harness.messages import Message, message, stored
 from harness.results.request_table import Samples
 from harness.statistics.intervals import Floats
@@ -88,7 +89,8 @@ def verdict_of(summary: Mapping[str, Any]) -> Message:
 class Evidence:
     """One stage as it was measured and summed up, what was watched meanwhile, and the last selfcheck, if any.
 
-    `endpoint` is chat or completions, empty where it is not known. `balance` is what is found of its engines.
+    `endpoint` is chat or completions, empty where it is not known. `balance` is what is found of its engines,
+    `prefix` of their prefix caches.
     """
 
     stage: StageInput
@@ -97,6 +99,7 @@ class Evidence:
     selfcheck: Mapping[str, Any] | None
     endpoint: str = ""
     balance: Balance = UNKNOWN_BALANCE
+    prefix: PrefixHits | None = None
 
     def watched(self, source: str, name: str) -> Floats:
         """Values of a name within the stage's window, of all sources that begin so."""

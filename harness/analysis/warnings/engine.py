@@ -12,6 +12,7 @@ import numpy as np
 from harness.analysis.efficiency import chips_in_use, values_of
 from harness.analysis.engine_balance import Uneven
 from harness.analysis.engines import PREFILL
+from harness.analysis.server_side import TOLERANCE, PrefixHits
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import Requests, Samples
@@ -109,7 +110,38 @@ def uneven_experts(evidence: Evidence) -> Iterator[Warning]:
         yield Warning("experts_uneven", WARNING, text, message("analysis.next_experts"))
 
 
-ENGINE_STAGE_CHECKS = (*DEVICE_CHECKS, lagging, uneven, uneven_experts)
+SHORT_OF_THEORY = 0.05  # of the prompts' tokens: what chance and requests at the ends of a stage do not explain
+
+
+def prefix_hits_missed(evidence: Evidence) -> Iterator[Warning]:
+    """A share of prefix hits that was asked for and not held, or far less than the prompts allow."""
+    hits = evidence.prefix
+    if hits is None:
+        return
+    if hits.target is not None and hits.measured is None:
+        text = message("analysis.prefix_unmeasured", target=hits.target)
+        yield Warning("prefix_unmeasured", WARNING, text, message("analysis.next_prefix_unmeasured"))
+    elif hits.target is not None and hits.measured is not None and not hits.held:
+        text = message("analysis.prefix_target_missed", target=hits.target, measured=hits.measured)
+        yield Warning("prefix_target_missed", WARNING, text, _why_missed(hits, hits.target))
+    elif (hits.theoretical or 0.0) - (1.0 if hits.measured is None else hits.measured) > SHORT_OF_THEORY:
+        words: dict[str, Parameter] = {"measured": hits.measured, "theoretical": hits.theoretical}
+        text = message("analysis.prefix_below_theory", **words)
+        yield Warning("prefix_below_theory", WARNING, text, message("analysis.next_prefix_evicted"))
+
+
+def _why_missed(hits: PrefixHits, target: float) -> Message:
+    """Whether the prompts allow it: if they do, blocks were evicted, or not every engine was primed."""
+    if hits.theoretical is not None and abs(hits.theoretical - target) > TOLERANCE:
+        return message("analysis.next_prefix_prompts", theoretical=hits.theoretical, block_size=hits.block_size or 0)
+    if hits.unprimed:
+        return message("analysis.next_prefix_unprimed", failed=hits.unprimed)
+    if len(hits.engines) > 1 and min(hits.engines.values()) < target - TOLERANCE < max(hits.engines.values()):
+        return message("analysis.next_prefix_engines", engine=min(hits.engines, key=lambda name: hits.engines[name]))
+    return message("analysis.next_prefix_evicted")
+
+
+ENGINE_STAGE_CHECKS = (*DEVICE_CHECKS, lagging, uneven, uneven_experts, prefix_hits_missed)
 
 
 START_TIME = "process_start_time_seconds"
