@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.client import sse
 from harness.client.journal import read_frames, read_sent, worker_journals
-from harness.client.worker import RequestBuilder
+from harness.client.request_builder import RequestBuilder
 from harness.engines import RunningEngine
 from harness.errors import HarnessError
 from harness.results import store

@@ -15,7 +15,8 @@ from typing import Any
 
 from harness.client.live_counters import virtual_counters
 from harness.client.load import LoadContext, PreparedRequests, StageLoad
-from harness.client.worker import RequestBuilder, RequestLog
+from harness.client.request_builder import RequestBuilder
+from harness.client.worker import RequestLog
 from harness.clock import LoopClock, monotonic_ns
 from harness.engines.api_client import ServedModel, hold_names
 from harness.engines.simulator import simulate_here
