@@ -58,7 +58,7 @@ BANNED_BUT: dict[str, tuple[str, ...]] = {  # module: words in names of files an
     "harness.tuning.simulator_screening": ("twin",),
     "harness.tuning.trial_store": ("twin",),
     "harness.tuning.virtual_evaluation": ("lexicon",),
-    "harness.client.worker": ("lexicon",),
+    "harness.client.request_builder": ("lexicon",),
     "harness.client.journal": ("ledger", "spool"),
     "harness.selfcheck.selfcheck": ("metronome",),
     "harness.execution.client_job": ("lexicon",),
