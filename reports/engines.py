@@ -173,8 +173,14 @@ _Row = Mapping[str, Any]
 
 
 def lead(data: Data) -> str:
-    """What is found of the engines, stage by stage: the side of a pair that is full, and engines that lag."""
-    return paragraph(dict.fromkeys(line for stage in data.result.stages for line in _findings(stage)))
+    """What is found of the engines: which side of a pair is full, and which engines lag, each with its stages."""
+    stages: dict[tuple[str, str], list[str]] = {}
+    for stage in data.result.stages:
+        for finding in _findings(stage):
+            stages.setdefault(finding, []).append(load_text(stage))
+    return paragraph(
+        localized(code, stages=list(dict.fromkeys(own)), engine=engine) for (code, engine), own in stages.items()
+    )
 
 
 _SIDES = {
@@ -185,14 +191,12 @@ _SIDES = {
 }
 
 
-def _findings(stage: Mapping[str, Any]) -> Iterator[str]:
-    load = load_text(stage)
+def _findings(stage: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is found of a stage: a code, and the engine that it is of."""
     if stage.get("full_side") in _SIDES:
-        yield localized(_SIDES[stage["full_side"]], stage=load)
+        yield _SIDES[stage["full_side"]], ""
     for lag in stage.get("lagging") or ():
-        times = None if lag.get("token_s") is None else number(lag["token_s"]) / number(lag["others_token_s"])
-        code = "page.engines.stuck" if times is None else "page.engines.lags_at"
-        yield localized(code, stage=load, engine=str(lag["engine"]), **({} if times is None else {"times": times}))
+        yield "page.engines.stuck" if lag.get("token_s") is None else "page.engines.lags_at", str(lag["engine"])
 
 
 def engine_tables(data: Data) -> list[EngineTable]:

@@ -169,6 +169,12 @@ def _ladder(stages: Sequence[StageSummary]) -> list[tuple[Message, Level]]:
     return [(message(LEVELS[field], value=float(same[0].load[field])), same) for same in steps]
 
 
+def level_name(stage: StageSummary) -> Message:
+    """The load of a stage in as few words as it takes: its rate or concurrency where it has one, else its label."""
+    field = LEVEL_OF.get(str(stage.load["kind"]), "")
+    return message(LEVELS[field], value=float(stage.load[field])) if field in stage.load else stage.label
+
+
 def _holds(level: Level) -> bool:
     return all(stage.slo_met is True and not stage.window.grew for stage in level)
 

@@ -313,9 +313,16 @@ _PAIR = {
 }
 
 
-def balance_sentence(balance: Balance, level: Message) -> Message | None:
-    """Which side of a pair is full, and which engine lags, at a level of load; None of a single engine."""
-    parts = [] if balance.full_side is None else [_pair(balance, level)]
+def balance_sentence(stages: Sequence[tuple[Message, Balance]]) -> Message | None:
+    """Which side of a pair is full, and which engine lags; None where there are not several engines.
+
+    `stages` are levels of load and their balance, in the order of their load. The side is told of the first that has a
+    full one, engines of the last.
+    """
+    if not stages:
+        return None
+    level, balance = stages[-1]
+    parts = [] if balance.full_side is None else [_pair(stages)]
     if balance.lags:
         lag = max(balance.lags, key=lambda lag: lag.times)
         words: dict[str, Parameter] = {"level": level, "engine": lag.engine}
@@ -330,13 +337,20 @@ def balance_sentence(balance: Balance, level: Message) -> Message | None:
     return sentences(*parts) if parts else None
 
 
-def _pair(balance: Balance, level: Message) -> Message:
-    """Which side of a prefill-decode pair is full."""
+def _pair(stages: Sequence[tuple[Message, Balance]]) -> Message:
+    """Which side of a prefill-decode pair is full, and from which load on."""
+    full = next((place for place, (_, own) in enumerate(stages) if own.full_side not in (None, NEITHER)), None)
+    level, balance = stages[-1 if full is None else full]
     sides = {
         role: message("analysis.side_state", queued=side.queued, kv_use=side.kv_use)
         for role, side in balance.sides.items()
     }
-    return message(_PAIR[str(balance.full_side)], level=level, prefill=sides[PREFILL], decode=sides[DECODE])
+    later = [own.full_side for _, own in stages[full:]] if full is not None else []
+    reach = "analysis.reach_from_on" if len(later) > 1 and set(later) == {later[0]} else "analysis.reach_at"
+    if full is None and len(stages) > 1:
+        reach = "analysis.reach_up_to"
+    words: dict[str, Parameter] = {"reach": message(reach, level=level)}
+    return message(_PAIR[str(balance.full_side)], **words, prefill=sides[PREFILL], decode=sides[DECODE])
 
 
 def _evenness(balance: Balance) -> Message | None:

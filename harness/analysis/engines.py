@@ -21,7 +21,7 @@ from harness.analysis.efficiency import DEVICE
 from harness.results.request_table import Samples
 from harness.statistics.intervals import Floats
 from harness.telemetry.log_counters import EP_IMBALANCE, TRANSFER_BYTES, TRANSFER_SECONDS, TRANSFERS
-from harness.telemetry.server_metrics import SERVER
+from harness.telemetry.server_metrics import MAXIMUM, SERVER
 from harness.units import NS_PER_S
 
 PREFILL, DECODE, REPLICA = "prefill", "decode", "replica"
@@ -79,6 +79,7 @@ def engine_names(series: Iterable[tuple[str, str]], run: Mapping[str, Any]) -> l
 
     `series` are the sources and names of what was sampled.
     """
+    series = list(series)
     sources = list(dict.fromkeys(source for source, name in series if name in (RUNNING, GENERATION)))
     own = sorted((source for source in sources if source.startswith(f"{SERVER}/")), key=_natural)
     processes = list((run.get("engine") or {}).get("processes") or ())
@@ -98,7 +99,8 @@ def engine_names(series: Iterable[tuple[str, str]], run: Mapping[str, Any]) -> l
         return names
     if own:
         return [EngineName(source.removeprefix(f"{SERVER}/"), source) for source in own]
-    return [EngineName("0", SERVER)] if SERVER in sources else []
+    joined = any(source == SERVER and name.endswith(MAXIMUM) for source, name in series)  # of too many to be kept
+    return [EngineName("0", SERVER)] if SERVER in sources and not joined else []
 
 
 def _is_of(source: str, process: str, processes: Sequence[str]) -> bool:

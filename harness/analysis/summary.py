@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.answer import Further, answer, knee, requested_load
+from harness.analysis.answer import Further, answer, knee, level_name, requested_load
 from harness.analysis.breakdowns import breakdowns, judge_by_length
 from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
@@ -210,13 +210,11 @@ def with_balance(evidence: Sequence[Evidence], run: Mapping[str, Any]) -> list[E
 
 
 def _engines_sentence(evidence: Sequence[Evidence], warnings: Sequence[Warning]) -> Message | None:
-    """How the load lay on several engines, at the highest load whose numbers are valid."""
+    """How the load lay on several engines, in the stages whose numbers are valid."""
     stages = [own for own in evidence if not is_invalid(warnings, own.summary.span.stage, own.summary.span.repeat)]
     several = [own for own in stages if len(own.balance.loads) > 1]
-    if not several:
-        return None
-    own = max(several, key=lambda own: requested_load({"load": own.summary.load, "index": own.summary.span.stage}))
-    return balance_sentence(own.balance, own.summary.label)
+    several.sort(key=lambda own: requested_load({"load": own.summary.load, "index": own.summary.span.stage}))
+    return balance_sentence([(level_name(own.summary), own.balance) for own in several])
 
 
 def _ended_early(requests: Requests) -> bool:

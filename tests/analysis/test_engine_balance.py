@@ -68,7 +68,7 @@ def test_a_slow_rank_is_found(count):
     assert lag.others_s == pytest.approx(REQUEST_S / TOKENS, rel=0.15)
     assert found.uneven == ()
     assert found.imbalance["replica"]["running"] == pytest.approx(2 / ((count + 1) / count), rel=0.2)
-    assert "engine 1 lags" in render(balance_sentence(found, plain("3 req/s")))
+    assert "engine 1 lags" in render(balance_sentence([(plain("3 req/s"), found)]))
 
 
 def test_a_slow_rank_is_found_where_the_balancer_keeps_them_equally_full():
@@ -90,7 +90,7 @@ def test_a_stuck_rank_has_no_time_a_token():
 
     assert math.isinf(found.lags[0].times)
     assert found.as_dict()["lagging"][0]["token_s"] is None
-    assert "stuck" in render(balance_sentence(found, plain("x")))
+    assert "stuck" in render(balance_sentence([(plain("x"), found)]))
 
 
 def test_chance_makes_no_lag_and_no_unevenness():
@@ -124,7 +124,7 @@ def test_an_engine_with_more_work_is_no_slow_one():
 
     assert found.lags == ()
     assert (first.engine, first.quantity) == ("2", "running")
-    assert "engine 2 runs" in render(balance_sentence(found, plain("x")))
+    assert "engine 2 runs" in render(balance_sentence([(plain("x"), found)]))
 
 
 def test_an_engine_that_gets_nothing_is_idle():
@@ -141,8 +141,8 @@ def test_an_even_run_says_so():
     steady = (np.full(61, 8.0), np.arange(61) * 100.0)
     found = balance(ranks([steady, steady]), 60)
 
-    assert render(balance_sentence(found, plain("x"))).startswith("The 2 engines carried the load evenly")
-    assert balance_sentence(balance({"server": {RUNNING: 3, GENERATION: np.arange(61)}}, 60), plain("x")) is None
+    assert render(balance_sentence([(plain("x"), found)])).startswith("The 2 engines carried the load evenly")
+    assert balance_sentence([(plain("x"), balance({"server": {RUNNING: 3, GENERATION: np.arange(61)}}, 60))]) is None
     assert balance({}, 60).as_dict() == {}
 
 
@@ -180,7 +180,7 @@ def test_the_full_side_of_a_pair_is_told(prefill, decode, side, words):
     found = balance(pair(prefill, decode), 60, PAIR)
 
     assert found.as_dict()["full_side"] == side
-    assert words in render(balance_sentence(found, plain("4 req/s")))
+    assert words in render(balance_sentence([(plain("4 req/s"), found)]))
     assert set(found.imbalance) == {"decode"}
 
 
@@ -191,3 +191,21 @@ def test_requests_that_wait_for_their_kv_do_not_fill_the_decode_side():
         engines[f"server/{name}"]["vllm:num_requests_waiting_by_reason:deferred"] = 5.5
 
     assert balance(engines, 60, PAIR).full_side == "neither"
+
+
+def test_the_answer_says_from_which_load_on_a_side_is_full():
+    """The first load with a full side, and whether it is the same one from there on; else up to which none is."""
+    none, prefill, decode = (
+        balance(pair(*sides), 60, PAIR)
+        for sides in (((0.1, 0.2), (0.1, 0.2)), ((5.0, 0.2), (0.1, 0.2)), ((0.1, 0.2), (5.0, 0.2)))
+    )
+
+    def told(*balances):
+        return render(balance_sentence([(plain(f"{rate} req/s"), own) for rate, own in enumerate(balances, 1)]))
+
+    assert told(none, prefill, prefill).startswith("From 2 req/s on the prefill side is full")
+    assert told(none, prefill, decode).startswith("At 2 req/s the prefill side is full")
+    assert told(none, none, decode).startswith("At 3 req/s the decode side is full")
+    assert told(none, none).startswith("Up to 2 req/s neither side of the pair is full")
+    assert told(none).startswith("At 1 req/s neither side of the pair is full")
+    assert balance_sentence([]) is None

@@ -105,6 +105,7 @@ def test_ranks_of_one_server_and_an_engine_alone_have_numbers():
     assert [each.name for each in engine_names(ranks, {})] == ["0", "1"]
     assert [each.source for each in engine_names(series({("server", RUNNING): [1.0]}), {"engine": None})] == ["server"]
     assert engine_names(series({("host", "host_cpu_share"): [1.0]}), {}) == []
+    assert engine_names(series({("server", RUNNING): [9.0], ("server", f"{KV_USE}:max"): [0.5]}), {}) == []  # too many
 
 
 def test_what_was_not_sampled_in_a_window_is_not_told():

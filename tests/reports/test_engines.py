@@ -44,7 +44,7 @@ def test_a_stage_has_a_row_an_engine(ranks):
     assert table.heads[:4] == ["engine", "running", "waiting", "KV cache"]
     assert [row[0].text for row in table.foot] == ["max / mean"]
     assert float(table.foot[0][1].text.rstrip("×")) == pytest.approx(max(running) / (sum(running) / 4), rel=0.01)
-    assert "engine 2 takes" in lead(gather(read_files(ranks)))
+    assert lead(gather(read_files(ranks))) == "poisson 1 req/s and poisson 2 req/s: engine 2 lags."
 
 
 def test_engines_of_a_pair_have_panels_by_role_and_names(pair):
@@ -77,7 +77,7 @@ def test_the_page_has_the_engines_in_both_languages(ranks):
         with language(name):
             pages[name] = reports.write_all(ranks, name).read_text(encoding="utf-8")
 
-    assert "engine 2 lags: a token takes 2." in pages["en"]
+    assert "At 2 req/s engine 2 lags: a token takes 2." in pages["en"]
     assert "引擎 2 落后" in pages["zh"]
     for page in pages.values():
         assert 'href="#engines"' in page
