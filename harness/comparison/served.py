@@ -216,6 +216,7 @@ def _origins(base: Side, new: Side) -> Iterator[Incompatibility]:
         (message("comparison.scenario"), "name"),
         (message("comparison.seed"), "seed"),
         (message("comparison.repeats"), "repeats"),
+        (message("comparison.text"), "text"),
     ):
         values = [{str(repeat.run.get(name)) for repeat in side.runs} for side in (base, new)]
         if not (values[0] & values[1]):

@@ -1,6 +1,6 @@
 """What those who write requests have to know: the server, its model, and what its tokenizer makes of words and text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from harness.workload.prompts import Tokenize, Vocabulary, calibrate
 from harness.workload.real_text import TextMaterial, chat_text, text_of, token_text
 
 _SPECULATION = ("speculative_", "spec_")  # begin the flags of `vllm serve` that turn it on
+_SHORT = "sc"
 _DRAFTS = "vllm:spec_decode_num_drafts"  # on /metrics of an engine that speculates
 
 
@@ -43,8 +44,13 @@ class PromptMaterial:
 def speculates(engine: Engine, counters: str = "") -> bool:
     """Whether an engine drafts tokens: its flags, or those of one of its processes, or its /metrics say so."""
     flags = [engine.args, *(getattr(process, "args", {}) for process in getattr(engine, "processes", None) or ())]
-    on = [value for own in flags for name, value in own.items() if name.startswith(_SPECULATION)]
+    on = [value for own in flags for name, value in own.items() if _turns_on(name)]
     return _DRAFTS in counters or any(value not in (None, False, "") for value in on)
+
+
+def _turns_on(flag: str) -> bool:
+    """Whether a flag turns speculation on, by any of its names."""
+    return flag == _SHORT or flag.startswith(_SPECULATION)
 
 
 def wanted_text(scenario: Scenario, counters: str = "") -> str | TextFile | None:
@@ -55,6 +61,16 @@ def wanted_text(scenario: Scenario, counters: str = "") -> str | TextFile | None
     if not isinstance(workload, SyntheticWorkload | ConversationWorkload | TraceWorkload):
         return None
     return workload.text or (REAL if speculates(scenario.engine, counters) else RANDOM)
+
+
+def with_one_text(scenario: Scenario, flags: Iterable[str]) -> Scenario:
+    """A scenario that engines with and without these flags serve: real text for all of them where any may draft."""
+    workload = scenario.workload
+    may_draft = speculates(scenario.engine) or any(_turns_on(flag) for flag in flags)
+    if wanted_text(scenario) is None or getattr(workload, "text", None) is not None or not may_draft:
+        return scenario
+    assert workload is not None
+    return scenario.model_copy(update={"workload": workload.model_copy(update={"text": REAL})})
 
 
 async def prompt_material(

@@ -17,6 +17,7 @@ from harness.engines.interpreter_query import InstalledEngine, query_installed, 
 from harness.engines.simulator import calibrated_flags
 from harness.engines.vllm import environment_of, missing_folder
 from harness.errors import HarnessError, InputError, ScenarioError, suggestion
+from harness.execution.client_job import with_one_text
 from harness.messages import message
 from harness.scenario.engine import Engine
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
@@ -99,7 +100,7 @@ def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[O
     loaded.document.refuse([*_stage_faults(study, kind, stages), *_space_faults(study, engine, kind, stages)])
     tasks = tuple(
         Task(
-            listed.scenario.model_copy(update={"engine": engine}),
+            with_one_text(listed.scenario.model_copy(update={"engine": engine}), study.space),
             listed.path,
             stage,
             file.weight,

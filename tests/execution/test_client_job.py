@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from harness.execution.client_job import prompt_material, speculates, wanted_text, without_tokenizer
+from harness.execution.client_job import prompt_material, speculates, wanted_text, with_one_text, without_tokenizer
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.messages import message_from
@@ -64,6 +64,17 @@ def test_a_server_says_by_its_counters_that_it_drafts(tmp_path):
     assert wanted_text(plain) == "random"
     assert wanted_text(plain, 'vllm:spec_decode_num_drafts_total{engine="0"} 0.0') == "real"
     assert wanted_text(scenario(tmp_path, workload={"text": "random"}, args=DRAFTING).scenario) == "random"
+
+
+def test_all_trials_of_a_study_read_the_same_text(tmp_path):
+    """Where a study may turn speculation on, trials without it are sent real text, too; a text that is set stays."""
+    plain, random = scenario(tmp_path).scenario, scenario(tmp_path, workload={"text": "random"}).scenario
+
+    assert with_one_text(plain, ["max_num_seqs"]) == plain
+    assert with_one_text(plain, ["max_num_seqs", "speculative_config"]).workload.text == "real"
+    assert with_one_text(plain, ["sc"]).workload.text == "real"
+    assert with_one_text(scenario(tmp_path, args=DRAFTING).scenario, []).workload.text == "real"
+    assert with_one_text(random, ["speculative_config"]) == random
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
