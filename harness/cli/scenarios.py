@@ -45,14 +45,13 @@ def validate_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandO
 
 def _written(path: Path) -> Iterator[Message]:
     """The processes of a deployment with their command lines, for a scenario that has one."""
-    from harness.engines import resolve_kind  # noqa: PLC0415 - for files alone nothing of it is needed
+    from harness.engines import auto_kind  # noqa: PLC0415 - for files alone nothing of it is needed
     from harness.engines.deployment import command_lines  # noqa: PLC0415 - likewise
 
     engine = engine_of_file(path)
     if engine is None or engine.kind != DEPLOYMENT:
         return
-    auto = resolve_kind(engine.model_copy(update={"kind": "auto"}))[0]
-    for process, command, is_here in command_lines(engine, auto):
+    for process, command, is_here in command_lines(engine, auto_kind(engine)):
         words = {"name": process.name, "role": process.role, "kind": process.kind, "command": command}
         yield (
             message("cli.process", **words) if is_here else message("cli.process_elsewhere", host=process.host, **words)

@@ -17,15 +17,14 @@ from harness.plugins import ENGINES, Plugin, plugin_of
 from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.telemetry.environment import has_package, npu_devices, this_host
 
-__all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "resolve_clock", "resolve_kind", "start_of"]
+__all__ = ["REAL", "STARTS", "RunningEngine", "StartEngine", "auto_kind", "resolve_clock", "resolve_kind", "start_of"]
 
 
 REAL = ("vllm", "vllm-ascend")
 
 
 def _start_deployment(engine: Engine, log: Path) -> AbstractAsyncContextManager[RunningEngine]:
-    auto = resolve_kind(engine.model_copy(update={"kind": "auto"}))[0]
-    return start_deployment(engine, log, auto=auto, start_of=start_of)
+    return start_deployment(engine, log, auto=auto_kind(engine), start_of=start_of)
 
 
 STARTS: Mapping[str, Plugin] = {
@@ -46,6 +45,11 @@ def resolve_kind(engine: Engine) -> tuple[str, Message]:
     if not _has_ascend(engine):
         return "simulator", message("engines.auto_no_ascend", python=python)
     return "vllm-ascend", message("engines.auto_ascend", python=python)
+
+
+def auto_kind(engine: Engine) -> str:
+    """The kind that `auto` means on this machine for the processes of a deployment."""
+    return resolve_kind(engine.model_copy(update={"kind": "auto"}))[0]
 
 
 def _has_ascend(engine: Engine) -> bool:

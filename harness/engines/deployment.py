@@ -141,8 +141,9 @@ async def _all_ready(group: Sequence[_Member], members: Sequence[_Member]) -> No
     waiting = {member.ready for member in group}
     while waiting:
         done, waiting = await asyncio.wait(waiting, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-        for ready in done:
-            ready.result()
+        for member in group:
+            if member.ready in done:
+                member.ready.result()
         for member in members:
             if (ending := member.ending()) is not None:
                 raise EngineError(ending)

@@ -26,6 +26,7 @@ from harness.scenario.deployment import COMMAND, DECODE, PREFILL, PROXY, REPLICA
 from harness.scenario.deployment_checks import OF_ROLE, PLACEHOLDER
 from harness.scenario.engine import Engine, Paths
 from harness.scenario.processes import SIMULATOR, engine_of, is_loopback
+from harness.simulator.balancing import LEAST_LOADED
 
 _POLL_S = 0.2
 _LOOK_S = 2.0
@@ -214,7 +215,7 @@ def proxy_command(process: Process, processes: Sequence[Process]) -> list[str]:
     for role in (PREFILL, DECODE, REPLICA):
         urls = [address_of(other) for other in processes if other.role == role]
         words += [f"--{role}", ",".join(urls)] if urls else []
-    return [*words, "--policy", process.policy, "--until-stdin-closes"]
+    return [*words, "--policy", process.policy or LEAST_LOADED, "--until-stdin-closes"]
 
 
 def typed(process: Process, processes: Sequence[Process]) -> str:

@@ -30,16 +30,16 @@ _READY_S = 60.0
 _ADDRESS = "127.0.0.1"
 
 
-def resolve_clock(engine: Engine) -> tuple[str, Message]:
+def resolve_clock(engine: Engine, auto: str = KIND) -> tuple[str, Message]:
     """Whose time a simulated engine keeps, VIRTUAL_TIME or REAL_TIME, and why in a few words.
 
     Virtual time where the scenario leaves it open, but for an engine that is to listen where others reach it, or a
-    deployment with a process that is not simulated.
+    deployment with a process that is not simulated; `auto` is what the kind auto means on this machine.
 
     Raises:
         InputError: where virtual time is asked of processes that keep none.
     """
-    served = next((process for process in _processes(engine) if not _keeps_virtual_time(process)), None)
+    served = next((process for process in _processes(engine, auto) if not _keeps_virtual_time(process)), None)
     if served is not None:
         if engine.clock == VIRTUAL_TIME:
             raise InputError(message("engines.clock_not_virtual", name=served.name))
@@ -51,8 +51,8 @@ def resolve_clock(engine: Engine) -> tuple[str, Message]:
     return VIRTUAL_TIME, message("engines.clock_virtual")
 
 
-def _processes(engine: Engine) -> tuple[Process, ...]:
-    return processes_of(engine, KIND) if engine.kind == DEPLOYMENT else ()
+def _processes(engine: Engine, auto: str = KIND) -> tuple[Process, ...]:
+    return processes_of(engine, auto) if engine.kind == DEPLOYMENT else ()
 
 
 def _keeps_virtual_time(process: Process) -> bool:
@@ -76,7 +76,7 @@ def simulate_here(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple
 
 def _simulate_deployment(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tuple[RunningEngine, Deployment]:
     processes, served, members = _processes(engine), [], []
-    policy = next((process.policy for process in processes if process.role == PROXY), LEAST_LOADED)
+    policy = next((process.policy for process in processes if process.role == PROXY), None) or LEAST_LOADED
     for process in processes:
         if process.role == PROXY:
             served.append(ServedProcess(process.name, process.role, process.kind, simulated=True))

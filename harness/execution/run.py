@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.clock import REAL_TIME, VIRTUAL_TIME
-from harness.engines import resolve_clock, resolve_kind
+from harness.engines import auto_kind, resolve_clock, resolve_kind
 from harness.engines.simulator import KIND as SIMULATOR
 from harness.errors import HarnessError, InputError
 from harness.execution.kernels import run_kernels
@@ -66,7 +66,8 @@ async def run_load(spec: RunSpec) -> RunOutcome:
     if spec.loaded.scenario.is_offline:
         return await run_offline(spec, kind)
     if kind in (SIMULATOR, DEPLOYMENT):
-        clock, why = resolve_clock(spec.loaded.scenario.engine)
+        engine = spec.loaded.scenario.engine
+        clock, why = resolve_clock(engine, auto_kind(engine))
         spec.on_progress(message("execution.clock", clock=Message(_CLOCKS[clock]), reason=why))
         if clock == VIRTUAL_TIME:
             return await run_virtual(spec)

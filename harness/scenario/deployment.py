@@ -69,8 +69,8 @@ class Process(FileModel):
     """A command line, with {port}, {host}, {devices}, {url:NAME}, {host:NAME} and {port:NAME}; for kind command."""
     ready: Ready | None = None
     """A path or address that answers 200 once it is ready, such as /health; for kind command."""
-    policy: Literal["least-loaded", "round-robin"] = "least-loaded"
-    """How a proxy of the harness chooses; for kind proxy."""
+    policy: Literal["least-loaded", "round-robin"] | None = None
+    """How a proxy of the harness chooses, least-loaded by default; for kind proxy."""
     devices: Devices | None = None
     """The numbers of the devices it may use; all by default."""
     env: Variables = Field(default_factory=dict)

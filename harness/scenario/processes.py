@@ -97,7 +97,7 @@ def _completed(process: Process, engine: Engine, auto: str) -> Process:
             "kind": kind,
             "model": process.model or engine.model,
             "args": flags,
-            "env": {**engine.env, **process.env},
+            "env": process.env if kind == PROXY else {**engine.env, **process.env},
             "python": process.python or engine.python,
             "ready_timeout": process.ready_timeout or engine.ready_timeout,
         }

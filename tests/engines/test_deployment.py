@@ -74,6 +74,15 @@ def test_replicas_behind_the_proxy_are_one_engine(tmp_path):
     assert [pid for pid in serving.pids if psutil.pid_exists(pid)] == []
 
 
+def test_what_a_scenario_lists_is_read_again_as_it_is():
+    """Load workers get the checked scenario as JSON: what was left out is left out there, too."""
+    processes = [{"name": "a"}, {"name": "b", "role": "proxy", "policy": "round-robin"}]
+    engine = deployment(processes=processes, preset=REPLICAS, process={"kind": "simulator"})
+
+    assert Engine.model_validate(engine.model_dump(mode="json", exclude_none=True)) == engine
+    assert Engine.model_validate(engine.model_dump(mode="json", exclude_defaults=True)) == engine
+
+
 def test_a_death_is_told_by_name(tmp_path):
     """Whichever process it is, and the others are stopped."""
 
