@@ -29,6 +29,8 @@ TERMS: Mapping[str, Term] = {
     "due": Term("terms.due", "terms.due_meaning"),
     "ttft": Term("terms.ttft", "terms.ttft_meaning"),
     "ttft_user": Term("terms.ttft_user", "terms.ttft_user_meaning"),
+    "ttft_answer": Term("terms.ttft_answer", "terms.ttft_answer_meaning"),
+    "ttft_answer_user": Term("terms.ttft_answer_user", "terms.ttft_answer_user_meaning"),
     "tpot": Term("TPOT", "terms.tpot_meaning"),
     "itl": Term("ITL", "terms.itl_meaning"),
     "chunk_gap": Term("terms.chunk_gap", "terms.chunk_gap_meaning"),
@@ -41,6 +43,8 @@ TERMS: Mapping[str, Term] = {
     "request_rate": Term("terms.request_rate", "terms.request_rate_meaning"),
     "output_token_rate": Term("terms.output_token_rate", "terms.output_token_rate_meaning"),
     "total_token_rate": Term("terms.total_token_rate", "terms.total_token_rate_meaning"),
+    "document_rate": Term("terms.document_rate", "terms.document_rate_meaning"),
+    "input_token_rate": Term("terms.input_token_rate", "terms.input_token_rate_meaning"),
     "goodput": Term("terms.goodput", "terms.goodput_meaning"),
     "concurrency": Term("terms.concurrency", "terms.concurrency_meaning"),
     "p99": Term("terms.p99", "terms.p99_meaning"),
@@ -54,7 +58,10 @@ TERMS: Mapping[str, Term] = {
     "warning": Term("terms.warning", "terms.warning_meaning"),
 }
 
-METRIC_ORDER = ("ttft_user", "ttft", "tpot", "itl", "chunk_gap", "e2e_user", "e2e", "send_lag", "queue_wait", "connect")
+METRIC_ORDER = (
+    *("ttft_user", "ttft", "ttft_answer_user", "ttft_answer", "tpot", "itl", "chunk_gap", "e2e_user", "e2e"),
+    *("send_lag", "queue_wait", "connect"),
+)
 
 
 def name_of(metric: str) -> str:

@@ -14,6 +14,7 @@ from harness.statistics.distributions import has_open_end
 from harness.units import format_count, format_duration, significant
 from reports.glossary import name_of
 from reports.loads import load_text, short_duration, stage_title, trimmed
+from reports.request_kinds import latency_metrics, throughputs
 from reports.texts import listed
 
 
@@ -64,7 +65,8 @@ def _middles(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _throughput(stage: Mapping[str, Any]) -> float:
-    return number(stage.get("output_token_rate"))
+    tokens = stage.get("output_token_rate")
+    return number(stage.get("request_rate") if tokens is None else tokens)
 
 
 def cards(stage: Mapping[str, Any], growing: Collection[int] = ()) -> list[Card]:
@@ -74,18 +76,13 @@ def cards(stage: Mapping[str, Any], growing: Collection[int] = ()) -> list[Card]
     note = "" if "rate" in load else _at_once(load)
     concurrency = stage.get("concurrency") or {}
     in_flight = localized("page.cards.in_flight", mean=number(concurrency.get("mean")))
-    latencies = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
+    latencies = latency_metrics([stage], by_clock=by_clock)
+    below = listed([text for text in (_per_npu(stage), in_flight) if text], "parts")
     return [
         *_offered_card(stage, load),
         Card("request_rate", localized("page.cards.request_rate"), _rate(stage, "request_rate"), "req/s", note),
         *_goodput_card(stage),
-        Card(
-            "output_token_rate",
-            localized("page.cards.output"),
-            _rate(stage, "output_token_rate"),
-            "tokens/s",
-            listed([text for text in (_per_npu(stage), in_flight) if text], "parts"),
-        ),
+        *(Card(key, localized(code), _rate(stage, key), unit, below) for key, code, unit in throughputs([stage])),
         *(_latency_card(stage, metric, grows=stage.get("index") in growing) for metric in latencies),
         _completed(stage.get("requests") or {}),
     ]

@@ -21,6 +21,7 @@ from harness.results.folder import ResultFiles, left_out
 from harness.results.store import in_virtual_time
 from harness.units import format_duration
 from reports import (
+    classes,
     curves,
     decision,
     distributions,
@@ -113,6 +114,8 @@ def _context(data: Data) -> dict[str, Any]:
         "card_heading": _card_heading(stage, why) if stage else "",
         "gallery": gallery,
         **_pauses(data, stalled),
+        "class_tables": classes.class_tables(result),
+        "cost_table": classes.cost_table(result),
         "engine_tables": engines.engine_tables(data),
         "engine_key": engines.engine_key(data),
         "engine_lead": engines.lead(data),

@@ -27,6 +27,7 @@ from reports.data import Data
 from reports.glossary import METRIC_ORDER, name_of
 from reports.headline import grew, held_value, judged_statistic, left_out
 from reports.loads import column_title, load_text, stage_title, title_of
+from reports.request_kinds import further_counts, latency_metrics, throughputs
 from reports.texts import paragraph
 
 _SHOWN = ("mean", "p50", "p90", "p95", "p99")
@@ -110,7 +111,7 @@ def overview(result: ResultFiles) -> Table:
     stages = result.stages
     by_clock = any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages)
     limited = any(stage.get("slo") for stage in stages)
-    metrics = ("ttft_user", "tpot", "e2e_user") if by_clock else ("ttft", "tpot", "e2e")
+    metrics, brought = latency_metrics(stages, by_clock=by_clock), throughputs(stages)
     shown = {metric: ("p50", judged_statistic(result, metric)) for metric in metrics}
     scales = {metric: _scale(stages, metric) for metric in metrics}
     columns = [
@@ -119,7 +120,7 @@ def overview(result: ResultFiles) -> Table:
         *([Column("offered_rate", localized("page.stages.offered"), "req/s")] if by_clock else []),
         Column("request_rate", localized("page.stages.rate"), "req/s"),
         *([Column("goodput", localized("page.stages.goodput"), "req/s")] if limited else []),
-        Column("output_token_rate", localized("page.stages.output"), "tokens/s"),
+        *(Column(key, localized(code), unit) for key, code, unit in brought),
         Column("concurrency", localized("page.stages.in_flight"), localized("page.stages.mean")),
         Column("", localized("page.cards.completed")),
         Column("", localized("page.stages.failed")),
@@ -127,8 +128,8 @@ def overview(result: ResultFiles) -> Table:
     ]
     picked = [(metric, name, scales[metric][0]) for metric in metrics for name in shown[metric]]
     growing = grew(result)
-    rates = [name for name, is_shown in (("offered_rate", by_clock), ("request_rate", True), ("goodput", limited),
-                                         ("output_token_rate", True)) if is_shown]  # fmt: skip
+    wanted = (("offered_rate", by_clock), ("request_rate", True), ("goodput", limited))
+    rates = [name for name, is_shown in wanted if is_shown] + [key for key, _, _ in brought]
     kept = warnings_of(result.summary)
     invalid = [is_invalid(kept, stage.get("index") or 0, stage.get("repeat") or 0) for stage in stages]
     rows = [
@@ -219,6 +220,7 @@ def _stage_table(place: int, stage: Mapping[str, Any], *, grows: bool) -> StageT
         (localized("page.counts.output_tokens"), format_count(stage.get("output_tokens"))),
         (localized("page.counts.all_tokens"), format_rate(stage.get("total_token_rate"), "tokens/s")),
         (localized("page.counts.most_in_flight"), format_count((stage.get("concurrency") or {}).get("max"))),
+        *further_counts(stage),
         *_energy(stage.get("energy")),
     ]
     return StageTable(
@@ -371,13 +373,8 @@ def breakable(name: str) -> Markup:
 
 def peer_heads() -> list[str]:
     """The columns of `peer_tables`: what other tools would have printed."""
-    return [
-        localized("page.tools.tool"),
-        localized("page.tools.name"),
-        localized("page.tools.mean"),
-        "p99",
-        localized("page.tools.definition"),
-    ]
+    tool, name = localized("page.tools.tool"), localized("page.tools.name")
+    return [tool, name, localized("page.tools.mean"), "p99", localized("page.tools.definition")]
 
 
 def peer_row(entry: Mapping[str, Any]) -> list[Cell]:

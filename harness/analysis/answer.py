@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
+from harness.analysis.classes import documents_sentence
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import BY_CLIENT, CLOSE, CUT, FEW, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
@@ -48,11 +49,12 @@ Stage = Mapping[str, Any]  # of summary.json
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """What an answer says beside limits and rates: by prompt length, where it decides, of engines, and of drafts."""
+    """What an answer says beside limits and rates: by prompt length, where it decides, of engines, drafts, adapters."""
 
     lengths: LengthVerdict | None = None
     engines: Message | None = None
     speculation: Message | None = None
+    adapters: Message | None = None
 
 
 def answer(
@@ -81,7 +83,7 @@ def answer(
     else:
         sentence = _throughputs(valid)
     if any(stage.account.completed for stage in valid):
-        sentence = sentences(sentence, *filter(None, (further.engines, further.speculation)))
+        sentence = sentences(sentence, *filter(None, (further.engines, further.speculation, further.adapters)))
     if invalid and any(stage.account.completed for stage in valid):
         sentence = sentences(sentence, _left_out(stages, valid, invalid[0]))
     if not simulated:
@@ -302,7 +304,7 @@ def _throughputs(stages: Sequence[StageSummary]) -> Message:
 
 def _middle(level: Level) -> StageSummary:
     """Of a stage's repeats the one with the median output, the lower of two."""
-    ordered = sorted(level, key=lambda stage: stage.rates.output_token or 0.0)
+    ordered = sorted(level, key=lambda stage: stage.rates.output_token or stage.rates.request or 0.0)
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -311,6 +313,8 @@ def _throughput(level: Message, stage: StageSummary) -> Message:
     rate, failed = stage.rates.output_token, stage.account.failed
     if stage.load["kind"] == OFFLINE:
         return message("analysis.answer_batch", level=level, rate=rate, length_s=stage.window.length_s)
+    if stage.is_pooled:
+        return documents_sentence(level, stage)
     metric = "ttft" if stage.metrics["ttft"].n else "e2e"
     values = stage.metrics[metric]
     times = {"metric": NAMES[metric], "p50_s": values.p50, "p99_s": values.p99}
@@ -322,10 +326,12 @@ def _throughput(level: Message, stage: StageSummary) -> Message:
 def knee(stages: Sequence[Stage], growing: Collection[int]) -> dict[str, Any] | None:
     """The knee of the stages of summary.json; None where there is none. `growing` are stages with a growing queue.
 
-    `rate` names the rate that `held` and `broken` are of: that offered in an open loop, else that of output tokens.
+    `rate` names the rate that `held` and `broken` are of: that offered in an open loop, else that of output tokens,
+    of requests where answers have none.
     """
     rate = "offered_rate" if any(is_open(str((stage.get("load") or {}).get("kind"))) for stage in stages) else ""
-    rate = rate or "output_token_rate"
+    has_tokens = any(stage.get("output_token_rate") is not None for stage in stages)
+    rate = rate or ("output_token_rate" if has_tokens else "request_rate")
     limited = sorted((stage for stage in stages if stage.get("slo")), key=requested_load)
     ends = _limits_break(limited, holding_stages(stages, growing), rate) if limited else _saturates(stages, rate)
     if ends is None or not all(map(math.isfinite, ends)):

@@ -41,14 +41,14 @@ from harness.results.request_table import (
     Events,
     Requests,
 )
-from harness.scenario.metrics import CLIENT_TIMES, STREAMED_ONLY
+from harness.scenario.metrics import ANSWER_TIMES, CLIENT_TIMES, STREAMED_ONLY
 from harness.scenario.stages import load_name
 from harness.statistics.distributions import Distribution, distribution
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
 WHOLE = 0.999  # of a stage's duration; its end is when the last request was due, within rounding
-ANSWER_METRICS = ("ttft", "ttft_user", "tpot", "e2e", "e2e_user")
+ANSWER_METRICS = ("ttft", "ttft_user", *ANSWER_TIMES, "tpot", "e2e", "e2e_user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class StageInput:
 
     `load` is the stage as run.json gives it (`kind`, `rate`, …), `slo` limits in seconds by key. `virtual` says that
     its times are those of virtual time, with no client between; `interrupted` that the run did not come to its end.
+    `formed` are the numbers of the classes whose answers have a form, and so a length of their own.
     """
 
     requests: Requests
@@ -81,6 +82,7 @@ class StageInput:
     stream: bool = True
     virtual: bool = False
     interrupted: bool = False
+    formed: tuple[int, ...] = ()
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -90,6 +92,11 @@ class StageInput:
     def shows(self, metric: str) -> bool:
         """Whether answers of this form show the metric at all."""
         return self.stream or metric not in STREAMED_ONLY
+
+
+def formed_classes(run: Mapping[str, Any]) -> tuple[int, ...]:
+    """The numbers of the classes of a run whose answers have a form."""
+    return tuple(number for number, each in enumerate(run.get("classes") or ()) if each.get("form"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,12 @@ class StageSummary:
     merged_share: float | None
     client: ClientError
     cut: bool = False
+    reasoning_tokens: int = 0
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether its answers have no tokens: documents were embedded or scored."""
+        return self.counted.documents > 0 and not self.output_tokens
 
     @property
     def slo_met(self) -> bool | None:
@@ -198,6 +211,7 @@ def summarize_stage(stage: StageInput) -> StageSummary:
         errors=_errors(requests),
         input_tokens=int(_input_tokens(requests)[done].sum()),
         output_tokens=int(requests.output_tokens[done].sum()),
+        reasoning_tokens=int(np.maximum(0, requests.reasoning_tokens[done]).sum()),
         rates=_rates(stage, window, span, masks, _good(stage, masks, times)),
         counted=counted,
         concurrency_mean=concurrency[0],
@@ -218,6 +232,8 @@ def latencies(requests: Requests, *, stream: bool) -> dict[str, Floats]:
     times = {
         "ttft": _between(r.sent_ns, r.first_ns),
         "ttft_user": _between(r.due_ns, r.first_ns),
+        "ttft_answer": _between(r.sent_ns, r.answer_ns),
+        "ttft_answer_user": _between(r.due_ns, r.answer_ns),
         "tpot": np.where(divisor > 0, _between(r.first_ns, r.last_ns) / np.maximum(1, divisor), np.nan),
         "e2e": _between(r.sent_ns, last),
         "e2e_user": _between(r.due_ns, last),
@@ -276,6 +292,7 @@ def _counted(requests: Requests, masks: RequestMasks) -> Counted:
         input_tokens=int(_input_tokens(requests)[masks.ended].sum()),
         output_tokens=int(requests.output_tokens[masks.ended].sum()),
         events=int(requests.events[masks.ended].sum()),
+        documents=int(np.maximum(0, requests.documents[masks.ended]).sum()),
     )
 
 

@@ -59,6 +59,7 @@ class Counted:
     input_tokens: int
     output_tokens: int
     events: int
+    documents: int = 0  # that were embedded or scored
 
 
 def offered(requests: Requests, window: Window, span: Span) -> tuple[int, float]:

@@ -257,6 +257,10 @@ def _closed(requests: Requests, events: Events, done_ns: NDArray[np.int64], wind
         window = replace(window, start_ns=wave_end, method=FIRST_WAVE)
     if sent.sum() < FEWEST_REQUESTS or window.end_ns - window.start_ns < BINS:
         return _with(window, _too_few(int(sent.sum())))
+    if not len(events.at_ns):  # answers without tokens: how many ended
+        ended = requests.done_ns[sent & (requests.done_ns != MISSING)]
+        counts, edges = np.histogram(ended, bins=BINS, range=(window.start_ns, window.end_ns))
+        return _settled(counts * NS_PER_S / (edges[1] - edges[0]), window, ENDED)
     series = token_rates(events, window.start_ns, window.end_ns, BINS)
     return _settled(series, window, OUTPUT)
 
@@ -297,6 +301,10 @@ IN_FLIGHT = SeriesMessages(
 )
 OUTPUT = SeriesMessages(
     "analysis.output_unsettled", "analysis.output_cut", "analysis.output_drifted", "analysis.output_held"
+)
+
+ENDED = SeriesMessages(
+    "analysis.ended_unsettled", "analysis.ended_cut", "analysis.ended_drifted", "analysis.ended_held"
 )
 
 

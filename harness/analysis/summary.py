@@ -14,11 +14,12 @@ import numpy as np
 
 from harness.analysis.answer import Further, answer, knee, level_name, requested_load
 from harness.analysis.breakdowns import breakdowns, judge_by_length
+from harness.analysis.classes import adapter_costs, adapters_sentence, kind_figures, tells
 from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.engine_balance import balance_of, balance_sentence
 from harness.analysis.engines import engine_activities, series_by_source
-from harness.analysis.metrics import StageInput, StageSummary, request_masks, summarize_stage
+from harness.analysis.metrics import StageInput, StageSummary, formed_classes, request_masks, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.server_side import prefix_hits, server_split
 from harness.analysis.slo import Outcome
@@ -86,7 +87,10 @@ def summarize(
     simulated = bool(engine.get("simulated"))
     speculation = find_speculation(samples)
     stages = [
-        stage_as_dict(own.summary) | _further(own, speculation, simulated=simulated) | _from_server(own)
+        stage_as_dict(own.summary)
+        | _further(own, speculation, simulated=simulated)
+        | _from_server(own)
+        | kind_figures(own.stage, own.summary, run)
         for own in evidence
     ]
     if details:
@@ -94,8 +98,11 @@ def summarize(
             row | {"peers": peers(own.stage, own.summary.span)} for row, own in zip(stages, evidence, strict=True)
         ]
     lengths = judge_by_length([(own.stage, own.summary) for own in evidence]) if details else None
+    costs = adapter_costs(stages)
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
-    further = Further(lengths, _engines_sentence(evidence, warnings), speculation_sentence(valid))
+    further = Further(
+        lengths, _engines_sentence(evidence, warnings), speculation_sentence(valid), adapters_sentence(costs)
+    )
     sentence = answer(summaries, warnings, further, simulated=simulated, virtual=in_virtual_time(run))
     npus = held_npus(run, _in_windows(samples, evidence))
     stages = with_efficiency(stages, npus, run)
@@ -112,11 +119,12 @@ def summarize(
         | {key: engine[key] for key in ("changed", "clock") if engine.get(key)},
         "repeats": run.get("repeats", 1),
         "verdict": verdict,
-        "tokens": token_audit(requests),
+        "tokens": token_audit(requests, run),
         "knee": knee(valid, {stage.summary.span.stage for stage in evidence if stage.summary.window.grew}),
         "npus": npus.as_dict(),
         "decision": decide(stage_options(stages, warnings, npus.count, cut=cut)).as_dict(),
         "stages": stages,
+        **({"adapters": costs} if costs else {}),
         **({"by_length": lengths.as_dict()} if lengths is not None else {}),
         **(_details(evidence, requests, events, run) if details else {}),
     }
@@ -255,6 +263,7 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
         stream=run.get("stream", True),
         virtual=in_virtual_time(run),
         interrupted=bool(run.get("interrupted")),
+        formed=formed_classes(run),
     )
     selfcheck = (run.get("client") or {}).get("selfcheck")
     summary = summarize_stage(stage)
@@ -262,11 +271,11 @@ def _evidence(requests: Requests, events: Events, samples: Samples, span: Span, 
     return Evidence(stage, summary, samples, selfcheck, str(run.get("endpoint") or ""), prefix=prefix)
 
 
-def token_audit(requests: Requests) -> dict[str, Any]:
+def token_audit(requests: Requests, run: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Tokens asked for and counted, over all completed requests of the run, warm-up included, as the server sees them.
 
     A side is mismatched where the server's count is known and is not what was asked for: events that
-    were counted for want of one are not.
+    were counted for want of one are not, and answers with a form end where that does.
     """
     done = requests.status == COMPLETED
     pairs = {
@@ -274,7 +283,8 @@ def token_audit(requests: Requests) -> dict[str, Any]:
         "output": (requests.output_asked[done], requests.output_tokens[done]),
     }
     counted_by = requests.counted_by[done]
-    by_server = {"input": np.ones(len(counted_by), bool), "output": counted_by != FROM_EVENTS}
+    free = ~np.isin(requests.request_class[done], formed_classes(run))
+    by_server = {"input": np.ones(len(counted_by), bool), "output": (counted_by != FROM_EVENTS) & free}
     totals: dict[str, Any] = {}
     for side, (requested, counted) in pairs.items():
         known = (requested != MISSING) & (counted != MISSING)
@@ -310,7 +320,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
             "window_s": window.rates_s,
             "text": str(rates_reason),
             "message": rates_reason.as_dict(),
-            **asdict(stage.counted),
+            **{name: value for name, value in asdict(stage.counted).items() if value or name != "documents"},
         },
         "cut": stage.cut,
         "requests": asdict(stage.account),
@@ -330,7 +340,7 @@ def stage_as_dict(stage: StageSummary) -> dict[str, Any]:
         "concurrency": {"mean": stage.concurrency_mean, "max": stage.concurrency_max},
         "merged_share": stage.merged_share,
         "client_error": stage.client.as_dict(),
-        **{name: _metric_as_dict(stage, name) for name in TIMES},
+        **{name: _metric_as_dict(stage, name) for name in TIMES if tells(stage, name)},
     }
 
 

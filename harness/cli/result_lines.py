@@ -30,7 +30,12 @@ from harness.units import format_count, format_duration, significant, time_scale
 _SEVERITIES = {NOTE: "cli.note", WARNING: "cli.severity_warning", INVALID: "cli.invalid"}
 _LATENCIES = ("ttft", "tpot", "itl")
 _STATISTICS = ("p50", "p99")  # and those that a limit judges
-_HEADS = {"ttft_user": "terms.ttft_user", "e2e_user": "terms.e2e_user"}
+_HEADS = {
+    "ttft_user": "terms.ttft_user",
+    "ttft_answer": "terms.ttft_answer",
+    "ttft_answer_user": "terms.ttft_answer_user",
+    "e2e_user": "terms.e2e_user",
+}
 _SHORT = {view: metric for metric, view in USER_VIEW.items()}  # the head says from when
 _NONE = "–"
 _TOO_FEW, _INVALID = "?", "!"
@@ -230,7 +235,7 @@ def _columns(stages: Sequence[Stage]) -> Iterator[TableColumn]:
     if any(lost):
         yield TableColumn(localized("cli.table_lost"), tuple(Text(format_count(count)) for count in lost))
     yield _numbers("cli.table_achieved", "req/s", [stage.get("request_rate") for stage in stages])
-    yield _numbers("cli.table_output", "tok/s", [stage.get("output_token_rate") for stage in stages])
+    yield from _throughputs(stages)
     if any(stage.get("slo") for stage in stages):
         yield _numbers("cli.table_goodput", "req/s", [stage.get("goodput") for stage in stages])
     for metric in _latencies(stages):
@@ -252,6 +257,15 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
+def _throughputs(stages: Sequence[Stage]) -> Iterator[TableColumn]:
+    """Tokens a second; of answers without tokens, documents and tokens of input."""
+    if any(stage.get("document_rate") is not None for stage in stages):
+        yield _numbers("cli.table_documents", "doc/s", [stage.get("document_rate") for stage in stages])
+        yield _numbers("cli.table_input", "tok/s", [stage.get("input_token_rate") for stage in stages])
+    else:
+        yield _numbers("cli.table_output", "tok/s", [stage.get("output_token_rate") for stage in stages])
+
+
 def _number(stage: Stage, *, repeats: bool) -> str:
     number = str((stage.get("index") or 0) + 1)
     return f"{number}.{(stage.get('repeat') or 0) + 1}" if repeats else number
@@ -271,9 +285,18 @@ def _numbers(code: str, unit: str, values: Iterable[float | None]) -> TableColum
 
 def _latencies(stages: Sequence[Stage]) -> list[str]:
     """The latencies that a table shows: of open loops as their users saw them, and what a limit judges."""
-    views = {_view(metric, stage) for metric in _LATENCIES for stage in stages}
+    views = {_view(metric, stage) for metric in _latencies_of(stages) for stage in stages}
     views |= {metric for stage in stages for metric, _ in _judged(stage)}
     return [metric for metric in LATENCIES if metric in views]
+
+
+def _latencies_of(stages: Sequence[Stage]) -> Sequence[str]:
+    """Those of tokens; beside them that of the answer where models reason; E2E alone where no answer has tokens."""
+    if any(stage.get("documents") for stage in stages):
+        return ("e2e",)
+    if any(stage.get("reasoning_tokens") for stage in stages):
+        return ("ttft", "ttft_answer", "tpot", "itl")
+    return _LATENCIES
 
 
 def _view(metric: str, stage: Stage) -> str:

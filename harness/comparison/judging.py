@@ -49,7 +49,8 @@ INTERRUPTED = {side: message("comparison.interrupted", side=side) for side in ("
 MACHINE_CHANGED = message("comparison.machine_changed")
 ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
-    *("request_rate", "output_token_rate", "total_token_rate", "goodput", "failed_share"),
+    *("request_rate", "output_token_rate", "total_token_rate", "input_token_rate", "document_rate", "goodput"),
+    "failed_share",
     *("acceptance_rate", "mean_accepted_length"),
 )
 """What is shown beside what the gate judges."""

@@ -149,6 +149,15 @@ def _all_token_pieces(rows: StageRows) -> NDArray[np.float64]:
     return _pieces(rows, rows.ended, requests.output_tokens + known)
 
 
+def _input_pieces(rows: StageRows) -> NDArray[np.float64]:
+    return _all_token_pieces(rows) - _token_pieces(rows)
+
+
+def _document_pieces(rows: StageRows) -> NDArray[np.float64] | None:
+    documents = rows.stage.requests.documents
+    return _pieces(rows, rows.ended, np.maximum(0, documents)) if (documents > 0).any() else None
+
+
 def _ended_pieces(rows: StageRows) -> NDArray[np.float64]:
     return _pieces(rows, rows.ended, np.ones(len(rows.ended)))
 
@@ -174,5 +183,7 @@ _PIECES = {
     "request_rate": _ended_pieces,
     "output_token_rate": _token_pieces,
     "total_token_rate": _all_token_pieces,
+    "input_token_rate": _input_pieces,
+    "document_rate": _document_pieces,
     "goodput": _good_pieces,
 }

@@ -8,7 +8,7 @@ from harness.analysis.warnings import NOTE, WARNING, Warning
 from harness.messages import Message, message, plain
 from harness.results.request_table import MISSING, Record
 from harness.results.store import SUMMARY_FORMAT
-from harness.scenario.metrics import TIMES
+from harness.scenario.metrics import ANSWER_TIMES, TIMES
 from harness.scenario.stages import label
 from harness.units import NS_PER_S
 
@@ -138,7 +138,7 @@ def _bare_stage(index: int, benchmark: Benchmark) -> dict[str, Any]:
         "slo": {},
         "concurrency": {"mean": None, "max": known.get("concurrency_max")},
         "merged_share": None,
-        **{name: _distribution(known.get(name) or {}) for name in TIMES},
+        **{name: _distribution(known.get(name) or {}) for name in TIMES if name not in ANSWER_TIMES},
     }  # fmt: skip
 
 

@@ -184,8 +184,44 @@ class SpeculationSchema(AcceptanceSchema, frozen=True):
     requests: RequestAcceptanceSchema | None = None
 
 
+class FormsSchema(Struct, frozen=True):
+    """Answers that were held to a form, and those of them that keep it."""
+
+    held: Count
+    kept: Count
+
+
+class ClassSchema(Struct, frozen=True):
+    """The requests of a stage that have one trait in common."""
+
+    by: str
+    name: str
+    sent: Count
+    completed: Count
+    failed: Count
+    request_rate: Number | None = None
+    output_token_rate: Number | None = None
+    ttft: MetricSchema | None = None
+    ttft_user: MetricSchema | None = None
+    tpot: MetricSchema | None = None
+    e2e: MetricSchema | None = None
+    e2e_user: MetricSchema | None = None
+    forms: FormsSchema | None = None
+
+
 class StageSchema(Struct, frozen=True):
     """A stage of summary.json."""
+
+    ttft_answer: MetricSchema | None = None
+    ttft_answer_user: MetricSchema | None = None
+    reasoning_tokens: Count | None = None
+    input_token_rate: Number | None = None
+    document_rate: Number | None = None
+    documents: Count | None = None
+    image_tokens: Count | None = None
+    sent_bytes: Count | None = None
+    forms: FormsSchema | None = None
+    classes: list[ClassSchema] | None = None
 
     index: Place = 0
     repeat: Place = 0

@@ -11,17 +11,26 @@ from dataclasses import dataclass
 from harness.errors import suggestion
 from harness.messages import Message, message
 
-LATENCIES = ("ttft", "ttft_user", "tpot", "itl", "chunk_gap", "e2e", "e2e_user")  # what an objective may limit
+ANSWER_TIMES = ("ttft_answer", "ttft_answer_user")  # to the first token that is no reasoning
+LATENCIES = (  # what an objective may limit
+    *("ttft", "ttft_user", *ANSWER_TIMES, "tpot", "itl", "chunk_gap", "e2e", "e2e_user"),
+)
 CLIENT_TIMES = ("send_lag", "queue_wait", "connect")  # the client's own, which no objective limits
 TIMES = (*LATENCIES, *CLIENT_TIMES)  # in the order of summary.json
 GAPS = ("itl", "chunk_gap")  # of single tokens and events; the others are of requests
-USER_VIEW = {"ttft": "ttft_user", "e2e": "e2e_user"}  # in an open loop a user waits from the due time
-STREAMED_ONLY = ("ttft", "ttft_user", "tpot", *GAPS)  # an answer in one piece says nothing of its tokens
+USER_VIEW = {
+    "ttft": "ttft_user",
+    "ttft_answer": "ttft_answer_user",
+    "e2e": "e2e_user",
+}  # in an open loop a user waits from the due time
+STREAMED_ONLY = ("ttft", "ttft_user", *ANSWER_TIMES, "tpot", *GAPS)  # an answer in one piece says nothing of its tokens
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")  # that a comparison knows
 RATE_UNITS = {
     "request_rate": "req/s",
     "output_token_rate": "tok/s",
     "total_token_rate": "tok/s",
+    "input_token_rate": "tok/s",
+    "document_rate": "doc/s",
     "goodput": "req/s",
 }
 RATES = tuple(RATE_UNITS)
@@ -35,6 +44,8 @@ _KEY = re.compile(PATTERN)
 NAMES = {
     "ttft": message("metrics.ttft"),
     "ttft_user": message("metrics.ttft_user"),
+    "ttft_answer": message("metrics.ttft_answer"),
+    "ttft_answer_user": message("metrics.ttft_answer_user"),
     "tpot": message("metrics.tpot"),
     "itl": message("metrics.itl"),
     "chunk_gap": message("metrics.chunk_gap"),
@@ -43,6 +54,8 @@ NAMES = {
     "request_rate": message("metrics.request_rate"),
     "output_token_rate": message("metrics.output_token_rate"),
     "total_token_rate": message("metrics.total_token_rate"),
+    "input_token_rate": message("metrics.input_token_rate"),
+    "document_rate": message("metrics.document_rate"),
     "goodput": message("metrics.goodput"),
     ACCEPTANCE_RATE: message("metrics.acceptance_rate"),
     ACCEPTED_LENGTH: message("metrics.mean_accepted_length"),

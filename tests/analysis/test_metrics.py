@@ -65,12 +65,15 @@ def test_answers_that_all_ended_outside_the_part_for_rates_form_no_rate():
 def test_the_definitions_hold_row_by_row():
     """Every metric of a row is the difference that its name says, and undefined where an end is missing."""
     pairs = [
-        answered(0, 1.0, [2.0, 3.0, 5.0], [2, 1, 1], sent=1.5, ready_ns=ns(1.25), connect_ns=ns(0.1)),
+        answered(
+            0, 1.0, [2.0, 3.0, 5.0], [2, 1, 1], sent=1.5, ready_ns=ns(1.25), connect_ns=ns(0.1), answer_ns=ns(3.0)
+        ),
         never_sent(1, 2),
     ]
     found = latencies(columns(pairs)[0], stream=True)
     want = {
-        "ttft": 0.5, "ttft_user": 1.0, "tpot": 1.5, "e2e": 3.5, "e2e_user": 4.0,
+        "ttft": 0.5, "ttft_user": 1.0, "ttft_answer": 1.5, "ttft_answer_user": 2.0, "tpot": 1.5, "e2e": 3.5,
+        "e2e_user": 4.0,
         "send_lag": 0.25, "queue_wait": 0.25, "connect": 0.1,
     }  # fmt: skip
 

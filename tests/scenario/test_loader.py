@@ -186,6 +186,6 @@ def test_enough_scenarios_ship():
     names = {path.stem for path in SHIPPED}
 
     assert names >= {
-        "smoke", "chat", "long_context", "burst", "shared_prefix", "multi_turn", "capacity", "offline_batch",
-        "long_output", "trace_replay",
+        "smoke", "chat", "adapters", "long_context", "burst", "shared_prefix", "multi_turn", "capacity",
+        "offline_batch", "long_output", "trace_replay",
     }  # fmt: skip

@@ -21,6 +21,7 @@ from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.results.store import in_virtual_time
+from harness.scenario.request_kinds import POOLED
 from harness.scenario.workload import RANDOM
 from harness.statistics.intervals import PERCENTILES, samples_needed
 from harness.units import NS_PER_S
@@ -142,7 +143,7 @@ def dataset_repeated(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Wa
 
 def streamed(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
     """An answer that comes whole shows no first token."""
-    if not run.get("stream", True):
+    if not run.get("stream", True) and run.get("endpoint") not in POOLED:
         yield Warning("not_streamed", NOTE, message("analysis.not_streamed"), message("analysis.next_stream"))
 
 

@@ -177,6 +177,7 @@ def lengths(evidence: Evidence) -> Iterator[Warning]:
     )
     for name, code, requested, counted in sides:
         known = _done(r) & (requested != MISSING) & (counted != MISSING)
+        known &= (name == "input_length") | ~np.isin(r.request_class, evidence.stage.formed)
         known &= (r.counted_by != FROM_EVENTS) | (name == "input_length")  # a count of events is not the server's
         off = int((known & (requested != counted)).sum())
         if off:
@@ -201,7 +202,7 @@ def impossible(evidence: Evidence) -> Iterator[Warning]:
 
 def _prompts(evidence: Evidence, *, added: bool) -> Message:
     """How to get prompts of the requested length; `added` says that each is longer by one."""
-    if evidence.endpoint != "completions":
+    if evidence.endpoint not in ("completions", "embeddings"):
         return message("analysis.next_endpoint")
     return message("analysis.next_bos") if added else message("analysis.next_tokenizer")
 
@@ -209,7 +210,7 @@ def _prompts(evidence: Evidence, *, added: bool) -> Message:
 def assumed_tokens(evidence: Evidence) -> Iterator[Warning]:
     """Events whose number of tokens the server did not say, or not in step with what it sent."""
     r = evidence.stage.requests
-    done = _done(r)
+    done = _done(r) & (r.output_tokens > 0)  # those of embeddings and scores have none
     assumed, uncounted = (int((done & (r.counted_by == way)).sum()) for way in (ASSUMED, FROM_EVENTS))
     step = message("analysis.next_token_counts")
     if assumed:
