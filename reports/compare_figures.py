@@ -208,4 +208,4 @@ def _engine_cell(change: EngineDifference, quantity: str) -> Cell:
         for value in (change.base.get(quantity), change.new.get(quantity))
     ]
     ratio = change.ratio(quantity)
-    return Cell(f"{sides[0]} → {sides[1]}", "" if ratio is None else format_change(100 * (ratio - 1)))
+    return Cell(f"{sides[0]} → {sides[1]}", "" if ratio is None else f"{format_change(100 * (ratio - 1))} %")

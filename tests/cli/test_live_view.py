@@ -178,3 +178,15 @@ def test_a_queue_that_waits_shows_on_the_scale_of_what_runs():
 
     assert block(with_engine, 120, trend)[5].plain.rstrip() == "engine        4 running ▆▆▆▆   6 waiting ▁▃▆█"
     assert block(with_engine, 120, StageTrend())[5].plain.rstrip() == "engine        4 running   6 waiting"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("en", "fullest decode-1: 7 running, 12 waiting"), ("zh", "最满 decode-1：运行 7，排队 12")],
+)
+def test_the_fullest_of_several_engines_is_named(name, words):
+    """Beside what all have together, and on a line of its own where there is no room."""
+    engine = EngineLoad(20.0, 12.0, 0.5, "decode-1", 7.0, 12.0)
+
+    assert words in "\n".join(_shown(replace(RUNNING, engine=engine), 120, name))
+    assert all(len(line) <= 50 for line in _shown(replace(RUNNING, engine=engine), 50, name))
