@@ -111,3 +111,25 @@ def test_faults_of_a_study_are_said_in_chinese(tmp_path, capsys, gone):
 
     assert lines
     assert [line for line in lines if re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", line.partition("：")[2])] == []
+
+
+def test_validate_shows_what_a_deployment_starts(tmp_path, capsys):
+    """Each process with its command line, also one that is started elsewhere by hand."""
+    path = tmp_path / "pair.yaml"
+    path.write_text(
+        "name: pair\nquestion: Which side is full?\nworkload: {kind: synthetic, input_tokens: 8, output_tokens: 2}\n"
+        "load: [{poisson: {rate: 1, duration: 60s}}]\n"
+        "engine:\n  kind: deployment\n  model: m\n  preset: {prefill_decode: {prefill: 1, decode: 1}}\n"
+        "  process: {kind: vllm-ascend}\n  decode: {host: 192.0.2.1, port: 7100}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", str(path), "--lang", "en"])
+    ok, prefill, decode, proxy = capsys.readouterr().out.splitlines()
+
+    assert (ended.value.code, ok) == (0, f"{path}: ok")
+    assert prefill.startswith(
+        "  prefill-0 (prefill, vllm-ascend): VLLM_NO_USAGE_STATS=1 ASCEND_RT_VISIBLE_DEVICES=0 vllm"
+    )
+    assert decode.startswith("  decode-0 (decode, vllm-ascend), which you start on 192.0.2.1: ")
+    assert proxy.startswith("  proxy (proxy, proxy): harness serve-proxy --host 127.0.0.1")

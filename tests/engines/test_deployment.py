@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 
 import psutil
 import pytest
 
-from harness.engines import start_of
+from harness.engines import process_starts, resolve_clock, start_of
 from harness.engines.deployment import command_lines
 from harness.engines.process_starts import filled
 from harness.errors import EngineError, InputError
@@ -155,6 +156,42 @@ def test_a_process_elsewhere_is_waited_for_and_told_where_it_is_not(tmp_path):
         started(Engine(kind="deployment", model="m", processes=[process]), tmp_path / "engine.log", None)
 
 
+def test_a_process_elsewhere_is_used_and_left_and_missed_when_it_goes(tmp_path, monkeypatch):
+    """It is waited for and described by what it shows; that it has gone is seen though it is no child."""
+    monkeypatch.setattr(process_starts, "is_loopback", lambda _host: False)
+    monkeypatch.setattr(process_starts, "is_this_host", lambda _host: False)
+    monkeypatch.setattr(process_starts, "_LOOK_S", 0.05)
+    words = [sys.executable, "-m", "harness", "serve-sim", "--port", "0", "--model", MODEL, "--until-stdin-closes"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+
+    async def use(serving):
+        (far,) = serving.processes
+        answer = await answer_of(serving)
+        shown = (
+            far.pid,
+            far.log,
+            far.kind,
+            far.simulated,
+            answer.output_tokens,
+            "block_size" in far.as_dict()["effective"],
+        )
+        assert serving.ending() is None
+        elsewhere.kill()
+        while (ending := serving.ending()) is None:  # noqa: ASYNC110 - of a process, which tells nobody
+            await asyncio.sleep(0.01)
+        return shown, str(ending)
+
+    with subprocess.Popen(words, text=True, **pipes) as elsewhere:
+        url = elsewhere.stdout.readline().strip()
+        process = {"name": "far", "kind": "vllm", "port": int(url.rpartition(":")[2])}
+        engine = Engine(kind="deployment", model=MODEL, processes=[process])
+        shown, ending = started(engine, tmp_path / "engine.log", use)
+        elsewhere.stdin.close()
+
+    assert shown == (None, None, "vllm", True, 5, True)
+    assert ending == f"process far: the engine at {url} died: nothing answers there any more"
+
+
 def test_placeholders_of_a_role_become_words():
     """One for each process of it, in order."""
     processes = [
@@ -181,6 +218,13 @@ def test_what_a_preset_writes_is_shown_as_a_shell_types_it():
     assert proxy.endswith(
         "--prefill 'http://127.0.0.1:{port:prefill-0}' --decode http://192.0.2.1:7100 --policy least-loaded"
     )
+
+
+def test_what_auto_means_here_decides_whose_time_is_kept():
+    """With an NPU its processes are real, and so is the time."""
+    engine = Engine(kind="deployment", model="m", processes=[{"name": "a"}])
+
+    assert (resolve_clock(engine)[0], resolve_clock(engine, "vllm-ascend")[0]) == ("virtual", "real")
 
 
 def test_a_proxy_of_the_users_own_stands_in_place_of_ours():
