@@ -133,7 +133,24 @@ class ResponseStream:
             known["mean_itl_ms"] = (last_ns - choice.first_ns) / (choice.count - 1) / NS_PER_MS
         if last_ns > started_ns:
             known["tokens_per_second"] = choice.count / ((last_ns - started_ns) / NS_PER_S)
-        return {"metrics": known}
+        return {"metrics": {**known, **_speculative_decoding(choice.request)}}
+
+
+def _speculative_decoding(request: Request) -> dict[str, Any]:
+    """The `SpeculativeDecodingMetrics` of vLLM; none where nothing was drafted."""
+    steps, accepted = sum(request.accepted), sum(count * steps for count, steps in enumerate(request.accepted))
+    if not steps or not request.drafted:
+        return {}
+    values = {
+        "mean_acceptance_length": 1 + accepted / steps,
+        "draft_acceptance_rate": accepted / request.drafted,
+        "acceptance_histogram": request.accepted,
+        "num_spec_steps": steps,
+        "num_accepted_draft_tokens": accepted,
+        "num_draft_tokens": request.drafted,
+        "num_spec_tokens": len(request.accepted) - 1,
+    }
+    return {"speculative_decoding": values}
 
 
 @dataclass(slots=True)

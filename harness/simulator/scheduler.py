@@ -145,6 +145,10 @@ class Scheduler:
         counters = self.counters
         counters.drafts += 1
         counters.draft_tokens += request.verified
+        request.drafted += request.verified
+        if not request.accepted:
+            request.accepted = [0] * (self.limits.draft_tokens + 1)
+        request.accepted[accepted] += 1
         for position in range(accepted):
             counters.accepted_by_position[position] += 1
         return accepted + 1

@@ -81,6 +81,8 @@ class Request:
     verified: int = 0  # draft tokens among those taken
     padded: bool = False  # these are blanks that fill up a decode
     gained: int = 0  # tokens sampled in its last step; 0 while its prompt is computed in parts
+    drafted: int = 0  # draft tokens that were verified for it
+    accepted: list[int] = field(default_factory=list)  # steps that verified a draft, by how many tokens were accepted
     blocks: list[int] = field(default_factory=list)
     capacity: int = 0  # tokens that its blocks hold
     remembered: int = 0  # its first blocks that are in the prefix cache

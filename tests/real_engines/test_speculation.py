@@ -19,6 +19,7 @@ pytestmark = pytest.mark.engines
 DRAFTED = 3
 FLAGS = {
     "load_format": "dummy", "enforce_eager": True, "max_model_len": 2048, "gpu_memory_utilization": 0.5,
+    "enable_per_request_metrics": True,
     "speculative_config": {
         "method": "ngram", "num_speculative_tokens": DRAFTED, "prompt_lookup_min": 1, "prompt_lookup_max": 3,
     },
@@ -131,6 +132,24 @@ def test_acceptance_is_that_of_vllms_log(served):
     assert own["mean_accepted_length"] == 1 + own["accepted_tokens"] / own["drafts"]
     assert 0 < own["drafts"] + last["speculation"]["drafts"] <= counter(served, DRAFTS)[1][-1]
     assert drafts <= counter(served, DRAFTS)[1][-1]
+
+
+def test_requests_add_up_to_the_counters(served):
+    """What the server says of each request's drafts is together what its counters say (vLLM 0.33)."""
+    requests = table_files.read_requests(served)
+    rows = {
+        DRAFTS: requests.draft_steps,
+        DRAFT_TOKENS: requests.draft_tokens,
+        ACCEPTED_TOKENS: requests.accepted_tokens,
+    }
+    if not (requests.draft_steps > 0).any():
+        pytest.skip("this vLLM has no per-request metrics of speculation")
+
+    for name, column in rows.items():
+        assert column[column > 0].sum() == counter(served, name)[1][-1]
+    own = store.read_json(served, store.SUMMARY)["stages"][0]["speculation"]["requests"]
+    assert own["n"] > 0
+    assert own["quantiles"]["acceptance_rate"]["p10"] <= own["quantiles"]["acceptance_rate"]["p90"]
 
 
 def test_real_text_is_sent_to_it_by_default(served):

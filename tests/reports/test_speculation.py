@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
+from harness.analysis.speculation import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS
 from harness.api.result import draw
 from harness.cli.result_lines import table_lines
 from harness.comparison.judging import ALSO
@@ -15,7 +16,7 @@ from harness.comparison.measures import count_of, value_of
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.messages import language
-from harness.results import store
+from harness.results import store, table_files
 from harness.scenario.loader import load_scenario
 from harness.scenario.metrics import measure_of
 from reports import speculation
@@ -23,25 +24,32 @@ from reports import speculation
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    """A run of two stages on a simulator that drafts two tokens and accepts 70 % and 40 % of them, with its page."""
-    folder = tmp_path_factory.mktemp("speculation")
-    drafting = {"method": "mtp", "num_speculative_tokens": 2, "synthetic_acceptance_rates": [0.7, 0.4]}
+def ran(folder, rates, args=None, **more):
+    """The folder of a run on a simulator that drafts two tokens and accepts these shares of them."""
+    drafting = {"method": "mtp", "num_speculative_tokens": 2, "synthetic_acceptance_rates": rates}
     content = {
         "name": "drafts",
         "question": "What does it accept?",
-        "engine": {"kind": "simulator", "model": MODEL, "args": {"speculative_config": drafting}},
-        "workload": {"kind": "synthetic", "input_tokens": 100, "output_tokens": 80},
+        "engine": {"kind": "simulator", "model": MODEL, "args": {"speculative_config": drafting, **(args or {})}},
+        "workload": {"kind": "synthetic", "text": "real", "input_tokens": 100, "output_tokens": 80},
         "load": [{"closed": {"concurrency": [2, 8], "requests": 120}}],
+        **more,
     }
+    folder.mkdir(exist_ok=True)
     path = folder / "drafts.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")
     spec = RunSpec(load_scenario(path), folder / "out", "", lambda _: None)
     assert execute(spec).exit_code == 0
     finish(spec.folder)
-    draw(spec.folder)
     return spec.folder
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A run of two stages whose drafts are accepted by 70 % and 40 %, with its page."""
+    folder = ran(tmp_path_factory.mktemp("speculation"), [0.7, 0.4])
+    draw(folder)
+    return folder
 
 
 def test_the_simulators_rates_come_out_again(result):
@@ -119,6 +127,34 @@ def test_a_comparison_reads_it_as_measures(result):
         assert value_of(measure, stage) == stage["speculation"][key]
         assert count_of(measure, stage) == stage["speculation"]["drafts"]
         assert value_of(measure, {}) is None
+
+
+def test_a_worse_draft_model_is_found_by_a_comparison(tmp_path):
+    """Of repeats, half the acceptance is worse, with an interval."""
+    load = {"load": [{"closed": {"concurrency": 4, "requests": 60}}], "repeats": 3}
+    base, new = (ran(tmp_path / name, rates, **load) for name, rates in (("a", [0.7, 0.4]), ("b", [0.4, 0.1])))
+    comparison = harness.compare(base, new)
+    rows = {row.measure.metric: row for row in comparison.shown}
+
+    for metric in ("acceptance_rate", "mean_accepted_length"):
+        assert rows[metric].verdict == "worse"
+        assert rows[metric].low < rows[metric].ratio < rows[metric].high < 1
+    assert rows["acceptance_rate"].ratio == pytest.approx(0.25 / 0.55, rel=0.1)
+
+
+def test_requests_add_up_to_the_counters(tmp_path):
+    """What the server says of each request is together what its counters say of all."""
+    folder = ran(tmp_path, [0.7, 0.4], {"enable_per_request_metrics": True}, endpoint="chat")
+    requests, samples = table_files.read_requests(folder), table_files.read_samples(folder)
+    columns = {DRAFTS: "draft_steps", DRAFT_TOKENS: "draft_tokens", ACCEPTED_TOKENS: "accepted_tokens"}
+    stage = store.read_json(folder, store.SUMMARY)["stages"][0]["speculation"]
+
+    for name, column in columns.items():
+        counted = samples.value[(samples.name == name) & (samples.source == "server")]
+        assert getattr(requests, column).sum() == counted[-1]
+    assert stage["requests"]["acceptance_rate"] == pytest.approx(stage["acceptance_rate"], abs=0.02)
+    quantiles = stage["requests"]["quantiles"]["acceptance_rate"]
+    assert quantiles["p10"] < stage["acceptance_rate"] < quantiles["p90"]
 
 
 @given(
