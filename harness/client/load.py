@@ -9,7 +9,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from harness.client import sse
@@ -117,21 +117,33 @@ class LoggedRequests(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """What a stage works with in one worker: `write` prepares the request of a later turn."""
+    """What a stage works with in one worker: `write` prepares the request of a later turn, by its number."""
 
     clock: Clock
     transport: Transport
     log: LoggedRequests
     prepared: PreparedRequests
-    write: Callable[[PreparedRequest, tuple[Reply, ...]], PreparedRequest]
+    write: Callable[[PreparedRequest, int, tuple[Reply, ...]], PreparedRequest]
     seqs: "itertools.count[int]"
+
+
+@dataclass(slots=True)
+class _SessionProgress:
+    """A session under way: its user (-1 in an open loop), its replies by turn, and its requests under way or due."""
+
+    user: int = -1
+    replies: dict[int, Reply] = field(default_factory=dict)
+    open: int = 1
+
+    def history(self) -> tuple[Reply, ...]:
+        """The replies in the order of their turns."""
+        return tuple(self.replies[turn] for turn in sorted(self.replies))
 
 
 @dataclass(slots=True)
 class _Job:
     prepared: PreparedRequest
-    replies: tuple[Reply, ...]
-    user: int = -1
+    progress: _SessionProgress
 
 
 class StageLoad:
@@ -143,6 +155,7 @@ class StageLoad:
         self._context = context
         self._users = users
         self._cap = plan.stage.max_concurrency
+        self._speed = plan.stage.speed or 1.0  # of a trace: its tools are as much faster as its arrivals
         self._jobs: dict[int, _Job] = {}
         self._agenda: list[tuple[int, int, _Job]] = []  # follow-up turns and think pauses: (due, tie, job)
         self._queue: deque[tuple[int, _Job]] = deque()  # due, but no slot of max_concurrency free
@@ -195,7 +208,7 @@ class StageLoad:
         for user in range(self._users):
             prepared = self._context.prepared.take()
             if prepared is not None:
-                self._put(self._begin_ns, _Job(prepared, (), user))
+                self._put(self._begin_ns, _Job(prepared, _SessionProgress(user)))
 
     def _put(self, due_ns: int, job: _Job) -> None:
         heapq.heappush(self._agenda, (due_ns, next(self._ties), job))
@@ -219,7 +232,7 @@ class StageLoad:
                 self._arrivals.popleft()
                 prepared = self._context.prepared.take()
                 if prepared is not None:
-                    self._offer(next_ns, _Job(prepared, ()))
+                    self._offer(next_ns, _Job(prepared, _SessionProgress()))
         self._set_alarm()
         self._end_if_over()
 
@@ -230,6 +243,16 @@ class StageLoad:
             self._queue.append((due_ns, job))
         else:
             self._start(due_ns, due_ns, job)
+        if job.prepared.turn == 0:
+            self._begin_roots(due_ns, job)
+
+    def _begin_roots(self, due_ns: int, job: _Job) -> None:
+        """Plan the requests of a session that wait for no answer, but for its begin."""
+        roots = job.prepared.session.roots() if len(job.prepared.session.turns) > 1 else []
+        for number in roots:
+            self._put(*self._turn_after(due_ns, number, job))
+        if roots:
+            self._set_alarm()
 
     def _start(self, due_ns: int, ready_ns: int, job: _Job) -> None:
         request = InFlightRequest(next(self._context.seqs), job.prepared.payload, due_ns, self._over)
@@ -250,36 +273,46 @@ class StageLoad:
         self._end_if_over()
 
     def _go_on(self, request: InFlightRequest, job: _Job) -> None:
-        """What an answer sets free: the session's next turn, its user's next session, a queued request."""
-        now_ns = request.done_ns
-        follow = self._next_turn(request, job)
-        if follow is None and job.user >= 0:
+        """What an answer sets free: later turns of its session, its user's next session, a queued request."""
+        now_ns, progress = request.done_ns, job.progress
+        progress.open -= 1
+        for number in self._freed(request, job):
+            self._follow(now_ns, self._turn_after(now_ns, number, job))
+        if progress.open == 0 and progress.user >= 0:
             prepared = self._context.prepared.take()
-            pause_ns = _FAILED_PAUSE_NS if request.failure else 0
-            follow = (now_ns + pause_ns, _Job(prepared, (), job.user)) if prepared is not None else None
-        if follow is not None:
-            due_ns, next_job = follow
-            if due_ns <= now_ns and self._cap is None:
-                self._offer(due_ns, next_job)
-            else:
-                self._put(due_ns, next_job)
-                self._set_alarm()
+            if prepared is not None:
+                pause_ns = _FAILED_PAUSE_NS if request.failure else 0
+                self._follow(now_ns, (now_ns + pause_ns, _Job(prepared, _SessionProgress(progress.user))))
         if self._queue and (self._cap is None or len(self._jobs) < self._cap):
             due_ns, queued = self._queue.popleft()
             self._start(due_ns, now_ns, queued)
 
-    def _next_turn(self, request: InFlightRequest, job: _Job) -> tuple[int, _Job] | None:
-        """The session's next turn and when it is due; None where it is over, or its answer failed."""
-        turns = job.prepared.session.turns
-        number = job.prepared.turn + 1
-        if number >= len(turns) or request.failure:
-            return None
+    def _follow(self, now_ns: int, planned: tuple[int, _Job]) -> None:
+        """Send what is due by now, at once where nothing caps it; plan the rest."""
+        due_ns, job = planned
+        if due_ns <= now_ns and self._cap is None:
+            self._offer(due_ns, job)
+        else:
+            self._put(due_ns, job)
+            self._set_alarm()
+
+    def _freed(self, request: InFlightRequest, job: _Job) -> list[int]:
+        """The later turns of a session that wait for no other answer than this one; none where it failed."""
+        session, turn = job.prepared.session, job.prepared.turn
+        if request.failure or turn + 1 >= len(session.turns):
+            return []
         answer = sse.decode(request.pieces, request.stamps)
         if answer.error:
-            return None
-        replies = (*job.replies, Reply(answer.token_ids, answer.text))
-        prepared = self._context.write(job.prepared, replies)
-        return request.done_ns + turns[number].think_ns, _Job(prepared, replies, job.user)
+            return []
+        job.progress.replies[turn] = Reply(answer.token_ids, answer.text)
+        return session.freed_by(turn, job.progress.replies)
+
+    def _turn_after(self, from_ns: int, number: int, job: _Job) -> tuple[int, _Job]:
+        """A later turn of a session and when it is due, its pause after `from_ns`."""
+        progress = job.progress
+        prepared = self._context.write(job.prepared, number, progress.history())
+        progress.open += 1
+        return from_ns + round(prepared.session.turns[number].think_ns / self._speed), _Job(prepared, progress)
 
     def _end_if_over(self) -> None:
         waiting = bool(self._agenda or self._queue or self._arrivals)

@@ -73,9 +73,9 @@ class RequestBuilder:
         request_class = self.workload.mix.of(session.index, plan.stage.adapters)
         return self._draft(PreparedRequest(session, 0, b"", 0, 0, ordinal >= plan.warm, request_class), 0, ())
 
-    def next(self, before: PreparedRequest, replies: tuple[Reply, ...]) -> PreparedRequest:
-        """The request of the turn after `before`, whose history holds these replies."""
-        return self._draft(before, before.turn + 1, replies)
+    def later(self, like: PreparedRequest, number: int, replies: tuple[Reply, ...]) -> PreparedRequest:
+        """The request of a later turn of a session that `like` is of, whose history holds these replies."""
+        return self._draft(like, number, replies)
 
     def _draft(self, like: PreparedRequest, number: int, replies: tuple[Reply, ...]) -> PreparedRequest:
         session = like.session

@@ -159,7 +159,7 @@ class Worker:
         if priming is None or priming.sessions is None:
             return
         prepared = PreparedRequests(iter(range(priming.sessions)), self._builder.prime, self._clock)
-        context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.next, self._seqs)
+        context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.later, self._seqs)
         self._log.begin_priming(plan)
         self._stage = StageLoad(priming, context, priming.stage.concurrency or 1)
         await self._stage.run(self._clock.now_ns(), [])
@@ -176,7 +176,7 @@ class Worker:
         users = plan.users(self._number, self._workers)
         prepared.fill()
         await self._client.open(users or RESERVE)
-        context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.next, self._seqs)
+        context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.later, self._seqs)
         self._stage = StageLoad(plan, context, users)
         gc.collect()
         gc.freeze()

@@ -45,6 +45,7 @@ from harness.workload.forms import FormCheck
 from harness.workload.plan import StagePlan, load
 
 LOST = "lost"  # sent, but the process that waited for the answer died
+PARENT_FAILED = "parent_failed"  # never sent, as a request that it waits for failed
 _TIMES = ("due_ns", "ready_ns", "sent_ns", "first_ns", "answer_ns", "last_ns", "done_ns")
 _PHASE_OF_ROW = np.asarray([WARMUP, MEASURED, PRIMING], dtype=object)  # by `measured` of the journal
 Columns = dict[str, NDArray[Any]]
@@ -227,7 +228,21 @@ def _never_sent(
         columns[name][:] = 0
     columns["counted_by"][:] = ASSUMED
     columns["status"][:] = NEVER_SENT
+    failed = _failures(sent) if rows and begun.stopped_ns is None else {}
+    for place, row in enumerate(rows):
+        if row[:3] in failed:
+            columns["error"][place], columns["message"][place] = PARENT_FAILED, failed[row[:3]]
     return columns
+
+
+def _failures(sent: list[Columns]) -> dict[tuple[int, int, int], str]:
+    """By repeat, stage and session, its first request that failed: turn (from 0) and error."""
+    failures: dict[tuple[int, int, int], str] = {}
+    for part in sent:
+        for row in np.flatnonzero(part["status"] == FAILED).tolist():
+            key = (int(part["repeat"][row]), int(part["stage"][row]), int(part["session"][row]))
+            failures.setdefault(key, f"turn {int(part['turn'][row])}: {part['error'][row]}")
+    return failures
 
 
 def _planned_count(plans: tuple[StagePlan, ...], turns: NDArray[np.int64] | None) -> int:

@@ -162,7 +162,7 @@ class VirtualRun:
         try:
             for stage in plans:
                 prepared = PreparedRequests(stage.ordinals(0, 1), partial(builder.first, stage), self._clock)
-                context = LoadContext(self._clock, server, log, prepared, builder.next, seqs)
+                context = LoadContext(self._clock, server, log, prepared, builder.later, seqs)
                 self._stage = StageLoad(stage, context, stage.users(0, 1))
                 if self._stopping:
                     break

@@ -120,6 +120,8 @@ class Workload:
         for index in range(min(_HASHED_LENGTHS, self.size or _HASHED_LENGTHS)):
             turns = self.session(index).turns
             digest.update(repr([(t.input_tokens, t.output_tokens, t.think_ns) for t in turns]).encode())
+            if any(t.parents for t in turns):
+                digest.update(repr([t.parents for t in turns]).encode())
             if index < _HASHED_PROMPTS:
                 digest.update(_prompt_bytes(self.prompt(index, len(turns) - 1)))
         return digest.hexdigest()
@@ -322,7 +324,9 @@ def _trace(spec: written.TraceWorkload, setting: WorkloadSetting) -> Workload:
     medium = setting.medium(spec.vocabulary)
     contents = TraceContents(trace, medium, random_source(setting.seed, "block"), random_source(setting.seed, "prompt"))
     notes, kind = setting.notes() + trace.skipped, setting.text_kind(spec.text)
-    return Workload(contents, medium.exact, setting.identity(spec, file), notes, due_ns=trace.due_ns, text=kind)
+    single = trace.sessions is None
+    identity = setting.identity(spec, file)
+    return Workload(contents, medium.exact, identity, notes, single_turn=single, due_ns=trace.due_ns, text=kind)
 
 
 BUILDERS: Mapping[str, Plugin] = {

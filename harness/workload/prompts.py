@@ -6,7 +6,7 @@ text of n such words then has n tokens, which is verified on random texts before
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mode
 from typing import Any
@@ -26,12 +26,14 @@ class Turn:
     """One request of a session: tokens asked for, and the pause in ns before it.
 
     `input_tokens` is the whole prompt as the server counts it, history included, or MISSING
-    where only the server knows.
+    where only the server knows. `parents` are the turns whose answers it waits for, before the pause: None for the turn
+    before it; none for one that begins by itself, the pause after the session's begin.
     """
 
     input_tokens: int
     output_tokens: int
     think_ns: int = 0
+    parents: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,22 @@ class Session:
 
     index: int
     turns: tuple[Turn, ...]
+
+    def roots(self) -> list[int]:
+        """The turns beside the first that begin by themselves."""
+        return [number for number, turn in enumerate(self.turns) if number and turn.parents == ()]
+
+    def freed_by(self, number: int, answered: Container[int]) -> list[int]:
+        """The turns that wait for the answer to a turn and, once it is among the `answered`, for no other."""
+        return [
+            later
+            for later in range(number + 1, len(self.turns))
+            if number in (parents := self._parents(later)) and all(parent in answered for parent in parents)
+        ]
+
+    def _parents(self, number: int) -> tuple[int, ...]:
+        parents = self.turns[number].parents
+        return (number - 1,) if parents is None else parents
 
 
 @dataclass(frozen=True, slots=True)

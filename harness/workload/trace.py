@@ -37,6 +37,7 @@ from harness.workload.data_files import (
 from harness.workload.draws import Draws, RandomSource
 from harness.workload.prompts import Prompt, Reply, Session, Turn
 from harness.workload.synthetic import Drawn, PromptMedium
+from harness.workload.trace_sessions import LinkedRow, SessionLink, TraceSession, link_of, linked, turns_of
 
 NO_OUTPUT = "workload.no_output_tokens"  # BurstGPT writes failed requests so
 NO_INPUT = "workload.no_input_tokens"
@@ -53,9 +54,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Recorded requests in order of time; all arrays have one entry a request.
+    """Recorded requests in order of time; all arrays but `due_ns` have one entry a request.
 
-    `due_ns` counts from the first request. `hash_ids[i]`, where the format has them, name the
+    `due_ns` is when each session begins, from the first; `sessions` holds the places of its requests among all, and
+    what each waits for: None where each request is one by itself. `hash_ids[i]`, where the format has them, name the
     blocks of `block_tokens` tokens that request i begins with: equal ids, equal tokens.
     `skipped` notes the rows that are left out.
     """
@@ -67,18 +69,21 @@ class Trace:
     block_tokens: int
     skipped: tuple[Message, ...]
     format: str
+    sessions: tuple[TraceSession, ...] | None = None
 
     def __len__(self) -> int:
+        """How many sessions there are."""
         return len(self.due_ns)
 
 
 class TraceRow(NamedTuple):
-    """One row of a file: ns since any zero, tokens, and block hashes where it has them."""
+    """One row of a file: ns since any zero, tokens, block hashes and its place in a session where it has them."""
 
-    at_ns: int
+    at_ns: int | None
     input_tokens: int
     output_tokens: int
     hash_ids: NDArray[np.int64] | None
+    link: SessionLink | None = None
 
 
 class TraceFormat(NamedTuple):
@@ -100,17 +105,26 @@ def read_trace(path: Path, format: str | None = None, limit: int | None = None) 
     kept = list(itertools.islice(_usable(path, FORMATS[name], skips), limit))
     if not kept:
         raise skips.nothing(InputError(message("workload.no_usable_rows", path=str(path))))
-    kept.sort(key=lambda row: row.at_ns)
-    if kept[-1].at_ns - kept[0].at_ns > _LONGEST_NS:
+    sessions = None
+    if any(row.link is not None for row in kept):
+        sessions = linked([LinkedRow(row.at_ns, row.link, place) for place, row in enumerate(kept)], skips.reasons)
+        begins = [session.at_ns for session in sessions]
+    else:
+        kept.sort(key=lambda row: row.at_ns or 0)
+        begins = [row.at_ns or 0 for row in kept]
+    if not begins:
+        raise skips.nothing(InputError(message("workload.no_usable_rows", path=str(path))))
+    if begins[-1] - begins[0] > _LONGEST_NS:
         raise InputError(message("workload.times_too_far_apart", path=str(path)))
     return Trace(
-        due_ns=np.array([row.at_ns - kept[0].at_ns for row in kept], dtype=np.int64),
+        due_ns=np.array([at_ns - begins[0] for at_ns in begins], dtype=np.int64),
         input_tokens=np.array([row.input_tokens for row in kept], dtype=np.int64),
         output_tokens=np.array([row.output_tokens for row in kept], dtype=np.int64),
         hash_ids=_hashes(kept),
         block_tokens=FORMATS[name].block_tokens,
         skipped=skips.notes(),
         format=name,
+        sessions=None if sessions is None else tuple(sessions),
     )
 
 
@@ -159,11 +173,13 @@ def _hashes(rows: list[TraceRow]) -> tuple[NDArray[np.int64], ...] | None:
 
 def _json_row(path: Path, number: int, line: bytes, unit_ns: int) -> TraceRow:
     row = json_object(path, number, line, _ROW)
-    at = row.get("timestamp")
-    if not isinstance(at, int | float) or isinstance(at, bool) or not abs(at) <= _LARGEST:
+    link, at = link_of(path, number, row, unit_ns), row.get("timestamp")
+    is_number = isinstance(at, int | float) and not isinstance(at, bool) and abs(at) <= _LARGEST
+    if not is_number and (link is None or at is not None):
         raise row_error(path, number, message("workload.expected_number", problem=missing_or(row, "timestamp")))
     inputs, outputs = (_whole_field(path, number, row, name) for name in _MOONCAKE_FIELDS[1:])
-    return TraceRow(round(at * unit_ns), inputs, outputs, _hash_ids(path, number, row))
+    at_ns = None if at is None else round(at * unit_ns)
+    return TraceRow(at_ns, inputs, outputs, _hash_ids(path, number, row), link)
 
 
 def _whole_field(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
@@ -253,7 +269,7 @@ FORMATS: dict[str, TraceFormat] = {
 class TraceContents:
     """Requests with the lengths of a trace, which share what the recorded ones shared.
 
-    Session i takes row i modulo the rows. When the rows begin again their blocks get new
+    Session i takes the trace's session i modulo their number. When they begin again their blocks get new
     contents, so that a second pass does not find the first in the server's cache.
     """
 
@@ -265,30 +281,37 @@ class TraceContents:
 
     @property
     def due_ns(self) -> NDArray[np.int64]:
-        """When each row arrived, in ns from the first."""
+        """When each session began, in ns from the first."""
         return self.trace.due_ns
 
     def session(self, index: int) -> Session:
-        """One request, with its row's lengths."""
-        row = index % len(self.trace)
-        input_tokens = self.medium.input_tokens(self._drawn(row), 1)
-        return Session(index, (Turn(input_tokens, int(self.trace.output_tokens[row])),))
+        """Its requests, with their rows' lengths."""
+        place = index % len(self.trace)
+        if self.trace.sessions is None:
+            return Session(index, (Turn(*self._lengths(place)),))
+        session = self.trace.sessions[place]
+        return Session(index, turns_of(session, [self._lengths(row) for row in session.places]))
 
-    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - one turn each
+    def prompt(self, index: int, turn: int, replies: Sequence[Reply]) -> Prompt:  # noqa: ARG002 - all of it is recorded
         """The blocks that the row's hashes name, cut to its length; what no hash names is its own."""
-        drawn = self._drawn(index % len(self.trace))
-        known = self._blocks(index, drawn)
-        own = self.own.draws(drawn - len(known), index)
+        round_, place = divmod(index, len(self.trace))
+        row = place if self.trace.sessions is None else self.trace.sessions[place].places[turn]
+        drawn = self._drawn(row)
+        known = self._blocks(round_, row, drawn)
+        own = self.own.draws(drawn - len(known), *((index, turn) if turn else (index,)))
         if not len(known):
             return self.medium.prompt([Drawn(own)])
         starts = range(0, len(known) + bool(len(own)), self.trace.block_tokens)
         return self.medium.prompt([Drawn(np.concatenate([known, own]), starts)])
 
+    def _lengths(self, row: int) -> tuple[int, int]:
+        """Tokens of a row's prompt and answer."""
+        return self.medium.input_tokens(self._drawn(row), 1), int(self.trace.output_tokens[row])
+
     def _drawn(self, row: int) -> int:
         return self.medium.drawn_tokens(int(self.trace.input_tokens[row]))
 
-    def _blocks(self, index: int, drawn: int) -> Draws:
-        round_, row = divmod(index, len(self.trace))
+    def _blocks(self, round_: int, row: int, drawn: int) -> Draws:
         if self.trace.hash_ids is None:
             return np.empty(0, dtype=np.uint64)
         size = self.trace.block_tokens

@@ -46,9 +46,9 @@ def play(plan, *, users=0, service_ns=S, failure="", session=None, during=None):
     return run_virtually(main)
 
 
-def next_turn(before, replies):
-    """A prepared of the next turn that carries how many replies it knows."""
-    return PreparedRequest(before.session, before.turn + 1, b"%d" % len(replies), 8, 4, before.measured)
+def next_turn(like, number, replies):
+    """A prepared of a later turn that carries how many replies it knows."""
+    return PreparedRequest(like.session, number, b"%d" % len(replies), 8, 4, like.measured)
 
 
 def test_open_loop_sends_at_due_times_whatever_the_answers_do():
@@ -176,3 +176,63 @@ def test_everything_sent_is_over_once_and_nothing_is_early(due_ms, cap, service_
     assert all(e.due_ns <= e.ready_ns and e.sent_ns >= e.ready_ns - 1 for e in started)
     assert cap is None or wire.most <= cap
     assert stop_ms is not None or len(started) == len(due_ns)
+
+
+def agent(*turns):
+    """A session of (pause in s, parents), as prepared."""
+    session = Session(0, tuple(Turn(8, 4, round(pause * S), parents) for pause, parents in turns))
+    return lambda _: PreparedRequest(session, 0, b"0", 8, 4, True)
+
+
+# A plan, two sub-agents at once (one with a tool of 2 s), the answer once both are there, and a later question.
+AGENT = agent((0, ()), (0, (0,)), (2, (0,)), (0.5, (1, 2)), (9, ()))
+
+
+@pytest.mark.parametrize(("speed", "starts"), [(None, [0, 1, 3, 4.5, 9]), (2.0, [0, 1, 2, 3.25, 4.5])])
+def test_a_sessions_requests_wait_for_their_parents_and_tools(speed, starts):
+    """Each is due its pause after the last of its parents' answers; a faster trace has faster tools."""
+    stage = Stage("trace", speed=speed) if speed else Stage("constant", rate=1.0)
+    log, _ = play(stage_plan(stage, 1, [0]), session=AGENT)
+    due = {prepared.turn: (request.due_ns - BEGIN_NS) / S for request, prepared in log.started}
+
+    assert [due[turn] for turn in range(5)] == pytest.approx(starts, abs=1e-6)
+    assert len(log.ended) == 5
+
+
+def test_several_of_a_session_are_open_at_once():
+    """Children of one parent do not wait for each other."""
+    log, wire = play(stage_plan(Stage("constant", rate=1.0), 1, [0]), session=agent((0, ()), *[(0, (0,))] * 4))
+
+    assert wire.most == 4
+    assert [request.due_ns for request, _ in log.started][1:] == [BEGIN_NS + S] * 4
+
+
+def test_a_user_takes_its_next_session_when_all_of_one_is_over():
+    """A closed loop holds so many sessions, however many of their requests are open."""
+    session = agent((0, ()), (0, (0,)), (2, (0,)))
+    log, _ = play(stage_plan(Stage("closed", concurrency=1, requests=2), 2), users=1, session=session)
+
+    assert [(request.due_ns - BEGIN_NS) / S for request, _ in log.started] == pytest.approx(
+        [0, 1, 3, 4, 5, 7], abs=1e-6
+    )
+
+
+def test_what_waits_for_a_failed_request_is_never_sent():
+    """Its other children, and theirs, are not sent either; what began by itself is."""
+    session = agent((0, ()), (0, (0,)), (0, (1,)), (9, ()))
+    log, _ = play(stage_plan(Stage("constant", rate=1.0), 1, [0]), session=session, failure="reset")
+
+    assert [prepared.turn for _, prepared in log.started] == [0, 3]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 7), max_size=3)), min_size=1, max_size=8))
+def test_every_session_is_sent_as_its_graph_says(rows):
+    """Against the longest path: a request is due when the latest of its parents is answered, and its pause after it."""
+    turns = [(pause, tuple(sorted({p % n for p in parents} if n else ()))) for n, (pause, parents) in enumerate(rows)]
+    log, _ = play(stage_plan(Stage("constant", rate=1.0), 1, [0]), session=agent(*turns))
+    due = {prepared.turn: round((request.due_ns - BEGIN_NS) / S) for request, prepared in log.started}
+    expected = {}
+    for number, (pause, parents) in enumerate(turns):
+        expected[number] = max((expected[parent] + 1 for parent in parents), default=0) + (pause if number else 0)
+
+    assert due == expected

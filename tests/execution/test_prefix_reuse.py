@@ -197,3 +197,62 @@ def test_every_cache_is_primed_as_far_as_a_client_can(effective, members, copies
     reach = priming_reach(RunningEngine("vllm", "", "", simulated=False, configuration=own, processes=processes))
 
     assert (reach.copies, reach.by_rank) == (copies, by_rank)
+
+
+def agents(folder, rows, load, **more):
+    """The requests and summary of a run of sessions of a trace, in virtual time."""
+    (folder / "agents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    engine = {"kind": "simulator", "model": MODEL, "args": {**ARGS, "max_model_len": 4096}}
+    work = {"kind": "trace", "path": "agents.jsonl"}
+    loaded = load_scenario(scenario(folder, [load], "agents", workload=work, engine=engine, **more))
+    assert execute(RunSpec(loaded, folder / "out", "", lambda _: None)).exit_code == 0
+    summary = finish(folder / "out")
+    return table_files.read_requests(folder / "out"), summary
+
+
+def agent_rows(count, long=1024):
+    """Sessions of a plan, two tools at once, and an answer; each begins with the shared block 1."""
+    for n in range(count):
+        own, row = 10 * n, {"session": n, "output_length": 12}
+        yield {**row, "id": 1, "timestamp": 700 * n, "input_length": 1024, "hash_ids": [1, own + 2]}
+        yield {**row, "id": 2, "parent": 1, "delay": 900, "input_length": long, "hash_ids": [1, own + 2, own + 3]}
+        yield {**row, "id": 3, "parent": 1, "delay": 300, "input_length": 700, "hash_ids": [1, own + 4]}
+        yield {**row, "parent": [2, 3], "delay": 50, "input_length": 1536, "hash_ids": [1, own + 2, own + 3]}
+
+
+@pytest.mark.parametrize(
+    "load", [{"trace": {}}, {"trace": {"speed": 3}}, {"closed": {"concurrency": 3, "requests": 12}}]
+)
+def test_sessions_of_agents_run_as_recorded(tmp_path, load):
+    """Each request is due its tool's time after its last parent, to the ns; caches find exactly the equal hashes."""
+    requests, summary = agents(tmp_path, agent_rows(12, long=1536), load)
+    speed = load.get("trace", {}).get("speed", 1)
+    at = {(s, t): row for row, (s, t) in enumerate(zip(requests.session.tolist(), requests.turn.tolist(), strict=True))}
+
+    assert len(requests) == 48
+    assert set(requests.status) == {"completed"}
+    for session in range(12):
+        plan, slow, quick, last = (at[session, turn] for turn in range(4))
+        done = requests.done_ns
+        assert requests.due_ns[slow] == done[plan] + round(0.9e9 / speed)
+        assert requests.due_ns[quick] == done[plan] + round(0.3e9 / speed)
+        assert requests.due_ns[last] == max(done[slow], done[quick]) + round(0.05e9 / speed)
+    assert requests.cached_tokens.tolist() == requests.reusable_tokens.tolist()
+    assert summary["stages"][0]["prefix"]["theoretical_hit_rate"] > 0.5
+
+
+def test_what_waits_for_a_failed_parent_is_never_sent_and_says_why(tmp_path):
+    """A prompt that the engine refuses fails one branch; the other is sent, their child is not."""
+    requests, summary = agents(tmp_path, agent_rows(3, long=9000), {"trace": {}})
+    fate = {
+        (turn, str(status), str(error))
+        for turn, status, error in zip(requests.turn, requests.status, requests.error, strict=True)
+    }
+    counts = summary["stages"][0]["requests"]
+
+    assert fate == {
+        (0, "completed", ""), (1, "failed", "http_400"), (2, "completed", ""), (3, "never_sent", "parent_failed")
+    }  # fmt: skip
+    assert set(requests.message[requests.turn == 3]) == {"turn 1: http_400"}
+    assert (counts["scheduled"], counts["completed"], counts["failed"], counts["never_sent"]) == (12, 6, 3, 3)
+    assert not summary["verdict"]["interrupted"]
