@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.messages import message
 from harness.simulator.chips import DEFAULT_CHIP, ChipSpec, chip_named
-from harness.simulator.flag_names import canonical, obeyed_flags
+from harness.simulator.flag_names import OBJECTS, canonical, obeyed_flags
 from harness.simulator.models import DEFAULT_MODEL, ModelShape, adapter_name, lora_modules, model_named
 from harness.simulator.speculation import Speculation, mapping_of, speculation_from
 
@@ -162,14 +162,16 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    items = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+    items = value if isinstance(value, list | tuple) else str(value).strip(" []").replace(",", " ").split()
     return tuple(float(item) for item in items)
 
 
 def _slowdowns(value: Any) -> tuple[tuple[int, float], ...]:
-    """Rank and factor of each: a mapping, JSON of one, or text such as 3:1.5."""
-    text = isinstance(value, str) and not value.strip().startswith("{")
-    items = [item.split(":") for item in value.replace(",", " ").split()] if text else mapping_of(value).items()
+    """Rank and factor of each: a factor for every rank, a mapping, JSON of either, or text such as 3:1.5."""
+    given = json.loads(value) if isinstance(value, str) and value.strip()[:1] in ("{", "[") else value
+    if isinstance(given, str):
+        given = dict(item.split(":") for item in given.replace(",", " ").split())
+    items = enumerate(given) if isinstance(given, list | tuple) else dict(given).items()
     return tuple(sorted((whole_number(rank), float(factor)) for rank, factor in items))
 
 
@@ -364,8 +366,9 @@ def capture_sizes(largest: int) -> tuple[int, ...]:
 
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings as a flat mapping for run.json: what the flags became."""
-    skipped = ("ignored", "notes", "start_seconds", "cudagraph_capture_sizes")
-    return {name: getattr(settings, name) for name in _KINDS if name not in skipped}
+    skipped = ("ignored", "notes", "start_seconds", "cudagraph_capture_sizes", "rank_slowdown")
+    values = {name: getattr(settings, name) for name in _KINDS if name not in skipped}
+    return values | {name: mapping_of(values[name]) for name in OBJECTS if values[name]}
 
 
 __all__ = ["OBEYED", "Settings", "canonical", "capture_sizes", "effective", "settings_from_flags", "whole_number"]

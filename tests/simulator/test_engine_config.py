@@ -163,3 +163,43 @@ def test_settings_are_frozen():
     """A value, not a place to write to."""
     with pytest.raises(AttributeError):
         Settings().block_size = 3
+
+
+@pytest.mark.parametrize("given", [{"3": 1.5}, '{"3": 1.5}', "3:1.5", [1, 1, 1, 1.5], "[1, 1, 1, 1.5]"])
+def test_a_slow_rank_is_given_by_its_number_or_among_all(given):
+    """Whichever way: the steps of rank 3 take half as long again."""
+    settings = settings_from_flags({"dp": 4, "rank_slowdown": given})
+
+    assert settings.slowdowns.get(3) == 1.5
+    assert settings.slowdowns.get(0, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"dp": 2, "rank_slowdown": "2:1.5"}, "expected ranks from 0 to 1"),
+        ({"dp": 2, "rank_slowdown": [1, 0]}, "factors above 0"),
+        ({"rank_slowdown": "slow"}, "rank_slowdown: 'slow' is not a factor by rank"),
+        ({"expert_imbalance": 0.9}, "0.9 is below 1"),
+        ({"kv_transfer_config": {"kv_role": "prefill"}}, "'prefill' is none of kv_producer, kv_consumer"),
+        ({"kv_transfer_config": "pd"}, "'pd' is not a JSON object"),
+        ({"dp": 0}, "data_parallel_size: 0"),
+    ],
+)
+def test_parallel_flags_that_mean_nothing_are_refused(flags, said):
+    """With what was expected."""
+    with pytest.raises(InputError) as refused:
+        settings_from_flags(flags)
+
+    assert said in str(refused.value)
+
+
+def test_the_role_in_a_pair_is_that_of_the_kv_connector():
+    """Given whole or by its key."""
+    whole, by_key = (
+        {"kv_transfer_config": {"kv_connector": "X", "kv_role": "kv_both"}},
+        {"kv_transfer_config.kv_role": "kv_both"},
+    )
+
+    assert settings_from_flags(whole).kv_role == settings_from_flags(by_key).kv_role == "kv_both"
+    assert settings_from_flags({}).kv_role == ""

@@ -49,8 +49,9 @@ def test_every_spelling_of_vllm_sets_the_same(flags):
         ({"synthetic_acceptance_length": 2.25}, {}, (1.0, 0.25, 0.0)),
         ({"synthetic_acceptance_length": 2.25}, {"acceptance_rates": "0.8 0.4"}, (0.8, 0.4, 0.2)),
         ({}, {"acceptance_rates": [0.5]}, (0.5, 0.25, 0.125)),
+        ({}, {"acceptance_rates": "[0.9, 0.45]"}, (0.9, 0.45, 0.225)),
     ],
-    ids=["published", "synthetic rates", "synthetic length", "own", "one"],
+    ids=["published", "synthetic rates", "synthetic length", "own", "one", "json"],
 )
 def test_rates_are_given_published_or_go_on_as_they_fell(more, flags, rates):
     """The synthetic keys as vLLM resolves them; the simulator's own flag over all; a short list goes on."""
