@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.classes import documents_sentence
+from harness.analysis.levels import Level, by_label, ladder
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import BY_CLIENT, CLOSE, CUT, FEW, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
@@ -21,29 +22,15 @@ from harness.analysis.warnings import INVALID, Warning, is_invalid
 from harness.messages import Message, Parameter, message, sentences
 from harness.scenario.metrics import NAMES, statistic_name
 
-LEVEL_OF = {
-    "closed": "concurrency",
-    "constant": "rate",
-    "poisson": "rate",
-    "gamma": "rate",
-    "offline": "requests",
-}
-LEVELS = {
-    "concurrency": "analysis.level_concurrency",
-    "rate": "analysis.level_rate",
-    "requests": "analysis.level_requests",
-}
 UNSURE = {  # why a value does not decide about its limit
     BY_CLIENT: "analysis.objective_by_client",
     CUT: "analysis.objective_cut",
 }
 UNPROVEN = {CLOSE: "analysis.too_close", FEW: "analysis.too_few"}
-_APART = ("requests", "duration_s")  # how long a stage runs makes no other load of it
 LIMITS, SATURATION = "limits", "saturation"  # what shows the knee
 FEWEST_STEPS = 3  # loads
 _FEW_LOADS = 2  # that an answer can speak of one by one
 
-Level = Sequence[StageSummary]
 Stage = Mapping[str, Any]  # of summary.json
 
 
@@ -154,29 +141,6 @@ def _nothing(stages: Sequence[StageSummary]) -> Message:
     return message("analysis.answer_none_sent")
 
 
-def _by_label(stages: Sequence[StageSummary]) -> list[tuple[Message, Level]]:
-    """The stages by their load in words, repeats together."""
-    names = {str(stage.label): stage.label for stage in stages}
-    return [(name, [stage for stage in stages if str(stage.label) == text]) for text, name in names.items()]
-
-
-def _ladder(stages: Sequence[StageSummary]) -> list[tuple[Message, Level]]:
-    """The stages as steps of one growing number, repeats together; empty where they differ in anything else."""
-    kinds = {str(stage.load["kind"]) for stage in stages}
-    field = LEVEL_OF.get(kinds.pop(), "") if len(kinds) == 1 else ""
-    rest = {tuple(sorted((k, str(v)) for k, v in s.load.items() if k not in (*_APART, field))) for s in stages}
-    if not field or len(rest) > 1 or len(_by_label(stages)) < 2:
-        return []
-    steps = sorted((same for _, same in _by_label(stages)), key=lambda same: float(same[0].load[field]))
-    return [(message(LEVELS[field], value=float(same[0].load[field])), same) for same in steps]
-
-
-def level_name(stage: StageSummary) -> Message:
-    """The load of a stage in as few words as it takes: its rate or concurrency where it has one, else its label."""
-    field = LEVEL_OF.get(str(stage.load["kind"]), "")
-    return message(LEVELS[field], value=float(stage.load[field])) if field in stage.load else stage.label
-
-
 def _holds(level: Level) -> bool:
     return all(stage.slo_met is True and not stage.window.grew for stage in level)
 
@@ -187,23 +151,23 @@ def _unknown(level: Level) -> bool:
 
 
 def _limits(stages: Sequence[StageSummary]) -> Message:
-    ladder = _ladder(stages)
-    if not ladder:
-        return _side_by_side(_by_label(stages))
-    known = next((i for i, (_, level) in enumerate(ladder) if not _unknown(level)), 0)
-    ladder = ladder[known:]  # what the lowest loads say nothing of, the next one may
-    held = next((i for i, (_, level) in enumerate(ladder) if not _holds(level)), len(ladder))
-    lowest = ladder[0][0]
+    steps = ladder(stages)
+    if not steps:
+        return _side_by_side(by_label(stages))
+    known = next((i for i, (_, level) in enumerate(steps) if not _unknown(level)), 0)
+    steps = steps[known:]  # what the lowest loads say nothing of, the next one may
+    held = next((i for i, (_, level) in enumerate(steps) if not _holds(level)), len(steps))
+    lowest = steps[0][0]
     if held == 0:
-        return message("analysis.answer_even", level=lowest, finding=_against(ladder[0][1]))
-    top, level = ladder[held - 1]
+        return message("analysis.answer_even", level=lowest, finding=_against(steps[0][1]))
+    top, level = steps[held - 1]
     reach = message("analysis.reach_up_to", level=top)
     if known:
         several = message("analysis.reach_from_to", lowest=lowest, level=top)
         reach = several if held > 1 else message("analysis.reach_at", level=top)
-    if held == len(ladder):
+    if held == len(steps):
         return message("analysis.answer_holds", reach=reach, objectives=_all_stay(level))
-    name, broken = ladder[held]
+    name, broken = steps[held]
     finding = _breaks(_nearest(broken), broken)
     return message("analysis.answer_breaks", reach=reach, objectives=_all_stay(level), level=name, finding=finding)
 
@@ -297,8 +261,8 @@ def _against(level: Level) -> Message:
 
 
 def _throughputs(stages: Sequence[StageSummary]) -> Message:
-    ladder = _ladder(stages)
-    ends = [ladder[0], ladder[-1]] if ladder else _by_label(stages)
+    steps = ladder(stages)
+    ends = [steps[0], steps[-1]] if steps else by_label(stages)
     return sentences(*(_throughput(name, _middle(level)) for name, level in ends))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.answer import LEVEL_OF, LEVELS
+from harness.analysis.levels import LEVEL_OF, LEVELS
 from harness.analysis.steady_state import Window
 from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import MISSING, Requests, Samples

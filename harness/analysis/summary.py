@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.answer import Further, answer, knee, level_name, requested_load
+from harness.analysis.answer import Further, answer, knee, requested_load
 from harness.analysis.breakdowns import breakdowns, judge_by_length
 from harness.analysis.classes import adapter_costs, adapters_sentence, kind_figures, tells
 from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.engine_balance import balance_of, balance_sentence
 from harness.analysis.engines import engine_activities, series_by_source
+from harness.analysis.levels import level_name
 from harness.analysis.metrics import StageInput, StageSummary, formed_classes, request_masks, summarize_stage
 from harness.analysis.peers import peers
 from harness.analysis.server_side import prefix_hits, server_split

@@ -37,6 +37,11 @@ SIMULATOR_MARKS = re.compile(rb"(?i)x-npu-harness-simulated:\s*1|npu-harness[- ]
 _TOO_SLOW_OR_LONG = ("timeout", "too_long")  # of an answer: something is there
 _NO_SUCH_ROUTE = (403, 404, 405, 410, 501)
 _NAMES_SHOWN = 12
+_PROBES: Mapping[str, Mapping[str, Any]] = {  # the least that a model answers; the later ones of pooling models
+    "/v1/completions": {"prompt": [1, 2, 3], "max_tokens": 1},
+    "/v1/embeddings": {"input": [1, 2, 3]},
+    "/v1/score": {"text_1": "a", "text_2": "b"},
+}
 
 
 class NoResponseError(EngineError):
@@ -135,21 +140,26 @@ class ControlClient:
             await self._fetch("GET", "/version")
 
     async def answers(self, model: str) -> bool:
-        """Whether a prompt of three token ids gets its one token.
+        """Whether a prompt of three token ids gets its one token, or of a pooling model its vector or score.
 
         Raises:
             EngineError: where the server refuses it for good.
         """
-        url, body = self._target.address("/v1/completions"), {"model": model, "prompt": [1, 2, 3], "max_tokens": 1}
-        try:
-            reply = await self._fetch("POST", "/v1/completions", body)
-        except EngineError:
-            return False
-        if 400 <= reply.status < 500:
-            raise EngineError(
+        refused: EngineError | None = None
+        for path, body in _PROBES.items():
+            try:
+                reply = await self._fetch("POST", path, {"model": model, **body})
+            except EngineError:
+                return False
+            if not 400 <= reply.status < 500 and reply.status not in _NO_SUCH_ROUTE:
+                return reply.status == 200
+            url = self._target.address(path)
+            refused = refused or EngineError(
                 message("engines.completion_refused", url=url, status=reply.status, body=reply.first_line)
             )
-        return reply.status == 200
+            if reply.status not in _NO_SUCH_ROUTE:
+                break
+        raise refused or AssertionError
 
     async def tokenize(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """What the server's /tokenize makes of a body, or None where it has none."""

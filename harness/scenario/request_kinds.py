@@ -40,6 +40,11 @@ def _hold_different(values: tuple[Any, ...]) -> None:
         raise refused(message("scenario.named_twice", name=str(twice)))
 
 
+def is_of_tokens(metric: str, endpoint: str) -> bool:
+    """Whether a metric of a study is of tokens that answers of this endpoint do not have."""
+    return endpoint in POOLED and metric.startswith(("throughput", "total_throughput", "cost", "ttft_", "tpot_"))
+
+
 class Adapters(FileModel):
     """LoRA adapters that requests name in place of the model; the server has loaded them (`--lora-modules`)."""
 

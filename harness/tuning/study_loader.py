@@ -34,6 +34,7 @@ from harness.scenario.loader import (
     read_document,
 )
 from harness.scenario.models import Scenario
+from harness.scenario.request_kinds import is_of_tokens
 from harness.scenario.stages import Stage, stages_of
 from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.scenario.yaml_document import Override
@@ -154,6 +155,8 @@ def _scenario_faults(study: Study, scenarios: Sequence[LoadedScenario]) -> Itera
         if listed.scenario.kernels is not None:
             yield Fault(key, message("tuning.measures_kernels", path=path))
         for index, name in enumerate(study.objective):
+            if is_of_tokens(name, endpoint := listed.scenario.endpoint):
+                yield Fault(("objective", index), message("tuning.no_tokens", objective=name, endpoint=endpoint))
             if name in WITHIN_SLO and not listed.scenario.slo:
                 yield Fault(("objective", index), message("tuning.no_slo", objective=name, path=path))
         if place and study.engine.model is None and listed.scenario.engine.model != first.scenario.engine.model:

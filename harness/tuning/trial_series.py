@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.analysis.metrics import StageInput, StageSummary, latencies
 from harness.analysis.slo import good_requests
 from harness.analysis.steady_state import is_open
-from harness.results.request_table import CANCELLED, FAILED, MEASURED, NEVER_SENT
+from harness.results.request_table import CANCELLED, FAILED, MEASURED, MISSING, NEVER_SENT
 from harness.scenario.metrics import USER_VIEW
 from harness.statistics.intervals import percentile_with_failures
 from harness.tuning.study_plan import StudyPlan, Task
@@ -55,7 +55,8 @@ def series_of(stage: StageInput, start_ns: int) -> dict[str, Floats]:
     rows = np.flatnonzero(requests.phase == MEASURED)
     rows = rows[np.lexsort((requests.turn[rows], requests.session[rows]))]
     by_name = latencies(requests, stream=stage.stream)
-    done_s = (requests.last_ns - start_ns) / NS_PER_S
+    ended_ns = np.where(requests.last_ns != MISSING, requests.last_ns, requests.done_ns)  # of a vector: no last token
+    done_s = (ended_ns - start_ns) / NS_PER_S
     views = USER_VIEW if is_open(str(stage.load["kind"])) else {}
     failed, waiting = requests.status == FAILED, np.isin(requests.status, (CANCELLED, NEVER_SENT))
     late = {name: by_name[views.get(name, name)] for name in LATENCIES} | {"done": done_s}

@@ -32,6 +32,7 @@ from harness.results.request_table import (
 )
 from harness.scenario.engine import Engine
 from harness.scenario.models import Scenario
+from harness.scenario.request_kinds import COMPLETIONS
 from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, effective, settings_from_flags
@@ -48,7 +49,7 @@ from harness.tuning.types import Measurement
 from harness.units import seconds_to_ns
 from harness.workload import Workload, build
 from harness.workload import plan as planning
-from harness.workload.prompts import TokenPrompt
+from harness.workload.prompts import PooledPrompt, TokenPrompt
 
 _FIRST_GUESS = 8  # requests a user, where a closed loop ends by time
 _COURSES_BYTES = 200_000_000  # of loads whose steps are kept, to be timed again
@@ -177,7 +178,8 @@ class VirtualLoad:
     def _made(self, stage: Stage, seed: int, count: int | None) -> VirtualTraffic:
         scenario = self._scenario
         assert scenario.workload is not None
-        workload = build(scenario.workload, endpoint="completions", seed=seed, vocabulary=None, folder=self._folder)
+        work, folder = _plain(scenario.workload), self._folder
+        workload = build(work, endpoint=COMPLETIONS, seed=seed, vocabulary=None, folder=folder)
         requested = stage if count is None else replace(stage, requests=count, duration_s=None)
         stage_plan = planning.plan(with_stage(scenario, requested, seed), workload)[0]
         return _cut(stage_plan, workload, self._most)
@@ -197,8 +199,16 @@ def _cut(stage_plan: planning.StagePlan, workload: Workload, most: int | None) -
 
 def _arrival(workload: Workload, session: int, due_ns: int) -> Arrival:
     prompt = workload.prompt(session, 0)
+    if isinstance(prompt, PooledPrompt):  # one pass over all documents, and no token more than that
+        return Arrival(due_ns, [int(number) for document in prompt.documents for number in document], 1)
     assert isinstance(prompt, TokenPrompt)
     return Arrival(due_ns, prompt.ids.tolist(), workload.session(session).turns[0].output_tokens)
+
+
+def _plain(work: Any) -> Any:
+    """A workload as token ids alone: without images, and without the query of its documents."""
+    given = {name for name in ("images", "query_tokens") if getattr(work, name, None) is not None}
+    return work.model_copy(update=dict.fromkeys(given)) if given else work
 
 
 def client_records(traffic: VirtualTraffic, simulated: SimulatedRun) -> tuple[Requests, Events]:

@@ -91,6 +91,19 @@ def test_an_objective_within_an_slo_needs_one(tmp_path):
         load_study_plan(path)
 
 
+def test_answers_without_tokens_are_not_tuned_for_tokens(tmp_path):
+    """A rate or a latency of requests is what embeddings have; the others are refused in a line each."""
+    embeddings = {"endpoint": "embeddings", "workload": {"kind": "documents", "tokens": 20}, "slo": {}}
+    path = written(tmp_path, scenario=embeddings, objective=["throughput", "ttft_p99"])
+
+    with pytest.raises(ScenarioError) as caught:
+        load_study_plan(path)
+    assert [line.partition(": ")[2].partition(";")[0] for line in caught.value.lines] == [
+        "objective[0]: throughput: answers of embeddings have no tokens",
+        "objective[1]: ttft_p99: answers of embeddings have no tokens",
+    ]
+
+
 def test_a_scenario_that_is_not_there_is_named(tmp_path):
     """With the nearest file beside it."""
     path = written(tmp_path, scenario=None)
