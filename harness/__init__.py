@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from harness.api.comparing import compare
     from harness.api.result import Result, read_result, report
     from harness.api.running import load_scenario, run, run_async
-    from harness.api.summary import Acceptance, EngineResult, Latency, StageResult, Summary
+    from harness.api.summary import (
+        Acceptance,
+        EngineResult,
+        Latency,
+        PrefixCache,
+        ServerTimes,
+        StageResult,
+        Summary,
+    )
     from harness.api.tuning import StudyResult, tune, tune_async
     from harness.comparison.comparison import Comparison
     from harness.errors import HarnessError
@@ -33,8 +41,10 @@ __all__ = [
     "Latency",
     "Options",
     "Plugin",
+    "PrefixCache",
     "Progress",
     "Result",
+    "ServerTimes",
     "StageResult",
     "StudyResult",
     "Summary",
@@ -55,7 +65,15 @@ _MODULES = {
     "harness.api.comparing": ("compare",),
     "harness.api.result": ("Result", "read_result", "report"),
     "harness.api.running": ("load_scenario", "run", "run_async"),
-    "harness.api.summary": ("Acceptance", "EngineResult", "Latency", "StageResult", "Summary"),
+    "harness.api.summary": (
+        "Acceptance",
+        "EngineResult",
+        "Latency",
+        "PrefixCache",
+        "ServerTimes",
+        "StageResult",
+        "Summary",
+    ),
     "harness.api.tuning": ("StudyResult", "tune", "tune_async"),
     "harness.comparison.comparison": ("Comparison",),
     "harness.errors": ("HarnessError",),

@@ -72,6 +72,33 @@ class EngineResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixCache:
+    """The share of a stage's prompt tokens that prefix caches found, of 1.
+
+    `theoretical_hit_rate` is what an unbounded cache would have found of the same requests (None where their tokens are
+    not known), `measured_hit_rate` what the engines counted, `engines` each of several by name. `target` is the
+    scenario's `hit_rate`, None without one, `held` whether it was met.
+    """
+
+    theoretical_hit_rate: float | None = None
+    measured_hit_rate: float | None = None
+    block_size: int | None = None
+    target: float | None = None
+    held: bool | None = None
+    engines: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimes:
+    """The time to first token of `n` requests as the server splits it: s in its queue, in the prefill, and outside."""
+
+    n: int
+    queue: Latency
+    prefill: Latency
+    outside: Latency
+
+
+@dataclass(frozen=True, slots=True)
 class StageResult:
     """The numbers of one stage of one repeat.
 
@@ -81,7 +108,8 @@ class StageResult:
     `ttft` and `e2e` from when it was sent. `npu_token_rate` are output tokens/s per NPU (of the whole engine where the
     number of its NPUs is not known), `user_token_rate` tokens/s that a user sees; cost (in `currency`, that of
     price_per_hour, None where the scenario names none) and energy are None where they are not known.
-    `speculation` is None of an engine that drafts no tokens. `engines` are those that were sampled, `imbalance` the
+    `speculation` is None of an engine that drafts no tokens, `prefix` where no hits are known, `server_split` where
+    the server does not tell its own times. `engines` are those that were sampled, `imbalance` the
     maximum over the mean of each role's quantities, `lagging` the engines that lag, `full_side` the side of a
     prefill-decode pair that is full: prefill, decode, both or neither, None where there is no pair.
     """
@@ -114,6 +142,8 @@ class StageResult:
     lagging: tuple[str, ...] = ()
     full_side: str | None = None
     speculation: Acceptance | None = None
+    prefix: PrefixCache | None = None
+    server_split: ServerTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +210,23 @@ def _stage(kept: Mapping[str, Any]) -> StageResult:
         lagging=tuple(lag["engine"] for lag in kept.get("lagging") or ()),
         full_side=kept.get("full_side"),
         speculation=_acceptance(kept.get("speculation")),
+        prefix=_prefix_cache(kept.get("prefix")),
+        server_split=_server_split(kept.get("server_split")),
         **values,
     )
+
+
+def _prefix_cache(kept: Mapping[str, Any] | None) -> PrefixCache | None:
+    if kept is None:
+        return None
+    values = {name: kept.get(name) for name in PrefixCache.__slots__ if name != "engines"}
+    return PrefixCache(**values, engines=MappingProxyType(dict(kept.get("engines") or {})))
+
+
+def _server_split(kept: Mapping[str, Any] | None) -> ServerTimes | None:
+    if kept is None:
+        return None
+    return ServerTimes(kept["n"], *(_latency(kept[part]) or Latency() for part in ("queue", "prefill", "outside")))
 
 
 def _acceptance(kept: Mapping[str, Any] | None) -> Acceptance | None:

@@ -241,6 +241,7 @@ def _columns(stages: Sequence[Stage]) -> Iterator[TableColumn]:
     for metric in _latencies(stages):
         yield from _times(metric, stages)
     yield from _acceptance(stages)
+    yield from _prefix_hits(stages)
     if any(stage.get("slo") for stage in stages):
         yield TableColumn(localized("cli.table_limits"), tuple(map(_limits, stages)), right=False, folds=True)
 
@@ -251,6 +252,13 @@ def _acceptance(stages: Sequence[Stage]) -> Iterator[TableColumn]:
     if any(drafted):
         yield _numbers("cli.table_accepted", "%", [_percent(own.get(RATE)) for own in drafted])
         yield replace(_numbers("cli.table_accepted_length", "tok", [own.get(LENGTH) for own in drafted]), joins=True)
+
+
+def _prefix_hits(stages: Sequence[Stage]) -> Iterator[TableColumn]:
+    """Measured prefix hits, where a share of them was asked for."""
+    hits = [stage.get("prefix") or {} for stage in stages]
+    if any(own.get("target") is not None for own in hits):
+        yield _numbers("cli.table_prefix_hits", "%", [_percent(own.get("measured_hit_rate")) for own in hits])
 
 
 def _percent(share: float | None) -> float | None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.analysis.steady_state import is_open
 from harness.comparison.repeats import Repeat
 from harness.results.request_table import COMPLETED, MEASURED, MISSING
-from harness.scenario.metrics import ACCEPTANCE, FAILED_SHARE, KERNEL_TIME, Measure
+from harness.scenario.metrics import COUNTED, FAILED_SHARE, KERNEL_TIME, Measure
 from harness.statistics.intervals import Floats
 from harness.units import NS_PER_S
 
@@ -103,7 +103,7 @@ ServedTimes = tuple[Floats, Floats, Floats]
 
 def covariate(measure: Measure, work: OfferedWork, times: ServedTimes) -> float:
     """The logarithm of what the plain server shows of this measure; 0 where the work says nothing of it."""
-    if measure.metric in (FAILED_SHARE, KERNEL_TIME, *ACCEPTANCE):
+    if measure.metric in (FAILED_SHARE, KERNEL_TIME, *COUNTED):
         return 0.0
     sent, first, last = times
     counts = work.counts

@@ -6,10 +6,10 @@ from harness.messages import Message, message, plain, sentences
 from harness.scenario.metrics import (
     ACCEPTANCE_RATE,
     ACCEPTED_LENGTH,
-    FAILED_SHARE,
     LATENCIES,
     NAMES,
     RATE_UNITS,
+    SHARES,
     Measure,
     statistic_name,
 )
@@ -37,7 +37,7 @@ def value_text(measure: Measure, value: float | None) -> str:
     """A value of the measure with its unit; `–` where there is none."""
     if value is None:
         return NONE
-    if measure.metric in (FAILED_SHARE, ACCEPTANCE_RATE):
+    if measure.metric in (*SHARES, ACCEPTANCE_RATE):
         return format_share(value)
     if measure.metric == ACCEPTED_LENGTH:
         return significant(value)

@@ -51,7 +51,7 @@ ALSO = (
     *("ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p99", "itl_p99", "e2e_mean", "e2e_p99"),
     *("request_rate", "output_token_rate", "total_token_rate", "input_token_rate", "document_rate", "goodput"),
     "failed_share",
-    *("acceptance_rate", "mean_accepted_length"),
+    *("acceptance_rate", "mean_accepted_length", "prefix_hit_rate"),
 )
 """What is shown beside what the gate judges."""
 

@@ -17,7 +17,7 @@ from harness.analysis.steady_state import Span, Window, ended_ns, find_window, i
 from harness.analysis.token_gaps import rows_of
 from harness.comparison.repeats import Repeat, RunRecords
 from harness.results.request_table import COMPLETED, FAILED, MEASURED, MISSING
-from harness.scenario.metrics import ACCEPTANCE, FAILED_SHARE, USER_VIEW, Measure
+from harness.scenario.metrics import ACCEPTANCE, COUNTED, FAILED_SHARE, PREFIX_HIT_RATE, USER_VIEW, Measure
 from harness.statistics.difference import RunValues
 from harness.units import NS_PER_S
 
@@ -35,6 +35,8 @@ def value_of(measure: Measure, stage: Mapping[str, Any]) -> float | None:
     if measure.metric in ACCEPTANCE:
         accepted = (stage.get("speculation") or {}).get(measure.metric)
         return None if accepted is None else float(accepted)
+    if measure.metric == PREFIX_HIT_RATE:
+        return _prefix_hit_rate(stage.get("prefix") or {})
     if measure.metric == FAILED_SHARE:
         counts = stage.get("requests") or {}
         over = (counts.get("completed") or 0) + (counts.get("failed") or 0)
@@ -44,6 +46,12 @@ def value_of(measure: Measure, stage: Mapping[str, Any]) -> float | None:
     else:
         value = stage.get(measure.metric)
     return None if value is None else float(value)
+
+
+def _prefix_hit_rate(hits: Mapping[str, Any]) -> float | None:
+    """The share that the engines counted; None where prompts share nothing, so that there is nothing to find."""
+    rate, theory = hits.get("measured_hit_rate"), hits.get("theoretical_hit_rate")
+    return None if rate is None or (rate == 0 and not theory) else float(rate)
 
 
 def is_spoiled(measure: Measure, stage: Mapping[str, Any]) -> bool:
@@ -100,7 +108,7 @@ def _span(records: RunRecords, stage: int, repeat: int) -> Span:
 def sample_of(measure: Measure, rows: StageRows) -> RunValues | None:
     """The values behind a measure in the order of their requests or of time; None where there are none."""
     sample: RunValues | None
-    if measure.metric in ACCEPTANCE:  # the engine counts them, not by request
+    if measure.metric in COUNTED:
         return None
     if measure.metric == FAILED_SHARE:
         sample = _failures(rows)

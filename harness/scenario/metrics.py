@@ -1,7 +1,7 @@
 """The metrics of a stage, their statistics and units, and the measures that a gate names: the one list of them.
 
 A measure is a metric and its statistic (`ttft_p99`), a rate (`output_token_rate`), `failed_share`, `acceptance_rate` or
-`mean_accepted_length` of speculation, or `kernel_time`.
+`mean_accepted_length` of speculation, `prefix_hit_rate`, or `kernel_time`.
 Latencies are in seconds, rates per second.
 """
 
@@ -37,8 +37,11 @@ RATES = tuple(RATE_UNITS)
 ACCEPTANCE_RATE, ACCEPTED_LENGTH = "acceptance_rate", "mean_accepted_length"
 ACCEPTANCE = (ACCEPTANCE_RATE, ACCEPTED_LENGTH)  # of engines that speculate
 FAILED_SHARE = "failed_share"
+PREFIX_HIT_RATE = "prefix_hit_rate"  # that the engines counted
+COUNTED = (*ACCEPTANCE, PREFIX_HIT_RATE)  # by engines, and not by request
+SHARES = (FAILED_SHARE, PREFIX_HIT_RATE)  # which may be 0, so that a difference of them is no ratio
 KERNEL_TIME = "kernel_time"  # of a case of kernels, in place of a stage; always its median
-_WHOLE = "|".join((*RATES, *ACCEPTANCE, FAILED_SHARE, KERNEL_TIME))
+_WHOLE = "|".join((*RATES, *COUNTED, FAILED_SHARE, KERNEL_TIME))
 PATTERN = rf"({'|'.join(LATENCIES)})_({'|'.join(STATISTICS)})|{_WHOLE}"
 _KEY = re.compile(PATTERN)
 NAMES = {
@@ -60,6 +63,7 @@ NAMES = {
     ACCEPTANCE_RATE: message("metrics.acceptance_rate"),
     ACCEPTED_LENGTH: message("metrics.mean_accepted_length"),
     FAILED_SHARE: message("metrics.failed_share"),
+    PREFIX_HIT_RATE: message("metrics.prefix_hit_rate"),
     KERNEL_TIME: message("metrics.kernel_time"),
 }
 
@@ -81,7 +85,7 @@ class Measure:
     @property
     def more_is_better(self) -> bool:
         """Whether a larger value is the better one."""
-        return self.metric in RATES or self.metric in ACCEPTANCE
+        return self.metric in RATES or self.metric in COUNTED
 
     @property
     def is_latency(self) -> bool:
@@ -91,7 +95,7 @@ class Measure:
     @property
     def ratio(self) -> bool:
         """Whether a difference is told as a ratio: a share of nothing has none."""
-        return self.metric != FAILED_SHARE
+        return self.metric not in SHARES
 
 
 def measure_of(key: str) -> Measure:
@@ -103,7 +107,7 @@ def measure_of(key: str) -> Measure:
     match = _KEY.fullmatch(key)
     if match is None:
         known = [*(f"{metric}_{statistic}" for metric in LATENCIES for statistic in ("p99", "p50", "mean")), *RATES]
-        raise ValueError(f"unknown measure; {suggestion(key, [*known, *ACCEPTANCE, FAILED_SHARE, KERNEL_TIME])}")
+        raise ValueError(f"unknown measure; {suggestion(key, [*known, *COUNTED, FAILED_SHARE, KERNEL_TIME])}")
     if key == KERNEL_TIME:
         return Measure(key, key, "p50")
     return Measure(key, match[1], match[2]) if match[1] else Measure(key, key)

@@ -19,7 +19,7 @@ from tests.result_folder import Run, kept_warning, make_result
 from tests.tuning.studies import written
 
 PUBLIC = {
-    *("Acceptance", "EngineResult"),
+    *("Acceptance", "EngineResult", "PrefixCache", "ServerTimes"),
     *("Comparison", "HarnessError", "Latency", "Result", "StageResult", "StudyResult", "Summary", "Warning"),
     *("Options", "Plugin", "Progress"),
     *("compare", "language", "load_scenario", "read_result", "report", "run", "run_async", "tune", "tune_async"),
