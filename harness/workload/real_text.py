@@ -60,7 +60,7 @@ def file_text(path: Path) -> str:
         text = "\n\n".join(part.content for row in rows for part in row.messages)
     else:
         text = read_bytes(path).decode("utf-8", "replace")
-    if len(text.split()) < 2:
+    if not text.strip():
         raise InputError(message("workload.file_empty", path=str(path)))
     return text[:MOST_CHARACTERS]
 
@@ -101,7 +101,7 @@ async def token_text(text: str, tokenize: Tokenize, model: str) -> TextMaterial 
         if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < 1 << 31 for token in tokens):
             return None
         ids += tokens
-    return TextMaterial(ids=ids) if len(ids) > OPENING else None
+    return TextMaterial(ids=ids) if ids else None
 
 
 async def chat_text(text: str, tokenize: Tokenize, model: str, vocabulary: Vocabulary) -> TextMaterial:

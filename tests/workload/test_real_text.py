@@ -332,6 +332,10 @@ def test_a_data_set_or_a_file_gives_the_text(tmp_path):
     assert text_of(TextFile(path="rows.jsonl"), tmp_path).startswith("Question 0 of many.\n\nQuestion 1")
     assert text_of(TextFile(path="notes.txt"), tmp_path) == "One two\nthree"
     assert len(file_text(tmp_path / "long.txt")) == MOST_CHARACTERS
+    (tmp_path / "chinese.txt").write_text("我在年青时候也曾经做过许多梦。后来大半忘却了。")
+    chinese = units_of(PairServer(), text_of(TextFile(path="chinese.txt"), tmp_path))
+    assert (len(chinese.units), chinese.exact) == (2, True)
+    assert len(made({**SYNTHETIC, "input_tokens": 40}, text=ids_of("我在。")).prompt(0, 0).ids) == 40
     for name in ("empty.txt", "none.txt"):
         with pytest.raises(InputError, match=name):
             text_of(TextFile(path=name), tmp_path)
