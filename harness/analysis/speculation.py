@@ -4,10 +4,10 @@
     mean accepted length  1 + accepted tokens / drafts: what a request gets of a step that verifies a draft
     by position           drafts of which the token at that place was accepted / drafts
 
-These are vLLM's own definitions. Of single requests, where a server tells (`--enable-per-request-metrics`), steps that
-verified a draft are the drafts. Each counter is the difference of two of its samples: those nearest to the begin and to
-the end of the stage's window. From one sample to the next is one observation; the interval of a ratio of sums rests on
-these, and on how alike neighbours are, as the other intervals of means do.
+These are vLLM's own definitions. Of single requests, where a server tells (`--per-request-spec-decode-metrics`), the
+steps that verified a draft are the drafts. Each counter is the difference of two of its samples: those nearest to the
+begin and to the end of the stage's window. From one sample to the next is one observation; the interval of a ratio of
+sums rests on these, and on how alike neighbours are, as the other intervals of means do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -75,6 +75,7 @@ class Settings:
     max_lora_rank: int = 16
     lora_modules: tuple[str, ...] = ()
     enable_per_request_metrics: bool = False
+    per_request_spec_decode_metrics: str = "none"
     reasoning_parser: str = ""
     seed: int = 0
     start_seconds: float = 0.0

@@ -49,6 +49,7 @@ class ResponseStream:
     whole: Callable[[], None]
     show_cached: bool = False  # with --enable-prompt-tokens-details usage tells tokens found in the cache
     clock: EngineClock | None = None  # with --enable-per-request-metrics an answer tells its own times
+    tells_drafts: bool = False  # with --per-request-spec-decode-metrics, what was accepted of its drafts
     choices: list[Any] = field(default_factory=list)  # ResponseChoice, or one of answer_kinds
     open: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -120,10 +121,17 @@ class ResponseStream:
 
     def _metrics(self) -> dict[str, Any]:
         """The `PerRequestMetrics` of vLLM for an answer of one choice; what is not known is left out."""
-        if self.clock is None or len(self.choices) != 1:
+        if len(self.choices) != 1:
             return {}
-        choice, last_ns = self.choices[0], self.clock.now_ns()
-        arrived_ns, started_ns = self.clock.queued_ns(choice.request)
+        choice = self.choices[0]
+        times = {} if self.clock is None else self._times(choice, self.clock)
+        drafts = _speculative_decoding(choice.request) if self.tells_drafts else {}
+        return {"metrics": {**times, **drafts}} if times or drafts else {}
+
+    def _times(self, choice: Any, clock: EngineClock) -> dict[str, Any]:
+        """When it waited, began and ended, by the engine's clock (ms)."""
+        last_ns = clock.now_ns()
+        arrived_ns, started_ns = clock.queued_ns(choice.request)
         known = {
             "time_to_first_token_ms": (choice.first_ns - started_ns) / NS_PER_MS,
             "generation_time_ms": (last_ns - choice.first_ns) / NS_PER_MS,
@@ -133,7 +141,7 @@ class ResponseStream:
             known["mean_itl_ms"] = (last_ns - choice.first_ns) / (choice.count - 1) / NS_PER_MS
         if last_ns > started_ns:
             known["tokens_per_second"] = choice.count / ((last_ns - started_ns) / NS_PER_S)
-        return {"metrics": {**known, **_speculative_decoding(choice.request)}}
+        return known
 
 
 def _speculative_decoding(request: Request) -> dict[str, Any]:

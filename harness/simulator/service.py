@@ -130,6 +130,7 @@ class Service:
         clock = self if self.settings.enable_per_request_metrics else None
         cached = self.settings.enable_prompt_tokens_details
         answer = ResponseStream(ask, name, _now_s(), write, whole, cached, clock)
+        answer.tells_drafts = self.settings.per_request_spec_decode_metrics != "none"
         for place, prompt in enumerate(ask.prompts):
             for copy in range(ask.n):
                 most, thinking = answer_tokens_of(ask, ask.max_tokens[place])

@@ -153,7 +153,7 @@ _CACHE_ONLY = {
     "num_gpu_blocks", "kv_cache_size_tokens", "watermark", "long_prefill_token_threshold", "seed", "async_scheduling",
     "scheduler_reserve_full_isl", "max_num_active_seqs", "prefix_caching_hash_algo", "stream_interval",
     "long_prefill_token_threshold_adaptive", "max_num_scheduled_tokens", "enable_prompt_tokens_details",
-    "enable_per_request_metrics",
+    "enable_per_request_metrics", "per_request_spec_decode_metrics",
 }  # fmt: skip
 _LAYOUT = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "model", "quantization", "dtype")
 Item = TypeVar("Item")

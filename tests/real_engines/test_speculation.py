@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engines
 DRAFTED = 3
 FLAGS = {
     "load_format": "dummy", "enforce_eager": True, "max_model_len": 2048, "gpu_memory_utilization": 0.5,
-    "enable_per_request_metrics": True,
+    "per_request_spec_decode_metrics": "summary",
     "speculative_config": {
         "method": "ngram", "num_speculative_tokens": DRAFTED, "prompt_lookup_min": 1, "prompt_lookup_max": 3,
     },
@@ -135,7 +135,7 @@ def test_acceptance_is_that_of_vllms_log(served):
 
 
 def test_requests_add_up_to_the_counters(served):
-    """What the server says of each request's drafts is together what its counters say (vLLM 0.33)."""
+    """What the server says of each request's drafts is together what its counters say."""
     requests = table_files.read_requests(served)
     rows = {
         DRAFTS: requests.draft_steps,

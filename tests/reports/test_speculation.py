@@ -144,7 +144,7 @@ def test_a_worse_draft_model_is_found_by_a_comparison(tmp_path):
 
 def test_requests_add_up_to_the_counters(tmp_path):
     """What the server says of each request is together what its counters say of all."""
-    folder = ran(tmp_path, [0.7, 0.4], {"enable_per_request_metrics": True}, endpoint="chat")
+    folder = ran(tmp_path, [0.7, 0.4], {"per_request_spec_decode_metrics": "summary"}, endpoint="chat")
     requests, samples = table_files.read_requests(folder), table_files.read_samples(folder)
     columns = {DRAFTS: "draft_steps", DRAFT_TOKENS: "draft_tokens", ACCEPTED_TOKENS: "accepted_tokens"}
     stage = store.read_json(folder, store.SUMMARY)["stages"][0]["speculation"]
