@@ -269,7 +269,8 @@ class _Parts:
             means = np.nanmean(values, axis=1)
             row = int(means.argmax())
             large = means[row] >= max(least[quantity], LARGE * float(means.mean()))
-            if large and _is_above(values[row], _mean_of_others(values, row), len(values)):
+            whole = quantity == "kv_use" or means[row] - float(means.mean()) >= WAITS
+            if large and whole and _is_above(values[row], _mean_of_others(values, row), len(values)):
                 yield Uneven(self._names[row], role, quantity, float(means[row]), float(means.mean()))
 
 

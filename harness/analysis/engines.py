@@ -31,7 +31,8 @@ PREEMPTIONS = "vllm:num_preemptions_total"
 PROMPT, GENERATION = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 FINISHED = "vllm:request_success_total"
 QUERIES, HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
-DEFERRED = "vllm:num_requests_waiting_by_reason:deferred"
+# Requests that wait for their KV cache from elsewhere, by whichever of the two a release shows.
+_DEFERRED = ("vllm:num_requests_waiting_by_reason:deferred", "vllm:num_requests_kv_fetch_by_stage:in_progress")
 STORE = "vllm:mooncake_store_operation"
 OFFLOAD = "vllm:kv_offload"
 _BETWEEN = (  # of connectors that move KV from engine to engine: names of transfers, their seconds and bytes
@@ -229,9 +230,10 @@ def engine_activities(series: Series, run: Mapping[str, Any], span: Span) -> tup
 def _load(series: Series, engine: EngineName, span: Span) -> EngineActivity:
     growths = {short: growth_of(series, engine.source, name, span) for short, name in _COUNTS.items()}
     spans = [growth.span_s for growth in growths.values() if growth is not None]
-    running, waiting, kv_use, deferred, experts = (
-        gauge_of(series, engine.source, name, span) for name in (RUNNING, WAITING, KV_USE, DEFERRED, EP_IMBALANCE)
+    running, waiting, kv_use, experts = (
+        gauge_of(series, engine.source, name, span) for name in (RUNNING, WAITING, KV_USE, EP_IMBALANCE)
     )
+    deferred = next(filter(None, (gauge_of(series, engine.source, name, span) for name in _DEFERRED)), None)
     cpu = gauge_of(series, f"engine/{engine.process}", "engine_cpu_cores", span) if engine.process else None
     moved = {name: _moved(series, engine.source, names, span) for name, names in _CONNECTORS.items()}
     return EngineActivity(

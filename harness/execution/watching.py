@@ -185,4 +185,5 @@ async def _follow(log: Path, watched: Watched, process: str) -> None:
     while True:
         await asyncio.sleep(SCRAPE_S)
         for rank, values in counters.read().items():
-            watched.add(monotonic_ns(), f"{source}/{rank}" if rank else source, values)
+            engine = f"{source}/{rank}"  # a process with one rank of several has one engine, called by its name
+            watched.add(monotonic_ns(), engine if engine in watched.latest else source, values)

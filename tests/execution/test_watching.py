@@ -143,3 +143,30 @@ def test_one_that_comes_late_adds_what_it_counts_from_then_on():
     )
 
     assert set(values(watched.rows, "server", GENERATED)) == {100, 107}
+
+
+@pytest.mark.parametrize(("text", "source"), [(TWO, "server/a/1"), (TEXT.replace('"0"', '"1"'), "server/a")])
+def test_what_an_engine_logs_is_of_the_engine_that_logged_it(tmp_path, text, source):
+    """A line of rank 1 is of engine 1 where the process has several, and of the process that is rank 1 itself."""
+    log = tmp_path / "engine-a.log"
+    log.write_text("")
+    line = "(Worker_DP1 pid=7) INFO 11-29 10:00:00 [m.py:1] KV cache transfer for request x took 10.00 ms. local_ip\n"
+
+    async def go():
+        watched = Watched()
+        watched.add_metrics(0, text, "a")
+        follower = asyncio.ensure_future(module._follow(log, watched, "a"))
+        await asyncio.sleep(0)
+        with log.open("a") as file:
+            file.write(line)
+        for _ in range(1000):
+            if values(watched.rows, source, "kv_transfers"):
+                break
+            await asyncio.sleep(0.005)
+        follower.cancel()
+        return watched
+
+    watched = asyncio.run(asyncio.wait_for(go(), 20))
+
+    assert values(watched.rows, source, "kv_transfers") == [1]
+    assert values(watched.rows, source, "kv_transfer_seconds") == [0.01]
