@@ -37,6 +37,7 @@ from harness.units import seconds_to_ns
 
 LARGE = 1.25  # times the mean: below, no engine is worth a look
 SAME_WORK = 1.1  # times an equal share: with more, an engine has reason to be slower
+ALIKE = 1.15  # times the others' time on a token: beyond, nobody calls the engines even
 SURE = 0.001  # of the t test: of 100 even runs of a minute at most four show a lag, however few their requests are
 FEWEST_PARTS, MOST_PARTS = 4, 12
 LEAST_PART_S = 3.0  # scrapes are a second apart
@@ -111,11 +112,15 @@ class SideLoad:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What is found of the engines of a stage; `imbalance` is by role and quantity, `sides` those of a pair."""
+    """What is found of the engines of a stage; `imbalance` is by role and quantity, `sides` those of a pair.
+
+    `slowest` is the engine of each role that takes longest on a token without more work, whether or not that is proved.
+    """
 
     loads: tuple[EngineActivity, ...] = ()
     imbalance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     lags: tuple[Lag, ...] = ()
+    slowest: tuple[Lag, ...] = ()
     uneven: tuple[Uneven, ...] = ()
     idle: tuple[EngineActivity, ...] = ()
     sides: Mapping[str, SideLoad] = field(default_factory=dict)
@@ -154,12 +159,13 @@ def balance_of(loads: Sequence[EngineActivity], series: Series, span: Span, requ
     """The balance of engines over a window (ns) in which a request took `request_s` on average."""
     roles = {role: [load for load in loads if load.engine.role == role] for role in _roles(loads)}
     parts = _parts(span, request_s)
-    lags, uneven, idle = [], [], []
+    lags, slowest, uneven, idle = [], [], [], []
     for role, own in roles.items():
         if len(own) < 2:
             continue
         measured = _Parts(own, series, parts, PROMPT if role == PREFILL else GENERATION)
         lags += list(measured.lags(role))
+        slowest += measured.slowest(role)
         slow = {lag.engine for lag in lags}
         uneven += [each for each in measured.uneven(role) if each.engine not in slow]
         idle += _idle(own)
@@ -167,6 +173,7 @@ def balance_of(loads: Sequence[EngineActivity], series: Series, span: Span, requ
         tuple(loads),
         {role: shares for role, own in roles.items() if (shares := dict(_imbalance(own)))},
         tuple(lags),
+        tuple(slowest),
         tuple(uneven),
         tuple(idle),
         {role: _side(roles[role]) for role in (PREFILL, DECODE)} if {PREFILL, DECODE} <= set(roles) else {},
@@ -248,17 +255,35 @@ class _Parts:
         """Engines whose requests spend longer on a token than those of the others, without more work to do."""
         if not self._enough or len(self._names) < 2:
             return
+        speed = self._speed()
+        for row in range(len(self._names)):
+            if not _is_above(_mean_of_others(speed, row), speed[row], len(self._names)):
+                continue
+            lag = self._lag(role, speed, row)
+            if lag.times > LARGE and lag.work_share <= SAME_WORK:
+                yield lag
+
+    def slowest(self, role: str) -> list[Lag]:
+        """The engine that takes longest on a token without more work to do, proved or not; none where none does."""
+        speed = self._speed()
+        known = [row for row in range(len(self._names)) if not np.isnan(speed[row]).all()]
+        if len(known) < 2:
+            return []
+        lags = [self._lag(role, speed, row) for row in known]
+        return [lag for lag in [max(lags, key=lambda lag: lag.times)] if lag.times > 1 and lag.work_share <= SAME_WORK]
+
+    def _speed(self) -> Floats:
+        """Tokens per second and request held, by engine and part; NaN where an engine held too few to tell."""
         held = self._values["running"] + np.nan_to_num(self._values["waiting"])
         with np.errstate(divide="ignore", invalid="ignore"):
-            speed = np.where(held >= LEAST_RUNNING, self._work / held, np.nan)
-        for row, name in enumerate(self._names):
-            others = _mean_of_others(speed, row)
-            if not _is_above(others, speed[row], len(self._names)):
-                continue
-            own, rest = float(np.nanmean(speed[row])), float(np.nanmean(others))
-            share = float(np.nanmean(self._work[row])) / float(np.nanmean(self._work))
-            if rest > LARGE * own and share <= SAME_WORK:
-                yield Lag(name, role, 1 / own if own > 0 else math.inf, 1 / rest, share)
+            return np.asarray(np.where(held >= LEAST_RUNNING, self._work / held, np.nan))
+
+    def _lag(self, role: str, speed: Floats, row: int) -> Lag:
+        others = _mean_of_others(speed, row)
+        own = float(np.nanmean(speed[row]))
+        rest = math.nan if np.isnan(others).all() else float(np.nanmean(others))
+        share = float(np.nanmean(self._work[row])) / float(np.nanmean(self._work))
+        return Lag(self._names[row], role, 1 / own if own > 0 else math.inf, 1 / rest if rest > 0 else math.inf, share)
 
     def uneven(self, role: str) -> Iterator[Uneven]:
         """The engine that had most of something, where that is much more than the others and more than chance."""
@@ -359,4 +384,8 @@ def _evenness(balance: Balance) -> Message | None:
     most = max((shares["running"] for shares in balance.imbalance.values() if "running" in shares), default=None)
     if most is None or most >= LARGE or balance.idle:
         return None
+    slowest = max(balance.slowest, key=lambda lag: lag.times, default=None)
+    if slowest is not None and slowest.times >= ALIKE:
+        words: dict[str, Parameter] = {"engine": slowest.engine, "times": slowest.times}
+        return message("analysis.answer_even_but_slow", engines=len(balance.loads), most=most, **words)
     return message("analysis.answer_even_engines", engines=len(balance.loads), most=most)

@@ -146,6 +146,17 @@ def test_an_even_run_says_so():
     assert balance({}, 60).as_dict() == {}
 
 
+def test_engines_of_unlike_speed_are_not_called_even():
+    """A balancer gives a slow engine less: as many run everywhere. In few parts that is not proved, but it is said."""
+    steady, slow = (np.full(13, 8.0), np.arange(13) * 100.0), (np.full(13, 8.0), np.arange(13) * 70.0)
+    found = balance(ranks([steady, steady, slow]), 12, request_s=6.0)
+    sentence = render(balance_sentence([(plain("x"), found)]))
+
+    assert found.lags == ()
+    assert "on engine 2 a token took 1.43 times as long as on the others" in sentence
+    assert "evenly" not in sentence
+
+
 PAIR = (("prefill-0", "prefill"), ("decode-0", "decode"), ("decode-1", "decode"))
 
 
