@@ -7,11 +7,12 @@ engine: the network, the API server with its tokenizer, and the client. Hits are
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis.engines import PREFILL
 from harness.analysis.metrics import StageInput, StageSummary, request_masks
 from harness.results.request_table import COMPLETED, MISSING, PRIMING, Requests, Samples
 from harness.statistics.distributions import Distribution, distribution
@@ -101,24 +102,44 @@ def prefix_hits(
     """
     facts = run.get("prefix") or {}
     span = (summary.span.start_ns, summary.span.end_ns)
-    rates, between = {}, span
-    for source in sorted(set(samples.source[samples.name == QUERIES].tolist())):
-        counted = _deltas(samples, source, span)
-        if counted is not None:
-            rates[source], between = counted
-    own = {name.removeprefix(f"{SERVER}/"): rate for name, rate in rates.items() if name != SERVER and rate is not None}
-    measured, theoretical = rates.get(SERVER), _theoretical(requests, between)
+    sources = sorted(set(samples.source[samples.name == QUERIES].tolist()))
+    counted = {source: counts for source in sources if (counts := _deltas(samples, source, span)) is not None}
+    between = next((counts.between for counts in counted.values()), span)
+    own = {name.removeprefix(f"{SERVER}/"): counts for name, counts in counted.items() if name != SERVER}
+    chosen = _of_prefill(own, run) or [counts for name, counts in counted.items() if name == SERVER]
+    measured = _rate(sum(counts.hits for counts in chosen), sum(counts.queries for counts in chosen))
+    theoretical = _theoretical(requests, between)
     if measured is None and theoretical is None:
         return None
     primes = (requests.phase == PRIMING) & (requests.stage == summary.span.stage)
     outcomes = requests.status[primes & (requests.repeat == summary.span.repeat)]
     failed = int((outcomes != COMPLETED).sum())
-    known = theoretical, measured, own, facts.get("block_size"), facts.get("target")
+    engines = {name: rate for name, counts in own.items() if (rate := _rate(*counts[:2])) is not None}
+    known = theoretical, measured, engines, facts.get("block_size"), facts.get("target")
     return PrefixHits(*known, primed=len(outcomes) - failed, unprimed=failed)
 
 
-def _deltas(samples: Samples, source: str, span: Span) -> tuple[float | None, Span] | None:
-    """The share of hits of one source between the samples around a span, and when these were; None without two."""
+class _Counts(NamedTuple):
+    """Tokens found and looked up by one source between two samples, and when these were."""
+
+    hits: float
+    queries: float
+    between: Span
+
+
+def _of_prefill(own: Mapping[str, _Counts], run: Mapping[str, Any]) -> list[_Counts]:
+    """What the engines that prefill counted, where others decode: what those find saves no prompt's work."""
+    processes = (run.get("engine") or {}).get("processes") or ()
+    prefills = {process["name"] for process in processes if process.get("role") == PREFILL}
+    return [counts for name, counts in own.items() if name.partition("/")[0] in prefills]
+
+
+def _rate(hits: float, queries: float) -> float | None:
+    return hits / queries if queries else None
+
+
+def _deltas(samples: Samples, source: str, span: Span) -> _Counts | None:
+    """What one source counted between the samples around a span; None without two, or of another process."""
     queries, hits = (_series(samples, source, name) for name in (QUERIES, HITS))
     at_ns = queries[0]
     if len(at_ns) < 2 or len(hits[0]) != len(at_ns):
@@ -128,8 +149,7 @@ def _deltas(samples: Samples, source: str, span: Span) -> tuple[float | None, Sp
     looked_up, hit_tokens = (float(values[last] - values[first]) for _, values in (queries, hits))
     if looked_up < 0 or hit_tokens < 0:  # the server was restarted
         return None
-    rate = hit_tokens / looked_up if looked_up else None
-    return rate, (int(at_ns[first]), int(at_ns[last]))
+    return _Counts(hit_tokens, looked_up, (int(at_ns[first]), int(at_ns[last])))
 
 
 def _series(samples: Samples, source: str, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

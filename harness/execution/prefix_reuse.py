@@ -21,7 +21,7 @@ from harness.engines import RunningEngine
 from harness.errors import HarnessError
 from harness.results import store
 from harness.results.request_table import COLUMNS, MISSING, PRIMING, Requests, requests_from_columns
-from harness.scenario.deployment import PROXY
+from harness.scenario.deployment import PREFILL, PROXY
 from harness.scenario.models import Scenario
 from harness.scenario.workload import RANDOM
 from harness.workload import Reply, TokenPrompt, Workload
@@ -66,9 +66,10 @@ class PrimingReach:
 
 def priming_reach(serving: RunningEngine) -> PrimingReach:
     """How every cache behind a server's address is reached, as far as a client can."""
-    engines = [process for process in serving.processes if process.role != PROXY]
-    if len(engines) > 1:
-        return PrimingReach(sum(_ranks(process.configuration.effective) for process in engines))
+    members = serving.processes
+    engines = [member for member in members if member.role == PREFILL] or [m for m in members if m.role != PROXY]
+    if len(members) > 1:  # behind a proxy, which need not pass a rank on
+        return PrimingReach(sum(_ranks(engine.configuration.effective) for engine in engines))
     own = engines[0].configuration if engines else serving.configuration
     return PrimingReach(_ranks(own.effective), by_rank=_ranks(own.effective) > 1)
 

@@ -115,3 +115,22 @@ def test_counters_of_another_process_say_nothing():
 def test_a_target_is_held_within_its_tolerance(measured, held):
     """Both too few and too many hits are another load than the one that was asked for."""
     assert PrefixHits(0.9, measured, {}, 16, 0.9).held is held
+
+
+def test_of_a_pair_the_engines_that_prefill_count():
+    """What a decode engine finds saves no prompt's work; both stand by name."""
+    rows = [
+        (at, source, *values)
+        for at, own in ((0, 0), (6, 1))
+        for source, values in (
+            ("server", (600 * own, 90 * own)),
+            ("server/p", (300 * own, 75 * own)),
+            ("server/d", (300 * own, 15 * own)),
+        )
+    ]
+    stage, summary = stage_of(PAIRS)
+    processes = [{"name": "p", "role": "prefill"}, {"name": "d", "role": "decode"}]
+    found = prefix_hits(stage.requests, counted(*rows), summary, {"engine": {"processes": processes}})
+
+    assert found.measured == 0.25
+    assert found.engines == {"p": 0.25, "d": 0.05}

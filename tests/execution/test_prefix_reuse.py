@@ -13,7 +13,7 @@ from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
 from harness.results import store, table_files
 from harness.results.request_table import MISSING
-from harness.scenario.deployment import PREFILL, PROXY
+from harness.scenario.deployment import DECODE, PREFILL, PROXY, REPLICA
 from harness.scenario.loader import load_scenario
 from tests.execution.test_virtual import MODEL, scenario
 
@@ -184,7 +184,9 @@ def test_a_share_of_hits_that_is_not_held_has_its_reason(tmp_path, prefix, args,
         ({}, [], 1, False),
         ({"data_parallel_size": 4}, [], 4, True),
         ({}, [(PROXY, {}), (PREFILL, {}), (PREFILL, {"data_parallel_size": 2})], 3, False),
-        ({}, [(PROXY, {}), (PREFILL, {"data_parallel_size": 2})], 2, True),
+        ({}, [(PROXY, {}), (PREFILL, {"data_parallel_size": 2})], 2, False),
+        ({}, [(REPLICA, {"data_parallel_size": 2})], 2, True),
+        ({}, [(PROXY, {}), (PREFILL, {}), (DECODE, {}), (DECODE, {})], 1, False),
     ],
 )
 def test_every_cache_is_primed_as_far_as_a_client_can(effective, members, copies, by_rank):
@@ -256,3 +258,14 @@ def test_what_waits_for_a_failed_parent_is_never_sent_and_says_why(tmp_path):
     assert set(requests.message[requests.turn == 3]) == {"turn 1: http_400"}
     assert (counts["scheduled"], counts["completed"], counts["failed"], counts["never_sent"]) == (12, 6, 3, 3)
     assert not summary["verdict"]["interrupted"]
+
+
+def test_every_rank_is_primed_and_holds_the_share(tmp_path):
+    """Two ranks behind one address each get every beginning, and find what was asked for."""
+    stages, warnings, _, _ = primed(tmp_path, {**ARGS, "data_parallel_size": 2}, hit_rate=0.6, groups=3)
+
+    assert not {"prefix_target_missed", "prefix_unmeasured"} & set(warnings)
+    for stage in stages:
+        assert stage["prefix"]["primed"] == 6
+        assert list(stage["prefix"]["engines"]) == ["0", "1"]
+        assert all(abs(rate - 0.6) < 0.03 for rate in stage["prefix"]["engines"].values())

@@ -118,9 +118,10 @@ def test_the_servers_counters_are_ours(served):
 
 @pytest.fixture(scope="module")
 def told(command):
-    """The result folder of a run whose server tells the times of each request; prompts share their beginnings."""
+    """The result folder of a run whose server tells the times of each request, and half of whose tokens hit."""
     flags = {**FLAGS, "enable_per_request_metrics": True, "enable_prompt_tokens_details": True, "max_num_seqs": 4}
-    work = {"kind": "synthetic", "input_tokens": 160, "output_tokens": 8, "prefix": {"tokens": 100, "groups": 2}}
+    work = {"kind": "synthetic", "input_tokens": {"uniform": [400, 900]}, "output_tokens": 8}
+    work["prefix"] = {"hit_rate": 0.5, "groups": 2}
     done, out = finished(command(flags, [{"closed": {"concurrency": 8, "requests": 32}}], {"workload": work}))
     assert done.returncode == 0, done.stderr
     return out
@@ -141,6 +142,16 @@ def test_the_servers_own_times_of_each_request_are_kept(told, endpoint, command)
     assert (requests.server_decode_ns > 0).all()
     assert stage["server_split"]["n"] == stage["ttft"]["n"]
     assert stage["server_split"]["outside"]["min"] > 0
+
+
+def test_a_share_of_prefix_hits_is_held(told):
+    """What vLLM's own cache finds of every prompt is what theory says, and the share that was asked for."""
+    requests, (stage,) = table_files.read_requests(told), store.read_json(told, store.SUMMARY)["stages"]
+
+    assert requests.cached_tokens.tolist() == requests.reusable_tokens.tolist()
+    assert (requests.phase == "priming").sum() == 2
+    assert stage["prefix"]["measured_hit_rate"] == pytest.approx(stage["prefix"]["theoretical_hit_rate"], abs=1e-9)
+    assert stage["prefix"]["held"] is True
 
 
 def test_nothing_of_it_is_left(served):
