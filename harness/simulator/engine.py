@@ -85,6 +85,7 @@ def limits_of(settings: Settings, num_blocks: int, max_model_len: int) -> Schedu
         by_priority=settings.scheduling_policy == "priority",
         max_loras=settings.max_loras if settings.enable_lora else 0,
         prefill_interval=settings.prefill_schedule_interval,
+        coordinated=settings.steps_together,
         engine_version=settings.engine_version,
     )
     return limits if settings.speculation is None else limits.drafting(settings.speculation)
@@ -188,11 +189,11 @@ class SimulatedEngine:
             await alarm.until(end_ns)
             self.finish(step, start_ns, end_ns)
 
-    def begin(self) -> SchedulerStep | None:
-        """The next step, None where there is nothing to compute now."""
+    def begin(self, *, held: bool = False) -> SchedulerStep | None:
+        """The next step, None where there is nothing to compute now; `held` asks to leave prefills to a later one."""
         if not self._sinks:
             return None
-        step = self.scheduler.schedule()
+        step = self.scheduler.schedule(held=held)
         for request in step.fetching:
             assert self.on_fetch is not None
             self.on_fetch(self, request)
@@ -203,6 +204,8 @@ class SimulatedEngine:
         if step is None:
             return round(self._cost.duration_ns(1, 0, (), 0, exchanged) * self._slowdown)
         took_ns = self._cost.duration_ns(step.decodes, step.decode_context, step.prefills, step.draft_tokens, exchanged)
+        if self.scheduler.limits.max_loras:
+            took_ns += self._cost.adapters_ns(len({request.adapter for request in step.scheduled if request.adapter}))
         return took_ns if self._slowdown == 1.0 else max(1, round(took_ns * self._slowdown))
 
     def wake_with(self, other: "SimulatedEngine") -> None:
@@ -297,13 +300,14 @@ async def run_together(engines: Sequence[SimulatedEngine], sleeper: Sleeper) -> 
     now_ns = engines[0].now_ns
     for engine in engines:
         engine.wake_with(engines[0])
-    end_ns = now_ns()
+    end_ns, number, interval = now_ns(), 0, engines[0].scheduler.limits.prefill_interval
     while True:
-        steps = [engine.begin() for engine in engines]
+        steps = [engine.begin(held=number % interval != 0) for engine in engines]
         if not any(steps):
             await engines[0].wait_for_work()
-            end_ns = now_ns()
+            end_ns, number = now_ns(), 0
             continue
+        number += 1
         start_ns = end_ns
         exchanged = sum(1 if step is None else step.tokens for step in steps)
         end_ns += max(engine.duration_ns(step, exchanged) for engine, step in zip(engines, steps, strict=True))

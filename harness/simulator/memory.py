@@ -16,7 +16,7 @@ from typing import Any
 from harness.errors import EngineError
 from harness.simulator.chips import GIB
 from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, Settings
-from harness.simulator.step_cost import expert_ranks, kv_element_bytes, weight_bytes
+from harness.simulator.step_cost import adapter_bytes, expert_ranks, kv_element_bytes, weight_bytes
 
 MIB = 1 << 20
 # Fitted to published starts of vllm-ascend on single 910B cards, see tests/simulator/test_memory.py.
@@ -204,6 +204,8 @@ def _gib(size: int) -> float:
 
 
 def _weights(settings: Settings) -> int:
+    """The model's, and the slots of LoRA adapters, which are there from the start, whatever is loaded into them."""
+    slots = settings.max_loras * adapter_bytes(settings) if settings.enable_lora else 0
     shape = settings.shape
     vocabulary = shape.embedding_parameters * (1 if shape.tied else 2)
     linear = (shape.parameters - vocabulary) * weight_bytes(settings)
@@ -214,7 +216,7 @@ def _weights(settings: Settings) -> int:
     speculation = settings.speculation
     if speculation is not None and speculation.has_layer:
         linear += linear / shape.layers
-    return int((linear + vocabulary * 2) / settings.tensor_parallel_size)
+    return int((linear + vocabulary * 2) / settings.tensor_parallel_size) + slots
 
 
 def _activation(settings: Settings) -> int:
@@ -230,7 +232,8 @@ def _outside(settings: Settings) -> int:
 
 
 def _graphs(settings: Settings) -> int:
-    return len(settings.cudagraph_capture_sizes) * settings.shape.layers * GRAPH_LAYER
+    sets = 2 if settings.enable_lora else 1  # with adapters and without
+    return sets * len(settings.cudagraph_capture_sizes) * settings.shape.layers * GRAPH_LAYER
 
 
 def cache_labels(settings: Settings, memory: Memory) -> dict[str, Any]:

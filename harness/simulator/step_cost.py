@@ -126,6 +126,16 @@ class StepCost:
         total = self._total_s(busy + self._context_s * (context + decodes), launch, host)
         return max(1, round(total * 1e9))
 
+    def adapters_ns(self, adapters: int) -> int:
+        """Nanoseconds that a step takes longer for so many LoRA adapters in it.
+
+        Their weights are read; to launch two small products a matrix widens the gaps of a layer by half, an estimate.
+        """
+        if not adapters:
+            return 0
+        read_s = adapters * adapter_bytes(self._settings) / (self._chip.bandwidth * self._terms.weights)
+        return seconds_to_ns(read_s + 0.5 * self._model.layers * self._terms.gap_s)
+
     def terms_of(
         self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0, exchanged: int = 0
     ) -> StepTime:
@@ -233,6 +243,25 @@ class StepCost:
         moved = tokens / self._tp * copies * model.hidden * 2 * self._imbalance
         bandwidth = self._chip.link_of(min(spread, 8)) * self._terms.link
         return 2 * (self._terms.link_s + moved / bandwidth)
+
+
+def adapter_bytes(settings: Settings) -> int:
+    """Bytes on one device of one LoRA slot of the largest rank, as vLLM lays it out (`lora/layers`).
+
+    Of matrices that are split by columns the first factor is whole, of those that are split by rows the second.
+    """
+    shape, tp = settings.shape, settings.tensor_parallel_size
+    columns = shape.head_dim * (shape.heads + 2 * shape.kv_heads)
+    attention = 3 * shape.hidden + columns / tp + shape.heads * shape.head_dim / tp + shape.hidden
+    plain = (shape.layers - shape.expert_layers) * _inner_elements(shape.hidden, shape.inner, tp)
+    routed = shape.expert_layers * shape.experts * _inner_elements(shape.hidden, shape.expert_width, tp)
+    elements = settings.max_lora_rank * (shape.layers * attention + plain + routed)
+    return int(elements * (4 if settings.dtype == "float32" else 2))
+
+
+def _inner_elements(hidden: int, inner: int, tp: int) -> float:
+    """Elements a unit of rank of the adapters of gate, up and down."""
+    return 2 * (hidden + inner / tp) + inner / tp + hidden
 
 
 def expert_ranks(settings: Settings) -> int:

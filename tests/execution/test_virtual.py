@@ -369,3 +369,44 @@ def test_the_engines_own_split_adds_up_to_what_the_client_saw(tmp_path):
     assert stage["server_split"]["n"] == 60
     assert stage["server_split"]["outside"]["max"] == 0.0
     assert stage["server_split"]["queue"]["p50"] == pytest.approx(np.median(requests.server_queue_ns) / 1e9)
+
+
+RANKS = {"kind": "simulator", "model": MODEL, "args": {"data_parallel_size": 4, "rank_slowdown": [1, 1, 1, 4]}}
+PAIRS = {"kind": "deployment", "model": MODEL, "preset": {"prefill_decode": {"prefill": 2, "decode": 2}}}
+
+
+def test_a_slow_rank_is_found(tmp_path):
+    """Four ranks by number in samples and summary; the warning names the one whose steps take four times as long."""
+    long = {"kind": "synthetic", "input_tokens": 50, "output_tokens": 300}
+    folder = result(tmp_path, [{"closed": {"concurrency": 16, "requests": 200}}], engine=RANKS, workload=long)
+    summary = store.read_json(folder, store.SUMMARY)
+    stage = summary["stages"][0]
+    sources = set(table_files.read_samples(folder).source)
+
+    assert [engine["name"] for engine in stage["engines"]] == ["0", "1", "2", "3"]
+    assert {"server", "server/0", "server/3"} <= sources
+    assert "engine 3 lags" in summary["answer"]
+
+
+def test_two_pairs_are_simulated_as_one_engine(tmp_path):
+    """Engines by the names of their processes, each with its log; what decode fetched is counted with its time."""
+    folder = result(tmp_path, [{"poisson": {"rate": 20, "requests": 60}}], engine=PAIRS)
+    run, stage = store.read_run(folder), store.read_json(folder, store.SUMMARY)["stages"][0]
+    engines = {engine["name"]: engine for engine in stage["engines"]}
+
+    assert run["engine"]["kind"] == "deployment"
+    assert run["engine"]["clock"] == VIRTUAL_TIME
+    assert list(engines) == ["prefill-0", "prefill-1", "decode-0", "decode-1"]
+    assert sum(engines[name]["kv_transfer"]["count"] for name in ("decode-0", "decode-1")) == 60
+    assert "kv_transfer" not in engines["prefill-0"]
+    assert (folder / "engine-decode-1.log").read_text(encoding="utf-8").startswith("npu-harness simulator")
+    assert table_files.read_requests(folder).status.tolist() == [COMPLETED] * 60
+
+
+def test_pairs_keep_virtual_time_bit_for_bit(tmp_path):
+    """Two runs of one seed have the same times of every token."""
+    load = [{"closed": {"concurrency": 6, "requests": 30}}]
+    runs = [result(tmp_path, load, name, engine=PAIRS) for name in ("one", "other")]
+    first, other = (table_files.read_events(folder).at_ns.tolist() for folder in runs)
+
+    assert first == other

@@ -29,10 +29,12 @@ class Client:
         self.times = []
         self.answers = []
 
-    def send(self, prompt, tokens, number=1):
+    def send(self, prompt, tokens, number=1, model=None):
         """Send one; a future of the times of its events."""
         ids = array("q", [number * 10_000 + place for place in range(prompt)])
-        ask = ParsedRequest(False, self.service.serving.model, (ids,), (tokens,), 1, 0, True, False, False, False)
+        ask = ParsedRequest(
+            False, model or self.service.serving.model, (ids,), (tokens,), 1, 0, True, False, False, False
+        )
         done, times = asyncio.get_running_loop().create_future(), []
         self.times.append(times)
         write = lambda _: times.append(self.clock.now_ns())  # noqa: E731 - a callback
@@ -122,6 +124,23 @@ def test_ranks_with_experts_wait_for_the_slowest():
     assert long == short
     assert long[0] == step_ns(flags, 0, 0, [(1000, 0)], 0, 1010)
     assert slowed[1][1] - slowed[1][0] == pytest.approx(3 * step_ns(flags, 1, 10, (), 0, 2), abs=3)
+
+
+def test_ranks_that_step_together_prefill_at_the_same_steps():
+    """With an interval of 4 a prompt that comes while others decode waits for the next step whose number it divides."""
+    flags = {**EXPERTS, "data_parallel_size": 2, "prefill_schedule_interval": 4}
+
+    async def script(client, _service):
+        first, _ = client.send(10, 12), client.send(10, 12, 2)
+        await asyncio.sleep(0.001)
+        later = await client.send(10, 1, 3)
+        return (await first), later
+
+    first, later = played(server(flags), script)
+    plain = played(server({**flags, "prefill_schedule_interval": 1}), script)
+
+    assert later[0] == first[4]  # the steps end with tokens 0, 1, 2, 3; the fifth may prefill again
+    assert plain[1][0] == plain[0][1]
 
 
 def test_an_idle_rank_computes_a_dummy_batch():
@@ -251,3 +270,19 @@ def test_least_loaded_servers_of_each_role_are_chosen():
         return [member.service.engine.metrics.finished["length"] for member in service.members]
 
     assert played(pair(2, 2), script) == [2, 2, 2, 2]
+
+
+def test_adapters_make_steps_longer_and_their_number_is_limited():
+    """Two adapters in a step cost more than one; with room for one the other's request waits for the first's end."""
+    flags = {**DENSE, "enable_lora": True, "lora_modules": ["a=x", "b=x"]}
+
+    async def script(client, _service):
+        return await asyncio.gather(client.send(100, 3, 1, "a"), client.send(100, 3, 2, "b"))
+
+    together, apart = (played(server({**flags, "max_loras": room}), script) for room in (2, 1))
+    cost = StepCost(settings_from_flags(flags))
+
+    assert together[0] == together[1]
+    assert together[0][0] == step_ns(flags, 0, 0, [(100, 0), (100, 0)]) + cost.adapters_ns(2)
+    assert apart[0][0] == step_ns(flags, 0, 0, [(100, 0)]) + cost.adapters_ns(1)
+    assert apart[1][0] > apart[0][-1]

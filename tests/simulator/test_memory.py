@@ -32,6 +32,26 @@ def test_the_cache_is_what_the_share_leaves():
     assert found.weights / GIB == pytest.approx(15.27, rel=0.01)
 
 
+def test_adapters_take_their_slots_and_a_second_set_of_graphs():
+    """Rank x (rows + columns) of each of seven matrices, for each slot, whatever is loaded; graphs come twice."""
+    matrices = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 12288), (4096, 12288), (12288, 4096)]
+    slot = 36 * 2 * 32 * sum(rows + columns for rows, columns in matrices)
+    plain, with_slots = memory(), memory(enable_lora=True, max_loras=4, max_lora_rank=32)
+
+    assert with_slots.weights == plain.weights + 4 * slot
+    assert with_slots.cache == plain.cache - 4 * slot
+    assert with_slots.graphs == 2 * plain.graphs
+
+
+def test_adapters_are_split_over_cards_by_half():
+    """Of a matrix that is split by columns the first factor stays whole, of one that is split by rows the second."""
+    one, two = (memory(tensor_parallel_size=tp, enable_lora=True, max_loras=8).weights for tp in (1, 2))
+    bare_one, bare_two = (memory(tensor_parallel_size=tp).weights for tp in (1, 2))
+    whole = 8 * 36 * 2 * 16 * (3 * 4096 + 4096 + 2 * 4096 + 4096)
+
+    assert 2 * (two - bare_two) - (one - bare_one) == whole
+
+
 def test_a_published_start_is_met():
     """Qwen2.5-14B on one 910B at 0.6: 27.54 GiB of weights, 0.26 at the peak, 0.18 outside, 0.47 of graphs."""
     found = memory(model="Qwen2.5-14B", gpu_memory_utilization=0.6)

@@ -107,3 +107,40 @@ def test_two_cards_share_the_work_and_talk():
 
     assert two.linear_s == pytest.approx(one.linear_s / 2)
     assert one.communication_s == 0 < two.communication_s
+
+
+def test_adapters_in_a_batch_are_read_one_after_another():
+    """None costs nothing; each more costs its bytes at the reached bandwidth, the first the launches, too."""
+    settings = settings_from_flags({"model": MODEL, "enable_lora": True, "max_lora_rank": 64})
+    none, one, two, three = (StepCost(settings).adapters_ns(count) for count in range(4))
+    bytes_s = 36 * 2 * 64 * 75776 / (1.6e12 * Terms().weights)
+
+    assert none == 0
+    assert three - two == pytest.approx(two - one, abs=2) == pytest.approx(bytes_s * 1e9, abs=3)
+    assert one - (two - one) == pytest.approx(36 * 0.5 * Terms().gap_s * 1e9, abs=2)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"data_parallel_size": 4}, {"data_parallel_size": 4, "enable_expert_parallel": True}]
+)
+def test_experts_are_spread_over_all_ranks(flags):
+    """Each of eight devices reads an eighth of the experts, and multiplies an eighth of all ranks' tokens."""
+    model = {"model": "Qwen3-30B-A3B", "tensor_parallel_size": 2}
+    alone, spread = (StepCost(settings_from_flags({**model, **more})) for more in ({}, flags))
+    dense_s = alone.terms_of(1, 0, ()).linear_s - spread.terms_of(1, 0, ()).linear_s
+    few, many = (spread.terms_of(16, 0, (), 0, exchanged).linear_s for exchanged in (64, 6400))
+
+    assert dense_s > 0
+    assert many > 2 * few
+    assert spread.terms_of(16, 0, (), 0, 64).linear_s < alone.terms_of(64, 0, ()).linear_s
+
+
+def test_imbalance_of_experts_makes_all_wait():
+    """With a busiest rank of twice the mean, products of experts and the exchange take twice as long."""
+    flags = {"model": "Qwen3-30B-A3B", "data_parallel_size": 4, "enable_expert_parallel": True, "enforce_eager": True}
+    even, uneven = (StepCost(settings_from_flags({**flags, "expert_imbalance": more})) for more in (1, 2))
+    terms = [priced.terms_of(0, 0, [(4096, 0)], 0, 16384) for priced in (even, uneven)]
+    latency_s = 2 * 48 * Terms().link_s
+
+    assert terms[1].communication_s - latency_s == pytest.approx(2 * (terms[0].communication_s - latency_s))
+    assert terms[1].linear_s > 1.5 * terms[0].linear_s
