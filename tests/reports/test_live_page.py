@@ -1,6 +1,7 @@
 """A reader's session on the page of a run, in Chromium: pointer, zoom, stages, filters, records, links, keyboard."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ from tests.result_folder import Run, make_result
 
 EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 RANKED = ("ttft_user", "tpot", "e2e_user")
-STATES = [("en", 390, False), ("en", 1440, True), ("zh", 390, True), ("zh", 1440, False)]  # every pair of two
+STATES = list(itertools.product(("en", "zh"), (390, 1440), (False, True)))
 
 pytestmark = test_browser.pytestmark
 
