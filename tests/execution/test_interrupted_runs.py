@@ -185,7 +185,7 @@ def test_helpers_that_were_killed_are_done_without(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "_WORTH_A_PROCESS", 1)
     monkeypatch.setattr(decode, "ProcessPoolExecutor", Broken)
     monkeypatch.setattr(decode, "frame_starts", lambda *_: [(0, 1), (1, 2), (2, 3)])
-    monkeypatch.setattr(decode, "decode_part", lambda _, start, __: start)
+    monkeypatch.setattr(decode, "decode_part", lambda _, start, *__: start)
     monkeypatch.setattr(decode, "joined", parts.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     path = tmp_path / "spool"
