@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.classes import COSTS, FORM, MODEL, PRIORITY
+from harness.analysis.classes import COSTS, FORM, MODEL, PRIORITY, change_of
 from harness.messages import localized
 from harness.results.folder import ResultFiles, number
 from harness.units import format_count, format_share, significant, time_scale
@@ -115,14 +115,5 @@ def _cost_row(row: Stage, loads: Mapping[Any, Stage], scales: Mapping[str, tuple
     cells = [Cell(column_title(row["stage"], load_text(stage))), Cell(format_count(row["adapters"]))]
     for name in COSTS:
         size = scales[name][0] if name in scales else 1.0
-        cells += [Cell(significant(number(row.get(name)) / size)), Cell(_change(row, name))]
+        cells += [Cell(significant(number(row.get(name)) / size)), Cell(localized(change_of(row, name)))]
     return cells
-
-
-def _change(row: Stage, name: str) -> str:
-    """By how much a value differs from that of the model alone; in brackets where the intervals of both meet."""
-    change = (row.get("change") or {}).get(name)
-    if change is None:
-        return "–"
-    text = localized("page.classes.change", percent=100 * change)
-    return text if name in (row.get("clear") or ()) else f"({text})"

@@ -121,7 +121,8 @@ def adapter_costs(stages: Sequence[Stage]) -> list[dict[str, Any]]:
     """What adapters cost, for summary.json: of each load that was run with 0 and more of them, a row a stage.
 
     A row has `stage`, `adapters`, the values of `COSTS`, and against the row of 0 their `change` (a share, null for
-    that row) and which of them are `clear`: the 95 % intervals of both do not meet.
+    that row), which of them are `clear`: the 95 % intervals of both do not meet, and which are `unsure`: there are no
+    intervals, for want of answers.
     """
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
@@ -142,12 +143,14 @@ def _cost(stage: Stage, base: Stage) -> dict[str, Any]:
         name: values[name][0] / before[name][0] - 1 for name in COSTS if values[name][0] is not None and before[name][0]
     }
     clear = [name for name in change if _apart(values[name][1], before[name][1])]
+    unsure = [name for name in change if not (values[name][1] and before[name][1])]
     return {
         "stage": stage.get("index", 0),
         "adapters": stage["load"]["adapters"],
         **{name: value for name, (value, _) in values.items()},
         "change": None if stage is base else change,
         "clear": [] if stage is base else clear,
+        "unsure": [] if stage is base else unsure,
     }
 
 
@@ -173,13 +176,23 @@ def adapters_sentence(rows: Sequence[Mapping[str, Any]]) -> Message | None:
     last = rows[-1] if rows else None
     if last is None or last["change"] is None or "tpot_p50" not in last["change"]:
         return None
-    words = {
-        "count": last["adapters"],
-        "tpot": 100 * last["change"]["tpot_p50"],
-        "ttft": 100 * last["change"].get("ttft_p50", 0.0),
-    }
-    clear = {"tpot_p50", "ttft_p50"} & set(last["clear"])
-    return message("analysis.adapters_cost" if clear else "analysis.adapters_cost_unclear", **words)
+    return message(
+        "analysis.adapters_cost",
+        count=last["adapters"],
+        tpot=change_of(last, "tpot_p50"),
+        ttft=change_of(last, "ttft_p50"),
+    )
+
+
+def change_of(row: Mapping[str, Any], name: str) -> Message:
+    """By how much a value of a row differs from that of the model alone, and how sure that is."""
+    change = (row.get("change") or {}).get(name)
+    if change is None:
+        return message("analysis.change_none")
+    if name in row["clear"]:
+        return message("analysis.change_clear", change=100 * change)
+    unsure = name in row["unsure"]
+    return message("analysis.change_unsure" if unsure else "analysis.change_meets", change=100 * change)
 
 
 def tells(summary: StageSummary, metric: str) -> bool:

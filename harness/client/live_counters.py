@@ -285,6 +285,8 @@ def _first_token(request: InFlightRequest, start: int, stop: int) -> int | None:
     for place in range(start, stop):
         piece = request.pieces[place]
         events = piece.count(b"data:")
+        if b'"response.' in piece and b'.delta"' not in piece:  # what opens an answer of the Responses API
+            continue
         if events > (b'"role":"assistant"' in piece and b'"content":""' in piece):
             return place
     return None
@@ -317,4 +319,5 @@ def _has_failed(request: InFlightRequest) -> bool:
         return True
     if request.pieces[0][9:10] != b"2":
         return True
-    return any(b'data: {"error"' in piece for piece in request.pieces[-_TAIL:])
+    ends = request.pieces[-_TAIL:]
+    return any(b'data: {"error"' in piece or b"event: response.failed" in piece for piece in ends)

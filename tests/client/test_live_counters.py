@@ -111,6 +111,32 @@ def test_reports_come_every_half_to_three_seconds_and_never_fall():
     assert tokens[-1] == 50
 
 
+def test_what_opens_an_answer_of_the_responses_api_is_no_token():
+    """The first token is the first delta; an answer that failed is told from one that did not."""
+    reports = []
+
+    async def main():
+        clock = LoopClock(asyncio.get_running_loop())
+        counters = LiveCounters(clock, reports.append, 10**6)
+        counters.begin(0)
+        for number, last in enumerate((b"response.completed", b"response.failed")):
+            request = InFlightRequest(number, b"", 0, counters.over)
+            request.sent_ns = clock.now_ns()
+            counters.sent(request, measured=True)
+            _bring(request, clock, HEAD + b'event: response.created\ndata: {"type":"response.created"}\n\n')
+            for kind in (b"response.output_text.delta", b"response.output_text.delta", last):
+                await asyncio.sleep(0.2)
+                _bring(request, clock, b'event: %b\ndata: {"delta":"a","type":"%b"}\n\n' % (kind, kind))
+            counters.over(request)
+        counters.end()
+
+    run_virtually(main)
+    counts = reports[-1]
+
+    assert (counts["answered"], counts["failed"]) == (1, 1)
+    assert histogram_from(counts["ttft"]).quantile(0.5) == pytest.approx(0.2, rel=2 * RELATIVE_ERROR)
+
+
 def test_failures_are_told_from_answers():
     """A failure on the way, a status other than 2xx and an error in the stream are failed; given up is cancelled."""
     reports = []
