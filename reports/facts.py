@@ -1,5 +1,6 @@
 """Lists of facts on a run's page: tokens, engine flags, environment, client, and what was run."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,30 @@ def _token_source(name: str, requests: int) -> str:
 
 def flag_rows(result: ResultFiles) -> list[list[Cell]]:
     """Engine flags: requested and effective values, the source and the reason; those that differ are marked."""
-    engine = result.run.get("engine") or {}
+    return _flag_rows(result.run.get("engine") or {})
+
+
+def process_flags(result: ResultFiles) -> list[tuple[str, list[list[Cell]]]]:
+    """The flags of the processes of a deployment, once for all that have the same, with a head that names those."""
+    groups: list[tuple[list[str], list[list[Cell]]]] = []
+    for process in (result.run.get("engine") or {}).get("processes") or ():
+        rows = _flag_rows({**process, "command": ()})
+        same = next((names for names, others in groups if others == rows), None)
+        if same is not None:
+            same.append(process["name"])
+        elif rows:
+            groups.append(([process["name"]], rows))
+    return [(localized("page.engine.flags_of", names=names), rows) for names, rows in groups]
+
+
+def process_commands(result: ResultFiles) -> str:
+    """The command line of each process of a deployment that was started, behind its name."""
+    processes = (result.run.get("engine") or {}).get("processes") or ()
+    lines = (f"{row['name']}: {shlex.join(map(str, row['command']))}" for row in processes if row.get("command"))
+    return "\n".join(lines)
+
+
+def _flag_rows(engine: Mapping[str, Any]) -> list[list[Cell]]:
     requested = {_flag(k): v for k, v in (engine.get("asked") or _command_flags(engine.get("command") or ())).items()}
     effective = {_flag(key): value for key, value in (engine.get("effective") or {}).items()}
     changed = {_flag(row["flag"]): row for row in engine.get("changed") or ()}

@@ -192,6 +192,8 @@ def _reproduction(result: ResultFiles) -> dict[str, Any]:
         "tokens": facts.token_rows(result),
         "counted_by": facts.counted_by(result),
         "flags": facts.flag_rows(result),
+        "process_flags": facts.process_flags(result),
+        "process_commands": facts.process_commands(result),
         "command": " ".join(map(str, engine.get("command") or ())),
         "environment": facts.environment_rows(result),
         "run_rows": facts.run_rows(result),

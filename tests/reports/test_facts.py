@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reports.facts import flag_rows
+from reports.facts import flag_rows, process_commands, process_flags
 
 ENGINE = {
     "asked": {"block_size": 16, "dtype": "auto", "max_num_seqs": 8, "additional_config.enable_mlap": True},
@@ -48,3 +48,17 @@ def test_an_older_run_still_shows_what_differs():
 
     assert (found["block_size"][1].below, found["block_size"][1].tone) == ("differs", "bad")
     assert (found["seed"][1].below, found["seed"][2].text) == ("", "–")
+
+
+def test_processes_with_the_same_flags_share_a_table():
+    """Each is named once, a process without flags has none, and every command stands behind its name."""
+    other = {**ENGINE, "effective": {**ENGINE["effective"], "max_num_seqs": 4}}
+    processes = [
+        {"name": "decode-0", "command": ["vllm", "serve", "a b"], **ENGINE}, {"name": "decode-1", **ENGINE},
+        {"name": "prefill-0", **other}, {"name": "proxy", "command": ["proxy"], "asked": {}, "effective": {}},
+    ]  # fmt: skip
+    result = SimpleNamespace(run={"engine": {"processes": processes}})
+
+    assert [head.partition(": ")[2] for head, _ in process_flags(result)] == ["decode-0, decode-1", "prefill-0"]
+    assert process_commands(result) == "decode-0: vllm serve 'a b'\nproxy: proxy"
+    assert flag_rows(result) == process_flags(SimpleNamespace(run={})) == []
