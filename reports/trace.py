@@ -162,11 +162,14 @@ def _in_flight(requests: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
 
 
 def _sampled(samples: pd.DataFrame, zero_ns: int) -> Iterator[Event]:
-    """The server's own gauges."""
-    for metric, (name_code, series_code, factor) in _GAUGES.items():
-        name, series = localized(name_code), localized(series_code)
-        known = (samples["name"] == metric) & (samples["source"] == server_metrics.SERVER)
-        own = samples[known & np.isfinite(samples["value"])]
-        for at_ns, value in rows_of(own, "at_ns", "value"):
-            reading = {series: value * factor}
-            yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns - zero_ns), "args": reading}
+    """The server's own gauges, then those of each engine where there are several."""
+    of_server = samples["source"].astype(str).str.startswith(server_metrics.SERVER)
+    for source in samples["source"][of_server].astype(str).drop_duplicates().tolist():
+        engine = source.removeprefix(server_metrics.SERVER).removeprefix("/")
+        for metric, (name_code, series_code, factor) in _GAUGES.items():
+            name, series = f"{localized(name_code)} {engine}".strip(), localized(series_code)
+            known = (samples["name"] == metric) & (samples["source"] == source)
+            own = samples[known & np.isfinite(samples["value"])]
+            for at_ns, value in rows_of(own, "at_ns", "value"):
+                reading = {series: value * factor}
+                yield {"ph": "C", "pid": SERVER, "tid": 0, "name": name, "ts": _us(at_ns - zero_ns), "args": reading}

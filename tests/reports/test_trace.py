@@ -133,3 +133,12 @@ def test_the_count_in_flight_returns_to_nothing(usual):
     assert min(counts) == 0
     assert counts[-1] == 0
     assert max(counts) > 1
+
+
+def test_each_of_several_engines_has_its_counters(tmp_path):
+    """Named after the engine, beside those of the server."""
+    run = Run(loads=(2.0,), duration_s=6, processes=[("prefill-0", "prefill", None), ("decode-0", "decode", None)])
+    own = events(read_files(make_result(tmp_path, run)))
+    counters = {event["name"] for event in own if event["ph"] == "C"}
+
+    assert {"running", "running prefill-0", "waiting decode-0", "KV cache decode-0"} <= counters
