@@ -48,7 +48,6 @@ class KvPort:
     _kept: dict[str, tuple[SimulatedEngine, Request]] = field(default_factory=dict)
     _params: dict[Request, Params] = field(default_factory=dict)
     _free_s: float = 0.0  # when the port has nothing more to fetch
-    _fetching: set[asyncio.TimerHandle] = field(default_factory=set)
 
     @property
     def fetches(self) -> bool:
@@ -77,6 +76,11 @@ class KvPort:
             "remote_engine_id": f"simulator-{engine.rank}", "remote_request_id": request.id, "remote_host": host,
             "remote_port": port, "tp_size": self.settings.tensor_parallel_size,
         }  # fmt: skip
+
+    def give_up(self, request: Request) -> None:
+        """A client left: where nothing is fetched yet for its request, the other side can let go of it now."""
+        if request.remote and request in self._params:
+            self.on_fetched(self._params.pop(request))
 
     def release(self, name: str) -> None:
         """Free the blocks of a request that were kept; nothing where they are not any more."""

@@ -172,8 +172,10 @@ class Service:
 
     def abort(self, answer: ResponseStream) -> None:
         """Drop what is left of an answer whose client went away."""
-        for choice, engine in itertools.product(answer.choices, self.engines):
-            engine.abort(choice.request)
+        for choice in answer.choices:
+            for engine in self.engines:
+                engine.abort(choice.request)
+            self.port.give_up(choice.request)
 
 
 def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> Service:

@@ -2,6 +2,7 @@
 
 import asyncio
 from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -226,23 +227,49 @@ def test_the_prefill_side_keeps_blocks_until_they_are_fetched():
 
 
 def test_what_nobody_fetches_is_freed_after_a_while():
-    """A client that leaves between prefill and decode costs blocks for eight minutes, as with vLLM."""
+    """Blocks of a prompt that no decode server asks for stay for eight minutes, as with vLLM."""
 
     async def script(client, service):
-        client.send(1000, 100)
-        await asyncio.sleep(step_ns(DENSE, 0, 0, [(1000, 0)]) / 1e9 + 0.01)
-        service.abort(client.answers[0])
-        await asyncio.sleep(0.2)
+        ids = array("q", range(1000))
+        ask = ParsedRequest(False, client.service.serving.model, (ids,), (1,), 1, 0, False, False, False, False)
+        answer = service.answer(replace(ask, kv_transfer_params={"do_remote_decode": True}), None, lambda: None)
+        usage = []
+        for pause_s in (1, KEPT_S - 2, 2):
+            await asyncio.sleep(pause_s)
+            usage.append(service.engine.state().kv_usage > 0)
+        return usage, answer.body()["kv_transfer_params"]
+
+    usage, params = played(server({**DENSE, **PRODUCER}), script)
+
+    assert usage == [True, True, False]
+    assert (params["do_remote_prefill"], params["do_remote_decode"], len(params["remote_block_ids"])) == (
+        True,
+        False,
+        8,
+    )
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["before its transfer", "in its transfer"])
+def test_a_client_that_leaves_frees_both_sides(full):
+    """At once where nothing is fetched yet; else when the transfer ends, which writes to the blocks until then."""
+
+    async def script(client, service):
         prefill, decode = (member.service.engine for member in service.members)
-        held = prefill.state().kv_usage, decode.state().kv_usage
-        await asyncio.sleep(KEPT_S)
-        return held, prefill.state().kv_usage
+        others = [client.send(1000, 400, number) for number in range(4 * full)]
+        await asyncio.sleep(3)
+        client.send(1000, 100, 9)
+        await asyncio.sleep(1)
+        held = prefill.state().kv_usage > 0
+        service.abort(client.answers[-1])
+        freed = prefill.state().kv_usage == 0
+        await asyncio.sleep(2)
+        late = prefill.state().kv_usage == 0
+        await asyncio.gather(*others)
+        return held, freed, late, decode.state().kv_usage
 
-    (prefill, decode), later = played(pair(kv_transfer_bandwidth=1000, kv_transfer_latency=60), script)
+    flags = {"num_gpu_blocks_override": 40} if full else {"kv_transfer_latency": 2}
 
-    assert prefill > 0
-    assert later == 0
-    assert decode > 0  # its blocks are written to until the transfer ends
+    assert played(pair(**flags), script) == (True, full, True, 0.0)
 
 
 def test_a_full_decode_side_lets_requests_wait():

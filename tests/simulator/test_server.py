@@ -317,3 +317,37 @@ def test_an_answer_tells_its_own_times_where_asked():
     assert sum("metrics" in event for event in events) == 1
     assert "metrics" not in json.loads(asyncio.run(whole(n=2)))
     assert "mean_itl_ms" not in json.loads(asyncio.run(whole(max_tokens=1)))["metrics"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_pair_hands_a_prompt_over_by_vllms_parameters(stream):
+    """One answers a token and where the KV cache is, the other goes on from it, and then the first lets go."""
+    decode = {"kv_transfer_config": {"kv_role": "kv_consumer"}}
+    body = {"prompt": list(range(300)), "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+
+    async def handed_over():
+        async with (
+            running(kv_transfer_config={"kv_role": "kv_producer"}) as (first, prefill),
+            running(**decode) as (
+                second,
+                session,
+            ),
+        ):
+            first.port.address = "127.0.0.1", prefill._base_url.port
+            async with prefill.post("/v1/completions", json=body) as answer:
+                params = (await answer.json())["kv_transfer_params"]
+            held = first.engine.state().kv_usage
+            asked = {**body, "max_tokens": 5, "kv_transfer_params": params, "stream": stream}
+            async with session.post("/v1/completions", json=asked) as answer:
+                text = await answer.text()
+            for _ in range(500):
+                if first.engine.state().kv_usage:
+                    await asyncio.sleep(0.01)
+            return held, first.engine.state().kv_usage, text, second.metrics()
+
+    held, later, text, metrics = asyncio.run(asyncio.wait_for(handed_over(), 20))
+
+    assert held > later == 0
+    assert len(events(text)) == 5 if stream else json.loads(text)["usage"]["completion_tokens"] == 5
+    assert metric(metrics, "vllm:nixl_xfer_time_seconds_count") == 1
+    assert metric(metrics, "vllm:kv_cache_usage_perc") == 0
