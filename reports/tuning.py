@@ -64,6 +64,9 @@ def _context(result: StudyFiles) -> dict[str, Any]:
         "flag_heads": flags.flag_heads(result),
         "flag_rows": flags.flag_rows(result),
         "flag_lead": _flag_lead(result),
+        "topology_heads": tables.topology_heads(result),
+        "topology_rows": tables.topology_rows(result),
+        "topology_lead": _topology_lead(result),
         "facts": tables.fact_rows(result),
         "commands": list(commands(result)),
     }
@@ -74,6 +77,12 @@ def _use_title(result: StudyFiles) -> str:
     if result.confirmation:
         return localized("page_tuning.use.title")
     return localized("page_tuning.use.so_far" if result.content.get("interrupted") else "page_tuning.use.unconfirmed")
+
+
+def _topology_lead(result: StudyFiles) -> str:
+    """What the table of topologies holds; "" where there is none."""
+    topology = (result.content.get("study") or {}).get("topology")
+    return localized("page_tuning.topology.lead", cards=topology.get("cards")) if topology else ""
 
 
 def _flag_lead(result: StudyFiles) -> str:

@@ -19,6 +19,11 @@ _NAMES = {
     "request_rate": "page_tuning.metric.request_rate",
     "goodput": "page_tuning.metric.goodput",
     "capacity": "page_tuning.metric.capacity",
+    "throughput_per_card": "page_tuning.metric.throughput_per_card",
+    "total_throughput_per_card": "page_tuning.metric.total_throughput_per_card",
+    "request_rate_per_card": "page_tuning.metric.request_rate_per_card",
+    "goodput_per_card": "page_tuning.metric.goodput_per_card",
+    "capacity_per_card": "page_tuning.metric.capacity_per_card",
 }
 _ORIGINS = {
     "default": "page_tuning.origin.default",
@@ -26,6 +31,7 @@ _ORIGINS = {
     "spread": "page_tuning.origin.spread",
     "sampler": "page_tuning.origin.sampler",
     "model": "page_tuning.origin.model",
+    "topology": "page_tuning.origin.topology",
 }
 _STATUSES = {
     "complete": "page_tuning.status.complete",
@@ -104,6 +110,40 @@ def _trial_row(result: StudyFiles, trial: Mapping[str, Any]) -> list[Cell]:
         _outcome(result, trial),
         Cell(format_duration(minutes * _MINUTE_S) if minutes else "–"),
     ]
+
+
+_VERDICTS = {
+    "measured": "page_tuning.topology.tried",
+    "skipped": "page_tuning.topology.skipped",
+    "refused": "page_tuning.topology.refused",
+    "failed": "page_tuning.topology.failed",
+    "left": "page_tuning.topology.left",
+}
+
+
+def topology_heads(result: StudyFiles) -> tuple[str, ...]:
+    """The columns of the table of topologies."""
+    objective = metric_name(str(result.objectives[0]["name"]))
+    measured = localized("page_tuning.topology.measured", objective=objective)
+    name, cards = localized("page_tuning.topology.name"), localized("page_tuning.topology.cards")
+    return name, cards, measured, localized("page_tuning.topology.predicted"), localized("page.result")
+
+
+def topology_rows(result: StudyFiles) -> list[list[Cell]]:
+    """Every topology of the study, the best first."""
+    rows = result.content.get("topologies") or ()
+    return [_topology_row(str(result.objectives[0]["name"]), row, best=place == 0) for place, row in enumerate(rows)]
+
+
+def _topology_row(name: str, row: Mapping[str, Any], *, best: bool) -> list[Cell]:
+    values = (row.get("value"), row.get("predicted"))
+    measured, predicted = ("–" if value is None else value_text(name, float(value)) for value in values)
+    tried = row.get("verdict") == "measured"
+    outcome = localized("page_tuning.topology.best") if best and tried else _named(str(row.get("verdict")), _VERDICTS)
+    why = localized(stored(row.get("reason"), str(row.get("why")))) if row.get("why") else ""
+    trial = localized("page_tuning.confirmation.trial", trial=row.get("trial")) if row.get("trial") is not None else why
+    return [Cell(str(row.get("name")), foreign=True), Cell(str(row.get("cards"))), Cell(measured), Cell(predicted),
+            Cell(outcome, trial)]  # fmt: skip
 
 
 def _value_cell(trial: Mapping[str, Any], name: str) -> Cell:

@@ -296,7 +296,7 @@ def _evaluator(problem: StudyPlan, resolve: ResolveFlags, tracker: StudyTracker)
         task.scenario.workload is not None and task.scenario.workload.kind != "conversation" for task in problem.tasks
     )
     if problem.kind == "simulator" and single:
-        return VirtualEvaluator(noise=SimulatedNoise(*_NOISE, problem.study.seed))
+        return VirtualEvaluator(noise=SimulatedNoise(*_NOISE, problem.study.seed), in_layouts=bool(problem.layouts))
     if problem.kind == "simulator":
         return VirtualRunEvaluator(on_snapshot=tracker.on_run)
     return LiveEvaluator(problem.kind, resolve, on_snapshot=tracker.on_run)

@@ -23,21 +23,19 @@ from harness.scenario.flags import Flag, Flags, Variables
 from harness.scenario.metrics import LATENCIES
 from harness.scenario.stages import LoadItem
 
-RATES = ("throughput", "total_throughput", "request_rate", "goodput")
-"""Metrics of which more is better."""
+PER_CARD = "_per_card"
+_TOTALS = ("throughput", "total_throughput", "request_rate", "goodput")
+RATES = (*_TOTALS, *(f"{name}{PER_CARD}" for name in _TOTALS))
+"""Metrics of which more is better: of the whole, and divided by its cards."""
 COSTS = ("cost", "failed", "preemptions")
 """Metrics without a time of which less is better."""
 CAPACITY = "capacity"
-UNITS = {
-    "throughput": "tokens/s",
-    "total_throughput": "tokens/s",
-    "request_rate": "req/s",
-    "goodput": "req/s",
-    CAPACITY: "req/s",
-}
-"""The unit of metrics that are rates."""
+CAPACITIES = (CAPACITY, f"{CAPACITY}{PER_CARD}")
+_UNITS = {"throughput": "tokens/s", "total_throughput": "tokens/s"}
+UNITS = {name: _UNITS.get(name.removesuffix(PER_CARD), "req/s") for name in (*RATES, *CAPACITIES)}
+"""The unit of metrics that are rates; those of a card have the same."""
 _LATENCY = re.compile(r"(ttft|tpot|e2e)_(p50|p90|p95|p99|mean|max)")
-OBJECTIVES = (*RATES, CAPACITY, "cost", "ttft_p50", "ttft_p90", "ttft_p95", "ttft_p99", "tpot_p99", "e2e_p99")
+OBJECTIVES = (*RATES, *CAPACITIES, "cost", "ttft_p50", "ttft_p90", "ttft_p95", "ttft_p99", "tpot_p99", "e2e_p99")
 _DEVICES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 _TARGET = r"(?:additional_config\.|env\.|load\.)?[A-Za-z_-][A-Za-z0-9_.-]*"
 
@@ -47,6 +45,11 @@ Scalar = bool | int | float | Annotated[str, Field(min_length=1)]
 def is_latency(metric: str) -> bool:
     """Whether a metric is a time, such as ttft_p99."""
     return _LATENCY.fullmatch(metric) is not None or metric.rpartition("_")[0] in LATENCIES
+
+
+def whole_of(metric: str) -> str:
+    """The metric of all cards together that one of a card is made from; any other is itself."""
+    return metric.removesuffix(PER_CARD)
 
 
 def unit_of(metric: str) -> str:
@@ -62,8 +65,8 @@ def _objective(name: str) -> str:
 
 def _metric(name: str) -> str:
     known = (*OBJECTIVES, *COSTS)
-    if name == CAPACITY or (name not in known and _LATENCY.fullmatch(name) is None):
-        hint = suggestion(name, [metric for metric in known if metric != CAPACITY])
+    if name in CAPACITIES or (name not in known and _LATENCY.fullmatch(name) is None):
+        hint = suggestion(name, [metric for metric in known if metric not in CAPACITIES])
         raise refused(message("scenario.unknown_metric", hint=hint))
     return name
 
@@ -232,6 +235,46 @@ class StopEarly(FileModel):
     """By which share a trial may be worse than the best and still not be stopped."""
 
 
+NO_SPLIT = "none"
+_SPLIT = re.compile(r"([1-9]\d{0,2}):([1-9]\d{0,2})")
+CardCount = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _split(value: Any) -> str:
+    text = str(value)
+    if text != NO_SPLIT and _SPLIT.fullmatch(text) is None:
+        raise refused(message("scenario.expected_split", found=show(value)))
+    return text
+
+
+class Topology(FileModel):
+    """How engines may lie on cards; searched before the flags, which are then searched on the best of them."""
+
+    cards: CardCount
+    """How many cards there are; a topology that needs fewer gets its share of the load."""
+    tensor_parallel: Many[CardCount] = (1,)
+    """How many cards one engine may have."""
+    data_parallel: Literal["auto"] | Many[CardCount] = "auto"
+    """How many such engines there may be; auto is as many as the cards hold."""
+    prefill_decode: Many[Annotated[str, BeforeValidator(_split)]] = (NO_SPLIT,)
+    """Of how many engines that read prompts to how many that write answers; none for engines that do both."""
+    connector: NonEmptyText = "MooncakeConnectorV1"
+    """The KV connector between the two, as vLLM or vllm-ascend names it."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """By which share the simulator may think a topology worse than the best and still have it measured."""
+
+    @property
+    def engine_counts(self) -> tuple[int, ...] | None:
+        """The numbers of engines to try; None where the cards decide."""
+        return None if isinstance(self.data_parallel, str) else self.data_parallel
+
+    @property
+    def splits(self) -> tuple[tuple[int, int], ...]:
+        """The parts of prefill and decode; (0, 0) for engines that do both."""
+        matches = (_SPLIT.fullmatch(text) for text in self.prefill_decode)
+        return tuple((0, 0) if match is None else (int(match[1]), int(match[2])) for match in matches)
+
+
 ObjectiveLimits = Annotated[
     dict[Annotated[str, AfterValidator(_metric)], Annotated[float, BeforeValidator(_limit), Field(ge=0)]],
     WithJsonSchema({"type": "object", "additionalProperties": DURATION_SCHEMA}),
@@ -259,6 +302,8 @@ class Study(FileModel):
     """The load that trials are measured under; the scenario's last stage by default."""
     space: Annotated[dict[ParameterTarget, SpaceItem], Field(default_factory=dict)]
     """What may be set: flags by name, additional_config.KEY, env.NAME or load.KEY; a value alone is fixed."""
+    topology: Topology | None = None
+    """How engines may lie on cards: searched first; the objective is then one of a card."""
     defaults: bool = True
     """Whether block_size, max_num_seqs, gpu_memory_utilization and max_num_batched_tokens are searched, too."""
     dead: Literal["drop", "unlock"] = "drop"
@@ -303,15 +348,27 @@ class Study(FileModel):
 
     @model_validator(mode="after")
     def _something_to_set(self) -> "Study":
-        if not self.defaults and not any(_searched(item) for item in self.space.values()):
+        if self.topology is None and not self.defaults and not any(_searched(item) for item in self.space.values()):
             raise refused(message("scenario.space_empty"))
         if len(set(self.objective)) < len(self.objective):
             raise refused(message("scenario.objective_twice"))
-        if self.devices is not None and self.devices_per_trial > len(self.devices):
-            raise refused(
-                message("scenario.devices_too_few", per_trial=self.devices_per_trial, devices=len(self.devices))
-            )
+        if self.topology is not None and not self.objective[0].endswith(PER_CARD):
+            per_card = [name for name in OBJECTIVES if name.endswith(PER_CARD)]
+            hint = suggestion(f"{self.objective[0]}{PER_CARD}", per_card)
+            raise refused(message("scenario.objective_of_topology", objective=self.objective[0], hint=hint))
+        if self.devices is not None and self.cards > len(self.devices):
+            raise refused(message("scenario.devices_too_few", per_trial=self.cards, devices=len(self.devices)))
         return self
+
+    @property
+    def seeks_capacity(self) -> bool:
+        """Whether each trial searches the highest rate that keeps the SLO."""
+        return self.objective[0] in CAPACITIES and len(self.objective) == 1
+
+    @property
+    def cards(self) -> int:
+        """How many devices a trial leases."""
+        return self.devices_per_trial if self.topology is None else self.topology.cards
 
     @property
     def files(self) -> tuple[WeightedScenario, ...]:
@@ -329,6 +386,7 @@ STUDY_KEYS = ("scenario", "space", "objective", "budget")
 """Keys that a study has and a scenario has not."""
 
 __all__ = [
-    "CAPACITY", "COSTS", "OBJECTIVES", "RATES", "STUDY_KEYS", "Budget", "Confirm", "Dimension", "EngineChange",
-    "Flag", "Screening", "SpaceItem", "StopEarly", "Study", "WeightedScenario", "is_latency",
+    "CAPACITIES", "CAPACITY", "COSTS", "OBJECTIVES", "RATES", "STUDY_KEYS", "Budget", "Confirm", "Dimension",
+    "EngineChange", "Flag", "Screening", "SpaceItem", "StopEarly", "Study", "Topology", "WeightedScenario",
+    "is_latency", "whole_of",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from harness.clock import MonotonicClock, monotonic_ns
 from harness.simulator.engine_config import Settings
 from harness.simulator.scheduler import Scheduler
 from harness.simulator.scheduler_types import Request, SchedulerLimits, SchedulerStep
-from harness.simulator.step_cost import StepCost
+from harness.simulator.step_cost import StepTimes
 from harness.simulator.vllm_formats import EngineState, Metrics
 from harness.units import NS_PER_S
 
@@ -97,7 +97,7 @@ class SimulatedEngine:
     def __init__(
         self,
         limits: SchedulerLimits,
-        cost: StepCost,
+        cost: StepTimes,
         now_ns: Callable[[], int] = monotonic_ns,
         *,
         rank: int = 0,

@@ -36,7 +36,7 @@ from harness.simulator.request_parsing import (
 )
 from harness.simulator.response_stream import ResponseChoice, ResponseStream, Write
 from harness.simulator.scheduler_types import Request
-from harness.simulator.step_cost import StepCost
+from harness.simulator.step_cost import StepCost, StepTimes
 from harness.simulator.vllm_formats import exposition
 
 SIMULATED_HEADER = "x-npu-harness-simulated"
@@ -178,15 +178,15 @@ class Service:
             self.port.give_up(choice.request)
 
 
-def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns) -> Service:
-    """The engine that these settings start, not yet running, by a clock.
+def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns, cost: StepTimes | None = None) -> Service:
+    """The engine that these settings start, not yet running, by a clock; `cost` replaces their own step time.
 
     Raises:
         EngineError: it would not start; in the engine's own words.
     """
     memory = memory_of(settings)
     limits, port = limits_of(settings, memory.num_blocks, memory.max_model_len), KvPort(settings)
-    cost, slowdowns = StepCost(settings), settings.slowdowns
+    cost, slowdowns = cost or StepCost(settings), settings.slowdowns
     engines = tuple(
         SimulatedEngine(limits, cost, now_ns, rank=rank, slowdown=slowdowns.get(rank, 1.0))
         for rank in range(settings.data_parallel_size)

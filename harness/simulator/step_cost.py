@@ -10,6 +10,7 @@ the device runs, and whose other work overlaps the step under asynchronous sched
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from harness.simulator.chips import ChipSpec
 from harness.simulator.engine_config import Settings
@@ -81,6 +82,18 @@ class StepTime:
     host_s: float
     total_s: float
     draft_s: float = 0.0
+
+
+class StepTimes(Protocol):
+    """How long a step takes."""
+
+    def duration_ns(
+        self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0, exchanged: int = 0
+    ) -> int:
+        """Nanoseconds of a step."""
+
+    def adapters_ns(self, adapters: int) -> int:
+        """Nanoseconds that so many LoRA adapters add to a step."""
 
 
 class StepCost:

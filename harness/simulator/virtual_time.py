@@ -10,7 +10,6 @@ answer with it. What is computed in which step is then the scheduler's doing alo
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +23,12 @@ from harness.simulator.request_parsing import acceptance, answer_tokens
 from harness.simulator.scheduler import Scheduler
 from harness.simulator.scheduler_types import Request
 from harness.simulator.speculation import Speculation
-from harness.simulator.step_cost import StepCost
+from harness.simulator.step_cost import StepCost, StepTimes
 
 _STEP_BYTES = 250
 Work = tuple[int, int, Sequence[tuple[int, int]], int]
 """What a step computes: decodes, the tokens in their caches, prefill chunks (new tokens, tokens before them), and the
 draft tokens that the decodes verify."""
-
-
-class StepTimes(Protocol):
-    """How long a step takes; `harness.simulator.step_cost.StepCost` is one."""
-
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
-        """Nanoseconds of a step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

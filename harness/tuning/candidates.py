@@ -3,14 +3,15 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from harness.engines.flag_resolution import ResolvedFlags, resolve_by_simulator, resolve_many
 from harness.engines.vllm import environment_of
 from harness.scenario.engine import Engine
-from harness.tuning.space import point_key
-from harness.tuning.study_plan import StudyPlan
+from harness.tuning.space import active_point, default_value, point_key
+from harness.tuning.study_plan import StudyPlan, TrialScores
+from harness.tuning.topology import TOPOLOGY, laid_out, layout_named
 from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, Point
 
 ResolveFlags = Callable[[Sequence[Engine]], Sequence[ResolvedFlags]]
@@ -29,6 +30,15 @@ class Candidate:
     engine_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate to try, its origin, and the simulator's prediction of it."""
+
+    candidate: Candidate
+    origin: str
+    predicted: TrialScores | None
+
+
 def engine_of(plan: StudyPlan, point: Point) -> Engine:
     """The base engine with what a point sets.
 
@@ -38,6 +48,7 @@ def engine_of(plan: StudyPlan, point: Point) -> Engine:
     values = plan.space.values(point)
     args, env = dict(plan.engine.args), dict(plan.engine.env)
     extra = dict(args.get(ADDITIONAL) or {})
+    layout = values.pop(TOPOLOGY, None)
     for name, value in values.items():
         place, _, key = name.partition(".")
         if place == ENVIRONMENT and key:
@@ -48,7 +59,11 @@ def engine_of(plan: StudyPlan, point: Point) -> Engine:
             args[name] = value
     if extra:
         args[ADDITIONAL] = extra
-    return plan.engine.model_copy(update={"args": args, "env": env})
+    engine = plan.engine.model_copy(update={"args": args, "env": env})
+    if plan.study.topology is None:
+        return engine
+    chosen = plan.layouts[0] if layout is None else layout_named(str(layout))
+    return laid_out(engine, plan.kind, chosen, plan.study.topology.connector)
 
 
 def load_changes(plan: StudyPlan, point: Point) -> dict[str, Any]:
@@ -79,6 +94,17 @@ class CandidateResolver:
         """One point as a candidate."""
         return next(iter(self.candidates([point])), None)
 
+    def default(self) -> Candidate:
+        """The base configuration as a candidate: its point says what the engine has by itself."""
+        candidate = self.candidate({})
+        assert candidate is not None
+        effective, space = candidate.resolved.effective, self.plan.space.of_engines
+        named = {
+            parameter.name: default_value(parameter, effective.get(parameter.key)) for parameter in space.parameters
+        }
+        point = active_point(space, {name: value for name, value in named.items() if value is not None})
+        return replace(candidate, point=point)
+
     def _engine(self, point: Point) -> Engine | None:
         try:
             return engine_of(self.plan, point)
@@ -87,6 +113,9 @@ class CandidateResolver:
 
     def _candidate(self, point: Point, engine: Engine, resolved: ResolvedFlags) -> Candidate:
         load = load_changes(self.plan, point)
+        if self.plan.layouts:
+            layout = str(point.get(TOPOLOGY, self.plan.layouts[0].name))
+            resolved = replace(resolved, effective={**resolved.effective, TOPOLOGY: layout})
         engine_key = canonical_json(resolved.effective, engine.env)
         return Candidate(dict(point), engine, load, resolved, f"{engine_key} {canonical_json(load)}", engine_key)
 
@@ -155,7 +184,15 @@ _CACHE_ONLY = {
     "long_prefill_token_threshold_adaptive", "max_num_scheduled_tokens", "enable_prompt_tokens_details",
     "enable_per_request_metrics", "per_request_spec_decode_metrics",
 }  # fmt: skip
-_LAYOUT = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "model", "quantization", "dtype")
+_LAYOUT = (
+    TOPOLOGY,
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "model",
+    "quantization",
+    "dtype",
+)
 Item = TypeVar("Item")
 
 

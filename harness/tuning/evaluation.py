@@ -6,19 +6,20 @@ An evaluator (real engines, or the simulator in virtual time) keeps an engine up
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.engines.engine_log import BootFacts
 from harness.scenario.engine import Engine
 from harness.scenario.stages import Stage
-from harness.scenario.study import CAPACITY
+from harness.scenario.study import whole_of
 from harness.seeds import entropy
 from harness.tuning import capacity
 from harness.tuning.candidates import Candidate
 from harness.tuning.early_stopping import StopDecision, stopping_rule
-from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_constraints, with_changes
+from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_constraints, stage_for
+from harness.tuning.topology import TOPOLOGY, cards_of
 from harness.tuning.trial_series import extrapolated, look_interval_s
 from harness.tuning.types import (
     COMPLETE,
@@ -100,13 +101,24 @@ _TOLD = ("available_kv_gib", "kv_cache_tokens", "total_gib", "weights_gib", "act
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """What a start is measured under: the trials so far, the seed of all loads, and where it may write."""
+    """What a start is measured under: the trials so far, the seed of all loads, its folder and its configuration."""
 
     plan: StudyPlan
     evaluator: Evaluator
     trials: Sequence[Trial]
     seed: int
     folder: Path
+    effective: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def topology(self) -> str | None:
+        """The name of its layout; None of a study without topologies."""
+        return self.effective.get(TOPOLOGY)
+
+    @property
+    def cards(self) -> int:
+        """How many cards it takes."""
+        return cards_of(self.effective, self.plan.study.cards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +173,13 @@ def measure_load(
         StartFailed: the engine died on the way.
     """
     plan, seed = evaluation.plan, load_seed(evaluation.seed, load)
-    measure = _searched if plan.study.objective == (CAPACITY,) else _run
-    measured = [measure(session, task, with_changes(task.stage, _keys(load)), seed, watched) for task in plan.tasks]
-    verdict = score(plan, measured)
+    measure = _searched if plan.study.seeks_capacity else _run
+    stages = [stage_for(plan, task, _keys(load), evaluation.cards) for task in plan.tasks]
+    measured = [measure(session, *pair, seed, watched) for pair in zip(plan.tasks, stages, strict=True)]
+    verdict = score(plan, measured, evaluation.cards)
     stopped = any(measurement.stopped for measurement in measured)
     if stopped:
-        verdict = _as_far_as(plan, verdict, measured[0], incumbents(evaluation, load))
+        verdict = _as_far_as(evaluation, verdict, measured[0], incumbents(evaluation, load))
     minutes = TrialMinutes(load=sum(measurement.load_s for measurement in measured) / 60)
     return LoadResult(load, verdict, _merged(measured), minutes, {}, {}, stopped)
 
@@ -196,13 +209,18 @@ def _searched(
 
 
 def incumbents(evaluation: EvaluationContext, load: Mapping[str, ParameterValue]) -> list[Trial]:
-    """The trials that a new one has to beat under this load: the front of those measured with the same seed."""
+    """The trials that a new one has to beat under this load: the front of those measured with the same seed.
+
+    Of topologies only those of its own: pairs begin more slowly than engines side by side, so a load so far tells
+    nothing of which will have done better in the end.
+    """
     comparable = [
         trial
         for trial in evaluation.trials
         if trial.measurement is not None
         and trial.measurement.seed == load_seed(evaluation.seed, load)
         and trial.measurement.series
+        and trial.effective.get(TOPOLOGY) == evaluation.topology
         and {name: value for name, value in trial.point.items() if name.startswith(LOAD + ".")} == dict(load)
     ]
     return list(pareto_front(comparable, evaluation.plan.objectives))
@@ -212,32 +230,34 @@ def _watch(evaluation: EvaluationContext, load: Mapping[str, ParameterValue]) ->
     """What ends a load that cannot win; None where nothing may, or nothing is there to compare with."""
     plan = evaluation.plan
     rule = plan.study.stop_early
-    if rule is None or len(plan.tasks) > 1 or plan.study.objective == (CAPACITY,):
+    if rule is None or len(plan.tasks) > 1 or plan.study.seeks_capacity:
         return None
     measurements = [trial.measurement for trial in incumbents(evaluation, load) if trial.measurement is not None]
     if not measurements:
         return None
-    ruling = stopping_rule(measurements, plan.objectives, plan.all_limits, rule.error, rule.margin)
+    objectives = [replace(objective, name=whole_of(objective.name)) for objective in plan.objectives]
+    ruling = stopping_rule(measurements, objectives, plan.all_limits, rule.error, rule.margin)
     return EarlyStopCheck(ruling, look_interval_s(measurements))
 
 
 def _as_far_as(
-    plan: StudyPlan, verdict: TrialScores, part: Measurement, incumbent_trials: Sequence[Trial]
+    evaluation: EvaluationContext, verdict: TrialScores, part: Measurement, incumbent_trials: Sequence[Trial]
 ) -> TrialScores:
     """Values of a load that was ended early, by how it did beside the best one up to the same moment."""
     incumbent = next((trial.measurement for trial in incumbent_trials if trial.measurement is not None), None)
     if incumbent is None:
         return verdict
-    values = {
-        objective.name: _no_better(objective, extrapolated(part, incumbent, objective.name), incumbent)
-        for objective in plan.objectives
-    }
+    values = {}
+    for objective in evaluation.plan.objectives:
+        whole = whole_of(objective.name)
+        value = _no_better(objective, extrapolated(part, incumbent, whole), incumbent)
+        values[objective.name] = value if whole == objective.name else value / evaluation.cards
     return TrialScores(values, verdict.violations)
 
 
 def _no_better(objective: StudyObjective, value: float, incumbent: Measurement) -> float:
     """An estimate of what was stopped for being worse: at best as good as that by which it was judged."""
-    incumbent_value = incumbent.metrics.get(objective.name, math.nan)
+    incumbent_value = incumbent.metrics.get(whole_of(objective.name), math.nan)
     return incumbent_value if math.isfinite(incumbent_value) and objective.better(value, incumbent_value) else value
 
 

@@ -1,16 +1,19 @@
-"""Export of the winner: its exact command and environment as text, shell script and docker command."""
+"""Export of the winner: its exact command and environment, or those of each process, as text, script and for docker."""
 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.engines.interpreter_probe import flag_words
 from harness.messages import message
 from harness.safety.redaction import redact
-from harness.scenario.engine import Engine
+from harness.scenario.deployment import PROXY, Process
+from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.scenario.error_messages import is_secret
+from harness.scenario.processes import engine_of, processes_of
 
 IMAGE = "quay.io/ascend/vllm-ascend"
 _DRIVER = (
@@ -94,10 +97,73 @@ def _folded(command: Sequence[str]) -> str:
     return " \\\n  ".join(lines)
 
 
+_FIRST_PORT, _PROXY_PORT = 8100, 9000
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCommand:
+    """What starts one process of a deployment: its words, and the variables before them."""
+
+    name: str
+    words: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def process_commands(engine: Engine, kind: str) -> list[ProcessCommand]:
+    """The processes of a deployment in the order in which they start, the proxy last; `kind` is what auto means."""
+    processes = [process for process in processes_of(engine, kind) if process.role != PROXY]
+    ports = [process.port or _FIRST_PORT + place for place, process in enumerate(processes)]
+    commands = [_process_command(process, engine, port) for process, port in zip(processes, ports, strict=True)]
+    urls: dict[str, list[str]] = {}
+    for process, port in zip(processes, ports, strict=True):
+        urls.setdefault(process.role, []).append(f"http://{process.host}:{port}")
+    servers = [word for role, listed in urls.items() for word in (f"--{role}", ",".join(listed))]
+    proxy = ("harness", "serve-proxy", *servers, "--port", str(_PROXY_PORT))
+    return [*commands, ProcessCommand(PROXY, proxy, {})]
+
+
+def commands_of(engine: Engine, kind: str) -> dict[str, Any]:
+    """What starts an engine, for study.json: one command, or the script of a deployment and its processes'."""
+    if engine.kind != DEPLOYMENT:
+        return {"command": serve_command(engine)}
+    processes = [{"name": command.name, "command": list(command.words)} for command in process_commands(engine, kind)]
+    return {"command": ["sh", "winner.sh"], "processes": processes}
+
+
+def _process_command(process: Process, engine: Engine, port: int) -> ProcessCommand:
+    alone = engine_of(process, engine)
+    words = (*serve_command(alone), "--host", process.host, "--port", str(port))
+    devices = ",".join(map(str, process.devices or ()))
+    held = {"ASCEND_RT_VISIBLE_DEVICES": devices} if devices and process.kind == WITH_IMAGE else {}
+    return ProcessCommand(process.name, words, {**environment_of(alone), **held})
+
+
+def deployment_text(commands: Sequence[ProcessCommand], remarks: Sequence[str] = ()) -> str:
+    """The processes of a deployment, a line each, with the name above it."""
+    lines = [f"# {remark}" for remark in remarks]
+    for command in commands:
+        env = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
+        lines += [f"# {command.name}", " ".join([*env, shlex.join(command.words)])]
+    return "\n".join(lines) + "\n"
+
+
+def deployment_script(commands: Sequence[ProcessCommand], remarks: Sequence[str] = ()) -> str:
+    """A shell script that starts all processes of a deployment on one machine, and stops them together."""
+    lines = ["#!/bin/sh", *(f"# {remark}" for remark in remarks), "set -e", "trap 'kill 0' EXIT INT TERM"]
+    for command in commands:
+        env = " ".join(f"{name}={shlex.quote(value)}" for name, value in command.env.items())
+        lines += ["", f"# {command.name}", f"{env} {_folded(command.words)} &".lstrip()]
+    return "\n".join([*lines, "", "wait"]) + "\n"
+
+
 def write_winner_files(folder: Path, kind: str, engine: Engine, devices: int, remarks: Sequence[str]) -> dict[str, str]:
-    """Write winner.txt, winner.sh and, of vllm-ascend, winner.docker.sh; what each holds, by name."""
-    files = {"winner.txt": command_text(engine, remarks), "winner.sh": shell_script(engine, remarks)}
-    if kind == WITH_IMAGE:
+    """Write winner.txt, winner.sh and, of one vllm-ascend, winner.docker.sh; what each holds, by name."""
+    if engine.kind == DEPLOYMENT:
+        commands = process_commands(engine, kind)
+        files = {"winner.txt": deployment_text(commands, remarks), "winner.sh": deployment_script(commands, remarks)}
+    else:
+        files = {"winner.txt": command_text(engine, remarks), "winner.sh": shell_script(engine, remarks)}
+    if kind == WITH_IMAGE and engine.kind != DEPLOYMENT:
         files["winner.docker.sh"] = docker_command(engine, devices, remarks)
     for name, content in files.items():
         (folder / name).write_text(redact(content), encoding="utf-8")

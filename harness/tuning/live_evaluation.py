@@ -30,7 +30,7 @@ from harness.results.progress import Progress
 from harness.results.request_table import Events, Requests
 from harness.safety.interrupts import completed
 from harness.safety.redaction import redact_tree
-from harness.scenario.engine import Engine
+from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.stages import Stage
 from harness.tuning import feasibility
@@ -144,7 +144,8 @@ class VirtualRunEvaluator:
     def open(self, engine: Engine, folder: Path) -> Iterator[EngineSession]:
         """See Evaluator."""
         folder.mkdir(parents=True, exist_ok=True)
-        reach = engine.model_copy(update={"kind": "simulator", "clock": VIRTUAL_TIME})
+        kind = engine.kind if engine.kind == DEPLOYMENT else "simulator"
+        reach = engine.model_copy(update={"kind": kind, "clock": VIRTUAL_TIME})
         loop = asyncio.new_event_loop()
         try:
             with self._engines.open(engine, folder) as simulated:

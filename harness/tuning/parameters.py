@@ -1,4 +1,4 @@
-"""Parameters of a search: the default ranges for a model and a device, and parameters without any effect."""
+"""Parameters of a search: those of the study, the default ranges for a model and a device, and those without effect."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +11,17 @@ from harness.errors import HarnessError
 from harness.messages import Message, message
 from harness.scenario.engine import Engine
 from harness.scenario.models import Scenario
+from harness.scenario.stages import Stage, stages_of
+from harness.scenario.study import Dimension, Study
 from harness.scenario.workload import CountSpec, SyntheticWorkload, at_most
 from harness.seeds import stream
-from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, settings_from_flags
+from harness.simulator.engine_config import ASCEND_BLOCK_SIZE, canonical, settings_from_flags
 from harness.simulator.memory import Memory, memory_of
 from harness.tuning.candidates import CandidateResolver
 from harness.tuning.space import Space, active_point, latin_hypercube, value_at
 from harness.tuning.study_plan import StudyPlan
-from harness.tuning.types import ParameterValue, Point, TunableParameter
+from harness.tuning.topology import Layout, parameter_of_layouts
+from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, ParameterValue, Point, TunableParameter
 
 MOST_REQUESTS = 512
 FEWEST_REQUESTS = 8
@@ -96,6 +99,73 @@ def _batched(args: Mapping[str, Any], memory: Memory | None) -> tuple[float, flo
     length = int(args.get("max_model_len") or 0) or (memory.max_model_len if memory else 8192)
     low = float(FEWEST_BATCHED) if args.get("enable_chunked_prefill") is not False else float(length)
     return low, float(max(min(MOST_BATCHED, 4 * length), 2 * low))
+
+
+def trial_stage(study: Study, scenario: Scenario) -> Stage:
+    """The load that trials are measured under."""
+    return stages_of(study.load)[-1] if study.load is not None else scenario.stages[-1]
+
+
+def parameter_of(name: str, item: Any) -> TunableParameter | None:
+    """A line of the space as a parameter; None for a fixed or derived value."""
+    if isinstance(item, tuple):
+        return TunableParameter(name, "choice", values=item)
+    if not isinstance(item, Dimension) or item.derive is not None:
+        return None
+    when = {target_name(other): many_values(allowed) for other, allowed in item.when.items()}
+    if item.choice is not None:
+        return TunableParameter(name, "choice", values=item.choice, when=when)
+    ends = item.int_ or item.float_
+    assert ends is not None
+    kind = "int" if item.int_ is not None else "float"
+    step = item.step or (1.0 if kind == "int" else 0.0)
+    return TunableParameter(name, kind, float(ends[0]), float(ends[1]), step, log=item.log, when=when)
+
+
+def many_values(allowed: Any) -> tuple[ParameterValue, ...]:
+    """One value or several, as several."""
+    return allowed if isinstance(allowed, tuple) else (allowed,)
+
+
+def target_name(target: str) -> str:
+    """A target under its one name: flags in snake case, as vLLM calls them in full."""
+    first = target.partition(".")[0]
+    return target if "." in target and first in (ADDITIONAL, ENVIRONMENT, LOAD) else canonical(target)
+
+
+def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario, layouts: Sequence[Layout] = ()) -> Space:
+    """The study's space with the default parameters that it does not mention, and its topologies."""
+    items = {target_name(target): item for target, item in study.space.items()}
+    parameters = [parameter for name, item in items.items() if (parameter := parameter_of(name, item)) is not None]
+    fixed = {name: item for name, item in items.items() if not isinstance(item, Dimension | tuple)}
+    derived = {n: i.derive for n, i in items.items() if isinstance(i, Dimension) and i.derive is not None}
+    if study.defaults:
+        defaults = default_parameters(engine, kind, scenario, fixed, _users(study, scenario))
+        parameters += [parameter for parameter in defaults if parameter.name not in items]
+    if len(layouts) > 1:
+        parameters.insert(0, parameter_of_layouts(layouts))
+    return Space(tuple(_in_order(parameters)), fixed, derived)
+
+
+def _users(study: Study, scenario: Scenario) -> int | None:
+    """The most requests at once; None without a bound: an open load, one that is swept, or several scenarios."""
+    swept = any(target_name(target).startswith(LOAD + ".") for target in study.space)
+    if swept or len(study.files) > 1 or study.seeks_capacity:
+        return None
+    stage = trial_stage(study, scenario)
+    return stage.concurrency or stage.max_concurrency
+
+
+def _in_order(parameters: Sequence[TunableParameter]) -> list[TunableParameter]:
+    """Parameters after those that their conditions name; those of a circular condition as they stand."""
+    remaining, placed = list(parameters), []
+    while remaining:
+        names = {parameter.name for parameter in remaining}
+        ready = [parameter for parameter in remaining if not set(parameter.when) & (names - {parameter.name})]
+        ready = ready or remaining
+        placed += ready
+        remaining = [parameter for parameter in remaining if parameter not in ready]
+    return placed
 
 
 _BASES = 4

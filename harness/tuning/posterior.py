@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.scenario.study import whole_of
 from harness.seeds import stream
 from harness.tuning.space import Space, distances, encode
 from harness.tuning.study_plan import StudyPlan, TrialScores
+from harness.tuning.topology import cards_of
 from harness.tuning.trial_series import run_to_run_noise
 from harness.tuning.types import LOAD, MAXIMISE, STOPPED, Point, StudyObjective, Trial
 
@@ -240,9 +242,10 @@ def _observation(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
         return _total_violation(trial.violations), first.cost(trial.values[first.name])
 
     trial = min(group, key=worth)
-    noise = None if trial.measurement is None else run_to_run_noise(plan, trial.measurement, first.name)
+    noise = None if trial.measurement is None else run_to_run_noise(plan, trial.measurement, whole_of(first.name))
     stopped = trial.status == STOPPED
-    values = dict(trial.values) if noise is None or stopped else {**trial.values, first.name: noise.mean}
+    parts = 1 if first.name == whole_of(first.name) else cards_of(trial.effective, plan.study.cards)
+    values = dict(trial.values) if noise is None or stopped else {**trial.values, first.name: noise.mean / parts}
     prediction = {name: value for name, value in trial.predicted.items() if not name.startswith("limit ")}
     limits = {name.partition(" ")[2]: value for name, value in trial.predicted.items() if name.startswith("limit ")}
     total, cost = _total_violation(trial.violations), first.cost(values[first.name])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.seeds import stream
 from harness.tuning import space as spaces
-from harness.tuning.candidates import Candidate, CandidateResolver, restart_rank
+from harness.tuning.candidates import Candidate, CandidateResolver, Proposal, restart_rank
 from harness.tuning.feasibility import Feasibility
 from harness.tuning.posterior import (
     ModelInputs,
@@ -30,8 +30,9 @@ from harness.tuning.posterior import (
     posterior_of,
 )
 from harness.tuning.sampler import PointCheck, suggest_with_tpe
-from harness.tuning.simulator_screening import SimulatorAgreement, SimulatorScreener, agreement
+from harness.tuning.simulator_screening import SimulatorAgreement, SimulatorScreener, observed_agreement
 from harness.tuning.study_plan import StudyPlan, TrialScores
+from harness.tuning.topology_search import ORIGIN, LayoutChoice, LayoutSearch, LayoutStanding
 from harness.tuning.types import COMPLETE, Point, Trial, best_trial
 
 Floats = NDArray[np.float64]
@@ -40,6 +41,7 @@ UNSCREENED = 5  # points spread over the space, where there is no simulator
 AROUND = 10  # neighbours of the best that join the pool each time
 TPE_EVERY = 6
 CALIBRATED_AT = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # trials measured in full
+CALIBRATED_IN_LAYOUTS = (1, 3, 6, 10)  # where a load is of several engines, and takes as many times as long
 _FITTED = 10  # of them: each costs a dozen simulated loads
 _NEARLY = 0.9  # of the greatest gain: among those, the cheapest start
 _PLAIN_POOL = 120
@@ -56,15 +58,6 @@ _APART = 0.04  # so near each other, in the unit cube, two engines differ by les
 _FAR = 0.25  # apart, in the unit cube, are two favourites
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A candidate to try, its origin, and the simulator's prediction of it."""
-
-    candidate: Candidate
-    origin: str
-    predicted: TrialScores | None
-
-
 @dataclass(slots=True)
 class Proposer:
     """Keeps the pool; everything else it is told each time."""
@@ -77,13 +70,22 @@ class Proposer:
     same: int = 0
     refused: int = 0
     calibrated: int = 0
+    layouts: LayoutChoice = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layouts = LayoutChoice(self.plan, self.resolver)
 
     def open(self) -> None:
-        """Fill the pool: points spread over the space and around the default; equal engines stand in it once."""
+        """Fill the pool; of a study with several topologies once one of them is chosen."""
+        if self.layouts.is_settled:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Points spread over the space and around the default; equal engines stand in the pool once."""
         study = self.plan.study
         rng = stream(study.seed, "pool")
         count = study.screening.points if self.screener is not None else _PLAIN_POOL
-        engine_space = self._space()
+        engine_space = self.plan.space.of_engines
         points = spaces.latin_hypercube(engine_space, count, rng)
         base = self.default()
         points += spaces.neighbours(engine_space, base.point, max(AROUND, count // 5), rng)
@@ -91,33 +93,14 @@ class Proposer:
 
     def default(self) -> Candidate:
         """The base configuration as a candidate: its point says what the engine has by itself."""
-        candidate = self.resolver.candidate({})
-        assert candidate is not None
-        effective = candidate.resolved.effective
-        space = self._space()
-        named = {
-            parameter.name: spaces.default_value(parameter, effective.get(parameter.key))
-            for parameter in space.parameters
-        }
-        values = {name: value for name, value in named.items() if value is not None}
-        return Candidate(
-            spaces.active_point(space, values),
-            candidate.engine,
-            candidate.load,
-            candidate.resolved,
-            candidate.key,
-            candidate.engine_key,
-        )
-
-    def _space(self) -> spaces.Space:
-        return spaces.Space(self.plan.space.engine, self.plan.space.fixed, self.plan.space.derived)
+        return self.resolver.default()
 
     def _rows(self, items: Sequence[Candidate | Observation]) -> Floats:
         """Their points as encoded rows."""
-        return spaces.encode(self._space(), [item.point for item in items])
+        return spaces.encode(self.plan.space.of_engines, [item.point for item in items])
 
     def _join(self, points: Sequence[Point]) -> None:
-        for candidate in self.resolver.candidates(points):
+        for candidate in self.resolver.candidates([self.layouts.pinned(point) for point in points]):
             if candidate.resolved.refusal is not None:
                 self.refused += 1
             elif candidate.engine_key in self.pool:
@@ -134,27 +117,48 @@ class Proposer:
         if default.engine_key not in taken and number == 0:
             return Proposal(default, "default", self._predict(default))
         self._calibrate(trials)
+        laid_out = self._by_layout(trials, taken)
+        if laid_out is not None:
+            return laid_out
         observations = self._observations(trials)
         early = self._early(observations, taken)
         if early is not None:
             return early
-        alone = self.screener is None or not self._trusted(observations).trusted
+        alone = self.screener is None or not observed_agreement(self.plan, observations).trusted
         by_tpe = self._by_tpe(trials, taken, number) if alone and number % TPE_EVERY == TPE_EVERY - 1 else None
         if by_tpe is not None:
             return by_tpe
         self._extend(observations, number)
         return self._by_model(observations, taken, number)
 
+    def _layout_search(self, trials: Sequence[Trial]) -> LayoutSearch:
+        return self.layouts.search(trials, None if self.screener is None else self.screener.predict)
+
+    def standings(self, trials: Sequence[Trial]) -> list[LayoutStanding]:
+        """What became of the study's topologies, the best first; none where it has none."""
+        return list(self._layout_search(trials).standings()) if self.plan.layouts else []
+
+    def _by_layout(self, trials: Sequence[Trial], taken: Collection[str]) -> Proposal | None:
+        """The next topology with the base configuration's flags; None once one of them is chosen."""
+        if self.layouts.is_settled:
+            return None
+        candidate = self.layouts.settle(self._layout_search(trials), taken)
+        if candidate is None:
+            self._fill()
+            return None
+        return Proposal(candidate, ORIGIN, self._predict(candidate))
+
     def _calibrate(self, trials: Sequence[Trial]) -> None:
         """Calibrate the simulator by the default, and again as trials come in that differ from it."""
         if self.screener is None or len(self.plan.tasks) > 1:
             return
         complete = [trial for trial in trials if trial.status == COMPLETE and trial.measurement is not None]
-        due = sum(count <= len(complete) for count in CALIBRATED_AT)
+        times = CALIBRATED_IN_LAYOUTS if self.plan.layouts else CALIBRATED_AT
+        due = sum(count <= len(complete) for count in times)
         if due <= self.calibrated:
             return
         self.calibrated = due
-        rows = spaces.encode(self._space(), [engine_point(trial.point) for trial in complete])
+        rows = spaces.encode(self.plan.space.of_engines, [engine_point(trial.point) for trial in complete])
         least = min(range(len(complete)), key=lambda place: self._cost_of(complete[place]))
         chosen = [complete[place] for place in spaces.farthest_points(rows, (0, least), _FITTED)]
         pairs = [(candidate, trial.measurement) for trial in chosen if (candidate := self._exact(trial)) is not None]
@@ -198,8 +202,12 @@ class Proposer:
 
     def _early(self, observations: Sequence[Observation], taken: Collection[str]) -> Proposal | None:
         """The simulator's favourites, far from each other; without it, points spread over the space."""
-        initial = FAVOURITES if self._trusted(observations).trusted and self.screener is not None else UNSCREENED
-        if len(taken) > initial:
+        initial = (
+            FAVOURITES
+            if observed_agreement(self.plan, observations).trusted and self.screener is not None
+            else UNSCREENED
+        )
+        if len(taken) - self.layouts.tried > initial:
             return None
         untried = self._untried(taken)
         ranked = untried if self.screener is None else self._ranked(self._informative(untried, observations) or untried)
@@ -228,9 +236,9 @@ class Proposer:
         """The feasible trials that were measured in full: the best by its own run, then by their posterior cost."""
         self._calibrate(trials)
         observations = self._observations(trials)
-        if not self._trusted(observations).trusted:
+        if not observed_agreement(self.plan, observations).trusted:
             observations = [replace(item, predicted={}, predicted_violations={}) for item in observations]
-        costs = posterior_costs(self.plan, self._space(), observations).tolist()
+        costs = posterior_costs(self.plan, self.plan.space.of_engines, observations).tolist()
         by_point = {spaces.point_key(item.point): cost for item, cost in zip(observations, costs, strict=True)}
         leading = best_trial(trials, self.plan.objectives[0])
 
@@ -248,24 +256,13 @@ class Proposer:
         self._calibrate(trials)
         observations = self._observations(trials)
         predictions = self._predictions([candidate for _, candidate in engines], observations)
-        inputs = ModelInputs(self.plan, self._space(), observations, predictions, len(trials))
-        rows = spaces.encode(self._space(), [point for point, _ in engines])
+        inputs = ModelInputs(self.plan, self.plan.space.of_engines, observations, predictions, len(trials))
+        rows = spaces.encode(self.plan.space.of_engines, [point for point, _ in engines])
         return posterior_of(inputs, rows).mean
 
     def agreement(self, trials: Sequence[Trial]) -> SimulatorAgreement:
         """How the simulator's ranking and that of the trials agree."""
-        return self._trusted(self._observations(trials))
-
-    def _trusted(self, observations: Sequence[Observation]) -> SimulatorAgreement:
-        first = self.plan.objectives[0]
-        pairs = [
-            (first.cost(observation.predicted[first.name]), first.cost(observation.values[first.name]))
-            for observation in observations
-            if first.name in observation.predicted
-            and first.name in observation.values
-            and not observation.stopped  # their values are extrapolated
-        ]
-        return agreement(pairs, self.plan.study.screening.least_tau)
+        return observed_agreement(self.plan, self._observations(trials))
 
     def _by_tpe(self, trials: Sequence[Trial], taken: Collection[str], number: int) -> Proposal | None:
         """What Optuna's TPE asks for, the first that is new and not refused; known ones are answered from memory."""
@@ -281,16 +278,16 @@ class Proposer:
                 return False, None if candidate is None else by_engine.get(candidate.engine_key)
             return self.feasibility.predicted_failure(candidate) is None and self._sure([candidate], number)[0], None
 
-        point = suggest_with_tpe(self.plan, self._space(), trials, judge, number)
+        point = suggest_with_tpe(self.plan, self.plan.space.of_engines, trials, judge, number)
         candidate = None if point is None else self._near(point)
         return None if candidate is None else Proposal(candidate, "sampler", self._predict(candidate))
 
     def _near(self, point: Point) -> Candidate | None:
         """The candidate of a point: its own where resolving is cheap, else the nearest of the pool."""
         if self.plan.kind == "simulator" or not self.pool:
-            return self.resolver.candidate(point)
+            return self.resolver.candidate(self.layouts.pinned(point))
         members = list(self.pool.values())
-        rows = spaces.encode(self._space(), [point, *(candidate.point for candidate in members)])
+        rows = spaces.encode(self.plan.space.of_engines, [point, *(candidate.point for candidate in members)])
         return members[int(spaces.distances(rows[:1], rows[1:]).argmin())]
 
     def _extend(self, observations: Sequence[Observation], number: int) -> None:
@@ -298,17 +295,19 @@ class Proposer:
         if self.plan.kind != "simulator":
             return
         rng = stream(self.plan.study.seed, "neighbours", number)
-        alone = self.screener is None or not self._trusted(observations).trusted
+        alone = self.screener is None or not observed_agreement(self.plan, observations).trusted
         ranked = sorted(
             (observation for observation in observations if observation.values),
             key=_badness,
         )
         for observation in ranked[:1]:
-            self._join(spaces.axis_steps(self._space(), observation.point))
+            self._join(spaces.axis_steps(self.plan.space.of_engines, observation.point))
         for observation in ranked[:2]:
-            self._join(spaces.neighbours(self._space(), observation.point, AROUND if alone else AROUND // 2, rng))
+            self._join(
+                spaces.neighbours(self.plan.space.of_engines, observation.point, AROUND if alone else AROUND // 2, rng)
+            )
         if alone:
-            self._join(spaces.latin_hypercube(self._space(), _FRESH, rng))
+            self._join(spaces.latin_hypercube(self.plan.space.of_engines, _FRESH, rng))
 
     def _by_model(self, observations: Sequence[Observation], taken: Collection[str], number: int) -> Proposal | None:
         untried = self._untried(taken)
@@ -351,14 +350,14 @@ class Proposer:
         if not whole:
             return []
         best = min(whole, key=_badness)
-        rows = spaces.encode(self._space(), [best.point, *(candidate.point for candidate in candidates)])
+        rows = spaces.encode(self.plan.space.of_engines, [best.point, *(candidate.point for candidate in candidates)])
         gaps = spaces.distances(rows[1:], rows[:1])[:, 0]
         return [candidate for candidate, gap in zip(candidates, gaps, strict=True) if gap <= _NEAR]
 
     def _gains(self, candidates: Sequence[Candidate], observations: Sequence[Observation], number: int) -> Floats:
         """What is expected of each candidate: gain times the chances to serve and to keep every limit."""
         predictions = None if self._searches_locally(number) else self._predictions(candidates, observations)
-        inputs = ModelInputs(self.plan, self._space(), observations, predictions, number)
+        inputs = ModelInputs(self.plan, self.plan.space.of_engines, observations, predictions, number)
         rows = self._rows(candidates)
         posterior = posterior_of(inputs, rows)
         if self._is_closing(number):
@@ -376,7 +375,7 @@ class Proposer:
         """How likely each candidate comes up: by failures near it, and by how far it reaches beyond what served."""
         starts = self.feasibility.starts
         rows = self._rows(candidates)
-        observed = spaces.encode(self._space(), [record.candidate.point for record in starts])
+        observed = spaces.encode(self.plan.space.of_engines, [record.candidate.point for record in starts])
         failing = failure_probability(
             rows, observed, np.asarray([record.failure is not None for record in starts], dtype=np.bool_)
         )
@@ -391,7 +390,7 @@ class Proposer:
         self, candidates: Sequence[Candidate], observations: Sequence[Observation]
     ) -> list[TrialScores | None] | None:
         """The simulator's predictions of the candidates, where it is there and still trusted."""
-        if self.screener is None or not self._trusted(observations).trusted:
+        if self.screener is None or not observed_agreement(self.plan, observations).trusted:
             return None
         return [self.screener.predict(candidate) for candidate in candidates]
 

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from harness.errors import HarnessError
 from harness.messages import Message, message
 from harness.scenario.stages import Stage
+from harness.scenario.study import whole_of
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, settings_from_flags
 from harness.simulator.step_cost import TERMS, Terms
 from harness.statistics.intervals import CONFIDENCE
 from harness.tuning.candidates import Candidate
-from harness.tuning.capacity import CAPACITY, LAST_RATE, find_capacity, search_around
-from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_constraints, with_changes
+from harness.tuning.capacity import LAST_RATE, find_capacity, search_around
+from harness.tuning.posterior import Observation
+from harness.tuning.study_plan import StudyPlan, Task, TrialScores, score, slo_constraints, stage_for
+from harness.tuning.topology import Layout, cards_of, layout_of
 from harness.tuning.trial_series import LATENCIES, run_to_run_noise
 from harness.tuning.types import Measurement
 from harness.tuning.virtual_evaluation import VirtualLoad
@@ -76,6 +79,19 @@ def agreement(pairs: Sequence[tuple[float, float]], least_tau: float = LEAST_TAU
         if current.tau is not None:
             trusted = current.tau > (least_tau if trusted else min(least_tau + RECOVERY, 0.9))
     return SimulatorAgreement(current.pairs, current.tau, current.low, current.high, trusted)
+
+
+def observed_agreement(plan: StudyPlan, observations: Sequence[Observation]) -> SimulatorAgreement:
+    """How the simulator and the trials agree on a study's first objective."""
+    first = plan.objectives[0]
+    pairs = [
+        (first.cost(observation.predicted[first.name]), first.cost(observation.values[first.name]))
+        for observation in observations
+        if first.name in observation.predicted
+        and first.name in observation.values
+        and not observation.stopped  # their values are extrapolated
+    ]
+    return agreement(pairs, plan.study.screening.least_tau)
 
 
 def _interval(pairs: Sequence[tuple[float, float]]) -> SimulatorAgreement:
@@ -221,20 +237,25 @@ class SimulatorScreener:
         """Values and violations by name; None where it would not start, or cannot serve this."""
         if candidate.key not in self._predictions:
             measured = self._measured(candidate, self.terms)
-            self._predictions[candidate.key] = None if measured is None else self._verdict(measured)
+            cards = cards_of(candidate.resolved.effective, self.plan.study.cards)
+            self._predictions[candidate.key] = None if measured is None else self._verdict(measured, cards)
             if measured is not None:
                 self._courses[candidate.key] = tuple(
                     value for measurement in measured for value in _course(measurement)
                 )
         return self._predictions[candidate.key]
 
-    def _verdict(self, measured: Sequence[Measurement]) -> TrialScores:
+    def _verdict(self, measured: Sequence[Measurement], cards: int) -> TrialScores:
         """What is measured in the mean over the paces that runs have, as the one of a trial is not known."""
-        scores = score(self.plan, measured)
+        scores = score(self.plan, measured, cards)
         if len(measured) > 1:
             return scores
-        noise = {name: run_to_run_noise(self.plan, measured[0], name) for name in scores.values}
-        means = {name: paced.mean for name, paced in noise.items() if paced is not None}
+        noise = {name: run_to_run_noise(self.plan, measured[0], whole_of(name)) for name in scores.values}
+        means = {
+            name: paced.mean / (1 if name == whole_of(name) else cards)
+            for name, paced in noise.items()
+            if paced is not None
+        }
         return TrialScores({**scores.values, **means}, scores.violations)
 
     def step_signature(self, candidate: Candidate) -> StepSignature | None:
@@ -269,8 +290,11 @@ class SimulatorScreener:
                 most = plan.study.screening.requests
                 self._loads += [VirtualLoad(t.scenario, t.path.parent, most_requests=most) for t in plan.tasks]
             settings = settings_from_flags({**args, **model})
+            layout = layout_of(candidate.engine) if plan.layouts else None
+            cards = cards_of(candidate.resolved.effective, plan.study.cards)
+            speed = _Speed(settings, terms, layout)
             return [
-                self._shown(load, task, candidate_stage(task.stage, candidate), _Speed(settings, terms), like)
+                self._shown(load, task, stage_for(plan, task, candidate.load, cards), speed, like)
                 for load, task in zip(self._loads, plan.tasks, strict=True)
             ]
         except HarnessError:
@@ -282,9 +306,9 @@ class SimulatorScreener:
         seed = self.plan.study.seed
 
         def at(rate: float | None, _number: int = 0) -> Measurement:
-            return load.measure(speed.settings, replace(stage, rate=rate), seed, terms=speed.terms)
+            return load.measure(speed.settings, replace(stage, rate=rate), seed, terms=speed.terms, layout=speed.layout)
 
-        if self.plan.study.objective != (CAPACITY,):
+        if not self.plan.study.seeks_capacity:
             return at(stage.rate)
         if like is not None:
             return at(like.metrics[LAST_RATE])
@@ -295,15 +319,11 @@ class SimulatorScreener:
 
 @dataclass(frozen=True, slots=True)
 class _Speed:
-    """An engine in virtual time: its settings, and the coefficients of its step time."""
+    """Engines in virtual time: their settings, the coefficients of their step time, and how they lie."""
 
     settings: Settings
     terms: Terms
-
-
-def candidate_stage(stage: Stage, candidate: Candidate) -> Stage:
-    """A task's stage as a candidate changes it."""
-    return with_changes(stage, candidate.load)
+    layout: Layout | None
 
 
 def screener_for(plan: StudyPlan) -> SimulatorScreener | None:

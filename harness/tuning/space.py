@@ -104,6 +104,11 @@ class Space:
         return tuple(parameter for parameter in self.parameters if parameter.place != LOAD)
 
     @property
+    def of_engines(self) -> "Space":
+        """The space of engines alone."""
+        return Space(self.engine, self.fixed, self.derived)
+
+    @property
     def load(self) -> tuple[TunableParameter, ...]:
         """Those of the load, which change within one engine start."""
         return tuple(parameter for parameter in self.parameters if parameter.place == LOAD)

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.engines.engine_log import BootFacts
 from harness.errors import EngineError
 from harness.messages import Message, message
-from harness.tuning.candidates import CandidateResolver
+from harness.tuning.candidates import CandidateResolver, Proposal
 from harness.tuning.capacity import answer_from_metrics
 from harness.tuning.coordination import Coordinator
 from harness.tuning.evaluation import (
@@ -28,9 +28,10 @@ from harness.tuning.feasibility import Feasibility, StartRecord, failure_line
 from harness.tuning.parameters import InertParameter
 from harness.tuning.posterior import engine_point
 from harness.tuning.progress import StudyTracker
-from harness.tuning.proposing import Proposal, Proposer
+from harness.tuning.proposing import Proposer
 from harness.tuning.space import load_sweep
 from harness.tuning.study_plan import StudyPlan
+from harness.tuning.topology import leased
 from harness.tuning.trial_store import TrialHandle, TrialStore
 from harness.tuning.types import FAILED, STOPPED, ParameterValue, Trial
 
@@ -152,7 +153,7 @@ def leased_devices(context: StudyContext) -> Iterator[tuple[int, ...] | None]:
     Raises:
         EngineError: too few of them are left, as the others did not come back to idle.
     """
-    numbers, count = context.plan.study.devices, context.plan.study.devices_per_trial
+    numbers, count = context.plan.study.devices, context.plan.study.cards
     if numbers is None:
         yield None
         return
@@ -178,15 +179,16 @@ def _try_proposal(
     """Start the proposal's engine and measure all loads in that start; once more where the moment may be to blame."""
     candidate = proposal.candidate
     if devices is not None:
-        candidate = replace(candidate, engine=candidate.engine.model_copy(update={"devices": devices}))
+        candidate = replace(candidate, engine=leased(candidate.engine, devices, all_of_them=not context.plan.layouts))
     loads = load_sweep(context.plan.space, SWEEP)
     first = _begin(context, proposal, loads[0], proposal.origin)
     entries = [first]
     folder = context.folder / f"trial-{first.number:04d}"
     for attempt in (1, 2):
         evaluation = EvaluationContext(
-            context.plan, context.evaluator, trials, context.plan.study.seed, folder / f"start-{attempt}"
-        )
+            context.plan, context.evaluator, trials, context.plan.study.seed, folder / f"start-{attempt}",
+            candidate.resolved.effective,
+        )  # fmt: skip
         try:
             with closing(measure_loads(evaluation, candidate, loads[len(entries) - 1 :])) as results:
                 for result in results:

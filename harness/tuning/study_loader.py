@@ -33,15 +33,14 @@ from harness.scenario.loader import (
     load_study,
     read_document,
 )
-from harness.scenario.models import Scenario
 from harness.scenario.request_kinds import is_of_tokens
-from harness.scenario.stages import Stage, stages_of
+from harness.scenario.stages import Stage
 from harness.scenario.study import CAPACITY, Dimension, Study
 from harness.scenario.yaml_document import Override
-from harness.simulator.engine_config import OBEYED, canonical, settings_from_flags
+from harness.simulator.engine_config import OBEYED, settings_from_flags
 from harness.simulator.flag_names import WITHOUT_EFFECT
-from harness.tuning.parameters import default_parameters
-from harness.tuning.space import Space, expression_names
+from harness.tuning.parameters import many_values, parameter_of, space_of, target_name, trial_stage
+from harness.tuning.space import expression_names
 from harness.tuning.study_plan import (
     WITHIN_SLO,
     StudyPlan,
@@ -53,6 +52,7 @@ from harness.tuning.study_plan import (
     unfit_reason,
     with_changes,
 )
+from harness.tuning.topology import DATA, TENSOR, Layout, RefusedLayout, possible_layouts
 from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, ParameterValue, TunableParameter
 
 _OWN_FLAGS = ("model", "host", "port", "api_key")
@@ -97,7 +97,7 @@ def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[O
     engine = _engine(study, scenarios[0].scenario.engine)
     kind = resolve_kind(engine)[0]
     loaded.document.refuse([*_scenario_faults(study, scenarios), *_engine_faults(study, engine, kind)])
-    stages = [_stage(study, listed.scenario) for listed in scenarios]
+    stages = [trial_stage(study, listed.scenario) for listed in scenarios]
     loaded.document.refuse([*_stage_faults(study, kind, stages), *_space_faults(study, engine, kind, stages)])
     tasks = tuple(
         Task(
@@ -109,16 +109,33 @@ def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[O
         )
         for listed, stage, file in zip(scenarios, stages, study.files, strict=True)
     )
+    layouts, refused = _layouts(loaded, study, engine, kind)
     return StudyPlan(
         study=study,
         path=path,
         tasks=tasks,
         engine=engine,
         kind=kind,
-        space=space_of(study, engine, kind, tasks[0].scenario),
+        space=space_of(study, engine, kind, tasks[0].scenario, layouts),
         objectives=tuple(objective_of(name) for name in study.objective),
         limits=tuple(constraint_of(name, value) for name, value in study.constraints.items()),
+        layouts=layouts,
+        refused_layouts=tuple(refused),
     )
+
+
+def _layouts(
+    loaded: LoadedStudy, study: Study, engine: Engine, kind: str
+) -> tuple[tuple[Layout, ...], list[RefusedLayout]]:
+    """The topologies that can serve, and those that cannot; refused where there is none, or only one."""
+    if study.topology is None:
+        return (), []
+    layouts, refused = possible_layouts(study.topology, engine, kind)
+    if not layouts:
+        reasons = [message("tuning.setting", name=fault.layout.name, value=fault.why) for fault in refused]
+        fault = message("tuning.no_topology", reasons=reasons) if reasons else message("tuning.cards_too_few")
+        loaded.document.refuse([Fault(("topology",), fault)])
+    return layouts, refused
 
 
 def _scenario(loaded: LoadedStudy, place: int) -> LoadedScenario:
@@ -181,70 +198,6 @@ def _stage_faults(study: Study, kind: str, stages: Sequence[Stage]) -> Iterator[
             yield Fault(("scenario",) if study.load is None else ("load",), reason)
 
 
-def _stage(study: Study, scenario: Scenario) -> Stage:
-    """The load that trials are measured under."""
-    return stages_of(study.load)[-1] if study.load is not None else scenario.stages[-1]
-
-
-def parameter_of(name: str, item: Any) -> TunableParameter | None:
-    """A line of the space as a parameter; None for a fixed or derived value."""
-    if isinstance(item, tuple):
-        return TunableParameter(name, "choice", values=item)
-    if not isinstance(item, Dimension) or item.derive is not None:
-        return None
-    when = {target_name(other): _many(allowed) for other, allowed in item.when.items()}
-    if item.choice is not None:
-        return TunableParameter(name, "choice", values=item.choice, when=when)
-    ends = item.int_ or item.float_
-    assert ends is not None
-    kind = "int" if item.int_ is not None else "float"
-    step = item.step or (1.0 if kind == "int" else 0.0)
-    return TunableParameter(name, kind, float(ends[0]), float(ends[1]), step, log=item.log, when=when)
-
-
-def _many(allowed: Any) -> tuple[ParameterValue, ...]:
-    return allowed if isinstance(allowed, tuple) else (allowed,)
-
-
-def target_name(target: str) -> str:
-    """A target under its one name: flags in snake case, as vLLM calls them in full."""
-    first = target.partition(".")[0]
-    return target if "." in target and first in (ADDITIONAL, ENVIRONMENT, LOAD) else canonical(target)
-
-
-def space_of(study: Study, engine: Engine, kind: str, scenario: Scenario) -> Space:
-    """The study's space with the default parameters that it does not mention."""
-    items = {target_name(target): item for target, item in study.space.items()}
-    parameters = [parameter for name, item in items.items() if (parameter := parameter_of(name, item)) is not None]
-    fixed = {name: item for name, item in items.items() if not isinstance(item, Dimension | tuple)}
-    derived = {n: i.derive for n, i in items.items() if isinstance(i, Dimension) and i.derive is not None}
-    if study.defaults:
-        defaults = default_parameters(engine, kind, scenario, fixed, _users(study, scenario))
-        parameters += [parameter for parameter in defaults if parameter.name not in items]
-    return Space(tuple(_in_order(parameters)), fixed, derived)
-
-
-def _users(study: Study, scenario: Scenario) -> int | None:
-    """The most requests at once; None without a bound: an open load, one that is swept, or several scenarios."""
-    swept = any(target_name(target).startswith(LOAD + ".") for target in study.space)
-    if swept or len(study.files) > 1 or study.objective == (CAPACITY,):
-        return None
-    stage = _stage(study, scenario)
-    return stage.concurrency or stage.max_concurrency
-
-
-def _in_order(parameters: Sequence[TunableParameter]) -> list[TunableParameter]:
-    """Parameters after those that their conditions name; those of a circular condition as they stand."""
-    remaining, placed = list(parameters), []
-    while remaining:
-        names = {parameter.name for parameter in remaining}
-        ready = [parameter for parameter in remaining if not set(parameter.when) & (names - {parameter.name})]
-        ready = ready or remaining
-        placed += ready
-        remaining = [parameter for parameter in remaining if parameter not in ready]
-    return placed
-
-
 def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stage]) -> Iterator[Fault]:
     names: dict[str, str] = {}
     for target, item in study.space.items():
@@ -252,10 +205,10 @@ def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stag
         if name in names:
             yield Fault(("space", target), message("tuning.target_twice", other=names[name]))
         names[name] = target
-        yield from _target_faults(target, name, kind)
+        yield from _target_faults(target, name, kind, topology=study.topology is not None)
         if name.startswith(LOAD + "."):
             yield from _load_faults(target, name, item, stages)
-    if not study.defaults and not names:
+    if not study.defaults and not names and study.topology is None:
         yield Fault(("space",), message("tuning.space_empty"))
     for target, item in study.space.items():
         if isinstance(item, Dimension):
@@ -265,12 +218,14 @@ def _space_faults(study: Study, engine: Engine, kind: str, stages: Sequence[Stag
             yield from _value_faults(target, item)
 
 
-def _target_faults(target: str, name: str, kind: str) -> Iterator[Fault]:
+def _target_faults(target: str, name: str, kind: str, *, topology: bool) -> Iterator[Fault]:
     if "." in target and is_secret(target.rpartition(".")[2]):
         yield Fault(("space", target), message("tuning.secret_target"))
     if name.startswith((ADDITIONAL + ".", ENVIRONMENT + ".", LOAD + ".")):
         return
-    if name in _OWN_FLAGS:
+    if topology and name in (TENSOR, DATA):
+        yield Fault(("space", target), message("tuning.flag_of_topology", name=name))
+    elif name in _OWN_FLAGS:
         yield Fault(("space", target), message("tuning.harness_flag", name=name))
     elif kind == "simulator" and name.partition(".")[0] not in (flags := OBEYED | WITHOUT_EFFECT):
         yield Fault(("space", target), message("tuning.unknown_flag", hint=suggestion(name, sorted(flags))))
@@ -315,7 +270,7 @@ def _condition_faults(study: Study, target: str, item: Dimension, names: Mapping
         elif other == target:
             yield Fault(key, message("tuning.condition_on_itself"))
         else:
-            yield from _condition_value_faults(key, study.space[names[target_name(other)]], _many(allowed))
+            yield from _condition_value_faults(key, study.space[names[target_name(other)]], many_values(allowed))
     if _is_circular(study, target):
         yield Fault(("space", target, "when"), message("tuning.circular_condition"))
 

@@ -12,11 +12,12 @@ from harness.messages import Message, message
 from harness.scenario.engine import Engine
 from harness.scenario.models import Scenario
 from harness.scenario.stages import OFFLINE, LoadItem, Stage
-from harness.scenario.study import CAPACITY, RATES, Study
+from harness.scenario.study import CAPACITIES, RATES, Study, whole_of
 from harness.tuning.space import Space
+from harness.tuning.topology import Layout, RefusedLayout, shared_stage
 from harness.tuning.types import MAXIMISE, MINIMISE, Constraint, Measurement, StudyObjective
 
-WITHIN_SLO = ("goodput", CAPACITY)
+WITHIN_SLO = ("goodput", "goodput_per_card", *CAPACITIES)
 """Objectives that are made from the scenario's SLO."""
 
 
@@ -36,7 +37,8 @@ class StudyPlan:
     """A study with all that its file points to.
 
     `engine` is the base: the first scenario's with what the study changes; `kind` is what `auto`
-    means here. `limits` are the study's own constraints; a task's come beside them.
+    means here. `limits` are the study's own constraints; a task's come beside them. `layouts` are the possible
+    topologies, the default first; empty where the study searches none.
     """
 
     study: Study
@@ -47,6 +49,8 @@ class StudyPlan:
     space: Space
     objectives: tuple[StudyObjective, ...]
     limits: tuple[Constraint, ...]
+    layouts: tuple[Layout, ...] = ()
+    refused_layouts: tuple[RefusedLayout, ...] = ()
 
     @property
     def all_limits(self) -> tuple[Constraint, ...]:
@@ -61,7 +65,7 @@ def slo_constraints(task: Task) -> tuple[Constraint, ...]:
 
 def objective_of(name: str) -> StudyObjective:
     """An objective by its metric: more of a rate is better, less of all else."""
-    return StudyObjective(name, MAXIMISE if name in (*RATES, CAPACITY) else MINIMISE)
+    return StudyObjective(name, MAXIMISE if name in (*RATES, *CAPACITIES) else MINIMISE)
 
 
 def constraint_of(name: str, value: float) -> Constraint:
@@ -84,10 +88,12 @@ class TrialScores:
     violations: Mapping[str, float]
 
 
-def score(plan: StudyPlan, measured: Sequence[Measurement]) -> TrialScores:
+def score(plan: StudyPlan, measured: Sequence[Measurement], cards: int) -> TrialScores:
     """One measurement a task, in their order: weighted geometric means, and the worst violation of each limit."""
     weights = [task.weight for task in plan.tasks]
-    metrics = [{**measurement.metrics, **_cost(plan, measurement)} for measurement in measured]
+    metrics = [
+        {**with_card_metrics(measurement.metrics, cards), **_cost(plan, measurement, cards)} for measurement in measured
+    ]
     values = {
         objective.name: weighted_mean([task_metrics.get(objective.name, math.nan) for task_metrics in metrics], weights)
         for objective in plan.objectives
@@ -100,11 +106,26 @@ def score(plan: StudyPlan, measured: Sequence[Measurement]) -> TrialScores:
     return TrialScores(values, violations)
 
 
-def _cost(plan: StudyPlan, measured: Measurement) -> dict[str, float]:
+def with_card_metrics(metrics: Mapping[str, float], cards: int) -> dict[str, float]:
+    """Metrics with those of a card beside those of the whole."""
+    names = {name: whole_of(name) for name in (*RATES, *CAPACITIES) if name != whole_of(name)}
+    return {**metrics, **{name: metrics[whole] / cards for name, whole in names.items() if whole in metrics}}
+
+
+def _cost(plan: StudyPlan, measured: Measurement, cards: int) -> dict[str, float]:
     """The price of a million output tokens, from devices, their price an hour and the tokens they gave."""
     rate = measured.metrics.get("throughput", 0.0)
-    devices = plan.study.devices_per_trial
-    return {"cost": plan.study.price * devices / 3600 / rate * 1e6 if rate > 0 else math.inf}
+    return {"cost": plan.study.price * cards / 3600 / rate * 1e6 if rate > 0 else math.inf}
+
+
+def stage_for(plan: StudyPlan, task: Task, changes: Mapping[str, Any], cards: int) -> Stage:
+    """A task's load as a candidate changes it; of one that takes fewer cards than there are, its share.
+
+    Raises:
+        ValueError: a value that a stage of this kind cannot have.
+    """
+    stage = with_changes(task.stage, changes)
+    return shared_stage(stage, cards / plan.study.cards) if plan.layouts else stage
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:

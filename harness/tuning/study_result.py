@@ -29,6 +29,7 @@ from harness.tuning.simplification import MinimalWinner
 from harness.tuning.simplification_result import simplification_as_dict, simplification_lines
 from harness.tuning.study import StudyContext
 from harness.tuning.study_plan import StudyPlan
+from harness.tuning.topology_search import topology_lines
 from harness.tuning.trial_store import trial_as_json
 from harness.tuning.turns import Finalist
 from harness.tuning.types import (
@@ -166,7 +167,7 @@ def write_result(
     files: Mapping[str, str] = {}
     if winner is not None:
         written = export.write_winner_files(
-            context.folder, context.plan.kind, winner.candidate.engine, context.plan.study.devices_per_trial, remarks
+            context.folder, context.plan.kind, winner.candidate.engine, context.plan.study.cards, remarks
         )
         files = {name: name for name in written}
     marks = {"simulated": simulated, "hollow": hollow, "interrupted": interrupted}
@@ -202,6 +203,7 @@ def summary_lines(
     head = _head_line(context.plan, findings, interrupted=interrupted)
     lines = [message("tuning.simulated", line=head) if simulated else head]
     lines += _winner_lines(context, trials, findings, interrupted=interrupted)
+    lines += topology_lines(context.plan, context.proposer.standings(trials))
     if findings.minimal is not None:
         lines += simplification_lines(findings.minimal)
     elif interrupted and findings.confirmation is not None:
@@ -212,7 +214,7 @@ def summary_lines(
     lines += [parameter.message for parameter in context.inert]
     if context.proposer.screener is not None:
         lines.append(message("tuning.screening", agreement=context.proposer.agreement(trials).message))
-    return lines + _distinct(context.notes)
+    return lines + list({str(note): note for note in context.notes}.values())
 
 
 def _head_line(plan: StudyPlan, findings: StudyFindings, *, interrupted: bool) -> Message:
@@ -226,10 +228,6 @@ def _head_line(plan: StudyPlan, findings: StudyFindings, *, interrupted: bool) -
     if plan.study.confirm.best:
         return message("tuning.interrupted_before_confirmation", objective=objective)
     return message("tuning.interrupted", objective=objective)
-
-
-def _distinct(messages: Sequence[Message]) -> list[Message]:
-    return list({str(message): message for message in messages}.values())
 
 
 def _front_line(trials: Sequence[Trial], plan: StudyPlan) -> Message:
@@ -318,6 +316,7 @@ def _told(
         },
         "trials": [_trial(trial) for trial in trials],
         "front": [trial.number for trial in pareto_front(trials, plan.objectives)],
+        "topologies": [row.as_dict() for row in context.proposer.standings(trials)],
         "screening": None if context.proposer.screener is None else asdict(context.proposer.agreement(trials)),
         "importance": [
             asdict(importance) | {"shown": importance.shown}
@@ -366,7 +365,7 @@ def _winner(plan: StudyPlan, winner: Finalist) -> dict[str, Any]:
         "load": dict(winner.load),
         "effective": dict(winner.candidate.resolved.effective),
         "changed": export.flags_changed(plan.engine.args, winner.candidate.engine.args),
-        "command": export.serve_command(winner.candidate.engine),
+        **export.commands_of(winner.candidate.engine, plan.kind),
     }
 
 

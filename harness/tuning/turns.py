@@ -15,6 +15,7 @@ from harness.tuning.candidates import Candidate, canonical_json
 from harness.tuning.evaluation import EngineSession, EvaluationContext, LoadResult, StartFailed, measure_load
 from harness.tuning.feasibility import failure_line
 from harness.tuning.study import StudyContext, claim_digest
+from harness.tuning.topology import leased
 from harness.tuning.types import ParameterValue
 
 _TURNS = "harness_turns"  # of the confirmation, and of what follows it
@@ -125,7 +126,9 @@ class TurnRunner:
 
     def _load(self, finalist: Finalist, seed: int) -> LoadResult:
         assert self._session is not None
-        evaluation = EvaluationContext(self._context.plan, self._context.evaluator, (), seed, self._folder)
+        plan = self._context.plan
+        effective = finalist.candidate.resolved.effective
+        evaluation = EvaluationContext(plan, self._context.evaluator, (), seed, self._folder, effective)
         return measure_load(evaluation, self._session, finalist.load)
 
     def _turn_to(self, finalist: Finalist) -> float:
@@ -137,7 +140,7 @@ class TurnRunner:
         self._folder = self._new_folder()
         engine = finalist.candidate.engine
         if self._context.devices is not None:
-            engine = engine.model_copy(update={"devices": self._context.devices})
+            engine = leased(engine, self._context.devices, all_of_them=not self._context.plan.layouts)
         self._session = self._stack.enter_context(self._context.evaluator.open(engine, self._folder))
         self._up = finalist.candidate.engine_key
         return self._session.started.minutes

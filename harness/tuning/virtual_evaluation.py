@@ -37,13 +37,15 @@ from harness.scenario.stages import Stage
 from harness.seeds import stream
 from harness.simulator.engine_config import Settings, effective, settings_from_flags
 from harness.simulator.memory import memory_of
-from harness.simulator.step_cost import StepCost, Terms
-from harness.simulator.virtual_time import Arrival, SimulatedRun, StepTimes, simulate
+from harness.simulator.step_cost import StepCost, StepTimes, Terms
+from harness.simulator.virtual_servers import Serve, pair_of, ranks_of, simulate_servers
+from harness.simulator.virtual_time import Arrival, SimulatedRun, simulate
 from harness.simulator.vllm_formats import startup_lines
 from harness.tuning import feasibility
 from harness.tuning.candidates import START_MINUTES, restart_class
 from harness.tuning.evaluation import EarlyStopCheck, EngineSession, StartedEngine, StartFailed
 from harness.tuning.study_plan import Task, with_stage
+from harness.tuning.topology import Layout, layout_of
 from harness.tuning.trial_series import look_times, measurement_of, partial_measurement
 from harness.tuning.types import Measurement
 from harness.units import seconds_to_ns
@@ -86,10 +88,28 @@ class _NoisyCost:
         self._factors: list[float] = np.exp(shift + rng.normal(0.0, noise.step, 4096)).tolist()
         self._place = 0
 
-    def duration_ns(self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0) -> int:
+    def duration_ns(
+        self, decodes: int, context: int, prefills: Sequence[tuple[int, int]], drafts: int = 0, exchanged: int = 0
+    ) -> int:
         """As StepCost's."""
         self._place = (self._place + 1) & 4095
-        return max(1, round(self._cost.duration_ns(decodes, context, prefills, drafts) * self._factors[self._place]))
+        own_ns = self._cost.duration_ns(decodes, context, prefills, drafts, exchanged)
+        return max(1, round(own_ns * self._factors[self._place]))
+
+    def adapters_ns(self, adapters: int) -> int:
+        """As StepCost's."""
+        return round(self._cost.adapters_ns(adapters) * self._factors[self._place])
+
+
+def _servers(settings: Settings, layout: Layout, cost: StepTimes) -> Serve:
+    """What serves in a layout."""
+    if layout.prefill:
+        return pair_of(settings, layout.prefill, layout.decode, cost)
+    return ranks_of(settings, layout.engines, cost)
+
+
+_Key = tuple[Settings, Layout | None, Stage, int, int | None]
+"""What a load is made of: engines, how they lie (None: one by itself), stage, seed, and how many requests."""
 
 
 class VirtualLoad:
@@ -106,7 +126,7 @@ class VirtualLoad:
             raise InputError(message("tuning.turns_in_virtual_time", scenario=scenario.name))
         self._scenario, self._folder, self._most = scenario, folder, most_requests
         self._kept: dict[tuple[Stage, int, int | None], VirtualTraffic] = {}
-        self._courses: OrderedDict[tuple[Settings, Stage, int, int | None], SimulatedRun] = OrderedDict()
+        self._courses: OrderedDict[_Key, SimulatedRun] = OrderedDict()
         self._held = 0
 
     def measure(
@@ -117,8 +137,9 @@ class VirtualLoad:
         *,
         terms: Terms | None = None,
         noise: SimulatedNoise | None = None,
+        layout: Layout | None = None,
     ) -> Measurement:
-        """What the stage shows on an engine with these settings.
+        """What the stage shows on an engine with these settings, or on several in a layout.
 
         Raises:
             EngineError: the engine would not start.
@@ -126,7 +147,7 @@ class VirtualLoad:
         """
         cost = StepCost(settings, terms)
         noisy = cost if noise is None else _NoisyCost(cost, noise, seed, settings)
-        traffic, simulated = self._served(settings, stage, seed, noisy)
+        traffic, simulated = self._served((settings, layout), stage, seed, noisy)
         requests, events = client_records(traffic, simulated)
         requests, events = _within(requests, events, stage)
         span = _span(traffic, requests)
@@ -136,7 +157,7 @@ class VirtualLoad:
         return measurement_of(stage_data, summarize_stage(stage_data), seed, simulated=True, preemptions=preempted)
 
     def _served(
-        self, settings: Settings, stage: Stage, seed: int, cost: StepTimes
+        self, served: tuple[Settings, Layout | None], stage: Stage, seed: int, cost: StepTimes
     ) -> tuple[VirtualTraffic, SimulatedRun]:
         """Until a closed loop by time has sent its last request; others at once."""
         count = None
@@ -144,20 +165,21 @@ class VirtualLoad:
             count = _FIRST_GUESS * (stage.concurrency or 1)
         while True:
             traffic = self._traffic(stage, seed, count)
-            simulated = self._simulated((settings, stage, seed, count), traffic, cost)
+            simulated = self._simulated((*served, stage, seed, count), traffic, cost)
             if count is None or simulated.sent_ns.max() >= seconds_to_ns(stage.duration_s or 0.0):
                 return traffic, simulated
             count *= 2
 
-    def _simulated(
-        self, key: tuple[Settings, Stage, int, int | None], traffic: VirtualTraffic, cost: StepTimes
-    ) -> SimulatedRun:
+    def _simulated(self, key: "_Key", traffic: VirtualTraffic, cost: StepTimes) -> SimulatedRun:
         """Served, or where only the pace is another than the last time, timed again."""
         if key in self._courses:
             self._courses.move_to_end(key)
             return self._courses[key].at_pace(cost)
-        settings, stage = key[:2]
+        settings, layout, stage = key[:3]
         limit = stage.concurrency or stage.max_concurrency
+        if layout is not None:
+            serve = _servers(settings, layout, cost)
+            return simulate_servers(serve, traffic.arrivals, concurrency=limit)
         simulated = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
         if simulated.course is not None:
             self._courses[key] = replace(simulated, token_ns=())
@@ -268,12 +290,13 @@ class _VirtualSession:
 
     started: StartedEngine
     settings: Settings
+    layout: Layout | None
     owner: "VirtualEvaluator"
 
     def measure(self, task: Task, stage: Stage, seed: int, watch: EarlyStopCheck | None = None) -> Measurement:
         """See Session."""
         whole = self.owner.load_of(task).measure(
-            self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise
+            self.settings, stage, seed, terms=self.owner.terms, noise=self.owner.noise, layout=self.layout
         )
         return whole if watch is None else stopped_early(whole, watch)
 
@@ -290,12 +313,14 @@ class VirtualEvaluator:
 
     `terms` replace the coefficients of its step time, `noise` makes runs differ, `device` stands for how the
     device differs from its specification: it changes the settings of memory and time. `most_requests` cuts loads.
+    With `in_layouts` single engines are served as several are, so that all are alike.
     """
 
     terms: Terms | None = None
     noise: SimulatedNoise | None = None
     device: Callable[[Settings], Settings] = field(default=lambda settings: settings)
     most_requests: int | None = None
+    in_layouts: bool = False
     simulated: bool = True
     _loads: dict[Path, VirtualLoad] = field(default_factory=dict)
     _last: Mapping[str, Any] | None = None
@@ -324,4 +349,6 @@ class VirtualEvaluator:
             raise StartFailed(failure, BootFacts(), START_MINUTES["compile"] / 2) from None
         self._last = values
         facts = boot_facts(startup_lines(settings, memory))
-        yield _VirtualSession(StartedEngine(minutes, facts, values), settings, self)
+        layout = layout_of(engine)
+        own = layout if self.in_layouts or layout.engines > 1 else None
+        yield _VirtualSession(StartedEngine(minutes, facts, values), settings, own, self)
