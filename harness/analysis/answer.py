@@ -218,8 +218,11 @@ def _name(outcome: Outcome) -> Message:
 
 
 def _all_stay(level: Level) -> list[Message]:
-    """Every objective of a level that holds, the first in a full sentence."""
-    first, *others = _outcomes(level)
+    """Every objective of a level that holds, the first in a full sentence; what none of them proves is said at last."""
+    outcomes = _outcomes(level)
+    if len({outcome.unproven for outcome in outcomes}) == 1:
+        outcomes[:-1] = [replace(outcome, unproven="") for outcome in outcomes[:-1]]
+    first, *others = outcomes
     return [_stays("analysis.objective_stays", first), *(_stays("analysis.objective_under", o) for o in others)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from harness.analysis.answer import Further, answer, knee, saturation
 from harness.analysis.breakdowns import LengthBin, LengthVerdict
 from harness.analysis.metrics import StageInput, summarize_stage
-from harness.analysis.slo import CLOSE, Objective, Outcome
+from harness.analysis.slo import CLOSE, FEW, Objective, Outcome
 from harness.analysis.steady_state import Span
 from harness.analysis.warnings import Warning
 from harness.messages import plain
@@ -54,6 +54,24 @@ def test_a_limit_that_an_interval_spans_is_close():
         "close to be sure."
     )
     assert told(close[0]).endswith("within the limit of 5.00 s, too close to be sure.")
+
+
+def test_what_no_limit_proves_is_said_once():
+    """At the end of those that hold where it is so of all; where it is so of one, beside that one."""
+    both = stage({"kind": "poisson", "rate": 1.0, "duration_s": 60.0}, (LIMIT, 1.0), (GAPS, 0.02))
+    first, second = both.outcomes
+    few = replace(both, outcomes=(replace(first, unproven=FEW), replace(second, unproven=FEW)))
+    mixed = replace(both, outcomes=(replace(first, unproven=FEW), second))
+    next_load = poisson(2.0, 9.0)
+
+    assert told(few, next_load) == (
+        "Up to 1 req/s p99 TTFT stays under 5.00 s (1.00 s) and p99 ITL under 80.0 ms (20.0 ms) (too few answers to be "
+        "sure); at 2 req/s p99 TTFT is 9.00 s."
+    )
+    assert told(mixed, next_load).startswith(
+        "Up to 1 req/s p99 TTFT stays under 5.00 s (1.00 s) (too few answers to be"
+    )
+    assert told(mixed, next_load).count("too few") == 1
 
 
 def test_a_verdict_by_length_says_up_to_which_prompt_the_limit_holds():
