@@ -10,7 +10,6 @@ from harness.scenario.base import FileModel, Many, NonEmptyText, refused
 
 COMPLETIONS, CHAT, RESPONSES = "completions", "chat", "responses"
 EMBEDDINGS, RERANK, SCORE = "embeddings", "rerank", "score"
-ENDPOINTS = (COMPLETIONS, CHAT, RESPONSES, EMBEDDINGS, RERANK, SCORE)
 POOLED = (EMBEDDINGS, RERANK, SCORE)
 """Endpoints whose answers have no tokens: one forward pass over the prompt, and a vector or a score."""
 PAIRED = (RERANK, SCORE)

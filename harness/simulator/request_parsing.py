@@ -257,8 +257,6 @@ def _room(prompt: Sequence[int], wanted: int | None, serving: ModelLimits) -> in
 
 
 SPECIAL = 16  # ids at the end of the vocabulary that no word gets
-MESSAGE_OVERHEAD = 5  # start, role, newline … end, newline around each message of a chat
-ANSWER_OVERHEAD = 3  # start, role, newline before the answer
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef"
 _WORD = re.compile(f"[{_CJK}]|[^\\s{_CJK}]{{1,12}}")
 _NUMBERED = re.compile(r"t(\d{1,7})")
