@@ -313,3 +313,17 @@ def test_adapters_make_steps_longer_and_their_number_is_limited():
     assert together[0][0] == step_ns(flags, 0, 0, [(100, 0), (100, 0)]) + cost.adapters_ns(2)
     assert apart[0][0] == step_ns(flags, 0, 0, [(100, 0)]) + cost.adapters_ns(1)
     assert apart[1][0] > apart[0][-1]
+
+
+def test_a_published_run_of_ranks_with_experts_is_met_within_a_third():
+    """Qwen3-30B-A3B, A3, TP2 DP2 EP, 4096 in, 2048 out, 32 at a time: 1,007 tok/s (vllm-ascend pull request 13946)."""
+    flags = {**EXPERTS, "max_model_len": 8192, "tensor_parallel_size": 2, "data_parallel_size": 2, "max_num_seqs": 32}
+
+    async def script(client, _service):
+        await asyncio.gather(*(client.send(4096, 512, number) for number in range(32)))
+        return client.clock.now_ns()
+
+    prompt_s = 16 * step_ns(flags, 0, 0, [(4096, 0)], 0, 8192) / 1e9
+    decoding_s = (played(server(flags), script) / 1e9 - prompt_s) * 2048 / 512
+
+    assert 32 * 2048 / (prompt_s + decoding_s) == pytest.approx(1006.8, rel=1 / 3)
