@@ -78,6 +78,7 @@ _WORDS = {
     "rate_to": "page.load.short_rate_to",
     "concurrency": "page.load.short_users",
     "speed": "page.load.short_speed",
+    "adapters": "page.load.short_adapters",
     "burstiness": "page.load.short_burst",
     "max_concurrency": "page.load.short_most",
     "requests": "page.load.short_requests",
