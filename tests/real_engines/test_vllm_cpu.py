@@ -139,7 +139,7 @@ def test_the_servers_own_times_of_each_request_are_kept(told, endpoint, command)
     assert (requests.server_queue_ns >= 0).all()
     assert (requests.server_prefill_ns > 0).all()
     assert (inside < requests.first_ns - requests.sent_ns).all()
-    assert (requests.server_decode_ns > 0).all()
+    assert (requests.server_decode_ns[requests.output_tokens > 1] > 0).all()
     assert stage["server_split"]["n"] == stage["ttft"]["n"]
     assert stage["server_split"]["outside"]["min"] > 0
 
