@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.scenario.deployment import DECODE, PREFILL, REPLICA
+from harness.scenario.request_kinds import CHAT, COMPLETIONS
 from harness.simulator.balancing import LEAST_LOADED, Balancer
 from harness.simulator.engine import Sleeper
 from harness.simulator.kv_transfer import Params
@@ -104,9 +105,12 @@ class Deployment:
             await asyncio.wait(tasks)
 
     def answer(self, ask: ParsedRequest, write: Write | None, whole: Callable[[], None]) -> RoutedAnswer:
-        """Send a request on; `write` gets the bytes of a stream, `whole` is called at the end of all."""
+        """Send a request on; `write` gets the bytes of a stream, `whole` is called at the end of all.
+
+        Only completions and chats go to both sides of a pair, as through the proxy.
+        """
         answer = RoutedAnswer()
-        if PREFILL in self._balancers:
+        if PREFILL in self._balancers and ask.endpoint in (COMPLETIONS, CHAT):
             self._prefill(answer, ask, write, whole)
         else:
             self._respond(answer, ask, write, whole)

@@ -289,6 +289,25 @@ def test_a_full_decode_side_lets_requests_wait():
     assert max(one[0] for one in times) > min(one[-1] for one in times)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "prefills"), [("completions", 1), ("chat", 1), ("responses", 0), ("embeddings", 0)]
+)
+def test_completions_and_chats_go_to_both_sides(endpoint, prefills):
+    """What a proxy does not split goes to a decode server alone."""
+
+    async def script(client, service):
+        done = asyncio.get_running_loop().create_future()
+        ids = (array("q", range(50)),)
+        ask = ParsedRequest(
+            endpoint == "chat", service.serving.model, ids, (1,), 1, 0, False, False, False, False, endpoint=endpoint
+        )
+        service.answer(ask, None, lambda: done.set_result(None))
+        await done
+        return [member.service.engine.metrics.finished["length"] for member in service.members]
+
+    assert played(pair(), script) == [prefills, 1]
+
+
 def test_least_loaded_servers_of_each_role_are_chosen():
     """Two pairs share four requests evenly, on both sides."""
 
