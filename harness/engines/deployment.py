@@ -6,7 +6,6 @@ all engines answer. A process on another machine is not started here: it is wait
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from harness.client.target import is_this_host
 from harness.engines.api_client import ControlClient, pick_model
 from harness.engines.base import RunningEngine, ServedProcess
 from harness.engines.process_starts import StartOf, StartProcess, starter_of, typed
+from harness.engines.vllm import bound_socket
 from harness.errors import EngineError, HarnessError, InputError
 from harness.messages import Message, message
 from harness.scenario.deployment import PROXY, Process
@@ -182,21 +182,27 @@ async def _together(engine: Engine, processes: Sequence[Process], members: Seque
 
 
 def _with_ports(processes: Sequence[Process]) -> tuple[Process, ...]:
-    """The processes with a port each: those of this machine that name none get free ones."""
+    """The processes with a port each: those of this machine that name none get free ones.
+
+    Raises:
+        EngineError: where a port of this machine is taken: what answers there would be taken for the process.
+    """
+    chosen = []
     with contextlib.ExitStack() as held:
-        chosen = []
         for process in processes:
-            if process.port is None:
-                family = socket.AF_INET6 if ":" in process.host else socket.AF_INET
-                taken = held.enter_context(socket.socket(family))
+            port = process.port
+            if _is_here(process):
                 try:
-                    taken.bind((process.host, 0))
-                except OSError as error:
-                    reason = message("engines.host_unusable", host=process.host, reason=error.strerror)
+                    port = held.enter_context(bound_socket(process.host, port)).getsockname()[1]
+                except EngineError as fault:
+                    reason = fault.messages[0]
                     raise EngineError(message("engines.of_process", name=process.name, reason=reason)) from None
-                process = process.model_copy(update={"port": taken.getsockname()[1]})  # noqa: PLW2901 - the same one
-            chosen.append(process)
+            chosen.append(process.model_copy(update={"port": port}))
     return tuple(chosen)
+
+
+def _is_here(process: Process) -> bool:
+    return is_loopback(process.host) or is_this_host(process.host)
 
 
 def command_lines(engine: Engine, auto: str) -> Iterator[tuple[Process, str, bool]]:
@@ -206,4 +212,4 @@ def command_lines(engine: Engine, auto: str) -> Iterator[tuple[Process, str, boo
     """
     processes = processes_of(engine, auto)
     for process in processes:
-        yield process, typed(process, processes), is_loopback(process.host) or is_this_host(process.host)
+        yield process, typed(process, processes), _is_here(process)

@@ -167,18 +167,28 @@ def missing_folder(model: str) -> Message | None:
 
 def _port(engine: Engine) -> int:
     """The scenario's port, or any free one where it names none."""
-    family = socket.AF_INET6 if ":" in engine.host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # vLLM sets it too
-        try:
-            sock.bind((engine.host, engine.port or 0))
-        except OSError as error:
-            if engine.port:
-                taken = message("engines.port_taken", port=engine.port, host=engine.host, reason=error.strerror)
-            else:
-                taken = message("engines.host_unusable", host=engine.host, reason=error.strerror)
-            raise EngineError(taken) from None
+    with bound_socket(engine.host, engine.port) as sock:
         return int(sock.getsockname()[1])
+
+
+def bound_socket(host: str, port: int | None) -> socket.socket:
+    """A socket that has a port of a host, any free one where none is named; nothing listens on it.
+
+    Raises:
+        EngineError: where the port is taken, or the host is not this machine's.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # vLLM sets it too
+    try:
+        sock.bind((host, port or 0))
+    except OSError as error:
+        sock.close()
+        if port:
+            taken = message("engines.port_taken", port=port, host=host, reason=error.strerror)
+        else:
+            taken = message("engines.host_unusable", host=host, reason=error.strerror)
+        raise EngineError(taken) from None
+    return sock
 
 
 def url_of(host: str, port: int | str) -> str:

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import psutil
 import pytest
 
+from harness.engines import deployment as deployment_start
 from harness.engines import process_starts, resolve_clock, start_of
 from harness.engines.deployment import command_lines
 from harness.engines.process_starts import filled
@@ -141,6 +143,17 @@ def test_a_command_is_a_process_too(tmp_path):
     assert not psutil.pid_exists(int(said[1]))
 
 
+def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path):
+    """What answers there would else be taken for the process."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process = {"name": "own", "kind": "command", "command": "no-such-program", "port": port}
+        with pytest.raises(EngineError, match=f"process own: engine.port {port}: cannot listen on 127.0.0.1"):
+            started(Engine(kind="deployment", model="m", processes=[process]), tmp_path / "engine.log", None)
+
+
 def test_a_command_that_ends_is_told_with_its_last_words(tmp_path):
     """Its name, and the line of its log that decides."""
     command = [sys.executable, "-c", "raise SystemExit('no cards here')"]
@@ -158,8 +171,9 @@ def test_a_process_elsewhere_is_waited_for_and_told_where_it_is_not(tmp_path):
 
 def test_a_process_elsewhere_is_used_and_left_and_missed_when_it_goes(tmp_path, monkeypatch):
     """It is waited for and described by what it shows; that it has gone is seen though it is no child."""
-    monkeypatch.setattr(process_starts, "is_loopback", lambda _host: False)
-    monkeypatch.setattr(process_starts, "is_this_host", lambda _host: False)
+    for module in (process_starts, deployment_start):
+        monkeypatch.setattr(module, "is_loopback", lambda _host: False)
+        monkeypatch.setattr(module, "is_this_host", lambda _host: False)
     monkeypatch.setattr(process_starts, "_LOOK_S", 0.05)
     words = [sys.executable, "-m", "harness", "serve-sim", "--port", "0", "--model", MODEL, "--until-stdin-closes"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
