@@ -185,7 +185,8 @@ class LiveEvaluator:
         begin_ns = monotonic_ns()
         loop = asyncio.new_event_loop()
         resolved = None if self.resolve is None else self.resolve([engine])[0]
-        context = start_of(self.kind, resolved, self._note_busy)(engine, log)
+        kind = DEPLOYMENT if engine.kind == DEPLOYMENT else self.kind
+        context = start_of(kind, resolved, self._note_busy)(engine, log)
         self._busy = False
         try:
             serving, interrupted = self._up(loop, context, log, begin_ns)

@@ -31,6 +31,7 @@ from harness.tuning.live_evaluation import (
     failure_from_log,
     measurement_in,
 )
+from harness.tuning.topology import laid_out
 from harness.tuning.trial_series import look_interval_s, look_times, partial_measurement
 from harness.workload import plan
 from harness.workload.plan import StagePlan
@@ -284,3 +285,22 @@ def test_looks_are_twentieths_of_the_shortest_rival():
     assert look_times(measured([2.2]), every_s) == pytest.approx((0.5, 1.0, 1.5, 2.0))
     assert len(look_times(measured([7.0]))) == 19
     assert look_times(measured([]), look_interval_s([])) == ()
+
+
+def test_a_pair_of_prefill_and_decode_is_started_and_measured(tmp_path):
+    """A topology of real processes: each started, loaded through the proxy, and stopped at the end."""
+    problem = problem_in(tmp_path, topology={"cards": 2, "prefill_decode": ["1:1"]}, objective="throughput_per_card")
+    layout, base = problem.layouts[0], problem.engine.model_copy(update={"clock": "real"})
+    engine = laid_out(base, "simulator", layout, "MooncakeConnectorV1")
+    evaluator = LiveEvaluator("simulator")
+    stage = Stage("closed", concurrency=2, requests=6)
+    with evaluator.open(engine, tmp_path / "start") as session:
+        shown = session.measure(problem.tasks[0], stage, 1)
+
+    assert layout.name == "TP1 1P1D"
+    assert evaluator.simulated
+    assert shown.metrics["failed"] == 0
+    assert shown.metrics["throughput"] > 0
+    assert sorted(log.name for log in (tmp_path / "start").glob("engine-*.log")) == [
+        "engine-decode-0.log", "engine-prefill-0.log", "engine-proxy.log",
+    ]  # fmt: skip
