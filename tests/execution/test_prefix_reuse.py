@@ -269,3 +269,19 @@ def test_every_rank_is_primed_and_holds_the_share(tmp_path):
         assert stage["prefix"]["primed"] == 6
         assert list(stage["prefix"]["engines"]) == ["0", "1"]
         assert all(abs(rate - 0.6) < 0.03 for rate in stage["prefix"]["engines"].values())
+
+
+def test_every_adapter_has_blocks_of_its_own(tmp_path):
+    """Theory and the engine's cache agree request by request, and each adapter's beginnings are primed."""
+    args = {**ARGS, "enable_lora": True, "max_loras": 4, "lora_modules": ["a=/x/a", "b=/x/b"]}
+    work = {**PREFIXES, "input_tokens": 1200, "adapters": {"names": ["a", "b"], "weights": [1, 2]}}
+    work["prefix"] = {"hit_rate": 0.5, "groups": 2}
+    engine = {"kind": "simulator", "model": MODEL, "args": args}
+    loaded = load_scenario(scenario(tmp_path, [{"poisson": {"rate": 9, "requests": 60}}], workload=work, engine=engine))
+    assert execute(RunSpec(loaded, tmp_path / "out", "", lambda _: None)).exit_code == 0
+    (stage,) = finish(tmp_path / "out")["stages"]
+    requests = table_files.read_requests(tmp_path / "out")
+
+    assert requests.cached_tokens.tolist() == requests.reusable_tokens.tolist()
+    assert stage["prefix"]["held"] is True
+    assert set(requests.request_class[requests.phase == "priming"]) == {0, 1, 2}
