@@ -13,7 +13,7 @@ from harness.safety.redaction import redact
 from harness.scenario.deployment import PROXY, Process
 from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.scenario.error_messages import is_secret
-from harness.scenario.processes import engine_of, processes_of
+from harness.scenario.processes import SIMULATOR, engine_of, processes_of
 
 IMAGE = "quay.io/ascend/vllm-ascend"
 _DRIVER = (
@@ -110,7 +110,12 @@ class ProcessCommand:
 
 
 def process_commands(engine: Engine, kind: str) -> list[ProcessCommand]:
-    """The processes of a deployment in the order in which they start, the proxy last; `kind` is what auto means."""
+    """The processes of a deployment in the order in which they start, the proxy last; `kind` is what auto means.
+
+    Of a simulated one they are those of vllm-ascend: the simulator needs no more than the role of a KV transfer.
+    """
+    if engine.process is not None and kind == SIMULATOR:
+        engine = engine.model_copy(update={"process": engine.process.model_copy(update={"kind": WITH_IMAGE})})
     processes = [process for process in processes_of(engine, kind) if process.role != PROXY]
     ports = [process.port or _FIRST_PORT + place for place, process in enumerate(processes)]
     commands = [_process_command(process, engine, port) for process, port in zip(processes, ports, strict=True)]

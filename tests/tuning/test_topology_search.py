@@ -160,11 +160,15 @@ def test_a_capacity_of_a_card_is_searched_for_each_topology(tmp_path):
 def test_the_winner_is_written_as_the_command_of_each_process(tmp_path):
     """Engines with their ports, cards and KV transfer, and the proxy before them, in an order in which they start."""
     plan = plan_in(tmp_path, SHORT_ANSWERS, FEW)
-    engine = laid_out(plan.engine, "vllm-ascend", Layout(2, 3, 1), "MooncakeConnectorV1")
+    layout = Layout(2, 3, 1)
+    engine = laid_out(plan.engine, "vllm-ascend", layout, "MooncakeConnectorV1")
     files = export.write_winner_files(tmp_path, "vllm-ascend", engine, 8, ["why"])
-    words = {command.name: command.words for command in export.process_commands(engine, "vllm-ascend")}
+    commands = export.process_commands(engine, "vllm-ascend")
+    words = {command.name: command.words for command in commands}
+    simulated = laid_out(plan.engine, "simulator", layout, "MooncakeConnectorV1")
     text, script = ((tmp_path / name).read_text(encoding="utf-8") for name in ("winner.txt", "winner.sh"))
 
+    assert export.process_commands(simulated, "simulator") == commands
     assert sorted(files) == ["winner.sh", "winner.txt"]
     assert list(words) == ["prefill-0", "decode-0", "decode-1", "proxy"]
     assert words["prefill-0"][:3] == ("vllm", "serve", "Qwen/Qwen3-8B")
