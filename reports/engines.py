@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.engines import (
-    DECODE,
     GENERATION,
     KV_USE,
     PREEMPTIONS,
-    PREFILL,
     PROMPT,
     RUNNING,
     WAITING,
@@ -25,6 +23,7 @@ from harness.analysis.engines import (
 )
 from harness.messages import localized
 from harness.results.folder import frame_of, number
+from harness.scenario.deployment import DECODE, PREFILL
 from harness.units import NS_PER_S, format_bytes, format_count, format_duration, format_share, significant
 from reports.data import Data
 from reports.figures.overtime import SeriesLine, Strip, over_time

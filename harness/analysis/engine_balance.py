@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.engines import (
-    DECODE,
     GENERATION,
     KV_USE,
-    PREFILL,
     PROMPT,
     RUNNING,
     WAITING,
@@ -32,6 +30,7 @@ from harness.analysis.engines import (
     growth_of,
 )
 from harness.messages import Message, Parameter, message, sentences
+from harness.scenario.deployment import DECODE, PREFILL
 from harness.statistics.intervals import Floats, student_t_above
 from harness.units import seconds_to_ns
 

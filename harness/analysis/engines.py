@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from harness.analysis.efficiency import DEVICE
 from harness.results.request_table import Samples
+from harness.scenario.deployment import REPLICA
 from harness.statistics.intervals import Floats
 from harness.telemetry.log_counters import EP_IMBALANCE, TRANSFER_BYTES, TRANSFER_SECONDS, TRANSFERS
 from harness.telemetry.server_metrics import MAXIMUM, SERVER
 from harness.units import NS_PER_S
 
-PREFILL, DECODE, REPLICA = "prefill", "decode", "replica"
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 KV_USE = "vllm:kv_cache_usage_perc"
 PREEMPTIONS = "vllm:num_preemptions_total"

@@ -24,8 +24,8 @@ from harness.results.request_table import MISSING, Requests, Samples
 from harness.scenario.metrics import ACCEPTANCE_RATE, ACCEPTED_LENGTH
 from harness.statistics.distributions import MEAN, bounds
 from harness.statistics.intervals import Floats
+from harness.telemetry.server_metrics import SERVER
 
-SERVER = "server"  # the source of what holds of all engines together; `server/0` is what engine 0 shows of itself
 DRAFTS = "vllm:spec_decode_num_drafts_total"
 DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
 ACCEPTED_TOKENS = "vllm:spec_decode_num_accepted_tokens_total"

@@ -1,8 +1,7 @@
 """How much of each prompt an unbounded prefix cache would have held, worked out again from a run's raw files.
 
 The prompts are made once more from the scenario and the seed, with the answers that later turns repeat; so the client
-has nothing to do for it while it sends. Prompts that are texts have their tokens from the server's tokenizer, which was
-asked at the end of the run (see `harness/execution/prefix_probe.py`).
+has nothing to do for it while it sends. Of prompts that are texts the tokens are not known, and so nothing is said.
 """
 
 from collections.abc import Iterator, Mapping

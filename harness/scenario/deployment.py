@@ -128,12 +128,12 @@ class DataParallel(FileModel):
 
 
 class PrefillDecode(FileModel):
-    """Prompts are read by some processes, and answers written by others, which take over the KV cache."""
+    """Some processes prefill; others take over the KV cache and decode."""
 
     prefill: Annotated[int, Field(ge=1, le=1024)]
-    """How many processes read prompts."""
+    """How many processes prefill."""
     decode: Annotated[int, Field(ge=1, le=1024)]
-    """How many processes write answers."""
+    """How many processes decode."""
     connector: NonEmptyText = "MooncakeConnectorV1"
     """The KV connector, as vLLM or vllm-ascend names it."""
     kv_port: Port = 36000

@@ -148,9 +148,9 @@ class Engine(FileModel):
     process: ProcessTemplate | None = None
     """What each engine of the preset is started with, over the keys of the engine."""
     prefill: ProcessPart | None = None
-    """What the processes that read prompts have, over `process`."""
+    """What the processes that prefill have, over `process`."""
     decode: ProcessPart | None = None
-    """What the processes that write answers have, over `process`."""
+    """What the processes that decode have, over `process`."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keys of an engine kind that a package brings."""

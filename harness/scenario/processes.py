@@ -196,7 +196,7 @@ def _rank_flags(parallel: DataParallel, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _transfer_flags(engine: Engine, split: PrefillDecode, parts: Mapping[str, ProcessPart]) -> Iterator[dict[str, Any]]:
-    """The flags of each process, those that read prompts first."""
+    """The flags of each process, those that prefill first."""
     shared = {**engine.args, **_template(engine).args}
     sizes = {
         role: {

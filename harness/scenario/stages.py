@@ -39,21 +39,21 @@ class _Bounded(FileModel):
         return self
 
 
-class _Mixed(_Bounded):
+class _WithAdapters(_Bounded):
     """A stage that may leave some of the workload's adapters out."""
 
     adapters: OneOrMany[Annotated[int, Field(ge=0, le=10_000)]] | None = None
     """How many of the workload's adapters take part, the first ones; 0 is the model alone; all by default."""
 
 
-class Closed(_Mixed):
+class Closed(_WithAdapters):
     """So many users; each sends its next request when the last is answered."""
 
     concurrency: OneOrMany[RequestCount]
     """How many requests are in flight at a time."""
 
 
-class Constant(_Mixed):
+class Constant(_WithAdapters):
     """Requests at equal distances."""
 
     rate: OneOrMany[Rate]
@@ -62,7 +62,7 @@ class Constant(_Mixed):
     """The most requests in flight; others wait and keep their due times."""
 
 
-class Poisson(_Mixed):
+class Poisson(_WithAdapters):
     """Independent arrivals: exponential gaps."""
 
     rate: OneOrMany[Rate]
@@ -71,7 +71,7 @@ class Poisson(_Mixed):
     """The most requests in flight; others wait and keep their due times."""
 
 
-class Gamma(_Mixed):
+class Gamma(_WithAdapters):
     """Gaps from a gamma distribution."""
 
     rate: OneOrMany[Rate]

@@ -257,11 +257,11 @@ class Topology(FileModel):
     data_parallel: Literal["auto"] | Many[CardCount] = "auto"
     """How many such engines there may be; auto is as many as the cards hold."""
     prefill_decode: Many[Annotated[str, BeforeValidator(_split)]] = (NO_SPLIT,)
-    """Of how many engines that read prompts to how many that write answers; none for engines that do both."""
+    """How many engines prefill to how many decode, such as 1:3; none for engines that do both."""
     connector: NonEmptyText = "MooncakeConnectorV1"
     """The KV connector between the two, as vLLM or vllm-ascend names it."""
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """By which share the simulator may think a topology worse than the best and still have it measured."""
+    """By which share a topology may be predicted worse than the best by the simulator and still be measured."""
 
     @property
     def engine_counts(self) -> tuple[int, ...] | None:

@@ -28,16 +28,16 @@ Serve = Callable[[Callable[[], int]], Served]
 
 
 def pair_of(settings: Settings, prefill: int, decode: int, cost: StepTimes | None = None) -> Serve:
-    """So many engines that read prompts, and so many that write answers, behind a proxy."""
+    """So many engines that prefill, and so many that decode, behind a proxy."""
 
     def member(name: str, role: str, kv_role: str, now_ns: Callable[[], int]) -> Member:
         config = f'{{"kv_connector": "MooncakeConnectorV1", "kv_role": "{kv_role}"}}'
         return Member(name, role, service_of(replace(settings, kv_transfer_config=config), now_ns, cost))
 
     def serve(now_ns: Callable[[], int]) -> Deployment:
-        readers = [member(f"{PREFILL}-{place}", PREFILL, PRODUCER, now_ns) for place in range(prefill)]
-        writers = [member(f"{DECODE}-{place}", DECODE, CONSUMER, now_ns) for place in range(decode)]
-        return Deployment([*readers, *writers])
+        prefill_members = [member(f"{PREFILL}-{place}", PREFILL, PRODUCER, now_ns) for place in range(prefill)]
+        decode_members = [member(f"{DECODE}-{place}", DECODE, CONSUMER, now_ns) for place in range(decode)]
+        return Deployment([*prefill_members, *decode_members])
 
     return serve
 

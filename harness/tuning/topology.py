@@ -1,7 +1,7 @@
-"""Topologies: how engines lie on cards, which of them are possible, and what each of them is as an engine.
+"""Topologies: how engines are placed on cards, which of them are possible, and what each of them is as an engine.
 
-A layout is a number of engines of equal size: side by side, or apart into those that read prompts and those that write
-answers. A study with topologies has one parameter more, whose values are the names of its possible layouts.
+A layout is a number of engines of equal size: side by side, or split into those that prefill and those that
+decode. A study with topologies has one parameter more, whose values are the names of its possible layouts.
 """
 
 import re
@@ -26,7 +26,7 @@ _NAME = re.compile(r"TP(\d+)(?: DP(\d+)| (\d+)P(\d+)D)?")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """So many engines of so many cards each; of them `prefill` read prompts only, and the others write answers.
+    """So many engines of so many cards each; of them `prefill` do prefill only, and the others decode.
 
     With `prefill` 0 each engine does both.
     """
@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def decode(self) -> int:
-        """How many engines write answers that others have read."""
+        """How many engines decode what others have prefilled."""
         return self.engines - self.prefill if self.prefill else 0
 
     @property

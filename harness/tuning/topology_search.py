@@ -1,9 +1,9 @@
 """The search for a study's topology: which layouts are worth measuring, and which of them the flags are searched on.
 
 The simulator ranks the layouts, and learns from each that is measured. Measuring goes from the best to the worst and
-ends where every layout that is left is thought worse than the best measured one by more than a margin: the study's, or
-twice the spread by which the simulator was off so far, whichever is more. At least two are measured beside the default,
-so that what the simulator thinks of the rest has been held against something.
+ends where every layout that is left is predicted worse than the best measured one by more than a margin: the study's,
+or twice the spread by which the simulator was off so far, whichever is more. At least two are measured beside the
+default, so that predictions have been compared with measurements before the rest is skipped.
 """
 
 import math
@@ -21,7 +21,7 @@ from harness.tuning.types import FAILED, Point, Trial, best_trial
 ORIGIN = "topology"
 """The origin of trials that measure a layout with the base configuration's flags; the default is one, too."""
 MEASURED, SKIPPED, REFUSED, BROKEN, LEFT = "measured", "skipped", "refused", "failed", "left"
-"""How a layout ended: measured; thought worse than the best; impossible; its engine failed; the budget ended before."""
+"""How a layout ended: measured; predicted worse; cannot serve; its engine failed; the budget ended before."""
 _CHECKED = 2  # beside the default
 _BUDGET_SHARE = 0.5  # of a budget of trials, at most
 _SPREADS = 2.0
@@ -55,7 +55,7 @@ Predict = Callable[[Candidate], TrialScores | None]
 
 @dataclass(frozen=True, slots=True)
 class LayoutSearch:
-    """What is known of a study's layouts: its trials so far, and what the simulator thinks (None: there is none)."""
+    """What is known of a study's layouts: its trials so far, and what the simulator predicts (None: there is none)."""
 
     plan: StudyPlan
     trials: Sequence[Trial]
@@ -96,7 +96,7 @@ class LayoutSearch:
         return math.inf if trials is None or alone else max(2, math.floor(trials * _BUDGET_SHARE))
 
     def _ranked(self) -> list[Layout]:
-        """As the simulator thinks, the best first; those that it thinks would not start are left out."""
+        """By the prediction, the best first; those that are predicted not to start are left out."""
         if self.predictions is None:
             return list(self.plan.layouts)
         known = {layout: scores for layout in self.plan.layouts if (scores := self.predictions[layout]) is not None}

@@ -11,11 +11,11 @@ import numpy as np
 
 from harness.analysis.efficiency import chips_in_use, values_of
 from harness.analysis.engine_balance import Uneven
-from harness.analysis.engines import PREFILL
 from harness.analysis.server_side import TOLERANCE, PrefixHits
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import Requests, Samples
+from harness.scenario.deployment import PREFILL
 from harness.statistics.intervals import Floats
 
 FULL_CLOCK = 0.95  # of the limit; clocks move in steps of tens of MHz, and a single step slows nothing
