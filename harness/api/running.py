@@ -20,6 +20,7 @@ from harness.results.progress import REPORTING, Progress, read_progress, write_p
 from harness.safety import redaction
 from harness.safety.interrupts import writing
 from harness.scenario import loader
+from harness.scenario.engine import OF_DEPLOYMENT
 from harness.scenario.files import find_scenario
 from harness.scenario.loader import LoadedScenario
 from harness.scenario.yaml_document import Override
@@ -138,8 +139,9 @@ def url_overrides(url: str, place: str) -> list[Override]:
     """What an address means for a scenario: that server, whatever it serves; faults in it stand at `place`."""
     target_of(url)
     whole = url if "://" in url else f"http://{url}"
-    # The scenario's own model and clock belong to its own engine: a server that runs says what it serves.
-    values = (("kind", "attach"), ("url", whole), ("model", None), ("clock", None))
+    # The scenario's own model, clock and processes belong to its own engine: a server that runs says what it serves.
+    own = ("model", "clock", "calibration", *OF_DEPLOYMENT)
+    values = (("kind", "attach"), ("url", whole), *((key, None) for key in own))
     return [Override(("engine", key), value, place) for key, value in values]
 
 

@@ -19,7 +19,7 @@ from harness.comparison.describe import (
     value_text,
     verdict_message,
 )
-from harness.comparison.engines import EngineDifference
+from harness.comparison.engines import UNLIKE_ENGINES, EngineDifference
 from harness.comparison.judging import NOT_VALID, ComparisonRow
 from harness.errors import EXIT_INVALID
 from harness.messages import localized, message
@@ -74,7 +74,12 @@ def lines_of(comparison: Comparison) -> list[OutputLine]:
 
 
 def _engine_lines(comparison: Comparison) -> Iterator[OutputLine]:
-    """Of several engines the one whose output changed most against the others', a line a stage."""
+    """Of several engines the one whose output changed most against the others', a line a stage.
+
+    None where one side has engines that the other has not: each of the others then has another share of the load.
+    """
+    if any(warning.code == UNLIKE_ENGINES for warning in comparison.warnings):
+        return
     titles = {row.stage: row.title for row in (*comparison.judged, *comparison.shown)}
     ratios: dict[int, list[tuple[float, EngineDifference]]] = {}
     for engine in comparison.engines:

@@ -15,6 +15,8 @@ from harness.messages import message
 
 QUANTITIES = ("running", "waiting", "kv_use", "generation_tokens", "prompt_tokens", "preemptions")
 """What is compared: means of gauges, tokens per second, and preemptions."""
+UNLIKE_ENGINES = "engines"
+"""The code of the warning that one side has engines which the other has not."""
 _RATES = ("generation_tokens", "prompt_tokens")
 _MOST_NAMED = 6
 
@@ -71,7 +73,7 @@ def unlike_engines(base: Side, new: Side) -> Iterator[Warning]:
             new=len(names[1]),
             alone=[name for own in alone for name in own][:_MOST_NAMED],
         )
-        yield Warning("engines", NOTE, text, message("comparison.unlike_engines_next"))
+        yield Warning(UNLIKE_ENGINES, NOTE, text, message("comparison.unlike_engines_next"))
 
 
 @dataclass(frozen=True, slots=True)

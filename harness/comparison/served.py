@@ -155,11 +155,13 @@ def _records(folder: Path) -> RunRecords | None:
     return RunRecords(table_files.read_requests(folder), table_files.read_events(folder), timeline)
 
 
-def _device_of(repeat: Repeat) -> str:
+def device_of(repeat: Repeat) -> str:
     """The simulated chip, the NPUs, or the processor; unknown where a server was only reached."""
     engine, machine = repeat.engine, repeat.run.get("environment") or {}
     if engine.get("simulated"):
-        return str((engine.get("effective") or {}).get("chip") or "simulated")
+        effective = (part.get("effective") or {} for part in (engine, *(engine.get("processes") or ())))
+        chips = sorted({str(flags["chip"]) for flags in effective if flags.get("chip")})
+        return " + ".join(chips) or "simulated"
     if engine.get("kind") == "attach":
         return "as served"
     npus = machine.get("npu") or ()
@@ -173,7 +175,7 @@ _FACTS = (
         lambda repeat: "simulator" if repeat.engine.get("simulated") else "real",
         {"simulator": message("comparison.simulator"), "real": message("comparison.real")},
     ),
-    Fact(DEVICE, _device_of, {**UNKNOWN, "as served": message("comparison.as_served")}),
+    Fact(DEVICE, device_of, {**UNKNOWN, "as served": message("comparison.as_served")}),
     Fact(COMPUTATION, lambda repeat: completeness(repeat.engine.get("hollow")), COMPUTATIONS),
     Fact(message("comparison.stages"), lambda repeat: json.dumps(repeat.run.get("stages"))),
     Fact(message("comparison.endpoint"), lambda repeat: str(repeat.run.get("endpoint"))),

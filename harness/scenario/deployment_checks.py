@@ -16,6 +16,7 @@ PLACEHOLDER = re.compile(r"(?<!\$)\{(?P<what>[a-z_]+)(?::(?P<name>[^{}\s\"']*))?
 OWN, OF_PROCESS, OF_ROLE = ("port", "host", "devices"), ("url", "host", "port"), ("urls", "hosts", "ports")
 _PULLING = ("MooncakeConnectorV1", "MooncakeHybridConnector")  # each rank reads whole ranks of the prefill side
 _OF_GROUP = re.compile(r"data_parallel_(?!backend)\w+")
+_LAST_PORT = 65535
 _Placed = tuple[KeyPath, Process]
 
 
@@ -105,10 +106,14 @@ def _models(path: KeyPath, process: Process) -> Iterator[Fault]:
         yield Fault(place, message("scenario.model_missing"))
     if process.kind in STARTED_KINDS and process.devices is not None and len(process.devices) < cards(process.args):
         needed, devices = cards(process.args), len(process.devices)
-        yield Fault((*path, "devices"), message("scenario.devices_fewer_than_ranks", needed=needed, devices=devices))
+        words = {"name": process.name, "needed": needed, "devices": devices}
+        yield Fault((*path, "devices"), message("scenario.devices_fewer_than_ranks", **words))
 
 
 def _addresses(path: KeyPath, process: Process) -> Iterator[Fault]:
+    highest = max(_ports(process), default=0)
+    if highest > _LAST_PORT:
+        yield Fault((*path, "port"), message("scenario.port_too_high", name=process.name, port=highest))
     if process.port is None and not is_loopback(process.host):
         yield Fault((*path, "port"), message("scenario.port_elsewhere", host=process.host))
 

@@ -27,6 +27,8 @@ from harness.scenario.deployment import Preset, Process, ProcessPart, ProcessTem
 from harness.scenario.flags import VARIABLE, Args, Variable, Variables
 
 ENGINE_KINDS = ("auto", "simulator", "vllm-ascend", "vllm", "attach", "deployment")
+OF_DEPLOYMENT = ("processes", "preset", "process", "prefill", "decode")
+"""Keys of an engine that only a deployment has."""
 DEPLOYMENT = "deployment"
 
 
@@ -183,7 +185,7 @@ class Engine(FileModel):
 
     @model_validator(mode="after")
     def _alone(self) -> "Engine":
-        for key in ("processes", "preset", "process", "prefill", "decode"):
+        for key in OF_DEPLOYMENT:
             if self.kind != DEPLOYMENT and getattr(self, key) is not None:
                 raise refused(message("scenario.belongs_to_deployment", key=key, kind=self.kind))
         return self

@@ -139,11 +139,11 @@ def _process(engine: Engine, group: _Group, named: tuple[str, str], numbers: tup
     transfer = _transfer(written.get("kv_transfer_config"), args.get("kv_transfer_config"))
     values = {
         "name": named[0], "role": group.role, "kind": named[1], "model": engine.model,
-        "args": {**args, **written, **transfer}, "python": engine.python, "host": host, "port": port,
+        "args": {**args, **written, **transfer}, "python": engine.python, "host": host,
         "env": {**_network(engine, host), **engine.env, **template.env, **part.env},
         "ready_timeout": engine.ready_timeout,
     }  # fmt: skip
-    return Process.model_validate(values)
+    return Process.model_validate(values).model_copy(update={"port": port})  # above 65535: a fault of its own
 
 
 def _network(engine: Engine, host: str) -> dict[str, str]:

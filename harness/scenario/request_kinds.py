@@ -1,5 +1,6 @@
 """What sets requests apart: the API they go to, the model or adapter they name, their priority, the form of answers."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -100,6 +101,15 @@ def _shipped(known: tuple[str, ...]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _compiles(pattern: str) -> str:
+    """A pattern that answers can be held against."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise refused(message("scenario.not_a_pattern", reason=str(error))) from None
+    return pattern
+
+
 class Structured(FileModel):
     """Answers that the engine holds to a form; they end where the form does, output_tokens at the latest."""
 
@@ -109,7 +119,7 @@ class Structured(FileModel):
     """The JSON schema, for kind json_schema."""
     choice: Many[NonEmptyText] = ("positive", "negative", "neutral")
     """The texts, for kind choice."""
-    pattern: NonEmptyText = r"\d{4}-\d{2}-\d{2}"
+    pattern: Annotated[NonEmptyText, AfterValidator(_compiles)] = r"\d{4}-\d{2}-\d{2}"
     """The regular expression, for kind regex."""
     share: Share = 1.0
     """The share of requests that ask for the form; the others are as without it."""

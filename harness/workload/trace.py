@@ -113,7 +113,8 @@ def read_trace(path: Path, format: str | None = None, limit: int | None = None) 
         kept.sort(key=lambda row: row.at_ns or 0)
         begins = [row.at_ns or 0 for row in kept]
     if not begins:
-        raise skips.nothing(InputError(message("workload.no_usable_rows", path=str(path))))
+        reason = Message(next(iter(skips.reasons)))
+        raise skips.nothing(InputError(message("workload.no_row_left", path=str(path), reason=reason)))
     if begins[-1] - begins[0] > _LONGEST_NS:
         raise InputError(message("workload.times_too_far_apart", path=str(path)))
     return Trace(

@@ -11,7 +11,7 @@ from harness.cli.compare import lines_of
 from harness.comparison.comparison import compare
 from harness.comparison.engines import QUANTITIES, engine_changes, unlike_engines
 from harness.comparison.repeats import Repeat, Side
-from harness.comparison.served import SERVED
+from harness.comparison.served import SERVED, device_of
 from harness.comparison.sides import read_side
 from harness.messages import localized
 from harness.scenario.gate import DEFAULT_GATE
@@ -59,6 +59,32 @@ def test_engines_of_one_side_are_told_and_matched_with_none():
         "BASE has 4 engines and NEW 2: 2 and 3 are on one side alone and are matched with none."
     )
     assert list(unlike_engines(base, base)) == []
+
+
+def test_the_engine_that_changed_most_is_not_named_where_their_number_differs(tmp_path):
+    """Two ranks in place of three take a larger share each: that says nothing of one of them."""
+    sides = [read_side(make_result(tmp_path / str(n), Run(loads=(2.0,), duration_s=60, engines=n))) for n in (2, 3)]
+    lines = [line if isinstance(line, str) else localized(line) for line in lines_of(compare(*sides, DEFAULT_GATE))]
+
+    assert any("BASE has 2 engines and NEW 3" in line for line in lines)
+    assert not any("changed most" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [
+        ({"effective": {"chip": "910B3"}}, "910B3"),
+        (
+            {"processes": [{"effective": {"chip": "910B3"}}, {"effective": {"chip": "910B3"}}, {"effective": {}}]},
+            "910B3",
+        ),
+        ({"processes": [{"effective": {"chip": "910C"}}, {"effective": {"chip": "910B3"}}]}, "910B3 + 910C"),
+        ({}, "simulated"),
+    ],
+)
+def test_the_device_of_a_simulated_deployment_is_the_chips_of_its_processes(engine, device):
+    """So that it compares with one engine on the same chip, and not with a deployment on another."""
+    assert device_of(Repeat("x", 0, {"engine": {"simulated": True, **engine}}, {}, {}, lambda: None, SERVED)) == device
 
 
 def test_a_single_engine_and_older_results_have_nothing_to_compare():

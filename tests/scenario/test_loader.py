@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.api.running import url_overrides
 from harness.errors import EXIT_INPUT, ScenarioError
 from harness.messages import language
+from harness.scenario.files import find_scenario
 from harness.scenario.loader import check_file, load_gate, load_scenario, load_study
 from harness.scenario.stages import Stage
 from harness.scenario.yaml_document import Override
@@ -83,6 +85,14 @@ def test_other_flags_are_laid_over_and_named(good):
     assert told(good, flags=[attach, bad]) == [
         "--url here: engine.url: expected an address such as http://127.0.0.1:8000, got 'here'"
     ]
+
+
+@pytest.mark.parametrize("name", ["pd_disaggregation", "data_parallel"])
+def test_an_address_takes_the_place_of_any_engine(name):
+    """As the note below simulated numbers says: of a deployment none of its processes remain."""
+    engine = load_scenario(find_scenario(name), (), url_overrides("127.0.0.1:8000", "--url")).scenario.engine
+
+    assert (engine.kind, engine.url, engine.processes, engine.preset) == ("attach", "http://127.0.0.1:8000", None, None)
 
 
 def test_faults_of_file_and_overrides_are_told_together(good):

@@ -158,7 +158,9 @@ FAULTS = """
 [{name: a, host: "10.1.2.3"}]
     engine.processes[0].port: a process on 10.1.2.3 needs its port, so that it can be reached; expected port
 [{name: a, devices: [0], args: {tensor_parallel_size: 2}}]
-    engine.processes[0].devices: 1 devices for 2 ranks; expected a device for each
+    engine.processes[0].devices: 1 devices are left for a, whose ranks take 2; expected a device for each rank
+[{name: a, args: {kv_transfer_config: {kv_port: "65535"}, tensor_parallel_size: 2}}]
+    engine.processes[0].port: port 65536 of a is above 65535; expected a lower first port
 [{name: a, kind: command, command: "serve {prot}"}]
     engine.processes[0].command: {prot} is no placeholder; did you mean '{port}'?
 [{name: a, kind: command, command: "serve {url:b}"}]
@@ -174,6 +176,15 @@ FAULTS = """
 def test_what_processes_cannot_share_is_told(processes, line):
     """Names, devices, ports, roles and placeholders, each in one line with its place."""
     assert faults(processes=yaml.safe_load(processes)) == [line.strip()]
+
+
+def test_a_preset_whose_last_port_is_too_high_is_told():
+    """Ports count up from the first one; the first that there is none of is named."""
+    preset = {"data_parallel": {"size": 3, "load_balancer": "external"}}
+
+    assert faults(preset=preset, process={"kind": "vllm", "port": 65534}) == [
+        "engine.process.port: port 65536 of replica-2 is above 65535; expected a lower first port"
+    ]
 
 
 def test_what_a_shell_means_is_left_alone():

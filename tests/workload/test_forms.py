@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from harness.results.request_table import MISSING
 from harness.scenario import request_kinds
@@ -80,6 +81,12 @@ def test_an_answer_keeps_its_form_or_not(structured, good, bad):
 
     assert [check.holds(STRUCTURED, text, ()) for text in (good, bad)] == [1, 0]
     assert check.holds(FREE, bad, ()) == MISSING
+
+
+def test_a_pattern_that_is_none_is_refused():
+    """No answer could be held against it."""
+    with pytest.raises(ValidationError, match="expected a regular expression"):
+        Structured(kind="regex", pattern="([")
 
 
 def test_a_call_is_judged_by_its_tool():

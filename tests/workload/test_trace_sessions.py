@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from harness.errors import InputError
 from harness.units import NS_PER_MS, NS_PER_S
 from harness.workload.draws import random_source
 from harness.workload.synthetic import RandomIds, TokenMedium
@@ -52,6 +53,14 @@ def test_sessions_of_a_trace_begin_in_order_with_their_parents_and_tools(tmp_pat
     assert [(turn.parents, turn.think_ns // NS_PER_MS) for turn in third.turns] == [
         ((), 0), ((0,), 250), ((0,), 0), ((1, 2), 10), ((), 4000)
     ]  # fmt: skip
+
+
+def test_a_trace_whose_rows_wait_for_themselves_is_told_why(tmp_path):
+    """Where no row can be used, the reason is that of the rows, not that they have no tokens."""
+    with pytest.raises(
+        InputError, match="no row can be used: their parent is not among the rows of the session before"
+    ):
+        session_trace(tmp_path, [{**TOKENS, "session": "a", "id": 1, "parent": 1, "timestamp": 0}])
 
 
 def test_prompts_share_exactly_the_blocks_whose_hashes_are_equal(tmp_path):
