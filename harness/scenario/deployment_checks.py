@@ -106,8 +106,8 @@ def _models(path: KeyPath, process: Process) -> Iterator[Fault]:
         yield Fault(place, message("scenario.model_missing"))
     if process.kind in STARTED_KINDS and process.devices is not None and len(process.devices) < cards(process.args):
         needed, devices = cards(process.args), len(process.devices)
-        words = {"name": process.name, "needed": needed, "devices": devices}
-        yield Fault((*path, "devices"), message("scenario.devices_fewer_than_ranks", **words))
+        left = message("scenario.devices_fewer_than_ranks", name=process.name, needed=needed, devices=devices)
+        yield Fault((*path, "devices"), left)
 
 
 def _addresses(path: KeyPath, process: Process) -> Iterator[Fault]:
