@@ -55,8 +55,8 @@ def watch(engine):
     noted = Noted()
     schedule, finished, submit = engine.scheduler.schedule, engine.finish, engine.submit
 
-    def scheduling():
-        step = schedule()
+    def scheduling(**how):
+        step = schedule(**how)
         noted.begun += bool(step.scheduled)
         return step
 
