@@ -230,9 +230,12 @@ def _side(loads: Sequence[EngineActivity]) -> SideLoad:
 
 
 def _parts(span: Span, request_s: float | None) -> list[Span]:
-    """The parts of a window: as many as there are requests one after the other, and no shorter than a few scrapes."""
+    """The parts of a window: as many as there are requests one after the other, and no shorter than a few scrapes.
+
+    A window that is shorter than a request is one part: too few to prove anything, and enough not to call engines even.
+    """
     least_ns = seconds_to_ns(max(LEAST_PART_S, request_s or 0.0))
-    count = min(MOST_PARTS, (span[1] - span[0]) // least_ns)
+    count = max(1, min(MOST_PARTS, (span[1] - span[0]) // least_ns))
     edges = np.linspace(span[0], span[1], int(count) + 1).astype(np.int64).tolist()
     return list(pairwise(edges))
 
@@ -266,7 +269,7 @@ class _Parts:
         """The engine that takes longest on a token without more work to do, proved or not; none where none does."""
         speed = self._speed()
         known = [row for row in range(len(self._names)) if not np.isnan(speed[row]).all()]
-        if len(known) < 2:
+        if len(known) < 2 or not np.nansum(speed) > 0:
             return []
         lags = [self._lag(role, speed, row) for row in known]
         return [lag for lag in [max(lags, key=lambda lag: lag.times)] if lag.times > 1 and lag.work_share <= SAME_WORK]
@@ -383,8 +386,11 @@ def _evenness(balance: Balance) -> Message | None:
     most = max((shares["running"] for shares in balance.imbalance.values() if "running" in shares), default=None)
     if most is None or most >= LARGE or balance.idle:
         return None
+    queues = max((shares.get("waiting", 1.0) for shares in balance.imbalance.values()), default=1.0)
     slowest = max(balance.slowest, key=lambda lag: lag.times, default=None)
     if slowest is not None and slowest.times >= ALIKE:
         words: dict[str, Parameter] = {"engine": slowest.engine, "times": slowest.times}
         return message("analysis.answer_even_but_slow", engines=len(balance.loads), most=most, **words)
+    if queues >= LARGE:
+        return None
     return message("analysis.answer_even_engines", engines=len(balance.loads), most=most)

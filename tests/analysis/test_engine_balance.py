@@ -157,6 +157,33 @@ def test_engines_of_unlike_speed_are_not_called_even():
     assert "evenly" not in sentence
 
 
+def test_a_window_shorter_than_a_request_calls_no_engines_even():
+    """As under overload: as many requests everywhere, most of them waiting, and one engine that makes hardly a token."""
+    steady, slow = (np.full(13, 99.0), np.arange(13) * 500.0), (np.full(13, 99.0), np.arange(13) * 50.0)
+    found = balance(ranks([steady, steady, slow]), 12, request_s=20.0)
+    sentence = render(balance_sentence([(plain("x"), found)]))
+
+    assert found.lags == ()
+    assert "on engine 2 a token took 10.0 times as long as on the others" in sentence
+
+
+def test_engines_whose_queues_differ_are_not_called_even():
+    """Running requests are alike where every engine is full: one that works more, and has a queue, is not even."""
+    steady = (np.full(61, 8.0), np.arange(61) * 100.0)
+    engines = ranks([steady, steady, (np.full(61, 8.0), np.arange(61) * 130.0)])
+    engines["server/2"][WAITING] = 3.0
+
+    assert balance_sentence([(plain("x"), balance(engines, 60, request_s=100.0))]) is None
+
+
+def test_engines_that_make_no_token_are_none_slower():
+    """As where they embed: nothing is generated, and nothing is said of the time of a token."""
+    found = balance(ranks([(np.full(61, 8.0), np.zeros(61))] * 2), 60)
+
+    assert found.slowest == ()
+    assert found.lags == ()
+
+
 PAIR = (("prefill-0", "prefill"), ("decode-0", "decode"), ("decode-1", "decode"))
 
 

@@ -183,10 +183,12 @@ def unverified(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]
 
 
 def same_model(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
-    """Answers that name another model than was asked for."""
+    """Answers that name another model than was asked for; adapters, and models of a mix, were asked for too."""
     engine = run.get("engine") or {}
     model = str(engine.get("model") or "")
-    others = [str(name) for name in engine.get("answered_models") or () if not _is_same_model(model, str(name))]
+    requested = [model, *(str(each["model"]) for each in run.get("classes") or () if each.get("model"))]
+    answered = [str(name) for name in engine.get("answered_models") or ()]
+    others = [name for name in answered if not any(_is_same_model(each, name) for each in requested)]
     if model and others:
         text = message("analysis.other_model", model=model, others=_names(others))
         yield Warning("other_model", WARNING, text, message("analysis.next_right_model"))

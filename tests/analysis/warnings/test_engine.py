@@ -100,6 +100,18 @@ def test_answers_of_another_model_is_a_warning(asked, answered, alike):
     assert ([warning.code for warning in found] == []) is alike
 
 
+def test_adapters_and_models_of_a_mix_are_no_other_model():
+    """Requests named them."""
+    run = {
+        "engine": {"model": "m", "answered_models": ["sql", "m", "n"]},
+        "classes": [{"adapter": False}, {"model": "sql", "adapter": True}],
+    }
+    (warning,) = same_model(None, run)
+
+    assert "'n'" in str(warning.text)
+    assert "sql" not in str(warning.text)
+
+
 @pytest.mark.parametrize(
     ("row", "severity"),
     [
