@@ -158,7 +158,7 @@ def test_engines_of_unlike_speed_are_not_called_even():
 
 
 def test_a_window_shorter_than_a_request_calls_no_engines_even():
-    """As under overload: as many requests everywhere, most of them waiting, and one engine that makes hardly a token."""
+    """As under overload: as many requests everywhere, most of them waiting, and one engine makes hardly a token."""
     steady, slow = (np.full(13, 99.0), np.arange(13) * 500.0), (np.full(13, 99.0), np.arange(13) * 50.0)
     found = balance(ranks([steady, steady, slow]), 12, request_s=20.0)
     sentence = render(balance_sentence([(plain("x"), found)]))
