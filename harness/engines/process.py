@@ -39,7 +39,7 @@ class EngineEnding:
 
 
 def ending_of(messages: Iterable[Message]) -> EngineEnding:
-    """The end that an error of this room, or its reason, tells of by its codes; whatever language it is shown in."""
+    """How an engine ended, by the codes of an `EngineError`'s messages and of the reasons in them; in any language."""
     status, timed_out = None, False
     for each in _with_parts(messages):
         if each.code in WITH_STATUS:

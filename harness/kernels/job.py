@@ -31,7 +31,7 @@ from harness.simulator.chips import CHIPS
 from harness.statistics.intervals import Floats
 from harness.workload.lengths import token_lengths
 
-if TYPE_CHECKING:  # a room of its own
+if TYPE_CHECKING:  # a package of its own
     from kernels_bench.axes import StepMix
 
 CHUNK = 2048  # tokens that one step computes at most, where the folder does not tell: the engine's default budget
@@ -175,7 +175,7 @@ def _mix(trail: _Trail, number: int, at_ns: int, share: float) -> StepMix:
     return StepMix(f"step {number + 1}: {len(kv)} sequences", tuple(query), tuple(kv), round(share, 4))
 
 
-if TYPE_CHECKING:  # a room of its own, opened when kernels are asked for
+if TYPE_CHECKING:  # a package of its own, imported when kernels are asked for
     from kernels_bench.axes import KvLengths, Skipped
     from kernels_bench.job import Job
     from kernels_bench.presets import Shape

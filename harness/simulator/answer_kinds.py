@@ -4,9 +4,8 @@ Reasoning before the answer, answers with a form, calls of tools and the events 
 event with a text of its own. Embeddings and scores: one JSON object when the last document is through.
 """
 
-import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ import msgspec
 
 from harness.scenario.request_kinds import EMBEDDINGS, RERANK, RESPONSES
 from harness.simulator.request_parsing import ParsedRequest
-from harness.simulator.response_stream import FINGERPRINT, ResponseStream, chunk
+from harness.simulator.response_stream import FINGERPRINT, ResponseStream, chunk, data_of
 from harness.simulator.scheduler_types import Request
 
 THINKING = 0.5  # of the tokens that an answer may have, where the model reasons first
@@ -145,11 +144,6 @@ class TextChoice:
             "tool_calls": [called] if ask.call else [],
         }
         return {"index": self.index, "message": message, **end}
-
-
-def data_of(payload: Mapping[str, Any]) -> bytes:
-    """An event of a stream."""
-    return b"data: " + json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ a token costs one formatting and one write. Events carry the fields of vLLM 0.32
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -117,7 +117,7 @@ class ResponseStream:
         if not self.ask.include_usage:
             return b""
         end = {"usage": self.usage(), "system_fingerprint": FINGERPRINT, **self.metrics}
-        return chunk(_data(self.envelope([], **end)))
+        return chunk(data_of(self.envelope([], **end)))
 
     def _metrics(self) -> dict[str, Any]:
         """The `PerRequestMetrics` of vLLM for an answer of one choice; what is not known is left out."""
@@ -233,7 +233,7 @@ class ResponseChoice:
         more = self._usage(_COUNT)
         if reason is not None and not self.answer.ask.include_usage:
             more["system_fingerprint"] = FINGERPRINT
-        event = _data(self.answer.envelope([choice], **more)).replace(b"%", b"%%")
+        event = data_of(self.answer.envelope([choice], **more)).replace(b"%", b"%%")
         event = event.replace(_quoted(_TEXT), b'" t%d"').replace(_quoted(_IDS), b"%d")
         return event.replace(b"%d" % _COUNT, b"%d")
 
@@ -248,7 +248,7 @@ class ResponseChoice:
         prompt = len(self.request.prompt)
         usage = {"prompt_tokens": prompt, "total_tokens": prompt, "completion_tokens": 0}
         more = {"usage": usage} if self.answer.ask.continuous_usage else {}
-        return chunk(_data(self.answer.envelope([choice], prompt_token_ids=ids, prompt_text=None, **more)))
+        return chunk(data_of(self.answer.envelope([choice], prompt_token_ids=ids, prompt_text=None, **more)))
 
     def _usage(self, count: int) -> dict[str, Any]:
         if not self.answer.ask.continuous_usage:
@@ -280,7 +280,8 @@ def _widened(template: bytes, tokens: int) -> bytes:
     return template.replace(b'" t%d"', text, 1).replace(b"[%d]", ids, 1)
 
 
-def _data(payload: dict[str, Any]) -> bytes:
+def data_of(payload: Mapping[str, Any]) -> bytes:
+    """An event of a stream."""
     return b"data: " + json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
 
 

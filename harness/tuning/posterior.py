@@ -19,7 +19,7 @@ from harness.tuning.space import Space, distances, encode
 from harness.tuning.study_plan import StudyPlan, TrialScores
 from harness.tuning.topology import cards_of
 from harness.tuning.trial_series import run_to_run_noise
-from harness.tuning.types import LOAD, MAXIMISE, STOPPED, Point, StudyObjective, Trial
+from harness.tuning.types import LOAD, MAXIMISE, STOPPED, Point, StudyObjective, Trial, total_violation
 
 Floats = NDArray[np.float64]
 _LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5)
@@ -239,7 +239,7 @@ def _observation(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
     first = plan.objectives[0]
 
     def worth(trial: Trial) -> tuple[float, float]:
-        return _total_violation(trial.violations), first.cost(trial.values[first.name])
+        return total_violation(trial.violations), first.cost(trial.values[first.name])
 
     trial = min(group, key=worth)
     noise = None if trial.measurement is None else run_to_run_noise(plan, trial.measurement, whole_of(first.name))
@@ -248,15 +248,11 @@ def _observation(plan: StudyPlan, group: Sequence[Trial]) -> Observation:
     values = dict(trial.values) if noise is None or stopped else {**trial.values, first.name: noise.mean / parts}
     prediction = {name: value for name, value in trial.predicted.items() if not name.startswith("limit ")}
     limits = {name.partition(" ")[2]: value for name, value in trial.predicted.items() if name.startswith("limit ")}
-    total, cost = _total_violation(trial.violations), first.cost(values[first.name])
+    total, cost = total_violation(trial.violations), first.cost(values[first.name])
     return Observation(
         engine_point(trial.point), trial.effective, values, trial.violations, prediction, limits,
         total, cost, stopped, 0.0 if noise is None else noise.deviation,
     )  # fmt: skip
-
-
-def _total_violation(violations: Mapping[str, float]) -> float:
-    return sum(max(0.0, value) for value in violations.values())
 
 
 def _logarithm(objective: StudyObjective, values: Sequence[float]) -> Floats:

@@ -60,15 +60,15 @@ _FAR = 0.25  # apart, in the unit cube, are two favourites
 
 @dataclass(slots=True)
 class Proposer:
-    """Keeps the pool; everything else it is told each time."""
+    """The pool of candidates of a study, and the choice of the next one by the trials so far."""
 
     plan: StudyPlan
     resolver: CandidateResolver
     feasibility: Feasibility
     screener: SimulatorScreener | None = None
     pool: dict[str, Candidate] = field(default_factory=dict)
-    same: int = 0
-    refused: int = 0
+    same: int = 0  # points whose effective configuration another had
+    refused: int = 0  # by the engine's own code
     calibrated: int = 0
     layouts: LayoutChoice = field(init=False)
 

@@ -16,7 +16,7 @@ from harness.messages import Message, message
 from harness.tuning.candidates import Candidate, CandidateResolver
 from harness.tuning.study_plan import StudyPlan, TrialScores
 from harness.tuning.topology import TOPOLOGY, Layout, layout_named
-from harness.tuning.types import FAILED, Point, Trial, best_trial
+from harness.tuning.types import FAILED, Point, Trial, best_trial, total_violation
 
 ORIGIN = "topology"
 """The origin of trials that measure a layout with the base configuration's flags; the default is one, too."""
@@ -72,7 +72,7 @@ class LayoutSearch:
         trials = list(self.measured.values())
         best = best_trial(trials, self.plan.objectives[0])
         broken = [trial for trial in trials if trial.values and trial.status != FAILED]
-        return best or min(broken, key=lambda trial: _broken_by(trial.violations), default=None)
+        return best or min(broken, key=lambda trial: total_violation(trial.violations), default=None)
 
     @property
     def chosen(self) -> Layout:
@@ -103,7 +103,10 @@ class LayoutSearch:
         first = self.plan.objectives[0]
         return sorted(
             known,
-            key=lambda layout: (_broken_by(known[layout].violations), first.cost(known[layout].values[first.name])),
+            key=lambda layout: (
+                total_violation(known[layout].violations),
+                first.cost(known[layout].values[first.name]),
+            ),
         )
 
     def why_skipped(self, layout: Layout) -> Message | None:
@@ -118,7 +121,7 @@ class LayoutSearch:
         if best is None or rival is None:
             return None
         margin, name = self._margin, self.plan.objectives[0].name
-        if best.feasible and _broken_by(scores.violations) > _broken_by(rival.violations) + margin:
+        if best.feasible and total_violation(scores.violations) > total_violation(rival.violations) + margin:
             return message("tuning.topology_breaks_limits")
         ratio = scores.values[name] / rival.values[name] if rival.values[name] > 0 else math.inf
         if not best.feasible or ratio >= 1 - margin:
@@ -219,7 +222,3 @@ class LayoutChoice:
 def _layout_in(plan: StudyPlan, trial: Trial) -> Layout:
     name = trial.effective.get(TOPOLOGY)
     return plan.layouts[0] if name is None else layout_named(str(name))
-
-
-def _broken_by(violations: Mapping[str, float]) -> float:
-    return sum(max(0.0, value) for value in violations.values())

@@ -176,6 +176,11 @@ def best_trial(trials: Sequence[Trial], objective: StudyObjective) -> Trial | No
     return min(candidates, key=lambda trial: objective.cost(trial.values[objective.name]), default=None)
 
 
+def total_violation(violations: Mapping[str, float]) -> float:
+    """By how much all limits together are violated; 0 where each is kept."""
+    return sum(max(0.0, value) for value in violations.values())
+
+
 def pareto_front(trials: Sequence[Trial], objectives: Sequence[StudyObjective]) -> tuple[Trial, ...]:
     """The feasible trials, measured in full, that no other beats in every objective, in their order."""
     candidates = [trial for trial in trials if trial.status == COMPLETE and trial.feasible]

@@ -6,8 +6,8 @@ run of n has n tokens. A chat is sent text, which the server counts again; there
 few that are one token together, each after a space. Tokenizers do not join tokens over such a space, so that the counts
 of units add up; that is verified by the server's own count of every unit in its place and of joined ones.
 
-A prompt begins with eight tokens of one place of the text, and goes on at another. Two prompts begin alike only where
-both places are the same: of a thousand prompts about one in ten thousand pairs of sixty thousand places squared.
+A prompt begins with eight tokens of one place of the text, and goes on at another. Two prompts have more in common only
+where both places are the same: of a text with sixty thousand places one pair of prompts in 3.6 billion.
 """
 
 import hashlib
