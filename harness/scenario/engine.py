@@ -176,6 +176,9 @@ class Engine(FileModel):
         for key in ("headers", "tls", "paths", "metrics"):
             if self.kind != "attach" and key in self.model_fields_set and getattr(self, key) != _NOTHING[key]:
                 raise refused(message("scenario.belongs_to_attach", key=key, kind=self.kind))
+        roots = [url.rstrip("/").removesuffix("/metrics") for url in self.metrics or ()]
+        if len(set(roots)) < len(roots):
+            raise refused(message("scenario.metrics_twice", url=max(roots, key=roots.count)))
         for key in ("calibration", "clock"):
             if getattr(self, key) is not None and self.kind not in ("simulator", "auto", DEPLOYMENT):
                 raise refused(message("scenario.belongs_to_simulator", key=key, kind=self.kind))

@@ -15,7 +15,7 @@ from harness.analysis.server_side import TOLERANCE, PrefixHits
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import Requests, Samples
-from harness.scenario.deployment import PREFILL
+from harness.scenario.deployment import PREFILL, PROXY
 from harness.statistics.intervals import Floats
 
 FULL_CLOCK = 0.95  # of the limit; clocks move in steps of tens of MHz, and a single step slows nothing
@@ -220,6 +220,21 @@ def restarted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Warning]:
             how = stored(engine.get("restarted_message"), str(reason))
         text = message("analysis.restarted", reason=how)
         yield Warning("restarted", INVALID, text, message("analysis.next_restarted"))
+
+
+def uncounted(samples: Samples, run: Mapping[str, Any]) -> Iterator[Warning]:
+    """Engines whose counters were looked for and never came: nothing here is of them."""
+    if not len(samples):
+        return
+    sources = {str(source) for source in np.unique(samples.source)}
+    engines = [each for each in (run.get("engine") or {}).get("processes") or () if each.get("role") != PROXY]
+    places = {str(each["name"]): f"server/{each['name']}" for each in engines if each.get("metrics_url")}
+    silent = [
+        name for name, place in places.items() if not any(f"{source}/".startswith(f"{place}/") for source in sources)
+    ]
+    if silent:
+        text = message("analysis.uncounted", engines=_names(silent))
+        yield Warning("uncounted", WARNING, text, message("analysis.next_uncounted"))
 
 
 def _series(samples: Samples) -> Iterator[tuple[str, Floats]]:

@@ -16,7 +16,7 @@ from harness.analysis.speculation import DRAFTS
 from harness.analysis.steady_state import OFFLINE, WHOLE_CALL
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.analysis.warnings.client import CLIENT_CHECKS
-from harness.analysis.warnings.engine import ENGINE_CHECKS, ENGINE_STAGE_CHECKS, restarted
+from harness.analysis.warnings.engine import ENGINE_CHECKS, ENGINE_STAGE_CHECKS, restarted, uncounted
 from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
@@ -64,6 +64,7 @@ def _run_warnings(evidence: Sequence[Evidence], requests: Requests, run: Mapping
     yield from random_text(evidence, run)
     if evidence:
         yield from restarted(evidence[0].samples, run)
+        yield from uncounted(evidence[0].samples, run)
         yield from shared_host(evidence[0], run)
     for check in RUN_CHECKS:
         yield from check(requests, run)

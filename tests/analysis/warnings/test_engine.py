@@ -2,7 +2,15 @@
 
 import pytest
 
-from harness.analysis.warnings.engine import died, flags_in_force, restarted, same_model, unlisted, unverified
+from harness.analysis.warnings.engine import (
+    died,
+    flags_in_force,
+    restarted,
+    same_model,
+    uncounted,
+    unlisted,
+    unverified,
+)
 from harness.messages import message
 from harness.results.request_table import samples_from
 from tests.analysis.warnings.test_load import sound, warnings
@@ -79,6 +87,30 @@ def test_counters_that_jump_back_and_forth_are_several_servers():
     """A balancer answers /metrics from one replica and then from the other; that is no restart, and no one count."""
     assert told(900, 100, 910, 120, 930, 130) == ["several_servers"]
     assert told(9.0, 5.0, 9.0, 5.0, 9.0, name="process_start_time_seconds") == ["several_servers"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "silent"),
+    [
+        (["server/a", "server/b/0", "server/b/1"], []),
+        (["server/a"], ["'b'"]),
+        (["server", "server/bb"], ["'a'", "'b'"]),
+    ],
+)
+def test_engines_whose_counters_never_came_are_named(sources, silent):
+    """Those that have an address for them; a proxy has none of an engine, and one that is not reached is not missed."""
+    samples = samples_from([(ns(1), source, TOKENS, 1.0) for source in sources])
+    processes = [
+        {"name": "a", "role": "replica", "metrics_url": "http://a"},
+        {"name": "b", "role": "replica", "metrics_url": "http://b"},
+        {"name": "p", "role": "proxy", "metrics_url": "http://p"},
+        {"name": "c", "role": "replica", "metrics_url": None},
+    ]
+    found = [str(warning.text) for warning in uncounted(samples, {"engine": {"processes": processes}})]
+
+    assert len(found) == bool(silent)
+    assert all(name in text for text in found for name in silent)
+    assert list(uncounted(samples_from([]), {"engine": {"processes": processes}})) == []
 
 
 def test_only_the_servers_counters_count():
