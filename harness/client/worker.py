@@ -119,6 +119,7 @@ class Worker:
         self._log = RequestLog(raw, number, self._clock, live)
         self._seqs = itertools.count()
         self._stage: StageLoad | None = None
+        self._job: asyncio.Task[None] | None = None  # what was commanded last: a stage being prepared or run
         self._stopping = False
         self._reports = reports
         self._monitor = SelfMonitor(self._clock, reports)
@@ -129,13 +130,12 @@ class Worker:
         if not self._client.shares_host:
             _raise_priority()
         self._reports.write(ready=-1)
-        running: asyncio.Task[None] | None = None
-        while line := await commands.readline():
+        while line := await self._next_line(commands):
             command = json.loads(line)
             if command["do"] == "prepare":
-                await self._prepare(self._plans[command["number"]])
+                self._job = asyncio.get_running_loop().create_task(self._prepare(self._plans[command["number"]]))
             elif command["do"] == "begin":
-                running = asyncio.get_running_loop().create_task(self._run(command["number"], command["begin_ns"]))
+                self._job = asyncio.get_running_loop().create_task(self._run(command["number"], command["begin_ns"]))
             elif command["do"] == "stop":
                 self._stop()
             elif command["do"] == "cut":
@@ -143,10 +143,20 @@ class Worker:
                 self._client.cancel_all()
         self._stop()
         self._client.cancel_all()
-        if running is not None:
-            await asyncio.wait({running}, timeout=_END_S)
+        if self._job is not None:
+            await asyncio.wait({self._job}, timeout=_END_S)
         await self._client.close()
         self._log.close()
+
+    async def _next_line(self, commands: asyncio.StreamReader) -> bytes:
+        """The next command, empty at the end; a fault of what is under way is raised meanwhile."""
+        reading = asyncio.get_running_loop().create_task(commands.readline())
+        while self._job is not None and not reading.done():
+            await asyncio.wait({reading, self._job}, return_when=asyncio.FIRST_COMPLETED)
+            if self._job.done():
+                self._job.result()
+                self._job = None
+        return await reading
 
     def _stop(self) -> None:
         self._stopping = True
@@ -156,7 +166,7 @@ class Worker:
     async def _prime(self, plan: StagePlan) -> None:
         """Fill the engine's prefix cache, where the workload asks for a share of hits; the first worker does it."""
         priming = self._builder.priming(plan) if self._number == 0 else None
-        if priming is None or priming.sessions is None:
+        if priming is None or priming.sessions is None or self._stopping:
             return
         prepared = PreparedRequests(iter(range(priming.sessions)), self._builder.prime, self._clock)
         context = LoadContext(self._clock, self._client, self._log, prepared, self._builder.later, self._seqs)
@@ -166,8 +176,11 @@ class Worker:
         self._log.flush()
 
     async def _prepare(self, plan: StagePlan) -> None:
-        """Prepare requests and open connections, so that nothing of it is left for the stage."""
+        """Prepare requests and open connections, so that nothing of it is left for the stage; nothing after a stop."""
         await self._prime(plan)
+        if self._stopping:
+            self._reports.write(ready=plan.number)
+            return
         prepared = PreparedRequests(
             plan.ordinals(self._number, self._workers),
             lambda ordinal: self._builder.first(plan, ordinal),

@@ -323,6 +323,11 @@ def failure_cause(lines: Iterable[str]) -> EngineFailure:
     )
 
 
+def is_error(line: str) -> bool:
+    """Whether a line of a log is an exception's last one."""
+    return _EXCEPTION.match(line) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A message that may be decisive, and what came before: graph capture, a whole start, or something fatal."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from harness.clock import monotonic_ns
+from harness.engines.engine_log import is_error
 from harness.errors import EngineError
 from harness.messages import Message, message, plain
 from harness.safety.redaction import redact_file
@@ -56,6 +57,14 @@ def _with_parts(messages: Iterable[Message]) -> Iterator[Message]:
     for each in messages:
         yield each
         yield from _with_parts(value for value in each.parameters.values() if isinstance(value, Message))
+
+
+def exit_message(status: int | None) -> Message:
+    """How a process ended: its exit status, or a signal by name (-n; 128 + n from a shell or the guardian)."""
+    number = -status if status is not None and status < 0 else (status or 0) - 128
+    with contextlib.suppress(ValueError):
+        return message(ENDED_BY, signal=signal.Signals(number).name)
+    return message("engines.exit_status", status=status)
 
 
 def _as_int(status: object) -> int | None:
@@ -128,8 +137,13 @@ class EngineProcess:
         """Why it ended by itself, or None while it lives."""
         if self._process is None or self._process.returncode is None or self._stopping:
             return None
-        status = self._process.returncode
-        return message("engines.died_with_status", status=status, reason=self._last_log_line())
+        status, last = self._process.returncode, self._last_log_line()
+        if status >= 0:
+            return message("engines.died_with_status", status=status, reason=last)
+        end = message(KILLED) if status == -signal.SIGKILL else exit_message(status)
+        if is_error(str(last)):
+            end = message("engines.failure_and_status", failure=last, status=end)
+        return message("engines.died", reason=end, log=str(self._log))
 
     def _last_log_line(self) -> Message:
         try:

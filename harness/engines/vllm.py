@@ -22,7 +22,7 @@ from harness.engines.engine_log import BootFacts, boot_facts, failure_cause, mes
 from harness.engines.flag_resolution import ResolvedFlags, examine_flags, started_configuration
 from harness.engines.interpreter_probe import SERVER
 from harness.engines.interpreter_query import reject_unknown_flags
-from harness.engines.process import EngineProcess, OnMemoryLeft, uses_stub_device
+from harness.engines.process import EngineProcess, OnMemoryLeft, exit_message, uses_stub_device
 from harness.errors import EngineError, InputError, suggestion
 from harness.messages import Message, message
 from harness.scenario.engine import Engine
@@ -281,11 +281,4 @@ class EngineWatch:
             lines = file.read().decode("utf-8", "replace").splitlines()
         if status == 128 + signal.SIGKILL:
             return message("engines.killed")
-        return message("engines.failure_and_status", failure=failure_cause(lines).message, status=_status(status))
-
-
-def _status(status: int | None) -> Message:
-    if status is not None and 128 < status < 128 + signal.NSIG:
-        with contextlib.suppress(ValueError):
-            return message("engines.ended_by", signal=signal.Signals(status - 128).name)
-    return message("engines.exit_status", status=status)
+        return message("engines.failure_and_status", failure=failure_cause(lines).message, status=exit_message(status))

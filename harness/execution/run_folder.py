@@ -229,6 +229,12 @@ def note_stage(folder: Path, **words: int) -> None:
         os.fsync(file.fileno())
 
 
+def note_stop(folder: Path, at_ns: int) -> None:
+    """Note when a run was stopped, where a stage had begun: before that nothing was measured."""
+    if (folder / store.RAW / store.BEGUN).exists():
+        note_stage(folder, stopped_ns=at_ns)
+
+
 def note_engine(folder: Path, **marks: Any) -> None:
     """Add to what run.json says of the engine, such as `restarted`."""
     run = store.read_json(folder, store.RUN)

@@ -23,6 +23,7 @@ from harness.execution.run_folder import (
     note_death,
     note_engine,
     note_stage,
+    note_stop,
     worker_count,
     write_plan,
     write_samples,
@@ -142,7 +143,7 @@ async def _stages(
     def stop() -> None:
         spec.on_progress(message("execution.stopping"))
         context.tracker.stop()
-        note_stage(spec.folder, stopped_ns=monotonic_ns())
+        note_stop(spec.folder, monotonic_ns())
         pool.stop()
 
     interrupts.on_first = stop

@@ -28,6 +28,7 @@ from harness.execution.run_folder import (
     RunSpec,
     interrupted,
     note_stage,
+    note_stop,
     write_plan,
     write_samples,
 )
@@ -129,7 +130,7 @@ class VirtualRun:
             self._stopping = True
             self._spec.on_progress(message("execution.stopping"))
             self._tracker.stop()
-            note_stage(self._spec.folder, stopped_ns=self._clock.now_ns())
+            note_stop(self._spec.folder, self._clock.now_ns())
         if self._stage is not None:
             self._stage.stop()
 
@@ -163,10 +164,10 @@ class VirtualRun:
             for stage in plans:
                 prepared = PreparedRequests(stage.ordinals(0, 1), partial(builder.first, stage), self._clock)
                 context = LoadContext(self._clock, server, log, prepared, builder.later, seqs)
-                self._stage = StageLoad(stage, context, stage.users(0, 1))
+                await self._prime(stage, builder, context, log)
                 if self._stopping:
                     break
-                await self._prime(stage, builder, context, log)
+                self._stage = StageLoad(stage, context, stage.users(0, 1))
                 spec.on_progress(plan.announced(stage, plans))
                 await self._play(stage, self._stage, log, service)
                 if engine.done():
@@ -181,12 +182,12 @@ class VirtualRun:
     async def _prime(self, stage: plan.StagePlan, builder: RequestBuilder, like: LoadContext, log: RequestLog) -> None:
         """Fill the engine's prefix cache before a stage, where the workload asks for a share of hits."""
         priming = builder.priming(stage)
-        if priming is None or priming.sessions is None:
+        if priming is None or priming.sessions is None or self._stopping:
             return
         log.begin_priming(stage)
         prepared = PreparedRequests(iter(range(priming.sessions)), builder.prime, self._clock)
-        load = StageLoad(priming, replace(like, prepared=prepared), priming.stage.concurrency or 1)
-        await load.run(self._clock.now_ns(), [])
+        self._stage = StageLoad(priming, replace(like, prepared=prepared), priming.stage.concurrency or 1)
+        await self._stage.run(self._clock.now_ns(), [])
         log.flush()
 
     async def _play(self, stage: plan.StagePlan, load: StageLoad, log: RequestLog, service: Served) -> None:

@@ -99,8 +99,7 @@ def _keys(tree: Any, path: KeyPath, readers: Mapping[int, type[FileModel]]) -> d
 def _fault(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:
     kind, path = error["type"], _path(error, tree)
     if kind == "extra_forbidden":
-        hint = suggestion(str(path[-1]), _keys(tree, path[:-1], readers))
-        return Fault(path, message("scenario.unknown_key", hint=hint))
+        return Fault(path, message("scenario.unknown_key", hint=_right_key(path, tree, readers)))
     if kind == "missing":
         return _missing(path, tree, readers)
     if kind == "union_tag_not_found":
@@ -110,6 +109,16 @@ def _fault(error: Mapping[str, Any], tree: Any, readers: Mapping[int, type[FileM
     if kind in (REFUSED, "value_error"):
         return Fault(path, _refusal(error, value_at(tree, path), path))
     return Fault(path, _wrong_type(error, value_at(tree, path), path))
+
+
+def _right_key(path: KeyPath, tree: Any, readers: Mapping[int, type[FileModel]]) -> Message:
+    """What was meant by an unknown key: one that is near, or the same key of a mapping around this one."""
+    key, names = str(path[-1]), _keys(tree, path[:-1], readers)
+    if nearest(key, names) is None:
+        for length in range(len(path) - 2, 0, -1):
+            if key in _keys(tree, path[:length], readers):
+                return message("scenario.key_of_outer", key=key, outer=dotted(path[:length]))
+    return suggestion(key, names)
 
 
 def _missing(path: KeyPath, tree: Any, readers: Mapping[int, type[FileModel]]) -> Fault:

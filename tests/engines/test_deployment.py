@@ -100,7 +100,7 @@ def test_a_death_is_told_by_name(tmp_path):
 
     serving, ending = started(deployment(preset=REPLICAS), tmp_path / "engine.log", use)
 
-    assert ending.startswith("process replica-1: the engine died with exit status -9: ")
+    assert ending.startswith("process replica-1: the engine died: it was killed (SIGKILL); ")
     assert [listens(process.url) for process in serving.processes] == [False] * 3
 
 

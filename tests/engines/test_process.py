@@ -1,4 +1,4 @@
-"""Device memory that has come back is noticed, and reported where it has not."""
+"""Deaths of engine processes are told; device memory that has come back is noticed, and reported where it has not."""
 
 import asyncio
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.engines import process
+from harness.engines.process import EngineProcess, ending_of
 
 TABLE = Path(__file__).parent.parent / "data" / "npu_smi" / "info_910b3.txt"  # 3379 and 57784 MiB in use
 
@@ -72,3 +73,33 @@ def test_without_npu_smi_there_is_nothing_to_wait_for(tmp_path):
     assert asyncio.run(process.memory_in_use("/no/such/npu-smi", None)) == {}
     assert asyncio.run(process.wait_for_memory(None, None, {})) == []
     assert not (tmp_path / "engine.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "status"),
+    [
+        ("echo ready; kill -9 $$", "the engine died: it was killed (SIGKILL); the system kills what takes", -9),
+        (
+            "echo 'MemoryError: no more' >&2; kill -9 $$",
+            "the engine died: MemoryError: no more (it was killed (SIGKILL); the system kills what takes",
+            -9,
+        ),
+        ("kill -6 $$", "the engine died: ended by SIGABRT; see ", -6),
+        ("echo 'harness: no place' >&2; exit 3", "the engine died with exit status 3: no place", 3),
+    ],
+)
+def test_a_death_by_a_signal_is_told_as_such(tmp_path, script, line, status):
+    """The last line of the log decides only where the process ended itself; beside a signal only an error is told."""
+
+    async def ending():
+        process = EngineProcess(["sh", "-c", "echo Starting >&2; " + script], tmp_path / "engine.log")
+        await process.start()
+        while (message := process.ending()) is None:  # noqa: ASYNC110 - of a process, which tells nobody
+            await asyncio.sleep(0.01)
+        await process.stop()
+        return message
+
+    message = asyncio.run(ending())
+
+    assert str(message).startswith(line)
+    assert ending_of([message]).status == status

@@ -68,7 +68,7 @@ def test_a_killed_decode_engine_is_told_by_name_and_the_report_is_made(tmp_path)
     run = ended(tmp_path, at_load, kill, scenario({"prefill_decode": {"prefill": 1, "decode": 1}}))
 
     assert (run.code, run.orphans) == (EXIT_ENGINE, []), run.words
-    assert "process decode-0: the engine died with exit status -9" in run.words
+    assert "process decode-0: the engine died: it was killed (SIGKILL)" in run.words
     assert engine_of(out)["died"].startswith("process decode-0: ")
     assert "decode-0" in (out / "report.html").read_text(encoding="utf-8")
     assert sum(account(out).values()) == REQUESTS

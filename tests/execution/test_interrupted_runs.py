@@ -14,7 +14,7 @@ from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED
 from harness.results import store
 from harness.safety import interrupts
 from harness.safety.interrupts import ENDING, NOTHING, completed, listening, shell_exit_code, writing
-from tests.sweeping import MOMENTS, REQUESTS, account, child_of, ended, sent
+from tests.sweeping import MOMENTS, REQUESTS, SCENARIO, account, child_of, ended, sent
 
 SIGNALS = {"SIGTERM": (signal.SIGTERM, 1), "SIGHUP": (signal.SIGHUP, 1), "two SIGINT": (signal.SIGINT, 2)}
 QUICK = {("two SIGINT", "engine starts"), ("SIGTERM", "workers wait"), ("SIGHUP", "in the load")}
@@ -59,6 +59,20 @@ def test_every_signal_ends_a_run_in_order(tmp_path, name, moment):
     else:
         assert {file.name for file in out.glob("*")} <= {"engine.log"}
         assert str(NOTHING) in found.words or "ended by" in found.words or moment == "imports"
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.engines)])
+def test_ctrl_c_is_heard_while_a_prefix_cache_is_primed(tmp_path, times):
+    """Of beginnings that would take minutes no more are sent, and no stage begins."""
+    work = {"kind": "synthetic", "input_tokens": 600, "output_tokens": 8, "prefix": {"hit_rate": 0.4, "groups": 20_000}}
+    scenario = {**SCENARIO, "workload": work}
+
+    found = ended(tmp_path, lambda out, _: sent(out) >= 3, twice(signal.SIGINT, times), scenario)
+
+    assert (found.code, found.reached, found.orphans) == (128 + signal.SIGINT, True, [])
+    assert str(NOTHING) in found.words
+    assert "Traceback" not in found.words
+    assert sorted(file.name for file in (tmp_path / "out").glob("*")) == ["engine.log"]
 
 
 @pytest.mark.parametrize(("victim", "moment"), list(cases(VICTIMS, QUICK_KILLS)))

@@ -7,17 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from harness.analysis.warnings.client import CLIENT_CHECKS
 from harness.api.running import RunOptions, run_loaded
+from harness.client.journal import read_sent
 from harness.clock import REAL_TIME, VIRTUAL_TIME
 from harness.engines import resolve_clock
 from harness.errors import ScenarioError
-from harness.execution.reconcile import finish
+from harness.execution.reconcile import finish, read_stage_starts
 from harness.execution.run import RunSpec, execute, execute_async
+from harness.execution.run_folder import open_folder
+from harness.execution.virtual import VirtualRun
 from harness.messages import current_language, language, localized
 from harness.results import store, table_files
 from harness.results.request_table import COMPLETED, MEASURED
@@ -304,6 +308,41 @@ def test_ctrl_c_stops_and_reports(tmp_path, signals):
     assert account["never_sent"] > 0
     assert account["scheduled"] == 180_000
     assert (folder / "report.html").exists()
+
+
+PRIMED = {**PROMPTS, "input_tokens": 300, "output_tokens": 3, "prefix": {"hit_rate": 0.4, "groups": 200}}
+
+
+@pytest.mark.parametrize(("stage", "end"), [(0, VirtualRun.stop), (1, VirtualRun.stop), (0, VirtualRun.cut)])
+def test_priming_stops_as_a_stage_does(tmp_path, stage, end):
+    """No more is sent of what primes a stage, nor of the stage; stages before it are a result, else there is none."""
+    load = [{"closed": {"concurrency": 4, "requests": 12}}] * 2
+    spec = RunSpec(load_scenario(scenario(tmp_path, load, workload=PRIMED)), tmp_path / "out", "", lambda _: None)
+    open_folder(spec)
+    primed = []
+
+    class Stopped(VirtualRun):
+        """A run that is ended when the second of a stage's beginnings was sent."""
+
+        async def _prime(self, plan, builder, context, log):
+            primed.append(plan.number)
+            if plan.number == stage:
+                builder.prime = partial(self._draw, builder.prime)
+            await super()._prime(plan, builder, context, log)
+
+        def _draw(self, prime, number):
+            if number == 1:
+                end(self)
+            return prime(number)
+
+    Stopped(spec).main()
+    raw = tmp_path / "out" / store.RAW
+    rows = read_sent(raw / "ledger-0.bin")
+
+    assert primed == list(range(stage + 1))
+    assert len(rows) <= stage * 212 + 2
+    assert (raw / store.BEGUN).exists() is (stage > 0)
+    assert read_stage_starts(raw).stopped_ns is not None or stage == 0
 
 
 def test_a_killed_run_can_be_reported(tmp_path):
