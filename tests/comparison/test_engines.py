@@ -55,9 +55,7 @@ def test_engines_of_one_side_are_told_and_matched_with_none():
     (warning,) = unlike_engines(base, new)
 
     assert [change.name for change in engine_changes(base, new)] == ["0", "1"]
-    assert str(warning.text) == (
-        "BASE has 4 engines and NEW 2: 2 and 3 are on one side alone and are matched with none."
-    )
+    assert str(warning.text) == ("BASE has 4 engines and NEW 2: on one side alone, and matched with none: 2 and 3.")
     assert list(unlike_engines(base, base)) == []
 
 
