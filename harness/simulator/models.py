@@ -102,6 +102,7 @@ MODELS: Mapping[str, ModelShape] = {
         ModelShape("Qwen2.5-14B", 48, 5120, 40, 8, 128, 13824, 152064, 32768),
         ModelShape("Qwen2.5-32B", 64, 5120, 40, 8, 128, 27648, 152064, 32768),
         ModelShape("Qwen2.5-72B", 80, 8192, 64, 8, 128, 29568, 152064, 32768),
+        ModelShape("Qwen3-0.6B", 28, 1024, 16, 8, 128, 3072, 151936, 40960, tied=True),
         ModelShape("Qwen3-8B", 36, 4096, 32, 8, 128, 12288, 151936, 40960),
         ModelShape("Qwen3-14B", 40, 5120, 40, 8, 128, 17408, 151936, 40960),
         ModelShape("Qwen3-32B", 64, 5120, 64, 8, 128, 25600, 151936, 40960),
@@ -130,6 +131,8 @@ _SAME_SHAPE = {
     "llama-3.1-8b": "Llama-3-8B",
     "qwen2.5-coder-7b": "Qwen2.5-7B",
     "qwen2.5-coder-32b": "Qwen2.5-32B",
+    "qwen3-embedding-0.6b": "Qwen3-0.6B",
+    "qwen3-reranker-0.6b": "Qwen3-0.6B",
 }
 DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 _SUFFIX = re.compile(r"-(instruct|chat|base|hf|bf16|fp16|w8a8\w*|w4a8\w*|int8|awq|gptq|[0-9]{4}|ascend)$")
