@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.client import sse
+from harness.client import answer_decoding
 from harness.client.connection import InFlightRequest
 from harness.clock import Clock
 from harness.results.request_table import CANCELLED
@@ -301,7 +301,7 @@ class StageLoad:
         session, turn = job.prepared.session, job.prepared.turn
         if request.failure or turn + 1 >= len(session.turns):
             return []
-        answer = sse.decode(request.pieces, request.stamps)
+        answer = answer_decoding.decode(request.pieces, request.stamps)
         if answer.error:
             return []
         job.progress.replies[turn] = Reply(answer.token_ids, answer.text)

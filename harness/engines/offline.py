@@ -24,8 +24,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client.decode import INTEGERS, TEXTS, DecodedAnswers
 from harness.client.journal import ROW
+from harness.client.journal_decoding import INTEGERS, TEXTS, DecodedAnswers
 from harness.clock import REAL_TIME, VIRTUAL_TIME
 from harness.engines import offline_child
 from harness.engines.base import RunningEngine

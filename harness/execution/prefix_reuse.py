@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client import sse
+from harness.client import answer_decoding
 from harness.client.journal import read_frames, read_sent, worker_journals
 from harness.client.request_builder import RequestBuilder
 from harness.engines import RunningEngine
@@ -130,7 +130,10 @@ def _replies(raw: Path) -> Iterator[tuple[TurnKey, Reply]]:
     for sent, answers in worker_journals(raw):
         rows = read_sent(sent)
         for frame in read_frames(answers):
-            row, answer = rows[frame.seq], sse.decode(frame.pieces, frame.stamps, frame.failure, frame.message)
+            row, answer = (
+                rows[frame.seq],
+                answer_decoding.decode(frame.pieces, frame.stamps, frame.failure, frame.message),
+            )
             key = (int(row["repeat"]), int(row["stage"]), int(row["session"]), int(row["turn"]))
             yield key, Reply(answer.token_ids, answer.text)
 

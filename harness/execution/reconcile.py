@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client.decode import INTEGERS, TEXTS, AskedForms, DecodedAnswers, decode_journal
 from harness.client.journal import read_sent, worker_journals
+from harness.client.journal_decoding import INTEGERS, TEXTS, AskedForms, DecodedAnswers, decode_journal
 from harness.engines import offline as offline_engine
 from harness.errors import ResultError
 from harness.kernels.result import write_kernel_result

@@ -42,7 +42,7 @@ from harness.simulator.deployment import Deployment
 from harness.simulator.request_parsing import Refusal
 from harness.simulator.service import Service
 from harness.simulator.virtual_loop import VirtualSleeper, virtual_loop
-from harness.simulator.virtual_server import VirtualServer
+from harness.simulator.virtual_transport import VirtualTransport
 from harness.units import NS_PER_S, seconds_to_ns
 from harness.workload import plan
 
@@ -102,7 +102,7 @@ class VirtualRun:
         self._published_ns = 0
         self._stopping = False
         self._stage: StageLoad | None = None
-        self._server: VirtualServer | None = None
+        self._transport: VirtualTransport | None = None
 
     def main(self) -> None:
         """Run all stages, until their end or `stop`.
@@ -136,8 +136,8 @@ class VirtualRun:
 
     def _cut(self) -> None:
         self._stop()
-        if self._server is not None:
-            self._server.cancel_all()
+        if self._transport is not None:
+            self._transport.cancel_all()
 
     async def _run(self) -> None:
         spec, scenario = self._spec, self._spec.loaded.scenario
@@ -155,7 +155,7 @@ class VirtualRun:
         job = {**client_job(spec, serving, material), "url": _ORIGIN}
         store.write_json(spec.folder / store.RAW, "job.json", job)
         builder = RequestBuilder(job, Scenario.model_validate(job["scenario"]))
-        server = self._server = VirtualServer(service, self._clock, seconds_to_ns(scenario.timeout))
+        transport = self._transport = VirtualTransport(service, self._clock, seconds_to_ns(scenario.timeout))
         live = virtual_counters(self._clock, lambda counts: self._tracker.on_counts(0, counts))
         log = RequestLog(spec.folder / store.RAW, 0, self._clock, live)
         engine = self._loop.create_task(service.run_by(VirtualSleeper))
@@ -163,7 +163,7 @@ class VirtualRun:
         try:
             for stage in plans:
                 prepared = PreparedRequests(stage.ordinals(0, 1), partial(builder.first, stage), self._clock)
-                context = LoadContext(self._clock, server, log, prepared, builder.later, seqs)
+                context = LoadContext(self._clock, transport, log, prepared, builder.later, seqs)
                 await self._prime(stage, builder, context, log)
                 if self._stopping:
                     break

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from harness.analysis.metrics import StageInput, summarize_stage
 from harness.analysis.steady_state import Span
-from harness.client.decode import DecodedAnswers, decode_part, joined
 from harness.client.journal import read_sent, whole_end, worker_journals
+from harness.client.journal_decoding import DecodedAnswers, decode_part, joined
 from harness.clock import VIRTUAL_TIME, monotonic_ns
 from harness.engines import RunningEngine, start_of
 from harness.engines.engine_log import BootFacts, boot_facts

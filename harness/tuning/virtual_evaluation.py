@@ -38,7 +38,7 @@ from harness.seeds import stream
 from harness.simulator.engine_config import Settings, effective, settings_from_flags
 from harness.simulator.memory import memory_of
 from harness.simulator.step_cost import StepCost, StepTimes, Terms
-from harness.simulator.virtual_servers import Serve, pair_of, ranks_of, simulate_servers
+from harness.simulator.virtual_deployments import Serve, pair_of, ranks_of, simulate_deployment
 from harness.simulator.virtual_time import Arrival, SimulatedRun, simulate
 from harness.simulator.vllm_formats import startup_lines
 from harness.tuning import feasibility
@@ -179,7 +179,7 @@ class VirtualLoad:
         limit = stage.concurrency or stage.max_concurrency
         if layout is not None:
             serve = _servers(settings, layout, cost)
-            return simulate_servers(serve, traffic.arrivals, concurrency=limit)
+            return simulate_deployment(serve, traffic.arrivals, concurrency=limit)
         simulated = simulate(settings, traffic.arrivals, concurrency=limit, cost=cost)
         if simulated.course is not None:
             self._courses[key] = replace(simulated, token_ns=())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client import sse
+from harness.client import answer_decoding
 from harness.results.request_table import ASSUMED, FROM_EVENTS, MISSING
 from tests.fakes import answered, chunked, event
 
@@ -50,7 +50,7 @@ TOKENS = [
 def streamed(*events):
     """A stream whose events come one read each, at 1, 2 and so on."""
     pieces = [HEAD, *(b"%x\r\n%b\r\n" % (len(each), each) for each in events), b"0\r\n\r\n"]
-    return sse.decode(pieces, list(range(len(pieces))))
+    return answer_decoding.decode(pieces, list(range(len(pieces))))
 
 
 def test_an_answer_of_the_responses_api():
@@ -73,7 +73,7 @@ def test_it_is_the_same_wherever_its_bytes_are_cut(cuts):
     """Counts and text do not depend on the reads."""
     places = sorted({0, len(RAW), *cuts})
     pieces = [RAW[a:b] for a, b in itertools.pairwise(places)]
-    answer = sse.decode(pieces, list(range(len(pieces))))
+    answer = answer_decoding.decode(pieces, list(range(len(pieces))))
 
     assert (answer.error, answer.text, answer.output_tokens, answer.reasoning_tokens) == ("", "answer", 5, 2)
     assert list(answer.at_ns) == sorted(answer.at_ns)
@@ -128,7 +128,7 @@ def whole(body):
     """An answer in one piece."""
     data = json.dumps(body).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    return sse.decode([head.encode() + data], [9])
+    return answer_decoding.decode([head.encode() + data], [9])
 
 
 def test_a_whole_response():
@@ -167,7 +167,7 @@ def test_an_answer_without_tokens_may_fail():
     refused = whole({"object": "list", "error": {"message": "no such model"}})
     body = json.dumps(EMBEDDINGS).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    cut = sse.decode([head + body[:-9]], [9])
+    cut = answer_decoding.decode([head + body[:-9]], [9])
 
     assert (refused.error, refused.message) == ("error_body", "no such model")
     assert (cut.error, cut.documents) == ("truncated", MISSING)
@@ -183,7 +183,7 @@ def test_reasoning_of_a_chat_is_told_apart():
 
     assert (answer.error, answer.text, answer.reasoning_tokens) == ("", "yes.", 3)
     assert (answer.at_ns[0], answer.answer_ns) == (1, 3)
-    plain = sse.decode([answered(event(" a"), event(" b"))], [3])
+    plain = answer_decoding.decode([answered(event(" a"), event(" b"))], [3])
     assert (plain.answer_ns, plain.reasoning_tokens) == (3, 0)
 
 

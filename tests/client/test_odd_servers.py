@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client import event_stream, sse
+from harness.client import answer_decoding, event_stream
 from tests.contracts.dialects import dialect, wrong
 from tests.contracts.odd_servers import HABITS, ROLE, habit
 
@@ -16,7 +16,7 @@ from tests.contracts.odd_servers import HABITS, ROLE, habit
 def test_an_odd_habit_is_read_right(habit):
     """Tokens, events, the way of counting and the failure are those that the habit deserves."""
     pieces = habit.pieces()
-    answer = sse.decode(pieces, [1000 + number for number in range(len(pieces))])
+    answer = answer_decoding.decode(pieces, [1000 + number for number in range(len(pieces))])
 
     assert (answer.error, answer.output_tokens, len(answer.at_ns)) == (habit.error, habit.tokens, habit.events)
     assert answer.counted_by == habit.counted_by
@@ -33,8 +33,8 @@ def test_an_odd_habit_is_read_right(habit):
 def test_how_the_bytes_are_cut_changes_nothing_but_stamps(habit):
     """The same answer in one read, or byte by byte, says the same."""
     raw = b"".join(habit.pieces())
-    one = sse.decode([raw], [5])
-    many = sse.decode([raw[at : at + 7] for at in range(0, len(raw), 7)], range(0, len(raw), 7))
+    one = answer_decoding.decode([raw], [5])
+    many = answer_decoding.decode([raw[at : at + 7] for at in range(0, len(raw), 7)], range(0, len(raw), 7))
 
     assert (one.error, list(one.tokens), one.text) == (many.error, list(many.tokens), many.text)
 
@@ -75,7 +75,7 @@ HEADS = ("", "Content-Encoding: gzip", "Content-Encoding: deflate", "Transfer-En
 def test_random_bytes_are_never_more_than_a_failure(scraps, header, status, with_head):
     """Whatever comes, with or without a head, is an answer with a name for what is wrong, and its counts add up."""
     head = f"HTTP/1.1 {status} X\r\nContent-Type: text/event-stream\r\n{header}\r\n".encode() if with_head else b""
-    answer = sse.decode([head, *scraps] if header else [head + b"\r\n", *scraps], range(len(scraps) + 1))
+    answer = answer_decoding.decode([head, *scraps] if header else [head + b"\r\n", *scraps], range(len(scraps) + 1))
 
     assert sum(answer.tokens) == answer.output_tokens
     assert len(answer.tokens) == len(answer.at_ns)
@@ -87,7 +87,7 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch):
     monkeypatch.setattr(event_stream, "MAX_ANSWER_BYTES", 10_000)
     squeeze = zlib.compressobj()
     bomb = habit("", squeeze.compress(ROLE + bytes(10_000)) + squeeze.flush(), headers=("Content-Encoding: deflate",))
-    answer = sse.decode(bomb.pieces(), range(3))
+    answer = answer_decoding.decode(bomb.pieces(), range(3))
 
     assert (answer.error, answer.output_tokens) == ("too_long", 0)
 
@@ -104,7 +104,7 @@ def test_too_many_events_are_refused(monkeypatch, bound, raw):
     monkeypatch.setattr(f"harness.safety.bounds.{bound}", 40)
     monkeypatch.setattr(f"harness.client.event_stream.{bound}", 40)
 
-    assert sse.decode([b"HTTP/1.1 200 OK\r\n\r\n" + raw], [1]).error == "too_long"
+    assert answer_decoding.decode([b"HTTP/1.1 200 OK\r\n\r\n" + raw], [1]).error == "too_long"
 
 
 def test_a_large_event_of_many_parts_is_refused(monkeypatch):
@@ -113,5 +113,5 @@ def test_a_large_event_of_many_parts_is_refused(monkeypatch):
     monkeypatch.setattr("harness.client.events.MAX_PARTS", 40)
     raw = b'HTTP/1.1 200 OK\r\n\r\ndata: {"choices": [' + b"{}," * 40 + b"{}]}\n\n"
 
-    answer = sse.decode([raw], [1])
+    answer = answer_decoding.decode([raw], [1])
     assert (answer.error, answer.message) == ("bad_event", "an event of more than 40 parts")

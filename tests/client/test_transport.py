@@ -12,7 +12,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client import sse
+from harness.client import answer_decoding
 from harness.client.connection import Connection, InFlightRequest
 from harness.client.transport import Client, Target, post_bytes, target_of
 from harness.clock import MonotonicClock
@@ -117,7 +117,7 @@ def exchanges(answer, count=1, *, timeout_ns=TIMEOUT_NS, tls=None, host="127.0.0
 
 def decoded(request):
     """What a request's answer said."""
-    return sse.decode(request.pieces, request.stamps, request.failure, request.message)
+    return answer_decoding.decode(request.pieces, request.stamps, request.failure, request.message)
 
 
 def test_one_connection_carries_many_requests():

@@ -10,7 +10,7 @@ import sys
 import zlib
 from dataclasses import dataclass
 
-from harness.client import sse
+from harness.client import answer_decoding
 
 TOTALS = (
     "final",
@@ -206,7 +206,7 @@ def _wanted(what, counts):
 
 def wrong(case: Case) -> str:
     """What is wrong with how a case is read; empty where nothing is."""
-    answer = sse.decode(case.pieces, list(range(len(case.pieces))), case.failure)
+    answer = answer_decoding.decode(case.pieces, list(range(len(case.pieces))), case.failure)
     found = (answer.error, answer.output_tokens, len(answer.at_ns))
     if sum(answer.tokens) != answer.output_tokens or min(answer.tokens, default=1) < 1:
         return f"tokens {answer.tokens} of {answer.output_tokens}"

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from harness.client import payload, sse, transport
+from harness.client import answer_decoding, payload, transport
 from harness.client.connection import InFlightRequest
 from harness.clock import MonotonicClock
 from harness.engines.api_client import ControlClient
@@ -23,7 +23,7 @@ async def answer_of(serving, *, stream=True, output_tokens=5):
     client.send(InFlightRequest(0, transport.post_bytes(target, payload.path("completions"), body), 0, over.set_result))
     one = await over
     await client.close()
-    return sse.decode(one.pieces, one.stamps, one.failure, one.message)
+    return answer_decoding.decode(one.pieces, one.stamps, one.failure, one.message)
 
 
 def listens(url):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness.client import decode
+from harness.client import journal_decoding
 from harness.errors import EXIT_ENGINE, EXIT_INTERRUPTED
 from harness.results import store
 from harness.safety import interrupts
@@ -193,17 +193,17 @@ def test_helpers_that_were_killed_are_done_without(tmp_path, monkeypatch):
             return self
 
         def result(self):
-            raise decode.BrokenProcessPool
+            raise journal_decoding.BrokenProcessPool
 
     parts = []
-    monkeypatch.setattr(decode, "_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(decode, "ProcessPoolExecutor", Broken)
-    monkeypatch.setattr(decode, "frame_starts", lambda *_: [(0, 1), (1, 2), (2, 3)])
-    monkeypatch.setattr(decode, "decode_part", lambda _, start, *__: start)
-    monkeypatch.setattr(decode, "joined", parts.append)
+    monkeypatch.setattr(journal_decoding, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(journal_decoding, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(journal_decoding, "frame_starts", lambda *_: [(0, 1), (1, 2), (2, 3)])
+    monkeypatch.setattr(journal_decoding, "decode_part", lambda _, start, *__: start)
+    monkeypatch.setattr(journal_decoding, "joined", parts.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     path = tmp_path / "spool"
     path.write_bytes(b"abc")
-    decode.decode_journal(path)
+    journal_decoding.decode_journal(path)
 
     assert parts == [[0, 1, 2]]

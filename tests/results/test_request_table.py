@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from harness.client.decode import INTEGERS, TEXTS
 from harness.client.journal import ROW
+from harness.client.journal_decoding import INTEGERS, TEXTS
 from harness.errors import ResultError
 from harness.results import store, table_files
 from harness.results.folder import request_frame

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli.app import main
-from harness.client.sse import decode
+from harness.client.answer_decoding import decode
 from harness.errors import InputError
 from harness.safety import redaction
 from harness.safety.redaction import (

@@ -10,7 +10,7 @@ from harness.scenario.request_kinds import Structured, Tools
 from harness.simulator.request_bodies import ENDPOINT_OF
 from harness.workload.classes import STRUCTURED, TOOLS
 from harness.workload.forms import FormCheck, fields_of_structured, fields_of_tools
-from tests.simulator.test_virtual_server import FLAGS, STREAM, answered, decoded
+from tests.simulator.test_virtual_transport import FLAGS, STREAM, answered, decoded
 
 USER = [{"role": "user", "content": "hello there"}]
 BODIES = {

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client import event_stream, sse
+from harness.client import answer_decoding, event_stream
 from harness.results.request_table import ASSUMED, FROM_EVENTS, FROM_TOKEN_IDS, FROM_USAGE, MISSING
 from tests.fakes import answered, chunked, event, sse_body
 
 
 def whole(raw, **more):
     """An answer that came in one read at 100."""
-    return sse.decode([raw], [100], **more)
+    return answer_decoding.decode([raw], [100], **more)
 
 
 def pieces_of(raw, cuts):
@@ -37,7 +37,7 @@ COUNTED = answered(
 def test_an_answer_is_the_same_wherever_its_bytes_are_cut(cuts):
     """Counts and text do not depend on the reads; an event is stamped by the read that completed it."""
     pieces = pieces_of(COUNTED, cuts)
-    answer = sse.decode(pieces, [1000 + number for number in range(len(pieces))])
+    answer = answer_decoding.decode(pieces, [1000 + number for number in range(len(pieces))])
 
     assert (answer.error, list(answer.tokens), answer.output_tokens, answer.input_tokens) == ("", [1, 2, 1], 4, 9)
     ends = [
@@ -82,11 +82,11 @@ def test_events_in_chunks_of_their_own_are_read_as_any_other_stream(events, end,
     raw = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + body
     pieces = pieces_of(raw, cuts)
     stamps = list(range(100, 100 + len(pieces)))
-    quick = sse.decode(pieces, stamps)
+    quick = answer_decoding.decode(pieces, stamps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(event_stream, "events_in_chunks", lambda _raw, _at: None)
 
-        assert sse.decode(pieces, stamps) == quick
+        assert answer_decoding.decode(pieces, stamps) == quick
 
 
 def test_the_usual_stream_is_read_the_quick_way():
@@ -125,7 +125,7 @@ def test_a_role_chunk_is_no_token():
     word = json.dumps({"choices": [{"delta": {"content": "hi"}}]})
     raw = answered(role, word)
     cut = raw.index(b'{"choices": [{"delta": {"content": "hi"')
-    answer = sse.decode([raw[:cut], raw[cut:]], [1, 2])
+    answer = answer_decoding.decode([raw[:cut], raw[cut:]], [1, 2])
 
     assert (list(answer.at_ns), list(answer.tokens)) == ([2], [1])
 
@@ -179,7 +179,7 @@ def test_what_the_wire_says_stands_above_what_the_bytes_say():
 def test_interim_answers_are_passed_over():
     """100 Continue and 103 Early Hints come before the answer and are none."""
     raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answered(event())
-    answer = sse.decode([raw[:60], raw[60:]], [1, 2])
+    answer = answer_decoding.decode([raw[:60], raw[60:]], [1, 2])
 
     assert (answer.error, answer.http_status, list(answer.tokens), list(answer.at_ns)) == ("", 200, [1], [2])
 
@@ -188,7 +188,7 @@ def test_an_answer_in_one_body_has_its_tokens_at_its_end():
     """Without streaming all tokens arrive with the last byte, and there is no stream of events."""
     body = json.dumps({"choices": [{"text": "abc"}], "usage": {"prompt_tokens": 4, "completion_tokens": 3}}).encode()
     raw = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    answer = sse.decode([raw[:70], raw[70:]], [1, 9])
+    answer = answer_decoding.decode([raw[:70], raw[70:]], [1, 9])
 
     assert (answer.streamed, list(answer.at_ns), list(answer.tokens), answer.output_tokens) == (False, [9], [3], 3)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.client.decode import UNKNOWN, stamp_quality
+from harness.client.journal_decoding import UNKNOWN, stamp_quality
 
 MS = 1_000_000
 

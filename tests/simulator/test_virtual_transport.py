@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from harness.client import sse
+from harness.client import answer_decoding
 from harness.client.connection import InFlightRequest
 from harness.client.transport import Client, post_bytes, target_of
 from harness.clock import LoopClock, MonotonicClock
@@ -15,7 +15,7 @@ from harness.simulator.engine_config import settings_from_flags
 from harness.simulator.server import application
 from harness.simulator.service import service_of
 from harness.simulator.virtual_loop import VirtualSleeper
-from harness.simulator.virtual_server import VirtualServer
+from harness.simulator.virtual_transport import VirtualTransport
 from tests.virtual_loop import run_virtually
 
 FLAGS = {"model": "Qwen/Qwen2.5-0.5B-Instruct", "max_model_len": 256}
@@ -24,19 +24,19 @@ STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def answered(body, path="/v1/completions", *, timeout_ns=60 * SECOND_NS, cut=False, **flags):
-    """What became of one request, and the virtual server that had it."""
+    """What became of one request, and the service that had it."""
 
     async def main():
         loop = asyncio.get_running_loop()
         clock, over = LoopClock(loop), loop.create_future()
         service = service_of(settings_from_flags({**FLAGS, **flags}), clock.now_ns)
-        server = VirtualServer(service, clock, timeout_ns)
+        transport = VirtualTransport(service, clock, timeout_ns)
         engine = loop.create_task(service.engine.run_by(VirtualSleeper()))
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         payload = post_bytes(target_of("http://simulator"), path, data)
-        server.send(InFlightRequest(0, payload, 0, over.set_result))
+        transport.send(InFlightRequest(0, payload, 0, over.set_result))
         if cut:
-            server.cancel_all()
+            transport.cancel_all()
         request = await over
         engine.cancel()
         return request, service
@@ -46,7 +46,7 @@ def answered(body, path="/v1/completions", *, timeout_ns=60 * SECOND_NS, cut=Fal
 
 def decoded(request):
     """The answer of a request as the harness decodes it."""
-    return sse.decode(request.pieces, request.stamps, request.failure, request.message)
+    return answer_decoding.decode(request.pieces, request.stamps, request.failure, request.message)
 
 
 @pytest.mark.parametrize("more", [STREAM, {}], ids=["streamed", "whole"])

@@ -1,4 +1,4 @@
-"""The simulated engine's API without a socket: requests of the harness's own client, answered in virtual time.
+"""A transport of the load without a socket: requests to a simulated engine in the same process, in virtual time.
 
 Requests and answers are the bytes that the HTTP server (harness/simulator/server.py) reads and writes, so that all that
 comes after a socket works on them: the journal, the decoding, the accounts. Nothing is added to the engine's times: an
@@ -34,7 +34,7 @@ class _Exchange:
 
 
 @dataclass(slots=True)
-class VirtualServer:
+class VirtualTransport:
     """A transport of the load (harness/client/load.py) to an engine in the same process, by the same clock."""
 
     service: Service | Deployment

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.client import sse
+from harness.client import answer_decoding
 from harness.client.journal import Frame, answers_size, frame_starts, read_frames
 from harness.results.request_table import ANSWER_COLUMNS, MISSING, SERVER_COLUMNS
 from harness.safety.redaction import register_secrets, registered_secrets
@@ -106,7 +106,7 @@ class AskedForms:
     classes: NDArray[np.int64]
     check: FormCheck
 
-    def kept(self, seq: int, answer: sse.DecodedAnswer) -> int:
+    def kept(self, seq: int, answer: answer_decoding.DecodedAnswer) -> int:
         """1 where an answer keeps its form, 0 where it does not, MISSING where it has none."""
         number = int(self.classes[seq])
         form = self.forms[number] if 0 <= number < len(self.forms) else ""
@@ -154,7 +154,7 @@ def decode_part(path: Path, start: int, stop: int | None, forms: AskedForms | No
     at_ns, tokens = array("q"), array("i")
     columns = [integers[name] for name in INTEGERS]
     for frame in read_frames(path, start, stop):
-        answer = sse.decode(frame.pieces, frame.stamps, frame.failure, frame.message)
+        answer = answer_decoding.decode(frame.pieces, frame.stamps, frame.failure, frame.message)
         for column, value in zip(columns, _row(frame, answer, forms), strict=True):
             column.append(value)
         texts["counted_by"].append(answer.counted_by)
@@ -170,7 +170,7 @@ def decode_part(path: Path, start: int, stop: int | None, forms: AskedForms | No
     )
 
 
-def _row(frame: Frame, answer: sse.DecodedAnswer, forms: AskedForms | None) -> tuple[int, ...]:
+def _row(frame: Frame, answer: answer_decoding.DecodedAnswer, forms: AskedForms | None) -> tuple[int, ...]:
     at_ns = answer.at_ns
     streamed = bool(at_ns) and answer.streamed
     exact = stamp_quality(at_ns, frame.sent_ns, frame.stamps, frame.lates, frame.spreads)

@@ -47,7 +47,7 @@ def ranks_of(settings: Settings, ranks: int, cost: StepTimes | None = None) -> S
     return lambda now_ns: service_of(replace(settings, data_parallel_size=ranks), now_ns, cost)
 
 
-def simulate_servers(serve: Serve, arrivals: Sequence[Arrival], *, concurrency: int | None = None) -> SimulatedRun:
+def simulate_deployment(serve: Serve, arrivals: Sequence[Arrival], *, concurrency: int | None = None) -> SimulatedRun:
     """Serve the arrivals (in any order) in virtual time; of its steps nothing is kept.
 
     With `concurrency` so many requests are kept in flight: one comes when it is due and another has ended.
