@@ -79,7 +79,10 @@ def scenario_of(arguments: argparse.Namespace, flags: list[Override], log: Outpu
     path = find_scenario(arguments.scenario)
     if path != Path(arguments.scenario):
         _progress(arguments, log)(message("cli.scenario_file", path=str(path)))
-    return load_scenario(path, arguments.overrides, flags)
+    loaded = load_scenario(path, arguments.overrides, flags)
+    for warning in loaded.warnings:
+        log(message("cli.file_warning", warning=warning))
+    return loaded
 
 
 def _progress(arguments: argparse.Namespace, log: OutputLog) -> OutputLog:

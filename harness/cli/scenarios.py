@@ -10,7 +10,7 @@ from harness.messages import Message, message
 from harness.scenario.engine import DEPLOYMENT
 from harness.scenario.files import copy_scenario, find_scenario, shipped_scenarios
 from harness.scenario.json_schema import schema_text
-from harness.scenario.loader import engine_of_file
+from harness.scenario.loader import engine_of_file, load_scenario
 
 
 def scenarios_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandOutcome:
@@ -39,8 +39,14 @@ def validate_command(arguments: argparse.Namespace, _log: OutputLog) -> CommandO
     if errors:
         return CommandOutcome([], EXIT_INPUT, errors)
     return CommandOutcome(
-        [line for path in paths for line in (message("cli.file_ok", path=str(path)), *_written(path))]
+        [line for path in paths for line in (message("cli.file_ok", path=str(path)), *_warnings(path), *_written(path))]
     )
+
+
+def _warnings(path: Path) -> Iterator[Message]:
+    """What a scenario says that can be run, but is hardly meant."""
+    if engine_of_file(path) is not None:
+        yield from (message("cli.file_warning", warning=warning) for warning in load_scenario(path).warnings)
 
 
 def _written(path: Path) -> Iterator[Message]:

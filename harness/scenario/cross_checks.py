@@ -12,7 +12,7 @@ from harness.errors import InputError
 from harness.messages import message
 from harness.safety.redaction import names_secret
 from harness.scenario.deployment import Process, ProcessPart
-from harness.scenario.deployment_checks import deployment_faults
+from harness.scenario.deployment_checks import connector_warnings, deployment_faults
 from harness.scenario.engine import DEPLOYMENT, ENGINE_KINDS, Engine
 from harness.scenario.error_messages import Fault, KeyPath, dotted, is_secret
 from harness.scenario.files import find_data_file
@@ -39,6 +39,7 @@ MOST_STAGES = 1000
 MOST_PIXELS = 8192  # a side of an image
 _KINDS_OF = {EMBEDDINGS: ("documents", "dataset"), **dict.fromkeys(PAIRED, ("documents",))}
 
+_BETWEEN_TOKENS, _LONGEST_GAP_S = ("tpot", "itl", "chunk_gap"), 10.0
 _NO_OFFLINE = {"attach": "scenario.offline_attached", DEPLOYMENT: "scenario.offline_deployment"}
 _ENGINE_KEY_OF = {"model": "model", "host": "host", "port": "port", "api_key": "api_key_env"}
 
@@ -48,6 +49,19 @@ def faults_between(scenario: Scenario, folder: Path) -> list[Fault]:
     checks = (_engine, _secrets, _prefix, _context, _objectives, _stages, _kinds, _classes, _offline, _price)
     between = [fault for check in checks for fault in check(scenario)]
     return [*between, *deployment_faults(scenario.engine), *_files(scenario, folder)]
+
+
+def scenario_warnings(scenario: Scenario) -> list[Fault]:
+    """What can be run, but is hardly meant."""
+    return [*connector_warnings(scenario.engine), *_long_limits(scenario)]
+
+
+def _long_limits(scenario: Scenario) -> Iterator[Fault]:
+    """Limits on the time between tokens that are seconds where milliseconds are meant."""
+    for key, limit_s in scenario.slo.items():
+        if split_objective(key)[0] in _BETWEEN_TOKENS and limit_s > _LONGEST_GAP_S:
+            meant = f"{limit_s:g}ms"
+            yield Fault(("slo", key), message("scenario.limit_in_seconds", limit_s=limit_s, meant=meant))
 
 
 def _price(scenario: Scenario) -> Iterator[Fault]:
@@ -163,7 +177,7 @@ def _objectives(scenario: Scenario) -> Iterator[Fault]:
                 ("slo", key),
                 message("scenario.needs_stream", metric=metric),
             )
-        elif metric in ("tpot", "itl", "chunk_gap") and answers is not None and bounds(answers)[1] == 1:
+        elif metric in _BETWEEN_TOKENS and answers is not None and bounds(answers)[1] == 1:
             yield Fault(("slo", key), message("scenario.needs_second_token", metric=metric))
 
 

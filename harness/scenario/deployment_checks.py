@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import suggestion
 from harness.messages import Message, message
-from harness.scenario.deployment import COMMAND, DECODE, PREFILL, PROXY, ROLES, STARTED_KINDS, Process
+from harness.scenario.deployment import COMMAND, DECODE, LAYERWISE, PREFILL, PROXY, ROLES, STARTED_KINDS, Process
 from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.scenario.error_messages import Fault, KeyPath
 from harness.scenario.processes import SIMULATOR, cards, is_loopback, load_process, neighbours, processes_of
@@ -15,6 +15,14 @@ PLACEHOLDER = re.compile(r"(?<!\$)\{(?P<what>[a-z_]+)(?::(?P<name>[^{}\s\"']*))?
 """What a command line has in place of a value that is known once ports are: {port}, {url:NAME}, {urls:ROLE}."""
 OWN, OF_PROCESS, OF_ROLE = ("port", "host", "devices"), ("url", "host", "port"), ("urls", "hosts", "ports")
 _PULLING = ("MooncakeConnectorV1", "MooncakeHybridConnector")  # each rank reads whole ranks of the prefill side
+CONNECTORS = (
+    *_PULLING, LAYERWISE, "MooncakeConnectorStoreV1", "AscendStoreConnector", "UCMConnector", "LMCacheAscendConnector",
+    "RecomputeCPUOffloadConnector", "SimpleCPUOffloadConnector", "MultiConnector", "OffloadingConnector",
+    "LMCacheConnectorV1", "LMCacheMPConnector", "NixlConnector", "NixlPullConnector", "NixlPushConnector",
+    "MooncakeConnector", "MooncakeStoreConnector", "MoRIIOConnector", "HiSparseConnector",
+    "FlexKVConnectorV1", "HF3FSKVConnector", "DecodeBenchConnector", "ExampleConnector", "ExampleHiddenStatesConnector",
+)  # fmt: skip
+"""The KV connectors that vllm-ascend, first, and vLLM register, in its distributed/kv_transfer."""
 _OF_GROUP = re.compile(r"data_parallel_(?!backend)\w+")
 _LAST_PORT = 65535
 _Placed = tuple[KeyPath, Process]
@@ -29,6 +37,7 @@ def deployment_faults(engine: Engine) -> Iterator[Fault]:
     yield from _names(placed)
     yield from _roles(engine, processes)
     yield from _preset(engine)
+    yield from _too_few_devices(engine, placed)
     for path, process in placed:
         yield from _models(path, process)
         yield from _addresses(path, process)
@@ -104,10 +113,53 @@ def _models(path: KeyPath, process: Process) -> Iterator[Fault]:
     if process.model is None and process.kind in STARTED_KINDS and process.kind != SIMULATOR:
         place = (*path, "model") if isinstance(path[-1], int) else ("engine", "model")
         yield Fault(place, message("scenario.model_missing"))
-    if process.kind in STARTED_KINDS and process.devices is not None and len(process.devices) < cards(process.args):
-        needed, devices = cards(process.args), len(process.devices)
-        left = message("scenario.devices_fewer_than_ranks", name=process.name, needed=needed, devices=devices)
-        yield Fault((*path, "devices"), left)
+
+
+def _too_few_devices(engine: Engine, placed: tuple[_Placed, ...]) -> Iterator[Fault]:
+    """Lists of devices that are shorter than the ranks which share them; a preset shares one list out on each host."""
+    pools: dict[tuple[KeyPath, str], list[Process]] = {}
+    for path, process in placed:
+        if process.kind in STARTED_KINDS and process.devices is not None:
+            pools.setdefault((_pool(engine, path), process.host), []).append(process)
+    for (path, _), processes in pools.items():
+        needed, devices = (sum(map(size, processes)) for size in (lambda own: cards(own.args), _listed))
+        if devices < needed:
+            names = [process.name for process in processes]
+            reason = message("scenario.devices_fewer_than_ranks", names=names, needed=needed, devices=devices)
+            yield Fault((*path, "devices"), reason)
+
+
+def _listed(process: Process) -> int:
+    return len(process.devices or ())
+
+
+def _pool(engine: Engine, path: KeyPath) -> KeyPath:
+    """Where the devices of a process are listed: with its role or itself, else with all that a preset writes."""
+    own = getattr(engine, str(path[1]), None)
+    return path if isinstance(path[-1], int) or getattr(own, "devices", None) is not None else ("engine", "process")
+
+
+def connector_warnings(engine: Engine) -> Iterator[Fault]:
+    """KV connectors that neither vLLM nor vllm-ascend registers; others may be loaded by their module's path."""
+    preset = engine.preset and engine.preset.prefill_decode
+    if preset:
+        yield from _unknown_connector(("engine", "preset", "prefill_decode", "connector"), preset.connector)
+    places: list[tuple[KeyPath, Mapping[str, Any]]] = [(("engine", "args"), engine.args)]
+    parts = (("process", engine.process), ("prefill", engine.prefill), ("decode", engine.decode))
+    places += [(("engine", key, "args"), part.args) for key, part in parts if part is not None]
+    listed = enumerate(engine.processes or ())
+    places += [(("engine", "processes", number, "args"), process.args) for number, process in listed]
+    for path, args in places:
+        transfer = args.get("kv_transfer_config")
+        if isinstance(transfer, Mapping) and not transfer.get("kv_connector_module_path"):
+            name = transfer.get("kv_connector")
+            yield from _unknown_connector((*path, "kv_transfer_config", "kv_connector"), name)
+
+
+def _unknown_connector(path: KeyPath, name: Any) -> Iterator[Fault]:
+    if name is not None and name not in CONNECTORS:
+        hint = suggestion(str(name), CONNECTORS)
+        yield Fault(path, message("scenario.unknown_connector", name=str(name), hint=hint))
 
 
 def _addresses(path: KeyPath, process: Process) -> Iterator[Fault]:

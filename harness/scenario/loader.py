@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from harness.errors import ScenarioError, nearest
 from harness.messages import Message, message
 from harness.scenario.base import FileModel
-from harness.scenario.cross_checks import faults_between
+from harness.scenario.cross_checks import faults_between, scenario_warnings
 from harness.scenario.engine import Engine
 from harness.scenario.error_messages import Fault, KeyPath, dotted, faults_of, show
 from harness.scenario.flags import flag_name
 from harness.scenario.gate import Gate
 from harness.scenario.models import Scenario
+from harness.scenario.processes import holders_of
 from harness.scenario.study import STUDY_KEYS, Study
 from harness.scenario.yaml_document import (
     MOST_CHARACTERS,
@@ -49,10 +50,25 @@ class LoadedScenario:
 
     def located(self, fault: Message) -> Message:
         """A fault, such as `engine.args.block_size: ...`, behind the place where that value stands."""
-        name = str(fault).partition(": ")[0]
-        flag = name.removeprefix("engine.args.") if name.startswith("engine.args.") else None
-        place = None if flag is None else self.places.get(("engine", "args", flag))
+        place = self.place_of(fault)
         return fault if place is None else message("scenario.at_place", place=place, fault=fault)
+
+    def place_of(self, fault: Message) -> str | None:
+        """Where the flag of a fault stands, None where that is no flag of the file; a process's may be of its role."""
+        process, reason = fault.parameters.get("name"), fault.parameters.get("reason")
+        of_process = fault.code == "engines.of_process" and isinstance(reason, Message)
+        name = str(reason if of_process else fault).partition(": ")[0]
+        if not name.startswith("engine.args."):
+            return None
+        holders = holders_of(self.scenario.engine, str(process)) if of_process else [("engine",)]
+        paths = [(*holder, "args", name.removeprefix("engine.args.")) for holder in holders]
+        return next((self.places[path] for path in paths if path in self.places), None)
+
+    @property
+    def warnings(self) -> list[Message]:
+        """What can be run but is hardly meant, each behind the place where it stands, in the order of the file."""
+        document = Document(self.path, self.text, self.sha256, {}, self.places)
+        return _located(scenario_warnings(self.scenario), document)
 
     def file(self, name: str) -> Path:
         """A file that the scenario names, looked up from the scenario's own folder."""
@@ -239,9 +255,11 @@ def _mapping(reading: ParsedYaml, path: Path, kind: str) -> dict[str, Any]:
 
 
 def _as_read(spot: KeyPath) -> KeyPath:
-    """A path as the models know it: flags of the engine in snake case."""
-    flag = spot[2:3] if spot[:2] == ("engine", "args") else ()
-    return (*spot[:2], flag_name(str(flag[0])), *spot[3:]) if flag else spot
+    """A path as the models know it: flags of the engine and its processes in snake case."""
+    if spot[:1] != ("engine",) or "args" not in spot[1:4]:
+        return spot
+    flag = spot.index("args") + 1
+    return (*spot[:flag], *(flag_name(str(step)) for step in spot[flag : flag + 1]), *spot[flag + 1 :])
 
 
 def _applied(changes: Sequence[Override | Fault], tree: Any, places: dict[KeyPath, str]) -> list[Message | str]:

@@ -230,6 +230,14 @@ def engine_of(process: Process, engine: Engine) -> Engine:
     return Engine.model_validate(values)
 
 
+def holders_of(engine: Engine, name: str) -> list[tuple[str | int, ...]]:
+    """The places whose keys a process has, by its name: what overrides stands before what it overrides."""
+    listed = [number for number, process in enumerate(engine.processes or ()) if process.name == name]
+    role = next((process.role for process in processes_of(engine) if process.name == name), "")
+    written: list[tuple[str | int, ...]] = [("engine", role), ("engine", "process")]
+    return [*([("engine", "processes", number) for number in listed] or written), ("engine",)]
+
+
 def load_process(processes: Sequence[Process]) -> Process | None:
     """The process that requests go to: the proxy, or the only one; None where that is not clear."""
     proxies = [process for process in processes if process.role == PROXY]

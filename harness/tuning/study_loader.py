@@ -11,15 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.engines import resolve_kind
+from harness.engines import auto_kind, resolve_kind
 from harness.engines.flag_resolution import resolve_by_simulator
 from harness.engines.interpreter_query import InstalledEngine, query_installed, unknown_flags
 from harness.engines.simulator import calibrated_flags
 from harness.engines.vllm import environment_of, missing_folder
 from harness.errors import HarnessError, InputError, ScenarioError, suggestion
 from harness.execution.client_job import with_one_text
-from harness.messages import message
-from harness.scenario.engine import Engine
+from harness.messages import Message, message
+from harness.scenario.engine import DEPLOYMENT, Engine
 from harness.scenario.error_messages import Fault, KeyPath, is_secret
 from harness.scenario.flags import flag_name
 from harness.scenario.loader import (
@@ -33,6 +33,7 @@ from harness.scenario.loader import (
     load_study,
     read_document,
 )
+from harness.scenario.processes import SIMULATOR, engine_of, processes_of
 from harness.scenario.request_kinds import is_of_tokens
 from harness.scenario.stages import Stage
 from harness.scenario.study import CAPACITY, Dimension, Study
@@ -74,15 +75,32 @@ def _flag_errors(path: Path) -> list[str]:
     if is_gate(path):
         return []
     loaded = load_scenario(path)
-    if resolve_kind(loaded.scenario.engine)[0] != "simulator" or loaded.scenario.kernels is not None:
+    if loaded.scenario.kernels is not None:
         return []
-    try:
-        faults = resolve_by_simulator(
-            loaded.scenario.engine.model, calibrated_flags(loaded.scenario.engine)
-        ).value_errors
-    except InputError as error:
-        faults = tuple(error.messages)
+    engine = loaded.scenario.engine
+    kind = resolve_kind(engine)[0]
+    if kind == DEPLOYMENT:
+        faults = _process_faults(loaded, engine)
+    else:
+        faults = _simulator_faults(engine) if kind == SIMULATOR else ()
     return list(HarnessError(*map(loaded.located, faults)).localized_lines())
+
+
+def _process_faults(loaded: LoadedScenario, engine: Engine) -> Sequence[Message]:
+    """What simulators of a deployment would refuse; a flag that several share, by the name of the first."""
+    faults: dict[tuple[str | None, str], Message] = {}
+    for process in processes_of(engine, auto_kind(engine)):
+        for fault in _simulator_faults(engine_of(process, engine)) if process.kind == SIMULATOR else ():
+            named = message("engines.of_process", name=process.name, reason=fault)
+            faults.setdefault((loaded.place_of(named), str(fault)), named)
+    return tuple(faults.values())
+
+
+def _simulator_faults(engine: Engine) -> Sequence[Message]:
+    try:
+        return resolve_by_simulator(engine.model, calibrated_flags(engine)).value_errors
+    except InputError as error:
+        return error.messages
 
 
 def load_study_plan(path: Path, overrides: Sequence[str] = (), flags: Sequence[Override] = ()) -> StudyPlan:

@@ -86,6 +86,99 @@ def test_validate_lets_pass_what_only_an_engine_knows(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+PAIR = """name: pair
+question: Which?
+engine:
+  kind: deployment
+  model: Qwen/Qwen2.5-7B-Instruct
+  preset: {prefill_decode: {prefill: 2, decode: 1, connector: %s}}
+  process: {kind: %s}
+  decode:
+    args:
+      %s
+workload: {kind: synthetic, input_tokens: 16, output_tokens: 4}
+load: [{closed: {concurrency: 1, requests: 2}}]
+slo: {tpot_p95: %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("max-modle-len: 4096", "engine.args.max_modle_len: not one of vLLM's; did you mean 'max_model_len'?"),
+        ("max_num_batched_tokens: lots", "engine.args.max_num_batched_tokens: "),
+    ],
+)
+def test_validate_refuses_the_flags_of_processes_that_run_refuses(tmp_path, capsys, flag, reason):
+    """With the same line, at the place where the process has the flag from."""
+    path = tmp_path / "pair.yaml"
+    path.write_text(PAIR % ("MooncakeConnectorV1", "simulator", flag, "50ms"))
+    (line,) = lines_of(capsys, "validate", str(path))
+
+    assert line.startswith(f"harness: {path}:10: process decode-0: {reason}")
+    assert lines_of(capsys, "run", str(path), "--quiet", "--out", str(tmp_path / "out")) == [line]
+
+
+def test_a_flag_that_processes_share_is_refused_once(tmp_path, capsys):
+    """By the name of the first process that has it."""
+    path = tmp_path / "pair.yaml"
+    text = PAIR % ("MooncakeConnectorV1", "simulator, args: {max_modle_len: 9}", "max_model_len: 4096", "50ms")
+    path.write_text(text)
+    (line,) = lines_of(capsys, "validate", str(path))
+
+    assert line.startswith(f"harness: {path}:7: process prefill-0: engine.args.max_modle_len: ")
+
+
+def test_validate_and_run_warn_of_what_is_hardly_meant(tmp_path, capsys):
+    """A connector that nobody registers, and a limit in seconds; neither stops a run."""
+    path = tmp_path / "pair.yaml"
+    path.write_text(PAIR % ("MoncakeConnectorV1", "simulator", "max_model_len: 4096", "50"))
+    warnings = [
+        (
+            f"warning: {path}:6: engine.preset.prefill_decode.connector: MoncakeConnectorV1 is no KV connector that vLLM "
+            "or vllm-ascend registers; did you mean 'MooncakeConnectorV1'?"
+        ),
+        (
+            f"warning: {path}:13: slo.tpot_p95: 50.0 s between tokens is hardly a limit (a number without a unit is "
+            "seconds); did you mean 50ms?"
+        ),
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(["validate", str(path)])
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [f"{path}: ok", *warnings]
+
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(path), "--quiet", "--out", str(tmp_path / "out")])
+    assert end.value.code == 0
+    assert capsys.readouterr().err.splitlines() == [f"harness: {line}" for line in warnings]
+
+
+def test_known_connectors_and_those_of_a_module_of_the_users_pass(tmp_path, capsys):
+    """A connector of any name may be loaded by vLLM from kv_connector_module_path."""
+    own = "kv_transfer_config: {kv_connector: MineV1, kv_role: kv_consumer, kv_connector_module_path: mine}"
+    path = tmp_path / "pair.yaml"
+    path.write_text(PAIR % ("MooncakeHybridConnector", "simulator", own, "9s"))
+    with pytest.raises(SystemExit):
+        main(["validate", str(path)])
+
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_list_of_devices_is_short_by_what_all_its_ranks_take(tmp_path, capsys):
+    """A preset shares the devices of engine.process out: it is that list which has to grow."""
+    path = tmp_path / "pair.yaml"
+    path.write_text(PAIR % ("MooncakeConnectorV1", "vllm-ascend, devices: [0, 1]", "max_model_len: 4096", "50ms"))
+
+    assert lines_of(capsys, "validate", str(path)) == [
+        (
+            f"harness: {path}:7: engine.process.devices: holds 2 of the 3 devices that the ranks of prefill-0, prefill-1, "
+            "decode-0 take; expected at least 3"
+        )
+    ]
+
+
 STUDY = """name: s
 question: Which?
 scenario: small.yaml

@@ -158,7 +158,7 @@ FAULTS = """
 [{name: a, host: "10.1.2.3"}]
     engine.processes[0].port: a process on 10.1.2.3 needs its port, so that it can be reached; expected port
 [{name: a, devices: [0], args: {tensor_parallel_size: 2}}]
-    engine.processes[0].devices: 1 devices are left for a, whose ranks take 2; expected a device for each rank
+    engine.processes[0].devices: holds 1 of the 2 devices that the ranks of a take; expected at least 2
 [{name: a, args: {kv_transfer_config: {kv_port: "65535"}, tensor_parallel_size: 2}}]
     engine.processes[0].port: port 65536 of a is above 65535; expected a lower first port
 [{name: a, kind: command, command: "serve {prot}"}]
