@@ -135,8 +135,8 @@ def test_validate_and_run_warn_of_what_is_hardly_meant(tmp_path, capsys):
     path.write_text(PAIR % ("MoncakeConnectorV1", "simulator", "max_model_len: 4096", "50"))
     warnings = [
         (
-            f"warning: {path}:6: engine.preset.prefill_decode.connector: MoncakeConnectorV1 is no KV connector that vLLM "
-            "or vllm-ascend registers; did you mean 'MooncakeConnectorV1'?"
+            f"warning: {path}:6: engine.preset.prefill_decode.connector: MoncakeConnectorV1 is no KV connector that "
+            "vLLM or vllm-ascend registers; did you mean 'MooncakeConnectorV1'?"
         ),
         (
             f"warning: {path}:13: slo.tpot_p95: 50.0 s between tokens is hardly a limit (a number without a unit is "
@@ -173,8 +173,8 @@ def test_a_list_of_devices_is_short_by_what_all_its_ranks_take(tmp_path, capsys)
 
     assert lines_of(capsys, "validate", str(path)) == [
         (
-            f"harness: {path}:7: engine.process.devices: holds 2 of the 3 devices that the ranks of prefill-0, prefill-1, "
-            "decode-0 take; expected at least 3"
+            f"harness: {path}:7: engine.process.devices: holds 2 of the 3 devices that the ranks of prefill-0, "
+            "prefill-1, decode-0 take; expected at least 3"
         )
     ]
 
