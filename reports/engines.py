@@ -11,19 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.engines import (
-    GENERATION,
-    KV_USE,
-    PREEMPTIONS,
-    PROMPT,
-    RUNNING,
-    WAITING,
-    EngineName,
-    engine_names,
-)
+from harness.analysis.engines import EngineName, engine_names
 from harness.messages import localized
 from harness.results.folder import frame_of, number
 from harness.scenario.deployment import DECODE, PREFILL
+from harness.telemetry.server_metrics import GENERATION, KV_USE, PREEMPTIONS, PROMPT, RUNNING, WAITING
 from harness.units import NS_PER_S, format_bytes, format_count, format_duration, format_share, significant
 from reports.data import Data
 from reports.figures.overtime import SeriesLine, Strip, over_time

@@ -39,9 +39,9 @@ _COUNTS = (
 _SERVER_TIMES = ("server_queue_ns", "server_prefill_ns", "server_decode_ns")
 _TOLD_COUNTS = ("reusable_tokens", "draft_steps", "draft_tokens", "accepted_tokens")
 _STATE = {
-    "running": "vllm:num_requests_running",
-    "waiting": "vllm:num_requests_waiting",
-    "kv": "vllm:kv_cache_usage_perc",
+    "running": server_metrics.RUNNING,
+    "waiting": server_metrics.WAITING,
+    "kv": server_metrics.KV_USE,
 }
 _MOST_SAMPLES = 4000  # of one series of the engine's state; of more, every k-th is held
 _LONGEST_MESSAGE = 300

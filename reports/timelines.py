@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from harness.analysis.speculation import ACCEPTED_TOKENS, DRAFT_TOKENS
 from harness.messages import localized
 from harness.results.folder import frame_of
 from harness.results.request_table import WARMUP
@@ -157,15 +156,14 @@ def _gap_range(data: Data) -> tuple[float, float] | None:
 def server_strips(data: Data) -> list[Strip]:
     """The server's own series: queue, cache, preemptions."""
     gauges = (
-        (localized("figures.series.running"), "vllm:num_requests_running"),
-        (localized("figures.series.waiting"), "vllm:num_requests_waiting"),
+        (localized("figures.series.running"), server_metrics.RUNNING),
+        (localized("figures.series.waiting"), server_metrics.WAITING),
     )
-    cache = "vllm:kv_cache_usage_perc"
     strips = (
         _gauges(data, localized("figures.series.requests"), gauges),
-        _joined_share(data, localized("figures.series.kv_cache"), cache),
-        _counter(data, localized("figures.series.preemptions"), "vllm:num_preemptions_total"),
-        _ratio(data, localized("figures.series.accepted"), ACCEPTED_TOKENS, DRAFT_TOKENS),
+        _joined_share(data, localized("figures.series.kv_cache"), server_metrics.KV_USE),
+        _counter(data, localized("figures.series.preemptions"), server_metrics.PREEMPTIONS),
+        _ratio(data, localized("figures.series.accepted"), server_metrics.ACCEPTED_TOKENS, server_metrics.DRAFT_TOKENS),
     )
     return [strip for strip in strips if strip is not None]
 

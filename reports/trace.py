@@ -29,10 +29,10 @@ TRACE = "trace.json"
 CLIENT, SERVER, FIRST_STAGE = 1, 2, 10  # process numbers, in the order in which they are shown
 _LANES = 100_000  # lanes of a process begin at so many times its number: two threads of one number are one to some
 _GAUGES = {  # a counter is shown as its name and its series, one after the other
-    "vllm:num_requests_running": ("figures.series.running", "figures.trace.series", 1.0),
-    "vllm:num_requests_waiting": ("figures.series.waiting", "figures.trace.series", 1.0),
-    "vllm:kv_cache_usage_perc": ("figures.trace.kv_cache", "figures.trace.in_use", 100.0),
-    f"vllm:kv_cache_usage_perc{server_metrics.MAXIMUM}": ("figures.trace.kv_cache_most", "figures.trace.in_use", 100.0),
+    server_metrics.RUNNING: ("figures.series.running", "figures.trace.series", 1.0),
+    server_metrics.WAITING: ("figures.series.waiting", "figures.trace.series", 1.0),
+    server_metrics.KV_USE: ("figures.trace.kv_cache", "figures.trace.in_use", 100.0),
+    server_metrics.KV_USE + server_metrics.MAXIMUM: ("figures.trace.kv_cache_most", "figures.trace.in_use", 100.0),
 }
 _COLUMNS = (
     *("index", "stage", "repeat", "phase", "status", "error", "due_ns", "sent_ns", "first_ns", "last_ns", "done_ns"),

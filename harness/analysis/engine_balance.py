@@ -17,21 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.engines import (
-    GENERATION,
-    KV_USE,
-    PROMPT,
-    RUNNING,
-    WAITING,
-    EngineActivity,
-    Series,
-    Span,
-    gauge_of,
-    growth_of,
-)
+from harness.analysis.engines import EngineActivity, Series, Span, gauge_of, growth_of
 from harness.messages import Message, Parameter, message, sentences
 from harness.scenario.deployment import DECODE, PREFILL
 from harness.statistics.intervals import Floats, student_t_above
+from harness.telemetry.server_metrics import GENERATION, KV_USE, PROMPT, RUNNING, WAITING
 from harness.units import seconds_to_ns
 
 LARGE = 1.25  # times the mean: below, no engine is worth a look

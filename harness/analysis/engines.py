@@ -22,15 +22,21 @@ from harness.results.request_table import Samples
 from harness.scenario.deployment import REPLICA
 from harness.statistics.intervals import Floats
 from harness.telemetry.log_counters import EP_IMBALANCE, TRANSFER_BYTES, TRANSFER_SECONDS, TRANSFERS
-from harness.telemetry.server_metrics import MAXIMUM, SERVER
+from harness.telemetry.server_metrics import (
+    FINISHED,
+    GENERATION,
+    HITS,
+    KV_USE,
+    MAXIMUM,
+    PREEMPTIONS,
+    PROMPT,
+    QUERIES,
+    RUNNING,
+    SERVER,
+    WAITING,
+)
 from harness.units import NS_PER_S
 
-RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
-KV_USE = "vllm:kv_cache_usage_perc"
-PREEMPTIONS = "vllm:num_preemptions_total"
-PROMPT, GENERATION = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
-FINISHED = "vllm:request_success_total"
-QUERIES, HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
 # Requests that wait for their KV cache from elsewhere, by whichever of the two a release shows.
 _DEFERRED = ("vllm:num_requests_waiting_by_reason:deferred", "vllm:num_requests_kv_fetch_by_stage:in_progress")
 STORE = "vllm:mooncake_store_operation"

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.engines import HITS, QUERIES
 from harness.analysis.metrics import StageInput, StageSummary, request_masks
 from harness.results.request_table import COMPLETED, MISSING, PRIMING, Requests, Samples
 from harness.scenario.deployment import PREFILL
 from harness.statistics.distributions import Distribution, distribution
-from harness.telemetry.server_metrics import SERVER
+from harness.telemetry.server_metrics import HITS, QUERIES, SERVER
 from harness.units import NS_PER_S
 
 TOLERANCE = 0.02  # of a hit rate: what the last, partly filled block of each prompt and a sample's edge may cost

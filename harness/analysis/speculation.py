@@ -24,12 +24,8 @@ from harness.results.request_table import MISSING, Requests, Samples
 from harness.scenario.metrics import ACCEPTANCE_RATE, ACCEPTED_LENGTH
 from harness.statistics.distributions import MEAN, bounds
 from harness.statistics.intervals import Floats
-from harness.telemetry.server_metrics import SERVER
+from harness.telemetry.server_metrics import ACCEPTED_AT, ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, SERVER
 
-DRAFTS = "vllm:spec_decode_num_drafts_total"
-DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
-ACCEPTED_TOKENS = "vllm:spec_decode_num_accepted_tokens_total"
-ACCEPTED_AT = "vllm:spec_decode_num_accepted_tokens_per_pos_total"  # with `:` and the position, from 0
 _PREFIX = "vllm:spec_decode_"
 RATE, LENGTH = ACCEPTANCE_RATE, ACCEPTED_LENGTH
 

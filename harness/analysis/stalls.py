@@ -32,6 +32,7 @@ from harness.analysis.token_gaps import Mask, gap_batches, rows_of
 from harness.results.request_table import MISSING, Events, Requests, Samples
 from harness.statistics.intervals import Floats
 from harness.telemetry import server_metrics
+from harness.telemetry.server_metrics import KV_USE, PREEMPTIONS
 from harness.units import NS_PER_MS, NS_PER_S, seconds_to_ns
 
 LONG_TIMES = 5.0  # of the median gap
@@ -46,8 +47,6 @@ SLOWEST = 2.0  # times slower than the speed
 LEAST_EXPLAINED = 0.5  # of a pause
 KV_FULL = 0.95
 LATE_LOOP_S = 0.01  # of the client's own event loop: then the pause may be the client's
-PREEMPTIONS = "vllm:num_preemptions_total"
-KV_USAGE = "vllm:kv_cache_usage_perc"
 LOOP_LAG = "loop_lag_s"
 ENGINES = f"{server_metrics.SERVER}/"  # begins the source of a single engine
 MOST_STALLS = 400  # of a stage that are listed: figures mark them
@@ -322,8 +321,8 @@ class Beside:
         preemptions = self._around(PREEMPTIONS, stall)
         if len(preemptions) > 1 and preemptions[-1] > preemptions[0]:
             yield "preemptions", float(preemptions[-1] - preemptions[0])
-        usage = self._around(KV_USAGE + server_metrics.MAXIMUM, stall)  # of several engines
-        usage = usage if len(usage) else self._around(KV_USAGE, stall)
+        usage = self._around(KV_USE + server_metrics.MAXIMUM, stall)  # of several engines
+        usage = usage if len(usage) else self._around(KV_USE, stall)
         if usage.max(initial=0) >= KV_FULL:
             yield "kv_cache_usage", float(usage.max())
         lag_s = self._around(LOOP_LAG, stall, before=False)
@@ -345,7 +344,7 @@ def _beside(requests: Requests, prompts: Times, samples: Samples) -> Beside:
     (sent_ns, tokens_sent), (over_ns, tokens_over) = (
         _summed(times_ns[known], tokens) for times_ns in (requests.sent_ns, over_ns)
     )
-    names = (PREEMPTIONS, KV_USAGE, KV_USAGE + server_metrics.MAXIMUM, LOOP_LAG)
+    names = (PREEMPTIONS, KV_USE, KV_USE + server_metrics.MAXIMUM, LOOP_LAG)
     series = {name: _series(samples, name) for name in names}
     return Beside(sent_ns, over_ns, tokens_sent, tokens_over, series)
 

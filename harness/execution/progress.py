@@ -33,7 +33,7 @@ from harness.results.progress import (
 )
 from harness.results.request_table import MISSING
 from harness.statistics.log_histogram import LogHistogram, histogram_from
-from harness.telemetry.server_metrics import MAXIMUM, SERVER
+from harness.telemetry.server_metrics import KV_USE, MAXIMUM, RUNNING, SERVER, WAITING
 from harness.units import NS_PER_S
 from harness.workload.plan import StagePlan
 
@@ -42,7 +42,6 @@ _LEAST_RATE_S = 3.0  # what a rate is taken over while a stage runs: fewer arriv
 _TAIL_BYTES = 8192
 _LINE_CHARS = 300
 _COUNTED = ("sent", "answered", "failed", "cancelled", "measured_answered", "output_tokens")
-_RUNNING, _WAITING, _KV = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 OnSnapshot = Callable[[Progress], None]
 
 
@@ -211,15 +210,15 @@ def _planned_requests(plans: Sequence[StagePlan], turns: NDArray[np.int64] | Non
 
 def _engine_load(latest: Mapping[str, Mapping[str, float]]) -> EngineLoad | None:
     values = latest.get(SERVER) or {}
-    if not {_RUNNING, _WAITING, _KV} & values.keys():
+    if not {RUNNING, WAITING, KV_USE} & values.keys():
         return None
-    load = EngineLoad(values.get(_RUNNING), values.get(_WAITING), values.get(_KV + MAXIMUM, values.get(_KV)))
-    engines = {source: own for source, own in latest.items() if source.startswith(f"{SERVER}/") and _RUNNING in own}
+    load = EngineLoad(values.get(RUNNING), values.get(WAITING), values.get(KV_USE + MAXIMUM, values.get(KV_USE)))
+    engines = {source: own for source, own in latest.items() if source.startswith(f"{SERVER}/") and RUNNING in own}
     if len(engines) < 2:
         return load
-    source, own = max(engines.items(), key=lambda item: [item[1].get(name, 0.0) for name in (_WAITING, _KV, _RUNNING)])
+    source, own = max(engines.items(), key=lambda item: [item[1].get(name, 0.0) for name in (WAITING, KV_USE, RUNNING)])
     name = source.removeprefix(f"{SERVER}/")
-    return replace(load, fullest=name, fullest_running=own[_RUNNING], fullest_waiting=own.get(_WAITING))
+    return replace(load, fullest=name, fullest_running=own[RUNNING], fullest_waiting=own.get(WAITING))
 
 
 def _state(stage: _Stage, *, warm: bool, sent_all: bool, stopping: bool) -> str:

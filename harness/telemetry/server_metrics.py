@@ -21,6 +21,16 @@ SHARE = "share"  # of one engine's own size, from 0 to 1: several engines have a
 SERVER = "server"
 MAXIMUM = ":max"  # ends the name of the highest share of several engines
 MOST_ENGINES = 64  # whose own values are kept; beyond, only what they have together
+RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+KV_USE = "vllm:kv_cache_usage_perc"
+PREEMPTIONS = "vllm:num_preemptions_total"
+PROMPT, GENERATION = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
+QUERIES, HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
+FINISHED = "vllm:request_success_total"
+DRAFTS = "vllm:spec_decode_num_drafts_total"
+DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
+ACCEPTED_TOKENS = "vllm:spec_decode_num_accepted_tokens_total"
+ACCEPTED_AT = "vllm:spec_decode_num_accepted_tokens_per_pos_total"  # with `:` and the position, from 0
 CACHE_CONFIG = "vllm:cache_config_info"
 START_TIME = "process_start_time_seconds"  # of the process that answers: a later one is another process
 _LARGEST = 1e18  # of a count: more tokens than any server has made
@@ -40,32 +50,32 @@ class MetricSeries(NamedTuple):
 # vLLM's names (v1/metrics/loggers.py), each with those it had in earlier releases. Where a server shows both, the
 # first is read: they are one number.
 _RENAMED: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("vllm:num_requests_running", SUM): (),
-    ("vllm:num_requests_waiting", SUM): (),
-    ("vllm:kv_cache_usage_perc", SHARE): ("vllm:gpu_cache_usage_perc",),
-    ("vllm:num_preemptions_total", SUM): ("vllm:num_preemptions",),
-    ("vllm:prefix_cache_queries_total", SUM): (
+    (RUNNING, SUM): (),
+    (WAITING, SUM): (),
+    (KV_USE, SHARE): ("vllm:gpu_cache_usage_perc",),
+    (PREEMPTIONS, SUM): ("vllm:num_preemptions",),
+    (QUERIES, SUM): (
         "vllm:prefix_cache_queries",
         "vllm:gpu_prefix_cache_queries_total",
         "vllm:gpu_prefix_cache_queries",
     ),
-    ("vllm:prefix_cache_hits_total", SUM): (
+    (HITS, SUM): (
         "vllm:prefix_cache_hits",
         "vllm:gpu_prefix_cache_hits_total",
         "vllm:gpu_prefix_cache_hits",
     ),
-    ("vllm:prompt_tokens_total", SUM): ("vllm:prompt_tokens",),
-    ("vllm:generation_tokens_total", SUM): ("vllm:generation_tokens",),
+    (PROMPT, SUM): ("vllm:prompt_tokens",),
+    (GENERATION, SUM): ("vllm:generation_tokens",),
 }
 # Names of one release each: requests, speculation, and what KV connectors of distributed/kv_transfer tell of transfers
 # (NIXL and the Mooncake store as histograms, offloading as counters).
 _COUNTED = (
-    "vllm:request_success_total",
+    FINISHED,
     "vllm:external_prefix_cache_queries_total",
     "vllm:external_prefix_cache_hits_total",
-    "vllm:spec_decode_num_drafts_total",
-    "vllm:spec_decode_num_draft_tokens_total",
-    "vllm:spec_decode_num_accepted_tokens_total",
+    DRAFTS,
+    DRAFT_TOKENS,
+    ACCEPTED_TOKENS,
     "vllm:nixl_xfer_time_seconds_sum",
     "vllm:nixl_xfer_time_seconds_count",
     "vllm:nixl_bytes_transferred_sum",
@@ -86,7 +96,7 @@ _COUNTED = (
 _BY_LABEL = {
     "vllm:num_requests_waiting_by_reason": "reason",
     "vllm:num_requests_kv_fetch_by_stage": "stage",
-    "vllm:spec_decode_num_accepted_tokens_per_pos_total": "position",
+    ACCEPTED_AT: "position",
 }
 SERIES: Mapping[str, MetricSeries] = {
     **{known: MetricSeries(name, join) for (name, join), earlier in _RENAMED.items() for known in (name, *earlier)},

@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 
 from harness.analysis.engine_balance import balance_of, balance_sentence
-from harness.analysis.engines import (
-    GENERATION,
-    KV_USE,
-    PREEMPTIONS,
-    PROMPT,
-    RUNNING,
-    WAITING,
-    engine_activities,
-    series_by_source,
-)
+from harness.analysis.engines import engine_activities, series_by_source
 from harness.messages import plain, render
 from harness.results.request_table import samples_from
+from harness.telemetry.server_metrics import GENERATION, KV_USE, PREEMPTIONS, PROMPT, RUNNING, WAITING
 from harness.units import NS_PER_S
 
 TOKENS = 100  # a request

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.engines import (
+from harness.analysis.engines import engine_activities, engine_names, growth_of, series_by_source
+from harness.results.request_table import samples_from
+from harness.telemetry.server_metrics import (
     FINISHED,
     GENERATION,
     HITS,
@@ -15,12 +17,7 @@ from harness.analysis.engines import (
     QUERIES,
     RUNNING,
     WAITING,
-    engine_activities,
-    engine_names,
-    growth_of,
-    series_by_source,
 )
-from harness.results.request_table import samples_from
 from harness.units import NS_PER_S
 
 

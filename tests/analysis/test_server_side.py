@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from harness.analysis.metrics import StageInput, summarize_stage
-from harness.analysis.server_side import HITS, QUERIES, TOLERANCE, PrefixHits, prefix_hits, server_split
+from harness.analysis.server_side import TOLERANCE, PrefixHits, prefix_hits, server_split
 from harness.analysis.steady_state import Span
 from harness.results.request_table import MISSING, samples_from
+from harness.telemetry.server_metrics import HITS, QUERIES
 from tests.made_runs import NO_SAMPLES, answered, columns, ns
 
 CLOSED = {"kind": "closed", "concurrency": 1, "requests": 4}

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.speculation import ACCEPTED_AT, ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, find_speculation
+from harness.analysis.speculation import find_speculation
 from harness.analysis.steady_state import Window
 from harness.analysis.summary import summarize
 from harness.results.request_table import samples_from
+from harness.telemetry.server_metrics import ACCEPTED_AT, ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS
 from harness.units import NS_PER_S
 from tests.made_runs import answered, columns, run_json, span_row
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import yaml
 
-from harness.analysis.speculation import ACCEPTED_AT, ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS
 from harness.results import store, table_files
+from harness.telemetry.server_metrics import ACCEPTED_AT, ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS
 from harness.units import NS_PER_S
 from harness.workload.real_text import shipped_text
 from tests.real_engines.tiny_model import write_tiny_model

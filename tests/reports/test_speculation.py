@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
-from harness.analysis.speculation import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS
 from harness.api.result import draw
 from harness.cli.result_lines import table_lines
 from harness.comparison.judging import ALSO
@@ -19,6 +18,7 @@ from harness.messages import language
 from harness.results import store, table_files
 from harness.scenario.loader import load_scenario
 from harness.scenario.metrics import measure_of
+from harness.telemetry.server_metrics import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS
 from reports import speculation
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"

@@ -17,6 +17,7 @@ from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import Requests, Samples
 from harness.scenario.deployment import PREFILL, PROXY
 from harness.statistics.intervals import Floats
+from harness.telemetry.server_metrics import GENERATION, PREEMPTIONS, PROMPT, START_TIME
 
 FULL_CLOCK = 0.95  # of the limit; clocks move in steps of tens of MHz, and a single step slows nothing
 SLOW_READINGS = 0.1  # of those while busy: one reading in ten seconds may catch a moment between two batches
@@ -144,8 +145,7 @@ def _why_missed(hits: PrefixHits, target: float) -> Message:
 ENGINE_STAGE_CHECKS = (*DEVICE_CHECKS, lagging, uneven, uneven_experts, prefix_hits_missed)
 
 
-START_TIME = "process_start_time_seconds"
-_COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_preemptions_total")
+_COUNTERS = (GENERATION, PROMPT, PREEMPTIONS)
 _SAME_START_S = 0.5  # the kernel counts a process's start in hundredths, and the clock may be set meanwhile
 _LEFT_OPEN = ("auto", "none", "None", -1, "-1")  # values that leave the choice to the engine
 _MOST_NAMES = 3  # of models that answered

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.answer import error_counts
-from harness.analysis.speculation import DRAFTS
 from harness.analysis.steady_state import OFFLINE, WHOLE_CALL
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
 from harness.analysis.warnings.client import CLIENT_CHECKS
@@ -24,6 +23,7 @@ from harness.results.store import in_virtual_time
 from harness.scenario.request_kinds import POOLED
 from harness.scenario.workload import RANDOM
 from harness.statistics.intervals import PERCENTILES, samples_needed
+from harness.telemetry.server_metrics import DRAFTS, HITS, QUERIES
 from harness.units import NS_PER_S
 from harness.workload.data_files import LEFT_OUT
 
@@ -75,7 +75,7 @@ def cached_before(evidence: Sequence[Evidence], run: Mapping[str, Any]) -> Itera
     if not evidence or run.get("shares_prompts", True):
         return
     samples = evidence[0].samples
-    queries, hits = (_risen(samples, f"vllm:prefix_cache_{name}_total") for name in ("queries", "hits"))
+    queries, hits = (_risen(samples, name) for name in (QUERIES, HITS))
     if queries > 0 and hits > MOST_CHANCE_HITS * queries:
         text = message("analysis.cached_before", share=hits / queries)
         yield Warning("cached_before", WARNING, text, message("analysis.next_seed"))
