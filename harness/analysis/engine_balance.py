@@ -372,15 +372,17 @@ def _pair(stages: Sequence[tuple[Message, Balance]]) -> Message:
 
 
 def _evenness(balance: Balance) -> Message | None:
-    """That equal engines had an even load; None where that is not known, or where they had not."""
+    """That equal engines had an even load, or that one seems slower; None where neither is known."""
     most = max((shares["running"] for shares in balance.imbalance.values() if "running" in shares), default=None)
-    if most is None or most >= LARGE or balance.idle:
+    if most is None or balance.idle:
         return None
     queues = max((shares.get("waiting", 1.0) for shares in balance.imbalance.values()), default=1.0)
     slowest = max(balance.slowest, key=lambda lag: lag.times, default=None)
-    if slowest is not None and slowest.times >= ALIKE:
+    if slowest is not None and most >= LARGE and LARGE < slowest.times < math.inf:
+        return message("analysis.answer_perhaps_slow", engine=slowest.engine, times=slowest.times)
+    if slowest is not None and most < LARGE and slowest.times >= ALIKE:
         words: dict[str, Parameter] = {"engine": slowest.engine, "times": slowest.times}
         return message("analysis.answer_even_but_slow", engines=len(balance.loads), most=most, **words)
-    if queues >= LARGE:
+    if max(most, queues) >= LARGE:
         return None
     return message("analysis.answer_even_engines", engines=len(balance.loads), most=most)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from harness.cli.terminal import OutputLog
@@ -14,6 +15,7 @@ from harness.messages import message
 
 _ROLES = ("prefill", "decode", "replica")
 _POLICIES = ("least-loaded", "round-robin")
+_OF_SEVERAL_WORDS = ("served_model_name", "lora_modules", "cudagraph_capture_sizes", "api_key", "logits_processors")
 _PROXY_FLAGS = ("--host", "--port", *(f"--{role}" for role in _ROLES), "--policy", "--until-stdin-closes")
 
 
@@ -37,7 +39,8 @@ def serve_command(words: Sequence[str], show: OutputLog, log: OutputLog) -> int:
 def flags_in(words: Sequence[str]) -> dict[str, Any]:
     """`--some-flag value` pairs by snake_case name; a flag without a value is true, `--no-x` is x false.
 
-    A first word that is no flag is the model, as it is for `vllm serve`.
+    A first word that is no flag is the model, as it is for `vllm serve`, and a flag that takes several words there has
+    a list where it is given more than one.
 
     Raises:
         InputError: where another word is no flag, or the model is named twice.
@@ -56,6 +59,8 @@ def flags_in(words: Sequence[str]) -> dict[str, Any]:
             flags[name] = value
         elif rest and not rest[0].startswith("--"):
             flags[name] = rest.pop(0)
+            more = list(takewhile(lambda word: not word.startswith("--"), rest)) if name in _OF_SEVERAL_WORDS else []
+            flags[name], rest = [flags[name], *more] if more else flags[name], rest[len(more) :]
         elif name.startswith("no_"):
             flags[name[3:]] = False
         else:

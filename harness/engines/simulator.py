@@ -20,7 +20,7 @@ from harness.scenario.processes import engine_of, processes_of
 from harness.simulator.balancing import LEAST_LOADED
 from harness.simulator.chips import DEFAULT_CHIP, chip_named, read_calibration
 from harness.simulator.deployment import Deployment, Member
-from harness.simulator.engine_config import settings_from_flags
+from harness.simulator.engine_config import Settings, settings_from_flags
 from harness.simulator.service import Service, service_of
 from harness.simulator.vllm_formats import startup_lines
 from harness.telemetry import server_metrics
@@ -95,9 +95,7 @@ def _simulate_deployment(engine: Engine, log: Path, now_ns: Callable[[], int]) -
             )
         )  # fmt: skip
     deployment = Deployment(members, policy)
-    model = pick_model(
-        engine.model, [ServedModel(deployment.serving.model, members[0].service.settings.model, None)], KIND
-    )
+    model = pick_model(engine.model, _served_models(members[0].service.settings), KIND)
     running = RunningEngine(DEPLOYMENT, "", model, simulated=True, processes=tuple(served), clock=VIRTUAL_TIME)
     return running, deployment
 
@@ -110,8 +108,12 @@ def _simulate_server(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tu
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     cache = server_metrics.cache_config(service.metrics())
     configuration = started_configuration(resolved.args, resolved, BootFacts(), cache)
-    model = pick_model(engine.model, [ServedModel(service.serving.model, service.settings.model, None)], KIND)
+    model = pick_model(engine.model, _served_models(service.settings), KIND)
     return RunningEngine(KIND, "", model, simulated=True, configuration=configuration, clock=VIRTUAL_TIME), service
+
+
+def _served_models(settings: Settings) -> list[ServedModel]:
+    return [ServedModel(name, settings.model, None) for name in settings.names]
 
 
 def refuse_flags(resolved: ResolvedFlags) -> None:

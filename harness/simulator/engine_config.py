@@ -31,7 +31,7 @@ class Settings:
 
     `ignored` names the given flags that have no effect here, `notes` what was changed and why,
     in the engine's own words where it says so itself. `served_model_name` is what requests call
-    the model. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
+    the model: a name, or several of which answers bear the first. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
     `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
     reaches; 0: the built-in ones. `speculative_config` is JSON as vLLM takes it, and `acceptance_rates` say by position
     how many draft tokens are accepted, where the method's own are not wanted. `engine_version` is the
@@ -41,7 +41,7 @@ class Settings:
     """
 
     model: str = DEFAULT_MODEL
-    served_model_name: str = ""
+    served_model_name: str | tuple[str, ...] = ""
     chip: str = DEFAULT_CHIP
     block_size: int = ASCEND_BLOCK_SIZE
     max_num_seqs: int = 256
@@ -94,9 +94,15 @@ class Settings:
     notes: tuple[str, ...] = ()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call the model; answers bear the first."""
+        given = self.served_model_name
+        return ((given,) if isinstance(given, str) else given) if given else (self.model,)
+
+    @property
     def name(self) -> str:
-        """What requests call the model."""
-        return self.served_model_name or self.model
+        """What answers and counters call the model."""
+        return self.names[0]
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -169,11 +175,26 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 def _slowdowns(value: Any) -> tuple[tuple[int, float], ...]:
     """Rank and factor of each: a factor for every rank, a mapping, JSON of either, or text such as 3:1.5."""
-    given = json.loads(value) if isinstance(value, str) and value.strip()[:1] in ("{", "[") else value
+    given = _json_or_same(value)
     if isinstance(given, str):
         given = dict(item.split(":") for item in given.replace(",", " ").split())
     items = enumerate(given) if isinstance(given, list | tuple) else dict(given).items()
     return tuple(sorted((whole_number(rank), float(factor)) for rank, factor in items))
+
+
+def _json_or_same(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value.strip()[:1] in ("{", "[") else value
+
+
+def _served_names(value: Any) -> str | tuple[str, ...]:
+    """One name as text; several, of a list or its JSON, as a tuple without repeats."""
+    given = _json_or_same(value)
+    if not isinstance(given, list | tuple):
+        return str(given)
+    if not given or not all(isinstance(name, str) and name for name in given):
+        raise ValueError
+    names = tuple(dict.fromkeys(given))
+    return names[0] if len(names) == 1 else names
 
 
 def _json_object(value: Any) -> str:
@@ -200,6 +221,7 @@ _KINDS = {
 _SPEC_FLAGS = {"spec_method": "method", "spec_model": "model", "spec_tokens": "num_speculative_tokens"}
 OBEYED = frozenset(_KINDS) | {"compilation_config", "max_cudagraph_capture_size"} | frozenset(_SPEC_FLAGS)
 _OWN_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "served_model_name": (_served_names, "simulator.kind_names"),
     "max_model_len": (_maximum, "simulator.kind_whole_or_auto"),
     "speculative_config": (_json_object, "simulator.kind_object"),
     "acceptance_rates": (_numbers, "simulator.kind_numbers"),
@@ -231,6 +253,9 @@ def settings_from_flags(flags: Mapping[str, Any]) -> Settings:
     values = {**_graph_flags(values.pop("compilation_config", None)), **values}
     typed = {name: _read(name, value) for name, value in values.items() if not _is_unset(value, name)}
     _check_ranges(typed)
+    listed, ranks = _json_or_same(values.get("rank_slowdown")), typed.get("data_parallel_size", 1)
+    if isinstance(listed, list | tuple) and len(listed) < ranks:
+        raise InputError(message("simulator.too_few_slowdowns", given=len(listed), ranks=ranks))
     return _resolved(typed, ignored, _read("max_num_seqs", largest) if largest is not None else None)
 
 

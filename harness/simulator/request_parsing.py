@@ -78,7 +78,7 @@ class ParsedRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What a request is checked against: `adapters` are names that may stand in place of the model's."""
+    """What a request is checked against: `adapters` may stand in place of the model's name, `aliases` are others of it."""
 
     model: str
     vocab: int
@@ -86,6 +86,7 @@ class ModelLimits:
     adapters: tuple[str, ...] = ()
     reasons: bool = False
     by_priority: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 def decode_body(data: bytes) -> Any:
@@ -135,11 +136,11 @@ def check_model(body: Mapping[str, Any], serving: ModelLimits) -> str:
         Refusal: a name that is not served.
     """
     name = body.get("model")
-    if name in (None, "", serving.model):
+    if name in (None, "", serving.model, *serving.aliases):
         return serving.model
     if name in serving.adapters:
         return str(name)
-    aliases = ", ".join((serving.model, *serving.adapters))
+    aliases = ", ".join((serving.model, *serving.aliases, *serving.adapters))
     message = f"The model `{name}` does not exist. Valid aliases: {aliases}."
     raise Refusal(message, status=404, kind="NotFoundError", param="model")
 

@@ -117,11 +117,11 @@ class Service:
         return {"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings}
 
     def models(self) -> list[dict[str, Any]]:
-        """The cards of /v1/models: the model's, and one of each adapter with the model as its parent."""
+        """The cards of /v1/models: one of each name of the model, and one of each adapter with the model as its parent."""
         plain = {"object": "model", "created": self.created, "owned_by": OWNER}
         card = {**plain, "root": self.settings.model, "parent": None, "max_model_len": self.serving.max_model_len}
         adapters = [{"id": name, **plain, "root": name, "parent": self.serving.model} for name in self.serving.adapters]
-        return [{"id": self.serving.model, **card}, *adapters]
+        return [*({"id": name, **card} for name in (self.serving.model, *self.serving.aliases)), *adapters]
 
     def answer(self, ask: ParsedRequest, write: Write | None, whole: Callable[[], None]) -> ResponseStream:
         """Queue a request for every choice; `write` gets the bytes of a stream, `whole` is called at the end of all."""
@@ -202,6 +202,7 @@ def service_of(settings: Settings, now_ns: Callable[[], int] = monotonic_ns, cos
         adapters=settings.adapters,
         reasons=bool(settings.reasoning_parser),
         by_priority=settings.scheduling_policy == "priority",
+        aliases=settings.names[1:],
     )
     return Service(settings, memory, engines, ranks, serving, _now_s(), port, vector=vector_of(settings.shape.hidden))
 

@@ -149,6 +149,16 @@ def test_engines_of_unlike_speed_are_not_called_even():
     assert "evenly" not in sentence
 
 
+def test_a_slower_engine_of_few_requests_is_named_without_calling_the_load_even():
+    """Its requests stay longer, so that it runs more than the others: too few to prove it, and no even load."""
+    steady, slow = (np.full(13, 1.0), np.arange(13) * 20.0), (np.full(13, 4.0), np.arange(13) * 20.0)
+    found = balance(ranks([steady, steady, steady, slow]), 12, request_s=6.0)
+    sentence = render(balance_sentence([(plain("x"), found)]))
+
+    assert (found.lags, found.imbalance["replica"]["running"]) == ((), pytest.approx(16 / 7))
+    assert sentence.startswith("On engine 3 a token took 4.00 times as long as on the others; the stage is too short")
+
+
 def test_a_window_shorter_than_a_request_calls_no_engines_even():
     """As under overload: as many requests everywhere, most of them waiting, and one engine makes hardly a token."""
     steady, slow = (np.full(13, 99.0), np.arange(13) * 500.0), (np.full(13, 99.0), np.arange(13) * 50.0)

@@ -23,6 +23,14 @@ def test_the_model_may_come_first():
     assert flags_in(["Qwen/Qwen3-8B", "--port", "0"]) == flags_in(["--port", "0", "--model", "Qwen/Qwen3-8B"])
 
 
+def test_flags_of_several_words_take_all_of_them():
+    """As vLLM's --served-model-name; one word stays a text."""
+    words = ["M", "--served-model-name", "a", "b", "--port", "0"]
+
+    assert flags_in(words) == {"model": "M", "served_model_name": ["a", "b"], "port": "0"}
+    assert flags_in(["--served-model-name", "a"]) == {"served_model_name": "a"}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -168,6 +168,16 @@ def test_settings_are_frozen():
         Settings().block_size = 3
 
 
+@pytest.mark.parametrize("given", [["a", "b", "a"], '["a", "b"]', ("a", "b")])
+def test_a_model_may_have_several_names(given):
+    """The first is that of answers; a process of its own gets them as JSON."""
+    settings = settings_from_flags({"served_model_name": given})
+
+    assert (settings.name, settings.names) == ("a", ("a", "b"))
+    with pytest.raises(InputError, match="is not a name or a list of names"):
+        settings_from_flags({"served_model_name": [1]})
+
+
 @pytest.mark.parametrize("given", [{"3": 1.5}, '{"3": 1.5}', "3:1.5", [1, 1, 1, 1.5], "[1, 1, 1, 1.5]"])
 def test_a_slow_rank_is_given_by_its_number_or_among_all(given):
     """Whichever way: the steps of rank 3 take half as long again."""
@@ -182,6 +192,8 @@ def test_a_slow_rank_is_given_by_its_number_or_among_all(given):
     [
         ({"dp": 2, "rank_slowdown": "2:1.5"}, "expected ranks from 0 to 1"),
         ({"dp": 2, "rank_slowdown": [1, 0]}, "factors above 0"),
+        ({"dp": 4, "rank_slowdown": [1, 4]}, "has 2 of 4 factors; expected one for each rank"),
+        ({"dp": 4, "rank_slowdown": "[1, 4]"}, "has 2 of 4 factors"),
         ({"rank_slowdown": "slow"}, "rank_slowdown: 'slow' is not a factor by rank"),
         ({"expert_imbalance": 0.9}, "0.9 is below 1"),
         ({"kv_transfer_config": {"kv_role": "prefill"}}, "'prefill' is none of kv_producer, kv_consumer"),

@@ -253,6 +253,26 @@ def test_small_routes_answer():
     assert nowhere == (404, '{"detail":"Not Found"}', "1")
 
 
+def test_a_model_of_several_names_answers_to_each():
+    """All are listed and taken; answers bear the first, as vLLM's do, and any other name is refused."""
+
+    async def whole():
+        async with running(served_model_name=["first", "second"]) as (_, session):
+            async with session.get("/v1/models") as answer:
+                listed = [card["id"] for card in (await answer.json())["data"]]
+            answers = []
+            for name in ("first", "second", "third"):
+                body = {"model": name, "prompt": "a b", "max_tokens": 1}
+                async with session.post("/v1/completions", json=body) as answer:
+                    answers.append((answer.status, (await answer.json()).get("model")))
+            return listed, answers
+
+    listed, answers = asyncio.run(whole())
+
+    assert listed == ["first", "second"]
+    assert answers == [(200, "first"), (200, "first"), (404, None)]
+
+
 def test_serving_ends_when_cancelled_and_frees_its_port():
     """`serve` gives its URL, logs a start in vLLM's words, and the port can be taken again."""
 
