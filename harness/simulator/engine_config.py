@@ -31,7 +31,8 @@ class Settings:
 
     `ignored` names the given flags that have no effect here, `notes` what was changed and why,
     in the engine's own words where it says so itself. `served_model_name` is what requests call
-    the model: a name, or several of which answers bear the first. `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
+    the model: a name, or several of which answers bear the first.
+    `max_model_len` 0 asks for as much as fits into memory. `cache_efficiency` and
     `attention_efficiency` are measured shares of the chip's bandwidth and arithmetic that attention
     reaches; 0: the built-in ones. `speculative_config` is JSON as vLLM takes it, and `acceptance_rates` say by position
     how many draft tokens are accepted, where the method's own are not wanted. `engine_version` is the

@@ -78,7 +78,7 @@ class ParsedRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What a request is checked against: `adapters` may stand in place of the model's name, `aliases` are others of it."""
+    """What a request is checked against: names that may stand in place of the model's are `adapters` and `aliases`."""
 
     model: str
     vocab: int

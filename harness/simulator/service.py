@@ -117,7 +117,7 @@ class Service:
         return {"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings}
 
     def models(self) -> list[dict[str, Any]]:
-        """The cards of /v1/models: one of each name of the model, and one of each adapter with the model as its parent."""
+        """The cards of /v1/models: one for each name of the model, and each adapter's with the model as its parent."""
         plain = {"object": "model", "created": self.created, "owned_by": OWNER}
         card = {**plain, "root": self.settings.model, "parent": None, "max_model_len": self.serving.max_model_len}
         adapters = [{"id": name, **plain, "root": name, "parent": self.serving.model} for name in self.serving.adapters]
