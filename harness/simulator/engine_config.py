@@ -9,8 +9,8 @@ from typing import Any
 from harness.errors import InputError
 from harness.messages import message
 from harness.simulator.chips import DEFAULT_CHIP, ChipSpec, chip_named
-from harness.simulator.flag_names import OBJECTS, canonical, obeyed_flags
-from harness.simulator.models import DEFAULT_MODEL, ModelShape, adapter_name, lora_modules, model_named
+from harness.simulator.flag_names import OBJECTS, canonical, json_or_same, obeyed_flags
+from harness.simulator.models import DEFAULT_MODEL, ModelShape, adapter_name, lora_modules, model_named, served_names
 from harness.simulator.speculation import Speculation, mapping_of, speculation_from
 
 ASCEND_BLOCK_SIZE = 128
@@ -176,26 +176,11 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 def _slowdowns(value: Any) -> tuple[tuple[int, float], ...]:
     """Rank and factor of each: a factor for every rank, a mapping, JSON of either, or text such as 3:1.5."""
-    given = _json_or_same(value)
+    given = json_or_same(value)
     if isinstance(given, str):
         given = dict(item.split(":") for item in given.replace(",", " ").split())
     items = enumerate(given) if isinstance(given, list | tuple) else dict(given).items()
     return tuple(sorted((whole_number(rank), float(factor)) for rank, factor in items))
-
-
-def _json_or_same(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) and value.strip()[:1] in ("{", "[") else value
-
-
-def _served_names(value: Any) -> str | tuple[str, ...]:
-    """One name as text; several, of a list or its JSON, as a tuple without repeats."""
-    given = _json_or_same(value)
-    if not isinstance(given, list | tuple):
-        return str(given)
-    if not given or not all(isinstance(name, str) and name for name in given):
-        raise ValueError
-    names = tuple(dict.fromkeys(given))
-    return names[0] if len(names) == 1 else names
 
 
 def _json_object(value: Any) -> str:
@@ -222,7 +207,7 @@ _KINDS = {
 _SPEC_FLAGS = {"spec_method": "method", "spec_model": "model", "spec_tokens": "num_speculative_tokens"}
 OBEYED = frozenset(_KINDS) | {"compilation_config", "max_cudagraph_capture_size"} | frozenset(_SPEC_FLAGS)
 _OWN_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "served_model_name": (_served_names, "simulator.kind_names"),
+    "served_model_name": (served_names, "simulator.kind_names"),
     "max_model_len": (_maximum, "simulator.kind_whole_or_auto"),
     "speculative_config": (_json_object, "simulator.kind_object"),
     "acceptance_rates": (_numbers, "simulator.kind_numbers"),
@@ -254,7 +239,7 @@ def settings_from_flags(flags: Mapping[str, Any]) -> Settings:
     values = {**_graph_flags(values.pop("compilation_config", None)), **values}
     typed = {name: _read(name, value) for name, value in values.items() if not _is_unset(value, name)}
     _check_ranges(typed)
-    listed, ranks = _json_or_same(values.get("rank_slowdown")), typed.get("data_parallel_size", 1)
+    listed, ranks = json_or_same(values.get("rank_slowdown")), typed.get("data_parallel_size", 1)
     if isinstance(listed, list | tuple) and len(listed) < ranks:
         raise InputError(message("simulator.too_few_slowdowns", given=len(listed), ranks=ranks))
     return _resolved(typed, ignored, _read("max_num_seqs", largest) if largest is not None else None)

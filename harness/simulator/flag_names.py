@@ -1,5 +1,6 @@
 """The names of flags: those of vLLM that the simulated engine does not act on, short forms, and forms with `no_`."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,3 +91,8 @@ def obeyed_flags(flags: Mapping[str, Any], obeyed: frozenset[str]) -> tuple[dict
 def is_true(value: Any) -> bool:
     """Whether a switch is on: a flag without a value is."""
     return value is None or value is True or str(value).lower() in ("true", "1", "yes", "")
+
+
+def json_or_same(value: Any) -> Any:
+    """A value of a flag; of a text that is JSON of a list or a mapping, that."""
+    return json.loads(value) if isinstance(value, str) and value.strip()[:1] in ("{", "[") else value

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.errors import InputError, suggestion
 from harness.messages import message
+from harness.simulator.flag_names import json_or_same
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,21 @@ def lora_modules(value: Any) -> tuple[str, ...]:
         if not adapter_name(module):
             raise ValueError(module)
     return modules
+
+
+def served_names(value: Any) -> str | tuple[str, ...]:
+    """The names of --served-model-name: one as text; several, of a list or its JSON, as a tuple without repeats.
+
+    Raises:
+        ValueError: where one is no text, or there is none.
+    """
+    given = json_or_same(value)
+    if not isinstance(given, list | tuple):
+        return str(given)
+    if not given or not all(isinstance(name, str) and name for name in given):
+        raise ValueError(given)
+    names = tuple(dict.fromkeys(given))
+    return names[0] if len(names) == 1 else names
 
 
 def adapter_name(module: str) -> str:
