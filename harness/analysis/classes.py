@@ -1,4 +1,4 @@
-"""Figures of requests of more kinds: of each class by itself, of forms, images and documents, and what adapters cost.
+"""Figures by request class, what answer forms, images and documents came to, and what adapters cost.
 
 A class is what requests have in common: the model or adapter they name, their priority, whether their answers have a
 form. Its figures count the same requests as those of the stage, those of the class alone. What adapters cost is told by

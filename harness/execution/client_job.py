@@ -1,4 +1,4 @@
-"""What those who write requests have to know: the server, its model, and what its tokenizer makes of words and text."""
+"""The job of a worker that sends requests: the server, its model, and what its tokenizer makes of words and text."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -20,7 +20,7 @@ from harness.tuning.types import FAILED, Point, Trial, best_trial, total_violati
 
 ORIGIN = "topology"
 """The origin of trials that measure a layout with the base configuration's flags; the default is one, too."""
-MEASURED, SKIPPED, REFUSED, BROKEN, LEFT = "measured", "skipped", "refused", "failed", "left"
+MEASURED, SKIPPED, REFUSED, FAILED_START, OVER_BUDGET = "measured", "skipped", "refused", "failed", "left"
 """How a layout ended: measured; predicted worse; cannot serve; its engine failed; the budget ended before."""
 _CHECKED = 2  # beside the default
 _BUDGET_SHARE = 0.5  # of a budget of trials, at most
@@ -151,10 +151,10 @@ class LayoutSearch:
             predicted = None if scores is None else scores.values.get(name)
             trial, why = measured.get(layout), self.why_skipped(layout)
             if trial is not None:
-                verdict = MEASURED if trial.values else BROKEN
+                verdict = MEASURED if trial.values else FAILED_START
                 yield LayoutStanding(layout, verdict, predicted, value[layout], trial.number)
             else:
-                yield LayoutStanding(layout, LEFT if why is None else SKIPPED, predicted, why=why)
+                yield LayoutStanding(layout, OVER_BUDGET if why is None else SKIPPED, predicted, why=why)
         for fault in self.plan.refused_layouts:
             yield LayoutStanding(fault.layout, REFUSED, why=fault.why)
 
@@ -178,8 +178,8 @@ _COUNTED = {
     MEASURED: "tuning.topology_measured",
     SKIPPED: "tuning.topology_skipped",
     REFUSED: "tuning.topology_refused",
-    BROKEN: "tuning.topology_failed",
-    LEFT: "tuning.topology_left",
+    FAILED_START: "tuning.topology_failed",
+    OVER_BUDGET: "tuning.topology_left",
 }
 
 

@@ -12,7 +12,7 @@ from harness.tuning.study import run_study
 from harness.tuning.study_loader import load_study_plan
 from harness.tuning.study_result import StudyFindings, write_result
 from harness.tuning.topology import Layout, laid_out
-from harness.tuning.topology_search import LEFT, MEASURED, SKIPPED, topology_lines
+from harness.tuning.topology_search import MEASURED, OVER_BUDGET, SKIPPED, topology_lines
 from harness.tuning.virtual_evaluation import SimulatedNoise, VirtualEvaluator
 from reports.tuning import render
 from tests.tuning.studies import SCENARIO, work_in, written
@@ -121,7 +121,7 @@ def test_half_of_the_trials_are_for_flags(tmp_path):
     rows = work.proposer.standings(work.store.trials())
 
     assert [row.verdict for row in rows].count(MEASURED) == 2
-    assert [row.verdict for row in rows].count(LEFT) == 4
+    assert [row.verdict for row in rows].count(OVER_BUDGET) == 4
     assert not [row for row in rows if row.verdict == SKIPPED]
 
 
