@@ -13,6 +13,7 @@ from harness.comparison.measures import stage_rows
 from harness.comparison.repeats import Side
 from harness.comparison.served import SERVED
 from harness.messages import Message, localized
+from harness.scenario.deployment import DECODE
 from harness.scenario.metrics import USER_VIEW
 from harness.statistics.intervals import Floats
 from harness.units import format_change, format_duration, format_share, significant
@@ -203,6 +204,8 @@ def engine_rows(comparison: Comparison) -> list[tuple[str, list[list[Cell]]]]:
 
 
 def _engine_cell(change: EngineDifference, quantity: str) -> Cell:
+    if (change.role, quantity) == (DECODE, "prompt_tokens"):
+        return Cell("–")  # the other side of the pair computes prompts
     sides = [
         "–" if value is None else format_share(value) if quantity == "kv_use" else significant(value)
         for value in (change.base.get(quantity), change.new.get(quantity))

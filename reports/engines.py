@@ -226,6 +226,7 @@ def _name(engine: _Row, *, lags: bool) -> Cell:
 
 
 _NOTHING = "–"
+_FOREIGN = (DECODE, "prompt_tokens")  # a counter of prompts that the other side of the pair computed
 
 
 def _gauge(name: str, *, share: bool = False) -> Any:
@@ -242,6 +243,8 @@ def _gauge(name: str, *, share: bool = False) -> Any:
 def _rate(name: str) -> Any:
     def cell(engine: _Row) -> Cell:
         count, span_s = engine.get(name), engine.get("span_s")
+        if (engine.get("role"), name) == _FOREIGN:
+            return Cell(_NOTHING)
         return Cell(_NOTHING) if count is None or not span_s else Cell(significant(number(count) / number(span_s)))
 
     return cell
@@ -302,6 +305,7 @@ _OF_IMBALANCE = {
 
 def _imbalance(role: str, values: Mapping[str, float], columns: Sequence[str]) -> list[Cell]:
     """The maximum over the mean of each column of a role."""
-    shown = [values.get(_OF_IMBALANCE.get(code, "")) for code in columns]
+    names = [_OF_IMBALANCE.get(code, "") for code in columns]
+    shown = [None if (role, name) == _FOREIGN else values.get(name) for name in names]
     name = Cell(localized("page.engines.imbalance"), _role(role))
     return [name, *(Cell("" if value is None else f"{significant(value)}×") for value in shown)]

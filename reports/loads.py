@@ -106,7 +106,8 @@ def _part(name: str, value: Any) -> str:
     """One setting of a load in a word or two."""
     if name == "kind":
         return localized(_KINDS[value]) if value in _KINDS else str(value)
-    return localized(_WORDS[name], value=_value(value))
+    counted = {"count": value} if name == "adapters" else {}
+    return localized(_WORDS[name], value=_value(value), **counted)
 
 
 def _value(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Levels of load: stages by what was asked of the engine, in words, and in order where they are steps of one number."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from harness.analysis.metrics import StageSummary
 from harness.messages import Message, message
@@ -44,7 +45,7 @@ def ladder(stages: Sequence[StageSummary]) -> list[tuple[Message, Level]]:
     if not field or len(by_label(stages)) < 2:
         return []
     steps = sorted((same for _, same in by_label(stages)), key=lambda same: float(same[0].load[field]))
-    return [(message(LEVELS[field], value=float(same[0].load[field])), same) for same in steps]
+    return [(level_of(field, same[0].load[field]), same) for same in steps]
 
 
 def _differ_in(stages: Sequence[StageSummary], field: str) -> bool:
@@ -53,7 +54,13 @@ def _differ_in(stages: Sequence[StageSummary], field: str) -> bool:
     return len(rest) == 1 and all(field in stage.load for stage in stages)
 
 
+def level_of(field: str, number: Any) -> Message:
+    """A step of the number that `field` names, in words."""
+    counted = {"count": float(number)} if field == ADAPTERS else {}
+    return message(LEVELS[field], value=float(number), **counted)
+
+
 def level_name(stage: StageSummary) -> Message:
     """The load of a stage in as few words as it takes: its rate or concurrency where it has one, else its label."""
     field = LEVEL_OF.get(str(stage.load["kind"]), "")
-    return message(LEVELS[field], value=float(stage.load[field])) if field in stage.load else stage.label
+    return level_of(field, stage.load[field]) if field in stage.load else stage.label

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.levels import LEVEL_OF, LEVELS
+from harness.analysis.levels import LEVEL_OF, level_of
 from harness.analysis.steady_state import Window
 from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import MISSING, Requests, Samples
@@ -204,4 +204,4 @@ def _level(stage: Mapping[str, Any]) -> Message:
     field = LEVEL_OF.get(str(load.get("kind")), "")
     if load.get(field) is None:
         return stored(stage.get("label_message"), str(stage.get("label")))
-    return message(LEVELS[field], value=float(load[field]))
+    return level_of(field, load[field])

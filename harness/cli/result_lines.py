@@ -6,6 +6,7 @@ of open loops is from the due time, as their limits are judged, and every percen
 """
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -41,6 +42,9 @@ _NONE = "–"
 _TOO_FEW, _INVALID = "?", "!"
 _NAME_COLUMNS = 31  # of a load's name; longer ones are broken between words
 _GAP = 2
+_TIGHT = re.compile(r"(?<=\d) (?=[^\W\d]|%)|(?<=[<>]) (?=\d)|(?<=\d[hm]) (?=\d)")
+"""Blanks between a number and its unit, between a sign and its number, within `2m 05s`."""
+_JOINER = "\u2800"  # stands for such a blank while lines are broken: as wide, and no place to break at
 Stage = Mapping[str, Any]
 
 
@@ -209,14 +213,21 @@ def _table(columns: Sequence[TableColumn], output: Output) -> list[str]:
         width = column.width if column.folds else None
         table.add_column(Text(column.head), justify=side, no_wrap=not column.folds, width=width, vertical="bottom")
     for row in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*row)
+        table.add_row(*map(_joined, row))
     colours: Any = output.colours
     console = Console(
         file=io.StringIO(), width=10_000, color_system=colours, force_terminal=colours is not None, highlight=False
     )
     with console.capture() as capture:
         console.print(table)
-    return [line.rstrip() for line in capture.get().splitlines()]
+    return [line.replace(_JOINER, " ").rstrip() for line in capture.get().splitlines()]
+
+
+def _joined(cell: Text) -> Text:
+    """The cell with its numbers held to their units."""
+    joined = cell.copy()
+    joined.plain = _TIGHT.sub(_JOINER, cell.plain)
+    return joined
 
 
 def _columns(stages: Sequence[Stage]) -> Iterator[TableColumn]:

@@ -78,7 +78,7 @@ def test_the_page_has_the_engines_in_both_languages(ranks):
             pages[name] = reports.write_all(ranks, name).read_text(encoding="utf-8")
 
     assert "At 2 req/s engine 2 lags: a token takes 2." in pages["en"]
-    assert "引擎 2 落后" in pages["zh"]
+    assert "引擎 2 偏慢" in pages["zh"]
     for page in pages.values():
         assert 'href="#engines"' in page
         assert re.findall(r'<span class="line( dashed)?" style="--chip: var\(--(engine-\d)\)">', page) == [

@@ -20,6 +20,7 @@ from harness.analysis.warnings.records import TOKEN_CHECKS, invariants
 from harness.messages import Message, message, message_from, plain, sentences
 from harness.results.request_table import MEASURED, MISSING, WARMUP, Requests, Samples
 from harness.results.store import in_virtual_time
+from harness.scenario.metrics import LATENCIES
 from harness.scenario.request_kinds import POOLED
 from harness.scenario.workload import RANDOM
 from harness.statistics.intervals import PERCENTILES, samples_needed
@@ -246,7 +247,20 @@ def few_samples(evidence: Evidence) -> Iterator[Warning]:
         needs = [message("analysis.percentile_needs", percent=p, needed=samples_needed(p)) for p in unsure]
         text = message("analysis.few_samples", count=n, needs=needs)
         severity = WARNING if limited & set(unsure) else NOTE
-        yield Warning("few_samples", severity, text, _unless_growing(evidence, message("analysis.next_longer")))
+        yield Warning("few_samples", severity, text, _unless_growing(evidence, _how_long(evidence, unsure)))
+
+
+def _how_long(evidence: Evidence, percentiles: Sequence[float]) -> Message:
+    """Advice to run longer, with the longest time that an interval of the latencies which count would take."""
+    summary = evidence.summary
+    names = [f"p{percent:g}" for percent in percentiles]
+    judged = [(o.metric, o.statistic) for o in evidence.stage.objectives if o.statistic in names]
+    wanted = judged or [(metric, name) for metric in LATENCIES for name in names]
+    needed = [summary.metrics[m].needed.get(name, 0.0) for m, name in wanted if m in summary.metrics]
+    times = max(needed, default=0.0)
+    if not times:
+        return message("analysis.next_longer")
+    return message("analysis.next_measure_for", needed_s=times * summary.window.length_s)
 
 
 def short(evidence: Evidence) -> Iterator[Warning]:

@@ -382,7 +382,12 @@ def test_rows_that_were_left_out_are_no_matter_of_the_token_audit(note):
 
 def test_where_the_queue_grows_nothing_advises_a_longer_stage():
     """It would only have longer waits; without a growing queue the same warnings do advise one."""
-    longer = {"analysis.next_longer", "analysis.next_at_least", "analysis.next_as_many_end"}
+    longer = {
+        "analysis.next_longer",
+        "analysis.next_at_least",
+        "analysis.next_measure_for",
+        "analysis.next_as_many_end",
+    }
 
     def advice(rate):
         requests, events = columns(open_run(rate, 9, 4, 1.0, np.random.default_rng(1)))
