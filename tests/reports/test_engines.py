@@ -97,3 +97,13 @@ def test_one_engine_has_no_section(tmp_path):
     assert [engine["name"] for engine in json.loads((folder / "summary.json").read_text())["stages"][0]["engines"]] == [
         "0"
     ]
+
+
+def test_an_engine_that_decodes_has_no_prompt_rate(pair):
+    """Its counter counts prompts that the other side computed."""
+    table = engine_tables(gather(read_files(pair)))[0]
+    place = table.heads.index("prompt tok/s")
+    rates = {row[place].text for row in (*table.rows, *table.foot) if "decode" in row[0].below}
+
+    assert "–" in rates
+    assert rates <= {"–", ""}

@@ -382,12 +382,7 @@ def test_rows_that_were_left_out_are_no_matter_of_the_token_audit(note):
 
 def test_where_the_queue_grows_nothing_advises_a_longer_stage():
     """It would only have longer waits; without a growing queue the same warnings do advise one."""
-    longer = {
-        "analysis.next_longer",
-        "analysis.next_at_least",
-        "analysis.next_measure_for",
-        "analysis.next_as_many_end",
-    }
+    longer = {f"analysis.next_{step}" for step in ("longer", "at_least", "measure_for", "as_many_end")}
 
     def advice(rate):
         requests, events = columns(open_run(rate, 9, 4, 1.0, np.random.default_rng(1)))
@@ -441,3 +436,17 @@ def test_a_client_on_the_engines_host_is_noted_with_what_that_can_cost(cost, sim
     assert all(
         ("100 streams" in text and "4.00 ms" in text and "10.0 %" in text) == (cost is not None) for text in texts
     )
+
+
+def test_few_answers_are_told_with_how_long_to_measure():
+    """The longest time that the page names for the percentile that is limited, where it names one."""
+    requests, events = columns(open_run(4.0, 60, 16, 1.0, np.random.default_rng(1)))
+    load = {"kind": "poisson", "rate": 4.0, "duration_s": 60.0}
+    found = summarize(
+        requests, events, samples_from(CALM), [span_row(0, 60, 120)], run_json([load], slo={"e2e_p99": 9})
+    )
+    (warning,) = [w for w in found["verdict"]["warnings"] if w["code"] == "few_samples"]
+    needed_s = found["stages"][0]["e2e_user"]["needed_s"].get("p99")
+
+    assert warning["next"]["code"] == "analysis.next_measure_for"
+    assert warning["next"]["parameters"]["needed_s"] == pytest.approx(needed_s)
