@@ -10,6 +10,7 @@ from harness.comparison.judging import (
     BETTER,
     BOTH,
     MACHINE_CHANGED,
+    MOST_DETECTABLE,
     NO_DIFFERENCE,
     NOT_JUDGED,
     NOT_VALID,
@@ -21,7 +22,7 @@ from harness.comparison.judging import (
 from harness.comparison.repeats import Repeat, ResultKind, Side
 from harness.comparison.warnings import invalid_sides, machine_change, unlike_sides, warnings_of_comparison
 from harness.errors import EXIT_DONE, EXIT_GATE, EXIT_INVALID, InputError
-from harness.messages import Message, message
+from harness.messages import Message, Parameter, message
 from harness.scenario.gate import DEFAULT_GATE, KERNEL_GATE, Gate
 
 
@@ -93,10 +94,17 @@ class Comparison:
     @property
     def sensitivity(self) -> Message | None:
         """The changes that it can detect, in a sentence; None where nothing was judged."""
-        shares = sorted(row.detectable for row in self.judged if row.detectable is not None)
-        if not shares:
+        known = [row for row in self.judged if row.detectable is not None]
+        shares = sorted(row.detectable or 0.0 for row in known if not row.is_blind)
+        if not known:
             return None
+        repeats = min(len(self.base.repeats), len(self.new.repeats))
+        limit: dict[str, Parameter] = {"repeats": repeats, "limit": 100 * MOST_DETECTABLE}
+        if not shares:
+            return message("comparison.detects_nothing", **limit)
         least, most = (round(100 * share, 1) for share in (shares[0], shares[-1]))
+        if len(shares) < len(known):
+            return message("comparison.detects_some", least=least, **limit)
         if least == most:
             return message("comparison.detects", least=least)
         return message("comparison.detects_range", least=least, most=most)

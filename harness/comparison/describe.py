@@ -1,7 +1,7 @@
 """The words for rows of a comparison: names of measures, values, changes, verdicts and whole lines."""
 
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning
-from harness.comparison.judging import UNDETERMINED, VERDICTS, WORSE, ComparisonRow
+from harness.comparison.judging import MOST_DETECTABLE, UNDETERMINED, VERDICTS, WORSE, ComparisonRow
 from harness.messages import Message, message, plain, sentences
 from harness.scenario.metrics import (
     ACCEPTANCE_RATE,
@@ -56,8 +56,11 @@ def interval(row: ComparisonRow) -> Message:
     """`+4.0 to +10.3 %`; `–` where there is none."""
     if row.low is None or row.high is None:
         return plain(NONE)
+    low, high = percent_of(row, row.low), percent_of(row, row.high)
+    if row.is_blind and row.measure.ratio and low < 100 * MOST_DETECTABLE < high:
+        return message("comparison.interval_beyond", low=low, most=100 * MOST_DETECTABLE)
     code = "comparison.interval_percent" if row.measure.ratio else "comparison.interval_points"
-    return message(code, low=percent_of(row, row.low), high=percent_of(row, row.high))
+    return message(code, low=low, high=high)
 
 
 def percent_of(row: ComparisonRow, value: float) -> float:
@@ -71,7 +74,9 @@ def allowed_text(allowed: float | None) -> str:
 
 
 def detectable_text(share: float | None) -> str:
-    """`7.1 %`: the smallest change that is found; `–` where that is not known."""
+    """`7.1 %`: the smallest change that is found; `> 200 %` beyond what says anything, `–` where it is not known."""
+    if share is not None and share > MOST_DETECTABLE:
+        return f"> {100 * MOST_DETECTABLE:g} %"
     return NONE if share is None else f"{format_change(100 * share, signed=False)} %"
 
 

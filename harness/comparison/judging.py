@@ -30,6 +30,8 @@ BETTER = "better"
 WORSE = "worse"
 NO_DIFFERENCE = "no difference shown"
 UNDETERMINED = "cannot be told"
+MOST_DETECTABLE = 2.0
+"""The share of a change beyond which the exact size of what can be detected says nothing any more."""
 # Of a whole comparison only.
 BOTH = "better and worse"
 NOT_JUDGED = "cannot be judged"  # a side is not valid
@@ -103,6 +105,13 @@ class ComparisonRow:
     def full_label(self) -> str:
         """The label as compare.json has it: with the part of a kernel's measurement."""
         return f"{self.label}, {self.part}" if self.part else self.label
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether repeats are so few, or so unlike, that even `1 + MOST_DETECTABLE` times as much may go unseen."""
+        is_fall = self.measure.ratio and self.measure.more_is_better
+        limit = MOST_DETECTABLE / (1 + MOST_DETECTABLE) if is_fall else MOST_DETECTABLE
+        return self.detectable is not None and self.detectable > limit
 
     @property
     def ratio(self) -> float | None:

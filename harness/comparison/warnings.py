@@ -12,7 +12,14 @@ from typing import Any
 from harness.analysis.warnings import INVALID, NOTE, WARNING, Warning, warnings_of
 from harness.comparison.comparability import ChangedSetting, Incompatibility
 from harness.comparison.engines import unlike_engines
-from harness.comparison.judging import INTERRUPTED, MACHINE_CHANGED, NOT_VALID, SINGLE_RUNS, ComparisonRow
+from harness.comparison.judging import (
+    INTERRUPTED,
+    MACHINE_CHANGED,
+    MOST_DETECTABLE,
+    NOT_VALID,
+    SINGLE_RUNS,
+    ComparisonRow,
+)
 from harness.comparison.repeats import Repeat, Side
 from harness.messages import Message, message, plain
 from harness.scenario.gate import Gate
@@ -124,7 +131,7 @@ def _low_power(rows: Sequence[ComparisonRow], gate: Gate) -> Iterator[Warning]:
             allowed=worst.allowed,
             measure=worst.measure.key,
             place=worst.place,
-            detectable=100 * (worst.detectable or 0.0),
+            detectable=100 * min(worst.detectable or 0.0, MOST_DETECTABLE),
         )
         yield Warning("low_power", WARNING, text, message("comparison.low_power_next"))
 

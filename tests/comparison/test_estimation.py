@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from harness.comparison.comparison import compare
 from harness.comparison.control_variate import FluidServer, OfferedWork, serve_fluid
+from harness.comparison.describe import detectable_text, interval
 from harness.comparison.estimation import BlockedRuns, detectable_effect, estimate_effect, f_tail
 from harness.comparison.judging import MACHINE_CHANGED, SINGLE_RUNS, UNDETERMINED, WORSE
 from harness.comparison.repeats import Side
@@ -120,6 +121,21 @@ def test_earlier_runs_judge_one_run_a_side():
     assert found.judged[0].verdict == WORSE
     assert str(found.sensitivity).startswith("This comparison can detect changes of ")
     assert "earlier_runs" in {warning.code for warning in found.warnings}
+
+
+def test_two_repeats_that_differ_wildly_are_said_to_be_too_few():
+    """Neither a detectable change nor the end of an interval is written out in thousands of per cent."""
+    base = side("base", [(0.01, 400.0), (0.09, 90.0)])
+    comparison = compare(base, side("new", [(0.08, 100.0), (0.01, 380.0)]), GATE)
+    rows = [row for row in comparison.judged if row.is_blind]
+
+    assert rows == [row for row in comparison.judged if row.detectable is not None]
+    assert str(comparison.sensitivity) == (
+        "With 2 repeats of each side this comparison can tell nothing: even a change of 200 % may go unseen. "
+        "Run more repeats."
+    )
+    assert {detectable_text(row.detectable) for row in rows if not row.measure.more_is_better} == {"> 200 %"}
+    assert all(str(interval(row)).endswith(" to more than +200 %") for row in rows)
 
 
 def test_earlier_runs_are_those_of_the_same_scenario(tmp_path):
