@@ -198,6 +198,9 @@ def study_warnings(result: StudyFiles) -> Iterator[tuple[Message, Message]]:
     if drift:
         yield stored(result.confirmation.get("drift_message"), str(drift)), message("page_tuning.warnings.rest")
     yield from _unconfirmed(result)
+    for row in result.content.get("topologies") or ():
+        if row.get("note"):
+            yield stored(row.get("note_message"), str(row["note"])), message("page_tuning.warnings.fill_cards")
     if len(compared) < _FEW_TRIALS:
         text = message("page_tuning.warnings.few_trials", trials=len(compared), count=len(compared))
         yield text, message("page_tuning.warnings.more_trials")

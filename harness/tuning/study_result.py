@@ -29,7 +29,7 @@ from harness.tuning.simplification import MinimalWinner
 from harness.tuning.simplification_result import simplification_as_dict, simplification_lines
 from harness.tuning.study import StudyContext
 from harness.tuning.study_plan import StudyPlan
-from harness.tuning.topology_search import topology_lines
+from harness.tuning.topology_search import UNFILLED, topology_lines
 from harness.tuning.trial_store import trial_as_json
 from harness.tuning.turns import Finalist
 from harness.tuning.types import (
@@ -163,6 +163,7 @@ def write_result(
     winner = findings.winner or _best_finalist(context, trials)
     lines = summary_lines(context, trials, findings, simulated=simulated or hollow, interrupted=interrupted)
     first = lines[1::-1] if interrupted and findings.confirmation is None else lines[:2]  # that it is not confirmed
+    first += [line for line in lines[2:] if line.code == UNFILLED]
     remarks = [str(line).replace("\n", " ") for line in first]
     files: Mapping[str, str] = {}
     if winner is not None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.messages import Message, message
+from harness.scenario.study import CAPACITIES
 from harness.tuning.candidates import Candidate, CandidateResolver
-from harness.tuning.study_plan import StudyPlan, TrialScores
+from harness.tuning.study_plan import WITHIN_SLO, StudyPlan, TrialScores
 from harness.tuning.topology import TOPOLOGY, Layout, layout_named
 from harness.tuning.types import FAILED, Point, Trial, best_trial, total_violation
 
@@ -22,14 +23,22 @@ ORIGIN = "topology"
 """The origin of trials that measure a layout with the base configuration's flags; the default is one, too."""
 MEASURED, SKIPPED, REFUSED, FAILED_START, OVER_BUDGET = "measured", "skipped", "refused", "failed", "left"
 """How a layout ended: measured; predicted worse; cannot serve; its engine failed; the budget ended before."""
+UNFILLED = "tuning.topology_not_filled"
+"""The message that the load does not fill the layout that is taken."""
 _CHECKED = 2  # beside the default
 _BUDGET_SHARE = 0.5  # of a budget of trials, at most
 _SPREADS = 2.0
+_FULL = 0.5  # of the requests that an engine has room for: from there on it is taken to be filled
+_LATE = 0.05  # of the requests beyond the SLO: more users would only be more that are late
+_NEAR_LIMIT = -0.1  # so near a limit, as a share of it, a load has no slack
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutStanding:
-    """A layout's place in the search: how it ended, what was predicted and measured of it, in which trial, and why."""
+    """A layout's place in the search: how it ended, what was predicted and measured of it, in which trial, and why.
+
+    The one that is taken has a note where its load did not fill it.
+    """
 
     layout: Layout
     verdict: str
@@ -37,6 +46,7 @@ class LayoutStanding:
     value: float | None = None
     trial: int | None = None
     why: Message | None = None
+    note: Message | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As study.json has it."""
@@ -46,7 +56,9 @@ class LayoutStanding:
             "engines": layout.engines, "prefill": layout.prefill, "decode": layout.decode, "verdict": self.verdict,
             "predicted": self.predicted, "value": self.value, "trial": self.trial,
         }  # fmt: skip
-        return known if self.why is None else known | {"why": str(self.why), "reason": self.why.as_dict()}
+        why = {} if self.why is None else {"why": str(self.why), "reason": self.why.as_dict()}
+        note = {} if self.note is None else {"note": str(self.note), "note_message": self.note.as_dict()}
+        return known | why | note
 
 
 Predictions = Mapping[Layout, TrialScores | None]
@@ -152,7 +164,8 @@ class LayoutSearch:
             trial, why = measured.get(layout), self.why_skipped(layout)
             if trial is not None:
                 verdict = MEASURED if trial.values else FAILED_START
-                yield LayoutStanding(layout, verdict, predicted, value[layout], trial.number)
+                note = _unfilled_note(self.plan, layout, trial) if layout == chosen else None
+                yield LayoutStanding(layout, verdict, predicted, value[layout], trial.number, note=note)
             else:
                 yield LayoutStanding(layout, OVER_BUDGET if why is None else SKIPPED, predicted, why=why)
         for fault in self.plan.refused_layouts:
@@ -168,10 +181,65 @@ def topology_lines(plan: StudyPlan, standings: Sequence[LayoutStanding]) -> list
     layout, cards, name = first.layout, plan.study.topology.cards, plan.objectives[0].name
     others = [message(code, count=counts[verdict]) for verdict, code in _COUNTED.items() if counts[verdict]]
     best = message("tuning.topology_best", name=layout.name, objective=name, value=first.value, others=others)
+    notes = [] if first.note is None else [first.note]
     if layout.cards == cards:
-        return [best]
+        return [best, *notes]
     copies = cards // layout.cards
-    return [best, message("tuning.topology_copies", used=layout.cards, cards=cards, count=copies)]
+    return [best, message("tuning.topology_copies", used=layout.cards, cards=cards, count=copies), *notes]
+
+
+def _unfilled_note(plan: StudyPlan, layout: Layout, trial: Trial) -> Message | None:
+    """That the load leaves a layout's engines mostly empty, so that more may turn the order; None where it does not.
+
+    Filled is a layout whose engines hold half of the requests that they have room for, that preempt, of whose requests
+    some are beyond the SLO, or that is near a limit of the study. The search for a capacity fills by its nature.
+    """
+    if trial.measurement is None or plan.objectives[0].name in CAPACITIES:
+        return None
+    metrics = trial.measurement.metrics
+    ends = ("",) if len(plan.tasks) == 1 else tuple(f"@{place}" for place in range(len(plan.tasks)))
+    fillings = [_filling(layout, trial, {name: metrics.get(name + end, 0.0) for name in _OF_LOAD}) for end in ends]
+    known = [filling for filling in fillings if filling is not None]
+    is_near = any(violation > _NEAR_LIMIT for violation in trial.violations.values())
+    most_late = _LATE if plan.objectives[0].name in WITHIN_SLO else math.inf
+    if is_near or len(known) < len(fillings) or any(each.is_full or each.late > most_late for each in known):
+        return None
+    most = max(known, key=lambda filling: filling.running / filling.room)
+    return message(UNFILLED, running=max(1, round(most.running)), room=math.floor(most.room))
+
+
+_OF_LOAD = ("request_rate", "goodput", "total_throughput", "e2e_mean", "preemptions")
+
+
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """How full a load kept an engine: requests at once (mean) of those it has room for; the share beyond the SLO."""
+
+    running: float
+    room: float
+    late: float
+    preempted: bool
+
+    @property
+    def is_full(self) -> bool:
+        return self.preempted or self.running >= _FULL * self.room
+
+
+def _filling(layout: Layout, trial: Trial, metrics: Mapping[str, float]) -> _Filling | None:
+    """Of one load; None where the measurement does not tell. Of pairs the side of fewer engines is looked at.
+
+    Requests at once are their rate times their duration (Little's law); room is what `max_num_seqs` and the tokens of
+    the KV cache allow, whichever is less.
+    """
+    rate, tokens = metrics["request_rate"], metrics["total_throughput"]
+    at_once = rate * metrics["e2e_mean"]
+    seats, cached = trial.effective.get("max_num_seqs"), trial.facts.get("kv_cache_tokens")
+    by_cache = float(cached) * rate / tokens if cached and tokens > 0 else math.inf
+    room = min(float(seats) if seats else math.inf, by_cache)
+    if not (0 < at_once < math.inf and 0 < room < math.inf):
+        return None
+    engines = min(layout.prefill, layout.decode) or layout.engines
+    return _Filling(at_once / engines, room, 1 - metrics["goodput"] / rate, metrics["preemptions"] > 0)
 
 
 _COUNTED = {

@@ -12,7 +12,7 @@ from harness.tuning.study import run_study
 from harness.tuning.study_loader import load_study_plan
 from harness.tuning.study_result import StudyFindings, write_result
 from harness.tuning.topology import Layout, laid_out
-from harness.tuning.topology_search import MEASURED, OVER_BUDGET, SKIPPED, topology_lines
+from harness.tuning.topology_search import MEASURED, OVER_BUDGET, SKIPPED, UNFILLED, topology_lines
 from harness.tuning.virtual_evaluation import SimulatedNoise, VirtualEvaluator
 from reports.tuning import render
 from tests.tuning.studies import SCENARIO, work_in, written
@@ -111,6 +111,34 @@ def test_a_study_of_topologies_goes_on_where_it_was(tmp_path):
     assert names[2:] == [again.proposer.layouts.layout.name] * 3
 
 
+LITTLE_ROOM = {**ENGINE, "args": {"max_model_len": 4096, "max_num_seqs": 8}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "slo", "is_full"),
+    [(ENGINE, {"e2e_p95": "60s"}, False), (LITTLE_ROOM, {"e2e_p95": "60s"}, True), (ENGINE, {"e2e_p95": "1ms"}, True)],
+    ids=["empty places", "no places left", "responses beyond the SLO"],
+)
+def test_a_load_that_leaves_the_cards_empty_is_told(tmp_path, engine, slo, is_full):
+    """Lines, page and winner.sh say once that the layout is the best for this load only; not of one that fills them."""
+    topology = {"cards": 2, "tensor_parallel": [1, 2]}
+    given = {"topology": topology, "objective": "goodput_per_card", "space": {}, "budget": {"trials": 2}}
+    path = written(tmp_path, **given)
+    scenario = {**SCENARIO, "engine": engine, "workload": LONG_ANSWERS, "load": MANY, "slo": slo}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(scenario), encoding="utf-8")
+    work = work_in(tmp_path, load_study_plan(path), evaluator=evaluator())
+    with work.coordinator.heartbeat():
+        run_study(work)
+    lines = write_result(work, StudyFindings(), simulated=True)
+    script = next(tmp_path.glob("**/winner.sh"), None)
+    rows = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["topologies"]
+
+    assert sum(line.code == UNFILLED for line in lines) == (not is_full)
+    assert [place for place, row in enumerate(rows) if "note" in row] == ([] if is_full else [0])
+    assert ("does not fill the cards" in render(read_study(tmp_path))) == (not is_full)
+    assert script is None or ("does not fill the cards" in script.read_text(encoding="utf-8")) == (not is_full)
+
+
 def test_half_of_the_trials_are_for_flags(tmp_path):
     """A budget that does not reach to all layouts leaves some untried, and says so."""
     space = {"max_num_batched_tokens": [256, 512, 1024, 2048]}
@@ -179,3 +207,29 @@ def test_the_winner_is_written_as_the_command_of_each_process(tmp_path):
     assert "ASCEND_RT_VISIBLE_DEVICES=4,5 vllm serve" in script
     assert script.endswith("--port 9000 &\n\nwait\n")
     subprocess.run(["sh", "-n", str(tmp_path / "winner.sh")], check=True)
+
+
+def test_the_winner_of_a_simulated_study_starts_on_real_cards(tmp_path):
+    """Run with a stand-in for vllm, each engine of a pair gets cards, a port and a whole KV transfer of its own."""
+    plan = plan_in(tmp_path, SHORT_ANSWERS, FEW)
+    engine = laid_out(plan.engine, "simulator", Layout(4, 2, 1), "MooncakeConnectorV1")
+    export.write_winner_files(tmp_path, "simulator", engine, 8, [])
+    for name in ("vllm", "harness"):
+        (tmp_path / name).write_text(
+            '#!/bin/sh\nprintf "%s|" "$ASCEND_RT_VISIBLE_DEVICES" "$@" > "$(mktemp started.XXXX)"\n'
+        )
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "winner.sh"], cwd=tmp_path, env=env, check=False, start_new_session=True)
+    started = [path.read_text(encoding="utf-8").split("|")[:-1] for path in tmp_path.glob("started.*")]
+    servers = sorted(words for words in started if words[1] == "serve")
+    transfers = [json.loads(words[words.index("--kv-transfer-config") + 1]) for words in servers]
+
+    assert len(started) == 3
+    assert [words[0] for words in servers] == ["0,1,2,3", "4,5,6,7"]
+    assert [words[words.index("--port") + 1] for words in servers] == ["8100", "8101"]
+    assert [transfer["kv_role"] for transfer in transfers] == ["kv_producer", "kv_consumer"]
+    assert {transfer["kv_connector"] for transfer in transfers} == {"MooncakeConnectorV1"}
+    for key in ("kv_port", "engine_id"):
+        assert len({transfer[key] for transfer in transfers}) == 2
+    assert all(transfer["kv_connector_extra_config"]["decode"]["tp_size"] == 4 for transfer in transfers)
