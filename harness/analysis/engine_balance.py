@@ -115,9 +115,18 @@ class Balance:
     sides: Mapping[str, SideLoad] = field(default_factory=dict)
 
     @property
+    def is_unsplit(self) -> bool:
+        """Whether a pair has prefilled nothing on its prefill side: the decode side did all the work."""
+        prompts = {
+            role: [load.counts["prompt_tokens"] for load in self.loads if load.engine.role == role]
+            for role in self.sides
+        }
+        return bool(prompts) and all(count == 0 for count in prompts[PREFILL]) and any(prompts[DECODE])
+
+    @property
     def full_side(self) -> str | None:
-        """The side of a pair that is full, `both` or `neither`; None where there is no pair."""
-        if not self.sides:
+        """The side of a pair that is full, `both` or `neither`; None where there is no pair or it has split nothing."""
+        if not self.sides or self.is_unsplit:
             return None
         full = [role for role, side in self.sides.items() if side.full]
         if len(full) < 2:
@@ -341,6 +350,8 @@ def balance_sentence(stages: Sequence[tuple[Message, Balance]]) -> Message | Non
         return None
     level, balance = stages[-1]
     parts = [] if balance.full_side is None else [_pair(stages)]
+    if balance.is_unsplit:
+        parts.append(message("analysis.pair_unsplit", level=level))
     if balance.lags:
         lag = max(balance.lags, key=lambda lag: lag.times)
         words: dict[str, Parameter] = {"level": level, "engine": lag.engine}

@@ -190,7 +190,9 @@ class Engine(FileModel):
     def _alone(self) -> "Engine":
         for key in OF_DEPLOYMENT:
             if self.kind != DEPLOYMENT and getattr(self, key) is not None:
-                raise refused(message("scenario.belongs_to_deployment", key=key, kind=self.kind))
+                of_preset = self.preset is not None and self.kind in ("simulator", "vllm-ascend", "vllm")
+                code = "scenario.belongs_to_preset_of" if of_preset else "scenario.belongs_to_deployment"
+                raise refused(message(code, key=key, kind=self.kind))
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,43 @@ DEFAULT_RATES: Mapping[str, tuple[float, ...]] = {
     "ngram": _NGRAM,
     "suffix": _NGRAM,
 }
+_KEYS = frozenset(
+    [
+        "attention_backend",
+        "code_revision",
+        "disable_eagle_block_drop",
+        "disable_padded_drafter_batch",
+        "draft_load_config",
+        "draft_sample_method",
+        "draft_tensor_parallel_size",
+        "dspark_draft_topk",
+        "enable_adaptive_verification",
+        "enforce_eager",
+        "index_share_for_mtp_iteration",
+        "kv_cache_dtype",
+        "max_model_len",
+        "method",
+        "model",
+        "moe_backend",
+        "num_speculative_tokens",
+        "num_speculative_tokens_per_batch_size",
+        "parallel_drafting",
+        "prompt_lookup_max",
+        "prompt_lookup_min",
+        "quantization",
+        "rejection_sample_method",
+        "revision",
+        "suffix_decoding_max_cached_requests",
+        "suffix_decoding_max_spec_factor",
+        "suffix_decoding_max_tree_depth",
+        "suffix_decoding_min_token_prob",
+        "synthetic_acceptance_length",
+        "synthetic_acceptance_rates",
+        "tensor_parallel_size",
+        "use_heterogeneous_vocab",
+        "use_local_argmax_reduction",
+    ]
+)  # of vLLM's SpeculativeConfig
 _WITH_LAYER = ("mtp", "eagle", "eagle3")  # drafted by a layer of their own, which has a KV cache
 _MIX, _WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
@@ -78,13 +115,15 @@ def speculation_from(config: str, rates: tuple[float, ...] = ()) -> Speculation 
     """What `speculative_config` (JSON) sets, None for ""; `rates` by position, where given, replace its own.
 
     Raises:
-        InputError: its method is unknown, or its numbers are out of range.
+        InputError: a key or its method is unknown, or its numbers are out of range.
     """
     if not config:
         if rates:
             raise InputError(message("simulator.rates_without_speculation"))
         return None
     given = mapping_of(config)
+    if unknown := next((key for key in given if key not in _KEYS), None):
+        raise InputError(message("simulator.speculative_key", key=unknown, suggestion=suggestion(unknown, _KEYS)))
     method = _method(given)
     tokens = given.get("num_speculative_tokens", 1 if method == "mtp" else None)
     if type(tokens) is not int or not 1 <= tokens <= 64:

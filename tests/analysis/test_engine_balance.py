@@ -224,6 +224,17 @@ def test_the_full_side_of_a_pair_is_told(prefill, decode, side, words):
     assert set(found.imbalance) == {"decode"}
 
 
+def test_a_pair_that_splits_nothing_is_told():
+    """As where a proxy sends an endpoint to the decode side alone: no side is called full or not full."""
+    engines = pair((0.0, 0.0), (0.2, 0.3))
+    engines["server/prefill-0"] |= {PROMPT: 0, GENERATION: 0, RUNNING: 0}
+    found = balance(engines, 60, PAIR)
+
+    assert (found.is_unsplit, found.full_side) == (True, None)
+    assert "no prompt reached the prefill side" in render(balance_sentence([(plain("4 req/s"), found)]))
+    assert not balance(pair((0.0, 0.0), (0.2, 0.3)), 60, PAIR).is_unsplit
+
+
 def test_requests_that_wait_for_their_kv_do_not_fill_the_decode_side():
     """VLLM counts them as waiting, and as deferred beside."""
     engines = pair((0.0, 0.1), (6.0, 0.3))

@@ -62,6 +62,7 @@ def test_rates_are_given_published_or_go_on_as_they_fell(more, flags, rates):
     ("config", "flags", "said"),
     [
         ({"method": "mpt", "num_speculative_tokens": 1}, {}, "did you mean 'mtp'"),
+        ({"method": "mtp", "num_spec_tokens": 2}, {}, "'num_spec_tokens' is no key of it; did you mean 'num_"),
         ({"method": "eagle3"}, {}, "num_speculative_tokens: None is no whole number"),
         ({"method": "mtp", "num_speculative_tokens": 0}, {}, "0 is no whole number from 1 to 64"),
         ({**MTP, "synthetic_acceptance_length": 5}, {}, "5 is not between 1 and 4"),

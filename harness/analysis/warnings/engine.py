@@ -86,6 +86,12 @@ def lagging(evidence: Evidence) -> Iterator[Warning]:
         yield Warning("engine_lags", WARNING, text, message("analysis.next_engine_lags"))
 
 
+def not_split(evidence: Evidence) -> Iterator[Warning]:
+    """A pair whose decode side did all the work."""
+    if evidence.balance.is_unsplit:
+        yield Warning("not_split", WARNING, message("analysis.not_split"), message("analysis.next_not_split"))
+
+
 def uneven(evidence: Evidence) -> Iterator[Warning]:
     """An engine that had much more than its share, or nothing, while others of its role were busy."""
     largest: dict[str, Uneven] = {}
@@ -142,7 +148,7 @@ def _why_missed(hits: PrefixHits, target: float) -> Message:
     return message("analysis.next_prefix_evicted")
 
 
-ENGINE_STAGE_CHECKS = (*DEVICE_CHECKS, lagging, uneven, uneven_experts, prefix_hits_missed)
+ENGINE_STAGE_CHECKS = (*DEVICE_CHECKS, lagging, not_split, uneven, uneven_experts, prefix_hits_missed)
 
 
 _COUNTERS = (GENERATION, PROMPT, PREEMPTIONS)
