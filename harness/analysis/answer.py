@@ -36,12 +36,16 @@ Stage = Mapping[str, Any]  # of summary.json
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """What an answer says beside limits and rates: by prompt length, where it decides, of engines, drafts, adapters."""
+    """What an answer says beside limits and rates.
+
+    That is by prompt length, where it decides, and of engines, drafts, adapters and classes of requests.
+    """
 
     lengths: LengthVerdict | None = None
     engines: Message | None = None
     speculation: Message | None = None
     adapters: Message | None = None
+    classes: Sequence[Message] = ()
 
 
 def answer(
@@ -70,7 +74,10 @@ def answer(
     else:
         sentence = _throughputs(valid)
     if any(stage.account.completed for stage in valid):
-        sentence = sentences(sentence, *filter(None, (further.engines, further.speculation, further.adapters)))
+        engines, lines = further.engines, (*further.classes, further.speculation, further.adapters)
+        by_length = lengths is not None and not invalid
+        first = (engines, sentence) if by_length else (sentence, engines)
+        sentence = sentences(*filter(None, (*first, *lines)))
     if invalid and any(stage.account.completed for stage in valid):
         sentence = sentences(sentence, _left_out(stages, valid, invalid[0]))
     if not simulated:

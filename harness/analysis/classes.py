@@ -13,9 +13,10 @@ import numpy as np
 
 from harness.analysis.metrics import RequestMasks, StageInput, StageSummary, latencies, request_masks
 from harness.analysis.token_gaps import Mask
-from harness.messages import Message, Parameter, message
+from harness.messages import Message, Parameter, message, plain
 from harness.results.request_table import MISSING
 from harness.scenario.metrics import ANSWER_TIMES, NAMES, USER_VIEW
+from harness.scenario.stages import stage_title
 from harness.statistics.distributions import distribution
 
 MODEL, PRIORITY, FORM = "model", "priority", "form"
@@ -24,6 +25,8 @@ _METRICS = ("ttft", "tpot", "e2e")
 COSTS = ("ttft_p50", "tpot_p50", "output_token_rate")
 """What adapters are told to cost by."""
 Stage = Mapping[str, Any]  # of summary.json
+_MOST_CLASSES = 4  # that the answer tells one by one
+_FORM_CODES = {"structured": "analysis.class_structured", "tools": "analysis.class_tools"}
 
 
 def kind_figures(stage: StageInput, summary: StageSummary, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,6 +185,54 @@ def adapters_sentence(rows: Sequence[Mapping[str, Any]]) -> Message | None:
         tpot=change_of(last, "tpot_p50"),
         ttft=change_of(last, "ttft_p50"),
     )
+
+
+def classes_sentences(stages: Sequence[Stage]) -> Iterator[Message]:
+    """For each trait what TTFT and TPOT of its classes are at the highest load that has them, a sentence a trait.
+
+    `stages` are those of summary.json that are valid, in the order of their load. Of more than four classes the
+    fastest and the slowest by TTFT are told; classes whose answers have no tokens are not.
+    """
+    for trait in TRAITS:
+        own = [(stage, rows) for stage in stages if len(rows := _timed(stage, trait)) > 1]
+        if not own:
+            continue
+        stage, rows = own[-1]
+        head = message("analysis.by_class")
+        if len(rows) > _MOST_CLASSES:
+            ordered = sorted(rows, key=lambda row: _ttft(row)["p50"])
+            head = message("analysis.by_class_ends", count=len(rows))
+            rows = [ordered[0], ordered[-1]]
+        words: dict[str, Parameter] = {"head": head, "classes": [_class_times(trait, row) for row in rows]}
+        if len(stages) == 1:
+            yield message("analysis.classes", **words)
+        else:
+            yield message("analysis.classes_at", level=stage_title(stage.get("index", 0), stage), **words)
+
+
+def _timed(stage: Stage, trait: str) -> list[Stage]:
+    """The classes of a stage by one trait of which TTFT is known."""
+    return [row for row in stage.get("classes") or () if row["by"] == trait and _ttft(row).get("p50") is not None]
+
+
+def _ttft(row: Stage) -> Stage:
+    return row.get("ttft_user") or row.get("ttft") or {}
+
+
+def _class_times(trait: str, row: Stage) -> Message:
+    """`priority 0: TTFT p50 513 ms, p99 2.03 s, TPOT p50 21.0 ms`; what is not known is left out."""
+    ttft, tpot_s = _ttft(row), (row.get("tpot") or {}).get("p50")
+    metric = "ttft_user" if "ttft_user" in row else "ttft"
+    times: list[Parameter] = [
+        message("analysis.class_times", metric=NAMES[metric], p50_s=ttft["p50"], p99_s=ttft["p99"])
+    ]
+    if tpot_s is not None:
+        times.append(message("analysis.class_time", metric=NAMES["tpot"], p50_s=tpot_s))
+    name = str(row["name"])
+    own = message(_FORM_CODES.get(name, "analysis.class_free"))
+    if trait != FORM:
+        own = message("analysis.class_priority", name=name) if trait == PRIORITY else plain(name)
+    return message("analysis.class_figures", own=own, times=times)
 
 
 def change_of(row: Mapping[str, Any], name: str) -> Message:

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.analysis.answer import Further, answer, knee, requested_load
 from harness.analysis.breakdowns import breakdowns, judge_by_length
-from harness.analysis.classes import adapter_costs, adapters_sentence, kind_figures, tells
+from harness.analysis.classes import adapter_costs, adapters_sentence, classes_sentences, kind_figures, tells
 from harness.analysis.decision import decide, stage_options
 from harness.analysis.efficiency import energy_of, held_npus, with_efficiency
 from harness.analysis.engine_balance import balance_of, balance_sentence
@@ -102,7 +102,11 @@ def summarize(
     costs = adapter_costs(stages)
     valid = [row for row in stages if not is_invalid(warnings, row["index"], row["repeat"])]
     further = Further(
-        lengths, _engines_sentence(evidence, warnings), speculation_sentence(valid), adapters_sentence(costs)
+        lengths,
+        _engines_sentence(evidence, warnings),
+        speculation_sentence(valid),
+        adapters_sentence(costs),
+        list(classes_sentences(sorted(valid, key=lambda row: (requested_load(row), -row["repeat"])))),
     )
     sentence = answer(summaries, warnings, further, simulated=simulated, virtual=in_virtual_time(run))
     npus = held_npus(run, _in_windows(samples, evidence))

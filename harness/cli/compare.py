@@ -10,6 +10,7 @@ from harness.api.result import RESULTS
 from harness.cli.terminal import CommandOutcome, OutputLine, OutputLog, aligned
 from harness.comparison.comparison import Comparison
 from harness.comparison.describe import (
+    acceptance_lines,
     change,
     describe_row,
     describe_warning,
@@ -69,7 +70,7 @@ def lines_of(comparison: Comparison) -> list[OutputLine]:
     rows = comparison.kind.listed(comparison.judged)
     sensitivity = [] if comparison.sensitivity is None else [comparison.sensitivity]
     table = _table(rows) if rows else []
-    lines = [*sensitivity, comparison.answer, *table, *_engine_lines(comparison)]
+    lines = [*sensitivity, comparison.answer, *table, *acceptance_lines(comparison.shown), *_engine_lines(comparison)]
     return [*lines, *map(describe_warning, comparison.warnings)]
 
 

@@ -24,7 +24,7 @@ from harness.comparison.comparability import (
     unlike_facts,
 )
 from harness.comparison.comparison import Comparison
-from harness.comparison.describe import describe_row
+from harness.comparison.describe import describe_changes, describe_row
 from harness.comparison.judging import BETTER, SINGLE_RUNS, WORSE, ComparisonRow
 from harness.comparison.repeats import Repeat, RunRecords, Side, pairs
 from harness.errors import InputError, ResultError
@@ -112,16 +112,18 @@ class ServedKind:
         return rows
 
     def answer(self, comparison: Comparison) -> Message:
-        """The measure that broke the gate or changed most, and how many more did."""
-        if comparison.broken:
-            return _headline("comparison.answer_broken", "comparison.more_broken", comparison.broken)
+        """The measure that broke the gate or changed most, how many more did, and both sides where there are two."""
         worse = [row for row in comparison.judged if row.verdict == WORSE]
-        if worse:
-            return _headline("comparison.answer_worse", "comparison.more_worse", worse)
         better = [row for row in comparison.judged if row.verdict == BETTER]
-        if better:
-            return _headline("comparison.answer_better", "comparison.more_better", better)
-        return _unchanged(comparison)
+        if comparison.broken:
+            headline = _headline("comparison.answer_broken", "comparison.more_broken", comparison.broken)
+        elif worse:
+            headline = _headline("comparison.answer_worse", "comparison.more_worse", worse)
+        elif better:
+            headline = _headline("comparison.answer_better", "comparison.more_better", better)
+        else:
+            return _unchanged(comparison)
+        return sentences(headline, *_both_ways(comparison))
 
 
 SERVED = ServedKind()
@@ -230,6 +232,14 @@ def _headline(code: str, more_code: str, rows: Sequence[ComparisonRow]) -> Messa
     largest = max(rows, key=lambda row: abs(row.effect.estimate) if row.effect else float("inf"))
     first = message(code, row=describe_row(largest))
     return sentences(first, message(more_code, count=len(rows) - 1)) if len(rows) > 1 else first
+
+
+def _both_ways(comparison: Comparison) -> Iterator[Message]:
+    """What got better and what got worse, by measure, where measures went both ways; also of those not in the gate."""
+    rows = [row for row in (*comparison.judged, *comparison.shown) if row.effect is not None]
+    better, worse = (describe_changes([row for row in rows if row.verdict == way]) for way in (BETTER, WORSE))
+    if better and worse:
+        yield message("comparison.both_ways", better=better, worse=worse)
 
 
 def _unchanged(comparison: Comparison) -> Message:

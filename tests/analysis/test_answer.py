@@ -99,6 +99,20 @@ def test_a_verdict_by_length_says_up_to_which_prompt_the_limit_holds():
     )
 
 
+def test_engines_come_before_a_verdict_by_length():
+    """The sentence on several engines leads where the rest is detail by prompt length; else it follows the limits."""
+    first = Objective("ttft_p90", "ttft", "p90", 5.0)
+    load = {"kind": "closed", "concurrency": 4, "requests": 90}
+    lengths = LengthVerdict(first, (LengthBin(1000, 2000, 45, 1.5, (1.0, 2.0)),))
+    further = Further(lengths, plain("Rank 3 is slow."), classes=(plain("By class."),))
+    sentence = str(answer([stage(load, (first, 1.0))], (), further, simulated=False))
+    plainly = str(answer([stage(load, (first, 1.0))], (), replace(further, lengths=None), simulated=False))
+
+    assert sentence.startswith("Rank 3 is slow. p90 TTFT stays under")
+    assert sentence.endswith("By class.")
+    assert plainly.endswith("Rank 3 is slow. By class.")
+
+
 def test_a_load_above_one_that_fails_is_not_claimed():
     """Where 2 fails and 4 holds by luck, only 1 is claimed."""
     assert told(poisson(1.0, 1.0), poisson(2.0, 6.0), poisson(4.0, 4.0)).startswith("Up to 1 req/s")

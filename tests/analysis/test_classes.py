@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from harness.analysis.classes import adapter_costs, adapters_sentence
+from harness.analysis.classes import adapter_costs, adapters_sentence, classes_sentences
 from harness.errors import EngineError
 from harness.execution.reconcile import finish
 from harness.execution.run import RunSpec, execute
@@ -47,6 +47,40 @@ def test_stages_that_differ_in_adapters_send_at_the_same_times(adapters):
 
     assert np.array_equal(due[0], due[1])
     assert np.array_equal(due[0], due[2])
+
+
+def of_class(trait, name, ttft_s, tpot_s=0.02):
+    """A row of `classes` with these times."""
+    if ttft_s is None:
+        return {"by": trait, "name": name}
+    return {"by": trait, "name": name, "ttft": {"p50": ttft_s, "p99": 4 * ttft_s}, "tpot": {"p50": tpot_s}}
+
+
+def test_the_answer_tells_the_times_of_the_classes():
+    """At the highest load alone; of more than four the fastest and the slowest; none of answers without tokens."""
+    two = [of_class("priority", "0", 0.5), of_class("priority", "10", 27.7)]
+    forms = [of_class("form", "", 0.1), of_class("form", "structured", 0.2)]
+    many = [of_class("model", f"m{number}", 1.0 + number) for number in (2, 0, 4, 1, 3)]
+    low, high = {"index": 0, "label": "low"}, {"index": 1, "label": "high"}
+
+    def said(*stages):
+        return [str(sentence) for sentence in classes_sentences(stages)]
+
+    form = (
+        "without a form: TTFT p50 100 ms, p99 400 ms, TPOT p50 20.0 ms; "
+        "structured output: TTFT p50 200 ms, p99 800 ms, TPOT p50 20.0 ms."
+    )
+    priority = (
+        "By class: priority 0: TTFT p50 500 ms, p99 2.00 s, TPOT p50 20.0 ms; "
+        "priority 10: TTFT p50 27.7 s, p99 111 s, TPOT p50 20.0 ms."
+    )
+    ends = (
+        "Fastest and slowest of 5 classes at stage 2 (high): m0: TTFT p50 1.00 s, p99 4.00 s, TPOT p50 20.0 ms; "
+        "m4: TTFT p50 5.00 s, p99 20.0 s, TPOT p50 20.0 ms."
+    )
+    assert said(high | {"classes": [*two, *forms]}) == [priority, f"By class: {form}"]
+    assert said(low | {"classes": forms}, high | {"classes": many}) == [ends, f"By class at stage 1 (low): {form}"]
+    assert said(low) == said(low | {"classes": [of_class("model", "a", None), of_class("model", "b", None)]}) == []
 
 
 def test_each_class_has_the_figures_of_its_requests(adapters):

@@ -12,20 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cli.app import main
+from harness.cli.compare import lines_of
 from harness.comparison.comparability import changed_settings
 from harness.comparison.comparison import compare
-from harness.comparison.judging import BETTER, NO_DIFFERENCE, NOT_VALID, UNDETERMINED, WORSE, judge
+from harness.comparison.judging import BETTER, BOTH, NO_DIFFERENCE, NOT_VALID, UNDETERMINED, WORSE, judge
 from harness.comparison.measures import in_view, sample_of, stage_rows, value_of
 from harness.comparison.repeats import Side, pairs
 from harness.comparison.served import SERVED, repeats_of
 from harness.comparison.sides import read_side
 from harness.errors import InputError, ResultError
+from harness.messages.rendering import CHINESE, render
 from harness.results import store, table_files
 from harness.scenario.gate import DEFAULT_GATE, Gate
 from harness.scenario.metrics import RATES, measure_of
 from tests.result_folder import Run, kept_warning, make_result, write_result
 
 GATE = Gate.model_validate({"gate": {"tpot_mean": "2%", "output_token_rate": "2%", "failed_share": "1%"}})
+MINUS = "\N{MINUS SIGN}"
 LOAD = {"kind": "closed", "concurrency": 4, "requests": 100}
 
 
@@ -129,6 +132,50 @@ def test_a_faster_run_is_better():
     assert found.verdict == BETTER
     assert found.exit_code == 0
     assert str(found.answer).startswith("Better: ")
+
+
+def staged(name, rows):
+    """A side of three repeats whose stages show these values of mean TPOT and output rate, a repeat 1 % slower each."""
+    repeats = []
+    for number in range(3):
+        slow = 1 + number / 100
+        own = [repeat((tpot_s * slow, rate / slow), number) for tpot_s, rate in rows]
+        stages = [{**run.stages[0], "index": index} for index, run in enumerate(own)]
+        summary = {"stages": stages, "verdict": {"valid": True, "warnings": []}}
+        run = {**own[0].run, "stages": [LOAD] * len(rows)}
+        repeats += repeats_of(f"run-{number}", run, summary, lambda: None)
+    return Side(name, repeats)
+
+
+def test_where_measures_went_both_ways_the_answer_has_both():
+    """By measure from the smallest to the largest change and at which stages; one way alone is not said again."""
+    base = staged("base", [(0.010, 100.0), (0.010, 200.0), (0.010, 300.0), (0.010, 400.0)])
+    new = staged("new", [(0.0045, 217.0), (0.0048, 410.0), (0.010, 300.0), (0.020, 300.0)])
+    found = compare(base, new, GATE)
+
+    assert (found.exit_code, found.verdict) == (1, BOTH)
+    assert str(found.answer).replace(MINUS, "-") == (
+        "Worse: mean TPOT at stage 4 (closed loop, concurrency 4) is 100 % higher (+100 to +100 %). 1 more measure is "
+        "beyond the gate. Better, by measure: mean TPOT -52.0 to -55.0 % at stages 1-2; output token rate +105 to "
+        "+117 % at stages 1-2. Worse: mean TPOT +100 % at stage 4 (closed loop, concurrency 4); output token rate "
+        "-25.0 % at stage 4 (closed loop, concurrency 4)."
+    )
+    assert "by measure" not in str(compare(BASE, SLOW, GATE).answer)
+    assert "按指标，变好：" in render(found.answer, CHINESE)
+
+
+def test_acceptance_of_sides_that_draft_stands_on_the_terminal():
+    """One line a side, from the least to the most of its stages; none of a side that does not draft."""
+    drafting = []
+    for run in BASE.repeats:
+        own = {"acceptance_rate": 0.62, "mean_accepted_length": 2.86, "drafts": 900}
+        stage = {**run.stages[0], "speculation": own}
+        drafting.append(replace(run, summary={**run.summary, "stages": [stage]}, stages={0: stage}))
+    lines = [str(line) for line in lines_of(compare(BASE, Side("new", drafting), GATE))]
+
+    assert [line for line in lines if line.startswith("Speculation")] == [
+        "Speculation in NEW: 62.0 % of draft tokens accepted, mean accepted length 2.86."
+    ]
 
 
 def test_repeats_with_mates_are_compared_in_pairs():
