@@ -31,7 +31,7 @@ from reports.loads import short_labels
 from reports.page import PAGE, environment, moment
 from reports.palette import stage_variables
 from reports.rows import frame_of_rows
-from reports.selection import MEASURED, SIMULATED, SOURCES, STUB, ResultOptions, candidate_of, selections
+from reports.selection import MEASURED, SIMULATED, SOURCES, STUB, ResultOptions, candidate_of, selections, unlike_work
 from reports.svg import Drawing, drawn
 from reports.tables import Cell
 from reports.texts import listed, markup, write_text
@@ -59,7 +59,9 @@ def render(groups: Sequence[History], place: Path, studies: Sequence[StudyFiles]
 
 def _context(groups: Sequence[History], place: Path, studies: Sequence[StudyFiles]) -> dict[str, Any]:
     entries = [(history, entry) for history in groups for entry in history.entries]
-    chosen = selections([_candidate(entry, place) for _, entry in entries])
+    candidates = [_candidate(entry, place) for _, entry in entries]
+    chosen = selections(candidates)
+    reason = None if chosen else unlike_work(candidates)
     most = max((stage for history in groups for stage in _stages(history)), default=0) + 1
     colours = max([most, *(len(selection.names) for selection in chosen)])
     rows = [*(_row(entry, place) for _, entry in entries), *(_study_row(study, place) for study in studies)]
@@ -68,6 +70,7 @@ def _context(groups: Sequence[History], place: Path, studies: Sequence[StudyFile
         "histories": [_shown(history, number) for number, history in enumerate(groups) if len(history.entries) > 1],
         "count": len(rows),
         "selections": chosen,
+        "no_decision": "" if reason is None else localized(reason),
         "heads": [localized(code) for code in _HEADS],
         "rows": sorted(rows, key=lambda row: row[_STARTED].text, reverse=True),
         "changes": [change for change in map(_changed, groups) if change is not None],

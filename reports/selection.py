@@ -36,6 +36,10 @@ MEASURED, SIMULATED, STUB = "measured", "simulated", "stub"
 SOURCES = {MEASURED: "page_index.measured", SIMULATED: "page_index.simulated", STUB: "page_index.stub"}
 
 
+_PARTS = ("source", "clock", "requests", "limits", "loads", "npus", "user_rate")
+"""What the parts of a result's work are, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResultOptions:
     """One result: its name, run.json, and the options that it gives."""
@@ -47,12 +51,15 @@ class ResultOptions:
 
     @property
     def work(self) -> tuple[str, ...]:
-        """What two results must have in common to stand in one decision."""
+        """What two results must have in common to stand in one decision, as `_PARTS` names it.
+
+        Whose requests are known by their hash may have any name.
+        """
         sent = str(self.run.get("payload_sha256") or self.run.get("name") or "")
         slo = json.dumps(self.run.get("slo") or {}, sort_keys=True)
         engine, stages = self.run.get("engine") or {}, self.run.get("stages") or ()
         spans = json.dumps([_amount(stage) for stage in stages], sort_keys=True)
-        same = (self.source, str(engine.get("clock") or REAL_TIME), str(self.run.get("name")), sent, slo, spans)
+        same = (self.source, str(engine.get("clock") or REAL_TIME), sent, slo, spans)
         return *same, str(self.choice.npus.count is None), user_formula(self.choice.stages)
 
     @property
@@ -101,12 +108,22 @@ def candidate_of(name: str, run: Mapping[str, Any], summary: Mapping[str, Any]) 
 def selections(candidates: Sequence[ResultOptions]) -> list[Selection]:
     """A selection for each group of at least two results; those that were measured come first."""
     groups: dict[tuple[str, ...], list[ResultOptions]] = {}
-    for candidate in candidates:
-        if any(math.isfinite(option.user_rate) for option in candidate.choice.options):
-            groups.setdefault(candidate.work, []).append(candidate)
+    for candidate in _with_rates(candidates):
+        groups.setdefault(candidate.work, []).append(candidate)
     several = [group for group in groups.values() if len(group) > 1]
     ordered = sorted(several, key=lambda group: list(SOURCES).index(group[0].source))
     return [_selection(group, number) for number, group in enumerate(ordered)]
+
+
+def _with_rates(candidates: Sequence[ResultOptions]) -> list[ResultOptions]:
+    return [own for own in candidates if any(math.isfinite(option.user_rate) for option in own.choice.options)]
+
+
+def unlike_work(candidates: Sequence[ResultOptions]) -> Message | None:
+    """Why no two of several results stand in one decision: the parts of their work that differ; None of one result."""
+    parts = zip(_PARTS, zip(*(candidate.work for candidate in _with_rates(candidates)), strict=True), strict=False)
+    unlike = [message(f"page_index.part_{name}") for name, values in parts if len(set(values)) > 1]
+    return message("page_index.no_decision", parts=unlike) if unlike else None
 
 
 def decision_text(group: Sequence[ResultOptions]) -> Message | None:

@@ -12,7 +12,7 @@ from harness.comparison.history import histories
 from harness.results import store
 from reports import history_page
 from reports.decision import limits_cell
-from reports.selection import candidate_of, selections
+from reports.selection import candidate_of, selections, unlike_work
 from tests.reports.test_tuning import study
 from tests.result_folder import Run, make_result
 
@@ -167,7 +167,7 @@ def test_measured_and_simulated_results_are_never_in_one_decision(configurations
     [
         {"payload_sha256": "other"},
         {"slo": {"ttft_p99": 1.0}},
-        {"name": "other"},
+        {"name": "other", "payload_sha256": None},
         {"stages": [{"kind": "closed", "concurrency": n, "duration_s": 120.0} for n in (1, 4, 12)]},
         {"stages": [{"kind": "poisson", "rate": n, "duration_s": 10.0} for n in (1.0, 4.0, 12.0)]},
         {"engine": {"effective": {}}},
@@ -184,6 +184,26 @@ def test_results_of_other_work_or_limits_are_not_compared(configurations, change
 
     assert len(selections([one, other])) == 1
     assert selections([one, changed]) == []
+
+
+def test_results_of_the_same_work_stand_together_whatever_their_name(configurations):
+    """The hash of what was sent says that it is the same; a name is only a name."""
+    one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+
+    assert len(selections([one, replace(other, run={**other.run, "name": "other"})])) == 1
+
+
+def test_where_there_is_no_decision_the_reason_is_said(configurations):
+    """By the parts in which the results differ; one result alone needs none."""
+    one, other = (candidate for candidate in candidates(configurations) if candidate.source == "measured")
+    changed = replace(other, run={**other.run, "slo": {"ttft_p99": 1.0}, "payload_sha256": "other"})
+    page = index_of([configurations / "tp2", configurations / "sim2"], configurations)
+
+    assert str(unlike_work([one, changed])) == (
+        "No decision: no two of these results did the same work; they differ in the requests, the limits."
+    )
+    assert unlike_work([one]) is None
+    assert "they differ in whether they were measured" in page
 
 
 def test_open_loops_of_one_duration_stand_together_at_the_same_rates_only(configurations):
