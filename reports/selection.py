@@ -36,7 +36,15 @@ MEASURED, SIMULATED, STUB = "measured", "simulated", "stub"
 SOURCES = {MEASURED: "page_index.measured", SIMULATED: "page_index.simulated", STUB: "page_index.stub"}
 
 
-_PARTS = ("source", "clock", "requests", "limits", "loads", "npus", "user_rate")
+_PARTS = (
+    "page_index.part_source",
+    "page_index.part_clock",
+    "page_index.part_requests",
+    "page_index.part_limits",
+    "page_index.part_loads",
+    "page_index.part_npus",
+    "page_index.part_user_rate",
+)
 """What the parts of a result's work are, in order."""
 
 
@@ -122,7 +130,7 @@ def _with_rates(candidates: Sequence[ResultOptions]) -> list[ResultOptions]:
 def unlike_work(candidates: Sequence[ResultOptions]) -> Message | None:
     """Why no two of several results stand in one decision: the parts of their work that differ; None of one result."""
     parts = zip(_PARTS, zip(*(candidate.work for candidate in _with_rates(candidates)), strict=True), strict=False)
-    unlike = [message(f"page_index.part_{name}") for name, values in parts if len(set(values)) > 1]
+    unlike = [Message(code) for code, values in parts if len(set(values)) > 1]
     return message("page_index.no_decision", parts=unlike) if unlike else None
 
 

@@ -18,7 +18,7 @@ from harness.analysis.levels import Level, by_label, ladder
 from harness.analysis.metrics import StageSummary
 from harness.analysis.slo import BY_CLIENT, CLOSE, CUT, FEW, Outcome
 from harness.analysis.steady_state import OFFLINE, is_open
-from harness.analysis.warnings import INVALID, Warning, is_invalid
+from harness.analysis.warnings import DIED, INVALID, Warning, is_invalid
 from harness.messages import Message, Parameter, message, sentences
 from harness.scenario.metrics import NAMES, statistic_name
 
@@ -64,7 +64,8 @@ def answer(
     invalid = [warning for warning in warnings if warning.severity == INVALID]
     valid = [stage for stage in stages if not is_invalid(warnings, stage.span.stage, stage.span.repeat)]
     if not any(stage.account.completed for stage in stages):
-        sentence = _nothing(stages)
+        death = next((warning.text for warning in invalid if warning.code == DIED), None)
+        sentence = _nothing(stages) if death is None else sentences(_nothing(stages), death)
     elif invalid and not any(stage.account.completed for stage in valid):
         sentence = message("analysis.answer_invalid", reason=invalid[0].text)
     elif lengths is not None and not invalid:

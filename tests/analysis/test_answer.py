@@ -238,6 +238,16 @@ def test_without_limits_output_and_latency_are_told():
     assert " At concurrency 64: " in told(alone, more)
 
 
+def test_where_every_request_failed_the_process_that_died_is_named():
+    """Of several engines it says at once which log to read."""
+    text = plain("The run did not come to its end: process decode-0: the engine died.")
+    death = Warning("died", "invalid", text, plain("Read its log."))
+    lost = poisson(1.0, None, pairs=[failed(0, 0, 1.0)])
+
+    assert told(lost).startswith("No answer: all 1 requests failed (")
+    assert told(lost, warnings=[death]).endswith(f"). {text}")
+
+
 def test_an_invalid_run_answers_nothing():
     """The reason stands where the answer would."""
     warnings = [

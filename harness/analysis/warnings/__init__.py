@@ -20,6 +20,8 @@ from harness.statistics.intervals import Floats
 NOTE = "note"
 WARNING = "warning"
 INVALID = "invalid"
+DIED = "died"
+"""The code of the warning that an engine, or a load worker, died in the run."""
 SEVERITIES = (NOTE, WARNING, INVALID)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from harness.analysis.efficiency import chips_in_use, values_of
 from harness.analysis.engine_balance import Uneven
 from harness.analysis.server_side import TOLERANCE, PrefixHits
-from harness.analysis.warnings import INVALID, NOTE, WARNING, Evidence, Warning
+from harness.analysis.warnings import DIED, INVALID, NOTE, WARNING, Evidence, Warning
 from harness.messages import Message, Parameter, message, stored
 from harness.results.request_table import Requests, Samples
 from harness.scenario.deployment import PREFILL, PROXY
@@ -165,7 +165,7 @@ def died(_requests: Requests, run: Mapping[str, Any]) -> Iterator[Warning]:
         reason = stored(engine.get("died_message"), str(line))
         # engine.log has no word of a load worker, which is a process of the client
         advice = "analysis.next_died_worker" if reason.code == "client.worker_died" else "analysis.next_died"
-        yield Warning("died", INVALID, message("analysis.died", reason=_without_period(reason)), message(advice))
+        yield Warning(DIED, INVALID, message("analysis.died", reason=_without_period(reason)), message(advice))
 
 
 def _without_period(reason: Message) -> Message:
