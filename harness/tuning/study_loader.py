@@ -53,7 +53,7 @@ from harness.tuning.study_plan import (
     unfit_reason,
     with_changes,
 )
-from harness.tuning.topology import DATA, TENSOR, Layout, RefusedLayout, possible_layouts
+from harness.tuning.topology import DATA, TENSOR, Layout, RefusedLayout, possible_layouts, why_no_layout
 from harness.tuning.types import ADDITIONAL, ENVIRONMENT, LOAD, ParameterValue, TunableParameter
 
 _OWN_FLAGS = ("model", "host", "port", "api_key")
@@ -151,7 +151,7 @@ def _layouts(
     layouts, refused = possible_layouts(study.topology, engine, kind)
     if not layouts:
         reasons = [message("tuning.setting", name=fault.layout.name, value=fault.why) for fault in refused]
-        fault = message("tuning.no_topology", reasons=reasons) if reasons else message("tuning.cards_too_few")
+        fault = message("tuning.no_topology", reasons=reasons) if reasons else why_no_layout(study.topology)
         loaded.document.refuse([Fault(("topology",), fault)])
     return layouts, refused
 

@@ -79,6 +79,15 @@ def _layouts(topology: Topology) -> Iterator[Layout]:
                     yield Layout(tensor, times * parts, times * prefill)
 
 
+def why_no_layout(topology: Topology) -> Message:
+    """Why the cards hold no layout at all: no engine, or no ratio of prefill to decode."""
+    engines = topology.cards // min(topology.tensor_parallel)
+    ratios = [f"{prefill}:{decode}" for prefill, decode in topology.splits if prefill + decode > engines]
+    if not engines or len(ratios) < len(topology.splits):
+        return message("tuning.cards_too_few")
+    return message("tuning.ratios_too_large", ratios=ratios, engines=engines, cards=topology.cards)
+
+
 @dataclass(frozen=True, slots=True)
 class RefusedLayout:
     """A layout that cannot serve, and why."""

@@ -20,6 +20,7 @@ _NAMES = ("session", "session_id")
 _LONGEST_MS = 1e12
 NO_PARENT = "workload.parent_left_out"
 NO_TIME = "workload.session_without_time"
+SAME_ID = "workload.id_left_out"
 
 
 class SessionLink(NamedTuple):
@@ -99,7 +100,9 @@ def linked(rows: Sequence[LinkedRow], left_out: Counter[str]) -> list[TraceSessi
     for row in rows:
         session = None if row.link is None else named.get(row.link.session)
         parents = _turns_of(row, session)
-        if parents is None:
+        if session is not None and row.link is not None and row.link.id in session.turns:
+            left_out[SAME_ID] += 1
+        elif parents is None:
             left_out[NO_PARENT] += 1
         elif session is not None and (parents or row.at_ns is not None):
             session.add(row, parents)

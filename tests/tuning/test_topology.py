@@ -118,6 +118,7 @@ def test_fewer_cards_get_their_share_of_the_load():
         ({"objective": "throughput"}, "with a topology expected an objective of a card; did you mean"),
         ({"topology": {"cards": 4, "prefill_decode": ["1-3"]}}, "such as 1:3, got"),
         ({"topology": {"cards": 2, "tensor_parallel": [4]}}, "the cards hold no engine of any size given"),
+        ({"topology": {"cards": 4, "prefill_decode": ["1:9"]}}, "no ratio fits, as 4 cards hold 4 of the smallest"),
         ({"topology": {"cards": 4, "tensor_parallel": [3]}}, "no topology can serve: TP3"),
         ({"space": {"tensor_parallel_size": [1, 2]}}, "tensor_parallel_size is what topology searches"),
         ({"devices": [0, 1]}, "a trial takes 4 of 2 devices"),

@@ -95,3 +95,13 @@ def test_a_row_that_hangs_on_nothing_is_left_out_and_said(tmp_path, change, code
 
     assert [len(session.places) for session in trace.sessions] == [2, 1, 3]
     assert code in {note.parameters["reason"].code for note in trace.skipped}
+
+
+def test_a_second_row_of_an_id_is_left_out_and_said(tmp_path):
+    """What waits for that id waits for the first row; ids of other sessions are their own."""
+    second = next(row for row in SESSION if row.get("id") == 2)
+    trace = session_trace(tmp_path, [*SESSION, second])
+    plain = session_trace(tmp_path, SESSION)
+
+    assert [len(session.places) for session in trace.sessions] == [len(session.places) for session in plain.sessions]
+    assert {note.parameters["reason"].code for note in trace.skipped} == {"workload.id_left_out"}
