@@ -173,9 +173,9 @@ def test_a_kind_or_an_address_is_enough():
     chosen = argparse.Namespace(against=["http://127.0.0.1:9000"], url="http://127.0.0.1:8000", engine=None)
     kinds = [(change.path, change.value) for change in against._changes(chosen)]
 
-    assert kinds == [
-        (("engine", "kind"), "attach"), (("engine", "url"), "http://127.0.0.1:9000"), (("engine", "clock"), None)
-    ]  # fmt: skip
+    assert kinds[:2] == [(("engine", "kind"), "attach"), (("engine", "url"), "http://127.0.0.1:9000")]
+    assert (("engine", "clock"), None) in kinds
+    assert {value for _, value in kinds[2:]} == {None}  # what belongs to the scenario's own engine
     assert [change.value for change in against._change("vllm")] == ["vllm"]
 
 
