@@ -95,7 +95,7 @@ def _simulate_deployment(engine: Engine, log: Path, now_ns: Callable[[], int]) -
             )
         )  # fmt: skip
     deployment = Deployment(members, policy)
-    model = pick_model(engine.model, _served_models(members[0].service.settings), KIND)
+    model = _model_of(engine, members[0].service.settings)
     running = RunningEngine(DEPLOYMENT, "", model, simulated=True, processes=tuple(served), clock=VIRTUAL_TIME)
     return running, deployment
 
@@ -108,12 +108,14 @@ def _simulate_server(engine: Engine, log: Path, now_ns: Callable[[], int]) -> tu
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     cache = server_metrics.cache_config(service.metrics())
     configuration = started_configuration(resolved.args, resolved, BootFacts(), cache)
-    model = pick_model(engine.model, _served_models(service.settings), KIND)
+    model = _model_of(engine, service.settings)
     return RunningEngine(KIND, "", model, simulated=True, configuration=configuration, clock=VIRTUAL_TIME), service
 
 
-def _served_models(settings: Settings) -> list[ServedModel]:
-    return [ServedModel(name, settings.model, None) for name in settings.names]
+def _model_of(engine: Engine, settings: Settings) -> str:
+    """The name that requests call the model by: the first of those that its flags give, else its own."""
+    wanted = None if settings.served_model_name else engine.model
+    return pick_model(wanted, [ServedModel(name, settings.model, None) for name in settings.names], KIND)
 
 
 def refuse_flags(resolved: ResolvedFlags) -> None:
@@ -147,7 +149,8 @@ async def start_simulator(engine: Engine, log: Path) -> AsyncIterator[RunningEng
     try:
         url = await process.first_line(min(_READY_S, engine.ready_timeout))
         async with ControlClient(url) as control:
-            model = pick_model(engine.model, await control.models() or [], url)
+            wanted = None if "served_model_name" in args else engine.model
+            model = pick_model(wanted, await control.models() or [], url)
             cache = await control.effective()
         yield RunningEngine(
             KIND,
