@@ -155,12 +155,22 @@ def growth_of(series: Series, source: str, name: str, span: Span) -> Growth | No
     None where there are no two such samples, or it fell: it was another process's.
     """
     at_ns, value = series.get((source, name), _NOTHING)
+    places = counted_within(at_ns, value, span)
+    if places is None:
+        return None
+    first, last = places
+    return Growth(float(value[last] - value[first]), (int(at_ns[last]) - int(at_ns[first])) / NS_PER_S)
+
+
+def counted_within(at_ns: Times, values: Floats, span: Span) -> tuple[int, int] | None:
+    """The places of a counter's samples nearest to both ends of a window (ns).
+
+    None where there are no two such samples, or it fell between them: it was another process's.
+    """
     if len(at_ns) < 2:
         return None
     first, last = (_nearest(at_ns, at) for at in span)
-    if last <= first or (np.diff(value[first : last + 1]) < 0).any():
-        return None
-    return Growth(float(value[last] - value[first]), (int(at_ns[last]) - int(at_ns[first])) / NS_PER_S)
+    return None if last <= first or (np.diff(values[first : last + 1]) < 0).any() else (first, last)
 
 
 def _nearest(at_ns: Times, when_ns: int) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis.engines import counted_within
 from harness.analysis.levels import LEVEL_OF, level_of
 from harness.analysis.steady_state import Window
 from harness.messages import Message, Parameter, message, stored
@@ -42,11 +43,11 @@ class CounterSeries:
 
         None where these are one sample, and where it fell: another process counts there.
         """
-        if len(self.at_ns) < 2:
+        places = counted_within(self.at_ns, self.values, (window.start_ns, window.end_ns))
+        if places is None:
             return None
-        first, last = (int(np.abs(self.at_ns - edge).argmin()) for edge in (window.start_ns, window.end_ns))
-        steps: Floats = np.diff(self.values[first : last + 1])
-        return None if last <= first or bool((steps < 0).any()) else steps
+        first, last = places
+        return np.diff(self.values[first : last + 1])
 
 
 @dataclass(frozen=True, slots=True)

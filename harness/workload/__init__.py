@@ -131,10 +131,7 @@ def _prompt_bytes(prompt: Prompt) -> bytes:
     if isinstance(prompt, TokenPrompt):
         return prompt.ids.astype("<i4").tobytes()
     if isinstance(prompt, PooledPrompt):
-        documents = (
-            text.encode() if isinstance(text, str) else text.astype("<i4").tobytes() for text in prompt.documents
-        )
-        return b"\0".join([prompt.query.encode(), *documents])
+        return b"\0".join([prompt.query.encode(), *map(_document_bytes, prompt.documents)])
     return msgspec.json.encode(prompt)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.results.request_table import MISSING
-from harness.scenario import workload as written
 from harness.scenario.request_kinds import CHAT, RESPONSES, Structured, Tools
 from harness.workload.classes import STRUCTURED, TOOLS
 
@@ -122,12 +121,6 @@ class FormCheck:
                 return MISSING
             return int(bool(calls) and all(_is_call(self.tools, *call) for call in calls))
         return MISSING
-
-
-def form_check(spec: Any) -> FormCheck:
-    """The check of a scenario's workload."""
-    keys = {name: getattr(spec, name, None) for name in written.REQUEST_KEYS}
-    return FormCheck(keys["structured"], keys["tools"])
 
 
 def _is_structured(structured: Structured, text: str) -> bool:
